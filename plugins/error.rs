@@ -1,0 +1,95 @@
+//! What can go wrong with an operation, sorted by the question that counts: may money have moved?
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A provider's own code and message, passed on unharmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// As in `PARAM_ERROR`.
+    pub code: String,
+    /// In the provider's language.
+    pub message: String,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+/// Why there is no outcome. Each variant says what is known of the money and what comes next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request cannot be put in this provider's words; nothing was sent and the caller must change it.
+    #[error("{0}")]
+    Unfit(String),
+    /// Nothing left this machine: the same request may be tried again, here or on another channel.
+    #[error("nothing was sent: {0}")]
+    NotSent(String),
+    /// A filter held the call back (breaker open, limit reached); nothing was sent. Seconds until it is worth a try.
+    #[error("nothing was sent: {why}")]
+    Held {
+        /// Which filter and why, in words.
+        why: String,
+        /// Whole seconds, at least one.
+        retry_after: u64,
+    },
+    /// The provider turned it away without doing it (its rate limit): the same request again, later.
+    #[error("the provider asks to come back later ({0})")]
+    Busy(Word),
+    /// The provider refused; final, no money moved.
+    #[error("the provider refused ({0})")]
+    Declined(Word),
+    /// The provider's books say something else (paid, closed, number used): ask, and adopt what it says.
+    #[error("the provider has this in another state ({0})")]
+    Conflict(Word),
+    /// The provider does not know the order or refund. Soon after an unclear create this proves nothing.
+    #[error("the provider does not know it ({0})")]
+    Absent(Word),
+    /// Bytes were written and no trustworthy answer came: ask, never send again.
+    #[error("unclear what the provider did: {why}")]
+    Unclear {
+        /// What happened instead of an answer; holds nothing of an unverified body.
+        why: String,
+        /// The provider's own word, where it gave one (as in `SYSTEM_ERROR`).
+        word: Option<Word>,
+    },
+    /// The verified answer is about another amount, currency or account; it is not accepted.
+    #[error("the provider's answer does not agree with the order: {0}")]
+    Mismatch(String),
+}
+
+impl Error {
+    /// An unclear end without a word of the provider.
+    pub fn unclear(why: impl Into<String>) -> Self {
+        Self::Unclear { why: why.into(), word: None }
+    }
+
+    /// Whether the provider cannot have acted on the request.
+    pub fn provably_not_executed(&self) -> bool {
+        matches!(self, Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Busy(_))
+    }
+
+    /// Whether it tells that the channel is ill, as a breaker counts it: transport, time-outs, provider's system
+    /// errors, answers that do not verify. What the caller or the payer did wrong does not count.
+    pub fn is_channel_failure(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::Unclear { .. } | Self::Mismatch(_))
+    }
+
+    /// A short name for metrics and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unfit(_) => "unfit",
+            Self::NotSent(_) => "not_sent",
+            Self::Held { .. } => "held",
+            Self::Busy(_) => "provider_busy",
+            Self::Declined(_) => "declined",
+            Self::Conflict(_) => "conflict",
+            Self::Absent(_) => "absent",
+            Self::Unclear { .. } => "unclear",
+            Self::Mismatch(_) => "mismatch",
+        }
+    }
+}

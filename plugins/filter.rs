@@ -1,0 +1,113 @@
+//! What stands around the call to a channel: each filter is one function with `next.run(call)` in its middle.
+
+pub mod breaker;
+pub mod limit;
+pub mod retry;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::Error;
+use crate::payment::{Operation, Outcome};
+use crate::settings::Settings;
+
+/// Something around the call to a channel.
+#[async_trait]
+pub trait Filter: Send + Sync {
+    /// Its name in `[[filter]] use = "…"`.
+    fn name(&self) -> &'static str;
+
+    /// Calls `next.run(call)` once, never, or (where that is safe) again.
+    async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error>;
+
+    /// What must outlive a reload; handed to the filter that takes this one's place.
+    fn state(&self) -> State;
+
+    /// What it can tell of itself now, for metrics.
+    fn readings(&self, now: Duration) -> Vec<Reading>;
+}
+
+/// A filter's memory, kept over reloads.
+pub type State = Arc<dyn Any + Send + Sync>;
+
+/// One number that a filter tells of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// As in `breaker_state`.
+    pub name: &'static str,
+    /// Which kind of operation, when it keeps them apart.
+    pub operation: Option<&'static str>,
+    /// The number.
+    pub value: f64,
+}
+
+/// One call through a channel's filters.
+pub struct Call<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// What is asked.
+    pub operation: &'a Operation,
+    /// Time and chance, so that filters need neither.
+    pub clock: &'a dyn Clock,
+    /// On the clock's scale: when the caller stops waiting.
+    pub deadline: Duration,
+}
+
+/// Time and chance.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// Time since some fixed moment; never goes back.
+    fn now(&self) -> Duration;
+    /// Waits.
+    async fn sleep(&self, time: Duration);
+    /// A number from 0 up to, not including, 1.
+    fn random(&self) -> f64;
+}
+
+/// The exchange at the end of the filters.
+#[async_trait]
+pub trait Exchange: Send + Sync {
+    /// Asks the provider once.
+    async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error>;
+}
+
+/// The rest of the way. It can be copied, so that a filter can go it again.
+#[derive(Clone, Copy)]
+pub struct Next<'a> {
+    filters: &'a [Arc<dyn Filter>],
+    exchange: &'a dyn Exchange,
+}
+
+impl<'a> Next<'a> {
+    /// The whole way: all filters, outermost first, then the exchange.
+    pub fn new(filters: &'a [Arc<dyn Filter>], exchange: &'a dyn Exchange) -> Self {
+        Self { filters, exchange }
+    }
+
+    /// Goes the rest of the way.
+    pub async fn run(self, call: &Call<'_>) -> Result<Outcome, Error> {
+        match self.filters.split_first() {
+            Some((filter, rest)) => filter.handle(call, Next { filters: rest, ..self }).await,
+            None => self.exchange.run(call).await,
+        }
+    }
+}
+
+/// One row of [`FILTERS`].
+pub struct Row {
+    /// Its name in `use`.
+    pub name: &'static str,
+    /// Reads the `[[filter]]` table (`use` is taken already), with the state of the filter whose place it takes; says
+    /// every mistake to the settings and gives `None` if there was one.
+    pub build: fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>,
+}
+
+/// Every filter that a channel may use.
+pub const FILTERS: &[Row] = &[
+    Row { name: "limit", build: limit::build },
+    Row { name: "retry", build: retry::build },
+    Row { name: "breaker", build: breaker::build },
+];

@@ -1,0 +1,404 @@
+//! The words: what is asked of a provider, and what became of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// An ISO 4217 code: three capital letters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// The yuan, in which WeChat Pay's direct merchants are paid.
+    pub const CNY: Self = Self(*b"CNY");
+
+    /// Reads a code; `None` unless it is three ASCII capitals.
+    pub fn parse(code: &str) -> Option<Self> {
+        let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
+    }
+
+    /// The three letters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&code).ok_or_else(|| {
+            serde::de::Error::custom(format!("`{code}` is no currency: give three capitals (ISO 4217), as in \"CNY\""))
+        })
+    }
+}
+
+/// An amount in the currency's minor unit (fen, cents); never a fraction, never negative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// How many minor units.
+    pub value: u64,
+    /// Of what.
+    pub currency: Currency,
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (minor units)", self.value, self.currency)
+    }
+}
+
+/// How the payer pays, as in `wechat.native`; one of those that the table of providers lists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Method(&'static str);
+
+impl Method {
+    /// Finds a method by its name; `None` when no provider has it.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::all().find(|method| method.0 == name)
+    }
+
+    /// Every method that some provider has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        crate::provider::PROVIDERS.iter().flat_map(|row| row.methods).map(|name| Self(name))
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Serialize for Method {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Method {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&name).ok_or_else(|| {
+            let known: Vec<_> = Self::all().map(|method| method.0).collect();
+            serde::de::Error::custom(format!("`{name}` is no method; there are {}", known.join(", ")))
+        })
+    }
+}
+
+/// The number under which the provider knows an order or a refund, derived from the merchant's own and always the same
+/// way: the first 32 hexadecimal digits of SHA-256 over the parts, each ended by a zero byte. Two merchants with one
+/// `order_id` on one channel never meet, and its letters and length suit every provider.
+pub fn provider_number(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is known of the payer; which fields are needed depends on the method.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Payer {
+    /// WeChat's identity of the payer in the merchant's app (`wechat.jsapi`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openid: Option<String>,
+    /// The payer's IP address (`wechat.h5`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<String>,
+    /// The code that a till scanned from the payer's telephone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_code: Option<String>,
+    /// The provider's number of the payer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buyer_id: Option<String>,
+}
+
+/// Names the kinds of operation, for breakers, limits, logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Create a payment.
+    Pay,
+    /// Ask what became of a payment.
+    Query,
+    /// Close an unpaid payment.
+    Close,
+    /// Give money back.
+    Refund,
+    /// Ask what became of a refund.
+    QueryRefund,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Pay, Self::Query, Self::Close, Self::Refund, Self::QueryRefund];
+
+    /// Its name, as in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pay => "pay",
+            Self::Query => "query",
+            Self::Close => "close",
+            Self::Refund => "refund",
+            Self::QueryRefund => "query_refund",
+        }
+    }
+
+    /// Whether it only asks, so that sending it twice does no harm.
+    pub fn is_query(self) -> bool {
+        matches!(self, Self::Query | Self::QueryRefund)
+    }
+}
+
+/// An order as the provider knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The number from [`provider_number`].
+    pub number: String,
+    /// How it is paid.
+    pub method: Method,
+    /// What it is for.
+    pub amount: Money,
+}
+
+/// What is asked of a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Create a payment.
+    Pay(Pay),
+    /// Ask what became of a payment.
+    Query(Order),
+    /// Close an unpaid payment.
+    Close(Order),
+    /// Give money back.
+    Refund(Refund),
+    /// Ask what became of a refund.
+    QueryRefund(Refund),
+}
+
+/// A payment to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pay {
+    /// Number, method, amount.
+    pub order: Order,
+    /// What the payer reads.
+    pub description: String,
+    /// Who pays.
+    pub payer: Payer,
+    /// When an unpaid order ends.
+    pub expires_at: Option<Timestamp>,
+    /// Where the payer's browser goes afterwards.
+    pub return_url: Option<String>,
+    /// Where the provider sends its notification.
+    pub notify_url: String,
+}
+
+/// A refund to make or to ask about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// What was paid.
+    pub order: Order,
+    /// The refund's own number.
+    pub number: String,
+    /// How much goes back.
+    pub amount: Money,
+    /// What the payer reads.
+    pub reason: Option<String>,
+    /// Where the provider sends its notification.
+    pub notify_url: String,
+}
+
+impl Operation {
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Pay(_) => Kind::Pay,
+            Self::Query(_) => Kind::Query,
+            Self::Close(_) => Kind::Close,
+            Self::Refund(_) => Kind::Refund,
+            Self::QueryRefund(_) => Kind::QueryRefund,
+        }
+    }
+
+    /// The order that it is about.
+    pub fn order(&self) -> &Order {
+        match self {
+            Self::Pay(pay) => &pay.order,
+            Self::Query(order) | Self::Close(order) => order,
+            Self::Refund(refund) | Self::QueryRefund(refund) => &refund.order,
+        }
+    }
+
+    /// The amount that the provider's answer must agree with.
+    pub fn amount(&self) -> Money {
+        match self {
+            Self::Refund(refund) | Self::QueryRefund(refund) => refund.amount,
+            _ => self.order().amount,
+        }
+    }
+}
+
+/// What a payment or refund has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The provider has it and the end is open.
+    Pending,
+    /// Money moved; final.
+    Succeeded,
+    /// No money moved; final.
+    Failed,
+    /// It ended unpaid; final.
+    Closed,
+    /// Something was sent and no trustworthy answer came; only the gateway says this, never a provider.
+    Unknown,
+}
+
+impl Status {
+    /// Whether nothing can come after it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Closed)
+    }
+
+    /// Its name, as in answers and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Closed => "closed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What the payer's device needs in order to pay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Action {
+    /// Show this as a QR code.
+    Qr {
+        /// The code's content.
+        data: String,
+    },
+    /// Hand these to the provider's JavaScript call.
+    Jsapi {
+        /// Signed parameters, by the provider's own names.
+        params: BTreeMap<String, String>,
+    },
+    /// Hand these to the provider's SDK in the app.
+    App {
+        /// Signed parameters, by the provider's own names.
+        params: BTreeMap<String, String>,
+    },
+    /// Send the payer's browser there.
+    Redirect {
+        /// Where to.
+        url: String,
+    },
+    /// Let the payer's browser post this form.
+    Form {
+        /// Where to.
+        url: String,
+        /// The form's fields.
+        fields: BTreeMap<String, String>,
+    },
+}
+
+/// What became of an operation, in the provider's verified word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Never [`Status::Unknown`].
+    pub status: Status,
+    /// The provider's own number of the payment or refund.
+    pub provider_id: Option<String>,
+    /// The amount that the provider names; must agree with ours where it is named.
+    pub amount: Option<Money>,
+    /// What the payer's device needs.
+    pub action: Option<Action>,
+    /// When the money moved.
+    pub at: Option<Timestamp>,
+}
+
+impl Outcome {
+    /// An outcome of which only the status is known.
+    pub fn of(status: Status) -> Self {
+        Self { status, provider_id: None, amount: None, action: None, at: None }
+    }
+}
+
+/// What a provider's notification says, in our words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The same for every repetition of this news; the channel's name goes before it when it is remembered.
+    pub id: String,
+    /// Number of the order that it is about.
+    pub order_number: String,
+    /// Number of the refund, when it is about a refund.
+    pub refund_number: Option<String>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_what_sha256sum_says_and_parts_do_not_run_together() {
+        // printf 'shop\0order-1\0' | sha256sum | cut -c1-32
+        assert_eq!(provider_number(&["shop", "order-1"]), "78632b96ea24626beb0cb6b581204b4d");
+        assert_ne!(provider_number(&["ab", "c"]), provider_number(&["a", "bc"]));
+    }
+
+    #[test]
+    fn money_is_a_whole_positive_number_of_a_known_shape() {
+        let read = |text: &str| serde_json::from_str::<Money>(text);
+        assert!(read(r#"{"value":1,"currency":"CNY"}"#).is_ok());
+        for bad in [
+            r#"{"value":-1,"currency":"CNY"}"#,
+            r#"{"value":1.5,"currency":"CNY"}"#,
+            r#"{"value":99999999999999999999,"currency":"CNY"}"#,
+            r#"{"value":"1","currency":"CNY"}"#,
+            r#"{"value":1,"currency":"cny"}"#,
+            r#"{"value":1,"currency":"CNY","unit":"fen"}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

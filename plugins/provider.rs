@@ -1,0 +1,152 @@
+//! How a payment company's dialect plugs in: one trait, one table.
+
+pub mod wechat_v3;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+
+use crate::error::Error;
+use crate::payment::{Event, Operation, Outcome};
+use crate::secret::Secret;
+use crate::settings::Settings;
+use crate::signer::{Key, Keyring, Signer};
+
+/// A dialect with one account in it. It turns an [`Operation`] into bytes and bytes into an [`Outcome`]; time, nonce and
+/// keys are arguments, so that each answer depends on nothing else.
+pub trait Provider: Send + Sync {
+    /// Puts the operation into the provider's words: method, path with query, headers, body. The host is added later.
+    fn encode(&self, operation: &Operation) -> Result<Encoded, Error>;
+
+    /// Signs the request, exactly as it will go out.
+    fn sign(&self, request: &mut Request<Bytes>, signer: &dyn Signer, stamp: &Stamp) -> Result<(), Error>;
+
+    /// Checks the signature of an answer or a notification over its raw body; `now` is unix seconds.
+    fn verify(&self, headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature>;
+
+    /// Reads a verified answer. The signer is there because what the payer's device needs may be signed too.
+    fn decode(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        reply: Verified,
+        signer: &dyn Signer,
+        stamp: &Stamp,
+    ) -> Result<Outcome, Error>;
+
+    /// Reads an error answer that carries no signature: it can say no or "later", never yes.
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error;
+
+    /// Decrypts and reads a verified notification; refuses one that is for another account.
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error>;
+
+    /// What the provider wants to hear to its notification: taken, or not (then it sends it again).
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes>;
+
+    /// Where the provider publishes its keys; `None` when they are only ever configured.
+    fn published_keys(&self) -> Option<&dyn PublishedKeys>;
+
+    /// A harmless question to the provider that shows whether account, key and identity are accepted.
+    fn probe(&self) -> Request<Bytes>;
+}
+
+/// A provider that publishes its public keys itself.
+pub trait PublishedKeys: Send + Sync {
+    /// The request that asks for them, not yet signed.
+    fn request(&self) -> Request<Bytes>;
+    /// Checks and reads the answer; `now` is unix seconds.
+    fn read(&self, headers: &HeaderMap, body: &[u8], now: u64) -> Result<Vec<Key>, BadSignature>;
+}
+
+/// An operation in a provider's words.
+#[derive(Debug)]
+pub enum Encoded {
+    /// To be signed and sent.
+    Send(Request<Bytes>),
+    /// Needs no exchange: this is its outcome.
+    Answer(Outcome),
+}
+
+/// The moment and the randomness that go into one signature.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// Unix seconds.
+    pub unix_time: u64,
+    /// 32 letters and digits, never used twice.
+    pub nonce: String,
+}
+
+/// Bytes whose signature was checked. Only [`Verified::vouch`] makes one, and only providers' `verify` calls it.
+#[derive(Debug)]
+pub struct Verified {
+    bytes: Bytes,
+    key_id: String,
+}
+
+impl Verified {
+    /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
+    pub(crate) fn vouch(bytes: Bytes, key_id: impl Into<String>) -> Self {
+        Self { bytes, key_id: key_id.into() }
+    }
+
+    /// The bytes that were signed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Which key signed them.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+}
+
+/// Why bytes are not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSignature {
+    /// There is no signature at all.
+    #[error("it carries no signature")]
+    Missing,
+    /// It is older or newer than the provider's window allows.
+    #[error("its timestamp is more than five minutes off")]
+    Stale,
+    /// No key of that name is known; a refresh of the keys may bring it.
+    #[error("it is signed with the unknown key `{0}`")]
+    UnknownKey(String),
+    /// The provider's own test of whether signatures are checked.
+    #[error("it is the provider's probe, signed wrongly on purpose")]
+    Probe,
+    /// The signature is not over these bytes, or not by that key.
+    #[error("the signature is wrong ({0})")]
+    Wrong(&'static str),
+}
+
+/// One row of [`PROVIDERS`].
+pub struct Row {
+    /// Its name in a channel's `provider`.
+    pub name: &'static str,
+    /// The methods that it serves.
+    pub methods: &'static [&'static str],
+    /// The secrets that it wants in `[keys]` beside `sign` and `verify`.
+    pub secrets: &'static [SecretField],
+    /// The algorithms that `[keys]` may name for it.
+    pub algorithms: &'static [&'static str],
+    /// Whether `verify` keys may be left out, because the provider publishes them.
+    pub publishes_keys: bool,
+    /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
+    pub build: fn(&mut Settings<'_>, &Secrets) -> Option<Box<dyn Provider>>,
+}
+
+/// A secret that a provider wants.
+pub struct SecretField {
+    /// Its key in `[keys]`.
+    pub name: &'static str,
+    /// Whether the provider cannot do without.
+    pub required: bool,
+    /// Says what is wrong with a value, without repeating it.
+    pub check: fn(&[u8]) -> Result<(), String>,
+}
+
+/// The secrets of one channel, by name.
+pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
+
+/// Every provider that a channel may name.
+pub const PROVIDERS: &[Row] = &[wechat_v3::ROW];

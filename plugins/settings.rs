@@ -1,0 +1,383 @@
+//! How a part of a TOML file is read: every mistake is told, not only the first, each with its place and a suggestion.
+//!
+//! A [`Settings`] is one table. Its readers take a key each and note what is wrong with the value; when it is dropped it
+//! notes every key that nobody asked for. So a reader that lists its keys has refused all others.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::payment::{Currency, Method};
+
+/// One mistake in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where in the file, in bytes.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub suggestion: Option<String>,
+}
+
+/// The mistakes found so far in one file.
+#[derive(Debug, Default)]
+pub struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    /// Notes one.
+    pub fn push(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
+        self.0.borrow_mut().push(Problem { span, message: message.into(), suggestion });
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// All of them, in the order of the file.
+    pub fn into_vec(self) -> Vec<Problem> {
+        let mut problems = self.0.into_inner();
+        problems.sort_by_key(|problem| problem.span.start);
+        problems
+    }
+}
+
+/// One table of a TOML file, being read.
+pub struct Settings<'a> {
+    table: &'a DeTable<'a>,
+    span: Range<usize>,
+    name: String,
+    asked: Vec<&'static str>,
+    problems: &'a Problems,
+}
+
+impl<'a> Settings<'a> {
+    /// The root of a file.
+    pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
+        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), problems }
+    }
+
+    /// Where this table stands, for a mistake that concerns all of it.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Where the value of a key stands, or the table where the key is missing.
+    pub fn span_of(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or_else(|| self.span(), Spanned::span)
+    }
+
+    /// Notes a mistake in the value of a key.
+    pub fn problem(&self, key: &str, message: impl Into<String>, suggestion: Option<String>) {
+        self.problems.push(self.span_of(key), message, suggestion);
+    }
+
+    /// Whether the key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The value of a key that may be missing; `None` also when it is wrong (then that is noted).
+    pub fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.asked.push(key);
+        let value = self.table.get(key)?;
+        match T::read(value.get_ref()) {
+            Ok(value) => Some(value),
+            Err(found) => {
+                let path = self.path(key);
+                self.problems.push(value.span(), format!("`{path}` must be {}, not {found}", T::EXPECTED), None);
+                None
+            }
+        }
+    }
+
+    /// The value of a key that must be there.
+    pub fn required<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        if !self.has(key) {
+            self.asked.push(key);
+            let path = self.path(key);
+            self.problems.push(self.span(), format!("`{path}` is missing"), Some(format!("add `{key} = …`: {}", T::EXPECTED)));
+            return None;
+        }
+        self.optional(key)
+    }
+
+    /// The value of a key, or this one when it is missing or wrong.
+    pub fn or<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        self.optional(key).unwrap_or(default)
+    }
+
+    /// The table under a key.
+    pub fn section(&mut self, key: &'static str) -> Option<Settings<'a>> {
+        self.asked.push(key);
+        let value = self.table.get(key)?;
+        self.as_table(key, value)
+    }
+
+    /// The table under a key that must be there.
+    pub fn required_section(&mut self, key: &'static str) -> Option<Settings<'a>> {
+        if !self.has(key) {
+            self.asked.push(key);
+            let path = self.path(key);
+            self.problems.push(self.span(), format!("the table `{path}` is missing"), Some(format!("add `[{path}]`")));
+            return None;
+        }
+        self.section(key)
+    }
+
+    /// The tables under a key, as in `[[filter]]`; none when it is missing.
+    pub fn sections(&mut self, key: &'static str) -> Vec<Settings<'a>> {
+        self.asked.push(key);
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().filter_map(|item| self.as_table(key, item)).collect(),
+            other => {
+                let path = self.path(key);
+                let message = format!("`{path}` must be a list of tables, not {}", describe(other));
+                self.problems.push(value.span(), message, Some(format!("write `[[{path}]]`")));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Where mistakes are noted.
+    pub fn problems(&self) -> &'a Problems {
+        self.problems
+    }
+
+    fn as_table(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Settings<'a>> {
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Settings {
+                table,
+                span: value.span(),
+                name: self.path(key),
+                asked: Vec::new(),
+                problems: self.problems,
+            }),
+            other => {
+                let path = self.path(key);
+                self.problems.push(value.span(), format!("`{path}` must be a table, not {}", describe(other)), None);
+                None
+            }
+        }
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+}
+
+impl Drop for Settings<'_> {
+    fn drop(&mut self) {
+        for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
+            let near = self
+                .asked
+                .iter()
+                .map(|known| (strsim::osa_distance(known, key.get_ref()), known))
+                .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
+                .min();
+            let suggestion = match near {
+                Some((_, known)) => format!("did you mean `{known}`?"),
+                None if self.asked.is_empty() => "remove it".to_owned(),
+                None => format!("known keys here: {}", self.asked.join(", ")),
+            };
+            let path = self.path(key.get_ref());
+            self.problems.push(key.span(), format!("unknown key `{path}`"), Some(suggestion));
+        }
+    }
+}
+
+/// A value that a key can have.
+pub trait Setting: Sized {
+    /// In words, with an example: completes "must be …".
+    const EXPECTED: &'static str;
+    /// Reads it, or says what was found instead.
+    fn read(value: &DeValue<'_>) -> Result<Self, String>;
+}
+
+/// A size in bytes, written as in `"64KiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Setting for String {
+    const EXPECTED: &'static str = "a text in quotes";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().map(str::to_owned).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for u64 {
+    const EXPECTED: &'static str = "a whole number, 0 or more";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let whole = value.as_integer().and_then(|n| u64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
+        whole.ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        u64::read(value).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let number = match value {
+            DeValue::Float(float) => float.as_str().replace('_', "").parse::<f64>().ok(),
+            _ => u64::read(value).ok().map(|whole| whole as f64),
+        };
+        number.filter(|n| n.is_finite()).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Duration {
+    const EXPECTED: &'static str = "a duration in quotes, as in \"1.5s\", \"100ms\", \"5m\", \"24h\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(parse_duration).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Size {
+    const EXPECTED: &'static str = "a size in quotes, as in \"64KiB\", \"1MiB\", \"500B\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(parse_size).map(Self).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Currency {
+    const EXPECTED: &'static str = "a currency (ISO 4217), as in \"CNY\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(Self::parse).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Method {
+    const EXPECTED: &'static str = "a payment method, as in \"wechat.native\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(Self::parse).ok_or_else(|| {
+            format!("{} (there are {})", describe(value), Self::all().map(|m| m.as_str()).collect::<Vec<_>>().join(", "))
+        })
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    const EXPECTED: &'static str = "a list in brackets, each item in it of the right kind";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let items = value.as_array().ok_or_else(|| describe(value))?;
+        items
+            .iter()
+            .map(|item| T::read(item.get_ref()).map_err(|found| format!("one with {found} (an item must be {})", T::EXPECTED)))
+            .collect()
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3600.0,
+        "d" => number * 86400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor = match unit {
+        "B" => 1u64,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    Some((number * factor as f64) as u64)
+}
+
+fn split_unit(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+/// What a value is, for "must be …, not …". A text is repeated only when it is short; callers that read secrets never
+/// pass their value here.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.len() <= 60 => format!("\"{text}\""),
+        DeValue::String(_) => "this long text".to_owned(),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        other => format!("a value of type {}", other.type_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems_of(text: &str, read: impl Fn(&mut Settings<'_>)) -> Vec<String> {
+        let table = DeTable::parse(text).unwrap();
+        let problems = Problems::default();
+        let mut settings = Settings::root(&table, &problems);
+        read(&mut settings);
+        drop(settings);
+        problems
+            .into_vec()
+            .into_iter()
+            .map(|p| format!("{}|{}|{}", &text[p.span], p.message, p.suggestion.unwrap_or_default()))
+            .collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_place() {
+        let text = "rate = \"x\"\nbase = 5\nmaxx = 3\n[inner]\nodd = 1\n";
+        let found = problems_of(text, |settings| {
+            let _: Option<u64> = settings.optional("rate");
+            let _: Option<Duration> = settings.optional("base");
+            let _: Option<u64> = settings.required("max");
+            let _ = settings.section("inner");
+        });
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found[0].contains("`max` is missing"), "{found:?}");
+        assert!(found[1].starts_with("\"x\"|`rate` must be a whole number"), "{found:?}");
+        assert!(found[2].starts_with("5|`base` must be a duration"), "{found:?}");
+        assert!(found[3].starts_with("maxx|unknown key `maxx`|did you mean `max`?"), "{found:?}");
+        assert!(found[4].starts_with("odd|unknown key `inner.odd`"), "{found:?}");
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_duration("24h"), Some(Duration::from_secs(86400)));
+        for bad in ["", "5", "s", "1.2.3s", "-1s", "1e9s", "99999999999999999999999d"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+        assert_eq!(parse_size("64KiB"), Some(65536));
+        assert_eq!(parse_size("64kb"), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Algorithms with a key in them: a signer makes signatures, a verifier checks them.
+
+pub mod rsa;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// Makes signatures with one private key.
+pub trait Signer: Send + Sync {
+    /// The name under which the other side knows the key (as a certificate's serial number).
+    fn key_id(&self) -> &str;
+    /// Signs the message's bytes.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error>;
+    /// Whether one signature takes long enough (RSA of 4096 bits) to be moved off the thread that serves requests.
+    fn is_slow(&self) -> bool;
+}
+
+/// Checks signatures with one public key.
+pub trait Verifier: Send + Sync {
+    /// Whether this signature was made over exactly this message by the key's owner.
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool;
+}
+
+/// Why a key could not be read; says what was expected, never what the key holds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeyError(pub String);
+
+/// One row of [`ALGORITHMS`].
+pub struct Algorithm {
+    /// Its name in a channel's `[keys]`.
+    pub name: &'static str,
+    /// Reads a private key file in any usual format; the first argument is the key's id.
+    pub signer: fn(&str, &[u8]) -> Result<Arc<dyn Signer>, KeyError>,
+    /// Reads a public key or certificate file in any usual format.
+    pub verifier: fn(&[u8]) -> Result<Arc<dyn Verifier>, KeyError>,
+}
+
+/// Every algorithm that a channel may name.
+pub const ALGORITHMS: &[Algorithm] =
+    &[Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier }];
+
+/// Public keys by the name that the provider calls them.
+#[derive(Clone, Default)]
+pub struct Keyring(Vec<Key>);
+
+/// One public key of a provider.
+#[derive(Clone)]
+pub struct Key {
+    /// As the provider names it in its answers.
+    pub id: String,
+    /// The key.
+    pub verifier: Arc<dyn Verifier>,
+    /// Unix seconds after which it is believed no more.
+    pub not_after: Option<u64>,
+}
+
+impl Keyring {
+    /// Makes a keyring.
+    pub fn new(keys: Vec<Key>) -> Self {
+        Self(keys)
+    }
+
+    /// The keys, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+    }
+}
