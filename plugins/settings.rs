@@ -105,7 +105,11 @@ impl<'a> Settings<'a> {
         if !self.has(key) {
             self.asked.push(key);
             let path = self.path(key);
-            self.problems.push(self.span(), format!("`{path}` is missing"), Some(format!("add `{key} = …`: {}", T::EXPECTED)));
+            self.problems.push(
+                self.span(),
+                format!("`{path}` is missing"),
+                Some(format!("add `{key} = …`: {}", T::EXPECTED)),
+            );
             return None;
         }
         self.optional(key)
@@ -273,7 +277,11 @@ impl Setting for Method {
     const EXPECTED: &'static str = "a payment method, as in \"wechat.native\"";
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().and_then(Self::parse).ok_or_else(|| {
-            format!("{} (there are {})", describe(value), Self::all().map(|m| m.as_str()).collect::<Vec<_>>().join(", "))
+            format!(
+                "{} (there are {})",
+                describe(value),
+                Self::all().map(|m| m.as_str()).collect::<Vec<_>>().join(", ")
+            )
         })
     }
 }
@@ -284,7 +292,9 @@ impl<T: Setting> Setting for Vec<T> {
         let items = value.as_array().ok_or_else(|| describe(value))?;
         items
             .iter()
-            .map(|item| T::read(item.get_ref()).map_err(|found| format!("one with {found} (an item must be {})", T::EXPECTED)))
+            .map(|item| {
+                T::read(item.get_ref()).map_err(|found| format!("one with {found} (an item must be {})", T::EXPECTED))
+            })
             .collect()
     }
 }

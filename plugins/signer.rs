@@ -39,8 +39,7 @@ pub struct Algorithm {
 }
 
 /// Every algorithm that a channel may name.
-pub const ALGORITHMS: &[Algorithm] =
-    &[Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier }];
+pub const ALGORITHMS: &[Algorithm] = &[Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier }];
 
 /// Public keys by the name that the provider calls them.
 #[derive(Clone, Default)]

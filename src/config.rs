@@ -1,0 +1,224 @@
+//! What the program uses of the configuration: one immutable, linked [`Snapshot`] a generation.
+
+pub mod file;
+pub mod reload;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tollgate_plugins::filter::Filter;
+use tollgate_plugins::payment::{Currency, Method, Money};
+use tollgate_plugins::provider::Provider;
+use tollgate_plugins::secret::Secret;
+use tollgate_plugins::signer::{Keyring, Signer};
+
+use crate::upstream::Upstream;
+
+/// The configuration that is in force, swapped as a whole.
+pub type Current = Arc<ArcSwap<Snapshot>>;
+
+/// One generation: everything that a request needs, checked and linked. A request holds one from its first byte to its
+/// last, so that every pair of values it sees belongs together.
+pub struct Snapshot {
+    /// Counts up by one with each swap.
+    pub generation: u64,
+    /// SHA-256 over all files that went into it, in hexadecimal.
+    pub hash: String,
+    /// From `tollgate.toml`.
+    pub process: Arc<Process>,
+    /// By name.
+    pub merchants: BTreeMap<String, Arc<Merchant>>,
+    /// The merchants again, by the ids of their keys, with the key's secret.
+    pub merchant_keys: HashMap<String, (Arc<Merchant>, Secret)>,
+    /// By name.
+    pub channels: BTreeMap<String, Arc<Channel>>,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// The process: listeners, ledger, admin, telemetry. All but `public_url` needs a restart to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// What providers call back, without a slash at its end.
+    pub public_url: String,
+    /// Where merchants and providers come in.
+    pub listen: SocketAddr,
+    /// TLS at the door; without it, plain HTTP.
+    pub tls: Option<ServerTls>,
+    /// Where metrics, health and readiness are.
+    pub admin_listen: SocketAddr,
+    /// Where the embedded ledger keeps its files.
+    pub ledger_path: PathBuf,
+    /// The log's filter, as in `info` or `tollgate=debug`.
+    pub log: String,
+    /// How long SIGTERM waits for what is in flight.
+    pub drain: Duration,
+    /// The largest body of a request.
+    pub body_limit: u64,
+    /// Networks that webhooks may reach although they are private.
+    pub webhook_allow: Vec<ipnet::IpNet>,
+}
+
+/// A listener's certificate, and whose certificates callers must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// PEM, leaf first.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+    /// When given, a caller without a certificate of this authority does not get in.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Who calls the gateway.
+pub struct Merchant {
+    /// The file's name.
+    pub name: String,
+    /// Changes when anything in the file, or a secret that it names, changes.
+    pub fingerprint: String,
+    /// Several at once while they are rotated.
+    pub keys: Vec<(String, Secret)>,
+    /// Where events go.
+    pub webhook: Option<Webhook>,
+    /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
+    pub limit: Option<Limit>,
+}
+
+/// How much a merchant may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// Requests a second.
+    pub rate: Option<f64>,
+    /// Requests at once after a pause; as many as `rate` when not given.
+    pub burst: Option<u64>,
+    /// Requests being served at the same time.
+    pub in_flight: Option<u32>,
+}
+
+/// Where a merchant's events go.
+pub struct Webhook {
+    /// `https://…`, or `http://…` on loopback.
+    pub url: String,
+    /// The raw key bytes (decoded from `whsec_…`); each signs, so that receivers can rotate.
+    pub secrets: Vec<Secret>,
+}
+
+/// One account at one provider.
+pub struct Channel {
+    /// The file's name.
+    pub name: String,
+    /// Changes when anything in the file, or a key or secret that it names, changes.
+    pub fingerprint: String,
+    /// As in `wechat-v3`.
+    pub provider_name: &'static str,
+    /// The methods that the provider serves.
+    pub methods: &'static [&'static str],
+    /// The dialect with this account in it.
+    pub provider: Box<dyn Provider>,
+    /// Signs requests.
+    pub signer: Arc<dyn Signer>,
+    /// The provider's keys that the file names.
+    pub configured_keys: Keyring,
+    /// Those and the ones that the provider published; this is what answers are checked against.
+    pub keys: ArcSwap<Keyring>,
+    /// Hosts, identity, time limits, pool.
+    pub upstream: Upstream,
+    /// Around each call, outermost first.
+    pub filters: Vec<Arc<dyn Filter>>,
+}
+
+/// What [`Upstream`] is made from.
+pub struct UpstreamSettings {
+    /// The channel's name; connections are never shared between channels.
+    pub channel: String,
+    /// In the order of preference.
+    pub hosts: Vec<Host>,
+    /// PEM certificates (DER inside) of the only authorities that are believed; the public roots when `None`.
+    pub ca: Option<Vec<Vec<u8>>>,
+    /// Shown to the provider.
+    pub identity: Option<Identity>,
+    /// How long each part of an exchange may take.
+    pub timeouts: Timeouts,
+    /// How many idle connections are kept, and how long.
+    pub pool: Pool,
+}
+
+/// One `https://host:port` of a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name or address.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// False for `http://`, which is for loopback addresses only.
+    pub tls: bool,
+}
+
+/// A client certificate with its key.
+pub struct Identity {
+    /// DER, leaf first.
+    pub certificates: Vec<Vec<u8>>,
+    /// DER (PKCS#8, PKCS#1 or SEC1).
+    pub key: Secret,
+}
+
+/// How long each part of an exchange may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP and TLS.
+    pub connect: Duration,
+    /// Each read.
+    pub read: Duration,
+    /// Each write.
+    pub write: Duration,
+    /// The whole exchange.
+    pub total: Duration,
+}
+
+/// Idle connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// How many are kept.
+    pub idle: usize,
+    /// How long one is kept.
+    pub idle_timeout: Duration,
+}
+
+/// A rule that leads an operation to channels.
+pub struct Route {
+    /// Only this merchant's payments.
+    pub merchant: Option<String>,
+    /// Only this method.
+    pub method: Option<Method>,
+    /// Only this currency.
+    pub currency: Option<Currency>,
+    /// Only amounts of at least this.
+    pub at_least: Option<u64>,
+    /// Only amounts below this.
+    pub below: Option<u64>,
+    /// Channel and weight; at least one, weights sum to more than 0.
+    pub to: Vec<(String, u32)>,
+    /// Tried in this order when nothing was sent on the first.
+    pub fallback: Vec<String>,
+}
+
+impl Route {
+    /// Whether it is meant for such a payment.
+    pub fn matches(&self, merchant: &str, method: Method, amount: Money) -> bool {
+        self.merchant.as_deref().is_none_or(|name| name == merchant)
+            && self.method.is_none_or(|wanted| wanted == method)
+            && self.currency.is_none_or(|wanted| wanted == amount.currency)
+            && self.at_least.is_none_or(|least| amount.value >= least)
+            && self.below.is_none_or(|below| amount.value < below)
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates && self.key.expose() == other.key.expose()
+    }
+}

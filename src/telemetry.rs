@@ -1,0 +1,209 @@
+//! What is seen from outside: metrics and the log.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use tracing_subscriber::EnvFilter;
+
+/// The process's metrics. One set for all, because Prometheus knows a process by one page.
+pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// Every metric, by its name without the prefix `tollgate_`.
+pub struct Metrics {
+    registry: Registry,
+    /// Answered requests by merchant, channel, operation and code.
+    pub requests_total: IntCounterVec,
+    /// Seconds from the first byte of a request to its answer.
+    pub request_duration_seconds: HistogramVec,
+    /// Requests being served now.
+    pub requests_in_flight: IntGauge,
+    /// Exchanges with providers by channel, operation and result.
+    pub exchanges_total: IntCounterVec,
+    /// Seconds of one exchange with a provider.
+    pub exchange_duration_seconds: HistogramVec,
+    /// 0 closed, 1 half open, 2 open; by channel and operation.
+    pub breaker_state: GaugeVec,
+    /// Changes of a breaker's state.
+    pub breaker_transitions: GaugeVec,
+    /// Calls inside a channel's limit now.
+    pub limit_in_flight: GaugeVec,
+    /// Seconds of one ledger commit, its sync included.
+    pub ledger_commit_seconds: Histogram,
+    /// Transactions in one ledger commit.
+    pub ledger_batch_size: Histogram,
+    /// Payments and refunds whose end is unknown.
+    pub unknown_payments: IntGauge,
+    /// Seconds since the oldest of them became unknown.
+    pub unknown_oldest_seconds: Gauge,
+    /// Payments and refunds that the resolver gave up to a person.
+    pub unknown_needs_person_total: IntCounterVec,
+    /// Notifications by channel and result.
+    pub notifications_total: IntCounterVec,
+    /// Events waiting to be delivered.
+    pub deliveries_waiting: IntGauge,
+    /// Attempts to deliver, by merchant and result.
+    pub deliveries_total: IntCounterVec,
+    /// The generation that is in force.
+    pub config_generation: IntGauge,
+    /// 1 when the last reload was taken, 0 when it was refused.
+    pub config_last_reload_success: IntGauge,
+    /// Reloads by result.
+    pub config_reloads_total: IntCounterVec,
+    /// Days until a certificate ends, by channel and which.
+    pub certificate_days_left: GaugeVec,
+    /// Status queries by whether the cache had the answer.
+    pub status_cache_total: IntCounterVec,
+    /// Build facts as labels; always 1.
+    pub build_info: IntGaugeVec,
+    /// Seconds spent waiting in the connection pool and connecting, by channel and whether one was reused.
+    pub upstream_connections_total: CounterVec,
+}
+
+/// Upper bounds in seconds, from half a millisecond to the longest deadline that anyone sets.
+const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Metrics {
+    // A name or label that Prometheus refuses is a mistake in the lines below, found by the first test that runs.
+    #[allow(clippy::expect_used)]
+    fn new() -> Self {
+        let registry = Registry::new_custom(Some("tollgate".into()), None).expect("prefix is valid");
+        macro_rules! add {
+            ($kind:ident, $opts:expr $(, $labels:expr)?) => {{
+                let metric = $kind::with_opts($opts).expect("metric is valid");
+                registry.register(Box::new(metric.clone())).expect("metric is new");
+                metric
+            }};
+        }
+        macro_rules! add_vec {
+            ($kind:ident, $opts:expr, $labels:expr) => {{
+                let metric = $kind::new($opts, $labels).expect("metric is valid");
+                registry.register(Box::new(metric.clone())).expect("metric is new");
+                metric
+            }};
+        }
+        let seconds = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            requests_total: add_vec!(
+                IntCounterVec,
+                Opts::new("requests_total", "Answered requests"),
+                &["merchant", "channel", "operation", "code"]
+            ),
+            request_duration_seconds: add_vec!(
+                HistogramVec,
+                seconds("request_duration_seconds", "Seconds from a request's first byte to its answer"),
+                &["merchant", "channel", "operation"]
+            ),
+            requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests being served now")),
+            exchanges_total: add_vec!(
+                IntCounterVec,
+                Opts::new("exchanges_total", "Exchanges with providers"),
+                &["channel", "operation", "result"]
+            ),
+            exchange_duration_seconds: add_vec!(
+                HistogramVec,
+                seconds("exchange_duration_seconds", "Seconds of one exchange with a provider"),
+                &["channel", "operation"]
+            ),
+            breaker_state: add_vec!(
+                GaugeVec,
+                Opts::new("breaker_state", "0 closed, 1 half open, 2 open"),
+                &["channel", "operation"]
+            ),
+            breaker_transitions: add_vec!(
+                GaugeVec,
+                Opts::new("breaker_transitions", "Changes of a breaker's state"),
+                &["channel", "operation"]
+            ),
+            limit_in_flight: add_vec!(
+                GaugeVec,
+                Opts::new("limit_in_flight", "Calls inside a channel's limit now"),
+                &["channel"]
+            ),
+            ledger_commit_seconds: add!(
+                Histogram,
+                seconds("ledger_commit_seconds", "Seconds of one ledger commit, its sync included")
+            ),
+            ledger_batch_size: add!(
+                Histogram,
+                HistogramOpts::new("ledger_batch_size", "Transactions in one ledger commit")
+                    .buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+            ),
+            unknown_payments: add!(
+                IntGauge,
+                Opts::new("unknown_payments", "Payments and refunds whose end is unknown")
+            ),
+            unknown_oldest_seconds: add!(
+                Gauge,
+                Opts::new("unknown_oldest_seconds", "Seconds since the oldest unknown one became so")
+            ),
+            unknown_needs_person_total: add_vec!(
+                IntCounterVec,
+                Opts::new("unknown_needs_person_total", "Unknown ones that the resolver gave up to a person"),
+                &["channel"]
+            ),
+            notifications_total: add_vec!(
+                IntCounterVec,
+                Opts::new("notifications_total", "Providers' notifications"),
+                &["channel", "result"]
+            ),
+            deliveries_waiting: add!(IntGauge, Opts::new("deliveries_waiting", "Events waiting to be delivered")),
+            deliveries_total: add_vec!(
+                IntCounterVec,
+                Opts::new("deliveries_total", "Attempts to deliver an event"),
+                &["merchant", "result"]
+            ),
+            config_generation: add!(IntGauge, Opts::new("config_generation", "The generation that is in force")),
+            config_last_reload_success: add!(
+                IntGauge,
+                Opts::new("config_last_reload_success", "1 when the last reload was taken, 0 when it was refused")
+            ),
+            config_reloads_total: add_vec!(IntCounterVec, Opts::new("config_reloads_total", "Reloads"), &["result"]),
+            certificate_days_left: add_vec!(
+                GaugeVec,
+                Opts::new("certificate_days_left", "Days until a certificate ends"),
+                &["channel", "certificate"]
+            ),
+            status_cache_total: add_vec!(
+                IntCounterVec,
+                Opts::new("status_cache_total", "Status queries by whether the cache had the answer"),
+                &["result"]
+            ),
+            build_info: add_vec!(IntGaugeVec, Opts::new("build_info", "Facts of the build"), &["version"]),
+            upstream_connections_total: add_vec!(
+                CounterVec,
+                Opts::new("upstream_connections_total", "Connections taken for exchanges"),
+                &["channel", "reused"]
+            ),
+            registry,
+        };
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+    }
+
+    /// The page that Prometheus reads.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Starts the JSON log on standard error; later calls change nothing.
+pub fn start_log(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_valid_and_on_the_page() {
+        METRICS.requests_total.with_label_values(&["shop", "wechat", "pay", "201"]).inc();
+        let page = METRICS.render();
+        assert!(page.contains("tollgate_requests_total{channel=\"wechat\",code=\"201\""), "{page}");
+        assert!(page.contains("tollgate_config_last_reload_success"), "{page}");
+    }
+}
