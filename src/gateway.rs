@@ -182,10 +182,11 @@ fn served(mut response: Response<Bytes>, served: Served) -> Response<Bytes> {
 
 /// A record as a merchant sees it.
 fn body_of(record: &Record) -> String {
-    match record {
-        Record::Payment(payment) => view::payment_view(payment).to_string(),
-        Record::Refund(refund) => view::refund_view(refund).to_string(),
-    }
+    let text = match record {
+        Record::Payment(payment) => serde_json::to_string(&view::payment_view(payment)),
+        Record::Refund(refund) => serde_json::to_string(&view::refund_view(refund)),
+    };
+    text.unwrap_or_default()
 }
 
 fn channel_of(record: &Record) -> &str {
