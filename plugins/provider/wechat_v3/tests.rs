@@ -1,0 +1,1 @@
+//! What must be refused, what each word means, and that nothing malformed does harm.
