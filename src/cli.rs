@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
         Command::Run => {
-            telemetry::start_log_of(&conf);
+            telemetry::start_log("info");
             server::bind(conf).map(|bound| bound.serve())
         }
         Command::Demo { keep } => demo::run(keep),
@@ -112,17 +112,18 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
         Keygen::Webhook => println!("{}", keygen::webhook_secret()),
         Keygen::Rsa { name } => {
             let pair = keygen::rsa_key_pair().map_err(|error| error.to_string())?;
-            for (suffix, text) in [("key", &pair.private_pem), ("pub", &pair.public_pem)] {
+            for (suffix, text) in [("key", &pair.private_key), ("pub", &pair.public_key)] {
                 let path = format!("{name}_{suffix}.pem");
-                keygen::write_new(std::path::Path::new(&path), text.as_bytes()).map_err(|error| format!("{path}: {error}"))?;
+                keygen::write_new(std::path::Path::new(&path), text).map_err(|error| format!("{path}: {error}"))?;
                 println!("{path}");
             }
         }
         Keygen::Sandbox { name, address } => {
             let made = keygen::sandbox_channel(&conf.join("channels"), &name, &address).map_err(|error| error.to_string())?;
-            println!("channel    {}", made.channel_file.display());
-            println!("keys       {}", made.directory.display());
-            println!("start it   tollgate sandbox --listen {address} {}", made.directory.display());
+            let account = made.account.display();
+            println!("channel    {}", made.channel.display());
+            println!("account    {account}");
+            println!("start it   tollgate sandbox --listen {address} {account}");
         }
     }
     Ok(())

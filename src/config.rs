@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod reload;
+pub mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

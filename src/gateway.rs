@@ -110,7 +110,7 @@ impl Gateway {
             }
         };
         let name = merchant.name.clone();
-        let asked = Asked { snapshot, merchant, incoming, path };
+        let asked = Arc::new(Asked { snapshot, merchant, incoming, path });
         let (operation, result) = self.operate(asked).await;
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
         let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
@@ -118,7 +118,7 @@ impl Gateway {
     }
 
     /// Finds the operation that method and path name, and runs it.
-    async fn operate(self: &Arc<Self>, asked: Asked) -> (&'static str, Result<Response<Bytes>, Problem>) {
+    async fn operate(self: &Arc<Self>, asked: Arc<Asked>) -> (&'static str, Result<Response<Bytes>, Problem>) {
         let segments: Vec<Option<String>> = asked.path.split('/').skip(1).map(decoded).collect();
         let Some(segments) = segments.iter().map(Option::as_deref).collect::<Option<Vec<&str>>>() else {
             return ("unknown", Err(Problem::malformed("The path is not valid percent-encoded UTF-8.")));
@@ -126,7 +126,7 @@ impl Gateway {
         let get = asked.incoming.method == Method::GET;
         let post = asked.incoming.method == Method::POST;
         match segments.as_slice() {
-            ["v1", "payments"] if post => ("create_payment", pay::create(self, asked).await),
+            ["v1", "payments"] if post => ("create_payment", pay::create(self, &asked).await),
             ["v1", "payments", order] if get => ("query_payment", query::payment(self, &asked, order).await),
             ["v1", "payments", order, "close"] if post => ("close_payment", close::close(self, &asked, order).await),
             ["v1", "payments", order, "refunds"] if post => ("create_refund", refund::create(self, &asked, order).await),

@@ -166,10 +166,15 @@ impl Drain {
 async fn reload_on_hang_up(reload: ReloadHandle, mut shutdown: ShutdownWatch) {
     let Ok(mut hang_up) = signal(SignalKind::hangup()) else { return };
     loop {
-        tokio::select! {
-            _ = hang_up.recv() => drop(reload.reload().await),
-            _ = shutdown.wait_for(|stop| *stop) => return,
+        let stop = tokio::select! {
+            _ = hang_up.recv() => false,
+            _ = shutdown.wait_for(|stop| *stop) => true,
+        };
+        if stop {
+            return;
         }
+        // What it found is logged and counted there.
+        drop(reload.reload().await);
     }
 }
 
@@ -202,7 +207,7 @@ impl<F> Task<F> {
 impl<F, T> BackgroundService for Task<F>
 where
     F: FnOnce(ShutdownWatch) -> T + Send + 'static,
-    T: Future<Output = ()> + Send,
+    T: Future<Output = ()> + Send + 'static,
 {
     async fn start(&self, shutdown: ShutdownWatch) {
         let start = self.0.lock().take();

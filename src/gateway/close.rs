@@ -16,11 +16,11 @@ use crate::ledger::{Answer, Claimed, Intent, News, Record, Subject, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
-pub(super) async fn close(gateway: &Arc<Gateway>, asked: Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn close(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: &str) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
-    let key = claim_key(&asked, idempotency_key(&asked.incoming.headers)?);
+    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
     nothing(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let subject = Subject { merchant, order_id: order_id.to_owned(), refund_id: None };
@@ -29,11 +29,11 @@ pub(super) async fn close(gateway: &Arc<Gateway>, asked: Asked, order_id: &str) 
         Claimed::Run(ticket) => ticket,
         other => return not_run(other, order_id, StatusCode::OK),
     };
-    let gateway = Arc::clone(gateway);
+    let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
     tokio::spawn(to_the_end(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn to_the_end(gateway: Arc<Gateway>, asked: Asked, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+async fn to_the_end(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
     let result = match asked.snapshot.channels.get(&ticket.payment.channel) {
         Some(channel) => ask(&gateway, &asked, channel, &ticket).await,

@@ -17,8 +17,8 @@ use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel};
 
 /// `POST /v1/payments`.
-pub(super) async fn create(gateway: &Arc<Gateway>, asked: Asked) -> Result<Response<Bytes>, Problem> {
-    let key = claim_key(&asked, idempotency_key(&asked.incoming.headers)?);
+pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result<Response<Bytes>, Problem> {
+    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
     let form = NewPayment::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let number = provider_number(&[&merchant, &form.order_id]);
@@ -60,14 +60,14 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: Asked) -> Result<Respo
             return Err(no_channel(&none).order(order_id));
         }
     };
-    let run = Run { gateway: Arc::clone(gateway), asked, form, number, channels };
+    let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, number, channels };
     // On its own task: a caller that hangs up must not stop a payment half-way.
     tokio::spawn(run.to_the_end(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
 }
 
 struct Run {
     gateway: Arc<Gateway>,
-    asked: Asked,
+    asked: Arc<Asked>,
     form: NewPayment,
     number: String,
     channels: Vec<Arc<Channel>>,

@@ -15,11 +15,11 @@ use crate::ledger::{Claimed, Intent, MoneyState, News, Refund, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/refunds`.
-pub(super) async fn create(gateway: &Arc<Gateway>, asked: Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: &str) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
-    let key = claim_key(&asked, idempotency_key(&asked.incoming.headers)?);
+    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
     let form = NewRefund::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let now = Timestamp::now();
@@ -47,14 +47,14 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: Asked, order_id: &str)
         Claimed::Run(ticket) => ticket,
         other => return not_run(other, order_id, StatusCode::CREATED),
     };
-    let gateway = Arc::clone(gateway);
+    let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
     let order_id = order_id.to_owned();
     tokio::spawn(to_the_end(gateway, asked, ticket, order_id)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
 async fn to_the_end(
     gateway: Arc<Gateway>,
-    asked: Asked,
+    asked: Arc<Asked>,
     ticket: Ticket,
     order_id: String,
 ) -> Result<Response<Bytes>, Problem> {
