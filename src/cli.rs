@@ -86,6 +86,8 @@ enum Keygen {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let Arguments { conf, command } = Arguments::parse();
+    // Before anybody else chooses one: Pingora would take a slower one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
         Command::Run => {
@@ -129,7 +131,7 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
     Ok(())
 }
 
-fn in_runtime(future: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+fn in_runtime(future: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(future)
+    runtime.block_on(future).map_err(|error| error.to_string())
 }

@@ -334,7 +334,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// Readable by its owner alone: most of these files hold keys.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_new(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -137,7 +137,13 @@ where
 
 static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    // The provider has what TLS 1.2 and 1.3 need, so this cannot fail; if it did, no webhook would be believed.
+    let builder = builder.with_safe_default_protocol_versions();
+    builder.map_or_else(
+        |_| Arc::new(ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()),
+        |builder| Arc::new(builder.with_root_certificates(roots).with_no_client_auth()),
+    )
 });
 
 /// The first address, if all of them may be reached: a name with one private address among public ones is refused too.
