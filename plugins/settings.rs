@@ -57,13 +57,14 @@ pub struct Settings<'a> {
     span: Range<usize>,
     name: String,
     asked: Vec<&'static str>,
+    silent: bool,
     problems: &'a Problems,
 }
 
 impl<'a> Settings<'a> {
     /// The root of a file.
     pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
-        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), problems }
+        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems }
     }
 
     /// Where this table stands, for a mistake that concerns all of it.
@@ -153,6 +154,36 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// The items of the list under a key, each with its place, so that what is wrong with one is told where it stands;
+    /// none when it is missing.
+    pub fn items<T: Setting>(&mut self, key: &'static str) -> Vec<(Range<usize>, T)> {
+        self.asked.push(key);
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        let path = self.path(key);
+        let Some(items) = value.get_ref().as_array() else {
+            let message = format!("`{path}` must be a list in brackets, each item {}", T::EXPECTED);
+            self.problems.push(value.span(), message, None);
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for item in items.iter() {
+            match T::read(item.get_ref()) {
+                Ok(value) => read.push((item.span(), value)),
+                Err(found) => {
+                    let message = format!("an item of `{path}` must be {}, not {found}", T::EXPECTED);
+                    self.problems.push(item.span(), message, None);
+                }
+            }
+        }
+        read
+    }
+
+    /// Ends the reading without a word about the keys that nobody asked for: when what they belong to is not known, nobody
+    /// can say which of them are wrong.
+    pub fn ignore_rest(mut self) {
+        self.silent = true;
+    }
+
     /// Where mistakes are noted.
     pub fn problems(&self) -> &'a Problems {
         self.problems
@@ -165,6 +196,7 @@ impl<'a> Settings<'a> {
                 span: value.span(),
                 name: self.path(key),
                 asked: Vec::new(),
+                silent: false,
                 problems: self.problems,
             }),
             other => {
@@ -182,6 +214,9 @@ impl<'a> Settings<'a> {
 
 impl Drop for Settings<'_> {
     fn drop(&mut self) {
+        if self.silent {
+            return;
+        }
         for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
             let near = self
                 .asked

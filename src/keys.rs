@@ -86,10 +86,8 @@ async fn fetch(
 ) -> Result<usize, String> {
     let mut request = published.request();
     let signer = channel.signer.as_ref();
-    channel
-        .provider
-        .sign(&mut request, signer, &channel.configured_keys, &stamp())
-        .map_err(|error| error.to_string())?;
+    // Without our keys, so that the list is signed with one that is in it.
+    channel.provider.sign(&mut request, signer, &Keyring::default(), &stamp()).map_err(|error| error.to_string())?;
     let answer = channel
         .upstream
         .send(&request, channel.upstream.timeouts().total)

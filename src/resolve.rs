@@ -21,6 +21,8 @@ const SETTLE_WINDOW: SignedDuration = SignedDuration::from_secs(30);
 const ABSENT_ENOUGH: u32 = 2;
 /// The first pause between two questions; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Between the first and the second "not known" that count.
+const SECOND_WORD_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// After this time a person is asked to look; the questions go on at the longest pause.
@@ -113,8 +115,15 @@ fn after<T>(search: Search, result: &Result<T, Error>, now: Timestamp, chance: f
         return None;
     }
     let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+    let until_settled = Duration::try_from(SETTLE_WINDOW - now.duration_since(search.since)).unwrap_or_default();
+    let wanted = match result {
+        // The provider works: only the window, or the second word, is waited for.
+        Err(Error::Absent(_)) if settled => SECOND_WORD_PAUSE,
+        Err(Error::Absent(_)) => doubled.min(until_settled.max(FIRST_PAUSE)),
+        _ => doubled,
+    };
     // From three quarters to five quarters, so that what became unknown together is not asked about together.
-    let pause = doubled.mul_f64(0.75 + chance / 2.0);
+    let pause = wanted.mul_f64(0.75 + chance / 2.0);
     let due = now.checked_add(SignedDuration::try_from(pause).unwrap_or(SETTLE_WINDOW)).unwrap_or(now);
     Some(Search {
         since: search.since,

@@ -1,0 +1,70 @@
+//! Who is asking: only a fresh, whole signature by a known key gets in, and sees its own orders only.
+
+use serde_json::Value;
+use tollgate::sign::{Credentials, rfc9421};
+
+use crate::harness::{Merchant, OTHER, SHOP, World, ask, order_of, send, signed};
+
+#[tokio::test]
+async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
+    let world = World::new().await;
+    let url = |target: &str| format!("http://{}{target}", world.gateway.listen);
+    let target = "/v1/payments/o-1?a=1";
+    let good = signed(&SHOP, "GET", target, b"");
+    assert_eq!(send("GET", &url(target), &good, b"").await.unwrap().status, 404, "it got in");
+    let denied = async |headers: &[(&'static str, String)], method: &str, target: &str, body: &[u8]| {
+        let answer = send(method, &url(target), headers, body).await.unwrap();
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (401, &"unauthorized".into()), "{method} {target}: {problem}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        problem["detail"].clone()
+    };
+    let mut told = vec![denied(&good, "GET", target, b"").await];
+    let fresh = || signed(&SHOP, "GET", target, b"");
+    told.push(denied(&fresh(), "GET", "/v1/payments/o-2?a=1", b"").await);
+    told.push(denied(&fresh(), "GET", "/v1/payments/o-1?a=2", b"").await);
+    told.push(denied(&fresh(), "GET", "/v1/payments/o-1", b"").await);
+    told.push(denied(&fresh(), "POST", target, b"").await);
+    told.push(denied(&fresh(), "GET", target, b"x").await);
+    told.push(denied(&[], "GET", target, b"").await);
+    told.push(denied(&[], "GET", "/nothing", b"").await);
+    told.push(denied(&signed(&Merchant { key: "nobody", ..SHOP }, "GET", target, b""), "GET", target, b"").await);
+    told.push(denied(&signed(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"").await);
+    let old = Credentials {
+        key_id: SHOP.key,
+        secret: SHOP.secret.as_bytes(),
+        created: tollgate::clock::unix_now() - 301,
+        nonce: "old",
+    };
+    told.push(denied(&tollgate::sign::plain(&old, "GET", target, b""), "GET", target, b"").await);
+    assert!(told.iter().all(|detail| detail == &told[0]), "every refusal says the same: {told:?}");
+}
+
+#[tokio::test]
+async fn http_message_signatures_are_as_good() {
+    let world = World::new().await;
+    let body = order_of("o-1").to_string();
+    let stamp = tollgate::clock::stamp();
+    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: stamp.unix_time, nonce: &stamp.nonce };
+    let mut headers = rfc9421(&with, "POST", "/v1/payments", body.as_bytes());
+    headers.push(("idempotency-key", "k-1".to_owned()));
+    let url = format!("http://{}/v1/payments", world.gateway.listen);
+    let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    assert_eq!(send("POST", &url, &headers, body.as_bytes()).await.unwrap().status, 401, "the nonce was used");
+}
+
+#[tokio::test]
+async fn a_merchant_sees_its_own_orders_only() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    for (method, target, key) in [
+        ("GET", "/v1/payments/o-1", None),
+        ("GET", "/v1/payments/o-1/refunds/r-1", None),
+        ("POST", "/v1/payments/o-1/close", Some("c-1")),
+    ] {
+        let answer = ask(world.gateway.listen, &OTHER, method, target, key, &Value::Null).await;
+        assert_eq!(answer.status, 404, "{method} {target}: {:?}", answer.body);
+    }
+    assert_eq!(world.seen("o-1").await["state"], "NOTPAY");
+}

@@ -1,0 +1,90 @@
+//! How it comes and goes: TLS with required client certificates, HTTP/2, leaving without losing a request.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::harness::{SHOP, Wishes, World, ask, order_of, until};
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
+    let mut world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1000})).await;
+    let listen = world.gateway.listen;
+    let request =
+        tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await });
+    until("the sandbox has the order", || async {
+        let seen = world.seen("o-1").await;
+        (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
+    })
+    .await;
+    world.gateway.signal("TERM");
+    let answer = request.await.unwrap();
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    assert_eq!(world.gateway.ended().await, 0);
+    world.start().await;
+    assert_eq!(world.payment("o-1").await["status"], "pending", "it was settled before the process left");
+}
+
+#[tokio::test]
+async fn sigterm_ends_an_idle_process_before_its_drain_time() {
+    // Ten minutes: the test's own patience is one, so leaving in time means not waiting for it.
+    let mut world = World::with(Wishes { server: "drain = \"10m\"", ..Wishes::default() }).await;
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn http2_over_tls_and_no_entry_without_a_client_certificate() {
+    let edit = |_: &Path, _| {};
+    let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\", client_ca = \"channels/main/ca.pem\" }";
+    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let keys = world.conf().join("channels/main");
+    let with = h2_status(&world, client(&keys, true)).await;
+    assert_eq!(with, Ok(401), "it got in, and was asked who it is");
+    let without = h2_status(&world, client(&keys, false)).await;
+    assert!(without.is_err(), "{without:?}");
+}
+
+fn client(keys: &Path, with_certificate: bool) -> rustls::ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(keys.join("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = if with_certificate {
+        let certificate = CertificateDer::from_pem_file(keys.join("apiclient_cert.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(keys.join("apiclient_key.pem")).unwrap();
+        builder.with_client_auth_cert(vec![certificate], key).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+async fn h2_status(world: &World, config: rustls::ClientConfig) -> Result<u16, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let stream = TcpStream::connect(world.gateway.listen).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.map_err(|error| text(&error))?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| text(&error))?;
+    tokio::spawn(connection);
+    let uri = format!("https://{}/v1/payments/o-1", world.gateway.listen);
+    let request = Request::get(uri).body(Full::new(Bytes::new())).unwrap();
+    let answer = sender.send_request(request).await.map_err(|error| text(&error))?;
+    let status = answer.status().as_u16();
+    answer.into_body().collect().await.map_err(|error| text(&error))?;
+    Ok(status)
+}

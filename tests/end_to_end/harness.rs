@@ -1,0 +1,413 @@
+//! A small world for each test: a directory, a sandbox, a gateway process, a merchant's receiver, a signing client.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tollgate::keygen;
+use tollgate::sandbox::{Options, Sandbox};
+use tollgate::sign::{Credentials, plain};
+use tollgate_plugins::payment::provider_number;
+
+/// Long enough for a busy machine; a condition that never comes ends the test with what was seen last.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub dir: TempDir,
+    pub sandbox: Sandbox,
+    pub gateway: Gateway,
+    pub receiver: Receiver,
+}
+
+/// What a test may want otherwise.
+pub struct Wishes {
+    pub channels: Vec<&'static str>,
+    pub schedule: Duration,
+    /// Edits a channel's TOML before the gateway starts.
+    pub edit: fn(&Path, SocketAddr),
+    pub server: &'static str,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Self { channels: vec!["main"], schedule: Duration::from_millis(100), edit: |_, _| {}, server: "" }
+    }
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(Wishes::default()).await
+    }
+
+    pub async fn with(wishes: Wishes) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("conf");
+        let sandbox_address = free_address();
+        std::fs::create_dir_all(conf.join("merchants")).unwrap();
+        std::fs::create_dir_all(conf.join("channels")).unwrap();
+        for name in &wishes.channels {
+            keygen::sandbox_channel(&conf.join("channels"), name, &sandbox_address.to_string()).unwrap();
+        }
+        (wishes.edit)(&conf, sandbox_address);
+        let receiver = Receiver::start().await;
+        write_merchants(&conf, &receiver.url());
+        let first = wishes.channels[0];
+        std::fs::write(conf.join("routes.toml"), format!("[[route]]\nto = [{{ channel = \"{first}\" }}]\n")).unwrap();
+        let (listen, admin) = (free_address(), free_address());
+        let server = wishes.server;
+        std::fs::write(
+            conf.join("tollgate.toml"),
+            format!(
+                "public_url = \"http://{listen}\"\n[server]\nlisten = \"{listen}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n\
+                 [ledger]\npath = \"../data\"\n[delivery]\nallow = [\"127.0.0.0/8\"]\n"
+            ),
+        )
+        .unwrap();
+        let mut options = Options::new(vec![conf.join("channels")]);
+        options.listen = sandbox_address;
+        options.notify_schedule = vec![wishes.schedule; 200];
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let gateway = Gateway { conf, listen, admin, process: None };
+        let mut world = Self { dir, sandbox, gateway, receiver };
+        world.start().await;
+        world
+    }
+
+    pub async fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("gateway.log")).unwrap();
+        self.gateway.start(log);
+        let url = format!("http://{}/readyz", self.gateway.admin);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(answer) = send("GET", &url, &[], b"").await
+                && answer.status == 200
+            {
+                return;
+            }
+            let ended = self.gateway.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < until, "the gateway did not start: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("gateway.log")).unwrap_or_default()
+    }
+
+    pub fn conf(&self) -> &Path {
+        &self.gateway.conf
+    }
+
+    /// A request of the merchant `shop`.
+    pub async fn ask(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Answer {
+        ask(self.gateway.listen, &SHOP, method, target, key, body).await
+    }
+
+    pub async fn create(&self, order: &str, key: &str) -> Answer {
+        self.ask("POST", "/v1/payments", Some(key), &order_of(order)).await
+    }
+
+    pub async fn payment(&self, order: &str) -> Value {
+        self.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.json()
+    }
+
+    /// Waits until the payment has this status.
+    pub async fn until_status(&self, order: &str, status: &str) -> Value {
+        until(&format!("{order} is {status}"), || async {
+            let payment = self.payment(order).await;
+            (payment["status"] == status).then_some(payment.clone()).ok_or(payment)
+        })
+        .await
+    }
+
+    pub fn number(order: &str) -> String {
+        provider_number(&["shop", order])
+    }
+
+    /// What the sandbox knows of an order.
+    pub async fn seen(&self, order: &str) -> Value {
+        self.control("GET", &format!("/orders/{}", Self::number(order)), Value::Null).await
+    }
+
+    pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let url = format!("http://{}{path}", self.sandbox.control_address());
+        send(method, &url, &[], body.as_bytes()).await.unwrap().json()
+    }
+
+    pub async fn fault(&self, fault: Value) {
+        let answer = self.control("POST", "/faults", fault).await;
+        assert!(answer.is_array(), "{answer}");
+    }
+
+    pub async fn pay(&self, order: &str) {
+        let answer = self.control("POST", &format!("/orders/{}/pay", Self::number(order)), json!({})).await;
+        assert_eq!(answer["state"], "SUCCESS", "{answer}");
+    }
+
+    pub async fn metrics(&self) -> String {
+        let answer = send("GET", &format!("http://{}/metrics", self.gateway.admin), &[], b"").await.unwrap();
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+}
+
+/// The gateway as a process.
+pub struct Gateway {
+    pub conf: PathBuf,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Gateway {
+    fn start(&mut self, log: std::fs::File) {
+        let process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["run", "--conf"])
+            .arg(&self.conf)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// As a power cut would.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn ended(&mut self) -> i32 {
+        let mut process = self.process.take().unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < until, "the gateway did not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The merchant's webhook: keeps what came, answers what it is told to.
+pub struct Receiver {
+    address: SocketAddr,
+    pub events: Arc<Mutex<Vec<Received>>>,
+    status: Arc<AtomicU16>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub id: String,
+    pub timestamp: String,
+    pub signature: String,
+    pub body: Bytes,
+    pub answered: u16,
+}
+
+impl Received {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let events: Arc<Mutex<Vec<Received>>> = Arc::default();
+        let status = Arc::new(AtomicU16::new(204));
+        let (kept, answer) = (Arc::clone(&events), Arc::clone(&status));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                        let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                        async move {
+                            let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+                            let (id, timestamp, signature) =
+                                (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+                            let body = request.into_body().collect().await?.to_bytes();
+                            let answered = answer.load(Ordering::SeqCst);
+                            kept.lock().push(Received { id, timestamp, signature, body, answered });
+                            let mut response = Response::new(Full::new(Bytes::new()));
+                            *response.status_mut() = StatusCode::from_u16(answered).unwrap();
+                            Ok::<_, hyper::Error>(response)
+                        }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, events, status }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/events", self.address)
+    }
+
+    pub fn answer_with(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// Every event of an order that came, in the order of arrival.
+    pub fn of(&self, order: &str) -> Vec<Received> {
+        let about = |event: &Received| {
+            let body = event.json();
+            body["data"]["payment"]["order_id"] == order || body["data"]["refund"]["order_id"] == order
+        };
+        self.events.lock().iter().filter(|event| about(event)).cloned().collect()
+    }
+
+    pub async fn until(&self, order: &str, kind: &str) -> Received {
+        until(&format!("event {kind} of {order}"), || async {
+            let events = self.of(order);
+            let found = events.iter().find(|event| event.json()["type"] == kind).cloned();
+            found.ok_or_else(|| events.iter().map(|event| event.json()).collect::<Value>())
+        })
+        .await
+    }
+}
+
+pub struct Merchant {
+    pub key: &'static str,
+    pub secret: &'static str,
+}
+
+pub const SHOP: Merchant = Merchant { key: "shop-1", secret: "0123456789abcdef0123456789abcdef" };
+pub const OTHER: Merchant = Merchant { key: "other-1", secret: "fedcba9876543210fedcba9876543210" };
+/// 32 bytes, base64.
+pub const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+pub fn write_merchants(conf: &Path, webhook: &str) {
+    for (name, merchant) in [("shop", &SHOP), ("other", &OTHER)] {
+        let (key, secret) = (merchant.key, merchant.secret);
+        let webhook = format!("webhook = {{ url = \"{webhook}\", secrets = [\"plain:{WEBHOOK_SECRET}\"] }}");
+        let text = format!("keys = [{{ id = \"{key}\", secret = \"plain:{secret}\" }}]\n{webhook}\n");
+        std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
+    }
+}
+
+pub fn order_of(order: &str) -> Value {
+    json!({"order_id": order, "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"})
+}
+
+/// A signed request.
+pub async fn ask(
+    to: SocketAddr,
+    merchant: &Merchant,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: &Value,
+) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    try_ask(to, merchant, method, target, key, body.as_bytes()).await.unwrap()
+}
+
+pub async fn try_ask(
+    to: SocketAddr,
+    merchant: &Merchant,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: &[u8],
+) -> Result<Answer, String> {
+    let mut headers = signed(merchant, method, target, body);
+    headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
+    send(method, &format!("http://{to}{target}"), &headers, body).await
+}
+
+pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+    let stamp = tollgate::clock::stamp();
+    let secret = merchant.secret.as_bytes();
+    plain(&Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce }, method, target, body)
+}
+
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {:?}", self.status, self.body))
+    }
+
+    pub fn is_replayed(&self) -> bool {
+        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Result<Answer, String> {
+    let uri: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
+    let authority = uri.authority().unwrap().to_string();
+    let stream = TcpStream::connect(&authority).await.map_err(|error| format!("connect: {error}"))?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;
+    tokio::spawn(connection);
+    let target = uri.path_and_query().unwrap().as_str().to_owned();
+    let mut request = Request::builder().method(method).uri(target).header("host", authority);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
+    let answer = sender.send_request(request).await.map_err(|error| format!("send: {error}"))?;
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
+/// Waits for a condition; says what was there instead when it does not come.
+pub async fn until<T, F, S>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, S>>,
+    S: std::fmt::Display,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(instead) => assert!(Instant::now() < end, "waited in vain for: {what}; last seen: {instead:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An address that was free a moment ago; the gateway must come back on it after a kill, so it cannot be port 0.
+pub fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

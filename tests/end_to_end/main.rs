@@ -1,0 +1,12 @@
+//! Everything together, on real sockets: the gateway as its own process, the sandbox as provider, a merchant with a webhook.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod access;
+mod graceful;
+mod harness;
+mod identities;
+mod malformed;
+mod notifications;
+mod once;
+mod payments;
+mod reload;

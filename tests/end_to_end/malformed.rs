@@ -1,0 +1,90 @@
+//! What a stranger or a clumsy caller can send: always a problem with 4xx, never a crash.
+
+use crate::harness::{SHOP, World, order_of, send, signed, try_ask};
+
+#[tokio::test]
+async fn malformed_input_to_each_endpoint_is_a_problem() {
+    let world = World::new().await;
+    let good = order_of("o-1").to_string();
+    let with = |from: &str, to: &str| good.replace(from, to).into_bytes();
+    let deep = [b"{\"order_id\":".to_vec(), vec![b'['; 100_000]].concat();
+    let bodies: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"{".to_vec(),
+        b"\xff\xfe\x00".to_vec(),
+        with("o-1", "\u{0}"),
+        deep,
+        with("\"value\":1000", "\"value\":-1"),
+        with("\"value\":1000", "\"value\":0"),
+        with("\"value\":1000", "\"value\":1e3"),
+        with("\"value\":1000", "\"value\":18446744073709551616"),
+        with("\"value\":1000", "\"value\":18446744073709551615"),
+        with("\"value\":1000", "\"value\":\"1000\""),
+        with("CNY", "CN"),
+        with("o-1", &"x".repeat(65)),
+        with("o-1", "../../etc"),
+        with("茶 tea", &"茶".repeat(128)),
+        with("wechat.native", "wechat.unheard"),
+        with("\"method\"", "\"metod\""),
+        b"{\"refund_id\":\"\",\"amount\":{\"value\":1,\"currency\":\"CNY\"}}".to_vec(),
+        b"{\"refund_id\":5,\"amount\":null}".to_vec(),
+        vec![b'x'; (1 << 20) + 1],
+    ];
+    for target in ["/v1/payments", "/v1/payments/o-1/refunds", "/v1/payments/o-1/close"] {
+        for (number, body) in bodies.iter().enumerate() {
+            if body.is_empty() && target.ends_with("close") {
+                continue; // The right body of a close.
+            }
+            let key = format!("{target}-{number}");
+            let answer = try_ask(world.gateway.listen, &SHOP, "POST", target, Some(&key), body).await;
+            // A body over the limit may be cut off while it is being sent.
+            let Ok(answer) = answer else {
+                assert!(body.len() > 1 << 20, "{target} {number}");
+                continue;
+            };
+            assert!((400..500).contains(&answer.status), "{target} {number}: {} {:?}", answer.status, answer.body);
+            assert_eq!(answer.headers["content-type"], "application/problem+json", "{target} {number}");
+            let problem = answer.json();
+            for field in ["type", "title", "status", "detail", "code", "retryable", "money_state", "request_id"] {
+                assert!(!problem[field].is_null(), "{target} {number}: {field} in {problem}");
+            }
+        }
+    }
+    assert_eq!(world.create("o-1", "fine").await.status, 201, "it still serves");
+    assert!(!world.log().contains("panicked"), "{}", world.log());
+}
+
+#[tokio::test]
+async fn strange_paths_and_methods_are_problems_too() {
+    let world = World::new().await;
+    for (method, target, status) in [
+        ("GET", "/", 404),
+        ("GET", "/v1/payments/%ff", 400),
+        ("GET", "/v1/payments/%2e%2e%2f", 404),
+        ("GET", "/v1/payments/a/b/c/d/e", 404),
+        ("DELETE", "/v1/payments/o-1", 405),
+        ("PUT", "/v1/payments", 405),
+        ("GET", "/v1/payments/o-1/close", 405),
+    ] {
+        let answer = try_ask(world.gateway.listen, &SHOP, method, target, None, b"").await.unwrap();
+        assert_eq!(answer.status, status, "{method} {target}: {:?}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{method} {target}");
+    }
+    let long = format!("/v1/payments/{}", "x".repeat(10_000));
+    assert_eq!(try_ask(world.gateway.listen, &SHOP, "GET", &long, None, b"").await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn request_ids_come_back_and_strange_ones_are_replaced() {
+    let world = World::new().await;
+    let url = format!("http://{}/v1/payments/o-1", world.gateway.listen);
+    let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");
+    headers.push(("x-request-id", "mine-1".to_owned()));
+    let answer = send("GET", &url, &headers, b"").await.unwrap();
+    assert_eq!((&answer.headers["x-request-id"], &answer.json()["request_id"]), (&"mine-1".parse().unwrap(), &"mine-1".into()));
+    headers[4].1 = "a b".to_owned();
+    let answer = send("GET", &url, &headers, b"").await.unwrap();
+    assert!(answer.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+}

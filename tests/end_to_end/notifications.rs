@@ -1,0 +1,146 @@
+//! What providers tell: only what is verified, about our orders, with our amounts; once; durable before it is acknowledged.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Wishes, World, send, until};
+
+/// The statuses with which the gateway answered the notifications of an order, in order.
+async fn answers(world: &World, order: &str) -> Vec<u64> {
+    let seen = world.seen(order).await;
+    let attempts = |notification: &Value| notification["attempts"].as_array().cloned().unwrap_or_default();
+    let all = seen["notifications"].as_array().cloned().unwrap_or_default();
+    all.iter().flat_map(attempts).filter_map(|attempt| attempt["status"].as_u64()).collect()
+}
+
+async fn until_answered(world: &World, order: &str, count: usize) -> Vec<u64> {
+    until(&format!("{count} notifications answered"), || async {
+        let answers = answers(world, order).await;
+        if answers.len() >= count { Ok(answers) } else { Err(format!("{answers:?}")) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_forged_altered_stale_or_not_ours_is_refused() {
+    let world = World::new().await;
+    let kinds = ["body", "signature", "stale", "serial", "signtest", "amount", "account"];
+    world.create("o-1", "k-1").await;
+    let path = format!("/orders/{}", World::number("o-1"));
+    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    for (number, tamper) in kinds.iter().enumerate() {
+        world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+        let answers = until_answered(&world, "o-1", number + 1).await;
+        assert!((400..500).contains(&answers[number]), "{tamper}: {answers:?}");
+    }
+    let metrics = world.metrics().await;
+    for result in ["bad_signature", "probe", "mismatch", "unreadable"] {
+        assert!(metrics.contains(&format!("channel=\"main\",result=\"{result}\"")), "{result}: {metrics}");
+    }
+    let mismatch = world.receiver.until("o-1", "payment.mismatch").await.json();
+    assert_eq!(mismatch["data"]["payment"]["status"], "pending", "nothing of it was believed: {mismatch}");
+    assert!(!world.receiver.of("o-1").iter().any(|event| event.json()["type"] == "payment.succeeded"));
+
+    world.control("POST", &format!("{path}/notify"), json!({})).await;
+    let answers = until_answered(&world, "o-1", kinds.len() + 1).await;
+    assert_eq!(answers.last(), Some(&204));
+    world.receiver.until("o-1", "payment.succeeded").await;
+}
+
+#[tokio::test]
+async fn doubled_and_late_ones_change_nothing_and_make_one_event() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    let path = format!("/orders/{}", World::number("o-1"));
+    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    world.control("POST", &format!("{path}/notify"), json!({"times": 3})).await;
+    assert_eq!(until_answered(&world, "o-1", 3).await, [204, 204, 204]);
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let version = world.payment("o-1").await["version"].clone();
+
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
+    world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    world.receiver.until("o-1", "refund.succeeded").await;
+    // A payment's notification that comes after its refund.
+    world.control("POST", &format!("{path}/notify"), json!({})).await;
+    assert_eq!(until_answered(&world, "o-1", 4).await.last(), Some(&204));
+    let payment = world.payment("o-1").await;
+    assert_eq!((&payment["status"], &payment["refunded"]), (&"succeeded".into(), &1000.into()));
+    assert!(payment["version"].as_u64() > version.as_u64(), "the refund is a change");
+    let kinds: Vec<String> = world.receiver.of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["payment.succeeded", "refund.succeeded"]);
+}
+
+#[tokio::test]
+async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
+    let mut world = World::new().await;
+    world.receiver.answer_with(503);
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    assert_eq!(until_answered(&world, "o-1", 1).await, [204]);
+    world.gateway.kill();
+    let before = world.receiver.of("o-1");
+    world.receiver.answer_with(204);
+    world.start().await;
+    let after = until("the event is delivered", || async {
+        let all = world.receiver.of("o-1");
+        all.iter().find(|event| event.answered == 204).cloned().ok_or(format!("{all:?}"))
+    })
+    .await;
+    assert_eq!(after.json()["type"], "payment.succeeded");
+    for earlier in before {
+        assert_eq!((earlier.id, earlier.body), (after.id.clone(), after.body.clone()), "the same id and bytes at every try");
+    }
+    assert_eq!(world.payment("o-1").await["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
+    let world = World::new().await;
+    world.receiver.answer_with(500);
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    world.receiver.answer_with(204);
+    let events = until("it comes again", || async {
+        let events = world.receiver.of("o-1");
+        if events.last().is_some_and(|event| event.answered == 204) { Ok(events) } else { Err(format!("{events:?}")) }
+    })
+    .await;
+    assert!(events.len() >= 2 && events.iter().all(|event| event.id == events[0].id && event.body == events[0].body));
+}
+
+#[tokio::test]
+async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
+    let edit = |conf: &std::path::Path, _| {
+        // An older merchant: no public key is configured for `older`, so its keys come from the provider.
+        let path = conf.join("channels/older.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("verify")).collect();
+        std::fs::write(path, kept.join("\n")).unwrap();
+    };
+    let world = World::with(Wishes { channels: vec!["main", "older"], edit, ..Wishes::default() }).await;
+    for (channel, key) in [("main", "public_key"), ("older", "certificate"), ("main", "certificate")] {
+        let order = format!("{channel}-{key}").replace('_', "-");
+        let mut body = crate::harness::order_of(&order);
+        body["channel"] = channel.into();
+        let created = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+        assert_eq!(created.status, 201, "{channel}: {:?}", created.body);
+        let path = format!("/orders/{}", World::number(&order));
+        world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+        // A certificate that `main` has never heard of makes it fetch the published ones, once.
+        world.control("POST", &format!("{path}/notify"), json!({"key": key})).await;
+        world.receiver.until(&order, "payment.succeeded").await;
+    }
+}
+
+#[tokio::test]
+async fn strangers_get_nothing_from_the_notification_path() {
+    let world = World::new().await;
+    let base = format!("http://{}/notify", world.gateway.listen);
+    for (method, path, body) in
+        [("POST", "/nobody", "{}"), ("GET", "/main", ""), ("POST", "/main", ""), ("POST", "/main", "{}"), ("POST", "/", "")]
+    {
+        let answer = send(method, &format!("{base}{path}"), &[], body.as_bytes()).await.unwrap();
+        assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.status);
+    }
+}

@@ -1,0 +1,194 @@
+//! Never twice: keys, orders, crashes, cut connections, answers that cannot be believed.
+
+use serde_json::json;
+
+use crate::harness::{OTHER, SHOP, World, ask, order_of, send, signed, try_ask, until};
+
+#[tokio::test]
+async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
+    let world = World::new().await;
+    let first = world.create("o-1", "k-1").await;
+    let again = world.create("o-1", "k-1").await;
+    assert_eq!((first.status, again.status), (201, 201));
+    assert_eq!(first.body, again.body);
+    assert!(!first.is_replayed() && again.is_replayed());
+
+    let other_body = world.create("o-2", "k-1").await;
+    assert_eq!((other_body.status, other_body.json()["code"].as_str()), (422, Some("key_reused")));
+    let other_key = world.create("o-1", "k-2").await;
+    assert_eq!((other_key.status, other_key.json()["order_id"].as_str()), (201, Some("o-1")));
+    let mut changed = order_of("o-1");
+    changed["amount"]["value"] = 1001.into();
+    let other_content = world.ask("POST", "/v1/payments", Some("k-3"), &changed).await;
+    assert_eq!((other_content.status, other_content.json()["code"].as_str()), (422, Some("number_reused")));
+    assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
+
+    let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &order_of("o-1")).await;
+    assert_eq!(theirs.status, 201, "another merchant's key and order are its own");
+    assert!(!theirs.is_replayed());
+}
+
+#[tokio::test]
+async fn two_hundred_at_once_are_one() {
+    let world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
+    let listen = world.gateway.listen;
+    let tasks: Vec<_> = (0..200)
+        .map(|_| tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await }))
+        .collect();
+    let mut statuses = std::collections::BTreeMap::new();
+    for task in tasks {
+        let answer = task.await.unwrap();
+        if answer.status == 409 {
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+        *statuses.entry(answer.status).or_insert(0) += 1;
+    }
+    assert!(statuses.keys().all(|status| [201, 409].contains(status)), "{statuses:?}");
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+}
+
+#[tokio::test]
+async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
+    let mut world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000})).await;
+    let listen = world.gateway.listen;
+    let body = order_of("o-1").to_string();
+    let tasks: Vec<_> = (0..200)
+        .map(|_| {
+            let body = body.clone();
+            tokio::spawn(async move { try_ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await })
+        })
+        .collect();
+    until("the sandbox has the order", || async {
+        let seen = world.seen("o-1").await;
+        (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
+    })
+    .await;
+    world.gateway.kill();
+    for task in tasks {
+        if let Ok(answer) = task.await.unwrap() {
+            assert_eq!(answer.status, 409, "nobody was told of a success: {:?}", answer.body);
+        }
+    }
+    world.start().await;
+    let repeated = world.create("o-1", "k").await;
+    assert!([201, 202].contains(&repeated.status), "{} {:?}", repeated.status, repeated.body);
+    assert!(repeated.is_replayed());
+    world.until_status("o-1", "pending").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+}
+
+#[tokio::test]
+async fn a_cut_after_execution_is_unknown_then_known_and_never_sent_again() {
+    let world = World::new().await;
+    // The resolver's own questions fail for a while too, so that "unknown" can be seen.
+    world.fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
+    world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+    let answer = world.create("o-1", "k-1").await;
+    let payment = answer.json();
+    assert_eq!(answer.status, 202, "{payment}");
+    assert_eq!((&payment["status"], &payment["money_state"]), (&"unknown".into(), &"unknown".into()), "{payment}");
+    let repeated = world.create("o-1", "k-1").await;
+    assert_eq!(repeated.status, 202, "{:?}", repeated.body);
+    assert!(world.metrics().await.contains("tollgate_unknown_payments 1"), "{}", world.metrics().await);
+    world.until_status("o-1", "pending").await;
+    let present = world.create("o-1", "k-1").await;
+    assert_eq!((present.status, present.json()["status"].as_str()), (201, Some("pending")));
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
+}
+
+#[tokio::test]
+async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
+    let world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 202);
+    let payment = world.until_status("o-1", "failed").await;
+    assert_eq!(payment["money_state"], "not_moved");
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &serde_json::Value::Null), "{seen}");
+    world.receiver.until("o-1", "payment.failed").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_rightly_signed_is_not_believed_and_does_not_leak() {
+    let world = World::new().await;
+    for (number, fault) in ["unsigned", "wrong_signature", "stale", "garbage", "other_amount"].iter().enumerate() {
+        let order = format!("o-{number}");
+        world.fault(json!({"operation": "create", "fault": fault})).await;
+        let answer = world.create(&order, &order).await;
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        if *fault == "other_amount" && answer.status == 201 {
+            continue; // A native answer names no amount.
+        }
+        assert_eq!(answer.status, 202, "{fault}: {text}");
+        assert!(!text.contains("weixin://"), "{fault}: {text}");
+        assert_eq!(answer.json()["status"], "unknown", "{fault}");
+        world.until_status(&order, "pending").await;
+        assert_eq!(world.seen(&order).await["arrivals"]["create"], 1, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_system_error_is_unknown() {
+    let world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "status_after", "status": 500})).await;
+    let unclear = world.create("o-1", "k-1").await;
+    assert_eq!((unclear.status, unclear.json()["status"].as_str()), (202, Some("unknown")), "{:?}", unclear.body);
+    world.until_status("o-1", "pending").await;
+}
+
+#[tokio::test]
+async fn when_nothing_was_sent_the_same_key_may_try_again() {
+    let mut world = World::new().await;
+    // A fresh gateway has no warm connection.
+    world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
+    let refused = world.create("o-1", "k-1").await;
+    let problem = refused.json();
+    assert_eq!((refused.status, &problem["code"]), (503, &"not_sent".into()), "{problem}");
+    assert_eq!((&problem["retryable"], &problem["money_state"]), (&"same_key".into(), &"not_sent".into()));
+    assert!(refused.headers.contains_key("retry-after"));
+    let again = world.create("o-1", "k-1").await;
+    assert_eq!(again.status, 201, "{:?}", again.body);
+    assert!(!again.is_replayed());
+    assert_eq!(world.seen("o-1").await["executions"]["create"], 1);
+    world.gateway.kill();
+}
+
+#[tokio::test]
+async fn a_refund_that_was_cut_is_found_out_and_made_once() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    world.until_status("o-1", "succeeded").await;
+    world.fault(json!({"operation": "refund", "fault": "cut_after"})).await;
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 400, "currency": "CNY"}});
+    let answer = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);
+    let again = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    assert!([201, 202].contains(&again.status) && again.is_replayed());
+    world.receiver.until("o-1", "refund.succeeded").await;
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["refund"], &seen["executions"]["refund"]), (&1.into(), &1.into()), "{seen}");
+    assert_eq!(world.payment("o-1").await["refunded"], 400);
+}
+
+#[tokio::test]
+async fn posts_need_an_idempotency_key_of_a_decent_form() {
+    let world = World::new().await;
+    let body = order_of("o-1").to_string();
+    for key in [None, Some(""), Some("a b"), Some(&*"x".repeat(256))] {
+        let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+        headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
+        let url = format!("http://{}/v1/payments", world.gateway.listen);
+        let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
+        assert_eq!(answer.status, 400, "{key:?}");
+    }
+    assert_eq!(world.create("o-1", &"x".repeat(255)).await.status, 201);
+}

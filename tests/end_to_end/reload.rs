@@ -1,0 +1,146 @@
+//! The configuration changes while it runs: a generation at a time, or not at all.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::harness::{Answer, Wishes, World, ask, order_of, send, until, SHOP};
+
+async fn reload(world: &World) -> Answer {
+    send("POST", &format!("http://{}/reload", world.gateway.admin), &[], b"").await.unwrap()
+}
+
+async fn generation(world: &World) -> u64 {
+    let metrics = world.metrics().await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_config_generation ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// As an editor saves: a new file under another name, then renamed.
+fn save(path: &Path, text: &str) {
+    let new = path.with_extension("swp");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn two_hundred_reloads_under_load_lose_nothing() {
+    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let (listen, stop, served) = (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..4)
+        .map(|worker| {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            tokio::spawn(async move {
+                let mut bad = Vec::new();
+                for number in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let order = format!("o-{worker}-{number}");
+                    let created = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+                    let asked = ask(listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await;
+                    if (created.status, asked.status) != (201, 200) {
+                        bad.push(format!("{order}: {} {:?}, then {}", created.status, created.body, asked.status));
+                    }
+                    served.fetch_add(2, Ordering::SeqCst);
+                }
+                bad
+            })
+        })
+        .collect();
+    let routes = world.conf().join("routes.toml");
+    let channel = world.conf().join("channels/east.toml");
+    let good = std::fs::read_to_string(&channel).unwrap();
+    for round in 0..200 {
+        let before = served.load(Ordering::SeqCst);
+        match round % 4 {
+            0 => save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n"),
+            1 => save(&channel, &good.replace("total = \"5s\"", &format!("total = \"5.{round}s\""))),
+            2 => save(&routes, "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n"),
+            _ => save(&channel, "provider = \"wechat-v3\"\nhost = 5\n"),
+        }
+        let answer = reload(&world).await;
+        assert_eq!(answer.status, if round % 4 == 3 { 422 } else { 200 }, "{round}: {:?}", answer.body);
+        if round % 4 == 3 {
+            save(&channel, &good);
+        }
+        until("requests go on", || async {
+            let now = served.load(Ordering::SeqCst);
+            if now > before { Ok(()) } else { Err("none was served") }
+        })
+        .await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for task in load {
+        let bad = task.await.unwrap();
+        assert!(bad.is_empty(), "{bad:#?}");
+    }
+    assert!(generation(&world).await > 100);
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_and_names_file_and_line() {
+    let world = World::new().await;
+    let before = generation(&world).await;
+    let channel = world.conf().join("channels/main.toml");
+    let good = std::fs::read_to_string(&channel).unwrap();
+    let line = good.lines().position(|line| line.starts_with("rate")).unwrap() + 1;
+    save(&channel, &good.replace("rate = 600", "ratee = 600"));
+    let refused = reload(&world).await;
+    let told = String::from_utf8(refused.body.to_vec()).unwrap();
+    assert_eq!(refused.status, 422);
+    assert!(told.contains(&format!("main.toml:{line}:")) && told.contains("did you mean `rate`"), "{told}");
+    assert_eq!(generation(&world).await, before);
+    assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the old generation serves");
+    save(&channel, &good);
+    until("the watcher takes the mended file", || async {
+        let metrics = world.metrics().await;
+        metrics.contains("tollgate_config_last_reload_success 1").then_some(()).ok_or(metrics)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn saving_a_file_or_a_hang_up_signal_is_enough() {
+    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let routes = world.conf().join("routes.toml");
+    assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "east");
+    save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n");
+    until("the watcher swaps", || async {
+        let generation = generation(&world).await;
+        if generation == 2 { Ok(()) } else { Err(generation) }
+    })
+    .await;
+    assert_eq!(world.create("o-2", "k-2").await.json()["channel"], "west");
+    world.gateway.signal("HUP");
+    assert_eq!(world.create("o-3", "k-3").await.status, 201, "it goes on after a hang-up signal");
+    assert_eq!(generation(&world).await, 2, "nothing changed, so nothing was swapped");
+}
+
+#[tokio::test]
+async fn a_breakers_state_outlives_a_reload_of_its_channel() {
+    let edit = |conf: &Path, _| {
+        let path = conf.join("channels/main.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("request_volume_threshold = 20", "request_volume_threshold = 2");
+        std::fs::write(path, text.replace("sleep_window = \"5s\"", "sleep_window = \"60s\"")).unwrap();
+    };
+    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    world.fault(serde_json::json!({"operation": "create", "fault": "status_after", "times": 2})).await;
+    for order in ["o-1", "o-2"] {
+        assert_eq!(world.create(order, order).await.status, 202);
+    }
+    let held = world.create("o-3", "o-3").await;
+    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("not_sent")), "{:?}", held.body);
+    assert!(held.headers.contains_key("retry-after"));
+    world.until_status("o-1", "pending").await;
+    let path = world.conf().join("channels/main.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    save(&path, &text.replace("request_volume_threshold = 2", "request_volume_threshold = 1000"));
+    assert_eq!(reload(&world).await.status, 200);
+    assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
+    assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
+}
