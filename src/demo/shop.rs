@@ -1,0 +1,122 @@
+//! The demo's merchant: signs its requests, receives its events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::PATIENCE;
+use crate::clock::stamp;
+use crate::sign::{Credentials, plain};
+
+/// A merchant with one key.
+#[derive(Clone)]
+pub(super) struct Shop {
+    pub(super) key_id: &'static str,
+    pub(super) secret: String,
+    gateway: SocketAddr,
+    address: SocketAddr,
+    events: watch::Receiver<Vec<Value>>,
+}
+
+impl Shop {
+    /// Opens its receiver.
+    pub(super) async fn open(gateway: SocketAddr) -> Result<Self, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let (told, events) = watch::channel(Vec::new());
+        tokio::spawn(receive(listener, Arc::new(told)));
+        Ok(Self { key_id: "demo-1", secret: crate::keygen::merchant_secret(), gateway, address, events })
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/events", self.address)
+    }
+
+    /// A signed request; gives status and JSON.
+    pub(super) async fn ask(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Result<(u16, Value), String> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let stamp = stamp();
+        let secret = self.secret.as_bytes();
+        let with = Credentials { key_id: self.key_id, secret, created: stamp.unix_time, nonce: &stamp.nonce };
+        let mut headers = plain(&with, method, target, body.as_bytes());
+        headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
+        call(self.gateway, method, target, &headers, body).await
+    }
+
+    pub(super) async fn payment(&self, order: &str) -> Result<Value, String> {
+        self.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.map(|(_, body)| body)
+    }
+
+    /// Asks until the payment has this status.
+    pub(super) async fn until(&self, order: &str, status: &str) -> Result<Value, String> {
+        let asking = async {
+            loop {
+                let payment = self.payment(order).await?;
+                if payment["status"] == status {
+                    return Ok(payment);
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.map_err(|_| format!("{order} did not become {status}"))?
+    }
+
+    /// Waits for an event of this type.
+    pub(super) async fn event(&self, kind: &str) -> Result<Value, String> {
+        let mut events = self.events.clone();
+        let found = events.wait_for(|events| events.iter().any(|event| event["type"] == kind));
+        let found = tokio::time::timeout(PATIENCE, found).await.map_err(|_| format!("no event {kind} came"))?;
+        let events = found.map_err(|error| error.to_string())?;
+        events.iter().find(|event| event["type"] == kind).cloned().ok_or_else(|| "the event is gone".to_owned())
+    }
+}
+
+async fn receive(listener: TcpListener, told: Arc<watch::Sender<Vec<Value>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let told = Arc::clone(&told);
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                let told = Arc::clone(&told);
+                async move {
+                    let body = request.into_body().collect().await?.to_bytes();
+                    if let Ok(event) = serde_json::from_slice(&body) {
+                        told.send_modify(|events| events.push(event));
+                    }
+                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::new())))
+                }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// One request on a connection of its own; gives status and JSON (null when there is none).
+pub(super) async fn call(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&'static str, String)],
+    body: String,
+) -> Result<(u16, Value), String> {
+    let stream = TcpStream::connect(to).await.map_err(|error| format!("cannot reach {to}: {error}"))?;
+    let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(target).header("host", to.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(broken)?;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
