@@ -153,6 +153,30 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// The items of the list under a key, each with its place, so that what is wrong with one is told where it stands;
+    /// none when it is missing.
+    pub fn items<T: Setting>(&mut self, key: &'static str) -> Vec<(Range<usize>, T)> {
+        self.asked.push(key);
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        let path = self.path(key);
+        let Some(items) = value.get_ref().as_array() else {
+            let message = format!("`{path}` must be a list in brackets, each item {}", T::EXPECTED);
+            self.problems.push(value.span(), message, None);
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for item in items.iter() {
+            match T::read(item.get_ref()) {
+                Ok(value) => read.push((item.span(), value)),
+                Err(found) => {
+                    let message = format!("an item of `{path}` must be {}, not {found}", T::EXPECTED);
+                    self.problems.push(item.span(), message, None);
+                }
+            }
+        }
+        read
+    }
+
     /// Where mistakes are noted.
     pub fn problems(&self) -> &'a Problems {
         self.problems

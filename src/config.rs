@@ -1,9 +1,21 @@
 //! What the program uses of the configuration: one immutable, linked [`Snapshot`] a generation.
 
+mod address;
+mod channel;
 pub mod file;
+mod filters;
+mod identity;
+mod keys;
+mod merchant;
+mod process;
 pub mod reload;
+pub mod report;
+mod routes;
+mod secret;
+mod source;
+mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +50,34 @@ pub struct Snapshot {
     pub channels: BTreeMap<String, Arc<Channel>>,
     /// In the order of the file.
     pub routes: Vec<Route>,
+    /// What it was made from.
+    pub sources: Sources,
+}
+
+/// What a snapshot was made from: for watching, for telling what changed, and for keeping a copy of what was good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Every file and directory that was looked at, those that files name included.
+    pub files: BTreeSet<PathBuf>,
+    /// The certificates that were shown or believed, with their ends.
+    pub certificates: Vec<CertificateEnd>,
+    /// Changes when `tollgate.toml`, or a file that it names, changes.
+    pub process: String,
+    /// Changes when the listener's certificate, key or client authorities change.
+    pub server_tls: String,
+    /// Changes when `routes.toml` changes.
+    pub routes: String,
+}
+
+/// When a certificate ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateEnd {
+    /// Whose it is; empty for the listener's own.
+    pub channel: String,
+    /// Which, as in `mtls`.
+    pub certificate: String,
+    /// Unix seconds.
+    pub not_after: i64,
 }
 
 /// The process: listeners, ledger, admin, telemetry. All but `public_url` needs a restart to change.

@@ -1,0 +1,241 @@
+//! `merchants/NAME.toml`: who calls the gateway.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use tollgate_plugins::secret::Secret;
+use tollgate_plugins::settings::Settings;
+
+use super::address::Address;
+use super::secret::{self, Plain, SecretText};
+use super::source::Source;
+use super::{Limit, Merchant, Webhook};
+
+/// The shortest secret: 128 bits, if each of its bits is random.
+const SHORTEST_SECRET: usize = 16;
+/// As Standard Webhooks has it.
+const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// The padding is often lost when people copy.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What came of one file.
+pub(super) struct MerchantFile {
+    /// Nothing when there were mistakes.
+    pub(super) merchant: Option<Arc<Merchant>>,
+    /// The ids of its keys with their places, so that no two merchants have the same.
+    pub(super) key_ids: Vec<(std::ops::Range<usize>, String)>,
+}
+
+/// Reads the file; the merchant of the generation before goes on when nothing about it changed.
+pub(super) fn read(
+    source: &Source,
+    mut root: Settings<'_>,
+    name: &str,
+    sandbox: bool,
+    previous: Option<&Arc<Merchant>>,
+) -> MerchantFile {
+    let plain = match sandbox {
+        true => Plain::Allowed,
+        false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
+    };
+    source.feed("sandbox", &[u8::from(sandbox)]);
+    let mut key_ids = Vec::new();
+    let mut keys = Vec::new();
+    for mut key in root.sections("keys") {
+        let id = key_id(&mut key, &key_ids);
+        let secret = secret::required(source, &mut key, "secret", plain);
+        if secret.as_ref().is_some_and(|secret| secret.expose().len() < SHORTEST_SECRET) {
+            let message = format!("the secret is too short: {SHORTEST_SECRET} bytes at least");
+            key.problem("secret", message, Some("make one with `tollgate keygen`".to_owned()));
+        }
+        if let Some(id) = id {
+            key_ids.push((key.span_of("id"), id.clone()));
+            keys.extend(secret.map(|secret| (id, secret)));
+        }
+    }
+    if !root.has("keys") || (keys.is_empty() && root.problems().is_empty()) {
+        let suggestion = format!("add `keys = [{{ id = \"{name}-1\", secret = \"env:NAME\" }}]`");
+        root.problem("keys", "a merchant must have at least one key", Some(suggestion));
+    }
+    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain));
+    let limit = root.section("limit").map(limit);
+    drop(root);
+    let fingerprint = source.fingerprint();
+    let merchant = match previous {
+        Some(previous) if previous.fingerprint == fingerprint => previous.clone(),
+        _ => Arc::new(Merchant { name: name.to_owned(), fingerprint, keys, webhook, limit }),
+    };
+    MerchantFile { merchant: Some(merchant), key_ids }
+}
+
+fn key_id(key: &mut Settings<'_>, others: &[(std::ops::Range<usize>, String)]) -> Option<String> {
+    let id: String = key.required("id")?;
+    let visible = |byte: u8| byte.is_ascii_graphic() && !b"\"'`\\".contains(&byte);
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(visible) {
+        key.problem("id", "`id` must be 1 to 64 visible characters without spaces and quotes", None);
+        return None;
+    }
+    if others.iter().any(|(_, other)| *other == id) {
+        key.problem("id", format!("the key id `{id}` stands here twice"), None);
+        return None;
+    }
+    Some(id)
+}
+
+fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain) -> Option<Webhook> {
+    let url: Option<String> = section.required("url");
+    if let Some(url) = &url {
+        let wrong = match Address::parse(url) {
+            Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
+            Ok(_) => None,
+            Err(wrong) => Some(wrong),
+        };
+        if let Some(wrong) = wrong {
+            section.problem("url", format!("`webhook.url` {wrong}"), None);
+        }
+    }
+    let mut secrets = Vec::new();
+    for (place, text) in section.items::<SecretText>("secrets") {
+        let Some(secret) = secret::resolve(source, &section, place.clone(), &text, plain) else { continue };
+        match webhook_key(&secret) {
+            Ok(key) => secrets.push(key),
+            Err(message) => {
+                let suggestion = Some("make one with `tollgate keygen`".to_owned());
+                section.problems().push(place, message, suggestion);
+            }
+        }
+    }
+    if !section.has("secrets") || (secrets.is_empty() && section.problems().is_empty()) {
+        section.problem("secrets", "`webhook.secrets` must have at least one secret", None);
+    }
+    Some(Webhook { url: url?, secrets })
+}
+
+fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
+    let wrong = "a webhook secret must be `whsec_` and 24 to 64 bytes in base64";
+    let encoded = secret.expose().strip_prefix(b"whsec_").ok_or(wrong)?;
+    let key = Secret::new(BASE64.decode(encoded).map_err(|_| wrong)?);
+    if WEBHOOK_SECRET_BYTES.contains(&key.expose().len()) { Ok(key) } else { Err(wrong) }
+}
+
+fn limit(mut section: Settings<'_>) -> Limit {
+    let limit =
+        Limit { rate: section.optional("rate"), burst: section.optional("burst"), in_flight: section.optional("in_flight") };
+    if limit.rate.is_some_and(|rate| rate <= 0.0) {
+        section.problem("rate", "`limit.rate` must be more than 0", Some("to stop a merchant, remove its keys".into()));
+    }
+    if limit.burst == Some(0) {
+        section.problem("burst", "`limit.burst` must be more than 0", None);
+    }
+    if limit.in_flight == Some(0) {
+        section.problem("in_flight", "`limit.in_flight` must be more than 0", None);
+    }
+    if limit.burst.is_some() && !section.has("rate") {
+        section.problem("burst", "`limit.burst` means nothing without `limit.rate`", None);
+    }
+    limit
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+keys = [{ id = "shop-1", secret = "plain:0123456789abcdef" }, { id = "shop-2", secret = "file:second" }]
+webhook = { url = "http://127.0.0.1:1/x", secrets = ["plain:whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"] }
+limit = { rate = 500, burst = 1000, in_flight = 200 }
+"#;
+
+    fn read_text(text: &str, sandbox: bool, previous: Option<&Arc<Merchant>>) -> (Arc<Merchant>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("second"), "abcdef0123456789\r\n").unwrap();
+        let source = Source::with_text(&dir.path().join("shop.toml"), text.into());
+        let (file, mistakes) = source.read(|root| read(&source, root, "shop", sandbox, previous));
+        let told = |mistake: &super::super::report::Mistake| {
+            mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
+        };
+        (file.unwrap().merchant.unwrap(), mistakes.iter().map(told).collect())
+    }
+
+    #[test]
+    fn every_key_is_read_and_secrets_are_found() {
+        let (shop, mistakes) = read_text(GOOD, true, None);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(shop.keys[1].1.expose(), b"abcdef0123456789");
+        assert_eq!(shop.webhook.as_ref().unwrap().secrets[0].expose(), b"0123456789abcdef01234567");
+        assert_eq!(shop.limit, Some(Limit { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
+        let (again, _) = read_text(GOOD, true, Some(&shop));
+        assert!(Arc::ptr_eq(&shop, &again));
+        let (other, _) = read_text(&format!("{GOOD} "), true, Some(&shop));
+        assert!(!Arc::ptr_eq(&shop, &other));
+    }
+
+    #[test]
+    fn plain_is_for_sandboxes() {
+        let (shop, _) = read_text(GOOD, true, None);
+        let (_, mistakes) = read_text(GOOD, false, Some(&shop));
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        assert!(mistakes[0].starts_with("2:36: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_no_secret() {
+        let text = r#"
+keys = [
+  { id = "a b", secret = "hunter2hunter2hunter2" },
+  { id = "x", secret = "env:hunter2-hunter2" },
+  { id = "x", secret = "env:TOLLGATE_TEST_NOT_SET" },
+  { id = "y", secret = "plain:hunter2" },
+  { id = "z", secret = "file:none" },
+  { id = "n", secret = 2222222222 },
+  { secrte = "hunter2" },
+]
+limit = { rate = 0, burst = 0, in_flight = 0 }
+[webhook]
+url = "http://shop.example.com/hunter2"
+secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg=="]
+"#;
+        let (_, mistakes) = read_text(text, true, None);
+        let expected = [
+            "3:10: `id` must be 1 to 64 visible",
+            "3:26: a secret must not stand in the file itself (write env:NAME, file:PATH)",
+            "4:24: what follows `env:` is no name",
+            "5:10: the key id `x` stands here twice",
+            "5:24: the environment variable `TOLLGATE_TEST_NOT_SET` is not set",
+            "6:24: the secret is too short: 16 bytes",
+            "7:24: `",
+            "8:24: `keys.secret` must be a secret's place in quotes: \"env:NAME\" or \"file:PATH\", not a value of type",
+            "9:3: `keys.id` is missing",
+            "9:3: `keys.secret` is missing",
+            "9:5: unknown key `keys.secrte` (did you mean `secret`?)",
+            "11:18: `limit.rate` must be more than 0",
+            "11:29: `limit.burst` must be more than 0",
+            "11:44: `limit.in_flight` must be more than 0",
+            "13:7: `webhook.url` must start with https://",
+            "14:12: a webhook secret must be `whsec_`",
+            "14:29: a secret must not stand in the file itself",
+            "14:46: an item of `webhook.secrets` must be a secret's place",
+            "14:58: a webhook secret must be `whsec_`",
+        ];
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (mistake, expected) in mistakes.iter().zip(expected) {
+            assert!(mistake.starts_with(expected), "{mistake} / {expected}");
+            assert!(!mistake.contains("hunter2") && !mistake.contains("22222"), "{mistake}");
+        }
+    }
+
+    #[test]
+    fn a_merchant_needs_a_key_and_a_webhook_a_secret() {
+        let (_, mistakes) = read_text("keys = []", true, None);
+        assert!(mistakes[0].starts_with("1:8: a merchant must have at least one key"), "{mistakes:?}");
+        let (_, mistakes) = read_text("webhook = { url = \"https://a.example\" }", true, None);
+        assert!(mistakes.iter().any(|told| told.contains("at least one key")), "{mistakes:?}");
+        assert!(mistakes.iter().any(|told| told.contains("`webhook.secrets` must have")), "{mistakes:?}");
+    }
+}

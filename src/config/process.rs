@@ -1,0 +1,305 @@
+//! `tollgate.toml`: listeners, ledger, cache, admin, telemetry.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use toml::de::DeValue;
+use tollgate_plugins::settings::{Setting, Settings, Size};
+use tracing_subscriber::EnvFilter;
+
+use super::address::Address;
+use super::identity::{self, Now};
+use super::source::{Source, hex, suggest};
+use super::{CertificateEnd, Process, ServerTls};
+
+/// What the file holds, and what was learnt from the files that it names.
+pub(super) struct ProcessFile {
+    /// Everything in it, when nothing is wrong.
+    pub(super) process: Option<Process>,
+    /// Whether providers would call this machine itself: then it is a sandbox.
+    pub(super) is_sandbox: bool,
+    /// Changes when the contents of the listener's TLS files change.
+    pub(super) server_tls: String,
+    /// The listener's own.
+    pub(super) certificates: Vec<CertificateEnd>,
+}
+
+/// Reads the file.
+pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> ProcessFile {
+    let public = public_url(&mut root);
+    let mut server = root.section("server");
+    let listen = listener(server.as_mut(), 8080);
+    let door = server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
+    let body_limit = server.as_mut().map_or(Size(1 << 20), |server| server.or("body_limit", Size(1 << 20)));
+    let drain = Duration::from_secs(30);
+    let drain = server.as_mut().map_or(drain, |server| server.or("drain", drain));
+    if body_limit.0 == 0
+        && let Some(server) = &server
+    {
+        server.problem("body_limit", "`server.body_limit` must be more than 0", None);
+    }
+    drop(server);
+    let admin_listen = admin(root.section("admin"), listen);
+    let ledger_path = ledger(source, root.section("ledger"));
+    if let Some(mut cache) = root.section("cache") {
+        only_kind(&mut cache, "cache", "memory");
+    }
+    let log = log(root.section("telemetry"));
+    let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
+    let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
+
+    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let (tls, server_tls, certificates) = match door {
+        Some(door) => (door.tls, door.fingerprint, door.certificates),
+        None => (None, String::new(), Vec::new()),
+    };
+    let process = public.map(|(public_url, _)| Process {
+        public_url,
+        listen,
+        tls,
+        admin_listen,
+        ledger_path,
+        log,
+        drain,
+        body_limit: body_limit.0,
+        webhook_allow,
+    });
+    ProcessFile { process, is_sandbox, server_tls, certificates }
+}
+
+/// The names of the keys that differ although they are read only at start.
+pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: bool) -> Vec<String> {
+    let same = [
+        ("server.listen", running.listen == file.listen),
+        ("server.tls", running.tls == file.tls && same_tls_files),
+        ("server.body_limit", running.body_limit == file.body_limit),
+        ("server.drain", running.drain == file.drain),
+        ("admin.listen", running.admin_listen == file.admin_listen),
+        ("ledger.path", running.ledger_path == file.ledger_path),
+        ("telemetry.log", running.log == file.log),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
+}
+
+fn public_url(root: &mut Settings<'_>) -> Option<(String, Address)> {
+    let text: String = root.required("public_url")?;
+    let address = match Address::parse(&text) {
+        Ok(address) if address.has_query => Err("must have no query"),
+        other => other,
+    };
+    match address {
+        Ok(address) => Some((text.trim_end_matches('/').to_owned(), address)),
+        Err(wrong) => {
+            let suggestion = "as in \"https://pay.example.com\"".to_owned();
+            root.problem("public_url", format!("`public_url` {wrong}"), Some(suggestion));
+            None
+        }
+    }
+}
+
+fn listener(section: Option<&mut Settings<'_>>, port: u16) -> SocketAddr {
+    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    section.map_or(default, |section| section.or("listen", Listen(default)).0)
+}
+
+fn admin(section: Option<Settings<'_>>, server: SocketAddr) -> SocketAddr {
+    let Some(mut section) = section else { return listener(None, 9090) };
+    let listen = listener(Some(&mut section), 9090);
+    if !listen.ip().is_loopback() {
+        let message = "`admin.listen` must be a loopback address: the admin port asks nobody for a token yet";
+        section.problem("listen", message, Some("as in \"127.0.0.1:9090\"".to_owned()));
+    }
+    if listen == server && listen.port() != 0 {
+        section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
+    }
+    listen
+}
+
+fn ledger(source: &Source, section: Option<Settings<'_>>) -> PathBuf {
+    let Some(mut section) = section else { return source.resolve("data") };
+    only_kind(&mut section, "ledger", "embedded");
+    source.resolve(&section.or("path", "data".to_owned()))
+}
+
+fn only_kind(section: &mut Settings<'_>, name: &str, only: &str) {
+    if let Some(kind) = section.optional::<String>("kind")
+        && kind != only
+    {
+        let message = format!("there is no {name} of the kind `{kind}`");
+        section.problem("kind", message, suggest(&kind, [only].into_iter()));
+    }
+}
+
+fn log(section: Option<Settings<'_>>) -> String {
+    let Some(mut section) = section else { return "info".to_owned() };
+    let log = section.or("log", "info".to_owned());
+    if EnvFilter::try_new(&log).is_err() {
+        let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
+        section.problem("log", format!("`telemetry.log` is no filter: \"{log}\""), Some(suggestion));
+    }
+    log
+}
+
+struct Door {
+    tls: Option<ServerTls>,
+    fingerprint: String,
+    certificates: Vec<CertificateEnd>,
+}
+
+/// The listener reads the files itself when it starts; here they are read to know that it will be able to.
+fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
+    let path = |tls: &mut Settings<'_>, key| tls.optional::<String>(key).map(|name| source.resolve(&name));
+    let pair = identity::read(source, tls, now);
+    let client_ca = identity::authorities(source, tls, "client_ca", now);
+    let mut hasher = Sha256::new();
+    let mut certificates = Vec::new();
+    if let Some(pair) = pair {
+        for certificate in &pair.identity.certificates {
+            hasher.update(certificate);
+        }
+        hasher.update(pair.identity.key.expose());
+        let certificate = "server".to_owned();
+        certificates.push(CertificateEnd { channel: String::new(), certificate, not_after: pair.not_after });
+    }
+    for authority in client_ca.iter().flatten() {
+        hasher.update(authority);
+    }
+    let paths = path(tls, "cert").zip(path(tls, "key"));
+    let tls = paths.map(|(cert, key)| ServerTls { cert, key, client_ca: path(tls, "client_ca") });
+    Door { tls, fingerprint: hex(&hasher.finalize()), certificates }
+}
+
+struct Listen(SocketAddr);
+
+impl Setting for Listen {
+    const EXPECTED: &'static str = "an address with a port, as in \"127.0.0.1:8080\" or \"[::]:8080\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        text.parse().map(Self).map_err(|_| format!("\"{text}\""))
+    }
+}
+
+struct Network(IpNet);
+
+impl Setting for Network {
+    const EXPECTED: &'static str = "a network, as in \"10.0.0.0/8\" or \"127.0.0.1\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| format!("\"{text}\""))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
+        let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
+        let (file, mistakes) = source.read(|root| read(&source, root, Now::for_test()));
+        (file.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let (file, mistakes) = read_text("public_url = \"http://localhost:8080/pay/\"");
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert!(file.is_sandbox);
+        let process = file.process.unwrap();
+        assert_eq!(process.public_url, "http://localhost:8080/pay");
+        assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
+        assert_eq!(process.ledger_path, Path::new("conf/data"));
+        assert_eq!((process.body_limit, process.drain, process.log.as_str()), (1 << 20, Duration::from_secs(30), "info"));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (file, mistakes) = read_text(
+            r#"
+public_url = "https://pay.example.com"
+[server]
+listen = "[::]:80"
+body_limit = "64KiB"
+drain = "5s"
+[admin]
+listen = "[::1]:91"
+[ledger]
+kind = "embedded"
+path = "/var/lib/tollgate"
+[cache]
+kind = "memory"
+[telemetry]
+log = "tollgate=debug"
+[delivery]
+allow = ["10.0.0.0/8", "127.0.0.1"]
+"#,
+        );
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert!(!file.is_sandbox);
+        let process = file.process.unwrap();
+        assert_eq!(process.listen.to_string(), "[::]:80");
+        assert_eq!(process.ledger_path, Path::new("/var/lib/tollgate"));
+        assert_eq!(process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "127.0.0.1/32"]);
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let (_, mistakes) = read_text(
+            r#"public_url = "https://pay.example.com/?a=1"
+[server]
+listen = "localhost"
+body_limit = "0B"
+drian = "1s"
+tls = { cert = "none.pem" }
+[admin]
+listen = "0.0.0.0:9090"
+[ledger]
+kind = "postgres"
+[cache]
+kind = "redis"
+[telemetry]
+log = "a=b=c"
+[delivery]
+allow = ["10.0.0.0/8", "10.0.0.0/99"]
+"#,
+        );
+        let expected = [
+            "1:14: `public_url` must have no query",
+            "3:10: `server.listen` must be an address with a port",
+            "4:14: `server.body_limit` must be more than 0",
+            "5:1: unknown key `server.drian` (did you mean `drain`?)",
+            "6:7: `server.tls.key` is missing",
+            "6:16: `conf/none.pem`: this file does not exist",
+            "8:10: `admin.listen` must be a loopback address",
+            "10:8: there is no ledger of the kind `postgres` (there are embedded)",
+            "12:8: there is no cache of the kind `redis` (there are memory)",
+            "14:7: `telemetry.log` is no filter",
+            "16:24: an item of `delivery.allow` must be a network",
+        ];
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (mistake, expected) in mistakes.iter().zip(expected) {
+            assert!(mistake.starts_with(&format!("conf/tollgate.toml:{expected}")), "{mistake} / {expected}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let (file, _) = read_text("public_url = \"https://a.example\"");
+        let running = file.process.unwrap();
+        let changed = Process {
+            public_url: "https://b.example".into(),
+            webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
+            log: "debug".into(),
+            ..running.clone()
+        };
+        assert_eq!(needs_restart(&running, &changed, true), ["telemetry.log"]);
+        assert_eq!(needs_restart(&running, &running, false), ["server.tls"]);
+    }
+}

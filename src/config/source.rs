@@ -1,0 +1,211 @@
+//! One TOML file while it is read: its text, where its mistakes are, and everything that it names.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tollgate_plugins::secret::Secret;
+use tollgate_plugins::settings::{Problem, Problems, Settings};
+use toml::de::DeTable;
+
+use super::report::Mistake;
+
+/// No key, certificate or configuration is longer; what is, is a mistake in a path.
+const LARGEST: u64 = 4 << 20;
+
+/// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
+/// be watched.
+pub(super) struct Source {
+    path: PathBuf,
+    text: String,
+    hasher: RefCell<Sha256>,
+    named: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Source {
+    /// Opens a file that should be there.
+    pub(super) fn open(path: &Path) -> Result<Self, Mistake> {
+        let content = read_small(path).map_err(|message| Mistake::in_file(path, message, None))?;
+        let text = String::from_utf8(content).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let (line, column) = place(&String::from_utf8_lossy(&error.as_bytes()[..valid]), valid);
+            let message = "this is not UTF-8 text".to_owned();
+            Mistake { file: path.to_owned(), line, column, message, suggestion: None }
+        })?;
+        Ok(Self::with_text(path, text))
+    }
+
+    /// A file with this text.
+    pub(super) fn with_text(path: &Path, text: String) -> Self {
+        let source =
+            Self { path: path.to_owned(), text, hasher: RefCell::default(), named: RefCell::new([path.into()].into()) };
+        source.feed("file", source.text.as_bytes());
+        source
+    }
+
+    /// Reads the text; gives the mistakes beside what the reader makes of it. A file whose grammar is broken is not read
+    /// further, because what seems missing from it may stand behind the break.
+    pub(super) fn read<T>(&self, reader: impl FnOnce(Settings<'_>) -> T) -> (Option<T>, Vec<Mistake>) {
+        let problems = Problems::default();
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        let value = if errors.is_empty() { Some(reader(Settings::root(&table, &problems))) } else { None };
+        for error in errors {
+            problems.push(error.span().unwrap_or(0..0), error.message(), None);
+        }
+        (value, problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect())
+    }
+
+    /// The content of a file that this one names; says what is wrong in a sentence.
+    pub(super) fn read_named(&self, name: &str) -> Result<Secret, String> {
+        let path = self.resolve(name);
+        self.named.borrow_mut().insert(path.clone());
+        match read_small(&path) {
+            Ok(content) => {
+                self.feed("named", &content);
+                Ok(Secret::new(content))
+            }
+            Err(message) => Err(format!("`{}`: {message}", path.display())),
+        }
+    }
+
+    /// The content of the file that a key names, which may be missing.
+    pub(super) fn optional_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Secret> {
+        let name: String = settings.optional(key)?;
+        self.file(settings, key, &name)
+    }
+
+    /// The content of the file that a key names, which must be there.
+    pub(super) fn required_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Secret> {
+        let name: String = settings.required(key)?;
+        self.file(settings, key, &name)
+    }
+
+    fn file(&self, settings: &Settings<'_>, key: &str, name: &str) -> Option<Secret> {
+        self.read_named(name).map_err(|message| settings.problem(key, message, None)).ok()
+    }
+
+    /// A path as this file means it: relative to the directory that the file is in.
+    pub(super) fn resolve(&self, name: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Adds something that decides what the file means. Lengths keep `ab` + `c` apart from `a` + `bc`.
+    pub(super) fn feed(&self, what: &str, content: &[u8]) {
+        let mut hasher = self.hasher.borrow_mut();
+        hasher.update(format!("{what}:{}:", content.len()));
+        hasher.update(content);
+    }
+
+    /// SHA-256 over everything so far, in hexadecimal.
+    pub(super) fn fingerprint(&self) -> String {
+        hex(&self.hasher.borrow().clone().finalize())
+    }
+
+    /// This file and those that it names.
+    pub(super) fn files(&self) -> BTreeSet<PathBuf> {
+        self.named.borrow().clone()
+    }
+
+    /// Where in the file a span starts, for a mistake that shows only later.
+    pub(super) fn mistake_at(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> Mistake {
+        self.mistake(Problem { span: span.clone(), message, suggestion })
+    }
+
+    fn mistake(&self, problem: Problem) -> Mistake {
+        let (line, column) = place(&self.text, problem.span.start);
+        let Problem { message, suggestion, .. } = problem;
+        Mistake { file: self.path.clone(), line, column, message, suggestion }
+    }
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// "did you mean …?" for the known name that is nearest, or the list of those that exist.
+pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    let near = known
+        .clone()
+        .map(|name| (strsim::osa_distance(name, wrong), name))
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(3))
+        .min();
+    if let Some((_, name)) = near {
+        return Some(format!("did you mean `{name}`?"));
+    }
+    let known: Vec<_> = known.collect();
+    if known.is_empty() { None } else { Some(format!("there are {}", known.join(", "))) }
+}
+
+/// Line and column of a byte, both from 1, the column in characters.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>, String> {
+    let told = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "this file does not exist".to_owned(),
+        ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),
+        _ => format!("this file cannot be read: {error}"),
+    };
+    let metadata = std::fs::metadata(path).map_err(told)?;
+    // A named pipe would stop the reload, a device could fill the memory.
+    if !metadata.is_file() {
+        return Err("this is not a file".to_owned());
+    }
+    if metadata.len() > LARGEST {
+        return Err(format!("this file has more than {LARGEST} bytes: it cannot be the right one"));
+    }
+    std::fs::read(path).map_err(told)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_as_editors_count() {
+        assert_eq!(place("a\nbc\n", 0), (1, 1));
+        assert_eq!(place("a\n付款x", 2 + 6), (2, 3));
+        assert_eq!(place("a\n付款x", 3), (2, 1), "inside a character");
+        assert_eq!(place("a\n", 99), (2, 1), "behind the end");
+    }
+
+    #[test]
+    fn every_break_of_the_grammar_is_told_and_nothing_else() {
+        let source = Source::with_text(Path::new("x.toml"), "a = \nb = 1\nc 2\n".into());
+        let (value, mistakes) = source.read(|mut settings| settings.required::<String>("missing"));
+        assert!(value.is_none());
+        assert_eq!(mistakes.iter().map(|mistake| mistake.line).collect::<Vec<_>>(), [1, 3], "{mistakes:?}");
+    }
+
+    #[test]
+    fn the_fingerprint_covers_what_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let print = |content: &str| {
+            std::fs::write(dir.path().join("key"), content).unwrap();
+            let source = Source::with_text(&dir.path().join("x.toml"), "a = 1".into());
+            source.read_named("key").unwrap();
+            source.fingerprint()
+        };
+        assert_eq!(print("one"), print("one"));
+        assert_ne!(print("one"), print("two"));
+    }
+
+    #[test]
+    fn suggestions() {
+        assert_eq!(suggest("wechat-man", ["wechat-main", "alipay"].into_iter()).unwrap(), "did you mean `wechat-main`?");
+        assert_eq!(suggest("zzz", ["wechat-main", "alipay"].into_iter()).unwrap(), "there are wechat-main, alipay");
+        assert_eq!(suggest("zzz", [].into_iter()), None);
+    }
+}
