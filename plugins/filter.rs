@@ -3,6 +3,8 @@
 pub mod breaker;
 pub mod limit;
 pub mod retry;
+#[cfg(test)]
+mod testing;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -17,8 +17,15 @@ pub trait Provider: Send + Sync {
     /// Puts the operation into the provider's words: method, path with query, headers, body. The host is added later.
     fn encode(&self, operation: &Operation) -> Result<Encoded, Error>;
 
-    /// Signs the request, exactly as it will go out.
-    fn sign(&self, request: &mut Request<Bytes>, signer: &dyn Signer, stamp: &Stamp) -> Result<(), Error>;
+    /// Signs the request, exactly as it will go out. `keys` are those that the answer will be checked with: some
+    /// providers want to hear which of them to answer with.
+    fn sign(
+        &self,
+        request: &mut Request<Bytes>,
+        signer: &dyn Signer,
+        keys: &Keyring,
+        stamp: &Stamp,
+    ) -> Result<(), Error>;
 
     /// Checks the signature of an answer or a notification over its raw body; `now` is unix seconds.
     fn verify(&self, headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature>;

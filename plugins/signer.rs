@@ -33,10 +33,16 @@ pub struct Algorithm {
     /// Its name in a channel's `[keys]`.
     pub name: &'static str,
     /// Reads a private key file in any usual format; the first argument is the key's id.
-    pub signer: fn(&str, &[u8]) -> Result<Arc<dyn Signer>, KeyError>,
+    pub signer: ReadSigner,
     /// Reads a public key or certificate file in any usual format.
-    pub verifier: fn(&[u8]) -> Result<Arc<dyn Verifier>, KeyError>,
+    pub verifier: ReadVerifier,
 }
+
+/// Makes a signer of a key's id and its file.
+pub type ReadSigner = fn(&str, &[u8]) -> Result<Arc<dyn Signer>, KeyError>;
+
+/// Makes a verifier of a file.
+pub type ReadVerifier = fn(&[u8]) -> Result<Arc<dyn Verifier>, KeyError>;
 
 /// Every algorithm that a channel may name.
 pub const ALGORITHMS: &[Algorithm] = &[Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier }];

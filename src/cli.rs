@@ -1,1 +1,137 @@
-//! stub
+//! Commands and their arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config, demo, keygen, sandbox, server, sign, telemetry};
+
+/// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
+#[derive(Parser)]
+#[command(version, about, after_help = EXAMPLES)]
+struct Arguments {
+    /// The directory with tollgate.toml, merchants/, channels/ and routes.toml
+    #[arg(long, global = true, default_value = "conf", value_name = "DIR")]
+    conf: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tollgate demo                               see everything work on this machine, without any set-up
+  tollgate demo --keep                        the same, and leave it running for your own requests
+  tollgate check --conf conf                  every mistake in a configuration, with file and line
+  tollgate run --conf conf                    serve
+  tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
+  tollgate sandbox conf/channels/wechat-sandbox
+  tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json";
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole thing on one machine: sandbox, gateway and a small shop; pays, notifies, refunds
+    Demo {
+        /// Leave everything running afterwards, until Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
+    /// The gateway
+    Run,
+    /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
+    Check,
+    /// A local stand-in for WeChat Pay v3 that checks every signature, with scripted faults
+    Sandbox {
+        /// Where the provider's interface is served (TLS)
+        #[arg(long, default_value = "127.0.0.1:8443")]
+        listen: SocketAddr,
+        /// Where the control interface is served (plain HTTP)
+        #[arg(long, default_value = "127.0.0.1:8444")]
+        control: SocketAddr,
+        /// Directories with a sandbox.toml each, as `tollgate keygen sandbox` makes them
+        #[arg(required = true, value_name = "DIR")]
+        accounts: Vec<PathBuf>,
+    },
+    /// Signs a request and prints the headers for curl
+    Sign(sign::SignArgs),
+    /// Makes secrets and keys
+    Keygen {
+        #[command(subcommand)]
+        what: Keygen,
+    },
+}
+
+#[derive(Subcommand)]
+enum Keygen {
+    /// A secret for a merchant's `keys`
+    Merchant,
+    /// A secret for a merchant's `webhook.secrets`
+    Webhook,
+    /// An RSA key pair: NAME_key.pem and NAME_pub.pem
+    Rsa {
+        /// The files' name
+        name: String,
+    },
+    /// Keys for both sides of a sandbox account, and the channel file that uses them
+    Sandbox {
+        /// The channel's name
+        name: String,
+        /// Where the sandbox will listen
+        #[arg(long, default_value = "127.0.0.1:8443")]
+        address: String,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let Arguments { conf, command } = Arguments::parse();
+    // Before anybody else chooses one: Pingora would take a slower one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let result = match command {
+        Command::Check => return config::report::check_command(&conf),
+        Command::Run => {
+            telemetry::start_log("info");
+            server::bind(conf).map(|bound| bound.serve())
+        }
+        Command::Demo { keep } => demo::run(keep),
+        Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Sign(arguments) => sign::run(arguments),
+        Command::Keygen { what } => generate(&conf, what),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("tollgate: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
+    match what {
+        Keygen::Merchant => println!("{}", keygen::merchant_secret()),
+        Keygen::Webhook => println!("{}", keygen::webhook_secret()),
+        Keygen::Rsa { name } => {
+            let pair = keygen::rsa_key_pair().map_err(|error| error.to_string())?;
+            for (suffix, text) in [("key", &pair.private_key), ("pub", &pair.public_key)] {
+                let path = format!("{name}_{suffix}.pem");
+                keygen::write_new(std::path::Path::new(&path), text).map_err(|error| format!("{path}: {error}"))?;
+                println!("{path}");
+            }
+        }
+        Keygen::Sandbox { name, address } => {
+            let made = keygen::sandbox_channel(&conf.join("channels"), &name, &address).map_err(|error| error.to_string())?;
+            let account = made.account.display();
+            println!("channel    {}", made.channel.display());
+            println!("account    {account}");
+            println!("start it   tollgate sandbox --listen {address} {account}");
+        }
+    }
+    Ok(())
+}
+
+fn in_runtime(future: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(future).map_err(|error| error.to_string())
+}

@@ -125,18 +125,7 @@ pub struct Merchant {
     /// Where events go.
     pub webhook: Option<Webhook>,
     /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
-    pub limit: Option<Limit>,
-}
-
-/// How much a merchant may use.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
-    /// Requests a second.
-    pub rate: Option<f64>,
-    /// Requests at once after a pause; as many as `rate` when not given.
-    pub burst: Option<u64>,
-    /// Requests being served at the same time.
-    pub in_flight: Option<u32>,
+    pub limit: Option<tollgate_plugins::filter::limit::Allowance>,
 }
 
 /// Where a merchant's events go.

@@ -1,291 +1,180 @@
 //! What must not be forgotten: claims, payments, refunds, events. Each method is one transaction.
 //!
-//! The rules of money live here as plain functions over a [`embedded::Transaction`]; how bytes become durable is
-//! `embedded`'s matter. A method that returns has done its work durably, except where its doc says otherwise.
+//! ```text
+//! idempotency ─▶ claim ─▶ (moved_to) ─▶ settle | release       once only
+//! notify ──────▶ record          resolve ─▶ due_searches, apply, searched
+//!                   └─▶ event ─▶ outbox ─▶ delivery: due_deliveries, delivered | postpone
+//! ```
+//! The rules of money are plain functions: `rules` says how news changes a record, `claims` who may run what, `changes`
+//! and `outbox` what the merchant hears of it. How bytes become durable is `embedded`'s matter. A method that returns
+//! has done its work durably, except where its doc says otherwise.
 
-pub mod embedded;
+mod changes;
+mod claims;
+mod embedded;
+mod held;
+mod outbox;
+mod records;
+mod rows;
+mod rules;
+mod searches;
+#[cfg(test)]
+mod tests;
+mod transaction;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Event as ProviderEvent, Method, Money, Outcome, Status};
+use tokio::sync::watch;
+use tollgate_plugins::payment::Event as ProviderEvent;
 
-/// What is certain about the money.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MoneyState {
-    /// Nothing left this machine.
-    NotSent,
-    /// Something was sent and no trustworthy answer came.
-    Unknown,
-    /// In the provider's verified word, money moved.
-    Moved,
-    /// In the provider's verified word, no money moved (or not yet).
-    NotMoved,
+use self::embedded::Durability::{Applied, Durable};
+use self::embedded::Engine;
+use self::held::Held;
+pub use self::records::*;
+
+/// The ledger. Clones share it.
+#[derive(Clone)]
+pub struct Ledger {
+    engine: Arc<Engine>,
 }
 
-/// One attempt to take money.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payment {
-    /// Whose it is.
-    pub merchant: String,
-    /// The merchant's own number.
-    pub order_id: String,
-    /// The number that the provider sees.
-    pub number: String,
-    /// SHA-256 in hexadecimal over what the merchant asked for, to tell a repetition from another content.
-    pub content: String,
-    /// What it has come to.
-    pub status: Status,
-    /// What is certain about the money.
-    pub money_state: MoneyState,
-    /// What it is for.
-    pub amount: Money,
-    /// Minor units given back for certain.
-    pub refunded: u64,
-    /// How it is paid.
-    pub method: Method,
-    /// Where it was sent.
-    pub channel: String,
-    /// The provider's own number.
-    pub provider_payment_id: Option<String>,
-    /// What the payer's device needs.
-    pub action: Option<Action>,
-    /// The provider's word when it refused.
-    pub word: Option<Word>,
-    /// Grows by one with each change.
-    pub version: u64,
-    /// When it was claimed.
-    pub created_at: Timestamp,
-    /// When it last changed.
-    pub updated_at: Timestamp,
-    /// When the money moved.
-    pub paid_at: Option<Timestamp>,
-    /// The merchant's own notes.
-    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// While `status` is unknown: how the search for the truth stands.
-    pub search: Option<Search>,
-}
+impl Ledger {
+    /// Opens the ledger in a directory or creates it. A claim that was running when the process ended is unknown now:
+    /// so is its payment or refund, and the search for the truth is due at once.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let engine = Engine::open(path, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+        Ok(Self { engine: Arc::new(engine) })
+    }
 
-/// One attempt to give money back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refund {
-    /// Whose it is.
-    pub merchant: String,
-    /// The payment's number.
-    pub order_id: String,
-    /// The merchant's own number of the refund.
-    pub refund_id: String,
-    /// The number that the provider sees.
-    pub number: String,
-    /// As [`Payment::content`].
-    pub content: String,
-    /// What it has come to.
-    pub status: Status,
-    /// What is certain about the money.
-    pub money_state: MoneyState,
-    /// How much goes back.
-    pub amount: Money,
-    /// What the payer reads.
-    pub reason: Option<String>,
-    /// The payment's channel.
-    pub channel: String,
-    /// The provider's own number.
-    pub provider_refund_id: Option<String>,
-    /// The provider's word when it refused.
-    pub word: Option<Word>,
-    /// Grows by one with each change.
-    pub version: u64,
-    /// When it was claimed.
-    pub created_at: Timestamp,
-    /// When it last changed.
-    pub updated_at: Timestamp,
-    /// When the money moved.
-    pub refunded_at: Option<Timestamp>,
-    /// While `status` is unknown: how the search for the truth stands.
-    pub search: Option<Search>,
-}
+    /// Asks for the right to run a request. [`Claimed::Run`] is given once; whatever else it says, nothing may be sent.
+    ///
+    /// A ticket that is dropped without [`settle`](Self::settle) or [`release`](Self::release) (its task was cancelled
+    /// or panicked) makes its claim unknown, as a crash would: the provider is asked.
+    pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<Claimed, LedgerError> {
+        let ledger = self.engine.weak();
+        let work = move |tx: &mut embedded::Transaction<'_>| {
+            let mut claimed = claims::claim(tx, &key, intent, now)?;
+            if let Claimed::Run(ticket) = &mut claimed {
+                ticket.held = Held::new(ledger, ticket.claim);
+            }
+            Ok(claimed)
+        };
+        let mut claimed = self.engine.write(Durable, work).await?;
+        if let Claimed::Run(ticket) = &mut claimed {
+            ticket.held.reached_caller();
+        }
+        Ok(claimed)
+    }
 
-/// How the search for the truth about an unknown outcome stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Search {
-    /// When it became unknown.
-    pub since: Timestamp,
-    /// When the provider is asked next.
-    pub due: Timestamp,
-    /// How often it was asked.
-    pub asked: u32,
-    /// How often, since the settle window ended, it said that it does not know the order.
-    pub absent: u32,
-    /// Given up to a person; asked still, but seldom.
-    pub needs_person: bool,
-}
+    /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
+    /// the payment is not unsent any more (a notification came): then nothing may be sent.
+    pub async fn moved_to(&self, ticket: &Ticket, channel: &str, now: Timestamp) -> Result<Payment, LedgerError> {
+        let (claim, channel) = (ticket.claim, channel.to_owned());
+        self.engine.write(Durable, move |tx| claims::moved_to(tx, claim, channel, now)).await
+    }
 
-/// Names what a claim, a search or an event is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Subject {
-    /// Whose.
-    pub merchant: String,
-    /// Which payment.
-    pub order_id: String,
-    /// Which of its refunds, when it is about one.
-    pub refund_id: Option<String>,
-}
+    /// Gives the claim back, because provably nothing was sent: it is as if it had never been made. If something was
+    /// heard of the payment or refund meanwhile, it stays and the provider is asked.
+    pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
+        let claim = ticket.claim;
+        self.engine.write(Durable, move |tx| claims::release(tx, claim, Timestamp::now())).await?;
+        ticket.held.done();
+        Ok(())
+    }
 
-/// Once-only: who asked for what under which key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimKey {
-    /// Whose key.
-    pub merchant: String,
-    /// As in `POST`.
-    pub method: String,
-    /// The path as received.
-    pub path: String,
-    /// The value of `Idempotency-Key`.
-    pub key: String,
-    /// SHA-256 over method, path and body as received.
-    pub fingerprint: [u8; 32],
-}
+    /// Writes down how the request ended, and the answer for repetitions, unless the end is unknown. Does not wait for
+    /// the disk: everyone sees it at once, the sync follows, and a crash in between makes it unknown, not untrue.
+    ///
+    /// News about a close is about the payment, but [`News::Unknown`] leaves its status and only starts a search, and
+    /// [`News::Declined`] means that the close was refused, which says nothing about the payment.
+    pub async fn settle(
+        &self,
+        mut ticket: Ticket,
+        news: News,
+        now: Timestamp,
+        answer: impl FnOnce(&Record) -> Answer + Send + 'static,
+    ) -> Result<(Record, Answer), LedgerError> {
+        let claim = ticket.claim;
+        let settled = self.engine.write(Applied, move |tx| claims::settle(tx, claim, &news, now, answer)).await?;
+        ticket.held.done();
+        Ok(settled)
+    }
 
-/// What to write down before anything is sent.
-#[derive(Clone, Debug)]
-pub enum Intent {
-    /// Create this payment (status pending, money not sent).
-    Pay(Payment),
-    /// Close this payment.
-    Close(Subject),
-    /// Make this refund; its subject's payment must have the money.
-    Refund(Refund),
-}
+    /// Takes in what the provider answered to a question. `None`: there is no such payment or refund.
+    pub async fn apply(&self, subject: &Subject, news: News, now: Timestamp) -> Result<Option<Record>, LedgerError> {
+        let subject = subject.clone();
+        self.engine.write(Durable, move |tx| changes::apply(tx, &subject, &news, now)).await
+    }
 
-/// What the ledger says to a claim.
-#[derive(Debug)]
-pub enum Claimed {
-    /// Nobody else may run it, and it is durable: go on.
-    Run(Ticket),
-    /// It was done before; this was the answer.
-    Replay(Answer),
-    /// It is being done right now.
-    Running,
-    /// The key was used for another request.
-    OtherRequest,
-    /// The order or refund number was used for another content.
-    OtherContent,
-    /// It was sent before and its end was unknown then; this is how it stands now (or an equal request under another
-    /// key made it).
-    Present(Record),
-    /// There is no such payment (refund, close).
-    NotFound,
-    /// The payment is in a state that does not allow this (close of a paid one, refund of an unpaid one).
-    Refused(Payment),
-    /// The refund exceeds what is left; minor units that are left.
-    TooMuch {
-        /// Minor units that may still go back.
-        left: u64,
-    },
-}
+    /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
+    pub async fn record(&self, channel: &str, event: ProviderEvent, now: Timestamp) -> Result<Recorded, LedgerError> {
+        let channel = channel.to_owned();
+        self.engine.write(Durable, move |tx| changes::record(tx, &channel, &event, now)).await
+    }
 
-/// The right to run one claim, once.
-#[derive(Debug)]
-pub struct Ticket {
-    /// Names the claim inside the ledger.
-    pub(crate) claim: Vec<u8>,
-    /// What it is about.
-    pub subject: Subject,
-    /// The payment as claimed (for a refund or close: the payment that it concerns).
-    pub payment: Payment,
-    /// The refund as claimed.
-    pub refund: Option<Refund>,
-}
+    /// A payment as it stands.
+    pub async fn payment(&self, merchant: &str, order_id: &str) -> Result<Option<Payment>, LedgerError> {
+        let found = rows::find_payment(&self.engine.view(), merchant, order_id)?;
+        Ok(found.map(|kept| kept.row.payment))
+    }
 
-/// A payment or a refund, as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Record {
-    /// A payment.
-    Payment(Payment),
-    /// A refund.
-    Refund(Refund),
-}
+    /// A refund as it stands.
+    pub async fn refund(&self, merchant: &str, order_id: &str, refund_id: &str) -> Result<Option<Refund>, LedgerError> {
+        let found = rows::find_refund(&self.engine.view(), merchant, order_id, refund_id)?;
+        Ok(found.map(|kept| kept.row.refund))
+    }
 
-/// What was answered to the merchant, for replays: status and body, to the byte.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The content type.
-    pub content_type: String,
-    /// The body.
-    pub body: String,
-}
+    /// Payments and refunds about which the provider must be asked now, the longest due first.
+    pub async fn due_searches(&self, now: Timestamp, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        let due = self.engine.agenda(|agenda| searches::due(agenda, now, limit));
+        searches::records(&self.engine.view(), &due)
+    }
 
-/// What is newly known about a payment or refund.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The provider's verified outcome. A `Closed` for a refund never happens.
-    Outcome(Outcome),
-    /// The provider refused; final, no money moved.
-    Declined(Word),
-    /// Something was sent and no trustworthy answer came.
-    Unknown,
-    /// Known after all: the provider never had it (believed after the settle window, twice).
-    NeverHappened,
-}
+    /// Writes down how a search stands while it goes on. Changes no version; nothing happens when the search has ended.
+    pub async fn searched(&self, subject: &Subject, search: Search) -> Result<(), LedgerError> {
+        let subject = subject.clone();
+        self.engine.write(Durable, move |tx| searches::searched(tx, &subject, search)).await
+    }
 
-/// What [`Ledger::record`] did with a notification.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// It was news and is durable.
-    Applied(Subject),
-    /// It had been recorded before, or says nothing new; durable all the same.
-    Duplicate,
-    /// No such order here.
-    UnknownOrder,
-    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
-    Mismatch(Subject),
-}
+    /// Events to deliver now, the longest due first. Only the oldest of each payment is among them, so that a merchant
+    /// hears of one payment in order.
+    pub async fn due_deliveries(&self, now: Timestamp, limit: usize) -> Result<Vec<Delivery>, LedgerError> {
+        let due = self.engine.agenda(|agenda| outbox::due(agenda, now, limit));
+        outbox::deliveries(&self.engine.view(), due)
+    }
 
-/// What the merchant is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// `evt_…`, ordered by time.
-    pub id: String,
-    /// As in `payment.succeeded`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// When it happened.
-    pub created_at: Timestamp,
-    /// What it is about.
-    pub subject: Subject,
-    /// The payment or refund as it was then.
-    pub data: Record,
-}
+    /// The merchant has the event, or it is given up: the next of the same payment is due.
+    pub async fn delivered(&self, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
+        let event_id = event_id.to_owned();
+        self.engine.write(Durable, move |tx| outbox::delivered(tx, &event_id, now)).await
+    }
 
-/// One event on its way to a merchant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
-    /// What is told.
-    pub event: Event,
-    /// When the next try is due.
-    pub due: Timestamp,
-    /// Tries so far.
-    pub tries: u32,
-}
+    /// The merchant did not take the event: it is due again then.
+    pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
+        let event_id = event_id.to_owned();
+        self.engine.write(Durable, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
+    }
 
-/// How much is waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// Deliveries.
-    pub deliveries: u64,
-    /// Payments and refunds whose end is unknown.
-    pub unknown: u64,
-    /// Since when the oldest of them is.
-    pub oldest_unknown: Option<Timestamp>,
-}
+    /// Changes whenever a delivery or a search became due sooner.
+    pub fn wake(&self) -> watch::Receiver<u64> {
+        self.engine.wake()
+    }
 
-/// The ledger cannot do its work (disk full, sync failed): nothing may be sent.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the ledger cannot write: {0}")]
-pub struct LedgerError(pub String);
+    /// How much is waiting. Costs no look at the disk.
+    pub async fn waiting(&self) -> Result<Waiting, LedgerError> {
+        Ok(self.engine.agenda(searches::waiting))
+    }
+
+    /// Tells the merchant that the provider names another amount or account; once per version of the record.
+    pub async fn mismatch(&self, subject: &Subject, now: Timestamp) -> Result<(), LedgerError> {
+        let subject = subject.clone();
+        self.engine.write(Durable, move |tx| changes::mismatch(tx, &subject, now)).await
+    }
+
+    /// Whether it can write; false for good once a commit or sync failed.
+    pub fn is_healthy(&self) -> bool {
+        self.engine.is_healthy()
+    }
+}

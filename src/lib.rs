@@ -1,6 +1,50 @@
 //! Tollgate, the machine: what nobody may configure away. Payment knowledge is in the crate `tollgate_plugins`.
-#![allow(missing_docs, unused, unreachable_pub)]
+//!
+//! # The request's way
+//! ```text
+//! merchant ─HTTP─▶ proxy      reads head and body, both bounded
+//!    gateway      one configuration snapshot for the whole request
+//!    access       → merchant            401 before anything else is looked at
+//!    form         → what is asked       400 when it cannot be understood
+//!    ledger       claim, durable ─▶ done before: the old answer · busy: 409 · other body: 422
+//!    routing      → channels, best first
+//!    filters      limit ▶ retry ▶ breaker ▶
+//!    exchange     encode ▶ sign ▶ upstream ═mTLS═▶ provider
+//!                 decode ◀ verify ◀═══════════════
+//!    ledger       settle: recorded before anyone hears it
+//! proxy ─HTTP─▶ merchant
+//! ```
+//!
+//! # The notification's way
+//! ```text
+//! provider ─HTTP─▶ proxy ─▶ notify: verify (else refuse) ▶ decode ▶ ledger.record (dedupe + outbox, one transaction)
+//!          ◀────────────── acknowledge, only once it is durable
+//! and later  delivery: due ▶ sign ▶ send ▶ delivered | again
+//! ```
+//!
+//! What ended unclear is found out by `resolve`, which asks providers until it knows.
+
+pub mod access;
+pub mod admin;
+pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod delivery;
+pub mod demo;
+pub mod exchange;
+pub mod gateway;
+mod idempotency;
+pub mod keygen;
+pub mod keys;
 pub mod ledger;
+mod notify;
+pub mod problem;
+pub mod proxy;
+pub mod resolve;
+pub mod routing;
+pub mod sandbox;
+pub mod server;
+pub mod sign;
 pub mod telemetry;
 pub mod upstream;
+pub mod view;

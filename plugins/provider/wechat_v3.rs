@@ -1,13 +1,171 @@
-//! stub
-use super::*;
+//! WeChat Pay's APIv3, for direct merchants.
+//!
+//! ```text
+//! Operation ─ request ─▶ signature ═▶ WeChat Pay
+//! Outcome   ◀─ answer ── signature ◀═   (2xx)
+//! Error     ◀─ errors ──────────── ◀═   (everything else; often unsigned)
+//! Event     ◀─ notify ◀─ sealed ◀─ signature ◀═ its notification
+//! Keys      ◀─ certificates ◀─ sealed ◀═ its own list of certificates
+//! ```
+
+mod answer;
+mod certificates;
+mod errors;
+mod notify;
+mod request;
+mod sealed;
+mod signature;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use aes_gcm::{Aes256Gcm, KeyInit};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+
+use super::{BadSignature, Encoded, Provider, PublishedKeys, Row, SecretField, Secrets, Stamp, Verified};
+use crate::error::Error;
+use crate::payment::{Event, Method, Operation, Outcome};
+use crate::settings::Settings;
+use crate::signer::{Keyring, Signer};
+
 pub(super) const ROW: Row = Row {
     name: "wechat-v3",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
-    secrets: &[],
+    secrets: &[SecretField { name: API_V3, required: true, check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
     publishes_keys: true,
     build,
 };
-fn build(_settings: &mut Settings<'_>, _secrets: &Secrets) -> Option<Box<dyn Provider>> {
-    None
+
+const API_V3: &str = "api_v3";
+
+/// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
+fn build(settings: &mut Settings<'_>, secrets: &Secrets) -> Option<Box<dyn Provider>> {
+    let mchid: Option<String> = settings.required("mchid");
+    let appid: Option<String> = settings.required("appid");
+    let is_mchid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_appid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if mchid.as_ref().is_some_and(|id| !is_mchid(id)) {
+        let suggestion = "copy the merchant number (商户号) from pay.weixin.qq.com, as in mchid = \"1900000109\"";
+        settings.problem("mchid", "the mchid must be 1 to 32 digits", Some(suggestion.to_owned()));
+    }
+    if appid.as_ref().is_some_and(|id| !is_appid(id)) {
+        let suggestion = "copy the AppID that is bound to the mchid, as in appid = \"wx8888888888888888\"";
+        settings.problem("appid", "the appid must be 1 to 32 letters and digits", Some(suggestion.to_owned()));
+    }
+    let account = Account { mchid: mchid.filter(is_mchid)?, appid: appid.filter(is_appid)? };
+    let api_v3 = Aes256Gcm::new_from_slice(secrets.get(API_V3)?.expose()).ok()?;
+    let probe = request::query_uri(&account, &"0".repeat(32)).ok()?;
+    Some(Box::new(WechatV3 { account, api_v3, probe }))
+}
+
+fn check_api_v3(secret: &[u8]) -> Result<(), String> {
+    match secret.len() {
+        32 if secret.is_ascii() => Ok(()),
+        length => Err(format!(
+            "the APIv3 key must be exactly 32 ASCII characters, this has {length} bytes: \
+             set it in the merchant console (账户中心 → API安全 → APIv3密钥)"
+        )),
+    }
+}
+
+/// One merchant account.
+struct WechatV3 {
+    account: Account,
+    /// Opens what WeChat Pay encrypts for the merchant.
+    api_v3: Aes256Gcm,
+    probe: Uri,
+}
+
+/// By WeChat Pay's own names; every answer that names them must name these.
+struct Account {
+    mchid: String,
+    appid: String,
+}
+
+impl Provider for WechatV3 {
+    fn encode(&self, operation: &Operation) -> Result<Encoded, Error> {
+        request::encode(&self.account, operation).map(Encoded::Send)
+    }
+
+    fn sign(
+        &self,
+        request: &mut Request<Bytes>,
+        signer: &dyn Signer,
+        keys: &Keyring,
+        stamp: &Stamp,
+    ) -> Result<(), Error> {
+        signature::sign(&self.account.mchid, request, signer, keys, stamp)
+    }
+
+    fn verify(&self, headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
+        signature::verify(headers, body, keys, now)
+    }
+
+    fn decode(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        reply: Verified,
+        signer: &dyn Signer,
+        stamp: &Stamp,
+    ) -> Result<Outcome, Error> {
+        match status.is_success() {
+            true => answer::decode(&self.account, operation, status, reply.bytes(), signer, stamp),
+            false => Err(self.refusal(operation, status, reply.bytes())),
+        }
+    }
+
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        errors::refusal(operation.kind(), status, body)
+    }
+
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
+        notify::decode(&self.account, &self.api_v3, notification.bytes())
+    }
+
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        if accepted {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+        } else {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *response.body_mut() = Bytes::from_static(br#"{"code":"FAIL","message":"not accepted"}"#);
+        }
+        response
+    }
+
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        Some(self)
+    }
+
+    fn probe(&self) -> Request<Bytes> {
+        request::get(self.probe.clone())
+    }
+}
+
+/// The four ways to pay, which differ in path, in what is needed of the payer and in what comes back.
+#[derive(Clone, Copy)]
+enum Product {
+    Native,
+    Jsapi,
+    H5,
+    App,
+}
+
+impl Product {
+    fn of(method: Method) -> Option<Self> {
+        match method.as_str() {
+            "wechat.native" => Some(Self::Native),
+            "wechat.jsapi" => Some(Self::Jsapi),
+            "wechat.h5" => Some(Self::H5),
+            "wechat.app" => Some(Self::App),
+            _ => None,
+        }
+    }
 }

@@ -1,1 +1,383 @@
-//! stub
+//! How bytes become durable: one thread owns all writes, takes everything that waits, and syncs it together.
+//!
+//! ```text
+//! claim, settle, … ─▶ channel ─▶ thread: run each against what the batch has so far ▶ commit ▶ (Applied) ▶ sync ▶ (Durable)
+//! ```
+//! Because transactions run one after another, none of them can race; because they share one sync, many cost little
+//! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
+//! who wait get an error, nothing more is written until the process starts anew, and only reading goes on.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::records::LedgerError;
+use super::rows::Ids;
+pub(super) use super::transaction::{Space, Transaction, View, Writes};
+use crate::telemetry::METRICS;
+
+/// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
+const BATCH: usize = 128;
+
+/// When a transaction is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// After the sync: it survives a power cut.
+    Durable,
+    /// After the commit, before the sync: everyone sees it, and it can be found out again if it is lost.
+    Applied,
+}
+
+/// The database with its writing thread. Dropped, it finishes what waits and ends the thread.
+pub(super) struct Engine {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Opens or creates the database and runs `recover` before anybody else may write.
+    pub(super) fn open(
+        path: &Path,
+        recover: impl FnOnce(&mut Transaction<'_>, &View) -> Result<(), LedgerError> + Send + 'static,
+    ) -> Result<Self, LedgerError> {
+        let store = Store::open(path)?;
+        let view = store.view();
+        let agenda = Agenda::read(&view)?;
+        let (sender, receiver) = channel();
+        let shared = Arc::new(Shared {
+            store,
+            jobs: Mutex::new(Some(sender)),
+            failed: OnceLock::new(),
+            agenda: Mutex::new(agenda),
+            wake: watch::Sender::new(0),
+            #[cfg(test)]
+            hooks: tests::Hooks::default(),
+        });
+        let mut ids = Ids::after(&view)?;
+        let (reply, mut recovered) = oneshot::channel();
+        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), Some(reply))], &mut ids);
+        recovered.try_recv().unwrap_or_else(|_| Err(shared.refusal()))?;
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn({
+            let shared = shared.clone();
+            move || shared.run(&receiver, ids)
+        });
+        Ok(Self { shared, thread: Some(thread.map_err(|error| LedgerError(error.to_string()))?) })
+    }
+
+    /// Runs one transaction. An error of `work` leaves nothing written.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.submit(Job::new(durability, work, Some(reply)))?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
+    }
+
+    /// Everything that was answered, as it is at this moment.
+    pub(super) fn view(&self) -> View {
+        self.shared.store.view()
+    }
+
+    /// What is waiting, by when it is due.
+    pub(super) fn agenda<T>(&self, look: impl FnOnce(&Agenda) -> T) -> T {
+        look(&self.shared.agenda.lock())
+    }
+
+    /// Changes whenever something became due sooner.
+    pub(super) fn wake(&self) -> watch::Receiver<u64> {
+        self.shared.wake.subscribe()
+    }
+
+    /// Whether it can still write.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.shared.failed.get().is_none()
+    }
+
+    /// A way back to the thread that does not keep the database open.
+    pub(super) fn weak(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    #[cfg(test)]
+    pub(super) fn hooks(&self) -> &tests::Hooks {
+        &self.shared.hooks
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.jobs.lock().take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread and the handles share.
+pub(super) struct Shared {
+    store: Store,
+    jobs: Mutex<Option<Sender<Job>>>,
+    failed: OnceLock<String>,
+    agenda: Mutex<Agenda>,
+    wake: watch::Sender<u64>,
+    #[cfg(test)]
+    hooks: tests::Hooks,
+}
+
+impl Shared {
+    /// Runs one transaction that nobody waits for.
+    pub(super) fn send(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<(), LedgerError> + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        self.submit(Job::new(Durability::Durable, work, None))
+    }
+
+    fn submit(&self, job: Job) -> Result<(), LedgerError> {
+        if self.failed.get().is_some() {
+            return Err(self.refusal());
+        }
+        let jobs = self.jobs.lock();
+        jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| self.refusal())
+    }
+
+    fn refusal(&self) -> LedgerError {
+        LedgerError(self.failed.get().cloned().unwrap_or_else(|| "it is shut".into()))
+    }
+
+    fn fail(&self, why: String) {
+        tracing::error!(%why, "the ledger cannot write any more: nothing is sent until the process starts anew");
+        let _ = self.failed.set(why);
+    }
+
+    fn run(&self, jobs: &Receiver<Job>, mut ids: Ids) {
+        while let Ok(first) = jobs.recv() {
+            let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
+            // What the storage engine panics about is as fatal as what it says.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut ids))) {
+                self.fail(format!("it panicked: {}", words(panic.as_ref())));
+            }
+        }
+    }
+
+    /// Dropping a job or its answer tells the waiter that it was not done.
+    fn commit(&self, batch: Vec<Job>, ids: &mut Ids) {
+        if self.failed.get().is_some() {
+            return;
+        }
+        let size = batch.len();
+        let mut writes = Writes::default();
+        let (mut applied, mut durable) = (Vec::new(), Vec::new());
+        for job in batch {
+            let mut transaction = Transaction::new(&self.store, &writes, ids);
+            match catch_unwind(AssertUnwindSafe(|| (job.work)(&mut transaction))) {
+                Ok((keep, answer)) => {
+                    let own = transaction.into_writes();
+                    if keep {
+                        writes.merge(own);
+                    }
+                    if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
+                }
+                Err(panic) => {
+                    self.fail(format!("a transaction panicked: {}", words(panic.as_ref())));
+                    break;
+                }
+            }
+        }
+        if writes.is_empty() {
+            applied.into_iter().chain(durable).for_each(|answer| answer());
+            return;
+        }
+        let start = Instant::now();
+        if let Err(why) = self.trip("commit").and_then(|()| self.store.commit(&writes)) {
+            return self.fail(format!("a commit failed: {why}"));
+        }
+        self.agenda.lock().follow(&writes);
+        applied.into_iter().for_each(|answer| answer());
+        if let Err(why) = self.trip("sync").and_then(|()| self.store.sync()) {
+            return self.fail(format!("a sync failed: {why}"));
+        }
+        METRICS.ledger_commit_seconds.observe(start.elapsed().as_secs_f64());
+        METRICS.ledger_batch_size.observe(size as f64);
+        #[cfg(test)]
+        self.hooks.committed(size);
+        durable.into_iter().for_each(|answer| answer());
+        if writes.wakes {
+            self.wake.send_modify(|count| *count += 1);
+        }
+    }
+
+    #[cfg(not(test))]
+    fn trip(&self, _step: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn trip(&self, step: &str) -> Result<(), String> {
+        self.hooks.trip(step)
+    }
+}
+
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// One transaction on its way: whether its writes are kept, and what to do once they are safe.
+struct Job {
+    durability: Durability,
+    work: Box<dyn FnOnce(&mut Transaction<'_>) -> (bool, Answer) + Send>,
+}
+
+impl Job {
+    fn new<T: Send + 'static>(
+        durability: Durability,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        reply: Option<oneshot::Sender<Result<T, LedgerError>>>,
+    ) -> Self {
+        let work = move |transaction: &mut Transaction<'_>| {
+            let result = work(transaction);
+            let keep = result.is_ok();
+            let answer: Answer = Box::new(move || {
+                if let Some(reply) = reply {
+                    let _ = reply.send(result);
+                }
+            });
+            (keep, answer)
+        };
+        Self { durability, work: Box::new(work) }
+    }
+}
+
+/// The keyspaces on disk.
+pub(super) struct Store {
+    database: Database,
+    spaces: Vec<Keyspace>,
+}
+
+impl Store {
+    fn open(path: &Path) -> Result<Self, LedgerError> {
+        let cannot = |error| LedgerError(format!("cannot open {}: {error}", path.display()));
+        let database = Database::builder(path).open().map_err(cannot)?;
+        let spaces = Space::ALL.iter().map(|space| database.keyspace(space.name(), KeyspaceCreateOptions::default));
+        let spaces = spaces.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
+        Ok(Self { database, spaces })
+    }
+
+    fn view(&self) -> View {
+        View { snapshot: self.database.snapshot(), spaces: self.spaces.clone() }
+    }
+
+    pub(super) fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+
+    fn commit(&self, writes: &Writes) -> Result<(), String> {
+        let mut batch = self.database.batch();
+        for ((space, key), value) in &writes.rows {
+            match value {
+                Some(value) => batch.insert(self.space(*space), key.as_slice(), value.as_slice()),
+                None => batch.remove(self.space(*space), key.as_slice()),
+            }
+        }
+        batch.commit().map_err(|error| error.to_string())
+    }
+
+    fn sync(&self) -> Result<(), String> {
+        self.database.persist(PersistMode::SyncAll).map_err(|error| error.to_string())
+    }
+}
+
+/// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
+/// tombstones of all that was done since the last compaction.
+#[derive(Default)]
+pub(super) struct Agenda {
+    /// Heads of the payments' queues by when they are due.
+    pub(super) outbox: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Searches by when they are due.
+    pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What is unknown by since when.
+    pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Events that no merchant has yet.
+    pub(super) queued: i64,
+}
+
+impl Agenda {
+    fn read(view: &View) -> Result<Self, LedgerError> {
+        let mut agenda = Self::default();
+        for space in [Space::Outbox, Space::Searches, Space::Unknown] {
+            if let Some(rows) = agenda.mirror(space) {
+                rows.extend(view.all(space)?);
+            }
+        }
+        agenda.queued = super::outbox::queued(view, &agenda.outbox)?;
+        Ok(agenda)
+    }
+
+    fn follow(&mut self, writes: &Writes) {
+        for ((space, key), value) in &writes.rows {
+            match (self.mirror(*space), value) {
+                (Some(rows), Some(value)) => drop(rows.insert(key.clone(), value.clone())),
+                (Some(rows), None) => drop(rows.remove(key)),
+                (None, _) => {}
+            }
+        }
+        self.queued += writes.queued;
+    }
+
+    fn mirror(&mut self, space: Space) -> Option<&mut BTreeMap<Vec<u8>, Vec<u8>>> {
+        match space {
+            Space::Outbox => Some(&mut self.outbox),
+            Space::Searches => Some(&mut self.searches),
+            Space::Unknown => Some(&mut self.unknown),
+            _ => None,
+        }
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Lets a test make the next commit or sync fail, and see how much was committed together.
+    #[derive(Default)]
+    pub(in crate::ledger) struct Hooks {
+        fails: Mutex<Option<&'static str>>,
+        sizes: Mutex<Vec<usize>>,
+    }
+
+    impl Hooks {
+        pub(in crate::ledger) fn fail_next(&self, step: &'static str) {
+            *self.fails.lock() = Some(step);
+        }
+
+        pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {
+            self.sizes.lock().clone()
+        }
+
+        pub(super) fn committed(&self, size: usize) {
+            self.sizes.lock().push(size);
+        }
+
+        pub(super) fn trip(&self, step: &str) -> Result<(), String> {
+            match self.fails.lock().take_if(|next| *next == step) {
+                Some(_) => Err("as the test wants".into()),
+                None => Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::super::testing::{FakeClock, Script, built, kinds};
+use super::*;
+use crate::error::Word;
+use crate::payment::Status;
+
+const SMALL: &str = "request_volume_threshold = 4\nsleep_window = \"5s\"\nhalf_open_permits = 2";
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn breaker(toml: &str) -> Arc<dyn Filter> {
+    built("breaker", toml, None).unwrap()
+}
+
+fn fine() -> Script {
+    Script::always(Ok(Outcome::of(Status::Pending)))
+}
+
+fn broken() -> Script {
+    Script::always(Err(Error::unclear("cut")))
+}
+
+fn state_of(filter: &Arc<dyn Filter>, operation: &str) -> f64 {
+    let readings = filter.readings(Duration::ZERO);
+    let found = readings.iter().find(|r| r.name == "breaker_state" && r.operation == Some(operation));
+    found.map_or(0.0, |reading| reading.value)
+}
+
+async fn opened(filter: &Arc<dyn Filter>, clock: &FakeClock) {
+    let filters = [Arc::clone(filter)];
+    for _ in 0..4 {
+        broken().run(&filters, &kinds()[0], clock, MINUTE).await.unwrap_err();
+    }
+    assert_eq!(state_of(filter, "pay"), 2.0);
+}
+
+#[tokio::test]
+async fn opens_at_the_threshold_and_not_before_and_leaves_queries_alone() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let filters = [Arc::clone(&filter)];
+    for _ in 0..3 {
+        broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+    }
+    assert_eq!(state_of(&filter, "pay"), 0.0, "below the volume");
+    broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+    assert_eq!(state_of(&filter, "pay"), 2.0);
+    let script = fine();
+    let error = script.run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Held { retry_after: 5, .. }), "{error:?}");
+    assert_eq!(script.calls(), 0);
+    fine().run(&filters, &kinds()[1], &clock, MINUTE).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let word = Word { code: "X".into(), message: String::new() };
+    for error in [
+        Error::Declined(word.clone()),
+        Error::Busy(word.clone()),
+        Error::Conflict(word.clone()),
+        Error::Absent(word),
+        Error::Unfit("x".into()),
+        Error::Held { why: "x".into(), retry_after: 1 },
+    ] {
+        for _ in 0..8 {
+            Script::always(Err(error.clone())).run(&[Arc::clone(&filter)], &kinds()[0], &clock, MINUTE).await.unwrap_err();
+        }
+        assert_eq!(state_of(&filter, "pay"), 0.0, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_probe() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let filters = [Arc::clone(&filter)];
+    opened(&filter, &clock).await;
+    clock.advance(Duration::from_secs(5));
+    broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+    let error = fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Held { retry_after: 10, .. }), "doubled: {error:?}");
+    clock.advance(Duration::from_secs(10));
+    fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");
+    fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 0.0);
+}
+
+#[tokio::test]
+async fn a_dropped_probe_and_a_hung_probe_give_their_permits_back() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let filters = [Arc::clone(&filter)];
+    opened(&filter, &clock).await;
+    clock.advance(Duration::from_secs(5));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let hanging = Script::gated(Ok(Outcome::of(Status::Pending)), gate);
+    let operation = &kinds()[0];
+    let mut probes = [
+        Box::pin(hanging.run(&filters, operation, &clock, Duration::from_secs(3))),
+        Box::pin(hanging.run(&filters, operation, &clock, Duration::from_secs(3))),
+    ];
+    for probe in &mut probes {
+        assert!(tokio::time::timeout(Duration::from_millis(1), probe).await.is_err(), "it hangs");
+    }
+    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err(), "no permit is left");
+    let [dropped, hung] = probes;
+    drop(dropped);
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err(), "one succeeded, one hangs");
+    clock.advance(Duration::from_secs(4));
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 0.0);
+    drop(hung);
+    assert_eq!(state_of(&filter, "pay"), 0.0, "a probe from before says nothing now");
+}
+
+#[tokio::test]
+async fn a_reload_brings_new_numbers_and_never_closes_an_open_breaker() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    opened(&filter, &clock).await;
+    let lenient = built("breaker", "request_volume_threshold = 1000\nhalf_open_permits = 1", Some(filter.state())).unwrap();
+    assert_eq!(state_of(&lenient, "pay"), 2.0);
+    let filters = [Arc::clone(&lenient)];
+    assert!(fine().run(&filters, &kinds()[0], &clock, MINUTE).await.is_err());
+    clock.advance(Duration::from_secs(5));
+    fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&lenient, "pay"), 0.0, "the new number of permits is in force");
+}
+
+#[test]
+fn a_breaker_that_could_never_open_or_close_is_refused() {
+    for bad in [
+        "request_volume_threshold = 0",
+        "error_threshold_percentage = 0",
+        "error_threshold_percentage = 101",
+        "rolling_window = \"0s\"",
+        "sleep_window = \"0s\"",
+        "sleep_window = \"2m\"",
+        "half_open_permits = 0",
+        "half_open_permit = 1",
+        "force = \"open\"",
+    ] {
+        assert!(built("breaker", bad, None).is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    /// Whatever comes in whatever order: while it is open nothing passes before the sleep window is over; half open, no
+    /// more than the permits pass; and with fewer calls than the volume it never opens.
+    #[test]
+    fn laws(steps in proptest::collection::vec((any::<bool>(), 0u64..4000), 1..200)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (filter, clock) = (breaker(SMALL), FakeClock::default());
+            let filters = [Arc::clone(&filter)];
+            let (mut opened_at, mut passed_closed, mut passed_half_open) = (None, 0, 0);
+            for (healthy, wait) in steps {
+                clock.advance(Duration::from_millis(wait));
+                let before = state_of(&filter, "pay");
+                let script = if healthy { fine() } else { broken() };
+                let _ = script.run(&filters, &kinds()[0], &clock, MINUTE).await;
+                let after = state_of(&filter, "pay");
+                let passed = script.calls() == 1;
+                if before == 2.0 && passed {
+                    let slept = clock.now() - opened_at.unwrap();
+                    prop_assert!(slept >= Duration::from_secs(4), "slept only {slept:?}");
+                    passed_half_open = 0;
+                }
+                if before != 0.0 && passed { passed_half_open += 1; }
+                if before == 0.0 { passed_closed += 1; prop_assert!(passed); }
+                if before == 0.0 && after == 2.0 { prop_assert!(passed_closed >= 4); }
+                if before != 0.0 && after == 0.0 { prop_assert_eq!(passed_half_open, 2); passed_closed = 0; }
+                if after == 2.0 && (before != 2.0 || passed) { opened_at = Some(clock.now()); passed_half_open = 0; }
+            }
+            Ok(())
+        })?;
+    }
+}

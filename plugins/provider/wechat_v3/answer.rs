@@ -1,0 +1,241 @@
+//! Verified answers in our words. What does not agree with the order is never accepted.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::super::Stamp;
+use super::request::escape;
+use super::{Account, Product};
+use crate::error::Error;
+use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::signer::Signer;
+
+pub(super) fn decode(
+    account: &Account,
+    operation: &Operation,
+    status: StatusCode,
+    body: &[u8],
+    signer: &dyn Signer,
+    stamp: &Stamp,
+) -> Result<Outcome, Error> {
+    match operation {
+        Operation::Pay(pay) => {
+            let action = action(account, pay, &read(body)?, signer, stamp)?;
+            Ok(Outcome { action: Some(action), ..Outcome::of(Status::Pending) })
+        }
+        Operation::Query(order) => queried(account, order, &read(body)?),
+        Operation::Close(_) if status == StatusCode::NO_CONTENT => Ok(Outcome::of(Status::Closed)),
+        Operation::Close(_) => Err(Error::unclear(format!("it answered HTTP {} to a close", status.as_u16()))),
+        Operation::Refund(refund) | Operation::QueryRefund(refund) => refunded(refund, &read(body)?),
+    }
+}
+
+/// Reads JSON; an error does not repeat what was read.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|_| Error::unclear("its answer is signed but has an unknown form"))
+}
+
+/// Refuses what is about somebody else's account, order or refund.
+pub(super) fn same(name: &str, theirs: &str, ours: &str) -> Result<(), Error> {
+    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("it names another `{name}`"))) }
+}
+
+#[derive(Deserialize)]
+struct Created {
+    code_url: Option<String>,
+    prepay_id: Option<String>,
+    h5_url: Option<String>,
+}
+
+fn action(
+    account: &Account,
+    pay: &Pay,
+    created: &Created,
+    signer: &dyn Signer,
+    stamp: &Stamp,
+) -> Result<Action, Error> {
+    let (appid, nonce, time) = (account.appid.as_str(), stamp.nonce.as_str(), stamp.unix_time.to_string());
+    match Product::of(pay.order.method).ok_or_else(|| Error::unclear("the order's method is none of WeChat Pay's"))? {
+        Product::Native => Ok(Action::Qr { data: given("code_url", &created.code_url)?.to_owned() }),
+        Product::H5 => {
+            Ok(Action::Redirect { url: h5_url(given("h5_url", &created.h5_url)?, pay.return_url.as_deref()) })
+        }
+        Product::Jsapi => {
+            let package = format!("prepay_id={}", given("prepay_id", &created.prepay_id)?);
+            let sign = signed(signer, [appid, &time, nonce, &package])?;
+            Ok(Action::Jsapi {
+                params: params([
+                    ("appId", appid),
+                    ("timeStamp", &time),
+                    ("nonceStr", nonce),
+                    ("package", &package),
+                    ("signType", "RSA"),
+                    ("paySign", &sign),
+                ]),
+            })
+        }
+        Product::App => {
+            let prepay_id = given("prepay_id", &created.prepay_id)?;
+            let sign = signed(signer, [appid, &time, nonce, prepay_id])?;
+            Ok(Action::App {
+                params: params([
+                    ("appid", appid),
+                    ("partnerid", &account.mchid),
+                    ("prepayid", prepay_id),
+                    ("package", "Sign=WXPay"),
+                    ("noncestr", nonce),
+                    ("timestamp", &time),
+                    ("sign", &sign),
+                ]),
+            })
+        }
+    }
+}
+
+fn given<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
+    let value = value.as_deref().filter(|value| !value.is_empty());
+    value.ok_or_else(|| Error::unclear(format!("its answer is signed but has no `{name}`")))
+}
+
+fn h5_url(url: &str, return_url: Option<&str>) -> String {
+    let Some(back) = return_url else { return url.to_owned() };
+    let joint = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{joint}redirect_url={}", escape(back))
+}
+
+/// What the payer's device hands to WeChat: four lines, signed by the merchant. By now the order exists, so a signer
+/// that fails must not be taken for a request that was not sent.
+fn signed(signer: &dyn Signer, lines: [&str; 4]) -> Result<String, Error> {
+    let text = lines.map(|line| format!("{line}\n")).concat();
+    let signature = signer.sign(text.as_bytes());
+    signature
+        .map(|signature| STANDARD.encode(signature))
+        .map_err(|_| Error::unclear("the order was made, but the payer's parameters could not be signed"))
+}
+
+fn params<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// An order as answers and notifications tell it.
+#[derive(Deserialize)]
+pub(super) struct OrderNews {
+    appid: String,
+    mchid: String,
+    pub(super) out_trade_no: String,
+    pub(super) transaction_id: Option<String>,
+    trade_state: String,
+    success_time: Option<String>,
+    amount: Option<OrderAmount>,
+}
+
+#[derive(Deserialize)]
+struct OrderAmount {
+    total: Option<u64>,
+    currency: Option<String>,
+}
+
+impl OrderNews {
+    /// What became of it. `REFUND` means that it was paid and that some refund was asked for since.
+    pub(super) fn outcome(&self, account: &Account) -> Result<Outcome, Error> {
+        same("mchid", &self.mchid, &account.mchid)?;
+        same("appid", &self.appid, &account.appid)?;
+        let status = match self.trade_state.as_str() {
+            "SUCCESS" | "REFUND" => Status::Succeeded,
+            "NOTPAY" | "USERPAYING" | "ACCEPT" => Status::Pending,
+            "CLOSED" | "REVOKED" => Status::Closed,
+            "PAYERROR" => Status::Failed,
+            _ => return Err(Error::unclear("its `trade_state` is none that is known")),
+        };
+        let named = self.amount.as_ref().and_then(|amount| Some((amount.total?, amount.currency.as_deref())));
+        let amount = named.map(|(total, currency)| money(total, currency)).transpose()?;
+        if status == Status::Succeeded && amount.is_none() {
+            return Err(Error::unclear("it says that the order is paid but not how much"));
+        }
+        Ok(Outcome {
+            provider_id: self.transaction_id.clone(),
+            amount,
+            at: at(&self.success_time),
+            ..Outcome::of(status)
+        })
+    }
+}
+
+fn queried(account: &Account, order: &Order, news: &OrderNews) -> Result<Outcome, Error> {
+    let outcome = news.outcome(account)?;
+    same("out_trade_no", &news.out_trade_no, &order.number)?;
+    if let Some(amount) = outcome.amount {
+        equal("amount.total", amount, order.amount)?;
+    }
+    Ok(outcome)
+}
+
+#[derive(Deserialize)]
+struct RefundNews {
+    refund_id: Option<String>,
+    out_refund_no: String,
+    out_trade_no: String,
+    status: String,
+    success_time: Option<String>,
+    amount: RefundAmount,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RefundAmount {
+    refund: u64,
+    total: u64,
+    currency: Option<String>,
+}
+
+impl RefundAmount {
+    pub(super) fn refund(&self) -> Result<Money, Error> {
+        money(self.refund, self.currency.as_deref())
+    }
+}
+
+fn refunded(refund: &Refund, news: &RefundNews) -> Result<Outcome, Error> {
+    same("out_refund_no", &news.out_refund_no, &refund.number)?;
+    same("out_trade_no", &news.out_trade_no, &refund.order.number)?;
+    equal("amount.total", money(news.amount.total, news.amount.currency.as_deref())?, refund.order.amount)?;
+    let amount = news.amount.refund()?;
+    equal("amount.refund", amount, refund.amount)?;
+    Ok(Outcome {
+        provider_id: news.refund_id.clone(),
+        amount: Some(amount),
+        at: at(&news.success_time),
+        ..Outcome::of(refund_status(&news.status)?)
+    })
+}
+
+/// `ABNORMAL` is not final: the payer's card did not take the money, and a person must say where it goes instead.
+pub(super) fn refund_status(status: &str) -> Result<Status, Error> {
+    match status {
+        "PROCESSING" | "ABNORMAL" => Ok(Status::Pending),
+        "SUCCESS" => Ok(Status::Succeeded),
+        "CLOSED" => Ok(Status::Failed),
+        _ => Err(Error::unclear("the refund's status is none that is known")),
+    }
+}
+
+/// Where no currency is named it is the yuan, the only one that direct merchants are paid in.
+fn money(value: u64, currency: Option<&str>) -> Result<Money, Error> {
+    let currency = currency.map_or(Some(Currency::CNY), Currency::parse);
+    currency
+        .map(|currency| Money { value, currency })
+        .ok_or_else(|| Error::Mismatch("it names no known currency".to_owned()))
+}
+
+fn equal(name: &str, theirs: Money, ours: Money) -> Result<(), Error> {
+    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("`{name}` is {theirs}, the order says {ours}"))) }
+}
+
+/// A time that cannot be read is left out: it does not change what became of the money.
+pub(super) fn at(time: &Option<String>) -> Option<Timestamp> {
+    time.as_deref()?.parse().ok()
+}

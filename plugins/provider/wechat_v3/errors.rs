@@ -1,0 +1,83 @@
+//! WeChat Pay's error codes, sorted by what they say of the money.
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use crate::error::{Error, Word};
+use crate::payment::Kind;
+
+/// What a code means.
+#[derive(Clone, Copy)]
+enum Class {
+    /// It may have been done: ask.
+    Unclear,
+    /// It was not done: the same again, later.
+    Busy,
+    /// The order is in another state: ask, and adopt it.
+    Conflict,
+    /// There is no such order or refund.
+    Absent,
+    /// It was not done and will not be.
+    Declined,
+}
+
+/// Codes are written without `_`, because WeChat Pay writes them with and without.
+const CODES: &[(&str, Class)] = &[
+    ("SYSTEMERROR", Class::Unclear),
+    ("BANKERROR", Class::Unclear),
+    ("USERPAYING", Class::Unclear), // the payer is typing the password
+    ("FREQUENCYLIMITED", Class::Busy),
+    ("RATELIMITEXCEEDED", Class::Busy),
+    ("REQUESTBLOCKED", Class::Busy),
+    ("ORDERPAID", Class::Conflict),
+    ("OUTTRADENOUSED", Class::Conflict), // the same number with other parameters
+    ("ORDERCLOSED", Class::Conflict),
+    ("TRADEERROR", Class::Conflict),
+    ("ORDERNOTEXIST", Class::Absent),
+    ("RESOURCENOTEXISTS", Class::Absent), // a refund
+    ("MCHNOTEXISTS", Class::Declined),    // the account is wrong: that says nothing about the order
+    ("PARAMERROR", Class::Declined),
+    ("INVALIDREQUEST", Class::Declined),
+    ("APPIDMCHIDNOTMATCH", Class::Declined),
+    ("SIGNERROR", Class::Declined),
+    ("NOAUTH", Class::Declined),
+    ("RULELIMIT", Class::Declined),
+    ("ACCOUNTERROR", Class::Declined),
+    ("USERACCOUNTABNORMAL", Class::Declined),
+    ("OPENIDMISMATCH", Class::Declined),
+    ("INVALIDTRANSACTIONID", Class::Declined),
+    ("NOTENOUGH", Class::Declined), // a refund, until the account has been topped up
+];
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What an error answer says. The code decides; the HTTP status only where the code is new to us. An answer that is not
+/// in WeChat Pay's form came from something on the way, so it says nothing about the money.
+pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
+    let refusal =
+        (status.is_client_error() || status.is_server_error()).then(|| serde_json::from_slice::<Refusal>(body));
+    let Some(Ok(Refusal { code, message })) = refusal else {
+        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+    };
+    let bare = code.replace('_', "");
+    let known = CODES.iter().find(|(name, _)| *name == bare).map(|(_, class)| *class);
+    let class = known.unwrap_or(match status {
+        StatusCode::TOO_MANY_REQUESTS => Class::Busy,
+        StatusCode::NOT_FOUND if kind.is_query() => Class::Unclear,
+        status if status.is_client_error() => Class::Declined,
+        _ => Class::Unclear,
+    });
+    let word = Word { code, message };
+    match class {
+        Class::Unclear => Error::Unclear { why: format!("it answered HTTP {}", status.as_u16()), word: Some(word) },
+        Class::Busy => Error::Busy(word),
+        Class::Conflict => Error::Conflict(word),
+        Class::Absent => Error::Absent(word),
+        Class::Declined => Error::Declined(word),
+    }
+}

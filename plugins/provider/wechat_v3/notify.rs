@@ -1,0 +1,68 @@
+//! WeChat Pay's notifications: an envelope with an encrypted order or refund in it.
+
+use aes_gcm::Aes256Gcm;
+use serde::Deserialize;
+
+use super::Account;
+use super::answer::{OrderNews, RefundAmount, at, read, refund_status, same};
+use super::sealed::Sealed;
+use crate::error::Error;
+use crate::payment::{Event, Outcome};
+
+#[derive(Deserialize)]
+struct Envelope {
+    event_type: String,
+    resource: Resource,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    original_type: String,
+    #[serde(flatten)]
+    sealed: Sealed,
+}
+
+/// A refund as notifications tell it: other names and fewer fields than in answers.
+#[derive(Deserialize)]
+struct RefundNotice {
+    mchid: String,
+    out_trade_no: String,
+    refund_id: String,
+    out_refund_no: String,
+    refund_status: String,
+    success_time: Option<String>,
+    amount: RefundAmount,
+}
+
+pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<Event, Error> {
+    let envelope: Envelope = read(body)?;
+    let plain = envelope.resource.sealed.open(key).map_err(Error::unclear)?;
+    match (envelope.resource.original_type.as_str(), envelope.event_type.split_once('.')) {
+        ("transaction", Some(("TRANSACTION", _))) => payment(account, &envelope.event_type, &read(&plain)?),
+        ("refund", Some(("REFUND", _))) => refund(account, &envelope.event_type, &read(&plain)?),
+        _ => Err(Error::unclear("it is a notification of an unknown kind")),
+    }
+}
+
+/// The envelope's own id is not used: the same news may come in two envelopes.
+fn payment(account: &Account, event_type: &str, news: &OrderNews) -> Result<Event, Error> {
+    let outcome = news.outcome(account)?;
+    let number = &news.out_trade_no;
+    let id = news.transaction_id.as_deref().ok_or_else(|| Error::unclear("it names no `transaction_id`"))?;
+    Ok(Event { id: format!("{event_type}:{number}:{id}"), order_number: number.clone(), refund_number: None, outcome })
+}
+
+fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<Event, Error> {
+    same("mchid", &notice.mchid, &account.mchid)?;
+    Ok(Event {
+        id: format!("{event_type}:{}:{}", notice.out_refund_no, notice.refund_id),
+        order_number: notice.out_trade_no.clone(),
+        refund_number: Some(notice.out_refund_no.clone()),
+        outcome: Outcome {
+            provider_id: Some(notice.refund_id.clone()),
+            amount: Some(notice.amount.refund()?),
+            at: at(&notice.success_time),
+            ..Outcome::of(refund_status(&notice.refund_status)?)
+        },
+    })
+}

@@ -1,0 +1,229 @@
+//! Operations in WeChat Pay's words. Only documented fields are sent, since it refuses a request with any other.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method as Verb, Request, Uri};
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use super::{Account, Product};
+use crate::error::Error;
+use crate::payment::{Currency, Money, Operation, Pay, Refund};
+
+/// All but the characters that RFC 3986 never needs escaped; the same text is signed and sent.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+const CHINA: Offset = Offset::constant(8);
+
+/// Ten billion yuan: no order is larger, and JSON readers keep it exact.
+const MAX_FEN: u64 = 1_000_000_000_000;
+
+pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request<Bytes>, Error> {
+    match operation {
+        Operation::Pay(pay) => create(account, pay),
+        Operation::Query(order) => query_uri(account, &order.number).map(get),
+        Operation::Close(order) => {
+            let path = format!("/v3/pay/transactions/out-trade-no/{}/close", escape(&order.number));
+            post(uri(path)?, &Close { mchid: &account.mchid })
+        }
+        Operation::Refund(refund) => give_back(refund),
+        Operation::QueryRefund(refund) => {
+            uri(format!("/v3/refund/domestic/refunds/{}", escape(&refund.number))).map(get)
+        }
+    }
+}
+
+pub(super) fn query_uri(account: &Account, number: &str) -> Result<Uri, Error> {
+    uri(format!("/v3/pay/transactions/out-trade-no/{}?mchid={}", escape(number), escape(&account.mchid)))
+}
+
+pub(super) fn escape(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
+}
+
+/// A request without a body.
+pub(super) fn get(uri: Uri) -> Request<Bytes> {
+    with_headers(Verb::GET, uri, Bytes::new())
+}
+
+fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
+    let order = &pay.order;
+    let product = Product::of(order.method).ok_or_else(|| {
+        Error::Unfit(format!("`{}` is no way to pay with WeChat Pay: choose another `method`", order.method))
+    })?;
+    if !(1..=127).contains(&pay.description.chars().count()) {
+        return Err(unfit("`description` must have 1 to 127 characters for WeChat Pay"));
+    }
+    let body = Create {
+        appid: &account.appid,
+        mchid: &account.mchid,
+        description: &pay.description,
+        out_trade_no: &order.number,
+        time_expire: pay.expires_at.map(time),
+        notify_url: notify_url(&pay.notify_url)?,
+        amount: Total { total: fen(order.amount)?, currency: order.amount.currency },
+        payer: match product {
+            Product::Jsapi => Some(Payer { openid: openid(pay)? }),
+            _ => None,
+        },
+        scene_info: match product {
+            Product::H5 => Some(Scene { payer_client_ip: client_ip(pay)?, h5_info: H5 { kind: "Wap" } }),
+            _ => None,
+        },
+    };
+    let uri = Uri::from_static(match product {
+        Product::Native => "/v3/pay/transactions/native",
+        Product::Jsapi => "/v3/pay/transactions/jsapi",
+        Product::H5 => "/v3/pay/transactions/h5",
+        Product::App => "/v3/pay/transactions/app",
+    });
+    post(uri, &body)
+}
+
+fn give_back(refund: &Refund) -> Result<Request<Bytes>, Error> {
+    let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
+    if reason.is_some_and(|reason| reason.chars().count() > 80) {
+        return Err(unfit("`reason` must have at most 80 characters for WeChat Pay"));
+    }
+    let (back, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
+    if back > total {
+        return Err(Error::Unfit(format!("`amount.value` must be at most {total}, which is what was paid")));
+    }
+    let body = GiveBack {
+        out_trade_no: &refund.order.number,
+        out_refund_no: &refund.number,
+        reason,
+        notify_url: notify_url(&refund.notify_url)?,
+        amount: Back { refund: back, total, currency: refund.amount.currency },
+    };
+    post(Uri::from_static("/v3/refund/domestic/refunds"), &body)
+}
+
+fn fen(amount: Money) -> Result<u64, Error> {
+    if amount.currency != Currency::CNY {
+        return Err(unfit("`amount.currency` must be \"CNY\": WeChat Pay takes yuan only"));
+    }
+    if !(1..=MAX_FEN).contains(&amount.value) {
+        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for WeChat Pay")));
+    }
+    Ok(amount.value)
+}
+
+fn notify_url(url: &str) -> Result<&str, Error> {
+    if !(url.starts_with("https://") || url.starts_with("http://")) || url.contains(['?', '#']) || url.len() > 255 {
+        return Err(unfit(
+            "the notification URL must start with http:// or https://, have no `?` or `#` and at most 255 characters, \
+             or WeChat Pay refuses it: change `public_url`",
+        ));
+    }
+    Ok(url)
+}
+
+fn openid(pay: &Pay) -> Result<&str, Error> {
+    let openid = pay.payer.openid.as_deref().filter(|openid| (1..=128).contains(&openid.len()));
+    openid.ok_or_else(|| {
+        unfit("`payer.openid` (the payer's identity in the appid, at most 128 characters) is needed for `wechat.jsapi`")
+    })
+}
+
+fn client_ip(pay: &Pay) -> Result<&str, Error> {
+    let ip = pay.payer.client_ip.as_deref().filter(|ip| ip.parse::<IpAddr>().is_ok());
+    ip.ok_or_else(|| unfit("`payer.client_ip` (the payer's IPv4 or IPv6 address) is needed for `wechat.h5`"))
+}
+
+/// RFC 3339 in China's time, whole seconds, as WeChat Pay's own examples have it.
+fn time(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).display_with_offset(CHINA).to_string()
+}
+
+fn unfit(sentence: &str) -> Error {
+    Error::Unfit(sentence.to_owned())
+}
+
+fn uri(text: String) -> Result<Uri, Error> {
+    let path = PathAndQuery::try_from(text);
+    path.map(Uri::from).map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))
+}
+
+fn post(uri: Uri, body: &impl Serialize) -> Result<Request<Bytes>, Error> {
+    let body = serde_json::to_vec(body)
+        .map_err(|_| Error::NotSent("the request's body could not be written as JSON".to_owned()))?;
+    Ok(with_headers(Verb::POST, uri, body.into()))
+}
+
+fn with_headers(verb: Verb, uri: Uri, body: Bytes) -> Request<Bytes> {
+    let mut request = Request::new(body);
+    *request.method_mut() = verb;
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+    request
+}
+
+#[derive(Serialize)]
+struct Create<'a> {
+    appid: &'a str,
+    mchid: &'a str,
+    description: &'a str,
+    out_trade_no: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_expire: Option<String>,
+    notify_url: &'a str,
+    amount: Total,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payer: Option<Payer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scene_info: Option<Scene<'a>>,
+}
+
+#[derive(Serialize)]
+struct Total {
+    total: u64,
+    currency: Currency,
+}
+
+#[derive(Serialize)]
+struct Payer<'a> {
+    openid: &'a str,
+}
+
+#[derive(Serialize)]
+struct Scene<'a> {
+    payer_client_ip: &'a str,
+    h5_info: H5,
+}
+
+#[derive(Serialize)]
+struct H5 {
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Close<'a> {
+    mchid: &'a str,
+}
+
+#[derive(Serialize)]
+struct GiveBack<'a> {
+    out_trade_no: &'a str,
+    out_refund_no: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    notify_url: &'a str,
+    amount: Back,
+}
+
+#[derive(Serialize)]
+struct Back {
+    refund: u64,
+    total: u64,
+    currency: Currency,
+}

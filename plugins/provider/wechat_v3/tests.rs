@@ -1,0 +1,97 @@
+//! What must be refused, what each word means, and that nothing malformed does harm.
+
+use aes_gcm::aead::{Aead, Payload};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use toml::de::DeTable;
+
+use super::super::*;
+use super::golden::*;
+use super::sealed::Sealed;
+use super::{API_V3, ROW};
+use crate::error::Word;
+use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
+use crate::settings::Problems;
+use crate::signer::KeyError;
+
+mod answers;
+mod malformed;
+mod requests;
+mod sealed;
+mod signatures;
+
+const NUMBER: &str = "T20231115000001";
+
+fn order() -> Order {
+    Order { number: NUMBER.to_owned(), method: Method::parse("wechat.native").unwrap(), amount: cny(6800) }
+}
+
+fn cny(value: u64) -> Money {
+    Money { value, currency: Currency::CNY }
+}
+
+fn pay(method: &str) -> Pay {
+    Pay {
+        order: Order { method: Method::parse(method).unwrap(), ..order() },
+        description: "tea".to_owned(),
+        payer: Payer {
+            openid: Some("oUpF8uMuAJO_M2pxb1Q9zNjWeS6o".to_owned()),
+            client_ip: Some("2001:db8::7".to_owned()),
+            ..Payer::default()
+        },
+        expires_at: None,
+        return_url: None,
+        notify_url: "https://pay.example.com/notify/wx".to_owned(),
+    }
+}
+
+fn refund() -> Refund {
+    Refund {
+        order: order(),
+        number: "R1".to_owned(),
+        amount: cny(300),
+        reason: None,
+        notify_url: "https://pay.example.com/notify/wx".to_owned(),
+    }
+}
+
+fn vouched(body: impl Into<Bytes>) -> Verified {
+    Verified::vouch(body.into(), CERTIFICATE)
+}
+
+fn order_news(state: &str) -> Value {
+    json!({"appid": "wxd678efh567hg6787", "mchid": "1234567891", "out_trade_no": NUMBER, "transaction_id": "42",
+           "trade_state": state, "success_time": "2023-11-15T06:13:25.123+08:00",
+           "amount": {"total": 6800, "currency": "CNY"}})
+}
+
+fn with(mut value: Value, pointer: &str, new: Value) -> Value {
+    *value.pointer_mut(pointer).unwrap() = new;
+    value
+}
+
+fn without(mut value: Value, name: &str) -> Value {
+    value.as_object_mut().unwrap().remove(name).unwrap();
+    value
+}
+
+/// Encrypts as WeChat Pay does.
+fn sealed(plain: &[u8], aad: &str) -> Value {
+    let nonce = "fdasflkja484";
+    let payload = Payload { msg: plain, aad: aad.as_bytes() };
+    let ciphertext = provider().api_v3.encrypt(&nonce.as_bytes().try_into().unwrap(), payload).unwrap();
+    json!({"algorithm": "AEAD_AES_256_GCM", "nonce": nonce, "associated_data": aad, "ciphertext": STANDARD.encode(ciphertext)})
+}
+
+fn envelope(event: &str, kind: &str, plain: &[u8]) -> Value {
+    let mut resource = sealed(plain, "transaction");
+    resource["original_type"] = kind.into();
+    json!({"id": "x", "event_type": event, "resource": resource})
+}
+
+fn is_mismatch<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Mismatch(_)))
+}

@@ -1,0 +1,107 @@
+//! What is told before anything is sent, and the configuration before anything is run.
+
+use super::*;
+
+fn unfit(operation: Operation) -> String {
+    match provider().encode(&operation) {
+        Err(Error::Unfit(sentence)) => sentence,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_told_before_anything_is_sent() {
+    let create = |method: &str, change: &dyn Fn(&mut Pay)| {
+        let mut pay = pay(method);
+        change(&mut pay);
+        Operation::Pay(pay)
+    };
+    let native = |change: &dyn Fn(&mut Pay)| unfit(create("wechat.native", change));
+    let euro = Currency::parse("EUR").unwrap();
+    assert!(native(&|pay| pay.description.clear()).contains("`description`"));
+    assert!(native(&|pay| pay.description = "茶".repeat(128)).contains("127"));
+    assert!(provider().encode(&create("wechat.native", &|pay| pay.description = "茶".repeat(127))).is_ok());
+    assert!(native(&|pay| pay.order.amount.currency = euro).contains("\"CNY\""));
+    for value in [0, 1_000_000_000_001, u64::MAX] {
+        assert!(native(&|pay| pay.order.amount.value = value).contains("`amount.value`"), "{value}");
+    }
+    for url in ["https://x/n?a=1", "ftp://x/n", "x", &format!("https://x/{}", "n".repeat(255))] {
+        assert!(native(&|pay| pay.notify_url = url.to_owned()).contains("notification URL"), "{url}");
+    }
+    for openid in [None, Some(String::new()), Some("o".repeat(129))] {
+        assert!(unfit(create("wechat.jsapi", &|pay| pay.payer.openid = openid.clone())).contains("`payer.openid`"));
+    }
+    for ip in [None, Some("localhost"), Some("1.2.3")] {
+        let operation = create("wechat.h5", &|pay| pay.payer.client_ip = ip.map(str::to_owned));
+        assert!(unfit(operation).contains("`payer.client_ip`"), "{ip:?}");
+    }
+    let back = |change: &dyn Fn(&mut Refund)| {
+        let mut refund = refund();
+        change(&mut refund);
+        unfit(Operation::Refund(refund))
+    };
+    assert!(back(&|refund| refund.reason = Some("退".repeat(81))).contains("80"));
+    assert!(back(&|refund| refund.amount.value = 6801).contains("at most 6800"));
+    assert!(back(&|refund| refund.amount.value = 0).contains("`amount.value`"));
+    assert!(back(&|refund| refund.amount.currency = euro).contains("\"CNY\""));
+    assert!(back(&|refund| refund.notify_url = "x".to_owned()).contains("notification URL"));
+}
+
+#[test]
+fn paths_are_escaped_the_same_way_for_signature_and_wire() {
+    let odd = Operation::Query(Order { number: "a|b*c/d?e 茶".to_owned(), ..order() });
+    let Ok(Encoded::Send(request)) = provider().encode(&odd) else { panic!("refused") };
+    let path = "/v3/pay/transactions/out-trade-no/a%7Cb%2Ac%2Fd%3Fe%20%E8%8C%B6?mchid=1234567891";
+    assert_eq!(request.uri().to_string(), path);
+}
+
+#[test]
+fn answers_are_told_which_key_to_use_only_when_there_is_a_choice() {
+    let mut request = provider().probe();
+    assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{}", "0".repeat(32)));
+    provider().sign(&mut request, &*merchant_signer(), &Keyring::default(), &stamp()).unwrap();
+    assert!(!request.headers().contains_key("wechatpay-serial"));
+    provider().sign(&mut request, &*merchant_signer(), &keyring(), &stamp()).unwrap();
+    assert_eq!(request.headers()["wechatpay-serial"], PUBLIC_KEY);
+    assert_eq!(request.headers().get_all("authorization").iter().count(), 1);
+}
+
+fn build(account: &str, api_v3: Option<&[u8]>) -> (bool, Vec<String>) {
+    let table = DeTable::parse(account).unwrap();
+    let problems = Problems::default();
+    let mut settings = Settings::root(&table, &problems);
+    let secrets = api_v3.map(|secret| (API_V3, Secret::new(secret))).into_iter().collect();
+    let built = (ROW.build)(&mut settings, &secrets).is_some();
+    drop(settings);
+    (
+        built,
+        problems
+            .into_vec()
+            .into_iter()
+            .map(|p| format!("{}|{}|{}", &account[p.span], p.message, p.suggestion.unwrap_or_default()))
+            .collect(),
+    )
+}
+
+#[test]
+fn every_mistake_in_the_account_is_told() {
+    let right = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice();
+    let key = Some(right);
+    assert_eq!(build("mchid = \"1900000109\"\nappid = \"wx8888888888888888\"", key), (true, vec![]));
+    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsub_mchid = \"1\"", key);
+    assert!(!built);
+    assert_eq!(said.len(), 3, "{said:#?}");
+    assert!(said[0].starts_with("\"19x\"|the mchid must be 1 to 32 digits|copy"), "{said:#?}");
+    assert!(said[1].starts_with("\"wx 8\"|the appid must be"), "{said:#?}");
+    assert!(said[2].contains("unknown key"), "{said:#?}");
+    assert_eq!(build("", key).1.len(), 2);
+    assert!(!build("mchid = \"1\"\nappid = \"wx\"", None).0);
+    assert!(!build("mchid = \"1\"\nappid = \"wx\"", Some(b"short")).0);
+
+    let field = &ROW.secrets[0];
+    assert!(field.required && (field.check)(right).is_ok());
+    for bad in ["", "hunter2", &"x".repeat(33), &"茶".repeat(10), &format!("é{}", "x".repeat(30))] {
+        let said = (field.check)(bad.as_bytes()).unwrap_err();
+        assert!(said.contains("exactly 32") && (bad.is_empty() || !said.contains(bad)), "{said}");
+    }
+}

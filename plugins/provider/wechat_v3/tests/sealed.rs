@@ -1,0 +1,118 @@
+//! Encrypted content: notifications and the published certificates.
+
+use super::*;
+
+#[test]
+fn published_sealed_bytes_open_and_no_changed_byte_does() {
+    let vector = &vectors()["aead"];
+    let read = |ciphertext: &str, aad: Value, nonce: &str| -> Sealed {
+        serde_json::from_value(
+            json!({"algorithm": "AEAD_AES_256_GCM", "nonce": nonce, "associated_data": aad, "ciphertext": ciphertext}),
+        )
+        .unwrap()
+    };
+    let key = provider().api_v3;
+    let ciphertext = vector["ciphertext_b64"].as_str().unwrap();
+    let nonce = vector["nonce"].as_str().unwrap();
+    assert_eq!(read(ciphertext, vector["associated_data"].clone(), nonce).open(&key).unwrap(), b"message");
+    assert!(read(ciphertext, Value::Null, nonce).open(&key).is_err());
+    for bad in ["", "short", "thirteen-char"] {
+        assert_eq!(read(ciphertext, json!("associatedData"), bad).open(&key), Err("its nonce has not 12 bytes"));
+    }
+    let bytes = STANDARD.decode(ciphertext).unwrap();
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        assert!(read(&STANDARD.encode(changed), json!("associatedData"), nonce).open(&key).is_err(), "byte {at}");
+    }
+    let empty = sealed(b"x", "");
+    for aad in [json!(""), Value::Null] {
+        let one: Sealed = serde_json::from_value(with(empty.clone(), "/associated_data", aad)).unwrap();
+        assert_eq!(one.open(&key).unwrap(), b"x");
+    }
+    let one: Sealed = serde_json::from_value(without(empty, "associated_data")).unwrap();
+    assert_eq!(one.open(&key).unwrap(), b"x");
+}
+
+#[test]
+fn the_published_list_of_certificates_reads() {
+    let vector = &vectors()["certificates_response"];
+    let text = vector["response_json"].as_str().unwrap();
+    let list: Value = serde_json::from_str(text).unwrap();
+    let entry: Sealed = serde_json::from_value(list["data"][0]["encrypt_certificate"].clone()).unwrap();
+    let digest: String =
+        Sha256::digest(entry.open(&provider().api_v3).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, vector["decrypted_pem_sha256"].as_str().unwrap());
+
+    let keys = provider().unseal(text.as_bytes(), NOW).unwrap();
+    assert_eq!(keys[0].id, vector["serial"].as_str().unwrap());
+    assert_eq!(
+        keys[0].not_after,
+        Some("2028-09-17T23:15:58+08:00".parse::<jiff::Timestamp>().unwrap().as_second() as u64)
+    );
+
+    let said = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap();
+    assert!(said(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("another serial number"));
+    assert!(said(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
+    assert!(said(text, NOW - 100_000_000).contains("valid now"));
+    assert!(said(r#"{"data":[]}"#, NOW).contains("valid now"));
+    assert!(said("{}", NOW).contains("unknown form"));
+    let fake = |plain: &[u8]| {
+        json!({"data": [{"serial_no": "1", "encrypt_certificate": sealed(plain, "certificate")}]}).to_string()
+    };
+    assert!(said(&fake(b"hello"), NOW).contains("PEM"));
+    assert!(
+        said(&fake(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"), NOW)
+            .contains("cannot be read")
+    );
+    let unsigned = provider().read(&HeaderMap::new(), text.as_bytes(), NOW);
+    assert_eq!(unsigned.err(), Some(BadSignature::Missing), "encrypted well is not enough");
+}
+
+#[test]
+fn notifications_for_others_and_of_unknown_kinds_are_refused() {
+    let event = |kind: &str, original: &str, plain: &Value| {
+        let body = envelope(kind, original, plain.to_string().as_bytes()).to_string();
+        provider().decode_notification(vouched(body))
+    };
+    let paid = order_news("SUCCESS");
+    let known = event("TRANSACTION.SUCCESS", "transaction", &paid).unwrap();
+    assert_eq!(known.id, format!("TRANSACTION.SUCCESS:{NUMBER}:42"));
+    assert!(is_mismatch(&event("TRANSACTION.SUCCESS", "transaction", &with(paid.clone(), "/mchid", json!("1")))));
+    assert!(is_mismatch(&event("TRANSACTION.SUCCESS", "transaction", &with(paid.clone(), "/appid", json!("1")))));
+    for (kind, original) in [("REFUND.SUCCESS", "transaction"), ("TRANSACTION.SUCCESS", "refund"), ("X", "x"), ("", "")]
+    {
+        assert_eq!(event(kind, original, &paid).unwrap_err().code(), "unclear");
+    }
+    assert_eq!(
+        event("TRANSACTION.SUCCESS", "transaction", &without(paid, "transaction_id")).unwrap_err().code(),
+        "unclear"
+    );
+
+    let notice = |status: &str| {
+        json!({"mchid": "1234567891", "out_trade_no": NUMBER, "refund_id": "50", "out_refund_no": "R1",
+               "refund_status": status, "amount": {"total": 6800, "refund": 300}})
+    };
+    for (word, status) in [
+        ("SUCCESS", Status::Succeeded),
+        ("CLOSED", Status::Failed),
+        ("ABNORMAL", Status::Pending),
+        ("PROCESSING", Status::Pending),
+    ] {
+        let known = event(&format!("REFUND.{word}"), "refund", &notice(word)).unwrap();
+        assert_eq!((known.outcome.status, known.outcome.amount), (status, Some(cny(300))));
+        assert_eq!(known.refund_number.as_deref(), Some("R1"));
+    }
+    assert!(is_mismatch(&event("REFUND.SUCCESS", "refund", &with(notice("SUCCESS"), "/mchid", json!("1")))));
+    assert_eq!(event("REFUND.SUCCESS", "refund", &notice("?")).unwrap_err().code(), "unclear");
+}
+
+#[test]
+fn acknowledgements_are_in_the_providers_form() {
+    let taken = provider().acknowledge(true);
+    assert_eq!((taken.status(), taken.body().len()), (StatusCode::NO_CONTENT, 0));
+    let refused = provider().acknowledge(false);
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let body: Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(body["code"], "FAIL");
+}

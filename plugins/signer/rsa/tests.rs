@@ -1,0 +1,192 @@
+//! Two implementations against each other, and every format that a key file comes in.
+
+use proptest::prelude::*;
+use rsa::pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey, EncodeRsaPublicKey};
+use rsa::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding};
+use rsa::signature::{SignatureEncoding, Signer as _, Verifier as _};
+use rsa::traits::PublicKeyParts;
+use serde_json::Value;
+
+use super::*;
+
+const PRIVATE: &str = include_str!("../../../tests/golden/wechat-v3/keys/wxjava_merchant_private_key.pem");
+const CERTIFICATE: &str = include_str!("../../../tests/golden/wechat-v3/keys/wxjava_merchant_certificate.pem");
+
+fn reference() -> rsa::RsaPrivateKey {
+    rsa::RsaPrivateKey::from_pkcs8_pem(PRIVATE).unwrap()
+}
+
+fn error_of<T>(result: Result<T, KeyError>) -> String {
+    result.err().unwrap().to_string()
+}
+
+fn base64_of(pem: &str) -> String {
+    pem.lines().filter(|line| !line.starts_with("-----")).collect()
+}
+
+fn generated(bits: usize) -> rsa::RsaPrivateKey {
+    rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, bits).unwrap()
+}
+
+#[test]
+fn signs_as_the_published_vectors_do() {
+    let vectors: Value = serde_json::from_str(include_str!("../../../tests/golden/wechat-v3/vectors.json")).unwrap();
+    let signer = signer("5F1C", PRIVATE.as_bytes()).unwrap();
+    let verifier = verifier(CERTIFICATE.as_bytes()).unwrap();
+    for (name, text) in [
+        ("rsa_message", "text"),
+        ("request_post_native", "sign_text"),
+        ("request_get_query", "sign_text"),
+        ("paysign_jsapi", "text"),
+        ("paysign_app", "text"),
+    ] {
+        let message = vectors[name][text].as_str().unwrap().as_bytes();
+        let expected = vectors[name]["signature"].as_str().unwrap();
+        assert_eq!(STANDARD.encode(signer.sign(message).unwrap()), expected, "{name}");
+        assert!(verifier.verify(message, &STANDARD.decode(expected).unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn both_implementations_make_the_same_bytes() {
+    for bits in [2048, 3072] {
+        let key = generated(bits);
+        let theirs = rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha256>::new(key.clone());
+        let ours = signer("k", key.to_pkcs8_pem(LineEnding::LF).unwrap().as_bytes()).unwrap();
+        assert_eq!(ours.is_slow(), bits > 2048);
+        for length in (0..200).chain([255, 256, 1000, 65_536]) {
+            let message: Vec<u8> = (0..length).map(|i| (i * 31 + length) as u8).collect();
+            assert_eq!(ours.sign(&message).unwrap(), theirs.sign(&message).to_vec(), "{bits} bits, {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn each_accepts_what_the_other_signed_and_no_changed_byte() {
+    let key = reference();
+    let ours = signer("k", PRIVATE.as_bytes()).unwrap();
+    let check = verifier(CERTIFICATE.as_bytes()).unwrap();
+    let theirs = rsa::pkcs1v15::VerifyingKey::<rsa::sha2::Sha256>::new(key.to_public_key());
+    let message = "测试 message".as_bytes();
+    let signature = ours.sign(message).unwrap();
+    assert!(theirs.verify(message, &signature.as_slice().try_into().unwrap()).is_ok());
+    assert!(check.verify(message, &signature));
+    for at in 0..message.len() {
+        let mut changed = message.to_vec();
+        changed[at] ^= 1;
+        assert!(!check.verify(&changed, &signature), "message byte {at}");
+    }
+    for at in 0..signature.len() {
+        let mut changed = signature.clone();
+        changed[at] ^= 1;
+        assert!(!check.verify(message, &changed), "signature byte {at}");
+    }
+    for wrong in [&signature[..255], &[&signature[..], &[0]].concat(), &[]] {
+        assert!(!check.verify(message, wrong));
+    }
+}
+
+#[test]
+fn every_private_format_reads() {
+    let key = reference();
+    let pkcs1 = key.to_pkcs1_pem(LineEnding::LF).unwrap().to_string();
+    let expected = signer("k", PRIVATE.as_bytes()).unwrap().sign(b"x").unwrap();
+    let unwrapped = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----", base64_of(PRIVATE));
+    let files = [
+        pkcs1.clone(),
+        base64_of(PRIVATE),
+        base64_of(&pkcs1),
+        PRIVATE.replace('\n', "\r\n"),
+        format!("Bag Attributes\n  friendlyName: x\n{PRIVATE}\n{CERTIFICATE}"),
+        format!("\u{feff}{}\n", base64_of(PRIVATE)),
+        unwrapped,
+    ];
+    for file in files.iter().map(String::as_bytes).chain([key.to_pkcs8_der().unwrap().as_bytes()]) {
+        let read = signer("7132D72A", file).unwrap();
+        assert_eq!(read.sign(b"x").unwrap(), expected);
+        assert_eq!(read.key_id(), "7132D72A");
+        assert!(!read.is_slow());
+    }
+}
+
+#[test]
+fn every_public_format_reads() {
+    let key = reference().to_public_key();
+    let signature = signer("k", PRIVATE.as_bytes()).unwrap().sign(b"x").unwrap();
+    let spki = key.to_public_key_pem(LineEnding::LF).unwrap();
+    let pkcs1 = key.to_pkcs1_pem(LineEnding::LF).unwrap();
+    let files = [&spki, &pkcs1, CERTIFICATE, &base64_of(&spki), &base64_of(&pkcs1), &base64_of(CERTIFICATE)];
+    let der = STANDARD.decode(base64_of(CERTIFICATE)).unwrap();
+    for file in files.into_iter().map(str::as_bytes).chain([der.as_slice()]) {
+        assert!(verifier(file).unwrap().verify(b"x", &signature));
+    }
+}
+
+#[test]
+fn sizes_outside_the_range_are_refused_with_the_size() {
+    let small = generated(1024);
+    let said = error_of(signer("k", small.to_pkcs8_pem(LineEnding::LF).unwrap().as_bytes()));
+    assert_eq!(said, "the RSA key has 1024 bits; from 2048 to 4096 are taken");
+    assert_eq!(error_of(verifier(small.to_public_key().to_public_key_pem(LineEnding::LF).unwrap().as_bytes())), said);
+
+    let big = KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa8192).unwrap();
+    let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&big).unwrap();
+    assert!(error_of(signer("k", der.as_ref())).contains("8192 bits"));
+
+    let slow = KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa4096).unwrap();
+    let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&slow).unwrap();
+    assert!(signer("k", der.as_ref()).unwrap().is_slow());
+}
+
+#[test]
+fn a_wrong_file_is_told_what_it_is_and_never_repeated() {
+    let secret = base64_of(PRIVATE);
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIE\n-----END ENCRYPTED PRIVATE KEY-----";
+    let old_encrypted =
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nMIIE\n-----END RSA PRIVATE KEY-----";
+    let cut = &PRIVATE[..600];
+    let spki = reference().to_public_key().to_public_key_pem(LineEnding::LF).unwrap();
+    for (file, expected) in [
+        (CERTIFICATE, "this is a certificate"),
+        (&spki, "this is a public key"),
+        (encrypted, "passphrase"),
+        (old_encrypted, "passphrase"),
+        (cut, "no END line"),
+        ("", "nothing in it"),
+        ("hunter2hunter2", "damaged"),
+        ("aGVsbG8=", "cannot be read"),
+    ] {
+        let said = error_of(signer("k", file.as_bytes()));
+        assert!(said.contains(expected), "{said}");
+        assert!(!said.contains("hunter2") && !said.contains(&secret[..12]), "{said}");
+    }
+    let said = error_of(verifier(PRIVATE.as_bytes()));
+    assert!(said.contains("this is a private key"), "{said}");
+    let mut damaged = reference().to_pkcs8_der().unwrap().as_bytes().to_vec();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    assert!(error_of(signer("k", &damaged)).contains("damaged"));
+}
+
+#[test]
+fn test_keys_belong_together() {
+    let wechat = |name: &str| {
+        std::fs::read_to_string(format!("{}/../tests/golden/wechat-v3/keys/{name}.pem", env!("CARGO_MANIFEST_DIR")))
+            .unwrap()
+    };
+    let private = rsa::RsaPrivateKey::from_pkcs8_pem(&wechat("wxjava_wechat_pay_private_key")).unwrap();
+    let public = rsa::RsaPublicKey::from_public_key_pem(&wechat("wxjava_wechat_pay_public_key")).unwrap();
+    assert_eq!(private.n(), public.n());
+    assert!(rsa::RsaPrivateKey::from_pkcs1_pem(PRIVATE).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "\\PC{0,80}") {
+        let pem = format!("-----BEGIN {text}-----\n{}\n-----END {text}-----", STANDARD.encode(&bytes));
+        for file in [bytes.as_slice(), STANDARD.encode(&bytes).as_bytes(), pem.as_bytes(), text.as_bytes()] {
+            prop_assert!(signer("k", file).is_err());
+            prop_assert!(verifier(file).is_err());
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Who is asking: a signature by one of a merchant's keys, made within five minutes, never seen before.
+//!
+//! Two schemes say the same thing: RFC 9421 HTTP message signatures, and a plain one that any language does in five lines.
+//! Whoever is refused is told nothing but that; the reason is for the log.
+
+mod limits;
+mod nonces;
+pub(crate) mod plain;
+mod rfc9421;
+
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use http::HeaderMap;
+
+pub use self::limits::Limits;
+use self::nonces::Nonces;
+use crate::config::{Merchant, Snapshot};
+
+/// How far a caller's clock may be off, in seconds, either way.
+pub const WINDOW: u64 = 300;
+
+/// The head of a request, as received.
+pub struct Head<'a> {
+    /// As in `POST`.
+    pub method: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// From `Host` or `:authority`.
+    pub authority: &'a str,
+    /// Path and query, raw.
+    pub path_and_query: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// Why a request is refused. For the log only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// There is no signature.
+    Unsigned,
+    /// The signature's own parts are missing or malformed.
+    Malformed(&'static str),
+    /// No merchant has this key.
+    UnknownKey,
+    /// Made more than five minutes ago, or in the future.
+    OutsideWindow,
+    /// The body is not the one that was signed.
+    WrongDigest,
+    /// The signature is not over this request.
+    WrongSignature,
+    /// The nonce was used before.
+    NonceSeen,
+}
+
+/// What a scheme has found in a request: everything that is left to check in one way for both.
+struct Claim {
+    key_id: String,
+    created: u64,
+    expires: Option<u64>,
+    nonce: String,
+    message: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+/// Checks requests and remembers nonces.
+#[derive(Default)]
+pub struct Access {
+    nonces: Nonces,
+}
+
+impl Access {
+    /// Remembers nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Finds the merchant who signed this request; `now` is unix seconds.
+    pub fn check(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Arc<Merchant>, Denied> {
+        let claim = if head.headers.contains_key("signature-input") {
+            rfc9421::read(head, body)?
+        } else if head.headers.contains_key("x-tollgate-signature") {
+            plain::read(head, body)?
+        } else {
+            return Err(Denied::Unsigned);
+        };
+        if claim.created.abs_diff(now) > WINDOW || claim.expires.is_some_and(|end| end < now) {
+            return Err(Denied::OutsideWindow);
+        }
+        let known = snapshot.merchant_keys.get(&claim.key_id);
+        // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.
+        let secret = known.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let right = hmac::verify(&key, &claim.message, &claim.signature).is_ok();
+        let (merchant, _) = known.ok_or(Denied::UnknownKey)?;
+        if !right {
+            return Err(Denied::WrongSignature);
+        }
+        // Last, so that only valid signatures are remembered.
+        if !self.nonces.first_time(&claim.key_id, &claim.nonce, claim.created.max(now) + 2 * WINDOW, now) {
+            return Err(Denied::NonceSeen);
+        }
+        Ok(Arc::clone(merchant))
+    }
+}
+
+fn is_nonce(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The plain scheme: hex(HMAC-SHA256(secret, METHOD\nPATH?QUERY\nTIMESTAMP\nNONCE\nhex(SHA-256(body)))).
+
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use super::{Claim, Denied, Head, is_nonce};
+
+pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<Claim, Denied> {
+    let key_id = one(head.headers, "x-tollgate-key")?;
+    let timestamp = one(head.headers, "x-tollgate-timestamp")?;
+    let nonce = one(head.headers, "x-tollgate-nonce")?;
+    let signature = one(head.headers, "x-tollgate-signature")?;
+    let digits = (1..=19).contains(&timestamp.len()) && timestamp.bytes().all(|byte| byte.is_ascii_digit());
+    let created = timestamp.parse().ok().filter(|_| digits).ok_or(Denied::Malformed("timestamp"))?;
+    if !is_nonce(nonce) {
+        return Err(Denied::Malformed("nonce"));
+    }
+    Ok(Claim {
+        key_id: key_id.to_owned(),
+        created,
+        expires: None,
+        nonce: nonce.to_owned(),
+        message: message(head.method, head.path_and_query, timestamp, nonce, body),
+        signature: from_hex(signature).ok_or(Denied::Malformed("signature"))?,
+    })
+}
+
+/// The text that is signed.
+pub(crate) fn message(method: &str, path_and_query: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
+    let digest = hex(&Sha256::digest(body));
+    format!("{method}\n{path_and_query}\n{timestamp}\n{nonce}\n{digest}").into_bytes()
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Denied> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().map_err(|_| Denied::Malformed(name)),
+        (None, _) => Err(Denied::Malformed(name)),
+        (Some(_), Some(_)) => Err(Denied::Malformed(name)),
+    }
+}

@@ -1,0 +1,120 @@
+//! RFC 9421 HTTP message signatures with `hmac-sha256`, and RFC 9530 digests of the body.
+
+use http::HeaderMap;
+use sfv::{BareItem, Dictionary, FieldType, InnerList, List, ListEntry, Parser};
+use sha2::{Digest, Sha256, Sha512};
+
+use super::{Claim, Denied, Head, is_nonce};
+
+pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<Claim, Denied> {
+    let inputs = dictionary(head.headers, "signature-input")?;
+    let signatures = dictionary(head.headers, "signature")?;
+    let (label, input) = inputs.iter().next().ok_or(Denied::Malformed("signature-input"))?;
+    let ListEntry::InnerList(input) = input else { return Err(Denied::Malformed("signature-input")) };
+    let Some(ListEntry::Item(signature)) = signatures.get(label) else { return Err(Denied::Malformed("signature")) };
+    let BareItem::ByteSequence(signature) = &signature.bare_item else { return Err(Denied::Malformed("signature")) };
+
+    let components = components(input)?;
+    let covered = |name: &str| components.contains(&name);
+    let target = covered("@target-uri") || (covered("@path") && covered("@query"));
+    if !covered("@method") || !target {
+        return Err(Denied::Malformed("components"));
+    }
+    if !body.is_empty() && !covered("content-digest") {
+        return Err(Denied::Malformed("content-digest"));
+    }
+    if head.headers.contains_key("content-digest") || covered("content-digest") {
+        check_digest(head.headers, body)?;
+    }
+    let text = |name: &str| match input.params.get(name) {
+        Some(BareItem::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let time = |name: &str| match input.params.get(name) {
+        Some(BareItem::Integer(time)) => u64::try_from(i64::from(*time)).ok(),
+        _ => None,
+    };
+    if input.params.contains_key("alg") && text("alg") != Some("hmac-sha256") {
+        return Err(Denied::Malformed("alg"));
+    }
+    let created = time("created").ok_or(Denied::Malformed("created"))?;
+    let expires = time("expires");
+    if input.params.contains_key("expires") && expires.is_none() {
+        return Err(Denied::Malformed("expires"));
+    }
+    let key_id = text("keyid").ok_or(Denied::Malformed("keyid"))?.to_owned();
+    let nonce = text("nonce").filter(|text| is_nonce(text)).ok_or(Denied::Malformed("nonce"))?.to_owned();
+    let message = base(head, &components, input)?;
+    Ok(Claim { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
+}
+
+/// The names of the covered components. Parameters of components are not supported, and what is not supported must not
+/// be taken for covered.
+fn components(input: &InnerList) -> Result<Vec<&str>, Denied> {
+    let mut names = Vec::new();
+    for item in &input.items {
+        match &item.bare_item {
+            BareItem::String(name) if item.params.is_empty() && !names.contains(&name.as_str()) => names.push(name.as_str()),
+            _ => return Err(Denied::Malformed("components")),
+        }
+    }
+    Ok(names)
+}
+
+/// The signature base of RFC 9421, section 2.5.
+fn base(head: &Head<'_>, components: &[&str], input: &InnerList) -> Result<String, Denied> {
+    let mut base = String::new();
+    for name in components {
+        base.push_str(&format!("\"{name}\": {}\n", value(head, name)?));
+    }
+    let parameters: List = vec![ListEntry::InnerList(input.clone())];
+    let parameters = parameters.serialize().ok_or(Denied::Malformed("signature-input"))?;
+    base.push_str(&format!("\"@signature-params\": {parameters}"));
+    Ok(base)
+}
+
+fn value(head: &Head<'_>, name: &str) -> Result<String, Denied> {
+    let (path, query) = head.path_and_query.split_once('?').unwrap_or((head.path_and_query, ""));
+    Ok(match name {
+        "@method" => head.method.to_owned(),
+        "@target-uri" => format!("{}://{}{}", head.scheme, head.authority, head.path_and_query),
+        "@path" => path.to_owned(),
+        "@query" => format!("?{query}"),
+        "@authority" => head.authority.to_ascii_lowercase(),
+        "@scheme" => head.scheme.to_owned(),
+        "@request-target" => head.path_and_query.to_owned(),
+        _ if name.starts_with('@') || name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            return Err(Denied::Malformed("components"));
+        }
+        _ => joined(head.headers, name)?,
+    })
+}
+
+/// All values of a header, as RFC 9421, section 2.1 puts them together.
+fn joined(headers: &HeaderMap, name: &str) -> Result<String, Denied> {
+    let values: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|value| value.to_str().map(str::trim)).collect();
+    let values = values.map_err(|_| Denied::Malformed("header"))?;
+    if values.is_empty() { Err(Denied::Malformed("components")) } else { Ok(values.join(", ")) }
+}
+
+fn dictionary(headers: &HeaderMap, name: &str) -> Result<Dictionary, Denied> {
+    Parser::new(&joined(headers, name)?).parse().map_err(|_| Denied::Malformed("structured field"))
+}
+
+fn check_digest(headers: &HeaderMap, body: &[u8]) -> Result<(), Denied> {
+    let digests = dictionary(headers, "content-digest").map_err(|_| Denied::WrongDigest)?;
+    let mut checked = false;
+    for (algorithm, value) in &digests {
+        let right = match algorithm.as_str() {
+            "sha-256" => Sha256::digest(body).to_vec(),
+            "sha-512" => Sha512::digest(body).to_vec(),
+            _ => continue,
+        };
+        let ListEntry::Item(value) = value else { return Err(Denied::WrongDigest) };
+        if value.bare_item != BareItem::ByteSequence(right) {
+            return Err(Denied::WrongDigest);
+        }
+        checked = true;
+    }
+    if checked { Ok(()) } else { Err(Denied::WrongDigest) }
+}

@@ -1,0 +1,173 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use http::{HeaderName, HeaderValue};
+use tollgate_plugins::secret::Secret;
+
+use super::*;
+use crate::config::Process;
+use crate::sign::{Credentials, Headers, plain, rfc9421};
+
+const NOW: u64 = 1_700_000_000;
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const BODY: &[u8] = br#"{"order_id":"o-1"}"#;
+const TARGET: &str = "/v1/payments?x=1";
+
+type Sign = fn(&Credentials<'_>, &str, &str, &[u8]) -> Headers;
+const SCHEMES: [Sign; 2] = [plain, rfc9421];
+
+fn snapshot() -> Snapshot {
+    let keys = vec![("shop-1".to_owned(), Secret::new(SECRET)), ("shop-2".to_owned(), Secret::new("another secret"))];
+    let merchant =
+        Arc::new(Merchant { name: "shop".into(), fingerprint: String::new(), keys: keys.clone(), webhook: None, limit: None });
+    let merchant_keys: HashMap<_, _> =
+        keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();
+    let process = Process {
+        public_url: String::new(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        tls: None,
+        admin_listen: ([127, 0, 0, 1], 0).into(),
+        ledger_path: PathBuf::new(),
+        log: String::new(),
+        drain: std::time::Duration::ZERO,
+        body_limit: 0,
+        webhook_allow: Vec::new(),
+    };
+    Snapshot {
+        generation: 1,
+        hash: String::new(),
+        process: Arc::new(process),
+        merchants: BTreeMap::from([("shop".to_owned(), merchant)]),
+        merchant_keys,
+        channels: BTreeMap::new(),
+        routes: Vec::new(),
+        sources: Default::default(),
+    }
+}
+
+fn map(headers: &Headers) -> HeaderMap {
+    let pair = |(name, value): &(&'static str, String)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+    headers.iter().map(pair).collect()
+}
+
+fn check(access: &Access, headers: &HeaderMap, method: &str, target: &str, body: &[u8], now: u64) -> Result<(), Denied> {
+    let head = Head { method, scheme: "https", authority: "pay.example.com", path_and_query: target, headers };
+    access.check(&snapshot(), &head, body, now).map(|merchant| assert_eq!(merchant.name, "shop"))
+}
+
+fn with(nonce: &str) -> Credentials<'_> {
+    Credentials { key_id: "shop-1", secret: SECRET, created: NOW, nonce }
+}
+
+#[test]
+fn a_good_signature_passes_once() {
+    for sign in SCHEMES {
+        let access = Access::new();
+        let headers = map(&sign(&with("n-1"), "POST", TARGET, BODY));
+        assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW + 299), Ok(()));
+        assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW + 299), Err(Denied::NonceSeen));
+        let without_body = map(&sign(&with("n-2"), "GET", "/v1/payments/o-1", b""));
+        assert_eq!(check(&access, &without_body, "GET", "/v1/payments/o-1", b"", NOW), Ok(()));
+    }
+}
+
+#[test]
+fn every_key_of_a_merchant_is_good_while_they_rotate() {
+    let access = Access::new();
+    let second = Credentials { key_id: "shop-2", secret: b"another secret", created: NOW, nonce: "n" };
+    assert_eq!(check(&access, &map(&plain(&second, "GET", "/", b"")), "GET", "/", b"", NOW), Ok(()));
+}
+
+#[test]
+fn what_is_altered_is_refused_and_does_not_use_the_nonce_up() {
+    for sign in SCHEMES {
+        let access = Access::new();
+        let headers = map(&sign(&with("n"), "POST", TARGET, BODY));
+        let denied = |method, target, body| check(&access, &headers, method, target, body, NOW).unwrap_err();
+        denied("PUT", TARGET, BODY);
+        denied("POST", "/v1/payments?x=2", BODY);
+        denied("POST", "/v1/payments", BODY);
+        denied("POST", "/v1/payment?x=1", BODY);
+        denied("POST", TARGET, br#"{"order_id":"o-2"}"#);
+        denied("POST", TARGET, b"");
+        let mut other_nonce = headers.clone();
+        for name in ["x-tollgate-nonce", "x-tollgate-timestamp", "signature-input"] {
+            if let Some(value) = headers.get(name) {
+                let text = value.to_str().unwrap().replace("\"n\"", "\"m\"").replace("1700000000", "1700000001");
+                other_nonce.insert(name, HeaderValue::from_str(if text == "n" { "m" } else { &text }).unwrap());
+            }
+        }
+        assert_eq!(check(&access, &other_nonce, "POST", TARGET, BODY, NOW), Err(Denied::WrongSignature));
+        assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW), Ok(()), "the nonce is still good");
+    }
+}
+
+#[test]
+fn outside_the_window_unknown_and_unsigned_are_refused() {
+    for sign in SCHEMES {
+        let access = Access::new();
+        let headers = map(&sign(&with("n"), "GET", "/", b""));
+        for now in [NOW - 301, NOW + 301] {
+            assert_eq!(check(&access, &headers, "GET", "/", b"", now), Err(Denied::OutsideWindow));
+        }
+        let unknown = map(&sign(&Credentials { key_id: "nobody", ..with("n") }, "GET", "/", b""));
+        assert_eq!(check(&access, &unknown, "GET", "/", b"", NOW), Err(Denied::UnknownKey));
+        let wrong = map(&sign(&Credentials { secret: b"wrong", ..with("n") }, "GET", "/", b""));
+        assert_eq!(check(&access, &wrong, "GET", "/", b"", NOW), Err(Denied::WrongSignature));
+        for name in headers.keys() {
+            let mut less = headers.clone();
+            less.remove(name);
+            assert!(check(&access, &less, "GET", "/", b"", NOW).is_err(), "without {name}");
+        }
+    }
+    assert_eq!(check(&Access::new(), &HeaderMap::new(), "GET", "/", b"", NOW), Err(Denied::Unsigned));
+}
+
+/// The signature base is written out by hand here, so that signing and checking cannot be wrong in the same way.
+#[test]
+fn rfc9421_over_target_uri_and_a_header() {
+    let input = r#"("@method" "@target-uri" "content-digest" "idempotency-key");created=1700000000;keyid="shop-1";nonce="n""#;
+    // printf '{"order_id":"o-1"}' | openssl dgst -sha256 -binary | base64
+    let digest = {
+        use base64::Engine;
+        use sha2::Digest;
+        format!("sha-256=:{}:", base64::prelude::BASE64_STANDARD.encode(sha2::Sha256::digest(BODY)))
+    };
+    let base = format!(
+        "\"@method\": POST\n\"@target-uri\": https://pay.example.com/v1/payments?x=1\n\"content-digest\": {digest}\n\"idempotency-key\": k-1\n\"@signature-params\": {input}"
+    );
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), base.as_bytes());
+    let signature = {
+        use base64::Engine;
+        base64::prelude::BASE64_STANDARD.encode(tag)
+    };
+    let headers = vec![
+        ("content-digest", digest),
+        ("idempotency-key", " k-1 ".trim().to_owned()),
+        ("signature-input", format!("tollgate={input}")),
+        ("signature", format!("tollgate=:{signature}:")),
+    ];
+    assert_eq!(check(&Access::new(), &map(&headers), "POST", TARGET, BODY, NOW), Ok(()));
+    let mut other = map(&headers);
+    other.insert("idempotency-key", HeaderValue::from_static("k-2"));
+    assert_eq!(check(&Access::new(), &other, "POST", TARGET, BODY, NOW), Err(Denied::WrongSignature));
+}
+
+#[test]
+fn a_signature_that_covers_too_little_is_refused() {
+    for components in [
+        r#"("@method" "@path")"#,
+        r#"("@path" "@query")"#,
+        r#"("@method" "@target-uri")"#,
+        r#"("@method" "@target-uri" "content-digest";req)"#,
+        r#"("@method" "@target-uri" "@status" "content-digest")"#,
+        r#"("@method" "@method" "@target-uri" "content-digest")"#,
+    ] {
+        let input = format!("s={components};created={NOW};keyid=\"shop-1\";nonce=\"n\"");
+        let headers = vec![("signature-input", input), ("signature", "s=:AAAA:".to_owned())];
+        let denied = check(&Access::new(), &map(&headers), "POST", TARGET, BODY, NOW);
+        assert!(matches!(denied, Err(Denied::Malformed(_) | Denied::WrongDigest)), "{components}: {denied:?}");
+    }
+}

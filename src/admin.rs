@@ -1,0 +1,94 @@
+//! For operators and machines that watch: metrics, alive, ready.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode};
+use jiff::Timestamp;
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use tollgate_plugins::filter::Clock;
+
+use crate::config::reload::ReloadHandle;
+use crate::gateway::Gateway;
+use crate::telemetry::METRICS;
+
+/// The admin listener.
+pub struct Admin {
+    /// Whose state is told.
+    pub gateway: Arc<Gateway>,
+    /// True once the process was told to leave.
+    pub draining: Arc<AtomicBool>,
+    /// Reloads on demand.
+    pub reload: ReloadHandle,
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let header = session.req_header();
+        match (&header.method, header.uri.path()) {
+            (&Method::GET, "/metrics") => {
+                self.collect().await;
+                text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", METRICS.render())
+            }
+            (&Method::GET, "/healthz") => text(StatusCode::OK, "text/plain", "alive\n".to_owned()),
+            (&Method::GET, "/readyz") => match self.not_ready() {
+                None => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
+            },
+            (&Method::POST, "/reload") => match self.reload.reload().await {
+                Ok(report) => text(StatusCode::OK, "text/plain; charset=utf-8", format!("{report}\n")),
+                Err(mistakes) => {
+                    let lines: String = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect();
+                    text(StatusCode::UNPROCESSABLE_ENTITY, "text/plain; charset=utf-8", lines)
+                }
+            },
+            _ => text(StatusCode::NOT_FOUND, "text/plain", "try GET /metrics /healthz /readyz or POST /reload\n".to_owned()),
+        }
+    }
+}
+
+impl Admin {
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Acquire) {
+            return Some("the process is leaving");
+        }
+        (!self.gateway.ledger.is_healthy()).then_some("the ledger cannot write; free the disk and restart")
+    }
+
+    /// Brings the gauges up to date that nobody sets as things happen.
+    async fn collect(&self) {
+        if let Ok(waiting) = self.gateway.ledger.waiting().await {
+            METRICS.deliveries_waiting.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
+            METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
+            let age = waiting.oldest_unknown.map(|since| Timestamp::now().duration_since(since));
+            METRICS.unknown_oldest_seconds.set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
+        }
+        let now = self.gateway.exchanger.clock().now();
+        for channel in self.gateway.current.load().channels.values() {
+            for reading in channel.filters.iter().flat_map(|filter| filter.readings(now)) {
+                let operation = reading.operation.unwrap_or_default();
+                match reading.name {
+                    "breaker_state" => METRICS.breaker_state.with_label_values(&[channel.name.as_str(), operation]).set(reading.value),
+                    "breaker_transitions" => {
+                        METRICS.breaker_transitions.with_label_values(&[channel.name.as_str(), operation]).set(reading.value);
+                    }
+                    "limit_in_flight" => METRICS.limit_in_flight.with_label_values(&[channel.name.as_str()]).set(reading.value),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Vec<u8>> {
+    let mut response = Response::new(body.into_bytes());
+    *response.status_mut() = status;
+    let length = response.body().len();
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    response
+}

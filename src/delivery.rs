@@ -1,0 +1,199 @@
+//! Events to merchants, again until they have them. One dead endpoint delays no other, and the order is kept per payment
+//! (the ledger gives out only the oldest event of each).
+
+pub mod webhook;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::webhook::{Client, Reply};
+use crate::config::{Current, Snapshot};
+use crate::ledger::{Delivery, Ledger};
+use crate::telemetry::METRICS;
+
+/// The pauses before the second try, the third, and so on, in seconds: 5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h.
+const PAUSES: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
+/// No `retry-after` is honoured beyond this.
+const LONGEST_PAUSE: u64 = 86_400;
+/// How many are under way at once, in all and for one merchant.
+const AT_ONCE: usize = 64;
+const AT_ONCE_EACH: usize = 8;
+/// How many due ones are looked at, so that one merchant's backlog does not hide the others'.
+const LOOKED_AT: usize = 1024;
+
+/// Runs until shutdown.
+pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
+    let worker = Arc::new(Worker { current, ledger, client: Client::default(), disabled: Mutex::default() });
+    let mut wake = worker.ledger.wake();
+    let mut under_way: JoinSet<(String, String)> = JoinSet::new();
+    let mut busy: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    loop {
+        match worker.ledger.due_deliveries(Timestamp::now(), LOOKED_AT).await {
+            Ok(due) => {
+                for delivery in due {
+                    let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
+                    let theirs = busy.entry(merchant.clone()).or_default();
+                    if under_way.len() >= AT_ONCE || theirs.len() >= AT_ONCE_EACH || !theirs.insert(event.clone()) {
+                        continue;
+                    }
+                    let worker = Arc::clone(&worker);
+                    under_way.spawn(async move {
+                        worker.deliver(delivery).await;
+                        (merchant, event)
+                    });
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot read which events are due"),
+        }
+        tokio::select! {
+            Some(ended) = under_way.join_next() => {
+                if let Ok((merchant, event)) = ended && let Some(theirs) = busy.get_mut(&merchant) {
+                    theirs.remove(&event);
+                }
+            }
+            _ = wake.changed() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+struct Worker {
+    current: Current,
+    ledger: Ledger,
+    client: Client,
+    /// Merchants whose endpoint said 410, by the configuration for which it said so.
+    disabled: Mutex<HashMap<String, String>>,
+}
+
+/// What comes after a try.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// They have it.
+    Done(&'static str),
+    /// It is not tried again.
+    GiveUp(&'static str),
+    /// Again after so many seconds.
+    Again(u64),
+}
+
+impl Worker {
+    async fn deliver(&self, delivery: Delivery) {
+        let snapshot = self.current.load_full();
+        let merchant = delivery.event.subject.merchant.clone();
+        let event = delivery.event.id.clone();
+        let next = self.attempt(&snapshot, &delivery).await;
+        let result = match &next {
+            Next::Done(result) | Next::GiveUp(result) => *result,
+            Next::Again(_) => "failed",
+        };
+        METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
+        let now = Timestamp::now();
+        let written = match next {
+            Next::Done(_) => self.ledger.delivered(&event, now).await,
+            Next::GiveUp(why) => {
+                tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
+                self.ledger.delivered(&event, now).await
+            }
+            Next::Again(seconds) => {
+                let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+                self.ledger.postpone(&event, now.checked_add(pause).unwrap_or(now), delivery.tries + 1).await
+            }
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, event, "a delivery's end could not be recorded; the event is sent again");
+        }
+    }
+
+    async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> Next {
+        let name = &delivery.event.subject.merchant;
+        let Some(merchant) = snapshot.merchants.get(name) else { return Next::Done("no_merchant") };
+        let Some(target) = &merchant.webhook else { return Next::Done("no_webhook") };
+        if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
+            return Next::GiveUp("disabled");
+        }
+        let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event).await;
+        if let Ok(Reply { status: 410, .. }) = reply {
+            tracing::error!(merchant = name, "the webhook says it is gone (410): disabled until the merchant's file changes");
+            self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
+        }
+        let next = after(&reply, delivery.tries, Timestamp::now(), rand::rng().random());
+        if !matches!(next, Next::Done(_)) {
+            let outcome = reply.map_or_else(|why| why, |reply| format!("it answered {}", reply.status));
+            tracing::info!(merchant = name, event = delivery.event.id, outcome, ?next, "an event was not delivered");
+        }
+        next
+    }
+}
+
+/// What comes after the reply to try number `tries` (counted from 0); `chance` is from 0 to 1.
+fn after(reply: &Result<Reply, String>, tries: u32, now: Timestamp, chance: f64) -> Next {
+    match reply {
+        Ok(reply) if (200..300).contains(&reply.status) => return Next::Done("delivered"),
+        Ok(reply) if reply.status == 410 => return Next::GiveUp("gone"),
+        _ => {}
+    }
+    let Some(pause) = PAUSES.get(tries as usize) else { return Next::GiveUp("given_up") };
+    let scattered = (*pause as f64 * (0.9 + 0.2 * chance)).round() as u64;
+    let asked = reply.as_ref().ok().and_then(|reply| reply.retry_after.as_deref()).and_then(|text| seconds(text, now));
+    Next::Again(scattered.max(asked.unwrap_or(0).min(LONGEST_PAUSE)))
+}
+
+/// `retry-after`: seconds, or an HTTP date.
+fn seconds(text: &str, now: Timestamp) -> Option<u64> {
+    let date = || {
+        let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+        u64::try_from(date.duration_since(now).as_secs()).ok()
+    };
+    text.trim().parse().ok().or_else(date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, retry_after: Option<&str>) -> Result<Reply, String> {
+        Ok(Reply { status, retry_after: retry_after.map(str::to_owned) })
+    }
+
+    #[test]
+    fn the_schedule_with_its_scatter_and_its_end() {
+        let now = Timestamp::UNIX_EPOCH;
+        for (tries, pause) in PAUSES.iter().enumerate() {
+            for chance in [0.0, 0.5, 0.999] {
+                let Next::Again(seconds) = after(&Err("cut".into()), tries as u32, now, chance) else { panic!("again") };
+                assert!(seconds * 10 >= pause * 9 && seconds * 10 <= pause * 11 + 5, "{tries}: {seconds} for {pause}");
+            }
+        }
+        assert_eq!(after(&Err("cut".into()), 9, now, 0.5), Next::GiveUp("given_up"));
+    }
+
+    #[test]
+    fn what_counts_as_had_and_what_as_not() {
+        let now = Timestamp::UNIX_EPOCH;
+        for status in [200, 202, 204, 299] {
+            assert_eq!(after(&reply(status, None), 0, now, 0.5), Next::Done("delivered"));
+        }
+        for status in [199, 301, 302, 307, 400, 404, 429, 500, 503] {
+            assert_eq!(after(&reply(status, None), 0, now, 0.5), Next::Again(5), "{status}");
+        }
+        assert_eq!(after(&reply(410, None), 0, now, 0.5), Next::GiveUp("gone"));
+    }
+
+    #[test]
+    fn retry_after_is_honoured_up_to_a_day() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(after(&reply(503, Some("120")), 0, now, 0.5), Next::Again(120));
+        assert_eq!(after(&reply(503, Some("1")), 0, now, 0.5), Next::Again(5), "never sooner than the schedule");
+        assert_eq!(after(&reply(503, Some("999999999")), 0, now, 0.5), Next::Again(86_400));
+        assert_eq!(after(&reply(503, Some("Thu, 01 Jan 1970 00:10:00 GMT")), 0, now, 0.5), Next::Again(600));
+        assert_eq!(after(&reply(503, Some("soon")), 0, now, 0.5), Next::Again(5));
+    }
+}

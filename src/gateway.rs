@@ -1,0 +1,274 @@
+//! The request's way, top to bottom: who asks → what → once → channels → exchange → recorded → answered.
+
+mod close;
+mod form;
+mod pay;
+mod query;
+mod refund;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tollgate_plugins::filter::Clock;
+
+use crate::access::{Access, Head, Limits};
+use crate::clock::unix_now;
+use crate::config::{Current, Merchant, Snapshot};
+use crate::exchange::Exchanger;
+use crate::ledger::{Answer, Claimed, Ledger, LedgerError, MoneyState, Payment, Record};
+use crate::notify;
+use crate::problem::{Code, Problem, Retryable};
+use crate::view;
+
+pub(crate) use query::question;
+
+/// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.
+pub struct Gateway {
+    /// The configuration in force.
+    pub current: Current,
+    /// What must not be forgotten.
+    pub ledger: Ledger,
+    /// Asks providers.
+    pub exchanger: Exchanger,
+    access: Access,
+    limits: Limits,
+    queries: query::Queries,
+}
+
+/// A request with its whole body, as it came in.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// As in `POST`.
+    pub method: Method,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// From `Host` or `:authority`.
+    pub authority: String,
+    /// Path and query, raw.
+    pub target: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// The caller's `x-request-id`, or a new one.
+    pub request_id: String,
+}
+
+/// Who and what a response was for; carried with it for metrics and the access log.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// The merchant, when it is known.
+    pub merchant: Option<String>,
+    /// The channel, when one was concerned.
+    pub channel: Option<String>,
+    /// As in `create_payment`.
+    pub operation: &'static str,
+}
+
+/// One merchant's request on its way: what every operation needs.
+pub(crate) struct Asked {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) merchant: Arc<Merchant>,
+    pub(crate) incoming: Incoming,
+    pub(crate) path: String,
+}
+
+impl Gateway {
+    /// Makes a gateway over a ledger and a configuration.
+    pub fn new(current: Current, ledger: Ledger) -> Self {
+        Self {
+            current,
+            ledger,
+            exchanger: Exchanger::default(),
+            access: Access::new(),
+            limits: Limits::default(),
+            queries: query::Queries::default(),
+        }
+    }
+
+    /// Serves one request. Never fails: a problem is an answer too.
+    pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Response<Bytes> {
+        let snapshot = self.current.load_full();
+        let request_id = incoming.request_id.clone();
+        let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
+        if let Some(channel) = path.strip_prefix("/notify/") {
+            return notify::receive(self, &snapshot, channel, incoming).await;
+        }
+        let merchant = match self.who(&snapshot, &incoming) {
+            Ok(merchant) => merchant,
+            Err(problem) => return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() }),
+        };
+        let _inside = match self.limits.enter(&merchant, self.exchanger.clock().now()) {
+            Ok(guard) => guard,
+            Err(seconds) => {
+                let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
+                let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation: "limited" };
+                return served(problem.retry_after(seconds).response(&request_id), by);
+            }
+        };
+        let name = merchant.name.clone();
+        let asked = Arc::new(Asked { snapshot, merchant, incoming, path });
+        let (operation, result) = self.operate(asked).await;
+        let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
+        let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
+        served(response, Served { merchant: Some(name), channel, operation })
+    }
+
+    /// Finds the operation that method and path name, and runs it.
+    async fn operate(self: &Arc<Self>, asked: Arc<Asked>) -> (&'static str, Result<Response<Bytes>, Problem>) {
+        let segments: Vec<Option<String>> = asked.path.split('/').skip(1).map(decoded).collect();
+        let Some(segments) = segments.iter().map(Option::as_deref).collect::<Option<Vec<&str>>>() else {
+            return ("unknown", Err(Problem::malformed("The path is not valid percent-encoded UTF-8.")));
+        };
+        let get = asked.incoming.method == Method::GET;
+        let post = asked.incoming.method == Method::POST;
+        match segments.as_slice() {
+            ["v1", "payments"] if post => ("create_payment", pay::create(self, &asked).await),
+            ["v1", "payments", order] if get => ("query_payment", query::payment(self, &asked, order).await),
+            ["v1", "payments", order, "close"] if post => ("close_payment", close::close(self, &asked, order).await),
+            ["v1", "payments", order, "refunds"] if post => ("create_refund", refund::create(self, &asked, order).await),
+            ["v1", "payments", order, "refunds", refund] if get => {
+                ("query_refund", query::refund(self, &asked, order, refund).await)
+            }
+            ["v1", "payments"]
+            | ["v1", "payments", _]
+            | ["v1", "payments", _, "close" | "refunds"]
+            | ["v1", "payments", _, "refunds", _] => {
+                let detail = "This path exists, but not for this method.";
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                ("unknown", Err(Problem::new(status, "method_not_allowed", Retryable::NewKey, detail)))
+            }
+            _ => ("unknown", Err(Problem::not_found("There is nothing at this path; see the README for those that exist."))),
+        }
+    }
+
+    fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Arc<Merchant>, Problem> {
+        let head = Head {
+            method: incoming.method.as_str(),
+            scheme: incoming.scheme,
+            authority: &incoming.authority,
+            path_and_query: &incoming.target,
+            headers: &incoming.headers,
+        };
+        self.access.check(snapshot, &head, &incoming.body, unix_now()).map_err(|denied| {
+            tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
+            Problem::unauthorized()
+        })
+    }
+}
+
+impl Asked {
+    /// How long the caller waits; at most what a channel allows.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.incoming.request_id
+    }
+}
+
+/// The channel that a response concerns, put into its extensions where it is known.
+#[derive(Clone)]
+struct OnChannel(String);
+
+fn served(mut response: Response<Bytes>, served: Served) -> Response<Bytes> {
+    response.extensions_mut().insert(served);
+    response
+}
+
+/// A record as a merchant sees it.
+fn body_of(record: &Record) -> String {
+    let text = match record {
+        Record::Payment(payment) => serde_json::to_string(&view::payment_view(payment)),
+        Record::Refund(refund) => serde_json::to_string(&view::refund_view(refund)),
+    };
+    text.unwrap_or_default()
+}
+
+fn channel_of(record: &Record) -> &str {
+    match record {
+        Record::Payment(payment) => &payment.channel,
+        Record::Refund(refund) => &refund.channel,
+    }
+}
+
+fn json(status: StatusCode, record: &Record) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body_of(record)));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    response.extensions_mut().insert(OnChannel(channel_of(record).to_owned()));
+    response
+}
+
+/// An answer as it is kept.
+fn kept(answer: Answer, channel: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Ok(value) = HeaderValue::from_str(&answer.content_type) {
+        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    }
+    if answer.status == StatusCode::PAYMENT_REQUIRED.as_u16() {
+        response.extensions_mut().insert(Code("declined"));
+    }
+    response.extensions_mut().insert(OnChannel(channel.to_owned()));
+    response
+}
+
+fn replayed(mut response: Response<Bytes>) -> Response<Bytes> {
+    response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    response
+}
+
+/// What is said to a claim that must not run; `done` is the status of a success of this operation.
+fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Result<Response<Bytes>, Problem> {
+    let other = |code, detail: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, Retryable::NewKey, detail);
+    Err(match claimed {
+        Claimed::Replay(answer) => return Ok(replayed(kept(answer, ""))),
+        Claimed::Present(record) => {
+            let unknown = match &record {
+                Record::Payment(payment) => payment.status == tollgate_plugins::payment::Status::Unknown,
+                Record::Refund(refund) => refund.status == tollgate_plugins::payment::Status::Unknown,
+            };
+            return Ok(replayed(json(if unknown { StatusCode::ACCEPTED } else { done }, &record)));
+        }
+        Claimed::Running => Problem::running(),
+        Claimed::OtherRequest => {
+            other("key_reused", "This `Idempotency-Key` was used for another request. Use a new key for a new request.")
+        }
+        Claimed::OtherContent => other(
+            "number_reused",
+            "This number was used before with other content. Use a new number for another payment or refund.",
+        ),
+        Claimed::NotFound => Problem::not_found("There is no such payment."),
+        Claimed::Refused(payment) => refused(&payment),
+        Claimed::TooMuch { left } => {
+            let detail = format!("The refund is more than what is left of the payment: {left} minor units.");
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refund_too_much", Retryable::NewKey, detail)
+        }
+        Claimed::Run(_) => Problem::ledger(&LedgerError("a claim that may run came where none may".to_owned())),
+    }
+    .order(order_id))
+}
+
+/// The task that served a request broke off; a claim that it held is settled by asking the provider.
+fn broken_off() -> Problem {
+    let detail = "The gateway failed while serving this. What became of it is being found out; ask for its status.";
+    let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", Retryable::SameKey, detail);
+    problem.money(MoneyState::Unknown)
+}
+
+fn refused(payment: &Payment) -> Problem {
+    let status = payment.status.as_str();
+    let detail = format!("The payment is {status}; this cannot be done to it. Ask for its status and decide anew.");
+    Problem::new(StatusCode::CONFLICT, "wrong_state", Retryable::NewKey, detail).money(payment.money_state)
+}
+
+/// One segment of a path, percent-decoded; `None` when it is no UTF-8.
+fn decoded(segment: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}

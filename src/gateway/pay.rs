@@ -1,0 +1,176 @@
+//! A new payment, once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::{Operation, Order, Outcome, Pay, Status, provider_number};
+
+use super::form::{NewPayment, idempotency_key};
+use super::{Asked, Gateway, body_of, broken_off, channel_of, kept, not_run};
+use crate::config::Channel;
+use crate::idempotency::claim_key;
+use crate::ledger::{Answer, Claimed, Intent, MoneyState, News, Payment, Record, Ticket};
+use crate::problem::{Problem, Retryable};
+use crate::routing::{self, NoChannel};
+
+/// `POST /v1/payments`.
+pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result<Response<Bytes>, Problem> {
+    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
+    let form = NewPayment::read(&asked.incoming.body)?;
+    let merchant = asked.merchant.name.clone();
+    let number = provider_number(&[&merchant, &form.order_id]);
+    let pinned = form.channel.as_deref();
+    let channels = routing::choose(&asked.snapshot, &merchant, form.method, form.amount, pinned, &number);
+
+    let now = Timestamp::now();
+    let order_id = form.order_id.clone();
+    let draft = Payment {
+        content: form.content(),
+        merchant,
+        number: number.clone(),
+        status: Status::Pending,
+        money_state: MoneyState::NotSent,
+        amount: form.amount,
+        refunded: 0,
+        method: form.method,
+        channel: channels.as_ref().ok().and_then(|list| list.first()).map(|first| first.name.clone()).unwrap_or_default(),
+        provider_payment_id: None,
+        action: None,
+        word: None,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        paid_at: None,
+        metadata: form.metadata.clone(),
+        search: None,
+        order_id: form.order_id.clone(),
+    };
+    let ledger = &gateway.ledger;
+    let ticket = match ledger.claim(key, Intent::Pay(draft), now).await.map_err(|error| Problem::ledger(&error))? {
+        Claimed::Run(ticket) => ticket,
+        other => return not_run(other, &order_id, StatusCode::CREATED),
+    };
+    let channels = match channels {
+        Ok(channels) => channels,
+        Err(none) => {
+            ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+            return Err(no_channel(&none).order(order_id));
+        }
+    };
+    let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, number, channels };
+    // On its own task: a caller that hangs up must not stop a payment half-way.
+    tokio::spawn(run.to_the_end(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
+}
+
+struct Run {
+    gateway: Arc<Gateway>,
+    asked: Arc<Asked>,
+    form: NewPayment,
+    number: String,
+    channels: Vec<Arc<Channel>>,
+}
+
+impl Run {
+    async fn to_the_end(self, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+        let result = self.try_channels(&mut ticket).await?;
+        let ledger = &self.gateway.ledger;
+        let news = match &result {
+            Ok(outcome) => News::Outcome(outcome.clone()),
+            Err(error) if error.provably_not_executed() => {
+                ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+                return Err(Problem::from_exchange(error).order(self.form.order_id.clone()));
+            }
+            Err(Error::Declined(word)) => News::Declined(word.clone()),
+            Err(_) => News::Unknown,
+        };
+        settle(&self.gateway, &self.asked, ticket, news, result.err()).await
+    }
+
+    /// The outcome of the first channel to which anything was sent.
+    async fn try_channels(
+        &self,
+        ticket: &mut Ticket,
+    ) -> Result<Result<Outcome, Error>, Problem> {
+        let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
+        for channel in &self.channels {
+            if channel.name != ticket.payment.channel {
+                let moved = self.gateway.ledger.moved_to(ticket, &channel.name, Timestamp::now()).await;
+                match moved {
+                    Ok(payment) => ticket.payment = payment,
+                    // Nothing was sent so far, and nothing may be sent now.
+                    Err(error) => return Err(Problem::ledger(&error).order(self.form.order_id.clone())),
+                }
+            }
+            last = self.gateway.exchanger.ask(channel, &self.operation(channel), self.asked.patience()).await;
+            match &last {
+                Err(Error::NotSent(_) | Error::Held { .. }) => {
+                    tracing::warn!(channel = channel.name, order_id = self.form.order_id, "nothing was sent on this channel");
+                }
+                _ => break,
+            }
+        }
+        Ok(last)
+    }
+
+    fn operation(&self, channel: &Channel) -> Operation {
+        Operation::Pay(Pay {
+            order: Order { number: self.number.clone(), method: self.form.method, amount: self.form.amount },
+            description: self.form.description.clone(),
+            payer: self.form.payer.clone(),
+            expires_at: self.form.expires_at,
+            return_url: self.form.return_url.clone(),
+            notify_url: format!("{}/notify/{}", self.asked.snapshot.process.public_url, channel.name),
+        })
+    }
+}
+
+/// Writes down what became of a new payment or refund, then answers: 201, 402, or 202 while the end is unknown.
+pub(super) async fn settle(
+    gateway: &Gateway,
+    asked: &Asked,
+    ticket: Ticket,
+    news: News,
+    error: Option<Error>,
+) -> Result<Response<Bytes>, Problem> {
+    let now = Timestamp::now();
+    let subject = ticket.subject.clone();
+    let request_id = asked.request_id().to_owned();
+    let mismatched = matches!(error, Some(Error::Mismatch(_)));
+    let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
+    let (record, answer) = match gateway.ledger.settle(ticket, news, now, answer).await {
+        Ok(settled) => settled,
+        // What was sent stays sent: the claim is found at the next start, and the truth is searched then.
+        Err(error) => return Err(Problem::ledger(&error).money(MoneyState::Unknown).order(subject.order_id)),
+    };
+    if mismatched && let Err(error) = gateway.ledger.mismatch(&subject, now).await {
+        tracing::error!(%error, order_id = subject.order_id, "a mismatch could not be recorded");
+    }
+    Ok(kept(answer, channel_of(&record)))
+}
+
+fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
+    let (status, order_id, word) = match record {
+        Record::Payment(payment) => (payment.status, &payment.order_id, &payment.word),
+        Record::Refund(refund) => (refund.status, &refund.order_id, &refund.word),
+    };
+    let success = if status == Status::Unknown { StatusCode::ACCEPTED } else { StatusCode::CREATED };
+    match (status, error, word) {
+        (Status::Failed, Some(_), Some(word)) => Problem::declined(word.clone()).order(order_id.clone()).answer(request_id),
+        _ => Answer {
+            status: success.as_u16(),
+            content_type: "application/json".to_owned(),
+            body: body_of(record),
+        },
+    }
+}
+
+fn no_channel(none: &NoChannel) -> Problem {
+    let detail = format!("Nothing was sent: {none}.");
+    match none {
+        NoChannel::NoRoute => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_channel", Retryable::SameKey, detail),
+        _ => Problem::new(StatusCode::BAD_REQUEST, "unknown_channel", Retryable::NewKey, detail),
+    }
+}

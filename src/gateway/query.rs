@@ -1,0 +1,164 @@
+//! How a payment or refund stands. The ledger knows what is final; for the rest the provider is asked, one flight an order
+//! and not more often than a cashier page needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use moka::future::Cache;
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
+
+use super::form::is_identifier;
+use super::{Asked, Gateway, json};
+use crate::config::Snapshot;
+use crate::ledger::{News, Payment, Record, Refund, Subject};
+use crate::problem::Problem;
+use crate::telemetry::METRICS;
+
+/// How long the provider's word on a pending payment is good for.
+const PENDING_FRESH: Duration = Duration::from_secs(2);
+/// How many orders' flights are remembered at once; the oldest are forgotten first, which costs one query.
+const REMEMBERED: u64 = 100_000;
+
+/// Which orders were asked about a moment ago, and whether the provider answered.
+pub(super) struct Queries(Cache<Subject, bool>);
+
+impl Default for Queries {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(REMEMBERED).time_to_live(PENDING_FRESH).build())
+    }
+}
+
+/// `GET /v1/payments/{order_id}`.
+pub(super) async fn payment(gateway: &Arc<Gateway>, asked: &Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
+    look_up(gateway, asked, order_id, None).await
+}
+
+/// `GET /v1/payments/{order_id}/refunds/{refund_id}`.
+pub(super) async fn refund(
+    gateway: &Arc<Gateway>,
+    asked: &Asked,
+    order_id: &str,
+    refund_id: &str,
+) -> Result<Response<Bytes>, Problem> {
+    look_up(gateway, asked, order_id, Some(refund_id)).await
+}
+
+async fn look_up(
+    gateway: &Arc<Gateway>,
+    asked: &Asked,
+    order_id: &str,
+    refund_id: Option<&str>,
+) -> Result<Response<Bytes>, Problem> {
+    let missing = || Problem::not_found("There is no such payment or refund.").order(order_id);
+    if !is_identifier(order_id) || !refund_id.is_none_or(is_identifier) {
+        return Err(missing());
+    }
+    let subject = Subject {
+        merchant: asked.merchant.name.clone(),
+        order_id: order_id.to_owned(),
+        refund_id: refund_id.map(str::to_owned),
+    };
+    let known = find(gateway, &subject).await?.ok_or_else(missing)?;
+    let forced = asked.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|text| text.to_ascii_lowercase().split(',').any(|word| word.trim() == "no-cache"))
+    });
+    if !forced && is_final(&known) {
+        METRICS.status_cache_total.with_label_values(&["hit"]).inc();
+        return Ok(json(StatusCode::OK, &known));
+    }
+    if forced {
+        gateway.queries.0.invalidate(&subject).await;
+    }
+    let entry = gateway
+        .queries
+        .0
+        .entry(subject.clone())
+        .or_insert_with(async { ask(gateway, &asked.snapshot, known).await.is_ok() })
+        .await;
+    METRICS.status_cache_total.with_label_values(&[if entry.is_fresh() { "miss" } else { "hit" }]).inc();
+    let mut response = json(StatusCode::OK, &find(gateway, &subject).await?.ok_or_else(missing)?);
+    if !entry.into_value() {
+        mark_stale(&mut response);
+    }
+    Ok(response)
+}
+
+async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Problem> {
+    let Subject { merchant, order_id, refund_id } = subject;
+    let found = match refund_id {
+        Some(refund_id) => gateway.ledger.refund(merchant, order_id, refund_id).await.map(|found| found.map(Record::Refund)),
+        None => gateway.ledger.payment(merchant, order_id).await.map(|found| found.map(Record::Payment)),
+    };
+    found.map_err(|error| Problem::ledger(&error))
+}
+
+/// Asks the provider and writes down what it says. Of "not known" nothing is concluded here: that is the resolver's.
+async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
+    let (channel, operation, subject) = question(gateway, snapshot, &record).await?;
+    let channel = snapshot
+        .channels
+        .get(&channel)
+        .ok_or_else(|| Error::NotSent(format!("the channel `{channel}` is not configured any more")))?;
+    let outcome = gateway.exchanger.ask(channel, &operation, channel.upstream.timeouts().total).await?;
+    if let Err(error) = gateway.ledger.apply(&subject, News::Outcome(outcome), Timestamp::now()).await {
+        tracing::error!(%error, "the provider's word could not be recorded");
+    }
+    Ok(())
+}
+
+/// Which channel is asked what to learn how a record stands.
+pub(crate) async fn question(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    record: &Record,
+) -> Result<(String, Operation, Subject), Error> {
+    match record {
+        Record::Payment(payment) => {
+            let subject =
+                Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None };
+            Ok((payment.channel.clone(), Operation::Query(order(payment)), subject))
+        }
+        Record::Refund(refund) => {
+            let (merchant, order_id) = (refund.merchant.clone(), refund.order_id.clone());
+            let payment = gateway.ledger.payment(&merchant, &order_id).await;
+            let payment = payment.ok().flatten().ok_or_else(|| Error::NotSent("the refund's payment is missing".to_owned()))?;
+            let operation = Operation::QueryRefund(refund_operation(snapshot, &payment, refund));
+            Ok((payment.channel, operation, Subject { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }))
+        }
+    }
+}
+
+/// A payment as its provider knows it.
+pub(super) fn order(payment: &Payment) -> Order {
+    Order { number: payment.number.clone(), method: payment.method, amount: payment.amount }
+}
+
+/// A refund as its provider knows it.
+pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &Refund) -> RefundOperation {
+    RefundOperation {
+        order: order(payment),
+        number: refund.number.clone(),
+        amount: refund.amount,
+        reason: refund.reason.clone(),
+        notify_url: format!("{}/notify/{}", snapshot.process.public_url, payment.channel),
+    }
+}
+
+fn is_final(record: &Record) -> bool {
+    match record {
+        Record::Payment(payment) => payment.status.is_final(),
+        Record::Refund(refund) => refund.status.is_final(),
+    }
+}
+
+/// Says that the provider could not be asked just now and this is the last known state.
+fn mark_stale(response: &mut Response<Bytes>) {
+    if let Ok(serde_json::Value::Object(mut body)) = serde_json::from_slice(response.body()) {
+        body.insert("stale".to_owned(), true.into());
+        *response.body_mut() = serde_json::Value::Object(body).to_string().into();
+    }
+}

@@ -1,0 +1,78 @@
+//! A refund, once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::{Operation, Status, provider_number};
+
+use super::form::{NewRefund, idempotency_key, is_identifier};
+use super::{Asked, Gateway, broken_off, not_run, pay, query};
+use crate::idempotency::claim_key;
+use crate::ledger::{Claimed, Intent, MoneyState, News, Refund, Ticket};
+use crate::problem::Problem;
+
+/// `POST /v1/payments/{order_id}/refunds`.
+pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: &str) -> Result<Response<Bytes>, Problem> {
+    if !is_identifier(order_id) {
+        return Err(Problem::not_found("There is no such payment."));
+    }
+    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
+    let form = NewRefund::read(&asked.incoming.body)?;
+    let merchant = asked.merchant.name.clone();
+    let now = Timestamp::now();
+    let draft = Refund {
+        number: provider_number(&[&merchant, order_id, &form.refund_id]),
+        content: form.content(),
+        merchant,
+        order_id: order_id.to_owned(),
+        refund_id: form.refund_id.clone(),
+        status: Status::Pending,
+        money_state: MoneyState::NotSent,
+        amount: form.amount,
+        reason: form.reason.clone(),
+        channel: String::new(),
+        provider_refund_id: None,
+        word: None,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        refunded_at: None,
+        search: None,
+    };
+    let claimed = gateway.ledger.claim(key, Intent::Refund(draft), now).await.map_err(|error| Problem::ledger(&error))?;
+    let ticket = match claimed {
+        Claimed::Run(ticket) => ticket,
+        other => return not_run(other, order_id, StatusCode::CREATED),
+    };
+    let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
+    let order_id = order_id.to_owned();
+    tokio::spawn(to_the_end(gateway, asked, ticket, order_id)).await.unwrap_or_else(|_| Err(broken_off()))
+}
+
+async fn to_the_end(
+    gateway: Arc<Gateway>,
+    asked: Arc<Asked>,
+    ticket: Ticket,
+    order_id: String,
+) -> Result<Response<Bytes>, Problem> {
+    let result = match (&ticket.refund, asked.snapshot.channels.get(&ticket.payment.channel)) {
+        (Some(refund), Some(channel)) => {
+            let operation = Operation::Refund(query::refund_operation(&asked.snapshot, &ticket.payment, refund));
+            gateway.exchanger.ask(channel, &operation, asked.patience()).await
+        }
+        _ => Err(Error::NotSent(format!("the channel `{}` is not configured any more", ticket.payment.channel))),
+    };
+    let news = match &result {
+        Ok(outcome) => News::Outcome(outcome.clone()),
+        Err(error) if error.provably_not_executed() => {
+            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+            return Err(Problem::from_exchange(error).order(order_id));
+        }
+        Err(Error::Declined(word) | Error::Absent(word)) => News::Declined(word.clone()),
+        Err(_) => News::Unknown,
+    };
+    pay::settle(&gateway, &asked, ticket, news, result.err()).await
+}

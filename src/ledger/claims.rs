@@ -1,0 +1,368 @@
+//! Once only: who may run a request, what became of it, and what is left of it after a crash.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tollgate_plugins::payment::Status;
+
+use super::changes::{hear, hear_payment, tell_mismatch};
+use super::embedded::{Space, Transaction, View};
+use super::held::Held;
+use super::records::{
+    Answer, ClaimKey, Claimed, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject, Ticket,
+};
+use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
+use super::rules::Source;
+use super::searches;
+use super::transaction::Read;
+
+/// As [`Ledger::claim`](super::Ledger::claim).
+pub(super) fn claim(
+    tx: &mut Transaction<'_>,
+    key: &ClaimKey,
+    intent: Intent,
+    now: Timestamp,
+) -> Result<Claimed, LedgerError> {
+    let name = index("key", &[&key.merchant, &key.method, &key.path, &key.key]);
+    if let Some(row) = tx.row::<KeyRow>(Space::Keys, &name.0)? {
+        if row.fingerprint != key.fingerprint {
+            return Ok(Claimed::OtherRequest);
+        }
+        return ClaimRow::must(tx, row.claim)?.repeat(tx);
+    }
+    let asked = Asked { name, fingerprint: key.fingerprint, now };
+    match intent {
+        Intent::Pay(payment) if payment.merchant == key.merchant => asked.pay(tx, payment),
+        Intent::Refund(refund) if refund.merchant == key.merchant => asked.refund(tx, refund),
+        Intent::Close(subject) if subject.merchant == key.merchant => asked.close(tx, subject),
+        _ => Err(LedgerError("the key is of one merchant and the order of another".into())),
+    }
+}
+
+/// As [`Ledger::moved_to`](super::Ledger::moved_to).
+pub(super) fn moved_to(
+    tx: &mut Transaction<'_>,
+    claim: Id,
+    channel: String,
+    now: Timestamp,
+) -> Result<Payment, LedgerError> {
+    let claim = ClaimRow::must(tx, claim)?;
+    let mut kept = Kept::<PaymentRow>::must(tx, claim.payment)?;
+    let payment = &mut kept.row.payment;
+    if claim.state != State::Running || claim.what != What::Pay || !is_unsent(payment.status, payment.money_state) {
+        return Err(LedgerError("the payment stands otherwise by now: it must not go to another channel".into()));
+    }
+    payment.channel = channel;
+    payment.version += 1;
+    payment.updated_at = now;
+    kept.save(tx)?;
+    Ok(kept.row.payment)
+}
+
+/// As [`Ledger::release`](super::Ledger::release). What was heard of meanwhile is not forgotten: then it ends as
+/// [`lost`].
+pub(super) fn release(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Result<(), LedgerError> {
+    let Some(claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Running) else { return Ok(()) };
+    match claim.target(tx)? {
+        Target::Payment(mut kept) if claim.what == What::Close => {
+            kept.row.close = None;
+            kept.save(tx)?;
+        }
+        Target::Payment(kept) => {
+            let PaymentRow { payment, queue, mismatch, .. } = &kept.row;
+            if !is_unsent(payment.status, payment.money_state) || !queue.is_empty() || mismatch.is_some() {
+                return lost(tx, id, now);
+            }
+            rows::remove_indexes(tx, rows::payment_indexes(payment));
+            kept.remove(tx);
+        }
+        Target::Refund(kept) => {
+            let RefundRow { refund, mismatch, .. } = &kept.row;
+            if !is_unsent(refund.status, refund.money_state) || mismatch.is_some() {
+                return lost(tx, id, now);
+            }
+            let mut payment = Kept::<PaymentRow>::must(tx, claim.payment)?;
+            payment.row.refunds.retain(|refund| *refund != kept.id);
+            payment.save(tx)?;
+            rows::remove_indexes(tx, rows::refund_indexes(refund));
+            kept.remove(tx);
+        }
+    }
+    for name in &claim.names {
+        tx.remove(Space::Keys, &name.0);
+    }
+    tx.remove(Space::Running, &id.0);
+    tx.remove(Space::Claims, &id.0);
+    Ok(())
+}
+
+/// As [`Ledger::settle`](super::Ledger::settle).
+pub(super) fn settle(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    news: &News,
+    now: Timestamp,
+    answer: impl FnOnce(&Record) -> Answer,
+) -> Result<(Record, Answer), LedgerError> {
+    let claim = ClaimRow::must(tx, id)?;
+    let mut target = claim.target(tx)?;
+    let (is_mismatch, is_unclear) = match &mut target {
+        Target::Payment(payment) if claim.what == What::Close => settle_close(tx, payment, news, now)?,
+        _ => (hear(tx, &mut target, news, Source::Own, now)?.mismatch, false),
+    };
+    if is_mismatch {
+        tell_mismatch(tx, &mut target, now)?;
+    }
+    let record = target.record();
+    let answer = answer(&record);
+    let is_unclear = is_unclear || target.status() == Status::Unknown;
+    let state = if is_unclear { State::Unknown } else { State::Done(answer.clone()) };
+    claim.end(tx, id, state)?;
+    Ok((record, answer))
+}
+
+/// The answer to a close says what became of the payment, or nothing about it: a refused close fails no payment. Tells
+/// whether it names another amount, and whether the close's end is unclear.
+fn settle_close(
+    tx: &mut Transaction<'_>,
+    payment: &mut Kept<PaymentRow>,
+    news: &News,
+    now: Timestamp,
+) -> Result<(bool, bool), LedgerError> {
+    let is_mismatch = match news {
+        News::Outcome(_) => hear_payment(tx, payment, news, Source::Asked, now)?.mismatch,
+        News::Unknown => false,
+        News::Declined(_) | News::NeverHappened => return Ok((false, false)),
+    };
+    let is_unclear = is_mismatch || *news == News::Unknown;
+    if is_unclear {
+        searches::after_close(tx, payment, now)?;
+    }
+    Ok((is_mismatch, is_unclear))
+}
+
+/// Ends a running claim of which nobody can tell any more whether it was sent: from now on the provider is asked.
+pub(super) fn lost(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Result<(), LedgerError> {
+    let Some(claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Running) else { return Ok(()) };
+    match claim.target(tx)? {
+        Target::Payment(mut payment) if claim.what == What::Close => searches::after_close(tx, &mut payment, now)?,
+        mut target => drop(hear(tx, &mut target, &News::Unknown, Source::Own, now)?),
+    }
+    claim.end(tx, id, State::Unknown)
+}
+
+/// After a start: whatever was running, nobody runs any more.
+pub(super) fn recover(tx: &mut Transaction<'_>, view: &View, now: Timestamp) -> Result<(), LedgerError> {
+    for (id, _) in view.all(Space::Running)? {
+        lost(tx, Id::from_bytes(&id)?, now)?;
+    }
+    Ok(())
+}
+
+/// A request that no claim is known of by its key.
+struct Asked {
+    name: Id,
+    fingerprint: [u8; 32],
+    now: Timestamp,
+}
+
+impl Asked {
+    fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
+        let now = self.now;
+        if let Some(known) = rows::find_payment(tx, &payment.merchant, &payment.order_id)? {
+            if known.row.payment.content != payment.content {
+                return Ok(Claimed::OtherContent);
+            }
+            return self.again(tx, known.row.claim);
+        }
+        let payment = Payment {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            refunded: 0,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            search: None,
+            ..payment
+        };
+        let id = tx.new_id(now);
+        let claim = self.run(tx, What::Pay, id, None)?;
+        rows::add_indexes(tx, rows::payment_indexes(&payment), id)?;
+        let (refunds, queue) = (Vec::new(), Vec::new());
+        let row =
+            PaymentRow { payment: payment.clone(), claim, close: None, refunds, queue, due: None, mismatch: None };
+        Kept::new(id, row).save(tx)?;
+        Ok(ticket(claim, rows::payment_subject(&payment), payment, None))
+    }
+
+    fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
+        let now = self.now;
+        if let Some(known) = rows::find_refund(tx, &refund.merchant, &refund.order_id, &refund.refund_id)? {
+            if known.row.refund.content != refund.content {
+                return Ok(Claimed::OtherContent);
+            }
+            return self.again(tx, known.row.claim);
+        }
+        let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
+            return Ok(Claimed::NotFound);
+        };
+        let paid = &kept.row.payment;
+        if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
+            return Ok(Claimed::Refused(kept.row.payment));
+        }
+        let left = left(tx, &kept.row)?;
+        if refund.amount.value > left {
+            return Ok(Claimed::TooMuch { left });
+        }
+        let refund = Refund {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            channel: paid.channel.clone(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            search: None,
+            ..refund
+        };
+        let id = tx.new_id(now);
+        let claim = self.run(tx, What::Refund, kept.id, Some(id))?;
+        rows::add_indexes(tx, rows::refund_indexes(&refund), id)?;
+        let row = RefundRow { refund: refund.clone(), payment: kept.id, claim, mismatch: None };
+        Kept::new(id, row).save(tx)?;
+        kept.row.refunds.push(id);
+        kept.save(tx)?;
+        Ok(ticket(claim, rows::refund_subject(&refund), kept.row.payment, Some(refund)))
+    }
+
+    fn close(self, tx: &mut Transaction<'_>, subject: Subject) -> Result<Claimed, LedgerError> {
+        let Some(mut kept) = rows::find_payment(tx, &subject.merchant, &subject.order_id)? else {
+            return Ok(Claimed::NotFound);
+        };
+        match kept.row.payment.status {
+            Status::Succeeded => return Ok(Claimed::Refused(kept.row.payment)),
+            Status::Failed | Status::Closed | Status::Unknown => {
+                return Ok(Claimed::Present(Record::Payment(kept.row.payment)));
+            }
+            Status::Pending => {}
+        }
+        // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
+        for claim in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
+            if ClaimRow::must(tx, claim)?.state == State::Running {
+                return Ok(Claimed::Running);
+            }
+        }
+        let claim = self.run(tx, What::Close, kept.id, None)?;
+        kept.row.close = Some(claim);
+        kept.save(tx)?;
+        Ok(ticket(claim, rows::payment_subject(&kept.row.payment), kept.row.payment, None))
+    }
+
+    /// The same content under another key: that key is bound to it from now on.
+    fn again(self, tx: &mut Transaction<'_>, id: Id) -> Result<Claimed, LedgerError> {
+        let mut claim = ClaimRow::must(tx, id)?;
+        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        // Only a running claim can be released, and then its keys go with it.
+        if claim.state == State::Running {
+            claim.names.push(self.name);
+            claim.save(tx, id)?;
+        }
+        claim.repeat(tx)
+    }
+
+    fn run(self, tx: &mut Transaction<'_>, what: What, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
+        let id = tx.new_id(self.now);
+        let names = vec![self.name];
+        ClaimRow { what, payment, refund, names, state: State::Running, created_at: self.now }.save(tx, id)?;
+        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        tx.put(Space::Running, &id.0, []);
+        Ok(id)
+    }
+}
+
+/// What no refund has taken yet; one whose end is open has taken its part.
+fn left(tx: &Transaction<'_>, row: &PaymentRow) -> Result<u64, LedgerError> {
+    let mut left = row.payment.amount.value;
+    for id in &row.refunds {
+        let refund = Kept::<RefundRow>::must(tx, *id)?.row.refund;
+        if refund.status != Status::Failed {
+            left = left.saturating_sub(refund.amount.value);
+        }
+    }
+    Ok(left)
+}
+
+fn ticket(claim: Id, subject: Subject, payment: Payment, refund: Option<Refund>) -> Claimed {
+    Claimed::Run(Ticket { claim, held: Held::default(), subject, payment, refund })
+}
+
+fn is_unsent(status: Status, money_state: MoneyState) -> bool {
+    status == Status::Pending && money_state == MoneyState::NotSent
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyRow {
+    claim: Id,
+    fingerprint: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimRow {
+    what: What,
+    payment: Id,
+    refund: Option<Id>,
+    /// Where its keys lie.
+    names: Vec<Id>,
+    state: State,
+    created_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Pay,
+    Close,
+    Refund,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Running,
+    Done(Answer),
+    Unknown,
+}
+
+impl ClaimRow {
+    fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
+        from.row(Space::Claims, &id.0)
+    }
+
+    fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
+        Self::load(from, id)?.ok_or_else(|| LedgerError("a claim is missing".into()))
+    }
+
+    fn save(&self, tx: &mut Transaction<'_>, id: Id) -> Result<(), LedgerError> {
+        tx.put_row(Space::Claims, &id.0, self)
+    }
+
+    fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
+        self.state = state;
+        tx.remove(Space::Running, &id.0);
+        self.save(tx, id)
+    }
+
+    fn target(&self, from: &impl Read) -> Result<Target, LedgerError> {
+        match self.refund {
+            Some(refund) => Kept::must(from, refund).map(Target::Refund),
+            None => Kept::must(from, self.payment).map(Target::Payment),
+        }
+    }
+
+    /// What a repetition of the request gets.
+    fn repeat(self, from: &impl Read) -> Result<Claimed, LedgerError> {
+        Ok(match &self.state {
+            State::Running => Claimed::Running,
+            State::Unknown => Claimed::Present(self.target(from)?.record()),
+            State::Done(answer) => Claimed::Replay(answer.clone()),
+        })
+    }
+}

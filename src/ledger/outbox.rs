@@ -1,0 +1,126 @@
+//! Events on their way to merchants: each payment has its queue, and only a queue's head is ever due.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::embedded::{Agenda, Space, Transaction, View};
+use super::records::{Delivery, Event, LedgerError, Record, Subject};
+use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
+use super::transaction::Read;
+
+/// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
+pub(super) fn tell(
+    tx: &mut Transaction<'_>,
+    payment: &mut Kept<PaymentRow>,
+    kind: &str,
+    subject: Subject,
+    data: Record,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let id = tx.new_id(now);
+    let event =
+        Event { id: format!("evt_{}", String::from(id)), kind: kind.to_owned(), created_at: now, subject, data };
+    tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, event })?;
+    tx.queued(1);
+    payment.row.queue.push(id);
+    if payment.row.queue.len() == 1 {
+        schedule(tx, payment, now, 0);
+        tx.wake();
+    }
+    Ok(())
+}
+
+/// As [`Ledger::delivered`](super::Ledger::delivered).
+pub(super) fn delivered(tx: &mut Transaction<'_>, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
+    let Some((id, mut payment, place)) = waiting(tx, event_id)? else { return Ok(()) };
+    tx.queued(-1);
+    payment.row.queue.remove(place);
+    if place == 0 {
+        unschedule(tx, &mut payment, id);
+        if !payment.row.queue.is_empty() {
+            schedule(tx, &mut payment, now, 0);
+            tx.wake();
+        }
+    }
+    payment.save(tx)
+}
+
+/// As [`Ledger::postpone`](super::Ledger::postpone).
+pub(super) fn postpone(
+    tx: &mut Transaction<'_>,
+    event_id: &str,
+    due: Timestamp,
+    tries: u32,
+) -> Result<(), LedgerError> {
+    // Behind its queue's head nothing was tried, so there is nothing to put off.
+    let Some((id, mut payment, 0)) = waiting(tx, event_id)? else { return Ok(()) };
+    unschedule(tx, &mut payment, id);
+    schedule(tx, &mut payment, due, tries);
+    payment.save(tx)
+}
+
+/// Keys and values of the outbox that are due.
+pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let now = millis(now);
+    let due = agenda.outbox.iter().take_while(|(key, _)| millis_at(key) <= now);
+    due.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// The deliveries behind them.
+pub(super) fn deliveries(view: &View, due: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Delivery>, LedgerError> {
+    let mut deliveries = Vec::with_capacity(due.len());
+    for (key, value) in due {
+        let id = key.get(8..).unwrap_or_default();
+        let row = view.row::<EventRow>(Space::Events, id)?;
+        let event = row.ok_or_else(|| LedgerError("an event in the outbox is missing".into()))?.event;
+        let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
+        deliveries.push(Delivery { event, due: time(millis_at(&key)), tries });
+    }
+    Ok(deliveries)
+}
+
+/// How many events wait in the queues of which the outbox holds the heads.
+pub(super) fn queued(view: &View, outbox: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<i64, LedgerError> {
+    let mut queued = 0;
+    for value in outbox.values() {
+        let payment = Id::from_bytes(value.get(4..).unwrap_or_default())?;
+        queued += Kept::<PaymentRow>::must(view, payment)?.row.queue.len() as i64;
+    }
+    Ok(queued)
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventRow {
+    /// In whose queue it is.
+    payment: Id,
+    event: Event,
+}
+
+/// An event that no merchant has yet: its id, its payment, its place in the queue.
+fn waiting(tx: &Transaction<'_>, event_id: &str) -> Result<Option<(Id, Kept<PaymentRow>, usize)>, LedgerError> {
+    let id = event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok());
+    let Some(id) = id else { return Ok(None) };
+    let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
+    let payment = Kept::<PaymentRow>::must(tx, row.payment)?;
+    let place = payment.row.queue.iter().position(|queued| *queued == id);
+    Ok(place.map(|place| (id, payment, place)))
+}
+
+fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Timestamp, tries: u32) {
+    let Some(head) = payment.row.queue.first() else { return };
+    let due = millis(due);
+    tx.put(Space::Outbox, &outbox_key(due, *head), [&tries.to_be_bytes()[..], &payment.id.0].concat());
+    payment.row.due = Some(due);
+}
+
+fn unschedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, id: Id) {
+    if let Some(due) = payment.row.due.take() {
+        tx.remove(Space::Outbox, &outbox_key(due, id));
+    }
+}
+
+fn outbox_key(due: u64, event: Id) -> Vec<u8> {
+    [&due.to_be_bytes()[..], &event.0].concat()
+}

@@ -1,0 +1,292 @@
+//! What the ledger holds and hands out: the types of its records.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tollgate_plugins::error::Word;
+use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
+
+use super::held::Held;
+use super::rows::Id;
+
+/// What is certain about the money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoneyState {
+    /// Nothing left this machine.
+    NotSent,
+    /// Something was sent and no trustworthy answer came.
+    Unknown,
+    /// In the provider's verified word, money moved.
+    Moved,
+    /// In the provider's verified word, no money moved (or not yet).
+    NotMoved,
+}
+
+/// One attempt to take money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// Whose it is.
+    pub merchant: String,
+    /// The merchant's own number.
+    pub order_id: String,
+    /// The number that the provider sees.
+    pub number: String,
+    /// SHA-256 in hexadecimal over what the merchant asked for, to tell a repetition from another content.
+    pub content: String,
+    /// What it has come to.
+    pub status: Status,
+    /// What is certain about the money.
+    pub money_state: MoneyState,
+    /// What it is for.
+    pub amount: Money,
+    /// Minor units given back for certain.
+    pub refunded: u64,
+    /// How it is paid.
+    pub method: Method,
+    /// Where it was sent.
+    pub channel: String,
+    /// The provider's own number.
+    pub provider_payment_id: Option<String>,
+    /// What the payer's device needs.
+    pub action: Option<Action>,
+    /// The provider's word when it refused.
+    pub word: Option<Word>,
+    /// Grows by one with each change.
+    pub version: u64,
+    /// When it was claimed.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When the money moved.
+    pub paid_at: Option<Timestamp>,
+    /// The merchant's own notes.
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// While `status` is unknown: how the search for the truth stands.
+    pub search: Option<Search>,
+}
+
+/// One attempt to give money back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refund {
+    /// Whose it is.
+    pub merchant: String,
+    /// The payment's number.
+    pub order_id: String,
+    /// The merchant's own number of the refund.
+    pub refund_id: String,
+    /// The number that the provider sees.
+    pub number: String,
+    /// As [`Payment::content`].
+    pub content: String,
+    /// What it has come to.
+    pub status: Status,
+    /// What is certain about the money.
+    pub money_state: MoneyState,
+    /// How much goes back.
+    pub amount: Money,
+    /// What the payer reads.
+    pub reason: Option<String>,
+    /// The payment's channel.
+    pub channel: String,
+    /// The provider's own number.
+    pub provider_refund_id: Option<String>,
+    /// The provider's word when it refused.
+    pub word: Option<Word>,
+    /// Grows by one with each change.
+    pub version: u64,
+    /// When it was claimed.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When the money moved.
+    pub refunded_at: Option<Timestamp>,
+    /// While `status` is unknown: how the search for the truth stands.
+    pub search: Option<Search>,
+}
+
+/// How the search for the truth about an unknown outcome stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// When it became unknown.
+    pub since: Timestamp,
+    /// When the provider is asked next.
+    pub due: Timestamp,
+    /// How often it was asked.
+    pub asked: u32,
+    /// How often, since the settle window ended, it said that it does not know the order.
+    pub absent: u32,
+    /// Given up to a person; asked still, but seldom.
+    pub needs_person: bool,
+}
+
+/// Names what a claim, a search or an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Subject {
+    /// Whose.
+    pub merchant: String,
+    /// Which payment.
+    pub order_id: String,
+    /// Which of its refunds, when it is about one.
+    pub refund_id: Option<String>,
+}
+
+/// Once-only: who asked for what under which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimKey {
+    /// Whose key.
+    pub merchant: String,
+    /// As in `POST`.
+    pub method: String,
+    /// The path as received.
+    pub path: String,
+    /// The value of `Idempotency-Key`.
+    pub key: String,
+    /// SHA-256 over method, path and body as received.
+    pub fingerprint: [u8; 32],
+}
+
+/// What to write down before anything is sent.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    /// Create this payment (status pending, money not sent).
+    Pay(Payment),
+    /// Close this payment.
+    Close(Subject),
+    /// Make this refund; its subject's payment must have the money.
+    Refund(Refund),
+}
+
+/// What the ledger says to a claim.
+#[derive(Debug)]
+pub enum Claimed {
+    /// Nobody else may run it, and it is durable: go on.
+    Run(Ticket),
+    /// It was done before; this was the answer.
+    Replay(Answer),
+    /// It is being done right now.
+    Running,
+    /// The key was used for another request.
+    OtherRequest,
+    /// The order or refund number was used for another content.
+    OtherContent,
+    /// It was sent before and its end was unknown then; this is how it stands now (or an equal request under another
+    /// key made it).
+    Present(Record),
+    /// There is no such payment (refund, close).
+    NotFound,
+    /// The payment is in a state that does not allow this (close of a paid one, refund of an unpaid one).
+    Refused(Payment),
+    /// The refund exceeds what is left; minor units that are left.
+    TooMuch {
+        /// Minor units that may still go back.
+        left: u64,
+    },
+}
+
+/// The right to run one claim, once.
+#[derive(Debug)]
+pub struct Ticket {
+    /// Names the claim inside the ledger.
+    pub(crate) claim: Id,
+    /// Gives the claim back should the ticket be dropped without [`Ledger::settle`] or [`Ledger::release`].
+    ///
+    /// [`Ledger::settle`]: super::Ledger::settle
+    /// [`Ledger::release`]: super::Ledger::release
+    pub(crate) held: Held,
+    /// What it is about.
+    pub subject: Subject,
+    /// The payment as claimed (for a refund or close: the payment that it concerns).
+    pub payment: Payment,
+    /// The refund as claimed.
+    pub refund: Option<Refund>,
+}
+
+/// A payment or a refund, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A payment.
+    Payment(Payment),
+    /// A refund.
+    Refund(Refund),
+}
+
+/// What was answered to the merchant, for replays: status and body, to the byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The content type.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+/// What is newly known about a payment or refund.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The provider's verified outcome. A `Closed` for a refund never happens.
+    Outcome(Outcome),
+    /// The provider refused; final, no money moved.
+    Declined(Word),
+    /// Something was sent and no trustworthy answer came.
+    Unknown,
+    /// Known after all: the provider never had it (believed after the settle window, twice).
+    NeverHappened,
+}
+
+/// What [`Ledger::record`](super::Ledger::record) did with a notification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was news and is durable.
+    Applied(Subject),
+    /// It had been recorded before, or says nothing new; durable all the same.
+    Duplicate,
+    /// No such order here.
+    UnknownOrder,
+    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
+    Mismatch(Subject),
+}
+
+/// What the merchant is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// `evt_…`, ordered by time.
+    pub id: String,
+    /// As in `payment.succeeded`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it happened.
+    pub created_at: Timestamp,
+    /// What it is about.
+    pub subject: Subject,
+    /// The payment or refund as it was then.
+    pub data: Record,
+}
+
+/// One event on its way to a merchant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// What is told.
+    pub event: Event,
+    /// When the next try is due.
+    pub due: Timestamp,
+    /// Tries so far.
+    pub tries: u32,
+}
+
+/// How much is waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Deliveries.
+    pub deliveries: u64,
+    /// Payments and refunds whose end is unknown.
+    pub unknown: u64,
+    /// Since when the oldest of them is.
+    pub oldest_unknown: Option<Timestamp>,
+}
+
+/// The ledger cannot do its work (disk full, sync failed): nothing may be sent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the ledger cannot write: {0}")]
+pub struct LedgerError(pub String);

@@ -1,0 +1,369 @@
+//! How payments and refunds lie on disk, how they are found, and how the list of searches follows them.
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tollgate_plugins::payment::Status;
+
+use super::embedded::{Space, Transaction, View};
+use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
+use super::transaction::Read;
+
+/// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance. Later ids are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(crate) struct Id(pub(super) [u8; 16]);
+
+impl Id {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, LedgerError> {
+        bytes.try_into().map(Self).map_err(|_| LedgerError("an id has the wrong length".into()))
+    }
+}
+
+impl From<Id> for String {
+    fn from(id: Id) -> Self {
+        id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = LedgerError;
+
+    fn try_from(text: String) -> Result<Self, LedgerError> {
+        let number = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32);
+        number.map(|number| Self(number.to_be_bytes())).ok_or_else(|| LedgerError(format!("`{text}` is no id")))
+    }
+}
+
+/// Makes ids that only grow, whatever the clock does.
+pub(super) struct Ids {
+    millis: u64,
+    count: u32,
+}
+
+impl Ids {
+    /// Goes on after the newest id on disk, should the clock have been set back since.
+    pub(super) fn after(view: &View) -> Result<Self, LedgerError> {
+        let mut millis = 0;
+        for space in [Space::Payments, Space::Refunds, Space::Claims, Space::Events] {
+            if let Some(key) = view.last_key(space)? {
+                millis = millis.max(millis_at(&key) + 1);
+            }
+        }
+        Ok(Self { millis, count: 0 })
+    }
+
+    pub(super) fn next(&mut self, now: Timestamp) -> Id {
+        let millis = millis(now).max(self.millis);
+        // A count that is used up borrows the next millisecond.
+        let (millis, count) = match self.count.checked_add(1) {
+            Some(count) if millis == self.millis => (millis, count),
+            None if millis == self.millis => (millis + 1, 0),
+            _ => (millis, 0),
+        };
+        (self.millis, self.count) = (millis, count);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&millis.to_be_bytes());
+        id[8..12].copy_from_slice(&count.to_be_bytes());
+        // After a crash, an id that was lost with its row must not name another one.
+        id[12..].copy_from_slice(&rand::random::<[u8; 4]>());
+        Id(id)
+    }
+}
+
+/// Milliseconds as keys hold them.
+pub(super) fn millis(time: Timestamp) -> u64 {
+    u64::try_from(time.as_millisecond()).unwrap_or(0)
+}
+
+/// The milliseconds that a key begins with.
+pub(super) fn millis_at(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Back from [`millis`].
+pub(super) fn time(millis: u64) -> Timestamp {
+    i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// A hash index's key. Each part's length goes before it, so that parts do not run together.
+pub(super) fn index(kind: &str, parts: &[&str]) -> Id {
+    let mut hash = Sha256::new();
+    for part in std::iter::once(&kind).chain(parts) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest = hash.finalize();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    Id(id)
+}
+
+/// A payment with what belongs to it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PaymentRow {
+    pub(super) payment: Payment,
+    /// The claim that made it.
+    pub(super) claim: Id,
+    /// The claim that closes it, or last tried to.
+    pub(super) close: Option<Id>,
+    /// Its refunds, so that their sum is exact.
+    pub(super) refunds: Vec<Id>,
+    /// Events that the merchant does not have yet, its refunds' too, oldest first.
+    pub(super) queue: Vec<Id>,
+    /// When the first of them is due, in milliseconds.
+    pub(super) due: Option<u64>,
+    /// The version at which a mismatch was told last.
+    pub(super) mismatch: Option<u64>,
+}
+
+/// A refund with what belongs to it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RefundRow {
+    pub(super) refund: Refund,
+    /// The payment's id.
+    pub(super) payment: Id,
+    /// The claim that made it.
+    pub(super) claim: Id,
+    /// The version at which a mismatch was told last.
+    pub(super) mismatch: Option<u64>,
+}
+
+/// What payments and refunds have in common as rows.
+pub(super) trait Row: Serialize + DeserializeOwned {
+    /// Where they lie.
+    const SPACE: Space;
+    /// What tells them apart in lists of both.
+    const TAG: u8;
+    /// What it has come to and how the search stands.
+    fn standing(&self) -> (Status, Option<&Search>);
+}
+
+impl Row for PaymentRow {
+    const SPACE: Space = Space::Payments;
+    const TAG: u8 = 0;
+
+    fn standing(&self) -> (Status, Option<&Search>) {
+        (self.payment.status, self.payment.search.as_ref())
+    }
+}
+
+impl Row for RefundRow {
+    const SPACE: Space = Space::Refunds;
+    const TAG: u8 = 1;
+
+    fn standing(&self) -> (Status, Option<&Search>) {
+        (self.refund.status, self.refund.search.as_ref())
+    }
+}
+
+/// A row in hand; remembers how it is listed, so that saving it can correct the lists.
+pub(super) struct Kept<R> {
+    pub(super) id: Id,
+    pub(super) row: R,
+    listed: Listed,
+}
+
+impl<R: Row> Kept<R> {
+    pub(super) fn new(id: Id, row: R) -> Self {
+        Self { id, row, listed: Listed::default() }
+    }
+
+    pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
+        let row = from.row::<R>(R::SPACE, &id.0)?;
+        Ok(row.map(|row| Self { id, listed: Listed::of(&row, id), row }))
+    }
+
+    /// As [`Kept::load`] where the row must be there.
+    pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
+        Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
+    }
+
+    fn find(from: &impl Read, index: Id) -> Result<Option<Self>, LedgerError> {
+        match from.bytes(Space::Index, &index.0)? {
+            Some(id) => Self::must(from, Id::from_bytes(&id)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
+        tx.put_row(R::SPACE, &self.id.0, &self.row)?;
+        self.list(tx, Listed::of(&self.row, self.id));
+        Ok(())
+    }
+
+    pub(super) fn remove(mut self, tx: &mut Transaction<'_>) {
+        tx.remove(R::SPACE, &self.id.0);
+        self.list(tx, Listed::default());
+    }
+
+    fn list(&mut self, tx: &mut Transaction<'_>, new: Listed) {
+        let old = std::mem::replace(&mut self.listed, new);
+        let new = &self.listed;
+        if new.search.is_some() && (old.search.is_none() || new.search < old.search) {
+            tx.wake();
+        }
+        for (space, old, new) in
+            [(Space::Searches, old.search, &new.search), (Space::Unknown, old.unknown, &new.unknown)]
+        {
+            if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
+                tx.remove(space, &old);
+            }
+            if let Some(new) = new {
+                tx.put(space, new, []);
+            }
+        }
+    }
+}
+
+/// A row's keys in the lists of searches and of what is unknown.
+#[derive(Default)]
+struct Listed {
+    search: Option<Vec<u8>>,
+    unknown: Option<Vec<u8>>,
+}
+
+impl Listed {
+    fn of<R: Row>(row: &R, id: Id) -> Self {
+        let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
+        let (status, search) = row.standing();
+        Self {
+            search: search.map(|search| key(search.due)),
+            unknown: search.filter(|_| status == Status::Unknown).map(|search| key(search.since)),
+        }
+    }
+}
+
+/// A payment or a refund in hand.
+pub(super) enum Target {
+    Payment(Kept<PaymentRow>),
+    Refund(Kept<RefundRow>),
+}
+
+impl Target {
+    pub(super) fn find(from: &impl Read, subject: &Subject) -> Result<Option<Self>, LedgerError> {
+        let Subject { merchant, order_id, refund_id } = subject;
+        Ok(match refund_id {
+            Some(refund_id) => find_refund(from, merchant, order_id, refund_id)?.map(Self::Refund),
+            None => find_payment(from, merchant, order_id)?.map(Self::Payment),
+        })
+    }
+
+    /// What the list of searches names.
+    pub(super) fn listed(from: &impl Read, key: &[u8]) -> Result<Option<Self>, LedgerError> {
+        let Some((tag, id)) = key.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
+        let id = Id::from_bytes(id)?;
+        Ok(match *tag {
+            RefundRow::TAG => Kept::load(from, id)?.map(Self::Refund),
+            _ => Kept::load(from, id)?.map(Self::Payment),
+        })
+    }
+
+    pub(super) fn record(&self) -> Record {
+        match self {
+            Self::Payment(kept) => Record::Payment(kept.row.payment.clone()),
+            Self::Refund(kept) => Record::Refund(kept.row.refund.clone()),
+        }
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        match self {
+            Self::Payment(kept) => payment_subject(&kept.row.payment),
+            Self::Refund(kept) => refund_subject(&kept.row.refund),
+        }
+    }
+
+    pub(super) fn channel(&self) -> &str {
+        match self {
+            Self::Payment(kept) => &kept.row.payment.channel,
+            Self::Refund(kept) => &kept.row.refund.channel,
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Payment(kept) => kept.row.payment.status,
+            Self::Refund(kept) => kept.row.refund.status,
+        }
+    }
+
+    pub(super) fn search(&mut self) -> &mut Option<Search> {
+        match self {
+            Self::Payment(kept) => &mut kept.row.payment.search,
+            Self::Refund(kept) => &mut kept.row.refund.search,
+        }
+    }
+
+    pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
+        match self {
+            Self::Payment(kept) => kept.save(tx),
+            Self::Refund(kept) => kept.save(tx),
+        }
+    }
+}
+
+pub(super) fn payment_subject(payment: &Payment) -> Subject {
+    Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
+}
+
+pub(super) fn refund_subject(refund: &Refund) -> Subject {
+    let refund_id = Some(refund.refund_id.clone());
+    Subject { merchant: refund.merchant.clone(), order_id: refund.order_id.clone(), refund_id }
+}
+
+pub(super) fn find_payment(
+    from: &impl Read,
+    merchant: &str,
+    order_id: &str,
+) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
+    Kept::find(from, index("order", &[merchant, order_id]))
+}
+
+pub(super) fn find_refund(
+    from: &impl Read,
+    merchant: &str,
+    order_id: &str,
+    refund_id: &str,
+) -> Result<Option<Kept<RefundRow>>, LedgerError> {
+    Kept::find(from, index("refund", &[merchant, order_id, refund_id]))
+}
+
+pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
+    Kept::find(from, index("number", &[number]))
+}
+
+pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<RefundRow>>, LedgerError> {
+    Kept::find(from, index("refund number", &[number]))
+}
+
+/// The index entries that lead to a payment.
+pub(super) fn payment_indexes(payment: &Payment) -> [Id; 2] {
+    [index("order", &[&payment.merchant, &payment.order_id]), index("number", &[&payment.number])]
+}
+
+/// The index entries that lead to a refund.
+pub(super) fn refund_indexes(refund: &Refund) -> [Id; 2] {
+    [
+        index("refund", &[&refund.merchant, &refund.order_id, &refund.refund_id]),
+        index("refund number", &[&refund.number]),
+    ]
+}
+
+/// Makes the index lead to a new row. A number that leads elsewhere already must not be taken over: the provider's
+/// notifications would change the wrong payment.
+pub(super) fn add_indexes(tx: &mut Transaction<'_>, indexes: [Id; 2], id: Id) -> Result<(), LedgerError> {
+    for index in indexes {
+        if tx.bytes(Space::Index, &index.0)?.is_some() {
+            return Err(LedgerError("the provider's number is used by another order already".into()));
+        }
+        tx.put(Space::Index, &index.0, id.0);
+    }
+    Ok(())
+}
+
+pub(super) fn remove_indexes(tx: &mut Transaction<'_>, indexes: [Id; 2]) {
+    for index in indexes {
+        tx.remove(Space::Index, &index.0);
+    }
+}

@@ -1,0 +1,61 @@
+//! The search for the truth about unknown outcomes: what is due, and how each search stands.
+
+use jiff::Timestamp;
+
+use super::embedded::{Agenda, Transaction, View};
+use super::records::{LedgerError, Record, Search, Subject, Waiting};
+use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
+use super::rules;
+
+/// As [`Ledger::searched`](super::Ledger::searched).
+pub(super) fn searched(tx: &mut Transaction<'_>, subject: &Subject, search: Search) -> Result<(), LedgerError> {
+    let Some(mut target) = Target::find(tx, subject)? else { return Ok(()) };
+    // It may have ended while the provider was asked.
+    if target.search().is_none() {
+        return Ok(());
+    }
+    *target.search() = Some(search);
+    target.save(tx)
+}
+
+/// Has the truth about an unclear close found out; the payment's status stays. What is final needs no search.
+pub(super) fn after_close(
+    tx: &mut Transaction<'_>,
+    payment: &mut Kept<PaymentRow>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    if payment.row.payment.status.is_final() {
+        return Ok(());
+    }
+    let search = payment.row.payment.search.get_or_insert_with(|| rules::new_search(now));
+    search.due = search.due.min(now);
+    payment.save(tx)
+}
+
+/// Keys of the searches that are due.
+pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Vec<u8>> {
+    let now = millis(now);
+    agenda.searches.keys().take_while(|key| millis_at(key) <= now).take(limit).cloned().collect()
+}
+
+/// The records behind them.
+pub(super) fn records(view: &View, due: &[Vec<u8>]) -> Result<Vec<Record>, LedgerError> {
+    let mut records = Vec::with_capacity(due.len());
+    for key in due {
+        if let Some(mut target) = Target::listed(view, key)?
+            && target.search().is_some()
+        {
+            records.push(target.record());
+        }
+    }
+    Ok(records)
+}
+
+/// As [`Ledger::waiting`](super::Ledger::waiting).
+pub(super) fn waiting(agenda: &Agenda) -> Waiting {
+    Waiting {
+        deliveries: u64::try_from(agenda.queued).unwrap_or(0),
+        unknown: agenda.unknown.len() as u64,
+        oldest_unknown: agenda.unknown.keys().next().map(|key| time(millis_at(key))),
+    }
+}

@@ -1,0 +1,210 @@
+//! The ledger as its users see it, on a real disk. Here what the tests share; each file below has one matter.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod changes;
+mod claims;
+mod deliveries;
+mod durability;
+mod machine;
+
+use std::path::Path;
+
+use jiff::{Timestamp, ToSpan};
+use tempfile::TempDir;
+use tollgate_plugins::error::Word;
+use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Method, Money, Outcome, Status, provider_number};
+
+use super::*;
+
+/// A ledger in a directory that goes with it.
+struct Bench {
+    ledger: Ledger,
+    directory: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { ledger: Ledger::open(directory.path()).unwrap(), directory }
+    }
+
+    /// What a crash leaves: the files as they are at this moment, opened again.
+    fn crash(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        copy(self.directory.path(), directory.path());
+        Self { ledger: Ledger::open(directory.path()).unwrap(), directory }
+    }
+
+    async fn claim(&self, key: &str, intent: Intent) -> Claimed {
+        let body = format!("{intent:?}");
+        self.ledger.claim(claim_key(key, &body), intent, at(0)).await.unwrap()
+    }
+
+    async fn run(&self, key: &str, intent: Intent) -> Ticket {
+        match self.claim(key, intent).await {
+            Claimed::Run(ticket) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn settle(&self, ticket: Ticket, news: News) -> Record {
+        self.ledger.settle(ticket, news, at(1), answer).await.unwrap().0
+    }
+
+    /// A payment of 1000 that is paid.
+    async fn paid(&self, order: &str) {
+        let ticket = self.run(&format!("pay {order}"), pay(order)).await;
+        self.settle(ticket, outcome(Status::Succeeded)).await;
+    }
+
+    async fn payment(&self, order: &str) -> Payment {
+        self.ledger.payment("shop", order).await.unwrap().unwrap()
+    }
+
+    async fn refund(&self, order: &str, refund: &str) -> Refund {
+        self.ledger.refund("shop", order, refund).await.unwrap().unwrap()
+    }
+
+    /// Takes every event out of the queues, as a merchant who accepts all.
+    async fn hear_all(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let due = self.ledger.due_deliveries(at(1_000_000_000), 10).await.unwrap();
+            if due.is_empty() {
+                return events;
+            }
+            for delivery in due {
+                self.ledger.delivered(&delivery.event.id, at(2)).await.unwrap();
+                events.push(delivery.event);
+            }
+        }
+    }
+
+    async fn kinds(&self) -> Vec<String> {
+        self.hear_all().await.into_iter().map(|event| event.kind).collect()
+    }
+
+    async fn due(&self) -> Vec<Record> {
+        self.ledger.due_searches(at(1_000_000_000), 100).await.unwrap()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+pub(super) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_750_000_000).unwrap() + seconds.seconds()
+}
+
+fn claim_key(key: &str, body: &str) -> ClaimKey {
+    let mut fingerprint = [0; 32];
+    for (place, byte) in provider_number(&[body]).bytes().take(32).enumerate() {
+        fingerprint[place] = byte;
+    }
+    ClaimKey { merchant: "shop".into(), method: "POST".into(), path: "/".into(), key: key.into(), fingerprint }
+}
+
+pub(super) fn cny(value: u64) -> Money {
+    Money { value, currency: Currency::CNY }
+}
+
+pub(super) fn a_payment(order: &str) -> Payment {
+    Payment {
+        merchant: "shop".into(),
+        order_id: order.into(),
+        number: provider_number(&["shop", order]),
+        content: "content".into(),
+        status: Status::Pending,
+        money_state: MoneyState::NotSent,
+        amount: cny(1000),
+        refunded: 0,
+        method: Method::all().next().unwrap(),
+        channel: "wechat".into(),
+        provider_payment_id: None,
+        action: None,
+        word: None,
+        version: 1,
+        created_at: at(0),
+        updated_at: at(0),
+        paid_at: None,
+        metadata: None,
+        search: None,
+    }
+}
+
+pub(super) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
+    Refund {
+        merchant: "shop".into(),
+        order_id: order.into(),
+        refund_id: refund.into(),
+        number: provider_number(&["shop", order, refund]),
+        content: format!("{value}"),
+        status: Status::Pending,
+        money_state: MoneyState::NotSent,
+        amount: cny(value),
+        reason: None,
+        channel: String::new(),
+        provider_refund_id: None,
+        word: None,
+        version: 1,
+        created_at: at(0),
+        updated_at: at(0),
+        refunded_at: None,
+        search: None,
+    }
+}
+
+fn pay(order: &str) -> Intent {
+    Intent::Pay(a_payment(order))
+}
+
+fn give_back(order: &str, refund: &str, value: u64) -> Intent {
+    Intent::Refund(a_refund(order, refund, value))
+}
+
+fn close(order: &str) -> Intent {
+    Intent::Close(of(order))
+}
+
+fn of(order: &str) -> Subject {
+    Subject { merchant: "shop".into(), order_id: order.into(), refund_id: None }
+}
+
+fn of_refund(order: &str, refund: &str) -> Subject {
+    Subject { refund_id: Some(refund.into()), ..of(order) }
+}
+
+pub(super) fn outcome(status: Status) -> News {
+    News::Outcome(Outcome::of(status))
+}
+
+pub(super) fn word() -> Word {
+    Word { code: "NOT_ENOUGH".into(), message: "余额不足".into() }
+}
+
+fn answer(record: &Record) -> Answer {
+    let body = match record {
+        Record::Payment(payment) => format!("{} {}", payment.order_id, payment.status.as_str()),
+        Record::Refund(refund) => format!("{} {}", refund.refund_id, refund.status.as_str()),
+    };
+    Answer { status: 201, content_type: "text/plain".into(), body }
+}
+
+fn told(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> ProviderEvent {
+    ProviderEvent {
+        id: id.into(),
+        order_number: provider_number(&["shop", order]),
+        refund_number: refund.map(|refund| provider_number(&["shop", order, refund])),
+        outcome,
+    }
+}

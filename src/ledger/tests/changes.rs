@@ -1,0 +1,204 @@
+//! News as the ledger takes it in: events, repetitions, mismatches, searches.
+
+use super::*;
+
+#[tokio::test]
+async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
+    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
+    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    let mut seen = Vec::new();
+    for event in bench.hear_all().await {
+        let Record::Payment(payment) = event.data else { panic!() };
+        assert_eq!(event.subject, of("o"));
+        seen.push((event.kind, payment.status, payment.version));
+    }
+    let expected = [
+        ("payment.unknown", Status::Unknown, 2),
+        ("payment.failed", Status::Failed, 3),
+        ("payment.succeeded", Status::Succeeded, 4),
+    ];
+    assert_eq!(seen, expected.map(|(kind, status, version)| (kind.to_owned(), status, version)));
+    assert_eq!(bench.ledger.apply(&of("nothing"), News::Unknown, at(2)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_refund_that_succeeds_is_added_to_its_payment_once() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let paid = bench.payment("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.payment("o").await, paid, "nothing is certain yet");
+    let event = told("e1", "o", Some("r"), Outcome { at: Some(at(5)), ..Outcome::of(Status::Succeeded) });
+    let recorded = bench.ledger.record("wechat", event.clone(), at(6)).await.unwrap();
+    assert_eq!(recorded, Recorded::Applied(of_refund("o", "r")));
+    let again = ProviderEvent { id: "e2".into(), ..event };
+    assert_eq!(bench.ledger.record("wechat", again, at(7)).await.unwrap(), Recorded::Duplicate);
+    bench.ledger.apply(&of_refund("o", "r"), outcome(Status::Succeeded), at(8)).await.unwrap();
+    let after = bench.payment("o").await;
+    assert_eq!((after.refunded, after.version, after.status), (300, paid.version + 1, Status::Succeeded));
+    let refund = bench.refund("o", "r").await;
+    assert_eq!(
+        (refund.status, refund.money_state, refund.refunded_at),
+        (Status::Succeeded, MoneyState::Moved, Some(at(5)))
+    );
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+}
+
+#[tokio::test]
+async fn a_closed_refund_failed() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Closed)).await;
+    assert_eq!(bench.refund("o", "r").await.status, Status::Failed);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.failed"]);
+    bench.run("r2", give_back("o", "r2", 1000)).await;
+}
+
+#[tokio::test]
+async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let paid = |id| told(id, "o", None, Outcome::of(Status::Succeeded));
+    let unknown = bench.ledger.record("wechat", told("e0", "other", None, Outcome::of(Status::Succeeded)), at(2)).await;
+    assert_eq!(unknown.unwrap(), Recorded::UnknownOrder);
+    let refund = told("e0", "o", Some("no such"), Outcome::of(Status::Succeeded));
+    assert_eq!(bench.ledger.record("wechat", refund, at(2)).await.unwrap(), Recorded::UnknownOrder);
+    assert_eq!(bench.payment("o").await.status, Status::Pending);
+    assert_eq!(bench.ledger.record("wechat", paid("e0"), at(2)).await.unwrap(), Recorded::Applied(of("o")));
+    for id in ["e0", "e1", "e1"] {
+        assert_eq!(bench.ledger.record("wechat", paid(id), at(2)).await.unwrap(), Recorded::Duplicate);
+    }
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+}
+
+#[tokio::test]
+async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.paid("p").await;
+    let _ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let mut event = told("e", "o", Some("r"), Outcome::of(Status::Succeeded));
+    event.order_number = provider_number(&["shop", "p"]);
+    assert_eq!(bench.ledger.record("wechat", event, at(2)).await.unwrap(), Recorded::UnknownOrder);
+    assert_eq!(bench.refund("o", "r").await.status, Status::Pending);
+}
+
+#[tokio::test]
+async fn another_amount_or_channel_is_told_once_and_never_believed() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let before = bench.payment("o").await;
+    let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
+    let right = Outcome { amount: Some(cny(1000)), ..wrong.clone() };
+    for _ in 0..3 {
+        let recorded = bench.ledger.record("wechat", told("e", "o", None, wrong.clone()), at(2)).await;
+        assert_eq!(recorded.unwrap(), Recorded::Mismatch(of("o")));
+    }
+    let foreign = bench.ledger.record("another", told("f", "o", None, right.clone()), at(2)).await;
+    assert_eq!(foreign.unwrap(), Recorded::Mismatch(of("o")));
+    bench.ledger.mismatch(&of("o"), at(2)).await.unwrap();
+    let applied = bench.ledger.apply(&of("o"), News::Outcome(wrong.clone()), at(2)).await.unwrap();
+    assert_eq!(applied, Some(Record::Payment(before)));
+    assert_eq!(bench.kinds().await, ["payment.mismatch"], "one version, one mismatch");
+    // What was not believed is not done with: right, it counts under the same id.
+    let recorded = bench.ledger.record("wechat", told("e", "o", None, right), at(3)).await;
+    assert_eq!(recorded.unwrap(), Recorded::Applied(of("o")));
+    bench.ledger.mismatch(&of("o"), at(4)).await.unwrap();
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"]);
+    // At a new version an old notification is not told anew, a new one is.
+    bench.ledger.record("another", told("f", "o", None, Outcome::of(Status::Succeeded)), at(5)).await.unwrap();
+    assert!(bench.kinds().await.is_empty());
+    bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_about_another_amount_is_no_answer() {
+    let bench = Bench::new();
+    let wrong = News::Outcome(Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) });
+    let ticket = bench.run("k", pay("o")).await;
+    let Record::Payment(payment) = bench.settle(ticket, wrong.clone()).await else { panic!() };
+    assert_eq!((payment.status, payment.money_state), (Status::Unknown, MoneyState::Unknown));
+    assert_eq!(bench.kinds().await, ["payment.unknown", "payment.mismatch"]);
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    // A close, likewise, but the payment's status stays.
+    let ticket = bench.run("k2", pay("o2")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let ticket = bench.run("c", close("o2")).await;
+    bench.settle(ticket, wrong.clone()).await;
+    let payment = bench.payment("o2").await;
+    assert_eq!(payment.status, Status::Pending);
+    assert!(payment.search.is_some());
+    assert_eq!(bench.kinds().await, ["payment.mismatch"]);
+    assert!(matches!(bench.claim("c", close("o2")).await, Claimed::Present(_)));
+    // A refund.
+    bench.paid("o3").await;
+    let ticket = bench.run("r", give_back("o3", "r", 300)).await;
+    bench.settle(ticket, wrong).await;
+    assert_eq!(bench.refund("o3", "r").await.status, Status::Unknown);
+    assert_eq!(bench.payment("o3").await.refunded, 0);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"]);
+}
+
+#[tokio::test]
+async fn a_notification_before_the_answer_wins_over_it() {
+    let bench = Bench::new();
+    for (order, news) in [
+        ("a", News::Unknown),
+        ("b", outcome(Status::Pending)),
+        ("c", News::Declined(word())),
+        ("d", outcome(Status::Closed)),
+    ] {
+        let ticket = bench.run(order, pay(order)).await;
+        bench.ledger.record("wechat", told(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+        bench.settle(ticket, news).await;
+        let payment = bench.payment(order).await;
+        assert_eq!((payment.status, payment.money_state, payment.word), (Status::Succeeded, MoneyState::Moved, None));
+        assert!(matches!(bench.claim(order, pay(order)).await, Claimed::Replay(_)));
+        assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+    }
+    assert!(bench.due().await.is_empty());
+}
+
+#[tokio::test]
+async fn searches_are_due_in_order_and_end_with_the_truth() {
+    let bench = Bench::new();
+    let wake = bench.ledger.wake();
+    for order in ["a", "b"] {
+        let ticket = bench.run(order, pay(order)).await;
+        bench.settle(ticket, News::Unknown).await;
+    }
+    // Settling is not waited for; anything that is comes after it.
+    bench.ledger.apply(&of("nothing"), News::Unknown, at(1)).await.unwrap();
+    assert!(wake.has_changed().unwrap());
+    assert!(bench.ledger.due_searches(at(0), 10).await.unwrap().is_empty());
+    assert_eq!(bench.ledger.due_searches(at(1), 1).await.unwrap().len(), 1);
+    let version = bench.payment("a").await.version;
+    let search = Search { since: at(1), due: at(60), asked: 3, absent: 1, needs_person: true };
+    bench.ledger.searched(&of("a"), search.clone()).await.unwrap();
+    let names = async |now| -> Vec<String> {
+        let due = bench.ledger.due_searches(now, 10).await.unwrap();
+        due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
+    };
+    assert_eq!(names(at(59)).await, ["b"]);
+    assert_eq!(names(at(60)).await, ["b", "a"]);
+    let a = bench.payment("a").await;
+    assert_eq!((a.version, a.search), (version, Some(search.clone())));
+    let waiting = bench.ledger.waiting().await.unwrap();
+    assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
+    for order in ["a", "b"] {
+        bench.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
+        bench.ledger.searched(&of(order), search.clone()).await.unwrap();
+        assert_eq!(bench.payment(order).await.search, None, "what ended is not searched again");
+    }
+    let waiting = bench.ledger.waiting().await.unwrap();
+    assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (0, None, 4));
+    assert!(bench.due().await.is_empty());
+}

@@ -1,0 +1,286 @@
+//! Once only: every rule of a claim.
+
+use super::*;
+
+#[tokio::test]
+async fn the_same_key_runs_once_then_replays_to_the_byte() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    assert_eq!((ticket.payment.version, ticket.payment.money_state), (1, MoneyState::NotSent));
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Running));
+    let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
+    assert!(matches!(other, Claimed::OtherRequest));
+    let (record, said) = bench.ledger.settle(ticket, News::Declined(word()), at(1), answer).await.unwrap();
+    let Record::Payment(payment) = record else { panic!() };
+    assert_eq!((payment.status, payment.money_state), (Status::Failed, MoneyState::NotMoved));
+    assert_eq!(payment.word, Some(word()));
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Replay(again) if again == said));
+    let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
+    assert!(matches!(other, Claimed::OtherRequest));
+}
+
+#[tokio::test]
+async fn keys_differ_by_merchant_method_path_and_key() {
+    let bench = Bench::new();
+    let _ticket = bench.run("k", pay("o")).await;
+    for (place, change) in [
+        (|key: &mut ClaimKey| key.method = "PUT".into()) as fn(&mut ClaimKey),
+        |key| key.path = "/x".into(),
+        |key| key.key = "k2".into(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut key = claim_key("k", "another body");
+        change(&mut key);
+        let claimed = bench.ledger.claim(key, pay(&format!("o{place}")), at(0)).await.unwrap();
+        assert!(matches!(claimed, Claimed::Run(_)), "{claimed:?}");
+    }
+    // Another merchant's same order is another payment; a key of one cannot claim for the other.
+    let mut theirs = a_payment("o");
+    theirs.merchant = "bakery".into();
+    theirs.number = provider_number(&["bakery", "o"]);
+    let wrong = bench.ledger.claim(claim_key("k9", ""), Intent::Pay(theirs.clone()), at(0)).await;
+    assert!(wrong.is_err());
+    let key = ClaimKey { merchant: "bakery".into(), ..claim_key("k", "") };
+    assert!(matches!(bench.ledger.claim(key, Intent::Pay(theirs), at(0)).await.unwrap(), Claimed::Run(_)));
+}
+
+#[tokio::test]
+async fn one_order_is_one_payment_whatever_the_key() {
+    let bench = Bench::new();
+    let ticket = bench.run("k1", pay("o")).await;
+    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
+    let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
+    assert!(matches!(bench.claim("k3", other.clone()).await, Claimed::OtherContent));
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    for key in ["k2", "k4"] {
+        assert!(matches!(bench.claim(key, pay("o")).await, Claimed::Replay(a) if a.body == "o pending"));
+    }
+    // k2 and k4 are bound now, k3 is not.
+    for key in ["k2", "k4"] {
+        assert!(matches!(bench.claim(key, pay("o2")).await, Claimed::OtherRequest));
+    }
+    assert!(matches!(bench.claim("k3", pay("o2")).await, Claimed::Run(_)));
+}
+
+#[tokio::test]
+async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    let unknown = bench.payment("o").await;
+    assert_eq!((unknown.status, unknown.money_state), (Status::Unknown, MoneyState::Unknown));
+    assert!(unknown.search.is_some());
+    for key in ["k", "k2"] {
+        let claimed = bench.claim(key, pay("o")).await;
+        assert!(matches!(&claimed, Claimed::Present(Record::Payment(p)) if *p == unknown), "{claimed:?}");
+    }
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    let claimed = bench.claim("k", pay("o")).await;
+    assert!(matches!(&claimed, Claimed::Present(Record::Payment(p)) if p.status == Status::Succeeded), "{claimed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_at_once_one_runs() {
+    let bench = Bench::new();
+    let tasks = (0..200).map(|number| {
+        let ledger = bench.ledger.clone();
+        // Half under one key, half each under its own: still one payment.
+        let key = if number % 2 == 0 { "k".to_owned() } else { format!("k{number}") };
+        tokio::spawn(async move { ledger.claim(claim_key(&key, "body"), pay("o"), at(0)).await.unwrap() })
+    });
+    let mut tickets = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Claimed::Run(ticket) => tickets.push(ticket),
+            other => assert!(matches!(other, Claimed::Running), "{other:?}"),
+        }
+    }
+    assert_eq!(tickets.len(), 1);
+}
+
+#[tokio::test]
+async fn a_released_claim_leaves_no_trace() {
+    let bench = Bench::new();
+    let ticket = bench.run("k1", pay("o")).await;
+    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
+    let moved = bench.ledger.moved_to(&ticket, "wechat-backup", at(1)).await.unwrap();
+    assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
+    let gone = bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await;
+    assert_eq!(gone.unwrap(), Recorded::UnknownOrder);
+    // Both keys are free again, the second even for another request.
+    assert!(matches!(bench.claim("k2", pay("o2")).await, Claimed::Run(_)));
+    bench.run("k1", pay("o")).await;
+}
+
+#[tokio::test]
+async fn a_release_forgets_nothing_that_was_heard() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+    assert!(bench.ledger.moved_to(&ticket, "backup", at(1)).await.is_err(), "it is paid: send nothing");
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.payment("o").await.status, Status::Succeeded);
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_lost_makes_it_unknown() {
+    let bench = Bench::new();
+    drop(bench.run("k", pay("o")).await);
+    // The thread takes requests in order, so this one comes after.
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    assert_eq!(bench.payment("o").await.status, Status::Unknown);
+    assert_eq!(bench.due().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_who_never_got_its_ticket_sent_nothing() {
+    let bench = Bench::new();
+    {
+        let claim = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0));
+        tokio::pin!(claim);
+        // Polled once, it is on its way to the thread; then the caller hangs up.
+        let _ = futures_now(claim.as_mut()).await;
+    }
+    let claimed = loop {
+        let claimed = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0)).await.unwrap();
+        if !matches!(claimed, Claimed::Running) {
+            break claimed;
+        }
+    };
+    assert!(matches!(claimed, Claimed::Run(_)), "{claimed:?}");
+}
+
+async fn futures_now<F: Future + Unpin>(mut future: F) -> bool {
+    std::future::poll_fn(|context| std::task::Poll::Ready(std::pin::Pin::new(&mut future).poll(context).is_ready()))
+        .await
+}
+
+#[tokio::test]
+async fn refunds_want_a_paid_payment_in_their_currency() {
+    let bench = Bench::new();
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::NotFound));
+    let ticket = bench.run("k", pay("o")).await;
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
+    bench.settle(ticket, News::Unknown).await;
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    let mut dollars = a_refund("o", "r", 1);
+    dollars.amount.currency = Currency::parse("USD").unwrap();
+    assert!(matches!(bench.claim("r", Intent::Refund(dollars)).await, Claimed::Refused(_)));
+    let ticket = bench.run("r", give_back("o", "r", 1)).await;
+    let refund = ticket.refund.as_ref().unwrap();
+    assert_eq!((refund.channel.as_str(), ticket.payment.order_id.as_str()), ("wechat", "o"));
+    assert_eq!(ticket.subject, of_refund("o", "r"));
+}
+
+#[tokio::test]
+async fn refunds_are_once_only_too() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("a", give_back("o", "r", 10)).await;
+    assert!(matches!(bench.claim("a", give_back("o", "r", 10)).await, Claimed::Running));
+    assert!(matches!(bench.claim("b", give_back("o", "r", 10)).await, Claimed::Running));
+    assert!(matches!(bench.claim("c", give_back("o", "r", 11)).await, Claimed::OtherContent));
+    assert!(matches!(bench.claim("a", give_back("o", "r2", 10)).await, Claimed::OtherRequest));
+    bench.settle(ticket, News::Unknown).await;
+    let claimed = bench.claim("b", give_back("o", "r", 10)).await;
+    assert!(matches!(claimed, Claimed::Present(Record::Refund(refund)) if refund.status == Status::Unknown));
+    let ticket = bench.run("d", give_back("o", "r3", 10)).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let claimed = bench.claim("e", give_back("o", "r3", 10)).await;
+    assert!(matches!(claimed, Claimed::Replay(answer) if answer.body == "r3 succeeded"));
+}
+
+#[tokio::test]
+async fn refunds_never_exceed_what_was_paid() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, Claimed::TooMuch { left: 1000 }));
+    let open = bench.run("b", give_back("o", "b", 600)).await;
+    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
+    // Unknown counts, failed and released do not.
+    bench.settle(open, News::Unknown).await;
+    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
+    bench.ledger.apply(&of_refund("o", "b"), News::NeverHappened, at(2)).await.unwrap();
+    let ticket = bench.run("c", give_back("o", "c", 1000)).await;
+    bench.ledger.release(ticket).await.unwrap();
+    let ticket = bench.run("c", give_back("o", "c", 1000)).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    assert_eq!(bench.payment("o").await.refunded, 1000);
+    assert!(matches!(bench.claim("d", give_back("o", "d", 1)).await, Claimed::TooMuch { left: 0 }));
+    assert!(matches!(bench.claim("e", give_back("o", "e", u64::MAX)).await, Claimed::TooMuch { left: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refunds_at_once_never_exceed_what_was_paid() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let tasks = (0..60).map(|number| {
+        let ledger = bench.ledger.clone();
+        tokio::spawn(async move {
+            let intent = give_back("o", &format!("r{number}"), 70);
+            let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
+            let Claimed::Run(ticket) = claimed else { return 0 };
+            ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+            70
+        })
+    });
+    let mut given = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        given += task.await.unwrap();
+    }
+    assert_eq!((given, bench.payment("o").await.refunded), (980, 980));
+}
+
+#[tokio::test]
+async fn closes_want_an_open_payment() {
+    let bench = Bench::new();
+    assert!(matches!(bench.claim("c", close("o")).await, Claimed::NotFound));
+    let ticket = bench.run("k", pay("o")).await;
+    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Running), "it may overtake the payment");
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let ticket = bench.run("c", close("o")).await;
+    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Running));
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.payment("o").await.status, Status::Pending, "only the claim is gone");
+    let ticket = bench.run("c2", close("o")).await;
+    let Record::Payment(closed) = bench.settle(ticket, outcome(Status::Closed)).await else { panic!() };
+    assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotMoved));
+    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim("c3", close("o")).await, Claimed::Present(_)));
+    bench.paid("paid").await;
+    assert!(matches!(bench.claim("c4", close("paid")).await, Claimed::Refused(_)));
+    let ticket = bench.run("k2", pay("unknown")).await;
+    bench.settle(ticket, News::Unknown).await;
+    assert!(matches!(bench.claim("c5", close("unknown")).await, Claimed::Present(_)));
+}
+
+#[tokio::test]
+async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let before = bench.payment("o").await;
+    let ticket = bench.run("c", close("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    let after = bench.payment("o").await;
+    assert_eq!((after.status, after.version), (Status::Pending, before.version));
+    assert_eq!(bench.due().await, [Record::Payment(after)]);
+    assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
+    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
+    // The truth was asked: it is open still. The search is over, and it may be closed again.
+    bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
+    assert!(bench.due().await.is_empty());
+    let ticket = bench.run("c2", close("o")).await;
+    // A refused close says nothing about the payment.
+    bench.settle(ticket, News::Declined(word())).await;
+    let after = bench.payment("o").await;
+    assert_eq!((after.status, after.word), (Status::Pending, None));
+    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Replay(_)));
+    assert!(bench.kinds().await.is_empty());
+}

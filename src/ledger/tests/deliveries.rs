@@ -1,0 +1,87 @@
+//! Events on their way to merchants: order, postponement, what comes next.
+
+use super::*;
+
+/// One payment with three events in its queue.
+async fn three() -> Bench {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
+    bench
+}
+
+async fn kinds_due(bench: &Bench, now: Timestamp) -> Vec<String> {
+    let due = bench.ledger.due_deliveries(now, 10).await.unwrap();
+    due.into_iter().map(|delivery| delivery.event.kind).collect()
+}
+
+#[tokio::test]
+async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
+    let bench = three().await;
+    bench.paid("p").await;
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
+    let due = bench.ledger.due_deliveries(at(10), 10).await.unwrap();
+    assert_eq!(due.len(), 2, "only heads: {due:?}");
+    let head = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
+    assert_eq!((head.event.kind.as_str(), head.tries, head.due), ("payment.unknown", 0, at(1)));
+    bench.ledger.postpone(&head.event.id, at(60), 1).await.unwrap();
+    assert_eq!(kinds_due(&bench, at(59)).await, ["payment.succeeded"], "p's; o waits for its head");
+    let due = bench.ledger.due_deliveries(at(60), 10).await.unwrap();
+    let again = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
+    assert_eq!((&again.event, again.tries, again.due), (&head.event, 1, at(60)));
+    let mut wake = bench.ledger.wake();
+    wake.mark_unchanged();
+    bench.ledger.delivered(&head.event.id, at(61)).await.unwrap();
+    // Whoever waits hears of the next once it is durable, at the latest with the next transaction.
+    bench.ledger.delivered("evt_none", at(61)).await.unwrap();
+    assert!(wake.has_changed().unwrap());
+    let due = bench.ledger.due_deliveries(at(61), 10).await.unwrap();
+    let next = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
+    assert_eq!((next.event.kind.as_str(), next.tries, next.due), ("payment.failed", 0, at(61)));
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 3);
+    assert!(head.event.id < next.event.id);
+}
+
+#[tokio::test]
+async fn delivered_twice_or_never_sent_changes_nothing() {
+    let bench = three().await;
+    let head = bench.ledger.due_deliveries(at(10), 1).await.unwrap().remove(0);
+    for _ in 0..2 {
+        bench.ledger.delivered(&head.event.id, at(11)).await.unwrap();
+    }
+    bench.ledger.postpone(&head.event.id, at(0), 9).await.unwrap();
+    for stranger in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
+        bench.ledger.delivered(stranger, at(11)).await.unwrap();
+        bench.ledger.postpone(stranger, at(11), 1).await.unwrap();
+    }
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 2);
+    assert_eq!(bench.kinds().await, ["payment.failed", "payment.succeeded"]);
+    assert_eq!(bench.ledger.waiting().await.unwrap(), Waiting::default());
+}
+
+#[tokio::test]
+async fn a_refunds_events_stand_in_its_payments_queue() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    assert_eq!(kinds_due(&bench, at(10)).await, ["payment.succeeded"]);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+}
+
+#[tokio::test]
+async fn the_longest_due_come_first_up_to_the_limit() {
+    let bench = Bench::new();
+    for order in ["a", "b", "c"] {
+        bench.paid(order).await;
+    }
+    for (delivery, due) in bench.ledger.due_deliveries(at(10), 10).await.unwrap().iter().zip([30, 10, 20]) {
+        bench.ledger.postpone(&delivery.event.id, at(due), 1).await.unwrap();
+    }
+    let due = bench.ledger.due_deliveries(at(100), 2).await.unwrap();
+    assert_eq!(due.iter().map(|delivery| delivery.due).collect::<Vec<_>>(), [at(10), at(20)]);
+    // After a crash it is the same list.
+    assert_eq!(bench.crash().ledger.due_deliveries(at(100), 2).await.unwrap(), due);
+}

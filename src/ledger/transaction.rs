@@ -1,0 +1,200 @@
+//! What one transaction sees and writes: its own writes, over those of its batch, over the disk.
+
+use std::collections::BTreeMap;
+
+use fjall::{Keyspace, Readable, Snapshot};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::embedded::Store;
+use super::records::LedgerError;
+use super::rows::{Id, Ids};
+
+/// The keyspaces. Records are keyed by time, because sorted writes are cheap; small hash indexes lead to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Space {
+    /// Id → payment.
+    Payments,
+    /// Id → refund.
+    Refunds,
+    /// Id → claim.
+    Claims,
+    /// Ids of the claims that are running, so that they are found quickly after a crash.
+    Running,
+    /// Hash of an idempotency key → claim's id and the request's fingerprint.
+    Keys,
+    /// Hash of a number → id of the payment or refund.
+    Index,
+    /// Id → event.
+    Events,
+    /// When due, event's id → tries, payment's id. Only the first of each payment's queue is here.
+    Outbox,
+    /// When due, kind, id: what the provider must be asked about.
+    Searches,
+    /// Since when, kind, id: whose end is unknown.
+    Unknown,
+    /// Hash of channel and notification → what was done with it.
+    Seen,
+}
+
+impl Space {
+    /// In the order of the declaration: the position is the number.
+    pub(super) const ALL: [Self; 11] = [
+        Self::Payments,
+        Self::Refunds,
+        Self::Claims,
+        Self::Running,
+        Self::Keys,
+        Self::Index,
+        Self::Events,
+        Self::Outbox,
+        Self::Searches,
+        Self::Unknown,
+        Self::Seen,
+    ];
+
+    /// Its name on disk.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Payments => "payments",
+            Self::Refunds => "refunds",
+            Self::Claims => "claims",
+            Self::Running => "running",
+            Self::Keys => "keys",
+            Self::Index => "index",
+            Self::Events => "events",
+            Self::Outbox => "outbox",
+            Self::Searches => "searches",
+            Self::Unknown => "unknown",
+            Self::Seen => "seen",
+        }
+    }
+}
+
+/// Where rows can be read: inside a transaction, or from outside.
+pub(super) trait Read {
+    /// The bytes under a key.
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError>;
+
+    /// The row under a key.
+    fn row<T: DeserializeOwned>(&self, space: Space, key: &[u8]) -> Result<Option<T>, LedgerError>
+    where
+        Self: Sized,
+    {
+        let Some(bytes) = self.bytes(space, key)? else { return Ok(None) };
+        let row = serde_json::from_slice(&bytes);
+        row.map(Some).map_err(|error| LedgerError(format!("a row in {} cannot be read: {error}", space.name())))
+    }
+}
+
+/// What a transaction or a batch wants to write.
+#[derive(Default)]
+pub(super) struct Writes {
+    /// New value, or `None` for a row that goes.
+    pub(super) rows: BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>,
+    /// Events that joined or left the queues.
+    pub(super) queued: i64,
+    /// Whether something became due sooner.
+    pub(super) wakes: bool,
+}
+
+impl Writes {
+    pub(super) fn merge(&mut self, later: Self) {
+        self.rows.extend(later.rows);
+        self.queued += later.queued;
+        self.wakes |= later.wakes;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+/// One transaction while it runs.
+pub(super) struct Transaction<'a> {
+    store: &'a Store,
+    batch: &'a Writes,
+    own: Writes,
+    ids: &'a mut Ids,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(store: &'a Store, batch: &'a Writes, ids: &'a mut Ids) -> Self {
+        Self { store, batch, own: Writes::default(), ids }
+    }
+
+    pub(super) fn into_writes(self) -> Writes {
+        self.own
+    }
+
+    /// A new id, greater than every one before.
+    pub(super) fn new_id(&mut self, now: Timestamp) -> Id {
+        self.ids.next(now)
+    }
+
+    pub(super) fn put(&mut self, space: Space, key: &[u8], value: impl Into<Vec<u8>>) {
+        self.own.rows.insert((space, key.to_vec()), Some(value.into()));
+    }
+
+    pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
+        let bytes = serde_json::to_vec(row).map_err(|error| LedgerError(error.to_string()))?;
+        self.put(space, key, bytes);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, space: Space, key: &[u8]) {
+        self.own.rows.insert((space, key.to_vec()), None);
+    }
+
+    /// Counts events that join or leave the queues.
+    pub(super) fn queued(&mut self, change: i64) {
+        self.own.queued += change;
+    }
+
+    /// Something became due sooner.
+    pub(super) fn wake(&mut self) {
+        self.own.wakes = true;
+    }
+}
+
+impl Read for Transaction<'_> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        let full = (space, key.to_vec());
+        if let Some(pending) = self.own.rows.get(&full).or_else(|| self.batch.rows.get(&full)) {
+            return Ok(pending.clone());
+        }
+        let found = self.store.space(space).get(key);
+        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
+    }
+}
+
+/// The whole ledger at one moment, for reading.
+pub(super) struct View {
+    pub(super) snapshot: Snapshot,
+    pub(super) spaces: Vec<Keyspace>,
+}
+
+impl View {
+    /// Every row of a keyspace, in order.
+    pub(super) fn all(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LedgerError> {
+        let rows = self.snapshot.iter(&self.spaces[space as usize]).map(|row| {
+            let (key, value) = row.into_inner()?;
+            Ok((key.to_vec(), value.to_vec()))
+        });
+        rows.collect::<fjall::Result<_>>().map_err(|error| LedgerError(error.to_string()))
+    }
+
+    /// The last key of a keyspace.
+    pub(super) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
+        let last = self.snapshot.last_key_value(&self.spaces[space as usize]).map(fjall::Guard::key).transpose();
+        last.map(|key| key.map(|key| key.to_vec())).map_err(|error| LedgerError(error.to_string()))
+    }
+}
+
+impl Read for View {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        let found = self.snapshot.get(&self.spaces[space as usize], key);
+        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
+    }
+}

@@ -1,0 +1,124 @@
+//! The notification's way: verify → decode → record → acknowledge. It is acknowledged only once it is durable, and never
+//! waits for the merchant.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use jiff::Timestamp;
+use tollgate_plugins::provider::{BadSignature, Provider};
+
+use crate::clock::unix_now;
+use crate::config::{Channel, Snapshot};
+use crate::gateway::{Gateway, Incoming, Served};
+use crate::ledger::Recorded;
+use crate::problem::Problem;
+use crate::telemetry::METRICS;
+
+/// `POST /notify/{channel}`.
+pub(crate) async fn receive(
+    gateway: &Arc<Gateway>,
+    snapshot: &Arc<Snapshot>,
+    channel: &str,
+    incoming: Incoming,
+) -> Response<Bytes> {
+    let mut served = Served { merchant: None, channel: None, operation: "notification" };
+    let found = snapshot.channels.get(channel).filter(|_| incoming.method == http::Method::POST);
+    let mut response = match found {
+        None => Problem::not_found("There is no such channel.").response(&incoming.request_id),
+        Some(channel) => {
+            served.channel = Some(channel.name.clone());
+            let verdict = take(gateway, channel, &incoming).await;
+            METRICS.notifications_total.with_label_values(&[channel.name.as_str(), verdict.as_str()]).inc();
+            channel.provider.acknowledge(verdict.is_taken())
+        }
+    };
+    response.extensions_mut().insert(served);
+    response
+}
+
+/// What became of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// News, and durable.
+    Recorded,
+    /// Recorded before, or nothing new.
+    Duplicate,
+    /// The provider's own test, signed wrongly on purpose.
+    Probe,
+    /// Not believed.
+    BadSignature,
+    /// Verified, but not readable or for another account.
+    Unreadable,
+    /// About an order that is not ours.
+    UnknownOrder,
+    /// Amount, currency or channel differ from ours.
+    Mismatch,
+    /// It could not be made durable.
+    NotRecorded,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded",
+            Self::Duplicate => "duplicate",
+            Self::Probe => "probe",
+            Self::BadSignature => "bad_signature",
+            Self::Unreadable => "unreadable",
+            Self::UnknownOrder => "unknown_order",
+            Self::Mismatch => "mismatch",
+            Self::NotRecorded => "not_recorded",
+        }
+    }
+
+    fn is_taken(self) -> bool {
+        matches!(self, Self::Recorded | Self::Duplicate)
+    }
+}
+
+async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) -> Verdict {
+    let provider: &dyn Provider = channel.provider.as_ref();
+    let verify = || provider.verify(&incoming.headers, incoming.body.clone(), &channel.keys.load(), unix_now());
+    let mut checked = verify();
+    if matches!(checked, Err(BadSignature::UnknownKey(_))) && gateway.exchanger.keys().refresh(channel).await {
+        checked = verify();
+    }
+    let verified = match checked {
+        Ok(verified) => verified,
+        Err(BadSignature::Probe) => {
+            tracing::info!(channel = channel.name, "the provider probed whether signatures are checked; refused");
+            return Verdict::Probe;
+        }
+        Err(bad) => {
+            tracing::warn!(channel = channel.name, reason = %bad, "a notification was refused");
+            return Verdict::BadSignature;
+        }
+    };
+    let event = match provider.decode_notification(verified) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::error!(channel = channel.name, %error, "a verified notification cannot be used");
+            return Verdict::Unreadable;
+        }
+    };
+    match gateway.ledger.record(&channel.name, event, Timestamp::now()).await {
+        Ok(Recorded::Applied(subject)) => {
+            tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
+            Verdict::Recorded
+        }
+        Ok(Recorded::Duplicate) => Verdict::Duplicate,
+        Ok(Recorded::UnknownOrder) => {
+            tracing::warn!(channel = channel.name, "a notification is about an order that is not ours");
+            Verdict::UnknownOrder
+        }
+        Ok(Recorded::Mismatch(subject)) => {
+            tracing::error!(channel = channel.name, order_id = subject.order_id, "a notification does not agree with the order");
+            Verdict::Mismatch
+        }
+        Err(error) => {
+            tracing::error!(channel = channel.name, %error, "a notification could not be recorded; the provider sends it again");
+            Verdict::NotRecorded
+        }
+    }
+}

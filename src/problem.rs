@@ -1,0 +1,230 @@
+//! What a caller is told when there is no result: RFC 9457, with what it should do next.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde::Serialize;
+use tollgate_plugins::error::{Error, Word};
+
+use crate::ledger::{Answer, LedgerError, MoneyState};
+
+/// The content type of every problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Whether and how a caller may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retryable {
+    /// The same request will fail again.
+    No,
+    /// The same request, with the same `Idempotency-Key`.
+    SameKey,
+    /// A changed request, with a new `Idempotency-Key`.
+    NewKey,
+}
+
+/// One problem.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retryable: Retryable,
+    money_state: MoneyState,
+    order_id: Option<String>,
+    provider: Option<Word>,
+    retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// A problem before anything was sent; `detail` says what to do.
+    pub fn new(status: StatusCode, code: &'static str, retryable: Retryable, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            retryable,
+            money_state: MoneyState::NotSent,
+            order_id: None,
+            provider: None,
+            retry_after: None,
+        }
+    }
+
+    /// 400: the request's form is wrong.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", Retryable::NewKey, detail)
+    }
+
+    /// 401: nothing else is said.
+    pub fn unauthorized() -> Self {
+        let detail = "The request is not signed, or its signature, time or nonce is not accepted. Sign it anew with a current clock.";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", Retryable::No, detail)
+    }
+
+    /// 404.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", Retryable::No, detail)
+    }
+
+    /// 409 while the same thing is being done.
+    pub fn running() -> Self {
+        let detail = "A request with this key or for this order is being served right now. Send the same request again in a moment.";
+        Self { retry_after: Some(1), money_state: MoneyState::Unknown, ..Self::new(StatusCode::CONFLICT, "running", Retryable::SameKey, detail) }
+    }
+
+    /// 503: the ledger cannot promise to remember, so nothing is sent.
+    pub fn ledger(error: &LedgerError) -> Self {
+        tracing::error!(%error, "the ledger refused");
+        let detail = "Nothing was sent, because the gateway cannot write to its ledger. Send the same request again later.";
+        Self { retry_after: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Retryable::SameKey, detail) }
+    }
+
+    /// From an exchange that ended without an outcome.
+    pub fn from_exchange(error: &Error) -> Self {
+        match error {
+            Error::Unfit(detail) => Self::new(StatusCode::BAD_REQUEST, "unfit", Retryable::NewKey, detail.clone()),
+            Error::NotSent(why) => {
+                let detail = format!("Nothing was sent ({why}). Send the same request again with the same key.");
+                Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail) }
+            }
+            Error::Held { why, retry_after } => {
+                let detail = format!("Nothing was sent: {why}. Send the same request again with the same key after {retry_after} s.");
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                Self { retry_after: Some(*retry_after), ..problem }
+            }
+            Error::Busy(word) => {
+                let detail = "The provider is busy and did nothing. Send the same request again with the same key.";
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
+                Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }.provider(word.clone())
+            }
+            Error::Declined(word) | Error::Conflict(word) | Error::Absent(word) => Self::declined(word.clone()),
+            Error::Unclear { word, .. } => {
+                let detail = "The provider's answer cannot be used. Ask for the payment's status.";
+                let problem = Self::new(StatusCode::BAD_GATEWAY, "provider_unclear", Retryable::SameKey, detail);
+                Self { provider: word.clone(), money_state: MoneyState::Unknown, ..problem }
+            }
+            Error::Mismatch(_) => {
+                let detail = "The provider's answer is about another amount or account and was not accepted. People have been alerted; ask for the payment's status.";
+                Self {
+                    money_state: MoneyState::Unknown,
+                    ..Self::new(StatusCode::BAD_GATEWAY, "mismatch", Retryable::No, detail)
+                }
+            }
+        }
+    }
+
+    /// 402: the provider refused and no money moved.
+    pub fn declined(word: Word) -> Self {
+        let detail = "The provider refused, and no money moved. See `provider` for its own words; change the request and use a new key.";
+        let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
+        Self { money_state: MoneyState::NotMoved, ..problem }.provider(word)
+    }
+
+    /// Names the order.
+    pub fn order(self, order_id: impl Into<String>) -> Self {
+        Self { order_id: Some(order_id.into()), ..self }
+    }
+
+    /// Says what is known of the money.
+    pub fn money(self, money_state: MoneyState) -> Self {
+        Self { money_state, ..self }
+    }
+
+    /// Passes the provider's words on.
+    pub fn provider(self, word: Word) -> Self {
+        Self { provider: Some(word), ..self }
+    }
+
+    /// Says after how many seconds it is worth another try.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// Its short name.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// As an answer that the ledger can keep.
+    pub fn answer(&self, request_id: &str) -> Answer {
+        Answer { status: self.status.as_u16(), content_type: PROBLEM_JSON.to_owned(), body: self.body(request_id) }
+    }
+
+    /// As an HTTP response.
+    pub fn response(&self, request_id: &str) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.body(request_id)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(http::header::RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(Code(self.code));
+        response
+    }
+
+    fn body(&self, request_id: &str) -> String {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            code: &'a str,
+            retryable: Retryable,
+            money_state: MoneyState,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            order_id: Option<&'a str>,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            provider: Option<&'a Word>,
+        }
+        let body = Body {
+            r#type: format!("urn:tollgate:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            retryable: self.retryable,
+            money_state: self.money_state,
+            order_id: self.order_id.as_deref(),
+            request_id,
+            provider: self.provider.as_ref(),
+        };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+}
+
+/// The problem's short name, carried with the response for metrics and the access log.
+#[derive(Clone, Copy, Debug)]
+pub struct Code(pub &'static str);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_an_exchange_can_end_tells_what_to_do() {
+        let word = Word { code: "PARAM_ERROR".into(), message: "参数错误".into() };
+        let table = [
+            (Error::Unfit("x".into()), 400, "new_key", "not_sent"),
+            (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
+            (Error::Held { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
+            (Error::Busy(word.clone()), 503, "same_key", "not_moved"),
+            (Error::Declined(word.clone()), 402, "new_key", "not_moved"),
+            (Error::unclear("x"), 502, "same_key", "unknown"),
+            (Error::Mismatch("x".into()), 502, "no", "unknown"),
+        ];
+        for (error, status, retryable, money) in table {
+            let response = Problem::from_exchange(&error).order("o-1").response("r-1");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(response.status().as_u16(), status, "{error}");
+            assert_eq!(body["retryable"], retryable, "{error}");
+            assert_eq!(body["money_state"], money, "{error}");
+            assert_eq!((&body["order_id"], &body["request_id"]), (&"o-1".into(), &"r-1".into()));
+        }
+        let body = Problem::declined(word).response("r").into_body();
+        assert!(std::str::from_utf8(&body).unwrap().contains("参数错误"), "messages pass through unharmed");
+    }
+}

@@ -1,0 +1,62 @@
+//! Sends one notification over a connection of its own, as the platform's many machines do.
+
+use std::io;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long the platform waits for an acknowledgement.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Posts the body; gives the answer's status.
+pub(super) async fn post(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<u16> {
+    let answer = tokio::time::timeout(PATIENCE, exchange(url, headers, body)).await;
+    answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")))
+}
+
+async fn exchange(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<u16> {
+    let authority = url.authority().ok_or_else(|| io::Error::other("the url names no host"))?;
+    let tls = url.scheme_str() == Some("https");
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(if tls { 443 } else { 80 }))).await?;
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = url.path().parse().map_err(io::Error::other)?;
+    *request.headers_mut() = headers;
+    let host_header = HeaderValue::from_str(authority.as_str()).map_err(io::Error::other)?;
+    request.headers_mut().insert("host", host_header);
+    request.headers_mut().insert("accept", HeaderValue::from_static("*/*"));
+    request.headers_mut().insert("user-agent", HeaderValue::from_static("Mozilla/4.0"));
+    if !tls {
+        return send(stream, request).await;
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let config = ROOTS.as_ref().map_err(|error| io::Error::other(error.clone()))?;
+    send(TlsConnector::from(config.clone()).connect(name, stream).await?, request).await
+}
+
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<u16>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await.map_err(io::Error::other)?.status().as_u16())
+}
+
+static ROOTS: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+});

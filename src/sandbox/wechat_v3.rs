@@ -1,0 +1,284 @@
+//! WeChat Pay API v3, from the platform's side: admit ▶ count ▶ fault ▶ execute ▶ sign.
+
+mod authorization;
+mod notification;
+mod orders;
+mod reply;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub(super) use self::notification::{Sending, Subject, Tamper, send};
+use self::reply::Reply;
+use super::Shared;
+use super::account::Account;
+use super::books::Product;
+use super::fault::{Fault, Kind};
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    Answer(Response<Full<Bytes>>),
+    /// The connection is closed without a word.
+    Cut,
+}
+
+/// No request of this interface is nearly as long.
+const LONGEST_BODY: usize = 1 << 20;
+
+/// Serves one request; `identity` is the serial number of the client certificate of its connection.
+pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
+    let (parts, body) = request.into_parts();
+    shared.books.lock().stats.requests += 1;
+    let route = Route::of(&parts);
+    if let Some(route) = &route
+        && shared.script.lock().for_head(route.operation(), route.number())
+    {
+        return cut(&shared);
+    }
+    let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
+    // A task of its own: what was read is executed, whether or not the other side still waits.
+    let work = tokio::spawn(async move {
+        let exchange = Exchange { shared, identity, parts, body: body.to_bytes(), route };
+        exchange.run().await
+    });
+    work.await.unwrap_or(Verdict::Cut)
+}
+
+fn cut(shared: &Shared) -> Verdict {
+    shared.books.lock().stats.cuts += 1;
+    Verdict::Cut
+}
+
+struct Exchange {
+    shared: Arc<Shared>,
+    identity: Option<String>,
+    parts: Parts,
+    body: Bytes,
+    route: Option<Route>,
+}
+
+impl Exchange {
+    async fn run(self) -> Verdict {
+        let account = match self.admit() {
+            Ok(account) => account,
+            Err((reply, account)) => {
+                let key = account.as_ref().and_then(|account| account.key(None));
+                return Verdict::Answer(reply.signed(key, None));
+            }
+        };
+        let wanted = self.parts.headers.get("wechatpay-serial").and_then(|value| value.to_str().ok());
+        let Some(key) = account.key(wanted) else {
+            let issue = "neither the id of the public key nor the serial of a platform certificate";
+            let reply = orders::parameter("header", "Wechatpay-Serial", issue);
+            return Verdict::Answer(reply.signed(account.key(None), None));
+        };
+        let Some(route) = &self.route else {
+            let reply = Reply::error(404, "RESOURCE_NOT_EXISTS", "请求的资源不存在");
+            return Verdict::Answer(reply.signed(Some(key), None));
+        };
+        let body: Option<Value> = serde_json::from_slice(&self.body).ok();
+        let Some(fault) = self.arrive(route, &account, body.as_ref()) else {
+            return Verdict::Answer(self.execute(route, &account, body).signed(Some(key), None));
+        };
+
+        let delay = Duration::from_millis(fault.delay_ms);
+        if fault.fault == Kind::DelayBefore {
+            tokio::time::sleep(delay).await;
+        }
+        let reply = match fault.fault {
+            Kind::CutBefore => None,
+            Kind::Status => Some(scripted(&fault)),
+            Kind::CutAfter => {
+                self.execute(route, &account, body);
+                None
+            }
+            Kind::StatusAfter => {
+                self.execute(route, &account, body);
+                Some(scripted(&fault))
+            }
+            Kind::Garbage => {
+                self.execute(route, &account, body);
+                Some(Reply::other(200, "<html>OK</html>"))
+            }
+            kind => Some(spoilt(self.execute(route, &account, body), kind)),
+        };
+        if fault.fault != Kind::DelayBefore {
+            tokio::time::sleep(delay).await;
+        }
+        let Some(reply) = reply else { return cut(&self.shared) };
+        let unsigned = fault.unsigned || fault.fault == Kind::Unsigned || fault.code.is_empty();
+        Verdict::Answer(reply.signed(Some(key).filter(|_| !unsigned), Some(fault.fault)))
+    }
+
+    /// Headers, signature, nonce, identity. The account comes with a refusal when it is known, to sign it.
+    fn admit(&self) -> Result<Arc<Account>, (Reply, Option<Arc<Account>>)> {
+        let bad = |reply, account| {
+            self.shared.books.lock().stats.bad_signatures += 1;
+            (reply, account)
+        };
+        authorization::check_headers(&self.parts).map_err(|reply| (reply, None))?;
+        let claim = authorization::read(&self.parts.headers).map_err(|reply| bad(reply, None))?;
+        let account = claim.account(&self.shared.accounts).map_err(|reply| bad(reply, None))?;
+        let now = Timestamp::now().as_second().unsigned_abs();
+        let checked = claim.check(&account, &self.parts, &self.body, now);
+        checked.map_err(|reply| bad(reply, Some(account.clone())))?;
+        // Only the nonces of good signatures are remembered: else anybody could use up a merchant's.
+        if !self.shared.books.lock().is_new_nonce(&account.mchid, claim.nonce(), now) {
+            self.shared.books.lock().stats.replayed_nonces += 1;
+            let reply = authorization::refusal("nonce_str", "请求重放，随机串已被使用", "this nonce was used before");
+            return Err(bad(reply, Some(account)));
+        }
+        if self.identity.as_ref().is_some_and(|serial| *serial != account.merchant.serial) {
+            self.shared.books.lock().stats.wrong_identities += 1;
+            let reply = Reply::error(403, "NO_AUTH", "the connection's client certificate is not this merchant's");
+            return Err((reply, Some(account)));
+        }
+        Ok(account)
+    }
+
+    /// Counts the request, and takes its fault from the script.
+    fn arrive(&self, route: &Route, account: &Account, body: Option<&Value>) -> Option<Fault> {
+        let text = |field: &str| body.and_then(|body| body[field].as_str()).map(str::to_owned);
+        let id = |number: String| (account.mchid.clone(), number);
+        let operation = route.operation();
+        let mut books = self.shared.books.lock();
+        let by_transaction = |transaction: Option<String>| books.transactions.get(&id(transaction?)).cloned();
+        let (order, refund) = match route {
+            Route::Create(_) => (text("out_trade_no"), None),
+            Route::Query(number) | Route::Close(number) => (Some(number.clone()), None),
+            Route::QueryById(transaction) => (by_transaction(Some(transaction.clone())), None),
+            Route::Refund => {
+                (text("out_trade_no").or_else(|| by_transaction(text("transaction_id"))), text("out_refund_no"))
+            }
+            Route::RefundQuery(number) => {
+                (books.refunds.get(&id(number.clone())).map(|refund| refund.order.clone()), Some(number.clone()))
+            }
+            Route::Certificates => (None, None),
+        };
+        let (order, refund) = (order.map(id), refund.map(id));
+        books.arrived(operation, order.as_ref(), refund.as_ref());
+        drop(books);
+        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
+        self.shared.script.lock().for_request(operation, &account.mchid, &numbers)
+    }
+
+    fn execute(&self, route: &Route, account: &Arc<Account>, body: Option<Value>) -> Reply {
+        let mut desk = orders::Desk { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
+        let query = self.parts.uri.query();
+        let id = |number: &String| (account.mchid.clone(), number.clone());
+        let result = match route {
+            Route::Create(product) => desk.create(*product, body),
+            Route::Query(number) => desk.check_query(query).and_then(|()| desk.query(&id(number))),
+            Route::QueryById(transaction) => desk.check_query(query).and_then(|()| desk.query_by_id(&id(transaction))),
+            Route::Close(number) => desk.close(&id(number), body),
+            Route::Refund => desk.refund(body, self.shared.refund_auto),
+            Route::RefundQuery(number) => desk.refund_query(&id(number), query),
+            Route::Certificates => desk.certificates(query),
+        };
+        let (Ok(reply) | Err(reply)) = result.map(|done| {
+            if let Some(subject) = done.notify {
+                send(&self.shared, desk.books, &subject, &Sending::default()).ok();
+            }
+            done.reply
+        });
+        reply
+    }
+}
+
+fn scripted(fault: &Fault) -> Reply {
+    if fault.code.is_empty() {
+        return Reply::other(fault.status, "<html><body>Bad Gateway</body></html>");
+    }
+    Reply::error(fault.status, &fault.code, "系统异常，请稍后重试")
+}
+
+/// Puts another amount or another account into an answer.
+fn spoilt(reply: Reply, kind: Kind) -> Reply {
+    let Ok(mut body) = serde_json::from_slice::<Value>(&reply.body) else { return reply };
+    match kind {
+        Kind::OtherAmount => notification::spoil_amount(&mut body),
+        Kind::OtherAccount if body.get("mchid").is_some() => body["mchid"] = json!("1900000000"),
+        Kind::OtherAccount if body.get("out_trade_no").is_some() => {
+            body["out_trade_no"] = json!("somebody-elses-order")
+        }
+        _ => return reply,
+    }
+    reply.with(&body)
+}
+
+/// Which of the interface's requests it is.
+enum Route {
+    Create(Product),
+    Query(String),
+    QueryById(String),
+    Close(String),
+    Refund,
+    RefundQuery(String),
+    Certificates,
+}
+
+impl Route {
+    fn of(parts: &Parts) -> Option<Self> {
+        let get = parts.method == Method::GET;
+        if !get && parts.method != Method::POST {
+            return None;
+        }
+        let path: Vec<&str> = parts.uri.path().strip_prefix("/v3/")?.split('/').collect();
+        match (get, path.as_slice()) {
+            (false, ["pay", "transactions", product]) => {
+                let all = [Product::Native, Product::Jsapi, Product::App, Product::H5];
+                all.into_iter().find(|known| known.as_str() == *product).map(Self::Create)
+            }
+            (true, ["pay", "transactions", "out-trade-no", number]) => Some(Self::Query(decoded(number)?)),
+            (true, ["pay", "transactions", "id", id]) => Some(Self::QueryById(decoded(id)?)),
+            (false, ["pay", "transactions", "out-trade-no", number, "close"]) => Some(Self::Close(decoded(number)?)),
+            (false, ["refund", "domestic", "refunds"]) => Some(Self::Refund),
+            (true, ["refund", "domestic", "refunds", number]) => Some(Self::RefundQuery(decoded(number)?)),
+            (true, ["certificates"]) => Some(Self::Certificates),
+            _ => None,
+        }
+    }
+
+    /// One of [`super::fault::OPERATIONS`].
+    fn operation(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Query(_) | Self::QueryById(_) => "query",
+            Self::Close(_) => "close",
+            Self::Refund => "refund",
+            Self::RefundQuery(_) => "refund_query",
+            Self::Certificates => "certificates",
+        }
+    }
+
+    fn number(&self) -> Option<&str> {
+        match self {
+            Self::Query(number) | Self::Close(number) | Self::RefundQuery(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+/// A piece of the path without its percent signs.
+fn decoded(piece: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(piece.len());
+    let mut rest = piece.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+}

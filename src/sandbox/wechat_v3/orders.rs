@@ -1,0 +1,318 @@
+//! What requests do to the books, and the objects that answers and notifications are made of.
+
+use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
+use serde_json::{Value, json};
+
+use super::notification::Subject;
+use super::reply::Reply;
+use super::schema::{self, Field};
+use crate::sandbox::account::Account;
+use crate::sandbox::books::{Books, Entry, Id, Order, Product, Refund, RefundStatus, State};
+use crate::sandbox::keys::{random_digits, random_text, seal};
+
+/// One request's view of the books.
+pub(super) struct Desk<'a> {
+    pub(super) books: &'a mut Books,
+    pub(super) account: &'a Account,
+    pub(super) now: Timestamp,
+}
+
+/// An answer, and what is to be notified of.
+pub(super) struct Done {
+    pub(super) reply: Reply,
+    pub(super) notify: Option<Subject>,
+}
+
+/// The error is an answer too.
+type Result<T = Done> = std::result::Result<T, Reply>;
+
+/// The most partial refunds that an order may have.
+const MOST_REFUNDS: usize = 50;
+
+impl Desk<'_> {
+    pub(super) fn create(&mut self, product: Product, body: Option<Value>) -> Result {
+        let body = checked(body, schema::create(product))?;
+        let text = |field: &str| body[field].as_str().unwrap_or_default();
+        if text("mchid") != self.account.mchid || text("appid") != self.account.appid {
+            return Err(Reply::error(400, "APPID_MCHID_NOT_MATCH", "appid和mch_id不匹配"));
+        }
+        let expires = text("time_expire").parse::<Timestamp>().ok();
+        if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
+            return Err(parameter("body", "/time_expire", "must be at least 1 minute after now"));
+        }
+        let id = (self.account.mchid.clone(), text("out_trade_no").to_owned());
+        if let Some(order) = self.books.order(&id, self.now) {
+            match order.state {
+                State::Success | State::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+                State::Closed => return Err(Reply::error(400, "ORDER_CLOSED", "订单已关闭")),
+                _ if order.product != product || order.parameters != body => {
+                    let message = "请求重入时，参数与首次请求时不一致";
+                    return Err(Reply::error(403, "OUT_TRADE_NO_USED", message).numbered(268_498_688));
+                }
+                _ => return done(Reply::ok(&self.means(product))),
+            }
+        }
+        let order = Order {
+            product,
+            total: body["amount"]["total"].as_u64().unwrap_or_default(),
+            expires,
+            state: State::NotPay,
+            transaction_id: format!("42000{}", random_digits(23)),
+            payment: None,
+            parameters: body,
+        };
+        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.books.orders.entry(id.clone()).or_default().order = Some(order);
+        self.books.executed("create", &id);
+        done(Reply::ok(&self.means(product)))
+    }
+
+    /// What the payer's device needs; new at each request, for the same order.
+    fn means(&self, product: Product) -> Value {
+        let prepay_id = format!("wx{}{}", china(self.now, "%d%H%M%S"), random_digits(26));
+        match product {
+            Product::Native => json!({"code_url": format!("weixin://wxpay/bizpayurl?pr={}", random_text(9))}),
+            Product::Jsapi | Product::App => json!({"prepay_id": prepay_id}),
+            Product::H5 => {
+                let path = "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb";
+                json!({"h5_url": format!("{path}?prepay_id={prepay_id}&package={}", random_digits(10))})
+            }
+        }
+    }
+
+    /// `mchid` must be there, be the sender's, and be all.
+    pub(super) fn check_query(&self, query: Option<&str>) -> Result<()> {
+        match query.unwrap_or_default().split_once('=') {
+            Some(("mchid", mchid)) if mchid == self.account.mchid => Ok(()),
+            Some(("mchid", mchid)) if !mchid.contains('&') => Err(Reply::error(403, "NO_AUTH", "商户无权限")),
+            _ => Err(parameter("query", "mchid", "must be given, and nothing else")),
+        }
+    }
+
+    pub(super) fn query(&mut self, id: &Id) -> Result {
+        if !schema::is_number(&id.1) || !(6..=32).contains(&id.1.len()) {
+            return Err(parameter("uri", "out_trade_no", "must be 6 to 32 of the documented characters"));
+        }
+        match self.books.order(id, self.now) {
+            Some(order) => done(Reply::ok(&order_object(self.account, &id.1, order))),
+            None => Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")),
+        }
+    }
+
+    pub(super) fn query_by_id(&mut self, id: &Id) -> Result {
+        let number = self.books.transactions.get(id).cloned().unwrap_or_default();
+        match self.books.order(&(id.0.clone(), number.clone()), self.now) {
+            // Before it is paid, an order has no such number that anybody could know.
+            Some(order) if order.payment.is_some() => done(Reply::ok(&order_object(self.account, &number, order))),
+            _ => Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")),
+        }
+    }
+
+    pub(super) fn close(&mut self, id: &Id, body: Option<Value>) -> Result {
+        let body = checked(body, schema::CLOSE)?;
+        if body["mchid"] != self.account.mchid.as_str() {
+            return Err(Reply::error(403, "NO_AUTH", "商户无权限"));
+        }
+        let Some(order) = self.books.order(id, self.now) else {
+            return Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在"));
+        };
+        match order.state {
+            State::Success | State::Refund => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+            State::Closed => done(Reply::no_content()),
+            State::NotPay | State::PayError => {
+                order.state = State::Closed;
+                self.books.executed("close", id);
+                done(Reply::no_content())
+            }
+        }
+    }
+
+    pub(super) fn refund(&mut self, body: Option<Value>, auto: bool) -> Result {
+        let body = checked(body, schema::REFUND)?;
+        let text = |field: &str| body[field].as_str().map(str::to_owned);
+        let id = |number: String| (self.account.mchid.clone(), number);
+        let order_id = match (text("out_trade_no"), text("transaction_id")) {
+            (Some(number), None) => id(number),
+            (None, Some(transaction)) => id(self.books.transactions.get(&id(transaction)).cloned().unwrap_or_default()),
+            _ => return Err(parameter("body", "/out_trade_no", "give either this or transaction_id")),
+        };
+        let (refund, total) = (body["amount"]["refund"].as_u64(), body["amount"]["total"].as_u64());
+        let (refund, total) = (refund.unwrap_or_default(), total.unwrap_or_default());
+        let refund_id = id(text("out_refund_no").unwrap_or_default());
+        let order = self.books.order(&order_id, self.now).filter(|order| order.payment.is_some());
+        let Some(original) = order.map(|order| order.total) else {
+            return Err(Reply::error(404, "RESOURCE_NOT_EXISTS", "订单不存在"));
+        };
+        if let Some(known) = self.books.refunds.get(&refund_id) {
+            if known.order != order_id.1 || known.amount != refund || total != original {
+                return Err(parameter(
+                    "body",
+                    "/amount/refund",
+                    "differs from the first request with this out_refund_no",
+                ));
+            }
+            return self.refund_reply(&refund_id);
+        }
+        if total != original {
+            return Err(Reply::error(400, "INVALID_REQUEST", "订单金额或退款金额与之前请求不一致，请核实后再试"));
+        }
+        let alive = self.books.refunds_of(&order_id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+        let (count, sum) = alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount));
+        if count >= MOST_REFUNDS {
+            return Err(Reply::error(400, "INVALID_REQUEST", "部分退款次数超过限制"));
+        }
+        if refund > original.saturating_sub(sum) {
+            return Err(Reply::error(403, "NOT_ENOUGH", "订单可退余额不足"));
+        }
+        let made = Refund {
+            order: order_id.1.clone(),
+            refund_id: format!("50{}", random_digits(27)),
+            amount: refund,
+            status: RefundStatus::Processing,
+            created: self.now,
+            finished: None,
+            notifications: Vec::new(),
+            parameters: body,
+        };
+        self.books.refunds.insert(refund_id.clone(), made);
+        if let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&order_id) {
+            order.state = State::Refund;
+            refunds.push(refund_id.1.clone());
+        }
+        self.books.executed("refund", &order_id);
+        // The answer says PROCESSING even when the end follows at once: that is all that a 200 ever promises.
+        let answer = self.refund_reply(&refund_id)?;
+        if auto && let Some(refund) = self.books.refunds.get_mut(&refund_id) {
+            refund.status = RefundStatus::Success;
+            refund.finished = Some(self.now);
+            return Ok(Done { notify: Some(Subject::Refund(refund_id)), ..answer });
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn refund_query(&mut self, id: &Id, query: Option<&str>) -> Result {
+        if query.is_some_and(|query| !query.is_empty()) {
+            return Err(parameter("query", query.unwrap_or_default(), "illegal extra parameter"));
+        }
+        if !schema::is_refund_number(&id.1) || id.1.len() > 64 {
+            return Err(parameter("uri", "out_refund_no", "must be at most 64 of the documented characters"));
+        }
+        self.refund_reply(id)
+    }
+
+    fn refund_reply(&self, id: &Id) -> Result {
+        let known = self.books.refunds.get(id).and_then(|refund| {
+            let order = self.books.orders.get(&(id.0.clone(), refund.order.clone()))?.order.as_ref()?;
+            Some(Reply::ok(&refund_object(&id.1, refund, order)))
+        });
+        known.map_or_else(|| Err(Reply::error(404, "RESOURCE_NOT_EXISTS", "退款单不存在")), done)
+    }
+
+    pub(super) fn certificates(&self, query: Option<&str>) -> Result {
+        if !matches!(query, None | Some("algorithm_type=RSA" | "algorithm_type=ALL")) {
+            return Err(parameter("query", "algorithm_type", "must be RSA or ALL, and nothing else"));
+        }
+        let Some(platform) = &self.account.platform else {
+            return Err(Reply::error(
+                404,
+                "RESOURCE_NOT_EXISTS",
+                "无可用的平台证书，请在商户平台-API安全申请使用微信支付公钥",
+            ));
+        };
+        let certificate = &platform.certificate;
+        let sealed = seal(&self.account.api_v3, "certificate", &certificate.pem);
+        let (ciphertext, nonce) = sealed.ok_or_else(|| Reply::error(500, "SYSTEM_ERROR", "系统异常，请稍后重试"))?;
+        let time = |second| Timestamp::from_second(second).map(rfc3339).unwrap_or_default();
+        done(Reply::ok(&json!({"data": [{
+            "serial_no": certificate.serial,
+            "effective_time": time(certificate.not_before),
+            "expire_time": time(certificate.not_after),
+            "encrypt_certificate": {
+                "algorithm": "AEAD_AES_256_GCM",
+                "nonce": nonce,
+                "associated_data": "certificate",
+                "ciphertext": ciphertext,
+            },
+        }]})))
+    }
+}
+
+/// An order, as queries and notifications tell it.
+pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Value {
+    let mut object = json!({
+        "appid": account.appid,
+        "mchid": account.mchid,
+        "out_trade_no": number,
+        "trade_state": order.state.as_str(),
+        "trade_state_desc": order.state.description(),
+    });
+    if let Some(attach) = order.parameters.get("attach") {
+        object["attach"] = attach.clone();
+    }
+    if let Some(payment) = &order.payment {
+        object["transaction_id"] = json!(order.transaction_id);
+        object["trade_type"] = json!(order.product.trade_type());
+        object["bank_type"] = json!("OTHERS");
+        object["success_time"] = json!(rfc3339(payment.at));
+        object["payer"] = json!({"openid": payment.openid});
+        object["amount"] = json!({
+            "total": payment.amount, "payer_total": payment.amount, "currency": "CNY", "payer_currency": "CNY",
+        });
+    }
+    object
+}
+
+/// A refund, as its answers tell it.
+pub(super) fn refund_object(number: &str, refund: &Refund, order: &Order) -> Value {
+    let mut object = json!({
+        "refund_id": refund.refund_id,
+        "out_refund_no": number,
+        "transaction_id": order.transaction_id,
+        "out_trade_no": refund.order,
+        "channel": "ORIGINAL",
+        "user_received_account": "支付用户零钱",
+        "create_time": rfc3339(refund.created),
+        "status": refund.status.as_str(),
+        "funds_account": refund.parameters.get("funds_account").cloned().unwrap_or(json!("AVAILABLE")),
+        "amount": {
+            "total": order.total, "refund": refund.amount,
+            "payer_total": order.total, "payer_refund": refund.amount,
+            "settlement_refund": refund.amount, "settlement_total": order.total,
+            "discount_refund": 0, "currency": "CNY", "from": [],
+        },
+        "promotion_detail": [],
+    });
+    if let (Some(at), RefundStatus::Success) = (refund.finished, refund.status) {
+        object["success_time"] = json!(rfc3339(at));
+    }
+    object
+}
+
+/// A time as WeChat writes it.
+pub(super) fn rfc3339(time: Timestamp) -> String {
+    china(time, "%Y-%m-%dT%H:%M:%S%:z")
+}
+
+/// 400 for one field.
+pub(super) fn parameter(location: &str, field: &str, issue: &str) -> Reply {
+    let detail = json!({"location": location, "field": field, "issue": issue});
+    Reply::detailed(400, "PARAM_ERROR", "参数错误", detail)
+}
+
+fn china(time: Timestamp, format: &str) -> String {
+    time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
+}
+
+fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
+    let body = body.ok_or_else(|| parameter("body", "", "must be JSON"))?;
+    schema::check(&body, fields).map_err(|issue| {
+        let reply = parameter("body", &issue.field, &issue.issue);
+        if issue.undocumented { reply.numbered(270_924_358) } else { reply }
+    })?;
+    Ok(body)
+}
+
+fn done(reply: Reply) -> Result {
+    Ok(Done { reply, notify: None })
+}

@@ -1,0 +1,104 @@
+//! Answers: status, body, and the signature over them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::sandbox::fault::Kind;
+use crate::sandbox::keys::{SigningKey, random_digits, random_text};
+
+/// What is answered, before it is signed.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// Empty for 204.
+    pub(super) body: Bytes,
+    /// The number at the end of `Request-ID`.
+    internal: u32,
+    json: bool,
+}
+
+impl Reply {
+    /// 200 with a JSON body.
+    pub(super) fn ok(body: &Value) -> Self {
+        Self { status: 200, body: body.to_string().into(), internal: 0, json: true }
+    }
+
+    /// 204, which is signed over an empty body.
+    pub(super) fn no_content() -> Self {
+        Self { status: 204, body: Bytes::new(), internal: 0, json: true }
+    }
+
+    /// An error in the original's words.
+    pub(super) fn error(status: u16, code: &str, message: &str) -> Self {
+        Self { status, body: json!({"code": code, "message": message}).to_string().into(), internal: 0, json: true }
+    }
+
+    /// An error with its `detail`.
+    pub(super) fn detailed(status: u16, code: &str, message: &str, detail: Value) -> Self {
+        let body = json!({"code": code, "message": message, "detail": detail});
+        Self { body: body.to_string().into(), ..Self::error(status, code, message) }
+    }
+
+    /// With another body.
+    pub(super) fn with(self, body: &Value) -> Self {
+        Self { body: body.to_string().into(), ..self }
+    }
+
+    /// With the platform's internal number of the error.
+    pub(super) fn numbered(self, internal: u32) -> Self {
+        Self { internal, ..self }
+    }
+
+    /// A page of something that stands before the platform, or bytes that nobody can read.
+    pub(super) fn other(status: u16, text: &'static str) -> Self {
+        Self { status, body: Bytes::from_static(text.as_bytes()), internal: 0, json: false }
+    }
+
+    /// Signs with the key, or spoils the signature as the fault says; without a key there is none.
+    pub(super) fn signed(self, key: Option<&SigningKey>, fault: Option<Kind>) -> Response<Full<Bytes>> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let age = if fault == Some(Kind::Stale) { 600 } else { 0 };
+            let salt: &[u8] = if fault == Some(Kind::WrongSignature) { b"\n" } else { b"" };
+            headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
+        }
+        let id = format!("08{}-{}", random_text(30).to_uppercase(), self.internal);
+        insert(&mut headers, "request-id", &id);
+        insert(&mut headers, "cache-control", "no-cache, must-revalidate");
+        if self.status != 204 {
+            insert(
+                &mut headers,
+                "content-type",
+                if self.json { "application/json; charset=utf-8" } else { "text/html" },
+            );
+        }
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// The headers that vouch for a body, of an answer and of a notification alike.
+pub(super) fn sign(key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
+    let nonce = random_text(22) + &random_digits(10);
+    let text = [format!("{timestamp}\n{nonce}\n").as_bytes(), body, b"\n"].concat();
+    let mut headers = HeaderMap::new();
+    if let Some(signature) = key.sign(&text) {
+        insert(&mut headers, "wechatpay-timestamp", &timestamp.to_string());
+        insert(&mut headers, "wechatpay-nonce", &nonce);
+        insert(&mut headers, "wechatpay-signature", &signature);
+        insert(&mut headers, "wechatpay-serial", &key.id);
+        insert(&mut headers, "wechatpay-signature-type", "WECHATPAY2-SHA256-RSA2048");
+    }
+    headers
+}
+
+/// Every value here is ASCII; one that is not would be left out.
+pub(super) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

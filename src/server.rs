@@ -1,0 +1,271 @@
+//! The process: listeners bound, background work started, signals heard, everything finished before it leaves.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::listeners::tls::TlsSettings;
+use pingora::proxy::http_proxy_service_with_name;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{Fds, ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use pingora::services::listening::Service;
+use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::Admin;
+use crate::config::reload::{self, ReloadHandle, Reloader};
+use crate::config::{Process, ServerTls};
+use crate::gateway::Gateway;
+use crate::ledger::Ledger;
+use crate::proxy::{Door, InFlight};
+use crate::{delivery, resolve};
+
+/// A gateway with its sockets bound, not yet serving.
+pub struct Bound {
+    gateway: Arc<Gateway>,
+    process: Arc<Process>,
+    reloader: Reloader,
+    door: TcpListener,
+    admin: TcpListener,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+}
+
+/// Reads the configuration, opens the ledger and binds the sockets; says what is wrong in words.
+pub fn bind(conf: PathBuf) -> Result<Bound, String> {
+    let current = reload::load_first(&conf).map_err(|mistakes| {
+        let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
+        format!("the configuration has mistakes, nothing was started:{lines}")
+    })?;
+    let process = Arc::clone(&current.load().process);
+    let listen = |address: SocketAddr, key: &str| {
+        let cannot = |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
+        let socket = TcpListener::bind(address).map_err(cannot)?;
+        socket.set_nonblocking(true).map_err(cannot)?;
+        let bound = socket.local_addr().map_err(cannot)?;
+        Ok::<_, String>((socket, bound))
+    };
+    let (door, address) = listen(process.listen, "server.listen")?;
+    let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
+    let ledger = Ledger::open(&process.ledger_path)
+        .map_err(|error| format!("{error} ({}); is another tollgate running on it?", process.ledger_path.display()))?;
+    let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
+    let reloader = Reloader::new(conf, current);
+    Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
+}
+
+impl Bound {
+    /// Where merchants and providers come in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and health are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Serves until the process is told to leave, and then leaves it: SIGTERM as soon as nothing is in flight, SIGINT at
+    /// once.
+    pub fn serve(self) -> ! {
+        if let Err(why) = self.run() {
+            tracing::error!(why, "cannot serve");
+            std::process::exit(1);
+        }
+        std::process::exit(0)
+    }
+
+    fn run(self) -> Result<(), String> {
+        let Self { gateway, process, reloader, door, admin, address, admin_address } = self;
+        let conf = ServerConf {
+            threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            // Pingora sleeps this long after SIGTERM whatever happens; `Drain` leaves before.
+            grace_period_seconds: Some(process.drain.as_secs() + 1),
+            graceful_shutdown_timeout_seconds: Some(1),
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        server.bootstrap();
+        let in_flight = InFlight::default();
+        let draining = Arc::new(AtomicBool::new(false));
+
+        let scheme = if process.tls.is_some() { "https" } else { "http" };
+        let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
+        let mut service = http_proxy_service_with_name(&server.configuration, app, "door");
+        match &process.tls {
+            Some(tls) => service.add_tls_with_settings(&address.to_string(), None, tls_settings(tls)?),
+            None => service.add_tcp(&address.to_string()),
+        }
+        if let Some(app) = service.app_logic_mut() {
+            let mut options = pingora::apps::HttpServerOptions::default();
+            options.h2c = process.tls.is_none();
+            app.server_options = Some(options);
+        }
+        server.add_service(OnSocket::new(service, address, door));
+
+        let reload = reloader.handle();
+        let app = Admin { gateway: Arc::clone(&gateway), draining: Arc::clone(&draining), reload: reload.clone() };
+        let mut service = Service::new("admin".to_owned(), app);
+        service.threads = Some(1);
+        service.add_tcp(&admin_address.to_string());
+        server.add_service(OnSocket::new(service, admin_address, admin));
+
+        server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
+        server.add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, stop))));
+        let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
+        server.add_service(background_service("keys", Task::new(move |stop| async move { keys.0.run(keys.1, stop).await })));
+        let resolver = Arc::clone(&gateway);
+        server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
+        let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
+        server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
+        let drain = Drain { in_flight, draining, limit: process.drain };
+        server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
+
+        println!("tollgate listens on {scheme}://{address}, admin on http://{admin_address}");
+        server.run(RunArgs { shutdown_signal: Box::new(Signals) });
+        Ok(())
+    }
+}
+
+/// Leaves as soon as nothing is in flight, so that SIGTERM costs an idle process no time.
+struct Drain {
+    in_flight: InFlight,
+    draining: Arc<AtomicBool>,
+    limit: Duration,
+}
+
+impl Drain {
+    async fn run(self, mut shutdown: ShutdownWatch) {
+        if shutdown.wait_for(|stop| *stop).await.is_err() {
+            return;
+        }
+        self.draining.store(true, Ordering::Release);
+        let until = Instant::now() + self.limit;
+        // Sockets just accepted have not been counted yet: being idle counts only when it lasts a moment.
+        let mut idle_rounds = 0;
+        while idle_rounds < 5 && Instant::now() < until {
+            idle_rounds = if self.in_flight.count() == 0 { idle_rounds + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.in_flight.count();
+        tracing::info!(unfinished = left, "leaving");
+        std::process::exit(0);
+    }
+}
+
+async fn reload_on_hang_up(reload: ReloadHandle, mut shutdown: ShutdownWatch) {
+    let Ok(mut hang_up) = signal(SignalKind::hangup()) else { return };
+    loop {
+        let stop = tokio::select! {
+            _ = hang_up.recv() => false,
+            _ = shutdown.wait_for(|stop| *stop) => true,
+        };
+        if stop {
+            return;
+        }
+        // What it found is logged and counted there.
+        drop(reload.reload().await);
+    }
+}
+
+struct Signals;
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            tracing::error!("signals cannot be heard");
+            return ShutdownSignal::FastShutdown;
+        };
+        tokio::select! {
+            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+        }
+    }
+}
+
+/// A background task as Pingora wants it.
+struct Task<F>(Mutex<Option<F>>);
+
+impl<F> Task<F> {
+    fn new(start: F) -> Self {
+        Self(Mutex::new(Some(start)))
+    }
+}
+
+#[async_trait]
+impl<F, T> BackgroundService for Task<F>
+where
+    F: FnOnce(ShutdownWatch) -> T + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let start = self.0.lock().take();
+        if let Some(start) = start {
+            start(shutdown).await;
+        }
+    }
+}
+
+/// A service on a socket that is bound already: the port may have been 0, and a taken one was told in words.
+struct OnSocket<S> {
+    service: S,
+    name: String,
+    fds: ListenFds,
+}
+
+impl<S: ServiceWithDependents> OnSocket<S> {
+    fn new(service: S, address: SocketAddr, socket: TcpListener) -> Self {
+        let mut fds = Fds::new();
+        fds.add(address.to_string(), socket.into_raw_fd());
+        Self { name: service.name().to_owned(), service, fds: Arc::new(Mutex::new(fds)) }
+    }
+}
+
+#[async_trait]
+impl<S: ServiceWithDependents> ServiceWithDependents for OnSocket<S> {
+    async fn start_service(
+        &mut self,
+        _: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+        ready: ServiceReadyNotifier,
+    ) {
+        self.service.start_service(Some(Arc::clone(&self.fds)), shutdown, listeners_per_fd, ready).await;
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.service.threads()
+    }
+}
+
+fn tls_settings(tls: &ServerTls) -> Result<TlsSettings, String> {
+    let (cert, key) = (tls.cert.to_string_lossy(), tls.key.to_string_lossy());
+    let mut settings = TlsSettings::intermediate(&cert, &key).map_err(|error| format!("server.tls: {error}"))?;
+    settings.enable_h2();
+    if let Some(path) = &tls.client_ca {
+        let cannot = |error: &dyn std::fmt::Display| format!("server.tls.client_ca {}: {error}", path.display());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| cannot(&error))? {
+            let certificate = certificate.map_err(|error| cannot(&error))?;
+            roots.add(certificate).map_err(|error| cannot(&error))?;
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|error| cannot(&error))?;
+        settings.set_client_cert_verifier(verifier);
+    }
+    Ok(settings)
+}

@@ -1,0 +1,87 @@
+//! Payments and refunds as merchants see them, in answers and in events alike.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tollgate_plugins::payment::{Action, Method, Money, Status};
+
+use crate::ledger::{MoneyState, Payment, Refund};
+
+#[derive(Serialize)]
+struct PaymentView<'a> {
+    order_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    amount: Money,
+    refunded: u64,
+    method: Method,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_payment_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a Action>,
+    version: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paid_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Map<String, Value>>,
+}
+
+#[derive(Serialize)]
+struct RefundView<'a> {
+    order_id: &'a str,
+    refund_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    amount: Money,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_refund_id: Option<&'a str>,
+    version: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refunded_at: Option<Timestamp>,
+}
+
+/// A payment, ready to be serialized.
+pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
+    PaymentView {
+        order_id: &payment.order_id,
+        status: payment.status,
+        money_state: payment.money_state,
+        amount: payment.amount,
+        refunded: payment.refunded,
+        method: payment.method,
+        channel: &payment.channel,
+        provider_payment_id: payment.provider_payment_id.as_deref(),
+        action: payment.action.as_ref(),
+        version: payment.version,
+        created_at: payment.created_at,
+        updated_at: payment.updated_at,
+        paid_at: payment.paid_at,
+        metadata: payment.metadata.as_ref(),
+    }
+}
+
+/// A refund, ready to be serialized.
+pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
+    RefundView {
+        order_id: &refund.order_id,
+        refund_id: &refund.refund_id,
+        status: refund.status,
+        money_state: refund.money_state,
+        amount: refund.amount,
+        reason: refund.reason.as_deref(),
+        channel: &refund.channel,
+        provider_refund_id: refund.provider_refund_id.as_deref(),
+        version: refund.version,
+        created_at: refund.created_at,
+        updated_at: refund.updated_at,
+        refunded_at: refund.refunded_at,
+    }
+}
