@@ -57,13 +57,14 @@ pub struct Settings<'a> {
     span: Range<usize>,
     name: String,
     asked: Vec<&'static str>,
+    silent: bool,
     problems: &'a Problems,
 }
 
 impl<'a> Settings<'a> {
     /// The root of a file.
     pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
-        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), problems }
+        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems }
     }
 
     /// Where this table stands, for a mistake that concerns all of it.
@@ -177,6 +178,12 @@ impl<'a> Settings<'a> {
         read
     }
 
+    /// Ends the reading without a word about the keys that nobody asked for: when what they belong to is not known, nobody
+    /// can say which of them are wrong.
+    pub fn ignore_rest(mut self) {
+        self.silent = true;
+    }
+
     /// Where mistakes are noted.
     pub fn problems(&self) -> &'a Problems {
         self.problems
@@ -189,6 +196,7 @@ impl<'a> Settings<'a> {
                 span: value.span(),
                 name: self.path(key),
                 asked: Vec::new(),
+                silent: false,
                 problems: self.problems,
             }),
             other => {
@@ -206,6 +214,9 @@ impl<'a> Settings<'a> {
 
 impl Drop for Settings<'_> {
     fn drop(&mut self) {
+        if self.silent {
+            return;
+        }
         for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
             let near = self
                 .asked
@@ -401,6 +412,25 @@ mod tests {
         assert!(found[2].starts_with("5|`base` must be a duration"), "{found:?}");
         assert!(found[3].starts_with("maxx|unknown key `maxx`|did you mean `max`?"), "{found:?}");
         assert!(found[4].starts_with("odd|unknown key `inner.odd`"), "{found:?}");
+    }
+
+    #[test]
+    fn each_item_of_a_list_is_told_of_where_it_stands() {
+        let found = problems_of("list = [1, \"x\", 3]\nother = 5\n", |settings| {
+            assert_eq!(settings.items::<u64>("list"), [(8..9, 1), (16..17, 3)]);
+            assert!(settings.items::<u64>("other").is_empty() && settings.items::<u64>("missing").is_empty());
+        });
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("\"x\"|an item of `list` must be a whole number"), "{found:?}");
+        assert!(found[1].starts_with("5|`other` must be a list in brackets"), "{found:?}");
+    }
+
+    #[test]
+    fn what_belongs_to_nothing_known_can_be_left_unread() {
+        let found = problems_of("[inner]\nodd = 1\n", |settings| {
+            settings.section("inner").unwrap().ignore_rest();
+        });
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]
