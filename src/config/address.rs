@@ -42,7 +42,13 @@ impl Address {
         }
         let after_host = &authority.as_str()[authority.host().len()..];
         let port = match after_host.strip_prefix(':') {
-            None => if tls { 443 } else { 80 },
+            None => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or("has a port that is not from 1 to 65535")?,
         };
         let path = uri.path().trim_end_matches('/').to_owned();

@@ -1,1 +1,252 @@
-//! stub
+//! From a directory of TOML files to a linked [`Snapshot`], or to every mistake in them.
+//!
+//! ```text
+//! DIR/tollgate.toml ─▶ process ─┐
+//! DIR/merchants/*   ─▶ merchant ├─▶ routes ◀─ DIR/routes.toml
+//! DIR/channels/*    ─▶ channel ─┘      └─▶ Snapshot, if nobody found a mistake
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::channel::Served;
+use super::identity::Now;
+use super::process::ProcessFile;
+use super::report::{Mistake, Summary};
+use super::routes::Names;
+use super::source::{Source, hex};
+use super::{Channel, Merchant, Route, Snapshot, Sources, channel, merchant, process, routes};
+
+/// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
+/// connections and memory.
+pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
+    attempt(dir, previous).result
+}
+
+/// Reads the configuration as a start would, and says what there is.
+pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
+    let snapshot = load(dir, None)?;
+    Ok(Summary {
+        dir: dir.to_owned(),
+        merchants: snapshot.merchants.len(),
+        channels: snapshot.channels.len(),
+        routes: snapshot.routes.len(),
+    })
+}
+
+/// What came of reading a directory.
+pub(super) struct Attempt {
+    /// All or nothing.
+    pub(super) result: Result<Snapshot, Vec<Mistake>>,
+    /// Every file and directory that was looked at, or for: a change of one of them is worth another attempt.
+    pub(super) files: BTreeSet<PathBuf>,
+}
+
+/// Reads the configuration, and tells what to watch even when it is refused.
+pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
+    let mut loading = Loading {
+        dir,
+        previous,
+        now: Now::read(),
+        mistakes: Vec::new(),
+        sources: Sources { files: BTreeSet::from([dir.to_owned()]), ..Sources::default() },
+    };
+    let snapshot = loading.snapshot();
+    let Loading { mut mistakes, sources, .. } = loading;
+    mistakes.sort();
+    let files = sources.files.clone();
+    let result = match snapshot {
+        Some(snapshot) if mistakes.is_empty() => Ok(Snapshot { sources, ..snapshot }),
+        _ => Err(mistakes),
+    };
+    Attempt { result, files }
+}
+
+struct Loading<'a> {
+    dir: &'a Path,
+    previous: Option<&'a Snapshot>,
+    now: Now,
+    mistakes: Vec<Mistake>,
+    sources: Sources,
+}
+
+impl Loading<'_> {
+    fn snapshot(&mut self) -> Option<Snapshot> {
+        if !self.dir.is_dir() {
+            let advice = "name the right one with --conf DIR, or see what is in the example `conf`";
+            self.mistakes.push(Mistake::in_file(self.dir, "there is no such directory", Some(advice)));
+            return None;
+        }
+        let process = self.process();
+        let sandbox = process.as_ref().is_some_and(|file| file.is_sandbox);
+        let merchant_files = self.list("merchants");
+        let merchants = self.merchants(&merchant_files, sandbox);
+        let channel_files = self.list("channels");
+        let (channels, methods) = self.channels(&channel_files);
+        let names = Names { merchants: &merchant_files.into_keys().collect(), channels: &methods };
+        let routes = self.routes(&names);
+        let keys = |merchant: &Arc<Merchant>| {
+            let keys: Vec<_> =
+                merchant.keys.iter().cloned().map(|(id, key)| (id, (Arc::clone(merchant), key))).collect();
+            keys
+        };
+        Some(Snapshot {
+            generation: self.previous.map_or(1, |previous| previous.generation + 1),
+            hash: self.hash(&merchants, &channels),
+            process: Arc::new(process?.process?),
+            merchant_keys: merchants.values().flat_map(keys).collect(),
+            merchants,
+            channels,
+            routes,
+            sources: Sources::default(),
+        })
+    }
+
+    fn process(&mut self) -> Option<ProcessFile> {
+        let path = self.dir.join("tollgate.toml");
+        if let Ok(false) = path.try_exists() {
+            let advice = "make one with `public_url = \"https://…\"` in it: what providers call back";
+            self.mistakes.push(Mistake::in_file(&path, "this file is missing", Some(advice)));
+            self.sources.files.insert(path);
+            return None;
+        }
+        let source = self.open(&path)?;
+        let (file, mistakes) = source.read(|root| process::read(&source, root, self.now));
+        self.close(&source, mistakes);
+        let mut file = file?;
+        self.sources.process = source.fingerprint();
+        self.sources.server_tls = std::mem::take(&mut file.server_tls);
+        self.sources.certificates.append(&mut file.certificates);
+        Some(file)
+    }
+
+    fn merchants(&mut self, files: &BTreeMap<String, PathBuf>, sandbox: bool) -> BTreeMap<String, Arc<Merchant>> {
+        let mut merchants = BTreeMap::new();
+        let mut owners: HashMap<String, &Path> = HashMap::new();
+        for (name, path) in files {
+            let Some(source) = self.open(path) else { continue };
+            let previous = self.previous.and_then(|previous| previous.merchants.get(name));
+            let (file, mistakes) = source.read(|root| merchant::read(&source, root, name, sandbox, previous));
+            self.close(&source, mistakes);
+            let Some(file) = file else { continue };
+            for (place, id) in file.key_ids {
+                if let Some(owner) = owners.get(&id) {
+                    let message = format!("the key id `{id}` is used already in {}", owner.display());
+                    self.mistakes.push(source.mistake_at(&place, message, None));
+                }
+                owners.insert(id, path);
+            }
+            merchants.insert(name.clone(), file.merchant);
+        }
+        merchants
+    }
+
+    /// The channels, and for each file what its provider serves.
+    fn channels(
+        &mut self,
+        files: &BTreeMap<String, PathBuf>,
+    ) -> (BTreeMap<String, Arc<Channel>>, BTreeMap<String, Served>) {
+        let mut channels = BTreeMap::new();
+        let mut methods = BTreeMap::new();
+        for (name, path) in files {
+            methods.insert(name.clone(), None);
+            let Some(source) = self.open(path) else { continue };
+            let previous = self.previous.and_then(|previous| previous.channels.get(name));
+            let (file, mistakes) = source.read(|root| channel::read(&source, root, name, self.now, previous));
+            let kept = file.as_ref().is_some_and(|file| file.kept);
+            self.close(&source, if kept { Vec::new() } else { mistakes });
+            let Some(file) = file else { continue };
+            methods.insert(name.clone(), file.methods);
+            if kept {
+                let known = self.previous.iter().flat_map(|previous| &previous.sources.certificates);
+                self.sources.certificates.extend(known.filter(|end| end.channel == *name).cloned());
+            } else {
+                self.sources.certificates.extend(file.certificates);
+            }
+            channels.extend(file.channel.map(|channel| (name.clone(), channel)));
+        }
+        (channels, methods)
+    }
+
+    /// Without the file there are no routes: each payment then names its channel.
+    fn routes(&mut self, names: &Names<'_>) -> Vec<Route> {
+        let path = self.dir.join("routes.toml");
+        if let Ok(false) = path.try_exists() {
+            self.sources.files.insert(path);
+            return Vec::new();
+        }
+        let Some(source) = self.open(&path) else { return Vec::new() };
+        let (routes, mistakes) = source.read(|root| routes::read(root, names));
+        self.close(&source, mistakes);
+        self.sources.routes = source.fingerprint();
+        routes.unwrap_or_default()
+    }
+
+    /// The files of one kind, by their names. What editors leave behind is none of them.
+    fn list(&mut self, kind: &str) -> BTreeMap<String, PathBuf> {
+        let dir = self.dir.join(kind);
+        self.sources.files.insert(dir.clone());
+        let entries = match std::fs::read_dir(&dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                self.mistakes.push(Mistake::in_file(&dir, format!("this directory cannot be read: {error}"), None));
+                Vec::new()
+            }
+        };
+        let mut files = BTreeMap::new();
+        for path in entries.into_iter().map(|entry| entry.path()) {
+            let Some(stem) =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"))
+            else {
+                continue;
+            };
+            if stem.is_empty() || stem.starts_with('.') || path.is_dir() {
+                continue;
+            }
+            if is_name(stem) {
+                files.insert(stem.to_owned(), path);
+            } else {
+                let advice = "use small letters, digits and hyphens, at most 63, as in wechat-main.toml";
+                let message = "the file's name is the name of what is in it, and this is not one";
+                self.mistakes.push(Mistake::in_file(&path, message, Some(advice)));
+            }
+        }
+        files
+    }
+
+    fn open(&mut self, path: &Path) -> Option<Source> {
+        self.sources.files.insert(path.to_owned());
+        Source::open(path).map_err(|mistake| self.mistakes.push(mistake)).ok()
+    }
+
+    fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {
+        self.sources.files.append(&mut source.files());
+        self.mistakes.extend(mistakes);
+    }
+
+    fn hash(&self, merchants: &BTreeMap<String, Arc<Merchant>>, channels: &BTreeMap<String, Arc<Channel>>) -> String {
+        let mut hasher = Sha256::new();
+        let mut feed =
+            |kind: &str, name: &str, fingerprint: &str| hasher.update(format!("{kind} {name} {fingerprint}\n"));
+        feed("process", "", &self.sources.process);
+        feed("routes", "", &self.sources.routes);
+        merchants.values().for_each(|merchant| feed("merchant", &merchant.name, &merchant.fingerprint));
+        channels.values().for_each(|channel| feed("channel", &channel.name, &channel.fingerprint));
+        hex(&hasher.finalize())
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().next().is_some_and(fits)
+        && text.bytes().all(|byte| fits(byte) || byte == b'-')
+}
+
+#[cfg(test)]
+pub(in crate::config) mod tests;

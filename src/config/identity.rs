@@ -42,16 +42,15 @@ pub(super) struct Pair {
 pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now) -> Option<Pair> {
     let cert = source.required_file(table, "cert");
     let key = source.required_file(table, "key");
-    let certificates = cert.and_then(|file| {
-        certificates(file.expose()).map_err(|message| table.problem("cert", message, None)).ok()
-    });
+    let certificates =
+        cert.and_then(|file| certificates(file.expose()).map_err(|message| table.problem("cert", message, None)).ok());
     let key = key.and_then(|file| {
         let message = "this file has no private key in it (PEM: PKCS#8, PKCS#1 or SEC1)";
         PrivateKeyDer::from_pem_slice(file.expose()).map_err(|_| table.problem("key", message, None)).ok()
     });
-    let leaf_ends = certificates.as_ref().and_then(|chain| {
-        in_force(chain.first()?, now).map_err(|message| table.problem("cert", message, None)).ok()
-    });
+    let leaf_ends = certificates
+        .as_ref()
+        .and_then(|chain| in_force(chain.first()?, now).map_err(|message| table.problem("cert", message, None)).ok());
     let (certificates, key) = certificates.zip(key)?;
     let secret = Secret::new(key.secret_der());
     let chain = certificates.iter().map(|der| CertificateDer::from(der.clone())).collect();

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use tollgate_plugins::filter::limit::Allowance;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
 use super::source::Source;
-use super::{Limit, Merchant, Webhook};
+use super::{Merchant, Webhook};
 
 /// The shortest secret: 128 bits, if each of its bits is random.
 const SHORTEST_SECRET: usize = 16;
@@ -25,8 +26,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// What came of one file.
 pub(super) struct MerchantFile {
-    /// Nothing when there were mistakes.
-    pub(super) merchant: Option<Arc<Merchant>>,
+    /// Of use only when no mistake was found.
+    pub(super) merchant: Arc<Merchant>,
     /// The ids of its keys with their places, so that no two merchants have the same.
     pub(super) key_ids: Vec<(std::ops::Range<usize>, String)>,
 }
@@ -63,14 +64,14 @@ pub(super) fn read(
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
     let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain));
-    let limit = root.section("limit").map(limit);
+    let limit = root.section("limit").and_then(|mut limit| Allowance::read(&mut limit));
     drop(root);
     let fingerprint = source.fingerprint();
     let merchant = match previous {
         Some(previous) if previous.fingerprint == fingerprint => previous.clone(),
         _ => Arc::new(Merchant { name: name.to_owned(), fingerprint, keys, webhook, limit }),
     };
-    MerchantFile { merchant: Some(merchant), key_ids }
+    MerchantFile { merchant, key_ids }
 }
 
 fn key_id(key: &mut Settings<'_>, others: &[(std::ops::Range<usize>, String)]) -> Option<String> {
@@ -123,24 +124,6 @@ fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
     if WEBHOOK_SECRET_BYTES.contains(&key.expose().len()) { Ok(key) } else { Err(wrong) }
 }
 
-fn limit(mut section: Settings<'_>) -> Limit {
-    let limit =
-        Limit { rate: section.optional("rate"), burst: section.optional("burst"), in_flight: section.optional("in_flight") };
-    if limit.rate.is_some_and(|rate| rate <= 0.0) {
-        section.problem("rate", "`limit.rate` must be more than 0", Some("to stop a merchant, remove its keys".into()));
-    }
-    if limit.burst == Some(0) {
-        section.problem("burst", "`limit.burst` must be more than 0", None);
-    }
-    if limit.in_flight == Some(0) {
-        section.problem("in_flight", "`limit.in_flight` must be more than 0", None);
-    }
-    if limit.burst.is_some() && !section.has("rate") {
-        section.problem("burst", "`limit.burst` means nothing without `limit.rate`", None);
-    }
-    limit
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -160,7 +143,7 @@ limit = { rate = 500, burst = 1000, in_flight = 200 }
         let told = |mistake: &super::super::report::Mistake| {
             mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
         };
-        (file.unwrap().merchant.unwrap(), mistakes.iter().map(told).collect())
+        (file.unwrap().merchant, mistakes.iter().map(told).collect())
     }
 
     #[test]
@@ -169,7 +152,7 @@ limit = { rate = 500, burst = 1000, in_flight = 200 }
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert_eq!(shop.keys[1].1.expose(), b"abcdef0123456789");
         assert_eq!(shop.webhook.as_ref().unwrap().secrets[0].expose(), b"0123456789abcdef01234567");
-        assert_eq!(shop.limit, Some(Limit { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
+        assert_eq!(shop.limit, Some(Allowance { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
         let (again, _) = read_text(GOOD, true, Some(&shop));
         assert!(Arc::ptr_eq(&shop, &again));
         let (other, _) = read_text(&format!("{GOOD} "), true, Some(&shop));
@@ -177,11 +160,18 @@ limit = { rate = 500, burst = 1000, in_flight = 200 }
     }
 
     #[test]
+    fn a_secret_comes_from_the_environment() {
+        let (shop, mistakes) = read_text("keys = [{ id = \"shop-1\", secret = \"env:PATH\" }]", false, None);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(shop.keys[0].1.expose(), std::env::var("PATH").unwrap().as_bytes());
+    }
+
+    #[test]
     fn plain_is_for_sandboxes() {
         let (shop, _) = read_text(GOOD, true, None);
         let (_, mistakes) = read_text(GOOD, false, Some(&shop));
         assert_eq!(mistakes.len(), 2, "{mistakes:?}");
-        assert!(mistakes[0].starts_with("2:36: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
+        assert!(mistakes[0].starts_with("2:35: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
     }
 
     #[test]
@@ -214,9 +204,9 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
             "9:3: `keys.id` is missing",
             "9:3: `keys.secret` is missing",
             "9:5: unknown key `keys.secrte` (did you mean `secret`?)",
-            "11:18: `limit.rate` must be more than 0",
-            "11:29: `limit.burst` must be more than 0",
-            "11:44: `limit.in_flight` must be more than 0",
+            "11:18: `rate` must be",
+            "11:29: `burst` must be",
+            "11:44: `in_flight` must be",
             "13:7: `webhook.url` must start with https://",
             "14:12: a webhook secret must be `whsec_`",
             "14:29: a secret must not stand in the file itself",

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use toml::de::DeValue;
 use tollgate_plugins::settings::{Setting, Settings, Size};
+use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
@@ -32,7 +32,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let public = public_url(&mut root);
     let mut server = root.section("server");
     let listen = listener(server.as_mut(), 8080);
-    let door = server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
+    let door =
+        server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
     let body_limit = server.as_mut().map_or(Size(1 << 20), |server| server.or("body_limit", Size(1 << 20)));
     let drain = Duration::from_secs(30);
     let drain = server.as_mut().map_or(drain, |server| server.or("drain", drain));
@@ -216,7 +217,10 @@ mod tests {
         assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
         assert_eq!(process.ledger_path, Path::new("conf/data"));
-        assert_eq!((process.body_limit, process.drain, process.log.as_str()), (1 << 20, Duration::from_secs(30), "info"));
+        assert_eq!(
+            (process.body_limit, process.drain, process.log.as_str()),
+            (1 << 20, Duration::from_secs(30), "info")
+        );
     }
 
     #[test]
@@ -246,7 +250,10 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger_path, Path::new("/var/lib/tollgate"));
-        assert_eq!(process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "127.0.0.1/32"]);
+        assert_eq!(
+            process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.0/8", "127.0.0.1/32"]
+        );
     }
 
     #[test]

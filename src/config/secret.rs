@@ -28,13 +28,23 @@ pub(super) enum Plain {
 }
 
 /// Finds the secret of a key that must be there.
-pub(super) fn required(source: &Source, settings: &mut Settings<'_>, key: &'static str, plain: Plain) -> Option<Secret> {
+pub(super) fn required(
+    source: &Source,
+    settings: &mut Settings<'_>,
+    key: &'static str,
+    plain: Plain,
+) -> Option<Secret> {
     let text = settings.required::<SecretText>(key)?;
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
 
 /// Finds the secret of a key that may be missing.
-pub(super) fn optional(source: &Source, settings: &mut Settings<'_>, key: &'static str, plain: Plain) -> Option<Secret> {
+pub(super) fn optional(
+    source: &Source,
+    settings: &mut Settings<'_>,
+    key: &'static str,
+    plain: Plain,
+) -> Option<Secret> {
     let text = settings.optional::<SecretText>(key)?;
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
@@ -67,16 +77,21 @@ pub(super) fn resolve(
         "file" => match source.read_named(rest) {
             Ok(content) => {
                 let content = without_newline(content.expose());
-                if content.is_empty() { say(format!("the file `{rest}` is empty"), None) } else { Some(Secret::new(content)) }
+                if content.is_empty() {
+                    say(format!("the file `{rest}` is empty"), None)
+                } else {
+                    Some(Secret::new(content))
+                }
             }
             Err(message) => say(message, None),
         },
         "plain" => match plain {
             Plain::Allowed if rest.is_empty() => say("the secret is empty".into(), None),
             Plain::Allowed => Some(Secret::new(rest)),
-            Plain::Refused(reason) => {
-                say(format!("a secret may stand in the file only in a sandbox: {reason}"), Some("write env:NAME, file:PATH"))
-            }
+            Plain::Refused(reason) => say(
+                format!("a secret may stand in the file only in a sandbox: {reason}"),
+                Some("write env:NAME, file:PATH"),
+            ),
         },
         _ => say("a secret must not stand in the file itself".into(), Some("write env:NAME, file:PATH")),
     }

@@ -1,0 +1,209 @@
+//! `channels/NAME.toml`: one account at one provider.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tollgate_plugins::provider::{PROVIDERS, Provider, Row, Secrets};
+use tollgate_plugins::settings::Settings;
+
+use super::address::Address;
+use super::identity::{self, Now};
+use super::secret::Plain;
+use super::source::{Source, suggest};
+use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys};
+use crate::upstream::Upstream;
+
+/// The methods that a channel's provider serves; `None` while the provider is not known.
+pub(super) type Served = Option<&'static [&'static str]>;
+
+/// What came of one file.
+pub(super) struct ChannelFile {
+    /// Nothing when there were mistakes, and seldom even then.
+    pub(super) channel: Option<Arc<Channel>>,
+    /// Whether the channel of the generation before goes on. What was found wrong is then of no interest: the same file
+    /// was taken before.
+    pub(super) kept: bool,
+    /// What the provider serves, if it is known, so that routes can be checked although the file has mistakes.
+    pub(super) methods: Served,
+    /// Ends of the certificates that the file names.
+    pub(super) certificates: Vec<CertificateEnd>,
+}
+
+/// Reads the file; the channel of the generation before goes on, with its connections and the keys that its provider
+/// published, when nothing about it changed.
+pub(super) fn read(
+    source: &Source,
+    mut root: Settings<'_>,
+    name: &str,
+    now: Now,
+    previous: Option<&Arc<Channel>>,
+) -> ChannelFile {
+    let row = provider(&mut root);
+    let hosts = hosts(&mut root);
+    let all_loopback = !hosts.is_empty() && hosts.iter().all(|(_, address)| address.is_loopback());
+    let plain = match all_loopback {
+        true => Plain::Allowed,
+        false => Plain::Refused("a host of this channel is not a loopback address"),
+    };
+    let ca = identity::authorities(source, &mut root, "ca", now);
+    let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
+    let pool = root.section("pool").map_or(POOL, pool);
+    let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
+    let account = root.required_section("account");
+    let keys = root.required_section("keys");
+    let tables = root.sections("filter");
+    let Some(row) = row else {
+        // Without a provider nobody knows which keys belong there.
+        tables.into_iter().chain(account).chain(keys).for_each(Settings::ignore_rest);
+        return ChannelFile { channel: None, kept: false, methods: None, certificates: Vec::new() };
+    };
+    let keys = keys.map(|keys| keys::read(source, keys, row, plain));
+    let certificates = mtls.iter().map(|pair| CertificateEnd {
+        channel: name.to_owned(),
+        certificate: "mtls".to_owned(),
+        not_after: pair.not_after,
+    });
+    let believed = keys.iter().flat_map(|keys| keys.verify.iter()).filter_map(|key| {
+        let not_after = i64::try_from(key.not_after?).ok()?;
+        Some(CertificateEnd { channel: name.to_owned(), certificate: key.id.clone(), not_after })
+    });
+    let certificates = certificates.chain(believed).collect();
+
+    let fingerprint = source.fingerprint();
+    if let Some(previous) = previous
+        && previous.fingerprint == fingerprint
+    {
+        tables.into_iter().chain(account).for_each(Settings::ignore_rest);
+        let channel = Some(Arc::clone(previous));
+        return ChannelFile { channel, kept: true, methods: Some(row.methods), certificates };
+    }
+    let secrets = keys.as_ref().map_or_else(Secrets::new, |keys| keys.secrets.clone());
+    let provider = account.and_then(|account| dialect(account, row, &secrets));
+    let filters = filters::read(tables, previous.map_or(&[], |previous| &previous.filters));
+    let settings = UpstreamSettings {
+        channel: name.to_owned(),
+        hosts: hosts.into_iter().map(|(_, Address { tls, host, port, .. })| Host { name: host, port, tls }).collect(),
+        ca,
+        identity: mtls.map(|pair| pair.identity),
+        timeouts,
+        pool,
+    };
+    let built = || {
+        if !root.problems().is_empty() {
+            return None;
+        }
+        let upstream = Upstream::new(settings).map_err(|message| root.problem("hosts", message, None)).ok()?;
+        let keys = keys?;
+        Some(Arc::new(Channel {
+            name: name.to_owned(),
+            fingerprint,
+            provider_name: row.name,
+            methods: row.methods,
+            provider: provider?,
+            signer: keys.signer?,
+            keys: ArcSwap::from_pointee(keys.verify.clone()),
+            configured_keys: keys.verify,
+            upstream,
+            filters,
+        }))
+    };
+    ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }
+}
+
+fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
+    let name: String = root.required("provider")?;
+    let row = PROVIDERS.iter().find(|row| row.name == name);
+    if row.is_none() {
+        let message = format!("there is no provider `{name}`");
+        root.problem("provider", message, suggest(&name, PROVIDERS.iter().map(|row| row.name)));
+    }
+    row
+}
+
+fn dialect(mut account: Settings<'_>, row: &Row, secrets: &Secrets) -> Option<Box<dyn Provider>> {
+    let problems = account.problems();
+    let (before, span) = (problems.len(), account.span());
+    let provider = (row.build)(&mut account, secrets);
+    drop(account);
+    // A secret that is missing was told already.
+    let complete = row.secrets.iter().all(|field| !field.required || secrets.contains_key(field.name));
+    if provider.is_none() && problems.len() == before && complete {
+        problems.push(span, format!("{} cannot be built from this account", row.name), None);
+    }
+    provider
+}
+
+fn hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
+    let mut hosts: Vec<(Range<usize>, Address)> = Vec::new();
+    let before = root.problems().len();
+    for (place, text) in root.items::<String>("hosts") {
+        let wrong = match Address::parse(&text) {
+            Err(wrong) => Some(wrong),
+            Ok(host) if !host.path.is_empty() || host.has_query => {
+                Some("must have no path: the provider's own is put there")
+            }
+            Ok(host) if !host.tls && !host.is_loopback() => {
+                Some("must start with https://; http:// is for loopback only")
+            }
+            Ok(host) if hosts.iter().any(|(_, other)| *other == host) => Some("stands here twice"),
+            Ok(host) => {
+                hosts.push((place.clone(), host));
+                None
+            }
+        };
+        if let Some(wrong) = wrong {
+            root.problems().push(place, format!("a host of `hosts` {wrong}"), None);
+        }
+    }
+    if hosts.is_empty() && root.problems().len() == before {
+        let suggestion = "add `hosts = [\"https://…\"]`".to_owned();
+        root.problem("hosts", "a channel must have at least one host", Some(suggestion));
+    }
+    hosts
+}
+
+pub(super) const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(1),
+    read: Duration::from_secs(2),
+    write: Duration::from_secs(2),
+    total: Duration::from_secs(5),
+};
+
+fn timeouts(mut section: Settings<'_>) -> Timeouts {
+    let timeouts = Timeouts {
+        connect: section.or("connect", TIMEOUTS.connect),
+        read: section.or("read", TIMEOUTS.read),
+        write: section.or("write", TIMEOUTS.write),
+        total: section.or("total", TIMEOUTS.total),
+    };
+    let Timeouts { connect, read, write, total } = timeouts;
+    for (key, time) in [("connect", connect), ("read", read), ("write", write), ("total", total)] {
+        if time.is_zero() {
+            section.problem(key, format!("`timeouts.{key}` must be more than 0"), None);
+        }
+    }
+    if total < connect {
+        let message = "`timeouts.total` must be at least as long as `timeouts.connect`, which is a part of it";
+        section.problem("total", message, None);
+    }
+    timeouts
+}
+
+const POOL: Pool = Pool { idle: 128, idle_timeout: Duration::from_secs(60) };
+
+fn pool(mut section: Settings<'_>) -> Pool {
+    let idle = section.or("idle", POOL.idle as u64);
+    let pool = Pool {
+        idle: usize::try_from(idle).unwrap_or(usize::MAX),
+        idle_timeout: section.or("idle_timeout", POOL.idle_timeout),
+    };
+    if !(1..=65_536).contains(&idle) {
+        section.problem("idle", "`pool.idle` must be from 1 to 65536", None);
+    }
+    if pool.idle_timeout.is_zero() {
+        section.problem("idle_timeout", "`pool.idle_timeout` must be more than 0", None);
+    }
+    pool
+}

@@ -1,0 +1,94 @@
+//! `[keys]` of a channel: whose signature goes out, whose is believed, and the provider's own secrets.
+
+use std::sync::Arc;
+
+use tollgate_plugins::provider::{Row, Secrets};
+use tollgate_plugins::settings::Settings;
+use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
+
+use super::identity;
+use super::secret::{self, Plain};
+use super::source::{Source, suggest};
+
+/// What came of the table.
+pub(super) struct Keys {
+    /// Nothing when it is missing or wrong.
+    pub(super) signer: Option<Arc<dyn Signer>>,
+    /// The provider's keys.
+    pub(super) verify: Keyring,
+    /// The secrets of the provider's [`Row`].
+    pub(super) secrets: Secrets,
+}
+
+/// Reads the table as the provider wants it.
+pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain) -> Keys {
+    let sign = table.required_section("sign").map(|sign| signer(source, sign, row));
+    let (algorithm, signer) = sign.unwrap_or((None, None));
+    let verify = verify(source, &mut table, row, algorithm);
+    let mut secrets = Secrets::new();
+    for field in row.secrets {
+        let secret = match field.required {
+            true => secret::required(source, &mut table, field.name, plain),
+            false => secret::optional(source, &mut table, field.name, plain),
+        };
+        let Some(secret) = secret else { continue };
+        match (field.check)(secret.expose()) {
+            Ok(()) => drop(secrets.insert(field.name, secret)),
+            Err(message) => table.problem(field.name, message, None),
+        }
+    }
+    Keys { signer, verify, secrets }
+}
+
+fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
+    let name: Option<String> = sign.required("algorithm");
+    let algorithm = name.and_then(|name| {
+        let served = ALGORITHMS.iter().filter(|algorithm| row.algorithms.contains(&algorithm.name));
+        let found = served.clone().find(|algorithm| algorithm.name == name);
+        if found.is_none() {
+            let message = format!("{} knows no algorithm `{name}`", row.name);
+            sign.problem("algorithm", message, suggest(&name, served.map(|algorithm| algorithm.name)));
+        }
+        found
+    });
+    let id = key_id(&mut sign);
+    let file = source.required_file(&mut sign, "file");
+    let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
+    let signer = (algorithm.signer)(&id, file.expose()).map_err(|error| sign.problem("file", error.0, None)).ok();
+    (Some(algorithm), signer)
+}
+
+fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Option<&Algorithm>) -> Keyring {
+    let mut keys: Vec<Key> = Vec::new();
+    if !table.has("verify") && !row.publishes_keys {
+        let suggestion = "add `verify = [{ id = \"…\", file = \"…\" }]`: the provider's public key";
+        table.problem("verify", "`keys.verify` is missing", Some(suggestion.to_owned()));
+    }
+    for mut entry in table.sections("verify") {
+        let id = key_id(&mut entry);
+        let file = source.required_file(&mut entry, "file");
+        let (Some(id), Some(file), Some(algorithm)) = (id, file, algorithm) else { continue };
+        if keys.iter().any(|key| key.id == id) {
+            entry.problem("id", format!("the key id `{id}` stands here twice"), None);
+        }
+        match (algorithm.verifier)(file.expose()) {
+            // One that has ended may still stand here beside its successor: it is believed no more, but a restart at
+            // night must not fail because of it.
+            Ok(verifier) => {
+                let not_after = identity::end_of_first(file.expose()).and_then(|end| u64::try_from(end).ok());
+                keys.push(Key { id, verifier, not_after });
+            }
+            Err(error) => entry.problem("file", error.0, None),
+        }
+    }
+    Keyring::new(keys)
+}
+
+fn key_id(table: &mut Settings<'_>) -> Option<String> {
+    let id: String = table.required("id")?;
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
+        table.problem("id", "`id` must be 1 to 128 visible characters without spaces and quotes", None);
+        return None;
+    }
+    Some(id)
+}

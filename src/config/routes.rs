@@ -1,0 +1,195 @@
+//! `routes.toml`: which operation leads to which channels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tollgate_plugins::settings::Settings;
+
+use super::Route;
+use super::channel::Served;
+use super::source::suggest;
+
+/// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
+pub(super) struct Names<'a> {
+    /// Merchants.
+    pub(super) merchants: &'a BTreeSet<String>,
+    /// Channels, with the methods that they serve if that is known.
+    pub(super) channels: &'a BTreeMap<String, Served>,
+}
+
+/// Reads the file.
+pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Vec<Route> {
+    root.sections("route").into_iter().map(|table| route(table, names)).collect()
+}
+
+fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
+    let mut route = Route {
+        merchant: None,
+        method: None,
+        currency: None,
+        at_least: None,
+        below: None,
+        to: Vec::new(),
+        fallback: Vec::new(),
+    };
+    if let Some(mut wanted) = table.section("match") {
+        conditions(&mut wanted, names, &mut route);
+    }
+    let before = table.problems().len();
+    let entries = table.sections("to");
+    let any_entry = !entries.is_empty();
+    for mut entry in entries {
+        let weight = entry.or("weight", 1);
+        let Some(name) = entry.required::<String>("channel") else { continue };
+        let wrong = match route.to.iter().any(|(other, _)| *other == name) {
+            true => Some((format!("the channel `{name}` stands in `to` twice"), None)),
+            false => wrong_channel(&name, names, &route),
+        };
+        if let Some((message, suggestion)) = wrong {
+            entry.problem("channel", message, suggestion);
+        }
+        route.to.push((name, weight));
+    }
+    if !any_entry && table.problems().len() == before {
+        let suggestion = "add `to = [{ channel = \"…\" }]`".to_owned();
+        table.problem("to", "a route must lead to at least one channel", Some(suggestion));
+    } else if !route.to.is_empty() && route.to.iter().all(|(_, weight)| *weight == 0) {
+        table.problem("to", "the weights must come to more than 0 together", None);
+    }
+    for (place, name) in table.items::<String>("fallback") {
+        // With several channels in `to`, one of them may well stand in for another.
+        let only_one = route.to.len() == 1 && route.to[0].0 == name;
+        let wrong = if route.fallback.contains(&name) {
+            Some((format!("the channel `{name}` stands in `fallback` twice"), None))
+        } else if only_one {
+            Some((format!("the channel `{name}` cannot stand in for itself"), None))
+        } else {
+            wrong_channel(&name, names, &route)
+        };
+        if let Some((message, suggestion)) = wrong {
+            table.problems().push(place, message, suggestion);
+        }
+        route.fallback.push(name);
+    }
+    route
+}
+
+fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>, route: &mut Route) {
+    route.merchant = wanted.optional("merchant");
+    route.method = wanted.optional("method");
+    route.currency = wanted.optional("currency");
+    if let Some(name) = &route.merchant
+        && !names.merchants.contains(name)
+    {
+        let message = format!("there is no merchant `{name}`");
+        wanted.problem("merchant", message, suggest(name, names.merchants.iter().map(String::as_str)));
+    }
+    if let Some(mut amount) = wanted.section("amount") {
+        route.at_least = amount.optional("at_least");
+        route.below = amount.optional("below");
+        let nothing_between = match (route.at_least, route.below) {
+            (Some(least), Some(below)) => least >= below,
+            (None, Some(below)) => below == 0,
+            _ => false,
+        };
+        if nothing_between {
+            amount.problem("below", "no amount is matched: `below` must be more than `at_least`", None);
+        }
+    }
+}
+
+fn wrong_channel(name: &str, names: &Names<'_>, route: &Route) -> Option<(String, Option<String>)> {
+    let Some(methods) = names.channels.get(name) else {
+        let suggestion = suggest(name, names.channels.keys().map(String::as_str))
+            .or_else(|| Some(format!("make channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`")));
+        return Some((format!("there is no channel `{name}`"), suggestion));
+    };
+    let method = route.method?.as_str();
+    let methods = methods.filter(|methods| !methods.contains(&method))?;
+    let suggestion = format!("it serves {}", methods.join(", "));
+    Some((format!("the channel `{name}` does not serve the method `{method}` of this route"), Some(suggestion)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::source::Source;
+    use super::*;
+
+    fn read_text(text: &str) -> (Vec<Route>, Vec<String>) {
+        let source = Source::with_text(Path::new("routes.toml"), text.into());
+        let names = Names {
+            merchants: &BTreeSet::from(["shop".to_owned()]),
+            channels: &BTreeMap::from([
+                ("wechat-main".to_owned(), Some(["wechat.native"].as_slice())),
+                ("wechat-east".to_owned(), Some(["wechat.jsapi"].as_slice())),
+                ("broken".to_owned(), None),
+            ]),
+        };
+        let (routes, mistakes) = source.read(|root| read(root, &names));
+        (routes.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (routes, mistakes) = read_text(
+            r#"
+[[route]]
+match = { merchant = "shop", method = "wechat.native", currency = "CNY", amount = { at_least = 1, below = 5000000 } }
+to = [{ channel = "wechat-main", weight = 90 }, { channel = "broken" }]
+fallback = ["wechat-main"]
+[[route]]
+to = [{ channel = "wechat-east" }]
+"#,
+        );
+        assert_eq!(mistakes, [""; 0]);
+        assert_eq!(routes.len(), 2);
+        assert_eq!(routes[0].to, [("wechat-main".to_owned(), 90), ("broken".to_owned(), 1)]);
+        assert_eq!((routes[0].at_least, routes[0].below), (Some(1), Some(5_000_000)));
+        assert_eq!(routes[0].fallback, ["wechat-main"]);
+        assert!(routes[1].merchant.is_none() && routes[1].method.is_none());
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let (_, mistakes) = read_text(
+            r#"
+[[route]]
+match = { merchant = "shpo", method = "wechat.natve", amount = { at_least = 5, below = 5 } }
+to = [{ channel = "wechat-mian", weight = 0 }]
+[[route]]
+match = { method = "wechat.jsapi", curency = "CNY" }
+to = [{ channel = "wechat-main" }, { channel = "wechat-east" }, { channel = "wechat-east" }]
+fallback = ["nothing", "broken", "broken"]
+[[route]]
+to = []
+[[route]]
+to = [{ channel = "broken" }]
+fallback = ["broken"]
+[[route]]
+to = "wechat-main"
+[[rout]]
+"#,
+        );
+        let expected = [
+            "3:22: there is no merchant `shpo` (did you mean `shop`?)",
+            "3:39: `route.match.method` must be a payment method",
+            "3:88: no amount is matched",
+            "4:6: the weights must come to more than 0",
+            "4:19: there is no channel `wechat-mian` (did you mean `wechat-main`?)",
+            "6:36: unknown key `route.match.curency` (did you mean `currency`?)",
+            "7:19: the channel `wechat-main` does not serve the method `wechat.jsapi` of this route (it serves wechat.native)",
+            "7:77: the channel `wechat-east` stands in `to` twice",
+            "8:13: there is no channel `nothing` (there are broken, wechat-east, wechat-main)",
+            "8:34: the channel `broken` stands in `fallback` twice",
+            "10:6: a route must lead to at least one channel",
+            "13:13: the channel `broken` cannot stand in for itself",
+            "15:6: `route.to` must be a list of tables",
+            "16:3: unknown key `rout` (did you mean `route`?)",
+        ];
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (mistake, expected) in mistakes.iter().zip(expected) {
+            assert!(mistake.starts_with(&format!("routes.toml:{expected}")), "{mistake} / {expected}");
+        }
+    }
+}
