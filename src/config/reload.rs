@@ -1,8 +1,246 @@
-//! stub
-use super::*;
-#[derive(Clone)] pub struct ReloadHandle;
-pub struct Report; impl std::fmt::Display for Report { fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) } }
-impl ReloadHandle { pub async fn reload(&self) -> Result<Report, Vec<String>> { Err(vec![]) } }
-pub struct Reloader;
-impl Reloader { pub fn new(_: PathBuf, _: Current) -> Self { Self } pub fn handle(&self) -> ReloadHandle { ReloadHandle } pub async fn run(self, _: tokio::sync::watch::Receiver<bool>) {} }
-pub fn load_first(_: &std::path::Path) -> Result<Current, Vec<String>> { Err(vec![]) }
+//! Puts a changed configuration in force while requests run: watch, wait until it is quiet, read everything, swap once.
+//!
+//! A mistake anywhere changes nothing. Requests in flight finish on the snapshot that they began with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::file::{self, Attempt};
+use super::identity::Now;
+use super::report::Mistake;
+use super::watch::{Watch, quiet};
+use super::{Current, Process, Snapshot, process};
+use crate::telemetry::METRICS;
+
+/// Certificates come nearer to their end although nothing is reloaded.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+
+/// Reads the configuration that the process starts with, and puts it in force.
+pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
+    let snapshot = file::load(dir, None)?;
+    tell_in_force(&snapshot);
+    Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
+}
+
+/// Keeps the configuration in force equal to the one in the directory.
+pub struct Reloader {
+    handle: ReloadHandle,
+}
+
+/// Reloads on demand, for SIGHUP and the admin port. One reload runs at a time, whoever asks.
+#[derive(Clone)]
+pub struct ReloadHandle(Arc<Shared>);
+
+struct Shared {
+    dir: PathBuf,
+    current: Current,
+    one_at_a_time: Mutex<()>,
+    /// What the last attempt looked at, taken or refused.
+    files: watch::Sender<BTreeSet<PathBuf>>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The generation that is in force now.
+    pub generation: u64,
+    /// Its hash.
+    pub hash: String,
+    /// In words: what was added, changed and removed. Empty when nothing was.
+    pub changed: Vec<String>,
+    /// How many merchants and channels went on as they were.
+    pub kept: usize,
+    /// The keys of `tollgate.toml` whose new values are not in force until a restart.
+    pub needs_restart: Vec<String>,
+}
+
+impl Reloader {
+    /// For the configuration in `dir`, of which `current` is what was read first.
+    pub fn new(dir: PathBuf, current: Current) -> Self {
+        let (files, _) = watch::channel(current.load().sources.files.clone());
+        Self { handle: ReloadHandle(Arc::new(Shared { dir, current, one_at_a_time: Mutex::new(()), files })) }
+    }
+
+    /// To reload without waiting for a change of the files.
+    pub fn handle(&self) -> ReloadHandle {
+        self.handle.clone()
+    }
+
+    /// Watches until told to stop.
+    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+        let (events, mut arrivals) = mpsc::channel(1);
+        let mut files = self.handle.0.files.subscribe();
+        let mut watch = Watch::new(events);
+        let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
+        files.mark_changed();
+        loop {
+            tokio::select! {
+                () = stopped(&mut shutdown) => return,
+                Some(()) = arrivals.recv() => {
+                    quiet(&mut arrivals).await;
+                    self.handle.reload_quietly().await;
+                    // The same directories may be others now.
+                    files.mark_changed();
+                }
+                Ok(()) = files.changed() => {
+                    let wanted = files.borrow_and_update().clone();
+                    if watch.follow(&wanted) {
+                        // What happened before it was watched was missed.
+                        self.handle.reload_quietly().await;
+                    }
+                }
+                _ = certificates.tick() => tell_certificates(&self.handle.0.current.load()),
+            }
+        }
+    }
+}
+
+/// Also when nobody is left who could say stop. Lets go of the lock that the answer comes with.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|stop| *stop).await);
+}
+
+impl ReloadHandle {
+    /// Reads the configuration now; puts it in force, or says why not. What it finds is logged and counted too.
+    pub async fn reload(&self) -> Result<Report, Vec<Mistake>> {
+        let shared = &self.0;
+        let _turn = shared.one_at_a_time.lock().await;
+        let running = shared.current.load_full();
+        let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
+        let attempt = tokio::task::spawn_blocking(move || file::attempt(&dir, Some(&previous))).await;
+        let Attempt { result, files } = attempt.unwrap_or_else(|error| Attempt {
+            result: Err(vec![Mistake::in_file(
+                &shared.dir,
+                format!("reading the configuration failed: {error}"),
+                None,
+            )]),
+            files: running.sources.files.clone(),
+        });
+        shared.files.send_if_modified(|known| {
+            *known != files && {
+                *known = files;
+                true
+            }
+        });
+        let result = result.map(|read| put_in_force(&shared.current, &running, read));
+        tell(&running, &result);
+        result
+    }
+
+    /// For callers that have nobody to tell beyond the log.
+    async fn reload_quietly(&self) {
+        drop(self.reload().await);
+    }
+}
+
+fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
+    let same_tls_files = running.sources.server_tls == read.sources.server_tls;
+    let needs_restart = process::needs_restart(&running.process, &read.process, same_tls_files);
+    let mut changed = Vec::new();
+    differences("merchant", &running.merchants, &read.merchants, &mut changed);
+    differences("channel", &running.channels, &read.channels, &mut changed);
+    let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
+    if running.sources.routes != read.sources.routes {
+        changed.push("routes.toml changed".to_owned());
+    }
+    if running.sources.process != read.sources.process {
+        changed.push("tollgate.toml changed".to_owned());
+    }
+    if running.hash == read.hash {
+        let (generation, hash) = (running.generation, running.hash.clone());
+        return Report { generation, hash, changed: Vec::new(), kept, needs_restart };
+    }
+    let Process { public_url, webhook_allow, .. } = read.process.as_ref().clone();
+    read.process = Arc::new(Process { public_url, webhook_allow, ..running.process.as_ref().clone() });
+    // The listener still shows what it was started with.
+    read.sources.server_tls.clone_from(&running.sources.server_tls);
+    let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, needs_restart };
+    tell_in_force(&read);
+    current.store(Arc::new(read));
+    report
+}
+
+fn differences<T>(kind: &str, old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>, said: &mut Vec<String>) {
+    for (name, value) in new {
+        match old.get(name) {
+            None => said.push(format!("{kind} {name} added")),
+            Some(before) if !Arc::ptr_eq(before, value) => said.push(format!("{kind} {name} changed")),
+            Some(_) => {}
+        }
+    }
+    said.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{kind} {name} removed")));
+}
+
+fn same<T>(old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>) -> usize {
+    new.iter().filter(|(name, value)| old.get(*name).is_some_and(|before| Arc::ptr_eq(before, value))).count()
+}
+
+fn tell(running: &Snapshot, result: &Result<Report, Vec<Mistake>>) {
+    let counted = match result {
+        Err(_) => "refused",
+        Ok(report) if report.changed.is_empty() => "unchanged",
+        Ok(_) => "taken",
+    };
+    METRICS.config_reloads_total.with_label_values(&[counted]).inc();
+    METRICS.config_last_reload_success.set(i64::from(result.is_ok()));
+    match result {
+        Ok(report) if report.changed.is_empty() => tracing::debug!(generation = report.generation, "{report}"),
+        Ok(report) => tracing::info!(generation = report.generation, hash = report.hash, "{report}"),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                let (file, line, column) = (mistake.file.display(), mistake.line, mistake.column);
+                tracing::error!(%file, line, column, "{mistake}");
+            }
+            let (count, generation) = (mistakes.len(), running.generation);
+            tracing::error!(count, generation, "the configuration was refused: the generation before goes on");
+        }
+    }
+    if let Ok(report) = result
+        && !report.needs_restart.is_empty()
+        && !report.changed.is_empty()
+    {
+        tracing::warn!(keys = report.needs_restart.join(", "), "these keys of tollgate.toml need a restart");
+    }
+}
+
+fn tell_in_force(snapshot: &Snapshot) {
+    METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+    METRICS.config_last_reload_success.set(1);
+    // Those of channels that are gone must not be told on.
+    METRICS.certificate_days_left.reset();
+    tell_certificates(snapshot);
+}
+
+fn tell_certificates(snapshot: &Snapshot) {
+    let Now(now) = Now::read();
+    for end in &snapshot.sources.certificates {
+        let days = (end.not_after - now) as f64 / 86_400.0;
+        METRICS.certificate_days_left.with_label_values(&[end.channel.as_str(), end.certificate.as_str()]).set(days);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, hash, changed, kept, needs_restart } = self;
+        let hash = hash.get(..12).unwrap_or(hash);
+        if changed.is_empty() {
+            write!(f, "nothing changed: generation {generation} ({hash}) goes on")?;
+        } else {
+            write!(f, "generation {generation} ({hash}) is in force: {}", changed.join(", "))?;
+            write!(f, "; {kept} merchants and channels go on as they were")?;
+        }
+        match needs_restart.as_slice() {
+            [] => Ok(()),
+            keys => write!(f, "; not in force until a restart: {}", keys.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
