@@ -415,6 +415,25 @@ mod tests {
     }
 
     #[test]
+    fn each_item_of_a_list_is_told_of_where_it_stands() {
+        let found = problems_of("list = [1, \"x\", 3]\nother = 5\n", |settings| {
+            assert_eq!(settings.items::<u64>("list"), [(8..9, 1), (16..17, 3)]);
+            assert!(settings.items::<u64>("other").is_empty() && settings.items::<u64>("missing").is_empty());
+        });
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("\"x\"|an item of `list` must be a whole number"), "{found:?}");
+        assert!(found[1].starts_with("5|`other` must be a list in brackets"), "{found:?}");
+    }
+
+    #[test]
+    fn what_belongs_to_nothing_known_can_be_left_unread() {
+        let found = problems_of("[inner]\nodd = 1\n", |settings| {
+            settings.section("inner").unwrap().ignore_rest();
+        });
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
     fn durations_and_sizes() {
         assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));

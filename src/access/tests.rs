@@ -43,6 +43,7 @@ fn snapshot() -> Snapshot {
         merchant_keys,
         channels: BTreeMap::new(),
         routes: Vec::new(),
+        sources: Default::default(),
     }
 }
 

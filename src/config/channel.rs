@@ -15,6 +15,9 @@ use super::source::{Source, suggest};
 use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys};
 use crate::upstream::Upstream;
 
+/// The methods that a channel's provider serves; `None` while the provider is not known.
+pub(super) type Served = Option<&'static [&'static str]>;
+
 /// What came of one file.
 pub(super) struct ChannelFile {
     /// Nothing when there were mistakes, and seldom even then.
@@ -23,7 +26,7 @@ pub(super) struct ChannelFile {
     /// was taken before.
     pub(super) kept: bool,
     /// What the provider serves, if it is known, so that routes can be checked although the file has mistakes.
-    pub(super) methods: Option<&'static [&'static str]>,
+    pub(super) methods: Served,
     /// Ends of the certificates that the file names.
     pub(super) certificates: Vec<CertificateEnd>,
 }
@@ -161,7 +164,7 @@ fn hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
     hosts
 }
 
-const TIMEOUTS: Timeouts = Timeouts {
+pub(super) const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(1),
     read: Duration::from_secs(2),
     write: Duration::from_secs(2),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::channel::Served;
 use super::identity::Now;
 use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
@@ -145,11 +146,10 @@ impl Loading<'_> {
     }
 
     /// The channels, and for each file what its provider serves.
-    #[allow(clippy::type_complexity)]
     fn channels(
         &mut self,
         files: &BTreeMap<String, PathBuf>,
-    ) -> (BTreeMap<String, Arc<Channel>>, BTreeMap<String, Option<&'static [&'static str]>>) {
+    ) -> (BTreeMap<String, Arc<Channel>>, BTreeMap<String, Served>) {
         let mut channels = BTreeMap::new();
         let mut methods = BTreeMap::new();
         for (name, path) in files {
@@ -205,7 +205,7 @@ impl Loading<'_> {
             else {
                 continue;
             };
-            if stem.starts_with('.') || path.is_dir() {
+            if stem.is_empty() || stem.starts_with('.') || path.is_dir() {
                 continue;
             }
             if is_name(stem) {
@@ -249,4 +249,4 @@ fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::config) mod tests;

@@ -160,11 +160,18 @@ limit = { rate = 500, burst = 1000, in_flight = 200 }
     }
 
     #[test]
+    fn a_secret_comes_from_the_environment() {
+        let (shop, mistakes) = read_text("keys = [{ id = \"shop-1\", secret = \"env:PATH\" }]", false, None);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(shop.keys[0].1.expose(), std::env::var("PATH").unwrap().as_bytes());
+    }
+
+    #[test]
     fn plain_is_for_sandboxes() {
         let (shop, _) = read_text(GOOD, true, None);
         let (_, mistakes) = read_text(GOOD, false, Some(&shop));
         assert_eq!(mistakes.len(), 2, "{mistakes:?}");
-        assert!(mistakes[0].starts_with("2:36: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
+        assert!(mistakes[0].starts_with("2:35: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
     }
 
     #[test]

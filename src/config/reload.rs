@@ -15,7 +15,7 @@ use super::file::{self, Attempt};
 use super::identity::Now;
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{Current, Process, Snapshot, process};
+use super::{CertificateEnd, Current, Process, Snapshot, process};
 use crate::telemetry::METRICS;
 
 /// Certificates come nearer to their end although nothing is reloaded.
@@ -24,7 +24,7 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 /// Reads the configuration that the process starts with, and puts it in force.
 pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let snapshot = file::load(dir, None)?;
-    tell_in_force(&snapshot);
+    tell_in_force(&snapshot, &[]);
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
 
@@ -161,7 +161,7 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
     // The listener still shows what it was started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, needs_restart };
-    tell_in_force(&read);
+    tell_in_force(&read, &running.sources.certificates);
     current.store(Arc::new(read));
     report
 }
@@ -209,11 +209,17 @@ fn tell(running: &Snapshot, result: &Result<Report, Vec<Mistake>>) {
     }
 }
 
-fn tell_in_force(snapshot: &Snapshot) {
+fn tell_in_force(snapshot: &Snapshot, before: &[CertificateEnd]) {
     METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
     METRICS.config_last_reload_success.set(1);
-    // Those of channels that are gone must not be told on.
-    METRICS.certificate_days_left.reset();
+    // What is gone must not be told on. One that is missing there was never told.
+    for end in before {
+        let same = |new: &CertificateEnd| new.channel == end.channel && new.certificate == end.certificate;
+        if !snapshot.sources.certificates.iter().any(same) {
+            let labels = [end.channel.as_str(), end.certificate.as_str()];
+            drop(METRICS.certificate_days_left.remove_label_values(&labels));
+        }
+    }
     tell_certificates(snapshot);
 }
 

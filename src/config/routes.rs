@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tollgate_plugins::settings::Settings;
 
 use super::Route;
+use super::channel::Served;
 use super::source::suggest;
 
 /// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
@@ -12,7 +13,7 @@ pub(super) struct Names<'a> {
     /// Merchants.
     pub(super) merchants: &'a BTreeSet<String>,
     /// Channels, with the methods that they serve if that is known.
-    pub(super) channels: &'a BTreeMap<String, Option<&'static [&'static str]>>,
+    pub(super) channels: &'a BTreeMap<String, Served>,
 }
 
 /// Reads the file.
@@ -98,7 +99,8 @@ fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>, route: &mut Route) {
 
 fn wrong_channel(name: &str, names: &Names<'_>, route: &Route) -> Option<(String, Option<String>)> {
     let Some(methods) = names.channels.get(name) else {
-        let suggestion = suggest(name, names.channels.keys().map(String::as_str));
+        let suggestion = suggest(name, names.channels.keys().map(String::as_str))
+            .or_else(|| Some(format!("make channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`")));
         return Some((format!("there is no channel `{name}`"), suggestion));
     };
     let method = route.method?.as_str();

@@ -53,10 +53,16 @@ impl Source {
         let problems = Problems::default();
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         let value = if errors.is_empty() { Some(reader(Settings::root(&table, &problems))) } else { None };
+        let broken = !errors.is_empty();
         for error in errors {
             problems.push(error.span().unwrap_or(0..0), error.message(), None);
         }
-        (value, problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect())
+        let mut mistakes: Vec<_> = problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect();
+        if broken {
+            // What the parser says next of the same line follows from the first.
+            mistakes.dedup_by_key(|mistake| mistake.line);
+        }
+        (value, mistakes)
     }
 
     /// The content of a file that this one names; says what is wrong in a sentence.
@@ -146,7 +152,8 @@ pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Cl
 
 /// Line and column of a byte, both from 1, the column in characters.
 fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(offset)];
+    let end = (0..=offset.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let before = &text[..end];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }

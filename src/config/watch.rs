@@ -150,6 +150,17 @@ mod tests {
         assert_eq!(found, [root.clone(), root.join("conf"), root.join("real")]);
     }
 
+    #[tokio::test]
+    async fn where_the_system_tells_nothing_it_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (events, mut arrivals) = mpsc::channel(1);
+        let mut watch = Watch::new(events);
+        watch.poll_instead(&notify::Error::generic("a test"));
+        assert!(watch.follow(&[dir.path().to_owned()].into()) && watch.polling);
+        std::fs::write(dir.path().join("shop.toml"), "").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), arrivals.recv()).await.unwrap().unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn quiet_waits_for_the_last_event_but_not_for_ever() {
         let (events, mut arrivals) = mpsc::channel(1);

@@ -1,1 +1,308 @@
+//! Whole directories: everything wrong is told, everything right is linked, what did not change goes on.
 
+use std::fs;
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::identity;
+use crate::keygen;
+
+/// A configuration with one merchant and one channel to a sandbox, without mistakes.
+pub(in crate::config) fn sandbox() -> TempDir {
+    // Making RSA keys takes long, so it is done once.
+    static MADE: LazyLock<TempDir> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        keygen::sandbox_channel(&dir.path().join("channels"), "wechat", "127.0.0.1:8443").unwrap();
+        fs::create_dir(dir.path().join("merchants")).unwrap();
+        put(&dir, "tollgate.toml", "public_url = \"http://127.0.0.1:8080\"\n");
+        put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"plain:0123456789abcdef\" }]\n");
+        put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wechat\" }]\n");
+        dir
+    });
+    let dir = tempfile::tempdir().unwrap();
+    copy(MADE.path(), dir.path());
+    dir
+}
+
+/// Copies a directory with all below it.
+pub(in crate::config) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+pub(in crate::config) fn put(dir: &TempDir, name: &str, text: &str) {
+    fs::write(dir.path().join(name), text).unwrap();
+}
+
+/// Puts one text in the place of another.
+pub(in crate::config) fn edit(dir: &TempDir, name: &str, from: &str, to: &str) {
+    let text = fs::read_to_string(dir.path().join(name)).unwrap();
+    assert!(text.contains(from), "{name} has no {from}: {text}");
+    put(dir, name, &text.replacen(from, to, 1));
+}
+
+/// `file:line:column: message (suggestion)`, the file relative to the directory.
+fn told(dir: &TempDir) -> Vec<String> {
+    let Err(mistakes) = load(dir.path(), None) else { return Vec::new() };
+    let root = format!("{}/", dir.path().display());
+    mistakes.iter().map(|mistake| mistake.to_string().replace(&root, "")).collect()
+}
+
+#[track_caller]
+fn assert_told(dir: &TempDir, expected: &[&str]) {
+    let told = told(dir);
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}\n{expected}");
+    }
+}
+
+#[test]
+fn a_directory_becomes_a_linked_snapshot() {
+    let dir = sandbox();
+    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_eq!((snapshot.generation, snapshot.hash.len()), (1, 64));
+    let (merchant, key) = &snapshot.merchant_keys["shop-1"];
+    assert!(Arc::ptr_eq(merchant, &snapshot.merchants["shop"]));
+    assert_eq!(key.expose(), b"0123456789abcdef");
+    let channel = &snapshot.channels["wechat"];
+    assert_eq!((channel.name.as_str(), channel.provider_name), ("wechat", "wechat-v3"));
+    assert_eq!(channel.filters.iter().map(|filter| filter.name()).collect::<Vec<_>>(), ["limit", "retry", "breaker"]);
+    assert_eq!((channel.configured_keys.iter().count(), channel.keys.load().iter().count()), (1, 1));
+    assert_eq!(channel.upstream.timeouts(), channel::TIMEOUTS);
+    assert_eq!(snapshot.routes.len(), 1);
+    let ends = &snapshot.sources.certificates;
+    assert_eq!((ends.len(), ends[0].channel.as_str(), ends[0].certificate.as_str()), (1, "wechat", "mtls"));
+    assert!(snapshot.sources.files.contains(&dir.path().join("channels/wechat/apiclient_key.pem")));
+    assert_eq!(
+        check(dir.path()).unwrap().to_string(),
+        format!("{}: 1 merchant, 1 channel, 1 route: fine", dir.path().display())
+    );
+}
+
+#[test]
+fn every_mistake_in_every_file_is_told_at_once() {
+    let dir = sandbox();
+    put(&dir, "tollgate.toml", "public_url = \"http://127.0.0.1:8080\"\n[sever]\n");
+    put(&dir, "merchants/second.toml", "\nkeys = [{ id = \"shop-1\", secret = \"plain:0123456789abcdef\" }]\n");
+    put(&dir, "merchants/broken.toml", "keys = [\nlimit = \"\n");
+    edit(&dir, "channels/wechat.toml", "total = \"5s\"", "totl = \"5s\"");
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nratee = 600");
+    put(
+        &dir,
+        "channels/other.toml",
+        "provider = \"wechat-v2\"\nhosts = []\n[account]\nwhat = 1\n[[filter]]\nuse = \"x\"\ny = 1\n",
+    );
+    put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wehcat\" }, { channel = \"other\" }]\n");
+    assert_told(
+        &dir,
+        &[
+            "channels/other.toml:1:1: the table `keys` is missing",
+            "channels/other.toml:1:12: there is no provider `wechat-v2` (did you mean `wechat-v3`?)",
+            "channels/other.toml:2:9: a channel must have at least one host",
+            "channels/wechat.toml:5:57: unknown key `timeouts.totl` (did you mean `total`?)",
+            "channels/wechat.toml:21:1: a limit needs a number",
+            "channels/wechat.toml:23:1: unknown key `filter.ratee` (did you mean `rate`?)",
+            "merchants/broken.toml:2:1: ",
+            "merchants/shop.toml:1:16: the key id `shop-1` is used already in merchants/second.toml",
+            "routes.toml:2:19: there is no channel `wehcat` (did you mean `wechat`?)",
+            "tollgate.toml:2:2: unknown key `sever` (did you mean `server`?)",
+        ],
+    );
+}
+
+#[test]
+fn every_mistake_in_a_channel_is_told_and_no_secret() {
+    let dir = sandbox();
+    put(
+        &dir,
+        "channels/wechat.toml",
+        r#"provider = "wechat-v3"
+hosts = ["https://127.0.0.1:1/path", "http://pay.example.com", "https://127.0.0.1:1", "https://127.0.0.1:1", "a b"]
+ca = "wechat/apiclient_key.pem"
+timeouts = { connect = "2s", read = "0s", total = "1s" }
+pool = { idle = 0, idle_timeout = "0s" }
+[account]
+mchid = "x"
+appid = "wx8888888888888888"
+[keys]
+sign = { algorithm = "rsa-sha265", id = "a b", file = "wechat/none.pem" }
+verify = [{ id = "one", file = "wechat/apiclient_key.pem" }, { id = "", file = "/" }]
+api_v3 = "plain:hunter2"
+[mtls]
+cert = "wechat/apiclient_cert.pem"
+key = "wechat/platform_key.pem"
+[[filter]]
+use = "braker"
+anything = 1
+[[filter]]
+use = "breaker"
+rolling_window = "1ms"
+"#,
+    );
+    assert_told(
+        &dir,
+        &[
+            "channels/wechat.toml:2:10: a host of `hosts` must have no path",
+            "channels/wechat.toml:2:38: a host of `hosts` must start with https://",
+            "channels/wechat.toml:2:87: a host of `hosts` stands here twice",
+            "channels/wechat.toml:2:110: a host of `hosts` is no URL",
+            "channels/wechat.toml:3:6: this file has no certificate in it",
+            "channels/wechat.toml:4:37: `timeouts.read` must be more than 0",
+            "channels/wechat.toml:4:51: `timeouts.total` must be at least as long as `timeouts.connect`",
+            "channels/wechat.toml:5:17: `pool.idle` must be from 1",
+            "channels/wechat.toml:5:35: `pool.idle_timeout` must be more than 0",
+            "channels/wechat.toml:7:9: the mchid must be 1 to 32 digits",
+            "channels/wechat.toml:10:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
+            "channels/wechat.toml:10:41: `id` must be 1 to 128 visible characters",
+            "channels/wechat.toml:10:55: `channels/wechat/none.pem`: this file does not exist",
+            "channels/wechat.toml:11:69: `id` must be 1 to 128 visible characters",
+            "channels/wechat.toml:11:80: `/`: this is not a file",
+            "channels/wechat.toml:12:10: the APIv3 key must be exactly 32 ASCII characters",
+            "channels/wechat.toml:15:7: this key does not belong to the certificate in `cert`",
+            "channels/wechat.toml:17:7: there is no filter `braker` (did you mean `breaker`?)",
+            "channels/wechat.toml:21:18: `rolling_window` must be at least 100ms",
+        ],
+    );
+    assert!(!told(&dir).concat().contains("hunter2"));
+    edit(&dir, "channels/wechat.toml", "rsa-sha265", "rsa-sha256");
+    edit(&dir, "channels/wechat.toml", "\"a b\", file = \"wechat/none.pem\"", "\"ab\", file = \"wechat/pub_key.pem\"");
+    let told = told(&dir);
+    assert!(told.iter().any(|told| told.contains("10:") && told.contains("this is a public key")), "{told:#?}");
+    assert!(told.iter().any(|told| told.contains("11:") && told.contains("this is a private key")), "{told:#?}");
+}
+
+#[test]
+fn plain_secrets_are_for_sandboxes_only() {
+    let dir = sandbox();
+    edit(&dir, "tollgate.toml", "127.0.0.1:8080", "pay.example.com");
+    assert_told(
+        &dir,
+        &["merchants/shop.toml:1:35: a secret may stand in the file only in a sandbox: `public_url` in toll"],
+    );
+    let dir = sandbox();
+    edit(&dir, "channels/wechat.toml", "hosts = [", "hosts = [\"https://api.example.com\", ");
+    let line = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+    let line = line.lines().position(|line| line.starts_with("api_v3")).unwrap() + 1;
+    let expected =
+        format!("channels/wechat.toml:{line}:10: a secret may stand in the file only in a sandbox: a host of this");
+    assert_told(&dir, &[&expected]);
+}
+
+#[test]
+fn missing_directories_and_files_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("none");
+    let mistakes = load(&none, None).err().unwrap();
+    assert!(
+        mistakes[0].to_string().ends_with(
+            "there is no such directory (name the right one with --conf DIR, or see what is in the example `conf`)"
+        ),
+        "{mistakes:?}"
+    );
+    assert_told(&dir, &["tollgate.toml: this file is missing (make one with `public_url"]);
+    put(&dir, "tollgate.toml", "public_url = \"https://pay.example.com\"");
+    assert!(load(dir.path(), None).is_ok(), "without routes.toml each payment names its channel");
+}
+
+#[test]
+fn what_editors_leave_behind_is_skipped_and_odd_names_are_refused() {
+    let dir = sandbox();
+    for name in [".shop.toml", ".#shop.toml", "shop.toml~", "shop.toml.swp", "#shop.toml#", "notes.txt", ".toml"] {
+        put(&dir, &format!("merchants/{name}"), "]");
+    }
+    fs::create_dir(dir.path().join("merchants/dir.toml")).unwrap();
+    assert_told(&dir, &[]);
+    for name in ["Shop.toml", "-a.toml", "a_b.toml"] {
+        put(&dir, &format!("merchants/{name}"), "]");
+    }
+    let message = "the file's name is the name of what is in it, and this is not one";
+    let expected = ["-a", "Shop", "a_b"].map(|name| format!("merchants/{name}.toml: {message}"));
+    assert_told(&dir, &expected.each_ref().map(String::as_str));
+    assert!(is_name("wechat-main-2") && is_name(&"a".repeat(63)) && !is_name(&"a".repeat(64)) && !is_name(""));
+}
+
+#[test]
+fn what_did_not_change_goes_on_and_filters_keep_their_memory() {
+    let dir = sandbox();
+    let second = "[[filter]]\nuse = \"limit\"\nin_flight = 5\n";
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap() + second;
+    put(&dir, "channels/wechat.toml", &text);
+    copy(&dir.path().join("channels/wechat"), &dir.path().join("channels/east"));
+    put(&dir, "channels/east.toml", &text);
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+
+    let changed = text.replace("rate = 600", "rate = 700").replace(second, "[[filter]]\nuse = \"breaker\"\n");
+    put(&dir, "channels/wechat.toml", &changed);
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_eq!(next.generation, 2);
+    assert_ne!(next.hash, first.hash);
+    assert!(Arc::ptr_eq(&next.channels["east"], &first.channels["east"]));
+    assert!(Arc::ptr_eq(&next.merchants["shop"], &first.merchants["shop"]));
+    assert_eq!(next.sources.certificates, first.sources.certificates);
+    let (before, after) = (&first.channels["wechat"].filters, &next.channels["wechat"].filters);
+    assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    assert_eq!(after.iter().map(|filter| filter.name()).collect::<Vec<_>>(), ["limit", "retry", "breaker", "breaker"]);
+    let same = |old: usize, new: usize| Arc::ptr_eq(&before[old].state(), &after[new].state());
+    assert_eq!(before.len(), 4);
+    assert!(same(0, 0), "limit");
+    assert!(same(2, 2), "breaker");
+    assert!(!same(2, 3), "the second breaker is a new one");
+}
+
+#[test]
+fn a_changed_key_file_is_a_changed_channel() {
+    let dir = sandbox();
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let account = dir.path().join("channels/wechat");
+    fs::copy(account.join("platform_cert.pem"), account.join("pub_key.pem")).unwrap();
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    // It was a bare key, and is a certificate now: it has an end.
+    assert_eq!((first.sources.certificates.len(), next.sources.certificates.len()), (1, 2));
+    assert!(next.channels["wechat"].configured_keys.iter().all(|key| key.not_after.is_some()));
+    fs::remove_file(account.join("pub_key.pem")).unwrap();
+    assert!(load(dir.path(), Some(&next)).is_err(), "what is not there any more cannot go on");
+}
+
+#[test]
+fn the_listener_s_certificate_is_checked() {
+    let dir = sandbox();
+    let (cert, key) = identity::tests::pair(2020..2090);
+    put(&dir, "cert.pem", &cert);
+    put(&dir, "key.pem", &key);
+    let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"cert.pem\" }\n";
+    put(&dir, "tollgate.toml", text);
+    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let tls = snapshot.process.tls.as_ref().unwrap();
+    assert_eq!((&tls.cert, &tls.client_ca), (&dir.path().join("cert.pem"), &Some(dir.path().join("cert.pem"))));
+    assert_eq!(snapshot.sources.certificates[0].certificate, "server");
+    put(&dir, "key.pem", &identity::tests::pair(2020..2090).1);
+    assert_told(&dir, &["tollgate.toml:2:41: this key does not belong to the certificate in `cert`"]);
+}
+
+/// The example that people start from: it needs nothing but keys for the sandbox.
+#[test]
+fn the_example_has_no_mistakes() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tollgate.toml", "routes.toml", "merchants/shop.toml", "channels/wechat-sandbox.toml.example"] {
+        let to = dir.path().join(name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(example.join(name), to).unwrap();
+    }
+    let channels = dir.path().join("channels");
+    let made = keygen::sandbox_channel(&channels, "wechat-sandbox", "127.0.0.1:8443").unwrap();
+    assert_told(&dir, &[]);
+    fs::rename(channels.join("wechat-sandbox.toml.example"), made.channel).unwrap();
+    assert_told(&dir, &[]);
+}

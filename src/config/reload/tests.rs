@@ -1,1 +1,201 @@
+//! Real files, real watcher: what is noticed, what is put in force, and what is not.
 
+use std::fs;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::file::tests::{edit, put, sandbox};
+
+struct Running {
+    dir: TempDir,
+    current: Current,
+    handle: ReloadHandle,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// A reloader that watches.
+    async fn start(dir: TempDir) -> Self {
+        let (current, reloader) = loaded(&dir);
+        let handle = reloader.handle();
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(reloader.run(stopped));
+        // Its first look, once everything is watched.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Self { dir, current, handle, stop, task }
+    }
+
+    async fn wait_for_generation(&self, wanted: u64) {
+        let start = Instant::now();
+        while self.current.load().generation < wanted {
+            assert!(start.elapsed() < Duration::from_secs(10), "generation {wanted} never came");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Longer than it takes to notice a change and to act on it.
+    async fn wait_long(&self) {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+
+    async fn end(self) {
+        self.stop.send(true).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+fn loaded(dir: &TempDir) -> (Current, Reloader) {
+    let current = load_first(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let reloader = Reloader::new(dir.path().to_owned(), Arc::clone(&current));
+    (current, reloader)
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_and_is_named_with_its_line() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    let before = current.load_full();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
+    put(&dir, "merchants/shop.toml", "\n\nkeys = [\n");
+    let mistakes = reloader.handle().reload().await.unwrap_err();
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(mistakes[0].file.ends_with("merchants/shop.toml") && mistakes[0].line >= 3, "{mistakes:?}");
+    assert!(Arc::ptr_eq(&before, &current.load_full()), "the good channel file was not taken either");
+}
+
+#[tokio::test]
+async fn a_reload_says_what_it_did() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    let report = handle.reload().await.unwrap();
+    assert_eq!((report.generation, report.changed.len(), report.kept), (1, 0, 2));
+    assert!(report.to_string().starts_with("nothing changed: generation 1 ("), "{report}");
+
+    let channel = Arc::clone(&current.load().channels["wechat"]);
+    fs::rename(dir.path().join("merchants/shop.toml"), dir.path().join("merchants/store.toml")).unwrap();
+    put(&dir, "routes.toml", "");
+    let report = handle.reload().await.unwrap();
+    assert_eq!(report.changed, ["merchant store added", "merchant shop removed", "routes.toml changed"]);
+    assert_eq!((report.generation, report.kept), (2, 1));
+    assert!(Arc::ptr_eq(&channel, &current.load().channels["wechat"]));
+    let said = report.to_string();
+    assert!(said.contains("is in force: merchant store added") && said.ends_with("go on as they were"), "{said}");
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    let text = "public_url = \"http://localhost:1\"\nserver.listen = \"127.0.0.1:1\"\nledger.path = \"x\"\ndelivery.allow = [\"10.0.0.0/8\"]\n";
+    put(&dir, "tollgate.toml", text);
+    for changed in [1, 0] {
+        let report = handle.reload().await.unwrap();
+        assert_eq!((report.changed.len(), report.generation), (changed, 2), "{report}");
+        assert_eq!(report.needs_restart, ["server.listen", "ledger.path"]);
+    }
+    let process = Arc::clone(&current.load().process);
+    assert_eq!((process.public_url.as_str(), process.listen.port()), ("http://localhost:1", 8080));
+    assert_eq!(process.ledger_path, dir.path().join("data"));
+    assert_eq!(process.webhook_allow.len(), 1);
+    put(&dir, "tollgate.toml", "public_url = \"http://localhost:1\"\n");
+    assert_eq!(handle.reload().await.unwrap().needs_restart, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_file_put_in_the_place_of_another_is_noticed() {
+    let running = Running::start(sandbox()).await;
+    let text = fs::read_to_string(running.dir.path().join("channels/wechat.toml")).unwrap();
+    for (generation, rate) in [(2, 700), (3, 800)] {
+        let text = text.replace("\nrate = 600", &format!("\nrate = {rate}"));
+        put(&running.dir, "channels/.wechat.toml.swp", &text);
+        let [from, to] =
+            ["channels/.wechat.toml.swp", "channels/wechat.toml"].map(|name| running.dir.path().join(name));
+        fs::rename(from, to).unwrap();
+        running.wait_for_generation(generation).await;
+    }
+    running.wait_long().await;
+    assert_eq!(running.current.load().generation, 3, "reading the files is no change of them");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn two_files_saved_together_are_one_generation() {
+    let running = Running::start(sandbox()).await;
+    edit(&running.dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    put(&running.dir, "routes.toml", "");
+    running.wait_for_generation(2).await;
+    assert!(running.current.load().routes.is_empty());
+    running.wait_long().await;
+    assert_eq!(running.current.load().generation, 2);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_is_broken_at_first_is_taken_once_it_is_whole() {
+    let running = Running::start(sandbox()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let secret = elsewhere.path().join("secrets/shop");
+    let text = format!("keys = [{{ id = \"shop-1\", secret = \"file:{}\" }}]\n", secret.display());
+    put(&running.dir, "merchants/shop.toml", &text[..text.len() / 2]);
+    running.wait_long().await;
+    put(&running.dir, "merchants/shop.toml", &text);
+    running.wait_long().await;
+    assert_eq!(running.current.load().generation, 1, "the secret's file is missing");
+    fs::create_dir(secret.parent().unwrap()).unwrap();
+    running.wait_long().await;
+    fs::write(&secret, "0123456789abcdef-new\n").unwrap();
+    running.wait_for_generation(2).await;
+    fs::write(&secret, "0123456789abcdef-newer\n").unwrap();
+    running.wait_for_generation(3).await;
+    assert_eq!(running.current.load().merchant_keys["shop-1"].1.expose(), b"0123456789abcdef-newer");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_directory_put_in_the_place_of_another_is_watched_anew() {
+    let running = Running::start(sandbox()).await;
+    let merchants = running.dir.path().join("merchants");
+    let new = running.dir.path().join("merchants.new");
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("store.toml"), "keys = [{ id = \"store-1\", secret = \"plain:0123456789abcdef\" }]\n").unwrap();
+    fs::rename(&merchants, running.dir.path().join("merchants.old")).unwrap();
+    fs::rename(&new, &merchants).unwrap();
+    running.wait_for_generation(2).await;
+    assert_eq!(running.current.load().merchants.keys().collect::<Vec<_>>(), ["store"]);
+    running.wait_long().await;
+    edit(&running.dir, "merchants/store.toml", "store-1", "store-2");
+    running.wait_for_generation(3).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_reload_on_demand_needs_no_watcher_and_watching_goes_on_after_it() {
+    let running = Running::start(sandbox()).await;
+    let (one, other) = (running.handle.clone(), running.handle.clone());
+    put(&running.dir, "routes.toml", "");
+    let (one, other) = tokio::join!(one.reload(), other.reload());
+    let changed = [one.unwrap(), other.unwrap()].map(|report| report.changed.len());
+    assert_eq!(changed, [1, 0], "one at a time, and the second finds nothing to do");
+    edit(&running.dir, "merchants/shop.toml", "shop-1", "shop-2");
+    running.wait_for_generation(3).await;
+    running.end().await;
+}
+
+#[test]
+fn certificates_and_generation_are_on_the_metrics_page() {
+    let dir = sandbox();
+    let (current, _) = loaded(&dir);
+    let page = METRICS.render();
+    let line = page
+        .lines()
+        .find(|line| line.starts_with("tollgate_certificate_days_left{certificate=\"mtls\",channel=\"wechat\"}"));
+    let days: f64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((1800.0..1900.0).contains(&days), "{days}");
+    assert_eq!(current.load().generation, 1);
+}
