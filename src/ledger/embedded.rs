@@ -230,11 +230,12 @@ impl Shared {
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (bool, Answer) + Send>;
 
 /// One transaction on its way: whether its writes are kept, and what to do once they are safe.
 struct Job {
     durability: Durability,
-    work: Box<dyn FnOnce(&mut Transaction<'_>) -> (bool, Answer) + Send>,
+    work: Work,
 }
 
 impl Job {
