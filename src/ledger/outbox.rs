@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::embedded::{Agenda, Space, Transaction, View};
+use super::agenda::Agenda;
+use super::embedded::{Space, Transaction, View};
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
 use super::transaction::{Pair, Read};
