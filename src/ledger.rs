@@ -9,6 +9,7 @@
 //! and `outbox` what the merchant hears of it. How bytes become durable is `embedded`'s matter. A method that returns
 //! has done its work durably, except where its doc says otherwise.
 
+mod agenda;
 mod changes;
 mod claims;
 mod embedded;

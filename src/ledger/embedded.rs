@@ -8,7 +8,6 @@
 //! who wait get an error, nothing more is written until the process starts anew, and only reading goes on.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,6 +19,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use super::agenda::Agenda;
 use super::records::LedgerError;
 use super::rows::Ids;
 pub(super) use super::transaction::{Space, Transaction, View, Writes};
@@ -118,7 +118,9 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.jobs.lock().take();
-        if let Some(thread) = self.thread.take() {
+        // An answer that owns the last handle is dropped on the thread itself, which cannot wait for its own end.
+        let thread = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id());
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
@@ -148,8 +150,11 @@ impl Shared {
         if self.failed.get().is_some() {
             return Err(self.refusal());
         }
-        let jobs = self.jobs.lock();
-        jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| self.refusal())
+        #[cfg(test)]
+        self.hooks.submitted();
+        // Not under the lock: a job that cannot be sent is dropped here, and what it holds may come back to us.
+        let jobs = self.jobs.lock().clone();
+        jobs.and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| self.refusal())
     }
 
     fn refusal(&self) -> LedgerError {
@@ -181,19 +186,18 @@ impl Shared {
         let (mut applied, mut durable) = (Vec::new(), Vec::new());
         for job in batch {
             let mut transaction = Transaction::new(&self.store, &writes, ids);
-            match catch_unwind(AssertUnwindSafe(|| (job.work)(&mut transaction))) {
-                Ok((keep, answer)) => {
-                    let own = transaction.into_writes();
-                    if keep {
-                        writes.merge(own);
-                    }
-                    if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
-                }
-                Err(panic) => {
-                    self.fail(format!("a transaction panicked: {}", words(panic.as_ref())));
+            let (verdict, answer) = (job.work)(&mut transaction);
+            let own = transaction.into_writes();
+            match verdict {
+                Verdict::Keep => writes.merge(own),
+                Verdict::Forget => {}
+                Verdict::Panicked(why) => {
+                    self.fail(why);
+                    answer();
                     break;
                 }
             }
+            if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
         }
         if writes.is_empty() {
             applied.into_iter().chain(durable).for_each(|answer| answer());
@@ -212,10 +216,10 @@ impl Shared {
         METRICS.ledger_batch_size.observe(size as f64);
         #[cfg(test)]
         self.hooks.committed(size);
-        durable.into_iter().for_each(|answer| answer());
         if writes.wakes {
             self.wake.send_modify(|count| *count += 1);
         }
+        durable.into_iter().for_each(|answer| answer());
     }
 
     #[cfg(not(test))]
@@ -230,11 +234,19 @@ impl Shared {
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (Verdict, Answer) + Send>;
 
-/// One transaction on its way: whether its writes are kept, and what to do once they are safe.
+/// What becomes of a transaction's writes.
+enum Verdict {
+    Keep,
+    Forget,
+    Panicked(String),
+}
+
+/// One transaction on its way: what becomes of its writes, and whom to tell once they are safe.
 struct Job {
     durability: Durability,
-    work: Box<dyn FnOnce(&mut Transaction<'_>) -> (bool, Answer) + Send>,
+    work: Work,
 }
 
 impl Job {
@@ -244,14 +256,20 @@ impl Job {
         reply: Option<oneshot::Sender<Result<T, LedgerError>>>,
     ) -> Self {
         let work = move |transaction: &mut Transaction<'_>| {
-            let result = work(transaction);
-            let keep = result.is_ok();
+            let (verdict, result) = match catch_unwind(AssertUnwindSafe(|| work(transaction))) {
+                Ok(Ok(value)) => (Verdict::Keep, Ok(value)),
+                Ok(Err(error)) => (Verdict::Forget, Err(error)),
+                Err(panic) => {
+                    let why = format!("a transaction panicked: {}", words(panic.as_ref()));
+                    (Verdict::Panicked(why.clone()), Err(LedgerError(why)))
+                }
+            };
             let answer: Answer = Box::new(move || {
                 if let Some(reply) = reply {
                     let _ = reply.send(result);
                 }
             });
-            (keep, answer)
+            (verdict, answer)
         };
         Self { durability, work: Box::new(work) }
     }
@@ -296,53 +314,6 @@ impl Store {
     }
 }
 
-/// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
-/// tombstones of all that was done since the last compaction.
-#[derive(Default)]
-pub(super) struct Agenda {
-    /// Heads of the payments' queues by when they are due.
-    pub(super) outbox: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Searches by when they are due.
-    pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What is unknown by since when.
-    pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Events that no merchant has yet.
-    pub(super) queued: i64,
-}
-
-impl Agenda {
-    fn read(view: &View) -> Result<Self, LedgerError> {
-        let mut agenda = Self::default();
-        for space in [Space::Outbox, Space::Searches, Space::Unknown] {
-            if let Some(rows) = agenda.mirror(space) {
-                rows.extend(view.all(space)?);
-            }
-        }
-        agenda.queued = super::outbox::queued(view, &agenda.outbox)?;
-        Ok(agenda)
-    }
-
-    fn follow(&mut self, writes: &Writes) {
-        for ((space, key), value) in &writes.rows {
-            match (self.mirror(*space), value) {
-                (Some(rows), Some(value)) => drop(rows.insert(key.clone(), value.clone())),
-                (Some(rows), None) => drop(rows.remove(key)),
-                (None, _) => {}
-            }
-        }
-        self.queued += writes.queued;
-    }
-
-    fn mirror(&mut self, space: Space) -> Option<&mut BTreeMap<Vec<u8>, Vec<u8>>> {
-        match space {
-            Space::Outbox => Some(&mut self.outbox),
-            Space::Searches => Some(&mut self.searches),
-            Space::Unknown => Some(&mut self.unknown),
-            _ => None,
-        }
-    }
-}
-
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
@@ -351,6 +322,8 @@ fn words(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Lets a test make the next commit or sync fail, and see how much was committed together.
@@ -358,6 +331,7 @@ pub(super) mod tests {
     pub(in crate::ledger) struct Hooks {
         fails: Mutex<Option<&'static str>>,
         sizes: Mutex<Vec<usize>>,
+        waiting: AtomicUsize,
     }
 
     impl Hooks {
@@ -367,6 +341,23 @@ pub(super) mod tests {
 
         pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {
             self.sizes.lock().clone()
+        }
+
+        /// Waits until so many transactions have been handed to the thread since [`Hooks::start_counting`].
+        pub(in crate::ledger) async fn crowd(&self, size: usize) {
+            while self.waiting.load(Ordering::SeqCst) < size {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            // The counter runs ahead of the channel by one instruction.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+
+        pub(in crate::ledger) fn start_counting(&self) {
+            self.waiting.store(0, Ordering::SeqCst);
+        }
+
+        pub(super) fn submitted(&self) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
         }
 
         pub(super) fn committed(&self, size: usize) {

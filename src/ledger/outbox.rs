@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::embedded::{Agenda, Space, Transaction, View};
+use super::agenda::Agenda;
+use super::embedded::{Space, Transaction, View};
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
-use super::transaction::Read;
+use super::transaction::{Pair, Read};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
 pub(super) fn tell(
@@ -62,14 +63,14 @@ pub(super) fn postpone(
 }
 
 /// Keys and values of the outbox that are due.
-pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Pair> {
     let now = millis(now);
     let due = agenda.outbox.iter().take_while(|(key, _)| millis_at(key) <= now);
     due.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The deliveries behind them.
-pub(super) fn deliveries(view: &View, due: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Delivery>, LedgerError> {
+pub(super) fn deliveries(view: &View, due: Vec<Pair>) -> Result<Vec<Delivery>, LedgerError> {
     let mut deliveries = Vec::with_capacity(due.len());
     for (key, value) in due {
         let id = key.get(8..).unwrap_or_default();

@@ -158,6 +158,7 @@ pub enum Intent {
 
 /// What the ledger says to a claim.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a request, matched at once: a box would only be in the way")]
 pub enum Claimed {
     /// Nobody else may run it, and it is durable: go on.
     Run(Ticket),

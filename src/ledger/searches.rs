@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::embedded::{Agenda, Transaction, View};
+use super::agenda::Agenda;
+use super::embedded::{Transaction, View};
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
 use super::rules;

@@ -77,6 +77,7 @@ impl Bench {
                 self.ledger.delivered(&delivery.event.id, at(2)).await.unwrap();
                 events.push(delivery.event);
             }
+            assert!(events.len() < 1000, "they never end");
         }
     }
 
@@ -97,7 +98,11 @@ fn copy(from: &Path, to: &Path) {
             std::fs::create_dir(&target).unwrap();
             copy(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            // A journal is mostly the zeros that were set aside for it: those stay a hole.
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            std::fs::write(&target, &bytes[..used]).unwrap();
+            std::fs::File::options().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
         }
     }
 }

@@ -88,6 +88,9 @@ pub(super) trait Read {
     }
 }
 
+/// A row as it lies on disk: key and value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// What a transaction or a batch wants to write.
 #[derive(Default)]
 pub(super) struct Writes {
@@ -177,7 +180,7 @@ pub(super) struct View {
 
 impl View {
     /// Every row of a keyspace, in order.
-    pub(super) fn all(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LedgerError> {
+    pub(super) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
         let rows = self.snapshot.iter(&self.spaces[space as usize]).map(|row| {
             let (key, value) = row.into_inner()?;
             Ok((key.to_vec(), value.to_vec()))

@@ -125,6 +125,22 @@ async fn a_release_forgets_nothing_that_was_heard() {
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
     assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    // Nor that the provider merely has it: it was sent, so it is searched.
+    let ticket = bench.run("k2", pay("o2")).await;
+    bench.ledger.record("wechat", told("e2", "o2", None, Outcome::of(Status::Pending)), at(1)).await.unwrap();
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.payment("o2").await.status, Status::Unknown);
+    // Nor a mismatch.
+    let ticket = bench.run("k3", pay("o3")).await;
+    bench.ledger.mismatch(&of("o3"), at(1)).await.unwrap();
+    bench.hear_all().await;
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.payment("o3").await.status, Status::Unknown);
+    // Nor for a refund.
+    let ticket = bench.run("r", give_back("o", "r", 10)).await;
+    bench.ledger.record("wechat", told("e3", "o", Some("r"), Outcome::of(Status::Pending)), at(1)).await.unwrap();
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.refund("o", "r").await.status, Status::Unknown);
 }
 
 #[tokio::test]
@@ -273,6 +289,12 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     assert_eq!(bench.due().await, [Record::Payment(after)]);
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
     assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
+    // Another unclear close makes a search that has time urgent again.
+    let later = Search { due: at(500), ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.searched(&of("o"), later).await.unwrap();
+    let ticket = bench.run("c1", close("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    assert_eq!(bench.ledger.due_searches(at(1), 10).await.unwrap().len(), 1);
     // The truth was asked: it is open still. The search is over, and it may be closed again.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     assert!(bench.due().await.is_empty());

@@ -72,6 +72,18 @@ async fn a_refunds_events_stand_in_its_payments_queue() {
 }
 
 #[tokio::test]
+async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.ledger.settle(ticket, News::Unknown, at(900_000_000), answer).await.unwrap();
+    bench.ledger.apply(&of("o"), News::NeverHappened, at(5)).await.unwrap();
+    let bench = bench.crash();
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
+    let ids: Vec<_> = bench.hear_all().await.into_iter().map(|event| event.id).collect();
+    assert!(ids.len() == 3 && ids.is_sorted(), "{ids:?}");
+}
+
+#[tokio::test]
 async fn the_longest_due_come_first_up_to_the_limit() {
     let bench = Bench::new();
     for order in ["a", "b", "c"] {
