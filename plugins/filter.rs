@@ -104,8 +104,11 @@ pub struct Row {
     pub name: &'static str,
     /// Reads the `[[filter]]` table (`use` is taken already), with the state of the filter whose place it takes; says
     /// every mistake to the settings and gives `None` if there was one.
-    pub build: fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>,
+    pub build: Build,
 }
+
+/// Makes a filter of its settings and the memory of the one whose place it takes.
+pub type Build = fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>;
 
 /// Every filter that a channel may use.
 pub const FILTERS: &[Row] = &[

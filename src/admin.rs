@@ -46,7 +46,11 @@ impl ServeHttp for Admin {
                     text(StatusCode::UNPROCESSABLE_ENTITY, "text/plain; charset=utf-8", lines)
                 }
             },
-            _ => text(StatusCode::NOT_FOUND, "text/plain", "try GET /metrics /healthz /readyz or POST /reload\n".to_owned()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "try GET /metrics /healthz /readyz or POST /reload\n".to_owned(),
+            ),
         }
     }
 }
@@ -65,18 +69,27 @@ impl Admin {
             METRICS.deliveries_waiting.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
             let age = waiting.oldest_unknown.map(|since| Timestamp::now().duration_since(since));
-            METRICS.unknown_oldest_seconds.set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
+            METRICS
+                .unknown_oldest_seconds
+                .set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
         }
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             for reading in channel.filters.iter().flat_map(|filter| filter.readings(now)) {
                 let operation = reading.operation.unwrap_or_default();
                 match reading.name {
-                    "breaker_state" => METRICS.breaker_state.with_label_values(&[channel.name.as_str(), operation]).set(reading.value),
-                    "breaker_transitions" => {
-                        METRICS.breaker_transitions.with_label_values(&[channel.name.as_str(), operation]).set(reading.value);
+                    "breaker_state" => {
+                        METRICS.breaker_state.with_label_values(&[channel.name.as_str(), operation]).set(reading.value)
                     }
-                    "limit_in_flight" => METRICS.limit_in_flight.with_label_values(&[channel.name.as_str()]).set(reading.value),
+                    "breaker_transitions" => {
+                        METRICS
+                            .breaker_transitions
+                            .with_label_values(&[channel.name.as_str(), operation])
+                            .set(reading.value);
+                    }
+                    "limit_in_flight" => {
+                        METRICS.limit_in_flight.with_label_values(&[channel.name.as_str()]).set(reading.value)
+                    }
                     _ => {}
                 }
             }

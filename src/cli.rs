@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, keygen, sandbox, server, sign, telemetry};
+use crate::{config, demo, keygen, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -90,10 +90,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
-        Command::Run => {
-            telemetry::start_log("info");
-            server::bind(conf).map(|bound| bound.serve())
-        }
+        Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
         Command::Sign(arguments) => sign::run(arguments),
@@ -121,7 +118,8 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
             }
         }
         Keygen::Sandbox { name, address } => {
-            let made = keygen::sandbox_channel(&conf.join("channels"), &name, &address).map_err(|error| error.to_string())?;
+            let made =
+                keygen::sandbox_channel(&conf.join("channels"), &name, &address).map_err(|error| error.to_string())?;
             let account = made.account.display();
             println!("channel    {}", made.channel.display());
             println!("account    {account}");

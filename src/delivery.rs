@@ -30,7 +30,7 @@ const LOOKED_AT: usize = 1024;
 
 /// Runs until shutdown.
 pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
-    let worker = Arc::new(Worker { current, ledger, client: Client::default(), disabled: Mutex::default() });
+    let worker = Arc::new(Worker { current, ledger, client: Client, disabled: Mutex::default() });
     let mut wake = worker.ledger.wake();
     let mut under_way: JoinSet<(String, String)> = JoinSet::new();
     let mut busy: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -121,7 +121,10 @@ impl Worker {
         }
         let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event).await;
         if let Ok(Reply { status: 410, .. }) = reply {
-            tracing::error!(merchant = name, "the webhook says it is gone (410): disabled until the merchant's file changes");
+            tracing::error!(
+                merchant = name,
+                "the webhook says it is gone (410): disabled until the merchant's file changes"
+            );
             self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
         }
         let next = after(&reply, delivery.tries, Timestamp::now(), rand::rng().random());
@@ -168,7 +171,9 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         for (tries, pause) in PAUSES.iter().enumerate() {
             for chance in [0.0, 0.5, 0.999] {
-                let Next::Again(seconds) = after(&Err("cut".into()), tries as u32, now, chance) else { panic!("again") };
+                let Next::Again(seconds) = after(&Err("cut".into()), tries as u32, now, chance) else {
+                    panic!("again")
+                };
                 assert!(seconds * 10 >= pause * 9 && seconds * 10 <= pause * 11 + 5, "{tries}: {seconds} for {pause}");
             }
         }

@@ -29,7 +29,13 @@ pub fn run(keep: bool) -> Result<(), String> {
 async fn play(stage: &Stage) -> Result<(), String> {
     let shop = &stage.shop;
     title("Everything runs on this machine");
-    fact("provider", &format!("a sandbox of WeChat Pay v3 at https://{} (mutual TLS, checks every signature)", stage.sandbox.address()));
+    fact(
+        "provider",
+        &format!(
+            "a sandbox of WeChat Pay v3 at https://{} (mutual TLS, checks every signature)",
+            stage.sandbox.address()
+        ),
+    );
     fact("gateway", &format!("Tollgate at http://{}", stage.gateway));
     fact("shop", &format!("a merchant that receives events at {}", shop.url()));
 
@@ -39,7 +45,9 @@ async fn play(stage: &Stage) -> Result<(), String> {
     fact("answer", &format!("{status}, status {}", text(&first["status"])));
     let link = first["action"]["data"].as_str().ok_or_else(|| format!("no QR code came: {first}"))?;
     println!("{}", qr(link)?);
-    why("The claim was on disk before a byte left. The answer was believed because WeChat Pay's signature over it is right.");
+    why(
+        "The claim was on disk before a byte left. The answer was believed because WeChat Pay's signature over it is right.",
+    );
 
     title("2  The shop's network stutters: it sends the same request again, five times at once");
     let again = five_times(shop, &order).await?;
@@ -53,7 +61,14 @@ async fn play(stage: &Stage) -> Result<(), String> {
     let event = shop.event("payment.succeeded").await?;
     fact("notified", "the provider's notification was verified, decrypted and recorded, then acknowledged");
     fact("event", &format!("{} {}", text(&event["type"]), text(&event["id"])));
-    fact("payment", &format!("status {}, money {}", text(&event["data"]["payment"]["status"]), text(&event["data"]["payment"]["money_state"])));
+    fact(
+        "payment",
+        &format!(
+            "status {}, money {}",
+            text(&event["data"]["payment"]["status"]),
+            text(&event["data"]["payment"]["money_state"])
+        ),
+    );
     why("Acknowledged only once it was durable: a crash now would not lose the event, and it would keep its id.");
 
     title("4  A connection is cut after the provider has executed a request");
@@ -64,7 +79,15 @@ async fn play(stage: &Stage) -> Result<(), String> {
     fact("answer", &format!("{status}, status {}", text(&unknown["status"])));
     let found = shop.until("tea-2", "pending").await?;
     let seen = stage.seen("tea-2").await?;
-    fact("resolved", &format!("status {}; the provider saw {} create and {} queries", text(&found["status"]), seen["arrivals"]["create"], seen["arrivals"]["query"]));
+    fact(
+        "resolved",
+        &format!(
+            "status {}; the provider saw {} create and {} queries",
+            text(&found["status"]),
+            seen["arrivals"]["create"],
+            seen["arrivals"]["query"]
+        ),
+    );
     why("Not sure means unknown: nothing is sent again, the provider is asked what became of it.");
 
     title("5  A forged notification says that tea-2 was paid");
@@ -82,7 +105,9 @@ async fn play(stage: &Stage) -> Result<(), String> {
     fact("payment", &format!("{} of {} fen given back", payment["refunded"], payment["amount"]["value"]));
 
     title("That is all");
-    println!("   Next: `tollgate demo --keep` leaves it running for your own requests; the README shows the first one with curl.\n");
+    println!(
+        "   Next: `tollgate demo --keep` leaves it running for your own requests; the README shows the first one with curl.\n"
+    );
     Ok(())
 }
 

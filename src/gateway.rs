@@ -98,7 +98,9 @@ impl Gateway {
         }
         let merchant = match self.who(&snapshot, &incoming) {
             Ok(merchant) => merchant,
-            Err(problem) => return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() }),
+            Err(problem) => {
+                return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() });
+            }
         };
         let _inside = match self.limits.enter(&merchant, self.exchanger.clock().now()) {
             Ok(guard) => guard,
@@ -129,7 +131,9 @@ impl Gateway {
             ["v1", "payments"] if post => ("create_payment", pay::create(self, &asked).await),
             ["v1", "payments", order] if get => ("query_payment", query::payment(self, &asked, order).await),
             ["v1", "payments", order, "close"] if post => ("close_payment", close::close(self, &asked, order).await),
-            ["v1", "payments", order, "refunds"] if post => ("create_refund", refund::create(self, &asked, order).await),
+            ["v1", "payments", order, "refunds"] if post => {
+                ("create_refund", refund::create(self, &asked, order).await)
+            }
             ["v1", "payments", order, "refunds", refund] if get => {
                 ("query_refund", query::refund(self, &asked, order, refund).await)
             }
@@ -141,7 +145,10 @@ impl Gateway {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 ("unknown", Err(Problem::new(status, "method_not_allowed", Retryable::NewKey, detail)))
             }
-            _ => ("unknown", Err(Problem::not_found("There is nothing at this path; see the README for those that exist."))),
+            _ => (
+                "unknown",
+                Err(Problem::not_found("There is nothing at this path; see the README for those that exist.")),
+            ),
         }
     }
 

@@ -80,10 +80,7 @@ impl Keys {
     }
 }
 
-async fn fetch(
-    channel: &Channel,
-    published: &dyn tollgate_plugins::provider::PublishedKeys,
-) -> Result<usize, String> {
+async fn fetch(channel: &Channel, published: &dyn tollgate_plugins::provider::PublishedKeys) -> Result<usize, String> {
     let mut request = published.request();
     let signer = channel.signer.as_ref();
     // Without our keys, so that the list is signed with one that is in it.

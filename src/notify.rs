@@ -113,7 +113,11 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             Verdict::UnknownOrder
         }
         Ok(Recorded::Mismatch(subject)) => {
-            tracing::error!(channel = channel.name, order_id = subject.order_id, "a notification does not agree with the order");
+            tracing::error!(
+                channel = channel.name,
+                order_id = subject.order_id,
+                "a notification does not agree with the order"
+            );
             Verdict::Mismatch
         }
         Err(error) => {

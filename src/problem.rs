@@ -69,14 +69,22 @@ impl Problem {
     /// 409 while the same thing is being done.
     pub fn running() -> Self {
         let detail = "A request with this key or for this order is being served right now. Send the same request again in a moment.";
-        Self { retry_after: Some(1), money_state: MoneyState::Unknown, ..Self::new(StatusCode::CONFLICT, "running", Retryable::SameKey, detail) }
+        Self {
+            retry_after: Some(1),
+            money_state: MoneyState::Unknown,
+            ..Self::new(StatusCode::CONFLICT, "running", Retryable::SameKey, detail)
+        }
     }
 
     /// 503: the ledger cannot promise to remember, so nothing is sent.
     pub fn ledger(error: &LedgerError) -> Self {
         tracing::error!(%error, "the ledger refused");
-        let detail = "Nothing was sent, because the gateway cannot write to its ledger. Send the same request again later.";
-        Self { retry_after: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Retryable::SameKey, detail) }
+        let detail =
+            "Nothing was sent, because the gateway cannot write to its ledger. Send the same request again later.";
+        Self {
+            retry_after: Some(5),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Retryable::SameKey, detail)
+        }
     }
 
     /// From an exchange that ended without an outcome.
@@ -85,10 +93,15 @@ impl Problem {
             Error::Unfit(detail) => Self::new(StatusCode::BAD_REQUEST, "unfit", Retryable::NewKey, detail.clone()),
             Error::NotSent(why) => {
                 let detail = format!("Nothing was sent ({why}). Send the same request again with the same key.");
-                Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail) }
+                Self {
+                    retry_after: Some(1),
+                    ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+                }
             }
             Error::Held { why, retry_after } => {
-                let detail = format!("Nothing was sent: {why}. Send the same request again with the same key after {retry_after} s.");
+                let detail = format!(
+                    "Nothing was sent: {why}. Send the same request again with the same key after {retry_after} s."
+                );
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
                 Self { retry_after: Some(*retry_after), ..problem }
             }

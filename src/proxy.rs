@@ -76,11 +76,14 @@ impl Door {
             let detail = format!("The body is larger than {} bytes; send a smaller one.", self.body_limit);
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", Retryable::NewKey, detail)
         };
-        let announced = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let announced =
+            headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.body_limit as u64) {
             return Err(too_large());
         }
-        if headers.get(http::header::EXPECT).is_some() && session.downstream_session.write_continue_response().await.is_err() {
+        if headers.get(http::header::EXPECT).is_some()
+            && session.downstream_session.write_continue_response().await.is_err()
+        {
             return Err(Problem::malformed("The connection broke."));
         }
         let read_all = async {

@@ -114,7 +114,8 @@ fn after<T>(search: Search, result: &Result<T, Error>, now: Timestamp, chance: f
     if absent >= ABSENT_ENOUGH {
         return None;
     }
-    let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+    let doubled =
+        FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
     let until_settled = Duration::try_from(SETTLE_WINDOW - now.duration_since(search.since)).unwrap_or_default();
     let wanted = match result {
         // The provider works: only the window, or the second word, is waited for.

@@ -28,7 +28,7 @@ use crate::config::{Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::proxy::{Door, InFlight};
-use crate::{delivery, resolve};
+use crate::{delivery, resolve, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -48,8 +48,10 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
         format!("the configuration has mistakes, nothing was started:{lines}")
     })?;
     let process = Arc::clone(&current.load().process);
+    telemetry::start_log(&process.log);
     let listen = |address: SocketAddr, key: &str| {
-        let cannot = |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
+        let cannot =
+            |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
         let socket = TcpListener::bind(address).map_err(cannot)?;
         socket.set_nonblocking(true).map_err(cannot)?;
         let bound = socket.local_addr().map_err(cannot)?;
@@ -123,7 +125,10 @@ impl Bound {
         server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
         server.add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, stop))));
         let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
-        server.add_service(background_service("keys", Task::new(move |stop| async move { keys.0.run(keys.1, stop).await })));
+        server.add_service(background_service(
+            "keys",
+            Task::new(move |stop| async move { keys.0.run(keys.1, stop).await }),
+        ));
         let resolver = Arc::clone(&gateway);
         server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
@@ -183,7 +188,8 @@ struct Signals;
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             tracing::error!("signals cannot be heard");
             return ShutdownSignal::FastShutdown;
         };

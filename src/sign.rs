@@ -78,8 +78,10 @@ pub fn rfc9421(with: &Credentials<'_>, method: &str, path_and_query: &str, body:
         covered.push_str(r#" "content-digest""#);
         headers.push(("content-digest", digest));
     }
-    let parameters =
-        format!("({covered});created={};nonce=\"{}\";keyid=\"{}\";alg=\"hmac-sha256\"", with.created, with.nonce, with.key_id);
+    let parameters = format!(
+        "({covered});created={};nonce=\"{}\";keyid=\"{}\";alg=\"hmac-sha256\"",
+        with.created, with.nonce, with.key_id
+    );
     base.push_str(&format!("\"@signature-params\": {parameters}"));
     headers.push(("signature-input", format!("sig1={parameters}")));
     headers.push(("signature", format!("sig1=:{}:", BASE64_STANDARD.encode(tag(with.secret, base.as_bytes())))));
@@ -110,9 +112,9 @@ pub fn run(arguments: SignArgs) -> Result<(), String> {
 
 fn secret(source: &str) -> Result<Vec<u8>, String> {
     match source.split_once(':') {
-        Some(("env", name)) => {
-            std::env::var(name).map(String::into_bytes).map_err(|_| format!("the environment has no `{name}`; export it"))
-        }
+        Some(("env", name)) => std::env::var(name)
+            .map(String::into_bytes)
+            .map_err(|_| format!("the environment has no `{name}`; export it")),
         Some(("file", path)) => {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
             Ok(text.trim_end_matches(['\r', '\n']).as_bytes().to_vec())

@@ -71,9 +71,11 @@ impl Upstream {
         let shown = settings.identity.iter().flat_map(|identity| &identity.certificates);
         for certificate in shown.chain(settings.ca.iter().flatten()) {
             // Pingora panics on a certificate that it cannot read.
-            x509_parser::parse_x509_certificate(certificate).map_err(|error| format!("unreadable certificate: {error}"))?;
+            x509_parser::parse_x509_certificate(certificate)
+                .map_err(|error| format!("unreadable certificate: {error}"))?;
         }
-        let authorities = settings.ca.map(|list| list.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect());
+        let authorities =
+            settings.ca.map(|list| list.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect());
         let identity = settings
             .identity
             .map(|identity| Arc::new(CertKey::new(identity.certificates, identity.key.expose().to_vec())));
@@ -129,15 +131,22 @@ impl Upstream {
         hosts
     }
 
-    async fn send_to(&self, host: &Arc<KnownHost>, request: &Request<Bytes>, deadline: Instant) -> Result<Answer, SendError> {
+    async fn send_to(
+        &self,
+        host: &Arc<KnownHost>,
+        request: &Request<Bytes>,
+        deadline: Instant,
+    ) -> Result<Answer, SendError> {
         let not_sent = |why: String| SendError::NotSent(why);
         let address = timeout_at(deadline, host.address(self.timeouts.connect))
             .await
             .map_err(|_| not_sent("no address in time".to_owned()))?
             .map_err(not_sent)?;
-        let header = header(&host.host, request).map_err(|why| not_sent(format!("the request cannot be written: {why}")))?;
+        let header =
+            header(&host.host, request).map_err(|why| not_sent(format!("the request cannot be written: {why}")))?;
         let peer = self.peer(&host.host, address);
-        let connector = self.connector.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size.max(1)))));
+        let connector =
+            self.connector.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size.max(1)))));
         let (mut session, reused) = timeout_at(deadline, connector.get_http_session(&peer))
             .await
             .map_err(|_| not_sent("no connection in time".to_owned()))?
@@ -145,7 +154,10 @@ impl Upstream {
                 host.forget_address();
                 not_sent(format!("cannot connect: {}", error.etype().as_str()))
             })?;
-        METRICS.upstream_connections_total.with_label_values(&[self.channel.as_str(), if reused { "true" } else { "false" }]).inc();
+        METRICS
+            .upstream_connections_total
+            .with_label_values(&[self.channel.as_str(), if reused { "true" } else { "false" }])
+            .inc();
         session.set_read_timeout(Some(self.timeouts.read));
         session.set_write_timeout(Some(self.timeouts.write));
 
@@ -204,7 +216,9 @@ async fn exchange(session: &mut HttpSession, header: Box<RequestHeader>, body: B
         }
     };
     let mut body = BytesMut::new();
-    while let Some(part) = session.read_response_body().await.map_err(|error| broken("while reading the answer", error))? {
+    while let Some(part) =
+        session.read_response_body().await.map_err(|error| broken("while reading the answer", error))?
+    {
         if body.len() + part.len() > ANSWER_LIMIT {
             return Err(format!("the answer is longer than {ANSWER_LIMIT} bytes"));
         }
@@ -215,8 +229,9 @@ async fn exchange(session: &mut HttpSession, header: Box<RequestHeader>, body: B
 
 fn header(host: &Host, request: &Request<Bytes>) -> Result<Box<RequestHeader>, String> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let mut header = RequestHeader::build(request.method().clone(), target.as_bytes(), Some(request.headers().len() + 2))
-        .map_err(|error| error.etype().as_str().to_owned())?;
+    let mut header =
+        RequestHeader::build(request.method().clone(), target.as_bytes(), Some(request.headers().len() + 2))
+            .map_err(|error| error.etype().as_str().to_owned())?;
     let standard_port = if host.tls { 443 } else { 80 };
     let name = if host.name.contains(':') { format!("[{}]", host.name) } else { host.name.clone() };
     let authority = if host.port == standard_port { name } else { format!("{name}:{}", host.port) };
@@ -293,7 +308,11 @@ impl KnownHost {
                 let host = Arc::clone(self);
                 tokio::spawn(async move {
                     if let Err(why) = host.look_up(limit).await {
-                        tracing::warn!(host = host.host.name, why, "cannot refresh the address; the last good one stays");
+                        tracing::warn!(
+                            host = host.host.name,
+                            why,
+                            "cannot refresh the address; the last good one stays"
+                        );
                     }
                     host.looking.store(false, Ordering::Release);
                 });

@@ -72,7 +72,10 @@ pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option
     };
     let wrong = |key: &str, message: &str| settings.problem(key, message, None);
     if numbers.request_volume_threshold == 0 {
-        wrong("request_volume_threshold", "`request_volume_threshold` must be at least 1: with 0 an idle channel would open");
+        wrong(
+            "request_volume_threshold",
+            "`request_volume_threshold` must be at least 1: with 0 an idle channel would open",
+        );
     }
     if !(1..=100).contains(&numbers.error_threshold_percentage) {
         wrong("error_threshold_percentage", "`error_threshold_percentage` must be from 1 to 100");
@@ -194,7 +197,9 @@ impl Breaker {
                 window.add(now, verdict == Verdict::Failed);
                 let (total, failed) = window.sums(now);
                 let enough = total >= self.numbers.request_volume_threshold;
-                if enough && u64::from(failed) * 100 >= u64::from(total) * u64::from(self.numbers.error_threshold_percentage) {
+                if enough
+                    && u64::from(failed) * 100 >= u64::from(total) * u64::from(self.numbers.error_threshold_percentage)
+                {
                     let reason = format!("{failed} of {total} calls failed within {:?}", self.numbers.rolling_window);
                     self.open(cell, call, &reason);
                 }
@@ -209,7 +214,11 @@ impl Breaker {
                         *succeeded += 1;
                         if *succeeded >= self.numbers.half_open_permits {
                             cell.reopened = 0;
-                            cell.change(Phase::Closed(Window::new(self.numbers.rolling_window)), call, "all probes succeeded");
+                            cell.change(
+                                Phase::Closed(Window::new(self.numbers.rolling_window)),
+                                call,
+                                "all probes succeeded",
+                            );
                         }
                     }
                 }

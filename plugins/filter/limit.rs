@@ -92,7 +92,11 @@ impl Allowance {
             settings.problem("burst", "`burst` must be at least 1, or no call ever passes", None);
         }
         if allowance.burst.is_some() && !settings.has("rate") {
-            settings.problem("burst", "`burst` says nothing without `rate`", Some("add `rate = …` (calls a second)".into()));
+            settings.problem(
+                "burst",
+                "`burst` says nothing without `rate`",
+                Some("add `rate = …` (calls a second)".into()),
+            );
         }
         if allowance.in_flight == Some(0) {
             settings.problem("in_flight", "`in_flight` must be at least 1, or no call ever passes", None);
@@ -123,7 +127,10 @@ impl Filter for Limit {
     }
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
-        let held = |what: &str, retry_after| Error::Held { why: format!("the channel `{}` {what}", call.channel), retry_after };
+        let held = |what: &str, retry_after| Error::Held {
+            why: format!("the channel `{}` {what}", call.channel),
+            retry_after,
+        };
         let _place = self.usage.enter(&self.allowance, call.clock.now()).map_err(|over| match over {
             Over::Rate(seconds) => held("is at its limit of calls a second", seconds),
             Over::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
@@ -172,7 +179,8 @@ mod tests {
         let first = built("limit", "in_flight = 1", None).unwrap();
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let clock = FakeClock::default();
-        let (hanging, quick) = (Script::gated(Ok(Outcome::of(Status::Pending)), gate), Script::always(Ok(Outcome::of(Status::Pending))));
+        let (hanging, quick) =
+            (Script::gated(Ok(Outcome::of(Status::Pending)), gate), Script::always(Ok(Outcome::of(Status::Pending))));
         let filters = [Arc::clone(&first)];
         let operation = &kinds()[0];
         let mut inside = Box::pin(hanging.run(&filters, operation, &clock, MINUTE));
@@ -185,7 +193,16 @@ mod tests {
 
     #[test]
     fn numbers_that_let_nothing_through_are_refused() {
-        for bad in ["", "rate = 0", "rate = -1", "rate = 1\nburst = 0", "in_flight = 0", "burst = 5", "rat = 5", "rate = \"5\""] {
+        for bad in [
+            "",
+            "rate = 0",
+            "rate = -1",
+            "rate = 1\nburst = 0",
+            "in_flight = 0",
+            "burst = 5",
+            "rat = 5",
+            "rate = \"5\"",
+        ] {
             assert!(built("limit", bad, None).is_err(), "{bad}");
         }
         assert!(built("limit", "rate = 0.5", None).is_ok());

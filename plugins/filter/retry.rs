@@ -115,7 +115,10 @@ mod tests {
         let slept = clock.slept();
         assert_eq!(slept.len(), 3);
         for (pause, bound) in slept.iter().zip([100, 200, 400]) {
-            assert!(*pause <= Duration::from_millis(bound) && *pause > Duration::from_millis(bound * 9 / 10), "{slept:?}");
+            assert!(
+                *pause <= Duration::from_millis(bound) && *pause > Duration::from_millis(bound * 9 / 10),
+                "{slept:?}"
+            );
         }
         let clock = FakeClock::with_chance(0.999);
         script.run(&[retry(3)], operation, &clock, Duration::from_millis(150)).await.unwrap_err();
@@ -124,7 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_success_on_the_second_try_is_a_success() {
-        let script = Script::of(vec![Err(Error::NotSent("x".into())), Ok(Outcome::of(crate::payment::Status::Pending))]);
+        let script =
+            Script::of(vec![Err(Error::NotSent("x".into())), Ok(Outcome::of(crate::payment::Status::Pending))]);
         let result = script.run(&[retry(2)], &kinds()[0], &FakeClock::default(), Duration::from_secs(60)).await;
         assert!(result.is_ok());
         assert_eq!(script.calls(), 2);

@@ -96,7 +96,11 @@ impl Exchange for Script {
             let _ = gate.acquire().await;
         }
         let mut answers = self.answers.lock();
-        if answers.len() > 1 { answers.pop().unwrap_or_else(|| Err(Error::unclear("empty"))) } else { answers[0].clone() }
+        if answers.len() > 1 {
+            answers.pop().unwrap_or_else(|| Err(Error::unclear("empty")))
+        } else {
+            answers[0].clone()
+        }
     }
 }
 

@@ -87,7 +87,12 @@ mod tests {
         let nonces = Nonces::default();
         let first = std::thread::scope(|scope| {
             let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| nonces.first_time("k", "n", 1600, 1000))).collect();
-            tries.into_iter().filter(|_| true).map(|handle| handle.join().unwrap_or(false)).filter(|first| *first).count()
+            tries
+                .into_iter()
+                .filter(|_| true)
+                .map(|handle| handle.join().unwrap_or(false))
+                .filter(|first| *first)
+                .count()
         });
         assert_eq!(first, 1);
     }

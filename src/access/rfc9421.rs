@@ -54,7 +54,9 @@ fn components(input: &InnerList) -> Result<Vec<&str>, Denied> {
     let mut names = Vec::new();
     for item in &input.items {
         match &item.bare_item {
-            BareItem::String(name) if item.params.is_empty() && !names.contains(&name.as_str()) => names.push(name.as_str()),
+            BareItem::String(name) if item.params.is_empty() && !names.contains(&name.as_str()) => {
+                names.push(name.as_str())
+            }
             _ => return Err(Denied::Malformed("components")),
         }
     }
@@ -92,7 +94,8 @@ fn value(head: &Head<'_>, name: &str) -> Result<String, Denied> {
 
 /// All values of a header, as RFC 9421, section 2.1 puts them together.
 fn joined(headers: &HeaderMap, name: &str) -> Result<String, Denied> {
-    let values: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|value| value.to_str().map(str::trim)).collect();
+    let values: Result<Vec<&str>, _> =
+        headers.get_all(name).iter().map(|value| value.to_str().map(str::trim)).collect();
     let values = values.map_err(|_| Denied::Malformed("header"))?;
     if values.is_empty() { Err(Denied::Malformed("components")) } else { Ok(values.join(", ")) }
 }

@@ -20,8 +20,13 @@ const SCHEMES: [Sign; 2] = [plain, rfc9421];
 
 fn snapshot() -> Snapshot {
     let keys = vec![("shop-1".to_owned(), Secret::new(SECRET)), ("shop-2".to_owned(), Secret::new("another secret"))];
-    let merchant =
-        Arc::new(Merchant { name: "shop".into(), fingerprint: String::new(), keys: keys.clone(), webhook: None, limit: None });
+    let merchant = Arc::new(Merchant {
+        name: "shop".into(),
+        fingerprint: String::new(),
+        keys: keys.clone(),
+        webhook: None,
+        limit: None,
+    });
     let merchant_keys: HashMap<_, _> =
         keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();
     let process = Process {
@@ -48,11 +53,19 @@ fn snapshot() -> Snapshot {
 }
 
 fn map(headers: &Headers) -> HeaderMap {
-    let pair = |(name, value): &(&'static str, String)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+    let pair =
+        |(name, value): &(&'static str, String)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     headers.iter().map(pair).collect()
 }
 
-fn check(access: &Access, headers: &HeaderMap, method: &str, target: &str, body: &[u8], now: u64) -> Result<(), Denied> {
+fn check(
+    access: &Access,
+    headers: &HeaderMap,
+    method: &str,
+    target: &str,
+    body: &[u8],
+    now: u64,
+) -> Result<(), Denied> {
     let head = Head { method, scheme: "https", authority: "pay.example.com", path_and_query: target, headers };
     access.check(&snapshot(), &head, body, now).map(|merchant| assert_eq!(merchant.name, "shop"))
 }
@@ -128,7 +141,8 @@ fn outside_the_window_unknown_and_unsigned_are_refused() {
 /// The signature base is written out by hand here, so that signing and checking cannot be wrong in the same way.
 #[test]
 fn rfc9421_over_target_uri_and_a_header() {
-    let input = r#"("@method" "@target-uri" "content-digest" "idempotency-key");created=1700000000;keyid="shop-1";nonce="n""#;
+    let input =
+        r#"("@method" "@target-uri" "content-digest" "idempotency-key");created=1700000000;keyid="shop-1";nonce="n""#;
     // printf '{"order_id":"o-1"}' | openssl dgst -sha256 -binary | base64
     let digest = {
         use base64::Engine;

@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Posts events. Redirects are not followed: the signature is for one receiver.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy)]
 pub struct Client;
 
 /// What the endpoint answered.
@@ -48,7 +48,9 @@ impl Client {
     pub async fn post(&self, target: &Webhook, allowed: &[IpNet], event: &Event) -> Result<Reply, String> {
         let uri: Uri = target.url.parse().map_err(|_| "the webhook's URL cannot be read".to_owned())?;
         let request = request(target, &uri, event, unix_now())?;
-        tokio::time::timeout(LIMIT, send(&uri, allowed, request)).await.unwrap_or_else(|_| Err("no answer within 15 s".to_owned()))
+        tokio::time::timeout(LIMIT, send(&uri, allowed, request))
+            .await
+            .unwrap_or_else(|_| Err("no answer within 15 s".to_owned()))
     }
 }
 
@@ -107,7 +109,9 @@ async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>) -> Re
     let tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     // Looked up once, checked, and connected to: a second look-up could say something else.
-    let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|error| format!("cannot look up the host: {error}"))?;
+    let found = tokio::net::lookup_host((host.as_str(), port))
+        .await
+        .map_err(|error| format!("cannot look up the host: {error}"))?;
     let address = permitted(found.collect(), allowed)?;
     let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
     if tls {
@@ -199,7 +203,12 @@ mod tests {
     #[test]
     fn signs_as_the_specification_says() {
         let secret = Secret::new(BASE64_STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
-        let signed = signatures(&[secret.clone()], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        let signed = signatures(
+            std::slice::from_ref(&secret),
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            br#"{"test": 2432232314}"#,
+        );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let both = signatures(&[secret.clone(), Secret::new("other")], "a", 1, b"");
         assert_eq!(both.split(' ').count(), 2, "one for each secret while they rotate");
@@ -208,9 +217,27 @@ mod tests {
     #[test]
     fn private_addresses_are_refused_unless_allowed() {
         let refused = [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "255.255.255.255", "198.18.0.1", "240.0.0.1", "::1", "::", "fc00::1", "fe80::1", "ff02::1", "::ffff:10.0.0.1",
-            "::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fc00::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "2001:db8::1",
         ];
         for text in refused {
             let address = SocketAddr::new(text.parse().unwrap(), 443);

@@ -41,7 +41,13 @@ impl Shop {
     }
 
     /// A signed request; gives status and JSON.
-    pub(super) async fn ask(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Result<(u16, Value), String> {
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Result<(u16, Value), String> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let stamp = stamp();
         let secret = self.secret.as_bytes();

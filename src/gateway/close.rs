@@ -16,7 +16,11 @@ use crate::ledger::{Answer, Claimed, Intent, News, Record, Subject, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
-pub(super) async fn close(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: &str) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn close(
+    gateway: &Arc<Gateway>,
+    asked: &Arc<Asked>,
+    order_id: &str,
+) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
@@ -30,10 +34,10 @@ pub(super) async fn close(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: 
         other => return not_run(other, order_id, StatusCode::OK),
     };
     let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
-    tokio::spawn(to_the_end(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn to_the_end(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
     let result = match asked.snapshot.channels.get(&ticket.payment.channel) {
         Some(channel) => ask(&gateway, &asked, channel, &ticket).await,
@@ -62,10 +66,12 @@ async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &
     let order = query::order(&ticket.payment);
     let closed = gateway.exchanger.ask(channel, &Operation::Close(order.clone()), asked.patience()).await;
     match closed {
-        Err(Error::Conflict(word)) => match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience()).await {
-            Ok(outcome) => Ok(outcome),
-            Err(_) => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
-        },
+        Err(Error::Conflict(word)) => {
+            match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience()).await {
+                Ok(outcome) => Ok(outcome),
+                Err(_) => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
+            }
+        }
         other => other,
     }
 }

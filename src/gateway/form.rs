@@ -64,10 +64,13 @@ impl NewPayment {
         }
         let notes = form.metadata.as_ref().map_or(0, |notes| serde_json::to_string(notes).map_or(0, |text| text.len()));
         if notes > METADATA_LIMIT {
-            return Err(Problem::malformed(format!("`metadata` has {notes} bytes; at most {METADATA_LIMIT} are kept.")));
+            return Err(Problem::malformed(format!(
+                "`metadata` has {notes} bytes; at most {METADATA_LIMIT} are kept."
+            )));
         }
         let payer = &form.payer;
-        for (name, value) in [("openid", &payer.openid), ("auth_code", &payer.auth_code), ("buyer_id", &payer.buyer_id)] {
+        for (name, value) in [("openid", &payer.openid), ("auth_code", &payer.auth_code), ("buyer_id", &payer.buyer_id)]
+        {
             if value.as_ref().is_some_and(|value| value.is_empty() || value.len() > 128) {
                 return Err(Problem::malformed(format!("`payer.{name}` must have 1 to 128 bytes.")));
             }
@@ -123,7 +126,9 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     match (values.next(), values.next()) {
         (Some(value), None) => match value.to_str() {
-            Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(key.to_owned()),
+            Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(key.to_owned())
+            }
             _ => Err(Problem::malformed(wanted)),
         },
         _ => Err(Problem::malformed(wanted)),
@@ -151,7 +156,11 @@ fn amount(amount: Money) -> Result<(), Problem> {
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        let what = if body.is_empty() { "The body is empty; send JSON.".to_owned() } else { format!("The body is not what is expected: {error}.") };
+        let what = if body.is_empty() {
+            "The body is empty; send JSON.".to_owned()
+        } else {
+            format!("The body is not what is expected: {error}.")
+        };
         Problem::malformed(what)
     })
 }
@@ -171,7 +180,8 @@ mod tests {
 
     #[test]
     fn malformed_bodies_are_problems() {
-        let good = r#"{"order_id":"o-1","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
+        let good =
+            r#"{"order_id":"o-1","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
         assert!(NewPayment::read(&Bytes::from(good)).is_ok());
         let deep = "[".repeat(100_000);
         let long = good.replace("o-1", &"x".repeat(65));
@@ -201,7 +211,8 @@ mod tests {
 
     #[test]
     fn content_ignores_form_and_sees_substance() {
-        let one = r#"{"order_id":"o","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
+        let one =
+            r#"{"order_id":"o","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
         let same = r#"{ "method":"wechat.native", "description":"tea", "amount":{"currency":"CNY","value":1}, "order_id":"o"}"#;
         let read = |text: &str| NewPayment::read(&Bytes::from(text.to_owned())).map(|form| form.content()).ok();
         assert_eq!(read(one), read(same));

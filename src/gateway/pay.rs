@@ -36,7 +36,12 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         amount: form.amount,
         refunded: 0,
         method: form.method,
-        channel: channels.as_ref().ok().and_then(|list| list.first()).map(|first| first.name.clone()).unwrap_or_default(),
+        channel: channels
+            .as_ref()
+            .ok()
+            .and_then(|list| list.first())
+            .map(|first| first.name.clone())
+            .unwrap_or_default(),
         provider_payment_id: None,
         action: None,
         word: None,
@@ -62,7 +67,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     };
     let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, number, channels };
     // On its own task: a caller that hangs up must not stop a payment half-way.
-    tokio::spawn(run.to_the_end(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
+    tokio::spawn(run.finish(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
 }
 
 struct Run {
@@ -74,7 +79,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(self, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+    async fn finish(self, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
         let result = self.try_channels(&mut ticket).await?;
         let ledger = &self.gateway.ledger;
         let news = match &result {
@@ -90,10 +95,7 @@ impl Run {
     }
 
     /// The outcome of the first channel to which anything was sent.
-    async fn try_channels(
-        &self,
-        ticket: &mut Ticket,
-    ) -> Result<Result<Outcome, Error>, Problem> {
+    async fn try_channels(&self, ticket: &mut Ticket) -> Result<Result<Outcome, Error>, Problem> {
         let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
         for channel in &self.channels {
             if channel.name != ticket.payment.channel {
@@ -107,7 +109,11 @@ impl Run {
             last = self.gateway.exchanger.ask(channel, &self.operation(channel), self.asked.patience()).await;
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
-                    tracing::warn!(channel = channel.name, order_id = self.form.order_id, "nothing was sent on this channel");
+                    tracing::warn!(
+                        channel = channel.name,
+                        order_id = self.form.order_id,
+                        "nothing was sent on this channel"
+                    );
                 }
                 _ => break,
             }
@@ -158,12 +164,10 @@ fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
     };
     let success = if status == Status::Unknown { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     match (status, error, word) {
-        (Status::Failed, Some(_), Some(word)) => Problem::declined(word.clone()).order(order_id.clone()).answer(request_id),
-        _ => Answer {
-            status: success.as_u16(),
-            content_type: "application/json".to_owned(),
-            body: body_of(record),
-        },
+        (Status::Failed, Some(_), Some(word)) => {
+            Problem::declined(word.clone()).order(order_id.clone()).answer(request_id)
+        }
+        _ => Answer { status: success.as_u16(), content_type: "application/json".to_owned(), body: body_of(record) },
     }
 }
 

@@ -90,7 +90,9 @@ async fn look_up(
 async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Problem> {
     let Subject { merchant, order_id, refund_id } = subject;
     let found = match refund_id {
-        Some(refund_id) => gateway.ledger.refund(merchant, order_id, refund_id).await.map(|found| found.map(Record::Refund)),
+        Some(refund_id) => {
+            gateway.ledger.refund(merchant, order_id, refund_id).await.map(|found| found.map(Record::Refund))
+        }
         None => gateway.ledger.payment(merchant, order_id).await.map(|found| found.map(Record::Payment)),
     };
     found.map_err(|error| Problem::ledger(&error))
@@ -125,7 +127,8 @@ pub(crate) async fn question(
         Record::Refund(refund) => {
             let (merchant, order_id) = (refund.merchant.clone(), refund.order_id.clone());
             let payment = gateway.ledger.payment(&merchant, &order_id).await;
-            let payment = payment.ok().flatten().ok_or_else(|| Error::NotSent("the refund's payment is missing".to_owned()))?;
+            let payment =
+                payment.ok().flatten().ok_or_else(|| Error::NotSent("the refund's payment is missing".to_owned()))?;
             let operation = Operation::QueryRefund(refund_operation(snapshot, &payment, refund));
             Ok((payment.channel, operation, Subject { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }))
         }

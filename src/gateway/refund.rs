@@ -15,7 +15,11 @@ use crate::ledger::{Claimed, Intent, MoneyState, News, Refund, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/refunds`.
-pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id: &str) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn create(
+    gateway: &Arc<Gateway>,
+    asked: &Arc<Asked>,
+    order_id: &str,
+) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
@@ -42,17 +46,18 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>, order_id:
         refunded_at: None,
         search: None,
     };
-    let claimed = gateway.ledger.claim(key, Intent::Refund(draft), now).await.map_err(|error| Problem::ledger(&error))?;
+    let claimed =
+        gateway.ledger.claim(key, Intent::Refund(draft), now).await.map_err(|error| Problem::ledger(&error))?;
     let ticket = match claimed {
         Claimed::Run(ticket) => ticket,
         other => return not_run(other, order_id, StatusCode::CREATED),
     };
     let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
     let order_id = order_id.to_owned();
-    tokio::spawn(to_the_end(gateway, asked, ticket, order_id)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(gateway, asked, ticket, order_id)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn to_the_end(
+async fn finish(
     gateway: Arc<Gateway>,
     asked: Arc<Asked>,
     ticket: Ticket,

@@ -29,7 +29,9 @@ async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
     told.push(denied(&[], "GET", target, b"").await);
     told.push(denied(&[], "GET", "/nothing", b"").await);
     told.push(denied(&signed(&Merchant { key: "nobody", ..SHOP }, "GET", target, b""), "GET", target, b"").await);
-    told.push(denied(&signed(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"").await);
+    told.push(
+        denied(&signed(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"").await,
+    );
     let old = Credentials {
         key_id: SHOP.key,
         secret: SHOP.secret.as_bytes(),
@@ -45,7 +47,8 @@ async fn http_message_signatures_are_as_good() {
     let world = World::new().await;
     let body = order_of("o-1").to_string();
     let stamp = tollgate::clock::stamp();
-    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: stamp.unix_time, nonce: &stamp.nonce };
+    let with =
+        Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: stamp.unix_time, nonce: &stamp.nonce };
     let mut headers = rfc9421(&with, "POST", "/v1/payments", body.as_bytes());
     headers.push(("idempotency-key", "k-1".to_owned()));
     let url = format!("http://{}/v1/payments", world.gateway.listen);

@@ -265,7 +265,9 @@ impl Receiver {
                             Ok::<_, hyper::Error>(response)
                         }
                     });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -351,7 +353,12 @@ pub async fn try_ask(
 pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
     let stamp = tollgate::clock::stamp();
     let secret = merchant.secret.as_bytes();
-    plain(&Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce }, method, target, body)
+    plain(
+        &Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce },
+        method,
+        target,
+        body,
+    )
 }
 
 #[derive(Clone, Debug)]

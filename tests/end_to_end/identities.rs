@@ -27,7 +27,8 @@ async fn two_channels_with_one_serial_never_share_a_connection() {
 
 /// Gives `west` a certificate with the serial number of `east`'s, over its own key.
 fn same_serial(conf: &Path, _: SocketAddr) {
-    let read = |channel: &str, file: &str| std::fs::read_to_string(conf.join("channels").join(channel).join(file)).unwrap();
+    let read =
+        |channel: &str, file: &str| std::fs::read_to_string(conf.join("channels").join(channel).join(file)).unwrap();
     let serial_of = |channel: &str| {
         let text = read(channel, "sandbox.toml");
         text.lines().find_map(|line| Some(line.strip_prefix("serial = \"")?.trim_end_matches('"').to_owned())).unwrap()

@@ -83,7 +83,10 @@ async fn request_ids_come_back_and_strange_ones_are_replaced() {
     let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");
     headers.push(("x-request-id", "mine-1".to_owned()));
     let answer = send("GET", &url, &headers, b"").await.unwrap();
-    assert_eq!((&answer.headers["x-request-id"], &answer.json()["request_id"]), (&"mine-1".parse().unwrap(), &"mine-1".into()));
+    assert_eq!(
+        (&answer.headers["x-request-id"], &answer.json()["request_id"]),
+        (&"mine-1".parse().unwrap(), &"mine-1".into())
+    );
     headers[4].1 = "a b".to_owned();
     let answer = send("GET", &url, &headers, b"").await.unwrap();
     assert!(answer.headers["x-request-id"].to_str().unwrap().starts_with("req_"));

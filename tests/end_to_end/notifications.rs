@@ -66,7 +66,8 @@ async fn doubled_and_late_ones_change_nothing_and_make_one_event() {
     let payment = world.payment("o-1").await;
     assert_eq!((&payment["status"], &payment["refunded"]), (&"succeeded".into(), &1000.into()));
     assert!(payment["version"].as_u64() > version.as_u64(), "the refund is a change");
-    let kinds: Vec<String> = world.receiver.of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
+    let kinds: Vec<String> =
+        world.receiver.of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
     assert_eq!(kinds, ["payment.succeeded", "refund.succeeded"]);
 }
 
@@ -88,7 +89,11 @@ async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
     .await;
     assert_eq!(after.json()["type"], "payment.succeeded");
     for earlier in before {
-        assert_eq!((earlier.id, earlier.body), (after.id.clone(), after.body.clone()), "the same id and bytes at every try");
+        assert_eq!(
+            (earlier.id, earlier.body),
+            (after.id.clone(), after.body.clone()),
+            "the same id and bytes at every try"
+        );
     }
     assert_eq!(world.payment("o-1").await["status"], "succeeded");
 }
@@ -137,9 +142,13 @@ async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
 async fn strangers_get_nothing_from_the_notification_path() {
     let world = World::new().await;
     let base = format!("http://{}/notify", world.gateway.listen);
-    for (method, path, body) in
-        [("POST", "/nobody", "{}"), ("GET", "/main", ""), ("POST", "/main", ""), ("POST", "/main", "{}"), ("POST", "/", "")]
-    {
+    for (method, path, body) in [
+        ("POST", "/nobody", "{}"),
+        ("GET", "/main", ""),
+        ("POST", "/main", ""),
+        ("POST", "/main", "{}"),
+        ("POST", "/", ""),
+    ] {
         let answer = send(method, &format!("{base}{path}"), &[], body.as_bytes()).await.unwrap();
         assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.status);
     }

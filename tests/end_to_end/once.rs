@@ -34,7 +34,9 @@ async fn two_hundred_at_once_are_one() {
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
     let listen = world.gateway.listen;
     let tasks: Vec<_> = (0..200)
-        .map(|_| tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await }))
+        .map(|_| {
+            tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await })
+        })
         .collect();
     let mut statuses = std::collections::BTreeMap::new();
     for task in tasks {
@@ -58,7 +60,9 @@ async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
     let tasks: Vec<_> = (0..200)
         .map(|_| {
             let body = body.clone();
-            tokio::spawn(async move { try_ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await })
+            tokio::spawn(
+                async move { try_ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await },
+            )
         })
         .collect();
     until("the sandbox has the order", || async {
@@ -112,7 +116,11 @@ async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
     let payment = world.until_status("o-1", "failed").await;
     assert_eq!(payment["money_state"], "not_moved");
     let seen = world.seen("o-1").await;
-    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &serde_json::Value::Null), "{seen}");
+    assert_eq!(
+        (&seen["arrivals"]["create"], &seen["executions"]["create"]),
+        (&1.into(), &serde_json::Value::Null),
+        "{seen}"
+    );
     world.receiver.until("o-1", "payment.failed").await;
 }
 

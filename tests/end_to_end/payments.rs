@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{World, order_of, until, WEBHOOK_SECRET};
+use crate::harness::{WEBHOOK_SECRET, World, order_of, until};
 
 #[tokio::test]
 async fn each_method_gives_what_the_payers_device_needs() {
@@ -20,7 +20,11 @@ async fn each_method_gives_what_the_payers_device_needs() {
         let answer = world.ask("POST", "/v1/payments", Some(&order), &body).await;
         let payment = answer.json();
         assert_eq!(answer.status, 201, "{payment}");
-        assert_eq!((&payment["status"], &payment["money_state"]), (&"pending".into(), &"not_moved".into()), "{payment}");
+        assert_eq!(
+            (&payment["status"], &payment["money_state"]),
+            (&"pending".into(), &"not_moved".into()),
+            "{payment}"
+        );
         assert_eq!(payment["action"]["type"], action, "{payment}");
         if let Some(params) = payment["action"].get("params") {
             let signature = params.get("paySign").or(params.get("sign")).and_then(Value::as_str).unwrap();
@@ -40,7 +44,10 @@ async fn paid_notified_delivered_refunded() {
     let event = world.receiver.until("o-1", "payment.succeeded").await;
     let body = event.json();
     assert_eq!(body["merchant"], "shop");
-    assert_eq!((&body["data"]["payment"]["status"], &body["data"]["payment"]["money_state"]), (&"succeeded".into(), &"moved".into()));
+    assert_eq!(
+        (&body["data"]["payment"]["status"], &body["data"]["payment"]["money_state"]),
+        (&"succeeded".into(), &"moved".into())
+    );
     assert_eq!(expected_signature(&event.id, &event.timestamp, &event.body), event.signature);
     let payment = world.payment("o-1").await;
     assert_eq!(payment["version"], body["data"]["payment"]["version"]);
@@ -104,7 +111,11 @@ async fn what_the_provider_refuses_is_told_in_its_own_words() {
     world.fault(json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"})).await;
     let refused = world.create("o-1", "k-1").await;
     let problem = refused.json();
-    assert_eq!((refused.status, &problem["code"], &problem["money_state"]), (402, &"declined".into(), &"not_moved".into()), "{problem}");
+    assert_eq!(
+        (refused.status, &problem["code"], &problem["money_state"]),
+        (402, &"declined".into(), &"not_moved".into()),
+        "{problem}"
+    );
     assert_eq!(problem["provider"]["code"], "PARAM_ERROR", "{problem}");
     assert_eq!(refused.headers["content-type"], "application/problem+json");
     let again = world.create("o-1", "k-1").await;

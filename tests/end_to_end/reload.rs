@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Wishes, World, ask, order_of, send, until, SHOP};
+use crate::harness::{Answer, SHOP, Wishes, World, ask, order_of, send, until};
 
 async fn reload(world: &World) -> Answer {
     send("POST", &format!("http://{}/reload", world.gateway.admin), &[], b"").await.unwrap()
@@ -28,7 +28,8 @@ fn save(path: &Path, text: &str) {
 #[tokio::test]
 async fn two_hundred_reloads_under_load_lose_nothing() {
     let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
-    let (listen, stop, served) = (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (listen, stop, served) =
+        (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load: Vec<_> = (0..4)
         .map(|worker| {
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
@@ -58,7 +59,10 @@ async fn two_hundred_reloads_under_load_lose_nothing() {
         match round % 4 {
             0 => save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n"),
             1 => save(&channel, &good.replace("total = \"5s\"", &format!("total = \"5.{round}s\""))),
-            2 => save(&routes, "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n"),
+            2 => save(
+                &routes,
+                "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n",
+            ),
             _ => save(&channel, "provider = \"wechat-v3\"\nhost = 5\n"),
         }
         let answer = reload(&world).await;

@@ -66,7 +66,10 @@ async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
         Error::Held { why: "x".into(), retry_after: 1 },
     ] {
         for _ in 0..8 {
-            Script::always(Err(error.clone())).run(&[Arc::clone(&filter)], &kinds()[0], &clock, MINUTE).await.unwrap_err();
+            Script::always(Err(error.clone()))
+                .run(&[Arc::clone(&filter)], &kinds()[0], &clock, MINUTE)
+                .await
+                .unwrap_err();
         }
         assert_eq!(state_of(&filter, "pay"), 0.0, "{error:?}");
     }
@@ -120,7 +123,8 @@ async fn a_dropped_probe_and_a_hung_probe_give_their_permits_back() {
 async fn a_reload_brings_new_numbers_and_never_closes_an_open_breaker() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     opened(&filter, &clock).await;
-    let lenient = built("breaker", "request_volume_threshold = 1000\nhalf_open_permits = 1", Some(filter.state())).unwrap();
+    let lenient =
+        built("breaker", "request_volume_threshold = 1000\nhalf_open_permits = 1", Some(filter.state())).unwrap();
     assert_eq!(state_of(&lenient, "pay"), 2.0);
     let filters = [Arc::clone(&lenient)];
     assert!(fine().run(&filters, &kinds()[0], &clock, MINUTE).await.is_err());
