@@ -82,7 +82,7 @@ pub struct Stamp {
     pub nonce: String,
 }
 
-/// Bytes whose signature was checked. Only [`Verified::vouch`] makes one, and only providers' `verify` calls it.
+/// Bytes whose signature was checked. Only a provider's `verify` makes one, after the check.
 #[derive(Debug)]
 pub struct Verified {
     bytes: Bytes,
