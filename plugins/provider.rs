@@ -51,9 +51,6 @@ pub trait Provider: Send + Sync {
 
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
-
-    /// A harmless question to the provider that shows whether account, key and identity are accepted.
-    fn probe(&self) -> Request<Bytes>;
 }
 
 /// A provider that publishes its public keys itself.

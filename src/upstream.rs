@@ -3,12 +3,13 @@
 //! One rule stands above the others: an error before the first byte of the request was written is *not sent*, and the next
 //! host may be tried; any error after it is *maybe sent*, and nothing is tried again here.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod host;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
 use pingora::connectors::ConnectorOptions;
@@ -20,13 +21,12 @@ use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
+use self::host::KnownHost;
 use crate::config::{Host, Timeouts, UpstreamSettings};
 use crate::telemetry::METRICS;
 
 /// The largest answer of a provider that is read; the documented ones are a few KiB.
 const ANSWER_LIMIT: usize = 1 << 20;
-/// How old a looked-up address may be before it is looked up again, in the background.
-const ADDRESS_AGE: Duration = Duration::from_secs(30);
 /// How long a host that could not be reached stands behind the others.
 const HOST_PENALTY: Duration = Duration::from_secs(5);
 
@@ -267,87 +267,6 @@ fn group_key(settings: &UpstreamSettings) -> u64 {
     }
     let digest = hash.finalize();
     digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
-}
-
-/// One host, with what is known of where it is.
-struct KnownHost {
-    host: Host,
-    literal: Option<SocketAddr>,
-    known: ArcSwapOption<Known>,
-    looking: AtomicBool,
-    /// Milliseconds since the upstream was made, 0 for never.
-    failed_at: AtomicU64,
-}
-
-struct Known {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
-    next: AtomicU64,
-}
-
-impl KnownHost {
-    fn new(host: Host) -> Self {
-        let literal = host.name.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, host.port));
-        Self {
-            host,
-            literal,
-            known: ArcSwapOption::empty(),
-            looking: AtomicBool::new(false),
-            failed_at: AtomicU64::new(0),
-        }
-    }
-
-    /// An address to connect to. Only the first look-up is waited for; later ones happen in the background while the
-    /// last good addresses are used, so that a name server's trouble is not the payments' trouble.
-    async fn address(self: &Arc<Self>, limit: Duration) -> Result<SocketAddr, String> {
-        if let Some(address) = self.literal {
-            return Ok(address);
-        }
-        if let Some(known) = self.known.load_full() {
-            if known.at.elapsed() > ADDRESS_AGE && !self.looking.swap(true, Ordering::AcqRel) {
-                let host = Arc::clone(self);
-                tokio::spawn(async move {
-                    if let Err(why) = host.look_up(limit).await {
-                        tracing::warn!(
-                            host = host.host.name,
-                            why,
-                            "cannot refresh the address; the last good one stays"
-                        );
-                    }
-                    host.looking.store(false, Ordering::Release);
-                });
-            }
-            return Ok(known.pick());
-        }
-        self.look_up(limit).await.map(|known| known.pick())
-    }
-
-    async fn look_up(&self, limit: Duration) -> Result<Arc<Known>, String> {
-        let found = tokio::time::timeout(limit, tokio::net::lookup_host((self.host.name.as_str(), self.host.port)))
-            .await
-            .map_err(|_| "the name server did not answer in time".to_owned())?
-            .map_err(|error| format!("the name cannot be looked up: {error}"))?;
-        let addresses: Vec<_> = found.collect();
-        if addresses.is_empty() {
-            return Err("the name has no address".to_owned());
-        }
-        let known = Arc::new(Known { addresses, at: Instant::now(), next: AtomicU64::new(0) });
-        self.known.store(Some(Arc::clone(&known)));
-        Ok(known)
-    }
-
-    /// After a failed connection the next address of the host is the first to be tried.
-    fn forget_address(&self) {
-        if let Some(known) = self.known.load().as_ref() {
-            known.next.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Known {
-    fn pick(&self) -> SocketAddr {
-        self.addresses[self.next.load(Ordering::Relaxed) as usize % self.addresses.len()]
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod tests;
 use aes_gcm::{Aes256Gcm, KeyInit};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::{BadSignature, Encoded, Provider, PublishedKeys, Row, SecretField, Secrets, Stamp, Verified};
 use crate::error::Error;
@@ -59,8 +59,7 @@ fn build(settings: &mut Settings<'_>, secrets: &Secrets) -> Option<Box<dyn Provi
     }
     let account = Account { mchid: mchid.filter(is_mchid)?, appid: appid.filter(is_appid)? };
     let api_v3 = Aes256Gcm::new_from_slice(secrets.get(API_V3)?.expose()).ok()?;
-    let probe = request::query_uri(&account, &"0".repeat(32)).ok()?;
-    Some(Box::new(WechatV3 { account, api_v3, probe }))
+    Some(Box::new(WechatV3 { account, api_v3 }))
 }
 
 fn check_api_v3(secret: &[u8]) -> Result<(), String> {
@@ -78,7 +77,6 @@ struct WechatV3 {
     account: Account,
     /// Opens what WeChat Pay encrypts for the merchant.
     api_v3: Aes256Gcm,
-    probe: Uri,
 }
 
 /// By WeChat Pay's own names; every answer that names them must name these.
@@ -142,10 +140,6 @@ impl Provider for WechatV3 {
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         Some(self)
-    }
-
-    fn probe(&self) -> Request<Bytes> {
-        request::get(self.probe.clone())
     }
 }
 

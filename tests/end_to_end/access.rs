@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tollgate::sign::{Credentials, rfc9421};
 
-use crate::harness::{Merchant, OTHER, SHOP, World, ask, order_of, send, signed};
+use crate::harness::{Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, ask, order_of, send, signed};
 
 #[tokio::test]
 async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
@@ -70,4 +70,30 @@ async fn a_merchant_sees_its_own_orders_only() {
         assert_eq!(answer.status, 404, "{method} {target}: {:?}", answer.body);
     }
     assert_eq!(world.seen("o-1").await["state"], "NOTPAY");
+}
+
+#[tokio::test]
+async fn the_log_is_json_and_holds_no_secret() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let log = world.log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let access: Vec<&Value> = lines.iter().filter(|line| line["target"] == "access").collect();
+    let created = access.iter().find(|line| line["fields"]["operation"] == "create_payment").unwrap();
+    assert_eq!(
+        (&created["fields"]["status"], &created["fields"]["merchant"]),
+        (&201.into(), &"shop".into()),
+        "{created}"
+    );
+    let file = |name: &str| std::fs::read_to_string(world.conf().join("channels").join(name)).unwrap();
+    let channel = file("main.toml");
+    let api_v3 = channel.split("plain:").nth(1).unwrap().split('"').next().unwrap();
+    let key = file("main/apiclient_key.pem");
+    let secrets = [SHOP.secret, WEBHOOK_SECRET, api_v3, key.lines().nth(3).unwrap(), "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"];
+    let metrics = world.metrics().await;
+    for secret in secrets {
+        assert!(secret.len() >= 16 && !log.contains(secret) && !metrics.contains(secret), "{secret}");
+    }
 }

@@ -3,22 +3,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tollgate::keygen;
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate::sign::{Credentials, plain};
 use tollgate_plugins::payment::provider_number;
+
+use crate::receiver::Receiver;
 
 /// Long enough for a busy machine; a condition that never comes ends the test with what was seen last.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -214,90 +213,6 @@ impl Drop for Gateway {
             let _ = process.kill();
             let _ = process.wait();
         }
-    }
-}
-
-/// The merchant's webhook: keeps what came, answers what it is told to.
-pub struct Receiver {
-    address: SocketAddr,
-    pub events: Arc<Mutex<Vec<Received>>>,
-    status: Arc<AtomicU16>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Received {
-    pub id: String,
-    pub timestamp: String,
-    pub signature: String,
-    pub body: Bytes,
-    pub answered: u16,
-}
-
-impl Received {
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
-
-impl Receiver {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let events: Arc<Mutex<Vec<Received>>> = Arc::default();
-        let status = Arc::new(AtomicU16::new(204));
-        let (kept, answer) = (Arc::clone(&events), Arc::clone(&status));
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
-                tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
-                        async move {
-                            let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
-                            let (id, timestamp, signature) =
-                                (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
-                            let body = request.into_body().collect().await?.to_bytes();
-                            let answered = answer.load(Ordering::SeqCst);
-                            kept.lock().push(Received { id, timestamp, signature, body, answered });
-                            let mut response = Response::new(Full::new(Bytes::new()));
-                            *response.status_mut() = StatusCode::from_u16(answered).unwrap();
-                            Ok::<_, hyper::Error>(response)
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Self { address, events, status }
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}/events", self.address)
-    }
-
-    pub fn answer_with(&self, status: u16) {
-        self.status.store(status, Ordering::SeqCst);
-    }
-
-    /// Every event of an order that came, in the order of arrival.
-    pub fn of(&self, order: &str) -> Vec<Received> {
-        let about = |event: &Received| {
-            let body = event.json();
-            body["data"]["payment"]["order_id"] == order || body["data"]["refund"]["order_id"] == order
-        };
-        self.events.lock().iter().filter(|event| about(event)).cloned().collect()
-    }
-
-    pub async fn until(&self, order: &str, kind: &str) -> Received {
-        until(&format!("event {kind} of {order}"), || async {
-            let events = self.of(order);
-            let found = events.iter().find(|event| event.json()["type"] == kind).cloned();
-            found.ok_or_else(|| events.iter().map(|event| event.json()).collect::<Value>())
-        })
-        .await
     }
 }
 

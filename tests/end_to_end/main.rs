@@ -9,4 +9,5 @@ mod malformed;
 mod notifications;
 mod once;
 mod payments;
+mod receiver;
 mod reload;

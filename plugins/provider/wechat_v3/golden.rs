@@ -169,8 +169,7 @@ pub(super) fn provider_of(mchid: &str, appid: &str) -> WechatV3 {
     let account = super::Account { mchid: mchid.to_owned(), appid: appid.to_owned() };
     let vectors = vectors();
     let key = vectors["notification"]["api_v3_key"].as_str().unwrap().as_bytes();
-    let probe = super::request::query_uri(&account, &"0".repeat(32)).unwrap();
-    WechatV3 { account, api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap(), probe }
+    WechatV3 { account, api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
 }
 
 pub(super) fn provider() -> WechatV3 {

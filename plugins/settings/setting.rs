@@ -1,0 +1,169 @@
+//! The kinds of values that keys have, and how each is written in a file.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use crate::payment::{Currency, Method};
+
+/// A value that a key can have.
+pub trait Setting: Sized {
+    /// In words, with an example: completes "must be …".
+    const EXPECTED: &'static str;
+    /// Reads it, or says what was found instead.
+    fn read(value: &DeValue<'_>) -> Result<Self, String>;
+}
+
+/// A size in bytes, written as in `"64KiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Setting for String {
+    const EXPECTED: &'static str = "a text in quotes";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().map(str::to_owned).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for u64 {
+    const EXPECTED: &'static str = "a whole number, 0 or more";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let whole = value.as_integer().and_then(|n| u64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
+        whole.ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        u64::read(value).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let number = match value {
+            DeValue::Float(float) => float.as_str().replace('_', "").parse::<f64>().ok(),
+            _ => u64::read(value).ok().map(|whole| whole as f64),
+        };
+        number.filter(|n| n.is_finite()).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Duration {
+    const EXPECTED: &'static str = "a duration in quotes, as in \"1.5s\", \"100ms\", \"5m\", \"24h\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(parse_duration).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Size {
+    const EXPECTED: &'static str = "a size in quotes, as in \"64KiB\", \"1MiB\", \"500B\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(parse_size).map(Self).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Currency {
+    const EXPECTED: &'static str = "a currency (ISO 4217), as in \"CNY\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(Self::parse).ok_or_else(|| describe(value))
+    }
+}
+
+impl Setting for Method {
+    const EXPECTED: &'static str = "a payment method, as in \"wechat.native\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().and_then(Self::parse).ok_or_else(|| {
+            format!(
+                "{} (there are {})",
+                describe(value),
+                Self::all().map(|m| m.as_str()).collect::<Vec<_>>().join(", ")
+            )
+        })
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    const EXPECTED: &'static str = "a list in brackets, each item in it of the right kind";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let items = value.as_array().ok_or_else(|| describe(value))?;
+        items
+            .iter()
+            .map(|item| {
+                T::read(item.get_ref()).map_err(|found| format!("one with {found} (an item must be {})", T::EXPECTED))
+            })
+            .collect()
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3600.0,
+        "d" => number * 86400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor = match unit {
+        "B" => 1u64,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    Some((number * factor as f64) as u64)
+}
+
+fn split_unit(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+/// What a value is, for "must be …, not …". A text is repeated only when it is short; callers that read secrets never
+/// pass their value here.
+pub(super) fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.len() <= 60 => format!("\"{text}\""),
+        DeValue::String(_) => "this long text".to_owned(),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        other => format!("a value of type {}", other.type_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_duration("24h"), Some(Duration::from_secs(86400)));
+        for bad in ["", "5", "s", "1.2.3s", "-1s", "1e9s", "99999999999999999999999d"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+        assert_eq!(parse_size("64KiB"), Some(65536));
+        assert_eq!(parse_size("64kb"), None);
+    }
+}
