@@ -78,7 +78,7 @@ impl Access {
     /// Finds the merchant who signed this request; `now` is unix seconds.
     pub fn check(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Arc<Merchant>, Denied> {
         let claim = if head.headers.contains_key("signature-input") {
-            rfc9421::read(head, body)?
+            rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
         } else if head.headers.contains_key("x-tollgate-signature") {
             plain::read(head, body)?
         } else {

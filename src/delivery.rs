@@ -22,45 +22,73 @@ use crate::telemetry::METRICS;
 const PAUSES: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// No `retry-after` is honoured beyond this.
 const LONGEST_PAUSE: u64 = 86_400;
-/// How many are under way at once, in all and for one merchant.
-const AT_ONCE: usize = 64;
+/// How many are under way at once in all, for one merchant, and for one whose last try failed: the dead wait for time-outs,
+/// and must not take the places of the living.
+const AT_ONCE: usize = 512;
 const AT_ONCE_EACH: usize = 8;
-/// How many due ones are looked at, so that one merchant's backlog does not hide the others'.
-const LOOKED_AT: usize = 1024;
+const AT_ONCE_FAILING: usize = 1;
 
 /// Runs until shutdown.
 pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
     let worker = Arc::new(Worker { current, ledger, client: Client, disabled: Mutex::default() });
     let mut wake = worker.ledger.wake();
-    let mut under_way: JoinSet<(String, String)> = JoinSet::new();
-    let mut busy: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut under_way = JoinSet::new();
+    let mut lanes = Lanes::default();
     loop {
-        match worker.ledger.due_deliveries(Timestamp::now(), LOOKED_AT).await {
+        let free = AT_ONCE.saturating_sub(under_way.len());
+        match worker.ledger.due_deliveries(Timestamp::now(), free, |merchant, event| lanes.enter(merchant, event)).await
+        {
             Ok(due) => {
                 for delivery in due {
-                    let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
-                    let theirs = busy.entry(merchant.clone()).or_default();
-                    if under_way.len() >= AT_ONCE || theirs.len() >= AT_ONCE_EACH || !theirs.insert(event.clone()) {
-                        continue;
-                    }
+                    let place = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
                     let worker = Arc::clone(&worker);
-                    under_way.spawn(async move {
-                        worker.deliver(delivery).await;
-                        (merchant, event)
-                    });
+                    let task = under_way.spawn(async move { worker.deliver(delivery).await });
+                    lanes.places.insert(task.id(), place);
                 }
             }
             Err(error) => tracing::error!(%error, "cannot read which events are due"),
         }
         tokio::select! {
-            Some(ended) = under_way.join_next() => {
-                if let Ok((merchant, event)) = ended && let Some(theirs) = busy.get_mut(&merchant) {
-                    theirs.remove(&event);
-                }
-            }
+            Some(ended) = under_way.join_next_with_id() => match ended {
+                Ok((task, had)) => lanes.leave(task, had),
+                Err(broken) => lanes.leave(broken.id(), false),
+            },
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Which events are under way, by merchant.
+#[derive(Default)]
+struct Lanes {
+    lanes: BTreeMap<String, Lane>,
+    places: HashMap<tokio::task::Id, (String, String)>,
+}
+
+#[derive(Default)]
+struct Lane {
+    events: BTreeSet<String>,
+    failing: bool,
+}
+
+impl Lanes {
+    /// Takes a place in the merchant's lane, if there is one and the event has none yet.
+    fn enter(&mut self, merchant: &str, event: &str) -> bool {
+        let lane = match self.lanes.get_mut(merchant) {
+            Some(lane) => lane,
+            None => self.lanes.entry(merchant.to_owned()).or_default(),
+        };
+        let places = if lane.failing { AT_ONCE_FAILING } else { AT_ONCE_EACH };
+        lane.events.len() < places && lane.events.insert(event.to_owned())
+    }
+
+    fn leave(&mut self, task: tokio::task::Id, had: bool) {
+        let Some((merchant, event)) = self.places.remove(&task) else { return };
+        if let Some(lane) = self.lanes.get_mut(&merchant) {
+            lane.events.remove(&event);
+            lane.failing = !had;
         }
     }
 }
@@ -85,7 +113,8 @@ enum Next {
 }
 
 impl Worker {
-    async fn deliver(&self, delivery: Delivery) {
+    /// Gives whether the merchant has it.
+    async fn deliver(&self, delivery: Delivery) -> bool {
         let snapshot = self.current.load_full();
         let merchant = delivery.event.subject.merchant.clone();
         let event = delivery.event.id.clone();
@@ -96,6 +125,7 @@ impl Worker {
         };
         METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
         let now = Timestamp::now();
+        let had = matches!(next, Next::Done(_));
         let written = match next {
             Next::Done(_) => self.ledger.delivered(&event, now).await,
             Next::GiveUp(why) => {
@@ -110,6 +140,7 @@ impl Worker {
         if let Err(error) = written {
             tracing::error!(%error, event, "a delivery's end could not be recorded; the event is sent again");
         }
+        had
     }
 
     async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> Next {
@@ -161,6 +192,28 @@ fn seconds(text: &str, now: Timestamp) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_takes_more_than_a_lane_and_the_failing_take_one_place() {
+        let mut lanes = Lanes::default();
+        let taken =
+            |lanes: &mut Lanes, merchant: &str| (0..100).filter(|n| lanes.enter(merchant, &n.to_string())).count();
+        assert_eq!(taken(&mut lanes, "a"), 8);
+        assert!(!lanes.enter("a", "0"), "it is under way already");
+        assert_eq!(taken(&mut lanes, "b"), 8, "another merchant has a lane of its own");
+        let ended = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map(|runtime| runtime.block_on(async { tokio::spawn(async { tokio::task::id() }).await }));
+        let Ok(Ok(task)) = ended else { panic!("a task") };
+        for event in 0..8 {
+            lanes.places.insert(task, ("a".to_owned(), event.to_string()));
+            lanes.leave(task, false);
+        }
+        assert_eq!(taken(&mut lanes, "a"), 1, "its last try failed");
+        lanes.places.insert(task, ("a".to_owned(), "0".to_owned()));
+        lanes.leave(task, true);
+        assert_eq!(taken(&mut lanes, "a"), 8, "it works again");
+    }
 
     fn reply(status: u16, retry_after: Option<&str>) -> Result<Reply, String> {
         Ok(Reply { status, retry_after: retry_after.map(str::to_owned) })

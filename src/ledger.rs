@@ -139,10 +139,15 @@ impl Ledger {
         self.engine.write(Durable, move |tx| searches::searched(tx, &subject, search)).await
     }
 
-    /// Events to deliver now, the longest due first. Only the oldest of each payment is among them, so that a merchant
-    /// hears of one payment in order.
-    pub async fn due_deliveries(&self, now: Timestamp, limit: usize) -> Result<Vec<Delivery>, LedgerError> {
-        let due = self.engine.agenda(|agenda| outbox::due(agenda, now, limit));
+    /// Events to deliver now, the longest due first, of those that `wanted` (merchant, event id) lets pass. Only the
+    /// oldest of each payment is among them, so that a merchant hears of one payment in order.
+    pub async fn due_deliveries(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        wanted: impl FnMut(&str, &str) -> bool,
+    ) -> Result<Vec<Delivery>, LedgerError> {
+        let due = self.engine.agenda(|agenda| outbox::due(agenda, now, limit, wanted));
         outbox::deliveries(&self.engine.view(), due)
     }
 

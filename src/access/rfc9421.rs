@@ -6,10 +6,18 @@ use sha2::{Digest, Sha256, Sha512};
 
 use super::{Claim, Denied, Head, is_nonce};
 
-pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<Claim, Denied> {
+/// Reads the first signature whose key is known: a proxy on the way may have added its own.
+pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool) -> Result<Claim, Denied> {
     let inputs = dictionary(head.headers, "signature-input")?;
     let signatures = dictionary(head.headers, "signature")?;
-    let (label, input) = inputs.iter().next().ok_or(Denied::Malformed("signature-input"))?;
+    let ours = |entry: &ListEntry| match entry {
+        ListEntry::InnerList(input) => {
+            matches!(input.params.get("keyid"), Some(BareItem::String(id)) if is_known(id.as_str()))
+        }
+        ListEntry::Item(_) => false,
+    };
+    let chosen = inputs.iter().find(|(_, entry)| ours(entry)).or_else(|| inputs.iter().next());
+    let (label, input) = chosen.ok_or(Denied::Malformed("signature-input"))?;
     let ListEntry::InnerList(input) = input else { return Err(Denied::Malformed("signature-input")) };
     let Some(ListEntry::Item(signature)) = signatures.get(label) else { return Err(Denied::Malformed("signature")) };
     let BareItem::ByteSequence(signature) = &signature.bare_item else { return Err(Denied::Malformed("signature")) };

@@ -27,7 +27,8 @@ use crate::view::{payment_view, refund_view};
 
 /// Within this time an endpoint must have answered.
 const LIMIT: Duration = Duration::from_secs(15);
-/// So much of an answer is read, to let the other side finish; it is not looked at.
+/// So long and so much of an answer is read, to let the other side finish; it is not looked at.
+const BODY_LIMIT: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Posts events. Redirects are not followed: the signature is for one receiver.
@@ -55,7 +56,7 @@ impl Client {
 }
 
 /// The event's body; the same bytes at every try.
-pub fn body(event: &Event) -> Bytes {
+pub fn body(event: &Event) -> Result<Bytes, String> {
     #[derive(Serialize)]
     struct Body<'a, T: Serialize> {
         id: &'a str,
@@ -76,11 +77,11 @@ pub fn body(event: &Event) -> Bytes {
     };
     let merchant = &event.subject.merchant;
     let body = Body { id: &event.id, r#type: &event.kind, created_at: event.created_at, merchant, data };
-    serde_json::to_vec(&body).unwrap_or_default().into()
+    serde_json::to_vec(&body).map(Bytes::from).map_err(|error| format!("the event cannot be written: {error}"))
 }
 
 fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Request<Full<Bytes>>, String> {
-    let body = body(event);
+    let body = body(event)?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header("host", authority)
@@ -112,8 +113,8 @@ async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>) -> Re
     let found = tokio::net::lookup_host((host.as_str(), port))
         .await
         .map_err(|error| format!("cannot look up the host: {error}"))?;
-    let address = permitted(found.collect(), allowed)?;
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let addresses = permitted(found.collect(), allowed)?;
+    let stream = TcpStream::connect(&*addresses).await.map_err(|error| format!("cannot connect: {error}"))?;
     if tls {
         let name = ServerName::try_from(host).map_err(|_| "the host is no TLS name".to_owned())?;
         let connector = TlsConnector::from(Arc::clone(&PUBLIC_ROOTS));
@@ -134,7 +135,8 @@ where
     let answer = sender.send_request(request).await.map_err(broken)?;
     let status = answer.status().as_u16();
     let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let _ = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await;
+    // The status decides; a body that never ends must not turn a success into a failure.
+    let _ = tokio::time::timeout(BODY_LIMIT, Limited::new(answer.into_body(), ANSWER_LIMIT).collect()).await;
     driver.abort();
     Ok(Reply { status, retry_after })
 }
@@ -150,15 +152,14 @@ static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     )
 });
 
-/// The first address, if all of them may be reached: a name with one private address among public ones is refused too.
-fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<SocketAddr, String> {
-    let first = addresses.first().copied().ok_or("the host has no address")?;
+/// The addresses, if all of them may be reached: a name with one private address among public ones is refused too.
+fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, String> {
     let refused = |address: &&SocketAddr| {
         let ip = address.ip().to_canonical();
         !is_public(ip) && !allowed.iter().any(|net| net.contains(&ip))
     };
     match addresses.iter().find(refused) {
-        None => Ok(first),
+        None => Ok(addresses),
         Some(address) => Err(format!(
             "{} is a private address; add its network to `delivery.allow` in tollgate.toml to permit it",
             address.ip()
@@ -245,11 +246,11 @@ mod tests {
         }
         for text in ["1.1.1.1", "93.184.216.34", "2606:4700::1111"] {
             let address = SocketAddr::new(text.parse().unwrap(), 443);
-            assert_eq!(permitted(vec![address], &[]), Ok(address));
+            assert_eq!(permitted(vec![address], &[]), Ok(vec![address]));
             let private = SocketAddr::new("10.0.0.1".parse().unwrap(), 443);
             assert!(permitted(vec![address, private], &[]).is_err(), "one private among public");
         }
         let loopback = SocketAddr::new("127.0.0.1".parse().unwrap(), 80);
-        assert_eq!(permitted(vec![loopback], &["127.0.0.0/8".parse().unwrap()]), Ok(loopback));
+        assert_eq!(permitted(vec![loopback], &["127.0.0.0/8".parse().unwrap()]), Ok(vec![loopback]));
     }
 }

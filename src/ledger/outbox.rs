@@ -21,8 +21,7 @@ pub(super) fn tell(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let id = tx.new_id(now);
-    let event =
-        Event { id: format!("evt_{}", String::from(id)), kind: kind.to_owned(), created_at: now, subject, data };
+    let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
     tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, event })?;
     tx.queued(1);
     payment.row.queue.push(id);
@@ -62,11 +61,21 @@ pub(super) fn postpone(
     payment.save(tx)
 }
 
-/// Keys and values of the outbox that are due.
-pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Pair> {
+/// Keys and values of the outbox that are due and that the caller wants, told by merchant and event id.
+pub(super) fn due(
+    agenda: &Agenda,
+    now: Timestamp,
+    limit: usize,
+    mut wanted: impl FnMut(&str, &str) -> bool,
+) -> Vec<Pair> {
     let now = millis(now);
     let due = agenda.outbox.iter().take_while(|(key, _)| millis_at(key) <= now);
-    due.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
+    let wanted = due.filter(|(key, value)| {
+        let merchant = std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default();
+        let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
+        event.is_ok_and(|event| wanted(merchant, &event))
+    });
+    wanted.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The deliveries behind them.
@@ -86,7 +95,7 @@ pub(super) fn deliveries(view: &View, due: Vec<Pair>) -> Result<Vec<Delivery>, L
 pub(super) fn queued(view: &View, outbox: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<i64, LedgerError> {
     let mut queued = 0;
     for value in outbox.values() {
-        let payment = Id::from_bytes(value.get(4..).unwrap_or_default())?;
+        let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
         queued += Kept::<PaymentRow>::must(view, payment)?.row.queue.len() as i64;
     }
     Ok(queued)
@@ -112,7 +121,9 @@ fn waiting(tx: &Transaction<'_>, event_id: &str) -> Result<Option<(Id, Kept<Paym
 fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Timestamp, tries: u32) {
     let Some(head) = payment.row.queue.first() else { return };
     let due = millis(due);
-    tx.put(Space::Outbox, &outbox_key(due, *head), [&tries.to_be_bytes()[..], &payment.id.0].concat());
+    // Tries (4 bytes), payment (16), merchant: so that what is due can be chosen without reading it.
+    let value = [&tries.to_be_bytes()[..], &payment.id.0, payment.row.payment.merchant.as_bytes()].concat();
+    tx.put(Space::Outbox, &outbox_key(due, *head), value);
     payment.row.due = Some(due);
 }
 
@@ -120,6 +131,10 @@ fn unschedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, id: Id) 
     if let Some(due) = payment.row.due.take() {
         tx.remove(Space::Outbox, &outbox_key(due, id));
     }
+}
+
+fn event_id(id: Id) -> String {
+    format!("evt_{}", String::from(id))
 }
 
 fn outbox_key(due: u64, event: Id) -> Vec<u8> {

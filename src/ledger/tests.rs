@@ -69,7 +69,7 @@ impl Bench {
     async fn hear_all(&self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            let due = self.ledger.due_deliveries(at(1_000_000_000), 10).await.unwrap();
+            let due = self.ledger.due_deliveries(at(1_000_000_000), 10, |_, _| true).await.unwrap();
             if due.is_empty() {
                 return events;
             }
