@@ -178,7 +178,9 @@ async fn a_refund_that_was_cut_is_found_out_and_made_once() {
     world.fault(json!({"operation": "refund", "fault": "cut_after"})).await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 400, "currency": "CNY"}});
     let answer = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
-    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);
+    // The refund's own notification may come before the cut is noticed: then the truth is known at once.
+    let told = (answer.status, answer.json()["status"].as_str().unwrap().to_owned());
+    assert!([(202, "unknown".to_owned()), (201, "succeeded".to_owned())].contains(&told), "{:?}", answer.body);
     let again = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     assert!([201, 202].contains(&again.status) && again.is_replayed());
     world.receiver.until("o-1", "refund.succeeded").await;

@@ -1,0 +1,85 @@
+//! Sends prepared requests over 32 kept connections and takes the time of each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::CONNECTIONS;
+
+#[derive(Clone)]
+pub struct Prepared {
+    pub method: Method,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+}
+
+pub struct Load {
+    pub requests: Vec<Prepared>,
+    pub expected: u16,
+    pub to: SocketAddr,
+}
+
+pub struct Measured {
+    /// Of the process under test, for one request.
+    pub cpu_each: Duration,
+    /// Requests a second.
+    pub rate: f64,
+    pub p50: Duration,
+    pub p99: Duration,
+}
+
+pub async fn measure(load: Load, cpu: impl Fn() -> Duration) -> Measured {
+    let count = load.requests.len();
+    let (before, started) = (cpu(), Instant::now());
+    let mut times = run(load.to, load.requests, load.expected).await;
+    let (elapsed, used) = (started.elapsed(), cpu() - before);
+    times.sort();
+    let at = |part: usize| times[(count * part / 100).min(count - 1)];
+    Measured { cpu_each: used / count as u32, rate: count as f64 / elapsed.as_secs_f64(), p50: at(50), p99: at(99) }
+}
+
+/// Sends them all; each must be answered with the expected status.
+pub async fn run(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
+    let share = requests.len().div_ceil(CONNECTIONS).max(1);
+    let tasks: Vec<_> = requests
+        .chunks(share)
+        .map(|part| {
+            let part = part.to_vec();
+            tokio::spawn(async move { connection(to, part, expected).await })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.unwrap());
+    }
+    times
+}
+
+async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
+    let stream = TcpStream::connect(to).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut times = Vec::with_capacity(requests.len());
+    for prepared in requests {
+        let mut request =
+            Request::builder().method(prepared.method).uri(prepared.target).header("host", to.to_string());
+        for (name, value) in prepared.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(prepared.body)).unwrap();
+        let started = Instant::now();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        times.push(started.elapsed());
+        assert_eq!(status, expected, "{}", String::from_utf8_lossy(&body));
+    }
+    times
+}

@@ -1,0 +1,130 @@
+//! Durable claims a second, next to a bare preallocated log that is synced for the same batches.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tollgate::ledger::{ClaimKey, Claimed, Intent, Ledger, MoneyState, Payment};
+use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
+
+const TIME: Duration = Duration::from_secs(3);
+
+pub async fn measure() {
+    println!("\ndurable claims, next to a bare preallocated log synced for the same batches (1 KiB records)");
+    for tasks in [1, 32, 256] {
+        let claims = claims(tasks).await;
+        let bare = bare(tasks).await;
+        println!("{tasks:>4} tasks   ledger {claims:>7.0}/s   bare log {bare:>7.0}/s   ratio {:.2}", claims / bare);
+    }
+}
+
+async fn claims(tasks: usize) -> f64 {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    rate(tasks, move |task, number| {
+        let ledger = ledger.clone();
+        async move {
+            let order = format!("o-{task}-{number}");
+            let key = ClaimKey {
+                merchant: "shop".into(),
+                method: "POST".into(),
+                path: "/v1/payments".into(),
+                key: order.clone(),
+                fingerprint: [7; 32],
+            };
+            let claimed = ledger.claim(key, Intent::Pay(payment(&order)), Timestamp::now()).await.unwrap();
+            let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+            // Kept from being settled: only the claim is measured.
+            std::mem::forget(ticket);
+        }
+    })
+    .await
+}
+
+fn payment(order: &str) -> Payment {
+    let now = Timestamp::now();
+    Payment {
+        merchant: "shop".into(),
+        order_id: order.into(),
+        number: provider_number(&["shop", order]),
+        content: "0".repeat(64),
+        status: Status::Pending,
+        money_state: MoneyState::NotSent,
+        amount: Money { value: 888, currency: Currency::CNY },
+        refunded: 0,
+        method: Method::parse("wechat.native").unwrap(),
+        channel: "main".into(),
+        provider_payment_id: None,
+        action: None,
+        word: None,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        paid_at: None,
+        metadata: None,
+        search: None,
+    }
+}
+
+async fn bare(tasks: usize) -> f64 {
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = File::create(directory.path().join("log")).unwrap();
+    file.write_all(&vec![0; 256 << 20]).unwrap();
+    file.sync_all().unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel::<oneshot::Sender<()>>();
+    let writer = std::thread::spawn(move || {
+        while let Ok(first) = receiver.recv() {
+            let mut batch = vec![first];
+            batch.extend(receiver.try_iter().take(127));
+            if file.stream_position().unwrap() > 200 << 20 {
+                file.seek(SeekFrom::Start(0)).unwrap();
+            }
+            file.write_all(&vec![1; batch.len() * 1024]).unwrap();
+            file.sync_data().unwrap();
+            for waiting in batch {
+                let _ = waiting.send(());
+            }
+        }
+    });
+    let measured = rate(tasks, move |_, _| {
+        let sender = sender.clone();
+        async move {
+            let (done, waiting) = oneshot::channel();
+            sender.send(done).unwrap();
+            waiting.await.unwrap();
+        }
+    })
+    .await;
+    writer.join().unwrap();
+    measured
+}
+
+/// How often a second so many tasks together get it done.
+async fn rate<F, T>(tasks: usize, work: F) -> f64
+where
+    F: Fn(usize, usize) -> T + Clone + Send + 'static,
+    T: Future<Output = ()> + Send,
+{
+    let started = Instant::now();
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let work = work.clone();
+            tokio::spawn(async move {
+                let mut done = 0;
+                while started.elapsed() < TIME {
+                    work(task, done).await;
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let mut total = 0;
+    for task in running {
+        total += task.await.unwrap();
+    }
+    total as f64 / started.elapsed().as_secs_f64()
+}

@@ -1,0 +1,94 @@
+//! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
+//!
+//! `cargo bench --bench payment`; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 4000). Machines
+//! differ and are noisy: the ratios count, not the numbers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod bare;
+mod drive;
+mod ledger;
+mod reload;
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use tollgate_plugins::signer::ALGORITHMS;
+
+use self::drive::{Load, Measured};
+use self::stage::{Stage, cpu_time};
+
+const CONNECTIONS: usize = 32;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == bare::ARGUMENT) {
+        bare::serve(&arguments[at + 1..]);
+    }
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let payments = std::env::var("TOLLGATE_BENCH_PAYMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4000);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let stage = Stage::set().await;
+        let (sign, verify) = signatures(&stage);
+        let bare = against_bare(&stage, payments).await;
+        let gateway = against_gateway(&stage, payments).await;
+        println!("\n{payments} signed wechat.native creates over {CONNECTIONS} connections, sandbox behind mutual TLS");
+        row("signature alone (RSA-2048)", sign, None);
+        row("verification alone", verify, None);
+        row("bare Pingora proxy", bare.cpu_each, Some(&bare));
+        row("gateway", gateway.cpu_each, Some(&gateway));
+        let base = sign + verify + bare.cpu_each;
+        let ratio = gateway.cpu_each.as_secs_f64() / base.as_secs_f64();
+        println!("gateway / (signature + verification + bare proxy) = {ratio:.2}   (goal: at most 1.30)");
+    });
+    runtime.block_on(ledger::measure());
+    reload::measure();
+}
+
+/// CPU of one signature and of one verification over a message of the usual size.
+fn signatures(stage: &Stage) -> (Duration, Duration) {
+    let rsa = &ALGORITHMS[0];
+    let read = |file: &str| std::fs::read(stage.account.join(file)).unwrap();
+    let signer = (rsa.signer)("bench", &read("platform_key.pem")).unwrap();
+    let verifier = (rsa.verifier)(&read("pub_key.pem")).unwrap();
+    let message = vec![b'x'; 400];
+    let signature = signer.sign(&message).unwrap();
+    assert!(verifier.verify(&message, &signature));
+    let each = |work: &dyn Fn()| {
+        let (count, started) = (2000, Instant::now());
+        (0..count).for_each(|_| work());
+        started.elapsed() / count
+    };
+    let sign = each(&|| {
+        let _ = std::hint::black_box(signer.sign(&message));
+    });
+    let verify = each(&|| {
+        let _ = std::hint::black_box(verifier.verify(&message, &signature));
+    });
+    (sign, verify)
+}
+
+async fn against_gateway(stage: &Stage, payments: usize) -> Measured {
+    let process = stage.start_gateway().await;
+    let requests = |from: usize, count: usize| stage.merchant_requests(from, count);
+    drive::run(stage.gateway, requests(0, payments / 8), 201).await;
+    let load = Load { requests: requests(payments, payments), expected: 201, to: stage.gateway };
+    drive::measure(load, || cpu_time(process.id())).await
+}
+
+async fn against_bare(stage: &Stage, payments: usize) -> Measured {
+    let process = bare::start(stage).await;
+    drive::run(stage.bare, stage.provider_requests(0, payments / 8), 200).await;
+    let requests = stage.provider_requests(payments, payments);
+    assert_eq!(requests[0].method, Method::POST);
+    drive::measure(Load { requests, expected: 200, to: stage.bare }, || cpu_time(process.id())).await
+}
+
+fn row(name: &str, cpu: Duration, measured: Option<&Measured>) {
+    let more = measured.map_or(String::new(), |measured| {
+        let Measured { rate, p50, p99, .. } = measured;
+        format!("   {rate:>6.0}/s   p50 {:>6.2} ms   p99 {:>6.2} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3)
+    });
+    println!("{name:<28}{:>8.1} µs CPU{more}", cpu.as_secs_f64() * 1e6);
+}

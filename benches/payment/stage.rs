@@ -1,0 +1,152 @@
+//! Keys, configuration, a sandbox in this process, and the gateway as a process of its own, whose CPU time can be read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use http::Method;
+use tollgate::sandbox::{Options, Sandbox};
+use tollgate::sign::{Credentials, plain};
+use tollgate::{config, keygen};
+use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
+use tollgate_plugins::provider::Encoded;
+
+use crate::drive::Prepared;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+pub struct Stage {
+    pub account: PathBuf,
+    pub gateway: SocketAddr,
+    pub bare: SocketAddr,
+    pub provider: SocketAddr,
+    conf: PathBuf,
+    _sandbox: Sandbox,
+    _directory: tempfile::TempDir,
+}
+
+/// Ends its process when dropped.
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let conf = directory.path().join("conf");
+        std::fs::create_dir_all(conf.join("merchants")).unwrap();
+        std::fs::create_dir_all(conf.join("channels")).unwrap();
+        let [gateway, admin, bare, provider] = [(); 4].map(|()| free());
+        let made = keygen::sandbox_channel(&conf.join("channels"), "main", &provider.to_string()).unwrap();
+        let channel = std::fs::read_to_string(&made.channel).unwrap();
+        std::fs::write(&made.channel, channel.replace("rate = 600", "rate = 1000000")).unwrap();
+        let tollgate = format!(
+            "public_url = \"http://{gateway}\"\n[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"{admin}\"\n\
+             [ledger]\npath = \"../data\"\n[telemetry]\nlog = \"warn\"\n"
+        );
+        std::fs::write(conf.join("tollgate.toml"), tollgate).unwrap();
+        std::fs::write(conf.join("routes.toml"), "[[route]]\nto = [{ channel = \"main\" }]\n").unwrap();
+        let merchant = format!("keys = [{{ id = \"shop-1\", secret = \"plain:{SECRET}\" }}]\n");
+        std::fs::write(conf.join("merchants/shop.toml"), merchant).unwrap();
+        let mut options = Options::new(vec![conf.join("channels")]);
+        options.listen = provider;
+        let sandbox = Sandbox::start(options).await.unwrap();
+        Self { account: made.account, gateway, bare, provider, conf, _sandbox: sandbox, _directory: directory }
+    }
+
+    pub async fn start_gateway(&self) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["run", "--conf"]).arg(&self.conf).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process(command.spawn().unwrap());
+        until_open(self.gateway).await;
+        process
+    }
+
+    /// What merchants send.
+    pub fn merchant_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
+        let one = |number: usize| {
+            let body = format!(
+                r#"{{"order_id":"o-{number}","amount":{{"value":888,"currency":"CNY"}},"description":"tea","method":"wechat.native"}}"#
+            );
+            let stamp = tollgate::clock::stamp();
+            let secret = SECRET.as_bytes();
+            let with = Credentials { key_id: "shop-1", secret, created: stamp.unix_time, nonce: &stamp.nonce };
+            let mut headers: Vec<(String, String)> = plain(&with, "POST", "/v1/payments", body.as_bytes())
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
+            headers.push(("idempotency-key".to_owned(), format!("k-{number}")));
+            Prepared { method: Method::POST, target: "/v1/payments".to_owned(), headers, body: body.into() }
+        };
+        (from..from + count).map(one).collect()
+    }
+
+    /// What the gateway would send to the provider, signed beforehand, so that the bare proxy only has to pass it on.
+    pub fn provider_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
+        let snapshot = config::file::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let channel = &snapshot.channels["main"];
+        let method = tollgate_plugins::payment::Method::parse("wechat.native").unwrap();
+        let one = |number: usize| {
+            let amount = Money { value: 888, currency: Currency::CNY };
+            let order = Order { number: format!("bare{number:028}"), method, amount };
+            let pay = Pay {
+                order,
+                description: "tea".into(),
+                payer: Payer::default(),
+                expires_at: None,
+                return_url: None,
+                notify_url: format!("http://{}/notify/main", self.gateway),
+            };
+            let Ok(Encoded::Send(mut request)) = channel.provider.encode(&Operation::Pay(pay)) else {
+                panic!("encode")
+            };
+            let stamp = tollgate::clock::stamp();
+            channel.provider.sign(&mut request, &*channel.signer, &channel.configured_keys, &stamp).unwrap();
+            let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                (name.as_str().to_owned(), value.to_str().unwrap().to_owned())
+            };
+            Prepared {
+                method: request.method().clone(),
+                target: request.uri().path().to_owned(),
+                headers: request.headers().iter().map(header).collect(),
+                body: request.into_body(),
+            }
+        };
+        (from..from + count).map(one).collect()
+    }
+}
+
+pub async fn until_open(address: SocketAddr) {
+    for _ in 0..500 {
+        if tokio::net::TcpStream::connect(address).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nothing listens on {address}");
+}
+
+/// User and system time of a process, from `/proc`.
+pub fn cpu_time(process: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // The kernel tells them in hundredths of a second on every Linux that runs this.
+    Duration::from_millis(ticks * 10)
+}
+
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
