@@ -105,7 +105,7 @@ impl Made {
         let mchid = format!("1900{}", digits(6));
         let mut made = Self {
             files: Vec::new(),
-            appid: format!("wx{}", hex(&rand::random::<[u8; 8]>())),
+            appid: format!("wx{}", hex::encode(rand::random::<[u8; 8]>())),
             serial: String::new(),
             public_key_id: format!("PUB_KEY_ID_01{mchid}{}", digits(20)),
             api_v3: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
@@ -160,7 +160,7 @@ impl Made {
         merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
-        self.serial = hex(&serial).to_uppercase();
+        self.serial = hex::encode(serial).to_uppercase();
         self.files.push(("apiclient_key.pem", pair.private_key));
         self.files.push(("apiclient_cert.pem", certificate.pem()));
         Ok(())
@@ -315,13 +315,6 @@ fn digits(count: usize) -> String {
     (0..count).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
@@ -370,7 +363,7 @@ mod tests {
         let certificate = fs::read(dir.path().join(channel["mtls"]["cert"].as_str().unwrap())).unwrap();
         let certificate = x509_parser::pem::parse_x509_pem(&certificate).unwrap().1;
         let certificate = certificate.parse_x509().unwrap();
-        assert_eq!(hex(certificate.raw_serial()).to_uppercase(), channel["keys"]["sign"]["id"].as_str().unwrap());
+        assert_eq!(hex::encode(certificate.raw_serial()).to_uppercase(), channel["keys"]["sign"]["id"].as_str().unwrap());
         assert_eq!(certificate.raw_serial().len(), 20);
         for file in ["pub_key.pem", "platform_key.pem", "platform_cert.pem", "sandbox.toml", "server_key.pem"] {
             assert!(made.account.join(file).exists(), "{file}");

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
 
-use crate::access::plain::{hex, message};
+use crate::access::plain::message;
 use crate::clock::stamp;
 
 /// What `tollgate sign` takes.
@@ -62,7 +62,7 @@ pub fn plain(with: &Credentials<'_>, method: &str, path_and_query: &str, body: &
         ("x-tollgate-key", with.key_id.to_owned()),
         ("x-tollgate-timestamp", timestamp),
         ("x-tollgate-nonce", with.nonce.to_owned()),
-        ("x-tollgate-signature", hex(tag.as_ref())),
+        ("x-tollgate-signature", hex::encode(tag.as_ref())),
     ]
 }
 

@@ -27,20 +27,12 @@ pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<Claim, Denied> {
 
 /// The text that is signed.
 pub(crate) fn message(method: &str, path_and_query: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
-    let digest = hex(&Sha256::digest(body));
+    let digest = hex::encode(Sha256::digest(body));
     format!("{method}\n{path_and_query}\n{timestamp}\n{nonce}\n{digest}").into_bytes()
 }
 
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+    hex::decode(text).ok().filter(|bytes| bytes.len() == 32)
 }
 
 fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Denied> {

@@ -18,7 +18,7 @@ use super::identity::Now;
 use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
 use super::routes::Names;
-use super::source::{Source, hex};
+use super::source::Source;
 use super::{Channel, Merchant, Route, Snapshot, Sources, channel, merchant, process, routes};
 
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
@@ -237,7 +237,7 @@ impl Loading<'_> {
         feed("routes", "", &self.sources.routes);
         merchants.values().for_each(|merchant| feed("merchant", &merchant.name, &merchant.fingerprint));
         channels.values().for_each(|channel| feed("channel", &channel.name, &channel.fingerprint));
-        hex(&hasher.finalize())
+        hex::encode(hasher.finalize())
     }
 }
 

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
-use super::source::{Source, hex, suggest};
+use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, ServerTls};
 
 /// What the file holds, and what was learnt from the files that it names.
@@ -170,7 +170,7 @@ fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
     }
     let paths = path(tls, "cert").zip(path(tls, "key"));
     let tls = paths.map(|(cert, key)| ServerTls { cert, key, client_ca: path(tls, "client_ca") });
-    Door { tls, fingerprint: hex(&hasher.finalize()), certificates }
+    Door { tls, fingerprint: hex::encode(hasher.finalize()), certificates }
 }
 
 struct Listen(SocketAddr);

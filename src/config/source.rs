@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -108,7 +107,7 @@ impl Source {
 
     /// SHA-256 over everything so far, in hexadecimal.
     pub(super) fn fingerprint(&self) -> String {
-        hex(&self.hasher.borrow().clone().finalize())
+        hex::encode(self.hasher.borrow().clone().finalize())
     }
 
     /// This file and those that it names.
@@ -126,14 +125,6 @@ impl Source {
         let Problem { message, suggestion, .. } = problem;
         Mistake { file: self.path.clone(), line, column, message, suggestion }
     }
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// "did you mean …?" for the known name that is nearest, or the list of those that exist.

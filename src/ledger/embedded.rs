@@ -3,6 +3,8 @@
 //! ```text
 //! claim, settle, … ─▶ channel ─▶ thread: run each against what the batch has so far ▶ commit ▶ (Applied) ▶ sync ▶ (Durable)
 //! ```
+//! A batch for whose sync nobody waits shares that of a later one, which soon comes.
+//!
 //! Because transactions run one after another, none of them can race; because they share one sync, many cost little
 //! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
 //! who wait get an error, nothing more is written until the process starts anew, and only reading goes on.
@@ -10,10 +12,10 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
@@ -33,9 +35,13 @@ const BATCH: usize = 128;
 pub(super) enum Durability {
     /// After the sync: it survives a power cut.
     Durable,
-    /// After the commit, before the sync: everyone sees it, and it can be found out again if it is lost.
+    /// After the commit, before the sync: everyone sees it, it survives the end of the process, and it can be found out
+    /// again if a power cut takes it. The sync follows within [`SYNC_LAG`].
     Applied,
 }
+
+/// How long at most a transaction that need not wait for the disk may share the sync of a later one.
+const SYNC_LAG: Duration = Duration::from_millis(20);
 
 /// The database with its writing thread. Dropped, it finishes what waits and ends the thread.
 pub(super) struct Engine {
@@ -62,13 +68,13 @@ impl Engine {
             #[cfg(test)]
             hooks: tests::Hooks::default(),
         });
-        let mut ids = Ids::after(&view)?;
+        let mut writer = Writer { ids: Ids::after(&view)?, unsynced: None };
         let (reply, mut recovered) = oneshot::channel();
-        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), Some(reply))], &mut ids);
+        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), Some(reply))], &mut writer);
         recovered.try_recv().unwrap_or_else(|_| Err(shared.refusal()))?;
         let thread = std::thread::Builder::new().name("ledger".into()).spawn({
             let shared = shared.clone();
-            move || shared.run(&receiver, ids)
+            move || shared.run(&receiver, writer)
         });
         Ok(Self { shared, thread: Some(thread.map_err(|error| LedgerError(error.to_string()))?) })
     }
@@ -126,6 +132,13 @@ impl Drop for Engine {
     }
 }
 
+/// What only the writing thread has.
+struct Writer {
+    ids: Ids,
+    /// Since when something has been committed that is not synced.
+    unsynced: Option<Instant>,
+}
+
 /// What the thread and the handles share.
 pub(super) struct Shared {
     store: Store,
@@ -166,26 +179,36 @@ impl Shared {
         let _ = self.failed.set(why);
     }
 
-    fn run(&self, jobs: &Receiver<Job>, mut ids: Ids) {
-        while let Ok(first) = jobs.recv() {
-            let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
+    fn run(&self, jobs: &Receiver<Job>, mut writer: Writer) {
+        loop {
+            let first = match writer.unsynced {
+                Some(since) => jobs.recv_timeout(SYNC_LAG.saturating_sub(since.elapsed())),
+                None => jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
+            let batch = first.into_iter().chain(jobs.try_iter().take(BATCH - 1)).collect();
             // What the storage engine panics about is as fatal as what it says.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut ids))) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut writer))) {
                 self.fail(format!("it panicked: {}", words(panic.as_ref())));
+                writer.unsynced = None;
+            }
+            if is_last {
+                return;
             }
         }
     }
 
-    /// Dropping a job or its answer tells the waiter that it was not done.
-    fn commit(&self, batch: Vec<Job>, ids: &mut Ids) {
+    /// Dropping a job or its answer tells the waiter that it was not done. An empty batch syncs what is unsynced.
+    fn commit(&self, batch: Vec<Job>, writer: &mut Writer) {
         if self.failed.get().is_some() {
+            writer.unsynced = None;
             return;
         }
         let size = batch.len();
         let mut writes = Writes::default();
         let (mut applied, mut durable) = (Vec::new(), Vec::new());
         for job in batch {
-            let mut transaction = Transaction::new(&self.store, &writes, ids);
+            let mut transaction = Transaction::new(&self.store, &writes, &mut writer.ids);
             let (verdict, answer) = (job.work)(&mut transaction);
             let own = transaction.into_writes();
             match verdict {
@@ -199,21 +222,27 @@ impl Shared {
             }
             if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
         }
-        if writes.is_empty() {
-            applied.into_iter().chain(durable).for_each(|answer| answer());
-            return;
-        }
         let start = Instant::now();
-        if let Err(why) = self.trip("commit").and_then(|()| self.store.commit(&writes)) {
-            return self.fail(format!("a commit failed: {why}"));
+        if !writes.is_empty() {
+            if let Err(why) = self.trip("commit").and_then(|()| self.store.commit(&writes)) {
+                return self.fail(format!("a commit failed: {why}"));
+            }
+            writer.unsynced.get_or_insert(start);
+            self.agenda.lock().follow(&writes);
         }
-        self.agenda.lock().follow(&writes);
         applied.into_iter().for_each(|answer| answer());
-        if let Err(why) = self.trip("sync").and_then(|()| self.store.sync()) {
-            return self.fail(format!("a sync failed: {why}"));
+        let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= SYNC_LAG);
+        // What a read says may rest on what is not synced yet.
+        if writer.unsynced.is_some() && (is_due || writes.wakes || !durable.is_empty()) {
+            if let Err(why) = self.trip("sync").and_then(|()| self.store.sync()) {
+                return self.fail(format!("a sync failed: {why}"));
+            }
+            writer.unsynced = None;
+            METRICS.ledger_commit_seconds.observe(start.elapsed().as_secs_f64());
         }
-        METRICS.ledger_commit_seconds.observe(start.elapsed().as_secs_f64());
-        METRICS.ledger_batch_size.observe(size as f64);
+        if size > 0 {
+            METRICS.ledger_batch_size.observe(size as f64);
+        }
         #[cfg(test)]
         self.hooks.committed(size);
         if writes.wakes {
@@ -306,7 +335,9 @@ impl Store {
                 None => batch.remove(self.space(*space), key.as_slice()),
             }
         }
-        batch.commit().map_err(|error| error.to_string())
+        batch.commit().map_err(|error| error.to_string())?;
+        // Into the kernel: from here on it survives the end of this process, though not yet a power cut.
+        self.database.persist(PersistMode::Buffer).map_err(|error| error.to_string())
     }
 
     fn sync(&self) -> Result<(), String> {

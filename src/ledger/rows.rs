@@ -23,7 +23,7 @@ impl Id {
 
 impl From<Id> for String {
     fn from(id: Id) -> Self {
-        id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(id.0)
     }
 }
 

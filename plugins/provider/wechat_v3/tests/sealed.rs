@@ -40,8 +40,7 @@ fn the_published_list_of_certificates_reads() {
     let text = vector["response_json"].as_str().unwrap();
     let list: Value = serde_json::from_str(text).unwrap();
     let entry: Sealed = serde_json::from_value(list["data"][0]["encrypt_certificate"].clone()).unwrap();
-    let digest: String =
-        Sha256::digest(entry.open(&provider().api_v3).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(entry.open(&provider().api_v3).unwrap()));
     assert_eq!(digest, vector["decrypted_pem_sha256"].as_str().unwrap());
 
     let keys = provider().unseal(text.as_bytes(), NOW).unwrap();
