@@ -363,7 +363,10 @@ mod tests {
         let certificate = fs::read(dir.path().join(channel["mtls"]["cert"].as_str().unwrap())).unwrap();
         let certificate = x509_parser::pem::parse_x509_pem(&certificate).unwrap().1;
         let certificate = certificate.parse_x509().unwrap();
-        assert_eq!(hex::encode(certificate.raw_serial()).to_uppercase(), channel["keys"]["sign"]["id"].as_str().unwrap());
+        assert_eq!(
+            hex::encode(certificate.raw_serial()).to_uppercase(),
+            channel["keys"]["sign"]["id"].as_str().unwrap()
+        );
         assert_eq!(certificate.raw_serial().len(), 20);
         for file in ["pub_key.pem", "platform_key.pem", "platform_cert.pem", "sandbox.toml", "server_key.pem"] {
             assert!(made.account.join(file).exists(), "{file}");
