@@ -47,6 +47,8 @@ struct Cell {
     /// How often in a row it opened without closing.
     reopened: u32,
     transitions: u64,
+    /// How many probes there were; each has its number of its own, so that a late one is taken for no other.
+    probes: u64,
 }
 
 enum Phase {
@@ -180,7 +182,8 @@ impl Breaker {
                 if used >= self.numbers.half_open_permits {
                     return Err(held(now));
                 }
-                let id = probes.last().map_or(0, |probe| probe.id + 1);
+                let id = cell.probes;
+                cell.probes += 1;
                 probes.push(Probe { id, expires: call.deadline });
                 Ok(Ticket { epoch: cell.epoch, probe: Some(id) })
             }
@@ -237,7 +240,7 @@ impl Breaker {
 
 impl Cell {
     fn new(rolling_window: Duration) -> Self {
-        Self { state: Phase::Closed(Window::new(rolling_window)), epoch: 0, reopened: 0, transitions: 0 }
+        Self { state: Phase::Closed(Window::new(rolling_window)), epoch: 0, reopened: 0, transitions: 0, probes: 0 }
     }
 
     fn change(&mut self, to: Phase, call: &Call<'_>, reason: &str) {

@@ -9,6 +9,9 @@
 //! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
 //! who wait get an error, nothing more is written until the process starts anew, and only reading goes on.
 
+#[cfg(test)]
+mod hooks;
+
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -66,7 +69,7 @@ impl Engine {
             agenda: Mutex::new(agenda),
             wake: watch::Sender::new(0),
             #[cfg(test)]
-            hooks: tests::Hooks::default(),
+            hooks: hooks::Hooks::default(),
         });
         let mut writer = Writer { ids: Ids::after(&view)?, unsynced: None };
         let (reply, mut recovered) = oneshot::channel();
@@ -116,8 +119,8 @@ impl Engine {
     }
 
     #[cfg(test)]
-    pub(super) fn hooks(&self) -> &tests::Hooks {
-        &self.shared.hooks
+    pub(super) fn hooks(&self) -> &hooks::Hooks {
+        self.shared.hooks()
     }
 }
 
@@ -147,7 +150,7 @@ pub(super) struct Shared {
     agenda: Mutex<Agenda>,
     wake: watch::Sender<u64>,
     #[cfg(test)]
-    hooks: tests::Hooks,
+    hooks: hooks::Hooks,
 }
 
 impl Shared {
@@ -238,6 +241,8 @@ impl Shared {
                 return self.fail(format!("a sync failed: {why}"));
             }
             writer.unsynced = None;
+            #[cfg(test)]
+            self.hooks.synced();
             METRICS.ledger_commit_seconds.observe(start.elapsed().as_secs_f64());
         }
         if size > 0 {
@@ -249,6 +254,11 @@ impl Shared {
             self.wake.send_modify(|count| *count += 1);
         }
         durable.into_iter().for_each(|answer| answer());
+    }
+
+    #[cfg(test)]
+    pub(super) fn hooks(&self) -> &hooks::Hooks {
+        &self.hooks
     }
 
     #[cfg(not(test))]
@@ -348,58 +358,4 @@ impl Store {
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(super) mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    /// Lets a test make the next commit or sync fail, and see how much was committed together.
-    #[derive(Default)]
-    pub(in crate::ledger) struct Hooks {
-        fails: Mutex<Option<&'static str>>,
-        sizes: Mutex<Vec<usize>>,
-        waiting: AtomicUsize,
-    }
-
-    impl Hooks {
-        pub(in crate::ledger) fn fail_next(&self, step: &'static str) {
-            *self.fails.lock() = Some(step);
-        }
-
-        pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {
-            self.sizes.lock().clone()
-        }
-
-        /// Waits until so many transactions have been handed to the thread since [`Hooks::start_counting`].
-        pub(in crate::ledger) async fn crowd(&self, size: usize) {
-            while self.waiting.load(Ordering::SeqCst) < size {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-            // The counter runs ahead of the channel by one instruction.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-
-        pub(in crate::ledger) fn start_counting(&self) {
-            self.waiting.store(0, Ordering::SeqCst);
-        }
-
-        pub(super) fn submitted(&self) {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-        }
-
-        pub(super) fn committed(&self, size: usize) {
-            self.sizes.lock().push(size);
-        }
-
-        pub(super) fn trip(&self, step: &str) -> Result<(), String> {
-            match self.fails.lock().take_if(|next| *next == step) {
-                Some(_) => Err("as the test wants".into()),
-                None => Ok(()),
-            }
-        }
-    }
 }

@@ -22,10 +22,19 @@ fn broken() -> Script {
     Script::always(Err(Error::unclear("cut")))
 }
 
-fn state_of(filter: &Arc<dyn Filter>, operation: &str) -> f64 {
+fn reading(filter: &Arc<dyn Filter>, name: &str, operation: &str) -> f64 {
     let readings = filter.readings(Duration::ZERO);
-    let found = readings.iter().find(|r| r.name == "breaker_state" && r.operation == Some(operation));
+    let found = readings.iter().find(|r| r.name == name && r.operation == Some(operation));
     found.map_or(0.0, |reading| reading.value)
+}
+
+fn state_of(filter: &Arc<dyn Filter>, operation: &str) -> f64 {
+    reading(filter, "breaker_state", operation)
+}
+
+fn silent() -> [Script; 2] {
+    let held = Error::Held { why: "x".into(), retry_after: 1 };
+    [held, Error::Unfit("x".into())].map(|error| Script::always(Err(error)))
 }
 
 async fn opened(filter: &Arc<dyn Filter>, clock: &FakeClock) {
@@ -88,6 +97,52 @@ async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_pro
     fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");
     fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 0.0);
+}
+
+#[tokio::test]
+async fn what_never_reached_the_channel_counts_neither_way() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    for script in silent() {
+        for _ in 0..8 {
+            script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+        }
+    }
+    opened(&filter, &clock).await; // four failures suffice: the calls before did not thin them out
+    clock.advance(Duration::from_secs(5));
+    for script in silent() {
+        script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+        assert_eq!(state_of(&filter, "pay"), 1.0, "neither a success nor a failure, and its permit is back");
+    }
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 0.0);
+    assert_eq!(reading(&filter, "breaker_transitions", "pay"), 3.0, "open, half open, closed");
+}
+
+#[tokio::test]
+async fn a_probe_that_ends_after_its_permit_expired_is_taken_for_no_other() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    opened(&filter, &clock).await;
+    clock.advance(Duration::from_secs(5));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let late = Script::gated(Err(Error::unclear("cut")), gate.clone());
+    let mut late = Box::pin(late.run(&filters, operation, &clock, Duration::from_secs(3)));
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut late).await.is_err(), "it hangs");
+    clock.advance(Duration::from_secs(4));
+    let second_gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let second = Script::gated(Ok(Outcome::of(Status::Pending)), second_gate.clone());
+    let mut second = Box::pin(second.run(&filters, operation, &clock, MINUTE));
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut second).await.is_err(), "it hangs");
+    gate.add_permits(1);
+    late.await.unwrap_err();
+    assert_eq!(state_of(&filter, "pay"), 1.0, "its failure came too late to count");
+    second_gate.add_permits(1);
+    second.await.unwrap();
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 0.0);
 }
 

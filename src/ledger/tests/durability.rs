@@ -202,3 +202,22 @@ async fn what_is_applied_is_seen_at_once() {
         assert!(matches!(bench.claim(&order, pay(&order)).await, Claimed::Replay(_)));
     }
 }
+
+#[tokio::test]
+async fn what_nobody_waited_for_is_synced_soon_and_at_the_latest_at_the_end() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    let before = bench.ledger.engine.hooks().syncs();
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    while bench.ledger.engine.hooks().syncs() == before {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let ticket = bench.run("last", pay("last")).await;
+    let shared = bench.ledger.engine.weak().upgrade().unwrap();
+    let before = shared.hooks().syncs();
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let Bench { ledger, directory } = bench;
+    drop(ledger);
+    assert_eq!(shared.hooks().syncs(), before + 1);
+    drop((shared, directory));
+}

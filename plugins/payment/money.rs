@@ -1,0 +1,89 @@
+//! Amounts: whole minor units of a currency.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An ISO 4217 code: three capital letters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// The yuan, in which WeChat Pay's direct merchants are paid.
+    pub const CNY: Self = Self(*b"CNY");
+
+    /// Reads a code; `None` unless it is three ASCII capitals.
+    pub fn parse(code: &str) -> Option<Self> {
+        let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
+    }
+
+    /// The three letters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&code).ok_or_else(|| {
+            serde::de::Error::custom(format!("`{code}` is no currency: give three capitals (ISO 4217), as in \"CNY\""))
+        })
+    }
+}
+
+/// An amount in the currency's minor unit (fen, cents); never a fraction, never negative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// How many minor units.
+    pub value: u64,
+    /// Of what.
+    pub currency: Currency,
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (minor units)", self.value, self.currency)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_a_whole_positive_number_of_a_known_shape() {
+        let read = |text: &str| serde_json::from_str::<Money>(text);
+        assert!(read(r#"{"value":1,"currency":"CNY"}"#).is_ok());
+        for bad in [
+            r#"{"value":-1,"currency":"CNY"}"#,
+            r#"{"value":1.5,"currency":"CNY"}"#,
+            r#"{"value":99999999999999999999,"currency":"CNY"}"#,
+            r#"{"value":"1","currency":"CNY"}"#,
+            r#"{"value":1,"currency":"cny"}"#,
+            r#"{"value":1,"currency":"CNY","unit":"fen"}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}
