@@ -19,6 +19,8 @@ use rcgen::{
 };
 use serde::Deserialize;
 
+use crate::config::file::is_name;
+
 /// A secret with which a merchant signs its requests: 32 random bytes in base64url.
 pub fn merchant_secret() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
@@ -253,16 +255,17 @@ sleep_window = "5s"
 
 fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
     let refused = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || !name.chars().all(fits) {
-        return Err(refused(format!("`{name}` is no channel name: use letters, digits, `-` and `_`")));
+    if !is_name(name) {
+        let advice = "use small letters, digits and hyphens, at most 63, as in wechat-main";
+        return Err(refused(format!("`{name}` is no channel name: {advice}")));
     }
     let split = address.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     let (host, _) = split.ok_or_else(|| {
         refused(format!("`{address}` is no address of a sandbox: give host and port, as in `127.0.0.1:8443`"))
     })?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.parse::<IpAddr>().is_err() && !host.chars().all(|c| fits(c) || c == '.') {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if host.parse::<IpAddr>().is_err() && !host.chars().all(fits) {
         return Err(refused(format!("`{host}` is no name of a host")));
     }
     Ok(host)
@@ -389,7 +392,9 @@ mod tests {
     #[test]
     fn bad_names_and_addresses_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, address) in [("../x", "127.0.0.1:1"), ("", "127.0.0.1:1"), ("x", "127.0.0.1"), ("x", "a\"b:1")] {
+        for (name, address) in
+            [("../x", "127.0.0.1:1"), ("Main", "127.0.0.1:1"), ("", "127.0.0.1:1"), ("x", "127.0.0.1"), ("x", "a\"b:1")]
+        {
             let refused = sandbox_channel(dir.path(), name, address).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name} {address}");
         }

@@ -241,7 +241,8 @@ impl Loading<'_> {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a file in `channels/` or `merchants/` may be called so.
+pub(crate) fn is_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&text.len())
         && text.bytes().next().is_some_and(fits)

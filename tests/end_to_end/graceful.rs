@@ -76,8 +76,9 @@ async fn h2_status(world: &World, config: rustls::ClientConfig) -> Result<u16, S
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let stream = TcpStream::connect(world.gateway.listen).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream =
-        connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.map_err(|error| text(&error))?;
+    // The certificate is the sandbox's.
+    let name = ServerName::from(world.sandbox.address().ip());
+    let stream = connector.connect(name, stream).await.map_err(|error| text(&error))?;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| text(&error))?;

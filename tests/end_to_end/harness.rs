@@ -1,8 +1,9 @@
 //! A small world for each test: a directory, a sandbox, a gateway process, a merchant's receiver, a signing client.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -155,6 +156,11 @@ impl World {
         assert_eq!(answer["state"], "SUCCESS", "{answer}");
     }
 
+    /// Asks for a reload over the admin port.
+    pub async fn reload(&self) -> Answer {
+        send("POST", &format!("http://{}/reload", self.gateway.admin), &[], b"").await.unwrap()
+    }
+
     pub async fn metrics(&self) -> String {
         let answer = send("GET", &format!("http://{}/metrics", self.gateway.admin), &[], b"").await.unwrap();
         String::from_utf8(answer.body.to_vec()).unwrap()
@@ -228,11 +234,15 @@ pub const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNk
 
 pub fn write_merchants(conf: &Path, webhook: &str) {
     for (name, merchant) in [("shop", &SHOP), ("other", &OTHER)] {
-        let (key, secret) = (merchant.key, merchant.secret);
-        let webhook = format!("webhook = {{ url = \"{webhook}\", secrets = [\"plain:{WEBHOOK_SECRET}\"] }}");
-        let text = format!("keys = [{{ id = \"{key}\", secret = \"plain:{secret}\" }}]\n{webhook}\n");
-        std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
+        write_merchant(conf, name, merchant, webhook);
     }
+}
+
+pub fn write_merchant(conf: &Path, name: &str, merchant: &Merchant, webhook: &str) {
+    let (key, secret) = (merchant.key, merchant.secret);
+    let webhook = format!("webhook = {{ url = \"{webhook}\", secrets = [\"plain:{WEBHOOK_SECRET}\"] }}");
+    let text = format!("keys = [{{ id = \"{key}\", secret = \"plain:{secret}\" }}]\n{webhook}\n");
+    std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
 }
 
 pub fn order_of(order: &str) -> Value {
@@ -329,7 +339,11 @@ where
     }
 }
 
-/// An address that was free a moment ago; the gateway must come back on it after a kill, so it cannot be port 0.
+/// An address for a listener that must come back on it after a kill, so it cannot be port 0. Each is on a loopback address
+/// of its own: no connection of another test can be given its port meanwhile.
 pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let number = GIVEN.fetch_add(1, Ordering::SeqCst) + (std::process::id() << 10);
+    let [_, a, b, c] = number.to_be_bytes();
+    std::net::TcpListener::bind((Ipv4Addr::new(127, a | 1, b, c), 0)).unwrap().local_addr().unwrap()
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Wishes, World, send, until};
+use tollgate_plugins::payment::provider_number;
+
+use crate::harness::{OTHER, Wishes, World, ask, order_of, send, until, write_merchant};
 
 /// The statuses with which the gateway answered the notifications of an order, in order.
 async fn answers(world: &World, order: &str) -> Vec<u64> {
@@ -115,6 +117,29 @@ async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_never_answers_delays_nobody_else() {
+    let world = World::new().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/events", silent.local_addr().unwrap());
+    write_merchant(world.conf(), "other", &OTHER, &url);
+    assert_eq!(world.reload().await.status, 200);
+    let orders: Vec<_> = (0..20).map(|number| format!("silent-{number}")).collect();
+    for order in &orders {
+        let body = order_of(order);
+        ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some(order), &body).await;
+        let path = format!("/orders/{}/pay", provider_number(&["other", order]));
+        assert_eq!(world.control("POST", &path, json!({})).await["state"], "SUCCESS");
+    }
+    let (_held, _) = silent.accept().await.unwrap();
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let metrics = world.metrics().await;
+    let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_deliveries_waiting "));
+    assert!(waiting.is_some_and(|count| count.parse::<f64>().unwrap() >= 20.0), "{waiting:?}");
+}
+
+#[tokio::test]
 async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
     let edit = |conf: &std::path::Path, _| {
         // An older merchant: no public key is configured for `older`, so its keys come from the provider.
@@ -126,7 +151,7 @@ async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
     let world = World::with(Wishes { channels: vec!["main", "older"], edit, ..Wishes::default() }).await;
     for (channel, key) in [("main", "public_key"), ("older", "certificate"), ("main", "certificate")] {
         let order = format!("{channel}-{key}").replace('_', "-");
-        let mut body = crate::harness::order_of(&order);
+        let mut body = order_of(&order);
         body["channel"] = channel.into();
         let created = world.ask("POST", "/v1/payments", Some(&order), &body).await;
         assert_eq!(created.status, 201, "{channel}: {:?}", created.body);

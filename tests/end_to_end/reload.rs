@@ -6,11 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{Answer, SHOP, Wishes, World, ask, order_of, send, until};
-
-async fn reload(world: &World) -> Answer {
-    send("POST", &format!("http://{}/reload", world.gateway.admin), &[], b"").await.unwrap()
-}
+use crate::harness::{SHOP, Wishes, World, ask, order_of, send, until};
 
 async fn generation(world: &World) -> u64 {
     let metrics = world.metrics().await;
@@ -65,7 +61,7 @@ async fn two_hundred_reloads_under_load_lose_nothing() {
             ),
             _ => save(&channel, "provider = \"wechat-v3\"\nhost = 5\n"),
         }
-        let answer = reload(&world).await;
+        let answer = world.reload().await;
         assert_eq!(answer.status, if round % 4 == 3 { 422 } else { 200 }, "{round}: {:?}", answer.body);
         if round % 4 == 3 {
             save(&channel, &good);
@@ -92,7 +88,7 @@ async fn a_broken_file_changes_nothing_and_names_file_and_line() {
     let good = std::fs::read_to_string(&channel).unwrap();
     let line = good.lines().position(|line| line.starts_with("rate")).unwrap() + 1;
     save(&channel, &good.replace("rate = 600", "ratee = 600"));
-    let refused = reload(&world).await;
+    let refused = world.reload().await;
     let told = String::from_utf8(refused.body.to_vec()).unwrap();
     assert_eq!(refused.status, 422);
     assert!(told.contains(&format!("main.toml:{line}:")) && told.contains("did you mean `rate`"), "{told}");
@@ -144,7 +140,7 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
     let path = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     save(&path, &text.replace("request_volume_threshold = 2", "request_volume_threshold = 1000"));
-    assert_eq!(reload(&world).await.status, 200);
+    assert_eq!(world.reload().await.status, 200);
     assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
