@@ -15,29 +15,29 @@ use crate::signer::{Key, Keyring, Signer};
 /// keys are arguments, so that each answer depends on nothing else.
 pub trait Provider: Send + Sync {
     /// Puts the operation into the provider's words: method, path with query, headers, body. The host is added later.
-    fn encode(&self, operation: &Operation) -> Result<Encoded, Error>;
+    /// What needs no exchange (a signed link for the payer's browser) is answered at once.
+    fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error>;
 
-    /// Signs the request, exactly as it will go out. `keys` are those that the answer will be checked with: some
-    /// providers want to hear which of them to answer with.
-    fn sign(
+    /// Signs the request, exactly as it will go out.
+    fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error>;
+
+    /// Checks the signature of what came over its raw body; `now` is unix seconds.
+    fn verify(
         &self,
-        request: &mut Request<Bytes>,
-        signer: &dyn Signer,
+        source: Source,
+        headers: &HeaderMap,
+        body: Bytes,
         keys: &Keyring,
-        stamp: &Stamp,
-    ) -> Result<(), Error>;
+        now: u64,
+    ) -> Result<Verified, BadSignature>;
 
-    /// Checks the signature of an answer or a notification over its raw body; `now` is unix seconds.
-    fn verify(&self, headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature>;
-
-    /// Reads a verified answer. The signer is there because what the payer's device needs may be signed too.
+    /// Reads a verified answer. It may sign too: what the payer's device needs.
     fn decode(
         &self,
         operation: &Operation,
         status: StatusCode,
         reply: Verified,
-        signer: &dyn Signer,
-        stamp: &Stamp,
+        with: Signing<'_>,
     ) -> Result<Outcome, Error>;
 
     /// Reads an error answer that carries no signature: it can say no or "later", never yes.
@@ -68,6 +68,26 @@ pub enum Encoded {
     Send(Request<Bytes>),
     /// Needs no exchange: this is its outcome.
     Answer(Outcome),
+}
+
+/// What a signature is made with.
+#[derive(Clone, Copy)]
+pub struct Signing<'a> {
+    /// The account's private key.
+    pub signer: &'a dyn Signer,
+    /// The keys that the answer will be checked with: some providers want to hear which of them to answer with.
+    pub keys: &'a Keyring,
+    /// When and with which randomness.
+    pub stamp: &'a Stamp,
+}
+
+/// How bytes came to us; some providers sign the two in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// As the answer to a request of ours.
+    Answer,
+    /// By themselves.
+    Notification,
 }
 
 /// The moment and the randomness that go into one signature.

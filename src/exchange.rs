@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::Request;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
-use tollgate_plugins::provider::{BadSignature, Encoded, Stamp};
+use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp};
 
 use crate::clock::{SystemClock, stamp, unix_now};
 use crate::config::Channel;
@@ -68,12 +66,11 @@ impl Exchange for ChannelExchange<'_> {
 
 impl ChannelExchange<'_> {
     async fn once(&self, call: &Call<'_>) -> Result<Outcome, Error> {
-        let request = match self.channel.provider.encode(call.operation)? {
+        let stamp = stamp();
+        let request = match self.prepare(call.operation, &stamp).await? {
             Encoded::Answer(outcome) => return Ok(outcome),
             Encoded::Send(request) => request,
         };
-        let stamp = stamp();
-        let request = self.sign(request, &stamp).await?;
         let left = call.deadline.saturating_sub(call.clock.now());
         if left.is_zero() {
             return Err(Error::NotSent("the time for this request is over".to_owned()));
@@ -85,30 +82,29 @@ impl ChannelExchange<'_> {
         self.read(call.operation, answer, &stamp).await
     }
 
-    /// Signs on this thread, or beside it when the key is so long that other requests would feel it.
-    async fn sign(&self, mut request: Request<Bytes>, stamp: &Stamp) -> Result<Request<Bytes>, Error> {
-        let sign = |channel: &Channel, request: &mut Request<Bytes>, stamp: &Stamp| {
-            channel.provider.sign(request, channel.signer.as_ref(), &channel.configured_keys, stamp)
-        };
+    /// Encodes and signs on this thread, or beside it when the key is so long that other requests would feel it.
+    async fn prepare(&self, operation: &Operation, stamp: &Stamp) -> Result<Encoded, Error> {
         if !self.channel.signer.is_slow() {
-            sign(self.channel, &mut request, stamp)?;
-            return Ok(request);
+            return prepared(self.channel, operation, stamp);
         }
-        let (channel, stamp) = (Arc::clone(self.channel), stamp.clone());
-        tokio::task::spawn_blocking(move || sign(&channel, &mut request, &stamp).map(|()| request))
+        let (channel, operation, stamp) = (Arc::clone(self.channel), operation.clone(), stamp.clone());
+        tokio::task::spawn_blocking(move || prepared(&channel, &operation, &stamp))
             .await
             .unwrap_or_else(|_| Err(Error::NotSent("signing failed".to_owned())))
     }
 
     async fn read(&self, operation: &Operation, answer: Answer, stamp: &Stamp) -> Result<Outcome, Error> {
         let provider = &self.channel.provider;
-        let verify = || provider.verify(&answer.headers, answer.body.clone(), &self.channel.keys.load(), unix_now());
+        let verify = || {
+            let (body, keys) = (answer.body.clone(), self.channel.keys.load());
+            provider.verify(Source::Answer, &answer.headers, body, &keys, unix_now())
+        };
         let mut checked = verify();
         if matches!(checked, Err(BadSignature::UnknownKey(_))) && self.keys.refresh(self.channel).await {
             checked = verify();
         }
         match checked {
-            Ok(reply) => provider.decode(operation, answer.status, reply, self.channel.signer.as_ref(), stamp),
+            Ok(reply) => provider.decode(operation, answer.status, reply, signing(self.channel, stamp)),
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one.
             Err(BadSignature::Missing) if !answer.status.is_success() => {
                 Err(provider.refusal(operation, answer.status, &answer.body))
@@ -116,4 +112,17 @@ impl ChannelExchange<'_> {
             Err(bad) => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
         }
     }
+}
+
+fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<Encoded, Error> {
+    let with = signing(channel, stamp);
+    let mut encoded = channel.provider.encode(operation, with)?;
+    if let Encoded::Send(request) = &mut encoded {
+        channel.provider.sign(request, with)?;
+    }
+    Ok(encoded)
+}
+
+fn signing<'a>(channel: &'a Channel, stamp: &'a Stamp) -> Signing<'a> {
+    Signing { signer: channel.signer.as_ref(), keys: &channel.configured_keys, stamp }
 }

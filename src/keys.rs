@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tollgate_plugins::provider::{PublishedKeys, Signing};
 use tollgate_plugins::signer::Keyring;
 
 use crate::clock::{stamp, unix_now};
@@ -80,11 +81,11 @@ impl Keys {
     }
 }
 
-async fn fetch(channel: &Channel, published: &dyn tollgate_plugins::provider::PublishedKeys) -> Result<usize, String> {
+async fn fetch(channel: &Channel, published: &dyn PublishedKeys) -> Result<usize, String> {
     let mut request = published.request();
-    let signer = channel.signer.as_ref();
     // Without our keys, so that the list is signed with one that is in it.
-    channel.provider.sign(&mut request, signer, &Keyring::default(), &stamp()).map_err(|error| error.to_string())?;
+    let with = Signing { signer: channel.signer.as_ref(), keys: &Keyring::default(), stamp: &stamp() };
+    channel.provider.sign(&mut request, with).map_err(|error| error.to_string())?;
     let answer = channel
         .upstream
         .send(&request, channel.upstream.timeouts().total)

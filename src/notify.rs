@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
-use tollgate_plugins::provider::{BadSignature, Provider};
+use tollgate_plugins::provider::{BadSignature, Provider, Source};
 
 use crate::clock::unix_now;
 use crate::config::{Channel, Snapshot};
@@ -79,7 +79,10 @@ impl Verdict {
 
 async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) -> Verdict {
     let provider: &dyn Provider = channel.provider.as_ref();
-    let verify = || provider.verify(&incoming.headers, incoming.body.clone(), &channel.keys.load(), unix_now());
+    let verify = || {
+        let (body, keys) = (incoming.body.clone(), channel.keys.load());
+        provider.verify(Source::Notification, &incoming.headers, body, &keys, unix_now())
+    };
     let mut checked = verify();
     if matches!(checked, Err(BadSignature::UnknownKey(_))) && gateway.exchanger.keys().refresh(channel).await {
         checked = verify();

@@ -10,7 +10,7 @@ use tollgate::sandbox::{Options, Sandbox};
 use tollgate::sign::{Credentials, plain};
 use tollgate::{config, keygen};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
-use tollgate_plugins::provider::Encoded;
+use tollgate_plugins::provider::{Encoded, Signing};
 
 use crate::drive::Prepared;
 
@@ -109,11 +109,12 @@ impl Stage {
                 return_url: None,
                 notify_url: format!("http://{}/notify/main", self.gateway),
             };
-            let Ok(Encoded::Send(mut request)) = channel.provider.encode(&Operation::Pay(pay)) else {
+            let stamp = tollgate::clock::stamp();
+            let with = Signing { signer: &*channel.signer, keys: &channel.configured_keys, stamp: &stamp };
+            let Ok(Encoded::Send(mut request)) = channel.provider.encode(&Operation::Pay(pay), with) else {
                 panic!("encode")
             };
-            let stamp = tollgate::clock::stamp();
-            channel.provider.sign(&mut request, &*channel.signer, &channel.configured_keys, &stamp).unwrap();
+            channel.provider.sign(&mut request, with).unwrap();
             let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
                 (name.as_str().to_owned(), value.to_str().unwrap().to_owned())
             };

@@ -26,11 +26,11 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::{BadSignature, Encoded, Provider, PublishedKeys, Row, SecretField, Secrets, Stamp, Verified};
+use super::{BadSignature, Encoded, Provider, PublishedKeys, Row, SecretField, Secrets, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
-use crate::signer::{Keyring, Signer};
+use crate::signer::Keyring;
 
 pub(super) const ROW: Row = Row {
     name: "wechat-v3",
@@ -86,21 +86,22 @@ struct Account {
 }
 
 impl Provider for WechatV3 {
-    fn encode(&self, operation: &Operation) -> Result<Encoded, Error> {
+    fn encode(&self, operation: &Operation, _: Signing<'_>) -> Result<Encoded, Error> {
         request::encode(&self.account, operation).map(Encoded::Send)
     }
 
-    fn sign(
-        &self,
-        request: &mut Request<Bytes>,
-        signer: &dyn Signer,
-        keys: &Keyring,
-        stamp: &Stamp,
-    ) -> Result<(), Error> {
-        signature::sign(&self.account.mchid, request, signer, keys, stamp)
+    fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+        signature::sign(&self.account.mchid, request, with)
     }
 
-    fn verify(&self, headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
+    fn verify(
+        &self,
+        _: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        keys: &Keyring,
+        now: u64,
+    ) -> Result<Verified, BadSignature> {
         signature::verify(headers, body, keys, now)
     }
 
@@ -109,11 +110,10 @@ impl Provider for WechatV3 {
         operation: &Operation,
         status: StatusCode,
         reply: Verified,
-        signer: &dyn Signer,
-        stamp: &Stamp,
+        with: Signing<'_>,
     ) -> Result<Outcome, Error> {
         match status.is_success() {
-            true => answer::decode(&self.account, operation, status, reply.bytes(), signer, stamp),
+            true => answer::decode(&self.account, operation, status, reply.bytes(), with),
             false => Err(self.refusal(operation, status, reply.bytes())),
         }
     }

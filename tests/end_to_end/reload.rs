@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{SHOP, Wishes, World, ask, order_of, send, until};
+use crate::harness::{SHOP, Wishes, World, ask, order_of, until};
 
 async fn generation(world: &World) -> u64 {
     let metrics = world.metrics().await;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::super::Stamp;
+use super::super::Signing;
 use super::request::escape;
 use super::{Account, Product};
 use crate::error::Error;
@@ -21,12 +21,11 @@ pub(super) fn decode(
     operation: &Operation,
     status: StatusCode,
     body: &[u8],
-    signer: &dyn Signer,
-    stamp: &Stamp,
+    with: Signing<'_>,
 ) -> Result<Outcome, Error> {
     match operation {
         Operation::Pay(pay) => {
-            let action = action(account, pay, &read(body)?, signer, stamp)?;
+            let action = action(account, pay, &read(body)?, with)?;
             Ok(Outcome { action: Some(action), ..Outcome::of(Status::Pending) })
         }
         Operation::Query(order) => queried(account, order, &read(body)?),
@@ -53,13 +52,8 @@ struct Created {
     h5_url: Option<String>,
 }
 
-fn action(
-    account: &Account,
-    pay: &Pay,
-    created: &Created,
-    signer: &dyn Signer,
-    stamp: &Stamp,
-) -> Result<Action, Error> {
+fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<Action, Error> {
+    let Signing { signer, stamp, .. } = with;
     let (appid, nonce, time) = (account.appid.as_str(), stamp.nonce.as_str(), stamp.unix_time.to_string());
     match Product::of(pay.order.method).ok_or_else(|| Error::unclear("the order's method is none of WeChat Pay's"))? {
         Product::Native => Ok(Action::Qr { data: given("code_url", &created.code_url)?.to_owned() }),

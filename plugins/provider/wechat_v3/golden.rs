@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -180,6 +180,12 @@ pub(super) fn stamp() -> Stamp {
     Stamp { unix_time: NOW, nonce: NONCE.to_owned() }
 }
 
+/// With the merchant's key, WeChat Pay's keys and a stamp that is always the same.
+pub(super) fn signing<T>(work: impl FnOnce(Signing<'_>) -> T) -> T {
+    static KEYS: LazyLock<(Arc<dyn Signer>, Keyring)> = LazyLock::new(|| (merchant_signer(), keyring()));
+    work(Signing { signer: &*KEYS.0, keys: &KEYS.1, stamp: &stamp() })
+}
+
 /// Every golden file by its name without `.json`.
 pub(super) fn all() -> Vec<(String, Golden)> {
     let names = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
@@ -198,7 +204,7 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 fn request_json(provider: &WechatV3, mut request: Request<Bytes>) -> Value {
-    provider.sign(&mut request, &*merchant_signer(), &keyring(), &stamp()).unwrap();
+    signing(|with| provider.sign(&mut request, with)).unwrap();
     let headers: BTreeMap<_, _> = request
         .headers()
         .iter()
@@ -228,7 +234,7 @@ fn ours(golden: &Golden) -> Golden {
         keys: None,
     };
     let verified = |message: &Message| {
-        provider.verify(&message.header_map(), message.body.clone().into(), &keyring(), NOW).unwrap()
+        provider.verify(Source::Answer, &message.header_map(), message.body.clone().into(), &keyring(), NOW).unwrap()
     };
     if let Some(message) = &new.notification {
         let event = provider.decode_notification(verified(message)).unwrap();
@@ -249,10 +255,12 @@ fn ours(golden: &Golden) -> Golden {
         return new;
     };
     let operation = asked.operation();
-    let Encoded::Send(request) = provider.encode(&operation).unwrap() else { panic!("nothing to send") };
+    let Encoded::Send(request) = signing(|with| provider.encode(&operation, with)).unwrap() else {
+        panic!("nothing to send")
+    };
     new.request = Some(request_json(&provider, request));
     let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
-    let outcome = provider.decode(&operation, status, verified(message), &*merchant_signer(), &stamp()).unwrap();
+    let outcome = signing(|with| provider.decode(&operation, status, verified(message), with)).unwrap();
     new.outcome = Some(serde_json::to_value(outcome).unwrap());
     new
 }

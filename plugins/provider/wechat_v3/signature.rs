@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
-use super::super::{BadSignature, Stamp, Verified};
+use super::super::{BadSignature, Signing, Verified};
 use crate::error::Error;
-use crate::signer::{Key, Keyring, Signer};
+use crate::signer::{Key, Keyring};
 
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const PUBLIC_KEY: &str = "PUB_KEY_ID_";
@@ -24,13 +24,8 @@ const SIGNATURE_TYPE: HeaderName = HeaderName::from_static("wechatpay-signature-
 
 /// Sets `Authorization`, and `Wechatpay-Serial` when there is a WeChat Pay public key: then the answer is signed with
 /// that key, and not with a certificate which we may not have.
-pub(super) fn sign(
-    mchid: &str,
-    request: &mut Request<Bytes>,
-    signer: &dyn Signer,
-    keys: &Keyring,
-    stamp: &Stamp,
-) -> Result<(), Error> {
+pub(super) fn sign(mchid: &str, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+    let Signing { signer, keys, stamp } = with;
     let method = request.method().as_str();
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let head = format!("{method}\n{path}\n{}\n{}\n", stamp.unix_time, stamp.nonce);

@@ -4,7 +4,7 @@ use super::*;
 
 fn decode(operation: &Operation, status: u16, body: &Value) -> Result<Outcome, Error> {
     let reply = vouched(if body.is_null() { String::new() } else { body.to_string() });
-    provider().decode(operation, StatusCode::from_u16(status).unwrap(), reply, &*merchant_signer(), &stamp())
+    signing(|with| provider().decode(operation, StatusCode::from_u16(status).unwrap(), reply, with))
 }
 
 fn refund_news(status: &str) -> Value {
@@ -25,7 +25,10 @@ fn payers_parameters_are_signed_as_published() {
     for (method, vector, field) in [("wechat.jsapi", "paysign_jsapi", "paySign"), ("wechat.app", "paysign_app", "sign")]
     {
         let operation = Operation::Pay(pay(method));
-        let outcome = provider.decode(&operation, StatusCode::OK, vouched(body), &*merchant_signer(), &stamp).unwrap();
+        let decode = |with: Signing<'_>| {
+            provider.decode(&operation, StatusCode::OK, vouched(body), Signing { stamp: &stamp, ..with })
+        };
+        let outcome = signing(decode).unwrap();
         let Some(Action::Jsapi { params } | Action::App { params }) = outcome.action else { panic!("no parameters") };
         assert_eq!(params[field], vectors[vector]["signature"].as_str().unwrap());
     }
@@ -46,13 +49,10 @@ fn a_signer_that_fails_after_the_order_was_made_does_not_say_that_nothing_was_se
         }
     }
     let reply = vouched(r#"{"prepay_id":"wx1"}"#);
-    assert!(is_unclear(&provider().decode(
-        &Operation::Pay(pay("wechat.app")),
-        StatusCode::OK,
-        reply,
-        &Broken,
-        &stamp()
-    )));
+    let operation = Operation::Pay(pay("wechat.app"));
+    let decode =
+        |with: Signing<'_>| provider().decode(&operation, StatusCode::OK, reply, Signing { signer: &Broken, ..with });
+    assert!(is_unclear(&signing(decode)));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::*;
 
 fn no_panic(body: &[u8]) {
     let provider = provider();
-    let signer = merchant_signer();
     let _: Result<_, KeyError> = crate::signer::rsa::verifier(body);
     let headers = all().remove(0).1.answer.unwrap().header_map();
     let _ = provider.read(&headers, body, NOW);
@@ -12,7 +11,7 @@ fn no_panic(body: &[u8]) {
     for operation in operations() {
         for status in [200, 204, 400, 404, 500] {
             let status = StatusCode::from_u16(status).unwrap();
-            let _ = provider.decode(&operation, status, vouched(body.to_vec()), &*signer, &stamp());
+            let _ = signing(|with| provider.decode(&operation, status, vouched(body.to_vec()), with));
             let _ = provider.refusal(&operation, status, body);
         }
     }
@@ -112,6 +111,6 @@ proptest! {
                 headers.insert(format!("wechatpay-{name}").parse::<http::HeaderName>().unwrap(), value);
             }
         }
-        prop_assert!(provider().verify(&headers, Bytes::new(), &keyring(), NOW).is_err());
+        prop_assert!(provider().verify(Source::Notification, &headers, Bytes::new(), &keyring(), NOW).is_err());
     }
 }

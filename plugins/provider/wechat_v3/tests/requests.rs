@@ -2,8 +2,12 @@
 
 use super::*;
 
+fn encoded(operation: &Operation) -> Result<Encoded, Error> {
+    signing(|with| provider().encode(operation, with))
+}
+
 fn unfit(operation: Operation) -> String {
-    match provider().encode(&operation) {
+    match encoded(&operation) {
         Err(Error::Unfit(sentence)) => sentence,
         other => panic!("{other:?}"),
     }
@@ -20,7 +24,7 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
     let euro = Currency::parse("EUR").unwrap();
     assert!(native(&|pay| pay.description.clear()).contains("`description`"));
     assert!(native(&|pay| pay.description = "茶".repeat(128)).contains("127"));
-    assert!(provider().encode(&create("wechat.native", &|pay| pay.description = "茶".repeat(127))).is_ok());
+    assert!(encoded(&create("wechat.native", &|pay| pay.description = "茶".repeat(127))).is_ok());
     assert!(native(&|pay| pay.order.amount.currency = euro).contains("\"CNY\""));
     for value in [0, 1_000_000_000_001, u64::MAX] {
         assert!(native(&|pay| pay.order.amount.value = value).contains("`amount.value`"), "{value}");
@@ -50,17 +54,17 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
 #[test]
 fn paths_are_escaped_the_same_way_for_signature_and_wire() {
     let odd = Operation::Query(Order { number: "a|b*c/d?e 茶".to_owned(), ..order() });
-    let Ok(Encoded::Send(request)) = provider().encode(&odd) else { panic!("refused") };
+    let Ok(Encoded::Send(request)) = encoded(&odd) else { panic!("refused") };
     let path = "/v3/pay/transactions/out-trade-no/a%7Cb%2Ac%2Fd%3Fe%20%E8%8C%B6?mchid=1234567891";
     assert_eq!(request.uri().to_string(), path);
 }
 
 #[test]
 fn answers_are_told_which_key_to_use_only_when_there_is_a_choice() {
-    let Ok(Encoded::Send(mut request)) = provider().encode(&Operation::Query(order())) else { panic!("refused") };
-    provider().sign(&mut request, &*merchant_signer(), &Keyring::default(), &stamp()).unwrap();
+    let Ok(Encoded::Send(mut request)) = encoded(&Operation::Query(order())) else { panic!("refused") };
+    signing(|with| provider().sign(&mut request, Signing { keys: &Keyring::default(), ..with })).unwrap();
     assert!(!request.headers().contains_key("wechatpay-serial"));
-    provider().sign(&mut request, &*merchant_signer(), &keyring(), &stamp()).unwrap();
+    signing(|with| provider().sign(&mut request, with)).unwrap();
     assert_eq!(request.headers()["wechatpay-serial"], PUBLIC_KEY);
     assert_eq!(request.headers().get_all("authorization").iter().count(), 1);
 }

@@ -12,7 +12,7 @@ fn any_altered_byte_is_refused() {
             if name == "certificates" {
                 provider.read(headers, body, NOW).is_err()
             } else {
-                provider.verify(headers, Bytes::copy_from_slice(body), &keys, NOW).is_err()
+                provider.verify(Source::Answer, headers, Bytes::copy_from_slice(body), &keys, NOW).is_err()
             }
         };
         let body = message.body.as_bytes();
@@ -40,7 +40,7 @@ fn verify_with(change: impl Fn(&mut HeaderMap), keys: &Keyring, now: u64) -> Res
     let message = golden.answer.unwrap();
     let mut headers = message.header_map();
     change(&mut headers);
-    let verified = provider().verify(&headers, message.body.clone().into(), keys, now)?;
+    let verified = provider().verify(Source::Notification, &headers, message.body.clone().into(), keys, now)?;
     assert_eq!(verified.bytes(), message.body.as_bytes());
     Ok(verified.key_id().to_owned())
 }
