@@ -30,6 +30,12 @@ impl Method {
     pub fn as_str(&self) -> &'static str {
         self.0
     }
+
+    /// Whether a till scans the payer's code: then the payment ends at once, or while the payer types a password, and
+    /// what stays open is reversed instead of closed.
+    pub fn is_scanned(&self) -> bool {
+        matches!(self.0.split_once('.'), Some((_, "barcode" | "codepay")))
+    }
 }
 
 impl fmt::Display for Method {
@@ -135,6 +141,10 @@ pub struct Order {
     pub method: Method,
     /// What it is for.
     pub amount: Money,
+    /// When the gateway took it on; some providers know an order by its number and this time.
+    pub created_at: Timestamp,
+    /// The provider's own number of it, once it has said one.
+    pub provider_id: Option<String>,
 }
 
 /// What is asked of a provider.
@@ -178,6 +188,8 @@ pub struct Refund {
     pub number: String,
     /// How much goes back.
     pub amount: Money,
+    /// When the gateway took it on.
+    pub created_at: Timestamp,
     /// What the payer reads.
     pub reason: Option<String>,
     /// Where the provider sends its notification.
@@ -312,8 +324,8 @@ pub struct Event {
     pub order_number: String,
     /// Number of the refund, when it is about a refund.
     pub refund_number: Option<String>,
-    /// What became of it.
-    pub outcome: Outcome,
+    /// What became of it; nothing when the news must not be believed by itself, and the provider is to be asked.
+    pub outcome: Option<Outcome>,
 }
 
 #[cfg(test)]

@@ -153,10 +153,34 @@ pub struct Row {
     pub secrets: &'static [SecretField],
     /// The algorithms that `[keys]` may name for it.
     pub algorithms: &'static [&'static str],
-    /// Whether `verify` keys may be left out, because the provider publishes them.
-    pub publishes_keys: bool,
+    /// Whether `[keys]` names a private key in `sign`.
+    pub sign: Need,
+    /// Whether `[keys]` names the provider's public keys in `verify`.
+    pub verify: Need,
+    /// Works out by what id the provider knows a key, from its file; `None` when only the `id` in `[keys]` tells.
+    pub key_id: fn(&[u8]) -> Option<String>,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
-    pub build: fn(&mut Settings<'_>, &Secrets) -> Option<Box<dyn Provider>>,
+    pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
+}
+
+/// Whether something may or must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The provider cannot do without.
+    Required,
+    /// It may be there.
+    Optional,
+    /// It has no meaning for this provider.
+    Nothing,
+}
+
+/// What `[keys]` holds, for building a provider.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// The secrets of [`Row::secrets`], each checked by its own check.
+    pub secrets: &'a Secrets,
+    /// The algorithm of the private key, if there is one.
+    pub algorithm: Option<&'static str>,
 }
 
 /// A secret that a provider wants.

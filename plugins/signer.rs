@@ -23,6 +23,23 @@ pub trait Verifier: Send + Sync {
     fn verify(&self, message: &[u8], signature: &[u8]) -> bool;
 }
 
+/// The signer of accounts without a private key; it refuses.
+pub fn none() -> Arc<dyn Signer> {
+    struct Nobody;
+    impl Signer for Nobody {
+        fn key_id(&self) -> &str {
+            ""
+        }
+        fn sign(&self, _: &[u8]) -> Result<Vec<u8>, Error> {
+            Err(Error::NotSent("this channel has no private key; name one in `[keys]`, `sign`".to_owned()))
+        }
+        fn is_slow(&self) -> bool {
+            false
+        }
+    }
+    Arc::new(Nobody)
+}
+
 /// Why a key could not be read; says what was expected, never what the key holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -22,7 +22,7 @@ use crate::notify;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
-pub(crate) use query::question;
+pub(crate) use query::{order, question};
 
 /// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.
 pub struct Gateway {

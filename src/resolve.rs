@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
+use tollgate_plugins::payment::{Operation, Outcome, Status};
 
-use crate::gateway::{Gateway, question};
+use crate::gateway::{Gateway, order, question};
 use crate::ledger::{News, Record, Search};
 use crate::telemetry::METRICS;
 
@@ -27,6 +28,10 @@ const SECOND_WORD_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// After this time a person is asked to look; the questions go on at the longest pause.
 const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// How long a payer may type a password; what a till scanned and is open then is reversed.
+const TYPING: SignedDuration = SignedDuration::from_secs(30);
+/// Between two questions about it, while the till waits.
+const TYPING_PAUSE: Duration = Duration::from_secs(3);
 /// How many questions are under way at once, so that a provider that comes back is not drowned.
 const AT_ONCE: usize = 16;
 
@@ -66,7 +71,11 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         Ok((channel, operation, subject)) => match snapshot.channels.get(&channel) {
             Some(channel) => {
                 let limit = channel.upstream.timeouts().total;
-                (Some(subject), gateway.exchanger.ask(channel, &operation, limit).await)
+                let asked = gateway.exchanger.ask(channel, &operation, limit).await;
+                match reversal(&record, &search, &asked) {
+                    Some(reversal) => (Some(subject), gateway.exchanger.ask(channel, &reversal, limit).await),
+                    None => (Some(subject), asked),
+                }
             }
             None => (Some(subject), Err(Error::NotSent(format!("the channel `{channel}` is not configured")))),
         },
@@ -77,9 +86,15 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         return;
     };
     let now = Timestamp::now();
-    let next = after(search, &result, now, gateway.exchanger.clock().random());
+    let next = after(search, &result, is_watched(&record), now, gateway.exchanger.clock().random());
     let written = match (&result, &next) {
-        (Ok(outcome), _) => gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await.map(drop),
+        (Ok(outcome), next) => {
+            let applied = gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await;
+            match (applied, next) {
+                (Ok(_), Some(search)) => gateway.ledger.searched(&subject, search.clone()).await,
+                (applied, _) => applied.map(drop),
+            }
+        }
         (Err(_), None) => gateway.ledger.apply(&subject, News::NeverHappened, now).await.map(drop),
         (Err(error), Some(search)) => {
             tracing::info!(order_id = subject.order_id, asked = search.asked, %error, "the outcome is still unknown");
@@ -102,10 +117,32 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     }
 }
 
+/// Whether its payer stands at a till, so that an open end is no end.
+fn is_watched(record: &Record) -> bool {
+    matches!(record, Record::Payment(payment) if payment.method.is_scanned())
+}
+
+/// What takes back a payment at a till that stayed open for too long.
+fn reversal(record: &Record, search: &Search, asked: &Result<Outcome, Error>) -> Option<Operation> {
+    let is_open = asked.as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
+    let is_over = Timestamp::now().duration_since(search.since) >= TYPING;
+    match record {
+        Record::Payment(payment) if is_watched(record) && is_open && is_over => Some(Operation::Close(order(payment))),
+        _ => None,
+    }
+}
+
 /// How the search goes on after an answer; `None` when it has ended.
-fn after<T>(search: Search, result: &Result<T, Error>, now: Timestamp, chance: f64) -> Option<Search> {
+fn after(
+    search: Search,
+    result: &Result<Outcome, Error>,
+    is_watched: bool,
+    now: Timestamp,
+    chance: f64,
+) -> Option<Search> {
     let settled = now.duration_since(search.since) >= SETTLE_WINDOW;
     let absent = match result {
+        Ok(outcome) if is_watched && outcome.status == Status::Pending => search.absent,
         Ok(_) => return None,
         Err(Error::Absent(_)) if settled => search.absent + 1,
         Err(Error::Absent(_)) => 0,
@@ -119,6 +156,7 @@ fn after<T>(search: Search, result: &Result<T, Error>, now: Timestamp, chance: f
     let until_settled = Duration::try_from(SETTLE_WINDOW - now.duration_since(search.since)).unwrap_or_default();
     let wanted = match result {
         // The provider works: only the window, or the second word, is waited for.
+        Ok(_) => TYPING_PAUSE,
         Err(Error::Absent(_)) if settled => SECOND_WORD_PAUSE,
         Err(Error::Absent(_)) => doubled.min(until_settled.max(FIRST_PAUSE)),
         _ => doubled,
@@ -159,41 +197,51 @@ mod tests {
         Search { since, due: since, asked: 0, absent: 0, needs_person: false }
     }
 
-    fn absent() -> Result<(), Error> {
+    fn absent() -> Result<Outcome, Error> {
         Err(Error::Absent(Word { code: "ORDER_NOT_EXIST".into(), message: String::new() }))
     }
 
     #[test]
     fn not_known_is_believed_after_the_settle_window_and_twice() {
         let start = Timestamp::UNIX_EPOCH;
-        let early = after(search(start), &absent(), start + SignedDuration::from_secs(29), 0.5).unwrap();
+        let early = after(search(start), &absent(), false, start + SignedDuration::from_secs(29), 0.5).unwrap();
         assert_eq!(early.absent, 0, "too early to count");
-        let once = after(early, &absent(), start + SignedDuration::from_secs(31), 0.5).unwrap();
+        let once = after(early, &absent(), false, start + SignedDuration::from_secs(31), 0.5).unwrap();
         assert_eq!(once.absent, 1);
-        assert_eq!(after(once, &absent(), start + SignedDuration::from_secs(40), 0.5), None);
+        assert_eq!(after(once, &absent(), false, start + SignedDuration::from_secs(40), 0.5), None);
     }
 
     #[test]
     fn pauses_double_up_to_the_longest_and_scatter() {
         let start = Timestamp::UNIX_EPOCH;
-        let trouble: Result<(), Error> = Err(Error::unclear("x"));
+        let trouble: Result<Outcome, Error> = Err(Error::unclear("x"));
         let mut state = search(start);
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            state = after(state, &trouble, start, 0.5).unwrap();
+            state = after(state, &trouble, false, start, 0.5).unwrap();
             pauses.push(state.due.duration_since(start).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let low = after(search(start), &trouble, start, 0.0).unwrap().due;
-        let high = after(search(start), &trouble, start, 0.999).unwrap().due;
+        let low = after(search(start), &trouble, false, start, 0.0).unwrap().due;
+        let high = after(search(start), &trouble, false, start, 0.999).unwrap().due;
         assert!(low < high);
     }
 
     #[test]
     fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
         let start = Timestamp::UNIX_EPOCH;
-        let trouble: Result<(), Error> = Err(Error::unclear("x"));
-        let state = after(search(start), &trouble, start + SignedDuration::from_hours(25), 0.5).unwrap();
+        let trouble: Result<Outcome, Error> = Err(Error::unclear("x"));
+        let state = after(search(start), &trouble, false, start + SignedDuration::from_hours(25), 0.5).unwrap();
         assert!(state.needs_person);
+    }
+
+    #[test]
+    fn a_payment_at_a_till_is_watched_until_it_ends() {
+        let start = Timestamp::UNIX_EPOCH;
+        let pending = Ok(Outcome::of(Status::Pending));
+        assert_eq!(after(search(start), &pending, false, start, 0.5), None);
+        let next = after(search(start), &pending, true, start, 0.5).unwrap();
+        assert_eq!(next.due.duration_since(start).as_secs(), 3);
+        assert_eq!(after(next, &Ok(Outcome::of(Status::Succeeded)), true, start, 0.5), None);
     }
 }

@@ -100,7 +100,8 @@ impl Stage {
         let method = tollgate_plugins::payment::Method::parse("wechat.native").unwrap();
         let one = |number: usize| {
             let amount = Money { value: 888, currency: Currency::CNY };
-            let order = Order { number: format!("bare{number:028}"), method, amount };
+            let (number, created_at) = (format!("bare{number:028}"), jiff::Timestamp::now());
+            let order = Order { number, method, amount, created_at, provider_id: None };
             let pay = Pay {
                 order,
                 description: "tea".into(),

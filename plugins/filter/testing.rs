@@ -108,11 +108,13 @@ impl Exchange for Script {
 pub(super) fn kinds() -> Vec<Operation> {
     let Some(method) = Method::parse("wechat.native") else { panic!("the method exists") };
     let amount = Money { value: 1, currency: Currency::CNY };
-    let order = Order { number: "n".into(), method, amount };
+    let order =
+        Order { number: "n".into(), method, amount, created_at: jiff::Timestamp::UNIX_EPOCH, provider_id: None };
     let refund = Refund {
         order: order.clone(),
         number: "r".into(),
         amount,
+        created_at: order.created_at,
         reason: None,
         notify_url: "https://pay.example.com/notify/main".into(),
     };

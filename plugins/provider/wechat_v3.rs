@@ -26,7 +26,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::{BadSignature, Encoded, Provider, PublishedKeys, Row, SecretField, Secrets, Signing, Source, Verified};
+use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
@@ -37,14 +37,16 @@ pub(super) const ROW: Row = Row {
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     secrets: &[SecretField { name: API_V3, required: true, check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
-    publishes_keys: true,
+    sign: Need::Required,
+    verify: Need::Optional,
+    key_id: |_| None,
     build,
 };
 
 const API_V3: &str = "api_v3";
 
 /// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
-fn build(settings: &mut Settings<'_>, secrets: &Secrets) -> Option<Box<dyn Provider>> {
+fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
     let mchid: Option<String> = settings.required("mchid");
     let appid: Option<String> = settings.required("appid");
     let is_mchid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
@@ -58,7 +60,7 @@ fn build(settings: &mut Settings<'_>, secrets: &Secrets) -> Option<Box<dyn Provi
         settings.problem("appid", "the appid must be 1 to 32 letters and digits", Some(suggestion.to_owned()));
     }
     let account = Account { mchid: mchid.filter(is_mchid)?, appid: appid.filter(is_appid)? };
-    let api_v3 = Aes256Gcm::new_from_slice(secrets.get(API_V3)?.expose()).ok()?;
+    let api_v3 = Aes256Gcm::new_from_slice(given.secrets.get(API_V3)?.expose()).ok()?;
     Some(Box::new(WechatV3 { account, api_v3 }))
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tollgate_plugins::provider::{PROVIDERS, Provider, Row, Secrets};
+use tollgate_plugins::provider::{Given, PROVIDERS, Provider, Row, Secrets};
+
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
@@ -79,8 +80,12 @@ pub(super) fn read(
         let channel = Some(Arc::clone(previous));
         return ChannelFile { channel, kept: true, methods: Some(row.methods), certificates };
     }
-    let secrets = keys.as_ref().map_or_else(Secrets::new, |keys| keys.secrets.clone());
-    let provider = account.and_then(|account| dialect(account, row, &secrets));
+    let none = Secrets::new();
+    let given = Given {
+        secrets: keys.as_ref().map_or(&none, |keys| &keys.secrets),
+        algorithm: keys.as_ref().and_then(|keys| keys.algorithm),
+    };
+    let provider = account.and_then(|account| dialect(account, row, &given));
     let filters = filters::read(tables, previous.map_or(&[], |previous| &previous.filters));
     let settings = UpstreamSettings {
         channel: name.to_owned(),
@@ -122,13 +127,13 @@ fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
     row
 }
 
-fn dialect(mut account: Settings<'_>, row: &Row, secrets: &Secrets) -> Option<Box<dyn Provider>> {
+fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Box<dyn Provider>> {
     let problems = account.problems();
     let (before, span) = (problems.len(), account.span());
-    let provider = (row.build)(&mut account, secrets);
+    let provider = (row.build)(&mut account, given);
     drop(account);
     // A secret that is missing was told already.
-    let complete = row.secrets.iter().all(|field| !field.required || secrets.contains_key(field.name));
+    let complete = row.secrets.iter().all(|field| !field.required || given.secrets.contains_key(field.name));
     if provider.is_none() && problems.len() == before && complete {
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tollgate_plugins::provider::{Row, Secrets};
+use tollgate_plugins::provider::{Need, Row, Secrets};
+use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
@@ -14,6 +15,8 @@ use super::source::{Source, suggest};
 pub(super) struct Keys {
     /// Nothing when it is missing or wrong.
     pub(super) signer: Option<Arc<dyn Signer>>,
+    /// The name of the signer's algorithm.
+    pub(super) algorithm: Option<&'static str>,
     /// The provider's keys.
     pub(super) verify: Keyring,
     /// The secrets of the provider's [`Row`].
@@ -22,9 +25,20 @@ pub(super) struct Keys {
 
 /// Reads the table as the provider wants it.
 pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain) -> Keys {
-    let sign = table.required_section("sign").map(|sign| signer(source, sign, row));
-    let (algorithm, signer) = sign.unwrap_or((None, None));
-    let verify = verify(source, &mut table, row, algorithm);
+    let sign = match row.sign {
+        Need::Required => table.required_section("sign"),
+        Need::Optional => table.section("sign"),
+        Need::Nothing => None,
+    };
+    let (algorithm, signer) = match sign {
+        Some(sign) => signer(source, sign, row),
+        None if row.sign == Need::Required => (None, None),
+        None => (None, Some(tollgate_plugins::signer::none())),
+    };
+    let verify = match row.verify {
+        Need::Nothing => Keyring::default(),
+        _ => verify(source, &mut table, row, algorithm),
+    };
     let mut secrets = Secrets::new();
     for field in row.secrets {
         let secret = match field.required {
@@ -37,7 +51,7 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
             Err(message) => table.problem(field.name, message, None),
         }
     }
-    Keys { signer, verify, secrets }
+    Keys { signer, algorithm: algorithm.map(|algorithm| algorithm.name), verify, secrets }
 }
 
 fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
@@ -51,8 +65,8 @@ fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'stati
         }
         found
     });
-    let id = key_id(&mut sign);
     let file = source.required_file(&mut sign, "file");
+    let id = key_id(&mut sign, row, file.as_ref());
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
     let signer = (algorithm.signer)(&id, file.expose()).map_err(|error| sign.problem("file", error.0, None)).ok();
     (Some(algorithm), signer)
@@ -60,13 +74,13 @@ fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'stati
 
 fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Option<&Algorithm>) -> Keyring {
     let mut keys: Vec<Key> = Vec::new();
-    if !table.has("verify") && !row.publishes_keys {
+    if !table.has("verify") && row.verify == Need::Required {
         let suggestion = "add `verify = [{ id = \"…\", file = \"…\" }]`: the provider's public key";
         table.problem("verify", "`keys.verify` is missing", Some(suggestion.to_owned()));
     }
     for mut entry in table.sections("verify") {
-        let id = key_id(&mut entry);
         let file = source.required_file(&mut entry, "file");
+        let id = key_id(&mut entry, row, file.as_ref());
         let (Some(id), Some(file), Some(algorithm)) = (id, file, algorithm) else { continue };
         if keys.iter().any(|key| key.id == id) {
             entry.problem("id", format!("the key id `{id}` stands here twice"), None);
@@ -84,7 +98,12 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
     Keyring::new(keys)
 }
 
-fn key_id(table: &mut Settings<'_>) -> Option<String> {
+/// As the file says, or else as the provider works it out from the key itself.
+fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&Secret>) -> Option<String> {
+    let known = if table.has("id") { None } else { file.and_then(|file| (row.key_id)(file.expose())) };
+    if known.is_some() {
+        return known;
+    }
     let id: String = table.required("id")?;
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
         table.problem("id", "`id` must be 1 to 128 visible characters without spaces and quotes", None);

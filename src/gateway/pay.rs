@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Operation, Order, Outcome, Pay, Status, provider_number};
+use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number};
 
 use super::form::{NewPayment, idempotency_key};
+use super::query::order;
 use super::{Asked, Gateway, body_of, broken_off, channel_of, kept, not_run};
 use crate::config::Channel;
 use crate::idempotency::claim_key;
@@ -30,7 +31,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let draft = Payment {
         content: form.content(),
         merchant,
-        number: number.clone(),
+        number,
         status: Status::Pending,
         money_state: MoneyState::NotSent,
         amount: form.amount,
@@ -65,7 +66,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
             return Err(no_channel(&none).order(order_id));
         }
     };
-    let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, number, channels };
+    let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, channels };
     // On its own task: a caller that hangs up must not stop a payment half-way.
     tokio::spawn(run.finish(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
 }
@@ -74,7 +75,6 @@ struct Run {
     gateway: Arc<Gateway>,
     asked: Arc<Asked>,
     form: NewPayment,
-    number: String,
     channels: Vec<Arc<Channel>>,
 }
 
@@ -106,7 +106,7 @@ impl Run {
                     Err(error) => return Err(Problem::ledger(&error).order(self.form.order_id.clone())),
                 }
             }
-            last = self.gateway.exchanger.ask(channel, &self.operation(channel), self.asked.patience()).await;
+            last = self.gateway.exchanger.ask(channel, &self.operation(channel, ticket), self.asked.patience()).await;
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
                     tracing::warn!(
@@ -121,9 +121,9 @@ impl Run {
         Ok(last)
     }
 
-    fn operation(&self, channel: &Channel) -> Operation {
+    fn operation(&self, channel: &Channel, ticket: &Ticket) -> Operation {
         Operation::Pay(Pay {
-            order: Order { number: self.number.clone(), method: self.form.method, amount: self.form.amount },
+            order: order(&ticket.payment),
             description: self.form.description.clone(),
             payer: self.form.payer.clone(),
             expires_at: self.form.expires_at,

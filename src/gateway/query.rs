@@ -136,8 +136,14 @@ pub(crate) async fn question(
 }
 
 /// A payment as its provider knows it.
-pub(super) fn order(payment: &Payment) -> Order {
-    Order { number: payment.number.clone(), method: payment.method, amount: payment.amount }
+pub(crate) fn order(payment: &Payment) -> Order {
+    Order {
+        number: payment.number.clone(),
+        method: payment.method,
+        amount: payment.amount,
+        created_at: payment.created_at,
+        provider_id: payment.provider_payment_id.clone(),
+    }
 }
 
 /// A refund as its provider knows it.
@@ -146,6 +152,7 @@ pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &
         order: order(payment),
         number: refund.number.clone(),
         amount: refund.amount,
+        created_at: refund.created_at,
         reason: refund.reason.clone(),
         notify_url: format!("{}/notify/{}", snapshot.process.public_url, payment.channel),
     }

@@ -38,10 +38,10 @@ pub(super) fn record(
     if agrees && seen.as_deref() == Some(BELIEVED) {
         return Ok(Recorded::Duplicate);
     }
-    let news = News::Outcome(event.outcome.clone());
-    let change = match agrees {
-        true => hear(tx, &mut target, &news, Source::Told, now)?,
-        false => Change { mismatch: true, ..Change::default() },
+    let change = match &event.outcome {
+        _ if !agrees => Change { mismatch: true, ..Change::default() },
+        Some(outcome) => hear(tx, &mut target, &News::Outcome(outcome.clone()), Source::Told, now)?,
+        None => ask(tx, &mut target, now)?,
     };
     if !change.mismatch {
         tx.put(Space::Seen, &seen_key.0, BELIEVED);
@@ -53,6 +53,16 @@ pub(super) fn record(
         tell_mismatch(tx, &mut target, now)?;
     }
     Ok(Recorded::Mismatch(target.subject()))
+}
+
+/// The news is no proof by itself: the provider is asked, now. Money that moved needs no second word.
+fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<Change, LedgerError> {
+    if target.status() != Status::Succeeded {
+        let search = target.search().get_or_insert_with(|| rules::new_search(now));
+        search.due = search.due.min(now);
+        target.save(tx)?;
+    }
+    Ok(Change { changed: true, ..Change::default() })
 }
 
 const BELIEVED: &[u8] = b"believed";

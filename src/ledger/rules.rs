@@ -31,8 +31,10 @@ pub(super) struct Change {
     pub(super) mismatch: bool,
 }
 
-/// Lets a payment hear news.
+/// Lets a payment hear news. One whose payer may be typing a password is watched until its end: a till waits for it, and
+/// what stays open is reversed.
 pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: Timestamp) -> Change {
+    let search = payment.search.clone();
     let standing = Standing {
         amount: payment.amount,
         status: &mut payment.status,
@@ -45,7 +47,11 @@ pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: T
         moved_at: &mut payment.paid_at,
         search: &mut payment.search,
     };
-    standing.hear(news, source, now)
+    let change = standing.hear(news, source, now);
+    if payment.method.is_scanned() && payment.status == Status::Pending && source != Source::Told {
+        payment.search = search.or_else(|| Some(new_search(now)));
+    }
+    change
 }
 
 /// Lets a refund hear news. A closed refund is a failed one: either way no money went back.
@@ -136,7 +142,7 @@ impl Standing<'_> {
                 *self.updated_at = now;
             }
         }
-        if source == Source::Asked && *self.status == Status::Pending && to == Status::Pending {
+        if source == Source::Asked && to != Status::Unknown {
             *self.search = None;
         }
         change
@@ -145,7 +151,7 @@ impl Standing<'_> {
     /// The provider does not know it. That ends what was unknown; but what it once confirmed may only not be there yet
     /// (an order that comes to life when the payer scans it), so a pending one stays.
     fn never_happened(&mut self, source: Source, now: Timestamp) -> Change {
-        if *self.status == Status::Pending && source != Source::Own {
+        if self.status.is_final() || (*self.status == Status::Pending && source != Source::Own) {
             *self.search = None;
             return Change::default();
         }

@@ -210,6 +210,6 @@ fn told(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> Provid
         id: id.into(),
         order_number: provider_number(&["shop", order]),
         refund_number: refund.map(|refund| provider_number(&["shop", order, refund])),
-        outcome,
+        outcome: Some(outcome),
     }
 }

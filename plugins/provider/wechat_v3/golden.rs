@@ -59,6 +59,8 @@ struct Asked {
     method: crate::payment::Method,
     amount: Money,
     #[serde(skip_serializing_if = "Option::is_none")]
+    provider_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payer: Option<Payer>,
@@ -83,13 +85,21 @@ struct AskedRefund {
 
 impl Asked {
     fn operation(&self) -> Operation {
-        let order = Order { number: self.number.clone(), method: self.method, amount: self.amount };
+        let created_at = jiff::Timestamp::from_second(NOW.cast_signed()).unwrap();
+        let order = Order {
+            number: self.number.clone(),
+            method: self.method,
+            amount: self.amount,
+            created_at,
+            provider_id: self.provider_id.clone(),
+        };
         let refund = || {
             let asked = self.refund.as_ref().unwrap();
             Refund {
                 order: order.clone(),
                 number: asked.number.clone(),
                 amount: asked.amount,
+                created_at,
                 reason: asked.reason.clone(),
                 notify_url: asked.notify_url.clone(),
             }

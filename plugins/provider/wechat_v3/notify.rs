@@ -49,7 +49,12 @@ fn payment(account: &Account, event_type: &str, news: &OrderNews) -> Result<Even
     let outcome = news.outcome(account)?;
     let number = &news.out_trade_no;
     let id = news.transaction_id.as_deref().ok_or_else(|| Error::unclear("it names no `transaction_id`"))?;
-    Ok(Event { id: format!("{event_type}:{number}:{id}"), order_number: number.clone(), refund_number: None, outcome })
+    Ok(Event {
+        id: format!("{event_type}:{number}:{id}"),
+        order_number: number.clone(),
+        refund_number: None,
+        outcome: Some(outcome),
+    })
 }
 
 fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<Event, Error> {
@@ -58,11 +63,11 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
         id: format!("{event_type}:{}:{}", notice.out_refund_no, notice.refund_id),
         order_number: notice.out_trade_no.clone(),
         refund_number: Some(notice.out_refund_no.clone()),
-        outcome: Outcome {
+        outcome: Some(Outcome {
             provider_id: Some(notice.refund_id.clone()),
             amount: Some(notice.amount.refund()?),
             at: at(&notice.success_time),
             ..Outcome::of(refund_status(&notice.refund_status)?)
-        },
+        }),
     })
 }

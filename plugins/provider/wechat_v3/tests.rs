@@ -26,7 +26,13 @@ mod signatures;
 const NUMBER: &str = "T20231115000001";
 
 fn order() -> Order {
-    Order { number: NUMBER.to_owned(), method: Method::parse("wechat.native").unwrap(), amount: cny(6800) }
+    Order {
+        number: NUMBER.to_owned(),
+        method: Method::parse("wechat.native").unwrap(),
+        amount: cny(6800),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        provider_id: None,
+    }
 }
 
 fn cny(value: u64) -> Money {
@@ -53,6 +59,7 @@ fn refund() -> Refund {
         order: order(),
         number: "R1".to_owned(),
         amount: cny(300),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
         reason: None,
         notify_url: "https://pay.example.com/notify/wx".to_owned(),
     }

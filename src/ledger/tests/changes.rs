@@ -131,7 +131,7 @@ async fn a_notification_that_was_believed_is_not_looked_at_again() {
     let event = told("e", "o", None, Outcome::of(Status::Succeeded));
     assert_eq!(bench.ledger.record("wechat", event.clone(), at(2)).await.unwrap(), Recorded::Duplicate);
     let before = bench.payment("o").await;
-    let fuller = Outcome { at: Some(at(1)), ..event.outcome };
+    let fuller = Outcome { at: Some(at(1)), ..event.outcome.clone().unwrap() };
     let same_id = told("e", "o", None, fuller.clone());
     assert_eq!(bench.ledger.record("wechat", same_id, at(3)).await.unwrap(), Recorded::Duplicate);
     assert_eq!(bench.payment("o").await, before);
@@ -221,4 +221,22 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     let waiting = bench.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (0, None, 4));
     assert!(bench.due().await.is_empty());
+}
+
+#[tokio::test]
+async fn news_that_proves_nothing_starts_a_question() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert!(bench.due().await.is_empty());
+    let rumour = ProviderEvent { outcome: None, ..told("e", "o", None, Outcome::of(Status::Succeeded)) };
+    let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
+    assert_eq!(recorded, Recorded::Applied(of("o")));
+    assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
+    assert_eq!(bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap(), Recorded::Duplicate);
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
+    assert!(bench.due().await.is_empty(), "the answer ends it");
+    let late = ProviderEvent { id: "late".into(), ..rumour };
+    bench.ledger.record("wechat", late, at(4)).await.unwrap();
+    assert!(bench.due().await.is_empty(), "money that moved needs no second word");
 }

@@ -73,8 +73,9 @@ fn build(account: &str, api_v3: Option<&[u8]>) -> (bool, Vec<String>) {
     let table = DeTable::parse(account).unwrap();
     let problems = Problems::default();
     let mut settings = Settings::root(&table, &problems);
-    let secrets = api_v3.map(|secret| (API_V3, Secret::new(secret))).into_iter().collect();
-    let built = (ROW.build)(&mut settings, &secrets).is_some();
+    let secrets: Secrets = api_v3.map(|secret| (API_V3, Secret::new(secret))).into_iter().collect();
+    let given = Given { secrets: &secrets, algorithm: Some("rsa-sha256") };
+    let built = (ROW.build)(&mut settings, &given).is_some();
     drop(settings);
     (
         built,
