@@ -306,12 +306,15 @@ pub struct Outcome {
     pub action: Option<Action>,
     /// When the money moved.
     pub at: Option<Timestamp>,
+    /// Why a person must look at it, when the provider says that it does not go on by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_person: Option<String>,
 }
 
 impl Outcome {
     /// An outcome of which only the status is known.
     pub fn of(status: Status) -> Self {
-        Self { status, provider_id: None, amount: None, action: None, at: None }
+        Self { status, provider_id: None, amount: None, action: None, at: None, needs_person: None }
     }
 }
 

@@ -49,6 +49,9 @@ pub trait Provider: Send + Sync {
     /// What the provider wants to hear to its notification: taken, or not (then it sends it again).
     fn acknowledge(&self, accepted: bool) -> Response<Bytes>;
 
+    /// The account's number at the provider. A payment that was made with one account can be asked about with no other.
+    fn account(&self) -> &str;
+
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
 }

@@ -120,8 +120,8 @@ impl Provider for WechatV3 {
         }
     }
 
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        errors::refusal(operation.kind(), status, body)
+    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        errors::refusal(status, body)
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
@@ -138,6 +138,10 @@ impl Provider for WechatV3 {
             *response.body_mut() = Bytes::from_static(br#"{"code":"FAIL","message":"not accepted"}"#);
         }
         response
+    }
+
+    fn account(&self) -> &str {
+        &self.account.mchid
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

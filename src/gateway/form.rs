@@ -14,6 +14,8 @@ use crate::problem::Problem;
 const MOST: u64 = 1_000_000_000_000;
 /// The merchant's own notes, as JSON text.
 const METADATA_LIMIT: usize = 4096;
+/// How deep they may be nested: what is written must be readable again, and readers stop at some depth.
+const METADATA_DEPTH: usize = 8;
 
 /// The body of `POST /v1/payments`.
 #[derive(Debug, Deserialize)]
@@ -59,14 +61,15 @@ impl NewPayment {
                 return Err(Problem::malformed("`return_url` must be an absolute URL of at most 1024 bytes."));
             }
         }
-        if form.expires_at.is_some_and(|at| at <= Timestamp::now()) {
-            return Err(Problem::malformed("`expires_at` is in the past; give a time to come (RFC 3339, UTC)."));
-        }
         let notes = form.metadata.as_ref().map_or(0, |notes| serde_json::to_string(notes).map_or(0, |text| text.len()));
         if notes > METADATA_LIMIT {
             return Err(Problem::malformed(format!(
                 "`metadata` has {notes} bytes; at most {METADATA_LIMIT} are kept."
             )));
+        }
+        if form.metadata.iter().flat_map(|notes| notes.values()).any(|value| depth(value) >= METADATA_DEPTH) {
+            let detail = format!("`metadata` is nested too deep; at most {METADATA_DEPTH} levels are kept.");
+            return Err(Problem::malformed(detail));
         }
         let payer = &form.payer;
         for (name, value) in [("openid", &payer.openid), ("auth_code", &payer.auth_code), ("buyer_id", &payer.buyer_id)]
@@ -76,6 +79,16 @@ impl NewPayment {
             }
         }
         Ok(form)
+    }
+
+    /// Asked only of what is new: a repetition of what was in time then must find what became of it.
+    pub(super) fn in_time(&self, now: Timestamp) -> Result<(), Problem> {
+        match self.expires_at {
+            Some(at) if at <= now => {
+                Err(Problem::malformed("`expires_at` is in the past; give a time to come (RFC 3339, UTC)."))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells a repetition from another content: what was asked for, whatever the order of keys and the white space.
@@ -109,6 +122,15 @@ impl NewRefund {
 
     pub(super) fn content(&self) -> String {
         digest(&[&self.refund_id, &self.amount.to_string(), self.reason.as_deref().unwrap_or_default()])
+    }
+}
+
+/// How many containers are around the innermost value.
+fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 

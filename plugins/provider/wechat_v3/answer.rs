@@ -203,6 +203,7 @@ fn refunded(refund: &Refund, news: &RefundNews) -> Result<Outcome, Error> {
         provider_id: news.refund_id.clone(),
         amount: Some(amount),
         at: at(&news.success_time),
+        needs_person: stuck(&news.status),
         ..Outcome::of(refund_status(&news.status)?)
     })
 }
@@ -215,6 +216,13 @@ pub(super) fn refund_status(status: &str) -> Result<Status, Error> {
         "CLOSED" => Ok(Status::Failed),
         _ => Err(Error::unclear("the refund's status is none that is known")),
     }
+}
+
+/// What a person must do about a refund in this status.
+pub(super) fn stuck(status: &str) -> Option<String> {
+    let advice =
+        "the payer's card did not take the refund (ABNORMAL); say in the merchant console where it goes instead";
+    (status == "ABNORMAL").then(|| advice.to_owned())
 }
 
 /// Where no currency is named it is the yuan, the only one that direct merchants are paid in.

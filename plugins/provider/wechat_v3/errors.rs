@@ -4,7 +4,6 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::error::{Error, Word};
-use crate::payment::Kind;
 
 /// What a code means.
 #[derive(Clone, Copy)]
@@ -56,9 +55,9 @@ struct Refusal {
     message: String,
 }
 
-/// What an error answer says. The code decides; the HTTP status only where the code is new to us. An answer that is not
-/// in WeChat Pay's form came from something on the way, so it says nothing about the money.
-pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
+/// What an error answer says. Only a code that is known to be final is; of all others, and of an answer that is not in
+/// WeChat Pay's form and so came from something on the way, nothing is concluded about the money.
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
     let refusal =
         (status.is_client_error() || status.is_server_error()).then(|| serde_json::from_slice::<Refusal>(body));
     let Some(Ok(Refusal { code, message })) = refusal else {
@@ -68,8 +67,6 @@ pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
     let known = CODES.iter().find(|(name, _)| *name == bare).map(|(_, class)| *class);
     let class = known.unwrap_or(match status {
         StatusCode::TOO_MANY_REQUESTS => Class::Busy,
-        StatusCode::NOT_FOUND if kind.is_query() => Class::Unclear,
-        status if status.is_client_error() => Class::Declined,
         _ => Class::Unclear,
     });
     let word = Word { code, message };

@@ -4,7 +4,7 @@ use aes_gcm::Aes256Gcm;
 use serde::Deserialize;
 
 use super::Account;
-use super::answer::{OrderNews, RefundAmount, at, read, refund_status, same};
+use super::answer::{OrderNews, RefundAmount, at, read, refund_status, same, stuck};
 use super::sealed::Sealed;
 use crate::error::Error;
 use crate::payment::{Event, Outcome};
@@ -67,6 +67,7 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
             provider_id: Some(notice.refund_id.clone()),
             amount: Some(notice.amount.refund()?),
             at: at(&notice.success_time),
+            needs_person: stuck(&notice.refund_status),
             ..Outcome::of(refund_status(&notice.refund_status)?)
         }),
     })
