@@ -1,5 +1,7 @@
 //! How a payment company's dialect plugs in: one trait, one table.
 
+#[cfg(test)]
+mod golden;
 pub mod wechat_v3;
 
 use bytes::Bytes;

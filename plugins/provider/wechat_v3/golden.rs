@@ -9,142 +9,34 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::golden::{self as shared, Asked, Golden, Message, event_json};
 use super::super::*;
 use super::WechatV3;
-use crate::payment::{Money, Order, Pay, Payer, Refund};
 use crate::signer::rsa;
 
-pub(super) const NOW: u64 = 1_700_000_000;
+pub(super) use super::super::golden::NOW;
 pub(super) const NONCE: &str = "593BEC0C930BF1AFEB40B4A08C8FB242";
 pub(super) const CERTIFICATE: &str = "440024045C4A427599D09BB4E3DE0279F2E813FD";
 pub(super) const PUBLIC_KEY: &str = "PUB_KEY_ID_0114232134912410000000000000";
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Golden {
-    about: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<Asked>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) answer: Option<Message>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) notification: Option<Message>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keys: Option<Value>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Message {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: String,
-}
-
-/// An [`Operation`] as the files write it.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    kind: String,
-    number: String,
-    method: crate::payment::Method,
-    amount: Money,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payer: Option<Payer>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<jiff::Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    return_url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    notify_url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refund: Option<AskedRefund>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AskedRefund {
-    number: String,
-    amount: Money,
-    reason: Option<String>,
-    notify_url: String,
-}
-
-impl Asked {
-    fn operation(&self) -> Operation {
-        let created_at = jiff::Timestamp::from_second(NOW.cast_signed()).unwrap();
-        let order = Order {
-            number: self.number.clone(),
-            method: self.method,
-            amount: self.amount,
-            created_at,
-            provider_id: self.provider_id.clone(),
-        };
-        let refund = || {
-            let asked = self.refund.as_ref().unwrap();
-            Refund {
-                order: order.clone(),
-                number: asked.number.clone(),
-                amount: asked.amount,
-                created_at,
-                reason: asked.reason.clone(),
-                notify_url: asked.notify_url.clone(),
-            }
-        };
-        match self.kind.as_str() {
-            "pay" => Operation::Pay(Pay {
-                order,
-                description: self.description.clone().unwrap(),
-                payer: self.payer.clone().unwrap_or_default(),
-                expires_at: self.expires_at,
-                return_url: self.return_url.clone(),
-                notify_url: self.notify_url.clone().unwrap(),
-            }),
-            "query" => Operation::Query(order),
-            "close" => Operation::Close(order),
-            "refund" => Operation::Refund(refund()),
-            "query_refund" => Operation::QueryRefund(refund()),
-            other => panic!("{other}"),
-        }
+fn sign_if_unsigned(message: &mut Message) {
+    if message.headers.contains_key("wechatpay-signature") {
+        return;
     }
-}
-
-impl Message {
-    pub(super) fn header_map(&self) -> HeaderMap {
-        let pairs = self.headers.iter();
-        pairs.map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    fn sign_if_unsigned(&mut self) {
-        if self.headers.contains_key("wechatpay-signature") {
-            return;
-        }
-        let nonce = "c5ac7061fccab6bf3e254dcf98995b8c";
-        let serial = self.headers.get("wechatpay-serial").cloned().unwrap_or(CERTIFICATE.to_owned());
-        let text = format!("{NOW}\n{nonce}\n{}\n", self.body);
-        let signature = STANDARD.encode(wechat_signer().sign(text.as_bytes()).unwrap());
-        for (name, value) in [
-            ("wechatpay-nonce", nonce.to_owned()),
-            ("wechatpay-serial", serial),
-            ("wechatpay-signature", signature),
-            ("wechatpay-signature-type", "WECHATPAY2-SHA256-RSA2048".to_owned()),
-            ("wechatpay-timestamp", NOW.to_string()),
-        ] {
-            self.headers.insert(name.to_owned(), value);
-        }
+    let nonce = "c5ac7061fccab6bf3e254dcf98995b8c";
+    let serial = message.headers.get("wechatpay-serial").cloned().unwrap_or(CERTIFICATE.to_owned());
+    let text = format!("{NOW}\n{nonce}\n{}\n", message.body);
+    let signature = STANDARD.encode(wechat_signer().sign(text.as_bytes()).unwrap());
+    for (name, value) in [
+        ("wechatpay-nonce", nonce.to_owned()),
+        ("wechatpay-serial", serial),
+        ("wechatpay-signature", signature),
+        ("wechatpay-signature-type", "WECHATPAY2-SHA256-RSA2048".to_owned()),
+        ("wechatpay-timestamp", NOW.to_string()),
+    ] {
+        message.headers.insert(name.to_owned(), value);
     }
 }
 
@@ -198,15 +90,7 @@ pub(super) fn signing<T>(work: impl FnOnce(Signing<'_>) -> T) -> T {
 
 /// Every golden file by its name without `.json`.
 pub(super) fn all() -> Vec<(String, Golden)> {
-    let names = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = names.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
-    files.retain(|path| !path.ends_with("vectors.json"));
-    files.sort();
-    let read = |path: &PathBuf| {
-        let golden = serde_json::from_slice(&std::fs::read(path).unwrap());
-        golden.unwrap_or_else(|why| panic!("{}: {why}", path.display()))
-    };
-    files.iter().map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), read(path))).collect()
+    shared::all(&folder())
 }
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -215,24 +99,14 @@ pub(super) fn operations() -> Vec<Operation> {
 
 fn request_json(provider: &WechatV3, mut request: Request<Bytes>) -> Value {
     signing(|with| provider.sign(&mut request, with)).unwrap();
-    let headers: BTreeMap<_, _> = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.to_str().unwrap().replace(env!("CARGO_PKG_VERSION"), "VERSION")))
-        .collect();
-    json!({
-        "method": request.method().as_str(),
-        "uri": request.uri().to_string(),
-        "headers": headers,
-        "body": std::str::from_utf8(request.body()).unwrap(),
-    })
+    shared::request_json(&request)
 }
 
 /// Our side of a golden file, worked out anew from the other side.
 fn ours(golden: &Golden) -> Golden {
     let provider = provider();
     let (mut answer, mut notification) = (golden.answer.clone(), golden.notification.clone());
-    answer.iter_mut().chain(&mut notification).for_each(Message::sign_if_unsigned);
+    answer.iter_mut().chain(&mut notification).for_each(sign_if_unsigned);
     let mut new = Golden {
         about: golden.about.clone(),
         operation: None,
@@ -248,12 +122,7 @@ fn ours(golden: &Golden) -> Golden {
     };
     if let Some(message) = &new.notification {
         let event = provider.decode_notification(verified(message)).unwrap();
-        new.event = Some(json!({
-            "id": event.id,
-            "order_number": event.order_number,
-            "refund_number": event.refund_number,
-            "outcome": event.outcome,
-        }));
+        new.event = Some(event_json(&event));
         return new;
     }
     let message = new.answer.as_ref().unwrap();
