@@ -160,6 +160,13 @@ pub struct Channel {
     pub filters: Vec<Arc<dyn Filter>>,
 }
 
+impl Channel {
+    /// Whose account it leads to: the provider and its number of the account. What was paid there is known there only.
+    pub fn account(&self) -> String {
+        format!("{}:{}", self.provider_name, self.provider.account())
+    }
+}
+
 /// What [`Upstream`] is made from.
 pub struct UpstreamSettings {
     /// The channel's name; connections are never shared between channels.
@@ -236,6 +243,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether it may lead to this channel.
+    pub fn names(&self, channel: &str) -> bool {
+        self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
+    }
+
     /// Whether it is meant for such a payment.
     pub fn matches(&self, merchant: &str, method: Method, amount: Money) -> bool {
         self.merchant.as_deref().is_none_or(|name| name == merchant)

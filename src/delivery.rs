@@ -22,6 +22,8 @@ use crate::telemetry::METRICS;
 const PAUSES: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// No `retry-after` is honoured beyond this.
 const LONGEST_PAUSE: u64 = 86_400;
+/// How long an event is held back whose merchant wants none or cannot be reached by its configuration.
+const HELD: u64 = 3600;
 /// How many are under way at once in all, for one merchant, and for one whose last try failed: the dead wait for time-outs,
 /// and must not take the places of the living.
 const AT_ONCE: usize = 512;
@@ -35,18 +37,21 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     let mut under_way = JoinSet::new();
     let mut lanes = Lanes::default();
     loop {
-        let free = AT_ONCE.saturating_sub(under_way.len());
-        match worker.ledger.due_deliveries(Timestamp::now(), free, |merchant, event| lanes.enter(merchant, event)).await
-        {
-            Ok(due) => {
-                for delivery in due {
-                    let place = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
-                    let worker = Arc::clone(&worker);
-                    let task = under_way.spawn(async move { worker.deliver(delivery).await });
-                    lanes.places.insert(task.id(), place);
-                }
+        // What cannot be written down as delivered would be delivered again and again.
+        if worker.ledger.is_healthy() {
+            let free = AT_ONCE.saturating_sub(under_way.len());
+            let due = worker.ledger.due_deliveries(
+                Timestamp::now(),
+                free,
+                |merchant| lanes.free(merchant),
+                |merchant, event| lanes.is_under_way(merchant, event),
+            );
+            for delivery in due.await {
+                let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
+                let worker = Arc::clone(&worker);
+                let task = under_way.spawn(async move { worker.deliver(delivery).await });
+                lanes.enter(task.id(), merchant, event);
             }
-            Err(error) => tracing::error!(%error, "cannot read which events are due"),
         }
         tokio::select! {
             Some(ended) = under_way.join_next_with_id() => match ended {
@@ -74,14 +79,21 @@ struct Lane {
 }
 
 impl Lanes {
-    /// Takes a place in the merchant's lane, if there is one and the event has none yet.
-    fn enter(&mut self, merchant: &str, event: &str) -> bool {
-        let lane = match self.lanes.get_mut(merchant) {
-            Some(lane) => lane,
-            None => self.lanes.entry(merchant.to_owned()).or_default(),
-        };
-        let places = if lane.failing { AT_ONCE_FAILING } else { AT_ONCE_EACH };
-        lane.events.len() < places && lane.events.insert(event.to_owned())
+    /// How many places a merchant's lane has left.
+    fn free(&self, merchant: &str) -> usize {
+        self.lanes.get(merchant).map_or(AT_ONCE_EACH, |lane| {
+            let places = if lane.failing { AT_ONCE_FAILING } else { AT_ONCE_EACH };
+            places.saturating_sub(lane.events.len())
+        })
+    }
+
+    fn is_under_way(&self, merchant: &str, event: &str) -> bool {
+        self.lanes.get(merchant).is_some_and(|lane| lane.events.contains(event))
+    }
+
+    fn enter(&mut self, task: tokio::task::Id, merchant: String, event: String) {
+        self.lanes.entry(merchant.clone()).or_default().events.insert(event.clone());
+        self.places.insert(task, (merchant, event));
     }
 
     fn leave(&mut self, task: tokio::task::Id, had: bool) {
@@ -110,6 +122,8 @@ enum Next {
     GiveUp(&'static str),
     /// Again after so many seconds.
     Again(u64),
+    /// Again after so many seconds, and this was no try.
+    Hold(u64),
 }
 
 impl Worker {
@@ -122,6 +136,7 @@ impl Worker {
         let result = match &next {
             Next::Done(result) | Next::GiveUp(result) => *result,
             Next::Again(_) => "failed",
+            Next::Hold(_) => "held",
         };
         METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
         let now = Timestamp::now();
@@ -132,10 +147,8 @@ impl Worker {
                 tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
                 self.ledger.delivered(&event, now).await
             }
-            Next::Again(seconds) => {
-                let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-                self.ledger.postpone(&event, now.checked_add(pause).unwrap_or(now), delivery.tries + 1).await
-            }
+            Next::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
+            Next::Hold(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
         };
         if let Err(error) = written {
             tracing::error!(%error, event, "a delivery's end could not be recorded; the event is sent again");
@@ -145,10 +158,13 @@ impl Worker {
 
     async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> Next {
         let name = &delivery.event.subject.merchant;
-        let Some(merchant) = snapshot.merchants.get(name) else { return Next::Done("no_merchant") };
+        // A file that is missing now may be back soon.
+        let Some(merchant) = snapshot.merchants.get(name) else {
+            return after(&Err("the merchant has no file".to_owned()), delivery.tries, Timestamp::now(), 0.5);
+        };
         let Some(target) = &merchant.webhook else { return Next::Done("no_webhook") };
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
-            return Next::GiveUp("disabled");
+            return Next::Hold(HELD);
         }
         let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event).await;
         if let Ok(Reply { status: 410, .. }) = reply {
@@ -157,6 +173,7 @@ impl Worker {
                 "the webhook says it is gone (410): disabled until the merchant's file changes"
             );
             self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
+            return Next::Hold(HELD);
         }
         let next = after(&reply, delivery.tries, Timestamp::now(), rand::rng().random());
         if !matches!(next, Next::Done(_)) {
@@ -171,13 +188,17 @@ impl Worker {
 fn after(reply: &Result<Reply, String>, tries: u32, now: Timestamp, chance: f64) -> Next {
     match reply {
         Ok(reply) if (200..300).contains(&reply.status) => return Next::Done("delivered"),
-        Ok(reply) if reply.status == 410 => return Next::GiveUp("gone"),
         _ => {}
     }
     let Some(pause) = PAUSES.get(tries as usize) else { return Next::GiveUp("given_up") };
     let scattered = (*pause as f64 * (0.9 + 0.2 * chance)).round() as u64;
     let asked = reply.as_ref().ok().and_then(|reply| reply.retry_after.as_deref()).and_then(|text| seconds(text, now));
     Next::Again(scattered.max(asked.unwrap_or(0).min(LONGEST_PAUSE)))
+}
+
+fn later(now: Timestamp, seconds: u64) -> Timestamp {
+    let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+    now.checked_add(pause).unwrap_or(now)
 }
 
 /// `retry-after`: seconds, or an HTTP date.
@@ -193,26 +214,27 @@ fn seconds(text: &str, now: Timestamp) -> Option<u64> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn nobody_takes_more_than_a_lane_and_the_failing_take_one_place() {
+    #[tokio::test]
+    async fn nobody_takes_more_than_a_lane_and_the_failing_take_one_place() {
+        let task = async || tokio::spawn(async { tokio::task::id() }).await.unwrap_or_else(|_| panic!("a task"));
         let mut lanes = Lanes::default();
-        let taken =
-            |lanes: &mut Lanes, merchant: &str| (0..100).filter(|n| lanes.enter(merchant, &n.to_string())).count();
-        assert_eq!(taken(&mut lanes, "a"), 8);
-        assert!(!lanes.enter("a", "0"), "it is under way already");
-        assert_eq!(taken(&mut lanes, "b"), 8, "another merchant has a lane of its own");
-        let ended = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map(|runtime| runtime.block_on(async { tokio::spawn(async { tokio::task::id() }).await }));
-        let Ok(Ok(task)) = ended else { panic!("a task") };
+        assert_eq!((lanes.free("a"), lanes.free("b")), (8, 8));
+        let mut tasks = Vec::new();
         for event in 0..8 {
-            lanes.places.insert(task, ("a".to_owned(), event.to_string()));
+            tasks.push(task().await);
+            lanes.enter(tasks[event], "a".to_owned(), event.to_string());
+        }
+        assert_eq!((lanes.free("a"), lanes.free("b")), (0, 8), "another merchant has a lane of its own");
+        assert!(lanes.is_under_way("a", "0") && !lanes.is_under_way("b", "0") && !lanes.is_under_way("a", "8"));
+        for task in tasks {
             lanes.leave(task, false);
         }
-        assert_eq!(taken(&mut lanes, "a"), 1, "its last try failed");
-        lanes.places.insert(task, ("a".to_owned(), "0".to_owned()));
-        lanes.leave(task, true);
-        assert_eq!(taken(&mut lanes, "a"), 8, "it works again");
+        assert_eq!(lanes.free("a"), 1, "its last try failed");
+        let last = task().await;
+        lanes.enter(last, "a".to_owned(), "8".to_owned());
+        assert_eq!(lanes.free("a"), 0);
+        lanes.leave(last, true);
+        assert_eq!(lanes.free("a"), 8, "it works again");
     }
 
     fn reply(status: u16, retry_after: Option<&str>) -> Result<Reply, String> {
@@ -242,7 +264,6 @@ mod tests {
         for status in [199, 301, 302, 307, 400, 404, 429, 500, 503] {
             assert_eq!(after(&reply(status, None), 0, now, 0.5), Next::Again(5), "{status}");
         }
-        assert_eq!(after(&reply(410, None), 0, now, 0.5), Next::GiveUp("gone"));
     }
 
     #[test]

@@ -12,12 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tollgate_plugins::filter::Clock;
+use tollgate_plugins::payment::Status;
 
 use crate::access::{Access, Head, Limits};
 use crate::clock::unix_now;
 use crate::config::{Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
-use crate::ledger::{Answer, Claimed, Ledger, LedgerError, MoneyState, Payment, Record};
+use crate::ledger::{Answer, Claimed, Ledger, LedgerError, MoneyState, Payment, Record, Refund};
 use crate::notify;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
@@ -237,11 +238,9 @@ fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Result<Respons
     Err(match claimed {
         Claimed::Replay(answer) => return Ok(replayed(kept(answer, ""))),
         Claimed::Present(record) => {
-            let unknown = match &record {
-                Record::Payment(payment) => payment.status == tollgate_plugins::payment::Status::Unknown,
-                Record::Refund(refund) => refund.status == tollgate_plugins::payment::Status::Unknown,
-            };
-            return Ok(replayed(json(if unknown { StatusCode::ACCEPTED } else { done }, &record)));
+            let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = &record;
+            let code = if *status == Status::Unknown { StatusCode::ACCEPTED } else { done };
+            return Ok(replayed(json(code, &record)));
         }
         Claimed::Running => Problem::running(),
         Claimed::OtherRequest => {
@@ -260,6 +259,35 @@ fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Result<Respons
         Claimed::Run(_) => Problem::ledger(&LedgerError("a claim that may run came where none may".to_owned())),
     }
     .order(order_id))
+}
+
+/// What is said when the ledger cannot take a claim: what it knows of the same request (reading goes on), or that nothing
+/// was sent. `known` tells whether its content is the same.
+fn unclaimed(
+    error: &LedgerError,
+    known: Result<Option<(bool, Record)>, LedgerError>,
+    order_id: &str,
+) -> Result<Response<Bytes>, Problem> {
+    match known {
+        Ok(Some((true, record))) if is_sent(&record) => {
+            not_run(Claimed::Present(record), order_id, StatusCode::CREATED)
+        }
+        Ok(None) => Err(Problem::ledger(error).order(order_id)),
+        _ => Err(Problem::ledger_unknown(error).order(order_id)),
+    }
+}
+
+fn is_sent(record: &Record) -> bool {
+    let (Record::Payment(Payment { money_state, .. }) | Record::Refund(Refund { money_state, .. })) = record;
+    *money_state != MoneyState::NotSent
+}
+
+/// A record of which nobody could write down what became of it.
+fn unknown(mut record: Record) -> Record {
+    let (Record::Payment(Payment { status, money_state, .. }) | Record::Refund(Refund { status, money_state, .. })) =
+        &mut record;
+    (*status, *money_state) = (Status::Unknown, MoneyState::Unknown);
+    record
 }
 
 /// The task that served a request broke off; a claim that it held is settled by asking the provider.

@@ -34,6 +34,8 @@ use self::embedded::Durability::{Applied, Durable};
 use self::embedded::Engine;
 use self::held::Held;
 pub use self::records::*;
+#[cfg(test)]
+pub(crate) use self::tests::a_payment;
 
 /// The ledger. Clones share it.
 #[derive(Clone)]
@@ -71,9 +73,15 @@ impl Ledger {
 
     /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
-    pub async fn moved_to(&self, ticket: &Ticket, channel: &str, now: Timestamp) -> Result<Payment, LedgerError> {
-        let (claim, channel) = (ticket.claim, channel.to_owned());
-        self.engine.write(Durable, move |tx| claims::moved_to(tx, claim, channel, now)).await
+    pub async fn moved_to(
+        &self,
+        ticket: &Ticket,
+        channel: &str,
+        account: &str,
+        now: Timestamp,
+    ) -> Result<Payment, LedgerError> {
+        let (claim, channel, account) = (ticket.claim, channel.to_owned(), account.to_owned());
+        self.engine.write(Durable, move |tx| claims::moved_to(tx, claim, channel, account, now)).await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made. If something was
@@ -128,26 +136,29 @@ impl Ledger {
     }
 
     /// Payments and refunds about which the provider must be asked now, the longest due first.
-    pub async fn due_searches(&self, now: Timestamp, limit: usize) -> Result<Vec<Record>, LedgerError> {
+    pub async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
         let due = self.engine.agenda(|agenda| searches::due(agenda, now, limit));
         searches::records(&self.engine.view(), &due)
     }
 
-    /// Writes down how a search stands while it goes on. Changes no version; nothing happens when the search has ended.
-    pub async fn searched(&self, subject: &Subject, search: Search) -> Result<(), LedgerError> {
+    /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing
+    /// happens when the search has ended.
+    pub async fn searched(&self, subject: &Subject, search: Option<Search>) -> Result<(), LedgerError> {
         let subject = subject.clone();
         self.engine.write(Durable, move |tx| searches::searched(tx, &subject, search)).await
     }
 
-    /// Events to deliver now, the longest due first, of those that `wanted` (merchant, event id) lets pass. Only the
-    /// oldest of each payment is among them, so that a merchant hears of one payment in order.
+    /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
+    /// none that is `under_way` by its id. Only the oldest of each payment is among them, so that a merchant hears of one
+    /// payment in order.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,
         limit: usize,
-        wanted: impl FnMut(&str, &str) -> bool,
-    ) -> Result<Vec<Delivery>, LedgerError> {
-        let due = self.engine.agenda(|agenda| outbox::due(agenda, now, limit, wanted));
+        free: impl Fn(&str) -> usize,
+        under_way: impl Fn(&str, &str) -> bool,
+    ) -> Vec<Delivery> {
+        let due = self.engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
         outbox::deliveries(&self.engine.view(), due)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
+use tollgate_plugins::error::Error;
 use tollgate_plugins::provider::{BadSignature, Provider, Source};
 
 use crate::clock::unix_now;
@@ -102,9 +103,13 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         Ok(event) => event,
         Err(error) => {
             tracing::error!(channel = channel.name, %error, "a verified notification cannot be used");
-            return Verdict::Unreadable;
+            return if matches!(error, Error::Mismatch(_)) { Verdict::Mismatch } else { Verdict::Unreadable };
         }
     };
+    if let Some(why) = event.outcome.as_ref().and_then(|outcome| outcome.needs_person.as_deref()) {
+        tracing::error!(channel = channel.name, why, "a person must look at it");
+        METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+    }
     match gateway.ledger.record(&channel.name, event, Timestamp::now()).await {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");

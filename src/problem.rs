@@ -87,6 +87,19 @@ impl Problem {
         }
     }
 
+    /// 503: the ledger cannot be asked what it remembers. Something may have been sent before.
+    pub fn ledger_unknown(error: &LedgerError) -> Self {
+        let detail = "The gateway cannot use its ledger, so nothing was sent now; what became of an earlier request is not known. Ask for the status later.";
+        Self { detail: detail.to_owned(), ..Self::ledger(error).money(MoneyState::Unknown) }
+    }
+
+    /// 402: the provider refused to close it, which says nothing about the money.
+    pub fn close_refused(word: Word, money_state: MoneyState) -> Self {
+        let detail = "The provider refused to close the payment. See `provider` for its own words, and ask for the payment's status.";
+        let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
+        problem.money(money_state).provider(word)
+    }
+
     /// From an exchange that ended without an outcome.
     pub fn from_exchange(error: &Error) -> Self {
         match error {

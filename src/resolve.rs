@@ -1,7 +1,11 @@
-//! What became of it? Asks providers about unknown outcomes until it knows.
+//! What became of it? Asks providers about open outcomes until it knows.
+//!
+//! What is unknown is asked about at once and then ever more seldom. What is pending is asked about too, after a silence:
+//! its notification may never come. What is to be closed, or was scanned at a till and stayed open, is closed.
 //!
 //! "The provider does not know the order" proves nothing soon after the request, which may still be on its way: it is
-//! believed only when the settle window has passed, and then twice.
+//! believed only when the settle window has passed, and then twice. Of an order that the provider once confirmed it proves
+//! nothing at all: it may come to life when the payer scans it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +16,9 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question};
-use crate::ledger::{News, Record, Search};
+use crate::ledger::{LedgerError, News, Record, Search, Subject};
 use crate::telemetry::METRICS;
 
 /// How long after the request "not known" is not yet believed.
@@ -24,14 +29,20 @@ const ABSENT_ENOUGH: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between the first and the second "not known" that count.
 const SECOND_WORD_PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause.
+/// The longest pause while something is unknown.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// After this time a person is asked to look; the questions go on at the longest pause.
+/// The pauses between questions about what is pending grow with its age, within these bounds.
+const SILENCE: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
+/// What is pending for so long ended at its provider long ago; nobody pays it any more.
+const ENOUGH: SignedDuration = SignedDuration::from_hours(24 * 30);
+/// After this time a person is asked to look at what is unknown; the questions go on at the longest pause.
 const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
-/// Between two questions about it, while the till waits.
-const TYPING_PAUSE: Duration = Duration::from_secs(3);
+/// Between two questions about what somebody waits for: a till, or whoever wants it closed.
+const WAITED_FOR_PAUSE: Duration = Duration::from_secs(3);
+/// For so long somebody waits.
+const WAITED_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How many questions are under way at once, so that a provider that comes back is not drowned.
 const AT_ONCE: usize = 16;
 
@@ -41,20 +52,18 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut asking = tokio::task::JoinSet::new();
     loop {
-        match gateway.ledger.due_searches(Timestamp::now(), AT_ONCE).await {
-            Ok(due) => {
-                for record in due {
-                    let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                    let gateway = Arc::clone(&gateway);
-                    asking.spawn(async move {
-                        resolve(&gateway, record).await;
-                        drop(place);
-                    });
-                }
-                // All of one round first: a record that is being asked about must not be due a second time.
-                while asking.join_next().await.is_some() {}
+        // What cannot be written down would be asked again and again.
+        if gateway.ledger.is_healthy() {
+            for record in gateway.ledger.due_searches(Timestamp::now(), AT_ONCE).await {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let gateway = Arc::clone(&gateway);
+                asking.spawn(async move {
+                    resolve(&gateway, record).await;
+                    drop(place);
+                });
             }
-            Err(error) => tracing::error!(%error, "cannot read which outcomes are unknown"),
+            // All of one round first: a record that is being asked about must not be due a second time.
+            while asking.join_next().await.is_some() {}
         }
         tokio::select! {
             _ = wake.changed() => {}
@@ -67,110 +76,165 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let Some(search) = search_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
-    let answer = match question(gateway, &snapshot, &record).await {
-        Ok((channel, operation, subject)) => match snapshot.channels.get(&channel) {
-            Some(channel) => {
-                let limit = channel.upstream.timeouts().total;
-                let asked = gateway.exchanger.ask(channel, &operation, limit).await;
-                match reversal(&record, &search, &asked) {
-                    Some(reversal) => (Some(subject), gateway.exchanger.ask(channel, &reversal, limit).await),
-                    None => (Some(subject), asked),
-                }
-            }
-            None => (Some(subject), Err(Error::NotSent(format!("the channel `{channel}` is not configured")))),
-        },
-        Err(error) => (None, Err(error)),
-    };
-    let (Some(subject), result) = answer else {
-        tracing::error!("an unknown outcome cannot be asked about: its payment is missing in the ledger");
-        return;
-    };
+    let (subject, answered) = ask(gateway, &snapshot, &record, &search).await;
     let now = Timestamp::now();
-    let next = after(search, &result, is_watched(&record), now, gateway.exchanger.clock().random());
-    let written = match (&result, &next) {
-        (Ok(outcome), next) => {
-            let applied = gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await;
-            match (applied, next) {
-                (Ok(_), Some(search)) => gateway.ledger.searched(&subject, search.clone()).await,
-                (applied, _) => applied.map(drop),
-            }
+    if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
+        tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+        METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
+    }
+    let next = after(search, &record, &answered.result, now, gateway.exchanger.clock().random());
+    if let Err(error) = write(gateway, &record, &subject, answered, next, now).await {
+        tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
+    }
+}
+
+/// What the provider said, and to what.
+struct Answered {
+    result: Result<Outcome, Error>,
+    /// Whether it is the answer to a close.
+    is_close: bool,
+}
+
+/// Asks how it stands; what is open and should not be is closed.
+async fn ask(gateway: &Gateway, snapshot: &Snapshot, record: &Record, search: &Search) -> (Subject, Answered) {
+    let (subject, asked) = match question(gateway, snapshot, record).await {
+        (subject, Ok((channel, operation))) => {
+            (subject, put(gateway, channel, &operation).await.map(|it| (channel, it)))
         }
-        (Err(_), None) => gateway.ledger.apply(&subject, News::NeverHappened, now).await.map(drop),
-        (Err(error), Some(search)) => {
-            tracing::info!(order_id = subject.order_id, asked = search.asked, %error, "the outcome is still unknown");
-            if search.needs_person && search.asked > 0 && !search_of(&record).is_some_and(|old| old.needs_person) {
-                METRICS.unknown_needs_person_total.with_label_values(&[channel_of(&record)]).inc();
-                tracing::error!(order_id = subject.order_id, "the outcome stays unknown: a person must look at it");
-            }
-            if let Error::Mismatch(_) = error
-                && let Err(error) = gateway.ledger.mismatch(&subject, now).await
-            {
-                tracing::error!(%error, "a mismatch could not be recorded");
-            }
-            gateway.ledger.searched(&subject, search.clone()).await
-        }
+        (subject, Err(error)) => (subject, Err(error)),
     };
-    match written {
-        Ok(()) if next.is_none() => tracing::info!(order_id = subject.order_id, "the outcome is known"),
-        Ok(()) => {}
-        Err(error) => tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded"),
+    let (channel, outcome) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return (subject, Answered { result: Err(error), is_close: false }),
+    };
+    let Some(close) = closing(record, search, &outcome) else {
+        return (subject, Answered { result: Ok(outcome), is_close: false });
+    };
+    // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted.
+    let marked = Search { closing: true, ..search.clone() };
+    if gateway.ledger.searched(&subject, Some(marked)).await.is_err() {
+        return (subject, Answered { result: Ok(outcome), is_close: false });
     }
+    (subject, Answered { result: put(gateway, channel, &close).await, is_close: true })
 }
 
-/// Whether its payer stands at a till, so that an open end is no end.
-fn is_watched(record: &Record) -> bool {
-    matches!(record, Record::Payment(payment) if payment.method.is_scanned())
+async fn put(gateway: &Gateway, channel: &Arc<Channel>, operation: &Operation) -> Result<Outcome, Error> {
+    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total).await
 }
 
-/// What takes back a payment at a till that stayed open for too long.
-fn reversal(record: &Record, search: &Search, asked: &Result<Outcome, Error>) -> Option<Operation> {
-    let is_open = asked.as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
-    let is_over = Timestamp::now().duration_since(search.since) >= TYPING;
-    match record {
-        Record::Payment(payment) if is_watched(record) && is_open && is_over => Some(Operation::Close(order(payment))),
-        _ => None,
-    }
+/// What takes back a payment that is open and should not be.
+fn closing(record: &Record, search: &Search, outcome: &Outcome) -> Option<Operation> {
+    let Record::Payment(payment) = record else { return None };
+    let is_over = payment.method.is_scanned() && Timestamp::now().duration_since(search.since) >= TYPING;
+    let is_wanted = outcome.status == Status::Pending && (search.closing || is_over);
+    is_wanted.then(|| Operation::Close(order(payment)))
 }
 
-/// How the search goes on after an answer; `None` when it has ended.
-fn after(
-    search: Search,
-    result: &Result<Outcome, Error>,
-    is_watched: bool,
+async fn write(
+    gateway: &Gateway,
+    record: &Record,
+    subject: &Subject,
+    answered: Answered,
+    next: Next,
     now: Timestamp,
-    chance: f64,
-) -> Option<Search> {
-    let settled = now.duration_since(search.since) >= SETTLE_WINDOW;
-    let absent = match result {
-        Ok(outcome) if is_watched && outcome.status == Status::Pending => search.absent,
-        Ok(_) => return None,
-        Err(Error::Absent(_)) if settled => search.absent + 1,
-        Err(Error::Absent(_)) => 0,
-        Err(_) => search.absent,
-    };
-    if absent >= ABSENT_ENOUGH {
-        return None;
+) -> Result<(), LedgerError> {
+    let ledger = &gateway.ledger;
+    let order_id = &subject.order_id;
+    match answered.result {
+        Ok(outcome) => {
+            let is_closed = answered.is_close && outcome.status == Status::Closed;
+            let after = ledger.apply(subject, News::Outcome(outcome), now).await?;
+            if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
+                tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
+                ledger.mismatch(subject, now).await?;
+            }
+        }
+        Err(error) => {
+            tracing::info!(order_id, %error, "the outcome is still open");
+            if let Error::Mismatch(_) = error {
+                ledger.mismatch(subject, now).await?;
+            }
+        }
     }
-    let doubled =
-        FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
-    let until_settled = Duration::try_from(SETTLE_WINDOW - now.duration_since(search.since)).unwrap_or_default();
-    let wanted = match result {
-        // The provider works: only the window, or the second word, is waited for.
-        Ok(_) => TYPING_PAUSE,
-        Err(Error::Absent(_)) if settled => SECOND_WORD_PAUSE,
-        Err(Error::Absent(_)) => doubled.min(until_settled.max(FIRST_PAUSE)),
-        _ => doubled,
+    match next {
+        Next::Known => tracing::info!(order_id, "the outcome is known"),
+        Next::NeverHappened => drop(ledger.apply(subject, News::NeverHappened, now).await?),
+        Next::Enough => ledger.searched(subject, None).await?,
+        Next::Again(search) => {
+            if search.needs_person && !search_of(record).is_some_and(|before| before.needs_person) {
+                METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
+                tracing::error!(order_id, "the outcome stays unknown: a person must look at it");
+            }
+            ledger.searched(subject, Some(search)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How the search goes on.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// The provider's word decides, or has brought it to another status with a search of its own.
+    Known,
+    /// It never had it.
+    NeverHappened,
+    /// Nothing more is expected.
+    Enough,
+    Again(Search),
+}
+
+fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: Timestamp, chance: f64) -> Next {
+    let age = now.duration_since(search.since);
+    let was_pending = status_of(record) == Status::Pending;
+    let is_waited_for = (search.closing || is_scanned(record)) && age < WAITED_FOR;
+    let still_open = result.as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
+    if result.is_ok() && !(still_open && (was_pending || is_scanned(record))) {
+        return Next::Known;
+    }
+    let is_absent = matches!(result, Err(Error::Absent(_)));
+    let absent = if is_absent && !was_pending && age >= SETTLE_WINDOW { search.absent + 1 } else { 0 };
+    let absent = if is_absent { absent } else { search.absent };
+    if absent >= ABSENT_ENOUGH {
+        return Next::NeverHappened;
+    }
+    if was_pending && age >= ENOUGH {
+        return Next::Enough;
+    }
+    let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX));
+    let doubled = doubled.min(LONGEST_PAUSE);
+    let until_settled = Duration::try_from(SETTLE_WINDOW - age).unwrap_or_default();
+    let wanted = if is_waited_for && (still_open || was_pending) {
+        WAITED_FOR_PAUSE
+    } else if was_pending {
+        Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE)
+    } else if !is_absent {
+        doubled
+    } else if absent > 0 {
+        // The provider works: only the second word is waited for, or the window.
+        SECOND_WORD_PAUSE
+    } else {
+        doubled.min(until_settled.max(FIRST_PAUSE))
     };
-    // From three quarters to five quarters, so that what became unknown together is not asked about together.
-    let pause = wanted.mul_f64(0.75 + chance / 2.0);
-    let due = now.checked_add(SignedDuration::try_from(pause).unwrap_or(SETTLE_WINDOW)).unwrap_or(now);
-    Some(Search {
-        since: search.since,
-        due,
+    // From three quarters to five quarters, so that what became open together is not asked about together.
+    let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SETTLE_WINDOW);
+    Next::Again(Search {
+        due: now.checked_add(pause).unwrap_or(now),
         asked: search.asked.saturating_add(1),
         absent,
-        needs_person: search.needs_person || now.duration_since(search.since) >= PERSON_AFTER,
+        needs_person: search.needs_person || (!was_pending && age >= PERSON_AFTER),
+        ..search
     })
+}
+
+fn status_of(record: &Record) -> Status {
+    match record {
+        Record::Payment(payment) => payment.status,
+        Record::Refund(refund) => refund.status,
+    }
+}
+
+fn is_scanned(record: &Record) -> bool {
+    matches!(record, Record::Payment(payment) if payment.method.is_scanned())
 }
 
 fn search_of(record: &Record) -> Option<&Search> {
@@ -190,58 +254,116 @@ fn channel_of(record: &Record) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
     use tollgate_plugins::error::Word;
+    use tollgate_plugins::payment::Method;
 
-    fn search(since: Timestamp) -> Search {
-        Search { since, due: since, asked: 0, absent: 0, needs_person: false }
+    use super::*;
+    use crate::ledger::a_payment;
+
+    const START: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn search() -> Search {
+        Search { since: START, due: START, asked: 0, absent: 0, needs_person: false, closing: false }
+    }
+
+    fn payment(status: Status) -> Record {
+        Record::Payment(crate::ledger::Payment { status, ..a_payment("o") })
+    }
+
+    fn seconds(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
     }
 
     fn absent() -> Result<Outcome, Error> {
         Err(Error::Absent(Word { code: "ORDER_NOT_EXIST".into(), message: String::new() }))
     }
 
+    fn again(next: Next) -> Search {
+        let Next::Again(search) = next else { panic!("{next:?}") };
+        search
+    }
+
+    fn pause(next: Next, now: Timestamp) -> i64 {
+        again(next).due.duration_since(now).as_secs()
+    }
+
     #[test]
     fn not_known_is_believed_after_the_settle_window_and_twice() {
-        let start = Timestamp::UNIX_EPOCH;
-        let early = after(search(start), &absent(), false, start + SignedDuration::from_secs(29), 0.5).unwrap();
+        let unknown = payment(Status::Unknown);
+        let early = again(after(search(), &unknown, &absent(), seconds(29), 0.5));
         assert_eq!(early.absent, 0, "too early to count");
-        let once = after(early, &absent(), false, start + SignedDuration::from_secs(31), 0.5).unwrap();
+        let once = again(after(early, &unknown, &absent(), seconds(31), 0.5));
         assert_eq!(once.absent, 1);
-        assert_eq!(after(once, &absent(), false, start + SignedDuration::from_secs(40), 0.5), None);
+        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), seconds(35), 0.5));
+        assert_eq!(unclear.absent, 1, "what says nothing takes nothing back");
+        assert_eq!(after(unclear, &unknown, &absent(), seconds(40), 0.5), Next::NeverHappened);
+    }
+
+    #[test]
+    fn of_what_was_confirmed_not_known_proves_nothing() {
+        let mut state = search();
+        for at in [400, 1000, 2000, 100_000] {
+            state = again(after(state, &payment(Status::Pending), &absent(), seconds(at), 0.5));
+        }
+        let end = seconds(31 * 24 * 3600);
+        assert_eq!(after(state, &payment(Status::Pending), &absent(), end, 0.5), Next::Enough);
     }
 
     #[test]
     fn pauses_double_up_to_the_longest_and_scatter() {
-        let start = Timestamp::UNIX_EPOCH;
-        let trouble: Result<Outcome, Error> = Err(Error::unclear("x"));
-        let mut state = search(start);
+        let (unknown, trouble) = (payment(Status::Unknown), Err(Error::unclear("x")));
+        let mut state = search();
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            state = after(state, &trouble, false, start, 0.5).unwrap();
-            pauses.push(state.due.duration_since(start).as_secs());
+            state = again(after(state, &unknown, &trouble, START, 0.5));
+            pauses.push(state.due.duration_since(START).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let low = after(search(start), &trouble, false, start, 0.0).unwrap().due;
-        let high = after(search(start), &trouble, false, start, 0.999).unwrap().due;
+        let low = again(after(search(), &unknown, &trouble, START, 0.0)).due;
+        let high = again(after(search(), &unknown, &trouble, START, 0.999)).due;
         assert!(low < high);
     }
 
     #[test]
     fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
-        let start = Timestamp::UNIX_EPOCH;
-        let trouble: Result<Outcome, Error> = Err(Error::unclear("x"));
-        let state = after(search(start), &trouble, false, start + SignedDuration::from_hours(25), 0.5).unwrap();
-        assert!(state.needs_person);
+        let trouble = Err(Error::unclear("x"));
+        let later = seconds(25 * 3600);
+        assert!(again(after(search(), &payment(Status::Unknown), &trouble, later, 0.5)).needs_person);
+        assert!(!again(after(search(), &payment(Status::Pending), &trouble, later, 0.5)).needs_person);
     }
 
     #[test]
-    fn a_payment_at_a_till_is_watched_until_it_ends() {
-        let start = Timestamp::UNIX_EPOCH;
+    fn what_is_pending_is_asked_about_ever_more_seldom() {
         let pending = Ok(Outcome::of(Status::Pending));
-        assert_eq!(after(search(start), &pending, false, start, 0.5), None);
-        let next = after(search(start), &pending, true, start, 0.5).unwrap();
-        assert_eq!(next.due.duration_since(start).as_secs(), 3);
-        assert_eq!(after(next, &Ok(Outcome::of(Status::Succeeded)), true, start, 0.5), None);
+        for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
+            let next = after(search(), &payment(Status::Pending), &pending, seconds(age), 0.5);
+            assert_eq!(pause(next, seconds(age)), wanted);
+        }
+        assert_eq!(after(search(), &payment(Status::Unknown), &pending, seconds(5), 0.5), Next::Known);
+        let paid = Ok(Outcome::of(Status::Succeeded));
+        assert_eq!(after(search(), &payment(Status::Pending), &paid, seconds(5), 0.5), Next::Known);
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_asked_about_at_once_and_closed() {
+        let pending = Outcome::of(Status::Pending);
+        let scanned = Method::all().find(Method::is_scanned);
+        let Record::Payment(open) = payment(Status::Pending) else { panic!() };
+        let till = Record::Payment(crate::ledger::Payment { method: scanned.unwrap_or(open.method), ..open.clone() });
+        let open = Record::Payment(open);
+        let wanted = Search { closing: true, since: Timestamp::now(), ..search() };
+        assert_eq!(closing(&open, &search(), &pending), None);
+        assert!(matches!(closing(&open, &wanted, &pending), Some(Operation::Close(_))));
+        assert_eq!(closing(&open, &wanted, &Outcome::of(Status::Closed)), None);
+        assert_eq!(
+            pause(after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), START, 0.5), START),
+            3
+        );
+        if scanned.is_some() {
+            let fresh = Search { since: Timestamp::now(), ..search() };
+            assert_eq!(closing(&till, &fresh, &pending), None, "the payer may be typing");
+            assert!(closing(&till, &search(), &pending).is_some());
+            assert_eq!(pause(after(search(), &till, &Ok(pending), START, 0.5), START), 3);
+        }
     }
 }

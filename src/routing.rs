@@ -10,8 +10,9 @@ use crate::config::{Channel, Route, Snapshot};
 /// Why no channel can take a payment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoChannel {
-    /// The request names a channel that does not exist.
-    #[error("there is no channel `{0}`; leave `channel` out to let the routes choose")]
+    /// The request names a channel to which no route leads this payment. Of channels that are not for a merchant it does
+    /// not hear whether they exist.
+    #[error("no route leads this payment to a channel `{0}`; leave `channel` out to let the routes choose")]
     Unknown(String),
     /// The named channel cannot serve the method.
     #[error("the channel `{0}` cannot serve the method `{1}`; leave `channel` out to let the routes choose")]
@@ -22,7 +23,8 @@ pub enum NoChannel {
 }
 
 /// The channels for a new payment: the first is used, the others only when nothing was sent. The choice by weight is
-/// made by the order's number, so that the same order always comes to the same channel.
+/// made by the order's number, so that the same order always comes to the same channel. A `pinned` channel must be one
+/// to which some route would lead this payment: whose money goes where is the operator's word, not the caller's.
 pub fn choose(
     snapshot: &Snapshot,
     merchant: &str,
@@ -33,7 +35,9 @@ pub fn choose(
 ) -> Result<Vec<Arc<Channel>>, NoChannel> {
     let serves = |channel: &&Arc<Channel>| channel.methods.contains(&method.as_str());
     if let Some(name) = pinned {
-        let channel = snapshot.channels.get(name).ok_or_else(|| NoChannel::Unknown(name.to_owned()))?;
+        let leads = |route: &&Route| route.matches(merchant, method, amount) && route.names(name);
+        let channel = snapshot.channels.get(name).filter(|_| snapshot.routes.iter().any(|route| leads(&route)));
+        let channel = channel.ok_or_else(|| NoChannel::Unknown(name.to_owned()))?;
         return match serves(&channel) {
             true => Ok(vec![Arc::clone(channel)]),
             false => Err(NoChannel::WrongMethod(name.to_owned(), method)),

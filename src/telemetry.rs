@@ -39,7 +39,7 @@ pub struct Metrics {
     /// Seconds since the oldest of them became unknown.
     pub unknown_oldest_seconds: Gauge,
     /// Payments and refunds that the resolver gave up to a person.
-    pub unknown_needs_person_total: IntCounterVec,
+    pub needs_person_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered.
@@ -139,9 +139,9 @@ impl Metrics {
                 Gauge,
                 Opts::new("unknown_oldest_seconds", "Seconds since the oldest unknown one became so")
             ),
-            unknown_needs_person_total: add_vec!(
+            needs_person_total: add_vec!(
                 IntCounterVec,
-                Opts::new("unknown_needs_person_total", "Unknown ones that the resolver gave up to a person"),
+                Opts::new("needs_person_total", "What does not go on by itself: a person must look at it"),
                 &["channel"]
             ),
             notifications_total: add_vec!(

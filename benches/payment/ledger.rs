@@ -56,6 +56,7 @@ fn payment(order: &str) -> Payment {
         refunded: 0,
         method: Method::parse("wechat.native").unwrap(),
         channel: "main".into(),
+        account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
         word: None,

@@ -9,10 +9,10 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use super::form::{idempotency_key, is_identifier, nothing};
-use super::{Asked, Gateway, body_of, broken_off, channel_of, kept, not_run, query, refused};
+use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, query, refused, replayed, unknown};
 use crate::config::Channel;
 use crate::idempotency::claim_key;
-use crate::ledger::{Answer, Claimed, Intent, News, Record, Subject, Ticket};
+use crate::ledger::{Answer, Claimed, Intent, News, Payment, Record, Refund, Subject, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
@@ -28,10 +28,11 @@ pub(super) async fn close(
     nothing(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let subject = Subject { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let claimed = gateway.ledger.claim(key, Intent::Close(subject), Timestamp::now()).await;
-    let ticket = match claimed.map_err(|error| Problem::ledger(&error))? {
-        Claimed::Run(ticket) => ticket,
-        other => return not_run(other, order_id, StatusCode::OK),
+    let ticket = match gateway.ledger.claim(key, Intent::Close(subject), Timestamp::now()).await {
+        Ok(Claimed::Run(ticket)) => ticket,
+        Ok(Claimed::Present(record)) => return Ok(replayed(json(done(&record), &record))),
+        Ok(other) => return not_run(other, order_id, StatusCode::OK),
+        Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
     let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
     tokio::spawn(finish(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
@@ -39,37 +40,44 @@ pub(super) async fn close(
 
 async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
-    let result = match asked.snapshot.channels.get(&ticket.payment.channel) {
-        Some(channel) => ask(&gateway, &asked, channel, &ticket).await,
-        None => Err(Error::NotSent(format!("the channel `{}` is not configured any more", ticket.payment.channel))),
+    let result = match query::channel_for(&asked.snapshot, &ticket.payment) {
+        Ok(channel) => ask(&gateway, &asked, channel, &ticket).await,
+        Err(error) => Err(error),
     };
     let news = match &result {
         Ok(outcome) => News::Outcome(outcome.clone()),
         Err(error) if error.provably_not_executed() => {
-            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
-            return Err(Problem::from_exchange(error).order(order_id));
+            let money_state = ticket.payment.money_state;
+            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger_unknown(&error))?;
+            return Err(Problem::from_exchange(error).money(money_state).order(order_id));
         }
         // It refused to close, and said nothing new of the money.
-        Err(Error::Declined(_)) => News::Outcome(Outcome::of(Status::Pending)),
+        Err(Error::Declined(word)) => News::Declined(word.clone()),
         Err(_) => News::Unknown,
     };
     let request_id = asked.request_id().to_owned();
     let error = result.err();
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
-    let settled = gateway.ledger.settle(ticket, news, Timestamp::now(), answer).await;
-    let (record, answer) = settled.map_err(|error| Problem::ledger(&error).order(order_id))?;
-    Ok(kept(answer, channel_of(&record)))
+    let claimed = Record::Payment(ticket.payment.clone());
+    match gateway.ledger.settle(ticket, news, Timestamp::now(), answer).await {
+        Ok((record, answer)) => Ok(kept(answer, channel_of(&record))),
+        Err(error) => {
+            tracing::error!(%error, order_id, "what became of a close could not be recorded");
+            Ok(json(StatusCode::ACCEPTED, &unknown(claimed)))
+        }
+    }
 }
 
-/// Closes; where the provider says that the payment is in another state, asks in which and adopts it.
+/// Closes; where the provider says that the payment is in another state, asks in which and adopts it. That it is open is
+/// no answer to a close.
 async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &Ticket) -> Result<Outcome, Error> {
     let order = query::order(&ticket.payment);
     let closed = gateway.exchanger.ask(channel, &Operation::Close(order.clone()), asked.patience()).await;
     match closed {
         Err(Error::Conflict(word)) => {
             match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience()).await {
-                Ok(outcome) => Ok(outcome),
-                Err(_) => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
+                Ok(outcome) if outcome.status.is_final() => Ok(outcome),
+                _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
             }
         }
         other => other,
@@ -83,11 +91,19 @@ fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
         body: body_of(record),
     };
     match (record, error) {
-        (_, Some(Error::Declined(word))) => Problem::declined(word.clone()).answer(request_id),
-        (_, Some(_)) => json(StatusCode::ACCEPTED),
-        (Record::Payment(payment), None) if payment.status == Status::Succeeded => {
+        (Record::Payment(payment), _) if payment.status == Status::Succeeded => {
             refused(payment).order(payment.order_id.clone()).answer(request_id)
         }
-        _ => json(StatusCode::OK),
+        (Record::Payment(payment), Some(Error::Declined(word))) => {
+            let problem = Problem::close_refused(word.clone(), payment.money_state);
+            problem.order(payment.order_id.clone()).answer(request_id)
+        }
+        _ => json(done(record)),
     }
+}
+
+/// Closed is only what has ended; the rest is on its way there.
+fn done(record: &Record) -> StatusCode {
+    let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = record;
+    if status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
 }

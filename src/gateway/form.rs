@@ -224,11 +224,19 @@ mod tests {
             &good.replace("wechat.native", "wechat.nativ"),
             &good.replace("\"description\"", "\"descriptions\""),
             &good.replace("\"method\"", "\"return_url\":\"x\",\"method\""),
-            &good.replace("\"method\"", "\"expires_at\":\"2001-01-01T00:00:00Z\",\"method\""),
+            &good.replace(
+                "\"method\"",
+                &format!("\"metadata\":{{\"a\":{}1{}}},\"method\"", "[".repeat(8), "]".repeat(8)),
+            ),
         ] {
             assert!(NewPayment::read(&Bytes::from(bad.to_owned())).is_err(), "{}", &bad[..bad.len().min(120)]);
         }
         assert!(NewPayment::read(&Bytes::from_static(b"\xff\xfe{}")).is_err());
+        let notes = format!("\"metadata\":{{\"a\":{}1{}}},\"method\"", "[".repeat(7), "]".repeat(7));
+        assert!(NewPayment::read(&Bytes::from(good.replace("\"method\"", &notes))).is_ok());
+        let late = good.replace("\"method\"", "\"expires_at\":\"2001-01-01T00:00:00Z\",\"method\"");
+        let late = NewPayment::read(&Bytes::from(late)).unwrap();
+        assert!(late.in_time(Timestamp::now()).is_err() && late.in_time(Timestamp::UNIX_EPOCH).is_ok());
     }
 
     #[test]

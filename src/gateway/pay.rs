@@ -10,7 +10,7 @@ use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number
 
 use super::form::{NewPayment, idempotency_key};
 use super::query::order;
-use super::{Asked, Gateway, body_of, broken_off, channel_of, kept, not_run};
+use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, unclaimed, unknown};
 use crate::config::Channel;
 use crate::idempotency::claim_key;
 use crate::ledger::{Answer, Claimed, Intent, MoneyState, News, Payment, Record, Ticket};
@@ -28,6 +28,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
 
     let now = Timestamp::now();
     let order_id = form.order_id.clone();
+    let first = channels.as_ref().ok().and_then(|list| list.first());
     let draft = Payment {
         content: form.content(),
         merchant,
@@ -37,12 +38,8 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         amount: form.amount,
         refunded: 0,
         method: form.method,
-        channel: channels
-            .as_ref()
-            .ok()
-            .and_then(|list| list.first())
-            .map(|first| first.name.clone())
-            .unwrap_or_default(),
+        channel: first.map(|first| first.name.clone()).unwrap_or_default(),
+        account: first.map(|first| first.account()).unwrap_or_default(),
         provider_payment_id: None,
         action: None,
         word: None,
@@ -55,15 +52,23 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         order_id: form.order_id.clone(),
     };
     let ledger = &gateway.ledger;
-    let ticket = match ledger.claim(key, Intent::Pay(draft), now).await.map_err(|error| Problem::ledger(&error))? {
-        Claimed::Run(ticket) => ticket,
-        other => return not_run(other, &order_id, StatusCode::CREATED),
+    let content = draft.content.clone();
+    let ticket = match ledger.claim(key, Intent::Pay(draft), now).await {
+        Ok(Claimed::Run(ticket)) => ticket,
+        Ok(other) => return not_run(other, &order_id, StatusCode::CREATED),
+        Err(error) => {
+            let known = ledger.payment(&asked.merchant.name, &order_id).await;
+            let known = known.map(|known| known.map(|known| (known.content == content, Record::Payment(known))));
+            return unclaimed(&error, known, &order_id);
+        }
     };
-    let channels = match channels {
+    // Only of what is new: a repetition had to find what became of it.
+    let possible = form.in_time(now).and_then(|()| channels.map_err(|none| no_channel(&none)));
+    let channels = match possible {
         Ok(channels) => channels,
-        Err(none) => {
+        Err(problem) => {
             ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
-            return Err(no_channel(&none).order(order_id));
+            return Err(problem.order(order_id));
         }
     };
     let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, channels };
@@ -99,7 +104,8 @@ impl Run {
         let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
         for channel in &self.channels {
             if channel.name != ticket.payment.channel {
-                let moved = self.gateway.ledger.moved_to(ticket, &channel.name, Timestamp::now()).await;
+                let ledger = &self.gateway.ledger;
+                let moved = ledger.moved_to(ticket, &channel.name, &channel.account(), Timestamp::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
@@ -143,13 +149,20 @@ pub(super) async fn settle(
 ) -> Result<Response<Bytes>, Problem> {
     let now = Timestamp::now();
     let subject = ticket.subject.clone();
+    let claimed = match &ticket.refund {
+        Some(refund) => Record::Refund(refund.clone()),
+        None => Record::Payment(ticket.payment.clone()),
+    };
     let request_id = asked.request_id().to_owned();
     let mismatched = matches!(error, Some(Error::Mismatch(_)));
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let (record, answer) = match gateway.ledger.settle(ticket, news, now, answer).await {
         Ok(settled) => settled,
         // What was sent stays sent: the claim is found at the next start, and the truth is searched then.
-        Err(error) => return Err(Problem::ledger(&error).money(MoneyState::Unknown).order(subject.order_id)),
+        Err(error) => {
+            tracing::error!(%error, order_id = subject.order_id, "what became of it could not be recorded");
+            return Ok(json(StatusCode::ACCEPTED, &unknown(claimed)));
+        }
     };
     if mismatched && let Err(error) = gateway.ledger.mismatch(&subject, now).await {
         tracing::error!(%error, order_id = subject.order_id, "a mismatch could not be recorded");

@@ -13,7 +13,7 @@ use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::form::is_identifier;
 use super::{Asked, Gateway, json};
-use crate::config::Snapshot;
+use crate::config::{Channel, Snapshot};
 use crate::ledger::{News, Payment, Record, Refund, Subject};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
@@ -100,39 +100,60 @@ async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Pr
 
 /// Asks the provider and writes down what it says. Of "not known" nothing is concluded here: that is the resolver's.
 async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
-    let (channel, operation, subject) = question(gateway, snapshot, &record).await?;
-    let channel = snapshot
-        .channels
-        .get(&channel)
-        .ok_or_else(|| Error::NotSent(format!("the channel `{channel}` is not configured any more")))?;
-    let outcome = gateway.exchanger.ask(channel, &operation, channel.upstream.timeouts().total).await?;
-    if let Err(error) = gateway.ledger.apply(&subject, News::Outcome(outcome), Timestamp::now()).await {
+    let (subject, question) = question(gateway, snapshot, &record).await;
+    let (channel, operation) = question?;
+    let answer = gateway.exchanger.ask(channel, &operation, channel.upstream.timeouts().total).await;
+    let now = Timestamp::now();
+    let written = match &answer {
+        Ok(outcome) => gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await.map(drop),
+        Err(Error::Mismatch(_)) => gateway.ledger.mismatch(&subject, now).await,
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = written {
         tracing::error!(%error, "the provider's word could not be recorded");
     }
-    Ok(())
+    answer.map(drop)
 }
 
 /// Which channel is asked what to learn how a record stands.
-pub(crate) async fn question(
+pub(crate) async fn question<'a>(
     gateway: &Gateway,
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
     record: &Record,
-) -> Result<(String, Operation, Subject), Error> {
+) -> (Subject, Result<(&'a Arc<Channel>, Operation), Error>) {
     match record {
         Record::Payment(payment) => {
             let subject =
                 Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None };
-            Ok((payment.channel.clone(), Operation::Query(order(payment)), subject))
+            (subject, channel_for(snapshot, payment).map(|channel| (channel, Operation::Query(order(payment)))))
         }
         Record::Refund(refund) => {
             let (merchant, order_id) = (refund.merchant.clone(), refund.order_id.clone());
             let payment = gateway.ledger.payment(&merchant, &order_id).await;
-            let payment =
-                payment.ok().flatten().ok_or_else(|| Error::NotSent("the refund's payment is missing".to_owned()))?;
-            let operation = Operation::QueryRefund(refund_operation(snapshot, &payment, refund));
-            Ok((payment.channel, operation, Subject { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }))
+            let missing = || Error::NotSent("the refund's payment is missing in the ledger".to_owned());
+            let asked = payment.ok().flatten().ok_or_else(missing).and_then(|payment| {
+                let channel = channel_for(snapshot, &payment)?;
+                Ok((channel, Operation::QueryRefund(refund_operation(snapshot, &payment, refund))))
+            });
+            (Subject { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }, asked)
         }
     }
+}
+
+/// The channel on which a payment was made, if it still leads to the account that it was made with: another account
+/// knows nothing of it, which must not be taken for an answer.
+pub(super) fn channel_for<'a>(snapshot: &'a Snapshot, payment: &Payment) -> Result<&'a Arc<Channel>, Error> {
+    let (name, account) = (&payment.channel, &payment.account);
+    let channel = snapshot.channels.get(name);
+    let channel = channel.ok_or_else(|| Error::NotSent(format!("the channel `{name}` is not configured any more")))?;
+    if channel.account() == *account {
+        return Ok(channel);
+    }
+    tracing::error!(channel = name, account, order_id = payment.order_id, "the channel leads to another account now");
+    Err(Error::NotSent(format!(
+        "the channel `{name}` leads to another account than `{account}`, with which the payment was made; give the new \
+         account a channel of its own"
+    )))
 }
 
 /// A payment as its provider knows it.

@@ -9,9 +9,9 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Status, provider_number};
 
 use super::form::{NewRefund, idempotency_key, is_identifier};
-use super::{Asked, Gateway, broken_off, not_run, pay, query};
+use super::{Asked, Gateway, broken_off, not_run, pay, query, unclaimed};
 use crate::idempotency::claim_key;
-use crate::ledger::{Claimed, Intent, MoneyState, News, Refund, Ticket};
+use crate::ledger::{Claimed, Intent, MoneyState, News, Record, Refund, Ticket};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/refunds`.
@@ -46,11 +46,15 @@ pub(super) async fn create(
         refunded_at: None,
         search: None,
     };
-    let claimed =
-        gateway.ledger.claim(key, Intent::Refund(draft), now).await.map_err(|error| Problem::ledger(&error))?;
-    let ticket = match claimed {
-        Claimed::Run(ticket) => ticket,
-        other => return not_run(other, order_id, StatusCode::CREATED),
+    let content = draft.content.clone();
+    let ticket = match gateway.ledger.claim(key, Intent::Refund(draft), now).await {
+        Ok(Claimed::Run(ticket)) => ticket,
+        Ok(other) => return not_run(other, order_id, StatusCode::CREATED),
+        Err(error) => {
+            let known = gateway.ledger.refund(&asked.merchant.name, order_id, &form.refund_id).await;
+            let known = known.map(|known| known.map(|known| (known.content == content, Record::Refund(known))));
+            return unclaimed(&error, known, order_id);
+        }
     };
     let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
     let order_id = order_id.to_owned();
@@ -63,12 +67,13 @@ async fn finish(
     ticket: Ticket,
     order_id: String,
 ) -> Result<Response<Bytes>, Problem> {
-    let result = match (&ticket.refund, asked.snapshot.channels.get(&ticket.payment.channel)) {
-        (Some(refund), Some(channel)) => {
+    let result = match (&ticket.refund, query::channel_for(&asked.snapshot, &ticket.payment)) {
+        (Some(refund), Ok(channel)) => {
             let operation = Operation::Refund(query::refund_operation(&asked.snapshot, &ticket.payment, refund));
             gateway.exchanger.ask(channel, &operation, asked.patience()).await
         }
-        _ => Err(Error::NotSent(format!("the channel `{}` is not configured any more", ticket.payment.channel))),
+        (None, _) => Err(Error::NotSent("the claim is about no refund".to_owned())),
+        (_, Err(error)) => Err(error),
     };
     let news = match &result {
         Ok(outcome) => News::Outcome(outcome.clone()),

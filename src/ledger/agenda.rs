@@ -1,6 +1,6 @@
 //! What is waiting, kept in memory beside the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::outbox;
 use super::records::LedgerError;
@@ -10,8 +10,10 @@ use super::transaction::{Space, View, Writes};
 /// tombstones of all that was done since the last compaction.
 #[derive(Default)]
 pub(super) struct Agenda {
-    /// Heads of the payments' queues by when they are due.
-    pub(super) outbox: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Heads of the payments' queues by when they are due, a lane for each merchant.
+    pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// In whose lane each of them is.
+    lanes: HashMap<Vec<u8>, String>,
     /// Searches by when they are due.
     pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What is unknown by since when.
@@ -24,31 +26,46 @@ impl Agenda {
     pub(super) fn read(view: &View) -> Result<Self, LedgerError> {
         let mut agenda = Self::default();
         for space in [Space::Outbox, Space::Searches, Space::Unknown] {
-            if let Some(rows) = agenda.mirror(space) {
-                rows.extend(view.all(space)?);
+            for (key, value) in view.all(space)? {
+                agenda.put(space, &key, Some(&value));
             }
         }
-        agenda.queued = outbox::queued(view, &agenda.outbox)?;
+        agenda.queued = outbox::queued(view, &agenda)?;
         Ok(agenda)
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {
         for ((space, key), value) in &writes.rows {
-            match (self.mirror(*space), value) {
-                (Some(rows), Some(value)) => drop(rows.insert(key.clone(), value.clone())),
-                (Some(rows), None) => drop(rows.remove(key)),
-                (None, _) => {}
-            }
+            self.put(*space, key, value.as_ref());
         }
         self.queued += writes.queued;
     }
 
-    fn mirror(&mut self, space: Space) -> Option<&mut BTreeMap<Vec<u8>, Vec<u8>>> {
-        match space {
-            Space::Outbox => Some(&mut self.outbox),
-            Space::Searches => Some(&mut self.searches),
-            Space::Unknown => Some(&mut self.unknown),
-            _ => None,
+    fn put(&mut self, space: Space, key: &Vec<u8>, value: Option<&Vec<u8>>) {
+        let rows = match space {
+            Space::Searches => &mut self.searches,
+            Space::Unknown => &mut self.unknown,
+            Space::Outbox => return self.put_in_lane(key, value),
+            _ => return,
+        };
+        match value {
+            Some(value) => drop(rows.insert(key.clone(), value.clone())),
+            None => drop(rows.remove(key)),
+        }
+    }
+
+    fn put_in_lane(&mut self, key: &Vec<u8>, value: Option<&Vec<u8>>) {
+        if let Some(value) = value {
+            let merchant = outbox::merchant(value).to_owned();
+            self.outbox.entry(merchant.clone()).or_default().insert(key.clone(), value.clone());
+            self.lanes.insert(key.clone(), merchant);
+        } else if let Some(merchant) = self.lanes.remove(key)
+            && let Some(lane) = self.outbox.get_mut(&merchant)
+        {
+            lane.remove(key);
+            if lane.is_empty() {
+                self.outbox.remove(&merchant);
+            }
         }
     }
 }

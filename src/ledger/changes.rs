@@ -41,7 +41,14 @@ pub(super) fn record(
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
         Some(outcome) => hear(tx, &mut target, &News::Outcome(outcome.clone()), Source::Told, now)?,
-        None => ask(tx, &mut target, now)?,
+        // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
+        None => {
+            ask(tx, &mut target, now)?;
+            return Ok(match target.status() {
+                Status::Succeeded => Recorded::Duplicate,
+                _ => Recorded::Applied(target.subject()),
+            });
+        }
     };
     if !change.mismatch {
         tx.put(Space::Seen, &seen_key.0, BELIEVED);
@@ -56,13 +63,13 @@ pub(super) fn record(
 }
 
 /// The news is no proof by itself: the provider is asked, now. Money that moved needs no second word.
-fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<Change, LedgerError> {
-    if target.status() != Status::Succeeded {
-        let search = target.search().get_or_insert_with(|| rules::new_search(now));
-        search.due = search.due.min(now);
-        target.save(tx)?;
+fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    if target.status() == Status::Succeeded {
+        return Ok(());
     }
-    Ok(Change { changed: true, ..Change::default() })
+    let search = target.search().get_or_insert_with(|| rules::new_search(now));
+    search.due = search.due.min(now);
+    target.save(tx)
 }
 
 const BELIEVED: &[u8] = b"believed";

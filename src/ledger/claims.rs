@@ -43,6 +43,7 @@ pub(super) fn moved_to(
     tx: &mut Transaction<'_>,
     claim: Id,
     channel: String,
+    account: String,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
     let claim = ClaimRow::must(tx, claim)?;
@@ -52,6 +53,7 @@ pub(super) fn moved_to(
         return Err(LedgerError("the payment stands otherwise by now: it must not go to another channel".into()));
     }
     payment.channel = channel;
+    payment.account = account;
     payment.version += 1;
     payment.updated_at = now;
     kept.save(tx)?;
@@ -153,7 +155,12 @@ pub(super) fn lost(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Result<(
 /// After a start: whatever was running, nobody runs any more.
 pub(super) fn recover(tx: &mut Transaction<'_>, view: &View, now: Timestamp) -> Result<(), LedgerError> {
     for (id, _) in view.all(Space::Running)? {
-        lost(tx, Id::from_bytes(&id)?, now)?;
+        let id = Id::from_bytes(&id)?;
+        // One that cannot be read must not keep all others from being served.
+        if let Err(error) = lost(tx, id, now) {
+            let claim = String::from(id);
+            tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must look at it");
+        }
     }
     Ok(())
 }
@@ -239,7 +246,10 @@ impl Asked {
         };
         match kept.row.payment.status {
             Status::Succeeded => return Ok(Claimed::Refused(kept.row.payment)),
-            Status::Failed | Status::Closed | Status::Unknown => {
+            Status::Failed | Status::Closed => return Ok(Claimed::Present(Record::Payment(kept.row.payment))),
+            // It is closed as soon as it is known to be open.
+            Status::Unknown => {
+                searches::after_close(tx, &mut kept, self.now)?;
                 return Ok(Claimed::Present(Record::Payment(kept.row.payment)));
             }
             Status::Pending => {}

@@ -36,7 +36,13 @@ impl Drop for Held {
     fn drop(&mut self) {
         let (Some(claim), Some(ledger)) = (self.claim, self.ledger.upgrade()) else { return };
         let end = if self.reached_caller { lost } else { release };
-        // If it cannot be written, the next start finds it.
-        let _ = ledger.send(move |tx| end(tx, claim, Timestamp::now()));
+        let ended = ledger.send(move |tx| {
+            end(tx, claim, Timestamp::now()).inspect_err(|error| {
+                tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
+            })
+        });
+        if let Err(error) = ended {
+            tracing::error!(%error, "a claim that nobody holds any more is ended by the next start");
+        }
     }
 }

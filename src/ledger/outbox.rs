@@ -61,40 +61,56 @@ pub(super) fn postpone(
     payment.save(tx)
 }
 
-/// Keys and values of the outbox that are due and that the caller wants, told by merchant and event id.
+/// Keys and values of the outbox that are due. Of a merchant whose events pile up no more is looked at than it has places
+/// and events under way: the committing thread waits for whoever looks here.
 pub(super) fn due(
     agenda: &Agenda,
     now: Timestamp,
     limit: usize,
-    mut wanted: impl FnMut(&str, &str) -> bool,
+    free: impl Fn(&str) -> usize,
+    under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
     let now = millis(now);
-    let due = agenda.outbox.iter().take_while(|(key, _)| millis_at(key) <= now);
-    let wanted = due.filter(|(key, value)| {
-        let merchant = std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default();
-        let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
-        event.is_ok_and(|event| wanted(merchant, &event))
-    });
-    wanted.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
+    let of_merchant = |(merchant, lane): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
+        let due = lane.iter().take_while(|(key, _)| millis_at(key) <= now);
+        let waits = |key: &[u8]| {
+            let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
+            event.is_ok_and(|event| !under_way(merchant, &event))
+        };
+        let waiting = due.filter(|(key, _)| waits(key)).take(free(merchant));
+        waiting.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    let mut due: Vec<Pair> = agenda.outbox.iter().flat_map(of_merchant).collect();
+    due.sort();
+    due.truncate(limit);
+    due
 }
 
-/// The deliveries behind them.
-pub(super) fn deliveries(view: &View, due: Vec<Pair>) -> Result<Vec<Delivery>, LedgerError> {
-    let mut deliveries = Vec::with_capacity(due.len());
-    for (key, value) in due {
-        let id = key.get(8..).unwrap_or_default();
-        let row = view.row::<EventRow>(Space::Events, id)?;
-        let event = row.ok_or_else(|| LedgerError("an event in the outbox is missing".into()))?.event;
+/// In whose lane of the outbox a value belongs.
+pub(super) fn merchant(value: &[u8]) -> &str {
+    std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
+}
+
+/// The deliveries behind them. One that cannot be read must not keep the others waiting.
+pub(super) fn deliveries(view: &View, due: Vec<Pair>) -> Vec<Delivery> {
+    let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
         let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
-        deliveries.push(Delivery { event, due: time(millis_at(&key)), tries });
-    }
-    Ok(deliveries)
+        match view.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
+            Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be read; a person must look at it");
+                None
+            }
+        }
+    };
+    due.into_iter().filter_map(delivery).collect()
 }
 
 /// How many events wait in the queues of which the outbox holds the heads.
-pub(super) fn queued(view: &View, outbox: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<i64, LedgerError> {
+pub(super) fn queued(view: &View, agenda: &Agenda) -> Result<i64, LedgerError> {
     let mut queued = 0;
-    for value in outbox.values() {
+    for value in agenda.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
         queued += Kept::<PaymentRow>::must(view, payment)?.row.queue.len() as i64;
     }

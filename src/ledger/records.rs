@@ -45,6 +45,8 @@ pub struct Payment {
     pub method: Method,
     /// Where it was sent.
     pub channel: String,
+    /// The account that the channel had then: its provider and the provider's number of it.
+    pub account: String,
     /// The provider's own number.
     pub provider_payment_id: Option<String>,
     /// What the payer's device needs.
@@ -61,7 +63,7 @@ pub struct Payment {
     pub paid_at: Option<Timestamp>,
     /// The merchant's own notes.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// While `status` is unknown: how the search for the truth stands.
+    /// Until the end is known: how the search for the truth stands.
     pub search: Option<Search>,
 }
 
@@ -104,10 +106,11 @@ pub struct Refund {
     pub search: Option<Search>,
 }
 
-/// How the search for the truth about an unknown outcome stands.
+/// How the search for the truth stands: about an unknown outcome at once, about a pending one after a while, because a
+/// notification may never come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
-    /// When it became unknown.
+    /// When it came to its status.
     pub since: Timestamp,
     /// When the provider is asked next.
     pub due: Timestamp,
@@ -117,6 +120,8 @@ pub struct Search {
     pub absent: u32,
     /// Given up to a person; asked still, but seldom.
     pub needs_person: bool,
+    /// It is to be closed (or reversed) as long as it is open.
+    pub closing: bool,
 }
 
 /// Names what a claim, a search or an event is about.

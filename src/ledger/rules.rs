@@ -3,7 +3,7 @@
 //! Two laws: what the provider's verified word made final is never taken back, except that money which moved is always
 //! believed; and what is not sure is never called failed.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Money, Outcome, Status};
 
@@ -48,7 +48,7 @@ pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: T
         search: &mut payment.search,
     };
     let change = standing.hear(news, source, now);
-    if payment.method.is_scanned() && payment.status == Status::Pending && source != Source::Told {
+    if payment.method.is_scanned() && payment.status == Status::Pending {
         payment.search = search.or_else(|| Some(new_search(now)));
     }
     change
@@ -97,9 +97,17 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
     }
 }
 
+/// How long a pending one is not asked about: most are paid by then, and their notifications are here.
+const SILENCE: SignedDuration = SignedDuration::from_mins(5);
+
 /// A search that starts now, due at once.
 pub(super) fn new_search(now: Timestamp) -> Search {
-    Search { since: now, due: now, asked: 0, absent: 0, needs_person: false }
+    Search { since: now, due: now, asked: 0, absent: 0, needs_person: false, closing: false }
+}
+
+/// A search that waits for a notification first.
+fn watch(now: Timestamp) -> Search {
+    Search { due: now.saturating_add(SILENCE).unwrap_or(now), ..new_search(now) }
 }
 
 /// What payments and refunds have in common, so that one set of rules serves both.
@@ -142,8 +150,10 @@ impl Standing<'_> {
                 *self.updated_at = now;
             }
         }
-        if source == Source::Asked && to != Status::Unknown {
-            *self.search = None;
+        match *self.status {
+            Status::Pending => drop(self.search.get_or_insert_with(|| watch(now))),
+            status if status.is_final() && source == Source::Asked => *self.search = None,
+            _ => {}
         }
         change
     }
@@ -151,8 +161,11 @@ impl Standing<'_> {
     /// The provider does not know it. That ends what was unknown; but what it once confirmed may only not be there yet
     /// (an order that comes to life when the payer scans it), so a pending one stays.
     fn never_happened(&mut self, source: Source, now: Timestamp) -> Change {
-        if self.status.is_final() || (*self.status == Status::Pending && source != Source::Own) {
+        if self.status.is_final() {
             *self.search = None;
+            return Change::default();
+        }
+        if *self.status == Status::Pending && source != Source::Own {
             return Change::default();
         }
         let change = self.go(Status::Failed, source, now);
@@ -169,7 +182,13 @@ impl Standing<'_> {
         }
         *self.status = to;
         *self.money_state = money_state(to);
-        *self.search = (to == Status::Unknown).then(|| new_search(now));
+        let closing = self.search.as_ref().is_some_and(|search| search.closing);
+        *self.search = match to {
+            Status::Unknown => Some(Search { closing, ..new_search(now) }),
+            Status::Pending if closing => Some(Search { closing, ..new_search(now) }),
+            Status::Pending => Some(watch(now)),
+            _ => None,
+        };
         *self.version += 1;
         *self.updated_at = now;
         Change { changed: true, became: Some(to), mismatch: false }
@@ -250,7 +269,7 @@ mod tests {
     }
 
     fn standing(status: Status) -> Payment {
-        let search = (status == Status::Unknown).then(|| new_search(at(1)));
+        let search = (!status.is_final()).then(|| new_search(at(1)));
         Payment { status, money_state: money_state(status), version: 7, search, ..a_payment("o") }
     }
 
@@ -276,7 +295,7 @@ mod tests {
                     assert_eq!(after.money_state, money_state(after.status), "{place}");
                     assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{place}");
                     assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{place}");
-                    assert_eq!(after.search.is_some(), after.status == Status::Unknown, "{place}");
+                    assert_eq!(after.search.is_some(), !after.status.is_final(), "{place}");
                     let has_word = expected == Some(Status::Failed) && name == "declined";
                     assert_eq!(after.word, has_word.then(word), "{place}");
 
@@ -351,17 +370,34 @@ mod tests {
     }
 
     #[test]
-    fn the_search_after_a_close_ends_with_an_answer_not_with_a_rumour() {
-        for (source, name, ends) in
-            [(Asked, "pending", true), (Told, "pending", false), (Asked, "unknown", false), (Asked, "never", true)]
-        {
-            let mut it = Payment { search: Some(new_search(at(1))), ..standing(Status::Pending) };
-            let change = payment(&mut it, &news(name), source, at(5));
-            assert_eq!((it.search.is_none(), it.status, change.changed), (ends, Status::Pending, false), "{name}");
+    fn the_search_goes_on_until_the_end_is_known() {
+        for source in [Asked, Told] {
+            for name in ["pending", "unknown", "never"] {
+                let mut it = standing(Status::Pending);
+                let change = payment(&mut it, &news(name), source, at(5));
+                assert_eq!((&it.search, change.changed), (&Some(new_search(at(1))), false), "{name} from {source:?}");
+            }
+            let mut it = standing(Status::Pending);
+            payment(&mut it, &outcome(Status::Closed), source, at(5));
+            assert_eq!(it.search, None);
         }
-        let mut it = Payment { search: Some(new_search(at(1))), ..standing(Status::Pending) };
-        payment(&mut it, &outcome(Status::Closed), Told, at(5));
-        assert_eq!(it.search, None);
+        // A doubt about what had ended is over as soon as the provider answers.
+        let mut doubted = Payment { search: Some(new_search(at(1))), ..standing(Status::Closed) };
+        payment(&mut doubted, &news("failed"), Told, at(5));
+        assert!(doubted.search.is_some());
+        payment(&mut doubted, &news("failed"), Asked, at(5));
+        assert_eq!((doubted.search, doubted.status), (None, Status::Closed));
+    }
+
+    #[test]
+    fn what_is_to_be_closed_stays_so_while_it_is_open() {
+        let wanted = Search { closing: true, ..new_search(at(1)) };
+        let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
+        payment(&mut it, &news("pending"), Asked, at(5));
+        assert_eq!(it.search, Some(Search { closing: true, ..new_search(at(5)) }), "due at once");
+        let mut it = standing(Status::Unknown);
+        payment(&mut it, &news("pending"), Asked, at(5));
+        assert_eq!(it.search, Some(watch(at(5))), "the others wait for their notification");
     }
 
     fn usd() -> tollgate_plugins::payment::Currency {

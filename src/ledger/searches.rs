@@ -9,17 +9,18 @@ use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
 use super::rules;
 
 /// As [`Ledger::searched`](super::Ledger::searched).
-pub(super) fn searched(tx: &mut Transaction<'_>, subject: &Subject, search: Search) -> Result<(), LedgerError> {
+pub(super) fn searched(tx: &mut Transaction<'_>, subject: &Subject, search: Option<Search>) -> Result<(), LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(()) };
     // It may have ended while the provider was asked.
-    if target.search().is_none() {
-        return Ok(());
-    }
-    *target.search() = Some(search);
+    let Some(known) = target.search() else { return Ok(()) };
+    // A close that was asked for meanwhile is not forgotten.
+    let closing = known.closing;
+    *target.search() = search.map(|search| Search { closing: search.closing || closing, ..search });
     target.save(tx)
 }
 
-/// Has the truth about an unclear close found out; the payment's status stays. What is final needs no search.
+/// Has an unclear close carried through: the provider is asked, and what is open is closed again. The payment's status
+/// stays until then. What is final needs no search.
 pub(super) fn after_close(
     tx: &mut Transaction<'_>,
     payment: &mut Kept<PaymentRow>,
@@ -30,6 +31,7 @@ pub(super) fn after_close(
     }
     let search = payment.row.payment.search.get_or_insert_with(|| rules::new_search(now));
     search.due = search.due.min(now);
+    search.closing = true;
     payment.save(tx)
 }
 
@@ -39,17 +41,16 @@ pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Vec<u8>>
     agenda.searches.keys().take_while(|key| millis_at(key) <= now).take(limit).cloned().collect()
 }
 
-/// The records behind them.
-pub(super) fn records(view: &View, due: &[Vec<u8>]) -> Result<Vec<Record>, LedgerError> {
-    let mut records = Vec::with_capacity(due.len());
-    for key in due {
-        if let Some(mut target) = Target::listed(view, key)?
-            && target.search().is_some()
-        {
-            records.push(target.record());
+/// The records behind them. One that cannot be read must not keep the others waiting.
+pub(super) fn records(view: &View, due: &[Vec<u8>]) -> Vec<Record> {
+    let record = |key: &Vec<u8>| match Target::listed(view, key) {
+        Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
+        Err(error) => {
+            tracing::error!(%error, "a record that is to be asked about cannot be read");
+            None
         }
-    }
-    Ok(records)
+    };
+    due.iter().filter_map(record).collect()
 }
 
 /// As [`Ledger::waiting`](super::Ledger::waiting).

@@ -69,7 +69,7 @@ impl Bench {
     async fn hear_all(&self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            let due = self.ledger.due_deliveries(at(1_000_000_000), 10, |_, _| true).await.unwrap();
+            let due = self.deliveries(at(1_000_000_000), 10).await;
             if due.is_empty() {
                 return events;
             }
@@ -85,8 +85,21 @@ impl Bench {
         self.hear_all().await.into_iter().map(|event| event.kind).collect()
     }
 
+    /// What is asked about soon, without what only waits for its notification.
     async fn due(&self) -> Vec<Record> {
-        self.ledger.due_searches(at(1_000_000_000), 100).await.unwrap()
+        let mut due = self.ledger.due_searches(at(1_000_000_000), 100).await;
+        due.retain(|record| {
+            let search = match record {
+                Record::Payment(payment) => payment.search.clone().unwrap(),
+                Record::Refund(refund) => refund.search.clone().unwrap(),
+            };
+            search.closing || search.due.duration_since(search.since) < jiff::SignedDuration::from_secs(240)
+        });
+        due
+    }
+
+    async fn deliveries(&self, now: Timestamp, limit: usize) -> Vec<Delivery> {
+        self.ledger.due_deliveries(now, limit, |_| usize::MAX, |_, _| false).await
     }
 }
 
@@ -123,7 +136,7 @@ pub(super) fn cny(value: u64) -> Money {
     Money { value, currency: Currency::CNY }
 }
 
-pub(super) fn a_payment(order: &str) -> Payment {
+pub(crate) fn a_payment(order: &str) -> Payment {
     Payment {
         merchant: "shop".into(),
         order_id: order.into(),
@@ -135,6 +148,7 @@ pub(super) fn a_payment(order: &str) -> Payment {
         refunded: 0,
         method: Method::all().next().unwrap(),
         channel: "wechat".into(),
+        account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
         word: None,

@@ -62,8 +62,9 @@ impl World {
         (wishes.edit)(&conf, sandbox_address);
         let receiver = Receiver::start().await;
         write_merchants(&conf, &receiver.url());
-        let first = wishes.channels[0];
-        std::fs::write(conf.join("routes.toml"), format!("[[route]]\nto = [{{ channel = \"{first}\" }}]\n")).unwrap();
+        // The first takes all; the others may be asked for by name.
+        let routes = wishes.channels.iter().map(|name| format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n"));
+        std::fs::write(conf.join("routes.toml"), routes.collect::<String>()).unwrap();
         let (listen, admin) = (free_address(), free_address());
         let server = wishes.server;
         std::fs::write(

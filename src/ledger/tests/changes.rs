@@ -198,13 +198,13 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     // Settling is not waited for; anything that is comes after it.
     bench.ledger.apply(&of("nothing"), News::Unknown, at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
-    assert!(bench.ledger.due_searches(at(0), 10).await.unwrap().is_empty());
-    assert_eq!(bench.ledger.due_searches(at(1), 1).await.unwrap().len(), 1);
+    assert!(bench.ledger.due_searches(at(0), 10).await.is_empty());
+    assert_eq!(bench.ledger.due_searches(at(1), 1).await.len(), 1);
     let version = bench.payment("a").await.version;
-    let search = Search { since: at(1), due: at(60), asked: 3, absent: 1, needs_person: true };
-    bench.ledger.searched(&of("a"), search.clone()).await.unwrap();
+    let search = Search { since: at(1), due: at(60), asked: 3, absent: 1, needs_person: true, closing: false };
+    bench.ledger.searched(&of("a"), Some(search.clone())).await.unwrap();
     let names = async |now| -> Vec<String> {
-        let due = bench.ledger.due_searches(now, 10).await.unwrap();
+        let due = bench.ledger.due_searches(now, 10).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
     };
     assert_eq!(names(at(59)).await, ["b"]);
@@ -215,7 +215,7 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
     for order in ["a", "b"] {
         bench.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
-        bench.ledger.searched(&of(order), search.clone()).await.unwrap();
+        bench.ledger.searched(&of(order), Some(search.clone())).await.unwrap();
         assert_eq!(bench.payment(order).await.search, None, "what ended is not searched again");
     }
     let waiting = bench.ledger.waiting().await.unwrap();
@@ -233,10 +233,40 @@ async fn news_that_proves_nothing_starts_a_question() {
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
-    assert_eq!(bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap(), Recorded::Duplicate);
+    let later = Search { due: at(900), ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
+    bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
+    assert_eq!(bench.payment("o").await.search.unwrap().due, at(2), "a repetition asks again");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     assert!(bench.due().await.is_empty(), "the answer ends it");
-    let late = ProviderEvent { id: "late".into(), ..rumour };
-    bench.ledger.record("wechat", late, at(4)).await.unwrap();
+    assert_eq!(bench.ledger.record("wechat", rumour, at(4)).await.unwrap(), Recorded::Duplicate);
     assert!(bench.due().await.is_empty(), "money that moved needs no second word");
+}
+
+#[tokio::test]
+async fn what_is_pending_is_asked_about_after_a_silence() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert!(bench.ledger.due_searches(at(299), 10).await.is_empty());
+    assert_eq!(bench.ledger.due_searches(at(302), 10).await.len(), 1);
+    bench.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
+    assert!(bench.payment("o").await.search.is_some(), "until its end is known");
+    bench.ledger.searched(&of("o"), None).await.unwrap();
+    assert!(bench.payment("o").await.search.is_none(), "or nothing more is expected");
+    bench.paid("paid").await;
+    let ticket = bench.run("r", give_back("paid", "r", 10)).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.ledger.due_searches(at(1000), 10).await.len(), 1, "refunds too");
+}
+
+#[tokio::test]
+async fn what_is_unknown_is_closed_once_it_is_known_to_be_open() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
+    bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
+    let search = bench.payment("o").await.search.unwrap();
+    assert!(search.closing && search.due == at(2), "{search:?}");
 }

@@ -105,7 +105,7 @@ async fn a_released_claim_leaves_no_trace() {
     let bench = Bench::new();
     let ticket = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
-    let moved = bench.ledger.moved_to(&ticket, "wechat-backup", at(1)).await.unwrap();
+    let moved = bench.ledger.moved_to(&ticket, "wechat-backup", "wechat-v3:2", at(1)).await.unwrap();
     assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
@@ -121,7 +121,7 @@ async fn a_release_forgets_nothing_that_was_heard() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-    assert!(bench.ledger.moved_to(&ticket, "backup", at(1)).await.is_err(), "it is paid: send nothing");
+    assert!(bench.ledger.moved_to(&ticket, "backup", "wechat-v3:2", at(1)).await.is_err(), "it is paid: send nothing");
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
     assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
@@ -291,13 +291,16 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
     // Another unclear close makes a search that has time urgent again.
     let later = Search { due: at(500), ..bench.payment("o").await.search.unwrap() };
-    bench.ledger.searched(&of("o"), later).await.unwrap();
+    bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
     let ticket = bench.run("c1", close("o")).await;
     bench.settle(ticket, News::Unknown).await;
-    assert_eq!(bench.ledger.due_searches(at(1), 10).await.unwrap().len(), 1);
-    // The truth was asked: it is open still. The search is over, and it may be closed again.
+    assert_eq!(bench.ledger.due_searches(at(1), 10).await.len(), 1);
+    // The truth was asked: it is open still, and is closed until it is.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
-    assert!(bench.due().await.is_empty());
+    assert!(bench.payment("o").await.search.unwrap().closing);
+    let unmarked = Search { closing: false, ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.searched(&of("o"), Some(unmarked)).await.unwrap();
+    assert!(bench.payment("o").await.search.unwrap().closing, "who asks does not forget what is wanted");
     let ticket = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
     bench.settle(ticket, News::Declined(word())).await;

@@ -13,7 +13,7 @@ async fn three() -> Bench {
 }
 
 async fn kinds_due(bench: &Bench, now: Timestamp) -> Vec<String> {
-    let due = bench.ledger.due_deliveries(now, 10, |_, _| true).await.unwrap();
+    let due = bench.deliveries(now, 10).await;
     due.into_iter().map(|delivery| delivery.event.kind).collect()
 }
 
@@ -22,13 +22,13 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
     let bench = three().await;
     bench.paid("p").await;
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
-    let due = bench.ledger.due_deliveries(at(10), 10, |_, _| true).await.unwrap();
+    let due = bench.deliveries(at(10), 10).await;
     assert_eq!(due.len(), 2, "only heads: {due:?}");
     let head = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
     assert_eq!((head.event.kind.as_str(), head.tries, head.due), ("payment.unknown", 0, at(1)));
     bench.ledger.postpone(&head.event.id, at(60), 1).await.unwrap();
     assert_eq!(kinds_due(&bench, at(59)).await, ["payment.succeeded"], "p's; o waits for its head");
-    let due = bench.ledger.due_deliveries(at(60), 10, |_, _| true).await.unwrap();
+    let due = bench.deliveries(at(60), 10).await;
     let again = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
     assert_eq!((&again.event, again.tries, again.due), (&head.event, 1, at(60)));
     let mut wake = bench.ledger.wake();
@@ -37,7 +37,7 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
     // Whoever waits hears of the next once it is durable, at the latest with the next transaction.
     bench.ledger.delivered("evt_none", at(61)).await.unwrap();
     assert!(wake.has_changed().unwrap());
-    let due = bench.ledger.due_deliveries(at(61), 10, |_, _| true).await.unwrap();
+    let due = bench.deliveries(at(61), 10).await;
     let next = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
     assert_eq!((next.event.kind.as_str(), next.tries, next.due), ("payment.failed", 0, at(61)));
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 3);
@@ -47,7 +47,7 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
 #[tokio::test]
 async fn delivered_twice_or_never_sent_changes_nothing() {
     let bench = three().await;
-    let head = bench.ledger.due_deliveries(at(10), 1, |_, _| true).await.unwrap().remove(0);
+    let head = bench.deliveries(at(10), 1).await.remove(0);
     for _ in 0..2 {
         bench.ledger.delivered(&head.event.id, at(11)).await.unwrap();
     }
@@ -89,12 +89,26 @@ async fn the_longest_due_come_first_up_to_the_limit() {
     for order in ["a", "b", "c"] {
         bench.paid(order).await;
     }
-    for (delivery, due) in bench.ledger.due_deliveries(at(10), 10, |_, _| true).await.unwrap().iter().zip([30, 10, 20])
-    {
+    for (delivery, due) in bench.deliveries(at(10), 10).await.iter().zip([30, 10, 20]) {
         bench.ledger.postpone(&delivery.event.id, at(due), 1).await.unwrap();
     }
-    let due = bench.ledger.due_deliveries(at(100), 2, |_, _| true).await.unwrap();
+    let due = bench.deliveries(at(100), 2).await;
     assert_eq!(due.iter().map(|delivery| delivery.due).collect::<Vec<_>>(), [at(10), at(20)]);
     // After a crash it is the same list.
-    assert_eq!(bench.crash().ledger.due_deliveries(at(100), 2, |_, _| true).await.unwrap(), due);
+    assert_eq!(bench.crash().deliveries(at(100), 2).await, due);
+}
+
+#[tokio::test]
+async fn a_lane_gets_what_it_has_places_for_and_what_is_under_way_is_not_given_out_again() {
+    let bench = Bench::new();
+    for number in 0..20 {
+        bench.paid(&format!("o{number}")).await;
+    }
+    let all = bench.deliveries(at(10), 100).await;
+    assert_eq!(all.len(), 20);
+    let under_way = all[0].event.id.clone();
+    let some =
+        bench.ledger.due_deliveries(at(10), 100, |_| 3, |merchant, event| merchant == "shop" && event == under_way);
+    assert_eq!(some.await, all[1..4]);
+    assert!(bench.ledger.due_deliveries(at(10), 100, |_| 0, |_, _| false).await.is_empty());
 }
