@@ -1,8 +1,8 @@
 //! Never twice: keys, orders, crashes, cut connections, answers that cannot be believed.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, World, ask, order_of, send, signed, try_ask, until};
+use crate::harness::{OTHER, SHOP, Wishes, World, ask, order_of, send, signed, try_ask, until};
 
 #[tokio::test]
 async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
@@ -201,4 +201,71 @@ async fn posts_need_an_idempotency_key_of_a_decent_form() {
         assert_eq!(answer.status, 400, "{key:?}");
     }
     assert_eq!(world.create("o-1", &"x".repeat(255)).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_close_that_was_cut_is_carried_through() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    // Cut before the provider read it: the order is open, and must not stay so.
+    world.fault(json!({"operation": "close", "fault": "cut_before"})).await;
+    let unclear = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    assert_eq!((unclear.status, &unclear.json()["status"]), (202, &"pending".into()), "{:?}", unclear.body);
+    world.receiver.until("o-1", "payment.closed").await;
+    assert_eq!(world.seen("o-1").await["executions"]["close"], 1);
+    let again = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    assert_eq!((again.status, &again.json()["status"]), (200, &"closed".into()));
+}
+
+#[tokio::test]
+async fn a_repetition_after_its_time_finds_what_became_of_it() {
+    let world = World::new().await;
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let mut body = order_of("o-1");
+    body["expires_at"] = soon.to_string().into();
+    let first = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
+    assert_eq!(first.status, 402, "WeChat Pay wants a minute at least: {:?}", first.body);
+    until("its time is over", || async { (jiff::Timestamp::now() > soon).then_some(()).ok_or("not yet") }).await;
+    let again = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
+    assert_eq!((again.status, again.body.clone(), again.is_replayed()), (402, first.body, true));
+    body["order_id"] = "o-2".into();
+    let late = world.ask("POST", "/v1/payments", Some("k-2"), &body).await;
+    assert_eq!((late.status, &late.json()["code"]), (400, &"malformed".into()));
+    assert_eq!(world.ask("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404, "it left no trace");
+}
+
+#[tokio::test]
+async fn another_account_is_not_asked_about_the_old_ones_payments() {
+    let world = World::with(Wishes { channels: vec!["main", "other"], ..Wishes::default() }).await;
+    world.create("o-1", "k-1").await;
+    let at = world.conf().join("channels");
+    let other = std::fs::read_to_string(at.join("other.toml")).unwrap();
+    std::fs::write(at.join("main.toml"), other).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let forced = send_no_cache(&world, "/v1/payments/o-1").await;
+    assert_eq!((&forced["status"], &forced["stale"]), (&"pending".into(), &true.into()), "{forced}");
+    let refused = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &"not_sent".into()), "{:?}", refused.body);
+    assert_eq!(world.seen("o-1").await["arrivals"], json!({"create": 1, "total": 1}));
+}
+
+async fn send_no_cache(world: &World, target: &str) -> Value {
+    let mut headers = signed(&SHOP, "GET", target, b"");
+    headers.push(("cache-control", "no-cache".to_owned()));
+    send("GET", &format!("http://{}{target}", world.gateway.listen), &headers, b"").await.unwrap().json()
+}
+
+#[tokio::test]
+async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
+    let world = World::with(Wishes { channels: vec!["main", "theirs"], ..Wishes::default() }).await;
+    let routes = "[[route]]\nto = [{ channel = \"main\" }]\n\
+                  [[route]]\nmatch = { merchant = \"other\" }\nto = [{ channel = \"theirs\" }]\n";
+    std::fs::write(world.conf().join("routes.toml"), routes).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let mut body = order_of("o-1");
+    body["channel"] = "theirs".into();
+    let refused = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (400, &"unknown_channel".into()), "{:?}", refused.body);
+    let taken = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &body).await;
+    assert_eq!((taken.status, &taken.json()["channel"]), (201, &"theirs".into()), "{:?}", taken.body);
 }
