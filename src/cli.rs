@@ -41,7 +41,7 @@ enum Command {
     Run,
     /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
     Check,
-    /// A local stand-in for WeChat Pay v3 that checks every signature, with scripted faults
+    /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
     Sandbox {
         /// Where the provider's interface is served (TLS)
         #[arg(long, default_value = "127.0.0.1:8443")]
@@ -77,6 +77,9 @@ enum Keygen {
     Sandbox {
         /// The channel's name
         name: String,
+        /// Whom the sandbox stands in for
+        #[arg(long, value_enum, default_value_t)]
+        provider: keygen::SandboxProvider,
         /// Where the sandbox will listen
         #[arg(long, default_value = "127.0.0.1:8443")]
         address: String,
@@ -117,9 +120,9 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
                 println!("{path}");
             }
         }
-        Keygen::Sandbox { name, address } => {
-            let made =
-                keygen::sandbox_channel(&conf.join("channels"), &name, &address).map_err(|error| error.to_string())?;
+        Keygen::Sandbox { name, provider, address } => {
+            let made = keygen::sandbox_channel_of(provider, &conf.join("channels"), &name, &address)
+                .map_err(|error| error.to_string())?;
             let account = made.account.display();
             println!("channel    {}", made.channel.display());
             println!("account    {account}");

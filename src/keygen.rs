@@ -1,4 +1,8 @@
-//! `tollgate keygen`: makes secrets, key pairs, and a channel whose provider is the sandbox.
+//! `tollgate keygen`: makes secrets, key pairs, and channels whose provider is the sandbox.
+
+mod alipay;
+mod authority;
+mod wechat_v3;
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -11,13 +15,8 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use clap::ValueEnum;
 use rand::Rng;
-use rand::distr::Alphanumeric;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber,
-};
-use serde::Deserialize;
 
 use crate::config::file::is_name;
 
@@ -51,6 +50,18 @@ pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
     })
 }
 
+/// Whose merchant the sandbox's account is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SandboxProvider {
+    /// WeChat Pay, API v3.
+    #[default]
+    WechatV3,
+    /// Alipay, with public keys.
+    Alipay,
+    /// Alipay, with certificates.
+    AlipayCertificates,
+}
+
 /// What [`sandbox_channel`] made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxFiles {
@@ -58,10 +69,15 @@ pub struct SandboxFiles {
     pub channel: PathBuf,
     /// `DIR/NAME`: its keys, and the account as the sandbox needs it; to be given to `Sandbox::start`.
     pub account: PathBuf,
-    /// The invented merchant number.
+    /// The invented merchant number: WeChat's mchid, Alipay's seller_id.
     pub mchid: String,
     /// The invented app id.
     pub appid: String,
+}
+
+/// Makes a channel to a sandbox that stands in for WeChat Pay v3; as [`sandbox_channel_of`].
+pub fn sandbox_channel(dir: &Path, name: &str, sandbox_address: &str) -> io::Result<SandboxFiles> {
+    sandbox_channel_of(SandboxProvider::WechatV3, dir, name, sandbox_address)
 }
 
 /// Makes a channel whose provider is a sandbox at `sandbox_address` (`host:port`): `DIR/NAME.toml`, and in `DIR/NAME/`
@@ -69,7 +85,12 @@ pub struct SandboxFiles {
 ///
 /// Accounts made in one directory for one address share the sandbox's authority and server certificate, because a
 /// listener on a bare address can show only one. Nothing is ever overwritten.
-pub fn sandbox_channel(dir: &Path, name: &str, sandbox_address: &str) -> io::Result<SandboxFiles> {
+pub fn sandbox_channel_of(
+    provider: SandboxProvider,
+    dir: &Path,
+    name: &str,
+    sandbox_address: &str,
+) -> io::Result<SandboxFiles> {
     let host = host_of(name, sandbox_address)?;
     let account = dir.join(name);
     let channel = dir.join(format!("{name}.toml"));
@@ -79,160 +100,40 @@ pub fn sandbox_channel(dir: &Path, name: &str, sandbox_address: &str) -> io::Res
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }
-    let made = Made::new(dir, host, sandbox_address)?;
+    let place = Place { dir, name, host, address: sandbox_address };
+    let made = match provider {
+        SandboxProvider::WechatV3 => wechat_v3::make(&place)?,
+        SandboxProvider::Alipay => alipay::make(&place, false)?,
+        SandboxProvider::AlipayCertificates => alipay::make(&place, true)?,
+    };
     fs::create_dir_all(&account)?;
     for (file, text) in &made.files {
         write_new(&account.join(file), text)?;
     }
-    write_new(&channel, &made.channel_toml(name, sandbox_address))?;
+    write_new(&channel, &made.channel)?;
     Ok(SandboxFiles { channel, account, mchid: made.mchid, appid: made.appid })
 }
 
-/// The subject of every sandbox authority: constant, so that one can be used again from its key alone.
-const AUTHORITY: &str = "Tollgate sandbox authority (worth nothing elsewhere)";
-/// How long certificates live, as at WeChat Pay.
-const YEARS: i16 = 5;
-
-struct Made {
-    files: Vec<(&'static str, String)>,
-    mchid: String,
-    appid: String,
-    serial: String,
-    public_key_id: String,
-    api_v3: String,
+/// Where an account is made, and where its sandbox will be.
+struct Place<'a> {
+    dir: &'a Path,
+    name: &'a str,
+    host: &'a str,
+    address: &'a str,
 }
 
-impl Made {
-    fn new(dir: &Path, host: &str, address: &str) -> io::Result<Self> {
-        let mchid = format!("1900{}", digits(6));
-        let mut made = Self {
-            files: Vec::new(),
-            appid: format!("wx{}", hex::encode(rand::random::<[u8; 8]>())),
-            serial: String::new(),
-            public_key_id: format!("PUB_KEY_ID_01{mchid}{}", digits(20)),
-            api_v3: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
-            mchid,
-        };
-        let authority = made.server(dir, host, address)?;
-        made.identity(&authority)?;
-        let platform = rsa_key_pair()?;
-        made.files.push(("pub_key.pem", platform.public_key));
-        made.files.push(("platform_key.pem", platform.private_key));
-        made.platform_certificate(&authority)?;
-        let account = made.account_toml(address);
-        made.files.push(("sandbox.toml", account));
-        Ok(made)
-    }
+/// An account that is not written yet.
+struct Made {
+    /// For the account's folder.
+    files: Vec<(&'static str, String)>,
+    /// The channel's TOML.
+    channel: String,
+    mchid: String,
+    appid: String,
+}
 
-    /// The authority and the server's certificate: those of a neighbour with the same address, or new ones.
-    fn server(&mut self, dir: &Path, host: &str, address: &str) -> io::Result<Issuer<'static, KeyPair>> {
-        const FILES: [&str; 4] = ["ca.pem", "ca_key.pem", "server.pem", "server_key.pem"];
-        if let Some(neighbour) = neighbour(dir, address) {
-            for file in FILES {
-                self.files.push((file, fs::read_to_string(neighbour.join(file))?));
-            }
-            let key = KeyPair::from_pem(&self.files[1].1).map_err(bad)?;
-            return Ok(Issuer::new(authority_parameters()?, key));
-        }
-        let authority_key = KeyPair::generate().map_err(bad)?;
-        let authority = authority_parameters()?.self_signed(&authority_key).map_err(bad)?;
-        self.files.push((FILES[0], authority.pem()));
-        self.files.push((FILES[1], authority_key.serialize_pem()));
-        let issuer = Issuer::new(authority_parameters()?, authority_key);
-
-        let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
-        if !names.iter().any(|name| name == host) {
-            names.push(host.to_owned());
-        }
-        let mut server = parameters("Tollgate sandbox", names)?;
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().map_err(bad)?;
-        let certificate = server.signed_by(&key, &issuer).map_err(bad)?;
-        self.files.push((FILES[2], certificate.pem()));
-        self.files.push((FILES[3], key.serialize_pem()));
-        Ok(issuer)
-    }
-
-    fn identity(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
-        let pair = rsa_key_pair()?;
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
-        let mut merchant = parameters(&self.mchid, Vec::new())?;
-        let serial = serial();
-        merchant.serial_number = Some(SerialNumber::from_slice(&serial));
-        merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
-        self.serial = hex::encode(serial).to_uppercase();
-        self.files.push(("apiclient_key.pem", pair.private_key));
-        self.files.push(("apiclient_cert.pem", certificate.pem()));
-        Ok(())
-    }
-
-    /// With a key of its own, so that who takes one of the platform's keys for the other is found out.
-    fn platform_certificate(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
-        let pair = rsa_key_pair()?;
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
-        let mut platform = parameters("Tollgate sandbox platform", Vec::new())?;
-        platform.serial_number = Some(SerialNumber::from_slice(&serial()));
-        let certificate = platform.signed_by(&key, authority).map_err(bad)?;
-        self.files.push(("platform_cert.pem", certificate.pem()));
-        self.files.push(("platform_cert_key.pem", pair.private_key));
-        Ok(())
-    }
-
-    fn account_toml(&self, address: &str) -> String {
-        let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
-        format!(
-            r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
-provider = "wechat-v3"
-address = "{address}"
-mchid = "{mchid}"
-appid = "{appid}"
-api_v3 = "{api_v3}"
-
-[merchant]                                    # whose signatures are believed
-serial = "{serial}"
-certificate = "apiclient_cert.pem"
-
-[public_key]                                  # signs answers and notifications; leave out for an older merchant
-id = "{public_key_id}"
-private_key = "platform_key.pem"
-
-[platform_certificate]                        # the older way; leave out for a merchant that never had one
-certificate = "platform_cert.pem"
-private_key = "platform_cert_key.pem"
-
-[tls]                                         # ca: also of the client certificates
-ca = "ca.pem"
-certificate = "server.pem"
-private_key = "server_key.pem"
-"#
-        )
-    }
-
-    fn channel_toml(&self, name: &str, address: &str) -> String {
-        let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
-        format!(
-            r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
-provider = "wechat-v3"
-hosts = ["https://{address}"]
-ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
-timeouts = {{ connect = "1s", read = "2s", write = "2s", total = "5s" }}
-pool = {{ idle = 128, idle_timeout = "60s" }}
-
-[account]
-mchid = "{mchid}"
-appid = "{appid}"
-
-[keys]
-sign = {{ algorithm = "rsa-sha256", id = "{serial}", file = "{name}/apiclient_key.pem" }}
-verify = [{{ id = "{public_key_id}", file = "{name}/pub_key.pem" }}]
-api_v3 = "plain:{api_v3}"  # only a sandbox's may stand here in plain
-
-[mtls]                                        # identity shown to the provider
-cert = "{name}/apiclient_cert.pem"
-key = "{name}/apiclient_key.pem"
-
+/// What every channel to a sandbox says of limits.
+const FILTERS: &str = r#"
 [[filter]]                                    # outermost first
 use = "limit"
 rate = 600
@@ -248,10 +149,7 @@ request_volume_threshold = 20
 error_threshold_percentage = 50
 rolling_window = "10s"
 sleep_window = "5s"
-"#
-        )
-    }
-}
+"#;
 
 fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
     let refused = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
@@ -269,49 +167,6 @@ fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
         return Err(refused(format!("`{host}` is no name of a host")));
     }
     Ok(host)
-}
-
-/// An account in the same directory that a sandbox on the same address would serve.
-fn neighbour(dir: &Path, address: &str) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct File {
-        address: String,
-    }
-    let mut accounts: Vec<_> = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    accounts.sort();
-    accounts.into_iter().find(|account| {
-        let text = fs::read_to_string(account.join("sandbox.toml"));
-        let file = text.ok().and_then(|text| toml::from_str::<File>(&text).ok());
-        file.is_some_and(|file| file.address == address) && account.join("ca_key.pem").exists()
-    })
-}
-
-fn authority_parameters() -> io::Result<CertificateParams> {
-    let mut authority = parameters(AUTHORITY, Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(authority)
-}
-
-fn parameters(name: &str, alternative_names: Vec<String>) -> io::Result<CertificateParams> {
-    let mut parameters = CertificateParams::new(alternative_names).map_err(bad)?;
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.use_authority_key_identifier_extension = true;
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let day = |date: jiff::civil::Date| {
-        rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
-    };
-    parameters.not_before = day(today.saturating_sub(jiff::Span::new().days(1)));
-    parameters.not_after = day(today.saturating_add(jiff::Span::new().years(YEARS)));
-    Ok(parameters)
-}
-
-/// 20 bytes that make 40 hexadecimal digits without leading zeros and a positive number.
-fn serial() -> [u8; 20] {
-    let mut serial: [u8; 20] = rand::random();
-    serial[0] = rand::rng().random_range(0x10..0x80);
-    serial
 }
 
 fn digits(count: usize) -> String {
@@ -337,10 +192,6 @@ pub(crate) fn write_new(path: &Path, text: &str) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-}
-
-fn bad(error: rcgen::Error) -> io::Error {
-    io::Error::other(format!("a certificate could not be made: {error}"))
 }
 
 #[cfg(test)]

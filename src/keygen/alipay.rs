@@ -1,0 +1,169 @@
+//! A channel to a sandbox that stands in for Alipay, with public keys or with certificates.
+
+use std::io;
+
+use md5::{Digest, Md5};
+use rand::Rng;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PKCS_RSA_SHA256,
+    SerialNumber,
+};
+
+use super::authority::{bad, parameters, serial, server};
+use super::{FILTERS, Made, Place, digits, rsa_key_pair};
+
+/// Makes keys of both sides, and with `certificates` also those of certificate mode.
+pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
+    let mut files = Vec::new();
+    server(place, &mut files)?;
+    let (application, alipay) = (rsa_key_pair()?, rsa_key_pair()?);
+    let application_id = format!("2021{}", digits(12));
+    let seller_id = format!("2088{}", digits(12));
+    let serials = if certificates {
+        let root = Root::new()?;
+        // A root that is not RSA comes first, as among Alipay's own: it must be left out of the serial numbers.
+        let other = KeyPair::generate().map_err(bad)?;
+        let other = root_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(bad)?;
+        let app_certificate = root.certificate(&seller_id, &application.private_key)?;
+        let alipay_certificate = root.certificate("Tollgate sandbox platform", &alipay.private_key)?;
+        let serials = Serials {
+            app: serial_number(&app_certificate)?,
+            root: serial_number(&root.pem)?,
+            alipay: serial_number(&alipay_certificate)?,
+        };
+        files.push(("app_cert.pem", app_certificate));
+        files.push(("alipay_cert.pem", alipay_certificate));
+        files.push(("alipay_root_cert.pem", other.pem() + &root.pem));
+        Some(serials)
+    } else {
+        None
+    };
+    files.push(("app_private_key.pem", application.private_key));
+    files.push(("app_public_key.pem", application.public_key));
+    files.push(("alipay_private_key.pem", alipay.private_key));
+    files.push(("alipay_public_key.pem", alipay.public_key));
+    files.push(("sandbox.toml", account_toml(place.address, &application_id, &seller_id, serials.as_ref())));
+    let channel = channel_toml(place, &application_id, &seller_id, serials.as_ref());
+    Ok(Made { files, channel, mchid: seller_id, appid: application_id })
+}
+
+/// The serial numbers by which certificate mode names certificates.
+struct Serials {
+    app: String,
+    root: String,
+    alipay: String,
+}
+
+/// An RSA authority of Alipay's certificates; the listener has another.
+struct Root {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Root {
+    fn new() -> io::Result<Self> {
+        let pair = rsa_key_pair()?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let root = root_parameters("Tollgate sandbox root R1")?;
+        let pem = root.self_signed(&key).map_err(bad)?.pem();
+        Ok(Self { issuer: Issuer::new(root, key), pem })
+    }
+
+    fn certificate(&self, subject: &str, private_key: &str) -> io::Result<String> {
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let mut certificate = parameters(subject, Vec::new())?;
+        certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
+        Ok(certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem())
+    }
+}
+
+fn root_parameters(name: &str) -> io::Result<CertificateParams> {
+    let mut root = parameters(name, Vec::new())?;
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CountryName, "CN");
+    subject.push(DnType::OrganizationName, "Tollgate sandbox");
+    subject.push(DnType::OrganizationalUnitName, "Certification Authority");
+    subject.push(DnType::CommonName, name);
+    root.distinguished_name = subject;
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.serial_number = Some(SerialNumber::from_slice(&rand::rng().random_range(1..=u64::MAX >> 1).to_be_bytes()));
+    Ok(root)
+}
+
+/// MD5 over the issuer, innermost name first, and the serial number in decimal digits.
+pub(super) fn serial_number(pem: &str) -> io::Result<String> {
+    let unreadable =
+        |error: String| io::Error::other(format!("a certificate that was just made is unreadable: {error}"));
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| unreadable(error.to_string()))?;
+    let certificate = pem.parse_x509().map_err(|error| unreadable(error.to_string()))?;
+    let mut names = Vec::new();
+    for attribute in certificate.issuer().iter_attributes() {
+        let name = x509_parser::objects::oid2abbrev(attribute.attr_type(), x509_parser::objects::oid_registry());
+        let name = name.map_err(|error| unreadable(format!("{error:?}")))?;
+        let value = attribute.as_str().map_err(|error| unreadable(error.to_string()))?;
+        names.push(format!("{name}={value}"));
+    }
+    names.reverse();
+    let text = format!("{}{}", names.join(","), certificate.serial);
+    Ok(hex::encode(Md5::digest(text)))
+}
+
+fn account_toml(address: &str, app_id: &str, seller_id: &str, serials: Option<&Serials>) -> String {
+    let certificates = serials.map_or_else(String::new, |Serials { app, root, alipay }| {
+        format!(
+            r#"
+[certificates]                                # the serial numbers that requests and answers must carry
+app_cert_sn = "{app}"
+alipay_root_cert_sn = "{root}"
+alipay_cert_sn = "{alipay}"
+"#
+        )
+    });
+    format!(
+        r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+provider = "alipay"
+address = "{address}"
+app_id = "{app_id}"
+seller_id = "{seller_id}"
+
+[application]                                 # whose signatures are believed
+public_key = "app_public_key.pem"
+
+[alipay]                                      # signs answers and notifications
+private_key = "alipay_private_key.pem"
+{certificates}
+[tls]
+ca = "ca.pem"
+certificate = "server.pem"
+private_key = "server_key.pem"
+"#
+    )
+}
+
+fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, serials: Option<&Serials>) -> String {
+    let Place { name, address, .. } = place;
+    let (certificates, verify) = match serials {
+        Some(Serials { app, root, alipay }) => {
+            (format!("app_cert_sn = \"{app}\"\nalipay_root_cert_sn = \"{root}\"\n"), alipay.as_str())
+        }
+        None => (String::new(), "alipay"),
+    };
+    format!(
+        r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
+provider = "alipay"
+hosts = ["https://{address}"]
+ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
+timeouts = {{ connect = "1s", read = "2s", write = "2s", total = "5s" }}
+pool = {{ idle = 128, idle_timeout = "60s" }}
+
+[account]
+app_id = "{app_id}"
+seller_id = "{seller_id}"
+gateway = "https://{address}/gateway.do"      # where browsers and apps are led
+{certificates}
+[keys]
+sign = {{ algorithm = "rsa-sha256", id = "{app_id}", file = "{name}/app_private_key.pem" }}
+verify = [{{ id = "{verify}", file = "{name}/alipay_public_key.pem" }}]
+{FILTERS}"#
+    )
+}

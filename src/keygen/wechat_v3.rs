@@ -1,0 +1,126 @@
+//! A channel to a sandbox that stands in for WeChat Pay v3.
+
+use std::io;
+
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
+
+use super::authority::{bad, parameters, serial, server};
+use super::{FILTERS, Made, Place, digits, rsa_key_pair};
+
+/// Makes keys and certificates of both sides.
+pub(super) fn make(place: &Place<'_>) -> io::Result<Made> {
+    let mchid = format!("1900{}", digits(6));
+    let mut merchant = Merchant {
+        files: Vec::new(),
+        appid: format!("wx{}", hex::encode(rand::random::<[u8; 8]>())),
+        serial: String::new(),
+        public_key_id: format!("PUB_KEY_ID_01{mchid}{}", digits(20)),
+        api_v3: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
+        mchid,
+    };
+    let authority = server(place, &mut merchant.files)?;
+    merchant.identity(&authority)?;
+    let platform = rsa_key_pair()?;
+    merchant.files.push(("pub_key.pem", platform.public_key));
+    merchant.files.push(("platform_key.pem", platform.private_key));
+    merchant.platform_certificate(&authority)?;
+    merchant.files.push(("sandbox.toml", merchant.account_toml(place.address)));
+    let channel = merchant.channel_toml(place.name, place.address);
+    Ok(Made { files: merchant.files, channel, mchid: merchant.mchid, appid: merchant.appid })
+}
+
+struct Merchant {
+    files: Vec<(&'static str, String)>,
+    mchid: String,
+    appid: String,
+    serial: String,
+    public_key_id: String,
+    api_v3: String,
+}
+
+impl Merchant {
+    fn identity(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
+        let pair = rsa_key_pair()?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let mut merchant = parameters(&self.mchid, Vec::new())?;
+        let serial = serial();
+        merchant.serial_number = Some(SerialNumber::from_slice(&serial));
+        merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
+        self.serial = hex::encode(serial).to_uppercase();
+        self.files.push(("apiclient_key.pem", pair.private_key));
+        self.files.push(("apiclient_cert.pem", certificate.pem()));
+        Ok(())
+    }
+
+    /// With a key of its own, so that who takes one of the platform's keys for the other is found out.
+    fn platform_certificate(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
+        let pair = rsa_key_pair()?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let mut platform = parameters("Tollgate sandbox platform", Vec::new())?;
+        platform.serial_number = Some(SerialNumber::from_slice(&serial()));
+        let certificate = platform.signed_by(&key, authority).map_err(bad)?;
+        self.files.push(("platform_cert.pem", certificate.pem()));
+        self.files.push(("platform_cert_key.pem", pair.private_key));
+        Ok(())
+    }
+
+    fn account_toml(&self, address: &str) -> String {
+        let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
+        format!(
+            r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+provider = "wechat-v3"
+address = "{address}"
+mchid = "{mchid}"
+appid = "{appid}"
+api_v3 = "{api_v3}"
+
+[merchant]                                    # whose signatures are believed
+serial = "{serial}"
+certificate = "apiclient_cert.pem"
+
+[public_key]                                  # signs answers and notifications; leave out for an older merchant
+id = "{public_key_id}"
+private_key = "platform_key.pem"
+
+[platform_certificate]                        # the older way; leave out for a merchant that never had one
+certificate = "platform_cert.pem"
+private_key = "platform_cert_key.pem"
+
+[tls]                                         # ca: also of the client certificates
+ca = "ca.pem"
+certificate = "server.pem"
+private_key = "server_key.pem"
+"#
+        )
+    }
+
+    fn channel_toml(&self, name: &str, address: &str) -> String {
+        let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
+        format!(
+            r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
+provider = "wechat-v3"
+hosts = ["https://{address}"]
+ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
+timeouts = {{ connect = "1s", read = "2s", write = "2s", total = "5s" }}
+pool = {{ idle = 128, idle_timeout = "60s" }}
+
+[account]
+mchid = "{mchid}"
+appid = "{appid}"
+
+[keys]
+sign = {{ algorithm = "rsa-sha256", id = "{serial}", file = "{name}/apiclient_key.pem" }}
+verify = [{{ id = "{public_key_id}", file = "{name}/pub_key.pem" }}]
+api_v3 = "plain:{api_v3}"  # only a sandbox's may stand here in plain
+
+[mtls]                                        # identity shown to the provider
+cert = "{name}/apiclient_cert.pem"
+key = "{name}/apiclient_key.pem"
+{FILTERS}"#
+        )
+    }
+}
