@@ -5,6 +5,7 @@ mod access;
 mod graceful;
 mod harness;
 mod identities;
+mod judges;
 mod malformed;
 mod notifications;
 mod once;
