@@ -33,6 +33,7 @@ pub struct World {
 /// What a test may want otherwise.
 pub struct Wishes {
     pub channels: Vec<&'static str>,
+    pub provider: &'static str,
     pub schedule: Duration,
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
@@ -41,13 +42,24 @@ pub struct Wishes {
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self { channels: vec!["main"], schedule: Duration::from_millis(100), edit: |_, _| {}, server: "" }
+        Self {
+            channels: vec!["main"],
+            provider: "wechat-v3",
+            schedule: Duration::from_millis(100),
+            edit: |_, _| {},
+            server: "",
+        }
     }
 }
 
 impl World {
     pub async fn new() -> Self {
         Self::with(Wishes::default()).await
+    }
+
+    /// With one channel, of this provider.
+    pub async fn of(provider: &'static str) -> Self {
+        Self::with(Wishes { provider, ..Wishes::default() }).await
     }
 
     pub async fn with(wishes: Wishes) -> Self {
