@@ -61,6 +61,26 @@ pub struct Money {
     pub currency: Currency,
 }
 
+impl Money {
+    /// The amount in major units with two decimals, as in `8.88`; for currencies whose minor unit is a hundredth.
+    pub fn decimal(&self) -> String {
+        format!("{}.{:02}", self.value / 100, self.value % 100)
+    }
+
+    /// Reads major units with up to two decimals, as in `8.88`, `8.8` or `8`. `None` for a sign, an exponent, more decimals
+    /// or more than there can be.
+    pub fn from_decimal(text: &str, currency: Currency) -> Option<Self> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "00"));
+        let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !are_digits(whole) || !are_digits(fraction) || fraction.len() > 2 {
+            return None;
+        }
+        let cents: u64 = format!("{fraction:0<2}").parse().ok()?;
+        let value = whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(cents)?;
+        Some(Self { value, currency })
+    }
+}
+
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} (minor units)", self.value, self.currency)
@@ -70,6 +90,35 @@ impl fmt::Display for Money {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decimals_are_read_without_rounding() {
+        let read = |text: &str| Money::from_decimal(text, Currency::CNY).map(|money| money.value);
+        for (text, fen) in
+            [("0.01", 1), ("8.88", 888), ("8.8", 880), ("8", 800), ("0.10", 10), ("100000000.00", 10_000_000_000)]
+        {
+            assert_eq!(read(text), Some(fen), "{text}");
+        }
+        for bad in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1e2",
+            "1.001",
+            "1,00",
+            " 1",
+            "99999999999999999999",
+            "184467440737095517.00",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        for value in [0, 1, 10, 99, 100, 12_345, u64::MAX] {
+            assert_eq!(read(&Money { value, currency: Currency::CNY }.decimal()), Some(value));
+        }
+    }
 
     #[test]
     fn money_is_a_whole_positive_number_of_a_known_shape() {
