@@ -40,22 +40,33 @@ pub async fn ask(script: &'static str, command: &'static str, question: Value) -
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// The requests of a provider's golden files, which are what the gateway sends, to the byte.
-fn golden_requests(provider: &str) -> Vec<(String, Value)> {
+/// One part of each of a provider's golden files that has it, with the file's name. They are what the gateway sends and takes,
+/// to the byte.
+fn golden_parts(provider: &str, pointer: &str) -> Vec<(String, Value)> {
     let folder = golden(provider);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_none_or(|kind| kind != "json") {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_none_or(|kind| kind != "json") || name == "vectors" {
             continue;
         }
         let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        if file["request"].is_object() && file["operation"].is_object() {
-            found.push((path.file_stem().unwrap().to_string_lossy().into_owned(), file["request"].take()));
+        if let Some(part) = file.pointer_mut(pointer).map(Value::take).filter(|part| !part.is_null()) {
+            found.push((name, part));
         }
     }
-    assert!(!found.is_empty(), "no golden request in {}", folder.display());
+    assert!(!found.is_empty(), "no golden file in {} has {pointer}", folder.display());
     found
+}
+
+/// Every verdict is this one.
+fn all_are(verdict: bool, verdicts: &Value, names: &[String]) {
+    let verdicts = verdicts.as_array().unwrap();
+    assert_eq!(verdicts.len(), names.len());
+    for (name, given) in names.iter().zip(verdicts) {
+        assert_eq!(*given, json!(verdict), "{name}");
+    }
 }
 
 fn golden(provider: &str) -> PathBuf {
@@ -88,21 +99,58 @@ fn wechat_client(world: &World, number: &str) -> Value {
 
 #[tokio::test]
 async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
-    let (names, requests): (Vec<_>, Vec<_>) = golden_requests("wechat-v3").into_iter().unzip();
+    let (names, requests): (Vec<_>, Vec<_>) = golden_parts("wechat-v3", "/request").into_iter().unzip();
     let certificate = golden_key("wechat-v3", "wxjava_merchant_certificate.pem");
     let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": requests})).await;
-    for (name, verdict) in names.iter().zip(verdicts.as_array().unwrap()) {
-        assert_eq!(*verdict, json!(true), "{name}");
-    }
+    all_are(true, &verdicts, &names);
     let mut altered = requests;
     for request in &mut altered {
         request["uri"] = format!("{}x", request["uri"].as_str().unwrap()).into();
     }
     let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": altered})).await;
-    assert!(
-        verdicts.as_array().unwrap().iter().all(|verdict| *verdict == json!(false)),
-        "the judge refuses: {verdicts}"
-    );
+    all_are(false, &verdicts, &names);
+}
+
+/// A form's fields as a JSON object.
+fn fields(form: &str) -> Value {
+    let unescape = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8().unwrap().into_owned()
+    };
+    let pairs = form.split('&').map(|pair| pair.split_once('=').unwrap());
+    pairs.map(|(name, value)| (unescape(name), Value::from(unescape(value)))).collect()
+}
+
+#[tokio::test]
+async fn alipay_requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
+    let (mut names, mut signed) = (Vec::new(), Vec::new());
+    for pointer in ["/request/body", "/outcome/action/url", "/outcome/action/params/orderStr"] {
+        for (name, part) in golden_parts("alipay", pointer) {
+            let form = part.as_str().unwrap();
+            signed.push(fields(form.split_once("gateway.do?").map_or(form, |(_, query)| query)));
+            names.push(format!("{name} {pointer}"));
+        }
+    }
+    assert!(names.len() >= 14, "{names:?}");
+    let (public, private) = (golden_key("alipay", "ali_app.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed});
+    all_are(true, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+    for fields in &mut signed {
+        fields["timestamp"] = "2023-11-15 06:13:21".into();
+    }
+    all_are(false, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+}
+
+#[tokio::test]
+async fn alipay_answers_and_notifications_that_the_gateway_takes_are_good_to_its_sdks() {
+    let (public, private) = (golden_key("alipay", "ali_alipay.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |name: &str, what: Vec<Value>| json!({"publicKey": public, "privateKey": private, name: what});
+    let (names, answers): (Vec<_>, Vec<_>) = golden_parts("alipay", "/answer/body").into_iter().unzip();
+    all_are(true, &ask("alipay.mjs", "answers", question("answers", answers)).await, &names);
+    let (names, bodies): (Vec<_>, Vec<_>) = golden_parts("alipay", "/notification/body").into_iter().unzip();
+    let forms: Vec<Value> = bodies.iter().map(|body| fields(body.as_str().unwrap())).collect();
+    all_are(true, &ask("alipay.mjs", "forms", question("signed", forms)).await, &names);
+    all_are(true, &ask("alipay_notifications.py", "", question("notifications", bodies)).await, &names);
 }
 
 #[tokio::test]
