@@ -1,10 +1,12 @@
 //! How a payment company's dialect plugs in: one trait, one table.
 
 pub mod alipay;
+mod beijing;
 mod form;
 #[cfg(test)]
 mod golden;
 pub mod sandbox;
+pub mod wechat_v2;
 pub mod wechat_v3;
 
 use bytes::Bytes;
@@ -205,4 +207,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, wechat_v3::ROW];
+pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, wechat_v2::ROW, wechat_v3::ROW];

@@ -41,13 +41,7 @@ pub struct Wishes {
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self {
-            channels: vec!["main"],
-            provider: "wechat-v3",
-            schedule: Duration::from_millis(100),
-            edit: |_, _| {},
-            server: "",
-        }
+        Self { channels: vec!["main"], schedule: Duration::from_millis(100), edit: |_, _| {}, server: "" }
     }
 }
 

@@ -111,6 +111,26 @@ async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
     all_are(false, &verdicts, &names);
 }
 
+#[tokio::test]
+async fn wechat_v2_messages_are_signed_as_an_sdk_signs() {
+    let (mut names, mut messages) = (Vec::new(), Vec::new());
+    for pointer in ["/request/body", "/answer/body", "/notification/body"] {
+        // A refund's notification is encrypted instead.
+        let signed = golden_parts("wechat-v2", pointer).into_iter().filter(|(name, _)| name != "notification-refund");
+        let (more_names, more): (Vec<_>, Vec<_>) = signed.unzip();
+        names.extend(more_names);
+        messages.extend(more);
+    }
+    let (device_names, parameters): (Vec<_>, Vec<_>) =
+        golden_parts("wechat-v2", "/outcome/action/params").into_iter().unzip();
+    names.extend(device_names);
+    let vectors: Value =
+        serde_json::from_slice(&std::fs::read(golden("wechat-v2").join("vectors.json")).unwrap()).unwrap();
+    let question = |key: &Value| json!({"key": key, "messages": messages, "parameters": parameters});
+    all_are(true, &ask("wechat.mjs", "v2", question(&vectors["doc_vector"]["key"])).await, &names);
+    all_are(false, &ask("wechat.mjs", "v2", question(&json!("another key of thirty-two letters"))).await, &names);
+}
+
 /// A form's fields as a JSON object.
 fn fields(form: &str) -> Value {
     let unescape = |text: &str| {

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:https';
 import { join } from 'node:path';
-import { Aes, Formatter, Rsa, Wechatpay } from 'wechatpay-axios-plugin';
+import { Aes, Formatter, Hash, Rsa, Transformer, Wechatpay } from 'wechatpay-axios-plugin';
 
 const commands = {
   // Whether each request of the gateway carries the merchant's good signature; `requests` are those of golden files.
@@ -40,6 +40,17 @@ const commands = {
     seen.afterwards = (await order.get({ params: { mchid }, number })).data.trade_state;
     seen.forged = await forged(url, file, account);
     return seen;
+  },
+
+  // Whether each message of APIv2, or each set of parameters for a payer's device, carries the good signature of the key.
+  v2({ key, messages, parameters }) {
+    const isGood = (fields, sign, type) => Hash.sign(type, fields, key) === sign;
+    const message = (xml) => {
+      const { sign, ...fields } = Transformer.toObject(xml);
+      return isGood(fields, sign, 'HMAC-SHA256');
+    };
+    const device = ({ sign, paySign, ...fields }) => isGood(fields, sign ?? paySign, 'HMAC-SHA256');
+    return [...messages.map(message), ...parameters.map(device)];
   },
 
   // A notification as WeChat Pay sends it.

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 use serde::Deserialize;
 
+use super::super::beijing;
 use super::{Product, errors};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
@@ -189,8 +188,7 @@ pub(super) fn fen(name: &str, yuan: &str) -> Result<Money, Error> {
     money.ok_or_else(|| Error::Mismatch(format!("its `{name}` is no amount of yuan")))
 }
 
-/// Reads Beijing time, as in `2023-11-15 06:13:25` or with milliseconds.
+/// When it says that it was.
 pub(super) fn at(text: &str) -> Option<Timestamp> {
-    let time: DateTime = text.parse().ok()?;
-    time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok().map(|zoned| zoned.timestamp())
+    beijing::read(text, beijing::SPACED)
 }

@@ -4,11 +4,10 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request};
 use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
 use serde::Serialize;
 
-use super::super::Signing;
 use super::super::form::{self, Fields};
+use super::super::{Signing, beijing};
 use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Order, Pay, Refund};
@@ -16,7 +15,6 @@ use crate::payment::{Currency, Money, Operation, Order, Pay, Refund};
 /// The one path of this protocol.
 pub(super) const PATH: &str = "/gateway.do";
 
-const CHINA: Offset = Offset::constant(8);
 /// A hundred million yuan: no order is larger.
 const MAX_FEN: u64 = 10_000_000_000;
 
@@ -91,7 +89,7 @@ fn json(content: &impl Serialize) -> Result<String, Error> {
 }
 
 fn in_china(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::fixed(CHINA)).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    beijing::write(time, beijing::SPACED)
 }
 
 /// Yuan with two decimals.
