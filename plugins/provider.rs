@@ -6,6 +6,7 @@ mod form;
 #[cfg(test)]
 mod golden;
 pub mod sandbox;
+pub mod unionpay;
 pub mod wechat_v2;
 pub mod wechat_v3;
 
@@ -207,4 +208,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, wechat_v2::ROW, wechat_v3::ROW];
+pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];
