@@ -1,5 +1,6 @@
 //! How a payment company's dialect plugs in: one trait, one table.
 
+pub mod alipay;
 #[cfg(test)]
 mod golden;
 pub mod sandbox;
@@ -203,4 +204,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[sandbox::ROW, wechat_v3::ROW];
+pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, wechat_v3::ROW];
