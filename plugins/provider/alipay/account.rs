@@ -39,6 +39,7 @@ pub(super) struct Certificates {
 
 /// Secrets are checked by the row's own checks before this is called, so a wrong one is not told a second time here.
 pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Account> {
+    let mistakes = settings.problems().len();
     let app_id = word(settings, true, "app_id", "copy the APPID from open.alipay.com, as in \"2021000000000001\"");
     let seller_id = word(settings, false, "seller_id", "copy the seller's PID, as in \"2088000000000001\"");
     let op_app_id = word(settings, false, "op_app_id", "copy the mini program's APPID, as in \"2021000000000002\"");
@@ -66,14 +67,16 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
     let name = match (&token, &seller_id) {
         (None, _) => app_id.clone(),
         (Some(_), Some(seller)) => app_id.as_ref().map(|app| format!("{app}/{seller}")),
-        (Some(_), None) if settings.has("seller_id") => None,
         (Some(_), None) => {
             let suggestion = "add the PID of the merchant that gave the token, as in seller_id = \"2088000000000001\"";
             settings.problem("seller_id", "`seller_id` is needed with `app_auth_token`", Some(suggestion.to_owned()));
             None
         }
     };
-    is_link.then_some(())?;
+    // What is wrong must not be taken for what is missing.
+    if settings.problems().len() > mistakes {
+        return None;
+    }
     Some(Account {
         name: name?,
         app_id: app_id?,

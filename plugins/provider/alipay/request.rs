@@ -69,9 +69,6 @@ fn params(account: &Account, operation: &Operation) -> Result<Params, Error> {
             put("return_url", url("`return_url`", back)?);
         }
     }
-    if let Operation::Refund(refund) = operation {
-        put("notify_url", url("the notification URL", &refund.notify_url)?);
-    }
     Ok(params)
 }
 
