@@ -6,6 +6,8 @@
 //! Error     ◀─ errors ─────────────────────── ◀═   (`error_response`, which nobody signs)
 //! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
 //! ```
+//!
+//! With `protocol = "v3"`, [`v3`] stands where `form`, `envelope` and `signature` stand for requests and answers.
 
 mod account;
 mod answer;
@@ -17,6 +19,7 @@ mod notify;
 mod request;
 mod sealed;
 mod signature;
+mod v3;
 
 #[cfg(test)]
 mod golden;
@@ -26,7 +29,7 @@ mod tests;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
-use self::account::Account;
+use self::account::{Account, Protocol};
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -64,20 +67,24 @@ impl Provider for Alipay {
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
-        signature::sign(&self.account, request, with)
+        match self.account.protocol {
+            Protocol::Form => signature::sign(&self.account, request, with),
+            Protocol::V3 => v3::sign(&self.account, request, with),
+        }
     }
 
     fn verify(
         &self,
         source: Source,
-        _: &HeaderMap,
+        headers: &HeaderMap,
         body: Bytes,
         keys: &Keyring,
         now: u64,
     ) -> Result<Verified, BadSignature> {
-        match source {
-            Source::Answer => signature::verify_answer(body, keys, now),
-            Source::Notification => signature::verify_notification(&self.account, body, keys, now),
+        match (source, self.account.protocol) {
+            (Source::Answer, Protocol::Form) => signature::verify_answer(body, keys, now),
+            (Source::Answer, Protocol::V3) => v3::verify(headers, body, keys, now),
+            (Source::Notification, _) => signature::verify_notification(&self.account, body, keys, now),
         }
     }
 
@@ -92,7 +99,10 @@ impl Provider for Alipay {
     }
 
     fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        errors::unsigned(operation.kind(), status, body)
+        match self.account.protocol {
+            Protocol::Form => errors::unsigned(operation.kind(), status, body),
+            Protocol::V3 => errors::v3(operation.kind(), status, body, false),
+        }
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {

@@ -29,6 +29,16 @@ pub(super) struct Account {
     pub(super) certificates: Option<Certificates>,
     /// Nothing when contents go unencrypted.
     pub(super) sealer: Option<Sealer>,
+    pub(super) protocol: Protocol,
+}
+
+/// In which of Alipay's two protocols it is asked; links, order strings and notifications have one form in both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Signed forms, all to one address.
+    Form,
+    /// Signed JSON, each interface at a path of its own.
+    V3,
 }
 
 /// Serial numbers, as Alipay works them out.
@@ -51,6 +61,7 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
         let suggestion = format!("leave it away for \"{GATEWAY}\"");
         settings.problem("gateway", "the gateway must be a URL without `?` and `#`", Some(suggestion));
     }
+    let protocol = protocol(settings, given.algorithm);
     let secret = |name| given.secrets.get(name).map(|secret| secret.expose());
     let certificates = match (secret(APP_CERT), secret(ROOT_CERT)) {
         (Some(app), Some(root)) => {
@@ -64,21 +75,21 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
             return None;
         }
     };
-    let name = match (&token, &seller_id) {
-        (None, _) => app_id.clone(),
-        (Some(_), Some(seller)) => app_id.as_ref().map(|app| format!("{app}/{seller}")),
-        (Some(_), None) => {
-            let suggestion = "add the PID of the merchant that gave the token, as in seller_id = \"2088000000000001\"";
-            settings.problem("seller_id", "`seller_id` is needed with `app_auth_token`", Some(suggestion.to_owned()));
-            None
-        }
-    };
     // What is wrong must not be taken for what is missing.
     if settings.problems().len() > mistakes {
         return None;
     }
+    let name = match (&token, &seller_id) {
+        (None, _) => app_id.clone()?,
+        (Some(_), Some(seller)) => format!("{}/{seller}", app_id.as_ref()?),
+        (Some(_), None) => {
+            let suggestion = "add the PID of the merchant that gave the token, as in seller_id = \"2088000000000001\"";
+            settings.problem("seller_id", "`seller_id` is needed with `app_auth_token`", Some(suggestion.to_owned()));
+            return None;
+        }
+    };
     Some(Account {
-        name: name?,
+        name,
         app_id: app_id?,
         seller_id,
         op_app_id,
@@ -87,7 +98,26 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
         sign_type: if given.algorithm == Some("rsa-sha1") { "RSA" } else { "RSA2" },
         certificates,
         sealer: secret(AES).and_then(Sealer::new),
+        protocol: protocol?,
     })
+}
+
+fn protocol(settings: &mut Settings<'_>, algorithm: Option<&str>) -> Option<Protocol> {
+    let name: Option<String> = settings.optional("protocol");
+    match name.as_deref() {
+        None | Some("form") => Some(Protocol::Form),
+        Some("v3") if algorithm == Some("rsa-sha1") => {
+            let suggestion = "set `algorithm = \"rsa-sha256\"` in `keys.sign`, or take `protocol` away";
+            settings.problem("protocol", "the v3 protocol knows no rsa-sha1", Some(suggestion.to_owned()));
+            None
+        }
+        Some("v3") => Some(Protocol::V3),
+        Some(_) => {
+            let suggestion = "write \"form\" (the default) or \"v3\"";
+            settings.problem("protocol", "there is no such protocol", Some(suggestion.to_owned()));
+            None
+        }
+    }
 }
 
 /// A number or token that goes out as it stands.

@@ -7,11 +7,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Product;
-use super::account::Account;
+use super::account::{Account, Protocol};
 use super::envelope::Envelope;
 use super::errors::Head;
 use super::request::service;
 use super::signature::at;
+use super::v3;
 use crate::error::{Error, Word};
 use crate::payment::{Action, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
@@ -21,6 +22,13 @@ pub(super) fn decode(
     status: StatusCode,
     body: &[u8],
 ) -> Result<Outcome, Error> {
+    match account.protocol {
+        Protocol::Form => in_form(account, operation, status, body),
+        Protocol::V3 => v3::decode(account, operation, status, body),
+    }
+}
+
+fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &[u8]) -> Result<Outcome, Error> {
     let answer = Envelope::read(body).ok_or_else(unknown_form)?;
     let is_ours = answer.name.strip_suffix("_response") == Some(service(operation)?.replace('.', "_").as_str());
     if !is_ours && answer.name != "error_response" {
@@ -35,7 +43,12 @@ pub(super) fn decode(
     if !is_ours || status != StatusCode::OK {
         return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
     }
-    let reply: Reply = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+    outcome(operation, &content, is_typing, head.word())
+}
+
+/// What a content says that is no error; `word` is what it says to an empty one.
+pub(super) fn outcome(operation: &Operation, content: &[u8], is_typing: bool, word: Word) -> Result<Outcome, Error> {
+    let reply: Reply<'_> = serde_json::from_slice(content).map_err(|_| unknown_form())?;
     match operation {
         Operation::Pay(pay) if is_typing => reply.typing(pay),
         Operation::Pay(pay) => reply.created(pay),
@@ -46,11 +59,11 @@ pub(super) fn decode(
             Ok(reply.outcome(Status::Closed))
         }
         Operation::Refund(refund) => reply.refunded(refund),
-        Operation::QueryRefund(refund) => reply.queried_refund(refund, head),
+        Operation::QueryRefund(refund) => reply.queried_refund(refund, word),
     }
 }
 
-fn unknown_form() -> Error {
+pub(super) fn unknown_form() -> Error {
     Error::unclear("its answer is signed but has an unknown form")
 }
 
@@ -59,12 +72,15 @@ fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, [u8]>, Error>
     if !value.starts_with('"') {
         return Ok(Cow::Borrowed(value.as_bytes()));
     }
+    let sealed: String = serde_json::from_str(value).map_err(|_| unknown_form())?;
+    unsealed(account, &sealed).map(Cow::Owned)
+}
+
+pub(super) fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
         sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
-    let sealed: Option<String> = serde_json::from_str(value).ok();
-    let plain = sealed.and_then(|sealed| sealer.open(&sealed));
-    plain.map(Cow::Owned).ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
+    sealer.open(sealed).ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
 }
 
 /// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
@@ -178,7 +194,7 @@ impl Reply<'_> {
     }
 
     /// Of a refund that it does not know it says nothing at all.
-    fn queried_refund(&self, refund: &Refund, head: Head) -> Result<Outcome, Error> {
+    fn queried_refund(&self, refund: &Refund, word: Word) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
             self.is_about(&refund.order)?;
         }
@@ -191,8 +207,7 @@ impl Reply<'_> {
             same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
             return self.known_refund(refund, amount);
         };
-        let Word { code, message } = head.word();
-        Err(Error::Absent(Word { code, message }))
+        Err(Error::Absent(word))
     }
 
     fn known_refund(&self, refund: &Refund, amount: Option<Money>) -> Result<Outcome, Error> {

@@ -80,6 +80,10 @@ const CODES: &[(&str, Class)] = &[
     ("CANCEL_NOT_ALLOWED", Class::Declined),
 ];
 
+/// By the gateway in the v3 protocol, which has no numbers for them.
+const DOOR: &[(&str, Class)] =
+    &[("isv.app-call-limited", Class::Busy), ("isv.method-call-limited", Class::Busy), ("isv.*", Class::Declined)];
+
 /// The head of every content.
 #[derive(Deserialize)]
 pub(super) struct Head {
@@ -149,4 +153,29 @@ pub(super) fn unsigned(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
     let class = class(GATEWAY, &head.code);
     let class = if kind == Kind::Refund { Class::Unclear } else { class };
     class.error(head.word())
+}
+
+/// An error of the v3 protocol: the interface's codes by the same names, and the gateway's by their finer ones.
+#[derive(Deserialize)]
+struct Plain {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What an error answer of the v3 protocol says. Unsigned, it can answer a question or turn a payment away at the door;
+/// of the fate of money that was asked for, only a signed one tells.
+pub(super) fn v3(kind: Kind, status: StatusCode, body: &[u8], signed: bool) -> Error {
+    let is_error = status.is_client_error() || status.is_server_error();
+    let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_slice(body)) else {
+        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+    };
+    let at_the_door = class(DOOR, &code);
+    let class = match (at_the_door, kind) {
+        (Class::Unclear, Kind::Pay | Kind::Refund) if !signed => Class::Unclear,
+        (Class::Unclear, _) => business(&code),
+        (_, Kind::Refund) if !signed => Class::Unclear,
+        (door, _) => door,
+    };
+    class.error(Word { code, message })
 }

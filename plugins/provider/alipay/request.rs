@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::super::{Encoded, Signing};
 use super::Product;
-use super::account::Account;
+use super::account::{Account, Protocol};
 use super::form::{self, Params};
 use super::signature::{china_time, signed};
+use super::v3;
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Outcome, Pay, Refund, Status};
 
@@ -17,13 +18,16 @@ use crate::payment::{Action, Currency, Money, Operation, Outcome, Pay, Refund, S
 const MAX_FEN: u64 = 10_000_000_000;
 
 pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
-    let params = params(account, operation)?;
-    let Operation::Pay(pay) = operation else { return Ok(Encoded::Send(post(&params))) };
-    let order = || signed(account, params.clone(), with).map(|params| form::write(&params));
+    let send = || match account.protocol {
+        Protocol::Form => Ok(Encoded::Send(post(&params(account, operation)?))),
+        Protocol::V3 => v3::encode(account, operation).map(Encoded::Send),
+    };
+    let Operation::Pay(pay) = operation else { return send() };
+    let order = || signed(account, params(account, operation)?, with).map(|params| form::write(&params));
     let action = match Product::of(pay.order.method)? {
         Product::Page | Product::Wap => Action::Redirect { url: format!("{}?{}", account.gateway, order()?) },
         Product::App => Action::App { params: [("orderStr".to_owned(), order()?)].into() },
-        Product::Qr | Product::Barcode | Product::Jsapi => return Ok(Encoded::Send(post(&params))),
+        Product::Qr | Product::Barcode | Product::Jsapi => return send(),
     };
     Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
 }
@@ -53,15 +57,9 @@ fn params(account: &Account, operation: &Operation) -> Result<Params, Error> {
     let mut params = Params::new();
     let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
     put("method", service(operation)?);
-    let content = serde_json::to_string(&content(account, operation)?)
-        .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
-    match &account.sealer {
-        None => put("biz_content", &content),
-        Some(sealer) => {
-            let sealed = sealer.seal(&content);
-            put("biz_content", &sealed.ok_or_else(|| Error::NotSent("the content could not be encrypted".to_owned()))?);
-            put("encrypt_type", "AES");
-        }
+    put("biz_content", &written(account, &content(account, operation)?)?);
+    if account.sealer.is_some() {
+        put("encrypt_type", "AES");
     }
     if let Operation::Pay(pay) = operation {
         put("notify_url", url("the notification URL", &pay.notify_url)?);
@@ -70,6 +68,18 @@ fn params(account: &Account, operation: &Operation) -> Result<Params, Error> {
         }
     }
     Ok(params)
+}
+
+/// A content as it goes out: JSON, encrypted where the account says so.
+pub(super) fn written(account: &Account, content: &Content<'_>) -> Result<String, Error> {
+    let json = serde_json::to_string(content)
+        .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
+    match &account.sealer {
+        None => Ok(json),
+        Some(sealer) => {
+            sealer.seal(&json).ok_or_else(|| Error::NotSent("the content could not be encrypted".to_owned()))
+        }
+    }
 }
 
 fn post(params: &Params) -> Request<Bytes> {
@@ -119,6 +129,9 @@ pub(super) struct Content<'a> {
     out_request_no: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     query_options: &'static [&'static str],
+    /// Of the v3 protocol alone; a form has it beside the content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) notify_url: Option<&'a str>,
 }
 
 pub(super) fn content<'a>(account: &'a Account, operation: &'a Operation) -> Result<Content<'a>, Error> {

@@ -78,7 +78,7 @@ pub(super) fn at(time: &str) -> Option<Timestamp> {
 pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
     let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
     let signature = envelope.sign.as_deref().ok_or(BadSignature::Missing)?;
-    let key = signing_key(envelope.alipay_cert_sn.as_deref(), &[envelope.value.to_owned()], signature, keys, now)?;
+    let key = signing_key(envelope.alipay_cert_sn.as_deref(), &[envelope.value.as_bytes()], signature, keys, now)?;
     let id = key.id.clone();
     Ok(Verified::vouch(body, id))
 }
@@ -102,14 +102,15 @@ pub(super) fn verify_notification(
     if cert_sn.is_some() {
         texts.push(form::text(&params, &[SIGN, SIGN_TYPE, CERT_SN]));
     }
+    let texts: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
     let key = signing_key(cert_sn, &texts, signature, keys, now)?;
     Ok(Verified::vouch(body, &key.id))
 }
 
 /// The key that made the signature: the named one, or any where none is named, as it is with bare keys.
-fn signing_key<'a>(
+pub(super) fn signing_key<'a>(
     named: Option<&str>,
-    texts: &[String],
+    texts: &[&[u8]],
     signature: &str,
     keys: &'a Keyring,
     now: u64,
@@ -124,7 +125,7 @@ fn signing_key<'a>(
     if let (Some(name), []) = (named, candidates.as_slice()) {
         return Err(BadSignature::UnknownKey(name.chars().take(64).collect()));
     }
-    let made = |key: &&Key| texts.iter().any(|text| key.verifier.verify(text.as_bytes(), &signature));
+    let made = |key: &&Key| texts.iter().any(|text| key.verifier.verify(text, &signature));
     let key = candidates.into_iter().find(made);
     key.ok_or(BadSignature::Wrong("it is not over these bytes, or not by that key"))
 }
