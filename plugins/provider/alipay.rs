@@ -7,7 +7,7 @@
 //! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
 //! ```
 //!
-//! With `protocol = "v3"`, [`v3`] stands where `form`, `envelope` and `signature` stand for requests and answers.
+//! With `protocol = "v3"`, `v3` stands where `form`, `envelope` and `signature` stand for requests and answers.
 
 mod account;
 mod answer;
