@@ -62,22 +62,21 @@ pub struct Money {
 }
 
 impl Money {
-    /// The amount in major units with two decimals, as in `8.88`; for currencies whose minor unit is a hundredth.
-    pub fn decimal(&self) -> String {
+    /// In yuan with two decimals, as in `88.88`; whatever the currency, its minor unit must be a hundredth.
+    pub fn yuan(self) -> String {
         format!("{}.{:02}", self.value / 100, self.value % 100)
     }
 
-    /// Reads major units with up to two decimals, as in `8.88`, `8.8` or `8`. `None` for a sign, an exponent, more decimals
-    /// or more than there can be.
-    pub fn from_decimal(text: &str, currency: Currency) -> Option<Self> {
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, "00"));
-        let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !are_digits(whole) || !are_digits(fraction) || fraction.len() > 2 {
+    /// Reads yuan with at most two decimals, digit by digit: `88.88`, `88.8` and `88` are taken, signs and exponents not.
+    pub fn of_yuan(text: &str) -> Option<Self> {
+        let (whole, part) = text.split_once('.').unwrap_or((text, "00"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(whole) || !is_number(part) || part.len() > 2 {
             return None;
         }
-        let cents: u64 = format!("{fraction:0<2}").parse().ok()?;
-        let value = whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(cents)?;
-        Some(Self { value, currency })
+        let fen = if part.len() == 1 { part.parse::<u64>().ok()? * 10 } else { part.parse().ok()? };
+        let value = whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(fen)?;
+        Some(Self { value, currency: Currency::CNY })
     }
 }
 
@@ -92,35 +91,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decimals_are_read_without_rounding() {
-        let read = |text: &str| Money::from_decimal(text, Currency::CNY).map(|money| money.value);
-        for (text, fen) in
-            [("0.01", 1), ("8.88", 888), ("8.8", 880), ("8", 800), ("0.10", 10), ("100000000.00", 10_000_000_000)]
-        {
-            assert_eq!(read(text), Some(fen), "{text}");
-        }
-        for bad in [
-            "",
-            ".",
-            "1.",
-            ".5",
-            "-1",
-            "+1",
-            "1e2",
-            "1.001",
-            "1,00",
-            " 1",
-            "99999999999999999999",
-            "184467440737095517.00",
-        ] {
-            assert_eq!(read(bad), None, "{bad}");
-        }
-        for value in [0, 1, 10, 99, 100, 12_345, u64::MAX] {
-            assert_eq!(read(&Money { value, currency: Currency::CNY }.decimal()), Some(value));
-        }
-    }
-
-    #[test]
     fn money_is_a_whole_positive_number_of_a_known_shape() {
         let read = |text: &str| serde_json::from_str::<Money>(text);
         assert!(read(r#"{"value":1,"currency":"CNY"}"#).is_ok());
@@ -133,6 +103,23 @@ mod tests {
             r#"{"value":1,"currency":"CNY","unit":"fen"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn yuan_are_read_and_written_without_a_fraction_of_a_fen() {
+        for (text, value) in
+            [("0.01", 1), ("88.88", 8888), ("88.8", 8880), ("88", 8800), ("100000000.00", 10_000_000_000)]
+        {
+            assert_eq!(Money::of_yuan(text), Some(Money { value, currency: Currency::CNY }), "{text}");
+        }
+        for bad in ["", ".", "1.", ".1", "-1", "+1", "1.001", "1e2", " 1", "1,00", "1.0.0", "١", "184467440737095517"]
+        {
+            assert_eq!(Money::of_yuan(bad), None, "{bad}");
+        }
+        for value in [0, 1, 10, 99, 100, 101, 6800, u64::MAX / 100 * 100] {
+            let money = Money { value, currency: Currency::CNY };
+            assert_eq!(Money::of_yuan(&money.yuan()), Some(money));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `application/x-www-form-urlencoded`, as forms, links and notifications of several providers use it.
+//! `application/x-www-form-urlencoded`, as forms, links and notifications of several providers use it, and the text that they
+//! sign.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +12,35 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(super) type Fields = BTreeMap<String, String>;
 
 /// Writes `name=value&…` with values escaped.
-pub(super) fn encode(fields: &Fields) -> String {
+pub(super) fn write(fields: &Fields) -> String {
     let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
     pairs.join("&")
 }
 
-/// Reads a form. `None` when it is no UTF-8, an escape is broken, or a name comes twice: of two values nobody can say which
+/// Reads a form. `None` when it is no UTF-8, an escape is broken, a field has no `=`, or a name comes twice: of two values nobody can say which
 /// one was meant, and which one was signed.
-pub(super) fn decode(form: &[u8]) -> Option<Fields> {
-    let form = std::str::from_utf8(form).ok()?;
+pub(super) fn read(form: &[u8]) -> Option<Fields> {
     let mut fields = Fields::new();
+    read_into(form, &mut fields)?;
+    Some(fields)
+}
+
+/// As [`read`], adding to what was read before.
+pub(super) fn read_into(form: &[u8], fields: &mut Fields) -> Option<()> {
+    let form = std::str::from_utf8(form).ok()?;
     for pair in form.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = pair.split_once('=')?;
         if fields.insert(unescape(name)?, unescape(value)?).is_some() {
             return None;
         }
     }
-    Some(fields)
+    Some(())
 }
 
-/// `name=value&…` with raw values; what is empty is left out. The text that providers sign.
-pub(super) fn signed_text<'a>(fields: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    let pairs: Vec<String> =
-        fields.filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")).collect();
+/// The text that providers sign: `name=value&…` with raw values, without these fields and those that are empty.
+pub(super) fn text(fields: &Fields, without: &[&str]) -> String {
+    let signed = fields.iter().filter(|(name, value)| !value.is_empty() && !without.contains(&name.as_str()));
+    let pairs: Vec<String> = signed.map(|(name, value)| format!("{name}={value}")).collect();
     pairs.join("&")
 }
 
@@ -60,18 +67,18 @@ mod tests {
     #[test]
     fn what_is_broken_or_doubled_is_no_form() {
         assert_eq!(
-            decode(b"a=1+2%2B&b=").unwrap(),
+            read(b"a=1+2%2B&b=").unwrap(),
             Fields::from([("a".into(), "1 2+".into()), ("b".into(), String::new())])
         );
-        for bad in [&b"a=%2"[..], b"a=%zz", b"a=%ff", b"\xff=1", b"a=1&a=2"] {
-            assert!(decode(bad).is_none(), "{}", bad.escape_ascii());
+        for bad in [&b"a=%2"[..], b"a=%zz", b"a=%ff", b"\xff=1", b"a=1&a=2", b"a"] {
+            assert!(read(bad).is_none(), "{}", bad.escape_ascii());
         }
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(fields in proptest::collection::btree_map(".{1,8}", ".{0,12}", 0..6)) {
-            prop_assert_eq!(decode(encode(&fields).as_bytes()), Some(fields));
+            prop_assert_eq!(read(write(&fields).as_bytes()), Some(fields));
         }
     }
 }

@@ -157,9 +157,9 @@ impl Provider for UnionPay {
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
         let unfit = || Error::Unfit("only a form can be signed for UnionPay".to_owned());
-        let mut fields = form::decode(request.body()).ok_or_else(unfit)?;
+        let mut fields = form::read(request.body()).ok_or_else(unfit)?;
         self.account.method.sign(&mut fields, with)?;
-        *request.body_mut() = form::encode(&fields).into();
+        *request.body_mut() = form::write(&fields).into();
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl Provider for UnionPay {
     ) -> Result<Verified, BadSignature> {
         let fields = match source {
             Source::Answer => message::read_answer(&body),
-            Source::Notification => form::decode(&body),
+            Source::Notification => form::read(&body),
         };
         let fields = fields.ok_or(BadSignature::Wrong("it is no message of UnionPay's form"))?;
         self.account.method.verify(&fields, body, now)
@@ -198,7 +198,7 @@ impl Provider for UnionPay {
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
-        self.message(form::decode(notification.bytes()))?.event()
+        self.message(form::read(notification.bytes()))?.event()
     }
 
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {

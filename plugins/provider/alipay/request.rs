@@ -1,213 +1,242 @@
-//! Operations in Alipay's words: a form whose `biz_content` is JSON.
+//! Operations in Alipay's words.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request};
-use jiff::Timestamp;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method as Verb, Request, Uri};
 use serde::Serialize;
 
 use super::super::form::{self, Fields};
-use super::super::{Signing, beijing};
-use super::{Account, Product};
+use super::super::{Encoded, Signing};
+use super::Product;
+use super::account::{Account, Protocol};
+use super::signature::{china_time, signed};
+use super::v3;
 use crate::error::Error;
-use crate::payment::{Currency, Money, Operation, Order, Pay, Refund};
+use crate::payment::{Action, Currency, Money, Operation, Outcome, Pay, Refund, Status};
 
-/// The one path of this protocol.
-pub(super) const PATH: &str = "/gateway.do";
-
-/// A hundred million yuan: no order is larger.
+/// A hundred million yuan: Alipay takes no larger order.
 const MAX_FEN: u64 = 10_000_000_000;
 
-/// The whole form but its signature.
-pub(super) fn fields(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Fields, Error> {
-    let product = Product::of(operation.order().method)?;
-    let mut more = Fields::new();
-    let (method, content) = match operation {
-        Operation::Pay(pay) => {
-            put(&mut more, "notify_url", &pay.notify_url);
-            if let (Product::Page | Product::Wap, Some(url)) = (product, &pay.return_url) {
-                put(&mut more, "return_url", url);
-            }
-            (product.method(), json(&BizPay::of(account, product, pay)?)?)
-        }
-        Operation::Query(order) => ("alipay.trade.query", json(&Named::of(order))?),
-        Operation::Close(order) if order.method.is_scanned() => ("alipay.trade.cancel", json(&Named::of(order))?),
-        Operation::Close(order) => ("alipay.trade.close", json(&Named::of(order))?),
-        Operation::Refund(refund) => {
-            put(&mut more, "notify_url", &refund.notify_url);
-            ("alipay.trade.refund", json(&BizRefund::of(refund)?)?)
-        }
-        Operation::QueryRefund(refund) => {
-            let question = BizRefundQuery {
-                out_trade_no: &refund.order.number,
-                out_request_no: &refund.number,
-                query_options: ["gmt_refund_pay"],
-            };
-            ("alipay.trade.fastpay.refund.query", json(&question)?)
-        }
+pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
+    let send = || match account.protocol {
+        Protocol::Form => Ok(Encoded::Send(post(&params(account, operation)?))),
+        Protocol::V3 => v3::encode(account, operation).map(Encoded::Send),
     };
-    let now = Timestamp::from_second(with.stamp.unix_time.cast_signed()).unwrap_or_default();
-    for (name, value) in [
-        ("app_id", account.app_id.as_str()),
-        ("method", method),
-        ("format", "JSON"),
-        ("charset", "utf-8"),
-        ("sign_type", "RSA2"),
-        ("timestamp", &in_china(now)),
-        ("version", "1.0"),
-        ("biz_content", &content),
-    ] {
-        put(&mut more, name, value);
-    }
-    if let Some(token) = &account.app_auth_token {
-        put(&mut more, "app_auth_token", token);
-    }
-    if let Some((app, root)) = &account.certificates {
-        put(&mut more, "app_cert_sn", app);
-        put(&mut more, "alipay_root_cert_sn", root);
-    }
-    Ok(more)
+    let Operation::Pay(pay) = operation else { return send() };
+    let order = || signed(account, params(account, operation)?, with).map(|params| form::write(&params));
+    let action = match Product::of(pay.order.method)? {
+        Product::Page | Product::Wap => Action::Redirect { url: format!("{}?{}", account.gateway, order()?) },
+        Product::App => Action::App { params: [("orderStr".to_owned(), order()?)].into() },
+        Product::Qr | Product::Barcode | Product::Jsapi => return send(),
+    };
+    Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
 }
 
-/// The request that carries the form.
-pub(super) fn post(fields: &Fields) -> Request<Bytes> {
-    let mut request = Request::new(Bytes::from(form::encode(fields)));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(PATH);
+/// The name of the interface that serves the operation.
+pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
+    Ok(match operation {
+        Operation::Pay(pay) => match Product::of(pay.order.method)? {
+            Product::Qr => "alipay.trade.precreate",
+            Product::Barcode => "alipay.trade.pay",
+            Product::Page => "alipay.trade.page.pay",
+            Product::Wap => "alipay.trade.wap.pay",
+            Product::App => "alipay.trade.app.pay",
+            Product::Jsapi => "alipay.trade.create",
+        },
+        Operation::Query(_) => "alipay.trade.query",
+        // What a till began is cancelled, which gives the money back if it was paid meanwhile.
+        Operation::Close(order) if order.method.is_scanned() => "alipay.trade.cancel",
+        Operation::Close(_) => "alipay.trade.close",
+        Operation::Refund(_) => "alipay.trade.refund",
+        Operation::QueryRefund(_) => "alipay.trade.fastpay.refund.query",
+    })
+}
+
+/// What is particular to the operation; the rest is added when it is signed.
+fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
+    let mut params = Fields::new();
+    let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
+    put("method", service(operation)?);
+    put("biz_content", &written(account, &content(account, operation)?)?);
+    if account.sealer.is_some() {
+        put("encrypt_type", "AES");
+    }
+    if let Operation::Pay(pay) = operation {
+        put("notify_url", url("the notification URL", &pay.notify_url)?);
+        if let (Product::Page | Product::Wap, Some(back)) = (Product::of(pay.order.method)?, &pay.return_url) {
+            put("return_url", url("`return_url`", back)?);
+        }
+    }
+    Ok(params)
+}
+
+/// A content as it goes out: JSON, encrypted where the account says so.
+pub(super) fn written(account: &Account, content: &Content<'_>) -> Result<String, Error> {
+    let json = serde_json::to_string(content)
+        .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
+    match &account.sealer {
+        None => Ok(json),
+        Some(sealer) => {
+            sealer.seal(&json).ok_or_else(|| Error::NotSent("the content could not be encrypted".to_owned()))
+        }
+    }
+}
+
+fn post(params: &Fields) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from(form::write(params)));
+    *request.method_mut() = Verb::POST;
+    *request.uri_mut() = Uri::from_static("/gateway.do");
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded;charset=utf-8");
     request.headers_mut().insert(CONTENT_TYPE, kind);
+    let agent = HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")));
+    request.headers_mut().insert(USER_AGENT, agent);
     request
 }
 
-fn put(fields: &mut Fields, name: &str, value: &str) {
-    fields.insert(name.to_owned(), value.to_owned());
-}
-
-fn json(content: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(content)
-        .map_err(|error| Error::Unfit(format!("the order cannot be written as JSON: {error}")))
-}
-
-fn in_china(time: Timestamp) -> String {
-    beijing::write(time, beijing::SPACED)
-}
-
-/// Yuan with two decimals.
-fn yuan(money: Money) -> Result<String, Error> {
-    if money.currency != Currency::CNY {
-        return Err(Error::Unfit(format!("this channel takes CNY only, not {}", money.currency)));
-    }
-    match money.value {
-        1..=MAX_FEN => Ok(money.decimal()),
-        _ => Err(Error::Unfit("Alipay takes from 0.01 to 100,000,000 yuan".to_owned())),
-    }
-}
-
-#[derive(Serialize)]
-struct Named<'a> {
-    out_trade_no: &'a str,
-}
-
-impl<'a> Named<'a> {
-    fn of(order: &'a Order) -> Self {
-        Self { out_trade_no: &order.number }
-    }
-}
-
+/// `biz_content`, for every operation; the fields in the order in which Alipay documents them.
 #[derive(Default, Serialize)]
-struct BizPay<'a> {
+pub(super) struct Content<'a> {
     out_trade_no: &'a str,
-    total_amount: String,
-    subject: &'a str,
-    product_code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_amount: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seller_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    time_expire: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scene: Option<&'a str>,
+    scene: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_app_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     buyer_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     buyer_open_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    op_app_id: Option<&'a str>,
+    op_buyer_open_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_expire: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quit_url: Option<&'a str>,
-}
-
-impl<'a> BizPay<'a> {
-    fn of(account: &'a Account, product: Product, pay: &'a Pay) -> Result<Self, Error> {
-        if pay.description.chars().count() > 256 {
-            return Err(Error::Unfit("Alipay takes a `description` of at most 256 characters".to_owned()));
-        }
-        let mut content = Self {
-            out_trade_no: &pay.order.number,
-            total_amount: yuan(pay.order.amount)?,
-            subject: &pay.description,
-            product_code: product.code(),
-            seller_id: account.seller_id.as_deref(),
-            time_expire: pay.expires_at.map(in_china),
-            ..Self::default()
-        };
-        match product {
-            Product::Barcode => {
-                let code = pay.payer.auth_code.as_deref().filter(|code| is_auth_code(code));
-                let unfit = || "alipay.barcode needs `payer.auth_code`: the 16 to 24 digits that the till scanned, beginning with 25 to 30";
-                content.auth_code = Some(code.ok_or_else(|| Error::Unfit(unfit().to_owned()))?);
-                content.scene = Some("bar_code");
-            }
-            Product::Jsapi => {
-                content.buyer_id = pay.payer.buyer_id.as_deref();
-                content.buyer_open_id = pay.payer.openid.as_deref().filter(|_| content.buyer_id.is_none());
-                content.op_app_id = Some(&account.app_id);
-                if content.buyer_id.or(content.buyer_open_id).is_none() {
-                    let unfit =
-                        "alipay.jsapi needs `payer.buyer_id` (2088…) or `payer.openid`: who opened the mini program";
-                    return Err(Error::Unfit(unfit.to_owned()));
-                }
-            }
-            Product::Wap => content.quit_url = pay.return_url.as_deref(),
-            Product::Qr | Product::Page | Product::App => {}
-        }
-        Ok(content)
-    }
-}
-
-fn is_auth_code(code: &str) -> bool {
-    let is_known_start = code.get(..2).is_some_and(|start| ("25"..="30").contains(&start));
-    (16..=24).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
-}
-
-#[derive(Serialize)]
-struct BizRefund<'a> {
-    out_trade_no: &'a str,
-    refund_amount: String,
-    out_request_no: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refund_amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refund_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_request_no: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    query_options: &'static [&'static str],
+    /// Of the v3 protocol alone; a form has it beside the content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) notify_url: Option<&'a str>,
 }
 
-impl<'a> BizRefund<'a> {
-    fn of(refund: &'a Refund) -> Result<Self, Error> {
-        let reason = refund.reason.as_deref();
-        if reason.is_some_and(|reason| reason.chars().count() > 256) {
-            return Err(Error::Unfit("Alipay takes a `reason` of at most 256 characters".to_owned()));
+pub(super) fn content<'a>(account: &'a Account, operation: &'a Operation) -> Result<Content<'a>, Error> {
+    let named = Content { out_trade_no: &operation.order().number, ..Content::default() };
+    match operation {
+        Operation::Pay(pay) => create(account, pay, named),
+        Operation::Query(_) | Operation::Close(_) => Ok(named),
+        Operation::Refund(refund) => give_back(refund, named),
+        Operation::QueryRefund(refund) => {
+            Ok(Content { out_request_no: Some(&refund.number), query_options: &["gmt_refund_pay"], ..named })
         }
-        Ok(Self {
-            out_trade_no: &refund.order.number,
-            refund_amount: yuan(refund.amount)?,
-            out_request_no: &refund.number,
-            refund_reason: reason,
-        })
     }
 }
 
-#[derive(Serialize)]
-struct BizRefundQuery<'a> {
-    out_trade_no: &'a str,
-    out_request_no: &'a str,
-    query_options: [&'static str; 1],
+fn create<'a>(account: &'a Account, pay: &'a Pay, named: Content<'a>) -> Result<Content<'a>, Error> {
+    if !(1..=256).contains(&pay.description.chars().count()) {
+        return Err(unfit("`description` must have 1 to 256 characters for Alipay"));
+    }
+    let common = Content {
+        total_amount: Some(yuan(pay.order.amount)?),
+        subject: Some(&pay.description),
+        seller_id: account.seller_id.as_deref(),
+        time_expire: pay.expires_at.map(china_time),
+        ..named
+    };
+    let of = |code| Content { product_code: Some(code), ..common };
+    Ok(match Product::of(pay.order.method)? {
+        Product::Qr => of("FACE_TO_FACE_PAYMENT"),
+        Product::Barcode => {
+            let auth_code = Some(auth_code(pay)?);
+            Content { scene: Some("bar_code"), auth_code, ..of("FACE_TO_FACE_PAYMENT") }
+        }
+        Product::Page => of("FAST_INSTANT_TRADE_PAY"),
+        Product::Wap => {
+            let quit_url = pay.return_url.as_deref();
+            Content { quit_url, ..of("QUICK_WAP_WAY") }
+        }
+        Product::App => of("QUICK_MSECURITY_PAY"),
+        Product::Jsapi => buyer(account, pay, of("JSAPI_PAY"))?,
+    })
+}
+
+/// An openid is the payer's name in one app: in the mini program, or in ours where they are the same.
+fn buyer<'a>(account: &'a Account, pay: &'a Pay, common: Content<'a>) -> Result<Content<'a>, Error> {
+    let op_app_id = Some(account.op_app_id.as_deref().unwrap_or(&account.app_id));
+    let common = Content { op_app_id, ..common };
+    let short = |id: &&str| (1..=128).contains(&id.len());
+    let openid = pay.payer.openid.as_deref().filter(short);
+    match (pay.payer.buyer_id.as_deref().filter(short), openid, &account.op_app_id) {
+        (Some(id), _, _) => Ok(Content { buyer_id: Some(id), ..common }),
+        (None, Some(id), None) => Ok(Content { buyer_open_id: Some(id), ..common }),
+        (None, Some(id), Some(_)) => Ok(Content { op_buyer_open_id: Some(id), ..common }),
+        (None, None, _) => {
+            Err(unfit("`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is needed for `alipay.jsapi`"))
+        }
+    }
+}
+
+fn give_back<'a>(refund: &'a Refund, named: Content<'a>) -> Result<Content<'a>, Error> {
+    let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
+    if reason.is_some_and(|reason| reason.chars().count() > 256) {
+        return Err(unfit("`reason` must have at most 256 characters for Alipay"));
+    }
+    let total = refund.order.amount;
+    if refund.amount.value > total.value {
+        let sentence = format!("`amount.value` must be at most {}, which is what was paid", total.value);
+        return Err(Error::Unfit(sentence));
+    }
+    Ok(Content {
+        refund_amount: Some(yuan(refund.amount)?),
+        refund_reason: reason,
+        out_request_no: Some(&refund.number),
+        ..named
+    })
+}
+
+fn yuan(amount: Money) -> Result<String, Error> {
+    if amount.currency != Currency::CNY {
+        return Err(unfit("`amount.currency` must be \"CNY\": Alipay takes yuan only"));
+    }
+    if !(1..=MAX_FEN).contains(&amount.value) {
+        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for Alipay")));
+    }
+    Ok(amount.yuan())
+}
+
+/// What the payer's telephone shows: 16 to 24 digits that begin with 25 to 30.
+fn auth_code(pay: &Pay) -> Result<&str, Error> {
+    let is_code = |code: &&str| {
+        let begins = code.get(..2).is_some_and(|start| ("25"..="30").contains(&start));
+        begins && (16..=24).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let code = pay.payer.auth_code.as_deref().filter(is_code);
+    code.ok_or_else(|| {
+        unfit("`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is needed for `alipay.barcode`")
+    })
+}
+
+pub(super) fn url<'a>(name: &str, url: &'a str) -> Result<&'a str, Error> {
+    if (url.starts_with("https://") || url.starts_with("http://")) && url.len() <= 256 {
+        return Ok(url);
+    }
+    Err(Error::Unfit(format!("{name} must start with http:// or https:// and have at most 256 characters for Alipay")))
+}
+
+fn unfit(sentence: &str) -> Error {
+    Error::Unfit(sentence.to_owned())
 }

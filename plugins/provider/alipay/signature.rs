@@ -1,114 +1,130 @@
-//! RSA2: what is signed, in both directions.
-//!
-//! A request is signed over its fields, sorted, with `sign_type`; a notification over its fields without `sign` and
-//! `sign_type`; an answer over the exact characters of its `…_response` member, as they came.
-
-use std::fmt;
+//! Signatures, both ways. Requests and notifications are signed over their sorted parameters, and only the requests'
+//! text has `sign_type` in it; answers are signed over their content's bytes as they came.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use http::uri::PathAndQuery;
+use http::{Request, Uri};
+use jiff::Timestamp;
 
+use super::super::beijing;
 use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
+use super::account::Account;
+use super::envelope::Envelope;
 use crate::error::Error;
 use crate::signer::{Key, Keyring};
 
-/// Adds `sign` to the fields of a request or link.
-pub(super) fn sign(fields: &mut Fields, with: Signing<'_>) -> Result<(), Error> {
-    fields.remove("sign");
-    let signature = with.signer.sign(form::signed_text(fields.iter()).as_bytes())?;
-    fields.insert("sign".to_owned(), STANDARD.encode(signature));
+const SIGN: &str = "sign";
+const SIGN_TYPE: &str = "sign_type";
+const CERT_SN: &str = "alipay_cert_sn";
+
+/// Adds what belongs to every request, and the signature. What stood in the query moves into the body: Alipay takes the two
+/// together, and signs them so.
+pub(super) fn sign(account: &Account, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+    let mut params = Fields::new();
+    let query = request.uri().query().unwrap_or_default();
+    let read =
+        form::read_into(query.as_bytes(), &mut params).and_then(|()| form::read_into(request.body(), &mut params));
+    read.ok_or_else(|| Error::Unfit("the request must be a form in UTF-8 without a name that comes twice".to_owned()))?;
+    let path = PathAndQuery::try_from(request.uri().path());
+    *request.uri_mut() = path.map(Uri::from).map_err(|_| Error::Unfit("the path is none".to_owned()))?;
+    *request.body_mut() = form::write(&signed(account, params, with)?).into();
     Ok(())
 }
 
-/// The members of an answer's outermost object, in order, each value as the characters that came.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Reader<'a> {
-            type Value = Members<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members: Vec<(String, &'a RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &'a RawValue>()? {
-                    if members.len() == 8 || members.iter().any(|(known, _)| *known == name) {
-                        return Err(serde::de::Error::custom("too many members, or one twice"));
-                    }
-                    members.push((name, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Reader(std::marker::PhantomData))
+/// The parameters as they go out.
+pub(super) fn signed(account: &Account, mut params: Fields, with: Signing<'_>) -> Result<Fields, Error> {
+    let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
+    put("app_id", &account.app_id);
+    put("charset", "utf-8");
+    put("format", "JSON");
+    put(SIGN_TYPE, account.sign_type);
+    put("timestamp", &time(with.stamp.unix_time)?);
+    put("version", "1.0");
+    if let Some(certificates) = &account.certificates {
+        put("app_cert_sn", &certificates.app);
+        put("alipay_root_cert_sn", &certificates.root);
     }
+    if let Some(token) = &account.app_auth_token {
+        put("app_auth_token", token);
+    }
+    // An empty value is signed by some readers and left out by others: none is sent.
+    params.retain(|name, value| !value.is_empty() && name != SIGN);
+    let signature = with.signer.sign(form::text(&params, &[]).as_bytes())?;
+    params.insert(SIGN.to_owned(), STANDARD.encode(signature));
+    Ok(params)
 }
 
-/// The one `…_response` member of an answer, as it came.
-fn response<'a>(members: &Members<'a>) -> Option<&'a RawValue> {
-    let mut found = members.0.iter().filter(|(name, _)| name.ends_with("_response"));
-    let (_, value) = found.next()?;
-    found.next().is_none().then_some(*value)
+/// China's time, whatever zone this machine is in.
+fn time(unix_time: u64) -> Result<String, Error> {
+    let at = i64::try_from(unix_time).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    at.map(china_time).ok_or_else(|| Error::NotSent("the clock shows no time that can be written".to_owned()))
 }
 
-/// What stands in the `…_response` member of an answer, believed or not.
-pub(super) fn unverified_response(body: &[u8]) -> Option<&str> {
-    let members: Members<'_> = serde_json::from_slice(body).ok()?;
-    response(&members).map(RawValue::get)
+pub(super) fn china_time(at: Timestamp) -> String {
+    beijing::write(at, beijing::SPACED)
 }
 
-/// Checks an answer; what is verified is its `…_response` member alone.
-pub(super) fn verify_answer(body: &Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
-    let members: Members<'_> = serde_json::from_slice(body).map_err(|_| BadSignature::Missing)?;
-    let text = |name: &str| {
-        let value = members.0.iter().find(|(known, _)| known == name)?.1;
-        serde_json::from_str::<String>(value.get()).ok()
-    };
-    let sign = text("sign").ok_or(BadSignature::Missing)?;
-    let signed = response(&members).ok_or(BadSignature::Wrong("it has no answer in it, or more than one"))?.get();
-    let key = check(&[signed], &sign, text("alipay_cert_sn").as_deref(), keys, now)?;
-    Ok(Verified::vouch(body.slice_ref(signed.as_bytes()), &key.id))
+/// A time that cannot be read is left out: it does not change what became of the money.
+pub(super) fn at(time: &str) -> Option<Timestamp> {
+    beijing::read(time, beijing::SPACED)
 }
 
-/// Checks a notification; what is verified is the whole form.
-pub(super) fn verify_notification(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
-    let fields = form::decode(&body).ok_or(BadSignature::Wrong("it is no form in UTF-8"))?;
-    let sign = fields.get("sign").ok_or(BadSignature::Missing)?;
-    let certificate = fields.get("alipay_cert_sn");
-    let text =
-        |left_out: &[&str]| form::signed_text(fields.iter().filter(|(name, _)| !left_out.contains(&name.as_str())));
-    let usual = text(&["sign", "sign_type"]);
-    // Alipay's own readers differ in whether the certificate's number is signed too.
-    let without_number = text(&["sign", "sign_type", "alipay_cert_sn"]);
-    let texts = [usual.as_str(), without_number.as_str()];
-    let texts = if certificate.is_some() { &texts[..] } else { &texts[..1] };
-    let key = check(texts, sign, certificate.map(String::as_str), keys, now)?.id.clone();
-    Ok(Verified::vouch(body, key))
+/// Checks an answer. One without a form or a signature is told apart from one that is signed wrongly: the first may be an
+/// honest refusal at the door.
+pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
+    let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
+    let signature = envelope.sign.as_deref().ok_or(BadSignature::Missing)?;
+    let key = signing_key(envelope.alipay_cert_sn.as_deref(), &[envelope.value.as_bytes()], signature, keys, now)?;
+    let id = key.id.clone();
+    Ok(Verified::vouch(body, id))
 }
 
-/// The key that signed one of the texts. A message names its key only in certificate mode; without a name any may have.
-fn check<'a>(
-    texts: &[&str],
-    sign: &str,
-    certificate: Option<&str>,
+/// Checks a notification. The algorithm is the account's own, and not what the message would like it to be.
+pub(super) fn verify_notification(
+    account: &Account,
+    body: Bytes,
+    keys: &Keyring,
+    now: u64,
+) -> Result<Verified, BadSignature> {
+    let mut params = Fields::new();
+    form::read_into(&body, &mut params).ok_or(BadSignature::Wrong("it is no form in UTF-8 with every name once"))?;
+    let signature = params.get(SIGN).ok_or(BadSignature::Missing)?;
+    if params.get(SIGN_TYPE).is_none_or(|kind| kind != account.sign_type) {
+        return Err(BadSignature::Wrong("it is of another type"));
+    }
+    let cert_sn = params.get(CERT_SN).map(String::as_str);
+    // Whether the certificate's number is signed too is told in two ways.
+    let mut texts = vec![form::text(&params, &[SIGN, SIGN_TYPE])];
+    if cert_sn.is_some() {
+        texts.push(form::text(&params, &[SIGN, SIGN_TYPE, CERT_SN]));
+    }
+    let texts: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    let key = signing_key(cert_sn, &texts, signature, keys, now)?;
+    Ok(Verified::vouch(body, &key.id))
+}
+
+/// The key that made the signature: the named one, or any where none is named, as it is with bare keys.
+pub(super) fn signing_key<'a>(
+    named: Option<&str>,
+    texts: &[&[u8]],
+    signature: &str,
     keys: &'a Keyring,
     now: u64,
 ) -> Result<&'a Key, BadSignature> {
-    let signature = STANDARD.decode(sign).map_err(|_| BadSignature::Wrong("it is not base64"))?;
-    let is_candidate = |key: &&Key| certificate.is_none_or(|number| key.id == number);
-    if let Some(number) = certificate.filter(|_| !keys.iter().any(|key| is_candidate(&key))) {
-        return Err(BadSignature::UnknownKey(number.chars().take(64).collect()));
+    let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
+    let mut believed = keys.iter().filter(|key| key.not_after.is_none_or(|end| now <= end));
+    let mut candidates: Vec<&Key> = Vec::new();
+    match named {
+        Some(name) => candidates.extend(believed.find(|key| key.id == name)),
+        None => candidates.extend(believed),
     }
-    keys.iter()
-        .filter(is_candidate)
-        .filter(|key| key.not_after.is_none_or(|end| now <= end))
-        .find(|key| texts.iter().any(|text| key.verifier.verify(text.as_bytes(), &signature)))
-        .ok_or(BadSignature::Wrong("it is not over this message, or by another key"))
+    if let (Some(name), []) = (named, candidates.as_slice()) {
+        return Err(BadSignature::UnknownKey(name.chars().take(64).collect()));
+    }
+    let made = |key: &&Key| texts.iter().any(|text| key.verifier.verify(text, &signature));
+    let key = candidates.into_iter().find(made);
+    key.ok_or(BadSignature::Wrong("it is not over these bytes, or not by that key"))
 }

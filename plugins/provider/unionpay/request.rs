@@ -57,7 +57,7 @@ pub(super) fn fields(
 
 /// The request that carries the fields.
 pub(super) fn post(path: &'static str, fields: &Fields) -> Request<Bytes> {
-    let mut request = Request::new(Bytes::from(form::encode(fields)));
+    let mut request = Request::new(Bytes::from(form::write(fields)));
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = Uri::from_static(path);
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded;charset=UTF-8");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use sm3::Sm3;
 
-use super::super::form::{Fields, signed_text};
+use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::certificate::Trust;
 use crate::error::Error;
@@ -92,5 +92,7 @@ impl Method {
 
 /// What is signed: the sorted fields but `signature`, without those that are blank.
 fn text(fields: &Fields) -> String {
-    signed_text(fields.iter().filter(|(name, value)| *name != "signature" && !value.trim().is_empty()))
+    let blank = fields.iter().filter(|(_, value)| value.trim().is_empty()).map(|(name, _)| name.as_str());
+    let without: Vec<&str> = blank.chain(["signature"]).collect();
+    form::text(fields, &without)
 }

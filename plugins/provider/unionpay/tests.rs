@@ -95,14 +95,14 @@ fn a_published_notification_is_believed_where_its_certificate_is() {
     assert!(refused(true, 4_000_000_000).contains("not valid now"), "too late");
     let other = Trust::read(&file("keys/up_root.crt.pem"), &file("keys/up_merchant.crt.pem"), true);
     assert!(other.is_err(), "a middle certificate that is not the root's");
-    let whole = form::decode(&body).unwrap();
+    let whole = form::read(&body).unwrap();
     let provider = provider(Method::Rsa(trust(true)));
     for place in 0..body.len() {
         let mut altered = body.to_vec();
         altered[place] ^= 1;
         let filled =
             |fields: Fields| -> Fields { fields.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect() };
-        let same = form::decode(&altered).is_some_and(|fields| filled(fields) == filled(whole.clone()));
+        let same = form::read(&altered).is_some_and(|fields| filled(fields) == filled(whole.clone()));
         let checked =
             provider.verify(Source::Notification, &HeaderMap::new(), altered.into(), &Keyring::default(), LATER);
         assert!(same || checked.is_err(), "byte {place}");
@@ -113,14 +113,14 @@ fn a_published_notification_is_believed_where_its_certificate_is() {
 fn sign(message: &mut Golden) {
     let is_form = message.status.is_none();
     let read =
-        if is_form { form::decode(message.body.as_bytes()) } else { message::read_answer(message.body.as_bytes()) };
+        if is_form { form::read(message.body.as_bytes()) } else { message::read_answer(message.body.as_bytes()) };
     let mut fields = read.unwrap();
     if fields.contains_key("signature") {
         return;
     }
     signing(&*nobody(), |with| shared().account.method.sign(&mut fields, with)).unwrap();
     message.body = match is_form {
-        true => form::encode(&fields),
+        true => form::write(&fields),
         false => fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&"),
     };
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
-use super::super::form::signed_text;
+use super::super::form;
 use super::super::{BadSignature, Verified};
 use super::xml::{self, Fields};
 
@@ -40,7 +40,7 @@ pub(super) struct ApiKey {
 impl ApiKey {
     /// The signature over all fields but `sign`; upper-case hexadecimal.
     pub(super) fn sign(&self, fields: &Fields) -> String {
-        let unsigned = signed_text(fields.iter().filter(|(name, _)| *name != "sign"));
+        let unsigned = form::text(fields, &["sign"]);
         let text = format!("{unsigned}&key={}", self.key);
         match self.sign_type {
             SignType::Md5 => hex::encode_upper(Md5::digest(text.as_bytes())),
