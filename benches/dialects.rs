@@ -35,18 +35,32 @@ struct Case {
     query: &'static str,
 }
 
-const CASES: &[Case] = &[Case {
-    provider: "wechat-v3",
-    method: "wechat.native",
-    account: "mchid = \"1234567891\"\nappid = \"wxd678efh567hg6787\"",
-    secrets: &[("api_v3", "0123456789abcdef0123456789abcdef")],
-    algorithm: "rsa-sha256",
-    key_id: "5F1C72E2A8931B72A2E13AF8DEE92471EB397115",
-    private_key: "wxjava_merchant_private_key.pem",
-    public_key: "wxjava_wechat_pay_public_key.pem",
-    public_key_id: "440024045C4A427599D09BB4E3DE0279F2E813FD",
-    query: "query.json",
-}];
+const CASES: &[Case] = &[
+    Case {
+        provider: "wechat-v3",
+        method: "wechat.native",
+        account: "mchid = \"1234567891\"\nappid = \"wxd678efh567hg6787\"",
+        secrets: &[("api_v3", "0123456789abcdef0123456789abcdef")],
+        algorithm: "rsa-sha256",
+        key_id: "5F1C72E2A8931B72A2E13AF8DEE92471EB397115",
+        private_key: "wxjava_merchant_private_key.pem",
+        public_key: "wxjava_wechat_pay_public_key.pem",
+        public_key_id: "440024045C4A427599D09BB4E3DE0279F2E813FD",
+        query: "query.json",
+    },
+    Case {
+        provider: "alipay",
+        method: "alipay.qr",
+        account: "app_id = \"2021000000000001\"",
+        secrets: &[],
+        algorithm: "rsa-sha256",
+        key_id: "app",
+        private_key: "ali_app.key.pem",
+        public_key: "ali_alipay.pub.pem",
+        public_key_id: "alipay",
+        query: "query.json",
+    },
+];
 
 fn main() {
     println!(
