@@ -1,15 +1,18 @@
-//! `tollgate sandbox`: stands in for WeChat Pay with its true wire protocol, for tests, try-outs and demonstrations.
+//! `tollgate sandbox`: stands in for WeChat Pay and Alipay with their true wire protocols, for tests, try-outs and demonstrations.
 //!
-//! It is a second implementation of the protocol, and shares no code with the gateway's: where the two misread the same
+//! It is a second implementation of each protocol, and shares no code with the gateway's: where the two misread the same
 //! page differently, a test fails. It checks every signature, refuses what the original refuses, signs its answers, and
 //! repeats its notifications until they are acknowledged; a control API plays the payer and scripts faults; and it
 //! counts what reached it, so that "once" can be proven.
 
 mod account;
+mod alipay;
 mod books;
 mod control;
 mod fault;
+mod fields;
 mod keys;
+mod notify;
 mod post;
 mod server;
 #[cfg(test)]
@@ -28,33 +31,36 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::account::Accounts;
+use self::account::{Account, Accounts};
 use self::books::Books;
 use self::fault::Script;
 
 /// How long WeChat Pay waits before each repetition of a notification.
-pub const WECHAT_SCHEDULE: [Duration; 15] = {
-    const fn minutes(count: u64) -> Duration {
-        Duration::from_secs(count * 60)
-    }
-    [
-        Duration::from_secs(15),
-        Duration::from_secs(15),
-        Duration::from_secs(30),
-        minutes(3),
-        minutes(10),
-        minutes(20),
-        minutes(30),
-        minutes(30),
-        minutes(30),
-        minutes(60),
-        minutes(180),
-        minutes(180),
-        minutes(180),
-        minutes(360),
-        minutes(360),
-    ]
-};
+pub const WECHAT_SCHEDULE: [Duration; 15] = [
+    Duration::from_secs(15),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    minutes(3),
+    minutes(10),
+    minutes(20),
+    minutes(30),
+    minutes(30),
+    minutes(30),
+    minutes(60),
+    minutes(180),
+    minutes(180),
+    minutes(180),
+    minutes(360),
+    minutes(360),
+];
+
+/// How long Alipay waits before each repetition of a notification.
+pub const ALIPAY_SCHEDULE: [Duration; 7] =
+    [minutes(4), minutes(10), minutes(10), minutes(60), minutes(120), minutes(360), minutes(900)];
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}
 
 /// How a sandbox is started.
 #[derive(Clone, Debug)]
@@ -66,9 +72,10 @@ pub struct Options {
     /// Folders with a `sandbox.toml`, or folders of such folders.
     pub accounts: Vec<PathBuf>,
     /// Whether a connection needs a client certificate of the sandbox's authority. When one is shown, needed or not, it
-    /// must be that of the merchant who signs.
+    /// must be that of the merchant who signs. Alipay asks for none: where one of its merchants is served too, WeChat's are
+    /// refused in the answer instead of the handshake.
     pub require_client_certificate: bool,
-    /// How long to wait before each repetition of a notification.
+    /// How long to wait before each repetition of a notification; empty: as long as the provider itself.
     pub notify_schedule: Vec<Duration>,
     /// Whether a refund succeeds as soon as it was accepted; otherwise the control API finishes it.
     pub refund_auto: bool,
@@ -83,7 +90,7 @@ impl Options {
             control: any,
             accounts: accounts.into(),
             require_client_certificate: true,
-            notify_schedule: WECHAT_SCHEDULE.to_vec(),
+            notify_schedule: Vec::new(),
             refund_auto: true,
         }
     }
@@ -106,7 +113,8 @@ impl Sandbox {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (accounts, tls) = account::read_all(&options.accounts)?;
-        let tls = server::Tls::read(&tls, options.require_client_certificate)?;
+        let certificates = options.require_client_certificate && accounts.values().all(Account::shows_certificate);
+        let tls = server::Tls::read(&tls, certificates)?;
         let listener = bind(options.listen).await?;
         let control = bind(options.control).await?;
         let (address, control_address) = (listener.local_addr()?, control.local_addr()?);
@@ -114,6 +122,7 @@ impl Sandbox {
             accounts,
             schedule: options.notify_schedule,
             refund_auto: options.refund_auto,
+            require_client_certificate: options.require_client_certificate,
             books: Mutex::default(),
             script: Mutex::default(),
             stop: watch::Sender::new(false),
@@ -135,7 +144,7 @@ impl Sandbox {
         self.control_address
     }
 
-    /// The mchids that it serves.
+    /// The accounts that it serves: each an mchid or an app_id.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
         self.shared.accounts.keys().map(String::as_str)
     }
@@ -160,10 +169,11 @@ pub async fn run_command(listen: SocketAddr, control: SocketAddr, accounts: Vec<
     let sandbox = Sandbox::start(Options { listen, control, ..Options::new(accounts) }).await?;
     println!("sandbox  https://{}", sandbox.address());
     println!("control  http://{}", sandbox.control_address());
-    let mut mchids: Vec<&str> = sandbox.accounts().collect();
-    mchids.sort_unstable();
-    for mchid in mchids {
-        println!("account  wechat-v3 {mchid}");
+    let accounts = sandbox.shared.accounts.iter();
+    let mut accounts: Vec<_> = accounts.map(|(name, account)| (account.provider(), name)).collect();
+    accounts.sort_unstable();
+    for (provider, name) in accounts {
+        println!("account  {provider} {name}");
     }
     terminated().await?;
     sandbox.stop().await;
@@ -189,6 +199,7 @@ struct Shared {
     accounts: Accounts,
     schedule: Vec<Duration>,
     refund_auto: bool,
+    require_client_certificate: bool,
     books: Mutex<Books>,
     script: Mutex<Script>,
     stop: watch::Sender<bool>,

@@ -1,30 +1,21 @@
 //! The accounts that the sandbox serves, each read from a folder that `tollgate keygen` made.
 
+pub(super) mod alipay;
+pub(super) mod wechat_v3;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::keys::{Certificate, SigningKey};
-
-/// A merchant as the platform knows it.
-pub(super) struct Account {
-    pub(super) mchid: String,
-    pub(super) appid: String,
-    pub(super) api_v3: [u8; 32],
-    /// Whose signatures are believed.
-    pub(super) merchant: Certificate,
-    pub(super) public_key: Option<SigningKey>,
-    pub(super) platform: Option<Platform>,
-    pub(super) tls: TlsFiles,
-}
-
-/// A platform certificate and its private key.
-pub(super) struct Platform {
-    pub(super) certificate: Certificate,
-    pub(super) key: SigningKey,
+/// A merchant as its provider knows it.
+#[derive(Clone)]
+pub(super) enum Account {
+    WechatV3(Arc<wechat_v3::Account>),
+    Alipay(Arc<alipay::Account>),
 }
 
 /// What the listener needs; equal for all accounts of one sandbox.
@@ -35,59 +26,105 @@ pub(super) struct TlsFiles {
     pub(super) private_key: PathBuf,
 }
 
-/// Accounts by their mchid.
-pub(super) type Accounts = HashMap<String, Arc<Account>>;
+/// Accounts by their names.
+pub(super) type Accounts = HashMap<String, Account>;
 
 impl Account {
-    /// The key that a request asks for with `Wechatpay-Serial`; without one, the key of the older way.
-    pub(super) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
-        let mut keys = self.platform.iter().map(|platform| &platform.key).chain(&self.public_key);
-        match wanted {
-            None => keys.next(),
-            Some(id) => keys.find(|key| key.id.eq_ignore_ascii_case(id)),
+    /// The provider's own number of the merchant.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::WechatV3(account) => &account.mchid,
+            Self::Alipay(account) => &account.app_id,
+        }
+    }
+
+    /// As in `sandbox.toml`.
+    pub(super) fn provider(&self) -> &'static str {
+        match self {
+            Self::WechatV3(_) => "wechat-v3",
+            Self::Alipay(_) => "alipay",
+        }
+    }
+
+    /// Whether the provider asks this merchant for a client certificate.
+    pub(super) fn shows_certificate(&self) -> bool {
+        matches!(self, Self::WechatV3(_))
+    }
+
+    /// Who pays when nobody says who.
+    pub(super) fn payer(&self) -> &'static str {
+        match self {
+            Self::WechatV3(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
+            Self::Alipay(_) => "2088102116773037",
+        }
+    }
+
+    fn tls(&self) -> &TlsFiles {
+        match self {
+            Self::WechatV3(account) => &account.tls,
+            Self::Alipay(account) => &account.tls,
         }
     }
 
     fn read(directory: &Path) -> io::Result<Self> {
-        let path = directory.join("sandbox.toml");
-        let refused = |message: String| io::Error::other(format!("{}: {message}", path.display()));
-        let text = std::fs::read_to_string(&path).map_err(|error| refused(error.to_string()))?;
-        let file: File = toml::from_str(&text).map_err(|error| refused(error.to_string()))?;
-        if file.provider != "wechat-v3" {
-            return Err(refused(format!(
-                "`{}` is no provider that the sandbox speaks; write `wechat-v3`",
-                file.provider
-            )));
+        #[derive(Deserialize)]
+        struct Head {
+            provider: String,
         }
-        let api_v3 = file.api_v3.as_bytes().try_into();
-        let api_v3 = api_v3.map_err(|_| refused("`api_v3` must be exactly 32 ASCII characters".to_owned()))?;
-        let merchant = Certificate::read(&directory.join(file.merchant.certificate))?;
-        if merchant.serial != file.merchant.serial {
-            return Err(refused(format!("`merchant.serial` is not the certificate's, which is {}", merchant.serial)));
+        let source = Source::read(directory)?;
+        match source.parse::<Head>()?.provider.as_str() {
+            "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&source)?))),
+            "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&source)?))),
+            other => {
+                let advice = "write `wechat-v3` or `alipay`";
+                Err(source.refused(format!("`{other}` is no provider that the sandbox speaks; {advice}")))
+            }
         }
-        let public_key = file.public_key.map(|key| SigningKey::read(&key.id, &directory.join(key.private_key)));
-        let platform = file.platform_certificate.map(|platform| {
-            let certificate = Certificate::read(&directory.join(platform.certificate))?;
-            let key = SigningKey::read(&certificate.serial, &directory.join(platform.private_key))?;
-            Ok::<_, io::Error>(Platform { certificate, key })
-        });
-        let account = Self {
-            mchid: file.mchid,
-            appid: file.appid,
-            api_v3,
-            merchant,
-            public_key: public_key.transpose()?,
-            platform: platform.transpose()?,
-            tls: TlsFiles {
-                ca: directory.join(file.tls.ca),
-                certificate: directory.join(file.tls.certificate),
-                private_key: directory.join(file.tls.private_key),
-            },
-        };
-        if account.key(None).is_none() {
-            return Err(refused("give `[public_key]` or `[platform_certificate]`: something must sign".to_owned()));
+    }
+}
+
+/// A `sandbox.toml`.
+struct Source {
+    directory: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(directory: &Path) -> io::Result<Self> {
+        let source = Self { directory: directory.to_owned(), text: String::new() };
+        let text = std::fs::read_to_string(source.path("sandbox.toml"));
+        Ok(Self { text: text.map_err(|error| source.refused(error.to_string()))?, ..source })
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> io::Result<T> {
+        toml::from_str(&self.text).map_err(|error| self.refused(error.to_string()))
+    }
+
+    fn refused(&self, message: String) -> io::Error {
+        io::Error::other(format!("{}: {message}", self.path("sandbox.toml").display()))
+    }
+
+    /// Files are named beside it.
+    fn path(&self, file: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(file)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    ca: PathBuf,
+    certificate: PathBuf,
+    private_key: PathBuf,
+}
+
+impl TlsTable {
+    fn files(self, source: &Source) -> TlsFiles {
+        TlsFiles {
+            ca: source.path(self.ca),
+            certificate: source.path(self.certificate),
+            private_key: source.path(self.private_key),
         }
-        Ok(account)
     }
 }
 
@@ -97,17 +134,18 @@ pub(super) fn read_all(directories: &[PathBuf]) -> io::Result<(Accounts, TlsFile
     let mut tls: Option<TlsFiles> = None;
     for directory in folders(directories)? {
         let account = Account::read(&directory)?;
-        let first = tls.get_or_insert_with(|| account.tls.clone());
+        let files = account.tls();
+        let first = tls.get_or_insert_with(|| files.clone());
         let same = |a: &Path, b: &Path| Ok::<_, io::Error>(std::fs::read(a)? == std::fs::read(b)?);
-        if !same(&first.ca, &account.tls.ca)? || !same(&first.certificate, &account.tls.certificate)? {
+        if !same(&first.ca, &files.ca)? || !same(&first.certificate, &files.certificate)? {
             return Err(io::Error::other(format!(
                 "{} has another authority than the accounts before it, and a listener can show only one: make them with \
                  `tollgate keygen` in one directory for one address, or start a sandbox for each",
                 directory.display()
             )));
         }
-        if let Some(double) = accounts.insert(account.mchid.clone(), Arc::new(account)) {
-            return Err(io::Error::other(format!("the mchid {} is in two directories", double.mchid)));
+        if let Some(double) = accounts.insert(account.name().to_owned(), account) {
+            return Err(io::Error::other(format!("the account {} is in two directories", double.name())));
         }
     }
     let tls = tls.ok_or_else(|| {
@@ -132,49 +170,4 @@ fn folders(directories: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         found.extend(inside);
     }
     Ok(found)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    provider: String,
-    /// Only for `tollgate keygen`, which looks for neighbours.
-    #[serde(rename = "address")]
-    _address: String,
-    mchid: String,
-    appid: String,
-    api_v3: String,
-    merchant: MerchantFile,
-    public_key: Option<PublicKeyFile>,
-    platform_certificate: Option<PlatformFile>,
-    tls: TlsFile,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MerchantFile {
-    serial: String,
-    certificate: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PublicKeyFile {
-    id: String,
-    private_key: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlatformFile {
-    certificate: PathBuf,
-    private_key: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TlsFile {
-    ca: PathBuf,
-    certificate: PathBuf,
-    private_key: PathBuf,
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// An account's mchid and a number of its own.
+/// An account's name (its mchid or app_id) and a number of its own.
 pub(super) type Id = (String, String);
 /// How often, by name; names that never came are missing.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
@@ -43,9 +43,14 @@ pub(super) struct Entry {
 
 /// An order.
 pub(super) struct Order {
-    pub(super) product: Product,
+    /// How it is paid, in a word of the dialect's own.
+    pub(super) product: &'static str,
     /// The body of the request that made it.
     pub(super) parameters: Value,
+    pub(super) notify_url: Option<String>,
+    /// False while nobody but the sandbox knows of it: at Alipay there is no trade before its code was scanned.
+    pub(super) opened: bool,
+    pub(super) created: Timestamp,
     pub(super) total: u64,
     pub(super) expires: Option<Timestamp>,
     pub(super) state: State,
@@ -55,22 +60,13 @@ pub(super) struct Order {
 
 /// How an order was paid.
 pub(super) struct Payment {
-    pub(super) openid: String,
+    pub(super) payer: String,
     /// The order's total, unless a fault wants another.
     pub(super) amount: u64,
     pub(super) at: Timestamp,
 }
 
-/// How an order is paid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Product {
-    Native,
-    Jsapi,
-    App,
-    H5,
-}
-
-/// `trade_state`, without those of payment codes.
+/// What became of an order, in WeChat's words; each dialect says it in its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     NotPay,
@@ -85,6 +81,7 @@ pub(super) struct Refund {
     pub(super) order: String,
     /// The body of the request that made it.
     pub(super) parameters: Value,
+    pub(super) notify_url: Option<String>,
     pub(super) refund_id: String,
     pub(super) amount: u64,
     pub(super) status: RefundStatus,
@@ -110,7 +107,7 @@ pub(super) struct Notification {
     pub(super) event_type: &'static str,
     pub(super) url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tamper: Option<super::wechat_v3::Tamper>,
+    pub(super) tamper: Option<super::notify::Tamper>,
     pub(super) acknowledged: bool,
     pub(super) attempts: Vec<Attempt>,
 }
@@ -137,11 +134,11 @@ pub(super) struct Stats {
     pub(super) refused_connections: u64,
     /// Requests whose head was read.
     pub(super) requests: u64,
-    /// Requests that were refused for their `Authorization`: absent, malformed, stale, replayed or wrong.
+    /// Requests that were refused for their signature: absent, malformed, stale, replayed or wrong.
     pub(super) bad_signatures: u64,
     /// Of these, the ones with a good signature and a nonce that was used before.
     pub(super) replayed_nonces: u64,
-    /// Requests that came over a connection with another merchant's certificate.
+    /// Requests that came over a connection with another merchant's certificate, or without a required one.
     pub(super) wrong_identities: u64,
     /// Requests with a good signature, by operation.
     pub(super) arrivals: Counts,
@@ -212,7 +209,7 @@ impl Books {
         Some(json!({
             "number": id.1,
             "mchid": id.0,
-            "product": order.map(|order| order.product.as_str()),
+            "product": order.map(|order| order.product),
             "state": order.map_or("NONE", |order| order.state.as_str()),
             "amount": order.map(|order| order.total),
             "transaction_id": order.map(|order| &order.transaction_id),
@@ -262,26 +259,6 @@ impl Nonces {
     }
 }
 
-impl Product {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Jsapi => "jsapi",
-            Self::App => "app",
-            Self::H5 => "h5",
-        }
-    }
-
-    pub(super) fn trade_type(self) -> &'static str {
-        match self {
-            Self::Native => "NATIVE",
-            Self::Jsapi => "JSAPI",
-            Self::App => "APP",
-            Self::H5 => "MWEB",
-        }
-    }
-}
-
 impl State {
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -290,16 +267,6 @@ impl State {
             Self::Refund => "REFUND",
             Self::Closed => "CLOSED",
             Self::PayError => "PAYERROR",
-        }
-    }
-
-    pub(super) fn description(self) -> &'static str {
-        match self {
-            Self::NotPay => "订单未支付",
-            Self::Success => "支付成功",
-            Self::Refund => "订单发生过退款",
-            Self::Closed => "订单已关闭",
-            Self::PayError => "支付失败",
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use super::books::{Books, Id, Payment, RefundStatus, State};
 use super::fault::Fault;
-use super::wechat_v3::{Sending, Subject, send};
+use super::notify::{Sending, Subject, send};
 use super::{Shared, accept};
 
 /// Serves until the sandbox stops.
@@ -40,8 +40,10 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Fu
     let (parts, body) = request.into_parts();
     let result = match Limited::new(body, 1 << 20).collect().await {
         Ok(body) => {
-            let mchid = parts.uri.query().and_then(|query| query.strip_prefix("mchid=")).map(str::to_owned);
-            let call = Call { shared, mchid, body: body.to_bytes(), now: Timestamp::now() };
+            let query = parts.uri.query().and_then(|query| query.split_once('='));
+            let account = query.filter(|(name, _)| matches!(*name, "mchid" | "app_id" | "account"));
+            let account = account.map(|(_, account)| account.to_owned());
+            let call = Call { shared, account, body: body.to_bytes(), now: Timestamp::now() };
             call.run(&parts.method, parts.uri.path())
         }
         Err(error) => Err(refused(StatusCode::BAD_REQUEST, error.to_string())),
@@ -65,7 +67,7 @@ fn refused(status: StatusCode, message: impl Into<String>) -> Refused {
 struct Call<'a> {
     shared: &'a Arc<Shared>,
     /// Which account, where a number alone could mean several.
-    mchid: Option<String>,
+    account: Option<String>,
     body: Bytes,
     now: Timestamp,
 }
@@ -73,8 +75,8 @@ struct Call<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pay {
-    #[serde(default = "somebody")]
-    openid: String,
+    #[serde(alias = "buyer_id")]
+    openid: Option<String>,
     #[serde(default = "yes")]
     notify: bool,
     amount: Option<u64>,
@@ -105,6 +107,7 @@ impl Call<'_> {
             ("POST", ["orders", number, action]) => {
                 let id = self.id(books.orders.keys(), number)?;
                 match *action {
+                    "scan" => self.open_order(&mut books, &id)?.opened = true,
                     "pay" => self.pay(&mut books, &id)?,
                     "fail" => self.open_order(&mut books, &id)?.state = State::PayError,
                     "notify" => self.notify(&mut books, &Subject::Payment(id.clone()), &self.read()?)?,
@@ -149,9 +152,13 @@ impl Call<'_> {
         let pay: Pay = self.read()?;
         let order = self.open_order(books, id)?;
         order.state = State::Success;
+        order.opened = true;
         let amount = pay.amount.unwrap_or(order.total);
-        order.payment = Some(Payment { openid: pay.openid, amount, at: self.now });
-        if pay.notify {
+        let somebody = self.shared.accounts.get(&id.0).map_or("", |account| account.payer());
+        let payer = pay.openid.unwrap_or_else(|| somebody.to_owned());
+        order.payment = Some(Payment { payer, amount, at: self.now });
+        // An order without notify_url has nobody to tell.
+        if pay.notify && order.notify_url.is_some() {
             self.notify(books, &Subject::Payment(id.clone()), &Sending::default())?;
         }
         Ok(())
@@ -183,8 +190,9 @@ impl Call<'_> {
         refund.status = finish.status;
         refund.finished = Some(self.now);
         // A refund without notify_url has nobody to tell.
-        if finish.notify && refund.parameters.get("notify_url").is_some() {
-            self.notify(books, &Subject::Refund(id.clone()), &Sending::default())?;
+        if finish.notify && refund.notify_url.is_some() {
+            // Nor does every provider tell of every end.
+            send(self.shared, books, &Subject::Refund(id.clone()), &Sending::default()).ok();
         }
         Ok(())
     }
@@ -194,10 +202,13 @@ impl Call<'_> {
     }
 
     fn id<'b>(&self, mut ids: impl Iterator<Item = &'b Id>, number: &str) -> Result<Id, Refused> {
-        let mut found = ids.by_ref().filter(|id| id.1 == number && self.mchid.as_ref().is_none_or(|m| *m == id.0));
+        let mut found =
+            ids.by_ref().filter(|id| id.1 == number && self.account.as_ref().is_none_or(|name| *name == id.0));
         let id = found.next().ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("nothing reached `{number}`")))?;
         match found.next() {
-            Some(_) => Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?mchid=…`")),
+            Some(_) => {
+                Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?mchid=…` or `?app_id=…`"))
+            }
             None => Ok(id.clone()),
         }
     }
@@ -210,10 +221,6 @@ impl Call<'_> {
 
 fn unknown() -> Refused {
     refused(StatusCode::NOT_FOUND, "no such path or method")
-}
-
-fn somebody() -> String {
-    "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o".to_owned()
 }
 
 fn yes() -> bool {

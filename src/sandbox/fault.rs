@@ -1,11 +1,13 @@
 //! Scripted faults: what goes wrong, with which request, how often.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// The operations that a fault can name, beside `*`.
-pub(super) const OPERATIONS: [&str; 6] = ["create", "query", "close", "refund", "refund_query", "certificates"];
+pub(super) const OPERATIONS: [&str; 7] =
+    ["create", "query", "close", "cancel", "refund", "refund_query", "certificates"];
 
 /// One entry of the script.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,7 +21,7 @@ pub(super) struct Fault {
     /// How long before the answer or the cut (for `delay_before`: before the execution).
     #[serde(default)]
     pub(super) delay_ms: u64,
-    /// For `status` and `status_after`.
+    /// The HTTP status of `status` and `status_after`.
     #[serde(default = "server_error")]
     pub(super) status: u16,
     /// The `code` in the body of `status` and `status_after`; empty: the body is no JSON and unsigned, as from a proxy.
@@ -34,8 +36,8 @@ pub(super) struct Fault {
     /// Only for this order or refund.
     #[serde(default)]
     pub(super) number: Option<String>,
-    /// Only for this account.
-    #[serde(default)]
+    /// Only for this account: its mchid or app_id.
+    #[serde(default, alias = "app_id")]
     pub(super) mchid: Option<String>,
 }
 
@@ -159,6 +161,36 @@ impl Script {
         self.0.retain(|fault| fault.times > 0);
         Some(taken)
     }
+}
+
+/// Does the work with the fault in its way: what `execute` answers, what the fault wants `instead`, or, from a connection
+/// that is cut, nothing.
+pub(super) async fn disturbed<R>(
+    fault: &Fault,
+    execute: impl FnOnce() -> R,
+    instead: impl FnOnce(&Fault) -> R,
+) -> Option<R> {
+    let delay = Duration::from_millis(fault.delay_ms);
+    if fault.fault == Kind::DelayBefore {
+        tokio::time::sleep(delay).await;
+    }
+    let reply = match fault.fault {
+        Kind::CutBefore => None,
+        Kind::Status => Some(instead(fault)),
+        Kind::CutAfter => {
+            execute();
+            None
+        }
+        Kind::StatusAfter | Kind::Garbage => {
+            execute();
+            Some(instead(fault))
+        }
+        _ => Some(execute()),
+    };
+    if fault.fault != Kind::DelayBefore {
+        tokio::time::sleep(delay).await;
+    }
+    reply
 }
 
 impl Fault {

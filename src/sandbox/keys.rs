@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 /// A private key of the platform, with the name that merchants know it by.
 pub(super) struct SigningKey {
@@ -33,6 +33,26 @@ impl SigningKey {
         self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text, &mut signature).ok()?;
         Some(STANDARD.encode(signature))
     }
+}
+
+/// A merchant's public key.
+pub(super) struct PublicKey(Vec<u8>);
+
+impl PublicKey {
+    /// Reads SPKI PEM.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let der = SubjectPublicKeyInfoDer::from_pem_file(path).map_err(|error| about(path, error))?;
+        Ok(Self(der.to_vec()))
+    }
+
+    /// Whether the key's owner signed this text.
+    pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
+        verifies(&self.0, text, signature)
+    }
+}
+
+fn verifies(public_key: &[u8], text: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key).verify(text, signature).is_ok()
 }
 
 /// A certificate with what is needed of it.
@@ -66,7 +86,7 @@ impl Certificate {
 
     /// Whether the certificate's owner signed this text.
     pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.public_key).verify(text, signature).is_ok()
+        verifies(&self.public_key, text, signature)
     }
 }
 

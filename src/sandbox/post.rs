@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -18,20 +18,24 @@ use tokio_rustls::TlsConnector;
 /// How long the platform waits for an acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Posts the body; gives the answer's status.
-pub(super) async fn post(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<u16> {
+/// No acknowledgement is nearly as long.
+const LONGEST_ANSWER: usize = 1 << 16;
+
+/// Posts the body; gives the answer's status and body.
+pub(super) async fn post(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<(u16, Bytes)> {
     let answer = tokio::time::timeout(PATIENCE, exchange(url, headers, body)).await;
     answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")))
 }
 
-async fn exchange(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<u16> {
+async fn exchange(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<(u16, Bytes)> {
     let authority = url.authority().ok_or_else(|| io::Error::other("the url names no host"))?;
     let tls = url.scheme_str() == Some("https");
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(if tls { 443 } else { 80 }))).await?;
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = url.path().parse().map_err(io::Error::other)?;
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    *request.uri_mut() = target.parse().map_err(io::Error::other)?;
     *request.headers_mut() = headers;
     let host_header = HeaderValue::from_str(authority.as_str()).map_err(io::Error::other)?;
     request.headers_mut().insert("host", host_header);
@@ -45,13 +49,15 @@ async fn exchange(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<u16>
     send(TlsConnector::from(config.clone()).connect(name, stream).await?, request).await
 }
 
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<u16>
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<(u16, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
-    Ok(sender.send_request(request).await.map_err(io::Error::other)?.status().as_u16())
+    let (parts, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
+    let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(io::Error::other)?;
+    Ok((parts.status.as_u16(), body.to_bytes()))
 }
 
 static ROOTS: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {

@@ -5,6 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -25,8 +29,31 @@ use tokio_rustls::TlsAcceptor;
 use super::account::TlsFiles;
 use super::fault::Kind;
 use super::keys::serial_of;
-use super::wechat_v3::{self, Verdict};
-use super::{Shared, accept};
+use super::{Shared, accept, alipay, wechat_v3};
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    Answer(Response<Full<Bytes>>),
+    /// The connection is closed without a word.
+    Cut,
+}
+
+/// No request of any interface here is nearly as long.
+pub(super) const LONGEST_BODY: usize = 1 << 20;
+
+/// Counts a cut.
+pub(super) fn cut(shared: &Shared) -> Verdict {
+    shared.books.lock().stats.cuts += 1;
+    Verdict::Cut
+}
+
+/// Each provider's dialect has paths of its own. `identity` is the serial number of the connection's client certificate.
+async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
+    match request.uri().path() {
+        "/gateway.do" => alipay::serve(shared, request).await,
+        _ => wechat_v3::serve(shared, identity, request).await,
+    }
+}
 
 /// Both ways to shake hands.
 pub(super) struct Tls {
@@ -104,7 +131,7 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let cut = Arc::new(Notify::new());
     let cutting = cut.clone();
     let service = service_fn(move |request| {
-        let verdict = wechat_v3::serve(shared.clone(), identity.clone(), request);
+        let verdict = serve(shared.clone(), identity.clone(), request);
         let cut = cutting.clone();
         async move {
             match verdict.await {

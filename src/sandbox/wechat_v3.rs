@@ -7,32 +7,23 @@ mod reply;
 mod schema;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(super) use self::notification::{Sending, Subject, Tamper, send};
+pub(super) use self::notification::compose;
 use self::reply::Reply;
+use self::schema::Product;
 use super::Shared;
-use super::account::Account;
-use super::books::Product;
-use super::fault::{Fault, Kind};
-
-/// What becomes of a request.
-pub(super) enum Verdict {
-    Answer(Response<Full<Bytes>>),
-    /// The connection is closed without a word.
-    Cut,
-}
-
-/// No request of this interface is nearly as long.
-const LONGEST_BODY: usize = 1 << 20;
+use super::account::wechat_v3::Account;
+use super::fault::{Fault, Kind, disturbed};
+use super::notify::{Sending, send};
+use super::server::{LONGEST_BODY, Verdict, cut};
 
 /// Serves one request; `identity` is the serial number of the client certificate of its connection.
 pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
@@ -51,11 +42,6 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request
         exchange.run().await
     });
     work.await.unwrap_or(Verdict::Cut)
-}
-
-fn cut(shared: &Shared) -> Verdict {
-    shared.books.lock().stats.cuts += 1;
-    Verdict::Cut
 }
 
 struct Exchange {
@@ -90,31 +76,8 @@ impl Exchange {
             return Verdict::Answer(self.execute(route, &account, body).signed(Some(key), None));
         };
 
-        let delay = Duration::from_millis(fault.delay_ms);
-        if fault.fault == Kind::DelayBefore {
-            tokio::time::sleep(delay).await;
-        }
-        let reply = match fault.fault {
-            Kind::CutBefore => None,
-            Kind::Status => Some(scripted(&fault)),
-            Kind::CutAfter => {
-                self.execute(route, &account, body);
-                None
-            }
-            Kind::StatusAfter => {
-                self.execute(route, &account, body);
-                Some(scripted(&fault))
-            }
-            Kind::Garbage => {
-                self.execute(route, &account, body);
-                Some(Reply::other(200, "<html>OK</html>"))
-            }
-            kind => Some(spoilt(self.execute(route, &account, body), kind)),
-        };
-        if fault.fault != Kind::DelayBefore {
-            tokio::time::sleep(delay).await;
-        }
-        let Some(reply) = reply else { return cut(&self.shared) };
+        let reply = disturbed(&fault, || self.execute(route, &account, body), scripted).await;
+        let Some(reply) = reply.map(|reply| spoilt(reply, fault.fault)) else { return cut(&self.shared) };
         let unsigned = fault.unsigned || fault.fault == Kind::Unsigned || fault.code.is_empty();
         Verdict::Answer(reply.signed(Some(key).filter(|_| !unsigned), Some(fault.fault)))
     }
@@ -137,7 +100,12 @@ impl Exchange {
             let reply = authorization::refusal("nonce_str", "请求重放，随机串已被使用", "this nonce was used before");
             return Err(bad(reply, Some(account)));
         }
-        if self.identity.as_ref().is_some_and(|serial| *serial != account.merchant.serial) {
+        let wrong = match &self.identity {
+            Some(serial) => *serial != account.merchant.serial,
+            // Where other providers' merchants come in too, a handshake without a certificate is no mistake yet.
+            None => self.shared.require_client_certificate,
+        };
+        if wrong {
             self.shared.books.lock().stats.wrong_identities += 1;
             let reply = Reply::error(403, "NO_AUTH", "the connection's client certificate is not this merchant's");
             return Err((reply, Some(account)));
@@ -195,6 +163,9 @@ impl Exchange {
 }
 
 fn scripted(fault: &Fault) -> Reply {
+    if fault.fault == Kind::Garbage {
+        return Reply::other(200, "<html>OK</html>");
+    }
     if fault.code.is_empty() {
         return Reply::other(fault.status, "<html><body>Bad Gateway</body></html>");
     }
@@ -234,10 +205,7 @@ impl Route {
         }
         let path: Vec<&str> = parts.uri.path().strip_prefix("/v3/")?.split('/').collect();
         match (get, path.as_slice()) {
-            (false, ["pay", "transactions", product]) => {
-                let all = [Product::Native, Product::Jsapi, Product::App, Product::H5];
-                all.into_iter().find(|known| known.as_str() == *product).map(Self::Create)
-            }
+            (false, ["pay", "transactions", product]) => Product::named(product).map(Self::Create),
             (true, ["pay", "transactions", "out-trade-no", number]) => Some(Self::Query(decoded(number)?)),
             (true, ["pay", "transactions", "id", id]) => Some(Self::QueryById(decoded(id)?)),
             (false, ["pay", "transactions", "out-trade-no", number, "close"]) => Some(Self::Close(decoded(number)?)),

@@ -10,7 +10,8 @@ use http::request::Parts;
 use serde_json::json;
 
 use super::reply::Reply;
-use crate::sandbox::account::{Account, Accounts};
+use crate::sandbox::account::wechat_v3::Account;
+use crate::sandbox::account::{self, Accounts};
 
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const FIELDS: [&str; 5] = ["mchid", "nonce_str", "signature", "serial_no", "timestamp"];
@@ -70,8 +71,10 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
 impl Claim<'_> {
     /// The account that it names.
     pub(super) fn account(&self, accounts: &Accounts) -> Result<Arc<Account>, Reply> {
-        let account = accounts.get(self.field("mchid")).cloned();
-        account.ok_or_else(|| refusal("mchid", "商户号不存在", "unknown mchid"))
+        match accounts.get(self.field("mchid")) {
+            Some(account::Account::WechatV3(account)) => Ok(account.clone()),
+            _ => Err(refusal("mchid", "商户号不存在", "unknown mchid")),
+        }
     }
 
     /// The nonce, which must never come again.

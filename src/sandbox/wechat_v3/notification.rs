@@ -1,122 +1,38 @@
-//! Notifications: encrypted, signed at each sending, repeated on the schedule until they are acknowledged.
+//! Notifications: encrypted, and signed at each sending.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Uri};
+use http::HeaderMap;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::orders::{order_object, refund_object, rfc3339};
 use super::reply::{insert, sign};
-use crate::sandbox::Shared;
-use crate::sandbox::account::Account;
-use crate::sandbox::books::{Attempt, Books, Id, Notification, RefundStatus};
+use crate::sandbox::WECHAT_SCHEDULE;
+use crate::sandbox::account::wechat_v3::Account;
+use crate::sandbox::books::{Books, Id, RefundStatus};
 use crate::sandbox::keys::{random_text, seal};
-use crate::sandbox::post::post;
+use crate::sandbox::notify::{self, Key, News, Sending, Subject, Tamper};
 
-/// What is notified of.
-#[derive(Clone, Debug)]
-pub(in crate::sandbox) enum Subject {
-    Payment(Id),
-    Refund(Id),
-}
-
-/// How a notification is sent.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(in crate::sandbox) struct Sending {
-    /// How many copies, all at the same time.
-    times: u32,
-    /// How long before the first sending.
-    delay_ms: u64,
-    /// What is wrong with it; a wrong one is sent once and not repeated.
-    tamper: Option<Tamper>,
-    /// Which of the platform's keys signs; the public key's when there is one.
-    key: Option<Key>,
-}
-
-impl Default for Sending {
-    fn default() -> Self {
-        Self { times: 1, delay_ms: 0, tamper: None, key: None }
-    }
-}
-
-/// What is wrong with a notification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(in crate::sandbox) enum Tamper {
-    /// Changed after it was signed.
-    Body,
-    /// The signature of other bytes.
-    Signature,
-    /// Rightly signed, ten minutes ago.
-    Stale,
-    /// Signed with a key of an unknown name.
-    Serial,
-    /// The platform's own probe: a signature that begins with `WECHATPAY/SIGNTEST/`.
-    Signtest,
-    /// Rightly signed, with another amount.
-    Amount,
-    /// Rightly signed, with another mchid.
-    Account,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Key {
-    PublicKey,
-    Certificate,
-}
-
-/// Sends what the books say of the subject now; says why there is nothing to send.
-pub(in crate::sandbox) fn send(
-    shared: &Arc<Shared>,
-    books: &mut Books,
+/// What the books say of the subject now; or why there is nothing to say.
+pub(in crate::sandbox) fn compose(
+    books: &Books,
+    account: &Arc<Account>,
     subject: &Subject,
     sending: &Sending,
-) -> Result<(), String> {
-    let (Subject::Payment(id) | Subject::Refund(id)) = subject;
-    let account = shared.accounts.get(&id.0).ok_or("there is no such account")?.clone();
-    let mut news = News::of(books, &account, subject)?;
+) -> Result<News, String> {
+    let mut message = Message::of(books, account, subject)?;
     match sending.tamper {
-        Some(Tamper::Amount) => spoil_amount(&mut news.plaintext),
-        Some(Tamper::Account) => news.plaintext["mchid"] = json!("1900000000"),
+        Some(Tamper::Amount) => spoil_amount(&mut message.plaintext),
+        Some(Tamper::Account) => message.plaintext["mchid"] = json!("1900000000"),
         _ => {}
     }
-    let url = news.url.parse::<Uri>().map_err(|error| format!("{}: {error}", news.url))?;
-    let notification_id = format!("{}-{}", Timestamp::now().as_millisecond(), random_text(22));
-    let body = news.sealed(&account, &notification_id).ok_or("the notification could not be encrypted")?;
-    for _ in 0..sending.times {
-        let place = books.notifications.len();
-        books.notifications.push(Notification {
-            id: notification_id.clone(),
-            event_type: news.event_type,
-            url: news.url.clone(),
-            tamper: sending.tamper,
-            acknowledged: false,
-            attempts: Vec::new(),
-        });
-        let places = match subject {
-            Subject::Payment(id) => books.orders.get_mut(id).map(|entry| &mut entry.notifications),
-            Subject::Refund(id) => books.refunds.get_mut(id).map(|refund| &mut refund.notifications),
-        };
-        places.into_iter().for_each(|places| places.push(place));
-        let letter = Letter {
-            shared: shared.clone(),
-            account: account.clone(),
-            url: url.clone(),
-            body: body.clone(),
-            tamper: sending.tamper,
-            key: sending.key,
-            place,
-            epoch: books.epoch,
-        };
-        shared.spawn(letter.deliver(Duration::from_millis(sending.delay_ms)));
-    }
-    Ok(())
+    let id = format!("{}-{}", Timestamp::now().as_millisecond(), random_text(22));
+    let body = message.sealed(account, &id).ok_or("the notification could not be encrypted")?;
+    let letter = Letter { account: account.clone(), body, tamper: sending.tamper, key: sending.key };
+    Ok(News { id, event_type: message.event_type, url: message.url, letter: Arc::new(letter) })
 }
 
 /// Makes every amount in an object one fen more.
@@ -128,7 +44,7 @@ pub(super) fn spoil_amount(object: &mut Value) {
     }
 }
 
-struct News {
+struct Message {
     event_type: &'static str,
     original_type: &'static str,
     summary: &'static str,
@@ -136,11 +52,10 @@ struct News {
     plaintext: Value,
 }
 
-impl News {
+impl Message {
     fn of(books: &Books, account: &Account, subject: &Subject) -> Result<Self, String> {
         let order =
             |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
-        let url = |parameters: &Value| parameters["notify_url"].as_str().map(str::to_owned);
         match subject {
             Subject::Payment(id) => {
                 let order = order(id)?;
@@ -155,7 +70,7 @@ impl News {
                     event_type: "TRANSACTION.SUCCESS",
                     original_type: "transaction",
                     summary: "支付成功",
-                    url: url(&order.parameters).ok_or("the order has no notify_url")?,
+                    url: order.notify_url.clone().ok_or("the order has no notify_url")?,
                     plaintext,
                 })
             }
@@ -172,7 +87,7 @@ impl News {
                     event_type,
                     original_type: "refund",
                     summary,
-                    url: url(&refund.parameters).ok_or("the refund named no notify_url")?,
+                    url: refund.notify_url.clone().ok_or("the refund named no notify_url")?,
                     plaintext: refund_news(account, refund_object(&id.1, refund, order)),
                 })
             }
@@ -213,39 +128,15 @@ fn refund_news(account: &Account, object: Value) -> Value {
     news
 }
 
-/// One copy of a notification, on its way.
+/// What goes over the wire.
 struct Letter {
-    shared: Arc<Shared>,
     account: Arc<Account>,
-    url: Uri,
     body: Bytes,
     tamper: Option<Tamper>,
     key: Option<Key>,
-    place: usize,
-    epoch: u64,
 }
 
-impl Letter {
-    async fn deliver(self, delay: Duration) {
-        tokio::time::sleep(delay).await;
-        let repeats = if self.tamper.is_some() { &[] } else { self.shared.schedule.as_slice() };
-        for wait in repeats.iter().map(Some).chain([None]) {
-            if self.shared.books.lock().epoch != self.epoch {
-                return;
-            }
-            let Some((headers, body)) = self.sealed() else { return };
-            let at = Timestamp::now();
-            let answer = post(&self.url, headers, body).await;
-            let acknowledged = matches!(answer, Ok(200 | 204));
-            if !self.record(at, answer, acknowledged) || acknowledged {
-                return;
-            }
-            if let Some(wait) = wait {
-                tokio::time::sleep(*wait).await;
-            }
-        }
-    }
-
+impl notify::Letter for Letter {
     fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
         let platform = self.account.platform.as_ref().map(|platform| &platform.key);
         let public = self.account.public_key.as_ref();
@@ -275,19 +166,11 @@ impl Letter {
         Some((headers, body))
     }
 
-    /// False when the books were reset meanwhile.
-    fn record(&self, at: Timestamp, answer: std::io::Result<u16>, acknowledged: bool) -> bool {
-        let mut books = self.shared.books.lock();
-        if books.epoch != self.epoch {
-            return false;
-        }
-        books.stats.notifications_sent += 1;
-        books.stats.notifications_acknowledged += u64::from(acknowledged);
-        if let Some(notification) = books.notifications.get_mut(self.place) {
-            let error = answer.as_ref().err().map(ToString::to_string);
-            notification.acknowledged = acknowledged;
-            notification.attempts.push(Attempt { at, status: answer.ok(), error });
-        }
-        true
+    fn is_acknowledged(&self, status: u16, _: &[u8]) -> bool {
+        matches!(status, 200 | 204)
+    }
+
+    fn schedule(&self) -> &'static [Duration] {
+        &WECHAT_SCHEDULE
     }
 }

@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
-use super::notification::Subject;
 use super::reply::Reply;
-use super::schema::{self, Field};
-use crate::sandbox::account::Account;
-use crate::sandbox::books::{Books, Entry, Id, Order, Product, Refund, RefundStatus, State};
+use super::schema::{self, Product};
+use crate::sandbox::account::wechat_v3::Account;
+use crate::sandbox::books::{Books, Entry, Id, Order, Refund, RefundStatus, State};
+use crate::sandbox::fields::{self, Field};
 use crate::sandbox::keys::{random_digits, random_text, seal};
+use crate::sandbox::notify::Subject;
 
 /// One request's view of the books.
 pub(super) struct Desk<'a> {
@@ -46,7 +47,7 @@ impl Desk<'_> {
             match order.state {
                 State::Success | State::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
                 State::Closed => return Err(Reply::error(400, "ORDER_CLOSED", "订单已关闭")),
-                _ if order.product != product || order.parameters != body => {
+                _ if order.product != product.as_str() || order.parameters != body => {
                     let message = "请求重入时，参数与首次请求时不一致";
                     return Err(Reply::error(403, "OUT_TRADE_NO_USED", message).numbered(268_498_688));
                 }
@@ -54,7 +55,10 @@ impl Desk<'_> {
             }
         }
         let order = Order {
-            product,
+            product: product.as_str(),
+            notify_url: Some(text("notify_url").to_owned()),
+            opened: true,
+            created: self.now,
             total: body["amount"]["total"].as_u64().unwrap_or_default(),
             expires,
             state: State::NotPay,
@@ -168,6 +172,7 @@ impl Desk<'_> {
         let made = Refund {
             order: order_id.1.clone(),
             refund_id: format!("50{}", random_digits(27)),
+            notify_url: text("notify_url"),
             amount: refund,
             status: RefundStatus::Processing,
             created: self.now,
@@ -245,17 +250,17 @@ pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Va
         "mchid": account.mchid,
         "out_trade_no": number,
         "trade_state": order.state.as_str(),
-        "trade_state_desc": order.state.description(),
+        "trade_state_desc": description(order.state),
     });
     if let Some(attach) = order.parameters.get("attach") {
         object["attach"] = attach.clone();
     }
     if let Some(payment) = &order.payment {
         object["transaction_id"] = json!(order.transaction_id);
-        object["trade_type"] = json!(order.product.trade_type());
+        object["trade_type"] = json!(Product::named(order.product).map(Product::trade_type));
         object["bank_type"] = json!("OTHERS");
         object["success_time"] = json!(rfc3339(payment.at));
-        object["payer"] = json!({"openid": payment.openid});
+        object["payer"] = json!({"openid": payment.payer});
         object["amount"] = json!({
             "total": payment.amount, "payer_total": payment.amount, "currency": "CNY", "payer_currency": "CNY",
         });
@@ -300,13 +305,23 @@ pub(super) fn parameter(location: &str, field: &str, issue: &str) -> Reply {
     Reply::detailed(400, "PARAM_ERROR", "参数错误", detail)
 }
 
+fn description(state: State) -> &'static str {
+    match state {
+        State::NotPay => "订单未支付",
+        State::Success => "支付成功",
+        State::Refund => "订单发生过退款",
+        State::Closed => "订单已关闭",
+        State::PayError => "支付失败",
+    }
+}
+
 fn china(time: Timestamp, format: &str) -> String {
     time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
 }
 
 fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
     let body = body.ok_or_else(|| parameter("body", "", "must be JSON"))?;
-    schema::check(&body, fields).map_err(|issue| {
+    fields::check(&body, fields).map_err(|issue| {
         let reply = parameter("body", &issue.field, &issue.issue);
         if issue.undocumented { reply.numbered(270_924_358) } else { reply }
     })?;

@@ -3,35 +3,42 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use crate::sandbox::books::Product;
+use crate::sandbox::fields::Form::{Flag, Object, Objects, Text, Texts, Whole};
+use crate::sandbox::fields::{Field, any, optional, required};
 
-/// One documented field.
-pub(super) struct Field {
-    name: &'static str,
-    required: bool,
-    form: Form,
+/// How an order is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Product {
+    Native,
+    Jsapi,
+    App,
+    H5,
 }
 
-enum Form {
-    /// A text of so many characters, made of what the last function allows.
-    Text(usize, usize, fn(&str) -> bool),
-    /// A whole number of at least this.
-    Whole(u64),
-    Flag,
-    Object(&'static [Field]),
-    Objects(&'static [Field]),
-    Texts,
-}
+impl Product {
+    /// The product with this name, as paths have it.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Native, Self::Jsapi, Self::App, Self::H5].into_iter().find(|product| product.as_str() == name)
+    }
 
-/// What is wrong with a body.
-#[derive(Debug)]
-pub(super) struct Issue {
-    /// As a JSON pointer.
-    pub(super) field: String,
-    pub(super) issue: String,
-    pub(super) undocumented: bool,
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Jsapi => "jsapi",
+            Self::App => "app",
+            Self::H5 => "h5",
+        }
+    }
+
+    pub(super) fn trade_type(self) -> &'static str {
+        match self {
+            Self::Native => "NATIVE",
+            Self::Jsapi => "JSAPI",
+            Self::App => "APP",
+            Self::H5 => "MWEB",
+        }
+    }
 }
 
 /// The fields of a create request.
@@ -76,8 +83,6 @@ pub(super) const REFUND: &[Field] = &[
         ]),
     ),
 ];
-
-use Form::{Flag, Object, Objects, Text, Texts, Whole};
 
 const CREATE_NATIVE: &[Field] = &create_fields(optional("scene_info", Object(SCENE)), None);
 const CREATE_APP: &[Field] = CREATE_NATIVE;
@@ -159,72 +164,6 @@ const SCENE_H5: &[Field] = &[
     ),
 ];
 
-const fn required(name: &'static str, form: Form) -> Field {
-    Field { name, required: true, form }
-}
-
-const fn optional(name: &'static str, form: Form) -> Field {
-    Field { name, required: false, form }
-}
-
-/// Checks a body against its fields.
-pub(super) fn check(body: &Value, fields: &[Field]) -> Result<(), Issue> {
-    object(body, fields, "")
-}
-
-fn object(value: &Value, fields: &[Field], path: &str) -> Result<(), Issue> {
-    let wrong = |field: &str, issue: &str| Issue {
-        field: format!("{path}{field}"),
-        issue: issue.to_owned(),
-        undocumented: false,
-    };
-    let Some(members) = value.as_object() else { return Err(wrong("", "must be an object")) };
-    if let Some(name) = members.keys().find(|name| !fields.iter().any(|field| field.name == *name)) {
-        return Err(Issue { undocumented: true, ..wrong(&format!("/{name}"), "illegal extra parameter") });
-    }
-    for field in fields {
-        match members.get(field.name) {
-            Some(value) => field.form.check(value, &format!("{path}/{}", field.name))?,
-            None if field.required => return Err(wrong(&format!("/{}", field.name), "required parameter is missing")),
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-impl Form {
-    fn check(&self, value: &Value, path: &str) -> Result<(), Issue> {
-        let list = || value.as_array().filter(|list| !list.is_empty());
-        let issue = match self {
-            Text(least, most, legal) => match value.as_str() {
-                None => "must be a string".to_owned(),
-                Some(text) if !(*least..=*most).contains(&text.chars().count()) => {
-                    format!("its length must be from {least} to {most} characters")
-                }
-                Some(text) if !legal(text) => "its value or its characters are not allowed".to_owned(),
-                Some(_) => return Ok(()),
-            },
-            Whole(least) => match value.as_u64() {
-                Some(number) if number >= *least => return Ok(()),
-                _ => format!("must be a whole number of at least {least}"),
-            },
-            Flag if value.is_boolean() => return Ok(()),
-            Flag => "must be true or false".to_owned(),
-            Object(fields) => return object(value, fields, path),
-            Objects(fields) => match list() {
-                Some(items) => {
-                    let mut places = items.iter().enumerate();
-                    return places.try_for_each(|(place, item)| object(item, fields, &format!("{path}/{place}")));
-                }
-                None => "must be a list".to_owned(),
-            },
-            Texts if list().is_some_and(|items| items.iter().all(Value::is_string)) => return Ok(()),
-            Texts => "must be a list of strings".to_owned(),
-        };
-        Err(Issue { field: path.to_owned(), issue, undocumented: false })
-    }
-}
-
 /// What an order's number is made of.
 pub(super) fn is_number(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-|*".contains(c))
@@ -260,16 +199,13 @@ fn is_notify_url(text: &str) -> bool {
         && text.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
 }
 
-fn any(_: &str) -> bool {
-    true
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::sandbox::fields::check;
 
     #[test]
     fn each_mistake_is_refused_and_its_field_named() {

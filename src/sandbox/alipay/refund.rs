@@ -1,0 +1,123 @@
+//! What the methods about refunds do to the books.
+
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use super::success;
+use super::trade::{Desk, Done, Result, add, china, done, finished, not_exist};
+use super::yuan::{fen, yuan};
+use crate::sandbox::books::{Entry, Id, Refund, RefundStatus, State};
+use crate::sandbox::keys::random_digits;
+use crate::sandbox::notify::Subject;
+
+impl Desk<'_> {
+    pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {
+        let id = self.find(&content)?;
+        let amount = content["refund_amount"].as_str().and_then(fen).unwrap_or_default();
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        if order.payment.is_none() {
+            return Err(Reply::business("ACQ.TRADE_STATUS_ERROR", "交易状态不合法：交易未支付"));
+        }
+        let total = order.total;
+        let request = match content["out_request_no"].as_str() {
+            Some(number) => self.id(number),
+            None if amount == total => id.clone(),
+            None => return Err(Reply::business("ACQ.INVALID_PARAMETER", "参数无效：部分退款必须传out_request_no")),
+        };
+        if let Some(known) = self.books.refunds.get(&request) {
+            if known.order != id.1 || known.amount != amount {
+                return Err(Reply::business("ACQ.DISCORDANT_REPEAT_REQUEST", "请求信息不一致"));
+            }
+            return done(self.refunded(&id, "N"));
+        }
+        if amount > total.saturating_sub(self.given_back(&id, |status| status != RefundStatus::Closed)) {
+            return Err(Reply::business("ACQ.REASON_TRADE_REFUND_FEE_ERR", "退款金额无效：超过可退金额"));
+        }
+        self.give_back(&id, &request, amount, content, notify_url, auto);
+        self.books.executed("refund", &id);
+        let reply = self.refunded(&id, if auto { "Y" } else { "N" });
+        Ok(Done { reply, notify: auto.then_some(Subject::Refund(request)) })
+    }
+
+    pub(super) fn refund_query(&mut self, content: &Value) -> Result {
+        let id = self.find(content)?;
+        let request = self.id(content["out_request_no"].as_str().unwrap_or_default());
+        let mut object = success();
+        let refund = self.books.refunds.get(&request).filter(|refund| refund.order == id.1);
+        let order = self.books.orders.get(&id).and_then(|entry| entry.order.as_ref());
+        let (Some(refund), Some(order)) = (refund, order) else {
+            // So the original answers about a request that never reached it.
+            return done(Reply::method(object));
+        };
+        let found = json!({
+            "out_trade_no": id.1,
+            "trade_no": order.transaction_id,
+            "out_request_no": request.1,
+            "refund_amount": yuan(refund.amount),
+            "total_amount": yuan(order.total),
+        });
+        add(&mut object, found);
+        if let Some(reason) = refund.parameters.get("refund_reason") {
+            object["refund_reason"] = reason.clone();
+        }
+        if let (RefundStatus::Success, Some(at)) = (refund.status, refund.finished) {
+            object["refund_status"] = json!("REFUND_SUCCESS");
+            let options = content["query_options"].as_array();
+            if options.is_some_and(|options| options.contains(&json!("gmt_refund_pay"))) {
+                object["gmt_refund_pay"] = json!(china(at));
+            }
+        }
+        done(Reply::method(object))
+    }
+
+    /// How much of a trade was given back, or is about to be, as the statuses are counted.
+    pub(super) fn given_back(&self, id: &Id, counts: impl Fn(RefundStatus) -> bool) -> u64 {
+        self.books.refunds_of(id).filter(|(_, refund)| counts(refund.status)).map(|(_, refund)| refund.amount).sum()
+    }
+
+    /// Writes a refund down; `at_once`: and finishes it.
+    pub(super) fn give_back(
+        &mut self,
+        id: &Id,
+        request: &Id,
+        amount: u64,
+        parameters: Value,
+        notify_url: Option<String>,
+        at_once: bool,
+    ) {
+        let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(id) else { return };
+        order.state = State::Refund;
+        refunds.push(request.1.clone());
+        let refund = Refund {
+            order: id.1.clone(),
+            parameters,
+            // The news go where those of the payment went.
+            notify_url: notify_url.or_else(|| order.notify_url.clone()),
+            refund_id: random_digits(28),
+            amount,
+            status: if at_once { RefundStatus::Success } else { RefundStatus::Processing },
+            created: self.now,
+            finished: at_once.then_some(self.now),
+            notifications: Vec::new(),
+        };
+        self.books.refunds.insert(request.clone(), refund);
+    }
+
+    fn refunded(&self, id: &Id, fund_change: &str) -> Reply {
+        let Some(order) = self.books.orders.get(id).and_then(|entry| entry.order.as_ref()) else { return not_exist() };
+        let given_back = yuan(finished(self.books, id));
+        let mut object = success();
+        let refunded = json!({
+            "out_trade_no": id.1,
+            "trade_no": order.transaction_id,
+            "buyer_logon_id": "159****5620",
+            "buyer_user_id": order.payment.as_ref().map(|payment| &payment.payer),
+            "fund_change": fund_change,
+            "refund_fee": given_back,
+            "send_back_fee": given_back,
+            "gmt_refund_pay": china(self.now),
+        });
+        add(&mut object, refunded);
+        Reply::method(object)
+    }
+}

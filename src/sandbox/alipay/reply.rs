@@ -1,0 +1,123 @@
+//! Answers: the object, the member that it stands under, and the signature over its exact text.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::Method;
+use super::yuan::{fen, yuan};
+use crate::sandbox::account::alipay::Account;
+use crate::sandbox::fault::Kind;
+
+/// What is answered, before it is signed.
+pub(super) struct Reply {
+    status: u16,
+    content: Content,
+}
+
+enum Content {
+    /// Stands under the method's member, and is signed.
+    Method(Value),
+    /// Stands under `error_response`, and is not.
+    Gateway(Value),
+    /// For a browser, or from something that stands before the platform.
+    Page(String),
+}
+
+impl Reply {
+    /// A method's answer.
+    pub(super) fn method(object: Value) -> Self {
+        Self { status: 200, content: Content::Method(object) }
+    }
+
+    /// A method's refusal.
+    pub(super) fn business(sub_code: &str, message: &str) -> Self {
+        Self::method(json!({"code": "40004", "msg": "Business Failed", "sub_code": sub_code, "sub_msg": message}))
+    }
+
+    /// A refusal of the gateway, before any method.
+    pub(super) fn gateway(code: &str, sub_code: &str, message: &str) -> Self {
+        let msg = match code {
+            "20000" => "Service Currently Unavailable",
+            "20001" => "Insufficient Token Permissions",
+            "40001" => "Missing Required Arguments",
+            "40002" => "Invalid Arguments",
+            "40005" => "Call Limited",
+            "40006" => "Insufficient Permissions",
+            _ => "Error",
+        };
+        let object = json!({"code": code, "msg": msg, "sub_code": sub_code, "sub_msg": message});
+        Self { status: 200, content: Content::Gateway(object) }
+    }
+
+    /// HTML.
+    pub(super) fn page(status: u16, text: String) -> Self {
+        Self { status, content: Content::Page(text) }
+    }
+
+    pub(super) fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
+    /// With another amount or another account in it, if the fault says so.
+    pub(super) fn spoilt(mut self, fault: Kind) -> Self {
+        if let Content::Method(object) = &mut self.content {
+            match fault {
+                Kind::OtherAmount => spoil_amounts(object),
+                Kind::OtherAccount if object.get("out_trade_no").is_some() => {
+                    object["out_trade_no"] = json!("somebody_elses_order");
+                }
+                _ => {}
+            }
+        }
+        self
+    }
+
+    /// Without a signature, as before anybody is known.
+    pub(super) fn sent(self) -> Response<Full<Bytes>> {
+        let body = match self.content {
+            Content::Method(object) | Content::Gateway(object) => format!("{{\"error_response\":{}}}", text(&object)),
+            Content::Page(page) => page,
+        };
+        respond(self.status, body)
+    }
+
+    /// Signs, or spoils the signature as the fault says. (There is no time in what is signed: `stale` changes nothing.)
+    pub(super) fn signed(self, method: Method, account: &Account, fault: Option<Kind>) -> Response<Full<Bytes>> {
+        let Content::Method(object) = &self.content else { return self.sent() };
+        let object = text(object);
+        let mut body = format!("{{\"{}_response\":{object}", method.name().replace('.', "_"));
+        if let Some(certificates) = &account.certificates {
+            body += &format!(",\"alipay_cert_sn\":\"{}\"", certificates.alipay_cert_sn);
+        }
+        let salt = if fault == Some(Kind::WrongSignature) { "\n" } else { "" };
+        let signature = account.alipay.sign(format!("{object}{salt}").as_bytes());
+        if let Some(signature) = signature.filter(|_| fault != Some(Kind::Unsigned)) {
+            body += &format!(",\"sign\":\"{signature}\"");
+        }
+        respond(self.status, body + "}")
+    }
+}
+
+/// Makes every amount in an object one fen more.
+pub(super) fn spoil_amounts(object: &mut Value) {
+    let names = ["total_amount", "receipt_amount", "buyer_pay_amount", "invoice_amount", "refund_fee", "refund_amount"];
+    for name in names {
+        if let Some(amount) = object[name].as_str().and_then(fen) {
+            object[name] = json!(yuan(amount + 1));
+        }
+    }
+}
+
+/// JSON with `\/` for `/`, as the platform writes it: who verifies anything but the very text that came will fail.
+fn text(object: &Value) -> String {
+    object.to_string().replace('/', "\\/")
+}
+
+fn respond(status: u16, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("text/html;charset=utf-8"));
+    response
+}

@@ -1,0 +1,338 @@
+//! What the methods about trades do to the books.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use super::yuan::{fen, yuan};
+use super::{Method, success, trade_number};
+use crate::sandbox::account::alipay::Account;
+use crate::sandbox::books::{Books, Id, Order, Payment, RefundStatus, State};
+use crate::sandbox::keys::{random_digits, random_text};
+use crate::sandbox::notify::Subject;
+
+/// One request's view of the books.
+pub(super) struct Desk<'a> {
+    pub(super) books: &'a mut Books,
+    pub(super) account: &'a Account,
+    pub(super) now: Timestamp,
+}
+
+/// An answer, and what is to be notified of.
+pub(super) struct Done {
+    pub(super) reply: Reply,
+    pub(super) notify: Option<Subject>,
+}
+
+/// The error is an answer too.
+pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
+
+/// Whose payment code it is.
+const BUYER: &str = "2088102116773037";
+/// What the end of a payment code means; any other pays at once.
+const ASKS_FOR_PASSWORD: &str = "0001";
+const IS_TOO_POOR: &str = "0002";
+
+impl Desk<'_> {
+    /// Makes a trade that the buyer has yet to pay.
+    pub(super) fn create(&mut self, method: Method, content: Value, notify_url: Option<String>) -> Result {
+        let id = self.id(content["out_trade_no"].as_str().unwrap_or_default());
+        if !self.adopt(&id, method, &content)? {
+            self.open(&id, method, content, notify_url)?;
+        }
+        self.means(method, &id)
+    }
+
+    /// Makes a trade from a payment code, and takes the money at once if the code allows it.
+    pub(super) fn pay(&mut self, content: Value, notify_url: Option<String>) -> Result {
+        let id = self.id(content["out_trade_no"].as_str().unwrap_or_default());
+        let code = content["auth_code"].as_str().unwrap_or_default().to_owned();
+        let is_code = (16..=24).contains(&code.len())
+            && code.bytes().all(|byte| byte.is_ascii_digit())
+            && matches!(code.get(..2), Some("25" | "26" | "27" | "28" | "29" | "30"));
+        if self.adopt(&id, Method::Pay, &content)? {
+            return waiting(&id);
+        }
+        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
+        if !is_code || others.any(|order| order.parameters["auth_code"] == code.as_str()) {
+            return Err(Reply::business(
+                "ACQ.PAYMENT_AUTH_CODE_INVALID",
+                "支付失败，获取顾客账户信息失败，请顾客刷新付款码后重新收款",
+            ));
+        }
+        if code.ends_with(IS_TOO_POOR) {
+            return Err(Reply::business("ACQ.BUYER_BALANCE_NOT_ENOUGH", "支付失败，顾客余额不足"));
+        }
+        self.open(&id, Method::Pay, content, notify_url)?;
+        if code.ends_with(ASKS_FOR_PASSWORD) {
+            return waiting(&id);
+        }
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        order.state = State::Success;
+        order.payment = Some(Payment { payer: BUYER.to_owned(), amount: order.total, at: self.now });
+        let mut object = success();
+        add(&mut object, trade_object(&id.1, order));
+        object["gmt_payment"] = json!(china(self.now));
+        Ok(Done { reply: Reply::method(object), notify: Some(Subject::Payment(id)) })
+    }
+
+    /// Whether the number is taken by the very same order, which still waits; any other order is in the way.
+    fn adopt(&mut self, id: &Id, method: Method, content: &Value) -> Result<bool> {
+        let Some(order) = self.books.order(id, self.now) else { return Ok(false) };
+        let without_code = |content: &Value| {
+            let mut content = content.clone();
+            content.as_object_mut().map(|fields| fields.remove("auth_code"));
+            content
+        };
+        match order.state {
+            State::Success | State::Refund => Err(Reply::business("ACQ.TRADE_HAS_SUCCESS", "交易已被支付")),
+            State::Closed | State::PayError => Err(Reply::business("ACQ.TRADE_HAS_CLOSE", "交易已经关闭")),
+            State::NotPay
+                if order.product != method.product() || without_code(&order.parameters) != without_code(content) =>
+            {
+                Err(Reply::business("ACQ.CONTEXT_INCONSISTENT", "交易信息被篡改：与首次请求的参数不一致"))
+            }
+            State::NotPay => Ok(true),
+        }
+    }
+
+    fn open(&mut self, id: &Id, method: Method, content: Value, notify_url: Option<String>) -> Result<()> {
+        let text = |field: &str| content[field].as_str();
+        if text("seller_id").is_some_and(|seller| seller != self.account.seller_id) {
+            return Err(Reply::business("ACQ.ACCESS_FORBIDDEN", "无权限使用接口：seller_id不属于该应用"));
+        }
+        let end = match (text("time_expire"), text("timeout_express").and_then(minutes)) {
+            (Some(time), _) => instant(time),
+            (None, lasting) => {
+                let seconds = self.now.as_second() + lasting.unwrap_or(15 * 24 * 60) * 60;
+                Timestamp::from_second(seconds).ok()
+            }
+        };
+        if end.is_some_and(|end| end <= self.now) {
+            return Err(Reply::business("ACQ.NOW_TIME_AFTER_EXPIRE_TIME_ERROR", "当前时间已超过允许支付的时间"));
+        }
+        let today = china(self.now).get(..10).unwrap_or_default().replace('-', "");
+        let order = Order {
+            product: method.product(),
+            total: text("total_amount").and_then(fen).unwrap_or_default(),
+            expires: end,
+            state: State::NotPay,
+            transaction_id: format!("{today}22001{}", random_digits(15)),
+            payment: None,
+            notify_url,
+            // Nobody has scanned the code yet: only the merchant and the printer know of it.
+            opened: method != Method::Precreate,
+            created: self.now,
+            parameters: content,
+        };
+        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.books.orders.entry(id.clone()).or_default().order = Some(order);
+        self.books.executed("create", id);
+        Ok(())
+    }
+
+    /// What the buyer's device needs.
+    fn means(&mut self, method: Method, id: &Id) -> Result {
+        let Some(order) = self.books.order(id, self.now) else { return Err(not_exist()) };
+        let mut object = success();
+        object["out_trade_no"] = json!(id.1);
+        match method {
+            Method::Precreate => {
+                object["qr_code"] = json!(format!("https://qr.alipay.com/bax{}", random_text(20).to_lowercase()));
+            }
+            Method::Page | Method::Wap => {
+                let page = format!(
+                    "<!DOCTYPE html><meta charset=\"utf-8\"><title>支付宝</title>\
+                     <p>out_trade_no <b>{}</b></p><p>total_amount <b>{}</b></p>",
+                    id.1,
+                    yuan(order.total)
+                );
+                return done(Reply::page(200, page));
+            }
+            _ => object["trade_no"] = json!(order.transaction_id),
+        }
+        if method == Method::App {
+            object["app_id"] = json!(self.account.app_id);
+            object["seller_id"] = json!(self.account.seller_id);
+            object["total_amount"] = json!(yuan(order.total));
+            object["charset"] = json!("utf-8");
+            object["timestamp"] = json!(china(self.now));
+        }
+        done(Reply::method(object))
+    }
+
+    pub(super) fn query(&mut self, content: &Value) -> Result {
+        let id = self.find(content)?;
+        let status = self.status(&id);
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let mut object = success();
+        add(&mut object, trade_object(&id.1, order));
+        object["trade_status"] = json!(status);
+        for field in ["subject", "body", "passback_params", "store_id", "terminal_id"] {
+            if let Some(value) = order.parameters.get(field) {
+                object[field] = value.clone();
+            }
+        }
+        if let Some(payment) = &order.payment {
+            object["send_pay_date"] = json!(china(payment.at));
+        }
+        done(Reply::method(object))
+    }
+
+    pub(super) fn close(&mut self, content: &Value) -> Result {
+        let id = self.find(content)?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        if order.state != State::NotPay {
+            return Err(Reply::business("ACQ.REASON_TRADE_STATUS_INVALID", "交易状态不合法"));
+        }
+        order.state = State::Closed;
+        let mut object = success();
+        add(&mut object, json!({"out_trade_no": id.1, "trade_no": order.transaction_id}));
+        self.books.executed("close", &id);
+        done(Reply::method(object))
+    }
+
+    /// Closes what was not paid, gives back what was, and answers well also where nothing is known: then without `action`.
+    pub(super) fn cancel(&mut self, content: &Value) -> Result {
+        let id = self.id(&trade_number(self.books, self.account, content).unwrap_or_default());
+        let mut object = success();
+        object["retry_flag"] = json!("N");
+        object["out_trade_no"] = if id.1.is_empty() { json!("") } else { json!(id.1) };
+        let Some(order) = self.books.order(&id, self.now) else { return done(Reply::method(object)) };
+        let (opened, state, total) = (order.opened, order.state, order.total);
+        let paid_at = order.payment.as_ref().map(|payment| payment.at);
+        let trade_no = order.transaction_id.clone();
+        if state == State::NotPay {
+            // A code that nobody scanned leads nowhere from now on.
+            order.state = State::Closed;
+            self.books.executed("cancel", &id);
+        }
+        if !opened {
+            return done(Reply::method(object));
+        }
+        object["trade_no"] = json!(trade_no);
+        let Some(paid_at) = paid_at else {
+            object["action"] = json!("close");
+            return done(Reply::method(object));
+        };
+        object["action"] = json!("refund");
+        object["gmt_refund_pay"] = json!(china(self.now));
+        let given_back = self.given_back(&id, |_| true);
+        if state == State::Refund && given_back < total {
+            return Err(Reply::business("ACQ.CANCEL_NOT_ALLOWED", "不允许撤销：交易已部分退款"));
+        }
+        if given_back >= total {
+            return done(Reply::method(object));
+        }
+        if self.now.as_second() - paid_at.as_second() > 24 * 60 * 60 {
+            return Err(Reply::business("ACQ.TRADE_CANCEL_TIME_OUT", "超过撤销时间范围，请使用退款"));
+        }
+        let request = (id.0.clone(), id.1.clone());
+        self.give_back(&id, &request, total, json!({}), None, true);
+        self.books.executed("cancel", &id);
+        Ok(Done { reply: Reply::method(object), notify: Some(Subject::Refund(request)) })
+    }
+
+    /// The trade that is meant, if the buyer has opened it.
+    pub(super) fn find(&mut self, content: &Value) -> Result<Id> {
+        let id = self.id(&trade_number(self.books, self.account, content).unwrap_or_default());
+        match self.books.order(&id, self.now) {
+            Some(order) if order.opened => Ok(id),
+            _ => Err(not_exist()),
+        }
+    }
+
+    pub(super) fn id(&self, number: &str) -> Id {
+        (self.account.app_id.clone(), number.to_owned())
+    }
+
+    /// `trade_status`. A trade of which everything was given back is closed.
+    fn status(&mut self, id: &Id) -> &'static str {
+        status(self.books, id, self.now)
+    }
+}
+
+/// `trade_status` of a trade.
+pub(super) fn status(books: &mut Books, id: &Id, now: Timestamp) -> &'static str {
+    let given_back: u64 = finished(books, id);
+    match books.order(id, now) {
+        Some(order) => match order.state {
+            State::NotPay => "WAIT_BUYER_PAY",
+            State::Success => "TRADE_SUCCESS",
+            State::Refund if given_back < order.total => "TRADE_SUCCESS",
+            State::Refund | State::Closed | State::PayError => "TRADE_CLOSED",
+        },
+        None => "",
+    }
+}
+
+/// How much of a trade was given back.
+pub(super) fn finished(books: &Books, id: &Id) -> u64 {
+    let refunds = books.refunds_of(id).filter(|(_, refund)| refund.status == RefundStatus::Success);
+    refunds.map(|(_, refund)| refund.amount).sum()
+}
+
+/// A trade, as pay, query and notifications tell it.
+pub(super) fn trade_object(number: &str, order: &Order) -> Value {
+    let mut object = json!({
+        "out_trade_no": number,
+        "trade_no": order.transaction_id,
+        "total_amount": yuan(order.total),
+    });
+    if let Some(payment) = &order.payment {
+        let amount = yuan(payment.amount);
+        let paid = json!({
+            "buyer_logon_id": "159****5620",
+            "buyer_user_id": payment.payer,
+            "total_amount": amount,
+            "receipt_amount": amount,
+            "buyer_pay_amount": amount,
+            "invoice_amount": amount,
+            "point_amount": "0.00",
+            "fund_bill_list": [{"amount": amount, "fund_channel": "ALIPAYACCOUNT"}],
+        });
+        add(&mut object, paid);
+    }
+    object
+}
+
+/// The order was made, and the buyer has yet to type the password.
+fn waiting(id: &Id) -> Result {
+    done(Reply::method(json!({"code": "10003", "msg": "order success pay inprocess", "out_trade_no": id.1})))
+}
+
+pub(super) fn not_exist() -> Reply {
+    Reply::business("ACQ.TRADE_NOT_EXIST", "交易不存在")
+}
+
+pub(super) fn done(reply: Reply) -> Result {
+    Ok(Done { reply, notify: None })
+}
+
+/// Adds fields.
+pub(super) fn add(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
+}
+
+/// A time as Alipay writes it.
+pub(super) fn china(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn instant(text: &str) -> Option<Timestamp> {
+    let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text).ok()?;
+    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
+}
+
+/// Reads `90m`, `12h` or `15d`: one minute to fifteen days.
+pub(super) fn minutes(text: &str) -> Option<i64> {
+    let (number, each) = [('m', 1), ('h', 60), ('d', 24 * 60)]
+        .into_iter()
+        .find_map(|(unit, each)| Some((text.strip_suffix(unit)?, each)))?;
+    let minutes = number.parse::<u16>().ok().filter(|_| !number.starts_with('+'))?;
+    Some(i64::from(minutes) * each).filter(|minutes| (1..=15 * 24 * 60).contains(minutes))
+}
