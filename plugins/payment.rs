@@ -60,7 +60,9 @@ impl<'de> Deserialize<'de> for Method {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Self::parse(&name).ok_or_else(|| {
-            let known: Vec<_> = Self::all().map(|method| method.0).collect();
+            // Two dialects of one company have methods in common.
+            let known: std::collections::BTreeSet<_> = Self::all().map(|method| method.0).collect();
+            let known: Vec<_> = known.into_iter().collect();
             serde::de::Error::custom(format!("`{name}` is no method; there are {}", known.join(", ")))
         })
     }

@@ -1,7 +1,13 @@
 //! How a payment company's dialect plugs in: one trait, one table.
 
+pub mod alipay;
+mod beijing;
+mod form;
 #[cfg(test)]
 mod golden;
+pub mod sandbox;
+pub mod unionpay;
+pub mod wechat_v2;
 pub mod wechat_v3;
 
 use bytes::Bytes;
@@ -202,4 +208,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[wechat_v3::ROW];
+pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];

@@ -62,7 +62,10 @@ pub type ReadSigner = fn(&str, &[u8]) -> Result<Arc<dyn Signer>, KeyError>;
 pub type ReadVerifier = fn(&[u8]) -> Result<Arc<dyn Verifier>, KeyError>;
 
 /// Every algorithm that a channel may name.
-pub const ALGORITHMS: &[Algorithm] = &[Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier }];
+pub const ALGORITHMS: &[Algorithm] = &[
+    Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier },
+    Algorithm { name: "rsa-sha1", signer: rsa::sha1::signer, verifier: rsa::sha1::verifier },
+];
 
 /// Public keys by the name that the provider calls them.
 #[derive(Clone, Default)]

@@ -105,10 +105,9 @@ impl ChannelExchange<'_> {
         }
         match checked {
             Ok(reply) => provider.decode(operation, answer.status, reply, signing(self.channel, stamp)),
-            // Providers do not sign all their refusals; the TLS identity of the host stands behind this one.
-            Err(BadSignature::Missing) if !answer.status.is_success() => {
-                Err(provider.refusal(operation, answer.status, &answer.body))
-            }
+            // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
+            // what may be concluded from it: never that something was done.
+            Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),
             Err(bad) => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
         }
     }

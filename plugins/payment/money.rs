@@ -61,6 +61,25 @@ pub struct Money {
     pub currency: Currency,
 }
 
+impl Money {
+    /// In yuan with two decimals, as in `88.88`; whatever the currency, its minor unit must be a hundredth.
+    pub fn yuan(self) -> String {
+        format!("{}.{:02}", self.value / 100, self.value % 100)
+    }
+
+    /// Reads yuan with at most two decimals, digit by digit: `88.88`, `88.8` and `88` are taken, signs and exponents not.
+    pub fn of_yuan(text: &str) -> Option<Self> {
+        let (whole, part) = text.split_once('.').unwrap_or((text, "00"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(whole) || !is_number(part) || part.len() > 2 {
+            return None;
+        }
+        let fen = if part.len() == 1 { part.parse::<u64>().ok()? * 10 } else { part.parse().ok()? };
+        let value = whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(fen)?;
+        Some(Self { value, currency: Currency::CNY })
+    }
+}
+
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} (minor units)", self.value, self.currency)
@@ -84,6 +103,23 @@ mod tests {
             r#"{"value":1,"currency":"CNY","unit":"fen"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn yuan_are_read_and_written_without_a_fraction_of_a_fen() {
+        for (text, value) in
+            [("0.01", 1), ("88.88", 8888), ("88.8", 8880), ("88", 8800), ("100000000.00", 10_000_000_000)]
+        {
+            assert_eq!(Money::of_yuan(text), Some(Money { value, currency: Currency::CNY }), "{text}");
+        }
+        for bad in ["", ".", "1.", ".1", "-1", "+1", "1.001", "1e2", " 1", "1,00", "1.0.0", "١", "184467440737095517"]
+        {
+            assert_eq!(Money::of_yuan(bad), None, "{bad}");
+        }
+        for value in [0, 1, 10, 99, 100, 101, 6800, u64::MAX / 100 * 100] {
+            let money = Money { value, currency: Currency::CNY };
+            assert_eq!(Money::of_yuan(&money.yuan()), Some(money));
         }
     }
 }

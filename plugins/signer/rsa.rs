@@ -4,12 +4,14 @@
 //! know the many formats that payment companies hand out. From then on `aws-lc-rs` signs and verifies, because it is
 //! several times faster and its private key operations take constant time.
 
+pub(crate) mod sha1;
+
 use std::fmt::Display;
 use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
-use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256};
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaParameters};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rsa::pkcs1::{ALGORITHM_OID, RsaPrivateKey, RsaPublicKey};
@@ -29,6 +31,19 @@ const PUBLIC_FORMATS: &str = "expected an RSA public key: PEM (`BEGIN PUBLIC KEY
 
 /// Reads a private key file.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
+    let Private { pkcs1, bits } = private(file)?;
+    let pair = KeyPair::from_der(&pkcs1)
+        .map_err(|_| KeyError("the RSA private key is damaged: its numbers do not belong together".to_owned()))?;
+    Ok(Arc::new(RsaSigner { id: id.to_owned(), pair, slow: bits > MIN_BITS }))
+}
+
+/// A private key whose size was checked.
+struct Private {
+    pkcs1: Zeroizing<Vec<u8>>,
+    bits: usize,
+}
+
+fn private(file: &[u8]) -> Result<Private, KeyError> {
     let Material { label, der } = material(file, PRIVATE_FORMATS)?;
     match label {
         Some("ENCRYPTED PRIVATE KEY") => {
@@ -44,26 +59,25 @@ pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError>
     let pkcs1 = private_pkcs1(&der)?;
     let key = RsaPrivateKey::try_from(pkcs1).map_err(|_| refused(PRIVATE_FORMATS, "this cannot be read as one"))?;
     let bits = checked_bits(key.modulus.as_bytes())?;
-    let pair = KeyPair::from_der(pkcs1)
-        .map_err(|_| KeyError("the RSA private key is damaged: its numbers do not belong together".to_owned()))?;
-    Ok(Arc::new(RsaSigner { id: id.to_owned(), pair, slow: bits > MIN_BITS }))
+    Ok(Private { pkcs1: Zeroizing::new(pkcs1.to_vec()), bits })
 }
 
 /// Reads a public key or certificate file.
 pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
+    verifier_with(&RSA_PKCS1_2048_8192_SHA256, file)
+}
+
+fn verifier_with(hash: &'static RsaParameters, file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
     let Material { label, der } = material(file, PUBLIC_FORMATS)?;
     if label.is_some_and(|label| label.ends_with("PRIVATE KEY")) {
         return Err(refused(PUBLIC_FORMATS, "this is a private key, and only its owner may have it"));
     }
     let certificate = X509Certificate::from_der(&der).ok().map(|(_, certificate)| certificate);
     let spki = certificate.as_ref().map_or(der.as_slice(), |certificate| certificate.public_key().raw);
-    verifier_of(public_pkcs1(spki)?)
-}
-
-fn verifier_of(pkcs1: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
+    let pkcs1 = public_pkcs1(spki)?;
     let key = RsaPublicKey::try_from(pkcs1).map_err(|_| refused(PUBLIC_FORMATS, "this cannot be read as one"))?;
     checked_bits(key.modulus.as_bytes())?;
-    let key = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pkcs1)
+    let key = ParsedPublicKey::new(hash, pkcs1)
         .map_err(|_| KeyError("the RSA public key is damaged: its numbers cannot be right".to_owned()))?;
     Ok(Arc::new(RsaVerifier(key)))
 }

@@ -50,6 +50,12 @@ impl World {
         Self::with(Wishes::default()).await
     }
 
+    /// With one channel, of this provider.
+    pub async fn of(provider: &'static str) -> Self {
+        assert_eq!(provider, "wechat-v3", "the sandbox speaks nothing else yet");
+        Self::new().await
+    }
+
     pub async fn with(wishes: Wishes) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let conf = dir.path().join("conf");

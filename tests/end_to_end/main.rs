@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod access;
+mod dialects;
 mod graceful;
 mod harness;
 mod identities;
+mod judges;
 mod malformed;
 mod notifications;
 mod once;

@@ -100,14 +100,14 @@ fn every_mistake_in_every_file_is_told_at_once() {
     put(
         &dir,
         "channels/other.toml",
-        "provider = \"wechat-v2\"\nhosts = []\n[account]\nwhat = 1\n[[filter]]\nuse = \"x\"\ny = 1\n",
+        "provider = \"wechat-v4\"\nhosts = []\n[account]\nwhat = 1\n[[filter]]\nuse = \"x\"\ny = 1\n",
     );
     put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wehcat\" }, { channel = \"other\" }]\n");
     assert_told(
         &dir,
         &[
             "channels/other.toml:1:1: the table `keys` is missing",
-            "channels/other.toml:1:12: there is no provider `wechat-v2` (did you mean `wechat-v3`?)",
+            "channels/other.toml:1:12: there is no provider `wechat-v4` (did you mean `wechat-v2`?)",
             "channels/other.toml:2:9: a channel must have at least one host",
             "channels/wechat.toml:5:57: unknown key `timeouts.totl` (did you mean `total`?)",
             "channels/wechat.toml:21:1: a limit needs a number",

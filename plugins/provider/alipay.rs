@@ -1,0 +1,152 @@
+//! Alipay's Open API, for direct merchants and for partners that act for a merchant.
+//!
+//! ```text
+//! Operation ─ request ─▶ form ─ signature ═▶ Alipay          (links and order strings need no exchange)
+//! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (what is signed, errors too)
+//! Error     ◀─ errors ─────────────────────── ◀═   (`error_response`, which nobody signs)
+//! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
+//! ```
+//!
+//! With `protocol = "v3"`, `v3` stands where `form`, `envelope` and `signature` stand for requests and answers.
+
+mod account;
+mod answer;
+mod certificates;
+mod envelope;
+mod errors;
+mod notify;
+mod request;
+mod sealed;
+mod signature;
+mod v3;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+
+use self::account::{Account, Protocol};
+use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use crate::error::Error;
+use crate::payment::{Event, Method, Operation, Outcome};
+use crate::settings::Settings;
+use crate::signer::Keyring;
+
+pub(super) const ROW: Row = Row {
+    name: "alipay",
+    methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
+    secrets: &[
+        SecretField { name: account::APP_CERT, required: false, check: certificates::check_app },
+        SecretField { name: account::ROOT_CERT, required: false, check: certificates::check_root },
+        SecretField { name: account::AES, required: false, check: sealed::check },
+    ],
+    algorithms: &["rsa-sha256", "rsa-sha1"],
+    sign: Need::Required,
+    verify: Need::Required,
+    key_id: certificates::key_id,
+    build,
+};
+
+fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+    let account = account::read(settings, given)?;
+    Some(Box::new(Alipay { account }))
+}
+
+/// One app, with the merchant that it acts for.
+struct Alipay {
+    account: Account,
+}
+
+impl Provider for Alipay {
+    fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
+        request::encode(&self.account, operation, with)
+    }
+
+    fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+        match self.account.protocol {
+            Protocol::Form => signature::sign(&self.account, request, with),
+            Protocol::V3 => v3::sign(&self.account, request, with),
+        }
+    }
+
+    fn verify(
+        &self,
+        source: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        keys: &Keyring,
+        now: u64,
+    ) -> Result<Verified, BadSignature> {
+        match (source, self.account.protocol) {
+            (Source::Answer, Protocol::Form) => signature::verify_answer(body, keys, now),
+            (Source::Answer, Protocol::V3) => v3::verify(headers, body, keys, now),
+            (Source::Notification, _) => signature::verify_notification(&self.account, body, keys, now),
+        }
+    }
+
+    fn decode(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        reply: Verified,
+        _: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        answer::decode(&self.account, operation, status, reply.bytes())
+    }
+
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        match self.account.protocol {
+            Protocol::Form => errors::unsigned(operation.kind(), status, body),
+            Protocol::V3 => errors::v3(operation.kind(), status, body, false),
+        }
+    }
+
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
+        notify::decode(&self.account, notification.bytes())
+    }
+
+    /// Alipay looks at the body alone: these seven bytes, or it sends the notification again.
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from_static(if accepted { b"success" } else { b"fail" }));
+        if !accepted {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response
+    }
+
+    fn account(&self) -> &str {
+        &self.account.name
+    }
+
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+}
+
+/// The six ways to pay, by the interface that makes them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Product {
+    Qr,
+    Barcode,
+    Page,
+    Wap,
+    App,
+    Jsapi,
+}
+
+impl Product {
+    fn of(method: Method) -> Result<Self, Error> {
+        match method.as_str() {
+            "alipay.qr" => Ok(Self::Qr),
+            "alipay.barcode" => Ok(Self::Barcode),
+            "alipay.page" => Ok(Self::Page),
+            "alipay.wap" => Ok(Self::Wap),
+            "alipay.app" => Ok(Self::App),
+            "alipay.jsapi" => Ok(Self::Jsapi),
+            _ => Err(Error::Unfit(format!("`{method}` is no way to pay with Alipay: choose another `method`"))),
+        }
+    }
+}

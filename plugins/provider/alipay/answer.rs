@@ -1,0 +1,275 @@
+//! Verified answers in our words. What does not agree with the order is never accepted.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Product;
+use super::account::{Account, Protocol};
+use super::envelope::Envelope;
+use super::errors::Head;
+use super::request::service;
+use super::signature::at;
+use super::v3;
+use crate::error::{Error, Word};
+use crate::payment::{Action, Money, Operation, Order, Outcome, Pay, Refund, Status};
+
+pub(super) fn decode(
+    account: &Account,
+    operation: &Operation,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Outcome, Error> {
+    match account.protocol {
+        Protocol::Form => in_form(account, operation, status, body),
+        Protocol::V3 => v3::decode(account, operation, status, body),
+    }
+}
+
+fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &[u8]) -> Result<Outcome, Error> {
+    let answer = Envelope::read(body).ok_or_else(unknown_form)?;
+    let is_ours = answer.name.strip_suffix("_response") == Some(service(operation)?.replace('.', "_").as_str());
+    if !is_ours && answer.name != "error_response" {
+        return Err(Error::unclear("its answer is signed but to another question"));
+    }
+    let content = opened(account, answer.value)?;
+    let head: Head = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+    let is_typing = head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
+    if head.code != "10000" && !is_typing {
+        return Err(head.error());
+    }
+    if !is_ours || status != StatusCode::OK {
+        return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
+    }
+    outcome(operation, &content, is_typing, head.word())
+}
+
+/// What a content says that is no error; `word` is what it says to an empty one.
+pub(super) fn outcome(operation: &Operation, content: &[u8], is_typing: bool, word: Word) -> Result<Outcome, Error> {
+    let reply: Reply<'_> = serde_json::from_slice(content).map_err(|_| unknown_form())?;
+    match operation {
+        Operation::Pay(pay) if is_typing => reply.typing(pay),
+        Operation::Pay(pay) => reply.created(pay),
+        Operation::Query(order) => reply.queried(order),
+        Operation::Close(order) if order.method.is_scanned() => reply.cancelled(order),
+        Operation::Close(order) => {
+            reply.is_about(order)?;
+            Ok(reply.outcome(Status::Closed))
+        }
+        Operation::Refund(refund) => reply.refunded(refund),
+        Operation::QueryRefund(refund) => reply.queried_refund(refund, word),
+    }
+}
+
+pub(super) fn unknown_form() -> Error {
+    Error::unclear("its answer is signed but has an unknown form")
+}
+
+/// An object as it stands, or what is in an encrypted text.
+fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, [u8]>, Error> {
+    if !value.starts_with('"') {
+        return Ok(Cow::Borrowed(value.as_bytes()));
+    }
+    let sealed: String = serde_json::from_str(value).map_err(|_| unknown_form())?;
+    unsealed(account, &sealed).map(Cow::Owned)
+}
+
+pub(super) fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
+    let sealer = account.sealer.as_ref();
+    let sealer =
+        sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
+    sealer.open(sealed).ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
+}
+
+/// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
+#[derive(Deserialize)]
+struct Reply<'a> {
+    out_trade_no: Option<String>,
+    trade_no: Option<String>,
+    trade_status: Option<String>,
+    #[serde(borrow)]
+    total_amount: Option<&'a RawValue>,
+    send_pay_date: Option<String>,
+    gmt_payment: Option<String>,
+    qr_code: Option<String>,
+    retry_flag: Option<String>,
+    action: Option<String>,
+    fund_change: Option<String>,
+    #[serde(borrow)]
+    refund_fee: Option<&'a RawValue>,
+    out_request_no: Option<String>,
+    #[serde(borrow)]
+    refund_amount: Option<&'a RawValue>,
+    refund_status: Option<String>,
+    gmt_refund_pay: Option<String>,
+}
+
+impl Reply<'_> {
+    /// Refuses what is about another order, or about none.
+    fn is_about(&self, order: &Order) -> Result<(), Error> {
+        same("out_trade_no", needed("out_trade_no", &self.out_trade_no)?, &order.number)
+    }
+
+    fn outcome(&self, status: Status) -> Outcome {
+        Outcome { provider_id: given(&self.trade_no).map(str::to_owned), ..Outcome::of(status) }
+    }
+
+    fn created(&self, pay: &Pay) -> Result<Outcome, Error> {
+        self.is_about(&pay.order)?;
+        let action = match Product::of(pay.order.method)? {
+            Product::Barcode => return self.paid_at_once(pay),
+            Product::Qr => Action::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
+            Product::Jsapi => {
+                let number = needed("trade_no", &self.trade_no)?.to_owned();
+                Action::Jsapi { params: [("tradeNO".to_owned(), number)].into() }
+            }
+            Product::Page | Product::Wap | Product::App => {
+                return Err(Error::unclear("it answered what was never asked"));
+            }
+        };
+        Ok(Outcome { action: Some(action), ..self.outcome(Status::Pending) })
+    }
+
+    fn paid_at_once(&self, pay: &Pay) -> Result<Outcome, Error> {
+        needed("trade_no", &self.trade_no)?;
+        let amount = yuan("total_amount", self.total_amount)?.ok_or_else(no_amount)?;
+        equal("total_amount", amount, pay.order.amount)?;
+        let at = given(&self.gmt_payment).and_then(at);
+        Ok(Outcome { amount: Some(amount), at, ..self.outcome(Status::Succeeded) })
+    }
+
+    /// The payer's password is waited for.
+    fn typing(&self, pay: &Pay) -> Result<Outcome, Error> {
+        if given(&self.out_trade_no).is_some() {
+            self.is_about(&pay.order)?;
+        }
+        if let Some(amount) = yuan("total_amount", self.total_amount)? {
+            equal("total_amount", amount, pay.order.amount)?;
+        }
+        Ok(self.outcome(Status::Pending))
+    }
+
+    fn queried(&self, order: &Order) -> Result<Outcome, Error> {
+        self.is_about(order)?;
+        let amount = yuan("total_amount", self.total_amount)?;
+        if let Some(amount) = amount {
+            equal("total_amount", amount, order.amount)?;
+        }
+        let paid = given(&self.send_pay_date);
+        let status = trade_status(needed("trade_status", &self.trade_status)?, paid.is_some(), order)?;
+        if status == Status::Succeeded && amount.is_none() {
+            return Err(no_amount());
+        }
+        Ok(Outcome { amount, at: paid.and_then(at), ..self.outcome(status) })
+    }
+
+    /// A cancellation ends what is unpaid, and gives back what was paid meanwhile: in both the merchant has no money.
+    fn cancelled(&self, order: &Order) -> Result<Outcome, Error> {
+        self.is_about(order)?;
+        match (given(&self.retry_flag), given(&self.action)) {
+            (Some("N"), Some("close" | "refund")) => Ok(self.outcome(Status::Closed)),
+            (Some("Y"), _) => Err(Error::unclear("it wants the cancellation again (retry_flag)")),
+            _ => Err(Error::unclear("it does not say what its cancellation did")),
+        }
+    }
+
+    /// `refund_fee` is the sum of all refunds of the order, so it is at least this one's amount. Without a change of funds
+    /// this call moved nothing: an earlier one of the same number may have, which only a query tells.
+    fn refunded(&self, refund: &Refund) -> Result<Outcome, Error> {
+        self.is_about(&refund.order)?;
+        if let Some(sum) = yuan("refund_fee", self.refund_fee)? {
+            let is_possible = (refund.amount.value..=refund.order.amount.value).contains(&sum.value);
+            if !is_possible && given(&self.fund_change) == Some("Y") {
+                return Err(Error::Mismatch(format!("`refund_fee` is {sum}, the refund says {}", refund.amount)));
+            }
+        }
+        let status = match given(&self.fund_change) {
+            Some("Y") => Status::Succeeded,
+            Some("N") => Status::Pending,
+            _ => return Err(Error::unclear("it does not say whether its refund moved money (fund_change)")),
+        };
+        Ok(Outcome { at: given(&self.gmt_refund_pay).and_then(at), ..Outcome::of(status) })
+    }
+
+    /// Of a refund that it does not know it says nothing at all.
+    fn queried_refund(&self, refund: &Refund, word: Word) -> Result<Outcome, Error> {
+        if given(&self.out_trade_no).is_some() {
+            self.is_about(&refund.order)?;
+        }
+        if let Some(total) = yuan("total_amount", self.total_amount)? {
+            equal("total_amount", total, refund.order.amount)?;
+        }
+        let amount = yuan("refund_amount", self.refund_amount)?;
+        let number = given(&self.out_request_no);
+        let (None, None, None) = (number, amount, given(&self.refund_status)) else {
+            same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
+            return self.known_refund(refund, amount);
+        };
+        Err(Error::Absent(word))
+    }
+
+    fn known_refund(&self, refund: &Refund, amount: Option<Money>) -> Result<Outcome, Error> {
+        if let Some(amount) = amount {
+            equal("refund_amount", amount, refund.amount)?;
+        }
+        let status = match given(&self.refund_status) {
+            Some("REFUND_SUCCESS") => Status::Succeeded,
+            None => Status::Pending,
+            Some(_) => return Err(Error::unclear("the refund's status is none that is known")),
+        };
+        if status == Status::Succeeded {
+            self.is_about(&refund.order)?;
+            amount.ok_or_else(no_amount)?;
+        }
+        Ok(Outcome { amount, at: given(&self.gmt_refund_pay).and_then(at), ..Outcome::of(status) })
+    }
+}
+
+/// `TRADE_CLOSED` is said of what was never paid and of what was given back in full. A payment that was paid stays one; but
+/// at a till it is given back when it is cancelled, and then the goods must not go out.
+fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> {
+    match word {
+        "WAIT_BUYER_PAY" => Ok(Status::Pending),
+        "TRADE_SUCCESS" | "TRADE_FINISHED" => Ok(Status::Succeeded),
+        "TRADE_CLOSED" if paid && !order.method.is_scanned() => Ok(Status::Succeeded),
+        "TRADE_CLOSED" => Ok(Status::Closed),
+        _ => Err(Error::unclear("its `trade_status` is none that is known")),
+    }
+}
+
+/// What is there and not empty.
+pub(super) fn given(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|value| !value.is_empty())
+}
+
+fn needed<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
+    given(value).ok_or_else(|| lacks(name))
+}
+
+fn lacks(name: &str) -> Error {
+    Error::unclear(format!("its answer is signed but has no `{name}`"))
+}
+
+fn no_amount() -> Error {
+    Error::unclear("it says that money moved but not how much")
+}
+
+/// Refuses what is about somebody else's account, order or refund.
+pub(super) fn same(name: &str, theirs: &str, ours: &str) -> Result<(), Error> {
+    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("it names another `{name}`"))) }
+}
+
+/// Alipay writes yuan as a text, and in places as a number.
+fn yuan(name: &str, value: Option<&RawValue>) -> Result<Option<Money>, Error> {
+    let Some(text) = value.map(|raw| raw.get().trim_matches('"')).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let amount = Money::of_yuan(text).ok_or_else(|| Error::unclear(format!("its `{name}` is no amount in yuan")));
+    amount.map(Some)
+}
+
+fn equal(name: &str, theirs: Money, ours: Money) -> Result<(), Error> {
+    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("`{name}` is {theirs}, the order says {ours}"))) }
+}

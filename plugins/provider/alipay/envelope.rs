@@ -1,0 +1,69 @@
+//! The answer's outside: which part of it is signed, exactly as it came.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// More members than any answer has.
+const MOST: usize = 16;
+
+/// An answer, taken apart and not yet believed.
+pub(super) struct Envelope<'a> {
+    /// As in `alipay_trade_query_response`.
+    pub(super) name: String,
+    /// The signed text, untouched: an object, or a quoted text when it is encrypted.
+    pub(super) value: &'a str,
+    pub(super) sign: Option<String>,
+    /// Which of Alipay's certificates belongs to the signature.
+    pub(super) alipay_cert_sn: Option<String>,
+}
+
+impl<'a> Envelope<'a> {
+    /// `None` when it has another form, or a member twice.
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        let Members(members) = serde_json::from_slice(body).ok()?;
+        let text = |name: &str| match members.iter().find(|(member, _)| member == name) {
+            Some((_, raw)) => serde_json::from_str::<String>(raw.get()).ok().map(Some),
+            None => Some(None),
+        };
+        let mut responses = members.iter().filter(|(name, _)| name.ends_with("_response"));
+        match (responses.next(), responses.next()) {
+            (Some((name, raw)), None) => Some(Self {
+                name: name.clone(),
+                value: raw.get(),
+                sign: text("sign")?,
+                alipay_cert_sn: text("alipay_cert_sn")?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The members of an object, each value as it was written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with few members, each once")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(String, &'de RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if members.len() == MOST || members.iter().any(|(known, _)| *known == name) {
+                        return Err(A::Error::custom("too many members"));
+                    }
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Each)
+    }
+}

@@ -1,0 +1,57 @@
+//! Alipay's notifications: one form for everything that becomes of a trade.
+
+use super::super::form::{self, Fields};
+use super::account::Account;
+use super::answer::same;
+use super::signature::at;
+use crate::error::Error;
+use crate::payment::{Event, Money, Outcome, Status};
+
+/// A verified text that is no trade notification (as the parameters of a return link, which are signed in the same way)
+/// has no `trade_status` and is refused.
+pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
+    let mut params = Fields::new();
+    form::read_into(body, &mut params).ok_or_else(|| Error::unclear("it is no form"))?;
+    let given = |name: &str| params.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let needed = |name: &str| given(name).ok_or_else(|| Error::unclear(format!("it names no `{name}`")));
+    same("app_id", needed("app_id")?, &account.app_id)?;
+    if let Some(seller) = &account.seller_id {
+        same("seller_id", needed("seller_id")?, seller)?;
+    }
+    if needed("notify_type")? != "trade_status_sync" {
+        return Err(Error::unclear("it is a notification of an unknown kind"));
+    }
+    let (number, trade_no, word) = (needed("out_trade_no")?, needed("trade_no")?, needed("trade_status")?);
+    let amount = Money::of_yuan(needed("total_amount")?);
+    let amount = amount.ok_or_else(|| Error::unclear("its `total_amount` is no amount in yuan"))?;
+    let about = |id: String, refund_number: Option<&str>, outcome| Event {
+        id,
+        order_number: number.to_owned(),
+        refund_number: refund_number.map(str::to_owned),
+        outcome,
+    };
+    let is_sum = |text| Money::of_yuan(text).is_none_or(|sum| sum.value > 0);
+    let is_refund = given("refund_fee").is_some_and(is_sum) || given("gmt_refund").is_some();
+    if is_refund {
+        // The sum of all refunds is told, and not how much this one is: Alipay is asked.
+        let refund = given("out_biz_no");
+        let (name, sum) = (refund.unwrap_or_default(), given("refund_fee").unwrap_or_default());
+        return Ok(about(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None));
+    }
+    let paid = given("gmt_payment");
+    let status = match word {
+        "WAIT_BUYER_PAY" => Status::Pending,
+        "TRADE_SUCCESS" | "TRADE_FINISHED" => Status::Succeeded,
+        // Given back in full, and not closed.
+        "TRADE_CLOSED" if paid.is_some() => return Ok(about(format!("{word}:{number}:{trade_no}"), None, None)),
+        "TRADE_CLOSED" => Status::Closed,
+        _ => return Err(Error::unclear("its `trade_status` is none that is known")),
+    };
+    let outcome = Outcome {
+        provider_id: Some(trade_no.to_owned()),
+        amount: Some(amount),
+        at: paid.and_then(at),
+        ..Outcome::of(status)
+    };
+    Ok(about(format!("{word}:{number}:{trade_no}"), None, Some(outcome)))
+}

@@ -1,0 +1,242 @@
+//! Operations in Alipay's words.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method as Verb, Request, Uri};
+use serde::Serialize;
+
+use super::super::form::{self, Fields};
+use super::super::{Encoded, Signing};
+use super::Product;
+use super::account::{Account, Protocol};
+use super::signature::{china_time, signed};
+use super::v3;
+use crate::error::Error;
+use crate::payment::{Action, Currency, Money, Operation, Outcome, Pay, Refund, Status};
+
+/// A hundred million yuan: Alipay takes no larger order.
+const MAX_FEN: u64 = 10_000_000_000;
+
+pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
+    let send = || match account.protocol {
+        Protocol::Form => Ok(Encoded::Send(post(&params(account, operation)?))),
+        Protocol::V3 => v3::encode(account, operation).map(Encoded::Send),
+    };
+    let Operation::Pay(pay) = operation else { return send() };
+    let order = || signed(account, params(account, operation)?, with).map(|params| form::write(&params));
+    let action = match Product::of(pay.order.method)? {
+        Product::Page | Product::Wap => Action::Redirect { url: format!("{}?{}", account.gateway, order()?) },
+        Product::App => Action::App { params: [("orderStr".to_owned(), order()?)].into() },
+        Product::Qr | Product::Barcode | Product::Jsapi => return send(),
+    };
+    Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
+}
+
+/// The name of the interface that serves the operation.
+pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
+    Ok(match operation {
+        Operation::Pay(pay) => match Product::of(pay.order.method)? {
+            Product::Qr => "alipay.trade.precreate",
+            Product::Barcode => "alipay.trade.pay",
+            Product::Page => "alipay.trade.page.pay",
+            Product::Wap => "alipay.trade.wap.pay",
+            Product::App => "alipay.trade.app.pay",
+            Product::Jsapi => "alipay.trade.create",
+        },
+        Operation::Query(_) => "alipay.trade.query",
+        // What a till began is cancelled, which gives the money back if it was paid meanwhile.
+        Operation::Close(order) if order.method.is_scanned() => "alipay.trade.cancel",
+        Operation::Close(_) => "alipay.trade.close",
+        Operation::Refund(_) => "alipay.trade.refund",
+        Operation::QueryRefund(_) => "alipay.trade.fastpay.refund.query",
+    })
+}
+
+/// What is particular to the operation; the rest is added when it is signed.
+fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
+    let mut params = Fields::new();
+    let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
+    put("method", service(operation)?);
+    put("biz_content", &written(account, &content(account, operation)?)?);
+    if account.sealer.is_some() {
+        put("encrypt_type", "AES");
+    }
+    if let Operation::Pay(pay) = operation {
+        put("notify_url", url("the notification URL", &pay.notify_url)?);
+        if let (Product::Page | Product::Wap, Some(back)) = (Product::of(pay.order.method)?, &pay.return_url) {
+            put("return_url", url("`return_url`", back)?);
+        }
+    }
+    Ok(params)
+}
+
+/// A content as it goes out: JSON, encrypted where the account says so.
+pub(super) fn written(account: &Account, content: &Content<'_>) -> Result<String, Error> {
+    let json = serde_json::to_string(content)
+        .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
+    match &account.sealer {
+        None => Ok(json),
+        Some(sealer) => {
+            sealer.seal(&json).ok_or_else(|| Error::NotSent("the content could not be encrypted".to_owned()))
+        }
+    }
+}
+
+fn post(params: &Fields) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from(form::write(params)));
+    *request.method_mut() = Verb::POST;
+    *request.uri_mut() = Uri::from_static("/gateway.do");
+    let kind = HeaderValue::from_static("application/x-www-form-urlencoded;charset=utf-8");
+    request.headers_mut().insert(CONTENT_TYPE, kind);
+    let agent = HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")));
+    request.headers_mut().insert(USER_AGENT, agent);
+    request
+}
+
+/// `biz_content`, for every operation; the fields in the order in which Alipay documents them.
+#[derive(Default, Serialize)]
+pub(super) struct Content<'a> {
+    out_trade_no: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_amount: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seller_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scene: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_app_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buyer_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buyer_open_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_buyer_open_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_expire: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quit_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refund_amount: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refund_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_request_no: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    query_options: &'static [&'static str],
+    /// Of the v3 protocol alone; a form has it beside the content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) notify_url: Option<&'a str>,
+}
+
+pub(super) fn content<'a>(account: &'a Account, operation: &'a Operation) -> Result<Content<'a>, Error> {
+    let named = Content { out_trade_no: &operation.order().number, ..Content::default() };
+    match operation {
+        Operation::Pay(pay) => create(account, pay, named),
+        Operation::Query(_) | Operation::Close(_) => Ok(named),
+        Operation::Refund(refund) => give_back(refund, named),
+        Operation::QueryRefund(refund) => {
+            Ok(Content { out_request_no: Some(&refund.number), query_options: &["gmt_refund_pay"], ..named })
+        }
+    }
+}
+
+fn create<'a>(account: &'a Account, pay: &'a Pay, named: Content<'a>) -> Result<Content<'a>, Error> {
+    if !(1..=256).contains(&pay.description.chars().count()) {
+        return Err(unfit("`description` must have 1 to 256 characters for Alipay"));
+    }
+    let common = Content {
+        total_amount: Some(yuan(pay.order.amount)?),
+        subject: Some(&pay.description),
+        seller_id: account.seller_id.as_deref(),
+        time_expire: pay.expires_at.map(china_time),
+        ..named
+    };
+    let of = |code| Content { product_code: Some(code), ..common };
+    Ok(match Product::of(pay.order.method)? {
+        Product::Qr => of("FACE_TO_FACE_PAYMENT"),
+        Product::Barcode => {
+            let auth_code = Some(auth_code(pay)?);
+            Content { scene: Some("bar_code"), auth_code, ..of("FACE_TO_FACE_PAYMENT") }
+        }
+        Product::Page => of("FAST_INSTANT_TRADE_PAY"),
+        Product::Wap => {
+            let quit_url = pay.return_url.as_deref();
+            Content { quit_url, ..of("QUICK_WAP_WAY") }
+        }
+        Product::App => of("QUICK_MSECURITY_PAY"),
+        Product::Jsapi => buyer(account, pay, of("JSAPI_PAY"))?,
+    })
+}
+
+/// An openid is the payer's name in one app: in the mini program, or in ours where they are the same.
+fn buyer<'a>(account: &'a Account, pay: &'a Pay, common: Content<'a>) -> Result<Content<'a>, Error> {
+    let op_app_id = Some(account.op_app_id.as_deref().unwrap_or(&account.app_id));
+    let common = Content { op_app_id, ..common };
+    let short = |id: &&str| (1..=128).contains(&id.len());
+    let openid = pay.payer.openid.as_deref().filter(short);
+    match (pay.payer.buyer_id.as_deref().filter(short), openid, &account.op_app_id) {
+        (Some(id), _, _) => Ok(Content { buyer_id: Some(id), ..common }),
+        (None, Some(id), None) => Ok(Content { buyer_open_id: Some(id), ..common }),
+        (None, Some(id), Some(_)) => Ok(Content { op_buyer_open_id: Some(id), ..common }),
+        (None, None, _) => {
+            Err(unfit("`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is needed for `alipay.jsapi`"))
+        }
+    }
+}
+
+fn give_back<'a>(refund: &'a Refund, named: Content<'a>) -> Result<Content<'a>, Error> {
+    let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
+    if reason.is_some_and(|reason| reason.chars().count() > 256) {
+        return Err(unfit("`reason` must have at most 256 characters for Alipay"));
+    }
+    let total = refund.order.amount;
+    if refund.amount.value > total.value {
+        let sentence = format!("`amount.value` must be at most {}, which is what was paid", total.value);
+        return Err(Error::Unfit(sentence));
+    }
+    Ok(Content {
+        refund_amount: Some(yuan(refund.amount)?),
+        refund_reason: reason,
+        out_request_no: Some(&refund.number),
+        ..named
+    })
+}
+
+fn yuan(amount: Money) -> Result<String, Error> {
+    if amount.currency != Currency::CNY {
+        return Err(unfit("`amount.currency` must be \"CNY\": Alipay takes yuan only"));
+    }
+    if !(1..=MAX_FEN).contains(&amount.value) {
+        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for Alipay")));
+    }
+    Ok(amount.yuan())
+}
+
+/// What the payer's telephone shows: 16 to 24 digits that begin with 25 to 30.
+fn auth_code(pay: &Pay) -> Result<&str, Error> {
+    let is_code = |code: &&str| {
+        let begins = code.get(..2).is_some_and(|start| ("25"..="30").contains(&start));
+        begins && (16..=24).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let code = pay.payer.auth_code.as_deref().filter(is_code);
+    code.ok_or_else(|| {
+        unfit("`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is needed for `alipay.barcode`")
+    })
+}
+
+pub(super) fn url<'a>(name: &str, url: &'a str) -> Result<&'a str, Error> {
+    if (url.starts_with("https://") || url.starts_with("http://")) && url.len() <= 256 {
+        return Ok(url);
+    }
+    Err(Error::Unfit(format!("{name} must start with http:// or https:// and have at most 256 characters for Alipay")))
+}
+
+fn unfit(sentence: &str) -> Error {
+    Error::Unfit(sentence.to_owned())
+}

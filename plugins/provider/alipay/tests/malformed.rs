@@ -1,0 +1,132 @@
+//! Nothing malformed makes it panic, and nothing without a signature is taken.
+
+use super::*;
+use crate::provider::alipay::certificates;
+
+fn no_panic(body: &[u8]) {
+    let provider = provider_of("app_id = \"2021000000000001\"", &[("aes", AES.as_bytes())]);
+    for source in [Source::Answer, Source::Notification] {
+        assert!(provider.verify(source, &HeaderMap::new(), body.to_vec().into(), &keyring(), NOW).is_err());
+    }
+    let _ = certificates::key_id(body);
+    let _ = provider.decode_notification(vouched(body.to_vec()));
+    let v3 = provider_of("app_id = \"2021000000000001\"\nprotocol = \"v3\"", &[("aes", AES.as_bytes())]);
+    for (operation, provider) in operations().iter().flat_map(|operation| [(operation, &provider), (operation, &v3)]) {
+        for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
+            let _ = signing(|with| provider.decode(operation, status, vouched(body.to_vec()), with));
+            let _ = provider.refusal(operation, status, body);
+        }
+    }
+    let mut request = Request::new(Bytes::copy_from_slice(body));
+    let _ = signing(|with| provider.sign(&mut request, with));
+}
+
+fn content() -> impl Strategy<Value = Value> {
+    const NAMES: &[&str] = &[
+        "code",
+        "sub_code",
+        "msg",
+        "out_trade_no",
+        "trade_no",
+        "trade_status",
+        "total_amount",
+        "send_pay_date",
+        "qr_code",
+        "retry_flag",
+        "action",
+        "fund_change",
+        "refund_fee",
+        "out_request_no",
+        "refund_amount",
+        "refund_status",
+    ];
+    const WORDS: &[&str] = &[
+        "10000",
+        "10003",
+        "40004",
+        "ACQ.TRADE_NOT_EXIST",
+        "T20231115000001",
+        "TRADE_SUCCESS",
+        "TRADE_CLOSED",
+        "0.01",
+        "2023-11-15 06:13:25",
+        "Y",
+        "REFUND_SUCCESS",
+        "",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop::sample::select(WORDS).prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    prop::collection::btree_map(prop::sample::select(NAMES), leaf, 0..16)
+        .prop_map(|map| map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,80}") {
+        no_panic(&body);
+        no_panic(text.as_bytes());
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(&body));
+        no_panic(pem.as_bytes());
+    }
+
+    #[test]
+    fn no_content_makes_it_panic(content in content(), service in prop::sample::select(&["query", "pay", "refund", "cancel"][..])) {
+        no_panic(format!(r#"{{"alipay_trade_{service}_response":{content},"sign":"AAAA"}}"#).as_bytes());
+        no_panic(format!(r#"{{"error_response":{content}}}"#).as_bytes());
+        let pairs = content.as_object().unwrap().iter();
+        let params = pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or("1").to_owned())).collect();
+        no_panic(format!("{}&app_id=2021000000000001&notify_type=trade_status_sync", form::write(&params)).as_bytes());
+    }
+
+    #[test]
+    fn no_mutation_of_what_is_true_is_taken(at in any::<prop::sample::Index>(), byte in any::<u8>(), count in 1..4usize) {
+        for name in ["response", "notification"] {
+            let old = vectors()[name]["body"].as_str().unwrap().as_bytes().to_vec();
+            let mut new = old.clone();
+            let at = at.index(old.len() - count);
+            new.splice(at..at + count, [byte]);
+            let meant = |body: &[u8]| {
+                let mut params = Fields::new();
+                form::read_into(body, &mut params).map(|()| params)
+            };
+            // Another escape of the same text changes nothing.
+            prop_assume!(new != old && (name == "response" || meant(&new) != meant(&old)));
+            prop_assert!(!is_taken(name, new));
+        }
+    }
+}
+
+/// All the way: the name of an answer's content is not signed, so only `decode` refuses another one.
+fn is_taken(name: &str, body: Vec<u8>) -> bool {
+    let provider = provider();
+    let source = if name == "response" { Source::Answer } else { Source::Notification };
+    let Ok(verified) = provider.verify(source, &HeaderMap::new(), body.into(), &keyring(), NOW) else { return false };
+    let order = Order { number: "T20231115000001".to_owned(), amount: cny(1), ..order("alipay.qr") };
+    match source {
+        Source::Notification => provider.decode_notification(verified).is_ok(),
+        Source::Answer => {
+            signing(|with| provider.decode(&Operation::Query(order), StatusCode::OK, verified, with)).is_ok()
+        }
+    }
+}
+
+#[test]
+fn what_is_true_is_taken() {
+    for name in ["response", "notification"] {
+        assert!(is_taken(name, vectors()[name]["body"].as_str().unwrap().as_bytes().to_vec()), "{name}");
+    }
+}
+
+#[test]
+fn depth_does_no_harm() {
+    no_panic(format!("{{\"a_response\":{}", "[".repeat(100_000)).as_bytes());
+    no_panic(format!("{{\"a_response\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000)).as_bytes());
+    no_panic(format!("{{{}\"a_response\":1}}", "\"a\":1,".repeat(100_000)).as_bytes());
+}

@@ -1,0 +1,141 @@
+//! The v3 protocol: JSON at a path of its own for each interface, signatures in headers.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, StatusCode, Uri};
+
+use super::super::{BadSignature, Signing, Verified};
+use super::account::Account;
+use super::answer::{outcome, unknown_form, unsealed};
+use super::errors;
+use super::request::{content, service, url, written};
+use super::signature::signing_key;
+use crate::error::{Error, Word};
+use crate::payment::{Operation, Outcome};
+use crate::signer::Keyring;
+
+const SCHEME: &str = "ALIPAY-SHA256withRSA";
+/// Milliseconds that an answer's time may be off.
+const WINDOW: u64 = 300_000;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("alipay-request-id");
+const ROOT_CERT_SN: HeaderName = HeaderName::from_static("alipay-root-cert-sn");
+const APP_AUTH_TOKEN: HeaderName = HeaderName::from_static("alipay-app-auth-token");
+const ENCRYPT_TYPE: HeaderName = HeaderName::from_static("alipay-encrypt-type");
+
+const TIMESTAMP: HeaderName = HeaderName::from_static("alipay-timestamp");
+const NONCE: HeaderName = HeaderName::from_static("alipay-nonce");
+const SIGNATURE: HeaderName = HeaderName::from_static("alipay-signature");
+const SN: HeaderName = HeaderName::from_static("alipay-sn");
+
+pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request<Bytes>, Error> {
+    let mut content = content(account, operation)?;
+    if let Operation::Pay(pay) = operation {
+        content.notify_url = Some(url("the notification URL", &pay.notify_url)?);
+    }
+    let path = PathAndQuery::try_from(format!("/v3/{}", service(operation)?.replace('.', "/")));
+    let path = path.map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))?;
+    let mut request = Request::new(Bytes::from(written(account, &content)?));
+    *request.method_mut() = Verb::POST;
+    *request.uri_mut() = Uri::from(path);
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+    let kind = if account.sealer.is_some() { "text/plain" } else { "application/json" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if account.sealer.is_some() {
+        headers.insert(ENCRYPT_TYPE, HeaderValue::from_static("AES"));
+    }
+    Ok(request)
+}
+
+/// Signs who asks and when, what is asked and, in partner mode, for whom.
+pub(super) fn sign(account: &Account, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+    let (app_id, nonce, milliseconds) = (&account.app_id, &with.stamp.nonce, with.stamp.unix_time.saturating_mul(1000));
+    let certificate = account.certificates.as_ref();
+    let certificate = certificate.map(|numbers| format!(",app_cert_sn={}", numbers.app)).unwrap_or_default();
+    let who = format!("app_id={app_id}{certificate},nonce={nonce},timestamp={milliseconds}");
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let head = format!("{who}\n{}\n{path}\n", request.method());
+    let token = account.app_auth_token.as_ref().map(|token| format!("{token}\n")).unwrap_or_default();
+    let text = [head.as_bytes(), request.body(), b"\n", token.as_bytes()].concat();
+    let signature = STANDARD.encode(with.signer.sign(&text)?);
+    let headers = request.headers_mut();
+    headers.insert(AUTHORIZATION, header(&format!("{SCHEME} {who},sign={signature}"))?);
+    headers.insert(REQUEST_ID, header(nonce)?);
+    if let Some(numbers) = &account.certificates {
+        headers.insert(ROOT_CERT_SN, header(&numbers.root)?);
+    }
+    if let Some(token) = &account.app_auth_token {
+        headers.insert(APP_AUTH_TOKEN, header(token)?);
+    }
+    Ok(())
+}
+
+fn header(text: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(text).map_err(|_| Error::NotSent("a header could not be written".to_owned()))
+}
+
+/// Checks the signature over the body as it came, encrypted or not.
+pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
+    if [TIMESTAMP, NONCE, SIGNATURE].iter().all(|name| !headers.contains_key(name)) {
+        return Err(BadSignature::Missing);
+    }
+    let missing = BadSignature::Wrong("a header of it is missing");
+    let timestamp = once(headers, TIMESTAMP)?.ok_or(missing.clone())?;
+    let nonce = once(headers, NONCE)?.ok_or(missing.clone())?;
+    let signature = once(headers, SIGNATURE)?.ok_or(missing)?;
+    let milliseconds: u64 = timestamp.parse().map_err(|_| BadSignature::Wrong("its timestamp is no number"))?;
+    if now.saturating_mul(1000).abs_diff(milliseconds) >= WINDOW {
+        return Err(BadSignature::Stale);
+    }
+    let text = [timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
+    let key = signing_key(once(headers, SN)?, &[&text], signature, keys, now)?;
+    Ok(Verified::vouch(body, &key.id))
+}
+
+/// A header that may be there, but once: of two, nobody could say which one was checked.
+fn once(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, BadSignature> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| BadSignature::Wrong("a header of it is not ASCII")),
+        (Some(_), Some(_)) => Err(BadSignature::Wrong("a header of it is there twice")),
+    }
+}
+
+pub(super) fn decode(
+    account: &Account,
+    operation: &Operation,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Outcome, Error> {
+    let opened;
+    let content = match body.trim_ascii_start().first() {
+        Some(b'{') => body,
+        _ => {
+            opened = unsealed(account, std::str::from_utf8(body).map_err(|_| unknown_form())?)?;
+            opened.as_slice()
+        }
+    };
+    if !status.is_success() {
+        return Err(errors::v3(operation.kind(), status, content, true));
+    }
+    // At a till, no time of payment means that the payer's password is waited for.
+    let is_scanned = matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
+    let is_typing = is_scanned && (status == StatusCode::ACCEPTED || !has_payment_time(content));
+    let word = Word { code: status.as_u16().to_string(), message: "nothing is known of it".to_owned() };
+    outcome(operation, content, is_typing, word)
+}
+
+fn has_payment_time(content: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Paid {
+        gmt_payment: Option<String>,
+    }
+    let paid = serde_json::from_slice::<Paid>(content).ok();
+    paid.and_then(|paid| paid.gmt_payment).is_some_and(|time| !time.is_empty())
+}

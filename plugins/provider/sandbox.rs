@@ -1,0 +1,325 @@
+//! The smallest provider that is whole: a dialect of this project's own, for trying out and as a model for new ones.
+//!
+//! JSON over HTTPS with one shared secret. Every message carries `x-timestamp` (unix seconds) and
+//! `x-signature` = hex(HMAC-SHA256(secret, `TIMESTAMP\nHEAD\nBODY`)); HEAD is `METHOD PATH` in a request and empty in an answer
+//! or a notification. `account` stands in every body that is not empty, and every answer tells one thing:
+//! `{account, number, status, amount, currency, id?, qr?}`, or `{code, message}` when it says no.
+
+use aws_lc_rs::hmac;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use crate::error::{Error, Word};
+use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
+use crate::settings::Settings;
+use crate::signer::Keyring;
+
+pub(super) const ROW: Row = Row {
+    name: "sandbox",
+    methods: &["sandbox.qr"],
+    secrets: &[SecretField { name: "secret", required: true, check: check_secret }],
+    algorithms: &[],
+    sign: Need::Nothing,
+    verify: Need::Nothing,
+    key_id: |_| None,
+    build,
+};
+
+/// Seconds that a timestamp may be off.
+const WINDOW: u64 = 300;
+
+type Class = fn(Word) -> Error;
+
+/// What each code of an error answer says of the money; of any other code nothing is concluded.
+const CODES: &[(&str, Class)] = &[
+    ("declined", Error::Declined),
+    ("busy", Error::Busy),
+    ("paid", Error::Conflict),
+    ("closed", Error::Conflict),
+    ("not_found", Error::Absent),
+];
+
+struct Sandbox {
+    account: String,
+    key: hmac::Key,
+}
+
+fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+    let account: String = settings.required("account")?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, given.secrets.get("secret")?.expose());
+    Some(Box::new(Sandbox { account, key }))
+}
+
+fn check_secret(secret: &[u8]) -> Result<(), String> {
+    if secret.len() >= 16 { Ok(()) } else { Err("the secret must have at least 16 bytes".to_owned()) }
+}
+
+impl Provider for Sandbox {
+    fn encode(&self, operation: &Operation, _: Signing<'_>) -> Result<Encoded, Error> {
+        let number = &operation.order().number;
+        let Money { value, currency } = operation.amount();
+        let mut body = json!({"account": self.account, "amount": value, "currency": currency});
+        let (method, path) = match operation {
+            Operation::Pay(pay) => {
+                body["number"] = number.as_str().into();
+                body["description"] = pay.description.as_str().into();
+                body["notify_url"] = pay.notify_url.as_str().into();
+                ("POST", "/payments".to_owned())
+            }
+            Operation::Query(_) => ("GET", format!("/payments/{number}")),
+            Operation::Close(_) => ("POST", format!("/payments/{number}/close")),
+            Operation::Refund(refund) => {
+                body["number"] = refund.number.as_str().into();
+                body["notify_url"] = refund.notify_url.as_str().into();
+                ("POST", format!("/payments/{number}/refunds"))
+            }
+            Operation::QueryRefund(refund) => ("GET", format!("/payments/{number}/refunds/{}", refund.number)),
+        };
+        let body = if method == "GET" { Bytes::new() } else { body.to_string().into() };
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json").body(body);
+        request.map(Encoded::Send).map_err(|_| Error::Unfit("the order's number does not fit into a path".to_owned()))
+    }
+
+    fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+        let time = with.stamp.unix_time;
+        let head = format!("{} {}", request.method(), request.uri().path());
+        let signature = hex::encode(hmac::sign(&self.key, &text(time, &head, request.body())));
+        let unfit = |_| Error::Unfit("the account has a character that no header may have".to_owned());
+        let values = [
+            ("x-account", HeaderValue::from_str(&self.account).map_err(unfit)?),
+            ("x-timestamp", HeaderValue::from(time)),
+            ("x-signature", HeaderValue::from_str(&signature).map_err(unfit)?),
+        ];
+        request.headers_mut().extend(values.map(|(name, value)| (http::HeaderName::from_static(name), value)));
+        Ok(())
+    }
+
+    fn verify(
+        &self,
+        _: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        _: &Keyring,
+        now: u64,
+    ) -> Result<Verified, BadSignature> {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(BadSignature::Missing);
+        let (time, signature) = (header("x-timestamp")?, header("x-signature")?);
+        let time: u64 = time.parse().map_err(|_| BadSignature::Stale)?;
+        if time.abs_diff(now) > WINDOW {
+            return Err(BadSignature::Stale);
+        }
+        let signature = hex::decode(signature).map_err(|_| BadSignature::Wrong("it is not hexadecimal"))?;
+        // In constant time.
+        hmac::verify(&self.key, &text(time, "", &body), &signature)
+            .map_err(|_| BadSignature::Wrong("it is not over this body"))?;
+        Ok(Verified::vouch(body, "secret"))
+    }
+
+    fn decode(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        reply: Verified,
+        _: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        if !status.is_success() {
+            return Err(no(status, reply.bytes()));
+        }
+        let news = self.news(reply.bytes())?;
+        let wanted = match operation {
+            Operation::Refund(refund) | Operation::QueryRefund(refund) => &refund.number,
+            _ => &operation.order().number,
+        };
+        if news.number != *wanted || news.amount()? != operation.amount() {
+            return Err(Error::Mismatch("it names another number or amount".to_owned()));
+        }
+        news.outcome()
+    }
+
+    /// Every true answer is signed, so one without a signature says nothing.
+    fn refusal(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
+        Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()))
+    }
+
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
+        let news = self.news(notification.bytes())?;
+        let outcome = Some(news.outcome()?);
+        let id = format!("{}:{}", news.number, news.status);
+        let (order_number, refund_number) = match news.order {
+            Some(order) => (order, Some(news.number)),
+            None => (news.number, None),
+        };
+        Ok(Event { id, order_number, refund_number, outcome })
+    }
+
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = if accepted { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
+        response
+    }
+
+    fn account(&self) -> &str {
+        &self.account
+    }
+
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+}
+
+impl Sandbox {
+    fn news(&self, body: &[u8]) -> Result<News, Error> {
+        let news: News = serde_json::from_slice(body)
+            .map_err(|_| Error::unclear("what it says is signed but has an unknown form"))?;
+        if news.account == self.account {
+            Ok(news)
+        } else {
+            Err(Error::Mismatch("it names another account".to_owned()))
+        }
+    }
+}
+
+/// A verified no.
+fn no(status: StatusCode, body: &[u8]) -> Error {
+    let Ok(word) = serde_json::from_slice::<Word>(body) else {
+        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+    };
+    match CODES.iter().find(|(code, _)| *code == word.code) {
+        Some((_, class)) => class(word),
+        None => Error::Unclear { why: format!("it answered HTTP {}", status.as_u16()), word: Some(word) },
+    }
+}
+
+/// How a payment or refund stands.
+#[derive(Deserialize)]
+struct News {
+    account: String,
+    number: String,
+    /// The payment that it gives back, when it is a refund.
+    order: Option<String>,
+    status: String,
+    amount: u64,
+    currency: String,
+    id: Option<String>,
+    qr: Option<String>,
+}
+
+impl News {
+    fn amount(&self) -> Result<Money, Error> {
+        let currency = Currency::parse(&self.currency);
+        let currency = currency.ok_or_else(|| Error::Mismatch("it names no currency that there is".to_owned()))?;
+        Ok(Money { value: self.amount, currency })
+    }
+
+    fn outcome(&self) -> Result<Outcome, Error> {
+        let status = match self.status.as_str() {
+            "pending" => Status::Pending,
+            "succeeded" => Status::Succeeded,
+            "failed" => Status::Failed,
+            "closed" => Status::Closed,
+            _ => return Err(Error::unclear("it names an unknown status")),
+        };
+        Ok(Outcome {
+            provider_id: self.id.clone(),
+            amount: Some(self.amount()?),
+            action: self.qr.clone().map(|data| Action::Qr { data }),
+            ..Outcome::of(status)
+        })
+    }
+}
+
+fn text(time: u64, head: &str, body: &[u8]) -> Vec<u8> {
+    [format!("{time}\n{head}\n").as_bytes(), body].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::golden::{self, Bench, NOW};
+    use super::*;
+
+    fn provider() -> Sandbox {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"for-golden-files-only");
+        Sandbox { account: "tea-house".to_owned(), key }
+    }
+
+    fn signature(body: &str) -> String {
+        hex::encode(hmac::sign(&provider().key, &text(NOW, "", body.as_bytes())))
+    }
+
+    #[test]
+    fn golden_files_hold() {
+        let needed = [
+            "pay-qr",
+            "query",
+            "query-unpaid",
+            "close",
+            "refund",
+            "query-refund",
+            "notification",
+            "notification-refund",
+        ];
+        let sign = |message: &mut golden::Message| {
+            message.headers.insert("x-timestamp".into(), NOW.to_string());
+            message.headers.insert("x-signature".into(), signature(&message.body));
+        };
+        let (signer, keys) = (crate::signer::none(), Keyring::default());
+        let bench = Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, sign: &sign };
+        golden::hold(&bench, &needed);
+    }
+
+    fn verify(body: &[u8], signature: &str, now: u64) -> Result<Verified, BadSignature> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-timestamp", NOW.into());
+        headers.insert("x-signature", signature.parse().unwrap());
+        provider().verify(Source::Answer, &headers, body.to_vec().into(), &Keyring::default(), now)
+    }
+
+    #[test]
+    fn one_byte_altered_is_refused_and_so_is_what_is_old() {
+        let body = r#"{"account":"tea-house","number":"n","status":"succeeded","amount":1,"currency":"CNY"}"#;
+        let signature = signature(body);
+        assert!(verify(body.as_bytes(), &signature, NOW + WINDOW).is_ok());
+        assert_eq!(verify(body.as_bytes(), &signature, NOW + WINDOW + 1).unwrap_err(), BadSignature::Stale);
+        for place in 0..body.len() {
+            let mut altered = body.as_bytes().to_vec();
+            altered[place] ^= 1;
+            assert!(verify(&altered, &signature, NOW).is_err(), "byte {place}");
+        }
+        assert_eq!(verify(body.as_bytes(), "zz", NOW).unwrap_err(), BadSignature::Wrong("it is not hexadecimal"));
+    }
+
+    #[test]
+    fn only_a_signed_and_known_no_is_one() {
+        let answer = |status: u16, body: &str| {
+            let reply = Verified::vouch(body.to_owned().into(), "secret");
+            let operation = golden::pay("sandbox.qr");
+            let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
+            let signer = crate::signer::none();
+            let with = Signing { signer: &*signer, keys: &Keyring::default(), stamp: &stamp };
+            provider().decode(&operation, StatusCode::from_u16(status).unwrap(), reply, with).unwrap_err().code()
+        };
+        assert_eq!(answer(400, r#"{"code":"declined","message":"no"}"#), "declined");
+        assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "absent");
+        assert_eq!(answer(500, r#"{"code":"odd","message":"no"}"#), "unclear");
+        assert_eq!(answer(500, "<html>"), "unclear");
+        let other = r#"{"account":"tea-house","number":"x","status":"succeeded","amount":1,"currency":"CNY"}"#;
+        assert_eq!(answer(200, other), "mismatch");
+        let unsigned =
+            provider().refusal(&golden::pay("sandbox.qr"), StatusCode::BAD_REQUEST, br#"{"code":"declined"}"#);
+        assert_eq!(unsigned.code(), "unclear");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_without_a_panic(body in ".{0,200}", tail in any::<u8>()) {
+            let forged = format!("{tail:02x}");
+            prop_assert!(verify(body.as_bytes(), &forged, NOW).is_err());
+            let _ = provider().decode_notification(Verified::vouch(body.into(), "secret"));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! WeChat Pay's APIv2: flat XML and one key that both sides have.
+//!
+//! ```text
+//! Operation ─ request ─▶ signature ═▶ WeChat Pay      (refunds and reversals: over mutual TLS)
+//! Outcome   ◀─ answer ── signature ◀═
+//! Error     ◀─ errors ◀─ answer
+//! Event     ◀─ answer ── signature ◀═ its notification (of a refund: encrypted, and to be asked about)
+//! ```
+//!
+//! The same fields are signed in both directions: sorted, without `sign`, what is empty left out, the key at the end.
+
+mod answer;
+mod errors;
+mod request;
+mod signature;
+mod xml;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+
+use self::answer::Message;
+use self::signature::{ApiKey, SignType};
+use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use crate::error::Error;
+use crate::payment::{Event, Method, Operation, Outcome};
+use crate::settings::Settings;
+use crate::signer::Keyring;
+
+pub(super) const ROW: Row = Row {
+    name: "wechat-v2",
+    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
+    secrets: &[SecretField { name: API, required: true, check: check_api }],
+    algorithms: &[],
+    sign: Need::Nothing,
+    verify: Need::Nothing,
+    key_id: |_| None,
+    build,
+};
+
+const API: &str = "api";
+
+struct WechatV2 {
+    account: Account,
+}
+
+/// By WeChat Pay's own names; every answer that names them must name these.
+struct Account {
+    mchid: String,
+    appid: String,
+    /// Whom a service provider acts for.
+    sub_mchid: Option<String>,
+    sub_appid: Option<String>,
+    key: ApiKey,
+}
+
+impl Account {
+    /// In whose app the payer pays.
+    fn payers_appid(&self) -> &str {
+        self.sub_appid.as_deref().unwrap_or(&self.appid)
+    }
+}
+
+fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+    let mchid: Option<String> = settings.required("mchid");
+    let appid: Option<String> = settings.required("appid");
+    let sub_mchid: Option<String> = settings.optional("sub_mchid");
+    let sub_appid: Option<String> = settings.optional("sub_appid");
+    let is_mchid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_appid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let mut is_good = true;
+    for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
+        if id.as_ref().is_some_and(|id| !is_mchid(id)) {
+            let suggestion = "copy the merchant number (商户号) from pay.weixin.qq.com, as in \"1900000109\"";
+            settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(suggestion.to_owned()));
+            is_good = false;
+        }
+    }
+    for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
+        if id.as_ref().is_some_and(|id| !is_appid(id)) {
+            let suggestion = "copy the AppID that is bound to the merchant number, as in \"wx8888888888888888\"";
+            settings.problem(
+                name,
+                format!("the {name} must be 1 to 32 letters and digits"),
+                Some(suggestion.to_owned()),
+            );
+            is_good = false;
+        }
+    }
+    if sub_appid.is_some() && sub_mchid.is_none() {
+        let suggestion = "add `sub_mchid`: the merchant for whom the service provider acts";
+        settings.problem("sub_appid", "`sub_appid` has no meaning without `sub_mchid`", Some(suggestion.to_owned()));
+        is_good = false;
+    }
+    let sign_type = match settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()).as_str() {
+        "HMAC-SHA256" => SignType::HmacSha256,
+        "MD5" => SignType::Md5,
+        _ => {
+            let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for what is old";
+            settings.problem("sign_type", "the sign_type is unknown", Some(suggestion.to_owned()));
+            return None;
+        }
+    };
+    let key = String::from_utf8(given.secrets.get(API)?.expose().to_vec()).ok()?;
+    let account = Account { mchid: mchid?, appid: appid?, sub_mchid, sub_appid, key: ApiKey { key, sign_type } };
+    is_good.then(|| Box::new(WechatV2 { account }) as Box<dyn Provider>)
+}
+
+fn check_api(secret: &[u8]) -> Result<(), String> {
+    match secret.len() {
+        32 if secret.is_ascii() => Ok(()),
+        length => Err(format!(
+            "the API key must be exactly 32 ASCII characters, this has {length} bytes: \
+             set it in the merchant console (账户中心 → API安全 → APIv2密钥)"
+        )),
+    }
+}
+
+impl Provider for WechatV2 {
+    fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
+        request::encode(&self.account, operation, with).map(Encoded::Send)
+    }
+
+    fn sign(&self, request: &mut Request<Bytes>, _: Signing<'_>) -> Result<(), Error> {
+        let unfit = || Error::Unfit("only flat XML can be signed for APIv2".to_owned());
+        let mut fields = xml::read("xml", request.body()).ok_or_else(unfit)?;
+        let sign = self.account.key.sign(&fields);
+        fields.insert("sign".to_owned(), sign);
+        *request.body_mut() = xml::write(&fields).into();
+        Ok(())
+    }
+
+    fn verify(
+        &self,
+        source: Source,
+        _: &HeaderMap,
+        body: Bytes,
+        _: &Keyring,
+        _: u64,
+    ) -> Result<Verified, BadSignature> {
+        match self.account.key.verify(body.clone()) {
+            Err(BadSignature::Missing) if source == Source::Notification => self.account.key.verify_refund(body),
+            checked => checked,
+        }
+    }
+
+    fn decode(
+        &self,
+        operation: &Operation,
+        _: StatusCode,
+        reply: Verified,
+        with: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        self.message(reply.bytes())?.outcome(operation, with)
+    }
+
+    /// What WeChat Pay did not understand it answers without a signature: that proves nothing.
+    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        match xml::read("xml", body) {
+            Some(fields) => answer::protocol_failure(&fields),
+            None => Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())),
+        }
+    }
+
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
+        self.message(notification.bytes())?.event()
+    }
+
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
+        let body: &[u8] = match accepted {
+            true => b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>",
+            false => b"<xml><return_code><![CDATA[FAIL]]></return_code><return_msg><![CDATA[not accepted]]></return_msg></xml>",
+        };
+        let mut response = Response::new(Bytes::from_static(body));
+        if !accepted {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+        response
+    }
+
+    fn account(&self) -> &str {
+        &self.account.mchid
+    }
+
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+}
+
+impl WechatV2 {
+    fn message(&self, bytes: &[u8]) -> Result<Message<'_>, Error> {
+        let fields = xml::read("xml", bytes).ok_or_else(|| Error::unclear("it is signed but has an unknown form"))?;
+        Ok(Message { account: &self.account, fields })
+    }
+}
+
+/// The ways to pay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Product {
+    Native,
+    Jsapi,
+    H5,
+    App,
+    Codepay,
+}
+
+impl Product {
+    fn of(method: Method) -> Result<Self, Error> {
+        match method.as_str() {
+            "wechat.native" => Ok(Self::Native),
+            "wechat.jsapi" => Ok(Self::Jsapi),
+            "wechat.h5" => Ok(Self::H5),
+            "wechat.app" => Ok(Self::App),
+            "wechat.codepay" => Ok(Self::Codepay),
+            other => Err(Error::Unfit(format!("WeChat Pay's APIv2 has no method `{other}`"))),
+        }
+    }
+
+    fn trade_type(self) -> &'static str {
+        match self {
+            Self::Native => "NATIVE",
+            Self::Jsapi => "JSAPI",
+            Self::H5 => "MWEB",
+            Self::App => "APP",
+            Self::Codepay => "MICROPAY",
+        }
+    }
+}

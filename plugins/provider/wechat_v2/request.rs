@@ -1,0 +1,142 @@
+//! Operations in APIv2's words: fields that become flat XML.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Uri};
+
+use super::super::{Signing, beijing};
+use super::xml::{self, Fields};
+use super::{Account, Product};
+use crate::error::Error;
+use crate::payment::{Currency, Money, Operation, Pay, Refund};
+
+/// Ten billion yuan: no order is larger.
+const MAX_FEN: u64 = 1_000_000_000_000;
+/// Where the order comes from, when the caller did not say: the field must be there, and no rule depends on it.
+const UNKNOWN_ADDRESS: &str = "127.0.0.1";
+
+/// The request, not yet signed.
+pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    let mut fields = Fields::new();
+    let order = operation.order();
+    let product = Product::of(order.method)?;
+    put(&mut fields, "out_trade_no", &order.number);
+    let path = match operation {
+        Operation::Pay(pay) => {
+            create(&mut fields, product, pay)?;
+            if let Product::Codepay = product { "/pay/micropay" } else { "/pay/unifiedorder" }
+        }
+        Operation::Query(_) => "/pay/orderquery",
+        // What a till scanned cannot be closed, only reversed.
+        Operation::Close(_) if product == Product::Codepay => "/secapi/pay/reverse",
+        Operation::Close(_) => "/pay/closeorder",
+        Operation::Refund(refund) => {
+            give_back(&mut fields, refund)?;
+            "/secapi/pay/refund"
+        }
+        Operation::QueryRefund(refund) => {
+            // One number only: the refund's own is the most exact.
+            fields.remove("out_trade_no");
+            put(&mut fields, "out_refund_no", &refund.number);
+            "/pay/refundquery"
+        }
+    };
+    put(&mut fields, "appid", &account.appid);
+    put(&mut fields, "mch_id", &account.mchid);
+    for (name, value) in [("sub_appid", &account.sub_appid), ("sub_mch_id", &account.sub_mchid)] {
+        if let Some(value) = value {
+            put(&mut fields, name, value);
+        }
+    }
+    put(&mut fields, "nonce_str", &with.stamp.nonce);
+    put(&mut fields, "sign_type", account.key.sign_type.as_str());
+    Ok(post(path, &fields))
+}
+
+/// The request that carries these fields.
+pub(super) fn post(path: &'static str, fields: &Fields) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from(xml::write(fields)));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = Uri::from_static(path);
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml; charset=utf-8"));
+    request
+}
+
+fn create(fields: &mut Fields, product: Product, pay: &Pay) -> Result<(), Error> {
+    if pay.description.is_empty() || pay.description.chars().count() > 128 {
+        return Err(unfit("WeChat Pay takes a `description` of 1 to 128 characters"));
+    }
+    put(fields, "body", &pay.description);
+    put(fields, "total_fee", &fen(pay.order.amount)?);
+    put(fields, "fee_type", "CNY");
+    let address = pay.payer.client_ip.as_deref();
+    if product == Product::H5 && address.is_none() {
+        return Err(unfit("wechat.h5 needs `payer.client_ip`: the address of the payer's browser"));
+    }
+    put(fields, "spbill_create_ip", address.unwrap_or(UNKNOWN_ADDRESS));
+    if let Some(end) = pay.expires_at {
+        put(fields, "time_expire", &beijing::write(end, beijing::COMPACT));
+    }
+    if product == Product::Codepay {
+        let code = pay.payer.auth_code.as_deref().filter(|code| is_auth_code(code));
+        let needed =
+            "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
+        put(fields, "auth_code", code.ok_or_else(|| unfit(needed))?);
+        return Ok(());
+    }
+    if pay.notify_url.len() > 256 || pay.notify_url.contains('?') {
+        return Err(unfit(
+            "WeChat Pay takes a notification address of at most 256 bytes without a query: shorten `public_url`",
+        ));
+    }
+    put(fields, "notify_url", &pay.notify_url);
+    put(fields, "trade_type", product.trade_type());
+    match product {
+        Product::Native => put(fields, "product_id", &pay.order.number),
+        Product::Jsapi => {
+            let needed = "wechat.jsapi needs `payer.openid`: who opened the page in WeChat";
+            put(fields, "openid", pay.payer.openid.as_deref().ok_or_else(|| unfit(needed))?);
+        }
+        Product::H5 => put(fields, "scene_info", r#"{"h5_info":{"type":"Wap"}}"#),
+        Product::App | Product::Codepay => {}
+    }
+    Ok(())
+}
+
+fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
+    put(fields, "out_refund_no", &refund.number);
+    put(fields, "total_fee", &fen(refund.order.amount)?);
+    put(fields, "refund_fee", &fen(refund.amount)?);
+    put(fields, "refund_fee_type", "CNY");
+    put(fields, "notify_url", &refund.notify_url);
+    if let Some(reason) = &refund.reason {
+        if reason.chars().count() > 80 {
+            return Err(unfit("WeChat Pay takes a `reason` of at most 80 characters"));
+        }
+        put(fields, "refund_desc", reason);
+    }
+    Ok(())
+}
+
+fn is_auth_code(code: &str) -> bool {
+    let is_known_start = code.get(..2).is_some_and(|start| ("10"..="15").contains(&start));
+    code.len() == 18 && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
+}
+
+fn fen(money: Money) -> Result<String, Error> {
+    if money.currency != Currency::CNY {
+        return Err(Error::Unfit(format!("this channel takes CNY only, not {}", money.currency)));
+    }
+    match money.value {
+        1..=MAX_FEN => Ok(money.value.to_string()),
+        _ => Err(unfit("WeChat Pay takes from 1 fen to ten billion yuan")),
+    }
+}
+
+fn put(fields: &mut Fields, name: &str, value: &str) {
+    fields.insert(name.to_owned(), value.to_owned());
+}
+
+fn unfit(why: &str) -> Error {
+    Error::Unfit(why.to_owned())
+}

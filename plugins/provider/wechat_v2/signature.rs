@@ -1,0 +1,92 @@
+//! Signatures with the API key, which both sides have: MD5 or HMAC-SHA256 over the sorted fields.
+
+use aws_lc_rs::cipher::{AES_256, DecryptingKey, DecryptionContext, UnboundCipherKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use md5::{Digest, Md5};
+
+use super::super::form;
+use super::super::{BadSignature, Verified};
+use super::xml::{self, Fields};
+
+/// What the key's only id is.
+const KEY_ID: &str = "api";
+
+/// By the names that the interface gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignType {
+    Md5,
+    HmacSha256,
+}
+
+impl SignType {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::HmacSha256 => "HMAC-SHA256",
+        }
+    }
+}
+
+/// The API key and how it signs.
+pub(super) struct ApiKey {
+    pub(super) key: String,
+    pub(super) sign_type: SignType,
+}
+
+impl ApiKey {
+    /// The signature over all fields but `sign`; upper-case hexadecimal.
+    pub(super) fn sign(&self, fields: &Fields) -> String {
+        let unsigned = form::text(fields, &["sign"]);
+        let text = format!("{unsigned}&key={}", self.key);
+        match self.sign_type {
+            SignType::Md5 => hex::encode_upper(Md5::digest(text.as_bytes())),
+            SignType::HmacSha256 => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes());
+                hex::encode_upper(hmac::sign(&key, text.as_bytes()))
+            }
+        }
+    }
+
+    /// Checks an answer or a notification of a payment; what is verified is the whole message.
+    pub(super) fn verify(&self, message: Bytes) -> Result<Verified, BadSignature> {
+        let fields = xml::read("xml", &message).ok_or(BadSignature::Missing)?;
+        let sign = fields.get("sign").ok_or(BadSignature::Missing)?;
+        // Of different lengths they are not equal; in constant time otherwise.
+        verify_slices_are_equal(self.sign(&fields).as_bytes(), sign.as_bytes())
+            .map_err(|_| BadSignature::Wrong("it is not over this message, or by another API key"))?;
+        Ok(Verified::vouch(message, KEY_ID))
+    }
+
+    /// A refund's notification is not signed but encrypted: whoever could write it has the key. That is no proof that each
+    /// byte is as it was written (ECB has no seal), so what it says must be asked about.
+    pub(super) fn verify_refund(&self, message: Bytes) -> Result<Verified, BadSignature> {
+        let fields = xml::read("xml", &message).ok_or(BadSignature::Missing)?;
+        let sealed = fields.get("req_info").ok_or(BadSignature::Missing)?;
+        match self.open(sealed) {
+            Some(_) => Ok(Verified::vouch(message, KEY_ID)),
+            None => Err(BadSignature::Wrong("`req_info` cannot be opened with this API key")),
+        }
+    }
+
+    /// The fields in a `req_info`: base64 of AES-256-ECB, the key being the lower-case hexadecimal MD5 of the API key.
+    pub(super) fn open(&self, sealed: &str) -> Option<Fields> {
+        let mut bytes = STANDARD.decode(sealed).ok()?;
+        let secret = hex::encode(Md5::digest(self.key.as_bytes()));
+        let key = DecryptingKey::ecb(UnboundCipherKey::new(&AES_256, secret.as_bytes()).ok()?).ok()?;
+        let plain = key.decrypt(&mut bytes, DecryptionContext::None).ok()?;
+        // Some writers leave the padding out when the text fills its last block.
+        xml::read("root", unpadded(plain)).or_else(|| xml::read("root", plain))
+    }
+}
+
+fn unpadded(plain: &[u8]) -> &[u8] {
+    let count = plain.last().copied().unwrap_or_default();
+    match plain.split_at_checked(plain.len().saturating_sub(usize::from(count))) {
+        Some((text, padding)) if (1..=16).contains(&count) && padding.iter().all(|byte| *byte == count) => text,
+        _ => plain,
+    }
+}

@@ -1,0 +1,183 @@
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::super::golden::{self, Bench, Message as Golden, NOW};
+use super::xml::Fields;
+use super::*;
+use crate::payment::Status;
+
+static VECTORS: LazyLock<Value> = LazyLock::new(|| {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/wechat-v2/vectors.json");
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+});
+
+fn key(sign_type: SignType) -> ApiKey {
+    ApiKey { key: VECTORS["doc_vector"]["key"].as_str().unwrap().to_owned(), sign_type }
+}
+
+fn provider() -> WechatV2 {
+    let account = Account {
+        mchid: "10000100".to_owned(),
+        appid: "wxd930ea5d5a258f4f".to_owned(),
+        sub_mchid: None,
+        sub_appid: None,
+        key: key(SignType::HmacSha256),
+    };
+    WechatV2 { account }
+}
+
+fn fields(params: &Value) -> Fields {
+    params.as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
+}
+
+/// WeChat Pay's side: what has no signature gets one, but for refund notifications, which have none.
+fn sign(message: &mut Golden) {
+    let mut fields = xml::read("xml", message.body.as_bytes()).unwrap();
+    if !fields.contains_key("sign") && !fields.contains_key("req_info") {
+        fields.insert("sign".to_owned(), provider().account.key.sign(&fields));
+        message.body = xml::write(&fields);
+    }
+}
+
+#[test]
+fn golden_files_hold() {
+    let needed = "pay-native pay-jsapi pay-h5 pay-app pay-codepay query query-unpaid close reverse refund query-refund notification-payment \
+                  notification-refund";
+    let needed: Vec<&str> = needed.split_whitespace().collect();
+    let (signer, keys) = (crate::signer::none(), Keyring::default());
+    golden::hold(
+        &Bench { folder: "wechat-v2", provider: &provider(), signer: &*signer, keys: &keys, sign: &sign },
+        &needed,
+    );
+}
+
+#[test]
+fn signatures_are_as_published() {
+    let doc = &VECTORS["doc_vector"];
+    assert_eq!(key(SignType::Md5).sign(&fields(&doc["params"])), doc["md5"].as_str().unwrap());
+    assert_eq!(key(SignType::HmacSha256).sign(&fields(&doc["params"])), doc["hmac_sha256"].as_str().unwrap());
+    let order = &VECTORS["unifiedorder"];
+    assert_eq!(key(SignType::HmacSha256).sign(&fields(&order["params"])), order["hmac_sha256"].as_str().unwrap());
+}
+
+#[test]
+fn a_refund_notification_is_opened_as_published() {
+    let vector = &VECTORS["refund_req_info"];
+    let opened = key(SignType::Md5).open(vector["req_info"].as_str().unwrap()).unwrap();
+    assert_eq!(Some(opened), xml::read("root", vector["plaintext"].as_str().unwrap().as_bytes()));
+    for bad in ["", "!", "AAAA", "AAAAAAAAAAAAAAAAAAAAAA=="] {
+        assert!(key(SignType::Md5).open(bad).is_none(), "{bad}");
+    }
+}
+
+fn verify(source: Source, body: &[u8]) -> Result<Verified, BadSignature> {
+    provider().verify(source, &HeaderMap::new(), Bytes::copy_from_slice(body), &Keyring::default(), NOW)
+}
+
+fn signed(params: &[(&str, &str)]) -> String {
+    let mut fields: Fields = params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    fields.insert("sign".to_owned(), provider().account.key.sign(&fields));
+    xml::write(&fields)
+}
+
+const PAID: &[(&str, &str)] = &[
+    ("return_code", "SUCCESS"),
+    ("result_code", "SUCCESS"),
+    ("appid", "wxd930ea5d5a258f4f"),
+    ("mch_id", "10000100"),
+    ("out_trade_no", "0123456789abcdef0123456789abcdef"),
+    ("transaction_id", "4200001988202311150000000001"),
+    ("trade_state", "SUCCESS"),
+    ("total_fee", "1"),
+    ("time_end", "20231115061325"),
+];
+
+#[test]
+fn one_byte_altered_is_refused() {
+    let body = signed(PAID);
+    assert!(verify(Source::Answer, body.as_bytes()).is_ok());
+    let whole = xml::read("xml", body.as_bytes());
+    for place in 0..body.len() {
+        let mut altered = body.clone().into_bytes();
+        altered[place] ^= 1;
+        let refused = verify(Source::Notification, &altered).is_err();
+        assert!(refused || xml::read("xml", &altered) == whole, "byte {place}");
+    }
+    assert_eq!(
+        verify(Source::Answer, b"<xml><return_code>FAIL</return_code></xml>").unwrap_err(),
+        BadSignature::Missing
+    );
+    let sealed = b"<xml><req_info>AAAA</req_info></xml>";
+    assert!(matches!(verify(Source::Notification, sealed), Err(BadSignature::Wrong(_))));
+}
+
+/// What a query is answered with, some fields being otherwise.
+fn queried(method: &str, otherwise: &[(&str, &str)]) -> Result<Outcome, Error> {
+    let Operation::Pay(pay) = golden::pay(method) else { panic!() };
+    answered(&Operation::Query(pay.order), otherwise)
+}
+
+fn answered(operation: &Operation, otherwise: &[(&str, &str)]) -> Result<Outcome, Error> {
+    let (signer, keys) = (crate::signer::none(), Keyring::default());
+    let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
+    let with = Signing { signer: &*signer, keys: &keys, stamp: &stamp };
+    let body = signed(&[PAID, otherwise].concat());
+    provider().decode(operation, StatusCode::OK, verify(Source::Answer, body.as_bytes()).unwrap(), with)
+}
+
+#[test]
+fn only_what_agrees_with_the_order_is_accepted() {
+    assert_eq!(queried("wechat.native", &[]).unwrap().status, Status::Succeeded);
+    for (name, value) in
+        [("appid", "wx1"), ("mch_id", "1"), ("out_trade_no", "1"), ("total_fee", "1.0"), ("fee_type", "USD")]
+    {
+        assert_eq!(queried("wechat.native", &[(name, value)]).unwrap_err().code(), "mismatch", "{name}");
+    }
+    assert_eq!(queried("wechat.native", &[("trade_state", "ODD")]).unwrap_err().code(), "unclear");
+    assert_eq!(queried("wechat.native", &[("trade_state", "REFUND")]).unwrap().status, Status::Succeeded);
+}
+
+#[test]
+fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
+    let code =
+        |code: &str| queried("wechat.native", &[("result_code", "FAIL"), ("err_code", code)]).unwrap_err().code();
+    assert_eq!(code("ORDERNOTEXIST"), "absent");
+    assert_eq!(code("SYSTEMERROR"), "unclear");
+    assert_eq!(code("ORDERPAID"), "conflict");
+    assert_eq!(code("PARAM_ERROR"), "declined");
+    assert_eq!(code("FREQUENCY_LIMITED"), "provider_busy");
+    assert_eq!(code("SOMETHING_NEW"), "unclear");
+    let typing = [("result_code", "FAIL"), ("err_code", "USERPAYING")];
+    assert_eq!(answered(&golden::pay("wechat.codepay"), &typing).unwrap().status, Status::Pending);
+    let Operation::Pay(pay) = golden::pay("wechat.codepay") else { panic!() };
+    let reverse = Operation::Close(pay.order);
+    assert_eq!(answered(&reverse, &[("recall", "N")]).unwrap().status, Status::Closed);
+    assert_eq!(answered(&reverse, &[("recall", "Y")]).unwrap_err().code(), "unclear");
+    let unsigned = b"<xml><return_code>FAIL</return_code><return_msg>\xe7\xad\xbe\xe5\x90\x8d\xe9\x94\x99\xe8\xaf\xaf</return_msg></xml>";
+    let error = provider().refusal(&reverse, StatusCode::OK, unsigned);
+    assert!(matches!(&error, Error::Unclear { word: Some(word), .. } if word.message == "签名错误"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_is_read_without_a_panic_and_not_believed(body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z\\[\\]&;! ]{0,80}(</xml>)?") {
+        for body in [&body[..], text.as_bytes()] {
+            prop_assert!(verify(Source::Answer, body).is_err());
+            prop_assert!(verify(Source::Notification, body).is_err());
+            let _ = provider().decode_notification(Verified::vouch(Bytes::copy_from_slice(body), "api"));
+        }
+    }
+
+    #[test]
+    fn a_mutated_answer_is_never_believed(place in any::<usize>(), byte in any::<u8>()) {
+        static BODY: LazyLock<String> = LazyLock::new(|| signed(PAID));
+        let mut altered = BODY.clone().into_bytes();
+        let place = place % altered.len();
+        altered[place] = byte;
+        let same = xml::read("xml", &altered) == xml::read("xml", BODY.as_bytes());
+        prop_assert!(same || verify(Source::Answer, &altered).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! `rsa-sha1`: the same with SHA-1, for accounts that were never moved to SHA-256. `aws-lc-rs` checks such signatures but
+//! makes none, so the crate `rsa` makes them: blinded against its timing, and off the thread that serves requests.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY;
+use rsa::pkcs1::DecodeRsaPrivateKey;
+use rsa::rand_core::OsRng;
+use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+
+use super::super::{KeyError, Signer, Verifier};
+use super::{PRIVATE_FORMATS, private, refused, verifier_with};
+use crate::error::Error;
+
+/// What stands before the digest in a signature: SHA-1's `DigestInfo` of RFC 8017, section 9.2.
+const SHA1_INFO: [u8; 15] = [0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a, 0x05, 0x00, 0x04, 0x14];
+
+/// Reads a private key file.
+pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
+    let key = RsaPrivateKey::from_pkcs1_der(&private(file)?.pkcs1)
+        .map_err(|_| refused(PRIVATE_FORMATS, "this cannot be read as one"))?;
+    key.validate()
+        .map_err(|_| KeyError("the RSA private key is damaged: its numbers do not belong together".to_owned()))?;
+    Ok(Arc::new(Sha1Signer { id: id.to_owned(), key }))
+}
+
+/// Reads a public key or certificate file.
+pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
+    verifier_with(&RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, file)
+}
+
+struct Sha1Signer {
+    id: String,
+    key: RsaPrivateKey,
+}
+
+impl Signer for Sha1Signer {
+    fn key_id(&self) -> &str {
+        &self.id
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let scheme = Pkcs1v15Sign { hash_len: Some(20), prefix: SHA1_INFO.into() };
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, message);
+        self.key
+            .sign_with_rng(&mut OsRng, scheme, hash.as_ref())
+            .map_err(|_| Error::NotSent("the RSA signature could not be made".to_owned()))
+    }
+
+    fn is_slow(&self) -> bool {
+        true
+    }
+}

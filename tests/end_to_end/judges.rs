@@ -1,0 +1,227 @@
+//! The payment companies' own SDKs, or the most used ones, judge from outside: what the gateway sends, what the sandbox
+//! answers, and whether the gateway takes what they make. `tests/judges/install` fetches them from npm and PyPI.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::harness::{World, send};
+
+/// Where the judges are, installed on the first call.
+fn installed() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/install");
+        let output = Command::new(script).arg(&place).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the judges could not be installed (this needs npm and PyPI): {said}");
+        place
+    })
+}
+
+/// Asks a judge: `wechat.mjs` runs in Node, `wechat.py` in Python.
+pub async fn ask(script: &'static str, command: &'static str, question: Value) -> Value {
+    let work = move || {
+        let place = installed();
+        let program = if script.ends_with(".mjs") { PathBuf::from("node") } else { place.join("python/bin/python") };
+        let mut judge = Command::new(program);
+        judge.arg(place.join(script)).arg(command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut judge = judge.spawn().unwrap();
+        judge.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
+        let output = judge.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script} {command}: {said}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{script} {command} gave no JSON: {said}"))
+    };
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// One part of each of a provider's golden files that has it, with the file's name. They are what the gateway sends and takes,
+/// to the byte.
+fn golden_parts(provider: &str, pointer: &str) -> Vec<(String, Value)> {
+    let folder = golden(provider);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_none_or(|kind| kind != "json") || name == "vectors" {
+            continue;
+        }
+        let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        if let Some(part) = file.pointer_mut(pointer).map(Value::take).filter(|part| !part.is_null()) {
+            found.push((name, part));
+        }
+    }
+    assert!(!found.is_empty(), "no golden file in {} has {pointer}", folder.display());
+    found
+}
+
+/// Every verdict is this one.
+fn all_are(verdict: bool, verdicts: &Value, names: &[String]) {
+    let verdicts = verdicts.as_array().unwrap();
+    assert_eq!(verdicts.len(), names.len());
+    for (name, given) in names.iter().zip(verdicts) {
+        assert_eq!(*given, json!(verdict), "{name}");
+    }
+}
+
+fn golden(provider: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(provider)
+}
+
+fn golden_key(provider: &str, name: &str) -> String {
+    std::fs::read_to_string(golden(provider).join("keys").join(name)).unwrap()
+}
+
+/// The account of a channel, as the sandbox knows it.
+fn account(world: &World) -> (PathBuf, toml::Table) {
+    let folder = world.conf().join("channels/main");
+    let table = std::fs::read_to_string(folder.join("sandbox.toml")).unwrap().parse().unwrap();
+    (folder, table)
+}
+
+fn wechat_client(world: &World, number: &str) -> Value {
+    let (folder, account) = account(world);
+    json!({
+        "url": format!("https://{}", world.sandbox.address()),
+        "folder": folder,
+        "number": number,
+        "account": {
+            "mchid": account["mchid"], "appid": account["appid"], "api_v3": account["api_v3"],
+            "serial": account["merchant"]["serial"], "public_key_id": account["public_key"]["id"],
+        },
+    })
+}
+
+#[tokio::test]
+async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
+    let (names, requests): (Vec<_>, Vec<_>) = golden_parts("wechat-v3", "/request").into_iter().unzip();
+    let certificate = golden_key("wechat-v3", "wxjava_merchant_certificate.pem");
+    let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": requests})).await;
+    all_are(true, &verdicts, &names);
+    let mut altered = requests;
+    for request in &mut altered {
+        request["uri"] = format!("{}x", request["uri"].as_str().unwrap()).into();
+    }
+    let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": altered})).await;
+    all_are(false, &verdicts, &names);
+}
+
+#[tokio::test]
+async fn wechat_v2_messages_are_signed_as_an_sdk_signs() {
+    let (mut names, mut messages) = (Vec::new(), Vec::new());
+    for pointer in ["/request/body", "/answer/body", "/notification/body"] {
+        // A refund's notification is encrypted instead.
+        let signed = golden_parts("wechat-v2", pointer).into_iter().filter(|(name, _)| name != "notification-refund");
+        let (more_names, more): (Vec<_>, Vec<_>) = signed.unzip();
+        names.extend(more_names);
+        messages.extend(more);
+    }
+    let (device_names, parameters): (Vec<_>, Vec<_>) =
+        golden_parts("wechat-v2", "/outcome/action/params").into_iter().unzip();
+    names.extend(device_names);
+    let vectors: Value =
+        serde_json::from_slice(&std::fs::read(golden("wechat-v2").join("vectors.json")).unwrap()).unwrap();
+    let question = |key: &Value| json!({"key": key, "messages": messages, "parameters": parameters});
+    all_are(true, &ask("wechat.mjs", "v2", question(&vectors["doc_vector"]["key"])).await, &names);
+    all_are(false, &ask("wechat.mjs", "v2", question(&json!("another key of thirty-two letters"))).await, &names);
+}
+
+/// A form's fields as a JSON object.
+fn fields(form: &str) -> Value {
+    let unescape = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8().unwrap().into_owned()
+    };
+    let pairs = form.split('&').map(|pair| pair.split_once('=').unwrap());
+    pairs.map(|(name, value)| (unescape(name), Value::from(unescape(value)))).collect()
+}
+
+#[tokio::test]
+async fn alipay_requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
+    let (mut names, mut signed) = (Vec::new(), Vec::new());
+    for pointer in ["/request/body", "/outcome/action/url", "/outcome/action/params/orderStr"] {
+        for (name, part) in golden_parts("alipay", pointer) {
+            let form = part.as_str().unwrap();
+            signed.push(fields(form.split_once("gateway.do?").map_or(form, |(_, query)| query)));
+            names.push(format!("{name} {pointer}"));
+        }
+    }
+    assert!(names.len() >= 14, "{names:?}");
+    let (public, private) = (golden_key("alipay", "ali_app.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed});
+    all_are(true, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+    for fields in &mut signed {
+        fields["timestamp"] = "2023-11-15 06:13:21".into();
+    }
+    all_are(false, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+}
+
+#[tokio::test]
+async fn alipay_answers_and_notifications_that_the_gateway_takes_are_good_to_its_sdks() {
+    let (public, private) = (golden_key("alipay", "ali_alipay.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |name: &str, what: Vec<Value>| json!({"publicKey": public, "privateKey": private, name: what});
+    let (names, answers): (Vec<_>, Vec<_>) = golden_parts("alipay", "/answer/body").into_iter().unzip();
+    all_are(true, &ask("alipay.mjs", "answers", question("answers", answers)).await, &names);
+    let (names, bodies): (Vec<_>, Vec<_>) = golden_parts("alipay", "/notification/body").into_iter().unzip();
+    let forms: Vec<Value> = bodies.iter().map(|body| fields(body.as_str().unwrap())).collect();
+    all_are(true, &ask("alipay.mjs", "forms", question("signed", forms)).await, &names);
+    all_are(true, &ask("alipay_notifications.py", "", question("notifications", bodies)).await, &names);
+}
+
+#[tokio::test]
+async fn the_sandbox_serves_wechat_v3_sdks_and_refuses_a_wrong_key() {
+    let world = World::new().await;
+    let seen = ask("wechat.mjs", "client", wechat_client(&world, "judge-1")).await;
+    assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
+    assert_eq!(
+        (&seen["state"], &seen["closed"], &seen["afterwards"]),
+        (&json!("NOTPAY"), &json!(204), &json!("CLOSED"))
+    );
+    assert_eq!(seen["forged"], 401, "{seen}");
+
+    let seen = ask("wechat.py", "client", wechat_client(&world, "judge-2")).await;
+    assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
+    assert_eq!((&seen["created"], &seen["state"], &seen["closed"]), (&json!(200), &json!("NOTPAY"), &json!(204)));
+}
+
+#[tokio::test]
+async fn a_wechat_v3_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    let (folder, account) = account(&world);
+    let resource = json!({
+        "mchid": account["mchid"], "appid": account["appid"], "out_trade_no": World::number("o-1"),
+        "transaction_id": "4200000000000000000000000001", "trade_type": "NATIVE", "trade_state": "SUCCESS",
+        "success_time": "2026-01-02T03:04:05+08:00", "payer": {"openid": "o-openid"},
+        "amount": {"total": 1000, "payer_total": 1000, "currency": "CNY", "payer_currency": "CNY"},
+    });
+    let question = json!({
+        "platformKey": std::fs::read_to_string(folder.join("platform_key.pem")).unwrap(),
+        "keyId": account["public_key"]["id"], "apiV3": account["api_v3"], "resource": resource,
+        "type": "TRANSACTION.SUCCESS",
+    });
+    let made = ask("wechat.mjs", "notification", question).await;
+    let altered = made["body"].as_str().unwrap().replace("TRANSACTION.SUCCESS", "TRANSACTION.SUCCESs");
+    assert_eq!(deliver(&world, &made, &altered).await, 400);
+    assert_eq!(world.payment("o-1").await["status"], "pending");
+    assert_eq!(deliver(&world, &made, made["body"].as_str().unwrap()).await, 204);
+    let payment = world.until_status("o-1", "succeeded").await;
+    assert_eq!(payment["provider_payment_id"], "4200000000000000000000000001");
+}
+
+/// Brings a notification to the gateway, with another body perhaps; gives the status of its answer.
+async fn deliver(world: &World, made: &Value, body: &str) -> u16 {
+    let headers: Vec<(&'static str, String)> = made["headers"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, value)| (name.clone().leak() as &'static str, value.as_str().unwrap().to_owned()))
+        .collect();
+    let url = format!("http://{}/notify/main", world.gateway.listen);
+    send("POST", &url, &headers, body.as_bytes()).await.unwrap().status
+}
