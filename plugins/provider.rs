@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod golden;
+pub mod unionpay;
 pub mod wechat_v3;
 
 use bytes::Bytes;
@@ -202,4 +203,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[wechat_v3::ROW];
+pub const PROVIDERS: &[Row] = &[unionpay::ROW, wechat_v3::ROW];

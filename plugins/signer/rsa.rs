@@ -17,6 +17,7 @@ use rsa::pkcs8::{PrivateKeyInfo, SubjectPublicKeyInfoRef};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::pem::private_part;
 use super::{KeyError, Signer, Verifier};
 use crate::error::Error;
 
@@ -29,7 +30,7 @@ const PUBLIC_FORMATS: &str = "expected an RSA public key: PEM (`BEGIN PUBLIC KEY
 
 /// Reads a private key file.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
-    let Material { label, der } = material(file, PRIVATE_FORMATS)?;
+    let Material { label, der } = material(private_part(file), PRIVATE_FORMATS)?;
     match label {
         Some("ENCRYPTED PRIVATE KEY") => {
             return Err(KeyError(

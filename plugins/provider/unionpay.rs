@@ -1,0 +1,148 @@
+//! UnionPay's ACP (全渠道) in version 5.1.0.
+//!
+//! ```text
+//! Operation ─ request ─▶ signature ═▶ UnionPay          (a page: ─▶ the payer's browser)
+//! Outcome   ◀─ answer ◀─ signature ◀─ fields ◀═
+//! Event     ◀─ notify ◀─ signature ◀─ fields ◀═ its notification
+//!                        chain: the certificate in the message
+//! ```
+//!
+//! UnionPay closes no orders: an unpaid one ends when its time has passed, and until then the payer may try again. So a
+//! failure counts only after that time, which travels with the order (`reqReserved`). What a till scanned is reversed.
+
+mod account;
+mod answer;
+mod chain;
+mod codes;
+mod fields;
+mod notify;
+mod request;
+mod signature;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+
+use self::account::{Account, MIDDLE, ROOT, SECURE_KEY};
+use self::fields::Fields;
+use self::request::Product;
+use super::{BadSignature, Encoded, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use crate::error::Error;
+use crate::payment::{Action, Event, Operation, Outcome, Status};
+use crate::signer::Keyring;
+
+pub(super) const ROW: Row = Row {
+    name: "unionpay",
+    methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
+    secrets: &[
+        SecretField { name: SECURE_KEY, required: false, check: check_secure_key },
+        SecretField { name: ROOT, required: false, check: chain::check },
+        SecretField { name: MIDDLE, required: false, check: chain::check },
+    ],
+    algorithms: &["rsa-sha256", "sm2-sm3"],
+    // Needed for `sign_method` 01 and 21; `build` says so.
+    sign: Need::Optional,
+    // Each message brings its own certificate.
+    verify: Need::Nothing,
+    key_id: chain::serial,
+    build: account::build,
+};
+
+fn check_secure_key(key: &[u8]) -> Result<(), String> {
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.is_empty() && !text.contains(char::is_whitespace) => Ok(()),
+        _ => Err("the key (密钥) must be a text without spaces: copy it from merchant.unionpay.com".to_owned()),
+    }
+}
+
+struct UnionPay(Account);
+
+impl UnionPay {
+    fn read(&self, source: Source, body: &[u8]) -> Option<Fields> {
+        Fields::read(self.0.codec, source, body)
+    }
+}
+
+impl Provider for UnionPay {
+    fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
+        let draft = request::draft(&self.0, operation)?;
+        if !matches!(operation, Operation::Pay(pay) if Product::of(pay.order.method)? == Product::Page) {
+            return draft.request(self.0.codec).map(Encoded::Send);
+        }
+        let fields = self.0.method.sign(&draft.fields, with.signer)?.into_map();
+        let url = format!("{}{}", self.0.gateway, draft.path);
+        Ok(Encoded::Answer(Outcome { action: Some(Action::Form { url, fields }), ..Outcome::of(Status::Pending) }))
+    }
+
+    fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
+        let unreadable = || Error::NotSent("the request's body has no form that can be signed".to_owned());
+        let fields = Fields::of_request(self.0.codec, request.body()).ok_or_else(unreadable)?;
+        let signed = self.0.method.sign(&fields, with.signer)?;
+        *request.body_mut() = signed.write(self.0.codec).ok_or_else(unreadable)?.into();
+        Ok(())
+    }
+
+    fn verify(
+        &self,
+        source: Source,
+        _: &HeaderMap,
+        body: Bytes,
+        _: &Keyring,
+        now: u64,
+    ) -> Result<Verified, BadSignature> {
+        let unreadable = BadSignature::Wrong("what it covers is in no form that UnionPay writes");
+        let fields = self.read(source, &body).ok_or(unreadable)?;
+        let key_id = self.0.method.verify(&fields, now)?;
+        Ok(Verified::vouch(body, key_id))
+    }
+
+    fn decode(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        reply: Verified,
+        with: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        if !status.is_success() {
+            return Err(self.refusal(operation, status, reply.bytes()));
+        }
+        let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
+        let fields = self.read(Source::Answer, reply.bytes()).ok_or_else(unreadable)?;
+        answer::decode(&self.0, operation, &fields, with.stamp.unix_time)
+    }
+
+    /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way.
+    fn refusal(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
+        Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))
+    }
+
+    fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
+        let unreadable = || Error::unclear("it is in no form that UnionPay writes");
+        let fields = self.read(Source::Notification, notification.bytes()).ok_or_else(unreadable)?;
+        notify::decode(&self.0, &fields)
+    }
+
+    /// Only the status counts; the body is what UnionPay's own samples write.
+    fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
+        let body = if accepted { "ok" } else { "fail" };
+        let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+        if !accepted {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
+        response
+    }
+
+    fn account(&self) -> &str {
+        &self.0.mer_id
+    }
+
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+}
