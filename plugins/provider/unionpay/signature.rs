@@ -121,11 +121,11 @@ fn keyed(hash: fn(&[u8]) -> String, text: &str, key: &Secret) -> String {
     hash(&covered)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn sm3(bytes: &[u8]) -> String {
+pub(super) fn sm3(bytes: &[u8]) -> String {
     // Of an older edition of the hash traits than SHA-256.
     hex::encode(<Sm3 as sm3::Digest>::digest(bytes))
 }
