@@ -49,13 +49,14 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Bo
     });
     let codec = word(settings, "codec", &[("form", Codec::Form), ("json", Codec::Json)]);
     let owners = word(settings, "verify_cn", &[("production", Owners::Production), ("test", Owners::Test)]);
-    let _ = word(settings, "encoding", &[("UTF-8", ())]);
+    let encoding = word(settings, "encoding", &[("UTF-8", ())]);
     let channel_type = word(settings, "channel_type", &[("08", "08"), ("07", "07")]);
     let (gateway, pay_timeout, term_id) = (gateway(settings), pay_timeout(settings), term_id(settings));
     let sub_merchant = sub_merchant(settings);
     let methods = [("01", Sign::Rsa), ("11", Sign::Sha256), ("12", Sign::Sm3), ("21", Sign::Sm2)];
     let method = word(settings, "sign_method", &methods).zip(owners);
     let method = method.and_then(|(sign, owners)| read_method(settings, given, sign, owners));
+    encoding?;
     Some(Box::new(UnionPay(Account {
         mer_id: mer_id?,
         method: method?,

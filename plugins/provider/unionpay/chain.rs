@@ -124,7 +124,7 @@ fn der_of(file: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
-    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
+    X509Certificate::from_der(der).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, certificate)| certificate)
 }
 
 fn is_authority(certificate: &X509Certificate<'_>) -> bool {
