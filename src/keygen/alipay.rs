@@ -43,7 +43,7 @@ pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
     files.push(("alipay_private_key.pem", alipay.private_key));
     files.push(("alipay_public_key.pem", alipay.public_key));
     files.push(("sandbox.toml", account_toml(place.address, &application_id, &seller_id, serials.as_ref())));
-    let channel = channel_toml(place, &application_id, &seller_id, serials.as_ref());
+    let channel = channel_toml(place, &application_id, &seller_id, certificates);
     Ok(Made { files, channel, mchid: seller_id, appid: application_id })
 }
 
@@ -140,16 +140,18 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, serials: Option<&Serials>) -> String {
+fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, certificates: bool) -> String {
     let Place { name, address, .. } = place;
-    let (certificates, verify) = match serials {
-        Some(Serials { app, root, alipay }) => {
-            (format!("app_cert_sn = \"{app}\"\nalipay_root_cert_sn = \"{root}\"\n"), alipay.as_str())
+    let (verify, certificates) = match certificates {
+        true => {
+            let certificates =
+                format!("app_cert = \"file:{name}/app_cert.pem\"\nroot_cert = \"file:{name}/alipay_root_cert.pem\"\n");
+            ("alipay_cert.pem", certificates)
         }
-        None => (String::new(), "alipay"),
+        false => ("alipay_public_key.pem", String::new()),
     };
     format!(
-        r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
+        r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
 provider = "alipay"
 hosts = ["https://{address}"]
 ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
@@ -160,10 +162,10 @@ pool = {{ idle = 128, idle_timeout = "60s" }}
 app_id = "{app_id}"
 seller_id = "{seller_id}"
 gateway = "https://{address}/gateway.do"      # where browsers and apps are led
-{certificates}
-[keys]
-sign = {{ algorithm = "rsa-sha256", id = "{app_id}", file = "{name}/app_private_key.pem" }}
-verify = [{{ id = "{verify}", file = "{name}/alipay_public_key.pem" }}]
-{FILTERS}"#
+
+[keys]                                        # their ids are worked out from the files
+sign = {{ algorithm = "rsa-sha256", file = "{name}/app_private_key.pem" }}
+verify = [{{ file = "{name}/{verify}" }}]
+{certificates}{FILTERS}"#
     )
 }
