@@ -3,9 +3,12 @@
 mod app;
 mod refunds;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use self::app::Town;
+use super::faults::NoCertificate;
 use super::merchant::Receiver;
 use crate::keygen::SandboxProvider;
 
@@ -46,10 +49,23 @@ async fn a_code_is_no_trade_before_it_is_scanned() {
         assert_eq!(told.object["trade_status"], "TRADE_SUCCESS");
         assert_eq!((&told.object["total_amount"], &told.object["out_trade_no"]), (&json!("1.00"), &json!("order_1")));
         assert_eq!(town.app.ask(CLOSE, &number("order_1")).await.unwrap().code(), "ACQ.REASON_TRADE_STATUS_INVALID");
-        // The neighbour with a client certificate is served on the same port, and refused without one.
-        let merchant = &town.world.merchant;
-        assert_eq!(merchant.query("order-2").await.unwrap().status, 404);
     }
+}
+
+#[tokio::test]
+async fn a_neighbour_at_wechat_still_needs_its_certificate() {
+    let mut town = Town::start().await;
+    let merchant = &mut town.world.merchant;
+    assert_eq!(merchant.query("order-1").await.unwrap().status, 404);
+    merchant.tls.client_auth_cert_resolver = Arc::new(NoCertificate);
+    let answer = merchant.query("order-1").await.unwrap();
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("NO_AUTH")));
+    assert_eq!(town.world.told("/stats").await["wrong_identities"], 1);
+    // Nor is one provider's merchant known to the other.
+    let mut parameters = town.app.parameters(QUERY, &number("order_1"));
+    parameters.insert("app_id".to_owned(), town.world.merchant.files.mchid.clone());
+    let told = town.app.send(town.app.sign(parameters)).await.unwrap();
+    assert_eq!(told.code(), "isv.invalid-app-id");
 }
 
 #[tokio::test]
