@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tollgate::keygen;
+use tollgate::keygen::{self, SandboxProvider};
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate::sign::{Credentials, plain};
 use tollgate_plugins::payment::provider_number;
@@ -33,6 +33,7 @@ pub struct World {
 /// What a test may want otherwise.
 pub struct Wishes {
     pub channels: Vec<&'static str>,
+    pub provider: SandboxProvider,
     pub schedule: Duration,
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
@@ -41,7 +42,13 @@ pub struct Wishes {
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self { channels: vec!["main"], schedule: Duration::from_millis(100), edit: |_, _| {}, server: "" }
+        Self {
+            channels: vec!["main"],
+            provider: SandboxProvider::WechatV3,
+            schedule: Duration::from_millis(100),
+            edit: |_, _| {},
+            server: "",
+        }
     }
 }
 
@@ -52,8 +59,12 @@ impl World {
 
     /// With one channel, of this provider.
     pub async fn of(provider: &'static str) -> Self {
-        assert_eq!(provider, "wechat-v3", "the sandbox speaks nothing else yet");
-        Self::new().await
+        let provider = match provider {
+            "wechat-v3" => SandboxProvider::WechatV3,
+            "alipay" => SandboxProvider::Alipay,
+            other => panic!("the sandbox does not stand in for {other} yet"),
+        };
+        Self::with(Wishes { provider, ..Wishes::default() }).await
     }
 
     pub async fn with(wishes: Wishes) -> Self {
@@ -63,7 +74,8 @@ impl World {
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
         for name in &wishes.channels {
-            keygen::sandbox_channel(&conf.join("channels"), name, &sandbox_address.to_string()).unwrap();
+            keygen::sandbox_channel_of(wishes.provider, &conf.join("channels"), name, &sandbox_address.to_string())
+                .unwrap();
         }
         (wishes.edit)(&conf, sandbox_address);
         let receiver = Receiver::start().await;
