@@ -241,6 +241,22 @@ mod tests {
     }
 
     #[test]
+    fn every_provider_gets_a_channel_and_they_share_the_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        for provider in SandboxProvider::value_variants() {
+            let name = provider.to_possible_value().unwrap().get_name().to_owned();
+            let made = sandbox_channel_of(*provider, dir.path(), &name, "127.0.0.1:8443").unwrap();
+            let channel: toml::Table = toml::from_str(&fs::read_to_string(&made.channel).unwrap()).unwrap();
+            assert!(name.starts_with(channel["provider"].as_str().unwrap()), "{name}");
+            for file in [&channel["ca"], &channel["keys"]["sign"]["file"], &channel["keys"]["verify"][0]["file"]] {
+                assert!(dir.path().join(file.as_str().unwrap()).exists(), "{name} {file}");
+            }
+            let authority = |name: &str| fs::read(dir.path().join(name).join("ca.pem")).unwrap();
+            assert_eq!(authority(&name), authority("wechat-v3"));
+        }
+    }
+
+    #[test]
     fn bad_names_and_addresses_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, address) in

@@ -43,7 +43,7 @@ pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
     files.push(("alipay_private_key.pem", alipay.private_key));
     files.push(("alipay_public_key.pem", alipay.public_key));
     files.push(("sandbox.toml", account_toml(place.address, &application_id, &seller_id, serials.as_ref())));
-    let channel = channel_toml(place, &application_id, &seller_id, serials.as_ref());
+    let channel = channel_toml(place, &application_id, &seller_id, certificates);
     Ok(Made { files, channel, mchid: seller_id, appid: application_id })
 }
 
@@ -140,16 +140,18 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, serials: Option<&Serials>) -> String {
+fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, certificates: bool) -> String {
     let Place { name, address, .. } = place;
-    let (certificates, verify) = match serials {
-        Some(Serials { app, root, alipay }) => {
-            (format!("app_cert_sn = \"{app}\"\nalipay_root_cert_sn = \"{root}\"\n"), alipay.as_str())
+    let (verify, certificates) = match certificates {
+        true => {
+            let certificates =
+                format!("app_cert = \"file:{name}/app_cert.pem\"\nroot_cert = \"file:{name}/alipay_root_cert.pem\"\n");
+            ("alipay_cert.pem", certificates)
         }
-        None => (String::new(), "alipay"),
+        false => ("alipay_public_key.pem", String::new()),
     };
     format!(
-        r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
+        r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
 provider = "alipay"
 hosts = ["https://{address}"]
 ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
@@ -160,10 +162,44 @@ pool = {{ idle = 128, idle_timeout = "60s" }}
 app_id = "{app_id}"
 seller_id = "{seller_id}"
 gateway = "https://{address}/gateway.do"      # where browsers and apps are led
-{certificates}
-[keys]
-sign = {{ algorithm = "rsa-sha256", id = "{app_id}", file = "{name}/app_private_key.pem" }}
-verify = [{{ id = "{verify}", file = "{name}/alipay_public_key.pem" }}]
-{FILTERS}"#
+
+[keys]                                        # their ids are worked out from the files
+sign = {{ algorithm = "rsa-sha256", file = "{name}/app_private_key.pem" }}
+verify = [{{ file = "{name}/{verify}" }}]
+{certificates}{FILTERS}"#
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Its number was worked out by the platform's SDK.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIDVzCCAj+gAwIBAgIQIAEBAQEBAQEBAQEBAQEBqjANBgkqhkiG9w0BAQsFADBg
+MQswCQYDVQQGEwJDTjERMA8GA1UECgwIQW50IFRlc3QxIDAeBgNVBAsMF0NlcnRp
+ZmljYXRpb24gQXV0aG9yaXR5MRwwGgYDVQQDDBNBbnQgVGVzdCBDbGFzcyAxIFIx
+MB4XDTI1MDEwMTAwMDAwMFoXDTQ1MDEwMTAwMDAwMFowXTELMAkGA1UEBhMCQ04x
+ETAPBgNVBAoMCHRlc3QgYXBwMQ8wDQYDVQQLDAZBbGlwYXkxKjAoBgNVBAMMITIw
+ODgwMDAwMDAwMDAwMDEtMjAyMTAwMDAwMDAwMDAwMTCCASIwDQYJKoZIhvcNAQEB
+BQADggEPADCCAQoCggEBAJPMNCKMSTlE/iNByQHmNCF6KXuQHlnJa3GhNql9T/ym
+WlA1yjgthVnqUlCaVImB0lo5tPadNyFF53cLKXpem5HyRkCMCC4s3jhJOHJLnJAJ
+PxIdA5Nx/L2XSYfav6DUyjAlTBtc5NLuAWl0ys0y7f7IaIpBvB7GBYMssvR83OgO
+wYEb5O7/SFu0f7mOA8RfDT4eZM+/ZPGyLLcQcBGpVwxKPnnyPsSdX/jOeJcerq0y
+b3IsA2YuAbrrcgmTiFKFSYn7737sHJ0ocozxQfvbO7qQ3Ohv2BX8X65EY0IXCMMo
+2eD1FRyADtAatqCY+8OufIqXnhnGlAB9S5d4MjPTcJECAwEAAaMQMA4wDAYDVR0T
+AQH/BAIwADANBgkqhkiG9w0BAQsFAAOCAQEAVmNp4GXT7XhK9ZgDkdHarTaKTv8P
+EYi0XjjmLpwJgEtn5DRvGdiPpQ0BOzBQRUNtfzZlbV9HTc5WTYV2u5QeOc1sP9Zj
+mzLRjuN/AAhEUVYiPaLiqnFmxEZKE8DEOMyY/10NbAQlMfMB8gETQKlyI+1SSfRW
+FQqHGCtVpi0bZ3T0z1FVPSujhaWT5wHcIWoZJol/P8Id54KnJmhXpsJUJBbYhABx
+DA9K0LMah+lFHXD75VCrcR+nEb/1Cms2QxfHwRqLq8mKRjZ8sFmoYuWpwF+VcW6v
+yBNjMsJrg+NWwyDVL74KLg5+Goh8x93jDDqis4mL/wL6dHeWbE4KYUxWFg==
+-----END CERTIFICATE-----";
+
+    #[test]
+    fn serial_numbers_are_the_platforms() {
+        assert_eq!(serial_number(CERTIFICATE).unwrap(), "8f87da9afe9215ee0be9a7da04355e92");
+    }
 }

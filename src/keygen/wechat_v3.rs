@@ -101,7 +101,7 @@ private_key = "server_key.pem"
     fn channel_toml(&self, name: &str, address: &str) -> String {
         let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
         format!(
-            r#"# A channel to the sandbox (`tollgate sandbox --account {name}`). No real money can move here.
+            r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
 provider = "wechat-v3"
 hosts = ["https://{address}"]
 ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots

@@ -7,6 +7,7 @@ mod refund;
 mod reply;
 mod schema;
 mod trade;
+mod words;
 mod yuan;
 
 use std::sync::Arc;

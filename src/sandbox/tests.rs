@@ -1,6 +1,7 @@
 //! The sandbox over real sockets.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alipay;
 mod faults;
 mod merchant;
 

@@ -133,3 +133,58 @@ fn is_url(text: &str) -> bool {
 fn invalid(sub_code: &str, message: &str) -> Reply {
     Reply::gateway("40002", sub_code, message)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::sandbox::keys::PublicKey;
+
+    const KEY: &str = "\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAk8w0IoxJOUT+I0HJAeY0
+IXope5AeWclrcaE2qX1P/KZaUDXKOC2FWepSUJpUiYHSWjm09p03IUXndwspel6b
+kfJGQIwILizeOEk4ckuckAk/Eh0Dk3H8vZdJh9q/oNTKMCVMG1zk0u4BaXTKzTLt
+/shoikG8HsYFgyyy9Hzc6A7BgRvk7v9IW7R/uY4DxF8NPh5kz79k8bIstxBwEalX
+DEo+efI+xJ1f+M54lx6urTJvciwDZi4BuutyCZOIUoVJifvvfuwcnShyjPFB+9s7
+upDc6G/YFfxfrkRjQhcIwyjZ4PUVHIAO0Bq2oJj7w658ipeeGcaUAH1Ll3gyM9Nw
+kQIDAQAB
+-----END PUBLIC KEY-----";
+    /// A request as three of the platform's SDKs sign it.
+    const BODY: &str = "app_id=2021000000000001&biz_content=%7B%22out_trade_no%22%3A%22T20231115000001%22%2C%22total_amount%\
+             22%3A%220.01%22%2C%22subject%22%3A%22%E6%B5%8B%E8%AF%95+a%2Bb%26c%3D%5C%22d%5C%22%22%2C%22product_co\
+             de%22%3A%22FACE_TO_FACE_PAYMENT%22%7D&charset=utf-8&format=JSON&method=alipay.trade.precreate&notify\
+             _url=https%3A%2F%2Fpay.example.com%2Fnotify%2Fali&sign=O%2FSZL12G4NnFskfJmLiYrK77L8SflGqJhISXXV6D%2F\
+             R40RxaM%2Bv0%2BARmLjv1rxwrEe3OEE7Y79WiYHfP6dngoFOZ8SgnLENS9958Na9rLQZQAn68Kywa5MbPz9MMonhw9UYqn4i8yi\
+             t3f0qjpc6vFzf2G9jUdRtkcTkMIOVh81VatLGoNryncHfG1X4zI0YkJEDj91qSTTZ%2BYrEEeOxKF9SZU7aAUOEjX63ICacooGqX\
+             2znSjL60kUkgDjTaowFyOApbSNRiv323Qosvwax5QLgqnWERLzHcXs9xTK0ZDG0hMdMf7f27Da09hZA72RVXBgw%2BApG%2BaSbG\
+             EA8hBOjS4KQ%3D%3D&sign_type=RSA2&timestamp=2023-11-15+06%3A13%3A20&version=1.0";
+
+    #[test]
+    fn a_request_of_the_platforms_own_sdks_is_understood() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), KEY).unwrap();
+        let key = PublicKey::read(file.path()).unwrap();
+        let form = Form::default().with(BODY.as_bytes()).unwrap_or_else(|_| panic!());
+        let signature = STANDARD.decode(form.get("sign").unwrap()).unwrap();
+        let text = form.signed_text(&["sign"]);
+        assert!(key.verifies(text.as_bytes(), &signature));
+        assert!(!key.verifies(text.replace("0.01", "0.02").as_bytes(), &signature));
+    }
+
+    #[test]
+    fn only_beijing_time_of_now_is_now() {
+        let now = "2023-11-15T06:13:20+08:00".parse().unwrap();
+        for (text, good) in [
+            ("2023-11-15 06:13:20", true),
+            ("2023-11-15 06:28:20", true),
+            ("2023-11-15 06:28:21", false),
+            ("2023-11-14 22:13:20", false),
+            ("2023-11-15T06:13:20", false),
+            ("2023-13-15 06:13:20", false),
+            ("2023-11-15 6:13:20", false),
+        ] {
+            assert_eq!(is_lately(text, now), good, "{text}");
+        }
+    }
+}

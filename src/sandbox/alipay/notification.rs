@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::form::Form;
 use super::reply::spoil_amounts;
-use super::trade::{china, finished, trade_object};
+use super::words::{add, china, finished, trade_object};
 use super::yuan::yuan;
 use crate::sandbox::ALIPAY_SCHEDULE;
 use crate::sandbox::account::alipay::Account;
@@ -80,7 +80,7 @@ fn fields(books: &Books, account: &Account, subject: &Subject) -> Result<(&'stat
         "gmt_payment": china(payment.at),
         "fund_bill_list": json!([{"amount": yuan(payment.amount), "fundChannel": "ALIPAYACCOUNT"}]).to_string(),
     });
-    super::trade::add(&mut fields, more);
+    add(&mut fields, more);
     if let Some(object) = fields.as_object_mut() {
         object.remove("buyer_user_id");
     }
@@ -103,7 +103,7 @@ fn fields(books: &Books, account: &Account, subject: &Subject) -> Result<(&'stat
         "send_back_fee": yuan(given_back),
         "gmt_refund": format!("{}.000", china(at)),
     });
-    super::trade::add(&mut fields, more);
+    add(&mut fields, more);
     if status == "TRADE_CLOSED" {
         fields["gmt_close"] = json!(china(at));
     }

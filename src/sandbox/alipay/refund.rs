@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::reply::Reply;
 use super::success;
-use super::trade::{Desk, Done, Result, add, china, done, finished, not_exist};
+use super::trade::{Desk, Done, Result, done, not_exist};
+use super::words::{add, china, finished};
 use super::yuan::{fen, yuan};
 use crate::sandbox::books::{Entry, Id, Refund, RefundStatus, State};
 use crate::sandbox::keys::random_digits;

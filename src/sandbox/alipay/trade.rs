@@ -1,15 +1,14 @@
 //! What the methods about trades do to the books.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
+use super::words::{add, china, instant, minutes, status, trade_object};
 use super::yuan::{fen, yuan};
 use super::{Method, success, trade_number};
 use crate::sandbox::account::alipay::Account;
-use crate::sandbox::books::{Books, Id, Order, Payment, RefundStatus, State};
+use crate::sandbox::books::{Books, Id, Order, Payment, State};
 use crate::sandbox::keys::{random_digits, random_text};
 use crate::sandbox::notify::Subject;
 
@@ -165,7 +164,7 @@ impl Desk<'_> {
 
     pub(super) fn query(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let status = self.status(&id);
+        let status = status(self.books, &id, self.now);
         let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
         let mut object = success();
         add(&mut object, trade_object(&id.1, order));
@@ -247,55 +246,6 @@ impl Desk<'_> {
     pub(super) fn id(&self, number: &str) -> Id {
         (self.account.app_id.clone(), number.to_owned())
     }
-
-    /// `trade_status`. A trade of which everything was given back is closed.
-    fn status(&mut self, id: &Id) -> &'static str {
-        status(self.books, id, self.now)
-    }
-}
-
-/// `trade_status` of a trade.
-pub(super) fn status(books: &mut Books, id: &Id, now: Timestamp) -> &'static str {
-    let given_back: u64 = finished(books, id);
-    match books.order(id, now) {
-        Some(order) => match order.state {
-            State::NotPay => "WAIT_BUYER_PAY",
-            State::Success => "TRADE_SUCCESS",
-            State::Refund if given_back < order.total => "TRADE_SUCCESS",
-            State::Refund | State::Closed | State::PayError => "TRADE_CLOSED",
-        },
-        None => "",
-    }
-}
-
-/// How much of a trade was given back.
-pub(super) fn finished(books: &Books, id: &Id) -> u64 {
-    let refunds = books.refunds_of(id).filter(|(_, refund)| refund.status == RefundStatus::Success);
-    refunds.map(|(_, refund)| refund.amount).sum()
-}
-
-/// A trade, as pay, query and notifications tell it.
-pub(super) fn trade_object(number: &str, order: &Order) -> Value {
-    let mut object = json!({
-        "out_trade_no": number,
-        "trade_no": order.transaction_id,
-        "total_amount": yuan(order.total),
-    });
-    if let Some(payment) = &order.payment {
-        let amount = yuan(payment.amount);
-        let paid = json!({
-            "buyer_logon_id": "159****5620",
-            "buyer_user_id": payment.payer,
-            "total_amount": amount,
-            "receipt_amount": amount,
-            "buyer_pay_amount": amount,
-            "invoice_amount": amount,
-            "point_amount": "0.00",
-            "fund_bill_list": [{"amount": amount, "fund_channel": "ALIPAYACCOUNT"}],
-        });
-        add(&mut object, paid);
-    }
-    object
 }
 
 /// The order was made, and the buyer has yet to type the password.
@@ -309,30 +259,4 @@ pub(super) fn not_exist() -> Reply {
 
 pub(super) fn done(reply: Reply) -> Result {
     Ok(Done { reply, notify: None })
-}
-
-/// Adds fields.
-pub(super) fn add(object: &mut Value, more: Value) {
-    if let (Value::Object(object), Value::Object(more)) = (object, more) {
-        object.extend(more);
-    }
-}
-
-/// A time as Alipay writes it.
-pub(super) fn china(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-fn instant(text: &str) -> Option<Timestamp> {
-    let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text).ok()?;
-    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
-}
-
-/// Reads `90m`, `12h` or `15d`: one minute to fifteen days.
-pub(super) fn minutes(text: &str) -> Option<i64> {
-    let (number, each) = [('m', 1), ('h', 60), ('d', 24 * 60)]
-        .into_iter()
-        .find_map(|(unit, each)| Some((text.strip_suffix(unit)?, each)))?;
-    let minutes = number.parse::<u16>().ok().filter(|_| !number.starts_with('+'))?;
-    Some(i64::from(minutes) * each).filter(|minutes| (1..=15 * 24 * 60).contains(minutes))
 }

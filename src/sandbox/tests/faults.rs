@@ -207,7 +207,7 @@ async fn a_stopped_sandbox_frees_its_ports() {
 }
 
 #[derive(Debug)]
-struct NoCertificate;
+pub(super) struct NoCertificate;
 
 impl rustls::client::ResolvesClientCert for NoCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {

@@ -279,20 +279,26 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) async fn start(statuses: &[u16]) -> Self {
+        let answers: Vec<_> = statuses.iter().map(|status| (*status, "")).collect();
+        Self::saying(&answers, (204, "")).await
+    }
+
+    /// Gives these answers, then always the last.
+    pub(super) async fn saying(answers: &[(u16, &'static str)], last: (u16, &'static str)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/notify/main", listener.local_addr().unwrap());
         let (told, came) = mpsc::unbounded_channel();
-        let statuses = Arc::new(Mutex::new(VecDeque::from(statuses.to_vec())));
+        let answers = Arc::new(Mutex::new(VecDeque::from(answers.to_vec())));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (told, statuses) = (told.clone(), statuses.clone());
+                let (told, answers) = (told.clone(), answers.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let (told, statuses) = (told.clone(), statuses.clone());
+                    let (told, answers) = (told.clone(), answers.clone());
                     async move {
                         let (parts, body) = request.into_parts();
                         let _ = told.send((parts.headers, body.collect().await?.to_bytes()));
-                        let status = statuses.lock().pop_front().unwrap_or(204);
-                        let response = Response::builder().status(status).body(Full::new(Bytes::new()));
+                        let (status, text) = answers.lock().pop_front().unwrap_or(last);
+                        let response = Response::builder().status(status).body(Full::new(Bytes::from(text)));
                         Ok::<_, hyper::Error>(response.unwrap())
                     }
                 });

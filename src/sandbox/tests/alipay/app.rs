@@ -1,0 +1,215 @@
+//! A merchant's application to test with: signs, checks answers and notifications. By hand, so that it shares nothing with
+//! either side.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
+use crate::sandbox::Options;
+use crate::sandbox::tests::merchant::{Failure, World};
+
+pub(super) type Parameters = BTreeMap<String, String>;
+
+/// One sandbox with one application, and a merchant of WeChat Pay beside it.
+pub(super) struct Town {
+    pub(super) world: World,
+    pub(super) app: App,
+}
+
+impl Town {
+    pub(super) async fn start() -> Self {
+        Self::with(SandboxProvider::Alipay, |_| {}).await
+    }
+
+    pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {
+        let mut files = None;
+        let world = World::with(|options| {
+            let made = sandbox_channel_of(provider, &options.accounts[0], "ali", "127.0.0.1:8443");
+            files = Some(made.unwrap());
+            change(options);
+        })
+        .await;
+        let app = App::new(files.unwrap(), world.sandbox.address());
+        Self { world, app }
+    }
+
+    pub(super) async fn pay(&self, number: &str) {
+        let (status, answer) = self.world.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
+        assert_eq!((status, &answer["state"]), (200, &json!("SUCCESS")), "{answer}");
+    }
+}
+
+pub(super) struct App {
+    pub(super) files: SandboxFiles,
+    pub(super) account: toml::Table,
+    key: RsaKeyPair,
+    alipay: Vec<u8>,
+    tls: Arc<ClientConfig>,
+    address: SocketAddr,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) text: String,
+    /// Whether it was signed rightly.
+    pub(super) believed: bool,
+    /// What stands under the first member.
+    pub(super) object: Value,
+}
+
+impl Told {
+    pub(super) fn code(&self) -> &str {
+        self.object["sub_code"].as_str().or_else(|| self.object["code"].as_str()).unwrap_or_default()
+    }
+}
+
+impl App {
+    fn new(files: SandboxFiles, address: SocketAddr) -> Self {
+        let read = |name: &str| files.account.join(name);
+        let key = PrivatePkcs8KeyDer::from_pem_file(read("app_private_key.pem")).unwrap();
+        let alipay = SubjectPublicKeyInfoDer::from_pem_file(read("alipay_public_key.pem")).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(read("ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Self {
+            key: RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap(),
+            alipay: alipay.to_vec(),
+            tls: Arc::new(tls.with_root_certificates(roots).with_no_client_auth()),
+            account: toml::from_str(&std::fs::read_to_string(read("sandbox.toml")).unwrap()).unwrap(),
+            files,
+            address,
+        }
+    }
+
+    pub(super) fn order(&self, number: &str) -> Value {
+        json!({"out_trade_no": number, "total_amount": "1.00", "subject": "测试 a+b \"}"})
+    }
+
+    /// All parameters but the signature.
+    pub(super) fn parameters(&self, method: &str, content: &Value) -> Parameters {
+        let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8)));
+        let mut parameters = Parameters::new();
+        for (name, value) in [
+            ("app_id", self.files.appid.as_str()),
+            ("method", method),
+            ("format", "JSON"),
+            ("charset", "utf-8"),
+            ("sign_type", "RSA2"),
+            ("timestamp", &now.strftime("%Y-%m-%d %H:%M:%S").to_string()),
+            ("version", "1.0"),
+            ("biz_content", &content.to_string()),
+        ] {
+            parameters.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some(certificates) = self.account.get("certificates") {
+            for name in ["app_cert_sn", "alipay_root_cert_sn"] {
+                parameters.insert(name.to_owned(), certificates[name].as_str().unwrap().to_owned());
+            }
+        }
+        parameters
+    }
+
+    pub(super) fn sign(&self, mut parameters: Parameters) -> Parameters {
+        let text: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        let text = text.join("&");
+        self.key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+        parameters.insert("sign".to_owned(), STANDARD.encode(signature));
+        parameters
+    }
+
+    pub(super) async fn ask(&self, method: &str, content: &Value) -> Result<Told, Failure> {
+        self.send(self.sign(self.parameters(method, content))).await
+    }
+
+    pub(super) async fn ask_notified(&self, method: &str, content: &Value, url: &str) -> Result<Told, Failure> {
+        let mut parameters = self.parameters(method, content);
+        parameters.insert("notify_url".to_owned(), url.to_owned());
+        self.send(self.sign(parameters)).await
+    }
+
+    /// Some in the query, some in the body, as the platform's own SDKs do.
+    pub(super) async fn send(&self, parameters: Parameters) -> Result<Told, Failure> {
+        let (body, query): (Parameters, Parameters) =
+            parameters.into_iter().partition(|(name, _)| name == "biz_content" || name == "sign");
+        self.exchange("POST", &encoded(&query), encoded(&body)).await
+    }
+
+    pub(super) async fn browse(&self, parameters: Parameters) -> Result<Told, Failure> {
+        self.exchange("GET", &encoded(&parameters), String::new()).await
+    }
+
+    async fn exchange(&self, method: &str, query: &str, body: String) -> Result<Told, Failure> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("127.0.0.1")?;
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(format!("/gateway.do?{query}")).header("host", "127.0.0.1");
+        let request = request.header("content-type", "application/x-www-form-urlencoded;charset=utf-8");
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        let (parts, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
+        Ok(self.read(parts.status.as_u16(), text))
+    }
+
+    fn read(&self, status: u16, text: String) -> Told {
+        let whole: Value = serde_json::from_str(&text).unwrap_or_default();
+        let member = whole.as_object().and_then(|whole| whole.keys().find(|name| name.ends_with("_response")).cloned());
+        let object = member.as_ref().map(|member| whole[member].clone()).unwrap_or_default();
+        let raw = text.split_once("_response\":").map(|(_, rest)| rest).unwrap_or_default();
+        let end = raw.rfind(",\"alipay_cert_sn\"").or_else(|| raw.rfind(",\"sign\":"));
+        let raw = end.map(|end| &raw[..end]).unwrap_or_default();
+        let believed = whole["sign"].as_str().is_some_and(|sign| self.verifies(raw, sign));
+        Told { status, text, believed, object }
+    }
+
+    fn verifies(&self, text: &str, signature: &str) -> bool {
+        let signature = STANDARD.decode(signature).unwrap();
+        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.alipay).verify(text.as_bytes(), &signature).is_ok()
+    }
+
+    /// A notification's fields, and whether it was signed rightly.
+    pub(super) fn news(&self, body: &[u8]) -> (Parameters, bool) {
+        let text = std::str::from_utf8(body).unwrap();
+        let fields: Parameters = text
+            .split('&')
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap();
+                let value = value.replace('+', " ");
+                (name.to_owned(), percent_encoding::percent_decode_str(&value).decode_utf8().unwrap().into_owned())
+            })
+            .collect();
+        let signed = fields.iter().filter(|(name, value)| *name != "sign" && *name != "sign_type" && !value.is_empty());
+        let signed: Vec<_> = signed.map(|(name, value)| format!("{name}={value}")).collect();
+        let believed = self.verifies(&signed.join("&"), &fields["sign"]);
+        (fields, believed)
+    }
+}
+
+fn encoded(parameters: &Parameters) -> String {
+    let coded =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let pairs: Vec<_> = parameters.iter().map(|(name, value)| format!("{}={}", coded(name), coded(value))).collect();
+    pairs.join("&")
+}
