@@ -1,4 +1,5 @@
-//! Every provider and method from one table: paid, repeated, notified, refunded; cut; wrongly signed; forged.
+//! Every provider and method from one table: paid, repeated, notified, refunded; cut; wrongly signed; forged. What a till
+//! scans has a table of its own: it ends at once, or waits for a password.
 
 use serde_json::{Value, json};
 
@@ -10,14 +11,27 @@ struct Row {
     method: &'static str,
     /// A JSON object: what the method needs to know of the payer.
     payer: &'static str,
-    /// The `type` of the action.
+    /// The `type` of the action; empty where a till scans the payer's code.
     action: &'static str,
-    /// Whether creating it is an exchange with the provider; a signed link or form is made without one.
-    is_sent: bool,
+    /// Who tells the provider of the payment.
+    told_by: Teller,
+}
+
+#[derive(PartialEq)]
+enum Teller {
+    /// The gateway, by an exchange.
+    Gateway,
+    /// The payer's device, with a signed link, form or text.
+    Payer,
 }
 
 const fn row(provider: &'static str, method: &'static str, payer: &'static str, action: &'static str) -> Row {
-    Row { provider, method, payer, action, is_sent: true }
+    Row { provider, method, payer, action, told_by: Teller::Gateway }
+}
+
+/// Signed for the payer's device, which brings it to the provider.
+const fn signed(provider: &'static str, method: &'static str, action: &'static str) -> Row {
+    Row { told_by: Teller::Payer, ..row(provider, method, "{}", action) }
 }
 
 const TABLE: &[Row] = &[
@@ -27,20 +41,22 @@ const TABLE: &[Row] = &[
     row("wechat-v3", "wechat.app", "{}", "app"),
     row("alipay", "alipay.qr", "{}", "qr"),
     row("alipay", "alipay.jsapi", r#"{"buyer_id": "2088102116773037"}"#, "jsapi"),
+    signed("alipay", "alipay.page", "redirect"),
+    signed("alipay", "alipay.wap", "redirect"),
+    signed("alipay", "alipay.app", "app"),
 ];
+
+/// How the codes begin that a till scans; the sandbox goes by how they end.
+const SCANNED: &[(Row, &str)] = &[(row("alipay", "alipay.barcode", "{}", ""), "28")];
 
 /// The rows of each provider, and a world in which its channel is the only one.
 async fn each(work: impl AsyncFn(&World, &Row, &str)) {
-    let mut done: Vec<&str> = Vec::new();
-    for provider in TABLE.iter().map(|row| row.provider) {
-        if done.contains(&provider) {
-            continue;
+    let mut worlds: Vec<(&str, World)> = Vec::new();
+    for row in TABLE {
+        if worlds.last().is_none_or(|(provider, _)| *provider != row.provider) {
+            worlds.push((row.provider, World::of(row.provider).await));
         }
-        done.push(provider);
-        let world = World::of(provider).await;
-        for row in TABLE.iter().filter(|row| row.provider == provider) {
-            work(&world, row, &row.method.replace('.', "-")).await;
-        }
+        work(&worlds.last().unwrap().1, row, &row.method.replace('.', "-")).await;
     }
 }
 
@@ -58,10 +74,34 @@ async fn create(world: &World, row: &Row, order: &str) -> crate::harness::Answer
     world.ask("POST", "/v1/payments", Some(&format!("pay-{order}")), &row.order(order)).await
 }
 
+/// Creates it, and brings it to the provider if that is the payer's part.
+async fn create_and_open(world: &World, row: &Row, order: &str) -> crate::harness::Answer {
+    let answer = create(world, row, order).await;
+    if row.told_by == Teller::Payer {
+        world.open(&answer.json()["action"]).await;
+    }
+    answer
+}
+
+/// What follows wherever somebody paid.
+async fn notified_and_refunded(world: &World, row: &Row, order: &str) {
+    let event = world.receiver.until(order, "payment.succeeded").await.json();
+    assert_eq!(event["data"]["payment"]["money_state"], "moved", "{event}");
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "退款"});
+    let path = format!("/v1/payments/{order}/refunds");
+    let refunded = world.ask("POST", &path, Some(&format!("refund-{order}")), &refund).await;
+    assert_eq!(refunded.status, 201, "{}: {:?}", row.method, refunded.body);
+    world.receiver.until(order, "refund.succeeded").await;
+    let payment = world.payment(order).await;
+    assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(300)), "{payment}");
+    let seen = world.seen(order).await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["refund"]), (&json!(1), &json!(1)), "{seen}");
+}
+
 #[tokio::test]
 async fn paid_repeated_notified_and_refunded() {
     each(async |world, row, order| {
-        let answer = create(world, row, order).await;
+        let answer = create_and_open(world, row, order).await;
         let payment = answer.json();
         assert_eq!(answer.status, 201, "{}: {payment}", row.method);
         assert_eq!(
@@ -73,17 +113,7 @@ async fn paid_repeated_notified_and_refunded() {
         assert!(again.is_replayed() && again.body == answer.body, "{}: {:?}", row.method, again.body);
 
         world.pay(order).await;
-        let event = world.receiver.until(order, "payment.succeeded").await.json();
-        assert_eq!(event["data"]["payment"]["money_state"], "moved", "{event}");
-        let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "退款"});
-        let path = format!("/v1/payments/{order}/refunds");
-        let refunded = world.ask("POST", &path, Some(&format!("refund-{order}")), &refund).await;
-        assert_eq!(refunded.status, 201, "{}: {:?}", row.method, refunded.body);
-        world.receiver.until(order, "refund.succeeded").await;
-        let payment = world.payment(order).await;
-        assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(300)), "{payment}");
-        let seen = world.seen(order).await;
-        assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["refund"]), (&json!(1), &json!(1)), "{seen}");
+        notified_and_refunded(world, row, order).await;
     })
     .await;
 }
@@ -91,7 +121,7 @@ async fn paid_repeated_notified_and_refunded() {
 #[tokio::test]
 async fn unclear_is_unknown_then_known_and_never_sent_again() {
     each(async |world, row, order| {
-        if !row.is_sent {
+        if row.told_by == Teller::Payer {
             return;
         }
         let orders =
@@ -125,7 +155,7 @@ async fn unclear_is_unknown_then_known_and_never_sent_again() {
 #[tokio::test]
 async fn forged_and_altered_notifications_change_nothing() {
     each(async |world, row, order| {
-        create(world, row, order).await;
+        create_and_open(world, row, order).await;
         let path = format!("/orders/{}", World::number(order));
         world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
         for (count, tamper) in ["body", "signature", "amount", "account"].iter().enumerate() {
@@ -146,4 +176,64 @@ async fn forged_and_altered_notifications_change_nothing() {
         world.receiver.until(order, "payment.succeeded").await;
     })
     .await;
+}
+
+/// A till's request. `end` is how the code ends: `0001` waits for a password, `0002` is too poor, others pay at once.
+async fn scan(world: &World, (row, begin): &(Row, &str), order: &str, end: &str) -> crate::harness::Answer {
+    let serial = u64::from_str_radix(&World::number(order)[..8], 16).unwrap();
+    let mut body = row.order(order);
+    body["payer"] = json!({"auth_code": format!("{begin}{serial:012}{end}"), "client_ip": "203.0.113.9"});
+    world.ask("POST", "/v1/payments", Some(&format!("pay-{order}")), &body).await
+}
+
+#[tokio::test]
+async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
+    for entry in SCANNED {
+        let (row, _) = entry;
+        let world = World::of(row.provider).await;
+        let paid = scan(&world, entry, "at-once", "1000").await;
+        assert_eq!((paid.status, &paid.json()["status"]), (201, &json!("succeeded")), "{}", paid.json());
+        assert_eq!(paid.json()["action"], Value::Null);
+        notified_and_refunded(&world, row, "at-once").await;
+        let again = scan(&world, entry, "at-once", "1000").await;
+        assert!(again.is_replayed() && again.body == paid.body, "{:?}", again.body);
+
+        let poor = scan(&world, entry, "poor", "0002").await;
+        assert_eq!((poor.status, &poor.json()["code"]), (402, &json!("declined")), "{}", poor.json());
+        assert_eq!(world.payment("poor").await["money_state"], "not_moved");
+
+        let typing = scan(&world, entry, "typing", "0001").await;
+        assert_eq!((typing.status, &typing.json()["status"]), (201, &json!("pending")), "{}", typing.json());
+        world.pay("typing").await;
+        notified_and_refunded(&world, row, "typing").await;
+
+        // The till's own word: enough waited.
+        scan(&world, entry, "given-up", "0001").await;
+        let closed = world.ask("POST", "/v1/payments/given-up/close", Some("close"), &Value::Null).await;
+        assert_eq!((closed.status, &closed.json()["status"]), (200, &json!("closed")), "{}", closed.json());
+    }
+}
+
+#[tokio::test]
+async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_about() {
+    let mut worlds = Vec::new();
+    for entry in SCANNED {
+        let world = World::of(entry.0.provider).await;
+        let waiting = scan(&world, entry, "nobody-types", "0001").await;
+        assert_eq!(waiting.json()["status"], "pending", "{}", waiting.json());
+        for fault in ["cut_after", "wrong_signature"] {
+            world.fault(json!({"operation": "create", "fault": fault, "number": World::number(fault)})).await;
+            let answer = scan(&world, entry, fault, "1000").await;
+            assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+        }
+        worlds.push(world);
+    }
+    for (world, (row, _)) in worlds.iter().zip(SCANNED) {
+        for order in ["cut_after", "wrong_signature"] {
+            world.until_status(order, "succeeded").await;
+            assert_eq!(world.seen(order).await["arrivals"]["create"], 1, "{} {order}", row.method);
+        }
+        let reversed = world.until_status("nobody-types", "closed").await;
+        assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
+    }
 }

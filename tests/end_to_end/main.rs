@@ -10,6 +10,7 @@ mod judges;
 mod malformed;
 mod notifications;
 mod once;
+mod payer;
 mod payments;
 mod receiver;
 mod reload;

@@ -1,0 +1,71 @@
+//! The payer's browser and telephone: what they do with an action that the provider has not heard of yet.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::harness::World;
+
+const FORM: &str = "application/x-www-form-urlencoded;charset=utf-8";
+
+impl World {
+    /// Brings a signed link, form or order string to the provider, as the payer's device does; gives the page.
+    pub async fn open(&self, action: &Value) -> String {
+        let text = |field: &str| action[field].as_str().unwrap_or_else(|| panic!("no {field} in {action}"));
+        match text("type") {
+            "redirect" => self.browse("GET", text("url"), String::new()).await,
+            "form" => {
+                let fields = action["fields"].as_object().unwrap();
+                let pairs = fields
+                    .iter()
+                    .map(|(name, value)| format!("{}={}", encoded(name), encoded(value.as_str().unwrap())));
+                self.browse("POST", text("url"), pairs.collect::<Vec<_>>().join("&")).await
+            }
+            "app" => {
+                let url = format!("https://{}/gateway.do", self.sandbox.address());
+                self.browse("POST", &url, action["params"]["orderStr"].as_str().unwrap().to_owned()).await
+            }
+            other => panic!("a device does not open {other}"),
+        }
+    }
+
+    async fn browse(&self, method: &str, url: &str, body: String) -> String {
+        let uri: http::Uri = url.parse().unwrap();
+        let address = self.sandbox.address();
+        assert_eq!(uri.authority().unwrap().as_str(), address.to_string(), "the payer is led elsewhere");
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(trusting(&self.conf().join("channels/main/ca.pem")));
+        let stream = connector.connect(ServerName::from(address.ip()), stream).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let target = uri.path_and_query().unwrap().as_str();
+        let request = Request::builder().method(method).uri(target).header("host", address.to_string());
+        let request = request.header("content-type", FORM).body(Full::new(Bytes::from(body))).unwrap();
+        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+        let page = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
+        assert_eq!(parts.status, 200, "{page}");
+        page
+    }
+}
+
+fn trusting(authority: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
