@@ -23,10 +23,54 @@ const commands = {
       }
     });
   },
+
+  // A merchant against the sandbox, before somebody pays: what an order becomes, and what a stranger hears. The SDK
+  // checks the signature of each answer itself.
+  async client({ url, number, account }) {
+    const alipay = merchant(url, account);
+    const content = { out_trade_no: number, total_amount: '8.88', subject: '茶 {"a}' };
+    const created = await alipay.exec('alipay.trade.precreate', { bizContent: content }, checked);
+    const link = alipay.pageExec('alipay.trade.page.pay', {
+      method: 'GET',
+      bizContent: { ...content, out_trade_no: `${number}_page`, product_code: 'FAST_INSTANT_TRADE_PAY' },
+    });
+    const text = alipay.sdkExec('alipay.trade.app.pay', {
+      bizContent: { ...content, out_trade_no: `${number}_app`, product_code: 'QUICK_MSECURITY_PAY' },
+    });
+    const unknown = await alipay.exec('alipay.trade.query', { bizContent: { out_trade_no: 'nobody' } }, checked);
+    const stranger = merchant(url, { ...account, privateKey: account.strangersKey });
+    // Who cannot be known is answered without a signature.
+    const forged = await stranger.exec('alipay.trade.precreate', { bizContent: content });
+    return { created, link, text, unknown, forged };
+  },
+
+  // Afterwards: asked about, given back in part, asked about that.
+  async paid({ url, number, account }) {
+    const alipay = merchant(url, account);
+    const ask = (method, content) => alipay.exec(method, { bizContent: { out_trade_no: number, ...content } }, checked);
+    const asked = await ask('alipay.trade.query', {});
+    const refunded = await ask('alipay.trade.refund', { refund_amount: '3.00', out_request_no: `${number}_r` });
+    const refund = await ask('alipay.trade.fastpay.refund.query', { out_request_no: `${number}_r` });
+    return { asked, refunded, refund };
+  },
 };
+
+const checked = { validateSign: true };
 
 function sdk(publicKey, privateKey) {
   return new AlipaySdk({ appId: '2021000000000001', privateKey, alipayPublicKey: publicKey, keyType: 'PKCS8' });
+}
+
+function merchant(gateway, { appId, privateKey, publicKey, certificates }) {
+  const keys = certificates
+    ? {
+        appCertContent: certificates.application,
+        alipayPublicCertContent: certificates.alipay,
+        alipayRootCertContent: certificates.root,
+      }
+    : { alipayPublicKey: publicKey };
+  // The SDK writes the time of its own zone; the test sets China's.
+  return new AlipaySdk({ appId, privateKey, keyType: 'PKCS8', gateway, ...keys });
 }
 
 const question = JSON.parse(readFileSync(0, 'utf8'));

@@ -23,8 +23,9 @@ pub(super) struct Admitted {
     pub(super) content: Option<Value>,
 }
 
-/// Every parameter that there is outside `biz_content`.
-const KNOWN: [&str; 14] = [
+/// Every parameter that there is outside `biz_content`; in `alipay_sdk` Alipay's own SDK says its version.
+const KNOWN: [&str; 15] = [
+    "alipay_sdk",
     "app_id",
     "method",
     "format",
