@@ -28,6 +28,7 @@ use tollgate_plugins::provider::Provider;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
+use crate::cache::CacheKind;
 use crate::upstream::Upstream;
 
 /// The configuration that is in force, swapped as a whole.
@@ -93,6 +94,8 @@ pub struct Process {
     pub admin_listen: SocketAddr,
     /// Where the embedded ledger keeps its files.
     pub ledger_path: PathBuf,
+    /// Where nonces are remembered.
+    pub cache: CacheKind,
     /// The log's filter, as in `info` or `tollgate=debug`.
     pub log: String,
     /// How long SIGTERM waits for what is in flight.

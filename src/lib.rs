@@ -26,6 +26,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
