@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, keygen, sandbox, server, sign};
+use crate::{chaos, config, demo, keygen, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -53,6 +53,8 @@ enum Command {
         #[arg(required = true, value_name = "DIR")]
         accounts: Vec<PathBuf>,
     },
+    /// Breaks everything at once while payments are made, then reconciles what was told, executed and delivered
+    Chaos(chaos::ChaosArgs),
     /// Signs a request and prints the headers for curl
     Sign(sign::SignArgs),
     /// Makes secrets and keys
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
     };
