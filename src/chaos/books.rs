@@ -21,6 +21,8 @@ const AT_ONCE: usize = 32;
 #[derive(Debug, Default)]
 struct Verdict {
     status: String,
+    /// How often the request that makes the order reached the provider.
+    sent: u64,
     executions: u64,
     paid: bool,
     refunds: u64,
@@ -38,6 +40,7 @@ pub(super) struct Report {
     faults: BTreeMap<&'static str, u64>,
     methods: BTreeMap<&'static str, u64>,
     statuses: BTreeMap<String, u64>,
+    most_sent: u64,
     executions: u64,
     most_executions: u64,
     paid: u64,
@@ -80,6 +83,7 @@ impl Report {
             faults: BTreeMap::new(),
             methods: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            most_sent: 0,
             executions: 0,
             most_executions: 0,
             paid: 0,
@@ -100,6 +104,7 @@ impl Report {
 
     fn add(&mut self, story: &Story, verdict: Verdict) {
         *self.statuses.entry(verdict.status).or_default() += 1;
+        self.most_sent = self.most_sent.max(verdict.sent);
         self.executions += verdict.executions;
         self.most_executions = self.most_executions.max(verdict.executions);
         self.paid += u64::from(verdict.paid);
@@ -112,7 +117,7 @@ impl Report {
     }
 
     pub(super) fn is_right(&self) -> bool {
-        self.wrong.is_empty() && self.most_executions <= 1
+        self.wrong.is_empty() && self.most_sent <= 1 && self.most_executions <= 1
     }
 
     pub(super) fn print(&self, took: Duration, disturbed: &Counts) {
@@ -135,7 +140,8 @@ impl Report {
         line("the receiver", format!("refused {refused} events at first, got {repeated} again"));
         line("status at the end", list(&mut self.statuses.iter().map(|(name, count)| (name.clone(), *count))));
         line("settled after", format!("{:.1} s", self.settled_after.as_secs_f64()));
-        line("provider executions", format!("{}, at most {} an order", self.executions, self.most_executions));
+        let (executions, most, sent) = (self.executions, self.most_executions, self.most_sent);
+        line("provider executions", format!("{executions}, at most {most} an order, sent at most {sent} times"));
         line("paid, refunded", format!("{}, {}", self.paid, self.refunds));
         for (name, kind) in WRONG {
             line(name, self.open.get(kind).copied().unwrap_or(0).to_string());
@@ -187,6 +193,7 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let state = seen["state"].as_str().unwrap_or("NONE");
     let mut verdict = Verdict {
         status: if status == 404 { "never claimed".into() } else { payment["status"].as_str().unwrap_or("?").into() },
+        sent: seen["arrivals"]["create"].as_u64().unwrap_or(0),
         executions: seen["executions"]["create"].as_u64().unwrap_or(0),
         paid: matches!(state, "SUCCESS" | "REFUND"),
         wrong: story.wrong.clone(),
@@ -195,8 +202,8 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let told_succeeded =
         verdict.status == "succeeded" || story.told.iter().any(|(_, told)| told["status"] == "succeeded");
     let events = heard.iter().filter(|kind| *kind == "payment.succeeded").count();
-    if verdict.executions > 1 {
-        verdict.wrong.push(format!("executed {} times", verdict.executions));
+    if verdict.sent > 1 || verdict.executions > 1 {
+        verdict.wrong.push(format!("sent {} times and executed {} times", verdict.sent, verdict.executions));
     }
     if (told_succeeded || events > 0) && !verdict.paid {
         verdict.open.push(NOT_PAID);
