@@ -42,6 +42,14 @@ enum Command {
     Run,
     /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
     Check,
+    /// What the files would change of the configuration that was last in force
+    Diff,
+    /// Takes the running gateway back to an earlier generation of its configuration
+    Rollback {
+        /// Its number, as GET /generations on the admin port lists them; the one before unless it is given
+        #[arg(long)]
+        to: Option<u64>,
+    },
     /// Which route a payment would take, and why
     Route(routing::RouteArgs),
     /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
@@ -98,10 +106,14 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
+        Command::Diff => config::operate::diff(&conf),
+        Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
         Command::Route(arguments) => routing::run(&conf, &arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
-        Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Sandbox { listen, control, accounts } => in_runtime(async {
+            sandbox::run_command(listen, control, accounts).await.map_err(|error| error.to_string())
+        }),
         Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
@@ -139,7 +151,6 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
     Ok(())
 }
 
-fn in_runtime(future: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(future).map_err(|error| error.to_string())
+fn in_runtime(future: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    tokio::runtime::Runtime::new().map_err(|error| error.to_string())?.block_on(future)
 }
