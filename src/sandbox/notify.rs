@@ -98,6 +98,7 @@ pub(super) fn send(
     let (Subject::Payment(id) | Subject::Refund(id)) = subject;
     let news = match shared.accounts.get(&id.0).ok_or("there is no such account")? {
         Account::WechatV3(account) => wechat_v3::compose(books, account, subject, sending)?,
+        Account::WechatV2(_) => return Err("APIv2 has no notifications here yet".to_owned()),
         Account::Alipay(account) => alipay::compose(books, account, subject, sending)?,
     };
     let url = news.url.parse::<Uri>().map_err(|error| format!("{}: {error}", news.url))?;
