@@ -76,14 +76,17 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self) -> Verdict {
-        let admitted = admission::admit(&self.fields, self.identity.as_deref(), &self.shared.accounts);
-        let Admitted { account, how } = match admitted {
+        let Admitted { account, how } = match admission::admit(&self.fields, &self.shared.accounts) {
             Ok(admitted) => admitted,
             Err(reply) => {
                 self.shared.books.lock().stats.bad_signatures += 1;
                 return Verdict::Answer(reply.sent());
             }
         };
+        if self.identity.as_ref().is_some_and(|serial| *serial != account.serial) {
+            self.shared.books.lock().stats.wrong_identities += 1;
+            return Verdict::Answer(Reply::refused("商户号与API证书不一致").sent());
+        }
         let Some(fault) = self.arrive(&account) else {
             return Verdict::Answer(self.execute(&account).signed(&account, how, None));
         };

@@ -25,7 +25,7 @@ pub(super) fn read(body: &[u8]) -> Result<Fields, Reply> {
 }
 
 /// Checks everything but the business. Refusals are never signed: their sender is not known.
-pub(super) fn admit(fields: &Fields, identity: Option<&str>, accounts: &Accounts) -> Result<Admitted, Reply> {
+pub(super) fn admit(fields: &Fields, accounts: &Accounts) -> Result<Admitted, Reply> {
     let needed = |name: &str| fields.get(name).ok_or_else(|| Reply::refused(&format!("缺少参数{name}")));
     let mchid = needed("mch_id")?;
     let Some(account::Account::WechatV2(account)) = accounts.get(mchid) else {
@@ -35,9 +35,6 @@ pub(super) fn admit(fields: &Fields, identity: Option<&str>, accounts: &Accounts
     let how = how.ok_or_else(|| Reply::refused("签名类型sign_type只能是MD5或HMAC-SHA256"))?;
     if *needed("sign")? != how.sign(fields, &account.api) {
         return Err(Reply::refused("签名错误，请检查后再试"));
-    }
-    if identity.is_some_and(|serial| serial != account.serial) {
-        return Err(Reply::refused("商户号与API证书不一致"));
     }
     if *needed("appid")? != account.appid {
         return Err(Reply::refused("appid和mch_id不匹配"));
