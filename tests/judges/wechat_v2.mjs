@@ -17,7 +17,7 @@ const commands = {
     };
     const named = { ...own, out_trade_no: number };
     const till = `${number}-till`;
-    const back = { ...own, out_trade_no: till, out_refund_no: 'r-1', total_fee: '888', refund_fee: '300' };
+    const back = { ...own, out_trade_no: till, out_refund_no: `${number}-back`, total_fee: '888', refund_fee: '300' };
     const seen = {};
     seen.created = (await v2.pay.unifiedorder.post(native)).data;
     seen.state = (await v2.pay.orderquery.post(named)).data.trade_state;
@@ -49,15 +49,15 @@ const commands = {
 
 function client(url, folder, { mchid, api }) {
   const file = (name) => readFileSync(join(folder, name));
-  const ca = file('ca.pem');
+  const [ca, cert, key] = ['ca.pem', 'apiclient_cert.pem', 'apiclient_key.pem'].map(file);
   return new Wechatpay({
     mchid,
     secret: api,
-    merchant: { ca, cert: file('apiclient_cert.pem'), key: file('apiclient_key.pem') },
-    // Of APIv3, which is not asked here.
+    merchant: { ca, cert, key },
+    // Only so that it starts: APIv3 is not asked here.
     serial: 'none',
-    privateKey: 'none',
-    certs: { any: 'none' },
+    privateKey: key,
+    certs: { any: cert },
     baseURL: url,
     httpsAgent: new Agent({ ca }),
   });
