@@ -2,6 +2,7 @@
 
 mod alipay;
 mod authority;
+mod wechat_v2;
 mod wechat_v3;
 
 use std::fmt::Write as _;
@@ -56,6 +57,8 @@ pub enum SandboxProvider {
     /// WeChat Pay, API v3.
     #[default]
     WechatV3,
+    /// WeChat Pay, APIv2.
+    WechatV2,
     /// Alipay, with public keys.
     Alipay,
     /// Alipay, with certificates.
@@ -103,6 +106,7 @@ pub fn sandbox_channel_of(
     let place = Place { dir, name, host, address: sandbox_address };
     let made = match provider {
         SandboxProvider::WechatV3 => wechat_v3::make(&place)?,
+        SandboxProvider::WechatV2 => wechat_v2::make(&place)?,
         SandboxProvider::Alipay => alipay::make(&place, false)?,
         SandboxProvider::AlipayCertificates => alipay::make(&place, true)?,
     };
@@ -248,11 +252,21 @@ mod tests {
             let made = sandbox_channel_of(*provider, dir.path(), &name, "127.0.0.1:8443").unwrap();
             let channel: toml::Table = toml::from_str(&fs::read_to_string(&made.channel).unwrap()).unwrap();
             assert!(name.starts_with(channel["provider"].as_str().unwrap()), "{name}");
-            for file in [&channel["ca"], &channel["keys"]["sign"]["file"], &channel["keys"]["verify"][0]["file"]] {
-                assert!(dir.path().join(file.as_str().unwrap()).exists(), "{name} {file}");
-            }
+            let mut files = Vec::new();
+            files_in(&toml::Value::Table(channel), &mut files);
+            assert!(files.len() >= 3 && files.iter().all(|file| dir.path().join(file).exists()), "{name} {files:?}");
             let authority = |name: &str| fs::read(dir.path().join(name).join("ca.pem")).unwrap();
             assert_eq!(authority(&name), authority("wechat-v3"));
+        }
+    }
+
+    /// The files that a channel names.
+    fn files_in(value: &toml::Value, found: &mut Vec<String>) {
+        match value {
+            toml::Value::String(text) if text.ends_with(".pem") => found.push(text.replace("file:", "")),
+            toml::Value::Array(items) => items.iter().for_each(|item| files_in(item, found)),
+            toml::Value::Table(table) => table.values().for_each(|item| files_in(item, found)),
+            _ => {}
         }
     }
 

@@ -17,6 +17,7 @@ mod post;
 mod server;
 #[cfg(test)]
 mod tests;
+mod wechat_v2;
 mod wechat_v3;
 
 use std::future::Future;
@@ -72,8 +73,8 @@ pub struct Options {
     /// Folders with a `sandbox.toml`, or folders of such folders.
     pub accounts: Vec<PathBuf>,
     /// Whether a connection needs a client certificate of the sandbox's authority. When one is shown, needed or not, it
-    /// must be that of the merchant who signs. Alipay asks for none: where one of its merchants is served too, WeChat's are
-    /// refused in the answer instead of the handshake.
+    /// must be that of the merchant who signs. Alipay asks for none, and APIv2 only where money goes back: where one of their
+    /// merchants is served too, the others are refused in the answer instead of the handshake.
     pub require_client_certificate: bool,
     /// How long to wait before each repetition of a notification; empty: as long as the provider itself.
     pub notify_schedule: Vec<Duration>,

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use rand::Rng;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber,
 };
 use serde::Deserialize;
 
-use super::Place;
+use super::{Place, rsa_key_pair};
 
 /// The subject of every sandbox authority: constant, so that one can be used again from its key alone.
 const AUTHORITY: &str = "Tollgate sandbox authority (worth nothing elsewhere)";
@@ -70,6 +70,25 @@ fn authority_parameters() -> io::Result<CertificateParams> {
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(authority)
+}
+
+/// A WeChat merchant's client certificate: gives its serial number, and adds its files.
+pub(super) fn identity(
+    mchid: &str,
+    authority: &Issuer<'static, KeyPair>,
+    files: &mut Vec<(&'static str, String)>,
+) -> io::Result<String> {
+    let pair = rsa_key_pair()?;
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+    let mut merchant = parameters(mchid, Vec::new())?;
+    let serial = serial();
+    merchant.serial_number = Some(SerialNumber::from_slice(&serial));
+    merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
+    files.push(("apiclient_key.pem", pair.private_key));
+    files.push(("apiclient_cert.pem", certificate.pem()));
+    Ok(hex::encode(serial).to_uppercase())
 }
 
 /// A certificate's content, without any use yet.

@@ -4,9 +4,9 @@ use std::io;
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
+use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use super::authority::{bad, parameters, serial, server};
+use super::authority::{bad, identity, parameters, serial, server};
 use super::{FILTERS, Made, Place, digits, rsa_key_pair};
 
 /// Makes keys and certificates of both sides.
@@ -21,7 +21,7 @@ pub(super) fn make(place: &Place<'_>) -> io::Result<Made> {
         mchid,
     };
     let authority = server(place, &mut merchant.files)?;
-    merchant.identity(&authority)?;
+    merchant.serial = identity(&merchant.mchid, &authority, &mut merchant.files)?;
     let platform = rsa_key_pair()?;
     merchant.files.push(("pub_key.pem", platform.public_key));
     merchant.files.push(("platform_key.pem", platform.private_key));
@@ -41,21 +41,6 @@ struct Merchant {
 }
 
 impl Merchant {
-    fn identity(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
-        let pair = rsa_key_pair()?;
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
-        let mut merchant = parameters(&self.mchid, Vec::new())?;
-        let serial = serial();
-        merchant.serial_number = Some(SerialNumber::from_slice(&serial));
-        merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
-        self.serial = hex::encode(serial).to_uppercase();
-        self.files.push(("apiclient_key.pem", pair.private_key));
-        self.files.push(("apiclient_cert.pem", certificate.pem()));
-        Ok(())
-    }
-
     /// With a key of its own, so that who takes one of the platform's keys for the other is found out.
     fn platform_certificate(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
         let pair = rsa_key_pair()?;

@@ -1,6 +1,7 @@
 //! The accounts that the sandbox serves, each read from a folder that `tollgate keygen` made.
 
 pub(super) mod alipay;
+pub(super) mod wechat_v2;
 pub(super) mod wechat_v3;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 #[derive(Clone)]
 pub(super) enum Account {
     WechatV3(Arc<wechat_v3::Account>),
+    WechatV2(Arc<wechat_v2::Account>),
     Alipay(Arc<alipay::Account>),
 }
 
@@ -34,6 +36,7 @@ impl Account {
     pub(super) fn name(&self) -> &str {
         match self {
             Self::WechatV3(account) => &account.mchid,
+            Self::WechatV2(account) => &account.mchid,
             Self::Alipay(account) => &account.app_id,
         }
     }
@@ -42,11 +45,12 @@ impl Account {
     pub(super) fn provider(&self) -> &'static str {
         match self {
             Self::WechatV3(_) => "wechat-v3",
+            Self::WechatV2(_) => "wechat-v2",
             Self::Alipay(_) => "alipay",
         }
     }
 
-    /// Whether the provider asks this merchant for a client certificate.
+    /// Whether the provider asks this merchant for a client certificate at every connection.
     pub(super) fn shows_certificate(&self) -> bool {
         matches!(self, Self::WechatV3(_))
     }
@@ -54,7 +58,7 @@ impl Account {
     /// Who pays when nobody says who.
     pub(super) fn payer(&self) -> &'static str {
         match self {
-            Self::WechatV3(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
+            Self::WechatV3(_) | Self::WechatV2(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
             Self::Alipay(_) => "2088102116773037",
         }
     }
@@ -62,6 +66,7 @@ impl Account {
     fn tls(&self) -> &TlsFiles {
         match self {
             Self::WechatV3(account) => &account.tls,
+            Self::WechatV2(account) => &account.tls,
             Self::Alipay(account) => &account.tls,
         }
     }
@@ -74,9 +79,10 @@ impl Account {
         let source = Source::read(directory)?;
         match source.parse::<Head>()?.provider.as_str() {
             "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&source)?))),
+            "wechat-v2" => Ok(Self::WechatV2(Arc::new(wechat_v2::Account::read(&source)?))),
             "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&source)?))),
             other => {
-                let advice = "write `wechat-v3` or `alipay`";
+                let advice = "write `wechat-v3`, `wechat-v2` or `alipay`";
                 Err(source.refused(format!("`{other}` is no provider that the sandbox speaks; {advice}")))
             }
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The operations that a fault can name, beside `*`.
-pub(super) const OPERATIONS: [&str; 7] =
-    ["create", "query", "close", "cancel", "refund", "refund_query", "certificates"];
+pub(super) const OPERATIONS: [&str; 8] =
+    ["create", "query", "close", "cancel", "refund", "refund_query", "certificates", "bill"];
 
 /// One entry of the script.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::account::Account;
 use super::books::{Attempt, Books, Id, Notification};
 use super::post::post;
-use super::{Shared, alipay, wechat_v3};
+use super::{Shared, alipay, wechat_v2, wechat_v3};
 
 /// What is notified of.
 #[derive(Clone, Debug)]
@@ -98,6 +98,7 @@ pub(super) fn send(
     let (Subject::Payment(id) | Subject::Refund(id)) = subject;
     let news = match shared.accounts.get(&id.0).ok_or("there is no such account")? {
         Account::WechatV3(account) => wechat_v3::compose(books, account, subject, sending)?,
+        Account::WechatV2(account) => wechat_v2::compose(books, account, subject, sending)?,
         Account::Alipay(account) => alipay::compose(books, account, subject, sending)?,
     };
     let url = news.url.parse::<Uri>().map_err(|error| format!("{}: {error}", news.url))?;

@@ -61,6 +61,7 @@ impl World {
     pub async fn of(provider: &'static str) -> Self {
         let provider = match provider {
             "wechat-v3" => SandboxProvider::WechatV3,
+            "wechat-v2" => SandboxProvider::WechatV2,
             "alipay" => SandboxProvider::Alipay,
             other => panic!("the sandbox does not stand in for {other} yet"),
         };

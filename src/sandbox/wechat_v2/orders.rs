@@ -1,0 +1,217 @@
+//! What requests about orders do to the books.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::reply::Reply;
+use super::words::{CODE, china, collected, instant, order_fields, product, state};
+use super::xml::Fields;
+use crate::sandbox::account::wechat_v2::Account;
+use crate::sandbox::books::{Books, Id, Order, Payment, RefundStatus, State};
+use crate::sandbox::keys::{random_digits, random_text};
+use crate::sandbox::notify::Subject;
+
+/// One request's view of the books.
+pub(super) struct Desk<'a> {
+    pub(super) books: &'a mut Books,
+    pub(super) account: &'a Account,
+    pub(super) now: Timestamp,
+}
+
+/// An answer, and what is to be notified of.
+pub(super) struct Done {
+    pub(super) reply: Reply,
+    pub(super) notify: Option<Subject>,
+}
+
+/// The error is an answer too.
+pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
+
+/// Whose payment code it is.
+const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
+/// What the end of a payment code means; any other pays at once.
+const ASKS_FOR_PASSWORD: &str = "0001";
+const IS_TOO_POOR: &str = "0002";
+/// How long what was paid can be reversed.
+const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+impl Desk<'_> {
+    /// Makes an order that somebody has yet to pay.
+    pub(super) fn create(&mut self, content: Value) -> Result {
+        let id = self.id(content["out_trade_no"].as_str());
+        let trade_type = content["trade_type"].as_str().unwrap_or_default().to_owned();
+        let known = self.books.order(&id, self.now).map(|order| (order.state, order.parameters == content));
+        match known {
+            None => self.open(&id, product(&trade_type), content)?,
+            Some((State::Success | State::Refund, _)) => return Err(paid()),
+            Some((State::Closed, _)) => return Err(Reply::error("ORDERCLOSED", "订单已关闭")),
+            Some((_, false)) => return Err(used()),
+            Some((_, true)) => {}
+        }
+        let mut results = collected([
+            ("trade_type", trade_type.as_str()),
+            ("prepay_id", &format!("wx{}{}", china(self.now, "%d%H%M%S"), random_digits(26))),
+        ]);
+        let means = match trade_type.as_str() {
+            "NATIVE" => Some(("code_url", format!("weixin://wxpay/bizpayurl?pr={}", random_text(9)))),
+            "MWEB" => {
+                let prepay_id = results.get("prepay_id").map_or("", String::as_str);
+                let path = "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb";
+                Some(("mweb_url", format!("{path}?prepay_id={prepay_id}&package={}", random_digits(10))))
+            }
+            _ => None,
+        };
+        results.extend(means.map(|(name, value)| (name.to_owned(), value)));
+        done(Reply::success(results))
+    }
+
+    /// Makes an order from a payment code, and takes the money at once if the code allows it. It is never notified of.
+    pub(super) fn scan(&mut self, content: Value) -> Result {
+        let id = self.id(content["out_trade_no"].as_str());
+        let known = self.books.order(&id, self.now).map(|order| (order.state, order.parameters == content));
+        match known {
+            None => {}
+            Some((State::Success | State::Refund, _)) => return Err(paid()),
+            Some((State::Closed, _)) => return Err(Reply::error("ORDERREVERSED", "订单已撤销")),
+            Some((State::NotPay, true)) => return Err(asks_for_password()),
+            Some(_) => return Err(used()),
+        }
+        let code = content["auth_code"].as_str().unwrap_or_default().to_owned();
+        let is_code = code.len() == 18
+            && code.bytes().all(|byte| byte.is_ascii_digit())
+            && matches!(code.get(..2), Some("10" | "11" | "12" | "13" | "14" | "15"));
+        if !is_code {
+            return Err(Reply::error("AUTH_CODE_INVALID", "请扫描微信支付被扫条码/二维码"));
+        }
+        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
+        if others.any(|order| order.parameters["auth_code"] == code.as_str()) {
+            return Err(Reply::error("AUTHCODEEXPIRE", "二维码已过期，请用户在微信上刷新后再试"));
+        }
+        self.open(&id, CODE, content)?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        if code.ends_with(ASKS_FOR_PASSWORD) {
+            return Err(asks_for_password());
+        }
+        if code.ends_with(IS_TOO_POOR) {
+            order.state = State::PayError;
+            return Err(Reply::error("NOTENOUGH", "用户帐号余额不足"));
+        }
+        order.state = State::Success;
+        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
+        done(Reply::success(order_fields(&id.1, order)))
+    }
+
+    fn open(&mut self, id: &Id, product: &'static str, content: Value) -> Result<()> {
+        let text = |field: &str| content[field].as_str();
+        let expires = text("time_expire").and_then(instant);
+        if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
+            return Err(Reply::error("PARAM_ERROR", "time_expire时间过短，至少在1分钟之后"));
+        }
+        let order = Order {
+            product,
+            notify_url: text("notify_url").map(str::to_owned),
+            opened: true,
+            created: self.now,
+            total: text("total_fee").and_then(|fen| fen.parse().ok()).unwrap_or_default(),
+            expires,
+            state: State::NotPay,
+            transaction_id: format!("42000{}", random_digits(23)),
+            payment: None,
+            parameters: content,
+        };
+        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.books.orders.entry(id.clone()).or_default().order = Some(order);
+        self.books.executed("create", id);
+        Ok(())
+    }
+
+    pub(super) fn query(&mut self, content: &Value) -> Result {
+        let id = self.find(content)?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let (state, description) = state(order);
+        let reply = Reply::success(order_fields(&id.1, order));
+        done(reply.with("trade_state", state).with("trade_state_desc", description))
+    }
+
+    /// Closing again what is closed changes nothing, and succeeds.
+    pub(super) fn close(&mut self, content: &Value) -> Result {
+        let id = self.find(content)?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        match order.state {
+            State::Success | State::Refund => return Err(paid()),
+            _ if order.product == CODE => {
+                return Err(Reply::error("INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"));
+            }
+            State::Closed => {}
+            State::NotPay | State::PayError => {
+                order.state = State::Closed;
+                self.books.executed("close", &id);
+            }
+        }
+        done(Reply::success(Fields::new()))
+    }
+
+    /// Ends what a till began, and gives back what was paid.
+    pub(super) fn reverse(&mut self, content: &Value) -> Result {
+        let stays = |code: &str, message: &str| Err(Reply::error(code, message).with("recall", "N"));
+        let id = self.find(content).map_err(|reply| reply.with("recall", "N"))?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        if order.product != CODE {
+            return stays("INVALID_REQUEST", "只有付款码支付的订单可以撤销");
+        }
+        let age = order.payment.as_ref().map_or(0, |payment| self.now.as_second() - payment.at.as_second());
+        match order.state {
+            State::Refund => return stays("TRADE_STATE_ERROR", "订单已发生退款，不能撤销"),
+            State::Success if age > REVERSIBLE_SECONDS => return stays("REVERSE_EXPIRE", "订单超过7天，无法撤销"),
+            State::Closed => {}
+            State::Success | State::NotPay | State::PayError => {
+                order.state = State::Closed;
+                self.books.executed("cancel", &id);
+            }
+        }
+        done(Reply::success(Fields::new()).with("recall", "N"))
+    }
+
+    /// The order that is meant; the platform's own number wins, and nobody can know it before it was told.
+    pub(super) fn find(&mut self, content: &Value) -> Result<Id> {
+        let by_transaction = content["transaction_id"].as_str().map(|transaction| self.id(Some(transaction)));
+        let id = match &by_transaction {
+            Some(transaction) => self.id(self.books.transactions.get(transaction).map(String::as_str)),
+            None => self.id(content["out_trade_no"].as_str()),
+        };
+        match self.books.order(&id, self.now) {
+            Some(order) if by_transaction.is_none() || order.payment.is_some() => Ok(id),
+            _ => Err(not_exist()),
+        }
+    }
+
+    pub(super) fn id(&self, number: Option<&str>) -> Id {
+        (self.account.mchid.clone(), number.unwrap_or_default().to_owned())
+    }
+
+    /// How often, and how much of an order was given back or is about to be.
+    pub(super) fn given_back(&self, id: &Id) -> (usize, u64) {
+        let alive = self.books.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+        alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount))
+    }
+}
+
+fn paid() -> Reply {
+    Reply::error("ORDERPAID", "该订单已支付")
+}
+
+fn used() -> Reply {
+    Reply::error("OUT_TRADE_NO_USED", "商户订单号重复：与首次请求的参数不一致")
+}
+
+fn asks_for_password() -> Reply {
+    Reply::error("USERPAYING", "需要用户输入支付密码")
+}
+
+fn not_exist() -> Reply {
+    Reply::error("ORDERNOTEXIST", "订单不存在")
+}
+
+pub(super) fn done(reply: Reply) -> Result {
+    Ok(Done { reply, notify: None })
+}

@@ -1,0 +1,155 @@
+//! What requests about refunds do to the books.
+
+use serde_json::Value;
+
+use super::orders::{Desk, Done, Result, done};
+use super::reply::Reply;
+use super::words::{collected, refund_source, refund_state, refund_time};
+use super::xml::Fields;
+use crate::sandbox::account::wechat_v2::Account;
+use crate::sandbox::books::{Books, Entry, Id, Refund, RefundStatus, State};
+use crate::sandbox::keys::random_digits;
+use crate::sandbox::notify::Subject;
+
+/// The most partial refunds that an order may have.
+const MOST_REFUNDS: usize = 50;
+/// How many refunds one answer tells of.
+const PAGE: usize = 10;
+/// Where the money went.
+pub(super) const RECEIVED_BY: &str = "支付用户零钱";
+
+/// The refund with this number of the platform's.
+pub(super) fn by_id(books: &Books, account: &Account, refund_id: &str) -> Option<Id> {
+    let mut own = books.refunds.iter().filter(|((mchid, _), _)| *mchid == account.mchid);
+    own.find(|(_, refund)| refund.refund_id == refund_id).map(|(id, _)| id.clone())
+}
+
+impl Desk<'_> {
+    /// Accepts a refund: that is all that the answer says, also when the end follows at once.
+    pub(super) fn refund(&mut self, content: Value, auto: bool) -> Result {
+        let id = self.find(&content)?;
+        let fen = |field: &str| content[field].as_str().and_then(|fen| fen.parse().ok()).unwrap_or(0u64);
+        let (amount, total) = (fen("refund_fee"), fen("total_fee"));
+        let refund_id = self.id(content["out_refund_no"].as_str());
+        let order = self.books.order(&id, self.now).filter(|order| {
+            let is_paid = matches!(order.state, State::Success | State::Refund);
+            is_paid && order.payment.is_some()
+        });
+        let Some(original) = order.map(|order| order.total) else {
+            return Err(Reply::error("TRADE_STATE_ERROR", "订单状态错误：订单未支付或已撤销"));
+        };
+        let known = self.books.refunds.get(&refund_id);
+        if total != original || known.is_some_and(|known| known.order != id.1 || known.amount != amount) {
+            return Err(Reply::error("INVALID_REQUEST", "订单金额或退款金额与之前请求不一致，请核实后再试"));
+        }
+        if known.is_some() {
+            return done(self.accepted(&refund_id));
+        }
+        let (count, sum) = self.given_back(&id);
+        if count >= MOST_REFUNDS {
+            return Err(Reply::error("INVALID_REQUEST", "部分退款次数超过限制"));
+        }
+        if amount > original.saturating_sub(sum) {
+            return Err(Reply::error("ERROR", "累计退款金额大于支付金额"));
+        }
+        let made = Refund {
+            order: id.1.clone(),
+            refund_id: format!("50{}", random_digits(27)),
+            notify_url: content["notify_url"].as_str().map(str::to_owned),
+            amount,
+            status: if auto { RefundStatus::Success } else { RefundStatus::Processing },
+            created: self.now,
+            finished: auto.then_some(self.now),
+            notifications: Vec::new(),
+            parameters: content,
+        };
+        self.books.refunds.insert(refund_id.clone(), made);
+        if let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&id) {
+            order.state = State::Refund;
+            refunds.push(refund_id.1.clone());
+        }
+        self.books.executed("refund", &id);
+        let reply = self.accepted(&refund_id);
+        Ok(Done { reply, notify: auto.then_some(Subject::Refund(refund_id)) })
+    }
+
+    fn accepted(&self, id: &Id) -> Reply {
+        let Some(refund) = self.books.refunds.get(id) else { return not_exist() };
+        let order = self.books.orders.get(&(id.0.clone(), refund.order.clone()));
+        let Some(order) = order.and_then(|entry| entry.order.as_ref()) else { return not_exist() };
+        let (amount, total) = (refund.amount.to_string(), order.total.to_string());
+        Reply::success(collected([
+            ("transaction_id", order.transaction_id.as_str()),
+            ("out_trade_no", &refund.order),
+            ("out_refund_no", &id.1),
+            ("refund_id", &refund.refund_id),
+            ("refund_fee", &amount),
+            ("settlement_refund_fee", &amount),
+            ("total_fee", &total),
+            ("cash_fee", &total),
+            ("cash_refund_fee", &amount),
+            ("fee_type", "CNY"),
+        ]))
+    }
+
+    /// One refund, or a page of an order's; the names are tried in the order of their precision.
+    pub(super) fn refund_query(&mut self, content: &Value) -> Result {
+        let text = |field: &str| content[field].as_str();
+        let one = match (text("refund_id"), text("out_refund_no")) {
+            (Some(refund_id), _) => Some(by_id(self.books, self.account, refund_id).ok_or_else(not_exist)?),
+            (None, Some(number)) => Some(self.id(Some(number))),
+            (None, None) => None,
+        };
+        let order_id = match &one {
+            Some(refund) => self.id(self.books.refunds.get(refund).map(|refund| refund.order.as_str())),
+            None => self.find(content)?,
+        };
+        let Some(order) = self.books.orders.get(&order_id).and_then(|entry| entry.order.as_ref()) else {
+            return Err(not_exist());
+        };
+        let all: Vec<_> = self.books.refunds_of(&order_id).collect();
+        let wanted = all.iter().filter(|(number, _)| one.as_ref().is_none_or(|one| one.1 == **number));
+        let offset = text("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
+        let page: Vec<_> = wanted.skip(offset).take(PAGE).collect();
+        if page.is_empty() {
+            return Err(not_exist());
+        }
+        let total = order.total.to_string();
+        let mut results = collected([
+            ("transaction_id", order.transaction_id.as_str()),
+            ("out_trade_no", &order_id.1),
+            ("total_fee", &total),
+            ("cash_fee", &total),
+            ("fee_type", "CNY"),
+            ("refund_count", &page.len().to_string()),
+            ("total_refund_count", &all.len().to_string()),
+        ]);
+        for (place, (number, refund)) in page.into_iter().enumerate() {
+            results.extend(numbered(place, number, refund));
+        }
+        done(Reply::success(results))
+    }
+}
+
+/// One refund of a list, each field with its place in the name. (The platform itself writes `accout`.)
+fn numbered(place: usize, number: &str, refund: &Refund) -> impl Iterator<Item = (String, String)> {
+    let amount = refund.amount.to_string();
+    let mut fields: Fields = collected([
+        ("out_refund_no", number),
+        ("refund_id", &refund.refund_id),
+        ("refund_channel", "ORIGINAL"),
+        ("refund_fee", &amount),
+        ("settlement_refund_fee", &amount),
+        ("refund_status", refund_state(refund.status)),
+        ("refund_account", refund_source(refund)),
+        ("refund_recv_accout", RECEIVED_BY),
+    ]);
+    if let (RefundStatus::Success, Some(at)) = (refund.status, refund.finished) {
+        fields.insert("refund_success_time".to_owned(), refund_time(at));
+    }
+    fields.into_iter().map(move |(name, value)| (format!("{name}_{place}"), value))
+}
+
+fn not_exist() -> Reply {
+    Reply::error("REFUNDNOTEXIST", "退款订单查询失败：退款单不存在")
+}
