@@ -2,6 +2,7 @@
 
 mod alipay;
 mod authority;
+mod unionpay;
 mod wechat_v3;
 
 use std::fmt::Write as _;
@@ -18,6 +19,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use rand::Rng;
 
+use self::unionpay::SignMethod;
 use crate::config::file::is_name;
 
 /// A secret with which a merchant signs its requests: 32 random bytes in base64url.
@@ -60,6 +62,12 @@ pub enum SandboxProvider {
     Alipay,
     /// Alipay, with certificates.
     AlipayCertificates,
+    /// UnionPay, with certificates.
+    Unionpay,
+    /// UnionPay, with a key for both sides and SHA-256.
+    UnionpaySha256,
+    /// UnionPay, with a key for both sides and SM3.
+    UnionpaySm3,
 }
 
 /// What [`sandbox_channel`] made.
@@ -69,9 +77,9 @@ pub struct SandboxFiles {
     pub channel: PathBuf,
     /// `DIR/NAME`: its keys, and the account as the sandbox needs it; to be given to `Sandbox::start`.
     pub account: PathBuf,
-    /// The invented merchant number: WeChat's mchid, Alipay's seller_id.
+    /// The invented merchant number: WeChat's mchid, Alipay's seller_id, UnionPay's merId.
     pub mchid: String,
-    /// The invented app id.
+    /// The invented app id; at UnionPay the merId again.
     pub appid: String,
 }
 
@@ -105,6 +113,9 @@ pub fn sandbox_channel_of(
         SandboxProvider::WechatV3 => wechat_v3::make(&place)?,
         SandboxProvider::Alipay => alipay::make(&place, false)?,
         SandboxProvider::AlipayCertificates => alipay::make(&place, true)?,
+        SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
+        SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
+        SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,
     };
     fs::create_dir_all(&account)?;
     for (file, text) in &made.files {
@@ -248,8 +259,15 @@ mod tests {
             let made = sandbox_channel_of(*provider, dir.path(), &name, "127.0.0.1:8443").unwrap();
             let channel: toml::Table = toml::from_str(&fs::read_to_string(&made.channel).unwrap()).unwrap();
             assert!(name.starts_with(channel["provider"].as_str().unwrap()), "{name}");
-            for file in [&channel["ca"], &channel["keys"]["sign"]["file"], &channel["keys"]["verify"][0]["file"]] {
-                assert!(dir.path().join(file.as_str().unwrap()).exists(), "{name} {file}");
+            let keys = channel["keys"].as_table().unwrap();
+            let file = |value: &toml::Value| value.as_str().unwrap().trim_start_matches("file:").to_owned();
+            let mut files = vec![file(&channel["ca"])];
+            files.extend(keys.get("sign").map(|key| file(&key["file"])));
+            files.extend(keys.get("verify").map(|keys| file(&keys[0]["file"])));
+            files.extend(["root_cert", "middle_cert"].iter().filter_map(|name| keys.get(*name)).map(file));
+            assert_eq!(files.len() > 1, !keys.contains_key("secure_key"), "{name}");
+            for file in files {
+                assert!(dir.path().join(&file).exists(), "{name} {file}");
             }
             let authority = |name: &str| fs::read(dir.path().join(name).join("ca.pem")).unwrap();
             assert_eq!(authority(&name), authority("wechat-v3"));

@@ -1,6 +1,7 @@
 //! The accounts that the sandbox serves, each read from a folder that `tollgate keygen` made.
 
 pub(super) mod alipay;
+pub(super) mod unionpay;
 pub(super) mod wechat_v3;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub(super) enum Account {
     WechatV3(Arc<wechat_v3::Account>),
     Alipay(Arc<alipay::Account>),
+    Unionpay(Arc<unionpay::Account>),
 }
 
 /// What the listener needs; equal for all accounts of one sandbox.
@@ -35,6 +37,7 @@ impl Account {
         match self {
             Self::WechatV3(account) => &account.mchid,
             Self::Alipay(account) => &account.app_id,
+            Self::Unionpay(account) => &account.mer_id,
         }
     }
 
@@ -43,6 +46,7 @@ impl Account {
         match self {
             Self::WechatV3(_) => "wechat-v3",
             Self::Alipay(_) => "alipay",
+            Self::Unionpay(_) => "unionpay",
         }
     }
 
@@ -56,6 +60,7 @@ impl Account {
         match self {
             Self::WechatV3(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
             Self::Alipay(_) => "2088102116773037",
+            Self::Unionpay(_) => "621626*********0018",
         }
     }
 
@@ -63,6 +68,7 @@ impl Account {
         match self {
             Self::WechatV3(account) => &account.tls,
             Self::Alipay(account) => &account.tls,
+            Self::Unionpay(account) => &account.tls,
         }
     }
 
@@ -75,8 +81,9 @@ impl Account {
         match source.parse::<Head>()?.provider.as_str() {
             "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&source)?))),
             "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&source)?))),
+            "unionpay" => Ok(Self::Unionpay(Arc::new(unionpay::Account::read(&source)?))),
             other => {
-                let advice = "write `wechat-v3` or `alipay`";
+                let advice = "write `wechat-v3`, `alipay` or `unionpay`";
                 Err(source.refused(format!("`{other}` is no provider that the sandbox speaks; {advice}")))
             }
         }

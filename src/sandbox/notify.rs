@@ -99,6 +99,7 @@ pub(super) fn send(
     let news = match shared.accounts.get(&id.0).ok_or("there is no such account")? {
         Account::WechatV3(account) => wechat_v3::compose(books, account, subject, sending)?,
         Account::Alipay(account) => alipay::compose(books, account, subject, sending)?,
+        Account::Unionpay(_) => return Err("UnionPay tells nothing yet".to_owned()),
     };
     let url = news.url.parse::<Uri>().map_err(|error| format!("{}: {error}", news.url))?;
     for _ in 0..sending.times {
