@@ -4,6 +4,7 @@
 mod alipay;
 mod faults;
 mod merchant;
+mod unionpay;
 
 use serde_json::{Value, json};
 
