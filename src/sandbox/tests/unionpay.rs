@@ -38,6 +38,7 @@ async fn tokens_and_codes_are_given_and_nothing_is_known_before_the_payer_begins
         ] {
             let told = shop.ask(path, order.clone()).await.unwrap();
             assert!(told.believed && told.code() == "00" && !told.get(field).is_empty(), "{told:?}");
+            assert_eq!(told.text.contains("-----BEGIN CERTIFICATE-----\r\n"), provider == SandboxProvider::Unionpay);
             // Pairs are not encoded.
             assert_eq!(told.get("respMsg"), "成功[0000000]");
             assert_eq!(told.get("reqReserved"), order.get("reqReserved").map(String::as_str).unwrap_or_default());

@@ -1,10 +1,9 @@
 //! The signature over a message, with each of UnionPay's methods.
 
-use sha2::{Digest, Sha256};
-use sm3::Sm3;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+use sm3::Sm3;
 
 use crate::sandbox::account::unionpay::{Account, Keys};
 use crate::sandbox::form::Form;
