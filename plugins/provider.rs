@@ -6,6 +6,7 @@ mod form;
 #[cfg(test)]
 mod golden;
 pub mod sandbox;
+mod text;
 pub mod unionpay;
 pub mod wechat_v2;
 pub mod wechat_v3;

@@ -4,7 +4,6 @@
 //! Whoever is refused is told nothing but that; the reason is for the log.
 
 mod limits;
-mod nonces;
 pub(crate) mod plain;
 mod rfc9421;
 
@@ -14,7 +13,7 @@ use aws_lc_rs::hmac;
 use http::HeaderMap;
 
 pub use self::limits::Limits;
-use self::nonces::Nonces;
+use crate::cache::{CacheError, CacheKind, Nonces};
 use crate::config::{Merchant, Snapshot};
 
 /// How far a caller's clock may be off, in seconds, either way.
@@ -51,6 +50,8 @@ pub enum Denied {
     WrongSignature,
     /// The nonce was used before.
     NonceSeen,
+    /// Whether the nonce was used before cannot be found out now.
+    NoCache(CacheError),
 }
 
 /// What a scheme has found in a request: everything that is left to check in one way for both.
@@ -64,44 +65,57 @@ struct Claim {
 }
 
 /// Checks requests and remembers nonces.
-#[derive(Default)]
 pub struct Access {
     nonces: Nonces,
 }
 
 impl Access {
-    /// Remembers nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// Remembers nonces there.
+    pub fn new(cache: &CacheKind) -> Self {
+        Self { nonces: Nonces::new(cache) }
     }
 
     /// Finds the merchant who signed this request; `now` is unix seconds.
-    pub fn check(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Arc<Merchant>, Denied> {
-        let claim = if head.headers.contains_key("signature-input") {
-            rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
-        } else if head.headers.contains_key("x-tollgate-signature") {
-            plain::read(head, body)?
-        } else {
-            return Err(Denied::Unsigned);
-        };
-        if claim.created.abs_diff(now) > WINDOW || claim.expires.is_some_and(|end| end < now) {
-            return Err(Denied::OutsideWindow);
-        }
-        let known = snapshot.merchant_keys.get(&claim.key_id);
-        // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.
-        let secret = known.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        let right = hmac::verify(&key, &claim.message, &claim.signature).is_ok();
-        let (merchant, _) = known.ok_or(Denied::UnknownKey)?;
-        if !right {
-            return Err(Denied::WrongSignature);
-        }
+    pub async fn check(
+        &self,
+        snapshot: &Snapshot,
+        head: &Head<'_>,
+        body: &[u8],
+        now: u64,
+    ) -> Result<Arc<Merchant>, Denied> {
+        let (merchant, claim) = signed(snapshot, head, body, now)?;
         // Last, so that only valid signatures are remembered.
-        if !self.nonces.first_time(&claim.key_id, &claim.nonce, claim.created.max(now) + 2 * WINDOW, now) {
-            return Err(Denied::NonceSeen);
+        let end = claim.created.max(now) + 2 * WINDOW;
+        match self.nonces.first_time(&claim.key_id, &claim.nonce, end, now).await {
+            Ok(true) => Ok(merchant),
+            Ok(false) => Err(Denied::NonceSeen),
+            Err(error) => Err(Denied::NoCache(error)),
         }
-        Ok(Arc::clone(merchant))
     }
+}
+
+/// Everything but the nonce.
+fn signed(snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<(Arc<Merchant>, Claim), Denied> {
+    let claim = if head.headers.contains_key("signature-input") {
+        rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
+    } else if head.headers.contains_key("x-tollgate-signature") {
+        plain::read(head, body)?
+    } else {
+        return Err(Denied::Unsigned);
+    };
+    if claim.created.abs_diff(now) > WINDOW || claim.expires.is_some_and(|end| end < now) {
+        return Err(Denied::OutsideWindow);
+    }
+    let known = snapshot.merchant_keys.get(&claim.key_id);
+    // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.
+    let secret = known.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let right = hmac::verify(&key, &claim.message, &claim.signature).is_ok();
+    let (merchant, _) = known.ok_or(Denied::UnknownKey)?;
+    if !right {
+        return Err(Denied::WrongSignature);
+    }
+    Ok((Arc::clone(merchant), claim))
 }
 
 fn is_nonce(text: &str) -> bool {

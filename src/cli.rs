@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, keygen, sandbox, server, sign};
+use crate::{chaos, config, demo, keygen, routing, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -24,6 +24,7 @@ Examples:
   tollgate demo                               see everything work on this machine, without any set-up
   tollgate demo --keep                        the same, and leave it running for your own requests
   tollgate check --conf conf                  every mistake in a configuration, with file and line
+  tollgate route --merchant shop --method wechat.native --amount 888
   tollgate run --conf conf                    serve
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
@@ -41,6 +42,8 @@ enum Command {
     Run,
     /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
     Check,
+    /// Which route a payment would take, and why
+    Route(routing::RouteArgs),
     /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
     Sandbox {
         /// Where the provider's interface is served (TLS)
@@ -53,6 +56,8 @@ enum Command {
         #[arg(required = true, value_name = "DIR")]
         accounts: Vec<PathBuf>,
     },
+    /// Breaks everything at once while payments are made, then reconciles what was told, executed and delivered
+    Chaos(chaos::ChaosArgs),
     /// Signs a request and prints the headers for curl
     Sign(sign::SignArgs),
     /// Makes secrets and keys
@@ -93,9 +98,11 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
+        Command::Route(arguments) => routing::run(&conf, &arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
     };

@@ -4,8 +4,6 @@
 mod shop;
 mod stage;
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use self::shop::Shop;
@@ -36,7 +34,7 @@ async fn play(stage: &Stage) -> Result<(), String> {
             stage.sandbox.address()
         ),
     );
-    fact("gateway", &format!("Tollgate at http://{}", stage.gateway));
+    fact("gateway", &format!("Tollgate at http://{}", stage.gateway.address));
     fact("shop", &format!("a merchant that receives events at {}", shop.url()));
 
     title("1  The shop asks for a payment of 8.88 CNY");
@@ -147,6 +145,3 @@ fn why(text: &str) {
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
-
-/// How long the demo waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::Status;
 
-use crate::access::{Access, Head, Limits};
+use crate::access::{Access, Denied, Head, Limits};
 use crate::clock::unix_now;
 use crate::config::{Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
@@ -79,11 +79,12 @@ pub(crate) struct Asked {
 impl Gateway {
     /// Makes a gateway over a ledger and a configuration.
     pub fn new(current: Current, ledger: Ledger) -> Self {
+        let access = Access::new(&current.load().process.cache);
         Self {
             current,
             ledger,
             exchanger: Exchanger::default(),
-            access: Access::new(),
+            access,
             limits: Limits::default(),
             queries: query::Queries::default(),
         }
@@ -97,7 +98,7 @@ impl Gateway {
         if let Some(channel) = path.strip_prefix("/notify/") {
             return notify::receive(self, &snapshot, channel, incoming).await;
         }
-        let merchant = match self.who(&snapshot, &incoming) {
+        let merchant = match self.who(&snapshot, &incoming).await {
             Ok(merchant) => merchant,
             Err(problem) => {
                 return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() });
@@ -153,7 +154,7 @@ impl Gateway {
         }
     }
 
-    fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Arc<Merchant>, Problem> {
+    async fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Arc<Merchant>, Problem> {
         let head = Head {
             method: incoming.method.as_str(),
             scheme: incoming.scheme,
@@ -161,8 +162,14 @@ impl Gateway {
             path_and_query: &incoming.target,
             headers: &incoming.headers,
         };
-        self.access.check(snapshot, &head, &incoming.body, unix_now()).map_err(|denied| {
-            tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
+        let checked = self.access.check(snapshot, &head, &incoming.body, unix_now()).await;
+        checked.map_err(|denied| {
+            let request_id = &incoming.request_id;
+            if let Denied::NoCache(error) = denied {
+                tracing::error!(%error, request_id, "nobody can be let in");
+                return Problem::no_cache();
+            }
+            tracing::info!(reason = ?denied, request_id, "request denied");
             Problem::unauthorized()
         })
     }

@@ -26,6 +26,8 @@
 
 pub mod access;
 pub mod admin;
+pub mod cache;
+pub mod chaos;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -45,6 +47,7 @@ pub mod routing;
 pub mod sandbox;
 pub mod server;
 pub mod sign;
+mod stage;
 pub mod telemetry;
 pub mod upstream;
 pub mod view;

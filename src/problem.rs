@@ -61,6 +61,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", Retryable::No, detail)
     }
 
+    /// 503: whether the request is a repetition of somebody else's cannot be found out.
+    pub fn no_cache() -> Self {
+        let detail = "Nothing was sent, because the gateway cannot reach the cache that tells new requests from repeated ones. Sign the same request anew and send it again later.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(1), ..Self::new(status, "cache_unavailable", Retryable::SameKey, detail) }
+    }
+
     /// 404.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", Retryable::No, detail)

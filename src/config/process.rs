@@ -12,8 +12,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
+use super::secret;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, ServerTls};
+use crate::cache::{CacheKind, RedisUrl};
 
 /// What the file holds, and what was learnt from the files that it names.
 pub(super) struct ProcessFile {
@@ -45,14 +47,12 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
     let ledger_path = ledger(source, root.section("ledger"));
-    if let Some(mut cache) = root.section("cache") {
-        only_kind(&mut cache, "cache", "memory");
-    }
+    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
-    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
     let (tls, server_tls, certificates) = match door {
         Some(door) => (door.tls, door.fingerprint, door.certificates),
         None => (None, String::new(), Vec::new()),
@@ -63,6 +63,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         tls,
         admin_listen,
         ledger_path,
+        cache,
         log,
         drain,
         body_limit: body_limit.0,
@@ -80,6 +81,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: b
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
         ("ledger.path", running.ledger_path == file.ledger_path),
+        ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
@@ -121,17 +123,37 @@ fn admin(section: Option<Settings<'_>>, server: SocketAddr) -> SocketAddr {
 
 fn ledger(source: &Source, section: Option<Settings<'_>>) -> PathBuf {
     let Some(mut section) = section else { return source.resolve("data") };
-    only_kind(&mut section, "ledger", "embedded");
+    kind_of(&mut section, "ledger", &["embedded"]);
     source.resolve(&section.or("path", "data".to_owned()))
 }
 
-fn only_kind(section: &mut Settings<'_>, name: &str, only: &str) {
-    if let Some(kind) = section.optional::<String>("kind")
-        && kind != only
-    {
-        let message = format!("there is no {name} of the kind `{kind}`");
-        section.problem("kind", message, suggest(&kind, [only].into_iter()));
+fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> CacheKind {
+    let Some(mut section) = section else { return CacheKind::Memory };
+    if kind_of(&mut section, "cache", &["memory", "redis"]) != Some("redis") {
+        return CacheKind::Memory;
     }
+    let reason = "`public_url` is no loopback address";
+    let plain = if is_sandbox { secret::Plain::Allowed } else { secret::Plain::Refused(reason) };
+    let Some(url) = secret::required(source, &mut section, "url", plain) else { return CacheKind::Memory };
+    RedisUrl::new(url).map_or_else(
+        |wrong| {
+            let suggestion = "as in \"rediss://user:password@cache.example.com:6379\"".to_owned();
+            section.problem("url", format!("what `cache.url` leads to {wrong}"), Some(suggestion));
+            CacheKind::Memory
+        },
+        CacheKind::Redis,
+    )
+}
+
+/// The kind that is named, if it is one of these; the first is meant where none is named.
+fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Option<&'static str> {
+    let Some(kind) = section.optional::<String>("kind") else { return kinds.first().copied() };
+    let known = kinds.iter().find(|known| **known == kind).copied();
+    if known.is_none() {
+        let message = format!("there is no {name} of the kind `{kind}`");
+        section.problem("kind", message, suggest(&kind, kinds.iter().copied()));
+    }
+    known
 }
 
 fn log(section: Option<Settings<'_>>) -> String {
@@ -270,7 +292,7 @@ listen = "0.0.0.0:9090"
 [ledger]
 kind = "postgres"
 [cache]
-kind = "redis"
+kind = "rediss"
 [telemetry]
 log = "a=b=c"
 [delivery]
@@ -286,13 +308,37 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "6:16: `conf/none.pem`: this file does not exist",
             "8:10: `admin.listen` must be a loopback address",
             "10:8: there is no ledger of the kind `postgres` (there are embedded)",
-            "12:8: there is no cache of the kind `redis` (there are memory)",
+            "12:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
             "14:7: `telemetry.log` is no filter",
             "16:24: an item of `delivery.allow` must be a network",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {
             assert!(mistake.starts_with(&format!("conf/tollgate.toml:{expected}")), "{mistake} / {expected}");
+        }
+    }
+
+    #[test]
+    fn a_shared_cache_is_named_by_a_secret() {
+        let cache = |public: &str, url: &str| {
+            let text = format!("public_url = \"{public}\"\n[cache]\nkind = \"redis\"\n{url}");
+            let (file, mistakes) = read_text(&text);
+            (file.process.unwrap().cache, mistakes.join("\n"))
+        };
+        let (kind, mistakes) = cache("http://localhost", "url = \"plain:redis://127.0.0.1:6379\"");
+        assert!(mistakes.is_empty() && matches!(kind, CacheKind::Redis(_)), "{mistakes}");
+        assert!(!format!("{kind:?}").contains("127"), "{kind:?}");
+        for (public, url, expected) in [
+            ("http://localhost", "", "`cache.url` is missing"),
+            (
+                "http://localhost",
+                "url = \"plain:http://127.0.0.1\"",
+                "what `cache.url` leads to is no address of a Redis server",
+            ),
+            ("https://pay.example.com", "url = \"plain:redis://127.0.0.1\"", "only in a sandbox"),
+        ] {
+            let (kind, mistakes) = cache(public, url);
+            assert!(mistakes.contains(expected) && kind == CacheKind::Memory, "{mistakes}");
         }
     }
 

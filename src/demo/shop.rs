@@ -9,12 +9,12 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::PATIENCE;
 use crate::clock::stamp;
 use crate::sign::{Credentials, plain};
+use crate::stage::{PATIENCE, call};
 
 /// A merchant with one key.
 #[derive(Clone)]
@@ -102,27 +102,4 @@ async fn receive(listener: TcpListener, told: Arc<watch::Sender<Vec<Value>>>) {
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
-}
-
-/// One request on a connection of its own; gives status and JSON (null when there is none).
-pub(super) async fn call(
-    to: SocketAddr,
-    method: &str,
-    target: &str,
-    headers: &[(&'static str, String)],
-    body: String,
-) -> Result<(u16, Value), String> {
-    let stream = TcpStream::connect(to).await.map_err(|error| format!("cannot reach {to}: {error}"))?;
-    let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(target).header("host", to.to_string());
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
-    let answer = sender.send_request(request).await.map_err(broken)?;
-    let status = answer.status().as_u16();
-    let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
-    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
 }

@@ -1,27 +1,22 @@
 //! What the demo plays on: a directory with a real configuration, a sandbox, and the gateway as its own process.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tollgate_plugins::payment::provider_number;
 
-use super::PATIENCE;
-use super::shop::{Shop, call};
+use super::shop::Shop;
 use crate::keygen;
 use crate::sandbox::{Options, Sandbox};
+use crate::stage::{Gateway, PATIENCE, call, free};
 
 /// Everything that runs.
 pub(super) struct Stage {
     pub(super) sandbox: Sandbox,
-    pub(super) gateway: SocketAddr,
+    pub(super) gateway: Gateway,
     pub(super) shop: Shop,
-    admin: SocketAddr,
     directory: PathBuf,
-    process: Mutex<Child>,
 }
 
 impl Stage {
@@ -33,35 +28,18 @@ impl Stage {
         for folder in ["merchants", "channels"] {
             std::fs::create_dir_all(conf.join(folder)).map_err(cannot)?;
         }
-        let (gateway, admin, provider) = (free()?, free()?, free()?);
+        let (gateway, provider) = (Gateway::new(&directory)?, free()?);
         keygen::sandbox_channel(&conf.join("channels"), "wechat", &provider.to_string()).map_err(cannot)?;
-        let shop = Shop::open(gateway).await?;
-        for (file, text) in files(&shop, gateway, admin) {
+        let shop = Shop::open(gateway.address).await?;
+        for (file, text) in files(&shop, &gateway) {
             std::fs::write(conf.join(file), text).map_err(cannot)?;
         }
         let mut options = Options::new(vec![conf.join("channels")]);
         options.listen = provider;
         options.notify_schedule = vec![Duration::from_secs(1); 30];
         let sandbox = Sandbox::start(options).await.map_err(|error| error.to_string())?;
-        let process = start(&directory, &conf)?;
-        let stage = Self { sandbox, gateway, shop, admin, directory, process: Mutex::new(process) };
-        stage.ready().await?;
-        Ok(stage)
-    }
-
-    async fn ready(&self) -> Result<(), String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Ok((200, _)) = call(self.admin, "GET", "/readyz", &[], String::new()).await {
-                return Ok(());
-            }
-            let ended = self.process.lock().try_wait().ok().flatten().is_some();
-            if ended || Instant::now() > until {
-                let log = std::fs::read_to_string(self.directory.join("gateway.log")).unwrap_or_default();
-                return Err(format!("the gateway did not start:\n{log}"));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        gateway.start().await?;
+        Ok(Self { sandbox, gateway, shop, directory })
     }
 
     /// What the sandbox knows of an order.
@@ -99,22 +77,20 @@ impl Stage {
 
     /// What to try by hand while it is left running.
     pub(super) fn hints(&self) {
-        let (conf, gateway) = (self.directory.join("conf"), self.gateway);
+        let (conf, gateway) = (self.directory.join("conf"), self.gateway.address);
         println!("   It goes on until Ctrl-C. In another terminal:");
         println!("     export SHOP_SECRET={}", self.shop.secret);
         println!("     URL=http://{gateway}/v1/payments/tea-1");
         println!("     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL", self.shop.key_id);
-        println!("     curl http://{}/metrics", self.admin);
+        println!("     curl http://{}/metrics", self.gateway.admin);
         println!("     curl http://{}/orders            what the sandbox knows", self.sandbox.control_address());
         println!("     $EDITOR {}     and watch it reload", conf.join("channels/wechat.toml").display());
-        println!("     tail -f {}", self.directory.join("gateway.log").display());
+        println!("     tail -f {}", self.gateway.log().display());
     }
 
     /// Ends the gateway and removes the directory.
     pub(super) fn clear(self) {
-        let mut process = self.process.lock();
-        let _ = process.kill();
-        let _ = process.wait();
+        self.gateway.kill();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 
@@ -131,9 +107,10 @@ impl Stage {
     }
 }
 
-fn files(shop: &Shop, gateway: SocketAddr, admin: SocketAddr) -> [(&'static str, String); 3] {
+fn files(shop: &Shop, gateway: &Gateway) -> [(&'static str, String); 3] {
+    let Gateway { address, admin, .. } = gateway;
     let tollgate = format!(
-        "public_url = \"http://{gateway}\"\n\n[server]\nlisten = \"{gateway}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
+        "public_url = \"http://{address}\"\n\n[server]\nlisten = \"{address}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
          [ledger]\npath = \"../data\"\n\n[delivery]\nallow = [\"127.0.0.0/8\"]       # the demo's shop is on this machine\n"
     );
     let merchant = format!(
@@ -145,17 +122,4 @@ fn files(shop: &Shop, gateway: SocketAddr, admin: SocketAddr) -> [(&'static str,
     );
     let routes = "[[route]]\nto = [{ channel = \"wechat\" }]\n".to_owned();
     [("tollgate.toml", tollgate), ("merchants/demo.toml", merchant), ("routes.toml", routes)]
-}
-
-fn start(directory: &Path, conf: &Path) -> Result<Child, String> {
-    let cannot = |error: std::io::Error| format!("cannot start the gateway: {error}");
-    let log = std::fs::File::create(directory.join("gateway.log")).map_err(cannot)?;
-    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-    command.args(["run", "--conf"]).arg(conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().map_err(cannot)
-}
-
-fn free() -> Result<SocketAddr, String> {
-    let socket = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    socket.local_addr().map_err(|error| error.to_string())
 }

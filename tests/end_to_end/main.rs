@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod access;
+mod chaos;
+mod cluster;
+mod contract;
 mod dialects;
 mod graceful;
 mod harness;
@@ -14,3 +17,4 @@ mod payer;
 mod payments;
 mod receiver;
 mod reload;
+mod servers;

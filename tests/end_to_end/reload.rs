@@ -144,3 +144,32 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
     assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
+
+#[tokio::test]
+async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
+    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    world.create("before", "k-1").await;
+    let channel = world.conf().join("channels/east.toml");
+    let whole = std::fs::read_to_string(&channel).unwrap();
+    let before = generation(&world).await;
+    save(&channel, &format!("{whole}\n[[maintenance]]\nfrom = 2020-01-01T00:00:00Z\nto = 9999-01-01T00:00:00Z\n"));
+    until("the new generation is in force", || async {
+        let now = generation(&world).await;
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
+    world.pay("before").await;
+    world.receiver.until("before", "payment.succeeded").await;
+    let created = world.create("after", "k-2").await.json();
+    assert_eq!(created["channel"], "west", "the next route's channel");
+    let mut pinned = order_of("pinned");
+    pinned["channel"] = "east".into();
+    let refused = world.ask("POST", "/v1/payments", Some("k-3"), &pinned).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("not_sent")), "{:?}", refused.body);
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(
+        world.ask("POST", "/v1/payments", Some("k-3"), &order_of("pinned")).await.status,
+        201,
+        "nothing was kept"
+    );
+}

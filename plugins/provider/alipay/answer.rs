@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::text::Text;
 use super::Product;
 use super::account::{Account, Protocol};
 use super::envelope::Envelope;
@@ -35,20 +36,25 @@ fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &
         return Err(Error::unclear("its answer is signed but to another question"));
     }
     let content = opened(account, answer.value)?;
-    let head: Head = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
-    let is_typing = head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
-    if head.code != "10000" && !is_typing {
+    let mut reply = Reply::read(&content)?;
+    let head = reply.head()?;
+    let is_typing = &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
+    if &*head.code != "10000" && !is_typing {
         return Err(head.error());
     }
     if !is_ours || status != StatusCode::OK {
         return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
     }
-    outcome(operation, &content, is_typing, head.word())
+    outcome(operation, &reply, is_typing, || head.word())
 }
 
 /// What a content says that is no error; `word` is what it says to an empty one.
-pub(super) fn outcome(operation: &Operation, content: &[u8], is_typing: bool, word: Word) -> Result<Outcome, Error> {
-    let reply: Reply<'_> = serde_json::from_slice(content).map_err(|_| unknown_form())?;
+pub(super) fn outcome(
+    operation: &Operation,
+    reply: &Reply<'_>,
+    is_typing: bool,
+    word: impl FnOnce() -> Word,
+) -> Result<Outcome, Error> {
     match operation {
         Operation::Pay(pay) if is_typing => reply.typing(pay),
         Operation::Pay(pay) => reply.created(pay),
@@ -85,28 +91,63 @@ pub(super) fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error
 
 /// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
 #[derive(Deserialize)]
-struct Reply<'a> {
-    out_trade_no: Option<String>,
-    trade_no: Option<String>,
-    trade_status: Option<String>,
+pub(super) struct Reply<'a> {
+    #[serde(borrow)]
+    code: Option<Text<'a>>,
+    #[serde(borrow)]
+    msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    sub_code: Option<Text<'a>>,
+    #[serde(borrow)]
+    sub_msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    out_trade_no: Option<Text<'a>>,
+    #[serde(borrow)]
+    trade_no: Option<Text<'a>>,
+    #[serde(borrow)]
+    trade_status: Option<Text<'a>>,
     #[serde(borrow)]
     total_amount: Option<&'a RawValue>,
-    send_pay_date: Option<String>,
-    gmt_payment: Option<String>,
-    qr_code: Option<String>,
-    retry_flag: Option<String>,
-    action: Option<String>,
-    fund_change: Option<String>,
+    #[serde(borrow)]
+    send_pay_date: Option<Text<'a>>,
+    #[serde(borrow)]
+    gmt_payment: Option<Text<'a>>,
+    #[serde(borrow)]
+    qr_code: Option<Text<'a>>,
+    #[serde(borrow)]
+    retry_flag: Option<Text<'a>>,
+    #[serde(borrow)]
+    action: Option<Text<'a>>,
+    #[serde(borrow)]
+    fund_change: Option<Text<'a>>,
     #[serde(borrow)]
     refund_fee: Option<&'a RawValue>,
-    out_request_no: Option<String>,
+    #[serde(borrow)]
+    out_request_no: Option<Text<'a>>,
     #[serde(borrow)]
     refund_amount: Option<&'a RawValue>,
-    refund_status: Option<String>,
-    gmt_refund_pay: Option<String>,
+    #[serde(borrow)]
+    refund_status: Option<Text<'a>>,
+    #[serde(borrow)]
+    gmt_refund_pay: Option<Text<'a>>,
 }
 
-impl Reply<'_> {
+impl<'a> Reply<'a> {
+    pub(super) fn read(content: &'a [u8]) -> Result<Self, Error> {
+        serde_json::from_slice(content).map_err(|_| unknown_form())
+    }
+
+    /// Takes the head off; the v3 protocol has none.
+    fn head(&mut self) -> Result<Head<'a>, Error> {
+        let code = self.code.take().ok_or_else(unknown_form)?;
+        Ok(Head { code, msg: self.msg.take(), sub_code: self.sub_code.take(), sub_msg: self.sub_msg.take() })
+    }
+
+    /// Whether it says when it was paid.
+    pub(super) fn has_payment_time(&self) -> bool {
+        given(&self.gmt_payment).is_some()
+    }
+
     /// Refuses what is about another order, or about none.
     fn is_about(&self, order: &Order) -> Result<(), Error> {
         same("out_trade_no", needed("out_trade_no", &self.out_trade_no)?, &order.number)
@@ -194,7 +235,7 @@ impl Reply<'_> {
     }
 
     /// Of a refund that it does not know it says nothing at all.
-    fn queried_refund(&self, refund: &Refund, word: Word) -> Result<Outcome, Error> {
+    fn queried_refund(&self, refund: &Refund, word: impl FnOnce() -> Word) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
             self.is_about(&refund.order)?;
         }
@@ -207,7 +248,7 @@ impl Reply<'_> {
             same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
             return self.known_refund(refund, amount);
         };
-        Err(Error::Absent(word))
+        Err(Error::Absent(word()))
     }
 
     fn known_refund(&self, refund: &Refund, amount: Option<Money>) -> Result<Outcome, Error> {
@@ -240,11 +281,11 @@ fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> 
 }
 
 /// What is there and not empty.
-pub(super) fn given(value: &Option<String>) -> Option<&str> {
+pub(super) fn given<'a>(value: &'a Option<Text<'_>>) -> Option<&'a str> {
     value.as_deref().filter(|value| !value.is_empty())
 }
 
-fn needed<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
+fn needed<'a>(name: &str, value: &'a Option<Text<'_>>) -> Result<&'a str, Error> {
     given(value).ok_or_else(|| lacks(name))
 }
 

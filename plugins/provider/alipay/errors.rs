@@ -3,6 +3,8 @@
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::super::text::Text;
+use super::answer::given;
 use super::envelope::Envelope;
 use crate::error::{Error, Word};
 use crate::payment::Kind;
@@ -86,17 +88,21 @@ const DOOR: &[(&str, Class)] =
 
 /// The head of every content.
 #[derive(Deserialize)]
-pub(super) struct Head {
-    pub(super) code: String,
-    msg: Option<String>,
-    sub_code: Option<String>,
-    sub_msg: Option<String>,
+pub(super) struct Head<'a> {
+    #[serde(borrow)]
+    pub(super) code: Text<'a>,
+    #[serde(borrow)]
+    pub(super) msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) sub_code: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) sub_msg: Option<Text<'a>>,
 }
 
-impl Head {
+impl Head<'_> {
     /// What its code says; of an unknown one nothing is concluded.
-    pub(super) fn error(self) -> Error {
-        let class = match self.code.as_str() {
+    pub(super) fn error(&self) -> Error {
+        let class = match &*self.code {
             "40004" => self.sub_code.as_deref().map_or(Class::Unclear, business),
             code => class(GATEWAY, code),
         };
@@ -104,11 +110,10 @@ impl Head {
     }
 
     /// The finer code where there is one.
-    pub(super) fn word(self) -> Word {
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    pub(super) fn word(&self) -> Word {
         Word {
-            code: given(self.sub_code).unwrap_or(self.code),
-            message: given(self.sub_msg).or(given(self.msg)).unwrap_or_default(),
+            code: given(&self.sub_code).unwrap_or(&self.code).to_owned(),
+            message: given(&self.sub_msg).or(given(&self.msg)).unwrap_or_default().to_owned(),
         }
     }
 }
@@ -146,7 +151,7 @@ impl Class {
 /// stands behind them: it can have turned a payment away at the door, but no refund is given up on its word.
 pub(super) fn unsigned(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
     let envelope = Envelope::read(body).filter(|envelope| envelope.name == "error_response");
-    let head = envelope.and_then(|envelope| serde_json::from_str::<Head>(envelope.value).ok());
+    let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
     let Some(head) = head.filter(|_| !status.is_server_error()) else {
         return Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));
     };

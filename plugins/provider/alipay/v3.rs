@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, StatusCo
 
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
-use super::answer::{outcome, unknown_form, unsealed};
+use super::answer::{Reply, outcome, unknown_form, unsealed};
 use super::errors;
 use super::request::{content, service, url, written};
 use super::signature::signing_key;
@@ -126,16 +126,8 @@ pub(super) fn decode(
     }
     // At a till, no time of payment means that the payer's password is waited for.
     let is_scanned = matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
-    let is_typing = is_scanned && (status == StatusCode::ACCEPTED || !has_payment_time(content));
-    let word = Word { code: status.as_u16().to_string(), message: "nothing is known of it".to_owned() };
-    outcome(operation, content, is_typing, word)
-}
-
-fn has_payment_time(content: &[u8]) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Paid {
-        gmt_payment: Option<String>,
-    }
-    let paid = serde_json::from_slice::<Paid>(content).ok();
-    paid.and_then(|paid| paid.gmt_payment).is_some_and(|time| !time.is_empty())
+    let reply = Reply::read(content)?;
+    let is_typing = is_scanned && (status == StatusCode::ACCEPTED || !reply.has_payment_time());
+    let word = || Word { code: status.as_u16().to_string(), message: "nothing is known of it".to_owned() };
+    outcome(operation, &reply, is_typing, word)
 }

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::super::Signing;
+use super::super::text::Text;
 use super::request::escape;
 use super::{Account, Product};
 use crate::error::Error;
@@ -36,7 +36,7 @@ pub(super) fn decode(
 }
 
 /// Reads JSON; an error does not repeat what was read.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|_| Error::unclear("its answer is signed but has an unknown form"))
 }
 
@@ -119,28 +119,36 @@ fn params<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> 
 
 /// An order as answers and notifications tell it.
 #[derive(Deserialize)]
-pub(super) struct OrderNews {
-    appid: String,
-    mchid: String,
-    pub(super) out_trade_no: String,
-    pub(super) transaction_id: Option<String>,
-    trade_state: String,
-    success_time: Option<String>,
-    amount: Option<OrderAmount>,
+pub(super) struct OrderNews<'a> {
+    #[serde(borrow)]
+    appid: Text<'a>,
+    #[serde(borrow)]
+    mchid: Text<'a>,
+    #[serde(borrow)]
+    pub(super) out_trade_no: Text<'a>,
+    #[serde(borrow)]
+    pub(super) transaction_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    trade_state: Text<'a>,
+    #[serde(borrow)]
+    success_time: Option<Text<'a>>,
+    #[serde(borrow)]
+    amount: Option<OrderAmount<'a>>,
 }
 
 #[derive(Deserialize)]
-struct OrderAmount {
+struct OrderAmount<'a> {
     total: Option<u64>,
-    currency: Option<String>,
+    #[serde(borrow)]
+    currency: Option<Text<'a>>,
 }
 
-impl OrderNews {
+impl OrderNews<'_> {
     /// What became of it. `REFUND` means that it was paid and that some refund was asked for since.
     pub(super) fn outcome(&self, account: &Account) -> Result<Outcome, Error> {
         same("mchid", &self.mchid, &account.mchid)?;
         same("appid", &self.appid, &account.appid)?;
-        let status = match self.trade_state.as_str() {
+        let status = match &*self.trade_state {
             "SUCCESS" | "REFUND" => Status::Succeeded,
             "NOTPAY" | "USERPAYING" | "ACCEPT" => Status::Pending,
             "CLOSED" | "REVOKED" => Status::Closed,
@@ -153,15 +161,15 @@ impl OrderNews {
             return Err(Error::unclear("it says that the order is paid but not how much"));
         }
         Ok(Outcome {
-            provider_id: self.transaction_id.clone(),
+            provider_id: self.transaction_id.as_deref().map(str::to_owned),
             amount,
-            at: at(&self.success_time),
+            at: at(self.success_time.as_deref()),
             ..Outcome::of(status)
         })
     }
 }
 
-fn queried(account: &Account, order: &Order, news: &OrderNews) -> Result<Outcome, Error> {
+fn queried(account: &Account, order: &Order, news: &OrderNews<'_>) -> Result<Outcome, Error> {
     let outcome = news.outcome(account)?;
     same("out_trade_no", &news.out_trade_no, &order.number)?;
     if let Some(amount) = outcome.amount {
@@ -202,7 +210,7 @@ fn refunded(refund: &Refund, news: &RefundNews) -> Result<Outcome, Error> {
     Ok(Outcome {
         provider_id: news.refund_id.clone(),
         amount: Some(amount),
-        at: at(&news.success_time),
+        at: at(news.success_time.as_deref()),
         needs_person: stuck(&news.status),
         ..Outcome::of(refund_status(&news.status)?)
     })
@@ -238,6 +246,6 @@ fn equal(name: &str, theirs: Money, ours: Money) -> Result<(), Error> {
 }
 
 /// A time that cannot be read is left out: it does not change what became of the money.
-pub(super) fn at(time: &Option<String>) -> Option<Timestamp> {
-    time.as_deref()?.parse().ok()
+pub(super) fn at(time: Option<&str>) -> Option<Timestamp> {
+    time?.parse().ok()
 }

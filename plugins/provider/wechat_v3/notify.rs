@@ -45,13 +45,13 @@ pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<
 }
 
 /// The envelope's own id is not used: the same news may come in two envelopes.
-fn payment(account: &Account, event_type: &str, news: &OrderNews) -> Result<Event, Error> {
+fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<Event, Error> {
     let outcome = news.outcome(account)?;
-    let number = &news.out_trade_no;
+    let number = &*news.out_trade_no;
     let id = news.transaction_id.as_deref().ok_or_else(|| Error::unclear("it names no `transaction_id`"))?;
     Ok(Event {
         id: format!("{event_type}:{number}:{id}"),
-        order_number: number.clone(),
+        order_number: number.to_owned(),
         refund_number: None,
         outcome: Some(outcome),
     })
@@ -66,7 +66,7 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
         outcome: Some(Outcome {
             provider_id: Some(notice.refund_id.clone()),
             amount: Some(notice.amount.refund()?),
-            at: at(&notice.success_time),
+            at: at(notice.success_time.as_deref()),
             needs_person: stuck(&notice.refund_status),
             ..Outcome::of(refund_status(&notice.refund_status)?)
         }),

@@ -1,9 +1,8 @@
-//! Nonces seen: each is good once while its signature could still be accepted.
+//! Nonces in this machine's memory.
 
 use std::collections::{HashSet, VecDeque};
 
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 /// Nonces are forgotten a period at a time; seconds.
 const PERIOD: u64 = 60;
@@ -11,8 +10,8 @@ const PERIOD: u64 = 60;
 const MOST_IN_A_SHARD: usize = 1 << 20;
 const SHARDS: usize = 16;
 
-/// Remembers nonces by a hash of key id and nonce, so that their length costs nothing.
-pub(super) struct Nonces {
+/// In shards, so that one lock does not hold up all.
+pub(crate) struct Nonces {
     shards: Vec<Mutex<Shard>>,
 }
 
@@ -30,15 +29,8 @@ impl Default for Nonces {
 }
 
 impl Nonces {
-    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds.
-    pub(super) fn first_time(&self, key_id: &str, nonce: &str, end: u64, now: u64) -> bool {
-        let mut hash = Sha256::new();
-        hash.update((key_id.len() as u64).to_be_bytes());
-        hash.update(key_id);
-        hash.update(nonce);
-        let digest = hash.finalize();
-        let mut mark = [0; 16];
-        mark.copy_from_slice(&digest[..16]);
+    /// As [`Nonces::first_time`](super::Nonces::first_time).
+    pub(super) fn first_time(&self, mark: [u8; 16], end: u64, now: u64) -> bool {
         let Some(shard) = self.shards.get(usize::from(mark[0]) % SHARDS) else { return false };
         shard.lock().first_time(mark, end, now)
     }
@@ -68,16 +60,17 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mark;
     use super::*;
 
     #[test]
     fn once_until_the_end_and_forgotten_after() {
         let nonces = Nonces::default();
-        assert!(nonces.first_time("k", "n", 1600, 1000));
-        assert!(!nonces.first_time("k", "n", 1600, 1500));
-        assert!(nonces.first_time("other", "n", 1600, 1500));
-        assert!(nonces.first_time("k", "other", 1600, 1500));
-        assert!(nonces.first_time("k", "n", 2600, 2000), "forgotten after its end");
+        assert!(nonces.first_time(mark("k", "n"), 1600, 1000));
+        assert!(!nonces.first_time(mark("k", "n"), 1600, 1500));
+        assert!(nonces.first_time(mark("other", "n"), 1600, 1500));
+        assert!(nonces.first_time(mark("k", "other"), 1600, 1500));
+        assert!(nonces.first_time(mark("k", "n"), 2600, 2000), "forgotten after its end");
         let held: usize = nonces.shards.iter().map(|shard| shard.lock().seen.len()).sum();
         assert!(held <= 3, "{held}");
     }
@@ -86,13 +79,8 @@ mod tests {
     fn of_many_at_once_one_is_first() {
         let nonces = Nonces::default();
         let first = std::thread::scope(|scope| {
-            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| nonces.first_time("k", "n", 1600, 1000))).collect();
-            tries
-                .into_iter()
-                .filter(|_| true)
-                .map(|handle| handle.join().unwrap_or(false))
-                .filter(|first| *first)
-                .count()
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| nonces.first_time(mark("k", "n"), 1600, 1000))).collect();
+            tries.into_iter().map(|handle| handle.join().unwrap_or(false)).filter(|first| *first).count()
         });
         assert_eq!(first, 1);
     }

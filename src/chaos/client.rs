@@ -1,0 +1,173 @@
+//! One payment from its first request to its refund, as an impatient client with a bad network makes it.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use super::faults;
+use super::world::{World, number, order_of, refund_number};
+
+/// A client tries for so long to be told something.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What happened to one payment, as its client saw it.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pub(super) order: String,
+    pub(super) amount: u64,
+    pub(super) method: &'static str,
+    /// The faults that were in its way.
+    pub(super) faults: Vec<&'static str>,
+    /// Requests that the client sent for it.
+    pub(super) requests: u64,
+    /// Those that were given up on purpose while they were served.
+    pub(super) hung_up: u64,
+    /// What the client was told of the payment, each answer's status and body.
+    pub(super) told: Vec<(u16, Value)>,
+    /// Refunds that it asked for, with their amounts and what it was told.
+    pub(super) refunds: Vec<(String, u64, Option<u16>)>,
+    /// What no client may ever see.
+    pub(super) wrong: Vec<String>,
+}
+
+pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Story {
+    let ways = World::ways();
+    let way = ways[random.random_range(0..ways.len())];
+    let amount = random.random_range(1..100_000);
+    let order = format!("o-{serial}");
+    let story = Story { order: order.clone(), amount, method: way.method, ..Story::default() };
+    let mut life = Life { world, random, story };
+    life.maybe_fault("create", &number(&order), 0.35).await;
+    let body = order_of(&order, amount, way);
+    let Some((status, payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
+    life.story.told.push((status, payment.clone()));
+    // Only with what the provider gave for the payer's device can anybody pay.
+    let can_pay = !payment["action"].is_null();
+    match life.random.random_range(0..100) {
+        0..70 if can_pay => life.pays().await,
+        70..85 => {
+            life.maybe_fault("close", &number(&order), 0.2).await;
+            let path = format!("/v1/payments/{order}/close");
+            if let Some(told) = life.insist(&path, "close", &Value::Null).await {
+                life.story.told.push(told);
+            }
+        }
+        _ => {}
+    }
+    life.story
+}
+
+struct Life<'a> {
+    world: &'a World,
+    random: StdRng,
+    story: Story,
+}
+
+impl Life<'_> {
+    async fn maybe_fault(&mut self, operation: &str, number: &str, chance: f64) {
+        if !self.random.random_bool(chance) {
+            return;
+        }
+        let (name, fault) = faults::draw(&mut self.random, operation, number);
+        match self.world.fault(fault).await {
+            Ok(()) => self.story.faults.push(name),
+            Err(why) => self.story.wrong.push(why),
+        }
+    }
+
+    /// Somebody pays; now and then forged notifications come first, now and then money goes back.
+    async fn pays(&mut self) {
+        let order = self.story.order.clone();
+        let path = format!("/orders/{}", number(&order));
+        let forge = self.random.random_bool(0.1);
+        let paid = self.world.control("POST", &format!("{path}/pay"), json!({"notify": !forge})).await;
+        if !matches!(paid, Ok((200, _))) {
+            // It was closed meanwhile.
+            return;
+        }
+        if forge {
+            let tamper = ["body", "signature", "amount", "account"][self.random.random_range(0..4)];
+            let _ = self.world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+            let _ = self.world.control("POST", &format!("{path}/notify"), json!({})).await;
+        }
+        if self.random.random_bool(0.3) && self.until_succeeded().await {
+            self.refund().await;
+        }
+    }
+
+    async fn until_succeeded(&mut self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        let path = format!("/v1/payments/{}", self.story.order);
+        while Instant::now() < end {
+            if let Ok((200, payment)) = self.world.ask("GET", &path, None, &Value::Null).await
+                && payment["status"] == "succeeded"
+            {
+                return true;
+            }
+            self.pause(200).await;
+        }
+        self.story.wrong.push("it was paid and did not become succeeded".to_owned());
+        false
+    }
+
+    async fn refund(&mut self) {
+        let order = self.story.order.clone();
+        let amount = self.random.random_range(1..=self.story.amount);
+        let name = "r-1".to_owned();
+        self.maybe_fault("refund", &refund_number(&order, &name), 0.3).await;
+        let body = json!({"refund_id": name, "amount": {"value": amount, "currency": "CNY"}, "reason": "混沌"});
+        let told = self.insist(&format!("/v1/payments/{order}/refunds"), "refund", &body).await;
+        self.story.refunds.push((name, amount, told.map(|(status, _)| status)));
+    }
+
+    /// Sends the same request until an answer says what became of it: now and then twice at once, now and then hanging up.
+    async fn insist(&mut self, path: &str, what: &str, body: &Value) -> Option<(u16, Value)> {
+        let key = format!("{what}-{}", self.story.order);
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            let asked = self.world.ask("POST", path, Some(&key), body);
+            let answer = match self.random.random_range(0..10) {
+                0 => {
+                    let wait = Duration::from_millis(self.random.random_range(0..40));
+                    self.story.requests += 1;
+                    tokio::time::timeout(wait, asked).await.unwrap_or_else(|_| {
+                        self.story.hung_up += 1;
+                        Err("hung up".to_owned())
+                    })
+                }
+                1 | 2 => {
+                    self.story.requests += 2;
+                    let (one, other) = tokio::join!(asked, self.world.ask("POST", path, Some(&key), body));
+                    if is_definite(&one) { one } else { other }
+                }
+                _ => {
+                    self.story.requests += 1;
+                    asked.await
+                }
+            };
+            match answer {
+                Ok((status @ (200 | 201 | 202 | 402), told)) => return Some((status, told)),
+                // Closing what is paid, refunding what is not: the answer of a race.
+                Ok((409, told)) if told["code"] == "wrong_state" => return Some((409, told)),
+                Ok((409 | 503, _)) | Err(_) => {}
+                Ok((status, told)) => {
+                    self.story.wrong.push(format!("{what} was answered {status}: {told}"));
+                    return Some((status, told));
+                }
+            }
+            self.pause(300).await;
+        }
+        self.story.wrong.push(format!("{what} was not answered within {PATIENCE:?}"));
+        None
+    }
+
+    async fn pause(&mut self, most: u64) {
+        tokio::time::sleep(Duration::from_millis(self.random.random_range(20..most))).await;
+    }
+}
+
+fn is_definite(answer: &Result<(u16, Value), String>) -> bool {
+    matches!(answer, Ok((200 | 201 | 202 | 402, _)))
+}

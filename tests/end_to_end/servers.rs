@@ -1,0 +1,66 @@
+//! Real servers beside the gateway, each a process on a private port in a directory of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{free_address, until};
+
+/// A program that is installed from Debian's package if it is missing.
+fn program(package: &str, name: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/install");
+    let output = Command::new(script).args([package, name]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success() && !found.is_empty(), "{name} is not there and could not be installed: {said}");
+    found
+}
+
+/// A Redis that keeps nothing on disk.
+pub struct Redis {
+    pub address: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let mut redis = Self { address: free_address(), process: None };
+        redis.start_again().await;
+        redis
+    }
+
+    pub async fn start_again(&mut self) {
+        static PROGRAM: OnceLock<String> = OnceLock::new();
+        let program = PROGRAM.get_or_init(|| program("redis-server", "redis-server"));
+        let mut command = Command::new(program);
+        command.args(["--bind", &self.address.ip().to_string(), "--port", &self.address.port().to_string()]);
+        command.args(["--save", "", "--appendonly", "no", "--dir", env!("CARGO_TARGET_TMPDIR")]);
+        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let address = self.address;
+        until("Redis answers", || async move {
+            let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            stream.write_all(b"PING\r\n").await.map_err(|error| error.to_string())?;
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer).await.map_err(|error| error.to_string())?;
+            if answer == *b"+PONG" { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
