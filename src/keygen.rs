@@ -2,6 +2,7 @@
 
 mod alipay;
 mod authority;
+mod unionpay;
 mod wechat_v2;
 mod wechat_v3;
 
@@ -19,6 +20,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use rand::Rng;
 
+use self::unionpay::SignMethod;
 use crate::config::file::is_name;
 
 /// A secret with which a merchant signs its requests: 32 random bytes in base64url.
@@ -63,6 +65,12 @@ pub enum SandboxProvider {
     Alipay,
     /// Alipay, with certificates.
     AlipayCertificates,
+    /// UnionPay, with certificates.
+    Unionpay,
+    /// UnionPay, with a key for both sides and SHA-256.
+    UnionpaySha256,
+    /// UnionPay, with a key for both sides and SM3.
+    UnionpaySm3,
 }
 
 /// What [`sandbox_channel`] made.
@@ -72,9 +80,9 @@ pub struct SandboxFiles {
     pub channel: PathBuf,
     /// `DIR/NAME`: its keys, and the account as the sandbox needs it; to be given to `Sandbox::start`.
     pub account: PathBuf,
-    /// The invented merchant number: WeChat's mchid, Alipay's seller_id.
+    /// The invented merchant number: WeChat's mchid, Alipay's seller_id, UnionPay's merId.
     pub mchid: String,
-    /// The invented app id.
+    /// The invented app id; at UnionPay the merId again.
     pub appid: String,
 }
 
@@ -109,6 +117,9 @@ pub fn sandbox_channel_of(
         SandboxProvider::WechatV2 => wechat_v2::make(&place)?,
         SandboxProvider::Alipay => alipay::make(&place, false)?,
         SandboxProvider::AlipayCertificates => alipay::make(&place, true)?,
+        SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
+        SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
+        SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,
     };
     fs::create_dir_all(&account)?;
     for (file, text) in &made.files {
@@ -254,7 +265,7 @@ mod tests {
             assert!(name.starts_with(channel["provider"].as_str().unwrap()), "{name}");
             let mut files = Vec::new();
             files_in(&toml::Value::Table(channel), &mut files);
-            assert!(files.len() >= 3 && files.iter().all(|file| dir.path().join(file).exists()), "{name} {files:?}");
+            assert!(!files.is_empty() && files.iter().all(|file| dir.path().join(file).exists()), "{name} {files:?}");
             let authority = |name: &str| fs::read(dir.path().join(name).join("ca.pem")).unwrap();
             assert_eq!(authority(&name), authority("wechat-v3"));
         }

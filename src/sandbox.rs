@@ -1,4 +1,4 @@
-//! `tollgate sandbox`: stands in for WeChat Pay and Alipay with their true wire protocols, for tests, try-outs and demonstrations.
+//! `tollgate sandbox`: stands in for WeChat Pay, Alipay and UnionPay with their true wire protocols, for tests, try-outs and demonstrations.
 //!
 //! It is a second implementation of each protocol, and shares no code with the gateway's: where the two misread the same
 //! page differently, a test fails. It checks every signature, refuses what the original refuses, signs its answers, and
@@ -11,12 +11,14 @@ mod books;
 mod control;
 mod fault;
 mod fields;
+mod form;
 mod keys;
 mod notify;
 mod post;
 mod server;
 #[cfg(test)]
 mod tests;
+mod unionpay;
 mod wechat_v2;
 mod wechat_v3;
 
@@ -59,6 +61,9 @@ pub const WECHAT_SCHEDULE: [Duration; 15] = [
 pub const ALIPAY_SCHEDULE: [Duration; 7] =
     [minutes(4), minutes(10), minutes(10), minutes(60), minutes(120), minutes(360), minutes(900)];
 
+/// How long UnionPay waits before each repetition of a notification.
+pub const UNIONPAY_SCHEDULE: [Duration; 4] = [minutes(1), minutes(2), minutes(4), minutes(5)];
+
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
 }
@@ -73,8 +78,8 @@ pub struct Options {
     /// Folders with a `sandbox.toml`, or folders of such folders.
     pub accounts: Vec<PathBuf>,
     /// Whether a connection needs a client certificate of the sandbox's authority. When one is shown, needed or not, it
-    /// must be that of the merchant who signs. Alipay asks for none, and APIv2 only where money goes back: where one of their
-    /// merchants is served too, the others are refused in the answer instead of the handshake.
+    /// must be that of the merchant who signs. Alipay and UnionPay ask for none, and APIv2 only where money goes back: where
+    /// one of their merchants is served too, the others are refused in the answer instead of the handshake.
     pub require_client_certificate: bool,
     /// How long to wait before each repetition of a notification; empty: as long as the provider itself.
     pub notify_schedule: Vec<Duration>,
@@ -145,7 +150,7 @@ impl Sandbox {
         self.control_address
     }
 
-    /// The accounts that it serves: each an mchid or an app_id.
+    /// The accounts that it serves: each an mchid, an app_id or a merId.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
         self.shared.accounts.keys().map(String::as_str)
     }

@@ -3,13 +3,9 @@
 use std::io;
 
 use md5::{Digest, Md5};
-use rand::Rng;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PKCS_RSA_SHA256,
-    SerialNumber,
-};
+use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use super::authority::{bad, parameters, serial, server};
+use super::authority::{bad, issuer_parameters, parameters, serial, server};
 use super::{FILTERS, Made, Place, digits, rsa_key_pair};
 
 /// Makes keys of both sides, and with `certificates` also those of certificate mode.
@@ -23,7 +19,7 @@ pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
         let root = Root::new()?;
         // A root that is not RSA comes first, as among Alipay's own: it must be left out of the serial numbers.
         let other = KeyPair::generate().map_err(bad)?;
-        let other = root_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(bad)?;
+        let other = issuer_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(bad)?;
         let app_certificate = root.certificate(&seller_id, &application.private_key)?;
         let alipay_certificate = root.certificate("Tollgate sandbox platform", &alipay.private_key)?;
         let serials = Serials {
@@ -64,7 +60,7 @@ impl Root {
     fn new() -> io::Result<Self> {
         let pair = rsa_key_pair()?;
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
-        let root = root_parameters("Tollgate sandbox root R1")?;
+        let root = issuer_parameters("Tollgate sandbox root R1")?;
         let pem = root.self_signed(&key).map_err(bad)?.pem();
         Ok(Self { issuer: Issuer::new(root, key), pem })
     }
@@ -75,19 +71,6 @@ impl Root {
         certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
         Ok(certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem())
     }
-}
-
-fn root_parameters(name: &str) -> io::Result<CertificateParams> {
-    let mut root = parameters(name, Vec::new())?;
-    let mut subject = DistinguishedName::new();
-    subject.push(DnType::CountryName, "CN");
-    subject.push(DnType::OrganizationName, "Tollgate sandbox");
-    subject.push(DnType::OrganizationalUnitName, "Certification Authority");
-    subject.push(DnType::CommonName, name);
-    root.distinguished_name = subject;
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.serial_number = Some(SerialNumber::from_slice(&rand::rng().random_range(1..=u64::MAX >> 1).to_be_bytes()));
-    Ok(root)
 }
 
 /// MD5 over the issuer, innermost name first, and the serial number in decimal digits.

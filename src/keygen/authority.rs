@@ -106,6 +106,20 @@ pub(super) fn parameters(name: &str, alternative_names: Vec<String>) -> io::Resu
     Ok(parameters)
 }
 
+/// What an authority of a provider's own certificates says of itself, with any number of authorities under it.
+pub(super) fn issuer_parameters(name: &str) -> io::Result<CertificateParams> {
+    let mut issuer = parameters(name, Vec::new())?;
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CountryName, "CN");
+    subject.push(DnType::OrganizationName, "Tollgate sandbox");
+    subject.push(DnType::OrganizationalUnitName, "Certification Authority");
+    subject.push(DnType::CommonName, name);
+    issuer.distinguished_name = subject;
+    issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    issuer.serial_number = Some(SerialNumber::from_slice(&rand::rng().random_range(1..=u64::MAX >> 1).to_be_bytes()));
+    Ok(issuer)
+}
+
 /// 20 bytes that make 40 hexadecimal digits without leading zeros and a positive number.
 pub(super) fn serial() -> [u8; 20] {
     let mut serial: [u8; 20] = rand::random();

@@ -1,6 +1,7 @@
 //! The accounts that the sandbox serves, each read from a folder that `tollgate keygen` made.
 
 pub(super) mod alipay;
+pub(super) mod unionpay;
 pub(super) mod wechat_v2;
 pub(super) mod wechat_v3;
 
@@ -18,6 +19,7 @@ pub(super) enum Account {
     WechatV3(Arc<wechat_v3::Account>),
     WechatV2(Arc<wechat_v2::Account>),
     Alipay(Arc<alipay::Account>),
+    Unionpay(Arc<unionpay::Account>),
 }
 
 /// What the listener needs; equal for all accounts of one sandbox.
@@ -38,6 +40,7 @@ impl Account {
             Self::WechatV3(account) => &account.mchid,
             Self::WechatV2(account) => &account.mchid,
             Self::Alipay(account) => &account.app_id,
+            Self::Unionpay(account) => &account.mer_id,
         }
     }
 
@@ -47,6 +50,7 @@ impl Account {
             Self::WechatV3(_) => "wechat-v3",
             Self::WechatV2(_) => "wechat-v2",
             Self::Alipay(_) => "alipay",
+            Self::Unionpay(_) => "unionpay",
         }
     }
 
@@ -60,6 +64,7 @@ impl Account {
         match self {
             Self::WechatV3(_) | Self::WechatV2(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
             Self::Alipay(_) => "2088102116773037",
+            Self::Unionpay(_) => "621626*********0018",
         }
     }
 
@@ -68,6 +73,7 @@ impl Account {
             Self::WechatV3(account) => &account.tls,
             Self::WechatV2(account) => &account.tls,
             Self::Alipay(account) => &account.tls,
+            Self::Unionpay(account) => &account.tls,
         }
     }
 
@@ -81,8 +87,9 @@ impl Account {
             "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&source)?))),
             "wechat-v2" => Ok(Self::WechatV2(Arc::new(wechat_v2::Account::read(&source)?))),
             "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&source)?))),
+            "unionpay" => Ok(Self::Unionpay(Arc::new(unionpay::Account::read(&source)?))),
             other => {
-                let advice = "write `wechat-v3`, `wechat-v2` or `alipay`";
+                let advice = "write `wechat-v3`, `wechat-v2`, `alipay` or `unionpay`";
                 Err(source.refused(format!("`{other}` is no provider that the sandbox speaks; {advice}")))
             }
         }

@@ -1,7 +1,6 @@
 //! Alipay's classic form protocol, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod admission;
-mod form;
 mod notification;
 mod refund;
 mod reply;
@@ -20,13 +19,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::admission::Admitted;
-use self::form::Form;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use super::Shared;
 use super::account::alipay::Account;
 use super::books::Books;
 use super::fault::{Fault, Kind, disturbed};
+use super::form::{Form, Mistake};
 use super::notify::{Sending, send};
 use super::server::{LONGEST_BODY, Verdict, cut};
 
@@ -45,7 +44,7 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
     let form = head.and_then(|head| if has_form { head.with(&body) } else { Ok(head) });
     let form = match form {
         Ok(form) => form,
-        Err(reply) => return Verdict::Answer(reply.sent()),
+        Err(mistake) => return Verdict::Answer(unreadable(&mistake).sent()),
     };
     // What to cut is often known from the body alone; nobody outside can tell that it was read.
     if is_cut_unread(&shared, &form) {
@@ -54,6 +53,13 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let work = tokio::spawn(async move { Exchange { shared, form }.run().await });
     work.await.unwrap_or(Verdict::Cut)
+}
+
+fn unreadable(mistake: &Mistake) -> Reply {
+    match mistake {
+        Mistake::Encoding => Reply::gateway("40002", "isv.invalid-encoding", "参数编码错误，请使用UTF-8表单编码"),
+        Mistake::Twice(name) => Reply::gateway("40002", "isv.invalid-parameter", &format!("参数重复：{name}")),
+    }
 }
 
 fn is_form(parts: &Parts) -> bool {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// An account's name (its mchid or app_id) and a number of its own.
+/// An account's name (its mchid, app_id or merId) and a number of its own.
 pub(super) type Id = (String, String);
 /// How often, by name; names that never came are missing.
 pub(super) type Counts = BTreeMap<&'static str, u64>;

@@ -41,7 +41,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Fu
     let result = match Limited::new(body, 1 << 20).collect().await {
         Ok(body) => {
             let query = parts.uri.query().and_then(|query| query.split_once('='));
-            let account = query.filter(|(name, _)| matches!(*name, "mchid" | "app_id" | "account"));
+            let account = query.filter(|(name, _)| matches!(*name, "mchid" | "app_id" | "merId" | "account"));
             let account = account.map(|(_, account)| account.to_owned());
             let call = Call { shared, account, body: body.to_bytes(), now: Timestamp::now() };
             call.run(&parts.method, parts.uri.path())
@@ -206,9 +206,7 @@ impl Call<'_> {
             ids.by_ref().filter(|id| id.1 == number && self.account.as_ref().is_none_or(|name| *name == id.0));
         let id = found.next().ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("nothing reached `{number}`")))?;
         match found.next() {
-            Some(_) => {
-                Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?mchid=…` or `?app_id=…`"))
-            }
+            Some(_) => Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?account=…`")),
             None => Ok(id.clone()),
         }
     }

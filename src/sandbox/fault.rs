@@ -36,8 +36,8 @@ pub(super) struct Fault {
     /// Only for this order or refund.
     #[serde(default)]
     pub(super) number: Option<String>,
-    /// Only for this account: its mchid or app_id.
-    #[serde(default, alias = "app_id")]
+    /// Only for this account: its mchid, app_id or merId.
+    #[serde(default, alias = "app_id", alias = "merId")]
     pub(super) mchid: Option<String>,
 }
 

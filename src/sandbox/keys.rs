@@ -59,6 +59,8 @@ fn verifies(public_key: &[u8], text: &[u8], signature: &[u8]) -> bool {
 pub(super) struct Certificate {
     /// Hexadecimal, upper case.
     pub(super) serial: String,
+    /// The same number in decimal digits, as UnionPay writes it.
+    pub(super) number: String,
     /// SPKI.
     pub(super) public_key: Vec<u8>,
     /// As in the file.
@@ -77,6 +79,7 @@ impl Certificate {
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| about(path, error))?;
         Ok(Self {
             serial: serial_of(&der).unwrap_or_default(),
+            number: parsed.serial.to_string(),
             public_key: parsed.tbs_certificate.subject_pki.raw.to_vec(),
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::account::Account;
 use super::books::{Attempt, Books, Id, Notification};
 use super::post::post;
-use super::{Shared, alipay, wechat_v2, wechat_v3};
+use super::{Shared, alipay, unionpay, wechat_v2, wechat_v3};
 
 /// What is notified of.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub(super) enum Tamper {
     Signtest,
     /// Rightly signed, with another amount.
     Amount,
-    /// Rightly signed, with another mchid or app_id.
+    /// Rightly signed, with another mchid, app_id or merId.
     Account,
 }
 
@@ -100,6 +100,7 @@ pub(super) fn send(
         Account::WechatV3(account) => wechat_v3::compose(books, account, subject, sending)?,
         Account::WechatV2(account) => wechat_v2::compose(books, account, subject, sending)?,
         Account::Alipay(account) => alipay::compose(books, account, subject, sending)?,
+        Account::Unionpay(account) => unionpay::compose(books, account, subject, sending)?,
     };
     let url = news.url.parse::<Uri>().map_err(|error| format!("{}: {error}", news.url))?;
     for _ in 0..sending.times {

@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use super::account::TlsFiles;
 use super::fault::Kind;
 use super::keys::serial_of;
-use super::{Shared, accept, alipay, wechat_v2, wechat_v3};
+use super::{Shared, accept, alipay, unionpay, wechat_v2, wechat_v3};
 
 /// What becomes of a request.
 pub(super) enum Verdict {
@@ -52,6 +52,7 @@ async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<I
     match request.uri().path() {
         "/gateway.do" => alipay::serve(shared, request).await,
         path if wechat_v2::is_path(path) => wechat_v2::serve(shared, identity, request).await,
+        path if path.starts_with("/gateway/api/") => unionpay::serve(shared, request).await,
         _ => wechat_v3::serve(shared, identity, request).await,
     }
 }

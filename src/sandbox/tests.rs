@@ -4,6 +4,7 @@
 mod alipay;
 mod faults;
 mod merchant;
+mod unionpay;
 mod wechat_v2;
 
 use serde_json::{Value, json};

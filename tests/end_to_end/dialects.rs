@@ -48,10 +48,27 @@ const TABLE: &[Row] = &[
     signed("alipay", "alipay.page", "redirect"),
     signed("alipay", "alipay.wap", "redirect"),
     signed("alipay", "alipay.app", "app"),
+    row("unionpay", "unionpay.app", "{}", "app"),
+    row("unionpay", "unionpay.qr", "{}", "qr"),
+    signed("unionpay", "unionpay.page", "form"),
 ];
 
-/// How the codes begin that a till scans; the sandbox goes by how they end.
-const SCANNED: &[(Row, &str)] = &[(row("alipay", "alipay.barcode", "{}", ""), "28")];
+/// What a till scans; the sandbox goes by how the codes end.
+struct Till {
+    row: Row,
+    /// How the codes begin.
+    begin: &'static str,
+    /// What the answer says of a code that pays at once.
+    told: &'static str,
+    /// Whether what waits for a password can be called back; otherwise it ends at its `expires_at`.
+    is_called_back: bool,
+}
+
+const SCANNED: &[Till] = &[
+    Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", is_called_back: true },
+    // The answer only says that the code was taken.
+    Till { row: row("unionpay", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", is_called_back: false },
+];
 
 /// The rows of each provider, and a world in which its channel is the only one.
 async fn each(work: impl AsyncFn(&World, &Row, &str)) {
@@ -122,6 +139,18 @@ async fn paid_repeated_notified_and_refunded() {
     .await;
 }
 
+/// One key for both sides, instead of certificates.
+#[tokio::test]
+async fn unionpays_other_signatures_serve_as_well() {
+    for provider in ["unionpay-sha256", "unionpay-sm3"] {
+        let world = World::of(provider).await;
+        let row = row(provider, "unionpay.app", "{}", "app");
+        assert_eq!(create(&world, &row, provider).await.json()["action"]["type"], row.action);
+        world.pay(provider).await;
+        notified_and_refunded(&world, &row, provider).await;
+    }
+}
+
 #[tokio::test]
 async fn unclear_is_unknown_then_known_and_never_sent_again() {
     each(async |world, row, order| {
@@ -183,7 +212,7 @@ async fn forged_and_altered_notifications_change_nothing() {
 }
 
 /// A till's request. `end` is how the code ends: `0001` waits for a password, `0002` is too poor, others pay at once.
-async fn scan(world: &World, (row, begin): &(Row, &str), order: &str, end: &str) -> crate::harness::Answer {
+async fn scan(world: &World, Till { row, begin, .. }: &Till, order: &str, end: &str) -> crate::harness::Answer {
     let serial = u64::from_str_radix(&World::number(order)[..8], 16).unwrap();
     let mut body = row.order(order);
     body["payer"] = json!({"auth_code": format!("{begin}{serial:012}{end}"), "client_ip": "203.0.113.9"});
@@ -193,10 +222,12 @@ async fn scan(world: &World, (row, begin): &(Row, &str), order: &str, end: &str)
 #[tokio::test]
 async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
     for entry in SCANNED {
-        let (row, _) = entry;
+        let row = &entry.row;
         let world = World::of(row.provider).await;
         let paid = scan(&world, entry, "at-once", "1000").await;
-        assert_eq!((paid.status, &paid.json()["status"]), (201, &json!("succeeded")), "{}", paid.json());
+        // The provider's notification can be there before its answer.
+        assert_eq!(paid.status, 201, "{}", paid.json());
+        assert!(paid.json()["status"] == entry.told || paid.json()["status"] == "succeeded", "{}", paid.json());
         assert_eq!(paid.json()["action"], Value::Null);
         notified_and_refunded(&world, row, "at-once").await;
         let again = scan(&world, entry, "at-once", "1000").await;
@@ -212,6 +243,9 @@ async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
         notified_and_refunded(&world, row, "typing").await;
 
         // The till's own word: enough waited.
+        if !entry.is_called_back {
+            continue;
+        }
         scan(&world, entry, "given-up", "0001").await;
         let closed = world.ask("POST", "/v1/payments/given-up/close", Some("close"), &Value::Null).await;
         assert_eq!((closed.status, &closed.json()["status"]), (200, &json!("closed")), "{}", closed.json());
@@ -222,22 +256,26 @@ async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
 async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_about() {
     let mut worlds = Vec::new();
     for entry in SCANNED {
-        let world = World::of(entry.0.provider).await;
+        let world = World::of(entry.row.provider).await;
         let waiting = scan(&world, entry, "nobody-types", "0001").await;
         assert_eq!(waiting.json()["status"], "pending", "{}", waiting.json());
         for fault in ["cut_after", "wrong_signature"] {
             world.fault(json!({"operation": "create", "fault": fault, "number": World::number(fault)})).await;
             let answer = scan(&world, entry, fault, "1000").await;
-            assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+            let told = (answer.status, answer.json()["status"].clone());
+            // The provider's notification can be there before the gateway sees that it got no answer.
+            assert!(told == (202, json!("unknown")) || told == (201, json!("succeeded")), "{}", answer.json());
         }
         worlds.push(world);
     }
-    for (world, (row, _)) in worlds.iter().zip(SCANNED) {
+    for (world, Till { row, is_called_back, .. }) in worlds.iter().zip(SCANNED) {
         for order in ["cut_after", "wrong_signature"] {
             world.until_status(order, "succeeded").await;
             assert_eq!(world.seen(order).await["arrivals"]["create"], 1, "{} {order}", row.method);
         }
-        let reversed = world.until_status("nobody-types", "closed").await;
-        assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
+        if *is_called_back {
+            let reversed = world.until_status("nobody-types", "closed").await;
+            assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
+        }
     }
 }

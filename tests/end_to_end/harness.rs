@@ -63,6 +63,9 @@ impl World {
             "wechat-v3" => SandboxProvider::WechatV3,
             "wechat-v2" => SandboxProvider::WechatV2,
             "alipay" => SandboxProvider::Alipay,
+            "unionpay" => SandboxProvider::Unionpay,
+            "unionpay-sha256" => SandboxProvider::UnionpaySha256,
+            "unionpay-sm3" => SandboxProvider::UnionpaySm3,
             other => panic!("the sandbox does not stand in for {other} yet"),
         };
         Self::with(Wishes { provider, ..Wishes::default() }).await

@@ -10,10 +10,10 @@ use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
 use super::Method;
-use super::form::Form;
 use super::reply::Reply;
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::account::{self, Accounts};
+use crate::sandbox::form::Form;
 
 /// A request that may be executed.
 pub(super) struct Admitted {
@@ -166,7 +166,7 @@ kQIDAQAB
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), KEY).unwrap();
         let key = PublicKey::read(file.path()).unwrap();
-        let form = Form::default().with(BODY.as_bytes()).unwrap_or_else(|_| panic!());
+        let form = Form::default().with(BODY.as_bytes()).unwrap();
         let signature = STANDARD.decode(form.get("sign").unwrap()).unwrap();
         let text = form.signed_text(&["sign"]);
         assert!(key.verifies(text.as_bytes(), &signature));

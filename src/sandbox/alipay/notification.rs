@@ -8,13 +8,13 @@ use http::{HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::form::Form;
 use super::reply::spoil_amounts;
 use super::words::{add, china, finished, trade_object};
 use super::yuan::yuan;
 use crate::sandbox::ALIPAY_SCHEDULE;
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::books::{Books, Id, RefundStatus};
+use crate::sandbox::form::Form;
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
 

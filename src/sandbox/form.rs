@@ -1,29 +1,36 @@
-//! Parameters of query and body, read once; and the text that is signed.
+//! Parameters of forms, read once; and the text that is signed.
 
 use std::collections::BTreeMap;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::reply::Reply;
-
 /// Parameters by name.
 #[derive(Clone, Default)]
 pub(super) struct Form(BTreeMap<String, String>);
+
+/// Why a form is none.
+#[derive(Debug)]
+pub(super) enum Mistake {
+    /// Broken percent encoding, or bytes that are no UTF-8.
+    Encoding,
+    /// This name has two values.
+    Twice(String),
+}
 
 /// What a form leaves as it is, beside letters and digits; a space becomes `+`.
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b' ');
 
 impl Form {
     /// Adds the parameters of an encoded query or body. Twice the same is once; two values of one name are a mistake.
-    pub(super) fn with(mut self, encoded: &[u8]) -> Result<Self, Reply> {
+    pub(super) fn with(mut self, encoded: &[u8]) -> Result<Self, Mistake> {
         for pair in encoded.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.splitn(2, |byte| *byte == b'=');
             let mut next = || decoded(halves.next().unwrap_or_default());
             let (Some(name), Some(value)) = (next(), next()) else {
-                return Err(Reply::gateway("40002", "isv.invalid-encoding", "参数编码错误，请使用UTF-8表单编码"));
+                return Err(Mistake::Encoding);
             };
             if self.0.get(&name).is_some_and(|known| *known != value) {
-                return Err(Reply::gateway("40002", "isv.invalid-parameter", &format!("参数重复：{name}")));
+                return Err(Mistake::Twice(name));
             }
             self.0.insert(name, value);
         }
@@ -41,6 +48,11 @@ impl Form {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Names in byte order, with their values.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// What is signed: names in order, values as they are, empty ones and these left out.
@@ -75,13 +87,13 @@ fn digit(byte: u8) -> Option<u8> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn forms_are_decoded_once_and_strictly() {
-        let form = Form::default().with(b"b=%2B+1%3d&a=%E6%B5%8B&c=&b=%2B%201=").unwrap_or_else(|_| panic!());
+        let form = Form::default().with(b"b=%2B+1%3d&a=%E6%B5%8B&c=&b=%2B%201=").unwrap();
         assert_eq!(form.signed_text(&[]), "a=测&b=+ 1=");
         assert_eq!(form.encoded(), "a=%E6%B5%8B&b=%2B+1%3D&c=");
         for wrong in [b"a=%".as_slice(), b"a=%zz", b"a=%+1", b"a=%ff", b"a=1&a=2"] {

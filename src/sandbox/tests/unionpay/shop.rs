@@ -1,0 +1,280 @@
+//! A merchant of UnionPay to test with: signs, checks answers and notifications. By hand, so that it shares nothing with
+//! either side.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use x509_parser::pem::parse_x509_pem;
+
+use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
+use crate::sandbox::Options;
+use crate::sandbox::tests::merchant::{Failure, World};
+
+pub(super) type Fields = BTreeMap<String, String>;
+
+pub(super) const FORM: &str = "application/x-www-form-urlencoded;charset=UTF-8";
+
+/// One sandbox with one merchant of UnionPay, and one of WeChat Pay beside it.
+pub(super) struct Town {
+    pub(super) world: World,
+    pub(super) shop: Shop,
+}
+
+impl Town {
+    pub(super) async fn start() -> Self {
+        Self::with(SandboxProvider::Unionpay, |_| {}).await
+    }
+
+    pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {
+        let mut files = None;
+        let world = World::with(|options| {
+            let made = sandbox_channel_of(provider, &options.accounts[0], "union", "127.0.0.1:8443");
+            files = Some(made.unwrap());
+            change(options);
+        })
+        .await;
+        let shop = Shop::new(files.unwrap(), world.sandbox.address());
+        Self { world, shop }
+    }
+
+    pub(super) async fn pay(&self, number: &str) {
+        let (status, answer) = self.world.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
+        assert_eq!((status, &answer["state"]), (200, &json!("SUCCESS")), "{answer}");
+    }
+}
+
+pub(super) struct Shop {
+    pub(super) files: SandboxFiles,
+    channel: toml::Table,
+    key: Option<RsaKeyPair>,
+    tls: Arc<ClientConfig>,
+    address: SocketAddr,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) text: String,
+    /// Whether it was signed rightly.
+    pub(super) believed: bool,
+    pub(super) fields: Fields,
+}
+
+impl Told {
+    pub(super) fn get(&self, name: &str) -> &str {
+        self.fields.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    pub(super) fn code(&self) -> &str {
+        self.get("respCode")
+    }
+}
+
+impl Shop {
+    fn new(files: SandboxFiles, address: SocketAddr) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(files.account.join("ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = PrivatePkcs8KeyDer::from_pem_file(files.account.join("acp_sign_key.pem")).ok();
+        Self {
+            key: key.map(|key| RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap()),
+            tls: Arc::new(tls.with_root_certificates(roots).with_no_client_auth()),
+            channel: toml::from_str(&std::fs::read_to_string(&files.channel).unwrap()).unwrap(),
+            files,
+            address,
+        }
+    }
+
+    fn sign_method(&self) -> &str {
+        self.channel["account"].get("sign_method").map_or("01", |method| method.as_str().unwrap())
+    }
+
+    /// What every request has, of now.
+    pub(super) fn request(&self, kind: &str, business: &str, number: &str) -> Fields {
+        let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8)));
+        let time = now.strftime("%Y%m%d%H%M%S").to_string();
+        let mut fields = Fields::new();
+        for (name, value) in [
+            ("version", "5.1.0"),
+            ("encoding", "UTF-8"),
+            ("signMethod", self.sign_method()),
+            ("txnType", &kind[..2]),
+            ("txnSubType", &kind[2..]),
+            ("bizType", business),
+            ("channelType", "08"),
+            ("accessType", "0"),
+            ("merId", &self.files.mchid),
+            ("orderId", number),
+            ("txnTime", &time),
+        ] {
+            fields.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some(key) = self.channel["keys"].get("sign") {
+            fields.insert("certId".to_owned(), key["id"].as_str().unwrap().to_owned());
+        }
+        fields
+    }
+
+    /// An order of one yuan.
+    pub(super) fn order(&self, kind: &str, business: &str, number: &str, url: &str) -> Fields {
+        let mut fields = self.request(kind, business, number);
+        for (name, value) in
+            [("txnAmt", "100"), ("currencyCode", "156"), ("backUrl", url), ("riskRateInfo", "{commodityName=测试 a+b}")]
+        {
+            fields.insert(name.to_owned(), value.to_owned());
+        }
+        fields
+    }
+
+    /// A refund (`0400`) or the undoing (`3100`) of an order.
+    pub(super) fn back(&self, kind: &str, business: &str, number: &str, original: &str, amount: &str) -> Fields {
+        let mut fields = self.request(kind, business, number);
+        for (name, value) in [("origQryId", original), ("txnAmt", amount), ("backUrl", super::NOWHERE)] {
+            fields.insert(name.to_owned(), value.to_owned());
+        }
+        fields
+    }
+
+    /// Asks about an order, by its own time.
+    pub(super) async fn query(&self, order: &Fields) -> Told {
+        let mut fields = self.request("0000", &order["bizType"], &order["orderId"]);
+        fields.insert("txnTime".to_owned(), order["txnTime"].clone());
+        let path = if order["bizType"] == "000000" { "backTransReq" } else { "queryTrans" };
+        self.ask(path, fields).await.unwrap()
+    }
+
+    pub(super) fn sign(&self, mut fields: Fields) -> Fields {
+        let text = joined(&fields);
+        let signature = match &self.key {
+            Some(key) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                let text = sha256(&text);
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+                STANDARD.encode(signature)
+            }
+            None => self.keyed(&text),
+        };
+        fields.insert("signature".to_owned(), signature);
+        fields
+    }
+
+    fn keyed(&self, text: &str) -> String {
+        let key = self.channel["keys"]["secure_key"].as_str().unwrap().trim_start_matches("plain:");
+        let digest = if self.sign_method() == "11" { sha256 } else { sm3 };
+        digest(&format!("{text}&{}", digest(key)))
+    }
+
+    pub(super) async fn ask(&self, path: &str, fields: Fields) -> Result<Told, Failure> {
+        self.send(path, self.sign(fields)).await
+    }
+
+    pub(super) async fn send(&self, path: &str, fields: Fields) -> Result<Told, Failure> {
+        self.exchange(path, FORM, encoded(&fields)).await
+    }
+
+    pub(super) async fn exchange(&self, path: &str, kind: &str, body: String) -> Result<Told, Failure> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("127.0.0.1")?;
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder().method("POST").uri(format!("/gateway/api/{path}.do"));
+        let request = request.header("host", "127.0.0.1").header("content-type", kind);
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        let (parts, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
+        let fields = serde_json::from_str(&text).unwrap_or_else(|_| pairs(&text));
+        Ok(Told { status: parts.status.as_u16(), believed: self.believes(&fields), fields, text })
+    }
+
+    /// A notification's fields, and whether it was signed rightly.
+    pub(super) fn news(&self, body: &[u8]) -> (Fields, bool) {
+        let text = std::str::from_utf8(body).unwrap();
+        let decoded = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_encoding::percent_decode_str(&text).decode_utf8().unwrap().into_owned()
+        };
+        let halves = text.split('&').map(|pair| pair.split_once('=').unwrap());
+        let fields: Fields = halves.map(|(name, value)| (decoded(name), decoded(value))).collect();
+        let believed = self.believes(&fields);
+        (fields, believed)
+    }
+
+    fn believes(&self, fields: &Fields) -> bool {
+        let Some(signature) = fields.get("signature") else { return false };
+        let mut signed = fields.clone();
+        signed.remove("signature");
+        signed.retain(|_, value| !value.is_empty());
+        let text = joined(&signed);
+        if self.key.is_none() {
+            return *signature == self.keyed(&text);
+        }
+        let read = |name: &str| std::fs::read(self.files.account.join(name)).unwrap();
+        let (root, middle) = (read("acp_root.pem"), read("acp_middle.pem"));
+        let (root, middle) = (parse_x509_pem(&root).unwrap().1, parse_x509_pem(&middle).unwrap().1);
+        let (root, middle) = (root.parse_x509().unwrap(), middle.parse_x509().unwrap());
+        let shown = parse_x509_pem(fields["signPubKeyCert"].as_bytes()).unwrap().1;
+        let shown = shown.parse_x509().unwrap();
+        for (certificate, issuer) in [(&shown, &middle), (&middle, &root)] {
+            assert_eq!(certificate.issuer(), issuer.subject());
+            let signed = certificate.tbs_certificate.as_ref();
+            assert!(verifies(issuer.public_key().raw, signed, &certificate.signature_value.data));
+        }
+        let name = shown.subject().iter_common_name().next().unwrap().as_str().unwrap();
+        assert_eq!(name.split('@').nth(2), Some("00040000:SIGN"));
+        verifies(shown.public_key().raw, sha256(&text).as_bytes(), &STANDARD.decode(signature).unwrap())
+    }
+}
+
+fn verifies(key: &[u8], text: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(text, signature).is_ok()
+}
+
+pub(super) fn encoded(fields: &Fields) -> String {
+    let coded =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let pairs: Vec<_> = fields.iter().map(|(name, value)| format!("{}={}", coded(name), coded(value))).collect();
+    pairs.join("&")
+}
+
+fn joined(fields: &Fields) -> String {
+    fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+}
+
+/// The answer's pairs: not encoded, and what stands in brackets is left whole.
+fn pairs(text: &str) -> Fields {
+    let mut depth = 0;
+    let parts = text.split(|c| {
+        depth += i32::from(c == '{' || c == '[') - i32::from(c == '}' || c == ']');
+        c == '&' && depth == 0
+    });
+    parts.filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn sha256(text: &str) -> String {
+    hex::encode(digest(&SHA256, text.as_bytes()))
+}
+
+fn sm3(text: &str) -> String {
+    use sm3::Digest;
+    hex::encode(sm3::Sm3::digest(text))
+}

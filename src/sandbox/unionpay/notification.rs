@@ -1,0 +1,139 @@
+//! Notifications: forms, signed as the request was that they follow, acknowledged by status 200 whatever the body says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use serde_json::Value;
+
+use super::reply::{Fields, spoil_amounts};
+use super::signature::{SignMethod, sign};
+use super::words::{Outcome, message, outcome, refund_outcome, settled, text};
+use crate::sandbox::UNIONPAY_SCHEDULE;
+use crate::sandbox::account::unionpay::Account;
+use crate::sandbox::books::Books;
+use crate::sandbox::form::Form;
+use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+
+/// What a notification repeats of the request that it follows.
+const REPEATED: [&str; 10] = [
+    "version",
+    "encoding",
+    "txnType",
+    "txnSubType",
+    "bizType",
+    "accessType",
+    "merId",
+    "orderId",
+    "txnTime",
+    "reqReserved",
+];
+
+/// What the books say of the subject now; or why there is nothing to say.
+pub(in crate::sandbox) fn compose(
+    books: &Books,
+    account: &Arc<Account>,
+    subject: &Subject,
+    sending: &Sending,
+) -> Result<News, String> {
+    if let Some(tamper @ (Tamper::Serial | Tamper::Signtest | Tamper::Stale)) = sending.tamper {
+        return Err(format!("UnionPay's notifications have nothing for {tamper:?}: no key's name, no probes, no time"));
+    }
+    if sending.key.is_some() {
+        return Err("UnionPay signs with one key: leave `key` out".to_owned());
+    }
+    let Event { original, url, outcome, fields, kind } = event(books, subject)?;
+    let mut form = Form::default();
+    for name in REPEATED {
+        if !text(original, name).is_empty() {
+            form.set(name, text(original, name));
+        }
+    }
+    fields.into_iter().for_each(|(name, value)| form.set(name, value));
+    form.set("respCode", outcome);
+    form.set("respMsg", message(outcome));
+    match sending.tamper {
+        Some(Tamper::Amount) => spoil_amounts(&mut form),
+        Some(Tamper::Account) => form.set("merId", "777290000000000"),
+        _ => {}
+    }
+    let method = SignMethod::named(text(original, "signMethod")).ok_or("the request named no signMethod")?;
+    let id = form.get("queryId").unwrap_or_default().to_owned();
+    let letter = Letter { account: account.clone(), method, form, tamper: sending.tamper };
+    Ok(News { id, event_type: kind, url, letter: Arc::new(letter) })
+}
+
+struct Event<'a> {
+    /// The request that it follows.
+    original: &'a Value,
+    url: String,
+    outcome: Outcome,
+    fields: Fields,
+    kind: &'static str,
+}
+
+fn event<'a>(books: &'a Books, subject: &Subject) -> Result<Event<'a>, String> {
+    match subject {
+        Subject::Payment(id) => {
+            let order = books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order")?;
+            let outcome = outcome(order).filter(|outcome| *outcome != "05");
+            let outcome = outcome.ok_or("only what has ended is notified of: pay the order first")?;
+            let (payer, at, amount) = match &order.payment {
+                Some(payment) => (Some(payment.payer.as_str()), payment.at, payment.amount),
+                None if order.product == "barcode" => (None, order.created, order.total),
+                None => return Err("of trades that the payer makes on a page, only success is told".to_owned()),
+            };
+            Ok(Event {
+                original: &order.parameters,
+                url: order.notify_url.clone().ok_or("the order has no backUrl")?,
+                outcome,
+                fields: settled(amount, &order.transaction_id, at, payer),
+                kind: "PAYMENT",
+            })
+        }
+        Subject::Refund(id) => {
+            let refund = books.refunds.get(id).ok_or("there is no such refund")?;
+            let at = refund.finished.ok_or("only what has ended is notified of: finish the refund first")?;
+            Ok(Event {
+                original: &refund.parameters,
+                url: refund.notify_url.clone().ok_or("the refund has no backUrl")?,
+                outcome: refund_outcome(refund),
+                fields: settled(refund.amount, &refund.refund_id, at, None),
+                kind: "REFUND",
+            })
+        }
+    }
+}
+
+/// What goes over the wire.
+struct Letter {
+    account: Arc<Account>,
+    method: SignMethod,
+    form: Form,
+    tamper: Option<Tamper>,
+}
+
+impl notify::Letter for Letter {
+    fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
+        let mut form = self.form.clone();
+        let salt = if self.tamper == Some(Tamper::Signature) { "\n" } else { "" };
+        sign(&self.account, self.method, &mut form, salt);
+        if self.tamper == Some(Tamper::Body) {
+            form.set("respMsg", "changed after it was signed");
+        }
+        let mut headers = HeaderMap::new();
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded;charset=UTF-8");
+        headers.insert("content-type", kind);
+        Some((headers, form.encoded().into()))
+    }
+
+    /// Where the receiver leads on, it has received.
+    fn is_acknowledged(&self, status: u16, _: &[u8]) -> bool {
+        status == 200 || (300..400).contains(&status)
+    }
+
+    fn schedule(&self) -> &'static [Duration] {
+        &UNIONPAY_SCHEDULE
+    }
+}

@@ -1,0 +1,115 @@
+//! What refunding, undoing and reversing do to the books.
+
+use serde_json::Value;
+
+use super::reply::{refused, refused_because};
+use super::trade::{Desk, Done, Result, done};
+use super::words::{clearing_day, fen, query_id, text};
+use crate::sandbox::books::{Entry, Id, Refund, RefundStatus, State};
+use crate::sandbox::notify::Subject;
+
+/// A paid trade, to be given back from.
+struct Paid {
+    id: Id,
+    total: u64,
+    at: jiff::Timestamp,
+}
+
+impl Desk<'_> {
+    /// Gives back some or all. The answer only says that it was taken.
+    pub(super) fn refund(&mut self, parameters: Value, auto: bool) -> Result {
+        let paid = self.paid(&parameters)?;
+        let amount = fen(text(&parameters, "txnAmt")).unwrap_or_default();
+        if amount > paid.total.saturating_sub(self.given_back(&paid.id)) {
+            return Err(refused_because("36", "与原交易信息不符：退款金额超过可退金额"));
+        }
+        self.give_back("refund", &paid, parameters, auto)
+    }
+
+    /// Gives back all on the day that it was paid.
+    pub(super) fn undo(&mut self, parameters: Value, auto: bool) -> Result {
+        let paid = self.paid(&parameters)?;
+        if fen(text(&parameters, "txnAmt")) != Some(paid.total) {
+            return Err(refused_because("36", "与原交易信息不符：撤销金额必须等于原交易金额"));
+        }
+        if self.given_back(&paid.id) > 0 {
+            return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
+        }
+        if clearing_day(paid.at) != clearing_day(self.now) {
+            return Err(refused_because("35", "原交易状态不正确：只能撤销同一清算日的交易"));
+        }
+        self.give_back("cancel", &paid, parameters, auto)
+    }
+
+    /// Ends a trade whose answer never came, whatever had become of it.
+    pub(super) fn reverse(&mut self, parameters: &Value) -> Result {
+        let (number, time) = match parameters.get("origOrderId") {
+            Some(_) => ("origOrderId", "origTxnTime"),
+            None => ("orderId", "txnTime"),
+        };
+        let id = self.id(parameters, number);
+        let is_given_back = self.given_back(&id) > 0;
+        let order = self.books.order(&id, self.now).filter(|order| order.parameters["txnTime"] == parameters[time]);
+        // Only what was carried out in one exchange can be called back.
+        let order = order.filter(|order| order.product == "barcode" && order.state != State::PayError);
+        let order = order.ok_or_else(|| refused("35"))?;
+        if text(&order.parameters, "bizType") != text(parameters, "bizType") {
+            return Err(refused("36"));
+        }
+        if is_given_back {
+            return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
+        }
+        if order.state == State::Closed {
+            return Err(refused_because("46", "交易已被冲正"));
+        }
+        order.state = State::Closed;
+        self.books.executed("cancel", &id);
+        done(Vec::new())
+    }
+
+    fn paid(&mut self, parameters: &Value) -> Result<Paid> {
+        self.is_new(&self.id(parameters, "orderId"))?;
+        let query = self.id(parameters, "origQryId");
+        let number = self.books.transactions.get(&query).ok_or_else(|| refused("35"))?.clone();
+        let id = (query.0, number);
+        let order = self.books.order(&id, self.now);
+        let order = order.filter(|order| matches!(order.state, State::Success | State::Refund));
+        let order = order.ok_or_else(|| refused("35"))?;
+        let payment = order.payment.as_ref().ok_or_else(|| refused("35"))?;
+        if text(&order.parameters, "bizType") != text(parameters, "bizType") {
+            return Err(refused_because("36", "与原交易信息不符：bizType"));
+        }
+        Ok(Paid { id, total: order.total, at: payment.at })
+    }
+
+    /// How much of a trade was given back, or is about to be.
+    fn given_back(&self, id: &Id) -> u64 {
+        let refunds = self.books.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+        refunds.map(|(_, refund)| refund.amount).sum()
+    }
+
+    /// Writes a refund down; `at_once`: and finishes it.
+    fn give_back(&mut self, operation: &'static str, paid: &Paid, parameters: Value, at_once: bool) -> Result {
+        let own = self.id(&parameters, "orderId");
+        let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&paid.id) else {
+            return Err(refused("35"));
+        };
+        order.state = State::Refund;
+        refunds.push(own.1.clone());
+        let refund = Refund {
+            order: paid.id.1.clone(),
+            notify_url: Some(text(&parameters, "backUrl").to_owned()),
+            refund_id: query_id(self.now),
+            amount: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
+            status: if at_once { RefundStatus::Success } else { RefundStatus::Processing },
+            created: self.now,
+            finished: at_once.then_some(self.now),
+            notifications: Vec::new(),
+            parameters,
+        };
+        let fields = vec![("queryId", refund.refund_id.clone())];
+        self.books.refunds.insert(own.clone(), refund);
+        self.books.executed(operation, &paid.id);
+        Ok(Done { fields, notify: at_once.then_some(Subject::Refund(own)) })
+    }
+}

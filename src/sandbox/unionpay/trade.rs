@@ -1,0 +1,155 @@
+//! What the transactions about trades do to the books.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Transaction;
+use super::reply::{Fields, Refusal, refused, refused_because};
+use super::words::{
+    ASKS_FOR_PASSWORD, IS_TOO_POOR, Outcome, fen, instant, is_digits, message, outcome, query_id, refund_outcome,
+    settled, text,
+};
+use crate::sandbox::account::unionpay::Account;
+use crate::sandbox::books::{Books, Id, Order, Payment, State};
+use crate::sandbox::keys::random_digits;
+use crate::sandbox::notify::Subject;
+
+/// One request's view of the books.
+pub(super) struct Desk<'a> {
+    pub(super) books: &'a mut Books,
+    pub(super) account: &'a Account,
+    pub(super) now: Timestamp,
+}
+
+/// What is answered, and what is to be notified of.
+pub(super) struct Done {
+    pub(super) fields: Fields,
+    pub(super) notify: Option<Subject>,
+}
+
+pub(super) type Result<T = Done> = std::result::Result<T, Refusal>;
+
+/// Whose code it is.
+const PAYER: &str = "621626*********0018";
+
+impl Desk<'_> {
+    /// Makes a trade that the payer has yet to pay.
+    pub(super) fn create(&mut self, transaction: Transaction, parameters: Value) -> Result {
+        let id = self.id(&parameters, "orderId");
+        let is_again = transaction == Transaction::Page && self.is_shown_again(&id, &parameters);
+        if !is_again {
+            self.open(transaction, &id, parameters)?;
+        }
+        done(match transaction {
+            Transaction::App => vec![("tn", random_digits(21))],
+            Transaction::Qr => vec![("qrCode", format!("https://qr.95516.com/00010000/62{}", random_digits(30)))],
+            _ => Vec::new(),
+        })
+    }
+
+    /// A browser that loads the page again posts the same form again.
+    fn is_shown_again(&mut self, id: &Id, parameters: &Value) -> bool {
+        let order = self.books.order(id, self.now);
+        order.is_some_and(|order| order.state == State::NotPay && order.parameters == *parameters)
+    }
+
+    /// Makes a trade from a payer's code. The answer only says that it was taken: what became of it is told afterwards.
+    pub(super) fn take(&mut self, parameters: Value) -> Result {
+        let id = self.id(&parameters, "orderId");
+        let code = text(&parameters, "qrNo").to_owned();
+        let is_code = code.len() == 19 && code.starts_with("62") && is_digits(&code);
+        let mut others = self.books.orders.iter().filter(|(other, _)| **other != id);
+        let is_used = others
+            .any(|(_, entry)| entry.order.as_ref().is_some_and(|order| order.parameters["qrNo"] == code.as_str()));
+        self.is_new(&id)?;
+        if !is_code || is_used {
+            return Err(refused_because("86", "二维码状态不正确"));
+        }
+        self.open(Transaction::Barcode, &id, parameters)?;
+        let Some(order) = self.books.order(&id, self.now) else { return Err(refused("34")) };
+        order.opened = true;
+        if code.ends_with(IS_TOO_POOR) {
+            order.state = State::PayError;
+            return Err(refused("64"));
+        }
+        let fields = vec![("queryId", order.transaction_id.clone())];
+        if code.ends_with(ASKS_FOR_PASSWORD) {
+            return done(fields);
+        }
+        order.state = State::Success;
+        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
+        Ok(Done { fields, notify: Some(Subject::Payment(id)) })
+    }
+
+    /// Orders, refunds and undone trades share their numbers, each of which is good for once.
+    pub(super) fn is_new(&mut self, id: &Id) -> Result<()> {
+        match self.books.order(id, self.now).is_some() || self.books.refunds.contains_key(id) {
+            true => Err(refused("12")),
+            false => Ok(()),
+        }
+    }
+
+    fn open(&mut self, transaction: Transaction, id: &Id, parameters: Value) -> Result<()> {
+        self.is_new(id)?;
+        let order = Order {
+            product: transaction.product(),
+            total: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
+            expires: instant(text(&parameters, "payTimeout")),
+            state: State::NotPay,
+            transaction_id: query_id(self.now),
+            payment: None,
+            notify_url: Some(text(&parameters, "backUrl").to_owned()),
+            // There is no transaction before the payer has begun one.
+            opened: false,
+            created: self.now,
+            parameters,
+        };
+        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.books.orders.entry(id.clone()).or_default().order = Some(order);
+        self.books.executed("create", id);
+        Ok(())
+    }
+
+    /// `respCode` is about the question; `origRespCode` says what became of the trade.
+    pub(super) fn query(&mut self, parameters: &Value) -> Result {
+        let id = self.id(parameters, "orderId");
+        let is_meant = |original: &Value| ["txnTime", "bizType"].iter().all(|name| original[name] == parameters[name]);
+        if let Some(refund) = self.books.refunds.get(&id).filter(|refund| is_meant(&refund.parameters)) {
+            let outcome = refund_outcome(refund);
+            let at = refund.finished.unwrap_or(refund.created);
+            return done(told(outcome, settled(refund.amount, &refund.refund_id, at, None), &refund.parameters));
+        }
+        let Some(order) = self.books.order(&id, self.now).filter(|order| is_meant(&order.parameters)) else {
+            return Err(refused("34"));
+        };
+        let outcome = outcome(order).ok_or_else(|| refused("34"))?;
+        let fields = match &order.payment {
+            Some(payment) => settled(payment.amount, &order.transaction_id, payment.at, Some(&payment.payer)),
+            None => vec![
+                ("queryId", order.transaction_id.clone()),
+                ("txnAmt", order.total.to_string()),
+                ("currencyCode", "156".to_owned()),
+            ],
+        };
+        done(told(outcome, fields, &order.parameters))
+    }
+
+    /// The number that the parameter holds, as one of this merchant's.
+    pub(super) fn id(&self, parameters: &Value, name: &str) -> Id {
+        (self.account.mer_id.clone(), text(parameters, name).to_owned())
+    }
+}
+
+fn told(outcome: Outcome, mut fields: Fields, original: &Value) -> Fields {
+    fields.push(("origRespCode", outcome.to_owned()));
+    fields.push(("origRespMsg", message(outcome)));
+    fields.push(("issuerIdentifyMode", "0".to_owned()));
+    if !text(original, "reqReserved").is_empty() {
+        fields.push(("reqReserved", text(original, "reqReserved").to_owned()));
+    }
+    fields
+}
+
+pub(super) fn done(fields: Fields) -> Result {
+    Ok(Done { fields, notify: None })
+}
