@@ -180,6 +180,24 @@ impl<'a> Settings<'a> {
         read
     }
 
+    /// The texts in the table under a key, whatever their own keys are; none when it is missing.
+    pub fn texts(&mut self, key: &'static str) -> Vec<(String, String)> {
+        let Some(mut table) = self.section(key) else { return Vec::new() };
+        table.silent = true;
+        let mut read = Vec::new();
+        for (name, value) in table.table.iter() {
+            match String::read(value.get_ref()) {
+                Ok(text) => read.push((name.get_ref().to_string(), text)),
+                Err(found) => {
+                    let path = table.path(name.get_ref());
+                    let message = format!("`{path}` must be {}, not {found}", String::EXPECTED);
+                    self.problems.push(value.span(), message, None);
+                }
+            }
+        }
+        read
+    }
+
     /// Ends the reading without a word about the keys that nobody asked for: when what they belong to is not known, nobody
     /// can say which of them are wrong.
     pub fn ignore_rest(mut self) {
@@ -282,6 +300,15 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("\"x\"|an item of `list` must be a whole number"), "{found:?}");
         assert!(found[1].starts_with("5|`other` must be a list in brackets"), "{found:?}");
+    }
+
+    #[test]
+    fn texts_have_keys_of_their_own() {
+        let found = problems_of("[notes]\ntier = \"gold\"\nlevel = 5\n", |settings| {
+            assert_eq!(settings.texts("notes"), [("tier".to_owned(), "gold".to_owned())]);
+            assert!(settings.texts("missing").is_empty());
+        });
+        assert_eq!(found, ["5|`notes.level` must be a text in quotes, not the number 5|"]);
     }
 
     #[test]

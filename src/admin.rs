@@ -11,7 +11,9 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use tollgate_plugins::filter::Clock;
 
-use crate::config::reload::ReloadHandle;
+use crate::config::generations::Kept;
+use crate::config::reload::{ReloadHandle, Report};
+use crate::config::report::Mistake;
 use crate::gateway::Gateway;
 use crate::telemetry::METRICS;
 
@@ -39,17 +41,23 @@ impl ServeHttp for Admin {
                 None => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
             },
-            (&Method::POST, "/reload") => match self.reload.reload().await {
-                Ok(report) => text(StatusCode::OK, "text/plain; charset=utf-8", format!("{report}\n")),
-                Err(mistakes) => {
-                    let lines: String = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect();
-                    text(StatusCode::UNPROCESSABLE_ENTITY, "text/plain; charset=utf-8", lines)
-                }
+            (&Method::POST, "/reload") => reported(self.reload.reload().await),
+            (&Method::GET, "/generations") => {
+                let running = self.gateway.current.load().generation;
+                let line = |kept: &Kept| {
+                    let mark = if kept.number == running { "  in force" } else { "" };
+                    format!("{:>8}  {}{mark}\n", kept.number, kept.hash)
+                };
+                text(StatusCode::OK, PLAIN, self.reload.generations().iter().map(line).collect())
+            }
+            (&Method::POST, "/rollback") => match number(header.uri.query()) {
+                Ok(number) => reported(self.reload.roll_back(number).await),
+                Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz or POST /reload\n".to_owned(),
+                "try GET /metrics /healthz /readyz /generations or POST /reload /rollback\n".to_owned(),
             ),
         }
     }
@@ -95,6 +103,25 @@ impl Admin {
             }
         }
     }
+}
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+fn reported(result: Result<Report, Vec<Mistake>>) -> Response<Vec<u8>> {
+    match result {
+        Ok(report) => text(StatusCode::OK, PLAIN, format!("{report}\n")),
+        Err(mistakes) => {
+            let lines: String = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect();
+            text(StatusCode::UNPROCESSABLE_ENTITY, PLAIN, lines)
+        }
+    }
+}
+
+/// The generation that `?to=…` names.
+fn number(query: Option<&str>) -> Result<Option<u64>, String> {
+    let Some(query) = query else { return Ok(None) };
+    let number = query.strip_prefix("to=").and_then(|number| number.parse().ok());
+    number.map(Some).ok_or_else(|| "write ?to=NUMBER, or leave it out for the generation before\n".to_owned())
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Vec<u8>> {

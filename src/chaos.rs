@@ -70,7 +70,9 @@ async fn play(arguments: &ChaosArgs) -> Result<(), String> {
     let log = world.gateway.log();
     match report.is_right() {
         true => {
-            Arc::into_inner(world).map(World::clear);
+            if let Some(world) = Arc::into_inner(world) {
+                world.clear();
+            }
             Ok(())
         }
         false => Err(format!("the books do not agree; the gateway's log is {}", log.display())),

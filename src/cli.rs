@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{chaos, config, demo, keygen, sandbox, server, sign};
+use crate::{chaos, config, demo, keygen, routing, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -24,6 +24,7 @@ Examples:
   tollgate demo                               see everything work on this machine, without any set-up
   tollgate demo --keep                        the same, and leave it running for your own requests
   tollgate check --conf conf                  every mistake in a configuration, with file and line
+  tollgate route --merchant shop --method wechat.native --amount 888
   tollgate run --conf conf                    serve
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
@@ -41,6 +42,16 @@ enum Command {
     Run,
     /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
     Check,
+    /// What the files would change of the configuration that was last in force
+    Diff,
+    /// Takes the running gateway back to an earlier generation of its configuration
+    Rollback {
+        /// Its number, as GET /generations on the admin port lists them; the one before unless it is given
+        #[arg(long)]
+        to: Option<u64>,
+    },
+    /// Which route a payment would take, and why
+    Route(routing::RouteArgs),
     /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
     Sandbox {
         /// Where the provider's interface is served (TLS)
@@ -95,9 +106,14 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check => return config::report::check_command(&conf),
+        Command::Diff => config::operate::diff(&conf),
+        Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
+        Command::Route(arguments) => routing::run(&conf, &arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
-        Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Sandbox { listen, control, accounts } => in_runtime(async {
+            sandbox::run_command(listen, control, accounts).await.map_err(|error| error.to_string())
+        }),
         Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
@@ -135,7 +151,6 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
     Ok(())
 }
 
-fn in_runtime(future: impl Future<Output = std::io::Result<()>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(future).map_err(|error| error.to_string())
+fn in_runtime(future: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    tokio::runtime::Runtime::new().map_err(|error| error.to_string())?.block_on(future)
 }

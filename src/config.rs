@@ -4,15 +4,18 @@ mod address;
 mod channel;
 pub mod file;
 mod filters;
+pub mod generations;
 mod identity;
 mod keys;
 mod merchant;
+pub mod operate;
 mod process;
 pub mod reload;
 pub mod report;
 mod routes;
 mod secret;
 mod source;
+mod times;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,13 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tollgate_plugins::filter::Filter;
-use tollgate_plugins::payment::{Currency, Method, Money};
 use tollgate_plugins::provider::Provider;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
 use crate::cache::CacheKind;
+use crate::routing::Routes;
 use crate::upstream::Upstream;
 
 /// The configuration that is in force, swapped as a whole.
@@ -50,7 +54,7 @@ pub struct Snapshot {
     /// By name.
     pub channels: BTreeMap<String, Arc<Channel>>,
     /// In the order of the file.
-    pub routes: Vec<Route>,
+    pub routes: Routes,
     /// What it was made from.
     pub sources: Sources,
 }
@@ -161,9 +165,17 @@ pub struct Channel {
     pub upstream: Upstream,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
+    /// When it takes no new payments, each from a moment to another.
+    pub maintenance: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Channel {
+    /// In how many seconds it takes new payments again, when it takes none now.
+    pub fn maintenance(&self, now: Timestamp) -> Option<u64> {
+        let window = self.maintenance.iter().find(|(from, to)| (*from..*to).contains(&now));
+        window.map(|(_, to)| u64::try_from(to.duration_since(now).as_secs()).unwrap_or(0).saturating_add(1))
+    }
+
     /// Whose account it leads to: the provider and its number of the account. What was paid there is known there only.
     pub fn account(&self) -> String {
         format!("{}:{}", self.provider_name, self.provider.account())
@@ -225,40 +237,6 @@ pub struct Pool {
     pub idle: usize,
     /// How long one is kept.
     pub idle_timeout: Duration,
-}
-
-/// A rule that leads an operation to channels.
-pub struct Route {
-    /// Only this merchant's payments.
-    pub merchant: Option<String>,
-    /// Only this method.
-    pub method: Option<Method>,
-    /// Only this currency.
-    pub currency: Option<Currency>,
-    /// Only amounts of at least this.
-    pub at_least: Option<u64>,
-    /// Only amounts below this.
-    pub below: Option<u64>,
-    /// Channel and weight; at least one, weights sum to more than 0.
-    pub to: Vec<(String, u32)>,
-    /// Tried in this order when nothing was sent on the first.
-    pub fallback: Vec<String>,
-}
-
-impl Route {
-    /// Whether it may lead to this channel.
-    pub fn names(&self, channel: &str) -> bool {
-        self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
-    }
-
-    /// Whether it is meant for such a payment.
-    pub fn matches(&self, merchant: &str, method: Method, amount: Money) -> bool {
-        self.merchant.as_deref().is_none_or(|name| name == merchant)
-            && self.method.is_none_or(|wanted| wanted == method)
-            && self.currency.is_none_or(|wanted| wanted == amount.currency)
-            && self.at_least.is_none_or(|least| amount.value >= least)
-            && self.below.is_none_or(|below| amount.value < below)
-    }
 }
 
 impl PartialEq for Identity {

@@ -1,11 +1,36 @@
 //! Operation → channels, in the order of preference.
 
+mod condition;
+mod explain;
+mod table;
+
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tollgate_plugins::payment::{Method, Money};
+use tollgate_plugins::payment::Method;
 
-use crate::config::{Channel, Route, Snapshot};
+pub use self::condition::{Condition, Hours, Question};
+pub use self::explain::{RouteArgs, run};
+pub use self::table::Routes;
+use crate::config::{Channel, Snapshot};
+
+/// A rule that leads payments to channels.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    /// Which payments.
+    pub wanted: Condition,
+    /// Channel and weight; at least one, weights sum to more than 0.
+    pub to: Vec<(String, u32)>,
+    /// Tried in this order when nothing was sent on the first.
+    pub fallback: Vec<String>,
+}
+
+impl Route {
+    /// Whether it may lead to this channel.
+    pub fn names(&self, channel: &str) -> bool {
+        self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
+    }
+}
 
 /// Why no channel can take a payment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +42,9 @@ pub enum NoChannel {
     /// The named channel cannot serve the method.
     #[error("the channel `{0}` cannot serve the method `{1}`; leave `channel` out to let the routes choose")]
     WrongMethod(String, Method),
+    /// Every channel that could take it is under maintenance; one is back in so many seconds.
+    #[error("every channel for this payment is under maintenance for another {0} s")]
+    Maintenance(u64),
     /// No rule matches.
     #[error("no route leads this payment to a channel; add one to routes.toml or name a `channel`")]
     NoRoute,
@@ -25,38 +53,49 @@ pub enum NoChannel {
 /// The channels for a new payment: the first is used, the others only when nothing was sent. The choice by weight is
 /// made by the order's number, so that the same order always comes to the same channel. A `pinned` channel must be one
 /// to which some route would lead this payment: whose money goes where is the operator's word, not the caller's.
-pub fn choose(
-    snapshot: &Snapshot,
-    merchant: &str,
-    method: Method,
-    amount: Money,
-    pinned: Option<&str>,
-    number: &str,
-) -> Result<Vec<Arc<Channel>>, NoChannel> {
-    let serves = |channel: &&Arc<Channel>| channel.methods.contains(&method.as_str());
-    if let Some(name) = pinned {
-        let leads = |route: &&Route| route.matches(merchant, method, amount) && route.names(name);
-        let channel = snapshot.channels.get(name).filter(|_| snapshot.routes.iter().any(|route| leads(&route)));
-        let channel = channel.ok_or_else(|| NoChannel::Unknown(name.to_owned()))?;
-        return match serves(&channel) {
-            true => Ok(vec![Arc::clone(channel)]),
-            false => Err(NoChannel::WrongMethod(name.to_owned(), method)),
-        };
-    }
-    let matching = snapshot.routes.iter().filter(|route| route.matches(merchant, method, amount));
-    for route in matching {
-        let names = std::iter::once(by_weight(route, number)).chain(route.fallback.iter().map(String::as_str));
-        let mut channels: Vec<Arc<Channel>> = Vec::new();
-        for channel in names.filter_map(|name| snapshot.channels.get(name)).filter(serves) {
-            if !channels.iter().any(|known| known.name == channel.name) {
-                channels.push(Arc::clone(channel));
+pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Channel>>, NoChannel> {
+    let mut matching = snapshot.routes.candidates(question).filter(|route| route.wanted.matches(question));
+    let Some(name) = question.pinned else {
+        let mut back = None;
+        for route in matching {
+            match channels(snapshot, route, question) {
+                Ok(channels) if channels.is_empty() => {}
+                Ok(channels) => return Ok(channels),
+                Err(seconds) => back = Some(back.map_or(seconds, |known: u64| known.min(seconds))),
             }
         }
-        if !channels.is_empty() {
-            return Ok(channels);
+        return Err(back.map_or(NoChannel::NoRoute, NoChannel::Maintenance));
+    };
+    let channel = snapshot.channels.get(name).filter(|_| matching.any(|route| route.names(name)));
+    let channel = channel.ok_or_else(|| NoChannel::Unknown(name.to_owned()))?;
+    if !channel.methods.contains(&question.method.as_str()) {
+        return Err(NoChannel::WrongMethod(name.to_owned(), question.method));
+    }
+    match channel.maintenance(question.at) {
+        Some(seconds) => Err(NoChannel::Maintenance(seconds)),
+        None => Ok(vec![Arc::clone(channel)]),
+    }
+}
+
+/// A route's channels that serve the method; the error says in how many seconds the first of them is back.
+fn channels(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Result<Vec<Arc<Channel>>, u64> {
+    let names = std::iter::once(by_weight(route, question.number)).chain(route.fallback.iter().map(String::as_str));
+    let mut found: Vec<Arc<Channel>> = Vec::new();
+    let mut back = None;
+    for channel in names.filter_map(|name| snapshot.channels.get(name)) {
+        if !channel.methods.contains(&question.method.as_str()) || found.iter().any(|known| known.name == channel.name)
+        {
+            continue;
+        }
+        match channel.maintenance(question.at) {
+            Some(seconds) => back = Some(back.map_or(seconds, |known: u64| known.min(seconds))),
+            None => found.push(Arc::clone(channel)),
         }
     }
-    Err(NoChannel::NoRoute)
+    match back.filter(|_| found.is_empty()) {
+        Some(seconds) => Err(seconds),
+        None => Ok(found),
+    }
 }
 
 fn by_weight<'a>(route: &'a Route, number: &str) -> &'a str {
@@ -77,36 +116,14 @@ fn by_weight<'a>(route: &'a Route, number: &str) -> &'a str {
 mod tests {
     use super::*;
 
-    fn route(to: &[(&str, u32)]) -> Route {
-        Route {
-            merchant: None,
-            method: None,
-            currency: None,
-            at_least: Some(10),
-            below: Some(100),
-            to: to.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
-            fallback: Vec::new(),
-        }
-    }
-
     #[test]
     fn weights_share_the_orders_and_an_order_stays() {
-        let route = route(&[("a", 90), ("b", 10), ("never", 0)]);
+        let to = [("a", 90), ("b", 10), ("never", 0)].map(|(name, weight)| (name.to_owned(), weight));
+        let route = Route { to: to.to_vec(), ..Route::default() };
         let draws: Vec<_> = (0..10_000).map(|n| by_weight(&route, &n.to_string())).collect();
         let to_b = draws.iter().filter(|name| **name == "b").count();
         assert!((800..1200).contains(&to_b), "{to_b} of 10000 to b");
         assert!(!draws.contains(&"never"));
         assert_eq!(by_weight(&route, "77"), by_weight(&route, "77"));
-    }
-
-    #[test]
-    fn an_amount_range_takes_its_lower_end_and_leaves_its_upper() {
-        let route = route(&[("a", 1)]);
-        let Some(method) = Method::parse("wechat.native") else { panic!("method") };
-        let matches = |value| {
-            let currency = tollgate_plugins::payment::Currency::CNY;
-            route.matches("shop", method, Money { value, currency })
-        };
-        assert_eq!([9, 10, 99, 100].map(matches), [false, true, true, false]);
     }
 }

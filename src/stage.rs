@@ -1,4 +1,4 @@
-//! What `demo` and `chaos` play on: the gateway as a process of its own, and plain HTTP to whatever listens here.
+//! The gateway as a process of its own, for `demo` and `chaos`, and plain HTTP to whatever listens on this machine.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ pub(crate) fn free() -> Result<SocketAddr, String> {
     socket.local_addr().map_err(|error| error.to_string())
 }
 
-/// One request on a connection of its own; gives status and JSON (null when there is none).
+/// One request on a connection of its own; gives status and body: JSON, or a string that holds another text.
 pub(crate) async fn call(
     to: SocketAddr,
     method: &str,
@@ -120,5 +120,6 @@ pub(crate) async fn call(
     let answer = sender.send_request(request).await.map_err(broken)?;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
-    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    let text = || Value::from(String::from_utf8_lossy(&body).into_owned());
+    Ok((status, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
 }

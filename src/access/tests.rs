@@ -49,7 +49,7 @@ fn snapshot() -> Snapshot {
         merchants: BTreeMap::from([("shop".to_owned(), merchant)]),
         merchant_keys,
         channels: BTreeMap::new(),
-        routes: Vec::new(),
+        routes: Default::default(),
         sources: Default::default(),
     }
 }

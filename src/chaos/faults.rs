@@ -33,5 +33,10 @@ pub(super) fn draw(random: &mut StdRng, operation: &str, number: &str) -> (&'sta
     let name = fault.map_or("cut_after", |(name, _)| name);
     // Longer than the channel's limit for a read.
     let delay = if name == "delay" { 2500 } else { random.random_range(0..20) };
-    (name, json!({"operation": operation, "fault": name, "number": number, "delay_ms": delay}))
+    let mut fault = json!({"operation": operation, "fault": name, "delay_ms": delay});
+    // Before the body is read nobody knows the number: then it meets whoever comes next.
+    if name != "cut_unread" {
+        fault["number"] = number.into();
+    }
+    (name, fault)
 }

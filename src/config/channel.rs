@@ -13,7 +13,7 @@ use super::address::Address;
 use super::identity::{self, Now};
 use super::secret::Plain;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys};
+use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, times};
 use crate::upstream::Upstream;
 
 /// The methods that a channel's provider serves; `None` while the provider is not known.
@@ -51,6 +51,7 @@ pub(super) fn read(
     let ca = identity::authorities(source, &mut root, "ca", now);
     let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
     let pool = root.section("pool").map_or(POOL, pool);
+    let maintenance = times::windows(&mut root);
     let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
     let account = root.required_section("account");
     let keys = root.required_section("keys");
@@ -112,6 +113,7 @@ pub(super) fn read(
             configured_keys: keys.verify,
             upstream,
             filters,
+            maintenance,
         }))
     };
     ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }

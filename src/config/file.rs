@@ -19,7 +19,8 @@ use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
 use super::routes::Names;
 use super::source::Source;
-use super::{Channel, Merchant, Route, Snapshot, Sources, channel, merchant, process, routes};
+use super::{Channel, Merchant, Snapshot, Sources, channel, merchant, process, routes};
+use crate::routing::Routes;
 
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
 /// connections and memory.
@@ -173,17 +174,17 @@ impl Loading<'_> {
     }
 
     /// Without the file there are no routes: each payment then names its channel.
-    fn routes(&mut self, names: &Names<'_>) -> Vec<Route> {
+    fn routes(&mut self, names: &Names<'_>) -> Routes {
         let path = self.dir.join("routes.toml");
         if let Ok(false) = path.try_exists() {
             self.sources.files.insert(path);
-            return Vec::new();
+            return Routes::default();
         }
-        let Some(source) = self.open(&path) else { return Vec::new() };
+        let Some(source) = self.open(&path) else { return Routes::default() };
         let (routes, mistakes) = source.read(|root| routes::read(root, names));
         self.close(&source, mistakes);
         self.sources.routes = source.fingerprint();
-        routes.unwrap_or_default()
+        Routes::from(routes.unwrap_or_default())
     }
 
     /// The files of one kind, by their names. What editors leave behind is none of them.

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::file::{self, Attempt};
+use super::generations::{Generations, Kept};
 use super::identity::Now;
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
@@ -22,10 +23,45 @@ use crate::telemetry::METRICS;
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 
 /// Reads the configuration that the process starts with, and puts it in force.
+///
+/// With mistakes in it, or when it was taken back before, the last generation that was in force goes on, loudly.
 pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
-    let snapshot = file::load(dir, None)?;
+    let generations = Generations::of(dir);
+    let last = generations.last();
+    let read = match file::load(dir, None) {
+        Ok(read) if generations.is_taken_back(&read.hash) => Err(Vec::new()),
+        other => other,
+    };
+    let snapshot = match (read, &last) {
+        (Ok(mut snapshot), last) => {
+            let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
+            let number = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
+            snapshot.generation = number;
+            snapshot
+        }
+        (Err(mistakes), None) => return Err(mistakes),
+        (Err(mistakes), Some(last)) => {
+            let Ok(mut snapshot) = generations.load(last, None) else { return Err(mistakes) };
+            snapshot.generation = last.number;
+            start_loudly(&mistakes, last);
+            METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+            METRICS.config_last_reload_success.set(0);
+            tell_certificates(&snapshot);
+            return Ok(Arc::new(ArcSwap::from_pointee(snapshot)));
+        }
+    };
+    generations.keep(&snapshot, None);
     tell_in_force(&snapshot, &[]);
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
+}
+
+/// Before there is a log.
+fn start_loudly(mistakes: &[Mistake], last: &Kept) {
+    for mistake in mistakes {
+        eprintln!("{mistake}");
+    }
+    let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
+    eprintln!("{why}: generation {} ({}), the last that was in force, goes on", last.number, last.hash);
 }
 
 /// Keeps the configuration in force equal to the one in the directory.
@@ -39,6 +75,7 @@ pub struct ReloadHandle(Arc<Shared>);
 
 struct Shared {
     dir: PathBuf,
+    generations: Generations,
     current: Current,
     one_at_a_time: Mutex<()>,
     /// What the last attempt looked at, taken or refused.
@@ -64,7 +101,9 @@ impl Reloader {
     /// For the configuration in `dir`, of which `current` is what was read first.
     pub fn new(dir: PathBuf, current: Current) -> Self {
         let (files, _) = watch::channel(current.load().sources.files.clone());
-        Self { handle: ReloadHandle(Arc::new(Shared { dir, current, one_at_a_time: Mutex::new(()), files })) }
+        let generations = Generations::of(&dir);
+        let one_at_a_time = Mutex::new(());
+        Self { handle: ReloadHandle(Arc::new(Shared { dir, generations, current, one_at_a_time, files })) }
     }
 
     /// To reload without waiting for a change of the files.
@@ -108,7 +147,47 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 
 impl ReloadHandle {
     /// Reads the configuration now; puts it in force, or says why not. What it finds is logged and counted too.
+    /// What was taken back comes into force again by it.
     pub async fn reload(&self) -> Result<Report, Vec<Mistake>> {
+        self.0.generations.take_back(None);
+        self.read_and_swap().await
+    }
+
+    /// Goes back to a generation that was in force: the one before, or that of this number. The files stay as they are, and
+    /// are not read again until they change.
+    pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Mistake>> {
+        let shared = &self.0;
+        let _turn = shared.one_at_a_time.lock().await;
+        let running = shared.current.load_full();
+        let none = |message: &str| {
+            let kept: Vec<String> = shared.generations.list().iter().map(|kept| kept.number.to_string()).collect();
+            let advice = format!("kept are {}", kept.join(", "));
+            vec![Mistake::in_file(&shared.dir, message, Some(&advice))]
+        };
+        let mut kept = shared.generations.list();
+        kept.retain(|kept| number.map_or(!running.hash.starts_with(&kept.hash), |number| kept.number == number));
+        let Some(kept) = kept.pop() else { return Err(none("there is no such generation")) };
+        let (generations, previous, from) = (shared.generations.clone(), Arc::clone(&running), kept.clone());
+        let read = tokio::task::spawn_blocking(move || generations.load(&from, Some(&previous))).await;
+        let mut read = read.map_err(|_| none("the generation could not be read"))??;
+        // What is watched are the files, not their copies.
+        read.sources.files = shared.files.borrow().clone();
+        let disk = (shared.dir.clone(), Arc::clone(&running));
+        let disk = tokio::task::spawn_blocking(move || file::load(&disk.0, Some(&disk.1))).await;
+        shared.generations.take_back(disk.ok().and_then(Result::ok).map(|disk| disk.hash).as_deref());
+        let result = Ok(put_in_force(&shared.current, &running, read));
+        self.keep(Some(kept)).await;
+        tell(&running, &result);
+        result
+    }
+
+    /// Keeps what is in force.
+    async fn keep(&self, from: Option<Kept>) {
+        let (generations, current) = (self.0.generations.clone(), self.0.current.load_full());
+        let _ = tokio::task::spawn_blocking(move || generations.keep(&current, from.as_ref())).await;
+    }
+
+    async fn read_and_swap(&self) -> Result<Report, Vec<Mistake>> {
         let shared = &self.0;
         let _turn = shared.one_at_a_time.lock().await;
         let running = shared.current.load_full();
@@ -128,30 +207,38 @@ impl ReloadHandle {
                 true
             }
         });
+        if let Ok(read) = &result
+            && shared.generations.is_taken_back(&read.hash)
+        {
+            let (generation, hash) = (running.generation, running.hash.clone());
+            let kept = running.merchants.len() + running.channels.len();
+            return Ok(Report { generation, hash, changed: Vec::new(), kept, needs_restart: Vec::new() });
+        }
         let result = result.map(|read| put_in_force(&shared.current, &running, read));
+        if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
+            shared.generations.take_back(None);
+            self.keep(None).await;
+        }
         tell(&running, &result);
         result
     }
 
+    /// The generations that were in force.
+    pub fn generations(&self) -> Vec<Kept> {
+        self.0.generations.list()
+    }
+
     /// For callers that have nobody to tell beyond the log.
     async fn reload_quietly(&self) {
-        drop(self.reload().await);
+        drop(self.read_and_swap().await);
     }
 }
 
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
     let same_tls_files = running.sources.server_tls == read.sources.server_tls;
     let needs_restart = process::needs_restart(&running.process, &read.process, same_tls_files);
-    let mut changed = Vec::new();
-    differences("merchant", &running.merchants, &read.merchants, &mut changed);
-    differences("channel", &running.channels, &read.channels, &mut changed);
+    let changed = compare(running, &read);
     let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
-    if running.sources.routes != read.sources.routes {
-        changed.push("routes.toml changed".to_owned());
-    }
-    if running.sources.process != read.sources.process {
-        changed.push("tollgate.toml changed".to_owned());
-    }
     if running.hash == read.hash {
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, changed: Vec::new(), kept, needs_restart };
@@ -164,6 +251,20 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
     tell_in_force(&read, &running.sources.certificates);
     current.store(Arc::new(read));
     report
+}
+
+/// In words: what the second has otherwise than the first, which it was read after.
+pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let mut changed = Vec::new();
+    differences("merchant", &old.merchants, &new.merchants, &mut changed);
+    differences("channel", &old.channels, &new.channels, &mut changed);
+    if old.sources.routes != new.sources.routes {
+        changed.push("routes.toml changed".to_owned());
+    }
+    if old.sources.process != new.sources.process {
+        changed.push("tollgate.toml changed".to_owned());
+    }
+    changed
 }
 
 fn differences<T>(kind: &str, old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>, said: &mut Vec<String>) {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_plugins::settings::Settings;
 
-use super::Route;
 use super::channel::Served;
 use super::source::suggest;
+use super::times::{DayOfWeek, TimeOfDay, Zone};
+use crate::routing::{Condition, Hours, Route};
 
 /// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
 pub(super) struct Names<'a> {
@@ -22,17 +23,9 @@ pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Vec<Route> {
 }
 
 fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
-    let mut route = Route {
-        merchant: None,
-        method: None,
-        currency: None,
-        at_least: None,
-        below: None,
-        to: Vec::new(),
-        fallback: Vec::new(),
-    };
+    let mut route = Route::default();
     if let Some(mut wanted) = table.section("match") {
-        conditions(&mut wanted, names, &mut route);
+        route.wanted = conditions(&mut wanted, names);
     }
     let before = table.problems().len();
     let entries = table.sections("to");
@@ -73,20 +66,25 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     route
 }
 
-fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>, route: &mut Route) {
-    route.merchant = wanted.optional("merchant");
-    route.method = wanted.optional("method");
-    route.currency = wanted.optional("currency");
-    if let Some(name) = &route.merchant
+fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
+    let mut condition = Condition {
+        merchant: wanted.optional("merchant"),
+        method: wanted.optional("method"),
+        currency: wanted.optional("currency"),
+        metadata: wanted.texts("metadata"),
+        hours: wanted.section("time").and_then(hours),
+        ..Condition::default()
+    };
+    if let Some(name) = &condition.merchant
         && !names.merchants.contains(name)
     {
         let message = format!("there is no merchant `{name}`");
         wanted.problem("merchant", message, suggest(name, names.merchants.iter().map(String::as_str)));
     }
     if let Some(mut amount) = wanted.section("amount") {
-        route.at_least = amount.optional("at_least");
-        route.below = amount.optional("below");
-        let nothing_between = match (route.at_least, route.below) {
+        condition.at_least = amount.optional("at_least");
+        condition.below = amount.optional("below");
+        let nothing_between = match (condition.at_least, condition.below) {
             (Some(least), Some(below)) => least >= below,
             (None, Some(below)) => below == 0,
             _ => false,
@@ -95,6 +93,19 @@ fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>, route: &mut Route) {
             amount.problem("below", "no amount is matched: `below` must be more than `at_least`", None);
         }
     }
+    condition
+}
+
+fn hours(mut time: Settings<'_>) -> Option<Hours> {
+    let from = time.required::<TimeOfDay>("from");
+    let to = time.required::<TimeOfDay>("to");
+    let zone = time.required::<Zone>("zone");
+    let days = time.items::<DayOfWeek>("days").into_iter().map(|(_, day)| day.0).collect();
+    let (from, to) = (from?.0, to?.0);
+    if from == to {
+        time.problem("to", "no time is matched: `to` must differ from `from`", None);
+    }
+    Some(Hours { from, to, days, zone: zone?.0 })
 }
 
 fn wrong_channel(name: &str, names: &Names<'_>, route: &Route) -> Option<(String, Option<String>)> {
@@ -103,7 +114,7 @@ fn wrong_channel(name: &str, names: &Names<'_>, route: &Route) -> Option<(String
             .or_else(|| Some(format!("make channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`")));
         return Some((format!("there is no channel `{name}`"), suggestion));
     };
-    let method = route.method?.as_str();
+    let method = route.wanted.method?.as_str();
     let methods = methods.filter(|methods| !methods.contains(&method))?;
     let suggestion = format!("it serves {}", methods.join(", "));
     Some((format!("the channel `{name}` does not serve the method `{method}` of this route"), Some(suggestion)))
@@ -135,7 +146,7 @@ mod tests {
         let (routes, mistakes) = read_text(
             r#"
 [[route]]
-match = { merchant = "shop", method = "wechat.native", currency = "CNY", amount = { at_least = 1, below = 5000000 } }
+match = { merchant = "shop", method = "wechat.native", currency = "CNY", amount = { at_least = 1, below = 5000000 }, time = { from = "22:00", to = "06:00", zone = "Asia/Shanghai", days = ["sat"] }, metadata = { tier = "gold" } }
 to = [{ channel = "wechat-main", weight = 90 }, { channel = "broken" }]
 fallback = ["wechat-main"]
 [[route]]
@@ -145,9 +156,13 @@ to = [{ channel = "wechat-east" }]
         assert_eq!(mistakes, [""; 0]);
         assert_eq!(routes.len(), 2);
         assert_eq!(routes[0].to, [("wechat-main".to_owned(), 90), ("broken".to_owned(), 1)]);
-        assert_eq!((routes[0].at_least, routes[0].below), (Some(1), Some(5_000_000)));
+        let wanted = &routes[0].wanted;
+        assert_eq!((wanted.at_least, wanted.below), (Some(1), Some(5_000_000)));
+        assert_eq!(wanted.metadata, [("tier".to_owned(), "gold".to_owned())]);
+        let hours = wanted.hours.as_ref().unwrap().to_string();
+        assert_eq!(hours, "a time from 22:00 to 06:00 on sat in Asia/Shanghai");
         assert_eq!(routes[0].fallback, ["wechat-main"]);
-        assert!(routes[1].merchant.is_none() && routes[1].method.is_none());
+        assert!(routes[1].wanted.merchant.is_none() && routes[1].wanted.method.is_none());
     }
 
     #[test]
@@ -169,6 +184,12 @@ fallback = ["broken"]
 [[route]]
 to = "wechat-main"
 [[rout]]
+[[route]]
+match = { time = { from = "25:00", to = "6", zone = "China", days = ["someday"] } }
+to = [{ channel = "broken" }]
+[[route]]
+match = { time = { from = "06:00", to = "06:00", zone = "UTC" } }
+to = [{ channel = "broken" }]
 "#,
         );
         let expected = [
@@ -186,6 +207,11 @@ to = "wechat-main"
             "13:13: the channel `broken` cannot stand in for itself",
             "15:6: `route.to` must be a list of tables",
             "16:3: unknown key `rout` (did you mean `route`?)",
+            "18:27: `route.match.time.from` must be a time of day",
+            "18:41: `route.match.time.to` must be a time of day",
+            "18:53: `route.match.time.zone` must be a time zone",
+            "18:70: an item of `route.match.time.days` must be a day",
+            "21:41: no time is matched: `to` must differ from `from`",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {

@@ -15,7 +15,7 @@ use crate::config::Channel;
 use crate::idempotency::claim_key;
 use crate::ledger::{Answer, Claimed, Intent, MoneyState, News, Payment, Record, Ticket};
 use crate::problem::{Problem, Retryable};
-use crate::routing::{self, NoChannel};
+use crate::routing::{self, NoChannel, Question};
 
 /// `POST /v1/payments`.
 pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result<Response<Bytes>, Problem> {
@@ -23,10 +23,17 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let form = NewPayment::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let number = provider_number(&[&merchant, &form.order_id]);
-    let pinned = form.channel.as_deref();
-    let channels = routing::choose(&asked.snapshot, &merchant, form.method, form.amount, pinned, &number);
-
     let now = Timestamp::now();
+    let question = Question {
+        merchant: &merchant,
+        method: form.method,
+        amount: form.amount,
+        metadata: form.metadata.as_ref(),
+        pinned: form.channel.as_deref(),
+        number: &number,
+        at: now,
+    };
+    let channels = routing::choose(&asked.snapshot, &question);
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
     let draft = Payment {
@@ -188,6 +195,9 @@ fn no_channel(none: &NoChannel) -> Problem {
     let detail = format!("Nothing was sent: {none}.");
     match none {
         NoChannel::NoRoute => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_channel", Retryable::SameKey, detail),
+        NoChannel::Maintenance(seconds) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail).retry_after(*seconds)
+        }
         _ => Problem::new(StatusCode::BAD_REQUEST, "unknown_channel", Retryable::NewKey, detail),
     }
 }

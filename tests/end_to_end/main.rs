@@ -4,6 +4,7 @@
 mod access;
 mod chaos;
 mod cluster;
+mod contract;
 mod dialects;
 mod graceful;
 mod harness;

@@ -144,3 +144,64 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
     assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
+
+#[tokio::test]
+async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
+    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    world.create("before", "k-1").await;
+    let channel = world.conf().join("channels/east.toml");
+    let whole = std::fs::read_to_string(&channel).unwrap();
+    let before = generation(&world).await;
+    save(&channel, &format!("{whole}\n[[maintenance]]\nfrom = 2020-01-01T00:00:00Z\nto = 9999-01-01T00:00:00Z\n"));
+    until("the new generation is in force", || async {
+        let now = generation(&world).await;
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
+    world.pay("before").await;
+    world.receiver.until("before", "payment.succeeded").await;
+    let created = world.create("after", "k-2").await.json();
+    assert_eq!(created["channel"], "west", "the next route's channel");
+    let mut pinned = order_of("pinned");
+    pinned["channel"] = "east".into();
+    let refused = world.ask("POST", "/v1/payments", Some("k-3"), &pinned).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("not_sent")), "{:?}", refused.body);
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(
+        world.ask("POST", "/v1/payments", Some("k-3"), &order_of("pinned")).await.status,
+        201,
+        "nothing was kept"
+    );
+}
+
+#[tokio::test]
+async fn it_goes_back_and_starts_on_the_last_good_generation() {
+    let mut world = World::new().await;
+    let channel = world.conf().join("channels/main.toml");
+    let whole = std::fs::read_to_string(&channel).unwrap();
+    let tollgate = |world: &World, command: &[&str]| {
+        let mut tollgate = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let output = tollgate.arg("--conf").arg(world.conf()).args(command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    };
+    save(&channel, &whole.replace("total = \"5s\"", "total = \"4s\""));
+    assert!(world.reload().await.status == 200 && generation(&world).await == 2);
+    save(&channel, &whole.replace("total = \"5s\"", "total = \"3s\""));
+    let (_, said) = tollgate(&world, &["diff"]);
+    assert!(said.contains("channel main changed") || said.contains("nothing would change"), "{said}");
+    world.reload().await;
+    assert_eq!(generation(&world).await, 3);
+    let (right, said) = tollgate(&world, &["rollback"]);
+    assert!(right && said.contains("generation 4") && said.contains("channel main changed"), "{said}");
+    let (right, said) = tollgate(&world, &["rollback", "--to", "99"]);
+    assert!(!right && said.contains("kept are 1, 2, 3, 4"), "{said}");
+
+    world.gateway.kill();
+    save(&world.conf().join("routes.toml"), "[[route]\n");
+    world.start().await;
+    assert_eq!(generation(&world).await, 4, "the one that was gone back to");
+    assert!(world.log().contains("the last that was in force, goes on"), "loudly");
+    assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+}

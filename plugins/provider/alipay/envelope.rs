@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::super::text::Text;
+
 /// More members than any answer has.
 const MOST: usize = 16;
 
@@ -14,23 +16,25 @@ pub(super) struct Envelope<'a> {
     pub(super) name: String,
     /// The signed text, untouched: an object, or a quoted text when it is encrypted.
     pub(super) value: &'a str,
-    pub(super) sign: Option<String>,
+    pub(super) sign: Option<Text<'a>>,
     /// Which of Alipay's certificates belongs to the signature.
-    pub(super) alipay_cert_sn: Option<String>,
+    pub(super) alipay_cert_sn: Option<Text<'a>>,
 }
 
 impl<'a> Envelope<'a> {
     /// `None` when it has another form, or a member twice.
     pub(super) fn read(body: &'a [u8]) -> Option<Self> {
-        let Members(members) = serde_json::from_slice(body).ok()?;
-        let text = |name: &str| match members.iter().find(|(member, _)| member == name) {
-            Some((_, raw)) => serde_json::from_str::<String>(raw.get()).ok().map(Some),
+        // Once for the whole, and not for each of its texts.
+        let body = std::str::from_utf8(body).ok()?;
+        let Members(members) = serde_json::from_str(body).ok()?;
+        let text = |name: &str| match members.iter().find(|(member, _)| **member == *name) {
+            Some((_, raw)) => serde_json::from_str::<Text<'a>>(raw.get()).ok().map(Some),
             None => Some(None),
         };
         let mut responses = members.iter().filter(|(name, _)| name.ends_with("_response"));
         match (responses.next(), responses.next()) {
             (Some((name, raw)), None) => Some(Self {
-                name: name.clone(),
+                name: name.to_string(),
                 value: raw.get(),
                 sign: text("sign")?,
                 alipay_cert_sn: text("alipay_cert_sn")?,
@@ -41,7 +45,7 @@ impl<'a> Envelope<'a> {
 }
 
 /// The members of an object, each value as it was written.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -54,9 +58,9 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members: Vec<(String, &'de RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    if members.len() == MOST || members.iter().any(|(known, _)| *known == name) {
+                let mut members: Vec<(Text<'de>, &'de RawValue)> = Vec::with_capacity(4);
+                while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    if members.len() == MOST || members.iter().any(|(known, _)| **known == *name) {
                         return Err(A::Error::custom("too many members"));
                     }
                     members.push((name, value));

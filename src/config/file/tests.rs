@@ -9,11 +9,30 @@ use super::*;
 use crate::config::identity;
 use crate::keygen;
 
+/// A directory of its own, with room beside it for what a reloader keeps.
+pub(in crate::config) struct Dir {
+    path: PathBuf,
+    _root: TempDir,
+}
+
+impl Dir {
+    pub(in crate::config) fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("conf");
+        fs::create_dir(&path).unwrap();
+        Self { path, _root: root }
+    }
+
+    pub(in crate::config) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// A configuration with one merchant and one channel to a sandbox, without mistakes.
-pub(in crate::config) fn sandbox() -> TempDir {
+pub(in crate::config) fn sandbox() -> Dir {
     // Making RSA keys takes long, so it is done once.
-    static MADE: LazyLock<TempDir> = LazyLock::new(|| {
-        let dir = tempfile::tempdir().unwrap();
+    static MADE: LazyLock<Dir> = LazyLock::new(|| {
+        let dir = Dir::new();
         keygen::sandbox_channel(&dir.path().join("channels"), "wechat", "127.0.0.1:8443").unwrap();
         fs::create_dir(dir.path().join("merchants")).unwrap();
         put(&dir, "tollgate.toml", "public_url = \"http://127.0.0.1:8080\"\n");
@@ -21,7 +40,7 @@ pub(in crate::config) fn sandbox() -> TempDir {
         put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wechat\" }]\n");
         dir
     });
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Dir::new();
     copy(MADE.path(), dir.path());
     dir
 }
@@ -39,26 +58,26 @@ pub(in crate::config) fn copy(from: &Path, to: &Path) {
     }
 }
 
-pub(in crate::config) fn put(dir: &TempDir, name: &str, text: &str) {
+pub(in crate::config) fn put(dir: &Dir, name: &str, text: &str) {
     fs::write(dir.path().join(name), text).unwrap();
 }
 
 /// Puts one text in the place of another.
-pub(in crate::config) fn edit(dir: &TempDir, name: &str, from: &str, to: &str) {
+pub(in crate::config) fn edit(dir: &Dir, name: &str, from: &str, to: &str) {
     let text = fs::read_to_string(dir.path().join(name)).unwrap();
     assert!(text.contains(from), "{name} has no {from}: {text}");
     put(dir, name, &text.replacen(from, to, 1));
 }
 
 /// `file:line:column: message (suggestion)`, the file relative to the directory.
-fn told(dir: &TempDir) -> Vec<String> {
+fn told(dir: &Dir) -> Vec<String> {
     let Err(mistakes) = load(dir.path(), None) else { return Vec::new() };
     let root = format!("{}/", dir.path().display());
     mistakes.iter().map(|mistake| mistake.to_string().replace(&root, "")).collect()
 }
 
 #[track_caller]
-fn assert_told(dir: &TempDir, expected: &[&str]) {
+fn assert_told(dir: &Dir, expected: &[&str]) {
     let told = told(dir);
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for (told, expected) in told.iter().zip(expected) {
@@ -200,7 +219,7 @@ fn plain_secrets_are_for_sandboxes_only() {
 
 #[test]
 fn missing_directories_and_files_say_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Dir::new();
     let none = dir.path().join("none");
     let mistakes = load(&none, None).err().unwrap();
     assert!(
@@ -294,7 +313,7 @@ fn the_listener_s_certificate_is_checked() {
 #[test]
 fn the_example_has_no_mistakes() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Dir::new();
     for name in ["tollgate.toml", "routes.toml", "merchants/shop.toml", "channels/wechat-sandbox.toml.example"] {
         let to = dir.path().join(name);
         fs::create_dir_all(to.parent().unwrap()).unwrap();

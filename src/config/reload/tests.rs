@@ -3,13 +3,11 @@
 use std::fs;
 use std::time::Instant;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::config::file::tests::{edit, put, sandbox};
+use crate::config::file::tests::{Dir, edit, put, sandbox};
 
 struct Running {
-    dir: TempDir,
+    dir: Dir,
     current: Current,
     handle: ReloadHandle,
     stop: watch::Sender<bool>,
@@ -18,7 +16,7 @@ struct Running {
 
 impl Running {
     /// A reloader that watches.
-    async fn start(dir: TempDir) -> Self {
+    async fn start(dir: Dir) -> Self {
         let (current, reloader) = loaded(&dir);
         let handle = reloader.handle();
         let (stop, stopped) = watch::channel(false);
@@ -47,7 +45,7 @@ impl Running {
     }
 }
 
-fn loaded(dir: &TempDir) -> (Current, Reloader) {
+fn loaded(dir: &Dir) -> (Current, Reloader) {
     let current = load_first(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let reloader = Reloader::new(dir.path().to_owned(), Arc::clone(&current));
     (current, reloader)
@@ -198,4 +196,81 @@ fn certificates_and_generation_are_on_the_metrics_page() {
     let days: f64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1800.0..1900.0).contains(&days), "{days}");
     assert_eq!(current.load().generation, 1);
+}
+
+#[tokio::test]
+async fn the_last_good_generation_survives_a_restart_with_broken_files() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
+    reloader.handle().reload().await.unwrap();
+    let before = current.load_full();
+    assert_eq!(before.generation, 2);
+    drop(reloader);
+
+    // Neither the settings nor a key can be read any more.
+    put(&dir, "tollgate.toml", "public_url = ");
+    put(&dir, "channels/wechat/apiclient_key.pem", "");
+    let (again, reloader) = loaded(&dir);
+    let after = again.load_full();
+    assert_eq!((after.generation, &after.hash), (2, &before.hash));
+    let real = |path: &Path| fs::canonicalize(dir.path()).unwrap().join(path.file_name().unwrap());
+    assert_eq!(after.process.ledger_path, real(&before.process.ledger_path), "the ledger stays where it is");
+    assert!(reloader.handle().reload().await.is_err(), "what is wrong is still wrong");
+    assert_eq!(again.load().hash, before.hash);
+}
+
+#[tokio::test]
+async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    let first = current.load_full();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    let report = handle.roll_back(None).await.unwrap();
+    assert_eq!((report.generation, &report.hash), (3, &first.hash), "{report}");
+    assert_eq!(report.changed, ["channel wechat changed"]);
+
+    handle.reload_quietly().await;
+    assert_eq!(current.load().hash, first.hash, "a look at the same files changes nothing");
+    drop(reloader);
+    let (again, reloader) = loaded(&dir);
+    assert_eq!((again.load().generation, &again.load().hash), (3, &first.hash), "nor does a restart");
+
+    edit(&dir, "channels/wechat.toml", "\nrate = 1", "\nrate = 2");
+    let handle = reloader.handle();
+    handle.reload_quietly().await;
+    assert_eq!(again.load().generation, 4, "other files are taken");
+    handle.roll_back(Some(1)).await.unwrap();
+    assert_eq!(again.load().hash, first.hash);
+    handle.reload().await.unwrap();
+    assert_ne!(again.load().hash, first.hash, "who asks for it gets it");
+    let missing = handle.roll_back(Some(99)).await.unwrap_err();
+    assert!(missing[0].to_string().contains("kept are 1, 2, 3, 4"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn what_is_kept_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = sandbox();
+    let _ = loaded(&dir);
+    let kept = Generations::of(dir.path()).last().unwrap();
+    assert_eq!(kept.number, 1);
+    let root = dir.path().with_file_name("conf.generations");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&root), 0o700);
+    let files = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let mut open = files(&root);
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(files(&path));
+        } else {
+            seen += 1;
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+    }
+    assert!(seen >= 6, "{seen}");
 }

@@ -1,0 +1,54 @@
+//! `tollgate diff` and `tollgate rollback`: what would change, and back to what was.
+
+use std::path::Path;
+
+use super::file;
+use super::generations::Generations;
+use super::process;
+use super::reload::compare;
+use super::report::Mistake;
+use crate::stage::call;
+
+/// Prints what the files would change of the generation that was last put in force.
+pub fn diff(conf: &Path) -> Result<(), String> {
+    let generations = Generations::of(conf);
+    let last = generations.last().ok_or("nothing was in force yet: start `tollgate run` first")?;
+    let running = generations.load(&last, None).map_err(|mistakes| lines(&mistakes))?;
+    let files = file::load(conf, Some(&running)).map_err(|mistakes| lines(&mistakes))?;
+    let (number, hash) = (last.number, &last.hash);
+    let changed = compare(&running, &files);
+    if changed.is_empty() {
+        println!("nothing would change: generation {number} ({hash}) is made from these files");
+        return Ok(());
+    }
+    println!("against generation {number} ({hash}):");
+    changed.iter().for_each(|change| println!("  {change}"));
+    for key in process::needs_restart(&running.process, &files.process, true) {
+        println!("  `{key}` would be in force after a restart only");
+    }
+    Ok(())
+}
+
+/// Asks the gateway that runs to go back; prints what it did.
+pub async fn roll_back(conf: &Path, to: Option<u64>) -> Result<(), String> {
+    let generations = Generations::of(conf);
+    // The files may be what is wrong.
+    let last = generations.last().and_then(|last| generations.load(&last, None).ok());
+    let snapshot = last.map_or_else(|| file::load(conf, None), Ok).map_err(|mistakes| lines(&mistakes))?;
+    let admin = snapshot.process.admin_listen;
+    let target = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
+    let (status, said) = call(admin, "POST", &target, &[], String::new())
+        .await
+        .map_err(|why| format!("{why}; is `tollgate run` running with this configuration?"))?;
+    let said = said.as_str().unwrap_or_default().trim_end().to_owned();
+    if status == 200 {
+        println!("{said}");
+        return Ok(());
+    }
+    Err(said)
+}
+
+fn lines(mistakes: &[Mistake]) -> String {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    format!("the configuration has mistakes:\n{}", lines.join("\n"))
+}

@@ -1,0 +1,78 @@
+//! How times are written in the files: of the day, of the week, on the calendar, and where.
+
+use jiff::Timestamp;
+use jiff::civil::{Time, Weekday};
+use jiff::tz::TimeZone;
+use tollgate_plugins::settings::{Setting, Settings};
+use toml::de::DeValue;
+
+/// As in `"22:00"`.
+pub(super) struct TimeOfDay(pub(super) Time);
+
+impl Setting for TimeOfDay {
+    const EXPECTED: &'static str = "a time of day in quotes, as in \"22:00\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let is_short = text.len() == 5 && text.as_bytes().get(2) == Some(&b':');
+        let time = Some(&text).filter(|_| is_short).and_then(|text| Time::strptime("%H:%M", text).ok());
+        time.map(Self).ok_or_else(|| format!("\"{text}\""))
+    }
+}
+
+/// As in `"sat"`.
+pub(super) struct DayOfWeek(pub(super) Weekday);
+
+impl Setting for DayOfWeek {
+    const EXPECTED: &'static str = "a day: \"mon\", \"tue\", \"wed\", \"thu\", \"fri\", \"sat\" or \"sun\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let day = match text.as_str() {
+            "mon" => Weekday::Monday,
+            "tue" => Weekday::Tuesday,
+            "wed" => Weekday::Wednesday,
+            "thu" => Weekday::Thursday,
+            "fri" => Weekday::Friday,
+            "sat" => Weekday::Saturday,
+            "sun" => Weekday::Sunday,
+            _ => return Err(format!("\"{text}\"")),
+        };
+        Ok(Self(day))
+    }
+}
+
+/// As in `"Asia/Shanghai"`.
+pub(super) struct Zone(pub(super) TimeZone);
+
+impl Setting for Zone {
+    const EXPECTED: &'static str = "a time zone, as in \"Asia/Shanghai\" or \"UTC\"";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        TimeZone::get(&text).map(Self).map_err(|_| format!("\"{text}\""))
+    }
+}
+
+/// As in `2026-12-01T02:00:00+08:00`, with quotes or without.
+pub(super) struct Moment(pub(super) Timestamp);
+
+impl Setting for Moment {
+    const EXPECTED: &'static str = "a moment with its offset, as in 2026-12-01T02:00:00+08:00";
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = value.as_datetime().map_or_else(|| String::read(value), |moment| Ok(moment.to_string()))?;
+        text.parse().map(Self).map_err(|_| text)
+    }
+}
+
+/// Reads `[[maintenance]]`: from when to when.
+pub(super) fn windows(root: &mut Settings<'_>) -> Vec<(Timestamp, Timestamp)> {
+    let mut windows = Vec::new();
+    for mut window in root.sections("maintenance") {
+        let from = window.required::<Moment>("from");
+        let to = window.required::<Moment>("to");
+        let (Some(Moment(from)), Some(Moment(to))) = (from, to) else { continue };
+        if from >= to {
+            window.problem("to", "`to` must be after `from`", None);
+        }
+        windows.push((from, to));
+    }
+    windows
+}

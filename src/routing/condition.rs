@@ -1,0 +1,198 @@
+//! What a route wants of a payment.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::civil::{Time, Weekday};
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+use tollgate_plugins::payment::{Currency, Method, Money};
+
+/// A payment, as routes see it.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Whose it is.
+    pub merchant: &'a str,
+    /// How it is paid.
+    pub method: Method,
+    /// How much.
+    pub amount: Money,
+    /// The merchant's own notes on it.
+    pub metadata: Option<&'a Map<String, Value>>,
+    /// The channel that it names.
+    pub pinned: Option<&'a str>,
+    /// Its number at the provider, by which weights are shared out.
+    pub number: &'a str,
+    /// When it is made.
+    pub at: Timestamp,
+}
+
+/// What a route wants; what is not said is not asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    /// Only this merchant's payments.
+    pub merchant: Option<String>,
+    /// Only this method.
+    pub method: Option<Method>,
+    /// Only this currency.
+    pub currency: Option<Currency>,
+    /// Only amounts of at least this.
+    pub at_least: Option<u64>,
+    /// Only amounts below this.
+    pub below: Option<u64>,
+    /// Only in these hours.
+    pub hours: Option<Hours>,
+    /// Only with these notes in the metadata.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Condition {
+    /// Whether the payment is as it is wanted.
+    pub fn matches(&self, question: &Question<'_>) -> bool {
+        self.merchant.as_deref().is_none_or(|name| name == question.merchant)
+            && self.method.is_none_or(|wanted| wanted == question.method)
+            && self.currency.is_none_or(|wanted| wanted == question.amount.currency)
+            && self.at_least.is_none_or(|least| question.amount.value >= least)
+            && self.below.is_none_or(|below| question.amount.value < below)
+            && self.metadata.iter().all(|(name, wanted)| noted(question, name) == Some(wanted))
+            && self.hours.as_ref().is_none_or(|hours| hours.contain(question.at))
+    }
+
+    /// The first thing that is not as it is wanted, in words.
+    pub fn refusal(&self, question: &Question<'_>) -> Option<String> {
+        let Money { value, currency } = question.amount;
+        let wants = |what: String| Some(format!("it wants {what}"));
+        if let Some(name) = self.merchant.as_deref().filter(|name| *name != question.merchant) {
+            return wants(format!("the merchant `{name}`"));
+        }
+        if let Some(method) = self.method.filter(|method| *method != question.method) {
+            return wants(format!("the method `{method}`"));
+        }
+        if let Some(wanted) = self.currency.filter(|wanted| *wanted != currency) {
+            return wants(format!("the currency {wanted}"));
+        }
+        if let Some(least) = self.at_least.filter(|least| value < *least) {
+            return wants(format!("an amount of at least {least}"));
+        }
+        if let Some(below) = self.below.filter(|below| value >= *below) {
+            return wants(format!("an amount below {below}"));
+        }
+        if let Some((name, wanted)) = self.metadata.iter().find(|(name, wanted)| noted(question, name) != Some(wanted))
+        {
+            return wants(format!("`{wanted}` as `{name}` in the metadata"));
+        }
+        let hours = self.hours.as_ref().filter(|hours| !hours.contain(question.at));
+        hours.and_then(|hours| wants(hours.to_string()))
+    }
+}
+
+fn noted<'a>(question: &Question<'a>, name: &str) -> Option<&'a str> {
+    question.metadata?.get(name)?.as_str()
+}
+
+/// A part of the day, on some days of the week, somewhere.
+#[derive(Clone, Debug)]
+pub struct Hours {
+    /// The first minute.
+    pub from: Time,
+    /// The first minute that is not in it any more; when it is not after `from`, it is on the next day.
+    pub to: Time,
+    /// The days on which it begins; every day when there is none.
+    pub days: Vec<Weekday>,
+    /// Where.
+    pub zone: TimeZone,
+}
+
+impl Hours {
+    /// Whether the moment lies in them.
+    pub fn contain(&self, at: Timestamp) -> bool {
+        let there = at.to_zoned(self.zone.clone()).datetime();
+        let (time, day) = (there.time(), there.date().weekday());
+        let begins = |day: Weekday| self.days.is_empty() || self.days.contains(&day);
+        if self.from < self.to {
+            return begins(day) && (self.from..self.to).contains(&time);
+        }
+        (time >= self.from && begins(day)) || (time < self.to && begins(day.previous()))
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a time from {} to {}", self.from.strftime("%H:%M"), self.to.strftime("%H:%M"))?;
+        for (count, day) in self.days.iter().enumerate() {
+            let name = format!("{day:?}").to_lowercase();
+            write!(f, "{}{}", if count == 0 { " on " } else { ", " }, name.get(..3).unwrap_or_default())?;
+        }
+        write!(f, " in {}", self.zone.iana_name().unwrap_or("UTC"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn hours(from: &str, to: &str, days: &[Weekday]) -> Hours {
+        let zone = TimeZone::get("Asia/Shanghai").unwrap();
+        Hours { from: from.parse().unwrap(), to: to.parse().unwrap(), days: days.to_vec(), zone }
+    }
+
+    /// 2026-11-23 is a Monday.
+    fn china(text: &str) -> Timestamp {
+        format!("{text}+08:00").parse().unwrap()
+    }
+
+    #[test]
+    fn hours_take_their_first_minute_and_leave_their_last() {
+        let day = hours("09:00", "18:00", &[]);
+        let at = |time: &str| day.contain(china(&format!("2026-11-23T{time}:00")));
+        assert_eq!(["08:59", "09:00", "17:59", "18:00"].map(at), [false, true, true, false]);
+    }
+
+    #[test]
+    fn hours_over_midnight_belong_to_the_day_on_which_they_begin() {
+        let night = hours("22:00", "06:00", &[Weekday::Monday]);
+        let at = |time: &str| night.contain(china(&format!("2026-11-{time}:00")));
+        assert_eq!(["23T21:59", "23T22:00", "24T05:59", "24T06:00"].map(at), [false, true, true, false]);
+        assert_eq!(["23T05:00", "24T22:00"].map(at), [false, false], "Sunday's night, Tuesday's night");
+    }
+
+    #[test]
+    fn what_is_refused_is_said() {
+        let metadata = serde_json::json!({"tier": "gold"});
+        let question = Question {
+            merchant: "shop",
+            method: Method::parse("wechat.native").unwrap(),
+            amount: Money { value: 99, currency: Currency::CNY },
+            metadata: metadata.as_object(),
+            pinned: None,
+            number: "1",
+            at: china("2026-11-23T12:00:00"),
+        };
+        let gold = |tier: &str| vec![("tier".to_owned(), tier.to_owned())];
+        for (condition, refusal) in [
+            (Condition::default(), None),
+            (Condition { metadata: gold("gold"), at_least: Some(99), below: Some(100), ..Condition::default() }, None),
+            (
+                Condition { merchant: Some("bakery".into()), ..Condition::default() },
+                Some("it wants the merchant `bakery`"),
+            ),
+            (Condition { below: Some(99), ..Condition::default() }, Some("it wants an amount below 99")),
+            (Condition { at_least: Some(100), ..Condition::default() }, Some("it wants an amount of at least 100")),
+            (
+                Condition { metadata: gold("silver"), ..Condition::default() },
+                Some("it wants `silver` as `tier` in the metadata"),
+            ),
+            (
+                Condition {
+                    hours: Some(hours("22:00", "06:00", &[Weekday::Saturday, Weekday::Sunday])),
+                    ..Condition::default()
+                },
+                Some("it wants a time from 22:00 to 06:00 on sat, sun in Asia/Shanghai"),
+            ),
+        ] {
+            assert_eq!(condition.refusal(&question).as_deref(), refusal);
+            assert_eq!(condition.matches(&question), refusal.is_none(), "{refusal:?}");
+        }
+    }
+}

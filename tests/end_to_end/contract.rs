@@ -1,0 +1,219 @@
+//! What is promised of "once only" and of money's safety, a test for each clause.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, OTHER, SHOP, World, ask, order_of, send, signed};
+
+fn code(answer: &Answer) -> (u16, String) {
+    (answer.status, answer.json()["code"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn creations(world: &World, order: &str) -> Value {
+    world.seen(order).await["arrivals"]["create"].clone()
+}
+
+mod once_only {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_post_needs_a_key_of_1_to_255_visible_characters() {
+        let world = World::new().await;
+        let long = "k".repeat(256);
+        for key in [None, Some(""), Some("a b"), Some(long.as_str())] {
+            let answer = world.ask("POST", "/v1/payments", key, &order_of("o-1")).await;
+            assert_eq!(answer.status, 400, "{key:?}: {:?}", answer.body);
+            assert!(answer.json()["detail"].as_str().unwrap().contains("Idempotency-Key"), "{:?}", answer.body);
+        }
+        assert_eq!(world.create("o-1", &long[1..]).await.status, 201);
+    }
+
+    #[tokio::test]
+    async fn a_keys_scope_is_merchant_method_and_path() {
+        let world = World::new().await;
+        assert_eq!(world.create("o-1", "k").await.status, 201);
+        let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;
+        assert_eq!((theirs.status, theirs.is_replayed()), (201, false), "another merchant");
+        let closed = world.ask("POST", "/v1/payments/o-1/close", Some("k"), &Value::Null).await;
+        assert_eq!((closed.status, closed.is_replayed()), (200, false), "another path");
+    }
+
+    #[tokio::test]
+    async fn the_same_key_with_another_fingerprint_is_422() {
+        let world = World::new().await;
+        world.create("o-1", "k").await;
+        // The body as received counts, not what it means.
+        let spaced = format!("{} ", order_of("o-1"));
+        let mut headers = signed(&SHOP, "POST", "/v1/payments", spaced.as_bytes());
+        headers.push(("idempotency-key", "k".to_owned()));
+        let url = format!("http://{}/v1/payments", world.gateway.listen);
+        let answer = send("POST", &url, &headers, spaced.as_bytes()).await.unwrap();
+        assert_eq!(code(&answer), (422, "key_reused".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn still_running_is_409_with_retry_after() {
+        let world = World::new().await;
+        world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
+        let (first, second) = tokio::join!(world.create("o-1", "k"), world.create("o-1", "k"));
+        let (done, running) = if first.status == 201 { (first, second) } else { (second, first) };
+        assert_eq!((done.status, code(&running)), (201, (409, "running".to_owned())));
+        assert!(running.headers.contains_key("retry-after"));
+    }
+
+    #[tokio::test]
+    async fn done_is_the_same_answer_marked_as_replayed_and_declined_is_done() {
+        let world = World::new().await;
+        let decline = json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"});
+        world.fault(decline).await;
+        for (order, status) in [("declined", 402), ("created", 201)] {
+            let first = world.create(order, order).await;
+            let again = world.create(order, order).await;
+            assert_eq!((first.status, again.status), (status, status), "{:?}", first.body);
+            assert_eq!(first.body, again.body);
+            assert_eq!((first.is_replayed(), again.is_replayed()), (false, true));
+            assert_eq!(creations(&world, order).await, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_rejected_before_the_claim_is_not_remembered() {
+        let world = World::new().await;
+        let url = format!("http://{}/v1/payments", world.gateway.listen);
+        let key = ("idempotency-key", "k".to_owned());
+        let denied = send("POST", &url, std::slice::from_ref(&key), order_of("o-1").to_string().as_bytes()).await;
+        assert_eq!(denied.unwrap().status, 401);
+        let malformed = world.ask("POST", "/v1/payments", Some("k"), &json!({"order_id": "o-1"})).await;
+        assert_eq!(malformed.status, 400, "{:?}", malformed.body);
+        let created = world.create("o-1", "k").await;
+        assert_eq!((created.status, created.is_replayed()), (201, false));
+    }
+
+    #[tokio::test]
+    async fn provably_nothing_sent_releases_the_claim() {
+        let world = World::new().await;
+        world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
+        let refused = world.create("o-1", "k").await;
+        assert_eq!(code(&refused), (503, "not_sent".to_owned()));
+        assert_eq!(refused.json()["retryable"], "same_key");
+        let again = world.create("o-1", "k").await;
+        assert_eq!((again.status, again.is_replayed()), (201, false));
+    }
+
+    #[tokio::test]
+    async fn unknown_is_202_and_a_repeat_gives_the_present_state_and_never_sends_again() {
+        let world = World::new().await;
+        world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+        let unknown = world.create("o-1", "k").await;
+        assert_eq!((unknown.status, &unknown.json()["status"]), (202, &json!("unknown")));
+        world.until_status("o-1", "pending").await;
+        let present = world.create("o-1", "k").await;
+        assert_eq!((present.status, &present.json()["status"]), (201, &json!("pending")));
+        assert_eq!(creations(&world, "o-1").await, 1);
+    }
+
+    #[tokio::test]
+    async fn one_order_is_one_payment_whatever_the_key() {
+        let world = World::new().await;
+        world.create("o-1", "k-1").await;
+        let same = world.create("o-1", "k-2").await;
+        assert_eq!((same.status, &same.json()["order_id"]), (201, &json!("o-1")));
+        let mut other = order_of("o-1");
+        other["amount"]["value"] = 1001.into();
+        let refused = world.ask("POST", "/v1/payments", Some("k-3"), &other).await;
+        assert_eq!(code(&refused), (422, "number_reused".to_owned()));
+        assert_eq!(creations(&world, "o-1").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_claim_is_durable_before_a_byte_leaves_and_an_orphan_is_settled_by_asking() {
+        let mut world = World::new().await;
+        world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
+        let listen = world.gateway.listen;
+        let asking = tokio::spawn(async move {
+            crate::harness::try_ask(
+                listen,
+                &SHOP,
+                "POST",
+                "/v1/payments",
+                Some("k"),
+                order_of("o-1").to_string().as_bytes(),
+            )
+            .await
+        });
+        crate::harness::until("the request reached the provider", || async {
+            let seen = world.seen("o-1").await;
+            if seen["arrivals"]["create"] == 1 { Ok(()) } else { Err(seen) }
+        })
+        .await;
+        world.gateway.kill();
+        assert!(asking.await.unwrap().is_err());
+        world.start().await;
+        world.until_status("o-1", "pending").await;
+        assert_eq!(world.create("o-1", "k").await.status, 201);
+        assert_eq!(creations(&world, "o-1").await, 1);
+    }
+}
+
+mod money_safety {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_trustworthy_answer_it_is_unknown_until_the_provider_tells() {
+        let world = World::new().await;
+        for fault in ["cut_unread", "cut_after", "wrong_signature", "unsigned", "stale", "garbage"] {
+            world.fault(json!({"operation": "create", "fault": fault})).await;
+            let payment = world.create(fault, fault).await.json();
+            assert_eq!(
+                (&payment["status"], &payment["money_state"]),
+                (&json!("unknown"), &json!("unknown")),
+                "{fault}"
+            );
+            assert_eq!(payment["action"], Value::Null, "{fault}");
+        }
+        for fault in ["cut_after", "wrong_signature", "unsigned", "stale", "garbage"] {
+            assert_eq!(world.until_status(fault, "pending").await["money_state"], "not_moved", "{fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn that_an_order_does_not_exist_counts_only_after_the_settle_window() {
+        let world = World::new().await;
+        world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
+        let start = std::time::Instant::now();
+        world.create("o-1", "k").await;
+        let failed = world.until_status("o-1", "failed").await;
+        // The one thing here that is about time: less would be a guess.
+        assert!(start.elapsed().as_secs() >= 30, "it was believed too early");
+        assert_eq!(failed["money_state"], "not_moved");
+        assert!(world.seen("o-1").await["arrivals"]["query"].as_u64().unwrap() >= 2, "and asked twice");
+    }
+
+    #[tokio::test]
+    async fn another_amount_or_account_is_never_accepted_and_told_of() {
+        let world = World::new().await;
+        for (order, tamper) in [("amount", "amount"), ("account", "account")] {
+            world.create(order, order).await;
+            let path = format!("/orders/{}", World::number(order));
+            world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+            world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+        }
+        world.receiver.until("amount", "payment.mismatch").await;
+        for order in ["amount", "account"] {
+            let events = world.receiver.of(order);
+            assert!(!events.iter().any(|event| event.json()["type"] == "payment.succeeded"), "{order}");
+        }
+        world.fault(json!({"operation": "query", "fault": "other_amount", "number": World::number("amount")})).await;
+        let asked = world.ask("GET", "/v1/payments/amount", None, &Value::Null).await.json();
+        assert_ne!(asked["status"], "succeeded", "an answer of another amount is not believed either");
+    }
+
+    #[tokio::test]
+    async fn a_payment_without_its_notification_is_found_by_asking() {
+        let world = World::new().await;
+        world.create("o-1", "k").await;
+        let path = format!("/orders/{}/pay", World::number("o-1"));
+        world.control("POST", &path, json!({"notify": false})).await;
+        world.until_status("o-1", "succeeded").await;
+        world.receiver.until("o-1", "payment.succeeded").await;
+    }
+}
