@@ -56,7 +56,8 @@ fn check_trade_type(content: &Value, call: Call) -> Result<(), Reply> {
         return Ok(());
     }
     match content["trade_type"].as_str().unwrap_or_default() {
-        "JSAPI" if !has("openid") && !(has("sub_openid") && has("sub_appid")) => Err(lacking("openid")),
+        "JSAPI" if has("openid") || (has("sub_openid") && has("sub_appid")) => Ok(()),
+        "JSAPI" => Err(lacking("openid")),
         "NATIVE" if !has("product_id") => Err(lacking("product_id")),
         "MWEB" if !content["scene_info"].as_str().is_some_and(is_mobile_scene) => Err(lacking("scene_info.h5_info")),
         _ => Ok(()),

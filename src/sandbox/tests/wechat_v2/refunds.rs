@@ -24,6 +24,11 @@ async fn refunds_are_accepted_once_and_told_of_hidden() {
     assert_eq!(shop.ask(REFUND, &refund("r1", "60", "100")).await.unwrap().code(), "ORDERNOTEXIST");
     shop.create(&shop.order("order-1", NOWHERE)).await.unwrap();
     assert_eq!(shop.ask(REFUND, &refund("r1", "60", "100")).await.unwrap().code(), "TRADE_STATE_ERROR");
+    // Before it is paid, nobody was told this number.
+    let order = town.world.told("/orders/order-1").await;
+    let mut unknown = with(refund("r1", "60", "100"), "transaction_id", order["transaction_id"].as_str().unwrap());
+    unknown.remove("out_trade_no");
+    assert_eq!(shop.ask(REFUND, &unknown).await.unwrap().code(), "ORDERNOTEXIST");
     town.world.control("POST", "/orders/order-1/pay", json!({"notify": false})).await;
     for (parameters, code) in [
         (with_url(refund("r1", "60", "100")), "SUCCESS"),
@@ -62,7 +67,7 @@ async fn refunds_are_accepted_once_and_told_of_hidden() {
     assert_eq!(shop.ask(REFUND_QUERY, &fields([("out_refund_no", "r3")])).await.unwrap().code(), "REFUNDNOTEXIST");
     assert_eq!(shop.query("order-1").await.unwrap().get("trade_state"), "REFUND");
     let order = town.world.told("/orders/order-1").await;
-    assert_eq!((&order["executions"]["refund"], &order["arrivals"]["refund"]), (&json!(2), &json!(8)), "{order}");
+    assert_eq!((&order["executions"]["refund"], &order["arrivals"]["refund"]), (&json!(2), &json!(9)), "{order}");
     assert_eq!(order["refunds"]["r2"]["arrivals"], json!({"refund": 3, "refund_query": 2}), "{order}");
 
     for tamper in ["body", "signature", "amount", "account"] {
