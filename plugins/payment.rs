@@ -331,6 +331,8 @@ pub struct Event {
     pub refund_number: Option<String>,
     /// What became of it; nothing when the news must not be believed by itself, and the provider is to be asked.
     pub outcome: Option<Outcome>,
+    /// The amount that it names where the provider is to be asked: one that is not ours is no reason to ask.
+    pub amount: Option<Money>,
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) fn record(
     let Some(mut target) = named(tx, event)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Seen, &seen_key.0)?;
-    let agrees = target.channel() == channel;
+    let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
     if agrees && seen.as_deref() == Some(BELIEVED) {
         return Ok(Recorded::Duplicate);
     }

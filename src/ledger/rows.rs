@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tollgate_plugins::payment::Status;
+use tollgate_plugins::payment::{Money, Status};
 
 use super::embedded::{Space, Transaction, View};
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
@@ -278,6 +278,13 @@ impl Target {
         match self {
             Self::Payment(kept) => &kept.row.payment.channel,
             Self::Refund(kept) => &kept.row.refund.channel,
+        }
+    }
+
+    pub(super) fn amount(&self) -> Money {
+        match self {
+            Self::Payment(kept) => kept.row.payment.amount,
+            Self::Refund(kept) => kept.row.refund.amount,
         }
     }
 

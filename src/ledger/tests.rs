@@ -225,5 +225,6 @@ fn told(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> Provid
         order_number: provider_number(&["shop", order]),
         refund_number: refund.map(|refund| provider_number(&["shop", order, refund])),
         outcome: Some(outcome),
+        amount: None,
     }
 }

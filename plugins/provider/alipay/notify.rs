@@ -29,6 +29,7 @@ pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
         order_number: number.to_owned(),
         refund_number: refund_number.map(str::to_owned),
         outcome,
+        amount: None,
     };
     let is_sum = |text| Money::of_yuan(text).is_none_or(|sum| sum.value > 0);
     let is_refund = given("refund_fee").is_some_and(is_sum) || given("gmt_refund").is_some();

@@ -117,11 +117,12 @@ impl Message<'_> {
         let number = self.needed("orderId")?.to_owned();
         let id =
             format!("{}:{number}:{}:{}", self.needed("txnType")?, self.needed("txnTime")?, self.needed("respCode")?);
+        let amount = self.fen("txnAmt")?;
         match self.needed("txnType")? {
-            "01" => Ok(Event { id, order_number: number, refund_number: None, outcome: None }),
+            "01" => Ok(Event { id, order_number: number, refund_number: None, outcome: None, amount }),
             "04" => {
                 let order_number = self.needed("reqReserved")?.to_owned();
-                Ok(Event { id, order_number, refund_number: Some(number), outcome: None })
+                Ok(Event { id, order_number, refund_number: Some(number), outcome: None, amount })
             }
             _ => Err(Error::unclear("it is a notification of an unknown kind")),
         }

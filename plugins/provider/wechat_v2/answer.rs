@@ -204,6 +204,7 @@ impl Message<'_> {
                 order_number: inner.needed("out_trade_no")?.to_owned(),
                 refund_number: Some(number),
                 outcome: None,
+                amount: inner.fen("refund_fee")?,
             });
         }
         self.is_ours()?;
@@ -213,7 +214,7 @@ impl Message<'_> {
         let order_number = self.needed("out_trade_no")?.to_owned();
         let outcome = self.paid()?;
         let id = format!("payment:{order_number}:{}", self.needed("transaction_id")?);
-        Ok(Event { id, order_number, refund_number: None, outcome: Some(outcome) })
+        Ok(Event { id, order_number, refund_number: None, outcome: Some(outcome), amount: None })
     }
 }
 

@@ -54,6 +54,7 @@ fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<
         order_number: number.to_owned(),
         refund_number: None,
         outcome: Some(outcome),
+        amount: None,
     })
 }
 
@@ -70,5 +71,6 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
             needs_person: stuck(&notice.refund_status),
             ..Outcome::of(refund_status(&notice.refund_status)?)
         }),
+        amount: None,
     })
 }

@@ -241,6 +241,12 @@ async fn news_that_proves_nothing_starts_a_question() {
     assert!(bench.due().await.is_empty(), "the answer ends it");
     assert_eq!(bench.ledger.record("wechat", rumour, at(4)).await.unwrap(), Recorded::Duplicate);
     assert!(bench.due().await.is_empty(), "money that moved needs no second word");
+
+    let other = Some(Money { value: 1, currency: Currency::CNY });
+    let wrong =
+        ProviderEvent { outcome: None, amount: other, ..told("e-2", "o", None, Outcome::of(Status::Succeeded)) };
+    let recorded = bench.ledger.record("wechat", wrong, at(5)).await.unwrap();
+    assert_eq!(recorded, Recorded::Mismatch(of("o")), "another amount is no reason to ask");
 }
 
 #[tokio::test]
