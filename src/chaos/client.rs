@@ -149,6 +149,8 @@ impl Life<'_> {
             };
             match answer {
                 Ok((status @ (200 | 201 | 202 | 402), told)) => return Some((status, told)),
+                // UnionPay closes no orders.
+                Ok((400, told)) if told["code"] == "unfit" && what == "close" => return Some((400, told)),
                 // Closing what is paid, refunding what is not: the answer of a race.
                 Ok((409, told)) if told["code"] == "wrong_state" => return Some((409, told)),
                 Ok((409 | 503, _)) | Err(_) => {}

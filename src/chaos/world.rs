@@ -41,6 +41,12 @@ const CHANNELS: &[(&str, SandboxProvider, &[Way])] = &[
             Way { method: "alipay.jsapi", payer: r#"{"buyer_id": "2088102116773037"}"# },
         ],
     ),
+    ("wechat-v2", SandboxProvider::WechatV2, &[Way { method: "wechat.app", payer: "{}" }]),
+    (
+        "unionpay",
+        SandboxProvider::Unionpay,
+        &[Way { method: "unionpay.qr", payer: "{}" }, Way { method: "unionpay.app", payer: "{}" }],
+    ),
 ];
 
 pub(super) struct World {
