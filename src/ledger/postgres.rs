@@ -175,6 +175,12 @@ impl Engine {
         }
     }
 
+    /// As when the lease could not be renewed for too long.
+    #[cfg(test)]
+    pub(super) fn let_lease_end(&self) {
+        *self.shared.lease.lock() = None;
+    }
+
     pub(super) fn weak(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
     }
@@ -261,6 +267,13 @@ fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
         wake: watch::Sender::new(0),
     };
     Ok((Arc::new(shared), session))
+}
+
+/// Statements over a connection of their own.
+#[cfg(test)]
+pub(super) fn sql(address: Address, statements: String) -> Result<(), LedgerError> {
+    let run = move || Ok(Session::connect(&address)?.run(&statements)?);
+    std::thread::spawn(run).join().unwrap_or_else(|_| Err(shut()))
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {

@@ -19,6 +19,14 @@ const TAKEN: Duration = Duration::from_secs(45);
 /// How many of one merchant's events are looked at; no merchant has more places.
 const LANE: i64 = 64;
 
+/// Whether process `$1` may take the row `it`: nobody has it, or not any more, or who has it is dead.
+macro_rules! free {
+    () => {
+        "(owner IS NULL OR owner = $1 OR taken_until < clock_timestamp() OR NOT EXISTS (
+            SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp()))"
+    };
+}
+
 /// Keys of the searches that are due, taken.
 pub(super) fn take_searches(
     session: &Session,
@@ -26,13 +34,15 @@ pub(super) fn take_searches(
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<Vec<u8>>, Failure> {
-    const TAKE: &str = "\
-        UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+    const TAKE: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
-            SELECT key FROM tollgate_due WHERE space = $2 AND key < $3
-            AND (owner IS NULL OR owner = $1 OR taken_until < clock_timestamp())
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key < $3 AND ",
+        free!(),
+        "
             ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
-        RETURNING key";
+        RETURNING key"
+    );
     let rows = session.query(
         TAKE,
         &[&i64::from(owner), &schema::number(Space::Searches), &bound(now), &many(limit), &TAKEN.as_secs_f64()],
@@ -45,16 +55,18 @@ pub(super) fn take_searches(
 /// Rows of the outbox that are due and that nobody else has, by merchant.
 pub(super) fn lanes(session: &Session, owner: u32, now: Timestamp) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
     // From lane to lane by the index, so that a merchant with many events costs no more than one with few.
-    const LOOK: &str = "\
-        WITH RECURSIVE lanes AS (
+    const LOOK: &str = concat!(
+        "WITH RECURSIVE lanes AS (
             (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
             UNION ALL
             SELECT (SELECT it.lane FROM tollgate_due AS it WHERE it.lane > lanes.lane ORDER BY it.lane LIMIT 1)
             FROM lanes WHERE lanes.lane IS NOT NULL)
         SELECT lanes.lane, due.key, due.value FROM lanes CROSS JOIN LATERAL (
-            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key < $2
-            AND (owner IS NULL OR owner = $1 OR taken_until < clock_timestamp()) ORDER BY key LIMIT $3) AS due
-        WHERE lanes.lane IS NOT NULL";
+            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key < $2 AND ",
+        free!(),
+        " ORDER BY key LIMIT $3) AS due
+        WHERE lanes.lane IS NOT NULL"
+    );
     let mut lanes = BTreeMap::<String, Vec<Pair>>::new();
     for row in session.query(LOOK, &[&i64::from(owner), &bound(now), &LANE])? {
         lanes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
@@ -64,13 +76,15 @@ pub(super) fn lanes(session: &Session, owner: u32, now: Timestamp) -> Result<BTr
 
 /// Takes those rows of the outbox that nobody else has taken meanwhile.
 pub(super) fn take_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
-    const TAKE: &str = "\
-        UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
+    const TAKE: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $2 AND key = ANY (ARRAY(
-            SELECT key FROM tollgate_due WHERE space = $2 AND key = ANY ($3)
-            AND (owner IS NULL OR owner = $1 OR taken_until < clock_timestamp())
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key = ANY ($3) AND ",
+        free!(),
+        "
             FOR UPDATE SKIP LOCKED))
-        RETURNING key, value";
+        RETURNING key, value"
+    );
     let keys: Vec<&[u8]> = chosen.iter().map(|(key, _)| key.as_slice()).collect();
     let number = schema::number(Space::Outbox);
     let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &TAKEN.as_secs_f64()])?;

@@ -12,10 +12,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::Shared;
 use super::pool::Line;
 use super::schema;
 use super::session::{Failure, Session};
-use super::Shared;
 use crate::ledger::about::About;
 use crate::ledger::engine::Durability;
 use crate::ledger::held::End;
@@ -38,7 +38,12 @@ pub(super) fn number(session: &Session) -> Result<u32, Failure> {
 }
 
 /// Keeps the lease until the other end of `stop` is gone, then gives it up.
-pub(super) fn keep(shared: &Arc<Shared>, session: Session, stop: &Receiver<()>, ready: &mpsc::Sender<Result<(), Failure>>) {
+pub(super) fn keep(
+    shared: &Arc<Shared>,
+    session: Session,
+    stop: &Receiver<()>,
+    ready: &mpsc::Sender<Result<(), Failure>>,
+) {
     let mut line = Line::of(session);
     loop {
         let beat = line.session(shared).and_then(|session| beat(shared, session));

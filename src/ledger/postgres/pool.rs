@@ -127,12 +127,7 @@ pub(super) fn work(shared: &Arc<Shared>) {
     let mut line = Line::default();
     while let Some(job) = shared.queue.next() {
         match line.session(shared) {
-            Ok(session) => {
-                job(Ok(session));
-                if session.is_broken() {
-                    shared.health.bad("a connection to PostgreSQL was lost");
-                }
-            }
+            Ok(session) => job(Ok(session)),
             Err(failure) => job(Err(failure.into())),
         }
     }

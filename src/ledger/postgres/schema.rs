@@ -26,30 +26,26 @@ const LOCK: i64 = 0x746f_6c6c_6761_7465;
 
 /// Brings the tables up to date.
 pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
-    let current = |session: &Session| -> Result<Option<i32>, Failure> {
-        let known = session.query("SELECT to_regclass('tollgate_schema') IS NOT NULL", &[])?;
-        if !known.first().is_some_and(|row| row.get(0)) {
-            return Ok(None);
-        }
-        let version = session.query("SELECT max(version) FROM tollgate_schema", &[])?;
-        Ok(version.first().and_then(|row| row.get(0)))
-    };
-    let newest = STEPS.len();
-    let is_current = |version: Option<i32>| version.is_some_and(|version| version >= newest as i32);
+    let newest = STEPS.len() as i32;
     // Without the lock first, so that whoever may not change tables can run on tables that are there.
-    if is_current(current(session)?) {
+    let is_there = session.query("SELECT to_regclass('tollgate_schema') IS NOT NULL", &[])?;
+    if is_there.first().is_some_and(|row| row.get(0)) && version(session)? >= newest {
         return Ok(());
     }
-    session.run(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"))?;
-    let version = current(session)?;
-    if version.is_none() {
-        session.run("CREATE TABLE tollgate_schema (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")?;
-    }
-    for (number, step) in (1..).zip(STEPS).skip(version.unwrap_or(0).max(0) as usize) {
+    session.run(&format!(
+        "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); CREATE TABLE IF NOT EXISTS tollgate_schema (
+            version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+    ))?;
+    for (number, step) in (1..).zip(STEPS).skip(version(session)?.max(0) as usize) {
         session.run(&format!("{step} INSERT INTO tollgate_schema (version) VALUES ({number})"))?;
         tracing::info!(version = number, "the ledger's tables were brought up to date");
     }
     session.run("COMMIT")
+}
+
+fn version(session: &Session) -> Result<i32, Failure> {
+    let rows = session.query("SELECT coalesce(max(version), 0) FROM tollgate_schema", &[])?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 /// How a space is numbered in the tables.
