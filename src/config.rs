@@ -6,6 +6,7 @@ pub mod file;
 mod filters;
 mod identity;
 mod keys;
+mod ledger;
 mod merchant;
 mod process;
 pub mod reload;
@@ -28,6 +29,7 @@ use tollgate_plugins::provider::Provider;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
+use crate::ledger::Address;
 use crate::upstream::Upstream;
 
 /// The configuration that is in force, swapped as a whole.
@@ -91,8 +93,8 @@ pub struct Process {
     pub tls: Option<ServerTls>,
     /// Where metrics, health and readiness are.
     pub admin_listen: SocketAddr,
-    /// Where the embedded ledger keeps its files.
-    pub ledger_path: PathBuf,
+    /// Where the ledger lies.
+    pub ledger: LedgerPlace,
     /// The log's filter, as in `info` or `tollgate=debug`.
     pub log: String,
     /// How long SIGTERM waits for what is in flight.
@@ -101,6 +103,15 @@ pub struct Process {
     pub body_limit: u64,
     /// Networks that webhooks may reach although they are private.
     pub webhook_allow: Vec<ipnet::IpNet>,
+}
+
+/// Where a ledger lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerPlace {
+    /// In a directory of this machine, for this process alone.
+    Embedded(PathBuf),
+    /// In a PostgreSQL that several processes may share.
+    Postgres(Address),
 }
 
 /// A listener's certificate, and whose certificates callers must show.

@@ -1,7 +1,6 @@
 //! `tollgate.toml`: listeners, ledger, cache, admin, telemetry.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
+use super::ledger;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, ServerTls};
 
@@ -44,7 +44,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     }
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
-    let ledger_path = ledger(source, root.section("ledger"));
+    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let ledger = ledger::read(source, root.section("ledger"), is_sandbox, now);
     if let Some(mut cache) = root.section("cache") {
         only_kind(&mut cache, "cache", "memory");
     }
@@ -52,17 +53,16 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
-    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
     let (tls, server_tls, certificates) = match door {
         Some(door) => (door.tls, door.fingerprint, door.certificates),
         None => (None, String::new(), Vec::new()),
     };
-    let process = public.map(|(public_url, _)| Process {
+    let process = public.zip(ledger).map(|((public_url, _), ledger)| Process {
         public_url,
         listen,
         tls,
         admin_listen,
-        ledger_path,
+        ledger,
         log,
         drain,
         body_limit: body_limit.0,
@@ -79,7 +79,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: b
         ("server.body_limit", running.body_limit == file.body_limit),
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
-        ("ledger.path", running.ledger_path == file.ledger_path),
+        (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("telemetry.log", running.log == file.log),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
@@ -117,12 +117,6 @@ fn admin(section: Option<Settings<'_>>, server: SocketAddr) -> SocketAddr {
         section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
     }
     listen
-}
-
-fn ledger(source: &Source, section: Option<Settings<'_>>) -> PathBuf {
-    let Some(mut section) = section else { return source.resolve("data") };
-    only_kind(&mut section, "ledger", "embedded");
-    source.resolve(&section.or("path", "data".to_owned()))
 }
 
 fn only_kind(section: &mut Settings<'_>, name: &str, only: &str) {
@@ -199,6 +193,7 @@ impl Setting for Network {
 mod tests {
     use std::path::Path;
 
+    use super::super::LedgerPlace;
     use super::*;
 
     fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -216,7 +211,7 @@ mod tests {
         assert_eq!(process.public_url, "http://localhost:8080/pay");
         assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
-        assert_eq!(process.ledger_path, Path::new("conf/data"));
+        assert_eq!(process.ledger, LedgerPlace::Embedded("conf/data".into()));
         assert_eq!(
             (process.body_limit, process.drain, process.log.as_str()),
             (1 << 20, Duration::from_secs(30), "info")
@@ -249,7 +244,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         assert!(!file.is_sandbox);
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
-        assert_eq!(process.ledger_path, Path::new("/var/lib/tollgate"));
+        assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
         assert_eq!(
             process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "127.0.0.1/32"]
@@ -268,7 +263,7 @@ tls = { cert = "none.pem" }
 [admin]
 listen = "0.0.0.0:9090"
 [ledger]
-kind = "postgres"
+kind = "oracle"
 [cache]
 kind = "redis"
 [telemetry]
@@ -285,7 +280,7 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "6:7: `server.tls.key` is missing",
             "6:16: `conf/none.pem`: this file does not exist",
             "8:10: `admin.listen` must be a loopback address",
-            "10:8: there is no ledger of the kind `postgres` (there are embedded)",
+            "10:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
             "12:8: there is no cache of the kind `redis` (there are memory)",
             "14:7: `telemetry.log` is no filter",
             "16:24: an item of `delivery.allow` must be a network",

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod access;
+mod cluster;
 mod dialects;
 mod graceful;
 mod harness;
@@ -14,3 +15,5 @@ mod payer;
 mod payments;
 mod receiver;
 mod reload;
+#[path = "../servers/server.rs"]
+mod server;

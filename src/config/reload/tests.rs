@@ -6,6 +6,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::LedgerPlace;
 use crate::config::file::tests::{edit, put, sandbox};
 
 struct Running {
@@ -100,7 +101,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     }
     let process = Arc::clone(&current.load().process);
     assert_eq!((process.public_url.as_str(), process.listen.port()), ("http://localhost:1", 8080));
-    assert_eq!(process.ledger_path, dir.path().join("data"));
+    assert_eq!(process.ledger, LedgerPlace::Embedded(dir.path().join("data")));
     assert_eq!(process.webhook_allow.len(), 1);
     put(&dir, "tollgate.toml", "public_url = \"http://localhost:1\"\n");
     assert_eq!(handle.reload().await.unwrap().needs_restart, [""; 0]);

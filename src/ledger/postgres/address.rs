@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -23,21 +22,25 @@ pub struct Address {
     /// `None` on this machine or when it was refused in so many words.
     pub(super) tls: Option<MakeRustlsConnect>,
     url: Secret,
+    authorities: Option<Vec<Vec<u8>>>,
 }
 
 impl Address {
-    /// Understands `postgres://user:password@host:port/database?sslmode=…`. Says what is wrong without repeating it.
-    pub fn parse(url: &Secret) -> Result<Self, String> {
+    /// Understands `postgres://user:password@host:port/database?sslmode=…`; the server is known by the public authorities'
+    /// word, or by those that are given (DER). Says what is wrong without repeating what may be secret.
+    pub fn parse(url: &Secret, authorities: Option<&[Vec<u8>]>) -> Result<Self, String> {
         let text = std::str::from_utf8(url.expose()).map_err(|_| "it is not UTF-8 text".to_owned())?;
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err("it must begin with postgres://".to_owned());
         }
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let (mut mode, mut authority, mut others) = (None, None, Vec::new());
+        let (mut mode, mut others) = (None, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", value)) => mode = Some(value),
-                Some(("sslrootcert", value)) => authority = Some(value),
+                Some(("sslrootcert", _)) => {
+                    return Err("its sslrootcert belongs into the key `ca` beside it".to_owned());
+                }
                 _ => others.push(pair),
             }
         }
@@ -57,20 +60,20 @@ impl Address {
                     .to_owned());
             }
         };
-        let tls = if is_protected { Some(connector(authority)?) } else { None };
+        let tls = if is_protected { Some(connector(authorities)?) } else { None };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         config.application_name("tollgate").connect_timeout(CONNECT).tcp_user_timeout(UNANSWERED);
         config.keepalives_idle(UNANSWERED).keepalives_interval(Duration::from_secs(2)).keepalives_retries(3);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        Ok(Self { config, tls, url: url.clone() })
+        Ok(Self { config, tls, url: url.clone(), authorities: authorities.map(<[_]>::to_vec) })
     }
 }
 
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
-        self.url.expose() == other.url.expose()
+        self.url.expose() == other.url.expose() && self.authorities == other.authorities
     }
 }
 
@@ -110,20 +113,14 @@ fn is_near(host: &Host) -> bool {
     }
 }
 
-fn connector(authority: Option<&str>) -> Result<MakeRustlsConnect, String> {
+fn connector(authorities: Option<&[Vec<u8>]>) -> Result<MakeRustlsConnect, String> {
     let mut roots = rustls::RootCertStore::empty();
-    match authority {
+    match authorities {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-            let certificates = CertificateDer::pem_file_iter(path.as_ref())
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| format!("its sslrootcert `{path}` cannot be read: {error}"))?;
-            if certificates.is_empty() {
-                return Err(format!("its sslrootcert `{path}` holds no certificate"));
-            }
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| format!("its sslrootcert `{path}` is no authority: {error}"))?;
+        Some(authorities) => {
+            for der in authorities {
+                let added = roots.add(CertificateDer::from_slice(der));
+                added.map_err(|error| format!("a certificate in `ca` is no authority's: {error}"))?;
             }
         }
     }
@@ -148,4 +145,55 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Address, String> {
+        Address::parse(&Secret::new(url), None)
+    }
+
+    #[test]
+    fn the_way_to_another_machine_is_protected_unless_refused_in_so_many_words() {
+        for (url, is_protected) in [
+            ("postgres://tollgate:s3cret@db.example/pay", true),
+            ("postgres://tollgate:s3cret@db.example/pay?sslmode=verify-full&target_session_attrs=any", true),
+            ("postgres://tollgate:s3cret@db.example/pay?sslmode=require", true),
+            ("postgres://tollgate:s3cret@db.example,localhost/pay", true),
+            ("postgres://tollgate:s3cret@db.example/pay?sslmode=disable", false),
+            ("postgresql://tollgate@localhost:5433/pay", false),
+            ("postgres://tollgate@127.0.0.1/pay", false),
+            ("postgres://tollgate@localhost/pay?sslmode=require", true),
+            ("postgres://tollgate@%2Frun%2Fpostgresql/pay", false),
+        ] {
+            assert_eq!(parse(url).unwrap().tls.is_some(), is_protected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_without_repeating_it() {
+        for (url, why) in [
+            ("mysql://a:s3cret@db.example/pay", "must begin with postgres://"),
+            ("host=db.example password=s3cret", "must begin with postgres://"),
+            ("postgres://a:s3cret@db.example/pay?sslmode=prefer", "sslmode must be verify-full"),
+            ("postgres://a:s3cret@db.example/pay?sslmode=verify-ca", "sslmode must be verify-full"),
+            ("postgres://a:s3cret@db.example/pay?sslrootcert=ca.pem", "belongs into the key `ca`"),
+            ("postgres://a:s3cret@db.example/pay?colour=red", "cannot be understood"),
+            ("postgres://a:s3cret@db.example:port/pay", "cannot be understood"),
+            ("postgres:///pay", "names no host"),
+        ] {
+            let said = parse(url).unwrap_err();
+            assert!(said.contains(why) && !said.contains("s3cret"), "{url}: {said}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_without_its_password() {
+        let address = parse("postgres://tollgate:s3cret@db.example:5433,other.example:5434/pay").unwrap();
+        assert_eq!(address.to_string(), "PostgreSQL at db.example:5433, other.example:5434, database pay");
+        assert_eq!(format!("{address:?}"), address.to_string());
+    }
 }

@@ -110,7 +110,7 @@ impl Between {
     fn ledger(&self, place: &Schema) -> Ledger {
         let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
         let url = format!("postgres://tollgate@{folder}/postgres?options=-csearch_path%3D{}", place.name());
-        Ledger::connect(Address::parse(&Secret::new(url)).unwrap()).unwrap()
+        Ledger::connect(Address::parse(&Secret::new(url), None).unwrap()).unwrap()
     }
 }
 

@@ -90,7 +90,7 @@ impl Schema {
 
     pub(super) fn address(&self) -> Address {
         let url = format!("{}?options=-csearch_path%3D{}", self.server, self.name);
-        Address::parse(&Secret::new(url)).unwrap()
+        Address::parse(&Secret::new(url), None).unwrap()
     }
 
     /// With so many connections.
