@@ -68,7 +68,9 @@ impl Admin {
         if self.draining.load(Ordering::Acquire) {
             return Some("the process is leaving");
         }
-        (!self.gateway.ledger.is_healthy()).then_some("the ledger cannot write; free the disk and restart")
+        (!self.gateway.ledger.is_healthy()).then_some(
+            "the ledger cannot write: the log says why (a full disk: free it and restart; PostgreSQL: start it)",
+        )
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.

@@ -7,6 +7,7 @@ mod filters;
 pub mod generations;
 mod identity;
 mod keys;
+mod ledger;
 mod merchant;
 pub mod operate;
 mod process;
@@ -32,6 +33,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
 use crate::cache::CacheKind;
+use crate::ledger::Address;
 use crate::routing::Routes;
 use crate::upstream::Upstream;
 
@@ -96,8 +98,8 @@ pub struct Process {
     pub tls: Option<ServerTls>,
     /// Where metrics, health and readiness are.
     pub admin_listen: SocketAddr,
-    /// Where the embedded ledger keeps its files.
-    pub ledger_path: PathBuf,
+    /// Where the ledger lies.
+    pub ledger: LedgerPlace,
     /// Where nonces are remembered.
     pub cache: CacheKind,
     /// The log's filter, as in `info` or `tollgate=debug`.
@@ -108,6 +110,15 @@ pub struct Process {
     pub body_limit: u64,
     /// Networks that webhooks may reach although they are private.
     pub webhook_allow: Vec<ipnet::IpNet>,
+}
+
+/// Where a ledger lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerPlace {
+    /// In a directory of this machine, for this process alone.
+    Embedded(PathBuf),
+    /// In a PostgreSQL that several processes may share.
+    Postgres(Address),
 }
 
 /// A listener's certificate, and whose certificates callers must show.

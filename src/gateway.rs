@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
-use tollgate_plugins::payment::Status;
+use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use crate::access::{Access, Denied, Head, Limits};
 use crate::clock::unix_now;
-use crate::config::{Current, Merchant, Snapshot};
+use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
 use crate::ledger::{Answer, Claimed, Ledger, LedgerError, MoneyState, Payment, Record, Refund};
 use crate::notify;
@@ -119,6 +120,14 @@ impl Gateway {
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
         let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
         served(response, Served { merchant: Some(name), channel, operation })
+    }
+
+    /// Sends what was claimed, if the claim is this process's still: another may be finding out already what became of it.
+    async fn execute(&self, channel: &Arc<Channel>, what: &Operation, limit: Duration) -> Result<Outcome, Error> {
+        match self.ledger.may_send() {
+            Ok(()) => self.exchanger.ask(channel, what, limit).await,
+            Err(error) => Err(Error::NotSent(error.to_string())),
+        }
     }
 
     /// Finds the operation that method and path name, and runs it.

@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
 use crate::config::reload::{self, ReloadHandle, Reloader};
-use crate::config::{Process, ServerTls};
+use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::proxy::{Door, InFlight};
@@ -59,11 +59,19 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
-    let ledger = Ledger::open(&process.ledger_path)
-        .map_err(|error| format!("{error} ({}); is another tollgate running on it?", process.ledger_path.display()))?;
+    let ledger = open_ledger(&process.ledger)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
+}
+
+fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
+    match place {
+        LedgerPlace::Embedded(path) => Ledger::open(path)
+            .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
+        LedgerPlace::Postgres(address) => Ledger::connect(address.clone())
+            .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
+    }
 }
 
 impl Bound {

@@ -8,7 +8,7 @@ use tollgate_plugins::secret::Secret;
 
 use super::*;
 use crate::cache::CacheKind;
-use crate::config::Process;
+use crate::config::{LedgerPlace, Process};
 use crate::sign::{Credentials, Headers, plain, rfc9421};
 
 const NOW: u64 = 1_700_000_000;
@@ -35,7 +35,7 @@ fn snapshot() -> Snapshot {
         listen: ([127, 0, 0, 1], 0).into(),
         tls: None,
         admin_listen: ([127, 0, 0, 1], 0).into(),
-        ledger_path: PathBuf::new(),
+        ledger: LedgerPlace::Embedded(PathBuf::new()),
         cache: CacheKind::Memory,
         log: String::new(),
         drain: std::time::Duration::ZERO,

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::file;
 use super::report::Mistake;
-use super::{Process, Snapshot};
+use super::{LedgerPlace, Process, Snapshot};
 
 /// How many are kept.
 const MOST: usize = 20;
@@ -108,10 +108,11 @@ impl Generations {
             return Err(vec![Mistake::in_file(&kept.path, "this is not what was in force", Some(advice))]);
         }
         // The ledger stays where it is.
-        let ledger_path = &snapshot.process.ledger_path;
-        if let Ok(rest) = ledger_path.strip_prefix(&kept.path) {
-            let process = Process { ledger_path: Path::new("/").join(rest), ..snapshot.process.as_ref().clone() };
-            snapshot.process = process.into();
+        if let LedgerPlace::Embedded(path) = &snapshot.process.ledger
+            && let Ok(rest) = path.strip_prefix(&kept.path)
+        {
+            let ledger = LedgerPlace::Embedded(Path::new("/").join(rest));
+            snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
         }
         Ok(snapshot)
     }

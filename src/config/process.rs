@@ -1,7 +1,6 @@
 //! `tollgate.toml`: listeners, ledger, cache, admin, telemetry.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
+use super::ledger;
 use super::secret;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, ServerTls};
@@ -46,8 +46,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     }
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
-    let ledger_path = ledger(source, root.section("ledger"));
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let ledger = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
@@ -57,12 +57,12 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         Some(door) => (door.tls, door.fingerprint, door.certificates),
         None => (None, String::new(), Vec::new()),
     };
-    let process = public.map(|(public_url, _)| Process {
+    let process = public.zip(ledger).map(|((public_url, _), ledger)| Process {
         public_url,
         listen,
         tls,
         admin_listen,
-        ledger_path,
+        ledger,
         cache,
         log,
         drain,
@@ -80,7 +80,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: b
         ("server.body_limit", running.body_limit == file.body_limit),
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
-        ("ledger.path", running.ledger_path == file.ledger_path),
+        (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
     ];
@@ -119,12 +119,6 @@ fn admin(section: Option<Settings<'_>>, server: SocketAddr) -> SocketAddr {
         section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
     }
     listen
-}
-
-fn ledger(source: &Source, section: Option<Settings<'_>>) -> PathBuf {
-    let Some(mut section) = section else { return source.resolve("data") };
-    kind_of(&mut section, "ledger", &["embedded"]);
-    source.resolve(&section.or("path", "data".to_owned()))
 }
 
 fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> CacheKind {
@@ -221,6 +215,7 @@ impl Setting for Network {
 mod tests {
     use std::path::Path;
 
+    use super::super::LedgerPlace;
     use super::*;
 
     fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -238,7 +233,7 @@ mod tests {
         assert_eq!(process.public_url, "http://localhost:8080/pay");
         assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
-        assert_eq!(process.ledger_path, Path::new("conf/data"));
+        assert_eq!(process.ledger, LedgerPlace::Embedded("conf/data".into()));
         assert_eq!(
             (process.body_limit, process.drain, process.log.as_str()),
             (1 << 20, Duration::from_secs(30), "info")
@@ -271,7 +266,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         assert!(!file.is_sandbox);
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
-        assert_eq!(process.ledger_path, Path::new("/var/lib/tollgate"));
+        assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
         assert_eq!(
             process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "127.0.0.1/32"]
@@ -290,7 +285,7 @@ tls = { cert = "none.pem" }
 [admin]
 listen = "0.0.0.0:9090"
 [ledger]
-kind = "postgres"
+kind = "oracle"
 [cache]
 kind = "rediss"
 [telemetry]
@@ -307,7 +302,7 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "6:7: `server.tls.key` is missing",
             "6:16: `conf/none.pem`: this file does not exist",
             "8:10: `admin.listen` must be a loopback address",
-            "10:8: there is no ledger of the kind `postgres` (there are embedded)",
+            "10:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
             "12:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
             "14:7: `telemetry.log` is no filter",
             "16:24: an item of `delivery.allow` must be a network",

@@ -72,7 +72,7 @@ async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Res
 /// no answer to a close.
 async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &Ticket) -> Result<Outcome, Error> {
     let order = query::order(&ticket.payment);
-    let closed = gateway.exchanger.ask(channel, &Operation::Close(order.clone()), asked.patience()).await;
+    let closed = gateway.execute(channel, &Operation::Close(order.clone()), asked.patience()).await;
     match closed {
         Err(Error::Conflict(word)) => {
             match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience()).await {

@@ -119,7 +119,7 @@ impl Run {
                     Err(error) => return Err(Problem::ledger(&error).order(self.form.order_id.clone())),
                 }
             }
-            last = self.gateway.exchanger.ask(channel, &self.operation(channel, ticket), self.asked.patience()).await;
+            last = self.gateway.execute(channel, &self.operation(channel, ticket), self.asked.patience()).await;
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
                     tracing::warn!(

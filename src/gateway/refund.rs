@@ -70,7 +70,7 @@ async fn finish(
     let result = match (&ticket.refund, query::channel_for(&asked.snapshot, &ticket.payment)) {
         (Some(refund), Ok(channel)) => {
             let operation = Operation::Refund(query::refund_operation(&asked.snapshot, &ticket.payment, refund));
-            gateway.exchanger.ask(channel, &operation, asked.patience()).await
+            gateway.execute(channel, &operation, asked.patience()).await
         }
         (None, _) => Err(Error::NotSent("the claim is about no refund".to_owned())),
         (_, Err(error)) => Err(error),

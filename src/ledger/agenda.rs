@@ -38,7 +38,7 @@ impl Agenda {
         for ((space, key), value) in &writes.rows {
             self.put(*space, key, value.as_ref());
         }
-        self.queued += writes.queued;
+        self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
     fn put(&mut self, space: Space, key: &Vec<u8>, value: Option<&Vec<u8>>) {

@@ -3,12 +3,11 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Event as ProviderEvent, Status};
 
-use super::embedded::{Space, Transaction};
 use super::outbox;
 use super::records::{LedgerError, News, Record, Recorded, Subject};
 use super::rows::{self, Kept, PaymentRow, RefundRow, Target, index};
 use super::rules::{self, Change, Source};
-use super::transaction::Read;
+use super::transaction::{Read, Space, Transaction};
 
 /// As [`Ledger::apply`](super::Ledger::apply).
 pub(super) fn apply(

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Status;
 
 use super::changes::{hear, hear_payment, tell_mismatch};
-use super::embedded::{Space, Transaction, View};
 use super::held::Held;
 use super::records::{
     Answer, ClaimKey, Claimed, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject, Ticket,
@@ -13,7 +12,7 @@ use super::records::{
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
 use super::rules::Source;
 use super::searches;
-use super::transaction::Read;
+use super::transaction::{Read, Space, Transaction, View};
 
 /// As [`Ledger::claim`](super::Ledger::claim).
 pub(super) fn claim(
@@ -22,7 +21,7 @@ pub(super) fn claim(
     intent: Intent,
     now: Timestamp,
 ) -> Result<Claimed, LedgerError> {
-    let name = index("key", &[&key.merchant, &key.method, &key.path, &key.key]);
+    let name = key_name(key);
     if let Some(row) = tx.row::<KeyRow>(Space::Keys, &name.0)? {
         if row.fingerprint != key.fingerprint {
             return Ok(Claimed::OtherRequest);
@@ -108,6 +107,7 @@ pub(super) fn settle(
     let claim = ClaimRow::must(tx, id)?;
     let mut target = claim.target(tx)?;
     let (is_mismatch, is_unclear) = match &mut target {
+        target if claim.state != State::Running => (hear_late(tx, target, news, now)?, true),
         Target::Payment(payment) if claim.what == What::Close => settle_close(tx, payment, news, now)?,
         _ => (hear(tx, &mut target, news, Source::Own, now)?.mismatch, false),
     };
@@ -120,6 +120,16 @@ pub(super) fn settle(
     let state = if is_unclear { State::Unknown } else { State::Done(answer.clone()) };
     claim.end(tx, id, state)?;
     Ok((record, answer))
+}
+
+/// Whoever ran the claim was held for dead meanwhile and the truth was searched without it: what it brings now overwrites
+/// nothing. The provider's word counts as any that comes late; what is no word of the provider's counts no more. Tells
+/// whether it names another amount.
+fn hear_late(tx: &mut Transaction<'_>, target: &mut Target, news: &News, now: Timestamp) -> Result<bool, LedgerError> {
+    match news {
+        News::Outcome(_) => Ok(hear(tx, target, news, Source::Told, now)?.mismatch),
+        News::Declined(_) | News::Unknown | News::NeverHappened => Ok(false),
+    }
 }
 
 /// The answer to a close says what became of the payment, or nothing about it: a refused close fails no payment. Tells
@@ -165,6 +175,16 @@ pub(super) fn recover(tx: &mut Transaction<'_>, view: &View, now: Timestamp) -> 
     Ok(())
 }
 
+/// The payment that a claim is about.
+pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerError> {
+    Ok(ClaimRow::load(from, id)?.map(|claim| claim.payment))
+}
+
+/// Where a key lies.
+pub(super) fn key_name(key: &ClaimKey) -> Id {
+    index("key", &[&key.merchant, &key.method, &key.path, &key.key])
+}
+
 /// A request that no claim is known of by its key.
 struct Asked {
     name: Id,
@@ -194,10 +214,7 @@ impl Asked {
         let id = tx.new_id(now);
         let claim = self.run(tx, What::Pay, id, None)?;
         rows::add_indexes(tx, rows::payment_indexes(&payment), id)?;
-        let (refunds, queue) = (Vec::new(), Vec::new());
-        let row =
-            PaymentRow { payment: payment.clone(), claim, close: None, refunds, queue, due: None, mismatch: None };
-        Kept::new(id, row).save(tx)?;
+        Kept::new(id, PaymentRow::new(payment.clone(), claim)).save(tx)?;
         Ok(ticket(claim, rows::payment_subject(&payment), payment, None))
     }
 

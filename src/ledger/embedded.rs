@@ -25,23 +25,15 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::agenda::Agenda;
+pub(super) use super::engine::Durability;
+use super::held::{End, Holder};
 use super::records::LedgerError;
-use super::rows::Ids;
-pub(super) use super::transaction::{Space, Transaction, View, Writes};
+use super::rows::{Id, Ids};
+use super::transaction::{Read, Space, Transaction, View, Writes};
 use crate::telemetry::METRICS;
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
 const BATCH: usize = 128;
-
-/// When a transaction is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// After the sync: it survives a power cut.
-    Durable,
-    /// After the commit, before the sync: everyone sees it, it survives the end of the process, and it can be found out
-    /// again if a power cut takes it. The sync follows within [`SYNC_LAG`].
-    Applied,
-}
 
 /// How long at most a transaction that need not wait for the disk may share the sync of a later one.
 const SYNC_LAG: Duration = Duration::from_millis(20);
@@ -71,7 +63,7 @@ impl Engine {
             #[cfg(test)]
             hooks: hooks::Hooks::default(),
         });
-        let mut writer = Writer { ids: Ids::after(&view)?, unsynced: None };
+        let mut writer = Writer { ids: Mutex::new(Ids::after(&view)?), unsynced: None };
         let (reply, mut recovered) = oneshot::channel();
         shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), Some(reply))], &mut writer);
         recovered.try_recv().unwrap_or_else(|_| Err(shared.refusal()))?;
@@ -137,7 +129,7 @@ impl Drop for Engine {
 
 /// What only the writing thread has.
 struct Writer {
-    ids: Ids,
+    ids: Mutex<Ids>,
     /// Since when something has been committed that is not synced.
     unsynced: Option<Instant>,
 }
@@ -155,7 +147,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Runs one transaction that nobody waits for.
-    pub(super) fn send(
+    fn send(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<(), LedgerError> {
@@ -211,7 +203,8 @@ impl Shared {
         let mut writes = Writes::default();
         let (mut applied, mut durable) = (Vec::new(), Vec::new());
         for job in batch {
-            let mut transaction = Transaction::new(&self.store, &writes, &mut writer.ids);
+            let batch = Batch { store: &self.store, writes: &writes };
+            let mut transaction = Transaction::new(&batch, &writer.ids);
             let (verdict, answer) = (job.work)(&mut transaction);
             let own = transaction.into_writes();
             match verdict {
@@ -269,6 +262,40 @@ impl Shared {
     #[cfg(test)]
     fn trip(&self, step: &str) -> Result<(), String> {
         self.hooks.trip(step)
+    }
+}
+
+/// The disk under what the batch has so far.
+struct Batch<'a> {
+    store: &'a Store,
+    writes: &'a Writes,
+}
+
+impl Read for Batch<'_> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        if let Some(pending) = self.writes.rows.get(&(space, key.to_vec())) {
+            return Ok(pending.clone());
+        }
+        let found = self.store.space(space).get(key);
+        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
+    }
+}
+
+impl Holder for Shared {
+    /// The next start finds what runs.
+    fn holds(&self, _: Id) {}
+
+    fn let_go(&self, _: Id) {}
+
+    fn end(self: Arc<Self>, claim: Id, end: End) {
+        let ended = self.send(move |tx| {
+            end.of(tx, claim).inspect_err(|error| {
+                tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
+            })
+        });
+        if let Err(error) = ended {
+            tracing::error!(%error, "a claim that nobody holds any more is ended by the next start");
+        }
     }
 }
 
@@ -333,7 +360,7 @@ impl Store {
         View { snapshot: self.database.snapshot(), spaces: self.spaces.clone() }
     }
 
-    pub(super) fn space(&self, space: Space) -> &Keyspace {
+    fn space(&self, space: Space) -> &Keyspace {
         &self.spaces[space as usize]
     }
 

@@ -6,10 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::agenda::Agenda;
-use super::embedded::{Space, Transaction, View};
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
-use super::transaction::{Pair, Read};
+use super::transaction::{Pair, Read, Space, Transaction, View};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
 pub(super) fn tell(
@@ -20,10 +19,11 @@ pub(super) fn tell(
     data: Record,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let id = tx.new_id(now);
+    let id = tx.new_id_after(payment.row.last_event, now);
+    payment.row.last_event = Some(id);
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
     tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, event })?;
-    tx.queued(1);
+    tx.queued(id);
     payment.row.queue.push(id);
     if payment.row.queue.len() == 1 {
         schedule(tx, payment, now, 0);
@@ -35,7 +35,7 @@ pub(super) fn tell(
 /// As [`Ledger::delivered`](super::Ledger::delivered).
 pub(super) fn delivered(tx: &mut Transaction<'_>, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
     let Some((id, mut payment, place)) = waiting(tx, event_id)? else { return Ok(()) };
-    tx.queued(-1);
+    tx.unqueued(id);
     payment.row.queue.remove(place);
     if place == 0 {
         unschedule(tx, &mut payment, id);
@@ -73,11 +73,7 @@ pub(super) fn due(
     let now = millis(now);
     let of_merchant = |(merchant, lane): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
         let due = lane.iter().take_while(|(key, _)| millis_at(key) <= now);
-        let waits = |key: &[u8]| {
-            let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
-            event.is_ok_and(|event| !under_way(merchant, &event))
-        };
-        let waiting = due.filter(|(key, _)| waits(key)).take(free(merchant));
+        let waiting = due.filter(|(key, _)| waits(merchant, key, &under_way)).take(free(merchant));
         waiting.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
     };
     let mut due: Vec<Pair> = agenda.outbox.iter().flat_map(of_merchant).collect();
@@ -86,16 +82,22 @@ pub(super) fn due(
     due
 }
 
+/// Whether a row of the outbox is not under way.
+pub(super) fn waits(merchant: &str, key: &[u8], under_way: impl Fn(&str, &str) -> bool) -> bool {
+    let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
+    event.is_ok_and(|event| !under_way(merchant, &event))
+}
+
 /// In whose lane of the outbox a value belongs.
 pub(super) fn merchant(value: &[u8]) -> &str {
     std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
 }
 
 /// The deliveries behind them. One that cannot be read must not keep the others waiting.
-pub(super) fn deliveries(view: &View, due: Vec<Pair>) -> Vec<Delivery> {
+pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
     let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
         let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
-        match view.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
+        match from.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
             Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
             Ok(None) => None,
             Err(error) => {
@@ -117,6 +119,12 @@ pub(super) fn queued(view: &View, agenda: &Agenda) -> Result<i64, LedgerError> {
     Ok(queued)
 }
 
+/// In whose queue an event is or was.
+pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
+    let Some(id) = named(event_id) else { return Ok(None) };
+    Ok(from.row::<EventRow>(Space::Events, &id.0)?.map(|row| row.payment))
+}
+
 #[derive(Serialize, Deserialize)]
 struct EventRow {
     /// In whose queue it is.
@@ -126,8 +134,7 @@ struct EventRow {
 
 /// An event that no merchant has yet: its id, its payment, its place in the queue.
 fn waiting(tx: &Transaction<'_>, event_id: &str) -> Result<Option<(Id, Kept<PaymentRow>, usize)>, LedgerError> {
-    let id = event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok());
-    let Some(id) = id else { return Ok(None) };
+    let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     let payment = Kept::<PaymentRow>::must(tx, row.payment)?;
     let place = payment.row.queue.iter().position(|queued| *queued == id);
@@ -151,6 +158,11 @@ fn unschedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, id: Id) 
 
 fn event_id(id: Id) -> String {
     format!("evt_{}", String::from(id))
+}
+
+/// Back from [`event_id`].
+fn named(event_id: &str) -> Option<Id> {
+    event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok())
 }
 
 fn outbox_key(due: u64, event: Id) -> Vec<u8> {

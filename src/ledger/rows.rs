@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
-use super::embedded::{Space, Transaction, View};
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
-use super::transaction::Read;
+use super::transaction::{Read, Space, Transaction, View};
 
-/// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance. Later ids are greater.
+/// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance or of its maker. Later ids are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct Id(pub(super) [u8; 16]);
@@ -40,6 +39,8 @@ impl TryFrom<String> for Id {
 pub(super) struct Ids {
     millis: u64,
     count: u32,
+    /// What tells them from those of other processes on the same ledger. Alone on it, chance does.
+    owner: Option<u32>,
 }
 
 impl Ids {
@@ -51,7 +52,24 @@ impl Ids {
                 millis = millis.max(millis_at(&key) + 1);
             }
         }
-        Ok(Self { millis, count: 0 })
+        Ok(Self { millis, count: 0, owner: None })
+    }
+
+    /// Of one among several processes.
+    pub(super) fn of(owner: u32) -> Self {
+        Self { millis: 0, count: 0, owner: Some(owner) }
+    }
+
+    /// Greater than `last` as well, should another process's clock be ahead of ours.
+    pub(super) fn next_after(&mut self, last: Option<Id>, now: Timestamp) -> Id {
+        let id = self.next(now);
+        match last {
+            Some(last) if id <= last => {
+                (self.millis, self.count) = (millis_at(&last.0) + 1, 0);
+                self.next(now)
+            }
+            _ => id,
+        }
     }
 
     pub(super) fn next(&mut self, now: Timestamp) -> Id {
@@ -67,7 +85,7 @@ impl Ids {
         id[..8].copy_from_slice(&millis.to_be_bytes());
         id[8..12].copy_from_slice(&count.to_be_bytes());
         // After a crash, an id that was lost with its row must not name another one.
-        id[12..].copy_from_slice(&rand::random::<[u8; 4]>());
+        id[12..].copy_from_slice(&self.owner.unwrap_or_else(rand::random).to_be_bytes());
         Id(id)
     }
 }
@@ -114,8 +132,18 @@ pub(super) struct PaymentRow {
     pub(super) queue: Vec<Id>,
     /// When the first of them is due, in milliseconds.
     pub(super) due: Option<u64>,
+    /// The last event that was ever in the queue: the next one's id is greater.
+    #[serde(default)]
+    pub(super) last_event: Option<Id>,
     /// The version at which a mismatch was told last.
     pub(super) mismatch: Option<u64>,
+}
+
+impl PaymentRow {
+    pub(super) fn new(payment: Payment, claim: Id) -> Self {
+        let (refunds, queue) = (Vec::new(), Vec::new());
+        Self { payment, claim, close: None, refunds, queue, due: None, last_event: None, mismatch: None }
+    }
 }
 
 /// A refund with what belongs to it.

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 
 use super::agenda::Agenda;
-use super::embedded::{Transaction, View};
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
 use super::rules;
+use super::transaction::{Read, Transaction};
 
 /// As [`Ledger::searched`](super::Ledger::searched).
 pub(super) fn searched(tx: &mut Transaction<'_>, subject: &Subject, search: Option<Search>) -> Result<(), LedgerError> {
@@ -42,8 +42,8 @@ pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Vec<u8>>
 }
 
 /// The records behind them. One that cannot be read must not keep the others waiting.
-pub(super) fn records(view: &View, due: &[Vec<u8>]) -> Vec<Record> {
-    let record = |key: &Vec<u8>| match Target::listed(view, key) {
+pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
+    let record = |key: &Vec<u8>| match Target::listed(from, key) {
         Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
         Err(error) => {
             tracing::error!(%error, "a record that is to be asked about cannot be read");

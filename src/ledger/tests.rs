@@ -1,38 +1,56 @@
-//! The ledger as its users see it, on a real disk. Here what the tests share; each file below has one matter.
+//! The ledger as its users see it, on a real disk and on a real PostgreSQL. Here what the tests share; each file below has
+//! one matter.
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::duplicate_mod, reason = "one suite over each engine")]
 
-mod changes;
-mod claims;
-mod deliveries;
+/// What every engine must do, whatever it is made of.
+macro_rules! suite {
+    () => {
+        #[path = "changes.rs"]
+        mod changes;
+        #[path = "claims.rs"]
+        mod claims;
+        #[path = "crashes.rs"]
+        mod crashes;
+        #[path = "deliveries.rs"]
+        mod deliveries;
+        #[path = "machine.rs"]
+        mod machine;
+    };
+}
+
 mod durability;
-mod machine;
-
-use std::path::Path;
+mod machines;
+mod on_disk;
+mod on_postgres;
+mod outages;
+mod places;
+#[path = "../../tests/servers/server.rs"]
+mod server;
 
 use jiff::{Timestamp, ToSpan};
-use tempfile::TempDir;
 use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Method, Money, Outcome, Status, provider_number};
 
+use self::places::{Directory, Place, Schema};
 use super::*;
 
-/// A ledger in a directory that goes with it.
-struct Bench {
+/// A ledger in a place that goes with it.
+struct Bench<P> {
     ledger: Ledger,
-    directory: TempDir,
+    place: P,
 }
 
-impl Bench {
+impl<P: Place> Bench<P> {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self { ledger: Ledger::open(directory.path()).unwrap(), directory }
+        let place = P::new();
+        Self { ledger: place.open(), place }
     }
 
-    /// What a crash leaves: the files as they are at this moment, opened again.
+    /// What a crash leaves: everything as it is at this moment, opened again.
     fn crash(&self) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        copy(self.directory.path(), directory.path());
-        Self { ledger: Ledger::open(directory.path()).unwrap(), directory }
+        let place = self.place.copy();
+        Self { ledger: place.open(), place }
     }
 
     async fn claim(&self, key: &str, intent: Intent) -> Claimed {
@@ -100,23 +118,6 @@ impl Bench {
 
     async fn deliveries(&self, now: Timestamp, limit: usize) -> Vec<Delivery> {
         self.ledger.due_deliveries(now, limit, |_| usize::MAX, |_, _| false).await
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            // A journal is mostly the zeros that were set aside for it: those stay a hole.
-            let bytes = std::fs::read(entry.path()).unwrap();
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            std::fs::write(&target, &bytes[..used]).unwrap();
-            std::fs::File::options().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
-        }
     }
 }
 

@@ -1,13 +1,13 @@
-//! What one transaction sees and writes: its own writes, over those of its batch, over the disk.
+//! What one transaction sees and writes: its own writes, over what the engine has.
 
 use std::collections::BTreeMap;
 
 use fjall::{Keyspace, Readable, Snapshot};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::embedded::Store;
 use super::records::LedgerError;
 use super::rows::{Id, Ids};
 
@@ -88,6 +88,21 @@ pub(super) trait Read {
     }
 }
 
+impl<R: Read + ?Sized> Read for &R {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        (**self).bytes(space, key)
+    }
+}
+
+/// Where nothing is.
+pub(super) struct Nothing;
+
+impl Read for Nothing {
+    fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        Ok(None)
+    }
+}
+
 /// A row as it lies on disk: key and value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
@@ -96,8 +111,8 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 pub(super) struct Writes {
     /// New value, or `None` for a row that goes.
     pub(super) rows: BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>,
-    /// Events that joined or left the queues.
-    pub(super) queued: i64,
+    /// Events that joined the queues (`true`) or left them.
+    pub(super) queued: Vec<(Id, bool)>,
     /// Whether something became due sooner.
     pub(super) wakes: bool,
 }
@@ -105,7 +120,7 @@ pub(super) struct Writes {
 impl Writes {
     pub(super) fn merge(&mut self, later: Self) {
         self.rows.extend(later.rows);
-        self.queued += later.queued;
+        self.queued.extend(later.queued);
         self.wakes |= later.wakes;
     }
 
@@ -116,24 +131,28 @@ impl Writes {
 
 /// One transaction while it runs.
 pub(super) struct Transaction<'a> {
-    store: &'a Store,
-    batch: &'a Writes,
+    base: &'a dyn Read,
     own: Writes,
-    ids: &'a mut Ids,
+    ids: &'a Mutex<Ids>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(store: &'a Store, batch: &'a Writes, ids: &'a mut Ids) -> Self {
-        Self { store, batch, own: Writes::default(), ids }
+    pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>) -> Self {
+        Self { base, own: Writes::default(), ids }
     }
 
     pub(super) fn into_writes(self) -> Writes {
         self.own
     }
 
-    /// A new id, greater than every one before.
+    /// A new id, greater than every one that this process made before.
     pub(super) fn new_id(&mut self, now: Timestamp) -> Id {
-        self.ids.next(now)
+        self.ids.lock().next(now)
+    }
+
+    /// A new id that is greater than another process's too.
+    pub(super) fn new_id_after(&mut self, last: Option<Id>, now: Timestamp) -> Id {
+        self.ids.lock().next_after(last, now)
     }
 
     pub(super) fn put(&mut self, space: Space, key: &[u8], value: impl Into<Vec<u8>>) {
@@ -150,9 +169,14 @@ impl<'a> Transaction<'a> {
         self.own.rows.insert((space, key.to_vec()), None);
     }
 
-    /// Counts events that join or leave the queues.
-    pub(super) fn queued(&mut self, change: i64) {
-        self.own.queued += change;
+    /// Counts an event that joins the queues.
+    pub(super) fn queued(&mut self, event: Id) {
+        self.own.queued.push((event, true));
+    }
+
+    /// Counts an event that leaves the queues.
+    pub(super) fn unqueued(&mut self, event: Id) {
+        self.own.queued.push((event, false));
     }
 
     /// Something became due sooner.
@@ -163,12 +187,10 @@ impl<'a> Transaction<'a> {
 
 impl Read for Transaction<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
-        let full = (space, key.to_vec());
-        if let Some(pending) = self.own.rows.get(&full).or_else(|| self.batch.rows.get(&full)) {
-            return Ok(pending.clone());
+        match self.own.rows.get(&(space, key.to_vec())) {
+            Some(own) => Ok(own.clone()),
+            None => self.base.bytes(space, key),
         }
-        let found = self.store.space(space).get(key);
-        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
     }
 }
 

@@ -1,47 +1,120 @@
-//! Several gateways that share what they must share.
+//! Three gateways that share one ledger in PostgreSQL.
 
-use http::StatusCode;
-use serde_json::Value;
+use std::collections::BTreeMap;
 
-use crate::harness::{Answer, SHOP, Wishes, World, send, signed};
-use crate::servers::Redis;
+use serde_json::{Value, json};
 
-async fn world_on(redis: &Redis) -> World {
-    let server: &'static str = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
-    World::with(Wishes { server, ..Wishes::default() }).await
+use crate::harness::{Gateway, SHOP, Wishes, World, ask, order_of, try_ask, until};
+use crate::server::Server;
+
+struct Cluster {
+    server: Server,
+    world: World,
+    others: Vec<Gateway>,
 }
 
-/// A request of the merchant, with headers that were made before.
-async fn repeat(world: &World, headers: &[(&'static str, String)]) -> Answer {
-    send("GET", &format!("http://{}/v1/payments/none", world.gateway.listen), headers, b"").await.unwrap()
-}
+impl Cluster {
+    async fn new() -> Self {
+        let server = Server::start(&[]);
+        let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
+        let world = World::with(Wishes { ledger, ..Wishes::default() }).await;
+        let others = vec![world.join("second").await, world.join("third").await];
+        Self { server, world, others }
+    }
 
-fn once() -> Vec<(&'static str, String)> {
-    signed(&SHOP, "GET", "/v1/payments/none", b"")
+    /// The same request to each of them at once, so many times.
+    fn all_ask(&self, times: usize) -> Vec<tokio::task::JoinHandle<Option<u16>>> {
+        let doors = [self.world.gateway.listen, self.others[0].listen, self.others[1].listen];
+        let asks = doors.into_iter().cycle().take(doors.len() * times).map(|door| {
+            tokio::spawn(async move {
+                let body = order_of("o-1").to_string();
+                let answer = try_ask(door, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await;
+                answer.ok().map(|answer| answer.status)
+            })
+        });
+        asks.collect()
+    }
 }
 
 #[tokio::test]
-async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone() {
-    let mut redis = Redis::start().await;
-    let (one, other) = (world_on(&redis).await, world_on(&redis).await);
-    let headers = once();
-    assert_eq!(repeat(&one, &headers).await.status, StatusCode::NOT_FOUND, "let in");
-    for world in [&one, &other] {
-        let again = repeat(world, &headers).await;
-        assert_eq!((again.status, &again.json()["code"]), (401, &Value::from("unauthorized")));
+async fn the_same_order_at_all_three_at_once_is_one() {
+    let cluster = Cluster::new().await;
+    let world = &cluster.world;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
+    let mut statuses = BTreeMap::new();
+    for asked in cluster.all_ask(40) {
+        *statuses.entry(asked.await.unwrap()).or_insert(0) += 1;
     }
-    assert_eq!(repeat(&other, &once()).await.status, StatusCode::NOT_FOUND, "another one is let in");
+    assert!(statuses.keys().all(|status| [Some(201), Some(409)].contains(status)), "{statuses:?}");
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+    // Whichever is asked, it is the same payment; and the merchant hears of it once.
+    for other in &cluster.others {
+        let again = ask(other.listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;
+        assert_eq!((again.status, again.is_replayed()), (201, true), "{:?}", again.body);
+    }
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    for other in &cluster.others {
+        let payment = ask(other.listen, &SHOP, "GET", "/v1/payments/o-1", None, &Value::Null).await.json();
+        assert_eq!(payment["status"], "succeeded", "{payment}");
+    }
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
+    let target = "/v1/payments/o-1/refunds";
+    let answer = ask(cluster.others[1].listen, &SHOP, "POST", target, Some("r-1"), &refund).await;
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    world.receiver.until("o-1", "refund.succeeded").await;
+}
 
-    redis.kill();
-    let headers = once();
-    for world in [&one, &other] {
-        let refused = repeat(world, &headers).await;
-        let problem = refused.json();
-        assert_eq!((refused.status, &problem["code"]), (503, &Value::from("cache_unavailable")), "{problem}");
-        assert_eq!((&problem["money_state"], &problem["retryable"]), (&"not_sent".into(), &"same_key".into()));
-    }
-    redis.start_again().await;
-    for world in [&one, &other] {
-        assert_eq!(repeat(world, &once()).await.status, StatusCode::NOT_FOUND, "let in at the first request");
-    }
+#[tokio::test]
+async fn when_one_is_killed_in_between_another_finds_the_truth_and_nothing_is_sent_again() {
+    let mut cluster = Cluster::new().await;
+    let world = &cluster.world;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000})).await;
+    let door = cluster.others[0].listen;
+    let body = order_of("o-1");
+    let killed = tokio::spawn(async move {
+        try_ask(door, &SHOP, "POST", "/v1/payments", Some("k"), body.to_string().as_bytes()).await
+    });
+    until("the sandbox has the order", || async {
+        let seen = world.seen("o-1").await;
+        (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
+    })
+    .await;
+    cluster.others[0].kill();
+    assert!(killed.await.unwrap().is_err(), "nobody was told anything");
+    // It may live still, for all that the others know: until they know better, the payment is its own.
+    let early = world.create("o-1", "k").await;
+    assert_eq!(early.status, 409, "{:?}", early.body);
+    let present = until("another finds it out", || async {
+        let answer = world.create("o-1", "k").await;
+        let is_known = answer.status == 201 && answer.is_replayed();
+        is_known.then(|| answer.json()).ok_or_else(|| format!("{} {:?}", answer.status, answer.body))
+    })
+    .await;
+    assert_eq!(present["status"], "pending", "{present}");
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+}
+
+#[tokio::test]
+async fn without_its_ledger_nothing_is_sent_and_with_it_all_goes_on() {
+    let cluster = Cluster::new().await;
+    let world = &cluster.world;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    cluster.server.crash();
+    let refused = world.create("o-2", "k-2").await;
+    assert_eq!(refused.status, 503, "{:?}", refused.body);
+    assert_eq!(refused.json()["code"], "ledger_unavailable", "{:?}", refused.body);
+    assert_eq!(world.seen("o-2").await["arrivals"]["create"], Value::Null);
+    cluster.server.revive();
+    until("it goes on", || async {
+        let answer = world.create("o-2", "k-2").await;
+        (answer.status == 201).then_some(()).ok_or_else(|| format!("{} {:?}", answer.status, answer.body))
+    })
+    .await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
 }

@@ -38,6 +38,8 @@ pub struct Wishes {
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
     pub server: &'static str,
+    /// What `[ledger]` says.
+    pub ledger: String,
 }
 
 impl Default for Wishes {
@@ -48,6 +50,7 @@ impl Default for Wishes {
             schedule: Duration::from_millis(100),
             edit: |_, _| {},
             server: "",
+            ledger: "path = \"../data\"".to_owned(),
         }
     }
 }
@@ -88,12 +91,12 @@ impl World {
         let routes = wishes.channels.iter().map(|name| format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n"));
         std::fs::write(conf.join("routes.toml"), routes.collect::<String>()).unwrap();
         let (listen, admin) = (free_address(), free_address());
-        let server = wishes.server;
+        let (server, ledger) = (wishes.server, wishes.ledger);
         std::fs::write(
             conf.join("tollgate.toml"),
             format!(
                 "public_url = \"http://{listen}\"\n[server]\nlisten = \"{listen}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n\
-                 [ledger]\npath = \"../data\"\n[delivery]\nallow = [\"127.0.0.0/8\"]\n"
+                 [ledger]\n{ledger}\n[delivery]\nallow = [\"127.0.0.0/8\"]\n"
             ),
         )
         .unwrap();
@@ -108,20 +111,22 @@ impl World {
     }
 
     pub async fn start(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("gateway.log")).unwrap();
-        self.gateway.start(log);
-        let url = format!("http://{}/readyz", self.gateway.admin);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(answer) = send("GET", &url, &[], b"").await
-                && answer.status == 200
-            {
-                return;
-            }
-            let ended = self.gateway.process.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < until, "the gateway did not start: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.gateway.start(&self.dir.path().join("gateway.log")).await;
+    }
+
+    /// Another gateway with the same configuration, on addresses of its own.
+    pub async fn join(&self, name: &str) -> Gateway {
+        let conf = self.dir.path().join(name);
+        copy(self.conf(), &conf);
+        let (listen, admin) = (free_address(), free_address());
+        let text = std::fs::read_to_string(conf.join("tollgate.toml")).unwrap();
+        let text = text
+            .replace(&format!("\nlisten = \"{}\"", self.gateway.listen), &format!("\nlisten = \"{listen}\""))
+            .replace(&self.gateway.admin.to_string(), &admin.to_string());
+        std::fs::write(conf.join("tollgate.toml"), text).unwrap();
+        let mut gateway = Gateway { conf, listen, admin, process: None };
+        gateway.start(&self.dir.path().join(format!("{name}.log"))).await;
+        gateway
     }
 
     pub fn log(&self) -> String {
@@ -199,15 +204,28 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    fn start(&mut self, log: std::fs::File) {
+    /// Starts it and waits until it may take traffic.
+    async fn start(&mut self, log: &Path) {
         let process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .args(["run", "--conf"])
             .arg(&self.conf)
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(std::fs::File::options().create(true).append(true).open(log).unwrap())
             .spawn()
             .unwrap();
-        self.process = Some(process);
+        let process = self.process.insert(process);
+        let url = format!("http://{}/readyz", self.admin);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(answer) = send("GET", &url, &[], b"").await
+                && answer.status == 200
+            {
+                return;
+            }
+            let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;
+            assert!(waits, "the gateway did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// As a power cut would.
@@ -241,6 +259,19 @@ impl Drop for Gateway {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }

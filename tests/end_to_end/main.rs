@@ -11,10 +11,14 @@ mod harness;
 mod identities;
 mod judges;
 mod malformed;
+mod nonces;
 mod notifications;
 mod once;
 mod payer;
 mod payments;
 mod receiver;
+mod redis;
 mod reload;
-mod servers;
+#[path = "../servers/server.rs"]
+#[allow(dead_code, reason = "one server for all is for the tests of the ledger itself")]
+mod server;

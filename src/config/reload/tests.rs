@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use super::*;
+use crate::config::LedgerPlace;
 use crate::config::file::tests::{Dir, edit, put, sandbox};
 
 struct Running {
@@ -98,7 +99,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     }
     let process = Arc::clone(&current.load().process);
     assert_eq!((process.public_url.as_str(), process.listen.port()), ("http://localhost:1", 8080));
-    assert_eq!(process.ledger_path, dir.path().join("data"));
+    assert_eq!(process.ledger, LedgerPlace::Embedded(dir.path().join("data")));
     assert_eq!(process.webhook_allow.len(), 1);
     put(&dir, "tollgate.toml", "public_url = \"http://localhost:1\"\n");
     assert_eq!(handle.reload().await.unwrap().needs_restart, [""; 0]);
@@ -214,8 +215,8 @@ async fn the_last_good_generation_survives_a_restart_with_broken_files() {
     let (again, reloader) = loaded(&dir);
     let after = again.load_full();
     assert_eq!((after.generation, &after.hash), (2, &before.hash));
-    let real = |path: &Path| fs::canonicalize(dir.path()).unwrap().join(path.file_name().unwrap());
-    assert_eq!(after.process.ledger_path, real(&before.process.ledger_path), "the ledger stays where it is");
+    let ledger = LedgerPlace::Embedded(fs::canonicalize(dir.path()).unwrap().join("data"));
+    assert_eq!(after.process.ledger, ledger, "the ledger stays where it is");
     assert!(reloader.handle().reload().await.is_err(), "what is wrong is still wrong");
     assert_eq!(again.load().hash, before.hash);
 }

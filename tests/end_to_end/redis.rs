@@ -12,7 +12,7 @@ use crate::harness::{free_address, until};
 
 /// A program that is installed from Debian's package if it is missing.
 fn program(package: &str, name: &str) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/install");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/from-debian");
     let output = Command::new(script).args([package, name]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -1,0 +1,130 @@
+//! `[ledger]`: where it lies.
+
+use tollgate_plugins::settings::Settings;
+
+use super::LedgerPlace;
+use super::identity::{self, Now};
+use super::secret::{self, Plain};
+use super::source::{Source, suggest};
+use crate::ledger::Address;
+
+/// Every kind, in the order in which they are told.
+const KINDS: [&str; 2] = ["embedded", "postgres"];
+
+/// Reads the section; `None` when it is wrong.
+pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
+    let Some(mut section) = section else { return Some(LedgerPlace::Embedded(source.resolve("data"))) };
+    match section.or("kind", KINDS[0].to_owned()).as_str() {
+        "embedded" => Some(LedgerPlace::Embedded(source.resolve(&section.or("path", "data".to_owned())))),
+        "postgres" => postgres(source, &mut section, is_sandbox, now),
+        other => {
+            let message = format!("there is no ledger of the kind `{other}`");
+            section.problem("kind", message, suggest(other, KINDS.into_iter()));
+            // What stands beside it may be right for the kind that was meant.
+            let _ = (
+                section.optional::<String>("path"),
+                section.optional::<String>("url"),
+                section.optional::<String>("ca"),
+            );
+            None
+        }
+    }
+}
+
+fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
+    let plain = match is_sandbox {
+        true => Plain::Allowed,
+        false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
+    };
+    let url = secret::required(source, section, "url", plain);
+    let authorities = identity::authorities(source, section, "ca", now);
+    match Address::parse(&url?, authorities.as_deref()) {
+        Ok(address) => Some(LedgerPlace::Postgres(address)),
+        Err(why) => {
+            let suggestion =
+                "as in \"postgres://tollgate:password@db.example.com/tollgate?sslmode=verify-full\"".to_owned();
+            section.problem("url", format!("`ledger.url` is not usable: {why}"), Some(suggestion));
+            None
+        }
+    }
+}
+
+/// The name of the key that differs.
+pub(super) fn difference(running: &LedgerPlace, file: &LedgerPlace) -> Option<&'static str> {
+    match (running, file) {
+        (running, file) if running == file => None,
+        (LedgerPlace::Embedded(_), LedgerPlace::Embedded(_)) => Some("ledger.path"),
+        (LedgerPlace::Postgres(_), LedgerPlace::Postgres(_)) => Some("ledger.url"),
+        _ => Some("ledger.kind"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read_text(text: &str, is_sandbox: bool) -> (Option<LedgerPlace>, Vec<String>) {
+        let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
+        let (place, mistakes) = source.read(|mut root| {
+            let section = root.section("ledger");
+            read(&source, section, is_sandbox, Now::for_test())
+        });
+        (place.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn both_kinds_are_read() {
+        let (place, _) = read_text("ledger.path = \"/var/lib/tollgate\"", false);
+        assert_eq!(place.unwrap(), LedgerPlace::Embedded("/var/lib/tollgate".into()));
+        let text = "[ledger]\nkind = \"postgres\"\nurl = \"plain:postgres://tollgate:s3cret@localhost/pay\"";
+        let (place, mistakes) = read_text(text, true);
+        assert_eq!(mistakes, [""; 0]);
+        let place = place.unwrap();
+        assert!(matches!(&place, LedgerPlace::Postgres(address) if address.to_string().ends_with("database pay")));
+        assert!(!format!("{place:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn mistakes_are_told_and_what_is_secret_is_not() {
+        for (text, is_sandbox, expected) in [
+            ("kind = \"postgers\"", true, "2:8: there is no ledger of the kind `postgers` (did you mean `postgres`?)"),
+            ("kind = \"postgres\"", true, "1:1: `ledger.url` is missing"),
+            ("kind = \"postgres\"\nurl = \"env:TOLLGATE_NO_SUCH_URL\"", true, "3:7: the environment variable"),
+            (
+                "kind = \"postgres\"\nurl = \"postgres://a:s3cret@b/c\"",
+                true,
+                "3:7: a secret must not stand in the file",
+            ),
+            ("kind = \"postgres\"\nurl = \"plain:postgres://a:s3cret@b/c\"", false, "3:7: a secret may stand in the"),
+            ("kind = \"postgres\"\nurl = \"plain:mysql://a:s3cret@b/c\"", true, "3:7: `ledger.url` is not usable: it"),
+            (
+                "kind = \"postgres\"\nurl = \"plain:postgres://b/c\"\npath = \"data\"",
+                true,
+                "4:1: unknown key `ledger.path`",
+            ),
+            ("url = \"plain:postgres://b/c\"", true, "2:1: unknown key `ledger.url`"),
+        ] {
+            let (_, mistakes) = read_text(&format!("[ledger]\n{text}"), is_sandbox);
+            assert_eq!(mistakes.len(), 1, "{text}: {mistakes:?}");
+            assert!(mistakes[0].starts_with(&format!("conf/tollgate.toml:{expected}")), "{text}: {}", mistakes[0]);
+            assert!(!mistakes[0].contains("s3cret"), "{}", mistakes[0]);
+        }
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let [one, other] = ["a", "b"].map(|path| LedgerPlace::Embedded(path.into()));
+        let postgres = |url: &str| {
+            LedgerPlace::Postgres(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap())
+        };
+        let [here, there] = [postgres("postgres://localhost/a"), postgres("postgres://localhost/b")];
+        assert_eq!(difference(&one, &one), None);
+        assert_eq!(difference(&here, &here), None);
+        assert_eq!(difference(&one, &other), Some("ledger.path"));
+        assert_eq!(difference(&here, &there), Some("ledger.url"));
+        assert_eq!(difference(&one, &there), Some("ledger.kind"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Where the ledger lies: on this machine's disk, or in a PostgreSQL that several machines share. The rules are the same.
+
+use std::sync::{Arc, Weak};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::about::About;
+use super::embedded;
+use super::held::Holder;
+use super::postgres;
+use super::records::{Delivery, LedgerError, Record, Waiting};
+use super::transaction::{Read, Transaction};
+use super::{outbox, searches};
+
+/// When a transaction is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// After the sync: it survives a power cut.
+    Durable,
+    /// After the commit, before the sync: everyone sees it, it survives the end of the process, and it can be found out
+    /// again if a power cut takes it. The sync follows soon.
+    Applied,
+}
+
+/// One of the engines. Clones share it.
+#[derive(Clone)]
+pub(super) enum Engine {
+    Embedded(Arc<embedded::Engine>),
+    Postgres(Arc<postgres::Engine>),
+}
+
+impl Engine {
+    /// Runs one transaction. An error of `work` leaves nothing written.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        about: About,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        match self {
+            Self::Embedded(engine) => engine.write(durability, work).await,
+            Self::Postgres(engine) => engine.write(durability, about, work).await,
+        }
+    }
+
+    /// Looks at everything as it is at this moment.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        match self {
+            Self::Embedded(engine) => look(&engine.view()),
+            Self::Postgres(engine) => engine.read(look).await,
+        }
+    }
+
+    /// As [`Ledger::due_searches`](super::Ledger::due_searches).
+    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
+        match self {
+            Self::Embedded(engine) => {
+                let due = engine.agenda(|agenda| searches::due(agenda, now, limit));
+                searches::records(&engine.view(), &due)
+            }
+            Self::Postgres(engine) => engine.due_searches(now, limit).await,
+        }
+    }
+
+    /// As [`Ledger::due_deliveries`](super::Ledger::due_deliveries).
+    pub(super) async fn due_deliveries(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        free: impl Fn(&str) -> usize,
+        under_way: impl Fn(&str, &str) -> bool,
+    ) -> Vec<Delivery> {
+        match self {
+            Self::Embedded(engine) => {
+                let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
+                outbox::deliveries(&engine.view(), due)
+            }
+            Self::Postgres(engine) => engine.due_deliveries(now, limit, free, under_way).await,
+        }
+    }
+
+    /// As [`Ledger::waiting`](super::Ledger::waiting).
+    pub(super) async fn waiting(&self) -> Result<Waiting, LedgerError> {
+        match self {
+            Self::Embedded(engine) => Ok(engine.agenda(searches::waiting)),
+            Self::Postgres(engine) => engine.waiting().await,
+        }
+    }
+
+    /// As [`Ledger::wake`](super::Ledger::wake).
+    pub(super) fn wake(&self) -> watch::Receiver<u64> {
+        match self {
+            Self::Embedded(engine) => engine.wake(),
+            Self::Postgres(engine) => engine.wake(),
+        }
+    }
+
+    /// As [`Ledger::is_healthy`](super::Ledger::is_healthy).
+    pub(super) fn is_healthy(&self) -> bool {
+        match self {
+            Self::Embedded(engine) => engine.is_healthy(),
+            Self::Postgres(engine) => engine.is_healthy(),
+        }
+    }
+
+    /// As [`Ledger::may_send`](super::Ledger::may_send).
+    pub(super) fn may_send(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Postgres(engine) => engine.may_send(),
+        }
+    }
+
+    /// A way back for tickets, which does not keep the engine running.
+    pub(super) fn holder(&self) -> Weak<dyn Holder> {
+        match self {
+            Self::Embedded(engine) => engine.weak(),
+            Self::Postgres(engine) => engine.weak(),
+        }
+    }
+}

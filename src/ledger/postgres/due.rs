@@ -1,0 +1,131 @@
+//! What is waiting, shared between processes: whoever takes a row has it for a while, and nobody waits for anybody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::schema::{self, QUEUED};
+use super::session::{Failure, Session};
+use crate::ledger::outbox;
+use crate::ledger::records::{LedgerError, Waiting};
+use crate::ledger::rows::{millis, millis_at, time};
+use crate::ledger::transaction::{Pair, Space};
+
+/// How long a row is its taker's. Longer than a delivery or a question takes; when the taker is gone, the next takes it
+/// after this time.
+const TAKEN: Duration = Duration::from_secs(45);
+
+/// How many of one merchant's events are looked at; no merchant has more places.
+const LANE: i64 = 64;
+
+/// Whether process `$1` may take the row `it`: nobody has it, or not any more, or who has it is dead.
+macro_rules! free {
+    () => {
+        "(owner IS NULL OR owner = $1 OR taken_until < clock_timestamp() OR NOT EXISTS (
+            SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp()))"
+    };
+}
+
+/// Keys of the searches that are due, taken.
+pub(super) fn take_searches(
+    session: &Session,
+    owner: u32,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    const TAKE: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+        WHERE space = $2 AND key = ANY (ARRAY(
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key < $3 AND ",
+        free!(),
+        "
+            ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
+        RETURNING key"
+    );
+    let rows = session.query(
+        TAKE,
+        &[&i64::from(owner), &schema::number(Space::Searches), &bound(now), &many(limit), &TAKEN.as_secs_f64()],
+    )?;
+    let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
+    keys.sort();
+    Ok(keys)
+}
+
+/// Rows of the outbox that are due and that nobody else has, by merchant.
+pub(super) fn lanes(session: &Session, owner: u32, now: Timestamp) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
+    // From lane to lane by the index, so that a merchant with many events costs no more than one with few.
+    const LOOK: &str = concat!(
+        "WITH RECURSIVE lanes AS (
+            (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
+            UNION ALL
+            SELECT (SELECT it.lane FROM tollgate_due AS it WHERE it.lane > lanes.lane ORDER BY it.lane LIMIT 1)
+            FROM lanes WHERE lanes.lane IS NOT NULL)
+        SELECT lanes.lane, due.key, due.value FROM lanes CROSS JOIN LATERAL (
+            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key < $2 AND ",
+        free!(),
+        " ORDER BY key LIMIT $3) AS due
+        WHERE lanes.lane IS NOT NULL"
+    );
+    let mut lanes = BTreeMap::<String, Vec<Pair>>::new();
+    for row in session.query(LOOK, &[&i64::from(owner), &bound(now), &LANE])? {
+        lanes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+    }
+    Ok(lanes)
+}
+
+/// Takes those rows of the outbox that nobody else has taken meanwhile.
+pub(super) fn take_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
+    const TAKE: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
+        WHERE space = $2 AND key = ANY (ARRAY(
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key = ANY ($3) AND ",
+        free!(),
+        "
+            FOR UPDATE SKIP LOCKED))
+        RETURNING key, value"
+    );
+    let keys: Vec<&[u8]> = chosen.iter().map(|(key, _)| key.as_slice()).collect();
+    let number = schema::number(Space::Outbox);
+    let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &TAKEN.as_secs_f64()])?;
+    let mut taken: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    taken.sort();
+    Ok(taken)
+}
+
+/// Of what is due in the lanes, what there are places for, the longest due first.
+pub(super) fn choose(
+    lanes: BTreeMap<String, Vec<Pair>>,
+    limit: usize,
+    free: impl Fn(&str) -> usize,
+    under_way: impl Fn(&str, &str) -> bool,
+) -> Vec<Pair> {
+    let of_merchant = |(merchant, due): (String, Vec<Pair>)| {
+        let waiting = due.into_iter().filter(|(key, _)| outbox::waits(&merchant, key, &under_way));
+        waiting.take(free(&merchant)).collect::<Vec<_>>()
+    };
+    let mut chosen: Vec<Pair> = lanes.into_iter().flat_map(of_merchant).collect();
+    chosen.sort();
+    chosen.truncate(limit);
+    chosen
+}
+
+pub(super) fn waiting(session: &Session) -> Result<Waiting, LedgerError> {
+    let count = |space: i16| -> Result<u64, Failure> {
+        let rows = session.query("SELECT count(*) FROM tollgate_due WHERE space = $1", &[&space])?;
+        Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
+    };
+    let unknown = schema::number(Space::Unknown);
+    let oldest = session.query("SELECT key FROM tollgate_due WHERE space = $1 ORDER BY key LIMIT 1", &[&unknown])?;
+    let oldest_unknown = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
+    Ok(Waiting { deliveries: count(QUEUED)?, unknown: count(unknown)?, oldest_unknown })
+}
+
+/// The first key that is not due.
+fn bound(now: Timestamp) -> Vec<u8> {
+    millis(now).saturating_add(1).to_be_bytes().to_vec()
+}
+
+fn many(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

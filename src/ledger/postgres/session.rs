@@ -1,0 +1,251 @@
+//! One connection, used by one thread: statements, and one transaction of the rules over them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use super::address::{Address, chain};
+use super::save::save;
+use super::schema;
+use crate::ledger::about::About;
+use crate::ledger::engine::Durability;
+use crate::ledger::records::LedgerError;
+use crate::ledger::rows::{Id, Ids};
+use crate::ledger::transaction::{Nothing, Read, Space, Transaction};
+use crate::telemetry::METRICS;
+
+/// How long one statement may take, waiting for locks included. The server gives up a little earlier, so that it says why.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What every session begins with. Plans are by key always: tables that were empty when a plan was made must not be read
+/// from end to end later. Whoever set the database to forget commits did not think of money.
+const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '6s'; \
+    SET idle_in_transaction_session_timeout = '10s'; \
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Why a statement failed.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) String);
+
+impl From<Failure> for LedgerError {
+    fn from(failure: Failure) -> Self {
+        Self(failure.0)
+    }
+}
+
+/// A connection.
+pub(super) struct Session {
+    runtime: Runtime,
+    client: Client,
+    statements: RefCell<HashMap<&'static str, Statement>>,
+    /// Nothing more can be said over it.
+    broken: Cell<bool>,
+    /// A statement of the present transaction failed, so that it must not be committed, whoever overlooked it.
+    failed: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+impl Session {
+    pub(super) fn connect(address: &Address) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure(error.to_string()))?;
+        let config = &address.config;
+        let connecting = async {
+            match &address.tls {
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls.clone()).await?;
+                    tokio::spawn(connection);
+                    Ok(client)
+                }
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    tokio::spawn(connection);
+                    Ok(client)
+                }
+            }
+        };
+        let client = runtime.block_on(async { tokio::time::timeout(PATIENCE, connecting).await });
+        let client = client.map_err(|_| "it does not answer".to_owned());
+        let client = client.and_then(|client| client.map_err(|error: tokio_postgres::Error| chain(&error)));
+        let client = client.map_err(|why| Failure(format!("{address} cannot be reached: {why}")))?;
+        let session = Self {
+            runtime,
+            client,
+            statements: RefCell::default(),
+            broken: Cell::new(false),
+            failed: Cell::new(false),
+            used: Cell::new(Instant::now()),
+        };
+        session.run(SETTINGS)?;
+        Ok(session)
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.get() || self.client.is_closed()
+    }
+
+    /// Since when nobody has heard of the server over it.
+    pub(super) fn idle(&self) -> Duration {
+        self.used.get().elapsed()
+    }
+
+    /// Statements without arguments, one after another.
+    pub(super) fn run(&self, statements: &str) -> Result<(), Failure> {
+        self.wait(self.client.batch_execute(statements))
+    }
+
+    /// One statement, prepared the first time.
+    pub(super) fn query(
+        &self,
+        statement: &'static str,
+        arguments: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let known = self.statements.borrow().get(statement).cloned();
+        let prepared = match known {
+            Some(prepared) => prepared,
+            None => {
+                let prepared = self.wait(self.client.prepare(statement))?;
+                self.statements.borrow_mut().insert(statement, prepared.clone());
+                prepared
+            }
+        };
+        self.wait(self.client.query(&prepared, arguments))
+    }
+
+    fn wait<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        self.used.set(Instant::now());
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.failed.set(true);
+                if error.as_db_error().is_none() {
+                    self.broken.set(true);
+                }
+                Err(Failure(format!("PostgreSQL: {}", chain(&error))))
+            }
+            Err(_) => {
+                // What it does with the statement nobody knows: this connection must not be used for anything else.
+                self.failed.set(true);
+                self.broken.set(true);
+                Err(Failure("PostgreSQL does not answer".to_owned()))
+            }
+        }
+    }
+
+    /// Looks at everything as it is at one moment.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&dyn Read) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let found = look(self);
+        self.end(found, "COMMIT")
+    }
+
+    /// One transaction of the rules. What is about one order is done one after another, by locks on the order's name that
+    /// every process takes before it looks. Tells whether something became due sooner.
+    ///
+    /// An error means that it was not done, with one exception: when the connection is lost while it is committed, nobody
+    /// knows. For a claim that is as good as an error, because its ticket has not been given out; so nothing is sent, and
+    /// its holder's end takes the claim back.
+    pub(super) fn transaction<T>(
+        &self,
+        durability: Durability,
+        about: &About,
+        maker: &Maker<'_>,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>,
+    ) -> Result<(T, bool), LedgerError> {
+        // What a statement sees is what was committed before it began, so that what is read behind the lock is the truth.
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let is_known = match about {
+            About::Names(_) => {
+                let names = about.names(self)?.unwrap_or_default();
+                self.begin(&format!("{BEGIN}{}", locks(&names)))?;
+                true
+            }
+            _ => {
+                self.begin(BEGIN)?;
+                match about.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
+                    Ok(locked) => locked.is_some(),
+                    Err(error) => return self.end(Err(error), ""),
+                }
+            }
+        };
+        // What there was nothing of before the lock must not be there behind it, where no lock protects it.
+        let base: &dyn Read = if is_known { self } else { &Nothing };
+        let mut transaction = Transaction::new(base, maker.ids);
+        let done = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)));
+        let writes = transaction.into_writes();
+        let done = done.unwrap_or_else(|_| Err(LedgerError("a transaction panicked".to_owned())));
+        let done = done.and_then(|value| {
+            if !writes.is_empty() {
+                save(self, &writes, maker.owner)?;
+            }
+            Ok(value)
+        });
+        let may_be_late = durability == Durability::Applied && !writes.wakes;
+        let commit = if may_be_late { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" };
+        let started = Instant::now();
+        let value = self.end(done, commit)?;
+        METRICS.ledger_commit_seconds.observe(started.elapsed().as_secs_f64());
+        Ok((value, writes.wakes))
+    }
+
+    fn begin(&self, statements: &str) -> Result<(), Failure> {
+        self.failed.set(false);
+        self.run(statements).inspect_err(|_| self.roll_back())
+    }
+
+    /// Commits, or rolls back what went wrong.
+    fn end<T>(&self, done: Result<T, LedgerError>, commit: &str) -> Result<T, LedgerError> {
+        let done = done.and_then(|value| {
+            if self.failed.get() {
+                return Err(LedgerError("a statement failed".to_owned()));
+            }
+            self.run(commit)?;
+            Ok(value)
+        });
+        if done.is_err() {
+            self.roll_back();
+        }
+        done
+    }
+
+    fn roll_back(&self) {
+        if !self.is_broken() && self.run("ROLLBACK").is_err() {
+            self.broken.set(true);
+        }
+    }
+}
+
+impl Read for Session {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        let statement = if schema::is_due(space) {
+            "SELECT value FROM tollgate_due WHERE space = $1 AND key = $2"
+        } else {
+            "SELECT value FROM tollgate_records WHERE space = $1 AND key = $2"
+        };
+        let rows = self.query(statement, &[&schema::number(space), &key])?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+}
+
+/// In whose name a transaction writes.
+pub(super) struct Maker<'a> {
+    pub(super) ids: &'a Mutex<Ids>,
+    pub(super) owner: u32,
+}
+
+fn locks(names: &[Id]) -> String {
+    let lock = |name: &Id| {
+        let number = name.0.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
+        format!("; SELECT pg_advisory_xact_lock({number})")
+    };
+    names.iter().map(lock).collect()
+}

@@ -1,0 +1,93 @@
+//! What a crash leaves of the ledger, and what an error does.
+
+use super::*;
+
+#[tokio::test]
+async fn after_a_crash_what_ran_is_unknown_and_searched() {
+    let bench = Bench::new();
+    bench.paid("paid").await;
+    bench.paid("refunding").await;
+    let ticket = bench.run("k", pay("open")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let ticket = bench.run("done", pay("unpaid")).await;
+    bench.settle(ticket, outcome(Status::Closed)).await;
+    let known = bench.hear_all().await.len();
+    let _running = [("p", pay("o")), ("r", give_back("refunding", "r", 10)), ("c", close("open")), ("q", pay("told"))];
+    let mut tickets = Vec::new();
+    for (key, intent) in _running {
+        tickets.push(bench.run(key, intent).await);
+    }
+    bench.ledger.record("wechat", told("e", "told", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
+
+    let after = bench.crash();
+    let payment = after.payment("o").await;
+    assert_eq!((payment.status, payment.money_state, payment.version), (Status::Unknown, MoneyState::Unknown, 2));
+    assert_eq!(after.refund("refunding", "r").await.status, Status::Unknown);
+    let open = after.payment("open").await;
+    assert_eq!((open.status, open.version), (Status::Pending, bench.payment("open").await.version));
+    assert!(open.search.is_some());
+    assert_eq!(after.payment("told").await.status, Status::Succeeded);
+    assert_eq!(after.payment("paid").await, bench.payment("paid").await);
+    let mut due: Vec<_> = after.due().await.iter().map(name).collect();
+    due.sort();
+    assert_eq!(due, ["o", "open", "refunding/r"]);
+    assert_eq!(after.ledger.waiting().await.unwrap().unknown, 2);
+    for (key, intent) in
+        [("p", pay("o")), ("r", give_back("refunding", "r", 10)), ("c", close("open")), ("q", pay("told"))]
+    {
+        assert!(matches!(after.claim(key, intent).await, Claimed::Present(_)), "{key}");
+    }
+    assert!(matches!(after.claim("done", pay("unpaid")).await, Claimed::Replay(_)));
+    assert_eq!(known, 3);
+    let mut kinds = after.kinds().await;
+    kinds.sort();
+    assert_eq!(kinds, ["payment.succeeded", "payment.unknown"], "told's and o's, nothing twice");
+    // A second crash finds nothing running.
+    let again = after.crash();
+    assert_eq!(again.payment("o").await.version, 2);
+    assert!(again.kinds().await.is_empty());
+}
+
+fn name(record: &Record) -> String {
+    match record {
+        Record::Payment(payment) => payment.order_id.clone(),
+        Record::Refund(refund) => format!("{}/{}", refund.order_id, refund.refund_id),
+    }
+}
+
+#[tokio::test]
+async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let event = told("e", "o", None, Outcome::of(Status::Succeeded));
+    bench.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
+    let after = bench.crash();
+    assert_eq!(after.ledger.waiting().await.unwrap().deliveries, 1);
+    assert_eq!(after.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
+    assert_eq!(after.kinds().await, ["payment.succeeded"]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
+    let bench = Bench::new();
+    let _ticket = bench.run("k", pay("o")).await;
+    // Another order with the same provider's number: it would take the first one's notifications.
+    let twin = Payment { number: provider_number(&["shop", "o"]), ..a_payment("twin") };
+    assert!(bench.ledger.claim(claim_key("twin", ""), Intent::Pay(twin), at(0)).await.is_err());
+    assert!(bench.ledger.is_healthy());
+    assert_eq!(bench.ledger.payment("shop", "twin").await.unwrap(), None);
+    bench.run("twin", pay("twin")).await;
+}
+
+#[tokio::test]
+async fn what_is_applied_is_seen_at_once() {
+    let bench = Bench::new();
+    for number in 0..50 {
+        let order = format!("o{number}");
+        let ticket = bench.run(&order, pay(&order)).await;
+        let record = bench.settle(ticket, outcome(Status::Succeeded)).await;
+        assert_eq!(Record::Payment(bench.payment(&order).await), record);
+        assert!(matches!(bench.claim(&order, pay(&order)).await, Claimed::Replay(_)));
+    }
+}

@@ -1,0 +1,241 @@
+//! Several processes on one PostgreSQL.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+impl Schema {
+    /// The first process is not heard any more, although it lives and believes that it is.
+    fn silence_the_first(&self) {
+        self.sql(
+            "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN CASE WHEN new.owner = 1 THEN NULL ELSE new END; END $$;
+             CREATE TRIGGER silence BEFORE INSERT ON tollgate_owners FOR EACH ROW EXECUTE FUNCTION silence();
+             UPDATE tollgate_owners SET expires = '-infinity' WHERE owner = 1",
+        );
+    }
+
+    /// A further process.
+    fn join(&self) -> Bench<Self> {
+        let place = self.again();
+        Bench { ledger: place.open(), place }
+    }
+}
+
+/// Two processes with several connections each.
+fn two() -> (Schema, [Ledger; 2]) {
+    let place = Schema::new();
+    let ledgers = [place.connect(6), place.connect(6)];
+    (place, ledgers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_at_once_over_two_processes_one_runs() {
+    let (_place, ledgers) = two();
+    let tasks = (0..200).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        // A third under one key, the others each under its own: still one payment.
+        let key = if number % 3 == 0 { "k".to_owned() } else { format!("k{number}") };
+        tokio::spawn(async move { ledger.claim(claim_key(&key, "body"), pay("o"), at(0)).await.unwrap() })
+    });
+    let mut tickets = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Claimed::Run(ticket) => tickets.push(ticket),
+            other => assert!(matches!(other, Claimed::Running), "{other:?}"),
+        }
+    }
+    assert_eq!(tickets.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refunds_over_two_processes_never_exceed_what_was_paid() {
+    let (_place, ledgers) = two();
+    let Claimed::Run(ticket) = ledgers[0].claim(claim_key("k", ""), pay("o"), at(0)).await.unwrap() else { panic!() };
+    ledgers[0].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    let tasks = (0..40).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move {
+            let intent = give_back("o", &format!("r{number}"), 70);
+            let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
+            let Claimed::Run(ticket) = claimed else { return 0 };
+            ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+            70
+        })
+    });
+    let mut given = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        given += task.await.unwrap();
+    }
+    let payment = ledgers[1].payment("shop", "o").await.unwrap().unwrap();
+    assert_eq!((given, payment.refunded), (980, 980));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_orders_with_one_number_one_runs() {
+    let (_place, ledgers) = two();
+    for round in 0..20 {
+        let claims = [0, 1].map(|side: usize| {
+            let ledger = ledgers[side].clone();
+            let order = format!("{round}-{side}");
+            let payment = Payment { number: format!("number {round}"), ..a_payment(&order) };
+            tokio::spawn(async move { ledger.claim(claim_key(&order, ""), Intent::Pay(payment), at(0)).await })
+        });
+        let mut running = 0;
+        for claim in claims {
+            running += usize::from(matches!(claim.await.unwrap(), Ok(Claimed::Run(_))));
+        }
+        assert_eq!(running, 1, "no lock is shared by them, but the number is");
+    }
+}
+
+#[tokio::test]
+async fn who_lives_is_left_alone_when_others_start() {
+    let bench = Bench::<Schema>::new();
+    let ticket = bench.run("k", pay("o")).await;
+    let other = bench.place.join();
+    assert!(matches!(other.claim("k", pay("o")).await, Claimed::Running));
+    assert_eq!(other.payment("o").await.version, 1);
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert!(matches!(other.claim("k", pay("o")).await, Claimed::Replay(_)));
+}
+
+#[tokio::test]
+async fn who_leaves_in_order_is_not_waited_for() {
+    let bench = Bench::<Schema>::new();
+    // Its end never comes, as that of a task which is cut off with its process.
+    std::mem::forget(bench.run("k", pay("o")).await);
+    let place = bench.place.again();
+    drop(bench.ledger);
+    let other = Bench { ledger: place.open(), place };
+    assert_eq!(other.payment("o").await.status, Status::Unknown);
+}
+
+#[tokio::test]
+async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_nothing() {
+    let bench = Bench::<Schema>::new();
+    let mut tickets = Vec::new();
+    for order in ["paid", "open", "refused", "lost"] {
+        tickets.push(bench.run(order, pay(order)).await);
+    }
+    let other = bench.place.join();
+    bench.place.silence_the_first();
+    let third = bench.place.join();
+    for order in ["paid", "open", "refused", "lost"] {
+        assert_eq!(other.payment(order).await.status, Status::Unknown);
+        assert!(matches!(other.claim(order, pay(order)).await, Claimed::Present(_)), "it is never sent again");
+    }
+    assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them asks");
+    // The truth as the provider told it meanwhile.
+    other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
+    other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
+    let late = [outcome(Status::Closed), outcome(Status::Pending), News::Declined(word()), News::Unknown];
+    for (ticket, news) in tickets.into_iter().zip(late) {
+        bench.settle(ticket, news).await;
+    }
+    let mut statuses = Vec::new();
+    for order in ["paid", "open", "refused", "lost"] {
+        statuses.push(other.payment(order).await.status);
+        assert!(matches!(other.claim(order, pay(order)).await, Claimed::Present(_)), "its end was not known in time");
+    }
+    assert_eq!(statuses, [Status::Succeeded, Status::Pending, Status::Pending, Status::Unknown]);
+}
+
+#[tokio::test]
+async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
+    let bench = Bench::<Schema>::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.place.silence_the_first();
+    let other = bench.place.join();
+    assert!(bench.ledger.moved_to(&ticket, "backup", "wechat-v3:2", at(1)).await.is_err(), "nothing may be sent");
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being asked about");
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_may_be_sent() {
+    let bench = Bench::<Schema>::new();
+    assert!(bench.ledger.may_send().is_ok());
+    let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
+    engine.let_lease_end();
+    assert!(bench.ledger.may_send().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_never_ask_about_the_same() {
+    let (_place, ledgers) = two();
+    for number in 0..40 {
+        let order = format!("o{number}");
+        let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
+        let Claimed::Run(ticket) = claimed else { panic!() };
+        ledgers[0].settle(ticket, News::Unknown, at(1), answer).await.unwrap();
+    }
+    let looks = (0..8).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16).await) })
+    });
+    let mut taken = [BTreeSet::new(), BTreeSet::new()];
+    for look in looks.collect::<Vec<_>>() {
+        let (side, records) = look.await.unwrap();
+        taken[side].extend(records.into_iter().map(|record| match record {
+            Record::Payment(payment) => payment.order_id,
+            Record::Refund(_) => panic!(),
+        }));
+    }
+    assert!(taken[0].is_disjoint(&taken[1]), "{taken:?}");
+    assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
+    // Who has asked and not heard enough gives it back; then anybody may.
+    let mine = taken[0].first().unwrap();
+    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
+    ledgers[0].searched(&of(mine), Some(Search { due: at(2), ..search })).await.unwrap();
+    let mut theirs = ledgers[1].due_searches(at(10), 100).await;
+    theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
+    assert_eq!(theirs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_never_deliver_the_same() {
+    let (place, ledgers) = two();
+    for number in 0..20 {
+        let order = format!("o{number}");
+        let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
+        let Claimed::Run(ticket) = claimed else { panic!() };
+        ledgers[0].settle(ticket, News::Unknown, at(1), answer).await.unwrap();
+        ledgers[1].apply(&of(&order), outcome(Status::Succeeded), at(2)).await.unwrap();
+    }
+    let looks = (0..6).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move { (number % 2, ledger.due_deliveries(at(10), 100, |_| 8, |_, _| false).await) })
+    });
+    let mut taken = [BTreeSet::new(), BTreeSet::new()];
+    for look in looks.collect::<Vec<_>>() {
+        let (side, deliveries) = look.await.unwrap();
+        assert!(deliveries.len() <= 8, "no more than it has places for");
+        assert!(deliveries.iter().all(|delivery| delivery.event.kind == "payment.unknown"), "only heads");
+        taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
+    }
+    assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
+    // The next of the same payment is anybody's.
+    let mine = taken[0].first().unwrap();
+    ledgers[0].delivered(mine, at(11)).await.unwrap();
+    let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
+    assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
+    assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
+    // What somebody had who is dead is anybody's too.
+    place.silence_the_first();
+    let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
+    assert_eq!(all.len(), 20);
+}
+
+#[tokio::test]
+async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_newer_tables() {
+    let place = Schema::new();
+    let opened: Vec<_> = (0..4).map(|_| place.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
+    for ledger in opened {
+        ledger.join().unwrap().unwrap();
+    }
+    place.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
+    let bench = place.join();
+    bench.paid("o").await;
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+}

@@ -1,0 +1,7 @@
+//! The suite over PostgreSQL.
+
+use super::*;
+
+type Bench = super::Bench<Schema>;
+
+suite!();

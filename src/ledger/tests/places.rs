@@ -1,0 +1,143 @@
+//! Where a test's ledger lies.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+use tollgate_plugins::secret::Secret;
+
+use super::super::engine::Engine;
+use super::super::postgres;
+use super::server::Server;
+use super::*;
+
+/// A place for one ledger.
+pub(super) trait Place {
+    /// An empty one.
+    fn new() -> Self;
+    /// The ledger in it.
+    fn open(&self) -> Ledger;
+    /// Another with all that is there at this moment, whoever is at work in this one.
+    fn copy(&self) -> Self;
+}
+
+/// A directory.
+pub(super) struct Directory(TempDir);
+
+impl Directory {
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Place for Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn open(&self) -> Ledger {
+        Ledger::open(self.path()).unwrap()
+    }
+
+    fn copy(&self) -> Self {
+        let other = Self::new();
+        copy(self.path(), other.path());
+        other
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            // A journal is mostly the zeros that were set aside for it: those stay a hole.
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            std::fs::write(&target, &bytes[..used]).unwrap();
+            std::fs::File::options().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
+        }
+    }
+}
+
+/// A schema of its own in a PostgreSQL.
+pub(super) struct Schema {
+    name: String,
+    server: String,
+    is_own: bool,
+}
+
+impl Schema {
+    pub(super) fn on(server: &Server) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bench_{}", MADE.fetch_add(1, Ordering::SeqCst));
+        let it = Self { name, server: server.url.clone(), is_own: true };
+        it.sql(&format!("CREATE SCHEMA {}", it.name));
+        it
+    }
+
+    /// The same, for a further ledger in it.
+    pub(super) fn again(&self) -> Self {
+        Self { name: self.name.clone(), server: self.server.clone(), is_own: false }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn address(&self) -> Address {
+        let url = format!("{}?options=-csearch_path%3D{}", self.server, self.name);
+        Address::parse(&Secret::new(url), None).unwrap()
+    }
+
+    /// With so many connections.
+    pub(super) fn connect(&self, connections: usize) -> Ledger {
+        let engine = postgres::Engine::with(self.address(), connections).unwrap();
+        Ledger { engine: Engine::Postgres(Arc::new(engine)) }
+    }
+
+    pub(super) fn sql(&self, statements: &str) {
+        postgres::sql(self.address(), statements.to_owned()).unwrap();
+    }
+}
+
+impl Place for Schema {
+    fn new() -> Self {
+        Self::on(Server::shared())
+    }
+
+    /// One connection does one thing after another, as the tests expect.
+    fn open(&self) -> Ledger {
+        self.connect(1)
+    }
+
+    fn copy(&self) -> Self {
+        let other = Self::on(Server::shared());
+        let (from, to) = (&self.name, &other.name);
+        for table in ["records", "due", "schema"] {
+            self.sql(&format!(
+                "CREATE TABLE {to}.tollgate_{table} (LIKE {from}.tollgate_{table} INCLUDING ALL);
+                 INSERT INTO {to}.tollgate_{table} SELECT * FROM {from}.tollgate_{table}"
+            ));
+        }
+        // Whoever was at work is gone.
+        self.sql(&format!(
+            "CREATE TABLE {to}.tollgate_owners (LIKE {from}.tollgate_owners INCLUDING ALL);
+             CREATE SEQUENCE {to}.tollgate_owner_numbers;
+             SELECT setval('{to}.tollgate_owner_numbers', last_value) FROM {from}.tollgate_owner_numbers"
+        ));
+        other
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        if self.is_own {
+            // The server may be stopped by now, and goes anyway.
+            let _ = postgres::sql(self.address(), format!("DROP SCHEMA {} CASCADE", self.name));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A PostgreSQL process of the tests' own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+/// A server that ends with this value, or with the test process at the latest.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    process: Child,
+    line: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
+}
+
+impl Server {
+    /// One that all tests of this process share.
+    pub(crate) fn shared() -> &'static Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| Self::start(&[]))
+    }
+
+    /// One for a test that stops it.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/postgres");
+        let mut process =
+            Command::new(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let url = said(&mut output);
+        assert!(url.starts_with("postgres://"), "no PostgreSQL (a missing one is taken from Debian): {url}");
+        Self { url, process, line: Mutex::new(Some((input, output))) }
+    }
+
+    /// As a crash would, and waits for it.
+    pub(crate) fn crash(&self) {
+        self.command("stop");
+    }
+
+    /// Starts it again after a crash.
+    pub(crate) fn revive(&self) {
+        self.command("start");
+    }
+
+    fn command(&self, command: &str) {
+        let mut line = self.line.lock().unwrap();
+        let (input, output) = line.as_mut().unwrap();
+        writeln!(input, "{command}").unwrap();
+        assert_eq!(said(output), "done", "{command}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.line.lock().unwrap().take();
+        let _ = self.process.wait();
+    }
+}
+
+fn said(output: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
