@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, keygen, sandbox, server, sign};
+use crate::config::LedgerPlace;
+use crate::{config, demo, keygen, ledger, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -27,6 +28,7 @@ Examples:
   tollgate run --conf conf                    serve
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
+  tollgate migrate data                       an embedded ledger into the PostgreSQL of conf/tollgate.toml
   tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json";
 
 #[derive(Subcommand)]
@@ -52,6 +54,12 @@ enum Command {
         /// Directories with a sandbox.toml each, as `tollgate keygen sandbox` makes them
         #[arg(required = true, value_name = "DIR")]
         accounts: Vec<PathBuf>,
+    },
+    /// Moves an embedded ledger into the PostgreSQL that `[ledger]` of tollgate.toml names; no gateway may run on either
+    Migrate {
+        /// The directory of the embedded ledger, `ledger.path` before
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
     },
     /// Signs a request and prints the headers for curl
     Sign(sign::SignArgs),
@@ -96,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(sandbox::run_command(listen, control, accounts)),
+        Command::Migrate { from } => migrate(&conf, &from),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
     };
@@ -129,6 +138,20 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
             println!("start it   tollgate sandbox --listen {address} {account}");
         }
     }
+    Ok(())
+}
+
+fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String> {
+    let current = config::reload::load_first(conf).map_err(|mistakes| {
+        let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
+        format!("the configuration has mistakes, nothing was moved:{lines}")
+    })?;
+    let LedgerPlace::Postgres(to) = &current.load().process.ledger else {
+        return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
+    };
+    let moved = ledger::migrate(from, to.clone()).map_err(|error| format!("nothing was moved: {error}"))?;
+    println!("{moved}are in the {to} now.");
+    println!("{} is left as it was, to be kept as a backup: start no gateway on it any more.", from.display());
     Ok(())
 }
 
