@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{chaos, config, demo, keygen, routing, sandbox, server, sign};
+use crate::config::LedgerPlace;
+use crate::{chaos, config, demo, keygen, ledger, routing, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -28,6 +29,7 @@ Examples:
   tollgate run --conf conf                    serve
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
+  tollgate migrate data                       an embedded ledger into the PostgreSQL of conf/tollgate.toml
   tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json";
 
 #[derive(Subcommand)]
@@ -66,6 +68,12 @@ enum Command {
     },
     /// Breaks everything at once while payments are made, then reconciles what was told, executed and delivered
     Chaos(chaos::ChaosArgs),
+    /// Moves an embedded ledger into the PostgreSQL that `[ledger]` of tollgate.toml names; no gateway may run on either
+    Migrate {
+        /// The directory of the embedded ledger, `ledger.path` before
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+    },
     /// Signs a request and prints the headers for curl
     Sign(sign::SignArgs),
     /// Makes secrets and keys
@@ -115,6 +123,7 @@ pub fn main() -> ExitCode {
             sandbox::run_command(listen, control, accounts).await.map_err(|error| error.to_string())
         }),
         Command::Chaos(arguments) => chaos::run(&arguments),
+        Command::Migrate { from } => migrate(&conf, &from),
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
     };
@@ -148,6 +157,20 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
             println!("start it   tollgate sandbox --listen {address} {account}");
         }
     }
+    Ok(())
+}
+
+fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String> {
+    let snapshot = config::file::load(conf, None).map_err(|mistakes| {
+        let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
+        format!("the configuration has mistakes, nothing was moved:{lines}")
+    })?;
+    let LedgerPlace::Postgres(to) = &snapshot.process.ledger else {
+        return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
+    };
+    let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("nothing was moved: {error}"))?;
+    println!("{moved}are in the {to} now.");
+    println!("{} is left as it was, to be kept as a backup: start no gateway on it any more.", from.display());
     Ok(())
 }
 

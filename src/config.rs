@@ -118,7 +118,7 @@ pub enum LedgerPlace {
     /// In a directory of this machine, for this process alone.
     Embedded(PathBuf),
     /// In a PostgreSQL that several processes may share.
-    Postgres(Address),
+    Postgres(Box<Address>),
 }
 
 /// A listener's certificate, and whose certificates callers must show.

@@ -16,6 +16,7 @@ mod claims;
 mod embedded;
 mod engine;
 mod held;
+mod migrate;
 mod outbox;
 mod postgres;
 mod records;
@@ -37,6 +38,7 @@ use self::about::About;
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
 use self::held::Held;
+pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
 pub use self::records::*;
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
     match place {
         LedgerPlace::Embedded(path) => Ledger::open(path)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
-        LedgerPlace::Postgres(address) => Ledger::connect(address.clone())
+        LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }
 }

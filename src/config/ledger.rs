@@ -39,7 +39,7 @@ fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: 
     let url = secret::required(source, section, "url", plain);
     let authorities = identity::authorities(source, section, "ca", now);
     match Address::parse(&url?, authorities.as_deref()) {
-        Ok(address) => Some(LedgerPlace::Postgres(address)),
+        Ok(address) => Some(LedgerPlace::Postgres(Box::new(address))),
         Err(why) => {
             let suggestion =
                 "as in \"postgres://tollgate:password@db.example.com/tollgate?sslmode=verify-full\"".to_owned();
@@ -118,7 +118,7 @@ mod tests {
     fn what_differs_is_named() {
         let [one, other] = ["a", "b"].map(|path| LedgerPlace::Embedded(path.into()));
         let postgres = |url: &str| {
-            LedgerPlace::Postgres(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap())
+            LedgerPlace::Postgres(Box::new(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap()))
         };
         let [here, there] = [postgres("postgres://localhost/a"), postgres("postgres://localhost/b")];
         assert_eq!(difference(&one, &one), None);

@@ -12,6 +12,7 @@
 
 mod address;
 mod due;
+mod filling;
 mod keeper;
 mod pool;
 mod save;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use self::address::Address;
+pub(super) use self::filling::Filling;
 use self::pool::{Health, Queue};
 use self::session::{Failure, Maker, Session};
 use self::tickets::Tickets;

@@ -21,6 +21,7 @@ macro_rules! suite {
 
 mod durability;
 mod machines;
+mod migration;
 mod on_disk;
 mod on_postgres;
 mod outages;

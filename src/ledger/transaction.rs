@@ -203,11 +203,15 @@ pub(super) struct View {
 impl View {
     /// Every row of a keyspace, in order.
     pub(super) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
-        let rows = self.snapshot.iter(&self.spaces[space as usize]).map(|row| {
-            let (key, value) = row.into_inner()?;
+        self.each(space).collect()
+    }
+
+    /// As [`all`](Self::all), one after another.
+    pub(super) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> {
+        self.snapshot.iter(&self.spaces[space as usize]).map(|row| {
+            let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
-        });
-        rows.collect::<fjall::Result<_>>().map_err(|error| LedgerError(error.to_string()))
+        })
     }
 
     /// The last key of a keyspace.

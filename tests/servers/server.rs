@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 /// A server that ends with this value, or with the test process at the latest.
 pub(crate) struct Server {
@@ -13,13 +13,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One that all tests of this process share.
-    pub(crate) fn shared() -> &'static Self {
-        static SERVER: OnceLock<Server> = OnceLock::new();
-        SERVER.get_or_init(|| Self::start(&[]))
-    }
-
-    /// One for a test that stops it.
+    /// Empty, with these arguments to its script.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/postgres");
         let mut process =

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tollgate_plugins::secret::Secret;
 
+use super::places::shared;
 use super::server::Server;
 use super::*;
 
@@ -117,7 +118,7 @@ impl Between {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() {
     let place = Schema::new();
-    let between = Between::new(Server::shared());
+    let between = Between::new(shared());
     let bench = Bench { ledger: between.ledger(&place), place };
     bench.paid("warm").await;
     let looker = bench.place.connect(1);
@@ -132,7 +133,7 @@ async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
     let place = Schema::new();
-    let between = Between::new(Server::shared());
+    let between = Between::new(shared());
     let bench = Bench { ledger: between.ledger(&place), place };
     let ticket = bench.run("k", pay("o")).await;
     between.cuts.store(true, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! Where a test's ledger lies.
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
@@ -63,6 +64,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A PostgreSQL that all tests of this process share.
+pub(super) fn shared() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start(&[]))
+}
+
 /// A schema of its own in a PostgreSQL.
 pub(super) struct Schema {
     name: String,
@@ -106,7 +113,7 @@ impl Schema {
 
 impl Place for Schema {
     fn new() -> Self {
-        Self::on(Server::shared())
+        Self::on(shared())
     }
 
     /// One connection does one thing after another, as the tests expect.
@@ -115,7 +122,7 @@ impl Place for Schema {
     }
 
     fn copy(&self) -> Self {
-        let other = Self::on(Server::shared());
+        let other = Self::on(shared());
         let (from, to) = (&self.name, &other.name);
         for table in ["records", "due", "schema"] {
             self.sql(&format!(

@@ -1,0 +1,52 @@
+//! From the disk into PostgreSQL.
+
+use super::*;
+
+#[tokio::test]
+async fn an_embedded_ledger_moves_with_all_that_it_knows() {
+    let old = Bench::<Directory>::new();
+    old.paid("paid").await;
+    let ticket = old.run("r", give_back("paid", "r", 300)).await;
+    old.settle(ticket, outcome(Status::Succeeded)).await;
+    let ticket = old.run("unknown", pay("unknown")).await;
+    old.settle(ticket, News::Unknown).await;
+    let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
+    old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
+    std::mem::forget(old.run("running", pay("running")).await);
+    let (paid, unknown) = (old.payment("paid").await, old.payment("unknown").await);
+    let old = old.crash();
+
+    let place = Schema::new();
+    assert!(migrate(old.place.path(), place.address()).is_err(), "a gateway runs on it");
+    let Bench { ledger, place: old } = old;
+    drop(ledger);
+    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    for count in ["payments          3", "refunds           1", "claims            4", "running           0"] {
+        assert!(moved.contains(count), "{moved}");
+    }
+    let bench = Bench { ledger: place.open(), place };
+    assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
+    assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
+    assert_eq!(bench.due().await.len(), 2);
+    assert!(matches!(bench.claim("pay paid", pay("paid")).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim("running", pay("running")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, Claimed::TooMuch { left: 700 }));
+    assert_eq!(bench.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
+    let mut kinds = bench.kinds().await;
+    kinds.sort();
+    assert_eq!(kinds, ["payment.succeeded", "payment.unknown", "payment.unknown", "refund.succeeded"]);
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
+
+    let again = migrate(old.path(), bench.place.address());
+    assert!(again.unwrap_err().to_string().contains("into an empty one only"));
+}
+
+#[tokio::test]
+async fn where_there_is_no_ledger_none_is_made() {
+    let (place, empty) = (Schema::new(), Directory::new());
+    for missing in [empty.path().to_owned(), empty.path().join("none")] {
+        assert!(migrate(&missing, place.address()).unwrap_err().to_string().contains("there is none in"));
+    }
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}
