@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use self::account::{Account, Protocol};
+use super::bill::Bills;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -122,6 +123,10 @@ impl Provider for Alipay {
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
         None
     }
 }
