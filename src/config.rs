@@ -28,7 +28,8 @@ use tollgate_plugins::provider::Provider;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
-use crate::upstream::Upstream;
+pub(crate) use self::address::Address;
+use crate::upstream::{BillHosts, Upstream};
 
 /// The configuration that is in force, swapped as a whole.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -126,6 +127,8 @@ pub struct Merchant {
     pub webhook: Option<Webhook>,
     /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
     pub limit: Option<tollgate_plugins::filter::limit::Allowance>,
+    /// The channels whose bills it may read: what is in them is of every merchant on the channel.
+    pub bills: Vec<String>,
 }
 
 /// Where a merchant's events go.
@@ -156,6 +159,8 @@ pub struct Channel {
     pub keys: ArcSwap<Keyring>,
     /// Hosts, identity, time limits, pool.
     pub upstream: Upstream,
+    /// Where its bills come from; nothing when the provider has none.
+    pub bills: Option<BillHosts>,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
 }
@@ -168,6 +173,7 @@ impl Channel {
 }
 
 /// What [`Upstream`] is made from.
+#[derive(Clone)]
 pub struct UpstreamSettings {
     /// The channel's name; connections are never shared between channels.
     pub channel: String,
@@ -181,6 +187,8 @@ pub struct UpstreamSettings {
     pub timeouts: Timeouts,
     /// How many idle connections are kept, and how long.
     pub pool: Pool,
+    /// The longest answer that is read, in bytes.
+    pub answer_limit: usize,
 }
 
 /// One `https://host:port` of a provider.
@@ -195,6 +203,7 @@ pub struct Host {
 }
 
 /// A client certificate with its key.
+#[derive(Clone)]
 pub struct Identity {
     /// DER, leaf first.
     pub certificates: Vec<Vec<u8>>,
