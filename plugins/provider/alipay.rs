@@ -11,6 +11,7 @@
 
 mod account;
 mod answer;
+mod bill;
 mod certificates;
 mod envelope;
 mod errors;
@@ -127,7 +128,7 @@ impl Provider for Alipay {
     }
 
     fn bills(&self) -> Option<&dyn Bills> {
-        None
+        Some(self)
     }
 }
 
