@@ -51,6 +51,7 @@ pub(super) fn cut(shared: &Shared) -> Verdict {
 async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
     match request.uri().path() {
         "/gateway.do" => alipay::serve(shared, request).await,
+        alipay::bills::PATH => alipay::bills::serve(shared, request).await,
         _ => wechat_v3::serve(shared, identity, request).await,
     }
 }

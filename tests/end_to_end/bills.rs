@@ -115,3 +115,32 @@ async fn a_bill_is_for_those_who_may_read_it() {
     let stats = world.control("GET", "/stats", Value::Null).await;
     assert_eq!(stats["arrivals"]["bill"], 1, "what is malformed or forbidden never leaves: {stats}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alipays_bill_comes_from_its_link() {
+    let world = world("alipay").await;
+    paid(&world, "alipay.qr").await;
+
+    let bill = todays(&world, "?type=trade").await;
+    assert_eq!(bill.status, 200, "{bill:?}\n{}", world.log());
+    assert_eq!((header(&bill, "content-type"), header(&bill, "x-tollgate-bill-proof")), ("application/zip", "host"));
+    assert_digest(&bill);
+    // The sandbox does not compress: the lines can be seen.
+    let shown = bill.body.escape_ascii().to_string();
+    assert!(bill.body.starts_with(b"PK\x03\x04") && shown.contains(&World::number("bill-1")), "{shown}");
+    assert_eq!(todays(&world, "?type=funds").await.status, 200);
+
+    for (fault, code) in [
+        (json!({"operation": "bill", "fault": "other_host"}), "mismatch"),
+        (json!({"operation": "bill", "fault": "wrong_signature"}), "provider_unclear"),
+        (json!({"operation": "bill", "fault": "unsigned"}), "provider_unclear"),
+        (json!({"operation": "bill_file", "fault": "garbage"}), "provider_unclear"),
+        (json!({"operation": "bill_file", "fault": "cut_after"}), "provider_unclear"),
+    ] {
+        world.fault(fault.clone()).await;
+        let answer = todays(&world, "").await;
+        assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{fault}\n{}", world.log());
+    }
+    let none = world.ask("GET", "/v1/channels/main/bills/2020-01-01", None, &Value::Null).await;
+    assert_eq!((none.status, &none.json()["code"]), (404, &json!("no_bill")), "{none:?}");
+}
