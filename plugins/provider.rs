@@ -2,6 +2,7 @@
 
 pub mod alipay;
 mod beijing;
+pub mod bill;
 mod form;
 #[cfg(test)]
 mod golden;
@@ -14,6 +15,7 @@ pub mod wechat_v3;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
+use self::bill::Bills;
 use crate::error::Error;
 use crate::payment::{Event, Operation, Outcome};
 use crate::secret::Secret;
@@ -63,6 +65,9 @@ pub trait Provider: Send + Sync {
 
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
+
+    /// How its bills are had; `None` when it hands out none.
+    fn bills(&self) -> Option<&dyn Bills>;
 }
 
 /// A provider that publishes its public keys itself.

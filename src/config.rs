@@ -32,10 +32,11 @@ use tollgate_plugins::provider::Provider;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
+pub(crate) use self::address::Address;
 use crate::cache::CacheKind;
-use crate::ledger::Address;
+use crate::ledger::Address as LedgerAddress;
 use crate::routing::Routes;
-use crate::upstream::Upstream;
+use crate::upstream::{BillHosts, Upstream};
 
 /// The configuration that is in force, swapped as a whole.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -118,7 +119,7 @@ pub enum LedgerPlace {
     /// In a directory of this machine, for this process alone.
     Embedded(PathBuf),
     /// In a PostgreSQL that several processes may share.
-    Postgres(Box<Address>),
+    Postgres(Box<LedgerAddress>),
 }
 
 /// A listener's certificate, and whose certificates callers must show.
@@ -144,6 +145,8 @@ pub struct Merchant {
     pub webhook: Option<Webhook>,
     /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
     pub limit: Option<tollgate_plugins::filter::limit::Allowance>,
+    /// The channels whose bills it may read: what is in them is of every merchant on the channel.
+    pub bills: Vec<String>,
 }
 
 /// Where a merchant's events go.
@@ -174,6 +177,8 @@ pub struct Channel {
     pub keys: ArcSwap<Keyring>,
     /// Hosts, identity, time limits, pool.
     pub upstream: Upstream,
+    /// Where its bills come from; nothing when the provider has none.
+    pub bills: Option<BillHosts>,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
     /// When it takes no new payments, each from a moment to another.
@@ -194,6 +199,7 @@ impl Channel {
 }
 
 /// What [`Upstream`] is made from.
+#[derive(Clone)]
 pub struct UpstreamSettings {
     /// The channel's name; connections are never shared between channels.
     pub channel: String,
@@ -207,6 +213,8 @@ pub struct UpstreamSettings {
     pub timeouts: Timeouts,
     /// How many idle connections are kept, and how long.
     pub pool: Pool,
+    /// The longest answer that is read, in bytes.
+    pub answer_limit: usize,
 }
 
 /// One `https://host:port` of a provider.
@@ -221,6 +229,7 @@ pub struct Host {
 }
 
 /// A client certificate with its key.
+#[derive(Clone)]
 pub struct Identity {
     /// DER, leaf first.
     pub certificates: Vec<Vec<u8>>,

@@ -1,5 +1,7 @@
 //! One question to a provider: encode → sign → send → verify → decode. Nothing of an answer is used before it is verified.
 
+mod bills;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use async_trait::async_trait;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
-use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp};
+use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
 use crate::clock::{SystemClock, stamp, unix_now};
 use crate::config::Channel;
@@ -75,10 +77,7 @@ impl ChannelExchange<'_> {
         if left.is_zero() {
             return Err(Error::NotSent("the time for this request is over".to_owned()));
         }
-        let answer = self.channel.upstream.send(&request, left).await.map_err(|error| match error {
-            SendError::NotSent(why) => Error::NotSent(why),
-            SendError::MaybeSent(why) => Error::unclear(why),
-        })?;
+        let answer = self.channel.upstream.send(&request, left).await.map_err(unanswered)?;
         self.read(call.operation, answer, &stamp).await
     }
 
@@ -95,15 +94,7 @@ impl ChannelExchange<'_> {
 
     async fn read(&self, operation: &Operation, answer: Answer, stamp: &Stamp) -> Result<Outcome, Error> {
         let provider = &self.channel.provider;
-        let verify = || {
-            let (body, keys) = (answer.body.clone(), self.channel.keys.load());
-            provider.verify(Source::Answer, &answer.headers, body, &keys, unix_now())
-        };
-        let mut checked = verify();
-        if matches!(checked, Err(BadSignature::UnknownKey(_))) && self.keys.refresh(self.channel).await {
-            checked = verify();
-        }
-        match checked {
+        match verified(self.channel, self.keys, &answer).await {
             Ok(reply) => provider.decode(operation, answer.status, reply, signing(self.channel, stamp)),
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
@@ -113,6 +104,19 @@ impl ChannelExchange<'_> {
     }
 }
 
+/// Checks an answer's signature; one by an unknown key is worth one look at the keys that the provider publishes.
+async fn verified(channel: &Channel, keys: &Keys, answer: &Answer) -> Result<Verified, BadSignature> {
+    let verify = || {
+        let (body, keys) = (answer.body.clone(), channel.keys.load());
+        channel.provider.verify(Source::Answer, &answer.headers, body, &keys, unix_now())
+    };
+    let mut checked = verify();
+    if matches!(checked, Err(BadSignature::UnknownKey(_))) && keys.refresh(channel).await {
+        checked = verify();
+    }
+    checked
+}
+
 fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<Encoded, Error> {
     let with = signing(channel, stamp);
     let mut encoded = channel.provider.encode(operation, with)?;
@@ -120,6 +124,13 @@ fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<E
         channel.provider.sign(request, with)?;
     }
     Ok(encoded)
+}
+
+fn unanswered(error: SendError) -> Error {
+    match error {
+        SendError::NotSent(why) => Error::NotSent(why),
+        SendError::MaybeSent(why) => Error::unclear(why),
+    }
 }
 
 fn signing<'a>(channel: &'a Channel, stamp: &'a Stamp) -> Signing<'a> {

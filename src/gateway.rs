@@ -1,5 +1,6 @@
 //! The request's way, top to bottom: who asks → what → once → channels → exchange → recorded → answered.
 
+mod bills;
 mod close;
 mod form;
 mod pay;
@@ -148,7 +149,11 @@ impl Gateway {
             ["v1", "payments", order, "refunds", refund] if get => {
                 ("query_refund", query::refund(self, &asked, order, refund).await)
             }
-            ["v1", "payments"]
+            ["v1", "channels", channel, "bills", date] if get => {
+                ("bill", bills::bill(self, &asked, channel, date).await)
+            }
+            ["v1", "channels", _, "bills", _]
+            | ["v1", "payments"]
             | ["v1", "payments", _]
             | ["v1", "payments", _, "close" | "refunds"]
             | ["v1", "payments", _, "refunds", _] => {

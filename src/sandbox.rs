@@ -7,6 +7,7 @@
 
 mod account;
 mod alipay;
+mod bills;
 mod books;
 mod control;
 mod fault;

@@ -3,6 +3,7 @@
 //! One rule stands above the others: an error before the first byte of the request was written is *not sent*, and the next
 //! host may be tried; any error after it is *maybe sent*, and nothing is tried again here.
 
+mod bills;
 mod host;
 
 use std::net::SocketAddr;
@@ -21,12 +22,13 @@ use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::bills::BillHosts;
 use self::host::KnownHost;
 use crate::config::{Host, Timeouts, UpstreamSettings};
 use crate::telemetry::METRICS;
 
-/// The largest answer of a provider that is read; the documented ones are a few KiB.
-const ANSWER_LIMIT: usize = 1 << 20;
+/// The largest answer to an operation that is read; the documented ones are a few KiB.
+pub const ANSWER_LIMIT: usize = 1 << 20;
 /// How long a host that could not be reached stands behind the others.
 const HOST_PENALTY: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,7 @@ pub struct Upstream {
     timeouts: Timeouts,
     idle_timeout: Duration,
     pool_size: usize,
+    answer_limit: usize,
     identity: Option<Arc<CertKey>>,
     authorities: Option<Arc<[WrappedX509]>>,
     group_key: u64,
@@ -88,6 +91,7 @@ impl Upstream {
             timeouts: settings.timeouts,
             idle_timeout: settings.pool.idle_timeout,
             pool_size: settings.pool.idle,
+            answer_limit: settings.answer_limit,
             identity,
             authorities,
             group_key,
@@ -161,7 +165,7 @@ impl Upstream {
         session.set_read_timeout(Some(self.timeouts.read));
         session.set_write_timeout(Some(self.timeouts.write));
 
-        match timeout_at(deadline, exchange(&mut session, header, request.body().clone())).await {
+        match timeout_at(deadline, exchange(&mut session, header, request.body().clone(), self.answer_limit)).await {
             Ok(Ok(answer)) => {
                 if session.response_done() {
                     connector.release_http_session(session, &peer, peer.idle_timeout()).await;
@@ -200,7 +204,12 @@ impl Upstream {
 }
 
 /// Writes the request and reads the answer. Whatever goes wrong in here goes wrong after bytes may have been written.
-async fn exchange(session: &mut HttpSession, header: Box<RequestHeader>, body: Bytes) -> Result<Answer, String> {
+async fn exchange(
+    session: &mut HttpSession,
+    header: Box<RequestHeader>,
+    body: Bytes,
+    limit: usize,
+) -> Result<Answer, String> {
     let broken = |during: &str, error: Box<pingora::Error>| format!("{during}: {}", error.etype().as_str());
     session.write_request_header(header).await.map_err(|error| broken("while writing the header", error))?;
     if !body.is_empty() {
@@ -219,8 +228,8 @@ async fn exchange(session: &mut HttpSession, header: Box<RequestHeader>, body: B
     while let Some(part) =
         session.read_response_body().await.map_err(|error| broken("while reading the answer", error))?
     {
-        if body.len() + part.len() > ANSWER_LIMIT {
-            return Err(format!("the answer is longer than {ANSWER_LIMIT} bytes"));
+        if body.len() + part.len() > limit {
+            return Err(format!("the answer is longer than {limit} bytes"));
         }
         body.extend_from_slice(&part);
     }
@@ -285,6 +294,7 @@ mod tests {
             identity: Some(Identity { certificates: vec![certificate.to_vec()], key: Secret::new("k") }),
             timeouts: Timeouts { connect: second, read: second, write: second, total: second },
             pool: Pool { idle: 1, idle_timeout: second },
+            answer_limit: ANSWER_LIMIT,
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod account;
 mod answer;
+mod bill;
 mod certificates;
 mod envelope;
 mod errors;
@@ -29,6 +30,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use self::account::{Account, Protocol};
+use super::bill::Bills;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -123,6 +125,10 @@ impl Provider for Alipay {
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
+        Some(self)
     }
 }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::bill::Bills;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::{Error, Word};
 use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
@@ -166,6 +167,10 @@ impl Provider for Sandbox {
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
         None
     }
 }

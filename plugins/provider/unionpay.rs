@@ -25,6 +25,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 
 use self::answer::Message;
 use self::certificate::Trust;
+use super::bill::Bills;
 use super::form;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::{Error, Word};
@@ -214,6 +215,10 @@ impl Provider for UnionPay {
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
         None
     }
 }

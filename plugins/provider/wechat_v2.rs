@@ -24,6 +24,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
+use super::bill::Bills;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -187,6 +188,10 @@ impl Provider for WechatV2 {
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
         None
     }
 }

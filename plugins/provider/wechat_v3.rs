@@ -9,6 +9,7 @@
 //! ```
 
 mod answer;
+mod bill;
 mod certificates;
 mod errors;
 mod notify;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
+use super::bill::Bills;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -145,6 +147,10 @@ impl Provider for WechatV3 {
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        Some(self)
+    }
+
+    fn bills(&self) -> Option<&dyn Bills> {
         Some(self)
     }
 }

@@ -27,6 +27,7 @@ fn snapshot() -> Snapshot {
         keys: keys.clone(),
         webhook: None,
         limit: None,
+        bills: Vec::new(),
     });
     let merchant_keys: HashMap<_, _> =
         keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();

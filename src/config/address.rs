@@ -7,22 +7,22 @@ use rustls_pki_types::ServerName;
 
 /// The parts of a URL that the configuration cares about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub(crate) struct Address {
     /// `https`.
-    pub(super) tls: bool,
+    pub(crate) tls: bool,
     /// Name or address, an IPv6 one without its brackets, in lower case.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// As written, or the scheme's own.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// Empty, or starting with a slash; without a slash at its end.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Whether a query follows.
-    pub(super) has_query: bool,
+    pub(crate) has_query: bool,
 }
 
 impl Address {
     /// Reads one, or says what is wrong. What is wrong never repeats the text: people put passwords into URLs.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let uri: Uri = text.parse().map_err(|_| "is no URL")?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -56,7 +56,7 @@ impl Address {
     }
 
     /// Whether it cannot lead off this machine.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 }

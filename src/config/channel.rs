@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tollgate_plugins::provider::bill::{Bills, Desk};
 use tollgate_plugins::provider::{Given, PROVIDERS, Provider, Row, Secrets};
 
 use tollgate_plugins::settings::Settings;
@@ -14,7 +15,7 @@ use super::identity::{self, Now};
 use super::secret::Plain;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, times};
-use crate::upstream::Upstream;
+use crate::upstream::{ANSWER_LIMIT, BillHosts, Upstream};
 
 /// The methods that a channel's provider serves; `None` while the provider is not known.
 pub(super) type Served = Option<&'static [&'static str]>;
@@ -42,7 +43,8 @@ pub(super) fn read(
     previous: Option<&Arc<Channel>>,
 ) -> ChannelFile {
     let row = provider(&mut root);
-    let hosts = hosts(&mut root);
+    let hosts = payment_hosts(&mut root);
+    let bill_hosts = root.has("bill_hosts").then(|| hosts_of(&mut root, "bill_hosts"));
     let all_loopback = !hosts.is_empty() && hosts.iter().all(|(_, address)| address.is_loopback());
     let plain = match all_loopback {
         true => Plain::Allowed,
@@ -90,14 +92,23 @@ pub(super) fn read(
     let filters = filters::read(tables, previous.map_or(&[], |previous| &previous.filters));
     let settings = UpstreamSettings {
         channel: name.to_owned(),
-        hosts: hosts.into_iter().map(|(_, Address { tls, host, port, .. })| Host { name: host, port, tls }).collect(),
+        hosts: hosts.into_iter().map(|(_, address)| host(address)).collect(),
         ca,
         identity: mtls.map(|pair| pair.identity),
         timeouts,
         pool,
+        answer_limit: ANSWER_LIMIT,
     };
+    let bill_hosts = bill_hosts.map(|hosts| hosts.into_iter().map(|(_, address)| host(address)).collect());
     let built = || {
         if !root.problems().is_empty() {
+            return None;
+        }
+        let provider = provider?;
+        let bills = provider.bills().map(|bills| bills_from(bills, &settings, bill_hosts, all_loopback)).transpose();
+        let bills = bills.map_err(|message| root.problem("bill_hosts", message, None)).ok()?;
+        if bills.is_none() && root.has("bill_hosts") {
+            root.problem("bill_hosts", format!("{} has no bills", row.name), Some("take it away".to_owned()));
             return None;
         }
         let upstream = Upstream::new(settings).map_err(|message| root.problem("hosts", message, None)).ok()?;
@@ -107,16 +118,37 @@ pub(super) fn read(
             fingerprint,
             provider_name: row.name,
             methods: row.methods,
-            provider: provider?,
+            provider,
             signer: keys.signer?,
             keys: ArcSwap::from_pointee(keys.verify.clone()),
             configured_keys: keys.verify,
             upstream,
+            bills,
             filters,
             maintenance,
         }))
     };
     ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }
+}
+
+/// Without `bill_hosts` those that the provider documents, but never from a sandbox: it must not lead out of this machine.
+fn bills_from(
+    bills: &dyn Bills,
+    own: &UpstreamSettings,
+    configured: Option<Vec<Host>>,
+    all_loopback: bool,
+) -> Result<BillHosts, String> {
+    let documented = || {
+        let known: Vec<_> = bills.hosts().iter().filter_map(|url| Address::parse(url).ok()).map(host).collect();
+        if all_loopback { own.hosts.clone() } else { known }
+    };
+    let files = configured.unwrap_or_else(documented);
+    let desk = if bills.desk() == Desk::Files { files.clone() } else { own.hosts.clone() };
+    BillHosts::new(own, desk, files)
+}
+
+fn host(Address { tls, host, port, .. }: Address) -> Host {
+    Host { name: host, port, tls }
 }
 
 fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
@@ -142,10 +174,19 @@ fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Bo
     provider
 }
 
-fn hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
-    let mut hosts: Vec<(Range<usize>, Address)> = Vec::new();
+fn payment_hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
     let before = root.problems().len();
-    for (place, text) in root.items::<String>("hosts") {
+    let hosts = hosts_of(root, "hosts");
+    if hosts.is_empty() && root.problems().len() == before {
+        let suggestion = "add `hosts = [\"https://…\"]`".to_owned();
+        root.problem("hosts", "a channel must have at least one host", Some(suggestion));
+    }
+    hosts
+}
+
+fn hosts_of(root: &mut Settings<'_>, key: &'static str) -> Vec<(Range<usize>, Address)> {
+    let mut hosts: Vec<(Range<usize>, Address)> = Vec::new();
+    for (place, text) in root.items::<String>(key) {
         let wrong = match Address::parse(&text) {
             Err(wrong) => Some(wrong),
             Ok(host) if !host.path.is_empty() || host.has_query => {
@@ -161,12 +202,8 @@ fn hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
             }
         };
         if let Some(wrong) = wrong {
-            root.problems().push(place, format!("a host of `hosts` {wrong}"), None);
+            root.problems().push(place, format!("a host of `{key}` {wrong}"), None);
         }
-    }
-    if hosts.is_empty() && root.problems().len() == before {
-        let suggestion = "add `hosts = [\"https://…\"]`".to_owned();
-        root.problem("hosts", "a channel must have at least one host", Some(suggestion));
     }
     hosts
 }

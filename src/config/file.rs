@@ -85,8 +85,8 @@ impl Loading<'_> {
         let process = self.process();
         let sandbox = process.as_ref().is_some_and(|file| file.is_sandbox);
         let merchant_files = self.list("merchants");
-        let merchants = self.merchants(&merchant_files, sandbox);
         let channel_files = self.list("channels");
+        let merchants = self.merchants(&merchant_files, sandbox, &channel_files);
         let (channels, methods) = self.channels(&channel_files);
         let names = Names { merchants: &merchant_files.into_keys().collect(), channels: &methods };
         let routes = self.routes(&names);
@@ -125,13 +125,18 @@ impl Loading<'_> {
         Some(file)
     }
 
-    fn merchants(&mut self, files: &BTreeMap<String, PathBuf>, sandbox: bool) -> BTreeMap<String, Arc<Merchant>> {
+    fn merchants(
+        &mut self,
+        files: &BTreeMap<String, PathBuf>,
+        sandbox: bool,
+        channels: &BTreeMap<String, PathBuf>,
+    ) -> BTreeMap<String, Arc<Merchant>> {
         let mut merchants = BTreeMap::new();
         let mut owners: HashMap<String, &Path> = HashMap::new();
         for (name, path) in files {
             let Some(source) = self.open(path) else { continue };
             let previous = self.previous.and_then(|previous| previous.merchants.get(name));
-            let (file, mistakes) = source.read(|root| merchant::read(&source, root, name, sandbox, previous));
+            let (file, mistakes) = source.read(|root| merchant::read(&source, root, name, sandbox, channels, previous));
             self.close(&source, mistakes);
             let Some(file) = file else { continue };
             for (place, id) in file.key_ids {

@@ -1,5 +1,7 @@
 //! `merchants/NAME.toml`: who calls the gateway.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +13,7 @@ use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
-use super::source::Source;
+use super::source::{Source, suggest};
 use super::{Merchant, Webhook};
 
 /// The shortest secret: 128 bits, if each of its bits is random.
@@ -38,6 +40,7 @@ pub(super) fn read(
     mut root: Settings<'_>,
     name: &str,
     sandbox: bool,
+    channels: &BTreeMap<String, PathBuf>,
     previous: Option<&Arc<Merchant>>,
 ) -> MerchantFile {
     let plain = match sandbox {
@@ -65,13 +68,27 @@ pub(super) fn read(
     }
     let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain));
     let limit = root.section("limit").and_then(|mut limit| Allowance::read(&mut limit));
+    let bills = bills(&mut root, channels);
     drop(root);
     let fingerprint = source.fingerprint();
     let merchant = match previous {
         Some(previous) if previous.fingerprint == fingerprint => previous.clone(),
-        _ => Arc::new(Merchant { name: name.to_owned(), fingerprint, keys, webhook, limit }),
+        _ => Arc::new(Merchant { name: name.to_owned(), fingerprint, keys, webhook, limit, bills }),
     };
     MerchantFile { merchant, key_ids }
+}
+
+/// The channels whose bills it may read.
+fn bills(root: &mut Settings<'_>, channels: &BTreeMap<String, PathBuf>) -> Vec<String> {
+    let mut bills = Vec::new();
+    for (place, name) in root.items::<String>("bills") {
+        if !channels.contains_key(&name) {
+            let suggestion = suggest(&name, channels.keys().map(String::as_str));
+            root.problems().push(place, format!("there is no channel `{name}`"), suggestion);
+        }
+        bills.push(name);
+    }
+    bills
 }
 
 fn key_id(key: &mut Settings<'_>, others: &[(std::ops::Range<usize>, String)]) -> Option<String> {
@@ -133,13 +150,15 @@ mod tests {
 keys = [{ id = "shop-1", secret = "plain:0123456789abcdef" }, { id = "shop-2", secret = "file:second" }]
 webhook = { url = "http://127.0.0.1:1/x", secrets = ["plain:whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"] }
 limit = { rate = 500, burst = 1000, in_flight = 200 }
+bills = ["wechat-main"]
 "#;
 
     fn read_text(text: &str, sandbox: bool, previous: Option<&Arc<Merchant>>) -> (Arc<Merchant>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("second"), "abcdef0123456789\r\n").unwrap();
         let source = Source::with_text(&dir.path().join("shop.toml"), text.into());
-        let (file, mistakes) = source.read(|root| read(&source, root, "shop", sandbox, previous));
+        let channels = BTreeMap::from([("wechat-main".to_owned(), PathBuf::new())]);
+        let (file, mistakes) = source.read(|root| read(&source, root, "shop", sandbox, &channels, previous));
         let told = |mistake: &super::super::report::Mistake| {
             mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
         };
@@ -153,6 +172,7 @@ limit = { rate = 500, burst = 1000, in_flight = 200 }
         assert_eq!(shop.keys[1].1.expose(), b"abcdef0123456789");
         assert_eq!(shop.webhook.as_ref().unwrap().secrets[0].expose(), b"0123456789abcdef01234567");
         assert_eq!(shop.limit, Some(Allowance { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
+        assert_eq!(shop.bills, ["wechat-main"]);
         let (again, _) = read_text(GOOD, true, Some(&shop));
         assert!(Arc::ptr_eq(&shop, &again));
         let (other, _) = read_text(&format!("{GOOD} "), true, Some(&shop));
@@ -187,6 +207,7 @@ keys = [
   { secrte = "hunter2" },
 ]
 limit = { rate = 0, burst = 0, in_flight = 0 }
+bills = ["wechat-mian"]
 [webhook]
 url = "http://shop.example.com/hunter2"
 secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg=="]
@@ -207,11 +228,12 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
             "11:18: `rate` must be",
             "11:29: `burst` must be",
             "11:44: `in_flight` must be",
-            "13:7: `webhook.url` must start with https://",
-            "14:12: a webhook secret must be `whsec_`",
-            "14:29: a secret must not stand in the file itself",
-            "14:46: an item of `webhook.secrets` must be a secret's place",
-            "14:58: a webhook secret must be `whsec_`",
+            "12:10: there is no channel `wechat-mian` (did you mean `wechat-main`?)",
+            "14:7: `webhook.url` must start with https://",
+            "15:12: a webhook secret must be `whsec_`",
+            "15:29: a secret must not stand in the file itself",
+            "15:46: an item of `webhook.secrets` must be a secret's place",
+            "15:58: a webhook secret must be `whsec_`",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {

@@ -1,6 +1,7 @@
 //! Alipay's classic form protocol, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod admission;
+pub(super) mod bills;
 mod notification;
 mod refund;
 mod reply;
@@ -51,7 +52,9 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
         return cut(&shared);
     }
     // A task of its own: what was read is executed, whether or not the other side still waits.
-    let work = tokio::spawn(async move { Exchange { shared, form }.run().await });
+    let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
+    let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned();
+    let work = tokio::spawn(async move { Exchange { shared, form, host }.run().await });
     work.await.unwrap_or(Verdict::Cut)
 }
 
@@ -77,6 +80,8 @@ fn is_cut_unread(shared: &Shared, form: &Form) -> bool {
 struct Exchange {
     shared: Arc<Shared>,
     form: Form,
+    /// Where the request was sent to: links lead there too.
+    host: String,
 }
 
 impl Exchange {
@@ -138,6 +143,7 @@ impl Exchange {
             Method::Cancel => desk.cancel(&content),
             Method::Refund => desk.refund(content, notify_url, self.shared.refund_auto),
             Method::RefundQuery => desk.refund_query(&content),
+            Method::BillLink => desk.bill(&content, &self.host),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
@@ -190,10 +196,11 @@ enum Method {
     Cancel,
     Refund,
     RefundQuery,
+    BillLink,
 }
 
 impl Method {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Precreate,
         Self::Pay,
         Self::Page,
@@ -205,6 +212,7 @@ impl Method {
         Self::Cancel,
         Self::Refund,
         Self::RefundQuery,
+        Self::BillLink,
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -224,6 +232,7 @@ impl Method {
             Self::Cancel => "alipay.trade.cancel",
             Self::Refund => "alipay.trade.refund",
             Self::RefundQuery => "alipay.trade.fastpay.refund.query",
+            Self::BillLink => "alipay.data.dataservice.bill.downloadurl.query",
         }
     }
 
@@ -235,6 +244,7 @@ impl Method {
             Self::Cancel => "cancel",
             Self::Refund => "refund",
             Self::RefundQuery => "refund_query",
+            Self::BillLink => "bill",
             _ => "create",
         }
     }

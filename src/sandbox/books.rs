@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,6 +22,8 @@ pub(super) struct Books {
     /// Order numbers by the platform's own number.
     pub(super) transactions: HashMap<Id, String>,
     pub(super) notifications: Vec<Notification>,
+    /// Files of bills, by what their links are good for.
+    pub(super) bills: HashMap<Id, Bytes>,
     pub(super) stats: Stats,
     nonces: Nonces,
     /// Grows with each reset, so that what was under way before it writes nothing into the new books.

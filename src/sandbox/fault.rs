@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The operations that a fault can name, beside `*`.
-pub(super) const OPERATIONS: [&str; 8] =
-    ["create", "query", "close", "cancel", "refund", "refund_query", "certificates", "bill"];
+pub(super) const OPERATIONS: [&str; 9] =
+    ["create", "query", "close", "cancel", "refund", "refund_query", "certificates", "bill", "bill_file"];
 
 /// One entry of the script.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,6 +71,10 @@ pub(super) enum Kind {
     OtherAmount,
     /// A signed answer about another merchant's order.
     OtherAccount,
+    /// A signed answer with the hash of another bill.
+    OtherHash,
+    /// A signed answer with a bill's link to a host that is not the provider's.
+    OtherHost,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.

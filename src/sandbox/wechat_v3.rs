@@ -1,6 +1,7 @@
 //! WeChat Pay API v3, from the platform's side: admit ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod authorization;
+mod bills;
 mod notification;
 mod orders;
 mod reply;
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::bills::Bill;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use self::schema::Product;
@@ -130,7 +132,7 @@ impl Exchange {
             Route::RefundQuery(number) => {
                 (books.refunds.get(&id(number.clone())).map(|refund| refund.order.clone()), Some(number.clone()))
             }
-            Route::Certificates => (None, None),
+            Route::Certificates | Route::Bill(_) | Route::BillFile => (None, None),
         };
         let (order, refund) = (order.map(id), refund.map(id));
         books.arrived(operation, order.as_ref(), refund.as_ref());
@@ -151,6 +153,8 @@ impl Exchange {
             Route::Refund => desk.refund(body, self.shared.refund_auto),
             Route::RefundQuery(number) => desk.refund_query(&id(number), query),
             Route::Certificates => desk.certificates(query),
+            Route::Bill(bill) => desk.bill(*bill, &self.parts),
+            Route::BillFile => desk.bill_file(query),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
@@ -172,11 +176,16 @@ fn scripted(fault: &Fault) -> Reply {
     Reply::error(fault.status, &fault.code, "系统异常，请稍后重试")
 }
 
-/// Puts another amount or another account into an answer.
+/// A file that is none of the platform's; the name leads nowhere.
+const ELSEWHERE: &str = "https://bills.example.invalid/v3/billdownload/file?token=x";
+
+/// Puts another amount, account, hash or host into an answer.
 fn spoilt(reply: Reply, kind: Kind) -> Reply {
     let Ok(mut body) = serde_json::from_slice::<Value>(&reply.body) else { return reply };
     match kind {
         Kind::OtherAmount => notification::spoil_amount(&mut body),
+        Kind::OtherHash if body.get("hash_value").is_some() => bills::spoil_hash(&mut body),
+        Kind::OtherHost if body.get("download_url").is_some() => body["download_url"] = json!(ELSEWHERE),
         Kind::OtherAccount if body.get("mchid").is_some() => body["mchid"] = json!("1900000000"),
         Kind::OtherAccount if body.get("out_trade_no").is_some() => {
             body["out_trade_no"] = json!("somebody-elses-order")
@@ -195,6 +204,8 @@ enum Route {
     Refund,
     RefundQuery(String),
     Certificates,
+    Bill(Bill),
+    BillFile,
 }
 
 impl Route {
@@ -212,6 +223,9 @@ impl Route {
             (false, ["refund", "domestic", "refunds"]) => Some(Self::Refund),
             (true, ["refund", "domestic", "refunds", number]) => Some(Self::RefundQuery(decoded(number)?)),
             (true, ["certificates"]) => Some(Self::Certificates),
+            (true, ["bill", "tradebill"]) => Some(Self::Bill(Bill::Trade)),
+            (true, ["bill", "fundflowbill"]) => Some(Self::Bill(Bill::FundFlow)),
+            (true, ["billdownload", "file"]) => Some(Self::BillFile),
             _ => None,
         }
     }
@@ -225,6 +239,8 @@ impl Route {
             Self::Refund => "refund",
             Self::RefundQuery(_) => "refund_query",
             Self::Certificates => "certificates",
+            Self::Bill(_) => "bill",
+            Self::BillFile => "bill_file",
         }
     }
 

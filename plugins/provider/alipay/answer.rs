@@ -30,12 +30,7 @@ pub(super) fn decode(
 }
 
 fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &[u8]) -> Result<Outcome, Error> {
-    let answer = Envelope::read(body).ok_or_else(unknown_form)?;
-    let is_ours = answer.name.strip_suffix("_response") == Some(service(operation)?.replace('.', "_").as_str());
-    if !is_ours && answer.name != "error_response" {
-        return Err(Error::unclear("its answer is signed but to another question"));
-    }
-    let content = opened(account, answer.value)?;
+    let (is_ours, content) = taken_apart(account, service(operation)?, body)?;
     let mut reply = Reply::read(&content)?;
     let head = reply.head()?;
     let is_typing = &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
@@ -46,6 +41,21 @@ fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &
         return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
     }
     outcome(operation, &reply, is_typing, || head.word())
+}
+
+/// Whether an answer is the interface's own (or the gateway's, before it), and its content.
+pub(super) fn taken_apart<'a>(
+    account: &Account,
+    service: &str,
+    body: &'a [u8],
+) -> Result<(bool, Cow<'a, [u8]>), Error> {
+    let answer = Envelope::read(body).ok_or_else(unknown_form)?;
+    let is_ours = answer.name.strip_suffix("_response") == Some(service.replace('.', "_").as_str());
+    if !is_ours && answer.name != "error_response" {
+        return Err(Error::unclear("its answer is signed but to another question"));
+    }
+    let content = opened(account, answer.value)?;
+    Ok((is_ours, content))
 }
 
 /// What a content says that is no error; `word` is what it says to an empty one.
@@ -82,7 +92,15 @@ fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, [u8]>, Error>
     unsealed(account, &sealed).map(Cow::Owned)
 }
 
-pub(super) fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
+/// An answer of the v3 protocol, which is an object or an encrypted text.
+pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(Cow::Borrowed(body)),
+        _ => unsealed(account, std::str::from_utf8(body).map_err(|_| unknown_form())?).map(Cow::Owned),
+    }
+}
+
+fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
         sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;

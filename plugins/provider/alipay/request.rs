@@ -57,21 +57,27 @@ fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
     let mut params = Fields::new();
     let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
     put("method", service(operation)?);
-    put("biz_content", &written(account, &content(account, operation)?)?);
-    if account.sealer.is_some() {
-        put("encrypt_type", "AES");
-    }
     if let Operation::Pay(pay) = operation {
         put("notify_url", url("the notification URL", &pay.notify_url)?);
         if let (Product::Page | Product::Wap, Some(back)) = (Product::of(pay.order.method)?, &pay.return_url) {
             put("return_url", url("`return_url`", back)?);
         }
     }
+    put_content(account, &content(account, operation)?, &mut params)?;
     Ok(params)
 }
 
+/// Puts a content where a form has it.
+pub(super) fn put_content(account: &Account, content: &impl Serialize, params: &mut Fields) -> Result<(), Error> {
+    params.insert("biz_content".to_owned(), written(account, content)?);
+    if account.sealer.is_some() {
+        params.insert("encrypt_type".to_owned(), "AES".to_owned());
+    }
+    Ok(())
+}
+
 /// A content as it goes out: JSON, encrypted where the account says so.
-pub(super) fn written(account: &Account, content: &Content<'_>) -> Result<String, Error> {
+pub(super) fn written(account: &Account, content: &impl Serialize) -> Result<String, Error> {
     let json = serde_json::to_string(content)
         .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
     match &account.sealer {
@@ -82,7 +88,7 @@ pub(super) fn written(account: &Account, content: &Content<'_>) -> Result<String
     }
 }
 
-fn post(params: &Fields) -> Request<Bytes> {
+pub(super) fn post(params: &Fields) -> Request<Bytes> {
     let mut request = Request::new(Bytes::from(form::write(params)));
     *request.method_mut() = Verb::POST;
     *request.uri_mut() = Uri::from_static("/gateway.do");

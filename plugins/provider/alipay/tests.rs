@@ -15,6 +15,7 @@ use crate::signer::Key;
 
 mod accounts;
 mod answers;
+mod bills;
 mod malformed;
 mod notifications;
 mod requests;

@@ -7,9 +7,10 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, StatusCode, Uri};
 
+use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
-use super::answer::{Reply, outcome, unknown_form, unsealed};
+use super::answer::{Reply, outcome, plain};
 use super::errors;
 use super::request::{content, service, url, written};
 use super::signature::signing_key;
@@ -36,19 +37,34 @@ pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request
     if let Operation::Pay(pay) = operation {
         content.notify_url = Some(url("the notification URL", &pay.notify_url)?);
     }
-    let path = PathAndQuery::try_from(format!("/v3/{}", service(operation)?.replace('.', "/")));
-    let path = path.map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))?;
-    let mut request = Request::new(Bytes::from(written(account, &content)?));
-    *request.method_mut() = Verb::POST;
-    *request.uri_mut() = Uri::from(path);
+    let mut request = request(Verb::POST, &path(service(operation)?), written(account, &content)?.into())?;
     let headers = request.headers_mut();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
     let kind = if account.sealer.is_some() { "text/plain" } else { "application/json" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if account.sealer.is_some() {
         headers.insert(ENCRYPT_TYPE, HeaderValue::from_static("AES"));
     }
+    Ok(request)
+}
+
+/// A question that has all it says in its query.
+pub(super) fn get(service: &str, query: &Fields) -> Result<Request<Bytes>, Error> {
+    request(Verb::GET, &format!("{}?{}", path(service), form::write(query)), Bytes::new())
+}
+
+fn path(service: &str) -> String {
+    format!("/v3/{}", service.replace('.', "/"))
+}
+
+fn request(verb: Verb, target: &str, body: Bytes) -> Result<Request<Bytes>, Error> {
+    let target = PathAndQuery::try_from(target);
+    let target = target.map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = verb;
+    *request.uri_mut() = Uri::from(target);
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
     Ok(request)
 }
 
@@ -113,14 +129,7 @@ pub(super) fn decode(
     status: StatusCode,
     body: &[u8],
 ) -> Result<Outcome, Error> {
-    let opened;
-    let content = match body.trim_ascii_start().first() {
-        Some(b'{') => body,
-        _ => {
-            opened = unsealed(account, std::str::from_utf8(body).map_err(|_| unknown_form())?)?;
-            opened.as_slice()
-        }
-    };
+    let content = &*plain(account, body)?;
     if !status.is_success() {
         return Err(errors::v3(operation.kind(), status, content, true));
     }

@@ -21,7 +21,7 @@ pub(super) const NONCE: &str = "593BEC0C930BF1AFEB40B4A08C8FB242";
 pub(super) const CERTIFICATE: &str = "440024045C4A427599D09BB4E3DE0279F2E813FD";
 pub(super) const PUBLIC_KEY: &str = "PUB_KEY_ID_0114232134912410000000000000";
 
-fn sign_if_unsigned(message: &mut Message) {
+pub(super) fn sign_if_unsigned(message: &mut Message) {
     if message.headers.contains_key("wechatpay-signature") {
         return;
     }

@@ -145,7 +145,7 @@ fn unfit(sentence: &str) -> Error {
     Error::Unfit(sentence.to_owned())
 }
 
-fn uri(text: String) -> Result<Uri, Error> {
+pub(super) fn uri(text: String) -> Result<Uri, Error> {
     let path = PathAndQuery::try_from(text);
     path.map(Uri::from).map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))
 }

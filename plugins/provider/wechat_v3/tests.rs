@@ -18,6 +18,7 @@ use crate::settings::Problems;
 use crate::signer::KeyError;
 
 mod answers;
+mod bills;
 mod malformed;
 mod requests;
 mod sealed;

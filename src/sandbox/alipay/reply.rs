@@ -6,6 +6,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::Method;
+use super::bills::spoil_link;
 use super::yuan::{fen, yuan};
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::fault::Kind;
@@ -68,7 +69,7 @@ impl Reply {
                 Kind::OtherAccount if object.get("out_trade_no").is_some() => {
                     object["out_trade_no"] = json!("somebody_elses_order");
                 }
-                _ => {}
+                _ => spoil_link(object, fault),
             }
         }
         self

@@ -25,12 +25,21 @@ pub(super) fn checked(content: Option<Value>, method: Method) -> Result<Value, R
         Method::Cancel => CANCEL,
         Method::Refund => REFUND,
         Method::RefundQuery => REFUND_QUERY,
+        Method::BillLink => BILL_LINK,
     };
     let makes = method.operation() == "create";
-    let common = if makes { ORDER } else { TRADE };
+    let common = match method {
+        Method::BillLink => &[],
+        _ if makes => ORDER,
+        _ => TRADE,
+    };
     let fields: Vec<&Field> = own.iter().chain(common).collect();
     fields::check_fields(&content, &fields).map_err(|issue| refused(&format!("{} {}", issue.field, issue.issue)))?;
-    if !makes && content.get("trade_no").is_none() && content.get("out_trade_no").is_none() {
+    if !makes
+        && method != Method::BillLink
+        && content.get("trade_no").is_none()
+        && content.get("out_trade_no").is_none()
+    {
         return Err(refused("either out_trade_no or trade_no must be given"));
     }
     let buyers = ["buyer_id", "buyer_open_id", "op_buyer_open_id"];
@@ -112,6 +121,10 @@ const REFUND: &[Field] = &[
     optional("query_options", Texts),
 ];
 const REFUND_QUERY: &[Field] = &[required("out_request_no", Text(1, 64, any)), optional("query_options", Texts)];
+const BILL_LINK: &[Field] = &[
+    required("bill_type", Text(1, 20, |kind| matches!(kind, "trade" | "signcustomer"))),
+    required("bill_date", Text(1, 15, any)),
+];
 
 fn is_number(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -315,7 +315,7 @@ fn description(state: State) -> &'static str {
     }
 }
 
-fn china(time: Timestamp, format: &str) -> String {
+pub(super) fn china(time: Timestamp, format: &str) -> String {
     time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
 }
 
@@ -328,6 +328,6 @@ fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
     Ok(body)
 }
 
-fn done(reply: Reply) -> Result {
+pub(super) fn done(reply: Reply) -> Result {
     Ok(Done { reply, notify: None })
 }

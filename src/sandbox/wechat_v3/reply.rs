@@ -6,7 +6,7 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::sandbox::fault::Kind;
+use crate::sandbox::fault::Kind as FaultKind;
 use crate::sandbox::keys::{SigningKey, random_digits, random_text};
 
 /// What is answered, before it is signed.
@@ -16,23 +16,47 @@ pub(super) struct Reply {
     pub(super) body: Bytes,
     /// The number at the end of `Request-ID`.
     internal: u32,
-    json: bool,
+    kind: Kind,
+}
+
+/// What the body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Html,
+    /// Of a bill, which is never signed.
+    File,
+}
+
+impl Kind {
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json; charset=utf-8",
+            Self::Html => "text/html",
+            Self::File => "text/plain",
+        }
+    }
 }
 
 impl Reply {
     /// 200 with a JSON body.
     pub(super) fn ok(body: &Value) -> Self {
-        Self { status: 200, body: body.to_string().into(), internal: 0, json: true }
+        Self { status: 200, body: body.to_string().into(), internal: 0, kind: Kind::Json }
     }
 
     /// 204, which is signed over an empty body.
     pub(super) fn no_content() -> Self {
-        Self { status: 204, body: Bytes::new(), internal: 0, json: true }
+        Self { status: 204, body: Bytes::new(), internal: 0, kind: Kind::Json }
     }
 
     /// An error in the original's words.
     pub(super) fn error(status: u16, code: &str, message: &str) -> Self {
-        Self { status, body: json!({"code": code, "message": message}).to_string().into(), internal: 0, json: true }
+        Self {
+            status,
+            body: json!({"code": code, "message": message}).to_string().into(),
+            internal: 0,
+            kind: Kind::Json,
+        }
     }
 
     /// An error with its `detail`.
@@ -51,28 +75,29 @@ impl Reply {
         Self { internal, ..self }
     }
 
+    /// A bill.
+    pub(super) fn file(body: Bytes) -> Self {
+        Self { status: 200, body, internal: 0, kind: Kind::File }
+    }
+
     /// A page of something that stands before the platform, or bytes that nobody can read.
     pub(super) fn other(status: u16, text: &'static str) -> Self {
-        Self { status, body: Bytes::from_static(text.as_bytes()), internal: 0, json: false }
+        Self { status, body: Bytes::from_static(text.as_bytes()), internal: 0, kind: Kind::Html }
     }
 
     /// Signs with the key, or spoils the signature as the fault says; without a key there is none.
-    pub(super) fn signed(self, key: Option<&SigningKey>, fault: Option<Kind>) -> Response<Full<Bytes>> {
+    pub(super) fn signed(self, key: Option<&SigningKey>, fault: Option<FaultKind>) -> Response<Full<Bytes>> {
         let mut headers = HeaderMap::new();
-        if let Some(key) = key {
-            let age = if fault == Some(Kind::Stale) { 600 } else { 0 };
-            let salt: &[u8] = if fault == Some(Kind::WrongSignature) { b"\n" } else { b"" };
+        if let Some(key) = key.filter(|_| self.kind != Kind::File) {
+            let age = if fault == Some(FaultKind::Stale) { 600 } else { 0 };
+            let salt: &[u8] = if fault == Some(FaultKind::WrongSignature) { b"\n" } else { b"" };
             headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
         }
         let id = format!("08{}-{}", random_text(30).to_uppercase(), self.internal);
         insert(&mut headers, "request-id", &id);
         insert(&mut headers, "cache-control", "no-cache, must-revalidate");
         if self.status != 204 {
-            insert(
-                &mut headers,
-                "content-type",
-                if self.json { "application/json; charset=utf-8" } else { "text/html" },
-            );
+            insert(&mut headers, "content-type", self.kind.media_type());
         }
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

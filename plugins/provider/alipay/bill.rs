@@ -1,0 +1,110 @@
+//! Bills: a signed answer names a link that is good for half a minute; what is there is not signed, and no hash of it is told.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::super::Signing;
+use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
+use super::super::form::Fields;
+use super::account::Protocol;
+use super::answer::{self, taken_apart, unknown_form};
+use super::errors::Head;
+use super::{Alipay, errors, request, v3};
+use crate::error::Error;
+use crate::payment::Kind;
+
+const SERVICE: &str = "alipay.data.dataservice.bill.downloadurl.query";
+/// With and without a prefix, which was told in several ways.
+const NOT_THERE: &str = "bill_not_exist";
+
+#[derive(Serialize)]
+struct Content {
+    bill_type: &'static str,
+    bill_date: String,
+}
+
+impl Bills for Alipay {
+    fn kinds(&self) -> &'static [&'static str] {
+        &[TRADE, FUNDS]
+    }
+
+    /// Alipay's answers write `http://` before it.
+    fn hosts(&self) -> &'static [&'static str] {
+        &["https://dwbillcenter.alipay.com"]
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::Payments
+    }
+
+    fn ask(&self, wanted: &Wanted, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let bill_type = match wanted.kind {
+            TRADE => "trade",
+            FUNDS => "signcustomer",
+            other => return Err(Error::Unfit(format!("Alipay has no bill `{other}`"))),
+        };
+        let content = Content { bill_type, bill_date: wanted.day.to_string() };
+        match self.account.protocol {
+            Protocol::Form => {
+                let mut params = Fields::from([("method".to_owned(), SERVICE.to_owned())]);
+                request::put_content(&self.account, &content, &mut params)?;
+                Ok(request::post(&params))
+            }
+            Protocol::V3 => v3::get(
+                SERVICE,
+                &Fields::from([
+                    ("bill_type".to_owned(), content.bill_type.to_owned()),
+                    ("bill_date".to_owned(), content.bill_date),
+                ]),
+            ),
+        }
+    }
+
+    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+        let status = answer.status;
+        let reply = answer.believed(|status, body| match self.account.protocol {
+            Protocol::Form => errors::unsigned(Kind::Query, status, body),
+            Protocol::V3 => errors::v3(Kind::Query, status, body, false),
+        });
+        let link = reply.and_then(|reply| self.link(status, reply.bytes()));
+        link.map(Found::Link).map_err(|error| match error {
+            Error::Unclear { word: Some(word), .. } if word.code.to_ascii_lowercase().ends_with(NOT_THERE) => {
+                Error::Absent(word)
+            }
+            other => other,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Place {
+    bill_download_url: String,
+}
+
+impl Alipay {
+    fn link(&self, status: StatusCode, body: &[u8]) -> Result<Link, Error> {
+        let content = match self.account.protocol {
+            Protocol::Form => {
+                let (is_ours, content) = taken_apart(&self.account, SERVICE, body)?;
+                let head: Head<'_> = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+                if &*head.code != "10000" {
+                    return Err(head.error());
+                }
+                if !is_ours || status != StatusCode::OK {
+                    return Err(unknown_form());
+                }
+                content
+            }
+            Protocol::V3 => {
+                let content = answer::plain(&self.account, body)?;
+                if status != StatusCode::OK {
+                    return Err(errors::v3(Kind::Query, status, &content, true));
+                }
+                content
+            }
+        };
+        let place: Place = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+        Ok(Link { url: place.bill_download_url, is_signed: false, sha1: None, form: Form::Zip })
+    }
+}

@@ -1,0 +1,73 @@
+//! Bills: where they are, in both protocols.
+
+use super::super::super::bill::{self, Answer, Bills, Found, Link, TRADE, Wanted};
+use super::super::super::golden::{Bench, Message};
+use super::*;
+
+const WANTED: Wanted = Wanted { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
+const NAME: &str = "alipay_data_dataservice_bill_downloadurl_query_response";
+const CONTENT: &str =
+    r#"{"code":"10000","msg":"Success","bill_download_url":"http:\/\/dwbillcenter.alipay.com\/x?token=y"}"#;
+
+fn find(provider: &Alipay, status: u16, headers: &HeaderMap, body: String) -> Result<Link, Error> {
+    let checked = provider.verify(Source::Answer, headers, body.clone().into(), &keyring(), NOW);
+    let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into(), checked };
+    match provider.find(&WANTED, answer)? {
+        Found::Link(link) => Ok(link),
+        Found::File(file) => panic!("{file:?}"),
+    }
+}
+
+#[test]
+fn golden_files_of_bills_hold() {
+    let sign = |message: &mut Message| {
+        if !message.body.contains("\"sign\":") {
+            let content = message.body.strip_prefix(&format!("{{\"{NAME}\":")).unwrap();
+            message.body = answered(NAME, content.strip_suffix('}').unwrap());
+        }
+    };
+    let bench =
+        Bench { folder: "alipay", provider: &provider(), signer: &*app_signer(), keys: &keyring(), sign: &sign };
+    bill::golden::hold(&bench, &["trade", "funds", "trade-absent"]);
+}
+
+#[test]
+fn a_link_is_believed_only_when_it_is_signed() {
+    let provider = provider();
+    let good = answered(NAME, CONTENT);
+    let link = find(&provider, 200, &HeaderMap::new(), good.clone()).unwrap();
+    assert_eq!((link.url.as_str(), link.is_signed), ("http://dwbillcenter.alipay.com/x?token=y", false));
+    let is_unclear =
+        |status, body| matches!(find(&provider, status, &HeaderMap::new(), body), Err(Error::Unclear { .. }));
+    assert!(is_unclear(200, good.replace("token=y", "token=z")), "another link");
+    assert!(is_unclear(200, format!("{{\"{NAME}\":{CONTENT}}}")), "unsigned");
+    assert!(is_unclear(200, answered("alipay_trade_query_response", CONTENT)), "to another question");
+    assert!(is_unclear(200, answered(NAME, "{\"code\":\"10000\"}")), "no link");
+    assert!(is_unclear(500, good));
+}
+
+#[test]
+fn contents_are_encrypted_where_the_account_says_so() {
+    let provider = provider_of("app_id = \"2021000000000001\"", &[("aes", AES.as_bytes())]);
+    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let fields = form::read(request.body()).unwrap();
+    let sealer = provider.account.sealer.as_ref().unwrap();
+    assert_eq!(sealer.open(&fields["biz_content"]).unwrap(), br#"{"bill_type":"trade","bill_date":"2023-11-13"}"#);
+    assert_eq!(fields["encrypt_type"], "AES");
+    let sealed = json!(sealer.seal(CONTENT).unwrap()).to_string();
+    assert!(find(&provider, 200, &HeaderMap::new(), answered(NAME, &sealed)).is_ok());
+}
+
+#[test]
+fn the_v3_protocol_asks_in_its_query() {
+    let provider = super::v3::v3("");
+    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let uri = "/v3/alipay/data/dataservice/bill/downloadurl/query?bill_date=2023-11-13&bill_type=trade";
+    assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("GET", uri));
+    let body = r#"{"bill_download_url":"https://dwbillcenter.alipay.com/x"}"#;
+    let found = find(&provider, 200, &super::v3::headers(body), body.to_owned()).unwrap();
+    assert_eq!(found.url, "https://dwbillcenter.alipay.com/x");
+    let body = r#"{"code":"BILL_NOT_EXIST","message":"账单不存在"}"#;
+    let absent = find(&provider, 400, &super::v3::headers(body), body.to_owned());
+    assert!(matches!(absent, Err(Error::Absent(_))), "{absent:?}");
+}

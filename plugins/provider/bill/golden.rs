@@ -1,0 +1,83 @@
+//! How golden files of bills are written: a day and a kind in, a request out, an answer in, a file or a link out. They are in
+//! the folder `bills` beside the golden files of operations.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::super::golden::{Bench, Message, NOW, request_json};
+use super::super::{Source, Stamp};
+use super::*;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Golden {
+    about: String,
+    day: Date,
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<Value>,
+    answer: Message,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<Value>,
+}
+
+/// Holds every file of a folder against what the provider makes of it; with `TOLLGATE_BLESS=1` writes our side anew.
+pub(in super::super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(bench.folder).join("bills");
+    let bless = std::env::var_os("TOLLGATE_BLESS").is_some();
+    let mut seen = Vec::new();
+    for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let mut golden: Golden = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        if bless {
+            (bench.sign)(&mut golden.answer);
+        }
+        let (request, found) = ours(bench, &golden);
+        if bless {
+            (golden.request, golden.found) = (Some(request), Some(found));
+            std::fs::write(&path, serde_json::to_string_pretty(&golden).unwrap() + "\n").unwrap();
+        } else {
+            assert_eq!(Some(request), golden.request, "request of {}", path.display());
+            assert_eq!(Some(found), golden.found, "what {} finds", path.display());
+        }
+        seen.push(path.file_stem().unwrap().to_string_lossy().into_owned());
+    }
+    for needed in needed {
+        assert!(seen.iter().any(|name| name == needed), "{needed} is missing");
+    }
+}
+
+fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
+    let bills = bench.provider.bills().unwrap();
+    let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
+    let wanted = Wanted { day: golden.day, kind };
+    let stamp = Stamp { unix_time: NOW, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
+    let with = Signing { signer: bench.signer, keys: bench.keys, stamp: &stamp };
+    let signed = |mut request: Request<Bytes>| {
+        bench.provider.sign(&mut request, with).unwrap();
+        request_json(&request)
+    };
+    let request = signed(bills.ask(&wanted, with).unwrap());
+    let found = match bills.find(&wanted, answer(bench, &golden.answer)) {
+        Ok(Found::File(File { content, form, proof })) => {
+            json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})
+        }
+        Ok(Found::Link(link)) => {
+            let target: PathAndQuery = link.url.parse::<Uri>().unwrap().into_parts().path_and_query.unwrap();
+            let next = link.request(target);
+            let next = if link.is_signed { signed(next) } else { request_json(&next) };
+            let (url, sha1) = (&link.url, link.sha1.map(hex::encode));
+            json!({"link": {"url": url, "sha1": sha1, "form": link.form.extension(), "request": next}})
+        }
+        Err(error) => json!({"error": {"code": error.code(), "message": error.to_string()}}),
+    };
+    (request, found)
+}
+
+/// An answer as the gateway hands it over.
+pub(in super::super) fn answer(bench: &Bench<'_>, message: &Message) -> Answer {
+    let body = Bytes::from(message.body.clone());
+    let checked = bench.provider.verify(Source::Answer, &message.header_map(), body.clone(), bench.keys, NOW);
+    Answer { status: StatusCode::from_u16(message.status.unwrap()).unwrap(), body, checked }
+}

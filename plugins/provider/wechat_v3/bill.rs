@@ -1,0 +1,87 @@
+//! Bills: a signed answer says where the file is and what it hashes to; the file itself is not signed.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde::Deserialize;
+
+use super::super::Signing;
+use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
+use super::{WechatV3, answer, errors, request};
+use crate::error::Error;
+
+/// Our kinds of bill, and what WeChat Pay is asked for each.
+const KINDS: &[&str] = &[TRADE, "trade_success", "trade_refund", FUNDS, "funds_operation", "funds_fees"];
+
+/// The interface, and the parameter that chooses among its bills.
+fn interface(kind: &str) -> Option<(&'static str, &'static str)> {
+    Some(match kind {
+        TRADE => ("tradebill", "bill_type=ALL"),
+        "trade_success" => ("tradebill", "bill_type=SUCCESS"),
+        "trade_refund" => ("tradebill", "bill_type=REFUND"),
+        FUNDS => ("fundflowbill", "account_type=BASIC"),
+        "funds_operation" => ("fundflowbill", "account_type=OPERATION"),
+        "funds_fees" => ("fundflowbill", "account_type=FEES"),
+        _ => return None,
+    })
+}
+
+/// The codes that only bills have, without `_` as in [`errors`]; both come with HTTP 400.
+const NOT_THERE: &str = "NOSTATEMENTEXIST";
+const BEING_MADE: &str = "STATEMENTCREATING";
+
+impl Bills for WechatV3 {
+    fn kinds(&self) -> &'static [&'static str] {
+        KINDS
+    }
+
+    /// Files are where the interface is.
+    fn hosts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::Payments
+    }
+
+    fn ask(&self, wanted: &Wanted, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let interface = interface(wanted.kind);
+        let (name, choice) =
+            interface.ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}`", wanted.kind)))?;
+        request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", wanted.day)).map(request::get)
+    }
+
+    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+        let status = answer.status;
+        let reply = answer.believed(refusal)?;
+        match status {
+            StatusCode::OK => link(answer::read(reply.bytes())?).map(Found::Link),
+            _ => Err(refusal(status, reply.bytes())),
+        }
+    }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Error {
+    match errors::refusal(status, body) {
+        Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == NOT_THERE => Error::Absent(word),
+        Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == BEING_MADE => Error::Busy(word),
+        other => other,
+    }
+}
+
+#[derive(Deserialize)]
+struct Place {
+    hash_type: String,
+    hash_value: String,
+    download_url: String,
+}
+
+/// The hash is over the file as it is without compression, which is how it is asked for.
+fn link(place: Place) -> Result<Link, Error> {
+    let mut sha1 = [0; 20];
+    let is_sha1 =
+        place.hash_type.eq_ignore_ascii_case("SHA1") && hex::decode_to_slice(&place.hash_value, &mut sha1).is_ok();
+    if !is_sha1 {
+        return Err(Error::unclear("its answer names no SHA-1 of the bill"));
+    }
+    Ok(Link { url: place.download_url, is_signed: true, sha1: Some(sha1), form: Form::Csv })
+}

@@ -1,0 +1,100 @@
+//! One bill: ask → sign → send → verify → find, and where the answer is a link: (sign) → fetch → check.
+//!
+//! A bill passes none of the channel's filters: it moves no money, so it shall neither use up what payments may do nor, when
+//! the provider's files are out of reach, open the breaker that payments go through. It has connections and a limit of
+//! its own instead.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use tollgate_plugins::error::Error;
+use tollgate_plugins::filter::Clock;
+use tollgate_plugins::provider::Signing;
+use tollgate_plugins::provider::bill::{self, Bills, File, Found, Link, Wanted};
+
+use super::{Exchanger, signing, unanswered, verified};
+use crate::clock::stamp;
+use crate::config::Channel;
+use crate::telemetry::METRICS;
+use crate::upstream::BillHosts;
+
+/// What bills are called in metrics, where operations have their names.
+const NAME: &str = "bill";
+
+impl Exchanger {
+    /// Has the bill from the channel's provider.
+    pub async fn bill(&self, channel: &Arc<Channel>, wanted: Wanted) -> Result<File, Error> {
+        let started = self.clock.now();
+        let result = self.have(channel, wanted).await;
+        let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
+        METRICS.exchanges_total.with_label_values(&[channel.name.as_str(), NAME, code]).inc();
+        let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
+        METRICS.exchange_duration_seconds.with_label_values(&[channel.name.as_str(), NAME]).observe(seconds);
+        if let Err(error) = &result {
+            tracing::info!(channel = channel.name, operation = NAME, %error, "exchange");
+        }
+        result
+    }
+
+    async fn have(&self, channel: &Arc<Channel>, wanted: Wanted) -> Result<File, Error> {
+        let hosts = channel.bills.as_ref().ok_or_else(none)?;
+        let _turn = hosts.turn().ok_or_else(|| Error::Held {
+            why: "other bills of this channel are being fetched".to_owned(),
+            retry_after: 5,
+        })?;
+        let request = signed(channel, move |bills, with| bills.ask(&wanted, with)).await?;
+        let answer = hosts.ask(&request).await.map_err(unanswered)?;
+        let checked = verified(channel, &self.keys, &answer).await;
+        let answer = bill::Answer { status: answer.status, body: answer.body, checked };
+        match beside(channel, move |bills, _| bills.find(&wanted, answer)).await? {
+            Found::File(file) => Ok(file),
+            Found::Link(link) => follow(channel, hosts, link).await,
+        }
+    }
+}
+
+/// Fetches what a link names, at once: some are good for half a minute only.
+async fn follow(channel: &Arc<Channel>, hosts: &BillHosts, link: Link) -> Result<File, Error> {
+    let place = hosts.place(&link.url).map_err(|wrong| {
+        tracing::error!(channel = channel.name, wrong, "the link to a bill is not followed");
+        Error::Mismatch(format!("its link {wrong}; if it should be followed, name its host in `bill_hosts`"))
+    })?;
+    let request = link.request(place.target.clone());
+    let request = match link.is_signed {
+        true => signed(channel, move |_, _| Ok(request)).await?,
+        false => request,
+    };
+    let answer = hosts.fetch(&place, &request).await.map_err(unanswered)?;
+    beside(channel, move |_, _| link.read(answer.status, answer.body)).await
+}
+
+async fn signed(
+    channel: &Arc<Channel>,
+    make: impl FnOnce(&dyn Bills, Signing<'_>) -> Result<Request<Bytes>, Error> + Send + 'static,
+) -> Result<Request<Bytes>, Error> {
+    let signer = Arc::clone(channel);
+    beside(channel, move |bills, with| {
+        let mut request = make(bills, with)?;
+        signer.provider.sign(&mut request, with)?;
+        Ok(request)
+    })
+    .await
+}
+
+/// Works beside the threads that serve payments: a bill can be long, and it can wait.
+async fn beside<T: Send + 'static>(
+    channel: &Arc<Channel>,
+    work: impl FnOnce(&dyn Bills, Signing<'_>) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let channel = Arc::clone(channel);
+    let done = tokio::task::spawn_blocking(move || {
+        let stamp = stamp();
+        work(channel.provider.bills().ok_or_else(none)?, signing(&channel, &stamp))
+    });
+    done.await.unwrap_or_else(|_| Err(Error::NotSent("the work on the bill broke off".to_owned())))
+}
+
+fn none() -> Error {
+    Error::Unfit("this channel's provider hands out no bills".to_owned())
+}

@@ -1,0 +1,178 @@
+//! Bills: a link that is good for half a minute, signed; then the archive, which anybody has who knows the link.
+
+mod zip;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use super::trade::{Desk, Result, done};
+use super::words::{add, china};
+use super::{Shared, scripted, success};
+use crate::sandbox::bills::{Line, day, lines, yuan};
+use crate::sandbox::fault::{Kind, disturbed};
+use crate::sandbox::keys::random_text;
+use crate::sandbox::server::{Verdict, cut};
+
+/// Where the files are.
+pub(in crate::sandbox) const PATH: &str = "/downloadBillFile.resource";
+/// Seconds that a link is good for.
+const LIFETIME: i64 = 30;
+
+/// Alipay's bills are in GBK; what is the same in each stands in these, and what differs comes for the words in braces.
+const TRADE: &[u8] = include_bytes!("bills/trade.gbk.csv");
+const SIGNCUSTOMER: &[u8] = include_bytes!("bills/signcustomer.gbk.csv");
+/// 交易 and 退款.
+const PAYMENT: &[u8] = b"\xbd\xbb\xd2\xd7";
+const REFUND: &[u8] = b"\xcd\xcb\xbf\xee";
+
+impl Desk<'_> {
+    /// Makes the bill, and says where it is.
+    pub(super) fn bill(&mut self, content: &Value, host: &str) -> Result {
+        let text = |field: &str| content[field].as_str().unwrap_or_default();
+        let wanted = day(text("bill_date")).ok_or_else(|| {
+            Reply::business("isv.invalid-arguments", "bill_date格式错误，沙箱只有日账单，请使用yyyy-MM-dd")
+        })?;
+        let bill = {
+            let lines = lines(self.books, &self.account.app_id, wanted);
+            if lines.is_empty() {
+                return Err(Reply::business("isp.bill_not_exist", "账单不存在"));
+            }
+            self.archive(text("bill_type"), wanted, &lines)
+        };
+        let bill = bill.ok_or_else(|| Reply::business("isp.unknow-error", "系统繁忙"))?;
+        let (kind, seller) = (text("bill_type"), &self.account.seller_id);
+        let token = format!("{}-{}", self.now.as_second(), random_text(32));
+        let name = format!("{seller}_{}.csv.zip", wanted.strftime("%Y%m%d"));
+        // The original writes http:// too.
+        let url = format!("http://{host}{PATH}?bizType={kind}&userId={seller}&downloadFileName={name}&token={token}");
+        self.books.bills.insert((self.account.app_id.clone(), token), bill);
+        let mut object = success();
+        add(&mut object, json!({"bill_download_url": url}));
+        done(Reply::method(object))
+    }
+
+    fn archive(&self, kind: &str, day: Date, lines: &[Line<'_>]) -> Option<Bytes> {
+        let is_trade = kind == "trade";
+        let (mut rows, mut counts, mut sums) = (Vec::new(), [0, 0], [0, 0]);
+        for line in lines {
+            let amount = line.refund.map_or(line.order.total, |(_, refund)| refund.amount);
+            let which = usize::from(line.refund.is_some());
+            (counts[which], sums[which]) = (counts[which] + 1, sums[which] + amount);
+            rows.extend(if is_trade {
+                trade(line, amount)
+            } else {
+                funds(line, amount, sums[0].saturating_sub(sums[1]))
+            });
+        }
+        let mut text = if is_trade { TRADE } else { SIGNCUSTOMER }.to_vec();
+        for (word, value) in [
+            ("{seller}", self.account.seller_id.as_bytes()),
+            ("{day}", day.to_string().as_bytes()),
+            ("{day}", day.to_string().as_bytes()),
+            ("{rows}", &rows),
+            ("{payments}", counts[0].to_string().as_bytes()),
+            ("{paid}", yuan(sums[0]).as_bytes()),
+            ("{refunds}", counts[1].to_string().as_bytes()),
+            ("{back}", yuan(sums[1]).as_bytes()),
+        ] {
+            text = replaced(&text, word.as_bytes(), value);
+        }
+        zip::archive(&format!("{}_{}.csv", self.account.seller_id, day.strftime("%Y%m%d")), &text)
+    }
+}
+
+fn trade(line: &Line<'_>, amount: u64) -> Vec<u8> {
+    let Line { at, number, order, refund } = line;
+    let sign = if refund.is_some() { "-" } else { "" };
+    let (kind, request) = match refund {
+        None => (PAYMENT, ""),
+        Some((number, _)) => (REFUND, *number),
+    };
+    let payer = order.payment.as_ref().map(|payment| payment.payer.as_str()).unwrap_or_default();
+    let (created, finished) = (china(order.created), china(*at));
+    let amount = format!("{sign}{}", yuan(amount));
+    let nothing = "0.00";
+    let before = format!("{}\t,{number}\t,", order.transaction_id);
+    let after = format!(
+        ",{},{created},{finished},,,,,{payer},{amount},{amount},{nothing},{nothing},{nothing},{nothing},{nothing},,{nothing},\
+         {nothing},{request},{nothing},{nothing},\r\n",
+        subject(line)
+    );
+    [before.as_bytes(), kind, after.as_bytes()].concat()
+}
+
+fn funds(line: &Line<'_>, amount: u64, balance: u64) -> Vec<u8> {
+    let Line { at, number, order, refund } = line;
+    let (kind, income, expense) = match refund {
+        None => (PAYMENT, yuan(amount), String::new()),
+        Some(_) => (REFUND, String::new(), format!("-{}", yuan(amount))),
+    };
+    let payer = order.payment.as_ref().map(|payment| payment.payer.as_str()).unwrap_or_default();
+    let transaction = &order.transaction_id;
+    let before = format!(
+        "{transaction}\t,{transaction}\t,{number}\t,{},{},{payer},{income},{expense},{},,",
+        subject(line),
+        china(*at),
+        yuan(balance)
+    );
+    [before.as_bytes(), kind, b",\r\n"].concat()
+}
+
+/// What is sold, as far as it is ASCII: the sandbox has no table of GBK.
+fn subject(line: &Line<'_>) -> String {
+    let subject = line.order.parameters["subject"].as_str().unwrap_or_default();
+    subject.chars().map(|letter| if matches!(letter, ' '..='~') && letter != ',' { letter } else { '?' }).collect()
+}
+
+/// With the value in the place of the word's first appearance.
+fn replaced(text: &[u8], word: &[u8], value: &[u8]) -> Vec<u8> {
+    match text.windows(word.len()).position(|part| part == word) {
+        Some(at) => [&text[..at], value, &text[at + word.len()..]].concat(),
+        None => text.to_vec(),
+    }
+}
+
+/// Serves a file to whoever knows its link.
+pub(in crate::sandbox) async fn serve(shared: std::sync::Arc<Shared>, request: Request<Incoming>) -> Verdict {
+    shared.books.lock().stats.requests += 1;
+    let query = request.uri().query().unwrap_or_default();
+    let token = query.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default().to_owned();
+    let known =
+        shared.books.lock().bills.iter().find(|(id, _)| id.1 == token).map(|(id, file)| (id.0.clone(), file.clone()));
+    let made = token.split('-').next().and_then(|time| time.parse::<i64>().ok()).unwrap_or_default();
+    let Some((app_id, file)) = known.filter(|_| Timestamp::now().as_second() - made <= LIFETIME) else {
+        return Verdict::Answer(answer(
+            StatusCode::FORBIDDEN,
+            "text/html",
+            Bytes::from_static(b"<html>expired</html>"),
+        ));
+    };
+    shared.books.lock().arrived("bill_file", None, None);
+    let fault = shared.script.lock().for_request("bill_file", &app_id, &[]);
+    let file = || answer(StatusCode::OK, "application/zip", file);
+    let Some(fault) = fault else { return Verdict::Answer(file()) };
+    match disturbed(&fault, file, |fault| scripted(fault).sent()).await {
+        Some(response) => Verdict::Answer(response),
+        None => cut(&shared),
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+    response
+}
+
+/// Leads to a file that is none of the platform's; the name leads nowhere.
+pub(super) fn spoil_link(object: &mut Value, fault: Kind) {
+    if fault == Kind::OtherHost && object.get("bill_download_url").is_some() {
+        object["bill_download_url"] = json!(format!("https://bills.example.invalid{PATH}?token=x"));
+    }
+}
