@@ -9,6 +9,7 @@ mod golden;
 pub mod sandbox;
 mod text;
 pub mod unionpay;
+mod wechat_account;
 pub mod wechat_v2;
 pub mod wechat_v3;
 

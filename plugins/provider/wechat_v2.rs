@@ -18,6 +18,8 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Deref;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -25,6 +27,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
+use super::wechat_account;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -48,54 +51,22 @@ struct WechatV2 {
     account: Account,
 }
 
-/// By WeChat Pay's own names; every answer that names them must name these.
+/// Whose it is, and the key of both sides.
 struct Account {
-    mchid: String,
-    appid: String,
-    /// Whom a service provider acts for.
-    sub_mchid: Option<String>,
-    sub_appid: Option<String>,
+    whose: wechat_account::Account,
     key: ApiKey,
 }
 
-impl Account {
-    /// In whose app the payer pays.
-    fn payers_appid(&self) -> &str {
-        self.sub_appid.as_deref().unwrap_or(&self.appid)
+impl Deref for Account {
+    type Target = wechat_account::Account;
+
+    fn deref(&self) -> &wechat_account::Account {
+        &self.whose
     }
 }
 
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
-    let mchid: Option<String> = settings.required("mchid");
-    let appid: Option<String> = settings.required("appid");
-    let sub_mchid: Option<String> = settings.optional("sub_mchid");
-    let sub_appid: Option<String> = settings.optional("sub_appid");
-    let is_mchid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
-    let is_appid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let mut is_good = true;
-    for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
-        if id.as_ref().is_some_and(|id| !is_mchid(id)) {
-            let suggestion = "copy the merchant number (商户号) from pay.weixin.qq.com, as in \"1900000109\"";
-            settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(suggestion.to_owned()));
-            is_good = false;
-        }
-    }
-    for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
-        if id.as_ref().is_some_and(|id| !is_appid(id)) {
-            let suggestion = "copy the AppID that is bound to the merchant number, as in \"wx8888888888888888\"";
-            settings.problem(
-                name,
-                format!("the {name} must be 1 to 32 letters and digits"),
-                Some(suggestion.to_owned()),
-            );
-            is_good = false;
-        }
-    }
-    if sub_appid.is_some() && sub_mchid.is_none() {
-        let suggestion = "add `sub_mchid`: the merchant for whom the service provider acts";
-        settings.problem("sub_appid", "`sub_appid` has no meaning without `sub_mchid`", Some(suggestion.to_owned()));
-        is_good = false;
-    }
+    let whose = wechat_account::Account::read(settings);
     let sign_type = match settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()).as_str() {
         "HMAC-SHA256" => SignType::HmacSha256,
         "MD5" => SignType::Md5,
@@ -106,8 +77,8 @@ fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provi
         }
     };
     let key = String::from_utf8(given.secrets.get(API)?.expose().to_vec()).ok()?;
-    let account = Account { mchid: mchid?, appid: appid?, sub_mchid, sub_appid, key: ApiKey { key, sign_type } };
-    is_good.then(|| Box::new(WechatV2 { account }) as Box<dyn Provider>)
+    let account = Account { whose: whose?, key: ApiKey { key, sign_type } };
+    Some(Box::new(WechatV2 { account }))
 }
 
 fn check_api(secret: &[u8]) -> Result<(), String> {
@@ -184,7 +155,7 @@ impl Provider for WechatV2 {
     }
 
     fn account(&self) -> &str {
-        &self.account.mchid
+        &self.account.name
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

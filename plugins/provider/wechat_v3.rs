@@ -1,4 +1,4 @@
-//! WeChat Pay's APIv3, for direct merchants.
+//! WeChat Pay's APIv3, for direct merchants and for service providers.
 //!
 //! ```text
 //! Operation ─ request ─▶ signature ═▶ WeChat Pay
@@ -28,6 +28,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::bill::Bills;
+use super::wechat_account::Account;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -49,19 +50,7 @@ const API_V3: &str = "api_v3";
 
 /// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
-    let mchid: Option<String> = settings.required("mchid");
-    let appid: Option<String> = settings.required("appid");
-    let is_mchid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
-    let is_appid = |id: &String| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if mchid.as_ref().is_some_and(|id| !is_mchid(id)) {
-        let suggestion = "copy the merchant number (商户号) from pay.weixin.qq.com, as in mchid = \"1900000109\"";
-        settings.problem("mchid", "the mchid must be 1 to 32 digits", Some(suggestion.to_owned()));
-    }
-    if appid.as_ref().is_some_and(|id| !is_appid(id)) {
-        let suggestion = "copy the AppID that is bound to the mchid, as in appid = \"wx8888888888888888\"";
-        settings.problem("appid", "the appid must be 1 to 32 letters and digits", Some(suggestion.to_owned()));
-    }
-    let account = Account { mchid: mchid.filter(is_mchid)?, appid: appid.filter(is_appid)? };
+    let account = Account::read(settings)?;
     let api_v3 = Aes256Gcm::new_from_slice(given.secrets.get(API_V3)?.expose()).ok()?;
     Some(Box::new(WechatV3 { account, api_v3 }))
 }
@@ -81,12 +70,6 @@ struct WechatV3 {
     account: Account,
     /// Opens what WeChat Pay encrypts for the merchant.
     api_v3: Aes256Gcm,
-}
-
-/// By WeChat Pay's own names; every answer that names them must name these.
-struct Account {
-    mchid: String,
-    appid: String,
 }
 
 impl Provider for WechatV3 {
@@ -143,7 +126,7 @@ impl Provider for WechatV3 {
     }
 
     fn account(&self) -> &str {
-        &self.account.mchid
+        &self.account.name
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

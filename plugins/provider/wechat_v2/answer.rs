@@ -118,7 +118,7 @@ impl Message<'_> {
         let account = self.account;
         let mut params = pairs([
             ("appid", account.payers_appid()),
-            ("partnerid", account.sub_mchid.as_deref().unwrap_or(&account.mchid)),
+            ("partnerid", account.payee()),
             ("prepayid", prepay_id),
             ("package", "Sign=WXPay"),
             ("noncestr", &with.stamp.nonce),

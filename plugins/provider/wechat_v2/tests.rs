@@ -19,13 +19,8 @@ fn key(sign_type: SignType) -> ApiKey {
 }
 
 fn provider() -> WechatV2 {
-    let account = Account {
-        mchid: "10000100".to_owned(),
-        appid: "wxd930ea5d5a258f4f".to_owned(),
-        sub_mchid: None,
-        sub_appid: None,
-        key: key(SignType::HmacSha256),
-    };
+    let whose = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), None, None);
+    let account = Account { whose, key: key(SignType::HmacSha256) };
     WechatV2 { account }
 }
 

@@ -45,6 +45,11 @@ pub(super) fn same(name: &str, theirs: &str, ours: &str) -> Result<(), Error> {
     if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("it names another `{name}`"))) }
 }
 
+/// The same where it must be there.
+pub(super) fn named(name: &str, theirs: Option<&str>, ours: &str) -> Result<(), Error> {
+    same(name, theirs.ok_or_else(|| Error::unclear(format!("it names no `{name}`")))?, ours)
+}
+
 #[derive(Deserialize)]
 struct Created {
     code_url: Option<String>,
@@ -54,7 +59,7 @@ struct Created {
 
 fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<Action, Error> {
     let Signing { signer, stamp, .. } = with;
-    let (appid, nonce, time) = (account.appid.as_str(), stamp.nonce.as_str(), stamp.unix_time.to_string());
+    let (appid, nonce, time) = (account.payers_appid(), stamp.nonce.as_str(), stamp.unix_time.to_string());
     match Product::of(pay.order.method).ok_or_else(|| Error::unclear("the order's method is none of WeChat Pay's"))? {
         Product::Native => Ok(Action::Qr { data: given("code_url", &created.code_url)?.to_owned() }),
         Product::H5 => {
@@ -80,7 +85,7 @@ fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) ->
             Ok(Action::App {
                 params: params([
                     ("appid", appid),
-                    ("partnerid", &account.mchid),
+                    ("partnerid", account.payee()),
                     ("prepayid", prepay_id),
                     ("package", "Sign=WXPay"),
                     ("noncestr", nonce),
@@ -121,9 +126,17 @@ fn params<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> 
 #[derive(Deserialize)]
 pub(super) struct OrderNews<'a> {
     #[serde(borrow)]
-    appid: Text<'a>,
+    appid: Option<Text<'a>>,
     #[serde(borrow)]
-    mchid: Text<'a>,
+    mchid: Option<Text<'a>>,
+    #[serde(borrow)]
+    sp_appid: Option<Text<'a>>,
+    #[serde(borrow)]
+    sp_mchid: Option<Text<'a>>,
+    #[serde(borrow)]
+    sub_appid: Option<Text<'a>>,
+    #[serde(borrow)]
+    sub_mchid: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) out_trade_no: Text<'a>,
     #[serde(borrow)]
@@ -144,10 +157,24 @@ struct OrderAmount<'a> {
 }
 
 impl OrderNews<'_> {
+    /// Refuses what is another account's. A service provider's orders name both sides.
+    fn is_ours(&self, account: &Account) -> Result<(), Error> {
+        let Some(sub_mchid) = &account.sub_mchid else {
+            named("mchid", self.mchid.as_deref(), &account.mchid)?;
+            return named("appid", self.appid.as_deref(), &account.appid);
+        };
+        named("sp_mchid", self.sp_mchid.as_deref(), &account.mchid)?;
+        named("sp_appid", self.sp_appid.as_deref(), &account.appid)?;
+        named("sub_mchid", self.sub_mchid.as_deref(), sub_mchid)?;
+        match (&account.sub_appid, &self.sub_appid) {
+            (Some(ours), Some(theirs)) => same("sub_appid", theirs, ours),
+            _ => Ok(()),
+        }
+    }
+
     /// What became of it. `REFUND` means that it was paid and that some refund was asked for since.
     pub(super) fn outcome(&self, account: &Account) -> Result<Outcome, Error> {
-        same("mchid", &self.mchid, &account.mchid)?;
-        same("appid", &self.appid, &account.appid)?;
+        self.is_ours(account)?;
         let status = match &*self.trade_state {
             "SUCCESS" | "REFUND" => Status::Succeeded,
             "NOTPAY" | "USERPAYING" | "ACCEPT" => Status::Pending,

@@ -4,7 +4,7 @@ use aes_gcm::Aes256Gcm;
 use serde::Deserialize;
 
 use super::Account;
-use super::answer::{OrderNews, RefundAmount, at, read, refund_status, same, stuck};
+use super::answer::{OrderNews, RefundAmount, at, named, read, refund_status, stuck};
 use super::sealed::Sealed;
 use crate::error::Error;
 use crate::payment::{Event, Outcome};
@@ -25,7 +25,9 @@ struct Resource {
 /// A refund as notifications tell it: other names and fewer fields than in answers.
 #[derive(Deserialize)]
 struct RefundNotice {
-    mchid: String,
+    mchid: Option<String>,
+    sp_mchid: Option<String>,
+    sub_mchid: Option<String>,
     out_trade_no: String,
     refund_id: String,
     out_refund_no: String,
@@ -59,7 +61,13 @@ fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<
 }
 
 fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<Event, Error> {
-    same("mchid", &notice.mchid, &account.mchid)?;
+    match &account.sub_mchid {
+        None => named("mchid", notice.mchid.as_deref(), &account.mchid)?,
+        Some(sub_mchid) => {
+            named("sp_mchid", notice.sp_mchid.as_deref(), &account.mchid)?;
+            named("sub_mchid", notice.sub_mchid.as_deref(), sub_mchid)?;
+        }
+    }
     Ok(Event {
         id: format!("{event_type}:{}:{}", notice.out_refund_no, notice.refund_id),
         order_number: notice.out_trade_no.clone(),

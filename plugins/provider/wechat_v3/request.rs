@@ -28,18 +28,33 @@ pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request
         Operation::Pay(pay) => create(account, pay),
         Operation::Query(order) => query_uri(account, &order.number).map(get),
         Operation::Close(order) => {
-            let path = format!("/v3/pay/transactions/out-trade-no/{}/close", escape(&order.number));
-            post(uri(path)?, &Close { mchid: &account.mchid })
+            let path = format!("{}/out-trade-no/{}/close", desk(account), escape(&order.number));
+            post(uri(path)?, &Close { whose: Numbers::of(account) })
         }
-        Operation::Refund(refund) => give_back(refund),
+        Operation::Refund(refund) => give_back(account, refund),
         Operation::QueryRefund(refund) => {
-            uri(format!("/v3/refund/domestic/refunds/{}", escape(&refund.number))).map(get)
+            let whose = account.sub_mchid.as_ref().map(|sub| format!("?sub_mchid={}", escape(sub)));
+            let number = escape(&refund.number);
+            uri(format!("/v3/refund/domestic/refunds/{number}{}", whose.unwrap_or_default())).map(get)
         }
     }
 }
 
 pub(super) fn query_uri(account: &Account, number: &str) -> Result<Uri, Error> {
-    uri(format!("/v3/pay/transactions/out-trade-no/{}?mchid={}", escape(number), escape(&account.mchid)))
+    let (mchid, number) = (escape(&account.mchid), escape(number));
+    let whose = match &account.sub_mchid {
+        Some(sub) => format!("sp_mchid={mchid}&sub_mchid={}", escape(sub)),
+        None => format!("mchid={mchid}"),
+    };
+    uri(format!("{}/out-trade-no/{number}?{whose}", desk(account)))
+}
+
+/// Service providers have one of their own.
+fn desk(account: &Account) -> &'static str {
+    match account.sub_mchid {
+        Some(_) => "/v3/pay/partner/transactions",
+        None => "/v3/pay/transactions",
+    }
 }
 
 pub(super) fn escape(text: &str) -> String {
@@ -60,15 +75,14 @@ fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
         return Err(unfit("`description` must have 1 to 127 characters for WeChat Pay"));
     }
     let body = Create {
-        appid: &account.appid,
-        mchid: &account.mchid,
+        whose: Identity::of(account),
         description: &pay.description,
         out_trade_no: &order.number,
         time_expire: pay.expires_at.map(time),
         notify_url: notify_url(&pay.notify_url)?,
         amount: Total { total: fen(order.amount)?, currency: order.amount.currency },
         payer: match product {
-            Product::Jsapi => Some(Payer { openid: openid(pay)? }),
+            Product::Jsapi => Some(Payer::of(account, openid(pay)?)),
             _ => None,
         },
         scene_info: match product {
@@ -76,16 +90,16 @@ fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
             _ => None,
         },
     };
-    let uri = Uri::from_static(match product {
-        Product::Native => "/v3/pay/transactions/native",
-        Product::Jsapi => "/v3/pay/transactions/jsapi",
-        Product::H5 => "/v3/pay/transactions/h5",
-        Product::App => "/v3/pay/transactions/app",
-    });
-    post(uri, &body)
+    let product = match product {
+        Product::Native => "native",
+        Product::Jsapi => "jsapi",
+        Product::H5 => "h5",
+        Product::App => "app",
+    };
+    post(uri(format!("{}/{product}", desk(account)))?, &body)
 }
 
-fn give_back(refund: &Refund) -> Result<Request<Bytes>, Error> {
+fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error> {
     let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
     if reason.is_some_and(|reason| reason.chars().count() > 80) {
         return Err(unfit("`reason` must have at most 80 characters for WeChat Pay"));
@@ -95,6 +109,7 @@ fn give_back(refund: &Refund) -> Result<Request<Bytes>, Error> {
         return Err(Error::Unfit(format!("`amount.value` must be at most {total}, which is what was paid")));
     }
     let body = GiveBack {
+        sub_mchid: account.sub_mchid.as_deref(),
         out_trade_no: &refund.order.number,
         out_refund_no: &refund.number,
         reason,
@@ -169,8 +184,8 @@ fn with_headers(verb: Verb, uri: Uri, body: Bytes) -> Request<Bytes> {
 
 #[derive(Serialize)]
 struct Create<'a> {
-    appid: &'a str,
-    mchid: &'a str,
+    #[serde(flatten)]
+    whose: Identity<'a>,
     description: &'a str,
     out_trade_no: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,9 +204,71 @@ struct Total {
     currency: Currency,
 }
 
+/// Who asks, in the words of the desk.
 #[derive(Serialize)]
-struct Payer<'a> {
-    openid: &'a str,
+#[serde(untagged)]
+enum Identity<'a> {
+    Merchant {
+        appid: &'a str,
+        mchid: &'a str,
+    },
+    Partner {
+        sp_appid: &'a str,
+        sp_mchid: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub_appid: Option<&'a str>,
+        sub_mchid: &'a str,
+    },
+}
+
+impl<'a> Identity<'a> {
+    fn of(account: &'a Account) -> Self {
+        match &account.sub_mchid {
+            None => Self::Merchant { appid: &account.appid, mchid: &account.mchid },
+            Some(sub_mchid) => Self::Partner {
+                sp_appid: &account.appid,
+                sp_mchid: &account.mchid,
+                sub_appid: account.sub_appid.as_deref(),
+                sub_mchid,
+            },
+        }
+    }
+}
+
+/// The same without the apps.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Numbers<'a> {
+    Merchant { mchid: &'a str },
+    Partner { sp_mchid: &'a str, sub_mchid: &'a str },
+}
+
+impl<'a> Numbers<'a> {
+    fn of(account: &'a Account) -> Self {
+        match &account.sub_mchid {
+            None => Self::Merchant { mchid: &account.mchid },
+            Some(sub_mchid) => Self::Partner { sp_mchid: &account.mchid, sub_mchid },
+        }
+    }
+}
+
+/// The payer's identity in whose app it is.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Payer<'a> {
+    Openid(&'a str),
+    SpOpenid(&'a str),
+    SubOpenid(&'a str),
+}
+
+impl<'a> Payer<'a> {
+    fn of(account: &Account, openid: &'a str) -> Self {
+        match (&account.sub_mchid, &account.sub_appid) {
+            (None, _) => Self::Openid(openid),
+            (Some(_), None) => Self::SpOpenid(openid),
+            (Some(_), Some(_)) => Self::SubOpenid(openid),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -208,11 +285,14 @@ struct H5 {
 
 #[derive(Serialize)]
 struct Close<'a> {
-    mchid: &'a str,
+    #[serde(flatten)]
+    whose: Numbers<'a>,
 }
 
 #[derive(Serialize)]
 struct GiveBack<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_mchid: Option<&'a str>,
     out_trade_no: &'a str,
     out_refund_no: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,71 @@
+//! Who is meant at WeChat Pay, in both of its APIs: a merchant, or a service provider that acts for one.
+
+use crate::settings::Settings;
+
+/// By WeChat Pay's own names; every answer that names them must name these.
+pub(super) struct Account {
+    pub(super) mchid: String,
+    pub(super) appid: String,
+    /// Whom a service provider acts for.
+    pub(super) sub_mchid: Option<String>,
+    pub(super) sub_appid: Option<String>,
+    /// Both numbers of a service provider's: what one merchant was paid is known there only.
+    pub(super) name: String,
+}
+
+impl Account {
+    /// Reads it; says every mistake.
+    pub(super) fn read(settings: &mut Settings<'_>) -> Option<Self> {
+        let mchid: Option<String> = settings.required("mchid");
+        let appid: Option<String> = settings.required("appid");
+        let sub_mchid: Option<String> = settings.optional("sub_mchid");
+        let sub_appid: Option<String> = settings.optional("sub_appid");
+        let before = settings.problems().len();
+        for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
+            if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_digit())) {
+                let suggestion =
+                    format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"");
+                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(suggestion));
+            }
+        }
+        for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
+            if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_alphanumeric())) {
+                let suggestion = format!(
+                    "copy the AppID that is bound to the merchant number, as in {name} = \"wx8888888888888888\""
+                );
+                settings.problem(name, format!("the {name} must be 1 to 32 letters and digits"), Some(suggestion));
+            }
+        }
+        if sub_appid.is_some() && sub_mchid.is_none() {
+            let suggestion = "add `sub_mchid`: the merchant for whom the service provider acts";
+            settings.problem(
+                "sub_appid",
+                "`sub_appid` has no meaning without `sub_mchid`",
+                Some(suggestion.to_owned()),
+            );
+        }
+        if settings.problems().len() > before {
+            return None;
+        }
+        Some(Self::new(mchid?, appid?, sub_mchid, sub_appid))
+    }
+
+    pub(super) fn new(mchid: String, appid: String, sub_mchid: Option<String>, sub_appid: Option<String>) -> Self {
+        let name = sub_mchid.as_ref().map_or_else(|| mchid.clone(), |sub| format!("{mchid}/{sub}"));
+        Self { mchid, appid, sub_mchid, sub_appid, name }
+    }
+
+    /// In whose app the payer pays.
+    pub(super) fn payers_appid(&self) -> &str {
+        self.sub_appid.as_deref().unwrap_or(&self.appid)
+    }
+
+    /// Who is paid.
+    pub(super) fn payee(&self) -> &str {
+        self.sub_mchid.as_deref().unwrap_or(&self.mchid)
+    }
+}
+
+fn is_id(id: &str, fits: impl Fn(u8) -> bool) -> bool {
+    (1..=32).contains(&id.len()) && id.bytes().all(fits)
+}
