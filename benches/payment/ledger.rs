@@ -6,25 +6,38 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tollgate::ledger::{ClaimKey, Claimed, Intent, Ledger, MoneyState, Payment};
+use tollgate::ledger::{Address, ClaimKey, Claimed, Intent, Ledger, MoneyState, Payment};
 use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
+use tollgate_plugins::secret::Secret;
+
+use crate::server::Server;
 
 const TIME: Duration = Duration::from_secs(3);
 
 pub async fn measure() {
     println!("\ndurable claims, next to a bare preallocated log synced for the same batches (1 KiB records)");
     for tasks in [1, 32, 256] {
-        let claims = claims(tasks).await;
+        let directory = tempfile::tempdir().unwrap();
+        let claims = claims(tasks, vec![Ledger::open(directory.path()).unwrap()]).await;
         let bare = bare(tasks).await;
         println!("{tasks:>4} tasks   ledger {claims:>7.0}/s   bare log {bare:>7.0}/s   ratio {:.2}", claims / bare);
     }
+    println!("\ndurable claims in a PostgreSQL on the same machine, shared by one gateway or three");
+    for tasks in [1, 32, 256] {
+        let [mut one, mut three] = [0.0, 0.0];
+        for (gateways, rate) in [(1, &mut one), (3, &mut three)] {
+            let server = Server::start(&["--synced"]);
+            let address = Address::parse(&Secret::new(server.url.as_str()), None).unwrap();
+            let ledgers = (0..gateways).map(|_| Ledger::connect(address.clone()).unwrap()).collect();
+            *rate = claims(tasks, ledgers).await;
+        }
+        println!("{tasks:>4} tasks   one {one:>7.0}/s   three {three:>7.0}/s");
+    }
 }
 
-async fn claims(tasks: usize) -> f64 {
-    let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(directory.path()).unwrap();
+async fn claims(tasks: usize, ledgers: Vec<Ledger>) -> f64 {
     rate(tasks, move |task, number| {
-        let ledger = ledger.clone();
+        let ledger = ledgers[task % ledgers.len()].clone();
         async move {
             let order = format!("o-{task}-{number}");
             let key = ClaimKey {

@@ -1,6 +1,6 @@
 //! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
-//! `cargo bench --bench payment`; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
+//! `cargo bench --bench payment`, or with `-- ledger` the ledger alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -8,6 +8,8 @@ mod bare;
 mod drive;
 mod ledger;
 mod reload;
+#[path = "../../tests/servers/server.rs"]
+mod server;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -28,6 +30,9 @@ fn main() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let payments = std::env::var("TOLLGATE_BENCH_PAYMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    if arguments.iter().any(|argument| argument == "ledger") {
+        return runtime.block_on(ledger::measure());
+    }
     runtime.block_on(async {
         let stage = Stage::set().await;
         let (bare, gateway) = (bare::start(&stage).await, stage.start_gateway().await);

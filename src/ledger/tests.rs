@@ -26,6 +26,7 @@ mod on_disk;
 mod on_postgres;
 mod outages;
 mod places;
+mod protection;
 #[path = "../../tests/servers/server.rs"]
 mod server;
 

@@ -1,4 +1,5 @@
 //! A PostgreSQL process of the tests' own.
+#![allow(dead_code, reason = "not everyone stops it")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

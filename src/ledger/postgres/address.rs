@@ -18,7 +18,7 @@ const UNANSWERED: Duration = Duration::from_secs(8);
 /// The URL of a PostgreSQL, understood. Never printed: there is a password in it.
 #[derive(Clone)]
 pub struct Address {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     /// `None` on this machine or when it was refused in so many words.
     pub(super) tls: Option<MakeRustlsConnect>,
     url: Secret,
@@ -67,7 +67,7 @@ impl Address {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        Ok(Self { config, tls, url: url.clone(), authorities: authorities.map(<[_]>::to_vec) })
+        Ok(Self { config: Arc::new(config), tls, url: url.clone(), authorities: authorities.map(<[_]>::to_vec) })
     }
 }
 
