@@ -273,7 +273,8 @@ mod tests {
             message.headers.insert("x-signature".into(), signature(&message.body));
         };
         let (signer, keys) = (crate::signer::none(), Keyring::default());
-        let bench = Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, sign: &sign };
+        let bench =
+            Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, now: NOW, sign: &sign };
         golden::hold(&bench, &needed);
     }
 

@@ -127,6 +127,7 @@ fn golden_files_hold() {
         provider: &provider(),
         signer: &*app_signer(),
         keys: &keyring(),
+        now: NOW,
         sign: &sign_if_unsigned,
     };
     shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());

@@ -92,7 +92,7 @@ fn every_mistake_in_the_account_is_told() {
     let right = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice();
     let key = Some(right);
     assert_eq!(build("mchid = \"1900000109\"\nappid = \"wx8888888888888888\"", key), (true, vec![]));
-    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsub_mchid = \"1\"", key);
+    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsubMchid = \"1\"", key);
     assert!(!built);
     assert_eq!(said.len(), 3, "{said:#?}");
     assert!(said[0].starts_with("\"19x\"|the mchid must be 1 to 32 digits|copy"), "{said:#?}");
