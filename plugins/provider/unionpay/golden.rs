@@ -15,11 +15,15 @@ use super::UnionPay;
 use super::account::Account;
 use super::chain::{Chain, Owners};
 use super::fields::{Codec, Fields, SIGNATURE};
-use super::signature::{Method, sha256};
-use crate::signer::rsa;
+use super::signature::{Method, sha256, sm3};
+use crate::signer::{rsa, sm2};
 
 /// When signatures are made and checked: 2025-01-01, since the certificates are no older.
 pub(super) const NOW: u64 = 1_735_700_000;
+/// Inside the time of the SM2 certificates.
+pub(super) const LATER: u64 = 1_800_000_000;
+pub(super) const SM2_CERT_ID: &str = "69012345678";
+pub(super) const SECURE_KEY: &[u8] = b"88888888";
 pub(super) const MER_ID: &str = "777290058110048";
 pub(super) const CERT_ID: &str = "68759663126";
 
@@ -41,6 +45,14 @@ pub(super) fn merchant_signer() -> Arc<dyn Signer> {
 
 pub(super) fn chain() -> Chain {
     Chain::new(&key_file("up_middle.crt.pem"), &key_file("up_root.crt.pem"), Owners::Test).unwrap()
+}
+
+pub(super) fn sm2_signer() -> Arc<dyn Signer> {
+    sm2::signer(SM2_CERT_ID, &key_file("sm2_leaf.key.pem")).unwrap()
+}
+
+pub(super) fn sm2_chain() -> Chain {
+    Chain::new(&key_file("sm2_middle.crt.pem"), &key_file("sm2_root.crt.pem"), Owners::Production).unwrap()
 }
 
 pub(super) fn account(method: Method, codec: Codec) -> Account {
@@ -80,36 +92,66 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
     fields
 }
 
+/// The same with SM2. The merchant's key does for both sides.
+pub(super) fn signed_with_sm2(mut fields: Fields) -> Fields {
+    fields.set("signPubKeyCert", String::from_utf8(key_file("sm2_leaf.crt.pem")).unwrap());
+    let digest = sm3(fields.signed_text().as_bytes());
+    fields.set(SIGNATURE, STANDARD.encode(sm2_signer().sign(digest.as_bytes()).unwrap()));
+    fields
+}
+
 /// As answers are written: nothing is encoded.
 pub(super) fn answer_body(fields: Fields) -> String {
     let pairs = fields.into_map().into_iter().map(|(name, value)| format!("{name}={value}"));
     pairs.collect::<Vec<_>>().join("&")
 }
 
-fn sign(message: &mut Message) {
+/// Signs what has no signature, as a form or as JSON.
+fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
     let source = if message.status.is_some() { Source::Answer } else { Source::Notification };
-    let fields = Fields::read(Codec::Form, source, message.body.as_bytes()).unwrap();
+    let fields = Fields::read(codec, source, message.body.as_bytes()).unwrap();
     if fields.get(SIGNATURE).is_some() {
         return;
     }
-    let signed = signed_by_unionpay(fields);
-    message.body = match source {
-        Source::Answer => answer_body(signed),
-        Source::Notification => String::from_utf8(signed.write(Codec::Form).unwrap()).unwrap(),
+    let signed = sign(fields);
+    message.body = match (source, codec) {
+        (Source::Answer, Codec::Form) => answer_body(signed),
+        _ => String::from_utf8(signed.write(codec).unwrap()).unwrap(),
     };
+}
+
+fn hold_all(
+    folder: &str,
+    provider: &UnionPay,
+    signer: &dyn Signer,
+    now: u64,
+    sign: &dyn Fn(&mut Message),
+    needed: &str,
+) {
+    let bench = Bench { folder, provider, signer, keys: &Keyring::default(), now, sign };
+    hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
 #[test]
 fn golden_files_hold() {
-    let bench = Bench {
-        folder: "unionpay",
-        provider: &provider(),
-        signer: &*merchant_signer(),
-        keys: &Keyring::default(),
-        now: NOW,
-        sign: &sign,
-    };
     let needed = "pay-page pay-app pay-qr pay-barcode query query-open query-barcode query-failed close-barcode refund \
                   query-refund notification-official notification-payment notification-refund";
-    hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+    let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_by_unionpay);
+    hold_all("unionpay", &provider(), &*merchant_signer(), NOW, &sign, needed);
+}
+
+#[test]
+fn golden_files_with_sm2_hold() {
+    let provider = UnionPay(account(Method::Sm2(sm2_chain()), Codec::Form));
+    let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_with_sm2);
+    hold_all("unionpay-sm2", &provider, &*sm2_signer(), LATER, &sign, "pay-app query notification-payment");
+}
+
+#[test]
+fn golden_files_in_json_with_sm3_hold() {
+    let provider = UnionPay(account(Method::sm3(SECURE_KEY), Codec::Json));
+    let nobody = crate::signer::none();
+    let by_key = |fields: Fields| Method::sm3(SECURE_KEY).sign(&fields, &*nobody).unwrap();
+    let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Json, by_key);
+    hold_all("unionpay-sm3-json", &provider, &*nobody, NOW, &sign, "pay-qr query refund");
 }

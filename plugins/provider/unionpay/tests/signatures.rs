@@ -3,12 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::signature::{self, sm3};
+use super::super::signature;
 use super::*;
-use crate::signer::{rsa, sm2};
-
-/// Inside the time of the SM2 certificates.
-const LATER: u64 = 1_800_000_000;
+use crate::signer::rsa;
 
 fn of_text(text: &str) -> Fields {
     fields(&text.split('&').map(|pair| pair.split_once('=').unwrap()).collect::<Vec<_>>())
@@ -108,29 +105,21 @@ fn any_altered_byte_is_refused_with_every_method_and_codec() {
     }
 }
 
-fn sm2_chain() -> super::super::chain::Chain {
-    let (middle, root) = (key_file("sm2_middle.crt.pem"), key_file("sm2_root.crt.pem"));
-    super::super::chain::Chain::new(&middle, &root, super::super::chain::Owners::Production).unwrap()
-}
-
 #[test]
 fn sm2_signs_and_believes() {
-    let signer = sm2::signer("69012345678", &key_file("sm2_leaf.key.pem")).unwrap();
+    let signer = sm2_signer();
     let provider = UnionPay(account(signature::Method::Sm2(sm2_chain()), Codec::Form));
     let sent = provider.0.method.sign(&said("00"), &*signer).unwrap();
-    assert_eq!((sent.get("signMethod"), sent.get("certId")), (Some("21"), Some("69012345678")));
+    assert_eq!((sent.get("signMethod"), sent.get("certId")), (Some("21"), Some(SM2_CERT_ID)));
     assert_eq!(STANDARD.decode(sent.get(SIGNATURE).unwrap()).unwrap().len(), 64);
-    let certificate = String::from_utf8(key_file("sm2_leaf.crt.pem")).unwrap();
-    let mut told = with(with(said("00"), "signMethod", "21"), "signPubKeyCert", &certificate);
-    let signature = signer.sign(sm3(told.signed_text().as_bytes()).as_bytes()).unwrap();
-    told.set(SIGNATURE, STANDARD.encode(signature));
+    let told = signed_with_sm2(with(said("00"), "signMethod", "21"));
     let verify = |fields: &Fields| {
         let body = answer_body(fields.clone()).into();
         provider
             .verify(Source::Answer, &HeaderMap::new(), body, &no_keys(), LATER)
             .map(|verified| verified.key_id().to_owned())
     };
-    assert_eq!(verify(&told), Ok("69012345678".to_owned()));
+    assert_eq!(verify(&told), Ok(SM2_CERT_ID.to_owned()));
     for (name, value) in [("respCode", "05"), ("signMethod", "01"), (SIGNATURE, "AAAA"), ("x", "1")] {
         assert!(verify(&with(told.clone(), name, value)).is_err(), "{name}");
     }
