@@ -10,6 +10,7 @@ mod keys;
 mod ledger;
 mod merchant;
 pub mod operate;
+mod pfx;
 mod process;
 pub mod reload;
 pub mod report;

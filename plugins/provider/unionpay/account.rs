@@ -177,8 +177,8 @@ fn certified(settings: &Settings<'_>, given: &Given<'_>, algorithm: &str, owners
     if !signs {
         let message = format!("this `sign_method` needs the merchant's private key for `{algorithm}`");
         let suggestion = format!(
-            "add `sign = {{ algorithm = \"{algorithm}\", file = \"…\" }}` under `[keys]`: a PEM file with certificate and \
-             private key (`openssl pkcs12 -in FILE.pfx -nodes -clcerts -out FILE.pem`, with -legacy for old files)"
+            "add `sign = {{ algorithm = \"{algorithm}\", file = \"acp_sign.pfx\", password = \"env:…\" }}` under `[keys]`; or \
+             a PEM file that holds certificate and private key, which has no password"
         );
         problem(settings, "sign_method", message, &suggestion);
     }

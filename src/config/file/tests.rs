@@ -201,6 +201,37 @@ rolling_window = "1ms"
 }
 
 #[test]
+fn a_pfx_file_is_opened_with_its_password() {
+    let dir = sandbox();
+    let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/unionpay/keys");
+    copy(&keys, &dir.path().join("channels/keys"));
+    let channel = |sign: &str| {
+        let text = format!(
+            "provider = \"unionpay\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\nmerId = \"777290058110048\"\n\
+             environment = \"test\"\n[keys]\nsign = {{ algorithm = \"rsa-sha256\", {sign} }}\n\
+             root_cert = \"file:keys/up_root.crt.pem\"\nmiddle_cert = \"file:keys/up_middle.crt.pem\"\n"
+        );
+        put(&dir, "channels/union.toml", &text);
+    };
+    channel("file = \"keys/up_merchant.pfx\", password = \"plain:000000\"");
+    assert_told(&dir, &[]);
+    for (sign, place, expected) in [
+        ("file = \"keys/up_merchant.pfx\", password = \"plain:1\"", 43, "this PFX file cannot be opened: its password"),
+        ("file = \"keys/up_merchant.pfx\"", 43, "this is a PFX file, and its password is missing (add password = "),
+        (
+            "file = \"keys/up_merchant.key.pem\", password = \"plain:1\"",
+            83,
+            "only a PFX file is opened with a password",
+        ),
+    ] {
+        channel(sign);
+        let told = told(&dir);
+        let expected = format!("channels/union.toml:7:{place}: {expected}");
+        assert!(told.iter().any(|told| told.starts_with(&expected)), "{told:#?}");
+    }
+}
+
+#[test]
 fn plain_secrets_are_for_sandboxes_only() {
     let dir = sandbox();
     edit(&dir, "tollgate.toml", "127.0.0.1:8080", "pay.example.com");

@@ -84,7 +84,7 @@ fn missing_keys_are_told_with_what_to_do() {
     let told = |names: &[&'static str], algorithm| build(RSA, &secrets(names), algorithm).1;
     let all = told(&[], None);
     assert_eq!(all.len(), 3, "{all:?}");
-    assert!(all[0].contains("openssl pkcs12") && all[1].contains("`root_cert`") && all[2].contains("`middle_cert`"));
+    assert!(all[0].contains("acp_sign.pfx") && all[1].contains("`root_cert`") && all[2].contains("`middle_cert`"));
     assert_eq!(told(&["root_cert", "middle_cert"], Some("sm2-sm3")).len(), 1);
     let swapped = Secrets::from([
         ("root_cert", Secret::new(key_file("up_middle.crt.pem"))),
