@@ -1,5 +1,7 @@
 //! Who is meant at WeChat Pay, in both of its APIs: a merchant, or a service provider that acts for one.
 
+use crate::error::Error;
+use crate::payment::Pay;
 use crate::settings::Settings;
 
 /// By WeChat Pay's own names; every answer that names them must name these.
@@ -64,6 +66,19 @@ impl Account {
     pub(super) fn payee(&self) -> &str {
         self.sub_mchid.as_deref().unwrap_or(&self.mchid)
     }
+}
+
+/// What a till scanned, for `wechat.codepay`.
+pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
+    let is_code = |code: &&str| {
+        let is_known_start = code.get(..2).is_some_and(|start| ("10"..="15").contains(&start));
+        code.len() == 18 && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
+    };
+    pay.payer.auth_code.as_deref().filter(is_code).ok_or_else(|| {
+        let needed =
+            "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
+        Error::Unfit(needed.to_owned())
+    })
 }
 
 fn is_id(id: &str, fits: impl Fn(u8) -> bool) -> bool {
