@@ -182,6 +182,8 @@ pub struct Channel {
     pub bills: Option<BillHosts>,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
+    /// What it cannot do as it is configured, though that is no mistake.
+    pub note: Option<&'static str>,
     /// When it takes no new payments, each from a moment to another.
     pub maintenance: Vec<(Timestamp, Timestamp)>,
 }

@@ -21,11 +21,16 @@ use crate::signer::Keyring;
 pub(super) const ROW: Row = Row {
     name: "sandbox",
     methods: &["sandbox.qr"],
-    secrets: &[SecretField { name: "secret", required: true, check: check_secret }],
+    secrets: &[SecretField {
+        name: "secret",
+        need: Need::Required("what both sides share, as \"env:…\""),
+        check: check_secret,
+    }],
     algorithms: &[],
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    without_mtls: None,
     build,
 };
 

@@ -41,9 +41,9 @@ pub(super) const ROW: Row = Row {
     name: "unionpay",
     methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
     secrets: &[
-        SecretField { name: SECURE_KEY, required: false, check: check_secure_key },
-        SecretField { name: ROOT, required: false, check: chain::check },
-        SecretField { name: MIDDLE, required: false, check: chain::check },
+        SecretField { name: SECURE_KEY, need: Need::Optional, check: check_secure_key },
+        SecretField { name: ROOT, need: Need::Optional, check: chain::check },
+        SecretField { name: MIDDLE, need: Need::Optional, check: chain::check },
     ],
     algorithms: &["rsa-sha256", "sm2-sm3"],
     // Needed for `sign_method` 01 and 21; `build` says so.
@@ -51,6 +51,7 @@ pub(super) const ROW: Row = Row {
     // Each message brings its own certificate.
     verify: Need::Nothing,
     key_id: chain::serial,
+    without_mtls: None,
     build: account::build,
 };
 

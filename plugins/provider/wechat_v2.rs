@@ -37,15 +37,20 @@ use crate::signer::Keyring;
 pub(super) const ROW: Row = Row {
     name: "wechat-v2",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
-    secrets: &[SecretField { name: API, required: true, check: check_api }],
+    secrets: &[SecretField { name: API, need: Need::Required(API_FROM), check: check_api }],
     algorithms: &[],
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    without_mtls: Some(
+        "refunds and reversals are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
+         cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
+    ),
     build,
 };
 
 const API: &str = "api";
+const API_FROM: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";
 
 struct WechatV2 {
     account: Account,

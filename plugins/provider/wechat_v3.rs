@@ -40,15 +40,19 @@ use crate::signer::Keyring;
 pub(super) const ROW: Row = Row {
     name: "wechat-v3",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
-    secrets: &[SecretField { name: API_V3, required: true, check: check_api_v3 }],
+    secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_FROM), check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
-    sign: Need::Required,
+    sign: Need::Required(SIGN_FROM),
     verify: Need::Optional,
     key_id: |_| None,
+    without_mtls: None,
     build,
 };
 
 const API_V3: &str = "api_v3";
+const API_V3_FROM: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 → API安全 → APIv3密钥), as \"env:…\"";
+const SIGN_FROM: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificate's serial number (API证书序列号)\", \
+                         file = \"apiclient_key.pem\" }";
 
 /// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tollgate_plugins::provider::bill::{Bills, Desk};
-use tollgate_plugins::provider::{Given, PROVIDERS, Provider, Row, Secrets};
+use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, Row, Secrets};
 
 use tollgate_plugins::settings::Settings;
 
@@ -99,6 +99,7 @@ pub(super) fn read(
         pool,
         answer_limit: ANSWER_LIMIT,
     };
+    let has_identity = settings.identity.is_some();
     let bill_hosts = bill_hosts.map(|hosts| hosts.into_iter().map(|(_, address)| host(address)).collect());
     let built = || {
         if !root.problems().is_empty() {
@@ -125,6 +126,7 @@ pub(super) fn read(
             upstream,
             bills,
             filters,
+            note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
         }))
     };
@@ -167,7 +169,10 @@ fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Bo
     let provider = (row.build)(&mut account, given);
     drop(account);
     // A secret that is missing was told already.
-    let complete = row.secrets.iter().all(|field| !field.required || given.secrets.contains_key(field.name));
+    let complete = row
+        .secrets
+        .iter()
+        .all(|field| !matches!(field.need, Need::Required(_)) || given.secrets.contains_key(field.name));
     if provider.is_none() && problems.len() == before && complete {
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }

@@ -27,13 +27,13 @@ pub(super) struct Keys {
 /// Reads the table as the provider wants it.
 pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain) -> Keys {
     let sign = match row.sign {
-        Need::Required => table.required_section("sign"),
+        Need::Required(advice) => table.required_section_as("sign", advice),
         Need::Optional => table.section("sign"),
         Need::Nothing => None,
     };
     let (algorithm, signer) = match sign {
         Some(sign) => signer(source, sign, row, plain),
-        None if row.sign == Need::Required => (None, None),
+        None if matches!(row.sign, Need::Required(_)) => (None, None),
         None => (None, Some(tollgate_plugins::signer::none())),
     };
     let verify = match row.verify {
@@ -42,9 +42,9 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
     };
     let mut secrets = Secrets::new();
     for field in row.secrets {
-        let secret = match field.required {
-            true => secret::required(source, &mut table, field.name, plain),
-            false => secret::optional(source, &mut table, field.name, plain),
+        let secret = match field.need {
+            Need::Required(advice) => secret::required_as(source, &mut table, field.name, plain, advice),
+            _ => secret::optional(source, &mut table, field.name, plain),
         };
         let Some(secret) = secret else { continue };
         match (field.check)(secret.expose()) {
@@ -99,9 +99,10 @@ fn opened(sign: &Settings<'_>, file: Secret, password: Option<&Secret>) -> Optio
 
 fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Option<&Algorithm>) -> Keyring {
     let mut keys: Vec<Key> = Vec::new();
-    if !table.has("verify") && row.verify == Need::Required {
-        let suggestion = "add `verify = [{ id = \"…\", file = \"…\" }]`: the provider's public key";
-        table.problem("verify", "`keys.verify` is missing", Some(suggestion.to_owned()));
+    if let Need::Required(advice) = row.verify
+        && !table.has("verify")
+    {
+        table.problem("verify", "`keys.verify` is missing", Some(format!("add `verify = …`: {advice}")));
     }
     for mut entry in table.sections("verify") {
         let file = source.required_file(&mut entry, "file");

@@ -40,11 +40,10 @@ pub(super) struct SubMerchant {
 }
 
 pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
-    let mer_id: Option<String> = settings.required("merId");
+    let suggestion = "copy the merchant number (商户号) from merchant.unionpay.com, as in merId = \"777290058110048\"";
+    let mer_id: Option<String> = settings.required_as("merId", suggestion);
     let mer_id = mer_id.filter(|id| {
         let fits = id.len() == 15 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let suggestion =
-            "copy the merchant number (商户号) from merchant.unionpay.com, as in merId = \"777290058110048\"";
         fits || problem(settings, "merId", "the merId must be 15 letters and digits", suggestion)
     });
     let codec = word(settings, "codec", &[("form", Codec::Form), ("json", Codec::Json)]);

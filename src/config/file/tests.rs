@@ -220,7 +220,7 @@ fn a_pfx_file_is_opened_with_its_password() {
         ("file = \"keys/up_merchant.pfx\"", 43, "this is a PFX file, and its password is missing (add password = "),
         (
             "file = \"keys/up_merchant.key.pem\", password = \"plain:1\"",
-            83,
+            82,
             "only a PFX file is opened with a password",
         ),
     ] {
@@ -229,6 +229,40 @@ fn a_pfx_file_is_opened_with_its_password() {
         let expected = format!("channels/union.toml:7:{place}: {expected}");
         assert!(told.iter().any(|told| told.starts_with(&expected)), "{told:#?}");
     }
+}
+
+#[test]
+fn each_provider_says_what_it_misses_in_its_own_words() {
+    let dir = sandbox();
+    for (provider, account, expected) in [
+        ("wechat-v3", "", &["商户号", "AppID", "API证书序列号", "APIv3密钥"][..]),
+        ("wechat-v2", "", &["商户号", "AppID", "APIv2密钥"]),
+        ("alipay", "", &["APPID", "应用私钥", "支付宝公钥"]),
+        ("unionpay", "", &["商户号", "UnionPay's SDK", "acp_sign.pfx"]),
+        ("unionpay", "sign_method = \"12\"", &["商户号", "密钥"]),
+        ("unionpay", "sign_method = \"21\"", &["merId", "sm2-sm3", "root_cert", "middle_cert"]),
+    ] {
+        let text =
+            format!("provider = \"{provider}\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\n{account}\n[keys]\n");
+        put(&dir, "channels/bare.toml", &text);
+        let told = told(&dir);
+        for expected in expected {
+            assert!(told.iter().any(|told| told.contains(expected)), "{provider} {expected}: {told:#?}");
+        }
+        assert!(told.iter().all(|told| told.ends_with(')')), "each says what to do: {told:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_noted_and_is_no_mistake() {
+    let dir = sandbox();
+    assert_eq!(check(dir.path()).unwrap().notes, []);
+    let text = "provider = \"wechat-v2\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\nmchid = \"1\"\nappid = \"wx\"\n\
+                [keys]\napi = \"plain:192006250b4c09247ec02edce69f6a2d\"\n";
+    put(&dir, "channels/second.toml", text);
+    let notes = check(dir.path()).unwrap().notes;
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].file.ends_with("channels/second.toml") && notes[0].message.contains("API证书"), "{notes:?}");
 }
 
 #[test]
