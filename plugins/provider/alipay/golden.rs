@@ -134,6 +134,24 @@ fn golden_files_hold() {
 }
 
 #[test]
+fn golden_files_of_the_v3_protocol_hold() {
+    let needed = "pay-qr pay-barcode pay-jsapi query query-unpaid close close-barcode refund query-refund";
+    let bench = Bench {
+        folder: "alipay-v3",
+        provider: &super::tests::v3::v3(""),
+        signer: &*app_signer(),
+        keys: &keyring(),
+        now: NOW,
+        sign: &|message| {
+            let headers = super::tests::v3::headers(&message.body);
+            let pairs = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+            message.headers = pairs.collect();
+        },
+    };
+    shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+}
+
+#[test]
 fn golden_files_with_published_vectors_are_those_vectors() {
     let vectors = vectors();
     let golden = |name: &str| all().into_iter().find(|(file, _)| file == name).unwrap().1;
