@@ -1,11 +1,13 @@
 //! The certificate that comes in each message: `signPubKeyCert`. It is believed when it is in its time, was signed by the
 //! configured middle certificate, which was signed by the configured root, and belongs to UnionPay by its name.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
+use parking_lot::Mutex;
 use x509_parser::der_parser::asn1_rs::{Integer, Sequence};
 use x509_parser::pem::{Pem, parse_x509_pem};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -38,18 +40,30 @@ pub(super) enum Kind {
     Sm2,
 }
 
-/// The configured certificates. Nothing that was checked is remembered: certificates end, and a check costs little.
+/// The configured certificates.
 pub(super) struct Chain {
     middle: Vec<u8>,
     root: Vec<u8>,
     owners: Owners,
+    /// The certificate that was believed last: messages nearly always bring the same one.
+    last: Mutex<Option<Known>>,
 }
 
 /// A certificate that is believed.
+#[derive(Clone)]
 pub(super) struct Leaf {
     /// Its serial number in decimal digits.
     pub(super) serial: String,
     pub(super) verifier: Arc<dyn Verifier>,
+}
+
+/// One that was checked; what is left to check is the time.
+struct Known {
+    text: String,
+    kind: Kind,
+    /// Unix seconds within which it and those above it are valid.
+    valid: RangeInclusive<i64>,
+    leaf: Leaf,
 }
 
 impl Chain {
@@ -58,6 +72,7 @@ impl Chain {
             middle: der_of(middle).ok_or("`keys.middle_cert` is no X.509 certificate")?,
             root: der_of(root).ok_or("`keys.root_cert` is no X.509 certificate")?,
             owners,
+            last: Mutex::default(),
         };
         let unreadable = "a certificate in `[keys]` cannot be read";
         let (middle, root) =
@@ -73,14 +88,29 @@ impl Chain {
 
     /// The certificate in a message, when it is to be believed now.
     pub(super) fn leaf(&self, text: &str, kind: Kind, now: u64) -> Result<Leaf, BadSignature> {
+        let is_valid = |valid: &RangeInclusive<i64>| match i64::try_from(now).is_ok_and(|now| valid.contains(&now)) {
+            true => Ok(()),
+            false => Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time")),
+        };
+        if let Some(known) = &*self.last.lock()
+            && known.text == text
+            && known.kind == kind
+        {
+            return is_valid(&known.valid).map(|()| known.leaf.clone());
+        }
+        let (leaf, valid) = self.checked(text, kind)?;
+        is_valid(&valid)?;
+        *self.last.lock() = Some(Known { text: text.to_owned(), kind, valid, leaf: leaf.clone() });
+        Ok(leaf)
+    }
+
+    /// A certificate by everything but the time, and when it is valid.
+    fn checked(&self, text: &str, kind: Kind) -> Result<(Leaf, RangeInclusive<i64>), BadSignature> {
         let der = der_of(text.as_bytes()).ok_or(BadSignature::Wrong("its certificate cannot be read"))?;
         let leaf = certificate(&der).ok_or(BadSignature::Wrong("its certificate cannot be read"))?;
         let (middle, root) = certificate(&self.middle)
             .zip(certificate(&self.root))
             .ok_or(BadSignature::Wrong("the configured certificates cannot be read"))?;
-        if ![&leaf, &middle, &root].iter().all(|certificate| is_in_time(certificate, now)) {
-            return Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time"));
-        }
         if !is_signed_by(&leaf, &middle) {
             return Err(BadSignature::Wrong("its certificate was not signed by the configured `middle_cert`"));
         }
@@ -93,7 +123,7 @@ impl Chain {
             Kind::Sm2 => sm2::verifier_for(&serial, &leaf.public_key().subject_public_key.data),
         };
         let verifier = verifier.map_err(|_| BadSignature::Wrong("its certificate has a key that is not taken"))?;
-        Ok(Leaf { serial, verifier })
+        Ok((Leaf { serial, verifier }, together([&leaf, &middle, &root])))
     }
 }
 
@@ -131,10 +161,11 @@ fn is_authority(certificate: &X509Certificate<'_>) -> bool {
     certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca)
 }
 
-fn is_in_time(certificate: &X509Certificate<'_>, now: u64) -> bool {
-    let validity = certificate.validity();
-    let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    i64::try_from(now).is_ok_and(|now| (from..=until).contains(&now))
+/// When all of them are valid.
+fn together(certificates: [&X509Certificate<'_>; 3]) -> RangeInclusive<i64> {
+    let from = certificates.map(|certificate| certificate.validity().not_before.timestamp());
+    let until = certificates.map(|certificate| certificate.validity().not_after.timestamp());
+    from.into_iter().fold(i64::MIN, i64::max)..=until.into_iter().fold(i64::MAX, i64::min)
 }
 
 /// The third part of the common name, as in `041@8310000000083040@中国银联股份有限公司@00016495`. Old certificates write

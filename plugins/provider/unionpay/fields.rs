@@ -61,7 +61,7 @@ impl Fields {
         let mut rest = text;
         loop {
             let (name, after) = rest.split_once('=')?;
-            let end = value_end(after);
+            let (end, _) = value_end(after);
             fields.insert(name.to_owned(), after.get(..end)?.to_owned())?;
             let Some(next) = after.get(end + 1..) else { return Some(fields) };
             rest = next;
@@ -84,16 +84,34 @@ impl Fields {
 
     /// The text that is signed: every field but the signature and the empty ones.
     pub(super) fn signed_text(&self) -> String {
-        let pairs = self.0.iter().filter(|(name, value)| *name != SIGNATURE && !value.is_empty());
-        pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+        let length = self.signed().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let mut text = String::with_capacity(length);
+        for (name, value) in self.signed() {
+            if !text.is_empty() {
+                text.push('&');
+            }
+            text.push_str(name);
+            text.push('=');
+            text.push_str(value);
+        }
+        text
+    }
+
+    fn signed(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter().filter(|(name, value)| *name != SIGNATURE && !value.is_empty())
     }
 
     /// Whether the signed text can be read in this one way only. `a=1&b=2` is the text of two fields and also of one
-    /// whose value is `1&b=2`, and a form could hold either; so a value with `&` in it must have brackets around that.
+    /// whose value is `1&b=2`, and a form could hold either; so a value with `&` in it must have brackets around that,
+    /// and a bracket that stays open must not reach into the next field. A name with such characters is none.
     pub(super) fn is_unambiguous(&self) -> bool {
-        let Some(again) = Self::of_answer(&self.signed_text()) else { return false };
-        let signed = self.0.iter().filter(|(name, value)| *name != SIGNATURE && !value.is_empty());
-        signed.eq(again.0.iter())
+        let mut open = false;
+        self.signed().all(|(name, value)| {
+            let was_open = std::mem::replace(&mut open, false);
+            let (end, is_open) = value_end(value);
+            open = is_open;
+            !was_open && end == value.len() && !name.is_empty() && !name.contains(['&', '='])
+        })
     }
 
     /// A value; nothing when it is missing or empty, which means the same.
@@ -122,18 +140,19 @@ impl Fields {
     }
 }
 
-fn value_end(text: &str) -> usize {
+/// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
+fn value_end(text: &str) -> (usize, bool) {
     let mut closing = None;
-    for (at, character) in text.char_indices() {
-        match (closing, character) {
-            (None, '{') => closing = Some('}'),
-            (None, '[') => closing = Some(']'),
-            (None, '&') => return at,
-            (Some(wanted), _) if wanted == character => closing = None,
+    for (at, byte) in text.bytes().enumerate() {
+        match (closing, byte) {
+            (None, b'{') => closing = Some(b'}'),
+            (None, b'[') => closing = Some(b']'),
+            (None, b'&') => return (at, false),
+            (Some(wanted), _) if wanted == byte => closing = None,
             _ => {}
         }
     }
-    text.len()
+    (text.len(), closing.is_some())
 }
 
 impl Serialize for Fields {

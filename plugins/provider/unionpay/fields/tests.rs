@@ -78,3 +78,16 @@ fn a_text_that_can_be_read_in_two_ways_is_known() {
         assert_eq!(of_form(form).unwrap().is_unambiguous(), is_clear, "{form}");
     }
 }
+
+proptest::proptest! {
+    /// Reading the signed text again gives the same fields exactly when it is said to be unambiguous.
+    #[test]
+    fn unambiguous_is_what_reads_the_same_again(pairs in proptest::collection::btree_map("[ab&={]{0,3}", "[a&={}\\[\\]]{0,6}", 1..4)) {
+        let fields = Fields(pairs);
+        let signed: form::Fields = fields.signed().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let again = Fields::of_answer(&fields.signed_text());
+        if !signed.is_empty() {
+            proptest::prop_assert_eq!(fields.is_unambiguous(), again == Some(Fields(signed)));
+        }
+    }
+}

@@ -37,6 +37,11 @@ fn certificates_have_their_time() {
     let is_taken = |now| chain().leaf(&text("up_acp.crt.pem"), Kind::Rsa, now).is_ok();
     assert_eq!([start - 1, start, end, end + 1].map(is_taken), [false, true, true, false]);
     assert!(!is_taken(0) && !is_taken(u64::MAX));
+    // One that is remembered ends all the same, and is remembered for its own kind alone.
+    let (chain, text) = (chain(), text("up_acp.crt.pem"));
+    let times = [start, end + 1, start - 1, end];
+    assert_eq!(times.map(|now| chain.leaf(&text, Kind::Rsa, now).is_ok()), [true, false, false, true]);
+    assert!(chain.leaf(&text, Kind::Sm2, start).is_err() && chain.leaf(&text, Kind::Rsa, start).is_ok());
 }
 
 #[test]
@@ -46,13 +51,14 @@ fn any_altered_byte_of_a_certificate_is_refused() {
     let (_, block) = x509_parser::pem::parse_x509_pem(text("up_acp.crt.pem").as_bytes()).map_err(|_| "pem").unwrap();
     let pem =
         |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
-    assert!(chain().leaf(&pem(&block.contents), Kind::Rsa, NOW).is_ok());
+    let chain = chain();
+    assert!(chain.leaf(&pem(&block.contents), Kind::Rsa, NOW).is_ok());
     let signed = 4..4 + block.parse_x509().unwrap().tbs_certificate.as_ref().len();
     let signature = block.contents.len() - 256..block.contents.len();
     for at in signed.chain(signature) {
         let mut altered = block.contents.clone();
         altered[at] ^= 1;
-        assert!(chain().leaf(&pem(&altered), Kind::Rsa, NOW).is_err(), "byte {at}");
+        assert!(chain.leaf(&pem(&altered), Kind::Rsa, NOW).is_err(), "byte {at}");
     }
 }
 
