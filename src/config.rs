@@ -182,6 +182,8 @@ pub struct Channel {
     pub bills: Option<BillHosts>,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
+    /// How long after a request "there is no such order" is not believed yet.
+    pub settle_window: Duration,
     /// What it cannot do as it is configured, though that is no mistake.
     pub note: Option<&'static str>,
     /// When it takes no new payments, each from a moment to another.

@@ -26,6 +26,8 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
@@ -54,6 +56,7 @@ pub(super) const ROW: Row = Row {
     sign: Need::Required(SIGN_FROM),
     verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
+    settle_window: Duration::from_secs(30),
     without_mtls: None,
     build,
 };

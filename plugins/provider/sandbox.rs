@@ -5,6 +5,8 @@
 //! or a notification. `account` stands in every body that is not empty, and every answer tells one thing:
 //! `{account, number, status, amount, currency, id?, qr?}`, or `{code, message}` when it says no.
 
+use std::time::Duration;
+
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -30,6 +32,7 @@ pub(super) const ROW: Row = Row {
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
     without_mtls: None,
     build,
 };

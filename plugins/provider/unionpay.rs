@@ -24,6 +24,8 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -51,6 +53,8 @@ pub(super) const ROW: Row = Row {
     // Each message brings its own certificate.
     verify: Need::Nothing,
     key_id: chain::serial,
+    // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
+    settle_window: Duration::from_secs(60),
     without_mtls: None,
     build: account::build,
 };

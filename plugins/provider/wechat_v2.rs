@@ -18,6 +18,8 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use std::ops::Deref;
 
 use bytes::Bytes;
@@ -42,6 +44,7 @@ pub(super) const ROW: Row = Row {
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
     without_mtls: Some(
         "refunds and reversals are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",

@@ -23,6 +23,8 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use aes_gcm::{Aes256Gcm, KeyInit};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -45,6 +47,7 @@ pub(super) const ROW: Row = Row {
     sign: Need::Required(SIGN_FROM),
     verify: Need::Optional,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
     without_mtls: None,
     build,
 };

@@ -54,6 +54,7 @@ pub(super) fn read(
     let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
     let pool = root.section("pool").map_or(POOL, pool);
     let maintenance = times::windows(&mut root);
+    let settle_window = settle_window(&mut root);
     let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
     let account = root.required_section("account");
     let keys = root.required_section("keys");
@@ -126,11 +127,23 @@ pub(super) fn read(
             upstream,
             bills,
             filters,
+            settle_window: settle_window.unwrap_or(row.settle_window),
             note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
         }))
     };
     ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }
+}
+
+/// Nothing when the provider's own is meant.
+fn settle_window(root: &mut Settings<'_>) -> Option<Duration> {
+    let window: Duration = root.optional("settle_window")?;
+    let fits = (1..=24 * 3600).contains(&window.as_secs());
+    if !fits {
+        let suggestion = "leave it away for what the provider needs, or write it as in settle_window = \"30s\"";
+        root.problem("settle_window", "`settle_window` must be from 1s to 24h", Some(suggestion.to_owned()));
+    }
+    fits.then_some(window)
 }
 
 /// Without `bill_hosts` those that the provider documents, but never from a sandbox: it must not lead out of this machine.

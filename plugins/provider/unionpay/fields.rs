@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::fmt;
 
+use memchr::{memchr, memchr3};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
@@ -142,17 +143,21 @@ impl Fields {
 
 /// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
 fn value_end(text: &str) -> (usize, bool) {
-    let mut closing = None;
-    for (at, byte) in text.bytes().enumerate() {
-        match (closing, byte) {
-            (None, b'{') => closing = Some(b'}'),
-            (None, b'[') => closing = Some(b']'),
-            (None, b'&') => return (at, false),
-            (Some(wanted), _) if wanted == byte => closing = None,
-            _ => {}
+    let rest = |from: usize| text.as_bytes().get(from..).unwrap_or_default();
+    let mut at = 0;
+    while let Some(next) = memchr3(b'&', b'{', b'[', rest(at)) {
+        at += next;
+        let closing = match rest(at).first() {
+            Some(b'{') => b'}',
+            Some(b'[') => b']',
+            _ => return (at, false),
+        };
+        match memchr(closing, rest(at)) {
+            Some(end) => at += end + 1,
+            None => return (text.len(), true),
         }
     }
-    (text.len(), closing.is_some())
+    (text.len(), false)
 }
 
 impl Serialize for Fields {

@@ -150,6 +150,7 @@ hosts = ["https://127.0.0.1:1/path", "http://pay.example.com", "https://127.0.0.
 ca = "wechat/apiclient_key.pem"
 timeouts = { connect = "2s", read = "0s", total = "1s" }
 pool = { idle = 0, idle_timeout = "0s" }
+settle_window = "0s"
 [account]
 mchid = "x"
 appid = "wx8888888888888888"
@@ -180,24 +181,25 @@ rolling_window = "1ms"
             "channels/wechat.toml:4:51: `timeouts.total` must be at least as long as `timeouts.connect`",
             "channels/wechat.toml:5:17: `pool.idle` must be from 1",
             "channels/wechat.toml:5:35: `pool.idle_timeout` must be more than 0",
-            "channels/wechat.toml:7:9: the mchid must be 1 to 32 digits",
-            "channels/wechat.toml:10:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
-            "channels/wechat.toml:10:41: `id` must be 1 to 128 visible characters",
-            "channels/wechat.toml:10:55: `channels/wechat/none.pem`: this file does not exist",
-            "channels/wechat.toml:11:69: `id` must be 1 to 128 visible characters",
-            "channels/wechat.toml:11:80: `/`: this is not a file",
-            "channels/wechat.toml:12:10: the APIv3 key must be exactly 32 ASCII characters",
-            "channels/wechat.toml:15:7: this key does not belong to the certificate in `cert`",
-            "channels/wechat.toml:17:7: there is no filter `braker` (did you mean `breaker`?)",
-            "channels/wechat.toml:21:18: `rolling_window` must be at least 100ms",
+            "channels/wechat.toml:6:17: `settle_window` must be from 1s to 24h",
+            "channels/wechat.toml:8:9: the mchid must be 1 to 32 digits",
+            "channels/wechat.toml:11:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
+            "channels/wechat.toml:11:41: `id` must be 1 to 128 visible characters",
+            "channels/wechat.toml:11:55: `channels/wechat/none.pem`: this file does not exist",
+            "channels/wechat.toml:12:69: `id` must be 1 to 128 visible characters",
+            "channels/wechat.toml:12:80: `/`: this is not a file",
+            "channels/wechat.toml:13:10: the APIv3 key must be exactly 32 ASCII characters",
+            "channels/wechat.toml:16:7: this key does not belong to the certificate in `cert`",
+            "channels/wechat.toml:18:7: there is no filter `braker` (did you mean `breaker`?)",
+            "channels/wechat.toml:22:18: `rolling_window` must be at least 100ms",
         ],
     );
     assert!(!told(&dir).concat().contains("hunter2"));
     edit(&dir, "channels/wechat.toml", "rsa-sha265", "rsa-sha256");
     edit(&dir, "channels/wechat.toml", "\"a b\", file = \"wechat/none.pem\"", "\"ab\", file = \"wechat/pub_key.pem\"");
     let told = told(&dir);
-    assert!(told.iter().any(|told| told.contains("10:") && told.contains("this is a public key")), "{told:#?}");
-    assert!(told.iter().any(|told| told.contains("11:") && told.contains("this is a private key")), "{told:#?}");
+    assert!(told.iter().any(|told| told.contains("11:") && told.contains("this is a public key")), "{told:#?}");
+    assert!(told.iter().any(|told| told.contains("12:") && told.contains("this is a private key")), "{told:#?}");
 }
 
 #[test]
