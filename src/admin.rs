@@ -1,5 +1,7 @@
 //! For operators and machines that watch: metrics, alive, ready.
 
+mod breakers;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -54,10 +56,16 @@ impl ServeHttp for Admin {
                 Ok(number) => reported(self.reload.roll_back(number).await),
                 Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
+            (&Method::GET, "/breakers") => text(StatusCode::OK, PLAIN, breakers::listed(&self.gateway)),
+            (&Method::POST, "/breakers") => match breakers::force(&self.gateway, header.uri.query()) {
+                Ok(said) => text(StatusCode::OK, PLAIN, said),
+                Err(said) => text(StatusCode::BAD_REQUEST, PLAIN, said),
+            },
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations or POST /reload /rollback\n".to_owned(),
+                "try GET /metrics /healthz /readyz /generations /breakers or POST /reload /rollback /breakers\n"
+                    .to_owned(),
             ),
         }
     }

@@ -3,6 +3,7 @@
 
 mod access;
 mod bills;
+mod breaker;
 mod chaos;
 mod cluster;
 mod contract;
