@@ -8,7 +8,7 @@ const PARTS: u64 = 10;
 pub(super) struct Window {
     width: Duration,
     /// Which part of time each slot holds, and its counts.
-    slots: [(u64, Sums); PARTS as usize],
+    slots: Box<[(u64, Sums); PARTS as usize]>,
 }
 
 /// How many calls there were, and of which kind.
@@ -21,7 +21,7 @@ pub(super) struct Sums {
 
 impl Window {
     pub(super) fn new(width: Duration) -> Self {
-        Self { width, slots: [(0, Sums::default()); PARTS as usize] }
+        Self { width, slots: Box::new([(0, Sums::default()); PARTS as usize]) }
     }
 
     /// Takes another width; what was counted under the old one is forgotten, because its parts do not fit.
