@@ -142,10 +142,11 @@ impl Worker {
         let now = Timestamp::now();
         let had = matches!(next, Next::Done(_));
         let written = match next {
-            Next::Done(_) => self.ledger.delivered(&event, now).await,
+            Next::Done("delivered") => self.ledger.delivered(&event, now).await,
+            Next::Done(why) => self.ledger.dropped(&event, why, now).await,
             Next::GiveUp(why) => {
                 tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
-                self.ledger.delivered(&event, now).await
+                self.ledger.dropped(&event, why, now).await
             }
             Next::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
             Next::Hold(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
