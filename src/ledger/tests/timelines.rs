@@ -192,7 +192,7 @@ async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
 }
 
 #[tokio::test]
-async fn telling_costs_no_sync_of_its_own() {
+async fn what_is_noted_is_seen_at_once_and_after_a_crash() {
     let bench = Bench::new();
     bench.paid("o").await;
     let noted = bench.ledger.note(&of("o"), vec![What::NeedsPerson { why: "x".into() }], at(1)).await;
