@@ -14,6 +14,7 @@ use tollgate_plugins::filter::Clock;
 use crate::config::generations::Kept;
 use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
+use crate::explain;
 use crate::gateway::Gateway;
 use crate::telemetry::METRICS;
 
@@ -54,10 +55,19 @@ impl ServeHttp for Admin {
                 Ok(number) => reported(self.reload.roll_back(number).await),
                 Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
+            (&Method::GET, path) if path.starts_with("/explain/") => {
+                let Some(question) = explain::Question::read(path, header.uri.query()) else {
+                    return text(StatusCode::BAD_REQUEST, PLAIN, "write /explain/ORDER?merchant=NAME\n".to_owned());
+                };
+                match explain::answer(&self.gateway.ledger, &self.gateway.current.load(), &question).await {
+                    Ok(found) => text(StatusCode::OK, "application/json", found),
+                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{error}\n")),
+                }
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations or POST /reload /rollback\n".to_owned(),
+                "try GET /metrics /healthz /readyz /generations /explain/ORDER or POST /reload /rollback\n".to_owned(),
             ),
         }
     }

@@ -97,9 +97,8 @@ impl Ledger {
     ) -> Result<Payment, LedgerError> {
         let (claim, channel, account) = (ticket.claim, channel.to_owned(), account.to_owned());
         let (about, evidence) = (About::subject(&ticket.subject), std::mem::take(&mut ticket.evidence));
-        let work = move |tx: &mut transaction::Transaction<'_>| {
-            claims::moved_to(tx, claim, channel, account, evidence, now)
-        };
+        let work =
+            move |tx: &mut transaction::Transaction<'_>| claims::moved_to(tx, claim, channel, account, evidence, now);
         self.engine.write(Durable, about, work).await
     }
 
@@ -145,12 +144,7 @@ impl Ledger {
     }
 
     /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
-    pub async fn record(
-        &self,
-        channel: &str,
-        told: impl Into<Told>,
-        now: Timestamp,
-    ) -> Result<Recorded, LedgerError> {
+    pub async fn record(&self, channel: &str, told: impl Into<Told>, now: Timestamp) -> Result<Recorded, LedgerError> {
         let (channel, told) = (channel.to_owned(), told.into());
         let about = About::Number(told.event.order_number.clone());
         self.engine.write(Durable, about, move |tx| changes::record(tx, &channel, &told, now)).await
@@ -170,6 +164,13 @@ impl Ledger {
             Ok(Some((kept.row.payment, timeline::read(&from, kept.id)?)))
         };
         self.engine.read(look).await
+    }
+
+    /// The payments that a person may mean: each of these merchants' with this order id, and the one that the provider
+    /// knows by this number.
+    pub async fn lives(&self, named: &str, merchants: Vec<String>) -> Result<Vec<Life>, LedgerError> {
+        let named = named.to_owned();
+        self.engine.read(move |from| timeline::lives(&from, &named, &merchants)).await
     }
 
     /// A payment as it stands.
@@ -222,12 +223,7 @@ impl Ledger {
         self.delivery_ended(event_id, Some(why.to_owned()), now).await
     }
 
-    async fn delivery_ended(
-        &self,
-        event_id: &str,
-        dropped: Option<String>,
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
         let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
         self.engine.write(Durable, about, move |tx| outbox::ended(tx, &event_id, dropped, now)).await
     }

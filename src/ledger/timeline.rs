@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Event as ProviderEvent;
 
 pub use self::what::*;
-use super::records::{LedgerError, News};
-use super::rows::Id;
+use super::records::{LedgerError, News, Payment, Refund};
+use super::rows::{self, Id, Kept, PaymentRow, RefundRow};
 use super::transaction::{Read, Space, Transaction};
 
 /// So many entries from the beginning are kept, and as many from the end.
@@ -46,6 +46,17 @@ pub struct Entry {
     /// How often in a row.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
+}
+
+/// A payment with all that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The payment as it stands.
+    pub payment: Payment,
+    /// Its refunds as they stand.
+    pub refunds: Vec<Refund>,
+    /// What happened to them.
+    pub timeline: Timeline,
 }
 
 /// News from a provider, with what was seen of it.
@@ -94,6 +105,18 @@ pub(super) fn add(
 /// A payment's timeline; empty when it is older than timelines are.
 pub(super) fn read(from: &impl Read, payment: Id) -> Result<Timeline, LedgerError> {
     Ok(from.row(Space::Timeline, &payment.0)?.unwrap_or_default())
+}
+
+/// As [`Ledger::lives`](super::Ledger::lives).
+pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Result<Vec<Life>, LedgerError> {
+    let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
+    let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
+    let life = |kept: Kept<PaymentRow>| {
+        let refund = |id: &Id| Ok(Kept::<RefundRow>::must(from, *id)?.row.refund);
+        let refunds = kept.row.refunds.iter().map(refund).collect::<Result<_, LedgerError>>()?;
+        Ok(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+    };
+    found.map(|kept| kept.and_then(life)).collect()
 }
 
 /// Forgets the timeline with its payment.
