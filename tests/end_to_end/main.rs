@@ -23,3 +23,4 @@ mod reload;
 #[path = "../servers/server.rs"]
 #[allow(dead_code, reason = "one server for all is for the tests of the ledger itself")]
 mod server;
+mod timeline;
