@@ -77,7 +77,6 @@ impl Exchange for ChannelExchange<'_> {
         let mut seen = Exchanged::begun(call.operation.kind(), call.channel, Timestamp::now());
         let result = self.once(call, &mut seen).await;
         let took = call.clock.now().saturating_sub(started);
-        seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         seen.ended(&result);
         self.seen.lock().push(seen);
         let operation = call.operation.kind().as_str();
@@ -102,8 +101,12 @@ impl ChannelExchange<'_> {
         if left.is_zero() {
             return Err(Error::NotSent("the time for this request is over".to_owned()));
         }
+        let sent = call.clock.now();
         seen.sent_at = Timestamp::now();
-        let answer = self.channel.upstream.send(&request, left).await.map_err(|error| {
+        let answer = self.channel.upstream.send(&request, left).await;
+        let took = call.clock.now().saturating_sub(sent);
+        seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let answer = answer.map_err(|error| {
             if matches!(error, SendError::MaybeSent(_)) {
                 seen.written = Written::Maybe;
             }

@@ -3,6 +3,8 @@
 //! The gateway that runs is asked over its admin port: an embedded ledger is its alone. When none runs, the ledger is
 //! opened here.
 
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::path::Path;

@@ -20,6 +20,7 @@ pub(super) fn of(it: &Explanation) -> String {
     }
     let known_as = it.provider_payment_id.as_ref().map_or(String::new(), |id| format!(", its own number {id}"));
     lines.push(format!("  at the provider: order number {}{known_as}", it.provider_order_number));
+    lines.push("  Times are UTC.".to_owned());
     lines.push(String::new());
     if it.timeline.entries.is_empty() {
         let since = time(it.created_at);
@@ -66,18 +67,14 @@ fn standing(it: &Explanation) -> String {
 
 /// What is being done about it.
 fn searching(search: Option<&Search>, status: Status) -> Option<String> {
-    let search = search?;
-    let wish = if search.closing { ", and it is closed if it is still open" } else { "" };
+    let search = search.filter(|_| !status.is_final())?;
+    let wish = if search.closing { "; it is closed if it is still open then" } else { "" };
     let person = if search.needs_person { " A PERSON MUST LOOK AT IT: ask the provider." } else { "" };
-    if status.is_final() {
-        return None;
-    }
-    Some(format!(
-        "The provider was asked {} since {}; next {}{wish}.{person}",
-        count(search.asked),
-        time(search.since),
-        time(search.due)
-    ))
+    let due = time(search.due);
+    Some(match (search.asked, status) {
+        (0, Status::Pending) => format!("If no notification comes, the provider is asked at {due}{wish}.{person}"),
+        (asked, _) => format!("The provider is asked until it is known ({asked} so far), next at {due}{wish}.{person}"),
+    })
 }
 
 fn given_back(refund: &Given) -> String {
@@ -91,16 +88,18 @@ fn given_back(refund: &Given) -> String {
             "UNKNOWN: it was sent and no answer came that can be trusted; it is being found out".to_owned()
         }
     };
-    format!("refund {refund_id} of {}: {state}", money(*amount))
+    format!("refund {refund_id} of {}: {state} (there: number {})", money(*amount), refund.provider_refund_number)
 }
 
+/// What happened, and under it the bytes that prove it.
 fn line(entry: &Entry) -> String {
     let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("refund {refund}: "));
     let repeated = match entry.until {
-        Some(until) => format!(" ({}, last {})", count(entry.times), time(until)),
+        Some(until) => format!(" ({}, last at {})", count(entry.times), time(until)),
         None => String::new(),
     };
-    format!("  {}  {about}{}{repeated}", time(entry.at), sentence(&entry.what))
+    let evidence = evidence(&entry.what).map_or(String::new(), |evidence| format!("\n{:27}{evidence}", ""));
+    format!("  {}  {about}{}{repeated}{evidence}", time(entry.at), sentence(&entry.what))
 }
 
 fn sentence(what: &What) -> String {
@@ -130,14 +129,14 @@ fn sentence(what: &What) -> String {
             };
             format!("now {} (version {version}), {by}", status.as_str())
         }
-        What::Notified { channel, id, verdict, seen } => {
+        What::Notified { channel, id, verdict, .. } => {
             let verdict = match verdict {
                 Verdict::Believed => "verified and believed",
                 Verdict::NothingNew => "verified, nothing new",
                 Verdict::Ask => "verified; it proves nothing alone, so the provider is asked",
                 Verdict::Mismatch => "NOT BELIEVED: it names another amount or came over another channel",
             };
-            format!("notification {id} over {channel}: {verdict}{}", evidence(seen.as_ref()))
+            format!("notification {id} over {channel}: {verdict}")
         }
         What::NeedsPerson { why } => format!("A PERSON MUST LOOK AT IT: {why}"),
         What::Event { id, kind } => format!("event {kind} for the merchant ({id})"),
@@ -151,28 +150,32 @@ fn sentence(what: &What) -> String {
 fn exchange(it: &Exchanged) -> String {
     let Exchanged { operation, channel, result, .. } = it;
     let why = it.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-    let sent = time(it.sent_at);
+    let sent = it.sent_at.strftime("%H:%M:%S%.3f");
     match it.written {
         Written::No if it.why.is_none() && result == "pending" => {
             format!("{operation} on {channel}: made here for the payer's device, nothing had to be sent")
         }
         Written::No => format!("{operation} on {channel}: nothing was sent: {result}{why}"),
-        Written::Maybe => format!(
-            "{operation} sent over {channel} at {sent}, and no whole answer in {} ms: {result}{why}",
-            it.took_ms
-        ),
+        Written::Maybe => {
+            format!("{operation} sent over {channel} at {sent}; no whole answer in {} ms: {result}{why}", it.took_ms)
+        }
         Written::Yes => {
-            let status = it.http_status.map_or(String::new(), |status| format!(", HTTP {status}"));
-            let said = evidence(it.answer.as_ref());
-            format!("{operation} sent over {channel} at {sent}: {result}{why} after {} ms{status}{said}", it.took_ms)
+            format!("{operation} sent over {channel} at {sent}, answered after {} ms: {result}{why}", it.took_ms)
         }
     }
 }
 
-fn evidence(seen: Option<&Seen>) -> String {
-    let Some(Seen { sha256, bytes, key_id }) = seen else { return String::new() };
+fn evidence(what: &What) -> Option<String> {
+    let (seen, status) = match what {
+        What::Exchanged(Exchanged { answer: Some(seen), http_status, .. }) => (seen, *http_status),
+        What::Notified { seen: Some(seen), .. } => (seen, None),
+        _ => return None,
+    };
+    let Seen { sha256, bytes, key_id } = seen;
+    let status = status.map_or(String::new(), |status| format!("HTTP {status}, "));
+    let digest = sha256.get(..16).unwrap_or(sha256);
     let key = key_id.as_ref().map_or("not signed".to_owned(), |key| format!("signed with {key}"));
-    format!(" [{bytes} bytes, sha256 {}…, {key}]", sha256.get(..16).unwrap_or(sha256))
+    Some(format!("{status}{bytes} bytes, sha256 {digest}…, {key}"))
 }
 
 fn name(action: Action) -> &'static str {
@@ -196,5 +199,5 @@ fn money(amount: Money) -> String {
 }
 
 fn time(at: Timestamp) -> String {
-    format!("{at:.3}")
+    at.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }

@@ -137,8 +137,13 @@ async fn a_person_is_told_where_the_money_is_while_the_gateway_runs_and_when_non
     assert_eq!(by_number, ours, "the payer's receipt names the provider's order number");
     let open = said(&world.explain(&["o-1", "--merchant", "other"]).await);
     assert!(open.contains("NOT PAID YET"), "{open}");
-    let json: Value = serde_json::from_str(&said(&world.explain(&["o-1", "--merchant", "shop", "--json"]).await)).unwrap();
-    assert_eq!((&json[0]["status"], &json[0]["entries"][0]["what"]), (&"succeeded".into(), &"claimed".into()), "{json}");
+    let json: Value =
+        serde_json::from_str(&said(&world.explain(&["o-1", "--merchant", "shop", "--json"]).await)).unwrap();
+    assert_eq!(
+        (&json[0]["status"], &json[0]["entries"][0]["what"]),
+        (&"succeeded".into(), &"claimed".into()),
+        "{json}"
+    );
     let missing = world.explain(&["nothing"]).await;
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no payment `nothing`"), "{missing:?}");

@@ -146,7 +146,7 @@ pub struct Exchanged {
     pub channel: String,
     /// When it was about to be sent.
     pub sent_at: Timestamp,
-    /// How long it took until its end, in milliseconds.
+    /// How long until the whole answer was there, or until it was given up, in milliseconds.
     pub took_ms: u64,
     /// Whether anything of it was written.
     pub written: Written,
