@@ -4,10 +4,20 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
+use crate::ledger::about::About;
+use crate::ledger::engine::Durability::Durable;
+use crate::ledger::rows::{self, Id};
+use crate::ledger::transaction::{Read, Space, Transaction};
 
 impl Bench {
     async fn timeline(&self, order: &str) -> Timeline {
         self.ledger.timeline("shop", order).await.unwrap().unwrap().1
+    }
+
+    async fn id(&self, order: &str) -> Id {
+        let order = order.to_owned();
+        let look = move |from: &dyn Read| rows::find_payment(&from, "shop", &order);
+        self.ledger.engine.read(look).await.unwrap().unwrap().id
     }
 
     /// What happened, one word or two each.
@@ -140,11 +150,35 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
 
     // Nothing was ever sent for it, so that it is as if it had never been.
     let ticket = bench.run("x", pay("x")).await;
+    let id = bench.id("x").await;
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.ledger.timeline("shop", "x").await.unwrap(), None);
+    let row = bench.ledger.engine.read(move |from| from.bytes(Space::Timeline, &id.0)).await;
+    assert_eq!(row.unwrap(), None, "no row is left behind");
     let ticket = bench.run("x", pay("x")).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
     assert_eq!(bench.told("x").await, ["claimed Pay wechat", "pending v2 Own"]);
+}
+
+#[tokio::test]
+async fn a_payment_that_is_older_than_timelines_goes_on() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let id = bench.id("o").await;
+    let forget = move |tx: &mut Transaction<'_>| {
+        tx.remove(Space::Timeline, &id.0);
+        Ok(())
+    };
+    bench.ledger.engine.write(Durable, About::subject(&of("o")), forget).await.unwrap();
+    let bench = bench.crash();
+    assert_eq!(bench.timeline("o").await, Timeline::default());
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.told("o").await, ["r: claimed Refund wechat", "r: pending v2 Own"]);
+    let lives = bench.ledger.lives("o", vec!["shop".into(), "another".into()]).await.unwrap();
+    let number = bench.ledger.lives(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
+    assert_eq!((lives.len(), lives[0].refunds.len(), &lives), (1, 1, &number));
+    assert_eq!(bench.ledger.lives("nothing", vec!["shop".into()]).await.unwrap(), []);
 }
 
 #[tokio::test]
