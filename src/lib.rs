@@ -41,6 +41,7 @@ pub mod keygen;
 pub mod keys;
 pub mod ledger;
 mod notify;
+mod pem;
 pub mod problem;
 pub mod proxy;
 pub mod resolve;

@@ -21,8 +21,8 @@ use crate::gateway::{Gateway, order, question};
 use crate::ledger::{Exchanged, Heard, LedgerError, News, Record, Search, Subject, What};
 use crate::telemetry::METRICS;
 
-/// How long after the request "not known" is not yet believed.
-const SETTLE_WINDOW: SignedDuration = SignedDuration::from_secs(30);
+/// The settle window of a channel that is configured no more: as long as any provider's.
+const SETTLE_WINDOW: Duration = Duration::from_secs(300);
 /// "Not known" is believed when it was said this often after the settle window.
 const ABSENT_ENOUGH: u32 = 2;
 /// The first pause between two questions; doubles each time.
@@ -83,7 +83,10 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
     }
-    let next = after(search, &record, &answered.result, now, gateway.exchanger.clock().random());
+    let settle_window =
+        snapshot.channels.get(channel_of(&record)).map_or(SETTLE_WINDOW, |channel| channel.settle_window);
+    let random = gateway.exchanger.clock().random();
+    let next = after(search, &record, &answered.result, settle_window, now, random);
     if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
     }
@@ -200,7 +203,15 @@ enum Next {
     Again(Search),
 }
 
-fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: Timestamp, chance: f64) -> Next {
+fn after(
+    search: Search,
+    record: &Record,
+    result: &Result<Outcome, Error>,
+    settle_window: Duration,
+    now: Timestamp,
+    chance: f64,
+) -> Next {
+    let settle_window = SignedDuration::try_from(settle_window).unwrap_or(SignedDuration::from_hours(24));
     let age = now.duration_since(search.since);
     let was_pending = status_of(record) == Status::Pending;
     let is_waited_for = (search.closing || is_scanned(record)) && age < WAITED_FOR;
@@ -209,7 +220,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
         return Next::Known;
     }
     let is_absent = matches!(result, Err(Error::Absent(_)));
-    let absent = if is_absent && !was_pending && age >= SETTLE_WINDOW { search.absent + 1 } else { 0 };
+    let absent = if is_absent && !was_pending && age >= settle_window { search.absent + 1 } else { 0 };
     let absent = if is_absent { absent } else { search.absent };
     if absent >= ABSENT_ENOUGH {
         return Next::NeverHappened;
@@ -219,7 +230,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
     }
     let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX));
     let doubled = doubled.min(LONGEST_PAUSE);
-    let until_settled = Duration::try_from(SETTLE_WINDOW - age).unwrap_or_default();
+    let until_settled = Duration::try_from(settle_window - age).unwrap_or_default();
     let wanted = if is_waited_for && (still_open || was_pending) {
         WAITED_FOR_PAUSE
     } else if was_pending {
@@ -233,7 +244,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
         doubled.min(until_settled.max(FIRST_PAUSE))
     };
     // From three quarters to five quarters, so that what became open together is not asked about together.
-    let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SETTLE_WINDOW);
+    let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SignedDuration::from_secs(30));
     Next::Again(Search {
         due: now.checked_add(pause).unwrap_or(now),
         asked: search.asked.saturating_add(1),
@@ -277,6 +288,7 @@ mod tests {
     use super::*;
     use crate::ledger::a_payment;
 
+    const WINDOW: Duration = Duration::from_secs(30);
     const START: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn search() -> Search {
@@ -307,23 +319,23 @@ mod tests {
     #[test]
     fn not_known_is_believed_after_the_settle_window_and_twice() {
         let unknown = payment(Status::Unknown);
-        let early = again(after(search(), &unknown, &absent(), seconds(29), 0.5));
+        let early = again(after(search(), &unknown, &absent(), WINDOW, seconds(29), 0.5));
         assert_eq!(early.absent, 0, "too early to count");
-        let once = again(after(early, &unknown, &absent(), seconds(31), 0.5));
+        let once = again(after(early, &unknown, &absent(), WINDOW, seconds(31), 0.5));
         assert_eq!(once.absent, 1);
-        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), seconds(35), 0.5));
+        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), WINDOW, seconds(35), 0.5));
         assert_eq!(unclear.absent, 1, "what says nothing takes nothing back");
-        assert_eq!(after(unclear, &unknown, &absent(), seconds(40), 0.5), Next::NeverHappened);
+        assert_eq!(after(unclear, &unknown, &absent(), WINDOW, seconds(40), 0.5), Next::NeverHappened);
     }
 
     #[test]
     fn of_what_was_confirmed_not_known_proves_nothing() {
         let mut state = search();
         for at in [400, 1000, 2000, 100_000] {
-            state = again(after(state, &payment(Status::Pending), &absent(), seconds(at), 0.5));
+            state = again(after(state, &payment(Status::Pending), &absent(), WINDOW, seconds(at), 0.5));
         }
         let end = seconds(31 * 24 * 3600);
-        assert_eq!(after(state, &payment(Status::Pending), &absent(), end, 0.5), Next::Enough);
+        assert_eq!(after(state, &payment(Status::Pending), &absent(), WINDOW, end, 0.5), Next::Enough);
     }
 
     #[test]
@@ -332,12 +344,12 @@ mod tests {
         let mut state = search();
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            state = again(after(state, &unknown, &trouble, START, 0.5));
+            state = again(after(state, &unknown, &trouble, WINDOW, START, 0.5));
             pauses.push(state.due.duration_since(START).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let low = again(after(search(), &unknown, &trouble, START, 0.0)).due;
-        let high = again(after(search(), &unknown, &trouble, START, 0.999)).due;
+        let low = again(after(search(), &unknown, &trouble, WINDOW, START, 0.0)).due;
+        let high = again(after(search(), &unknown, &trouble, WINDOW, START, 0.999)).due;
         assert!(low < high);
     }
 
@@ -345,20 +357,20 @@ mod tests {
     fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
         let trouble = Err(Error::unclear("x"));
         let later = seconds(25 * 3600);
-        assert!(again(after(search(), &payment(Status::Unknown), &trouble, later, 0.5)).needs_person);
-        assert!(!again(after(search(), &payment(Status::Pending), &trouble, later, 0.5)).needs_person);
+        assert!(again(after(search(), &payment(Status::Unknown), &trouble, WINDOW, later, 0.5)).needs_person);
+        assert!(!again(after(search(), &payment(Status::Pending), &trouble, WINDOW, later, 0.5)).needs_person);
     }
 
     #[test]
     fn what_is_pending_is_asked_about_ever_more_seldom() {
         let pending = Ok(Outcome::of(Status::Pending));
         for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
-            let next = after(search(), &payment(Status::Pending), &pending, seconds(age), 0.5);
+            let next = after(search(), &payment(Status::Pending), &pending, WINDOW, seconds(age), 0.5);
             assert_eq!(pause(next, seconds(age)), wanted);
         }
-        assert_eq!(after(search(), &payment(Status::Unknown), &pending, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Unknown), &pending, WINDOW, seconds(5), 0.5), Next::Known);
         let paid = Ok(Outcome::of(Status::Succeeded));
-        assert_eq!(after(search(), &payment(Status::Pending), &paid, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Pending), &paid, WINDOW, seconds(5), 0.5), Next::Known);
     }
 
     #[test]
@@ -373,14 +385,17 @@ mod tests {
         assert!(matches!(closing(&open, &wanted, &pending), Some(Operation::Close(_))));
         assert_eq!(closing(&open, &wanted, &Outcome::of(Status::Closed)), None);
         assert_eq!(
-            pause(after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), START, 0.5), START),
+            pause(
+                after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), WINDOW, START, 0.5),
+                START
+            ),
             3
         );
         if scanned.is_some() {
             let fresh = Search { since: Timestamp::now(), ..search() };
             assert_eq!(closing(&till, &fresh, &pending), None, "the payer may be typing");
             assert!(closing(&till, &search(), &pending).is_some());
-            assert_eq!(pause(after(search(), &till, &Ok(pending), START, 0.5), START), 3);
+            assert_eq!(pause(after(search(), &till, &Ok(pending), WINDOW, START, 0.5), START), 3);
         }
     }
 }
