@@ -16,6 +16,7 @@ use tollgate_plugins::filter::Clock;
 use crate::config::generations::Kept;
 use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
+use crate::explain;
 use crate::gateway::Gateway;
 use crate::telemetry::METRICS;
 
@@ -61,10 +62,19 @@ impl ServeHttp for Admin {
                 Ok(said) => text(StatusCode::OK, PLAIN, said),
                 Err(said) => text(StatusCode::BAD_REQUEST, PLAIN, said),
             },
+            (&Method::GET, path) if path.starts_with("/explain/") => {
+                let Some(question) = explain::Question::read(path, header.uri.query()) else {
+                    return text(StatusCode::BAD_REQUEST, PLAIN, "write /explain/ORDER?merchant=NAME\n".to_owned());
+                };
+                match explain::answer(&self.gateway.ledger, &self.gateway.current.load(), &question).await {
+                    Ok(found) => text(StatusCode::OK, "application/json", found),
+                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{error}\n")),
+                }
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations /breakers or POST /reload /rollback /breakers\n"
+                "try GET /metrics /healthz /readyz /generations /breakers /explain/ORDER or POST /reload /rollback /breakers\n"
                     .to_owned(),
             ),
         }

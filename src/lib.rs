@@ -34,6 +34,7 @@ pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod exchange;
+pub mod explain;
 pub mod gateway;
 mod idempotency;
 pub mod keygen;

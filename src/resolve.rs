@@ -18,7 +18,7 @@ use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question};
-use crate::ledger::{LedgerError, News, Record, Search, Subject};
+use crate::ledger::{Exchanged, Heard, LedgerError, News, Record, Search, Subject, What};
 use crate::telemetry::METRICS;
 
 /// The settle window of a channel that is configured no more: as long as any provider's.
@@ -76,7 +76,8 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let Some(search) = search_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
-    let (subject, answered) = ask(gateway, &snapshot, &record, &search).await;
+    let mut evidence = Vec::new();
+    let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
     let now = Timestamp::now();
     if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
@@ -86,7 +87,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         snapshot.channels.get(channel_of(&record)).map_or(SETTLE_WINDOW, |channel| channel.settle_window);
     let random = gateway.exchanger.clock().random();
     let next = after(search, &record, &answered.result, settle_window, now, random);
-    if let Err(error) = write(gateway, &record, &subject, answered, next, now).await {
+    if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
     }
 }
@@ -99,10 +100,16 @@ struct Answered {
 }
 
 /// Asks how it stands; what is open and should not be is closed.
-async fn ask(gateway: &Gateway, snapshot: &Snapshot, record: &Record, search: &Search) -> (Subject, Answered) {
+async fn ask(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    record: &Record,
+    search: &Search,
+    evidence: &mut Vec<Exchanged>,
+) -> (Subject, Answered) {
     let (subject, asked) = match question(gateway, snapshot, record).await {
         (subject, Ok((channel, operation))) => {
-            (subject, put(gateway, channel, &operation).await.map(|it| (channel, it)))
+            (subject, put(gateway, channel, &operation, evidence).await.map(|it| (channel, it)))
         }
         (subject, Err(error)) => (subject, Err(error)),
     };
@@ -118,11 +125,16 @@ async fn ask(gateway: &Gateway, snapshot: &Snapshot, record: &Record, search: &S
     if gateway.ledger.searched(&subject, Some(marked)).await.is_err() {
         return (subject, Answered { result: Ok(outcome), is_close: false });
     }
-    (subject, Answered { result: put(gateway, channel, &close).await, is_close: true })
+    (subject, Answered { result: put(gateway, channel, &close, evidence).await, is_close: true })
 }
 
-async fn put(gateway: &Gateway, channel: &Arc<Channel>, operation: &Operation) -> Result<Outcome, Error> {
-    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total).await
+async fn put(
+    gateway: &Gateway,
+    channel: &Arc<Channel>,
+    operation: &Operation,
+    evidence: &mut Vec<Exchanged>,
+) -> Result<Outcome, Error> {
+    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total, evidence).await
 }
 
 /// What takes back a payment that is open and should not be.
@@ -138,6 +150,7 @@ async fn write(
     record: &Record,
     subject: &Subject,
     answered: Answered,
+    evidence: Vec<Exchanged>,
     next: Next,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -146,7 +159,7 @@ async fn write(
     match answered.result {
         Ok(outcome) => {
             let is_closed = answered.is_close && outcome.status == Status::Closed;
-            let after = ledger.apply(subject, News::Outcome(outcome), now).await?;
+            let after = ledger.apply(subject, Heard { news: News::Outcome(outcome), evidence }, now).await?;
             if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
                 ledger.mismatch(subject, now).await?;
@@ -154,6 +167,8 @@ async fn write(
         }
         Err(error) => {
             tracing::info!(order_id, %error, "the outcome is still open");
+            // What is written next waits for the disk, and takes this along.
+            ledger.note(subject, What::exchanges(evidence), now).await?;
             if let Error::Mismatch(_) = error {
                 ledger.mismatch(subject, now).await?;
             }
@@ -166,7 +181,9 @@ async fn write(
         Next::Again(search) => {
             if search.needs_person && !search_of(record).is_some_and(|before| before.needs_person) {
                 METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
-                tracing::error!(order_id, "the outcome stays unknown: a person must look at it");
+                let why = "the outcome stays unknown: a person must look at it";
+                tracing::error!(order_id, why);
+                ledger.note(subject, vec![What::NeedsPerson { why: why.to_owned() }], now).await?;
             }
             ledger.searched(subject, Some(search)).await?;
         }

@@ -31,7 +31,7 @@ pub(super) enum End {
 impl End {
     pub(super) fn of(self, tx: &mut Transaction<'_>, claim: Id) -> Result<(), LedgerError> {
         match self {
-            Self::Released => release(tx, claim, Timestamp::now()),
+            Self::Released => release(tx, claim, Vec::new(), Timestamp::now()),
             Self::Lost => lost(tx, claim, Timestamp::now()),
         }
     }

@@ -23,3 +23,4 @@ mod redis;
 mod reload;
 #[path = "../servers/server.rs"]
 mod server;
+mod timeline;
