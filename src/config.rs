@@ -110,8 +110,23 @@ pub struct Process {
     pub drain: Duration,
     /// The largest body of a request.
     pub body_limit: u64,
+    /// When a new generation is taken back by itself; nothing for never.
+    pub revert_if: Option<RevertIf>,
     /// Networks that webhooks may reach although they are private.
     pub webhook_allow: Vec<ipnet::IpNet>,
+}
+
+/// What takes a new generation back by itself, soon after it came into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevertIf {
+    /// For how long it is watched.
+    pub window: Duration,
+    /// How many calls of a changed channel must have been made before its errors count.
+    pub calls: u64,
+    /// So many errors of a hundred calls more than before are too many.
+    pub error_percentage: u32,
+    /// So many breakers of changed channels that opened are too many.
+    pub breaker_trips: u64,
 }
 
 /// Where a ledger lies.

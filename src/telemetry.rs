@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub config_last_reload_success: IntGauge,
     /// Reloads by result.
     pub config_reloads_total: IntCounterVec,
+    /// New generations that were taken back by themselves.
+    pub config_reverts_total: IntCounter,
     /// Days until a certificate ends, by channel and which.
     pub certificate_days_left: GaugeVec,
     /// Status queries by whether the cache had the answer.
@@ -161,6 +163,10 @@ impl Metrics {
                 Opts::new("config_last_reload_success", "1 when the last reload was taken, 0 when it was refused")
             ),
             config_reloads_total: add_vec!(IntCounterVec, Opts::new("config_reloads_total", "Reloads"), &["result"]),
+            config_reverts_total: add!(
+                IntCounter,
+                Opts::new("config_reverts_total", "New generations that were taken back by themselves")
+            ),
             certificate_days_left: add_vec!(
                 GaugeVec,
                 Opts::new("certificate_days_left", "Days until a certificate ends"),

@@ -41,6 +41,7 @@ fn snapshot() -> Snapshot {
         log: String::new(),
         drain: std::time::Duration::ZERO,
         body_limit: 0,
+        revert_if: None,
         webhook_allow: Vec::new(),
     };
     Snapshot {

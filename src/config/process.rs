@@ -14,7 +14,7 @@ use super::identity::{self, Now};
 use super::ledger;
 use super::secret;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Process, ServerTls};
+use super::{CertificateEnd, Process, RevertIf, ServerTls};
 use crate::cache::{CacheKind, RedisUrl};
 
 /// What the file holds, and what was learnt from the files that it names.
@@ -50,6 +50,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let ledger = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
+    let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
@@ -67,6 +68,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         log,
         drain,
         body_limit: body_limit.0,
+        revert_if,
         webhook_allow,
     });
     ProcessFile { process, is_sandbox, server_tls, certificates }
@@ -148,6 +150,28 @@ fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Op
         section.problem("kind", message, suggest(&kind, kinds.iter().copied()));
     }
     known
+}
+
+fn revert_if(mut table: Settings<'_>) -> Option<RevertIf> {
+    let before = table.problems().len();
+    let revert_if = RevertIf {
+        window: table.or("window", Duration::from_secs(60)),
+        calls: table.or("calls", 20),
+        error_percentage: table.or("error_percentage", 20),
+        breaker_trips: table.or("breaker_trips", 1),
+    };
+    if !(1..=3600).contains(&revert_if.window.as_secs()) {
+        table.problem("window", "`reload.revert_if.window` must be from 1s to 1h", None);
+    }
+    if revert_if.calls == 0 || revert_if.breaker_trips == 0 {
+        let message =
+            "`calls` and `breaker_trips` of `reload.revert_if` must be at least 1: with 0 nothing new could stay";
+        table.problem(if revert_if.calls == 0 { "calls" } else { "breaker_trips" }, message, None);
+    }
+    if !(1..=100).contains(&revert_if.error_percentage) {
+        table.problem("error_percentage", "`reload.revert_if.error_percentage` must be from 1 to 100", None);
+    }
+    (table.problems().len() == before).then_some(revert_if)
 }
 
 fn log(section: Option<Settings<'_>>) -> String {
@@ -334,6 +358,24 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
         ] {
             let (kind, mistakes) = cache(public, url);
             assert!(mistakes.contains(expected) && kind == CacheKind::Memory, "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn when_a_generation_is_taken_back_is_read_and_checked() {
+        let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[reload]\n{more}"));
+        assert_eq!(read("").0.process.unwrap().revert_if, None);
+        let rule = read("revert_if = { window = \"30s\" }").0.process.unwrap().revert_if.unwrap();
+        assert_eq!((rule.window.as_secs(), rule.calls, rule.error_percentage, rule.breaker_trips), (30, 20, 20, 1));
+        for (wrong, expected) in [
+            ("window = \"0s\"", "must be from 1s to 1h"),
+            ("calls = 0", "must be at least 1"),
+            ("breaker_trips = 0", "must be at least 1"),
+            ("error_percentage = 101", "must be from 1 to 100"),
+            ("window_s = 1", "unknown key"),
+        ] {
+            let (_, mistakes) = read(&format!("revert_if = {{ {wrong} }}"));
+            assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
         }
     }
 

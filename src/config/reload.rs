@@ -11,16 +11,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
+use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
 use super::identity::Now;
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{CertificateEnd, Current, Process, Snapshot, process};
+use super::{CertificateEnd, Channel, Current, Process, Snapshot, process};
 use crate::telemetry::METRICS;
 
 /// Certificates come nearer to their end although nothing is reloaded.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often a generation that has yet to prove itself is looked at.
+const TRIALS_EVERY: Duration = Duration::from_millis(250);
+/// How far back what is usual reaches, at the least.
+const USUAL_EVERY: Duration = Duration::from_secs(60);
 
 /// Reads the configuration that the process starts with, and puts it in force.
 ///
@@ -78,6 +84,10 @@ struct Shared {
     generations: Generations,
     current: Current,
     one_at_a_time: Mutex<()>,
+    /// The generation that has yet to prove itself.
+    trial: parking_lot::Mutex<Option<Trial>>,
+    /// What was counted before, and before that: what is usual.
+    usual: parking_lot::Mutex<[Counts; 2]>,
     /// What the last attempt looked at, taken or refused.
     files: watch::Sender<BTreeSet<PathBuf>>,
 }
@@ -103,7 +113,10 @@ impl Reloader {
         let (files, _) = watch::channel(current.load().sources.files.clone());
         let generations = Generations::of(&dir);
         let one_at_a_time = Mutex::new(());
-        Self { handle: ReloadHandle(Arc::new(Shared { dir, generations, current, one_at_a_time, files })) }
+        let (trial, usual) = Default::default();
+        Self {
+            handle: ReloadHandle(Arc::new(Shared { dir, generations, current, one_at_a_time, trial, usual, files })),
+        }
     }
 
     /// To reload without waiting for a change of the files.
@@ -117,6 +130,8 @@ impl Reloader {
         let mut files = self.handle.0.files.subscribe();
         let mut watch = Watch::new(events);
         let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
+        let mut trials = tokio::time::interval(TRIALS_EVERY);
+        let mut usual = tokio::time::interval(USUAL_EVERY);
         files.mark_changed();
         loop {
             tokio::select! {
@@ -133,6 +148,12 @@ impl Reloader {
                         // What happened before it was watched was missed.
                         self.handle.reload_quietly().await;
                     }
+                }
+                _ = trials.tick() => self.handle.try_out().await,
+                _ = usual.tick() => {
+                    let mut usual = self.handle.0.usual.lock();
+                    usual.rotate_left(1);
+                    usual[0] = std::mem::replace(&mut usual[1], Counts::now());
                 }
                 _ = certificates.tick() => tell_certificates(&self.handle.0.current.load()),
             }
@@ -158,6 +179,7 @@ impl ReloadHandle {
     pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Mistake>> {
         let shared = &self.0;
         let _turn = shared.one_at_a_time.lock().await;
+        *shared.trial.lock() = None;
         let running = shared.current.load_full();
         let none = |message: &str| {
             let kept: Vec<String> = shared.generations.list().iter().map(|kept| kept.number.to_string()).collect();
@@ -218,9 +240,27 @@ impl ReloadHandle {
         if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
             shared.generations.take_back(None);
             self.keep(None).await;
+            let [_, usual] = &*shared.usual.lock();
+            *shared.trial.lock() = Trial::begin(&running, &shared.current.load(), usual);
         }
         tell(&running, &result);
         result
+    }
+
+    /// Takes the generation back that does not prove itself.
+    async fn try_out(&self) {
+        let Some(mut trial) = self.0.trial.lock().take() else { return };
+        match trial.look(&self.0.current.load()) {
+            trial::Verdict::Over => {}
+            trial::Verdict::Open => *self.0.trial.lock() = Some(trial),
+            trial::Verdict::Bad(why) => {
+                let (generation, back) = (trial.generation, trial.before);
+                tracing::error!(generation, back, why, "the new generation is taken back by itself");
+                METRICS.config_reverts_total.inc();
+                // The mistakes are in the log already.
+                drop(self.roll_back(Some(back)).await);
+            }
+        }
     }
 
     /// The generations that were in force.
@@ -243,8 +283,8 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, changed: Vec::new(), kept, needs_restart };
     }
-    let Process { public_url, webhook_allow, .. } = read.process.as_ref().clone();
-    read.process = Arc::new(Process { public_url, webhook_allow, ..running.process.as_ref().clone() });
+    let Process { public_url, webhook_allow, revert_if, .. } = read.process.as_ref().clone();
+    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, ..running.process.as_ref().clone() });
     // The listener still shows what it was started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, needs_restart };
@@ -348,6 +388,8 @@ impl fmt::Display for Report {
         }
     }
 }
+
+mod trial;
 
 #[cfg(test)]
 mod tests;

@@ -145,6 +145,83 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
 
+/// Only what another authority vouches for is believed from now on: no connection to the provider comes about.
+fn strangers_authority(world: &World) {
+    let made = tempfile::tempdir().unwrap();
+    tollgate::keygen::sandbox_channel(made.path(), "stranger", "127.0.0.1:1").unwrap();
+    std::fs::copy(made.path().join("stranger/ca.pem"), world.conf().join("channels/main/stranger_ca.pem")).unwrap();
+    let channel = world.conf().join("channels/main.toml");
+    let text = std::fs::read_to_string(&channel).unwrap();
+    save(&channel, &text.replace("main/ca.pem", "main/stranger_ca.pem"));
+}
+
+#[tokio::test]
+async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_in_doubt() {
+    let edit = |conf: &Path, _| {
+        let path = conf.join("channels/main.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text.replace("request_volume_threshold = 20", "request_volume_threshold = 5")).unwrap();
+    };
+    let server = "[reload]\nrevert_if = { window = \"60s\" }";
+    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let (listen, stop) = (world.gateway.listen, Arc::new(AtomicBool::new(false)));
+    let load: Vec<_> = (0..4)
+        .map(|worker| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                for number in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let order = format!("o-{worker}-{number}");
+                    let created = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+                    let code = created.json()["code"].as_str().unwrap_or_default().to_owned();
+                    seen.push((created.status, code));
+                }
+                seen
+            })
+        })
+        .collect();
+    until("some are made", || async {
+        let metrics = world.metrics().await;
+        if metrics.contains("operation=\"pay\"") { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    let before = generation(&world).await;
+    strangers_authority(&world);
+    let counted = |name: &'static str, wanted: f64| {
+        let world = &world;
+        move || async move {
+            let metrics = world.metrics().await;
+            let value =
+                metrics.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or("0").to_owned();
+            if value.parse::<f64>().unwrap() >= wanted { Ok(()) } else { Err(value) }
+        }
+    };
+    until("it is taken back", counted("tollgate_config_reverts_total", 1.0)).await;
+    assert!(world.log().contains("the new generation is taken back by itself"));
+    // The old one under a new number; its channel works again once its breaker has slept.
+    let mut number = 0;
+    until("payments go on", || {
+        number += 1;
+        let order = format!("after-{number}");
+        let world = &world;
+        async move {
+            let answer = world.create(&order, &order).await;
+            if answer.status == 201 { Ok(()) } else { Err(answer.status) }
+        }
+    })
+    .await;
+    stop.store(true, Ordering::SeqCst);
+    for worker in load {
+        for (status, code) in worker.await.unwrap() {
+            assert!(status == 201 || (status == 503 && code == "not_sent"), "{status} {code}");
+        }
+    }
+    assert!(generation(&world).await > before);
+}
+
 #[tokio::test]
 async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
     let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;

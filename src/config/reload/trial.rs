@@ -1,0 +1,169 @@
+//! A generation proves itself: for a while after it came into force its channels' errors and breakers are held against what
+//! was usual before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use tokio::time::Instant;
+use tollgate_plugins::payment::Kind;
+
+use super::{Channel, Snapshot};
+use crate::config::RevertIf;
+use crate::telemetry::METRICS;
+
+/// Exchanges of each channel since the process began, and how many of them ended in an error.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts(BTreeMap<String, (u64, u64)>);
+
+impl Counts {
+    /// By the metrics.
+    pub(super) fn now() -> Self {
+        let mut counts = BTreeMap::new();
+        for family in METRICS.exchanges_total.collect() {
+            for metric in family.get_metric() {
+                let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name);
+                let Some(channel) = label("channel") else { continue };
+                let count = metric.get_counter().get_value() as u64;
+                let entry: &mut (u64, u64) = counts.entry(channel.value().to_owned()).or_default();
+                entry.0 += count;
+                entry.1 += if label("code").is_some_and(|code| code.value() == "ok") { 0 } else { count };
+            }
+        }
+        Self(counts)
+    }
+
+    /// Calls and errors of a channel since an earlier count.
+    fn since(&self, earlier: &Self, channel: &str) -> (u64, u64) {
+        let of = |counts: &Self| counts.0.get(channel).copied().unwrap_or_default();
+        let (now, then) = (of(self), of(earlier));
+        (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
+    }
+}
+
+/// One generation being tried.
+pub(super) struct Trial {
+    /// Which.
+    pub(super) generation: u64,
+    /// Which one comes back.
+    pub(super) before: u64,
+    rule: RevertIf,
+    ends: Instant,
+    channels: Vec<Tried>,
+    at_begin: Counts,
+}
+
+/// A channel that the generation changed.
+struct Tried {
+    name: String,
+    /// Of a hundred calls before.
+    usual_errors: f64,
+    /// Which of its breakers were open before.
+    open: BTreeSet<Kind>,
+}
+
+/// How a trial stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing speaks against it so far.
+    Open,
+    /// It stays, or another one is in force.
+    Over,
+    /// It must go, for this reason.
+    Bad(String),
+}
+
+impl Trial {
+    /// Nothing where the file asks for none, or no channel can have become worse.
+    pub(super) fn begin(old: &Snapshot, new: &Snapshot, usual: &Counts) -> Option<Self> {
+        let rule = new.process.revert_if?;
+        let now = Counts::now();
+        // By other routes any of them may get what it cannot take.
+        let all = old.sources.routes != new.sources.routes;
+        let is_same =
+            |channel: &Arc<Channel>| old.channels.get(&channel.name).is_some_and(|before| Arc::ptr_eq(before, channel));
+        let tried = |channel: &Arc<Channel>| {
+            let (calls, errors) = now.since(usual, &channel.name);
+            let usual_errors = if calls == 0 { 0.0 } else { errors as f64 * 100.0 / calls as f64 };
+            Tried { name: channel.name.clone(), usual_errors, open: open(channel) }
+        };
+        let channels: Vec<_> = new.channels.values().filter(|channel| all || !is_same(channel)).map(tried).collect();
+        (!channels.is_empty()).then(|| Self {
+            generation: new.generation,
+            before: old.generation,
+            rule,
+            ends: Instant::now() + rule.window,
+            channels,
+            at_begin: now,
+        })
+    }
+
+    pub(super) fn look(&mut self, running: &Snapshot) -> Verdict {
+        if running.generation != self.generation {
+            return Verdict::Over;
+        }
+        let now = Counts::now();
+        let mut opened = Vec::new();
+        for tried in &self.channels {
+            let Some(channel) = running.channels.get(&tried.name) else { continue };
+            if let Some(why) = self.errors(tried, now.since(&self.at_begin, &tried.name)) {
+                return Verdict::Bad(why);
+            }
+            let new = open(channel).into_iter().filter(|kind| !tried.open.contains(kind));
+            opened.extend(new.map(|kind| format!("{} for {}", tried.name, kind.as_str())));
+        }
+        if opened.len() as u64 >= self.rule.breaker_trips {
+            return Verdict::Bad(format!("breakers opened: {}", opened.join(", ")));
+        }
+        if Instant::now() >= self.ends { Verdict::Over } else { Verdict::Open }
+    }
+
+    fn errors(&self, tried: &Tried, (calls, errors): (u64, u64)) -> Option<String> {
+        let share = errors as f64 * 100.0 / calls.max(1) as f64;
+        let is_bad = calls >= self.rule.calls && share >= tried.usual_errors + f64::from(self.rule.error_percentage);
+        let (name, usual) = (&tried.name, tried.usual_errors);
+        is_bad.then(|| format!("{errors} of {calls} calls of the channel {name} failed, usual are {usual:.0} %"))
+    }
+}
+
+/// The kinds of operation for which a breaker of the channel is open.
+fn open(channel: &Channel) -> BTreeSet<Kind> {
+    let stances = channel.filters.iter().flat_map(|filter| filter.stances(Duration::ZERO));
+    stances.filter(|stance| stance.state == "open").map(|stance| stance.operation).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(usual_errors: f64) -> (Trial, Tried) {
+        let rule = RevertIf { window: Duration::from_secs(60), calls: 20, error_percentage: 20, breaker_trips: 1 };
+        let (channels, at_begin) = (Vec::new(), Counts::default());
+        let trial = Trial { generation: 2, before: 1, rule, ends: Instant::now(), channels, at_begin };
+        (trial, Tried { name: "main".into(), usual_errors, open: BTreeSet::new() })
+    }
+
+    #[test]
+    fn errors_count_above_what_was_usual_and_from_enough_calls_on() {
+        for (usual, counted, is_bad) in [
+            (0.0, (19, 19), false),
+            (0.0, (20, 3), false),
+            (0.0, (20, 4), true),
+            (10.0, (20, 5), false),
+            (10.0, (20, 6), true),
+            (90.0, (100, 100), false),
+        ] {
+            let (trial, tried) = trial(usual);
+            assert_eq!(trial.errors(&tried, counted).is_some(), is_bad, "{usual} {counted:?}");
+        }
+    }
+
+    #[test]
+    fn counts_are_differences() {
+        let counts = |calls, errors| Counts(BTreeMap::from([("main".to_owned(), (calls, errors))]));
+        assert_eq!(counts(30, 5).since(&counts(10, 2), "main"), (20, 3));
+        assert_eq!(counts(30, 5).since(&Counts::default(), "main"), (30, 5));
+        assert_eq!(counts(30, 5).since(&Counts::default(), "other"), (0, 0));
+    }
+}
