@@ -138,7 +138,7 @@ fn agrees(fields: &Fields, name: &str, ours: &str) -> Result<(), Error> {
     }
 }
 
-fn unpacked(content: &str, limit: usize) -> Result<Bytes, Error> {
+pub(super) fn unpacked(content: &str, limit: usize) -> Result<Bytes, Error> {
     let packed = STANDARD.decode(content).map_err(|_| Error::unclear("its `fileContent` is no base64"))?;
     let file = decompress_to_vec_zlib_with_limit(&packed, limit);
     file.map(Bytes::from).map_err(|_| {

@@ -26,15 +26,8 @@ const INTERFACES: &[(&str, &str, &str, &str)] = &[
     ("funds_operation", FUND_FLOW, "account_type", "Operation"),
     ("funds_fees", FUND_FLOW, "account_type", "Fees"),
 ];
-const KINDS: &[&str] = &[
-    TRADE,
-    "trade_success",
-    "trade_refund",
-    "trade_recharge_refund",
-    FUNDS,
-    "funds_operation",
-    "funds_fees",
-];
+const KINDS: &[&str] =
+    &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund", FUNDS, "funds_operation", "funds_fees"];
 /// A service provider's funds are its own, and all its merchants' together: no request for them names one.
 const KINDS_OF_ONE_MERCHANT: &[&str] = &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund"];
 
@@ -61,8 +54,8 @@ impl Bills for WechatV2 {
 
     fn ask(&self, wanted: &Wanted, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
-        let (_, path, name, choice) =
-            interface.ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
+        let (_, path, name, choice) = interface
+            .ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
         // Bills of funds are not given for MD5, whatever the account signs with otherwise.
         let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
         let mut fields = Fields::new();
@@ -89,7 +82,8 @@ impl Bills for WechatV2 {
 
 /// A bill ends with the totals; each value in it is marked with a backtick.
 fn is_bill(content: &[u8]) -> bool {
-    std::str::from_utf8(content).is_ok_and(|text| text.trim_end().lines().last().is_some_and(|end| end.starts_with('`')))
+    std::str::from_utf8(content)
+        .is_ok_and(|text| text.trim_end().lines().last().is_some_and(|end| end.starts_with('`')))
 }
 
 /// The first layer and the second one name their codes differently, and some only say it in words.
