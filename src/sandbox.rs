@@ -22,6 +22,7 @@ mod tests;
 mod unionpay;
 mod wechat_v2;
 mod wechat_v3;
+mod zip;
 
 use std::future::Future;
 use std::io;

@@ -1,7 +1,7 @@
 //! Beijing time, as the older interfaces write it: without an offset, which is always eight hours.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
 
 const CHINA: Offset = Offset::constant(8);
@@ -14,6 +14,11 @@ pub(super) const COMPACT: &str = "%Y%m%d%H%M%S";
 /// Writes a moment.
 pub(super) fn write(time: Timestamp, format: &str) -> String {
     time.to_zoned(TimeZone::fixed(CHINA)).strftime(format).to_string()
+}
+
+/// The day that it is then.
+pub(super) fn day(time: Timestamp) -> Date {
+    time.to_zoned(TimeZone::fixed(CHINA)).date()
 }
 
 /// Reads a moment; what comes after whole seconds (`.123`) is left out.

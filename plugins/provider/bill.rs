@@ -56,7 +56,7 @@ pub enum Desk {
 /// Which bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Midnight to midnight in Beijing.
+    /// As the provider counts days: midnight to midnight in Beijing, but UnionPay's end at 23:00.
     pub day: Date,
     /// One of [`Bills::kinds`].
     pub kind: &'static str,

@@ -12,6 +12,7 @@
 
 mod account;
 mod answer;
+mod bills;
 mod chain;
 mod codes;
 mod fields;
@@ -153,6 +154,6 @@ impl Provider for UnionPay {
     }
 
     fn bills(&self) -> Option<&dyn Bills> {
-        None
+        Some(self)
     }
 }

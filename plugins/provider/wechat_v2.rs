@@ -10,6 +10,7 @@
 //! The same fields are signed in both directions: sorted, without `sign`, what is empty left out, the key at the end.
 
 mod answer;
+mod bill;
 mod errors;
 mod request;
 mod signature;
@@ -46,7 +47,7 @@ pub(super) const ROW: Row = Row {
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
     without_mtls: Some(
-        "refunds and reversals are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
+        "refunds, reversals and bills of funds are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
     ),
     build,
@@ -75,17 +76,13 @@ impl Deref for Account {
 
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
     let whose = wechat_account::Account::read(settings);
-    let sign_type = match settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()).as_str() {
-        "HMAC-SHA256" => SignType::HmacSha256,
-        "MD5" => SignType::Md5,
-        _ => {
-            let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for what is old";
-            settings.problem("sign_type", "the sign_type is unknown", Some(suggestion.to_owned()));
-            return None;
-        }
-    };
+    let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
+    if sign_type.is_none() {
+        let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for what is old";
+        settings.problem("sign_type", "the sign_type is unknown", Some(suggestion.to_owned()));
+    }
     let key = String::from_utf8(given.secrets.get(API)?.expose().to_vec()).ok()?;
-    let account = Account { whose: whose?, key: ApiKey { key, sign_type } };
+    let account = Account { whose: whose?, key: ApiKey { key, sign_type: sign_type? } };
     Some(Box::new(WechatV2 { account }))
 }
 
@@ -107,7 +104,9 @@ impl Provider for WechatV2 {
     fn sign(&self, request: &mut Request<Bytes>, _: Signing<'_>) -> Result<(), Error> {
         let unfit = || Error::Unfit("only flat XML can be signed for APIv2".to_owned());
         let mut fields = xml::read("xml", request.body()).ok_or_else(unfit)?;
-        let sign = self.account.key.sign(&fields);
+        // The request itself says how: some interfaces take one way only.
+        let sign_type = fields.get("sign_type").and_then(|name| SignType::named(name));
+        let sign = self.account.key.sign_as(sign_type.unwrap_or(self.account.key.sign_type), &fields);
         fields.insert("sign".to_owned(), sign);
         *request.body_mut() = xml::write(&fields).into();
         Ok(())
@@ -171,7 +170,7 @@ impl Provider for WechatV2 {
     }
 
     fn bills(&self) -> Option<&dyn Bills> {
-        None
+        Some(self)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
+use tokio::runtime::Handle;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::provider::Signing;
@@ -16,8 +17,9 @@ use tollgate_plugins::provider::bill::{self, Bills, File, Found, Link, Wanted};
 use super::{Exchanger, signing, unanswered, verified};
 use crate::clock::stamp;
 use crate::config::Channel;
+use crate::keys::Keys;
 use crate::telemetry::METRICS;
-use crate::upstream::BillHosts;
+use crate::upstream::{Answer, BillHosts};
 
 /// What bills are called in metrics, where operations have their names.
 const NAME: &str = "bill";
@@ -45,13 +47,22 @@ impl Exchanger {
         })?;
         let request = signed(channel, move |bills, with| bills.ask(&wanted, with)).await?;
         let answer = hosts.ask(&request).await.map_err(unanswered)?;
-        let checked = verified(channel, &self.keys, &answer).await;
-        let answer = bill::Answer { status: answer.status, body: answer.body, checked };
+        let answer = checked(channel, &self.keys, answer).await?;
         match beside(channel, move |bills, _| bills.find(&wanted, answer)).await? {
             Found::File(file) => Ok(file),
             Found::Link(link) => follow(channel, hosts, link).await,
         }
     }
+}
+
+/// Checks the answer's signature, beside the threads that serve payments as well: the bill itself may be in it.
+async fn checked(channel: &Arc<Channel>, keys: &Arc<Keys>, answer: Answer) -> Result<bill::Answer, Error> {
+    let (channel, keys, runtime) = (Arc::clone(channel), Arc::clone(keys), Handle::current());
+    let done = tokio::task::spawn_blocking(move || {
+        let checked = runtime.block_on(verified(&channel, &keys, &answer));
+        bill::Answer { status: answer.status, body: answer.body, checked }
+    });
+    done.await.map_err(|_| broke_off())
 }
 
 /// Fetches what a link names, at once: some are good for half a minute only.
@@ -92,7 +103,11 @@ async fn beside<T: Send + 'static>(
         let stamp = stamp();
         work(channel.provider.bills().ok_or_else(none)?, signing(&channel, &stamp))
     });
-    done.await.unwrap_or_else(|_| Err(Error::NotSent("the work on the bill broke off".to_owned())))
+    done.await.unwrap_or_else(|_| Err(broke_off()))
+}
+
+fn broke_off() -> Error {
+    Error::NotSent("the work on the bill broke off".to_owned())
 }
 
 fn none() -> Error {

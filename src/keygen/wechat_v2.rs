@@ -58,7 +58,7 @@ appid = "{appid}"
 [keys]
 api = "plain:{api}"     # only a sandbox's may stand here in plain
 
-[mtls]                                        # refunds and reversals need it
+[mtls]                                        # refunds, reversals and bills of funds need it
 cert = "{name}/apiclient_cert.pem"
 key = "{name}/apiclient_key.pem"
 {FILTERS}"#

@@ -20,6 +20,11 @@ pub(super) struct Line<'a> {
 /// The account's lines of a day in Beijing, oldest first. The original makes its bills the morning after; here the day may
 /// still last, so that a test need not wait.
 pub(super) fn lines<'a>(books: &'a Books, account: &str, day: Date) -> Vec<Line<'a>> {
+    lines_of(books, account, |at| at.to_zoned(TimeZone::fixed(Offset::constant(8))).date() == day)
+}
+
+/// The same of what a provider calls a day.
+pub(super) fn lines_of<'a>(books: &'a Books, account: &str, is_of_day: impl Fn(Timestamp) -> bool) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     for (id, entry) in books.orders.iter().filter(|(id, _)| id.0 == account) {
         let Some(order) = &entry.order else { continue };
@@ -30,7 +35,7 @@ pub(super) fn lines<'a>(books: &'a Books, account: &str, day: Date) -> Vec<Line<
             Some(Line { at: refund.finished?, number: &id.1, order, refund: Some((number, refund)) })
         }));
     }
-    lines.retain(|line| line.at.to_zoned(TimeZone::fixed(Offset::constant(8))).date() == day);
+    lines.retain(|line| is_of_day(line.at));
     lines.sort_by_key(|line| line.at);
     lines
 }

@@ -52,7 +52,7 @@ async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<I
     match request.uri().path() {
         "/gateway.do" => alipay::serve(shared, request).await,
         path if wechat_v2::is_path(path) => wechat_v2::serve(shared, identity, request).await,
-        path if path.starts_with("/gateway/api/") => unionpay::serve(shared, request).await,
+        path if path.starts_with("/gateway/api/") || path == unionpay::FILES => unionpay::serve(shared, request).await,
         alipay::bills::PATH => alipay::bills::serve(shared, request).await,
         _ => wechat_v3::serve(shared, identity, request).await,
     }

@@ -1,6 +1,7 @@
 //! UnionPay's ACP 5.1.0, from the platform's side: read ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod admission;
+mod bills;
 mod notification;
 mod refund;
 mod reply;
@@ -33,6 +34,8 @@ const FRONT: &str = "/gateway/api/frontTransReq.do";
 const APP: &str = "/gateway/api/appTransReq.do";
 const BACK: &str = "/gateway/api/backTransReq.do";
 const QUERY: &str = "/gateway/api/queryTrans.do";
+/// Files have a host of their own, and no path there.
+pub(super) const FILES: &str = "/";
 
 /// Serves one request.
 pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
@@ -155,6 +158,7 @@ impl Exchange {
             Transaction::Refund => desk.refund(parameters, self.shared.refund_auto)?,
             Transaction::Undo => desk.undo(parameters, self.shared.refund_auto)?,
             Transaction::Reverse => desk.reverse(&parameters)?,
+            Transaction::File => desk.bill(&parameters)?,
         };
         if let Some(subject) = done.notify {
             // Without a backUrl there is nobody to tell.
@@ -188,6 +192,7 @@ enum Transaction {
     Refund,
     Undo,
     Reverse,
+    File,
 }
 
 /// What a request is about, as far as the books know.
@@ -211,6 +216,7 @@ impl Transaction {
             (BACK, "04", "00") => Some(Self::Refund),
             (BACK, "31", "00") => Some(Self::Undo),
             (BACK, "99", "01") => Some(Self::Reverse),
+            (FILES, "76", "01") => Some(Self::File),
             _ => None,
         }
     }
@@ -230,6 +236,7 @@ impl Transaction {
             Self::Refund => About { operation: "refund", order: original, refund: own },
             Self::Undo => About { operation: "cancel", order: original, refund: own },
             Self::Reverse => About { operation: "cancel", order: named("origOrderId").or(own), refund: None },
+            Self::File => About { operation: "bill", order: None, refund: None },
             _ => About { operation: "create", order: own, refund: None },
         }
     }

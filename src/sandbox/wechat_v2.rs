@@ -134,6 +134,7 @@ impl Exchange {
             Call::Refund => desk.refund(content, self.shared.refund_auto),
             Call::RefundQuery => desk.refund_query(&content),
             Call::DownloadBill => desk.bill(&content),
+            Call::DownloadFundFlow => desk.fund_flow(&content),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
@@ -171,6 +172,7 @@ enum Call {
     Refund,
     RefundQuery,
     DownloadBill,
+    DownloadFundFlow,
 }
 
 impl Call {
@@ -184,6 +186,7 @@ impl Call {
             "/secapi/pay/refund" => Some(Self::Refund),
             "/pay/refundquery" => Some(Self::RefundQuery),
             "/pay/downloadbill" => Some(Self::DownloadBill),
+            "/pay/downloadfundflow" => Some(Self::DownloadFundFlow),
             _ => None,
         }
     }
@@ -197,11 +200,11 @@ impl Call {
             Self::Reverse => "cancel",
             Self::Refund => "refund",
             Self::RefundQuery => "refund_query",
-            Self::DownloadBill => "bill",
+            Self::DownloadBill | Self::DownloadFundFlow => "bill",
         }
     }
 
     fn needs_certificate(self) -> bool {
-        matches!(self, Self::Reverse | Self::Refund)
+        matches!(self, Self::Reverse | Self::Refund | Self::DownloadFundFlow)
     }
 }

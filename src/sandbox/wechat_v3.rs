@@ -1,7 +1,7 @@
 //! WeChat Pay API v3, from the platform's side: admit ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod authorization;
-mod bills;
+pub(super) mod bills;
 mod notification;
 mod orders;
 mod partner;

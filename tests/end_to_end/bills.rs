@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -18,19 +19,25 @@ async fn world(provider: &'static str) -> World {
     world
 }
 
-/// The sandbox pays now, so its bill is today's; a test that began just before midnight sees the next day's too.
+/// The sandbox pays now, so its bill is today's; a test that began just before midnight sees the next day's too, and
+/// UnionPay's day ends at 23:00.
 async fn todays(world: &World, query: &str) -> Answer {
     let mut last = None;
-    for day in [0, -1] {
-        let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(8));
-        let day = jiff::Timestamp::now().to_zoned(zone).date().saturating_add(jiff::Span::new().days(day));
-        let answer = world.ask("GET", &format!("/v1/channels/main/bills/{day}{query}"), None, &Value::Null).await;
-        if answer.status != 404 {
+    for days in [0, -1, 1] {
+        let answer = of_day(world, days, query).await;
+        if !matches!(answer.status, 400 | 404) {
             return answer;
         }
-        last = Some(answer);
+        last.get_or_insert(answer);
     }
     last.unwrap()
+}
+
+/// The bill of a day that is so many from now.
+async fn of_day(world: &World, days: i32, query: &str) -> Answer {
+    let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(8));
+    let day = jiff::Timestamp::now().to_zoned(zone).date().saturating_add(jiff::Span::new().days(days));
+    world.ask("GET", &format!("/v1/channels/main/bills/{day}{query}"), None, &Value::Null).await
 }
 
 async fn paid(world: &World, method: &str) {
@@ -50,46 +57,177 @@ fn assert_digest(answer: &Answer) {
     assert_eq!(header(answer, "content-digest"), format!("sha-256=:{digest}:"));
 }
 
+/// What one provider's bills are like.
+struct Row {
+    provider: &'static str,
+    method: &'static str,
+    content_type: &'static str,
+    proof: &'static str,
+    /// How the amount stands in it.
+    amount: &'static str,
+    /// Its other bills, and a word in each; nothing where it is empty.
+    others: &'static [(&'static str, &'static str)],
+    /// What the provider says when there is none.
+    none: &'static str,
+    /// What goes wrong, and the `code` that is answered.
+    faults: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const TABLE: &[Row] = &[
+    Row {
+        provider: "wechat-v3",
+        method: "wechat.native",
+        content_type: "text/csv",
+        proof: "hash",
+        amount: ",`10.00,",
+        others: &[("funds", "收入"), ("trade_refund", "")],
+        none: "NO_STATEMENT_EXIST",
+        faults: &[
+            ("bill", "other_hash", "mismatch"),
+            ("bill", "other_host", "mismatch"),
+            ("bill", "unsigned", "provider_unclear"),
+            ("bill", "wrong_signature", "provider_unclear"),
+            ("bill_file", "garbage", "mismatch"),
+            ("bill_file", "status", "provider_unclear"),
+            ("bill_file", "cut_after", "provider_unclear"),
+        ],
+    },
+    Row {
+        provider: "wechat-v2",
+        method: "wechat.native",
+        content_type: "text/csv",
+        proof: "host",
+        amount: ",`10.00,",
+        others: &[("funds", "收入"), ("funds_fees", ""), ("trade_refund", "")],
+        none: "20002",
+        // There is nothing to sign.
+        faults: &[
+            ("bill", "garbage", "provider_unclear"),
+            ("bill", "status", "provider_unclear"),
+            ("bill", "cut_after", "provider_unclear"),
+        ],
+    },
+    Row {
+        provider: "alipay",
+        method: "alipay.qr",
+        content_type: "application/zip",
+        proof: "host",
+        amount: ",10.00,",
+        others: &[("funds", "10.00")],
+        none: "isp.bill_not_exist",
+        faults: &[
+            ("bill", "other_host", "mismatch"),
+            ("bill", "unsigned", "provider_unclear"),
+            ("bill", "wrong_signature", "provider_unclear"),
+            ("bill_file", "garbage", "provider_unclear"),
+            ("bill_file", "cut_after", "provider_unclear"),
+        ],
+    },
+    UNIONPAY,
+    Row { provider: "unionpay-sm3", ..UNIONPAY },
+];
+
+const UNIONPAY: Row = Row {
+    provider: "unionpay",
+    method: "unionpay.qr",
+    content_type: "application/zip",
+    proof: "signature",
+    amount: " 000000001000 ",
+    others: &[],
+    none: "98",
+    faults: &[
+        ("bill", "other_account", "mismatch"),
+        ("bill", "unsigned", "provider_unclear"),
+        ("bill", "wrong_signature", "provider_unclear"),
+        ("bill", "garbage", "provider_unclear"),
+        ("bill", "status", "provider_unclear"),
+        ("bill", "cut_after", "provider_unclear"),
+    ],
+};
+
+/// What a file says, as far as it can be read: the sandbox's archives are not compressed.
+fn shown(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn wechats_bill_comes_as_it_was_hashed() {
-    let world = world("wechat-v3").await;
-    paid(&world, "wechat.native").await;
+async fn every_providers_bill_comes_as_the_provider_wrote_it() {
+    join_all(TABLE.iter().map(async |row| {
+        let world = world(row.provider).await;
+        paid(&world, row.method).await;
+        let bill = todays(&world, "").await;
+        assert_eq!(bill.status, 200, "{bill:?}\n{}", world.log());
+        assert_eq!(header(&bill, "content-type"), row.content_type, "{}", row.provider);
+        assert_eq!(header(&bill, "x-tollgate-bill-proof"), row.proof, "{}", row.provider);
+        let (is_archive, name) = (row.content_type == "application/zip", header(&bill, "content-disposition"));
+        assert!(name.ends_with(if is_archive { "-trade.zip\"" } else { "-trade.csv\"" }), "{name}");
+        assert_eq!(bill.body.starts_with(b"PK\x03\x04"), is_archive, "{bill:?}");
+        assert_digest(&bill);
+        let text = shown(&bill);
+        assert!(text.contains(&World::number("bill-1")) && text.contains(row.amount), "{text}");
+        assert_eq!(shown(&todays(&world, "?type=trade").await), text);
 
-    let bill = todays(&world, "").await;
-    assert_eq!(bill.status, 200, "{bill:?}\n{}", world.log());
-    assert_eq!((header(&bill, "content-type"), header(&bill, "x-tollgate-bill-proof")), ("text/csv", "hash"));
-    assert!(header(&bill, "content-disposition").ends_with("-trade.csv\""), "{bill:?}");
-    assert_digest(&bill);
-    let text = std::str::from_utf8(&bill.body).unwrap();
-    assert!(text.contains(&format!(",`{},", World::number("bill-1"))) && text.contains(",`10.00,"), "{text}");
-
-    let funds = todays(&world, "?type=funds").await;
-    assert!(std::str::from_utf8(&funds.body).unwrap().contains("收入"), "{funds:?}");
-    let none = todays(&world, "?type=trade_refund").await;
-    assert_eq!((none.status, &none.json()["code"]), (404, &json!("no_bill")), "{none:?}");
-    assert_eq!(none.json()["provider"]["code"], "NO_STATEMENT_EXIST");
+        for (kind, word) in row.others {
+            let other = todays(&world, &format!("?type={kind}")).await;
+            match *word {
+                "" => assert_eq!((other.status, &other.json()["code"]), (404, &json!("no_bill")), "{other:?}"),
+                word => assert!(other.status == 200 && shown(&other).contains(word), "{kind} {other:?}"),
+            }
+        }
+        let none = of_day(&world, -20, "").await;
+        assert_eq!((none.status, &none.json()["code"]), (404, &json!("no_bill")), "{none:?}");
+        assert_eq!(none.json()["provider"]["code"], row.none);
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_the_providers_bill_is_not_passed_on() {
-    let world = world("wechat-v3").await;
-    paid(&world, "wechat.native").await;
-    for (fault, code) in [
-        (json!({"operation": "bill", "fault": "other_hash"}), "mismatch"),
-        (json!({"operation": "bill", "fault": "other_host"}), "mismatch"),
-        (json!({"operation": "bill", "fault": "unsigned"}), "provider_unclear"),
-        (json!({"operation": "bill", "fault": "wrong_signature"}), "provider_unclear"),
-        (json!({"operation": "bill_file", "fault": "garbage"}), "mismatch"),
-        (json!({"operation": "bill_file", "fault": "status", "status": 500}), "provider_unclear"),
-        (json!({"operation": "bill_file", "fault": "cut_after"}), "provider_unclear"),
+    join_all(TABLE.iter().map(async |row| {
+        let world = world(row.provider).await;
+        paid(&world, row.method).await;
+        for (operation, fault, code) in row.faults {
+            world.fault(json!({"operation": operation, "fault": fault})).await;
+            let answer = todays(&world, "").await;
+            let (provider, log) = (row.provider, world.log());
+            assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{provider} {fault}\n{log}");
+        }
+        // None of it counts against payments, and the next one is right.
+        assert_eq!(todays(&world, "").await.status, 200);
+        let mut order = order_of("bill-2");
+        order["method"] = json!(row.method);
+        assert_eq!(world.ask("POST", "/v1/payments", Some("k-2"), &order).await.status, 201);
+    }))
+    .await;
+}
+
+/// What a provider's error about a bill becomes: an answer with its own words, never a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
+    for (provider, code, status, told) in [
+        ("wechat-v2", "FAIL", 422, "declined"),
+        ("wechat-v2", "NOAUTH", 422, "declined"),
+        ("wechat-v2", "SYSTEMERROR", 502, "provider_unclear"),
+        ("unionpay", "32", 422, "declined"),
+        ("unionpay", "37", 503, "provider_busy"),
+        ("unionpay", "06", 502, "provider_unclear"),
     ] {
-        world.fault(fault.clone()).await;
-        let answer = todays(&world, "").await;
-        assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{fault}\n{}", world.log());
+        let world = world(provider).await;
+        world.fault(json!({"operation": "bill", "fault": "status", "status": 200, "code": code})).await;
+        let answer = of_day(&world, -1, "").await;
+        assert_eq!((answer.status, &answer.json()["code"]), (status, &json!(told)), "{provider} {code} {answer:?}");
+        assert_eq!(answer.json()["provider"]["code"], code);
     }
-    // None of it counts against payments, and the next one is right.
-    assert_eq!(todays(&world, "").await.status, 200);
-    assert_eq!(world.create("bill-2", "k-2").await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_of_another_year_is_not_asked_of_who_names_none() {
+    let world = world("unionpay").await;
+    for days in [-366, 3] {
+        let answer = of_day(&world, days, "").await;
+        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("unfit")), "{answer:?}");
+    }
+    assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,33 +252,4 @@ async fn a_bill_is_for_those_who_may_read_it() {
     }
     let stats = world.control("GET", "/stats", Value::Null).await;
     assert_eq!(stats["arrivals"]["bill"], 1, "what is malformed or forbidden never leaves: {stats}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn alipays_bill_comes_from_its_link() {
-    let world = world("alipay").await;
-    paid(&world, "alipay.qr").await;
-
-    let bill = todays(&world, "?type=trade").await;
-    assert_eq!(bill.status, 200, "{bill:?}\n{}", world.log());
-    assert_eq!((header(&bill, "content-type"), header(&bill, "x-tollgate-bill-proof")), ("application/zip", "host"));
-    assert_digest(&bill);
-    // The sandbox does not compress: the lines can be seen.
-    let shown = bill.body.escape_ascii().to_string();
-    assert!(bill.body.starts_with(b"PK\x03\x04") && shown.contains(&World::number("bill-1")), "{shown}");
-    assert_eq!(todays(&world, "?type=funds").await.status, 200);
-
-    for (fault, code) in [
-        (json!({"operation": "bill", "fault": "other_host"}), "mismatch"),
-        (json!({"operation": "bill", "fault": "wrong_signature"}), "provider_unclear"),
-        (json!({"operation": "bill", "fault": "unsigned"}), "provider_unclear"),
-        (json!({"operation": "bill_file", "fault": "garbage"}), "provider_unclear"),
-        (json!({"operation": "bill_file", "fault": "cut_after"}), "provider_unclear"),
-    ] {
-        world.fault(fault.clone()).await;
-        let answer = todays(&world, "").await;
-        assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{fault}\n{}", world.log());
-    }
-    let none = world.ask("GET", "/v1/channels/main/bills/2020-01-01", None, &Value::Null).await;
-    assert_eq!((none.status, &none.json()["code"]), (404, &json!("no_bill")), "{none:?}");
 }

@@ -107,7 +107,7 @@ pub(super) fn answer_body(fields: Fields) -> String {
 }
 
 /// Signs what has no signature, as a form or as JSON.
-fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
+pub(super) fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
     let source = if message.status.is_some() { Source::Answer } else { Source::Notification };
     let fields = Fields::read(codec, source, message.body.as_bytes()).unwrap();
     if fields.get(SIGNATURE).is_some() {

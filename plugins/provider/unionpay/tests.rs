@@ -13,6 +13,7 @@ use crate::secret::Secret;
 use crate::settings::Problems;
 
 mod answers;
+mod bills;
 mod certificates;
 mod configuration;
 mod malformed;

@@ -6,6 +6,7 @@ use http::{HeaderValue, Request, Uri};
 
 use super::super::wechat_account::scanned_code;
 use super::super::{Signing, beijing};
+use super::signature::SignType;
 use super::xml::{self, Fields};
 use super::{Account, Product};
 use crate::error::Error;
@@ -42,16 +43,21 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
             "/pay/refundquery"
         }
     };
-    put(&mut fields, "appid", &account.appid);
-    put(&mut fields, "mch_id", &account.mchid);
+    put_common(&mut fields, account, account.key.sign_type, with);
+    Ok(post(path, &fields))
+}
+
+/// What every request says.
+pub(super) fn put_common(fields: &mut Fields, account: &Account, sign_type: SignType, with: Signing<'_>) {
+    put(fields, "appid", &account.appid);
+    put(fields, "mch_id", &account.mchid);
     for (name, value) in [("sub_appid", &account.sub_appid), ("sub_mch_id", &account.sub_mchid)] {
         if let Some(value) = value {
-            put(&mut fields, name, value);
+            put(fields, name, value);
         }
     }
-    put(&mut fields, "nonce_str", &with.stamp.nonce);
-    put(&mut fields, "sign_type", account.key.sign_type.as_str());
-    Ok(post(path, &fields))
+    put(fields, "nonce_str", &with.stamp.nonce);
+    put(fields, "sign_type", sign_type.as_str());
 }
 
 /// The request that carries these fields.
@@ -126,7 +132,7 @@ fn fen(money: Money) -> Result<String, Error> {
     }
 }
 
-fn put(fields: &mut Fields, name: &str, value: &str) {
+pub(super) fn put(fields: &mut Fields, name: &str, value: &str) {
     fields.insert(name.to_owned(), value.to_owned());
 }
 

@@ -23,6 +23,10 @@ pub(super) enum SignType {
 }
 
 impl SignType {
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Md5, Self::HmacSha256].into_iter().find(|sign_type| sign_type.as_str() == name)
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Md5 => "MD5",
@@ -38,11 +42,16 @@ pub(super) struct ApiKey {
 }
 
 impl ApiKey {
-    /// The signature over all fields but `sign`; upper-case hexadecimal.
+    /// The signature over all fields but `sign`, in the account's way.
     pub(super) fn sign(&self, fields: &Fields) -> String {
+        self.sign_as(self.sign_type, fields)
+    }
+
+    /// The signature over all fields but `sign`; upper-case hexadecimal.
+    pub(super) fn sign_as(&self, sign_type: SignType, fields: &Fields) -> String {
         let unsigned = form::text(fields, &["sign"]);
         let text = format!("{unsigned}&key={}", self.key);
-        match self.sign_type {
+        match sign_type {
             SignType::Md5 => hex::encode_upper(Md5::digest(text.as_bytes())),
             SignType::HmacSha256 => {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.as_bytes());

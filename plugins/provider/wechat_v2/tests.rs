@@ -1,3 +1,5 @@
+mod bills;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 

@@ -1,7 +1,5 @@
 //! Bills: a link that is good for half a minute, signed; then the archive, which anybody has who knows the link.
 
-mod zip;
-
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -18,6 +16,7 @@ use crate::sandbox::bills::{Line, day, lines, yuan};
 use crate::sandbox::fault::{Kind, disturbed};
 use crate::sandbox::keys::random_text;
 use crate::sandbox::server::{Verdict, cut};
+use crate::sandbox::zip;
 
 /// Where the files are.
 pub(in crate::sandbox) const PATH: &str = "/downloadBillFile.resource";

@@ -1,5 +1,6 @@
 //! The sandbox as UnionPay, over real sockets.
 
+mod bills;
 mod refunds;
 mod shop;
 

@@ -54,7 +54,7 @@ pub(super) fn refused_because(code: &'static str, why: &str) -> Refusal {
 }
 
 /// What an answer repeats of its request.
-const ECHOED: [&str; 15] = [
+const ECHOED: [&str; 17] = [
     "version",
     "encoding",
     "signMethod",
@@ -70,6 +70,8 @@ const ECHOED: [&str; 15] = [
     "origQryId",
     "reqReserved",
     "reserved",
+    "settleDate",
+    "fileType",
 ];
 
 impl Reply {
@@ -115,6 +117,7 @@ impl Reply {
         if let Content::Fields(form) = &mut self.content {
             match fault {
                 Kind::OtherAmount => spoil_amounts(form),
+                Kind::OtherAccount if form.get("orderId").is_none() => form.set("merId", "777290000000000"),
                 Kind::OtherAccount => form.set("orderId", "somebodyelsesorder"),
                 _ => {}
             }

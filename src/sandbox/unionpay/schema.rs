@@ -27,9 +27,10 @@ pub(super) fn checked(form: &Form, transaction: Transaction, now: Timestamp) -> 
         Transaction::App => (APP, ORDER),
         Transaction::Qr => (QR, ORDER),
         Transaction::Barcode => (BARCODE, ORDER),
-        Transaction::Query => (QUERY, &[]),
-        Transaction::Refund | Transaction::Undo => (REFUND, &[]),
-        Transaction::Reverse => (REVERSE, &[]),
+        Transaction::Query => (QUERY, NUMBER),
+        Transaction::Refund | Transaction::Undo => (REFUND, NUMBER),
+        Transaction::Reverse => (REVERSE, NUMBER),
+        Transaction::File => (FILE, &[]),
     };
     let table: Vec<&Field> = COMMON.iter().chain(own).chain(more).collect();
     fields::check_fields(&fields, &table).map_err(|issue| {
@@ -64,13 +65,16 @@ const COMMON: &[Field] = &[
     required("txnSubType", Text(2, 2, is_digits)),
     required("accessType", Text(1, 1, |kind| kind == "0")),
     required("merId", Text(15, 15, is_alphanumeric)),
-    required("orderId", Text(8, 40, is_alphanumeric)),
     required("txnTime", Text(14, 14, is_time)),
     optional("reqReserved", Text(1, 1024, any)),
     optional("reserved", Text(1, 2048, any)),
 ];
+/// What every transaction that is about a trade has.
+const NUMBER: &[Field] = &[ORDER_ID];
+const ORDER_ID: Field = required("orderId", Text(8, 40, is_alphanumeric));
 /// What all ways to make a trade have in common.
 const ORDER: &[Field] = &[
+    ORDER_ID,
     required("txnAmt", Text(1, 12, is_amount)),
     required("currencyCode", Text(3, 3, is_yuan)),
     required("backUrl", Text(1, 256, is_url)),
@@ -121,6 +125,12 @@ const REVERSE: &[Field] = &[
     optional("currencyCode", Text(3, 3, is_yuan)),
     optional("backUrl", Text(1, 256, is_url)),
     optional("termId", Text(8, 8, is_alphanumeric)),
+];
+/// About a day, and no trade.
+const FILE: &[Field] = &[
+    required("bizType", Text(6, 6, |kind| kind == "000000")),
+    required("fileType", Text(2, 2, |kind| kind == "00")),
+    required("settleDate", Text(4, 4, is_digits)),
 ];
 
 fn is_alphanumeric(text: &str) -> bool {

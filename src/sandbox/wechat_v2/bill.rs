@@ -1,4 +1,4 @@
-//! A day's bill: a text file when there was something, else an error in XML.
+//! A day's bills: a text file when there was something, else an error in XML.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::orders::{Desk, Result, done};
 use super::reply::Reply;
 use super::words::{china, refund_state, refund_time};
+use crate::sandbox::bills::{lines_of, yuan};
 use crate::sandbox::books::{Id, Order, Payment, Refund};
+use crate::sandbox::wechat_v3::bills::fund_flow;
 
 const HEAD: &str = "交易时间,公众账号ID,商户号,特约商户号,设备号,微信订单号,商户订单号,用户标识,交易类型,交易状态,付款银行,\
                     货币种类,应结订单金额,代金券金额,微信退款单号,商户退款单号,退款金额,充值券退款金额,退款类型,退款状态,\
@@ -39,6 +41,17 @@ impl Desk<'_> {
         let (count, paid, returned) = (rows.len().to_string(), yuan(paid), yuan(returned));
         let foot = marked(&[&count, &paid, &returned, "0.00", "0.00000", &paid, &returned]);
         done(Reply::file(format!("\u{feff}{HEAD}\r\n{}\r\n{FOOT}\r\n{foot}\r\n", rows.join("\r\n"))))
+    }
+
+    /// Nothing here ever moves the money of the other accounts.
+    pub(super) fn fund_flow(&mut self, content: &Value) -> Result {
+        let date = content["bill_date"].as_str().unwrap_or_default();
+        let lines = lines_of(self.books, &self.account.mchid, |at| china(at, "%Y%m%d") == date);
+        if lines.is_empty() || content["account_type"] != "Basic" {
+            let reply = Reply::refused("No Bill Exist").with("result_code", "FAIL");
+            return Err(reply.with("err_code", "NO_BILL_EXIST").with("err_code_des", "账单不存在"));
+        }
+        done(Reply::file(fund_flow(&lines)))
     }
 
     fn row(&self, id: &Id, order: &Order, payment: &Payment, refund: Option<(&String, &Refund)>) -> String {
@@ -90,8 +103,4 @@ impl Desk<'_> {
 /// Each value behind a mark, so that no spreadsheet takes long numbers for something else.
 fn marked(values: &[&str]) -> String {
     values.iter().map(|value| format!("`{value}")).collect::<Vec<_>>().join(",")
-}
-
-fn yuan(fen: u64) -> String {
-    format!("{}.{:02}", fen / 100, fen % 100)
 }

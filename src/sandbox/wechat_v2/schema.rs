@@ -22,11 +22,12 @@ pub(super) fn checked(fields: &Fields, call: Call) -> Result<Value, Reply> {
         Call::Refund => REFUND,
         Call::RefundQuery => REFUND_QUERY,
         Call::DownloadBill => DOWNLOAD_BILL,
+        Call::DownloadFundFlow => DOWNLOAD_FUND_FLOW,
     };
     let about = match call {
         Call::UnifiedOrder | Call::Micropay => ORDER,
         Call::OrderQuery | Call::Reverse | Call::Refund | Call::RefundQuery => EITHER,
-        Call::CloseOrder | Call::DownloadBill => &[],
+        Call::CloseOrder | Call::DownloadBill | Call::DownloadFundFlow => &[],
     };
     let table: Vec<&Field> = own.iter().chain(about).chain(COMMON).collect();
     let mut content: Value = fields.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
@@ -125,6 +126,14 @@ const REFUND_QUERY: &[Field] = &[
 const DOWNLOAD_BILL: &[Field] = &[
     required("bill_date", Text(8, 8, is_digits)),
     optional("bill_type", Text(1, 32, |kind| matches!(kind, "ALL" | "SUCCESS" | "REFUND" | "RECHARGE_REFUND"))),
+];
+
+/// Not for MD5, and only of a merchant's own account.
+const DOWNLOAD_FUND_FLOW: &[Field] = &[
+    required("bill_date", Text(8, 8, is_digits)),
+    required("account_type", Text(1, 16, |kind| matches!(kind, "Basic" | "Operation" | "Fees"))),
+    required("sign_type", Text(1, 32, |kind| kind == "HMAC-SHA256")),
+    optional("sub_mch_id", Text(1, 32, |_| false)),
 ];
 
 fn is_number(text: &str) -> bool {

@@ -124,7 +124,8 @@ impl Desk<'_> {
     }
 }
 
-fn fund_flow(lines: &[Line<'_>]) -> String {
+/// The same in both of WeChat Pay's APIs.
+pub(in crate::sandbox) fn fund_flow(lines: &[Line<'_>]) -> String {
     let mut text = format!("\u{feff}{FUND_FLOW}\r\n");
     let (mut balance, mut incomes, mut income, mut expense) = (0, 0, 0, 0);
     for line in lines {

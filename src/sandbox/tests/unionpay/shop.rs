@@ -29,6 +29,9 @@ use crate::sandbox::tests::merchant::{Failure, World};
 
 pub(super) type Fields = BTreeMap<String, String>;
 
+/// Where files are: not among the others.
+pub(super) const FILES: &str = "";
+
 pub(super) const FORM: &str = "application/x-www-form-urlencoded;charset=UTF-8";
 
 /// One sandbox with one merchant of UnionPay, and one of WeChat Pay beside it.
@@ -197,7 +200,8 @@ impl Shop {
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::builder().method("POST").uri(format!("/gateway/api/{path}.do"));
+        let target = if path == FILES { "/".to_owned() } else { format!("/gateway/api/{path}.do") };
+        let request = Request::builder().method("POST").uri(target);
         let request = request.header("host", "127.0.0.1").header("content-type", kind);
         let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let (parts, body) = response.into_parts();

@@ -165,3 +165,32 @@ async fn a_bill_lists_the_day_or_says_that_there_is_none() {
     let told = shop.ask("/pay/downloadbill", &bill(&yesterday)).await.unwrap();
     assert_eq!((told.code(), told.get("error_code"), told.believed), ("No Bill Exist", "20002", false));
 }
+
+/// Of the account's own funds, over mutual TLS and for one way to sign.
+#[tokio::test]
+async fn a_bill_of_funds_is_more_particular() {
+    let mut town = Town::start().await;
+    let bill = |sign_type: &str, account: &str| {
+        let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8)));
+        let day = today.strftime("%Y%m%d").to_string();
+        fields([("bill_date", &*day), ("account_type", account), ("sign_type", sign_type)])
+    };
+    const FUND_FLOW: &str = "/pay/downloadfundflow";
+    town.shop.ask(MICROPAY, &town.shop.scanned("order-1", "131234567890123456")).await.unwrap();
+    town.shop.ask(REFUND, &refund("r1", "60", "100")).await.unwrap();
+    let told = town.shop.ask(FUND_FLOW, &bill("HMAC-SHA256", "Basic")).await.unwrap();
+    assert!(told.text.contains("`收入,`1.00,`1.00,") && told.text.contains("`支出,`0.60,`0.40,"), "{told:?}");
+    for (sign_type, account, code) in [
+        ("HMAC-SHA256", "Fees", "NO_BILL_EXIST"),
+        ("MD5", "Basic", "PARAM_ERROR"),
+        ("HMAC-SHA256", "BASIC", "PARAM_ERROR"),
+    ] {
+        let told = town.shop.ask(FUND_FLOW, &bill(sign_type, account)).await.unwrap();
+        assert_eq!(told.get("err_code"), code, "{told:?}");
+    }
+    let mut forged = town.shop.signed(bill("HMAC-SHA256", "Basic"));
+    forged.insert("sign".to_owned(), "0".repeat(64));
+    assert_eq!(town.shop.send(FUND_FLOW, &forged).await.unwrap().get("return_code"), "FAIL");
+    town.shop.forget_certificate();
+    assert_eq!(town.shop.ask(FUND_FLOW, &bill("HMAC-SHA256", "Basic")).await.unwrap().status, 400);
+}

@@ -1,0 +1,114 @@
+//! Bills: the answer is the file itself. Nothing of it is signed, so all that stands behind it is the host it came from; what
+//! is no bill comes as XML, which is seldom signed either.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+
+use super::super::bill::{Answer, Bills, Desk, FUNDS, File, Form, Found, Proof, TRADE, Wanted};
+use super::super::{BadSignature, Signing};
+use super::request::{post, put, put_common};
+use super::signature::SignType;
+use super::xml::{self, Fields};
+use super::{WechatV2, errors};
+use crate::error::{Error, Word};
+
+const TRADES: &str = "/pay/downloadbill";
+/// Over mutual TLS.
+const FUND_FLOW: &str = "/pay/downloadfundflow";
+
+/// Our kinds of bill: the interface, and the parameter that chooses among its bills.
+const INTERFACES: &[(&str, &str, &str, &str)] = &[
+    (TRADE, TRADES, "bill_type", "ALL"),
+    ("trade_success", TRADES, "bill_type", "SUCCESS"),
+    ("trade_refund", TRADES, "bill_type", "REFUND"),
+    ("trade_recharge_refund", TRADES, "bill_type", "RECHARGE_REFUND"),
+    (FUNDS, FUND_FLOW, "account_type", "Basic"),
+    ("funds_operation", FUND_FLOW, "account_type", "Operation"),
+    ("funds_fees", FUND_FLOW, "account_type", "Fees"),
+];
+const KINDS: &[&str] =
+    &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund", FUNDS, "funds_operation", "funds_fees"];
+/// A service provider's funds are its own, and all its merchants' together: no request for them names one.
+const KINDS_OF_ONE_MERCHANT: &[&str] = &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund"];
+
+/// What an error says, in a code or in its message, without what stands between its words.
+const NOT_THERE: &[&str] = &["20002", "NOBILLEXIST"];
+const BEING_MADE: &[&str] = &["BILLCREATING"];
+
+impl Bills for WechatV2 {
+    fn kinds(&self) -> &'static [&'static str] {
+        match self.account.sub_mchid {
+            None => KINDS,
+            Some(_) => KINDS_OF_ONE_MERCHANT,
+        }
+    }
+
+    /// Files are where the interface is.
+    fn hosts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::Payments
+    }
+
+    fn ask(&self, wanted: &Wanted, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
+        let (_, path, name, choice) = interface
+            .ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
+        // Bills of funds are not given for MD5, whatever the account signs with otherwise.
+        let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
+        let mut fields = Fields::new();
+        put(&mut fields, "bill_date", &wanted.day.strftime("%Y%m%d").to_string());
+        put(&mut fields, name, choice);
+        put_common(&mut fields, &self.account, sign_type, with);
+        Ok(post(path, &fields))
+    }
+
+    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+        match answer.checked {
+            Err(BadSignature::Missing) | Ok(_) => {}
+            Err(bad) => return Err(Error::unclear(format!("the answer is signed, but not believed: {bad}"))),
+        }
+        if let Some(fields) = xml::read("xml", &answer.body) {
+            return Err(refusal(&fields));
+        }
+        if answer.status != StatusCode::OK || !is_bill(&answer.body) {
+            return Err(Error::unclear(format!("what came with HTTP {} is no bill", answer.status.as_u16())));
+        }
+        Ok(Found::File(File { content: answer.body, form: Form::Csv, proof: Proof::Host }))
+    }
+}
+
+/// A bill ends with the totals; each value in it is marked with a backtick.
+fn is_bill(content: &[u8]) -> bool {
+    std::str::from_utf8(content)
+        .is_ok_and(|text| text.trim_end().lines().last().is_some_and(|end| end.starts_with('`')))
+}
+
+/// The first layer and the second one name their codes differently, and some only say it in words.
+fn refusal(fields: &Fields) -> Error {
+    let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
+    let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
+    let word = Word { code: code.to_owned(), message: message.to_owned() };
+    let is_said = |known: &[&str]| [code, message].iter().any(|said| known.contains(&joined(said).as_str()));
+    if is_said(NOT_THERE) {
+        return Error::Absent(word);
+    }
+    if is_said(BEING_MADE) {
+        return Error::Busy(word);
+    }
+    let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
+    match errors::refusal(word) {
+        // A code that is not known refuses as well as others: no money depends on it.
+        Error::Unclear { word: Some(word), .. } if is_refused && joined(&word.code) != "SYSTEMERROR" => {
+            Error::Declined(word)
+        }
+        other => other,
+    }
+}
+
+fn joined(words: &str) -> String {
+    words.replace(['_', ' '], "").to_ascii_uppercase()
+}

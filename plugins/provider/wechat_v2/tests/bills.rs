@@ -1,0 +1,139 @@
+//! Bills: what is one, and what an error says instead.
+
+use std::collections::BTreeSet;
+
+use super::super::super::Stamp;
+use super::super::super::bill::{self, Answer, Bills, FUNDS, Found, Proof, TRADE, Wanted};
+use super::*;
+
+const TEXT: &str = "\u{feff}交易时间,商户号\r\n`2023-11-13 10:00:00,`10000100\r\n总交易单数\r\n`1\r\n";
+
+fn wanted(kind: &'static str) -> Wanted {
+    Wanted { day: jiff::civil::date(2023, 11, 13), kind }
+}
+
+fn find(status: u16, body: &[u8]) -> Result<Found, Error> {
+    let status = StatusCode::from_u16(status).unwrap();
+    let checked = verify(Source::Answer, body);
+    provider().find(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
+}
+
+/// What is sent for a bill.
+fn asked(provider: &WechatV2, kind: &'static str) -> Result<(String, Fields), Error> {
+    let stamp = Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
+    let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
+    let mut request = provider.ask(&wanted(kind), with)?;
+    provider.sign(&mut request, with)?;
+    Ok((request.uri().to_string(), xml::read("xml", request.body()).unwrap()))
+}
+
+fn refused(pairs: &[(&str, &str)]) -> Error {
+    let fields: Fields = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    find(200, xml::write(&fields).as_bytes()).unwrap_err()
+}
+
+#[test]
+fn golden_files_of_bills_hold() {
+    let bench = Bench {
+        folder: "wechat-v2",
+        provider: &provider(),
+        signer: &*crate::signer::none(),
+        keys: &Keyring::default(),
+        now: NOW,
+        // Nothing about bills is signed by WeChat Pay.
+        sign: &|_| {},
+    };
+    let needed = "trade trade_refund funds trade-absent funds-absent trade-being-made trade-refused";
+    bill::golden::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+}
+
+#[test]
+fn only_a_bill_is_a_bill() {
+    let Ok(Found::File(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
+    assert_eq!((file.content.as_ref(), file.proof), (TEXT.as_bytes(), Proof::Host));
+    let cut = TEXT.strip_suffix("`1\r\n").unwrap();
+    for (status, body) in [
+        (500, TEXT.as_bytes()),
+        (302, TEXT.as_bytes()),
+        (200, cut.as_bytes()),
+        (200, b""),
+        (200, b"<html>expired</html>"),
+        (200, b"{}"),
+        (200, b"\x1f\x8b\x08\x00"),
+        (200, b"<xml><return_code>FAIL</return_code>"),
+    ] {
+        assert_eq!(find(status, body).unwrap_err().code(), "unclear", "{status} {}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
+    let fail = ("return_code", "FAIL");
+    let second = [("return_code", "SUCCESS"), ("result_code", "FAIL")];
+    for (pairs, code) in [
+        (vec![fail, ("return_msg", "NO Bill Exist")], "absent"),
+        (vec![fail, ("error_code", "20002")], "absent"),
+        (vec![fail, ("return_msg", "Bill Creating")], "provider_busy"),
+        (vec![fail, ("return_msg", "invalid bill_type")], "declined"),
+        (vec![fail, ("error_code", "20099")], "declined"),
+        (vec![fail, ("error_code", "SYSTEMERROR")], "unclear"),
+        ([&second[..], &[("err_code", "BILL_CREATING")]].concat(), "provider_busy"),
+        ([&second[..], &[("err_code", "SYSTEMERROR")]].concat(), "unclear"),
+        ([&second[..], &[("err_code", "FREQUENCY_LIMITED")]].concat(), "provider_busy"),
+        ([&second[..], &[("err_code", "PARAM_ERROR")]].concat(), "declined"),
+        (vec![("return_code", "SUCCESS"), ("result_code", "SUCCESS")], "unclear"),
+    ] {
+        assert_eq!(refused(&pairs).code(), code, "{pairs:?}");
+    }
+    let Error::Declined(word) = refused(&[fail, ("return_msg", "签名错误")]) else { panic!("not declined") };
+    assert_eq!((word.code.as_str(), word.message.as_str()), ("FAIL", "签名错误"));
+}
+
+#[test]
+fn an_error_that_is_signed_wrongly_is_not_believed() {
+    let signed = signed(&[("return_code", "SUCCESS"), ("result_code", "FAIL"), ("err_code", "NO_BILL_EXIST")]);
+    assert_eq!(find(200, signed.as_bytes()).unwrap_err().code(), "absent");
+    let altered = signed.replace("NO_BILL_EXIST", "NO_BILL_EXISTS");
+    assert_eq!(find(200, altered.as_bytes()).unwrap_err().code(), "unclear");
+}
+
+#[test]
+fn every_kind_is_asked_for_with_its_own_words() {
+    let asked_for = |kind| {
+        let (path, fields) = asked(&provider(), kind).unwrap();
+        assert_eq!(fields["bill_date"], "20231113");
+        (path, fields.get("bill_type").cloned(), fields.get("account_type").cloned())
+    };
+    let all: BTreeSet<_> = provider().kinds().iter().map(|kind| asked_for(kind)).collect();
+    assert_eq!(all.len(), provider().kinds().len());
+    assert!(all.contains(&("/pay/downloadfundflow".to_owned(), None, Some("Operation".to_owned()))), "{all:?}");
+}
+
+#[test]
+fn funds_are_asked_for_with_hmac_whatever_the_account_signs_with() {
+    let mut old = provider();
+    old.account.key = key(SignType::Md5);
+    for (kind, sign_type) in [(TRADE, SignType::Md5), (FUNDS, SignType::HmacSha256)] {
+        let (_, fields) = asked(&old, kind).unwrap();
+        assert_eq!(fields["sign_type"], sign_type.as_str());
+        assert_eq!(fields["sign"], key(sign_type).sign(&fields), "{kind}");
+    }
+}
+
+#[test]
+fn a_service_provider_has_its_merchants_bill_and_not_its_own_funds() {
+    let sub_mchid = Some("1900000109".to_owned());
+    let whose = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
+    let partner = WechatV2 { account: Account { whose, key: key(SignType::HmacSha256) } };
+    assert_eq!(asked(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
+    assert!(partner.kinds().iter().all(|kind| kind.starts_with(TRADE)));
+    assert_eq!(asked(&partner, FUNDS).unwrap_err().code(), "unfit");
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_instead_of_a_bill_is_read_without_a_panic(status in 200u16..600, body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z`\\r\\n ]{0,40}(</xml>)?") {
+        let _ = find(status, &body);
+        let _ = find(status, text.as_bytes());
+    }
+}

@@ -1,0 +1,53 @@
+//! Bills: an archive of lines with fixed widths, compressed once more, in the signed answer itself.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use miniz_oxide::deflate::compress_to_vec_zlib;
+use serde_json::Value;
+
+use super::reply::refused_because;
+use super::trade::{Desk, Result, done};
+use super::words::{china, clearing_day, text};
+use crate::sandbox::bills::{Line, lines_of};
+use crate::sandbox::zip;
+
+/// As most writers have it.
+const LEVEL: u8 = 6;
+
+impl Desk<'_> {
+    /// Makes the archive of a clearing day. Nobody says of which year: it is the day that was last.
+    pub(super) fn bill(&mut self, parameters: &Value) -> Result {
+        let wanted = text(parameters, "settleDate");
+        let (mer_id, last) = (&self.account.mer_id, clearing_day(self.now));
+        let mut days = (0..366).map(|back| last.saturating_sub(jiff::Span::new().days(back)));
+        let day = days.find(|day| day.strftime("%m%d").to_string() == wanted);
+        let day = day.ok_or_else(|| refused_because("10", "报文格式错误：settleDate"))?;
+        let lines = lines_of(self.books, mer_id, |at| clearing_day(at) == day);
+        if lines.is_empty() {
+            return Err(refused_because("98", "文件不存在"));
+        }
+        let rows: String = lines.iter().map(row).collect();
+        let name = format!("INN{}88ZM_{mer_id}", day.strftime("%y%m%d"));
+        let archive =
+            zip::archive(&name, rows.as_bytes()).ok_or_else(|| refused_because("06", "系统繁忙，请稍后再试"))?;
+        done(vec![
+            ("fileName", format!("{mer_id}_{}.zip", day.strftime("%Y%m%d"))),
+            ("fileContent", STANDARD.encode(compress_to_vec_zlib(&archive, LEVEL))),
+        ])
+    }
+}
+
+/// The first columns of the original's: all that the books know is in them. Nothing is written that GBK writes otherwise.
+fn row(line: &Line<'_>) -> String {
+    let Line { at, number, order, refund } = line;
+    let (code, own, query_id, amount) = match refund {
+        None => ("E74", *number, &order.transaction_id, order.total),
+        Some((own, refund)) => ("E84", *own, &refund.refund_id, refund.amount),
+    };
+    let trace = query_id.get(query_id.len().saturating_sub(6)..).unwrap_or_default();
+    let payer = order.payment.as_ref().map(|payment| payment.payer.as_str()).unwrap_or_default();
+    let (time, bank) = (china(*at).split_off(4), "00049992");
+    format!(
+        "{code:3} {bank:11} {bank:11} {trace:6} {time:10} {payer:19} {amount:012} 5311 07 {query_id:21} 02 {own:40}\r\n"
+    )
+}
