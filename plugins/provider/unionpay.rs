@@ -146,7 +146,7 @@ impl Provider for UnionPay {
     }
 
     fn account(&self) -> &str {
-        &self.0.mer_id
+        &self.0.name
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

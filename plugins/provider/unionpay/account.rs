@@ -20,6 +20,8 @@ const PAY_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 /// One merchant account.
 pub(super) struct Account {
     pub(super) mer_id: String,
+    /// With the merchant's number behind a platform's: what one was paid is known there only.
+    pub(super) name: String,
     pub(super) method: Method,
     pub(super) codec: Codec,
     /// Where the payer's browser posts the form, without a path.
@@ -56,13 +58,16 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Bo
     let method = word(settings, "sign_method", &methods).zip(owners);
     let method = method.and_then(|(sign, owners)| read_method(settings, given, sign, owners));
     encoding?;
+    let (mer_id, sub_merchant) = (mer_id?, sub_merchant?);
+    let name = sub_merchant.as_ref().map_or_else(|| mer_id.clone(), |merchant| format!("{mer_id}/{}", merchant.id));
     Some(Box::new(UnionPay(Account {
-        mer_id: mer_id?,
+        mer_id,
+        name,
         method: method?,
         codec: codec?,
         gateway: gateway?,
         channel_type: channel_type?.to_owned(),
-        sub_merchant: sub_merchant?,
+        sub_merchant,
         term_id: term_id?,
         pay_timeout: pay_timeout?,
     })))

@@ -28,7 +28,9 @@ pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, 
     subject.is_named(fields)?;
     match operation {
         Operation::Pay(pay) => taken(pay, fields),
-        Operation::Close(_) => Ok(Outcome::of(Status::Closed)),
+        // Said before, it is done; else it is only taken on, and the order is asked about.
+        Operation::Close(_) if code == "46" => Ok(Outcome::of(Status::Closed)),
+        Operation::Close(_) => Err(Error::Conflict(codes::word(code, message))),
         // The word is only that it was accepted.
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
         Operation::Query(order) => {
@@ -41,6 +43,9 @@ pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, 
         }
         Operation::QueryRefund(refund) => {
             agrees_with_original(refund, fields)?;
+            if matches!(fields.get("origRespCode"), Some("42" | "74" | "75")) {
+                return Err(Error::unclear("it says that the payer was debited, which says nothing of the refund"));
+            }
             traded(&subject, fields, |status| status)
         }
     }

@@ -58,6 +58,7 @@ pub(super) fn sm2_chain() -> Chain {
 pub(super) fn account(method: Method, codec: Codec) -> Account {
     Account {
         mer_id: MER_ID.to_owned(),
+        name: MER_ID.to_owned(),
         method,
         codec,
         gateway: "https://gateway.95516.com".to_owned(),

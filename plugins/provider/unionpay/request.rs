@@ -173,8 +173,6 @@ fn question(account: &Account, product: Product, number: &str, at: Timestamp) ->
 fn reverse(account: &Account, order: &Order) -> Fields {
     let mut fields = common(account, ["99", "01"], Product::Barcode.business(), &order.number, order.created_at);
     fields.set("channelType", "08");
-    fields.set("origOrderId", &order.number);
-    fields.set("origTxnTime", time(order.created_at));
     fields
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::wechat_account::scanned_code;
 use super::Account;
 use super::request::{Identity, Total, description, desk, escape, fen, post, uri};
-use crate::error::Error;
+use crate::error::{Error, Word};
 use crate::payment::{Method, Order, Pay};
 use crate::settings::Settings;
 
@@ -65,11 +65,7 @@ pub(super) fn create(account: &Account, till: Option<&Till>, pay: &Pay) -> Resul
         out_trade_no: &pay.order.number,
         amount: Total { total: fen(pay.order.amount)?, currency: pay.order.amount.currency },
         payer: Payer { auth_code: scanned_code(pay)? },
-        scene_info: Scene {
-            device_id: till.device_id.as_deref(),
-            device_ip: pay.payer.client_ip.as_deref(),
-            store_info: Store { id: &till.store_id },
-        },
+        scene_info: Scene { device_id: till.device_id.as_deref(), store_info: Store { id: &till.store_id } },
     };
     post(uri(format!("{}/codepay", desk(account)))?, &body)
 }
@@ -82,7 +78,8 @@ pub(super) fn reverse(account: &Account, order: &Order) -> Result<Request<Bytes>
 
 /// How an answer to a reversal looks is nowhere told, so the order is asked about instead.
 pub(super) fn reversed() -> Error {
-    Error::unclear("it was asked to reverse the payment: how that stands now is asked next")
+    let message = "the reversal was taken: how the payment stands is asked next".to_owned();
+    Error::Conflict(Word { code: "REVERSED".to_owned(), message })
 }
 
 #[derive(Serialize)]
@@ -105,8 +102,6 @@ struct Payer<'a> {
 struct Scene<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     device_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device_ip: Option<&'a str>,
     store_info: Store<'a>,
 }
 

@@ -145,5 +145,5 @@ fn what_a_till_scanned_is_reversed_and_then_asked_about() {
     assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{NUMBER}/reverse"));
     assert_eq!(request.body(), r#"{"appid":"wxd678efh567hg6787","mchid":"1234567891"}"#);
     let reversed = signing(|with| provider.decode(&close, StatusCode::OK, vouched("{}"), with));
-    assert!(matches!(reversed, Err(Error::Unclear { .. })));
+    assert!(matches!(reversed, Err(Error::Conflict(_))));
 }
