@@ -6,7 +6,7 @@
 //!                   └─▶ event ─▶ outbox ─▶ delivery: due_deliveries, delivered | postpone
 //! ```
 //! The rules of money are plain functions: `rules` says how news changes a record, `claims` who may run what, `changes`
-//! and `outbox` what the merchant hears of it. How bytes become durable is the engine's matter: `embedded` on one machine,
+//! and `outbox` what the merchant hears of it; `retention` says what may be forgotten. How bytes become durable is the engine's matter: `embedded` on one machine,
 //! `postgres` for several. A method that returns has done its work durably, except where its doc says otherwise.
 
 mod about;
@@ -19,7 +19,9 @@ mod held;
 mod migrate;
 mod outbox;
 mod postgres;
+mod purge;
 mod records;
+mod retention;
 mod rows;
 mod rules;
 mod searches;
@@ -40,7 +42,9 @@ use self::engine::Engine;
 use self::held::Held;
 pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
+pub use self::purge::Purge;
 pub use self::records::*;
+pub use self::retention::Keep;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
@@ -248,6 +252,12 @@ impl Ledger {
     pub async fn mismatch(&self, subject: &Subject, now: Timestamp) -> Result<(), LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
         self.engine.write(Durable, about, move |tx| changes::mismatch(tx, &subject, now)).await
+    }
+
+    /// Lets the next few go of what is older than `keep` says; true at the end of a round. An error leaves the purge where it
+    /// was.
+    pub async fn purge(&self, purge: &mut Purge, keep: &Keep, now: Timestamp) -> Result<bool, LedgerError> {
+        purge::step(&self.engine, purge, keep, now).await
     }
 
     /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break.

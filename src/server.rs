@@ -28,7 +28,7 @@ use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::proxy::{Door, InFlight};
-use crate::{delivery, resolve, telemetry};
+use crate::{delivery, resolve, retention, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -142,6 +142,8 @@ impl Bound {
         server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
+        let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
+        server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
         let drain = Drain { in_flight, draining, limit: process.drain };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 

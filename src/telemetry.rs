@@ -34,6 +34,10 @@ pub struct Metrics {
     pub ledger_commit_seconds: Histogram,
     /// Transactions in one ledger commit.
     pub ledger_batch_size: Histogram,
+    /// Rows of the ledger that went because they were old, by list.
+    pub ledger_purged_total: IntCounterVec,
+    /// Age of the oldest that is left in the ledger, by list.
+    pub ledger_oldest_seconds: GaugeVec,
     /// Payments and refunds whose end is unknown.
     pub unknown_payments: IntGauge,
     /// Seconds since the oldest of them became unknown.
@@ -130,6 +134,16 @@ impl Metrics {
                 Histogram,
                 HistogramOpts::new("ledger_batch_size", "Transactions in one ledger commit")
                     .buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+            ),
+            ledger_purged_total: add_vec!(
+                IntCounterVec,
+                Opts::new("ledger_purged_total", "Rows that went because they were old"),
+                &["rows"]
+            ),
+            ledger_oldest_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("ledger_oldest_seconds", "Age of the oldest that is left"),
+                &["list"]
             ),
             unknown_payments: add!(
                 IntGauge,

@@ -47,7 +47,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
-    let ledger = ledger::read(source, root.section("ledger"), is_sandbox, now);
+    let (ledger, keep) = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
@@ -63,6 +63,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         tls,
         admin_listen,
         ledger,
+        keep,
         cache,
         log,
         drain,
@@ -215,7 +216,7 @@ impl Setting for Network {
 mod tests {
     use std::path::Path;
 
-    use super::super::LedgerPlace;
+    use super::super::{Keep, LedgerPlace};
     use super::*;
 
     fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -254,6 +255,7 @@ listen = "[::1]:91"
 [ledger]
 kind = "embedded"
 path = "/var/lib/tollgate"
+keep = { claims = "48h", payments = "2000d", events = "7d" }
 [cache]
 kind = "memory"
 [telemetry]
@@ -267,6 +269,8 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
+        let hours = |hours| Duration::from_hours(hours);
+        assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
         assert_eq!(
             process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "127.0.0.1/32"]

@@ -10,7 +10,7 @@ use super::embedded;
 use super::held::Holder;
 use super::postgres;
 use super::records::{Delivery, LedgerError, Record, Waiting};
-use super::transaction::{Read, Transaction};
+use super::transaction::{Read, Space, Transaction};
 use super::{outbox, searches};
 
 /// When a transaction is answered.
@@ -52,6 +52,28 @@ impl Engine {
         match self {
             Self::Embedded(engine) => look(&engine.view()),
             Self::Postgres(engine) => engine.read(look).await,
+        }
+    }
+
+    /// The first keys of a space from one on and before another.
+    pub(super) async fn keys(
+        &self,
+        space: Space,
+        from: Vec<u8>,
+        until: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        match self {
+            // It may lead over much that is gone.
+            Self::Embedded(engine) => {
+                let view = engine.view();
+                let keys = tokio::task::spawn_blocking(move || view.keys(space, &from, &until, limit)).await;
+                keys.unwrap_or_else(|error| Err(LedgerError(error.to_string())))
+            }
+            Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
         }
     }
 

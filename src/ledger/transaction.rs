@@ -38,11 +38,13 @@ pub(super) enum Space {
     Seen,
     /// Payment's id → what happened to it.
     Timeline,
+    /// List, when, hash: keys and notifications by their age, where nothing else tells it.
+    Ages,
 }
 
 impl Space {
     /// In the order of the declaration: the position is the number.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -55,6 +57,7 @@ impl Space {
         Self::Unknown,
         Self::Seen,
         Self::Timeline,
+        Self::Ages,
     ];
 
     /// Its name on disk.
@@ -72,6 +75,7 @@ impl Space {
             Self::Unknown => "unknown",
             Self::Seen => "seen",
             Self::Timeline => "timeline",
+            Self::Ages => "ages",
         }
     }
 }
@@ -216,6 +220,18 @@ impl View {
             let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
         })
+    }
+
+    /// The first keys of a keyspace from one on and before another.
+    pub(super) fn keys(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let keys = self.snapshot.range(&self.spaces[space as usize], from..until).take(limit).map(fjall::Guard::key);
+        keys.map(|key| key.map(|key| key.to_vec()).map_err(|error| LedgerError(error.to_string()))).collect()
     }
 
     /// The last key of a keyspace.
