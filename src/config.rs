@@ -102,6 +102,8 @@ pub struct Process {
     pub admin_listen: SocketAddr,
     /// Where the ledger lies.
     pub ledger: LedgerPlace,
+    /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
+    pub reserve: u64,
     /// How long the ledger keeps what has come to its end.
     pub keep: Keep,
     /// Where nonces are remembered.

@@ -45,7 +45,7 @@ mod pem;
 pub mod problem;
 pub mod proxy;
 pub mod resolve;
-mod retention;
+pub mod retention;
 pub mod routing;
 pub mod sandbox;
 pub mod server;

@@ -59,16 +59,16 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
-    let ledger = open_ledger(&process.ledger)?;
+    let ledger = open_ledger(&process)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
 }
 
 /// Opens the ledger, or says in words why it cannot be opened.
-pub(crate) fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
-    match place {
-        LedgerPlace::Embedded(path) => Ledger::open(path)
+pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
+    match &process.ledger {
+        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
         LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),

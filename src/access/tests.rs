@@ -38,6 +38,7 @@ fn snapshot() -> Snapshot {
         tls: None,
         admin_listen: ([127, 0, 0, 1], 0).into(),
         ledger: LedgerPlace::Embedded(PathBuf::new()),
+        reserve: 0,
         keep: Keep::default(),
         cache: CacheKind::Memory,
         log: String::new(),

@@ -1,28 +1,33 @@
 //! `[ledger]`: where it lies, and how long it keeps what.
 
-use tollgate_plugins::settings::Settings;
+use tollgate_plugins::settings::{Settings, Size};
 
 use super::LedgerPlace;
 use super::identity::{self, Now};
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
-use crate::ledger::{Address, Keep};
+use crate::ledger::{Address, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
 const KINDS: [&str; 2] = ["embedded", "postgres"];
 
-/// Reads the section; no place when it is wrong.
-pub(super) fn read(
-    source: &Source,
-    section: Option<Settings<'_>>,
-    is_sandbox: bool,
-    now: Now,
-) -> (Option<LedgerPlace>, Keep) {
+/// What the section says.
+pub(super) struct LedgerSection {
+    /// None when it is wrong.
+    pub(super) place: Option<LedgerPlace>,
+    pub(super) reserve: u64,
+    pub(super) keep: Keep,
+}
+
+/// Reads the section.
+pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
     let Some(mut section) = section else {
-        return (Some(LedgerPlace::Embedded(source.resolve("data"))), Keep::default());
+        let place = Some(LedgerPlace::Embedded(source.resolve("data")));
+        return LedgerSection { place, reserve: RESERVE, keep: Keep::default() };
     };
     let keep = section.section("keep").map_or(Keep::default(), keep);
-    (place(source, section, is_sandbox, now), keep)
+    let (place, reserve) = place(source, section, is_sandbox, now);
+    LedgerSection { place, reserve, keep }
 }
 
 fn keep(mut section: Settings<'_>) -> Keep {
@@ -44,9 +49,13 @@ fn keep(mut section: Settings<'_>) -> Keep {
     keep
 }
 
-fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
-    match section.or("kind", KINDS[0].to_owned()).as_str() {
-        "embedded" => Some(LedgerPlace::Embedded(source.resolve(&section.or("path", "data".to_owned())))),
+fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> (Option<LedgerPlace>, u64) {
+    let place = match section.or("kind", KINDS[0].to_owned()).as_str() {
+        "embedded" => {
+            let path = section.or("path", "data".to_owned());
+            let reserve = section.or("reserve", Size(RESERVE)).0;
+            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve);
+        }
         "postgres" => postgres(source, &mut section, is_sandbox, now),
         other => {
             let message = format!("there is no ledger of the kind `{other}`");
@@ -56,10 +65,12 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now)
                 section.optional::<String>("path"),
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
+                section.optional::<Size>("reserve"),
             );
             None
         }
-    }
+    };
+    (place, RESERVE)
 }
 
 fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
@@ -101,7 +112,7 @@ mod tests {
         let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
         let (place, mistakes) = source.read(|mut root| {
             let section = root.section("ledger");
-            read(&source, section, is_sandbox, Now::for_test()).0
+            read(&source, section, is_sandbox, Now::for_test()).place
         });
         (place.unwrap(), mistakes.iter().map(ToString::to_string).collect())
     }

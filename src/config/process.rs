@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
-use super::ledger;
+use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, ServerTls};
@@ -47,7 +47,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
-    let (ledger, keep) = ledger::read(source, root.section("ledger"), is_sandbox, now);
+    let LedgerSection { place: ledger, reserve, keep } = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
@@ -63,6 +63,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         tls,
         admin_listen,
         ledger,
+        reserve,
         keep,
         cache,
         log,
@@ -82,6 +83,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: b
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
+        ("ledger.reserve", running.reserve == file.reserve),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
     ];
@@ -255,6 +257,7 @@ listen = "[::1]:91"
 [ledger]
 kind = "embedded"
 path = "/var/lib/tollgate"
+reserve = "1GiB"
 keep = { claims = "48h", payments = "2000d", events = "7d" }
 [cache]
 kind = "memory"
@@ -269,6 +272,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
+        assert_eq!(process.reserve, 1 << 30);
         let hours = |hours| Duration::from_hours(hours);
         assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
         assert_eq!(

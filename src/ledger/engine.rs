@@ -50,7 +50,7 @@ impl Engine {
         look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
-            Self::Embedded(engine) => look(&engine.view()),
+            Self::Embedded(engine) => look(&engine.view()?),
             Self::Postgres(engine) => engine.read(look).await,
         }
     }
@@ -69,7 +69,7 @@ impl Engine {
         match self {
             // It may lead over much that is gone.
             Self::Embedded(engine) => {
-                let view = engine.view();
+                let view = engine.view()?;
                 let keys = tokio::task::spawn_blocking(move || view.keys(space, &from, &until, limit)).await;
                 keys.unwrap_or_else(|error| Err(LedgerError(error.to_string())))
             }
@@ -82,7 +82,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| searches::due(agenda, now, limit));
-                searches::records(&engine.view(), &due)
+                engine.view().map_or_else(|_| Vec::new(), |view| searches::records(&view, &due))
             }
             Self::Postgres(engine) => engine.due_searches(now, limit).await,
         }
@@ -99,7 +99,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
-                outbox::deliveries(&engine.view(), due)
+                engine.view().map_or_else(|_| Vec::new(), |view| outbox::deliveries(&view, due))
             }
             Self::Postgres(engine) => engine.due_deliveries(now, limit, free, under_way).await,
         }
@@ -126,6 +126,14 @@ impl Engine {
         match self {
             Self::Embedded(engine) => engine.is_healthy(),
             Self::Postgres(engine) => engine.is_healthy(),
+        }
+    }
+
+    /// Whether something new may begin: there is room for its end. How much a server has is its operator's concern.
+    pub(super) fn room(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(engine) => engine.room(),
+            Self::Postgres(_) => Ok(()),
         }
     }
 

@@ -24,6 +24,7 @@ macro_rules! suite {
 }
 
 mod durability;
+mod full_disk;
 mod machines;
 mod migration;
 mod on_disk;

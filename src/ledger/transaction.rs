@@ -1,6 +1,8 @@
 //! What one transaction sees and writes: its own writes, over what the engine has.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fjall::{Keyspace, Readable, Snapshot};
 use jiff::Timestamp;
@@ -206,6 +208,8 @@ impl Read for Transaction<'_> {
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) spaces: Vec<Keyspace>,
+    /// Where it lies: not shut as long as somebody reads.
+    pub(super) _base: Arc<dyn Any + Send + Sync>,
 }
 
 impl View {
