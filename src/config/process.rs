@@ -353,9 +353,11 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             public_url: "https://b.example".into(),
             webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
             log: "debug".into(),
+            keep: Keep { payments: Duration::MAX, ..running.keep },
+            reserve: 1,
             ..running.clone()
         };
-        assert_eq!(needs_restart(&running, &changed, true), ["telemetry.log"]);
+        assert_eq!(needs_restart(&running, &changed, true), ["ledger.reserve", "telemetry.log"]);
         assert_eq!(needs_restart(&running, &running, false), ["server.tls"]);
     }
 }

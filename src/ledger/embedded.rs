@@ -14,9 +14,9 @@
 
 #[cfg(test)]
 mod hooks;
+mod job;
 mod store;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use self::job::{Job, Verdict, reply_to, words};
 use self::store::{Disk, Failure, Store};
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
@@ -361,52 +362,4 @@ impl Holder for Shared {
             tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");
         }
     }
-}
-
-type Answer = Box<dyn FnOnce() + Send>;
-type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (Verdict, Answer) + Send>;
-
-/// What becomes of a transaction's writes.
-enum Verdict {
-    Keep,
-    Forget,
-    Panicked(String),
-}
-
-/// Whoever waited may be gone; what a claim holds is given back then.
-fn reply_to<T>(waiter: oneshot::Sender<Result<T, LedgerError>>) -> impl FnOnce(Result<T, LedgerError>) {
-    move |result| drop(waiter.send(result))
-}
-
-/// One transaction on its way: what becomes of its writes, and whom to tell once they are safe.
-struct Job {
-    durability: Durability,
-    work: Work,
-}
-
-impl Job {
-    fn new<T: Send + 'static>(
-        durability: Durability,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
-        tell: impl FnOnce(Result<T, LedgerError>) + Send + 'static,
-    ) -> Self {
-        let work = move |transaction: &mut Transaction<'_>| {
-            let (verdict, result) = match catch_unwind(AssertUnwindSafe(|| work(transaction))) {
-                Ok(Ok(value)) => (Verdict::Keep, Ok(value)),
-                Ok(Err(error)) => (Verdict::Forget, Err(error)),
-                Err(panic) => {
-                    let why = words(panic.as_ref());
-                    (Verdict::Panicked(why.clone()), Err(LedgerError(format!("a transaction panicked: {why}"))))
-                }
-            };
-            let answer: Answer = Box::new(move || tell(result));
-            (verdict, answer)
-        };
-        Self { durability, work: Box::new(work) }
-    }
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
 }
