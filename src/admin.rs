@@ -87,7 +87,7 @@ impl Admin {
             return Some("the process is leaving");
         }
         (!self.gateway.ledger.is_healthy()).then_some(
-            "the ledger cannot write: the log says why (a full disk: free it and restart; PostgreSQL: start it)",
+            "the ledger cannot write: the log says why (a full disk: free some and it goes on by itself; a failing one: restart on a good one; PostgreSQL: start it)",
         )
     }
 
@@ -101,6 +101,7 @@ impl Admin {
                 .unknown_oldest_seconds
                 .set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
         }
+        METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             for reading in channel.filters.iter().flat_map(|filter| filter.readings(now)) {

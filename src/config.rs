@@ -35,7 +35,7 @@ use tollgate_plugins::signer::{Keyring, Signer};
 
 pub(crate) use self::address::Address;
 use crate::cache::CacheKind;
-use crate::ledger::Address as LedgerAddress;
+use crate::ledger::{Address as LedgerAddress, Keep};
 use crate::routing::Routes;
 use crate::upstream::{BillHosts, Upstream};
 
@@ -89,7 +89,7 @@ pub struct CertificateEnd {
     pub not_after: i64,
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url` needs a restart to change.
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep` and `webhook_allow` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -102,6 +102,10 @@ pub struct Process {
     pub admin_listen: SocketAddr,
     /// Where the ledger lies.
     pub ledger: LedgerPlace,
+    /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
+    pub reserve: u64,
+    /// How long the ledger keeps what has come to its end.
+    pub keep: Keep,
     /// Where nonces are remembered.
     pub cache: CacheKind,
     /// The log's filter, as in `info` or `tollgate=debug`.

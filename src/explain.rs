@@ -72,7 +72,7 @@ async fn alone(snapshot: &Snapshot, question: &Question) -> Result<String, Strin
     {
         return Err(format!("there is no ledger in {}", path.display()));
     }
-    let ledger = open_ledger(&snapshot.process.ledger)?;
+    let ledger = open_ledger(&snapshot.process)?;
     answer(&ledger, snapshot, question).await.map_err(|error| error.to_string())
 }
 

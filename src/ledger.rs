@@ -6,7 +6,7 @@
 //!                   └─▶ event ─▶ outbox ─▶ delivery: due_deliveries, delivered | postpone
 //! ```
 //! The rules of money are plain functions: `rules` says how news changes a record, `claims` who may run what, `changes`
-//! and `outbox` what the merchant hears of it. How bytes become durable is the engine's matter: `embedded` on one machine,
+//! and `outbox` what the merchant hears of it; `retention` says what may be forgotten. How bytes become durable is the engine's matter: `embedded` on one machine,
 //! `postgres` for several. A method that returns has done its work durably, except where its doc says otherwise.
 
 mod about;
@@ -19,7 +19,9 @@ mod held;
 mod migrate;
 mod outbox;
 mod postgres;
+mod purge;
 mod records;
+mod retention;
 mod rows;
 mod rules;
 mod searches;
@@ -40,10 +42,15 @@ use self::engine::Engine;
 use self::held::Held;
 pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
+pub use self::purge::Purge;
 pub use self::records::*;
+pub use self::retention::Keep;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
+
+/// How much of the disk is kept free for the end of what is under way, where nothing else is said.
+pub const RESERVE: u64 = 256 << 20;
 
 /// The ledger. Clones share it.
 #[derive(Clone)]
@@ -55,7 +62,13 @@ impl Ledger {
     /// Opens the ledger in a directory or creates it. A claim that was running when the process ended is unknown now:
     /// so is its payment or refund, and the search for the truth is due at once.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let engine = embedded::Engine::open(path, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+        Self::open_with(path, RESERVE)
+    }
+
+    /// As [`open`](Self::open), with another reserve: while no more than so many bytes are free on its disk, no claim is let
+    /// through, so that there is room for the end of what is under way.
+    pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
+        let engine = embedded::Engine::open(path, reserve, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
         Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
     }
 
@@ -72,9 +85,11 @@ impl Ledger {
     pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<Claimed, LedgerError> {
         let ledger = self.engine.holder();
         let about = About::claim(&key, &intent);
+        let room = self.engine.room();
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, &key, intent, now)?;
             if let Claimed::Run(ticket) = &mut claimed {
+                room?;
                 ticket.held = Held::new(ledger, ticket.claim);
             }
             Ok(claimed)
@@ -250,13 +265,25 @@ impl Ledger {
         self.engine.write(Durable, about, move |tx| changes::mismatch(tx, &subject, now)).await
     }
 
+    /// Lets the next few go of what is older than `keep` says; true at the end of a round. An error leaves the purge where it
+    /// was.
+    pub async fn purge(&self, purge: &mut Purge, keep: &Keep, now: Timestamp) -> Result<bool, LedgerError> {
+        purge::step(&self.engine, purge, keep, now).await
+    }
+
+    /// Whether there is room on the disk for a new claim; an error says how little there is.
+    pub fn room(&self) -> Result<(), LedgerError> {
+        self.engine.room()
+    }
+
     /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break.
     /// Asked last before sending; an error means that another process may be finding out already what became of it.
     pub fn may_send(&self) -> Result<(), LedgerError> {
         self.engine.may_send()
     }
 
-    /// Whether it can write. Embedded, false for good once a commit or sync failed; PostgreSQL may come back.
+    /// Whether it can write. Embedded, false for good once a commit or sync failed, or until there is room again on a disk that
+    /// was full; PostgreSQL may come back.
     pub fn is_healthy(&self) -> bool {
         self.engine.is_healthy()
     }

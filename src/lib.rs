@@ -45,6 +45,7 @@ mod pem;
 pub mod problem;
 pub mod proxy;
 pub mod resolve;
+pub mod retention;
 pub mod routing;
 pub mod sandbox;
 pub mod server;

@@ -28,7 +28,7 @@ use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::proxy::{Door, InFlight};
-use crate::{delivery, resolve, telemetry};
+use crate::{delivery, resolve, retention, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -59,16 +59,16 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
-    let ledger = open_ledger(&process.ledger)?;
+    let ledger = open_ledger(&process)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
 }
 
 /// Opens the ledger, or says in words why it cannot be opened.
-pub(crate) fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
-    match place {
-        LedgerPlace::Embedded(path) => Ledger::open(path)
+pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
+    match &process.ledger {
+        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
         LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
@@ -142,6 +142,8 @@ impl Bound {
         server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
+        let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
+        server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
         let drain = Drain { in_flight, draining, limit: process.drain };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 

@@ -34,6 +34,12 @@ pub struct Metrics {
     pub ledger_commit_seconds: Histogram,
     /// Transactions in one ledger commit.
     pub ledger_batch_size: Histogram,
+    /// 1 when there is room on the ledger's disk for new payments.
+    pub ledger_has_room: IntGauge,
+    /// Rows of the ledger that went because they were old, by list.
+    pub ledger_purged_total: IntCounterVec,
+    /// Age of the oldest that is left in the ledger, by list.
+    pub ledger_oldest_seconds: GaugeVec,
     /// Payments and refunds whose end is unknown.
     pub unknown_payments: IntGauge,
     /// Seconds since the oldest of them became unknown.
@@ -132,6 +138,20 @@ impl Metrics {
                 Histogram,
                 HistogramOpts::new("ledger_batch_size", "Transactions in one ledger commit")
                     .buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+            ),
+            ledger_has_room: add!(
+                IntGauge,
+                Opts::new("ledger_has_room", "1 when there is room on the ledger's disk for new payments")
+            ),
+            ledger_purged_total: add_vec!(
+                IntCounterVec,
+                Opts::new("ledger_purged_total", "Rows that went because they were old"),
+                &["rows"]
+            ),
+            ledger_oldest_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("ledger_oldest_seconds", "Age of the oldest that is left"),
+                &["list"]
             ),
             unknown_payments: add!(
                 IntGauge,

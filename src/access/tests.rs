@@ -9,6 +9,7 @@ use tollgate_plugins::secret::Secret;
 use super::*;
 use crate::cache::CacheKind;
 use crate::config::{LedgerPlace, Process};
+use crate::ledger::Keep;
 use crate::sign::{Credentials, Headers, plain, rfc9421};
 
 const NOW: u64 = 1_700_000_000;
@@ -37,6 +38,8 @@ fn snapshot() -> Snapshot {
         tls: None,
         admin_listen: ([127, 0, 0, 1], 0).into(),
         ledger: LedgerPlace::Embedded(PathBuf::new()),
+        reserve: 0,
+        keep: Keep::default(),
         cache: CacheKind::Memory,
         log: String::new(),
         drain: std::time::Duration::ZERO,

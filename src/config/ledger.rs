@@ -1,21 +1,61 @@
-//! `[ledger]`: where it lies.
+//! `[ledger]`: where it lies, and how long it keeps what.
 
-use tollgate_plugins::settings::Settings;
+use tollgate_plugins::settings::{Settings, Size};
 
 use super::LedgerPlace;
 use super::identity::{self, Now};
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
-use crate::ledger::Address;
+use crate::ledger::{Address, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
 const KINDS: [&str; 2] = ["embedded", "postgres"];
 
-/// Reads the section; `None` when it is wrong.
-pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
-    let Some(mut section) = section else { return Some(LedgerPlace::Embedded(source.resolve("data"))) };
-    match section.or("kind", KINDS[0].to_owned()).as_str() {
-        "embedded" => Some(LedgerPlace::Embedded(source.resolve(&section.or("path", "data".to_owned())))),
+/// What the section says.
+pub(super) struct LedgerSection {
+    /// None when it is wrong.
+    pub(super) place: Option<LedgerPlace>,
+    pub(super) reserve: u64,
+    pub(super) keep: Keep,
+}
+
+/// Reads the section.
+pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
+    let Some(mut section) = section else {
+        let place = Some(LedgerPlace::Embedded(source.resolve("data")));
+        return LedgerSection { place, reserve: RESERVE, keep: Keep::default() };
+    };
+    let keep = section.section("keep").map_or(Keep::default(), keep);
+    let (place, reserve) = place(source, section, is_sandbox, now);
+    LedgerSection { place, reserve, keep }
+}
+
+fn keep(mut section: Settings<'_>) -> Keep {
+    let default = Keep::default();
+    let keep = Keep {
+        claims: section.or("claims", default.claims),
+        payments: section.or("payments", default.payments),
+        events: section.or("events", default.events),
+    };
+    if keep.claims < Keep::CLAIMS_AT_LEAST {
+        let message = "`ledger.keep.claims` must be 24h at least: merchants repeat their requests for so long";
+        section.problem("claims", message, Some("\"24h\"".to_owned()));
+    }
+    if keep.payments < keep.claims {
+        let message = "`ledger.keep.payments` must not be shorter than `claims`: once a payment is gone, its order id is as \
+                       good as new";
+        section.problem("payments", message, Some("as in \"400d\"".to_owned()));
+    }
+    keep
+}
+
+fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> (Option<LedgerPlace>, u64) {
+    let place = match section.or("kind", KINDS[0].to_owned()).as_str() {
+        "embedded" => {
+            let path = section.or("path", "data".to_owned());
+            let reserve = section.or("reserve", Size(RESERVE)).0;
+            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve);
+        }
         "postgres" => postgres(source, &mut section, is_sandbox, now),
         other => {
             let message = format!("there is no ledger of the kind `{other}`");
@@ -25,10 +65,12 @@ pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: b
                 section.optional::<String>("path"),
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
+                section.optional::<Size>("reserve"),
             );
             None
         }
-    }
+    };
+    (place, RESERVE)
 }
 
 fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
@@ -70,7 +112,7 @@ mod tests {
         let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
         let (place, mistakes) = source.read(|mut root| {
             let section = root.section("ledger");
-            read(&source, section, is_sandbox, Now::for_test())
+            read(&source, section, is_sandbox, Now::for_test()).place
         });
         (place.unwrap(), mistakes.iter().map(ToString::to_string).collect())
     }
@@ -106,6 +148,9 @@ mod tests {
                 "4:1: unknown key `ledger.path`",
             ),
             ("url = \"plain:postgres://b/c\"", true, "2:1: unknown key `ledger.url`"),
+            ("keep = { claims = \"23h\" }", true, "2:19: `ledger.keep.claims` must be 24h at least"),
+            ("keep = { claims = \"3d\", payments = \"2d\" }", true, "2:36: `ledger.keep.payments` must not be shorter"),
+            ("keep = { payment = \"9d\" }", true, "2:10: unknown key `ledger.keep.payment`"),
         ] {
             let (_, mistakes) = read_text(&format!("[ledger]\n{text}"), is_sandbox);
             assert_eq!(mistakes.len(), 1, "{text}: {mistakes:?}");

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
-use super::ledger;
+use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Process, RevertIf, ServerTls};
@@ -47,7 +47,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     drop(server);
     let admin_listen = admin(root.section("admin"), listen);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
-    let ledger = ledger::read(source, root.section("ledger"), is_sandbox, now);
+    let LedgerSection { place: ledger, reserve, keep } = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
@@ -64,6 +64,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         tls,
         admin_listen,
         ledger,
+        reserve,
+        keep,
         cache,
         log,
         drain,
@@ -83,6 +85,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: b
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
+        ("ledger.reserve", running.reserve == file.reserve),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
     ];
@@ -239,7 +242,7 @@ impl Setting for Network {
 mod tests {
     use std::path::Path;
 
-    use super::super::LedgerPlace;
+    use super::super::{Keep, LedgerPlace};
     use super::*;
 
     fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -278,6 +281,8 @@ listen = "[::1]:91"
 [ledger]
 kind = "embedded"
 path = "/var/lib/tollgate"
+reserve = "1GiB"
+keep = { claims = "48h", payments = "2000d", events = "7d" }
 [cache]
 kind = "memory"
 [telemetry]
@@ -291,6 +296,9 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
+        assert_eq!(process.reserve, 1 << 30);
+        let hours = |hours| Duration::from_hours(hours);
+        assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
         assert_eq!(
             process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.0/8", "127.0.0.1/32"]
@@ -387,9 +395,11 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             public_url: "https://b.example".into(),
             webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
             log: "debug".into(),
+            keep: Keep { payments: Duration::MAX, ..running.keep },
+            reserve: 1,
             ..running.clone()
         };
-        assert_eq!(needs_restart(&running, &changed, true), ["telemetry.log"]);
+        assert_eq!(needs_restart(&running, &changed, true), ["ledger.reserve", "telemetry.log"]);
         assert_eq!(needs_restart(&running, &running, false), ["server.tls"]);
     }
 }

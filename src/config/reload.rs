@@ -283,8 +283,8 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, changed: Vec::new(), kept, needs_restart };
     }
-    let Process { public_url, webhook_allow, revert_if, .. } = read.process.as_ref().clone();
-    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, ..running.process.as_ref().clone() });
+    let Process { public_url, webhook_allow, revert_if, keep, .. } = read.process.as_ref().clone();
+    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, keep, ..running.process.as_ref().clone() });
     // The listener still shows what it was started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, needs_restart };

@@ -53,7 +53,8 @@ impl About {
     }
 }
 
-fn name(merchant: &str, order_id: &str) -> Id {
+/// What an order is locked by.
+pub(super) fn name(merchant: &str, order_id: &str) -> Id {
     index("order", &[merchant, order_id])
 }
 

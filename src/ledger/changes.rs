@@ -5,6 +5,7 @@ use tollgate_plugins::payment::Status;
 
 use super::outbox;
 use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
+use super::retention::{self, Kind};
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
 use super::rules::{self, Change};
 use super::timeline::{self, Exchanged, Heard, Source, Told, Verdict, What};
@@ -65,6 +66,9 @@ pub(super) fn record(
             return Ok(Recorded::Applied(target.subject()));
         }
     };
+    if seen.is_none() {
+        retention::age(tx, Kind::Notifications, seen_key, now);
+    }
     if !change.mismatch {
         tx.put(Space::Seen, &seen_key.0, BELIEVED);
         return Ok(if change.changed { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });

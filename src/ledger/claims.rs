@@ -1,14 +1,18 @@
 //! Once only: who may run a request, what became of it, and what is left of it after a crash.
 
+mod row;
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Status;
 
+use self::row::{ClaimRow, KeyRow, State};
+pub(super) use self::row::{is_key_open, old};
 use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Held;
 use super::records::{
     Answer, ClaimKey, Claimed, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject, Ticket,
 };
+use super::retention::{self, Kind};
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
 use super::searches;
 use super::timeline::{self, Action, Exchanged, Heard, Source, What};
@@ -22,11 +26,10 @@ pub(super) fn claim(
     now: Timestamp,
 ) -> Result<Claimed, LedgerError> {
     let name = key_name(key);
-    if let Some(row) = tx.row::<KeyRow>(Space::Keys, &name.0)? {
-        if row.fingerprint != key.fingerprint {
-            return Ok(Claimed::OtherRequest);
-        }
-        return ClaimRow::must(tx, row.claim)?.repeat(tx);
+    if let Some(row) = tx.row::<KeyRow>(Space::Keys, &name.0)?
+        && let Some(claim) = ClaimRow::load(tx, row.claim)?
+    {
+        return if row.fingerprint == key.fingerprint { claim.repeat(tx) } else { Ok(Claimed::OtherRequest) };
     }
     let asked = Asked { name, fingerprint: key.fingerprint, now };
     match intent {
@@ -213,11 +216,16 @@ struct Asked {
 impl Asked {
     fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
         let now = self.now;
-        if let Some(known) = rows::find_payment(tx, &payment.merchant, &payment.order_id)? {
+        if let Some(mut known) = rows::find_payment(tx, &payment.merchant, &payment.order_id)? {
             if known.row.payment.content != payment.content {
                 return Ok(Claimed::OtherContent);
             }
-            return self.again(tx, known.row.claim);
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, Action::Pay, known.id, None)?;
+            known.save(tx)?;
+            return Ok(Claimed::Present(Record::Payment(known.row.payment)));
         }
         let payment = Payment {
             status: Status::Pending,
@@ -240,11 +248,16 @@ impl Asked {
 
     fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
         let now = self.now;
-        if let Some(known) = rows::find_refund(tx, &refund.merchant, &refund.order_id, &refund.refund_id)? {
+        if let Some(mut known) = rows::find_refund(tx, &refund.merchant, &refund.order_id, &refund.refund_id)? {
             if known.row.refund.content != refund.content {
                 return Ok(Claimed::OtherContent);
             }
-            return self.again(tx, known.row.claim);
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, Action::Refund, known.row.payment, Some(known.id))?;
+            known.save(tx)?;
+            return Ok(Claimed::Present(Record::Refund(known.row.refund)));
         }
         let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
             return Ok(Claimed::NotFound);
@@ -296,7 +309,7 @@ impl Asked {
         }
         // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
         for claim in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
-            if ClaimRow::must(tx, claim)?.state == State::Running {
+            if ClaimRow::load(tx, claim)?.is_some_and(|claim| claim.state == State::Running) {
                 return Ok(Claimed::Running);
             }
         }
@@ -309,23 +322,44 @@ impl Asked {
     }
 
     /// The same content under another key: that key is bound to it from now on.
-    fn again(self, tx: &mut Transaction<'_>, id: Id) -> Result<Claimed, LedgerError> {
-        let mut claim = ClaimRow::must(tx, id)?;
+    fn again(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<Claimed, LedgerError> {
         tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
-        // Only a running claim can be released, and then its keys go with it.
+        // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
+        // the claim stays small.
         if claim.state == State::Running {
             claim.names.push(self.name);
-            claim.save(tx, id)?;
+        } else {
+            retention::age(tx, Kind::LateKeys, self.name, self.now);
         }
+        claim.bound_at = Some(self.now);
+        claim.save(tx, id)?;
         claim.repeat(tx)
     }
 
+    /// A repetition of what was done so long ago that its claim is gone: it is told how it stands, and its key is kept as
+    /// any.
+    fn told(self, tx: &mut Transaction<'_>, what: Action, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
+        self.begin(tx, what, payment, refund, State::Unknown)
+    }
+
     fn run(self, tx: &mut Transaction<'_>, what: Action, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
+        let id = self.begin(tx, what, payment, refund, State::Running)?;
+        tx.put(Space::Running, &id.0, []);
+        Ok(id)
+    }
+
+    fn begin(
+        self,
+        tx: &mut Transaction<'_>,
+        what: Action,
+        payment: Id,
+        refund: Option<Id>,
+        state: State,
+    ) -> Result<Id, LedgerError> {
         let id = tx.new_id(self.now);
         let names = vec![self.name];
-        ClaimRow { what, payment, refund, names, state: State::Running, created_at: self.now }.save(tx, id)?;
+        ClaimRow { what, payment, refund, names, state, created_at: self.now, bound_at: None }.save(tx, id)?;
         tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
-        tx.put(Space::Running, &id.0, []);
         Ok(id)
     }
 }
@@ -348,65 +382,4 @@ fn ticket(claim: Id, subject: Subject, payment: Payment, refund: Option<Refund>)
 
 fn is_unsent(status: Status, money_state: MoneyState) -> bool {
     status == Status::Pending && money_state == MoneyState::NotSent
-}
-
-#[derive(Serialize, Deserialize)]
-struct KeyRow {
-    claim: Id,
-    fingerprint: [u8; 32],
-}
-
-#[derive(Serialize, Deserialize)]
-struct ClaimRow {
-    what: Action,
-    payment: Id,
-    refund: Option<Id>,
-    /// Where its keys lie.
-    names: Vec<Id>,
-    state: State,
-    created_at: Timestamp,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum State {
-    Running,
-    Done(Answer),
-    Unknown,
-}
-
-impl ClaimRow {
-    fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
-        from.row(Space::Claims, &id.0)
-    }
-
-    fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
-        Self::load(from, id)?.ok_or_else(|| LedgerError("a claim is missing".into()))
-    }
-
-    fn save(&self, tx: &mut Transaction<'_>, id: Id) -> Result<(), LedgerError> {
-        tx.put_row(Space::Claims, &id.0, self)
-    }
-
-    fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
-        self.state = state;
-        tx.remove(Space::Running, &id.0);
-        self.save(tx, id)
-    }
-
-    fn target(&self, from: &impl Read) -> Result<Target, LedgerError> {
-        match self.refund {
-            Some(refund) => Kept::must(from, refund).map(Target::Refund),
-            None => Kept::must(from, self.payment).map(Target::Payment),
-        }
-    }
-
-    /// What a repetition of the request gets.
-    fn repeat(self, from: &impl Read) -> Result<Claimed, LedgerError> {
-        Ok(match &self.state {
-            State::Running => Claimed::Running,
-            State::Unknown => Claimed::Present(self.target(from)?.record()),
-            State::Done(answer) => Claimed::Replay(answer.clone()),
-        })
-    }
 }

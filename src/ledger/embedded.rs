@@ -7,23 +7,29 @@
 //!
 //! Because transactions run one after another, none of them can race; because they share one sync, many cost little
 //! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
-//! who wait get an error, nothing more is written until the process starts anew, and only reading goes on.
+//! who wait get an error, nothing more is written until the process starts anew, and only reading goes on. One failure
+//! is known: a commit that met a full disk. Nothing is written after it either, until there is room; then the database
+//! is opened again, and what it finds on the disk counts. It hardly comes to that: nothing new begins once no more than the
+//! reserve is free, so that there is room for the end of what is under way.
 
 #[cfg(test)]
 mod hooks;
+mod job;
+mod store;
 
-use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use self::job::{Job, Verdict, reply_to, words};
+use self::store::{Disk, Failure, Store};
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
 use super::held::{End, Holder};
@@ -38,6 +44,9 @@ const BATCH: usize = 128;
 /// How long at most a transaction that need not wait for the disk may share the sync of a later one.
 const SYNC_LAG: Duration = Duration::from_millis(20);
 
+/// How often it is seen whether there is room again after the disk was full.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// The database with its writing thread. Dropped, it finishes what waits and ends the thread.
 pub(super) struct Engine {
     shared: Arc<Shared>,
@@ -45,19 +54,22 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens or creates the database and runs `recover` before anybody else may write.
+    /// Opens or creates the database and runs `recover` before anybody else may write. Nothing new begins while no more than
+    /// `reserve` bytes are free on its disk.
     pub(super) fn open(
         path: &Path,
+        reserve: u64,
         recover: impl FnOnce(&mut Transaction<'_>, &View) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let store = Store::open(path)?;
-        let view = store.view();
+        let disk = Disk::open(path, reserve)?;
+        let view = disk.view()?;
         let agenda = Agenda::read(&view)?;
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
-            store,
+            disk,
             jobs: Mutex::new(Some(sender)),
-            failed: OnceLock::new(),
+            failed: Mutex::default(),
+            ends: Mutex::default(),
             agenda: Mutex::new(agenda),
             wake: watch::Sender::new(0),
             #[cfg(test)]
@@ -65,7 +77,7 @@ impl Engine {
         });
         let mut writer = Writer { ids: Mutex::new(Ids::after(&view)?), unsynced: None };
         let (reply, mut recovered) = oneshot::channel();
-        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), Some(reply))], &mut writer);
+        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), reply_to(reply))], &mut writer);
         recovered.try_recv().unwrap_or_else(|_| Err(shared.refusal()))?;
         let thread = std::thread::Builder::new().name("ledger".into()).spawn({
             let shared = shared.clone();
@@ -81,13 +93,18 @@ impl Engine {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.submit(Job::new(durability, work, Some(reply)))?;
+        self.shared.submit(Job::new(durability, work, reply_to(reply)))?;
         answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
     }
 
     /// Everything that was answered, as it is at this moment.
-    pub(super) fn view(&self) -> View {
-        self.shared.store.view()
+    pub(super) fn view(&self) -> Result<View, LedgerError> {
+        self.shared.disk.view()
+    }
+
+    /// Whether there is room on the disk for something new.
+    pub(super) fn room(&self) -> Result<(), LedgerError> {
+        self.shared.disk.room.check()
     }
 
     /// What is waiting, by when it is due.
@@ -102,7 +119,7 @@ impl Engine {
 
     /// Whether it can still write.
     pub(super) fn is_healthy(&self) -> bool {
-        self.shared.failed.get().is_none()
+        self.shared.failed.lock().is_none()
     }
 
     /// A way back to the thread that does not keep the database open.
@@ -113,6 +130,12 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn hooks(&self) -> &hooks::Hooks {
         self.shared.hooks()
+    }
+
+    /// As if so much were free on the disk.
+    #[cfg(test)]
+    pub(super) fn pretend_free(&self, free: Option<u64>) {
+        self.shared.disk.room.pretend(free);
     }
 }
 
@@ -136,9 +159,12 @@ struct Writer {
 
 /// What the thread and the handles share.
 pub(super) struct Shared {
-    store: Store,
+    disk: Disk,
     jobs: Mutex<Option<Sender<Job>>>,
-    failed: OnceLock<String>,
+    /// Why nothing can be written, and whether it can again once there is room on the disk.
+    failed: Mutex<Option<Failure>>,
+    /// Claims that nobody holds any more and whose end is not written yet.
+    ends: Mutex<BTreeMap<Id, End>>,
     agenda: Mutex<Agenda>,
     wake: watch::Sender<u64>,
     #[cfg(test)]
@@ -146,16 +172,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Runs one transaction that nobody waits for.
-    fn send(
-        &self,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<(), LedgerError> + Send + 'static,
-    ) -> Result<(), LedgerError> {
-        self.submit(Job::new(Durability::Durable, work, None))
-    }
-
     fn submit(&self, job: Job) -> Result<(), LedgerError> {
-        if self.failed.get().is_some() {
+        if self.failed.lock().is_some() {
             return Err(self.refusal());
         }
         #[cfg(test)]
@@ -166,25 +184,71 @@ impl Shared {
     }
 
     fn refusal(&self) -> LedgerError {
-        LedgerError(self.failed.get().cloned().unwrap_or_else(|| "it is shut".into()))
+        LedgerError(self.failed.lock().as_ref().map_or_else(|| "it is shut".into(), |failure| failure.why.clone()))
     }
 
-    fn fail(&self, why: String) {
-        tracing::error!(%why, "the ledger cannot write any more: nothing is sent until the process starts anew");
-        let _ = self.failed.set(why);
+    fn fail(&self, step: &str, Failure { why, is_full }: Failure) {
+        let why = format!("{step}: {why}");
+        if is_full {
+            tracing::error!(%why, "the ledger's disk is full: nothing is sent until there is room again");
+        } else {
+            tracing::error!(%why, "the ledger cannot write any more: nothing is sent until the process starts anew");
+        }
+        *self.failed.lock() = Some(Failure { why, is_full });
     }
 
-    fn run(&self, jobs: &Receiver<Job>, mut writer: Writer) {
+    fn waits_for_room(&self) -> bool {
+        self.failed.lock().as_ref().is_some_and(|failure| failure.is_full)
+    }
+
+    /// Opens the database again if there is room by now. Whoever has a ticket goes on; what was dropped meanwhile is ended.
+    fn go_on(self: &Arc<Self>) {
+        let read = || if self.disk.reopen()? { Agenda::read(&self.disk.view()?).map(Some) } else { Ok(None) };
+        match read() {
+            Ok(Some(agenda)) => *self.agenda.lock() = agenda,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, "the ledger cannot be opened again yet"),
+        }
+        *self.failed.lock() = None;
+        tracing::info!("the ledger can write again");
+        let ends: Vec<_> = self.ends.lock().iter().map(|(claim, end)| (*claim, *end)).collect();
+        for (claim, end) in ends {
+            // One that cannot be handed over now stays on the list.
+            let _ = self.submit(self.ending(claim, end));
+        }
+        self.wake.send_modify(|count| *count += 1);
+    }
+
+    /// Ends a claim that nobody holds any more.
+    fn ending(self: &Arc<Self>, claim: Id, end: End) -> Job {
+        let shared = Arc::downgrade(self);
+        let told = move |ended: Result<(), LedgerError>| {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
+            }
+            if let Some(shared) = shared.upgrade() {
+                shared.ends.lock().remove(&claim);
+            }
+        };
+        Job::new(Durability::Durable, move |tx| end.of(tx, claim), told)
+    }
+
+    fn run(self: &Arc<Self>, jobs: &Receiver<Job>, mut writer: Writer) {
         loop {
+            let waits_for_room = self.waits_for_room();
             let first = match writer.unsynced {
+                _ if waits_for_room => jobs.recv_timeout(AGAIN),
                 Some(since) => jobs.recv_timeout(SYNC_LAG.saturating_sub(since.elapsed())),
                 None => jobs.recv().map_err(RecvTimeoutError::from),
             };
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
+            if waits_for_room {
+                self.go_on();
+            }
             let batch = first.into_iter().chain(jobs.try_iter().take(BATCH - 1)).collect();
             // What the storage engine panics about is as fatal as what it says.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut writer))) {
-                self.fail(format!("it panicked: {}", words(panic.as_ref())));
+                self.fail("it panicked", Failure { why: words(panic.as_ref()), is_full: false });
                 writer.unsynced = None;
             }
             if is_last {
@@ -195,15 +259,19 @@ impl Shared {
 
     /// Dropping a job or its answer tells the waiter that it was not done. An empty batch syncs what is unsynced.
     fn commit(&self, batch: Vec<Job>, writer: &mut Writer) {
-        if self.failed.get().is_some() {
+        if self.failed.lock().is_some() {
             writer.unsynced = None;
             return;
         }
         let size = batch.len();
+        let store = match self.disk.store() {
+            Ok(store) => store,
+            Err(error) => return tracing::error!(%error, "nothing can be written"),
+        };
         let mut writes = Writes::default();
         let (mut applied, mut durable) = (Vec::new(), Vec::new());
         for job in batch {
-            let batch = Batch { store: &self.store, writes: &writes };
+            let batch = Batch { store: &store, writes: &writes };
             let mut transaction = Transaction::new(&batch, &writer.ids);
             let (verdict, answer) = (job.work)(&mut transaction);
             let own = transaction.into_writes();
@@ -211,17 +279,18 @@ impl Shared {
                 Verdict::Keep => writes.merge(own),
                 Verdict::Forget => {}
                 Verdict::Panicked(why) => {
-                    self.fail(why);
+                    self.fail("a transaction panicked", Failure { why, is_full: false });
                     answer();
                     break;
                 }
             }
             if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
         }
+        drop(store);
         let start = Instant::now();
         if !writes.is_empty() {
-            if let Err(why) = self.trip("commit").and_then(|()| self.store.commit(&writes)) {
-                return self.fail(format!("a commit failed: {why}"));
+            if let Err(failure) = self.trip("commit").and_then(|()| self.disk.commit(&writes)) {
+                return self.fail("a commit failed", failure);
             }
             writer.unsynced.get_or_insert(start);
             self.agenda.lock().follow(&writes);
@@ -230,8 +299,8 @@ impl Shared {
         let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= SYNC_LAG);
         // What a read says may rest on what is not synced yet.
         if writer.unsynced.is_some() && (is_due || writes.wakes || !durable.is_empty()) {
-            if let Err(why) = self.trip("sync").and_then(|()| self.store.sync()) {
-                return self.fail(format!("a sync failed: {why}"));
+            if let Err(failure) = self.trip("sync").and_then(|()| self.disk.sync()) {
+                return self.fail("a sync failed", failure);
             }
             writer.unsynced = None;
             #[cfg(test)]
@@ -255,12 +324,12 @@ impl Shared {
     }
 
     #[cfg(not(test))]
-    fn trip(&self, _step: &str) -> Result<(), String> {
+    fn trip(&self, _step: &str) -> Result<(), Failure> {
         Ok(())
     }
 
     #[cfg(test)]
-    fn trip(&self, step: &str) -> Result<(), String> {
+    fn trip(&self, step: &str) -> Result<(), Failure> {
         self.hooks.trip(step)
     }
 }
@@ -282,107 +351,15 @@ impl Read for Batch<'_> {
 }
 
 impl Holder for Shared {
-    /// The next start finds what runs.
+    /// What runs is found by the next start.
     fn holds(&self, _: Id) {}
 
     fn let_go(&self, _: Id) {}
 
     fn end(self: Arc<Self>, claim: Id, end: End) {
-        let ended = self.send(move |tx| {
-            end.of(tx, claim).inspect_err(|error| {
-                tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
-            })
-        });
-        if let Err(error) = ended {
-            tracing::error!(%error, "a claim that nobody holds any more is ended by the next start");
+        self.ends.lock().insert(claim, end);
+        if let Err(error) = self.submit(self.ending(claim, end)) {
+            tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");
         }
     }
-}
-
-type Answer = Box<dyn FnOnce() + Send>;
-type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (Verdict, Answer) + Send>;
-
-/// What becomes of a transaction's writes.
-enum Verdict {
-    Keep,
-    Forget,
-    Panicked(String),
-}
-
-/// One transaction on its way: what becomes of its writes, and whom to tell once they are safe.
-struct Job {
-    durability: Durability,
-    work: Work,
-}
-
-impl Job {
-    fn new<T: Send + 'static>(
-        durability: Durability,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
-        reply: Option<oneshot::Sender<Result<T, LedgerError>>>,
-    ) -> Self {
-        let work = move |transaction: &mut Transaction<'_>| {
-            let (verdict, result) = match catch_unwind(AssertUnwindSafe(|| work(transaction))) {
-                Ok(Ok(value)) => (Verdict::Keep, Ok(value)),
-                Ok(Err(error)) => (Verdict::Forget, Err(error)),
-                Err(panic) => {
-                    let why = format!("a transaction panicked: {}", words(panic.as_ref()));
-                    (Verdict::Panicked(why.clone()), Err(LedgerError(why)))
-                }
-            };
-            let answer: Answer = Box::new(move || {
-                if let Some(reply) = reply {
-                    let _ = reply.send(result);
-                }
-            });
-            (verdict, answer)
-        };
-        Self { durability, work: Box::new(work) }
-    }
-}
-
-/// The keyspaces on disk.
-pub(super) struct Store {
-    database: Database,
-    spaces: Vec<Keyspace>,
-}
-
-impl Store {
-    fn open(path: &Path) -> Result<Self, LedgerError> {
-        let cannot = |error| LedgerError(format!("cannot open {}: {error}", path.display()));
-        let database = Database::builder(path).open().map_err(cannot)?;
-        let spaces = Space::ALL.iter().map(|space| database.keyspace(space.name(), KeyspaceCreateOptions::default));
-        let spaces = spaces.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
-        Ok(Self { database, spaces })
-    }
-
-    fn view(&self) -> View {
-        View { snapshot: self.database.snapshot(), spaces: self.spaces.clone() }
-    }
-
-    fn space(&self, space: Space) -> &Keyspace {
-        &self.spaces[space as usize]
-    }
-
-    fn commit(&self, writes: &Writes) -> Result<(), String> {
-        let mut batch = self.database.batch();
-        for ((space, key), value) in &writes.rows {
-            match value {
-                Some(value) => batch.insert(self.space(*space), key.as_slice(), value.as_slice()),
-                None => batch.remove(self.space(*space), key.as_slice()),
-            }
-        }
-        batch.commit().map_err(|error| error.to_string())?;
-        // Into the kernel: from here on it survives the end of this process, though not yet a power cut.
-        self.database.persist(PersistMode::Buffer).map_err(|error| error.to_string())
-    }
-
-    fn sync(&self) -> Result<(), String> {
-        self.database.persist(PersistMode::SyncAll).map_err(|error| error.to_string())
-    }
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
 }

@@ -10,7 +10,7 @@ use super::embedded;
 use super::held::Holder;
 use super::postgres;
 use super::records::{Delivery, LedgerError, Record, Waiting};
-use super::transaction::{Read, Transaction};
+use super::transaction::{Read, Space, Transaction};
 use super::{outbox, searches};
 
 /// When a transaction is answered.
@@ -50,8 +50,30 @@ impl Engine {
         look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
-            Self::Embedded(engine) => look(&engine.view()),
+            Self::Embedded(engine) => look(&engine.view()?),
             Self::Postgres(engine) => engine.read(look).await,
+        }
+    }
+
+    /// The first keys of a space from one on and before another.
+    pub(super) async fn keys(
+        &self,
+        space: Space,
+        from: Vec<u8>,
+        until: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        match self {
+            // It may lead over much that is gone.
+            Self::Embedded(engine) => {
+                let view = engine.view()?;
+                let keys = tokio::task::spawn_blocking(move || view.keys(space, &from, &until, limit)).await;
+                keys.unwrap_or_else(|error| Err(LedgerError(error.to_string())))
+            }
+            Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
         }
     }
 
@@ -60,7 +82,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| searches::due(agenda, now, limit));
-                searches::records(&engine.view(), &due)
+                engine.view().map_or_else(|_| Vec::new(), |view| searches::records(&view, &due))
             }
             Self::Postgres(engine) => engine.due_searches(now, limit).await,
         }
@@ -77,7 +99,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
-                outbox::deliveries(&engine.view(), due)
+                engine.view().map_or_else(|_| Vec::new(), |view| outbox::deliveries(&view, due))
             }
             Self::Postgres(engine) => engine.due_deliveries(now, limit, free, under_way).await,
         }
@@ -104,6 +126,14 @@ impl Engine {
         match self {
             Self::Embedded(engine) => engine.is_healthy(),
             Self::Postgres(engine) => engine.is_healthy(),
+        }
+    }
+
+    /// Whether something new may begin: there is room for its end. How much a server has is its operator's concern.
+    pub(super) fn room(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(engine) => engine.room(),
+            Self::Postgres(_) => Ok(()),
         }
     }
 

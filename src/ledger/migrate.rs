@@ -35,8 +35,8 @@ pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
         return Err(LedgerError(format!("there is none in {}; name the directory of the old one", from.display())));
     }
     // Open until the end, so that no gateway starts on it meanwhile.
-    let engine = embedded::Engine::open(from, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
-    let view = engine.view();
+    let engine = embedded::Engine::open(from, 0, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+    let view = engine.view()?;
     // The server is waited for on a thread of its own: who calls may be a task.
     std::thread::scope(|scope| {
         let moved = scope.spawn(|| fill(&view, &to)).join();

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::about;
 use super::agenda::Agenda;
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
+use super::retention::Old;
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
 use super::timeline::{self, What};
 use super::transaction::{Pair, Read, Space, Transaction, View};
@@ -140,6 +142,17 @@ pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>,
     Ok(from.row::<EventRow>(Space::Events, &id.0)?.map(|row| row.payment))
 }
 
+/// An event that no queue holds any more, when its time is over.
+pub(super) fn old(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Old>, LedgerError> {
+    let Some(EventRow { payment, event }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
+    let payment = Kept::<PaymentRow>::load(from, payment)?;
+    if !is_over(event.created_at) || payment.is_some_and(|payment| payment.row.queue.contains(&id)) {
+        return Ok(None);
+    }
+    let names = vec![about::name(&event.subject.merchant, &event.subject.order_id)];
+    Ok(Some(Old { names, rows: vec![(Space::Events, id.0.to_vec())] }))
+}
+
 #[derive(Serialize, Deserialize)]
 struct EventRow {
     /// In whose queue it is.
@@ -160,7 +173,8 @@ struct Queued {
 fn queued_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Queued>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
-    let payment = Kept::<PaymentRow>::must(tx, row.payment)?;
+    // One that was delivered may be kept for longer than its payment.
+    let Some(payment) = Kept::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
     let place = payment.row.queue.iter().position(|queued| *queued == id);
     let refund_id = row.event.subject.refund_id;
     Ok(place.map(|place| Queued { id, payment, place, refund_id }))

@@ -38,7 +38,7 @@ use super::engine::Durability;
 use super::held::{End, Holder};
 use super::records::{Delivery, LedgerError, Record, Waiting};
 use super::rows::{Id, Ids};
-use super::transaction::{Read, Transaction};
+use super::transaction::{Read, Space, Transaction};
 use super::{outbox, searches};
 
 /// How many connections a process has at most, beside the keeper's.
@@ -123,6 +123,17 @@ impl Engine {
         look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         self.ask(move |session| session.look(look)).await
+    }
+
+    /// As [`Engine::keys`](super::engine::Engine::keys).
+    pub(super) async fn keys(
+        &self,
+        space: Space,
+        from: Vec<u8>,
+        until: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.ask(move |session| Ok(session.keys(space, &from, &until, limit)?)).await
     }
 
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {

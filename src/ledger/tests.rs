@@ -16,12 +16,15 @@ macro_rules! suite {
         mod deliveries;
         #[path = "machine.rs"]
         mod machine;
+        #[path = "retention.rs"]
+        mod retention;
         #[path = "timelines.rs"]
         mod timelines;
     };
 }
 
 mod durability;
+mod full_disk;
 mod machines;
 mod migration;
 mod on_disk;

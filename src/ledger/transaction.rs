@@ -1,6 +1,8 @@
 //! What one transaction sees and writes: its own writes, over what the engine has.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fjall::{Keyspace, Readable, Snapshot};
 use jiff::Timestamp;
@@ -38,11 +40,13 @@ pub(super) enum Space {
     Seen,
     /// Payment's id → what happened to it.
     Timeline,
+    /// List, when, hash: keys and notifications by their age, where nothing else tells it.
+    Ages,
 }
 
 impl Space {
     /// In the order of the declaration: the position is the number.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -55,6 +59,7 @@ impl Space {
         Self::Unknown,
         Self::Seen,
         Self::Timeline,
+        Self::Ages,
     ];
 
     /// Its name on disk.
@@ -72,6 +77,7 @@ impl Space {
             Self::Unknown => "unknown",
             Self::Seen => "seen",
             Self::Timeline => "timeline",
+            Self::Ages => "ages",
         }
     }
 }
@@ -202,6 +208,8 @@ impl Read for Transaction<'_> {
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) spaces: Vec<Keyspace>,
+    /// Where it lies: not shut as long as somebody reads.
+    pub(super) _base: Arc<dyn Any + Send + Sync>,
 }
 
 impl View {
@@ -216,6 +224,18 @@ impl View {
             let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
         })
+    }
+
+    /// The first keys of a keyspace from one on and before another.
+    pub(super) fn keys(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let keys = self.snapshot.range(&self.spaces[space as usize], from..until).take(limit).map(fjall::Guard::key);
+        keys.map(|key| key.map(|key| key.to_vec()).map_err(|error| LedgerError(error.to_string()))).collect()
     }
 
     /// The last key of a keyspace.

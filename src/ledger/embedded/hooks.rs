@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::store::Failure;
+
 /// Lets a test make the next commit or sync fail, and see how much was committed together and how often it was synced.
 #[derive(Default)]
 pub(in crate::ledger) struct Hooks {
-    fails: Mutex<Option<&'static str>>,
+    /// At which step, and whether as on a full disk.
+    fails: Mutex<Option<(&'static str, bool)>>,
     sizes: Mutex<Vec<usize>>,
     syncs: AtomicUsize,
     waiting: AtomicUsize,
@@ -15,7 +18,11 @@ pub(in crate::ledger) struct Hooks {
 
 impl Hooks {
     pub(in crate::ledger) fn fail_next(&self, step: &'static str) {
-        *self.fails.lock() = Some(step);
+        *self.fails.lock() = Some((step, false));
+    }
+
+    pub(in crate::ledger) fn meet_full_disk(&self) {
+        *self.fails.lock() = Some(("commit", true));
     }
 
     pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {
@@ -51,9 +58,9 @@ impl Hooks {
         self.syncs.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(super) fn trip(&self, step: &str) -> Result<(), String> {
-        match self.fails.lock().take_if(|next| *next == step) {
-            Some(_) => Err("as the test wants".into()),
+    pub(super) fn trip(&self, step: &str) -> Result<(), Failure> {
+        match self.fails.lock().take_if(|(next, _)| *next == step) {
+            Some((_, is_full)) => Err(Failure { why: "as the test wants".into(), is_full }),
             None => Ok(()),
         }
     }

@@ -197,6 +197,15 @@ impl Session {
         Ok((value, writes.wakes))
     }
 
+    /// The first keys of a space of records from one on and before another.
+    pub(super) fn keys(&self, space: Space, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        const KEYS: &str =
+            "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.query(KEYS, &[&schema::number(space), &from, &until, &limit])?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     fn begin(&self, statements: &str) -> Result<(), Failure> {
         self.failed.set(false);
         self.run(statements).inspect_err(|_| self.roll_back())

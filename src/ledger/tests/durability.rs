@@ -9,7 +9,7 @@ use super::*;
 type Bench = super::Bench<Directory>;
 
 impl Bench {
-    fn engine(&self) -> &Arc<Engine> {
+    pub(super) fn engine(&self) -> &Arc<Engine> {
         match &self.ledger.engine {
             engine::Engine::Embedded(engine) => engine,
             engine::Engine::Postgres(_) => panic!("it lies on the disk"),

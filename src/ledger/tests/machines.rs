@@ -241,3 +241,43 @@ async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_n
     bench.paid("o").await;
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_may_purge_at_once_while_payments_go_on() {
+    let (_place, ledgers) = two();
+    let pay_all = async |prefix: &str, now: Timestamp| {
+        for number in 0..60 {
+            let order = format!("{prefix}{number}");
+            let claimed = ledgers[number % 2].claim(claim_key(&order, ""), pay(&order), now).await.unwrap();
+            let Claimed::Run(ticket) = claimed else { panic!() };
+            ledgers[number % 2].settle(ticket, outcome(Status::Failed), now, answer).await.unwrap();
+        }
+    };
+    pay_all("old", at(0)).await;
+    loop {
+        let due = ledgers[0].due_deliveries(at(10), 100, |_| 100, |_, _| false).await;
+        if due.is_empty() {
+            break;
+        }
+        for delivery in due {
+            ledgers[0].delivered(&delivery.event.id, at(10)).await.unwrap();
+        }
+    }
+    let now = at(500 * 86_400);
+    let purges = (0..4).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move {
+            let mut purge = Purge::default();
+            while !ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+        })
+    });
+    let purges: Vec<_> = purges.collect();
+    pay_all("new", now).await;
+    for purge in purges {
+        purge.await.unwrap();
+    }
+    for number in 0..60 {
+        assert_eq!(ledgers[0].payment("shop", &format!("old{number}")).await.unwrap(), None);
+        assert!(ledgers[0].payment("shop", &format!("new{number}")).await.unwrap().is_some());
+    }
+}

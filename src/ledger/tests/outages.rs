@@ -14,7 +14,7 @@ use super::server::Server;
 use super::*;
 
 /// Waits for what comes by itself; says so when it does not.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !look().await {
         assert!(Instant::now() < end, "waited in vain for: {what}");

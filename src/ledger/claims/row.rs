@@ -1,0 +1,115 @@
+//! How claims and their keys lie on disk, and when they may go.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::about;
+use crate::ledger::records::{Answer, Claimed, LedgerError};
+use crate::ledger::retention::{self, Old};
+use crate::ledger::rows::{Id, Kept, PaymentRow, RefundRow, Target};
+use crate::ledger::timeline::Action;
+use crate::ledger::transaction::{Read, Space, Transaction};
+
+/// A claim with the keys that it began with, when nobody repeats its request any more.
+pub(in crate::ledger) fn old(
+    from: &impl Read,
+    id: Id,
+    is_over: impl Fn(Timestamp) -> bool,
+) -> Result<Option<Old>, LedgerError> {
+    let Some(claim) = ClaimRow::load(from, id)? else { return Ok(None) };
+    if !is_over(claim.bound_at.unwrap_or(claim.created_at)) || claim.is_open(from)? {
+        return Ok(None);
+    }
+    let payment = Kept::<PaymentRow>::load(from, claim.payment)?.map(|kept| kept.row.payment);
+    let order = payment.map(|payment| about::name(&payment.merchant, &payment.order_id));
+    let mut gone = vec![(Space::Claims, id.0.to_vec())];
+    gone.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
+    Ok(Some(Old { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
+}
+
+/// Whether what a key stands for is still open.
+pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
+    let Some(key) = from.row::<KeyRow>(Space::Keys, &name.0)? else { return Ok(false) };
+    ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
+}
+
+/// What a key stands for.
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeyRow {
+    pub(super) claim: Id,
+    pub(super) fingerprint: [u8; 32],
+}
+
+/// One request that was let through once.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ClaimRow {
+    pub(super) what: Action,
+    pub(super) payment: Id,
+    pub(super) refund: Option<Id>,
+    /// Where its keys lie.
+    pub(super) names: Vec<Id>,
+    pub(super) state: State,
+    pub(super) created_at: Timestamp,
+    /// When the last further key came to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bound_at: Option<Timestamp>,
+}
+
+/// How far it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    Running,
+    Done(Answer),
+    Unknown,
+}
+
+impl ClaimRow {
+    pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
+        from.row(Space::Claims, &id.0)
+    }
+
+    pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
+        Self::load(from, id)?.ok_or_else(|| LedgerError("a claim is missing".into()))
+    }
+
+    pub(super) fn save(&self, tx: &mut Transaction<'_>, id: Id) -> Result<(), LedgerError> {
+        tx.put_row(Space::Claims, &id.0, self)
+    }
+
+    pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
+        self.state = state;
+        tx.remove(Space::Running, &id.0);
+        self.save(tx, id)
+    }
+
+    pub(super) fn target(&self, from: &impl Read) -> Result<Target, LedgerError> {
+        match self.refund {
+            Some(refund) => Kept::must(from, refund).map(Target::Refund),
+            None => Kept::must(from, self.payment).map(Target::Payment),
+        }
+    }
+
+    /// Whether it runs, or its end is not known for certain yet.
+    fn is_open(&self, from: &impl Read) -> Result<bool, LedgerError> {
+        if self.state == State::Running {
+            return Ok(true);
+        }
+        let is_open = match self.refund {
+            Some(refund) => Kept::<RefundRow>::load(from, refund)?
+                .map(|kept| retention::is_open(kept.row.refund.status, kept.row.refund.search.as_ref())),
+            None => Kept::<PaymentRow>::load(from, self.payment)?
+                .map(|kept| retention::is_open(kept.row.payment.status, kept.row.payment.search.as_ref())),
+        };
+        Ok(is_open.unwrap_or(false))
+    }
+
+    /// What a repetition of the request gets.
+    pub(super) fn repeat(self, from: &impl Read) -> Result<Claimed, LedgerError> {
+        Ok(match &self.state {
+            State::Running => Claimed::Running,
+            State::Unknown => Claimed::Present(self.target(from)?.record()),
+            State::Done(answer) => Claimed::Replay(answer.clone()),
+        })
+    }
+}

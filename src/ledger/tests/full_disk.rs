@@ -1,0 +1,181 @@
+//! A disk that fills up and is emptied again: nothing is sent meanwhile, reading goes on, and then all goes on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::outages::until;
+use super::*;
+
+type Bench = super::Bench<Directory>;
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_way() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("k", pay("p")).await;
+    let engine = bench.engine().clone();
+    engine.pretend_free(Some(RESERVE - 1));
+    for intent in [pay("new"), give_back("o", "r", 10)] {
+        let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
+        assert!(error.to_string().contains("256 MiB"), "{error}");
+    }
+    assert!(bench.ledger.room().is_err());
+    assert_eq!(bench.ledger.payment("shop", "new").await.unwrap(), None);
+    // Everything else goes on.
+    assert!(bench.ledger.is_healthy());
+    assert!(matches!(bench.claim("pay o", pay("o")).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim("k", pay("p")).await, Claimed::Running));
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
+    assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
+    engine.pretend_free(Some(RESERVE));
+    bench.run("new", pay("new")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_met_a_full_disk_is_followed_by_none_until_there_is_room() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
+    let engine = bench.engine().clone();
+    engine.pretend_free(Some(0));
+    engine.hooks().meet_full_disk();
+    let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
+    assert!(settled.unwrap_err().to_string().contains("commit failed"));
+    assert!(!bench.ledger.is_healthy());
+    let refused = bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await;
+    assert!(refused.is_err(), "nothing is written while it is full");
+    assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
+    assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
+    engine.pretend_free(None);
+    until("it is healthy", async || bench.ledger.is_healthy()).await;
+    // Whoever has a ticket goes on with it; whose end could not be written is asked about.
+    bench.settle(held, outcome(Status::Succeeded)).await;
+    until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
+    assert_eq!(bench.due().await.len(), 1);
+    bench.run("new", pay("new")).await;
+    let mut kinds = bench.crash().kinds().await;
+    kinds.sort();
+    assert_eq!(kinds, ["payment.succeeded", "payment.succeeded", "payment.unknown", "payment.unknown"]);
+}
+
+/// Where the small disk is, in the process that has one.
+const SMALL: &str = "TOLLGATE_SMALL_DISK";
+
+/// Runs the test below in a process with a small disk of its own.
+#[test]
+fn on_a_small_disk_that_fills_up_nothing_is_lost_and_all_goes_on() {
+    const SCRIPT: &str = "mount -t tmpfs -o size=48m none \"$1\" || exit 77; \
+        exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
+    let folder = tempfile::tempdir().unwrap();
+    let mut inside = Command::new("unshare");
+    inside.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(folder.path()).arg(std::env::current_exe().unwrap());
+    let may_mount = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success());
+    let said = may_mount.then(|| inside.env(SMALL, folder.path()).output().unwrap());
+    match said.filter(|said| said.status.code() != Some(77)) {
+        Some(said) => {
+            let words = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+            assert!(said.status.success() && words.contains("1 passed"), "{words}");
+        }
+        None => eprintln!("this machine lets nobody mount a disk: not tried"),
+    }
+}
+
+/// Something else on the disk.
+struct Filler(PathBuf);
+
+impl Filler {
+    /// Leaves less than so much; no less than nothing.
+    fn leave(folder: &Path, least: u64) -> Self {
+        let path = folder.join("filler");
+        let mut file = File::create(&path).unwrap();
+        while free(folder) >= least && file.write_all(&[1; 4096]).is_ok() {}
+        Self(path)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn free(folder: &Path) -> u64 {
+    let disk = rustix::fs::statvfs(folder).unwrap();
+    disk.f_bavail * disk.f_frsize
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by the test above, on a small disk"]
+async fn inside_a_small_disk() {
+    let folder = PathBuf::from(std::env::var(SMALL).unwrap());
+    with_a_reserve(&folder).await;
+    without_a_reserve(&folder).await;
+}
+
+async fn begin(ledger: &Ledger, order: &str) -> Result<Claimed, LedgerError> {
+    ledger.claim(claim_key(order, ""), pay(order), at(0)).await
+}
+
+fn ticket(claimed: Claimed) -> Ticket {
+    match claimed {
+        Claimed::Run(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn with_a_reserve(folder: &Path) {
+    let reserve = 16 << 20;
+    let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
+    let under_way = ticket(begin(&ledger, "under way").await.unwrap());
+    let filler = Filler::leave(folder, reserve);
+    assert!(begin(&ledger, "new").await.unwrap_err().to_string().contains("16 MiB"));
+    ledger.settle(under_way, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    assert!(ledger.is_healthy());
+    drop(filler);
+    ticket(begin(&ledger, "new").await.unwrap());
+}
+
+async fn without_a_reserve(folder: &Path) {
+    let path = folder.join("none");
+    let ledger = Ledger::open_with(&path, 0).unwrap();
+    let mut under_way = vec![ticket(begin(&ledger, "first").await.unwrap())];
+    let filler = Filler::leave(folder, 0);
+    let (mut orders, mut refused) = (vec!["first".to_owned()], Vec::new());
+    for number in 0..10_000 {
+        let order = format!("o{number}");
+        match begin(&ledger, &order).await {
+            Ok(claimed) => {
+                under_way.push(ticket(claimed));
+                orders.push(order);
+            }
+            Err(_) => refused.push(order),
+        }
+        if refused.len() == 5 {
+            break;
+        }
+    }
+    assert_eq!(refused.len(), 5, "the disk never was full");
+    assert!(!ledger.is_healthy());
+    assert_eq!(ledger.payment("shop", "first").await.unwrap().unwrap().status, Status::Pending, "reading goes on");
+    drop(filler);
+    until("it is healthy", async || ledger.is_healthy()).await;
+    for ticket in under_way {
+        ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    }
+    // What was refused was not sent: it may run now, or its claim came to the disk after all and is asked about.
+    for order in &refused {
+        match begin(&ledger, order).await.unwrap() {
+            Claimed::Run(ticket) => ledger.release(ticket).await.unwrap(),
+            other => assert!(matches!(other, Claimed::Present(_) | Claimed::Running), "{other:?}"),
+        }
+    }
+    drop(ledger);
+    let ledger = Ledger::open_with(&path, 0).unwrap();
+    for order in orders {
+        assert_eq!(ledger.payment("shop", &order).await.unwrap().unwrap().status, Status::Succeeded, "{order}");
+    }
+}

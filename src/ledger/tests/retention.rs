@@ -1,0 +1,226 @@
+//! What is old goes with all that is its; what is unknown, open or undelivered stays, and what a repetition needs.
+
+use super::*;
+use crate::ledger::transaction::Space;
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+/// Where every row lies that is not waiting for something.
+const RECORDS: [Space; 9] = [
+    Space::Payments,
+    Space::Refunds,
+    Space::Claims,
+    Space::Keys,
+    Space::Index,
+    Space::Events,
+    Space::Seen,
+    Space::Timeline,
+    Space::Ages,
+];
+
+impl Bench {
+    /// A whole round.
+    async fn purge(&self, now: Timestamp) {
+        let mut purge = Purge::default();
+        while !self.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+    }
+
+    async fn count(&self, space: Space) -> usize {
+        self.ledger.engine.keys(space, Vec::new(), vec![0xff; 32], 10_000).await.unwrap().len()
+    }
+
+    async fn claim_at(&self, key: &str, intent: Intent, now: Timestamp) -> Claimed {
+        let body = format!("{intent:?}");
+        self.ledger.claim(claim_key(key, &body), intent, now).await.unwrap()
+    }
+
+    /// Delivers every event but those of one order.
+    async fn hear_all_but(&self, order: &str) {
+        loop {
+            let mut due = self.deliveries(at(3), 100).await;
+            due.retain(|delivery| delivery.event.subject.order_id != order);
+            if due.is_empty() {
+                return;
+            }
+            for delivery in due {
+                self.ledger.delivered(&delivery.event.id, at(3)).await.unwrap();
+            }
+        }
+    }
+
+    async fn is_there(&self, order: &str) -> bool {
+        self.ledger.payment("shop", order).await.unwrap().is_some()
+    }
+}
+
+#[tokio::test]
+async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
+    assert!(matches!(bench.claim("late", pay("o")).await, Claimed::Replay(_)));
+    bench.hear_all().await;
+    for space in RECORDS {
+        assert_ne!(bench.count(space).await, 0, "{space:?}");
+    }
+    bench.purge(at(400 * DAY)).await;
+    assert!(bench.is_there("o").await, "it changed a second after it was made");
+    assert_eq!(bench.count(Space::Seen).await, 1);
+    bench.purge(at(400 * DAY + 2)).await;
+    for space in RECORDS {
+        assert_eq!(bench.count(space).await, 0, "{space:?}");
+    }
+    assert_eq!(bench.ledger.timeline("shop", "o").await.unwrap(), None);
+    assert!(matches!(bench.claim_at("pay o", pay("o"), at(401 * DAY)).await, Claimed::Run(_)));
+}
+
+#[tokio::test]
+async fn what_is_unknown_open_or_undelivered_stays() {
+    let bench = Bench::new();
+    let unknown = bench.run("unknown", pay("unknown")).await;
+    bench.settle(unknown, News::Unknown).await;
+    let pending = bench.run("pending", pay("pending")).await;
+    bench.settle(pending, outcome(Status::Pending)).await;
+    for order in ["undelivered", "refunded", "done"] {
+        bench.paid(order).await;
+    }
+    let refund = bench.run("refund", give_back("refunded", "r", 300)).await;
+    bench.settle(refund, News::Unknown).await;
+    let _running = bench.run("running", pay("running")).await;
+    bench.hear_all_but("undelivered").await;
+    bench.purge(at(500 * DAY)).await;
+    for order in ["unknown", "pending", "undelivered", "refunded", "running"] {
+        assert!(bench.is_there(order).await, "{order}");
+    }
+    assert!(!bench.is_there("done").await);
+    assert_eq!(bench.refund("refunded", "r").await.status, Status::Unknown);
+    assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 2);
+    assert_eq!(bench.count(Space::Events).await, 1, "the one that nobody has");
+    // Who asks again is told how it stands; nothing runs a second time.
+    for (key, intent) in [("unknown", pay("unknown")), ("refund", give_back("refunded", "r", 300))] {
+        assert!(matches!(bench.claim(key, intent).await, Claimed::Present(_)), "{key}");
+    }
+    assert!(matches!(bench.claim("pending", pay("pending")).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim("running", pay("running")).await, Claimed::Running));
+    assert!(matches!(bench.claim("running", pay("other")).await, Claimed::OtherRequest));
+
+    // What has come to its end since is kept for its time from then on.
+    let end = at(500 * DAY);
+    for subject in [of("unknown"), of("pending"), of_refund("refunded", "r")] {
+        bench.ledger.apply(&subject, outcome(Status::Succeeded), end).await.unwrap();
+    }
+    assert!(!bench.hear_all().await.is_empty());
+    bench.purge(at(899 * DAY)).await;
+    for order in ["unknown", "pending", "refunded", "running"] {
+        assert!(bench.is_there(order).await, "{order}");
+    }
+    assert!(!bench.is_there("undelivered").await);
+    bench.purge(at(900 * DAY)).await;
+    for order in ["unknown", "pending", "refunded"] {
+        assert!(!bench.is_there(order).await, "{order}");
+    }
+    assert!(bench.is_there("running").await);
+}
+
+#[tokio::test]
+async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its_order() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.purge(at(DAY - 1)).await;
+    assert!(matches!(bench.claim_at("pay o", pay("o"), at(DAY - 1)).await, Claimed::Replay(_)));
+    // A further key lives for a day of its own, with the answer.
+    assert!(matches!(bench.claim_at("late", pay("o"), at(DAY - HOUR)).await, Claimed::Replay(_)));
+    bench.purge(at(2 * DAY - HOUR - 1)).await;
+    assert!(matches!(bench.claim_at("late", pay("o"), at(2 * DAY - HOUR - 1)).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim_at("late", pay("other"), at(2 * DAY - HOUR - 1)).await, Claimed::OtherRequest));
+    bench.purge(at(2 * DAY - HOUR)).await;
+    assert_eq!((bench.count(Space::Keys).await, bench.count(Space::Claims).await), (0, 0));
+
+    let later = at(2 * DAY);
+    let again = bench.claim_at("pay o", pay("o"), later).await;
+    assert!(matches!(&again, Claimed::Present(Record::Payment(it)) if it.status == Status::Succeeded), "{again:?}");
+    // That key counts again, for a day.
+    bench.purge(at(3 * DAY - 1)).await;
+    assert!(matches!(bench.claim_at("pay o", pay("x"), later).await, Claimed::OtherRequest));
+    assert!(matches!(bench.claim_at("k2", pay("o"), later).await, Claimed::Present(_)));
+    let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
+    assert!(matches!(bench.claim_at("k3", other, later).await, Claimed::OtherContent));
+    assert_eq!(bench.count(Space::Payments).await, 1);
+
+    // A refund's, and a close's.
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let ticket = bench.run("p", pay("p")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let ticket = bench.run("close p", close("p")).await;
+    bench.settle(ticket, outcome(Status::Closed)).await;
+    bench.purge(at(9 * DAY)).await;
+    assert_eq!(bench.count(Space::Claims).await, 0);
+    let again = bench.claim_at("r", give_back("o", "r", 300), at(9 * DAY)).await;
+    assert!(matches!(&again, Claimed::Present(Record::Refund(it)) if it.status == Status::Succeeded), "{again:?}");
+    let too_much = bench.claim_at("r2", give_back("o", "r2", 701), at(9 * DAY)).await;
+    assert!(matches!(too_much, Claimed::TooMuch { left: 700 }), "{too_much:?}");
+    assert!(matches!(bench.claim_at("close p", close("p"), at(9 * DAY)).await, Claimed::Present(_)));
+    assert_eq!(bench.payment("o").await.refunded, 300);
+}
+
+#[tokio::test]
+async fn a_payment_outlives_the_claims_that_lead_to_it() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.hear_all().await;
+    // A key that came a moment before the payment's time is over.
+    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY)).await, Claimed::Replay(_)));
+    bench.purge(at(400 * DAY + 1)).await;
+    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY + 1)).await, Claimed::Replay(_)));
+    bench.purge(at(401 * DAY)).await;
+    assert!(!bench.is_there("o").await);
+}
+
+#[tokio::test]
+async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back() {
+    let bench = Bench::new();
+    let ticket = bench.run("first", pay("first")).await;
+    bench.settle(ticket, News::Unknown).await;
+    for number in 0..80 {
+        bench.paid(&format!("o{number}")).await;
+    }
+    bench.hear_all().await;
+    let now = at(500 * DAY);
+    // Into the middle of the payments.
+    let mut purge = Purge::default();
+    while bench.count(Space::Payments).await == 81 {
+        assert!(!bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap());
+    }
+    let left = bench.count(Space::Payments).await;
+    assert!(left > 1 && left < 81, "{left}: a few at a time");
+    let after = bench.crash();
+    after.purge(now).await;
+    for (space, count) in [(Space::Payments, 1), (Space::Claims, 1), (Space::Index, 2), (Space::Timeline, 1)] {
+        assert_eq!(after.count(space).await, count, "{space:?}");
+    }
+    // The same purge, round after round: what stayed is met again.
+    while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+    assert_eq!(bench.count(Space::Payments).await, 1);
+    bench.ledger.apply(&of("first"), outcome(Status::Failed), at(2)).await.unwrap();
+    bench.hear_all().await;
+    while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+    for space in RECORDS {
+        assert_eq!(bench.count(space).await, 0, "{space:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_lets_nothing_go() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.hear_all().await;
+    let mut purge = Purge::default();
+    for now in [at(30 * DAY), at(-30 * DAY), Timestamp::UNIX_EPOCH] {
+        while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+        assert!(bench.is_there("o").await);
+    }
+}
