@@ -72,25 +72,38 @@ impl Gateway {
     /// Asks it to leave, and waits until it has.
     pub(crate) async fn terminate(&self) -> Result<(), String> {
         let Some(mut child) = self.process.lock().take() else { return Ok(()) };
-        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let asked = signal(&child, "TERM");
         let leaving = async {
             while child.try_wait().ok().flatten().is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let left = tokio::time::timeout(2 * PATIENCE, leaving).await;
-        if asked.is_ok_and(|status| status.success()) && left.is_ok() {
+        if asked.is_ok() && left.is_ok() {
             return Ok(());
         }
         let _ = child.kill();
         let _ = child.wait();
         Err("the gateway did not leave when it was asked to".to_owned())
     }
+
+    /// Sends it a signal by name; nothing when it does not run.
+    pub(crate) fn signal(&self, name: &str) -> Result<(), String> {
+        self.process.lock().as_ref().map_or(Ok(()), |child| signal(child, name))
+    }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+fn signal(child: &Child, name: &str) -> Result<(), String> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("the gateway could not be sent {name}; is there a program `kill`?")),
     }
 }
 

@@ -120,7 +120,7 @@ impl Report {
         self.wrong.is_empty() && self.most_sent <= 1 && self.most_executions <= 1
     }
 
-    pub(super) fn print(&self, took: Duration, disturbed: &Counts) {
+    pub(super) fn print(&self, took: Duration, disturbed: &[(String, Counts)]) {
         let line = |name: &str, value: String| println!("{name:<34} {value}");
         let list = |counts: &mut dyn Iterator<Item = (String, u64)>| {
             counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
@@ -135,7 +135,9 @@ impl Report {
         );
         line("requests of clients", format!("{}, hung up {}", self.requests, self.hung_up));
         line("faults at the providers", named(&self.faults));
-        line("what happened to the gateway", named(disturbed));
+        for (whom, counts) in disturbed {
+            line(whom, named(counts));
+        }
         let (refused, repeated) = self.receiver;
         line("the receiver", format!("refused {refused} events at first, got {repeated} again"));
         line("status at the end", list(&mut self.statuses.iter().map(|(name, count)| (name.clone(), *count))));
@@ -187,7 +189,8 @@ async fn judged(world: &Arc<World>, stories: Vec<Arc<Story>>) -> Vec<(Arc<Story>
 /// Compares what the three books say of one order.
 async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let order = &story.order;
-    let (status, payment) = world.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await?;
+    let door = rand::random_range(0..world.gateways.len());
+    let (status, payment) = world.ask(door, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await?;
     let seen = world.seen(order).await?.unwrap_or_default();
     let heard = world.receiver.heard(order).kinds;
     let state = seen["state"].as_str().unwrap_or("NONE");
@@ -240,7 +243,8 @@ async fn refunds(
     let mut sum = 0;
     for (name, amount, _) in &story.refunds {
         let path = format!("/v1/payments/{}/refunds/{name}", story.order);
-        let (status, refund) = world.ask("GET", &path, None, &Value::Null).await?;
+        let door = rand::random_range(0..world.gateways.len());
+        let (status, refund) = world.ask(door, "GET", &path, None, &Value::Null).await?;
         let theirs = &seen["refunds"][refund_number(&story.order, name)];
         let is_done = theirs["status"] == "SUCCESS";
         if is_done {
