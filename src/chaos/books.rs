@@ -176,9 +176,8 @@ async fn judged(world: &Arc<World>, stories: Vec<Arc<Story>>) -> Vec<(Arc<Story>
         tasks.spawn(async move {
             let _place = places.acquire().await;
             let verdict = judge(&world, &story).await.unwrap_or_else(|why| {
-                // The gateway may be starting anew.
-                tracing::debug!(why, "an order could not be looked at");
-                Verdict { status: "not found out".to_owned(), open: vec![UNKNOWN], ..Verdict::default() }
+                // A gateway may be coming back.
+                Verdict { status: why, open: vec![UNKNOWN], ..Verdict::default() }
             });
             (story, verdict)
         });
@@ -189,8 +188,7 @@ async fn judged(world: &Arc<World>, stories: Vec<Arc<Story>>) -> Vec<(Arc<Story>
 /// Compares what the three books say of one order.
 async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let order = &story.order;
-    let door = rand::random_range(0..world.gateways.len());
-    let (status, payment) = world.ask(door, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await?;
+    let (status, payment) = read(world, &format!("/v1/payments/{order}")).await?;
     let seen = world.seen(order).await?.unwrap_or_default();
     let heard = world.receiver.heard(order).kinds;
     let state = seen["state"].as_str().unwrap_or("NONE");
@@ -233,6 +231,15 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     Ok(verdict)
 }
 
+/// What any gateway knows.
+async fn read(world: &World, path: &str) -> Result<(u16, Value), String> {
+    let door = rand::random_range(0..world.gateways.len());
+    match world.ask(door, "GET", path, None, &Value::Null).await? {
+        (status @ (200 | 404), record) => Ok((status, record)),
+        (status, problem) => Err(format!("gateway {} answered {status} to {path}: {problem}", door + 1)),
+    }
+}
+
 async fn refunds(
     world: &World,
     story: &Story,
@@ -243,8 +250,7 @@ async fn refunds(
     let mut sum = 0;
     for (name, amount, _) in &story.refunds {
         let path = format!("/v1/payments/{}/refunds/{name}", story.order);
-        let door = rand::random_range(0..world.gateways.len());
-        let (status, refund) = world.ask(door, "GET", &path, None, &Value::Null).await?;
+        let (status, refund) = read(world, &path).await?;
         let theirs = &seen["refunds"][refund_number(&story.order, name)];
         let is_done = theirs["status"] == "SUCCESS";
         if is_done {
