@@ -72,7 +72,9 @@ async fn play(arguments: &ChaosArgs) -> Result<(), String> {
         _ => None,
     };
     let shared = stores.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
-    println!("seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it");
+    println!(
+        "seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it"
+    );
     let world = Arc::new(World::set(seed, usize::from(gateways), stores).await?);
     let (stop, stopped) = watch::channel(false);
     let disturbers = if arguments.calm { Vec::new() } else { disturbers(&world, &stopped, seed) };

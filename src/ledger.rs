@@ -43,6 +43,7 @@ pub use self::postgres::Address;
 pub use self::records::*;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
+use crate::clock;
 
 /// The ledger. Clones share it.
 #[derive(Clone)]
@@ -54,7 +55,7 @@ impl Ledger {
     /// Opens the ledger in a directory or creates it. A claim that was running when the process ended is unknown now:
     /// so is its payment or refund, and the search for the truth is due at once.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let engine = embedded::Engine::open(path, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+        let engine = embedded::Engine::open(path, |tx, view| claims::recover(tx, view, clock::now()))?;
         Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
     }
 
@@ -103,7 +104,7 @@ impl Ledger {
     /// heard of the payment or refund meanwhile, it stays and the provider is asked.
     pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
         let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
-        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, Timestamp::now())).await?;
+        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, clock::now())).await?;
         ticket.held.done();
         Ok(())
     }

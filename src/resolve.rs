@@ -16,6 +16,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question};
 use crate::ledger::{LedgerError, News, Record, Search, Subject};
@@ -54,7 +55,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     loop {
         // What cannot be written down would be asked again and again.
         if gateway.ledger.is_healthy() {
-            for record in gateway.ledger.due_searches(Timestamp::now(), AT_ONCE).await {
+            for record in gateway.ledger.due_searches(clock::now(), AT_ONCE).await {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let gateway = Arc::clone(&gateway);
                 asking.spawn(async move {
@@ -77,7 +78,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let Some(search) = search_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
     let (subject, answered) = ask(gateway, &snapshot, &record, &search).await;
-    let now = Timestamp::now();
+    let now = clock::now();
     if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
@@ -125,7 +126,7 @@ async fn put(gateway: &Gateway, channel: &Arc<Channel>, operation: &Operation) -
 /// What takes back a payment that is open and should not be.
 fn closing(record: &Record, search: &Search, outcome: &Outcome) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_over = payment.method.is_scanned() && Timestamp::now().duration_since(search.since) >= TYPING;
+    let is_over = payment.method.is_scanned() && clock::now().duration_since(search.since) >= TYPING;
     let is_wanted = outcome.status == Status::Pending && (search.closing || is_over);
     is_wanted.then(|| Operation::Close(order(payment)))
 }

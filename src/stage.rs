@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::clock;
+
 /// How long anything on one machine may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,13 +25,26 @@ pub(crate) struct Gateway {
     pub(crate) admin: SocketAddr,
     directory: PathBuf,
     process: Mutex<Option<Child>>,
+    /// How many seconds its clock is ahead from its next start on.
+    ahead: AtomicI64,
 }
 
 impl Gateway {
     /// One that reads `DIRECTORY/conf` and writes `DIRECTORY/gateway.log`; not started yet.
     pub(crate) fn new(directory: &Path) -> Result<Self, String> {
         let (address, admin) = (free()?, free()?);
-        Ok(Self { address, admin, directory: directory.to_owned(), process: Mutex::new(None) })
+        Ok(Self {
+            address,
+            admin,
+            directory: directory.to_owned(),
+            process: Mutex::new(None),
+            ahead: AtomicI64::new(0),
+        })
+    }
+
+    /// From its next start on its clock is wrong by so many seconds.
+    pub(crate) fn set_ahead(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -41,6 +57,10 @@ impl Gateway {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).map_err(cannot)?;
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.args(["run", "--conf"]).arg(self.directory.join("conf"));
+        match self.ahead.load(Ordering::Relaxed) {
+            0 => {}
+            ahead => drop(command.env(clock::AHEAD_VARIABLE, ahead.to_string())),
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(cannot)?;
         *self.process.lock() = Some(child);
         let until = Instant::now() + PATIENCE;

@@ -119,6 +119,8 @@ impl Nonces {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -138,20 +140,19 @@ mod tests {
     #[tokio::test]
     async fn a_greeting_that_goes_wrong_is_not_remembered() {
         for greeting in ["+O", "-ERR max number of clients reached\r\n"] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
             let url = format!("redis://{}", listener.local_addr().unwrap());
             let nonces = Nonces::new(&RedisUrl::new(Secret::new(url)).unwrap());
-            let first = tokio::spawn(async move {
-                for _ in 0..2 {
-                    let (mut stream, _) = listener.accept().await.unwrap();
-                    let mut question = [0; 4096];
-                    let _ = stream.read(&mut question).await.unwrap();
+            let bad = Arc::clone(&listener);
+            let bad = tokio::spawn(async move {
+                while let Ok((mut stream, _)) = bad.accept().await {
+                    let _ = stream.read(&mut [0; 4096]).await.unwrap();
                     stream.write_all(greeting.as_bytes()).await.unwrap();
                 }
-                listener
             });
             nonces.first_time([1; 16], 2, 1).await.unwrap_err();
-            let listener = first.await.unwrap();
+            bad.abort();
+            let _ = bad.await;
             let served = tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
             assert_eq!(nonces.first_time([1; 16], 2, 1).await, Ok(true), "{greeting}");
             drop(nonces);

@@ -12,8 +12,8 @@ use super::client::Story;
 use super::disturb::Counts;
 use super::world::{World, refund_number};
 
-/// How long after the last request everything must be known: a few settle windows.
-const SETTLED: Duration = Duration::from_secs(180);
+/// How long after the last request everything must be known: a few settle windows, and an event's third try.
+const SETTLED: Duration = Duration::from_secs(480);
 /// How many orders are looked at at once.
 const AT_ONCE: usize = 32;
 

@@ -18,6 +18,9 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 /// How often a start is tried: its ledger may be out of reach just then.
 const STARTS: u32 = 20;
 
+/// How wrong a gateway's clock is at most, in seconds; by more, providers would not believe its signatures in the end.
+const WRONG_CLOCK: i64 = 60;
+
 /// Disturbs until it is told to stop; then the gateway runs, with its configuration whole.
 pub(super) async fn run(
     world: Arc<World>,
@@ -36,16 +39,22 @@ pub(super) async fn run(
             _ = stop.wait_for(|stop| *stop) => return Ok(counts),
         }
         let done = match random.random_range(0..100) {
-            0..35 => {
+            0..30 => {
                 gateway.kill();
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
                 start(gateway).await?;
                 "kill -9"
             }
-            35..52 => {
+            30..44 => {
                 gateway.terminate().await?;
                 start(gateway).await?;
                 "SIGTERM"
+            }
+            44..52 => {
+                gateway.kill();
+                gateway.set_ahead(random.random_range(-WRONG_CLOCK..=WRONG_CLOCK));
+                start(gateway).await?;
+                "kill -9 and clock step"
             }
             52..64 => {
                 freeze(gateway, &mut stop, &mut random).await?;

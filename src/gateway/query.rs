@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use moka::future::Cache;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::form::is_identifier;
 use super::{Asked, Gateway, json};
+use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::ledger::{News, Payment, Record, Refund, Subject};
 use crate::problem::Problem;
@@ -103,7 +103,7 @@ async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -
     let (subject, question) = question(gateway, snapshot, &record).await;
     let (channel, operation) = question?;
     let answer = gateway.exchanger.ask(channel, &operation, channel.upstream.timeouts().total).await;
-    let now = Timestamp::now();
+    let now = clock::now();
     let written = match &answer {
         Ok(outcome) => gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await.map(drop),
         Err(Error::Mismatch(_)) => gateway.ledger.mismatch(&subject, now).await,
