@@ -21,5 +21,4 @@ mod receiver;
 mod redis;
 mod reload;
 #[path = "../servers/server.rs"]
-#[allow(dead_code, reason = "one server for all is for the tests of the ledger itself")]
 mod server;
