@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Error;
-use crate::payment::{Operation, Outcome};
+use crate::payment::{Kind, Operation, Outcome};
 use crate::settings::Settings;
 
 /// Something around the call to a channel.
@@ -30,6 +30,66 @@ pub trait Filter: Send + Sync {
 
     /// What it can tell of itself now, for metrics.
     fn readings(&self, now: Duration) -> Vec<Reading>;
+
+    /// Takes a state that an operator forces for a kind of operation until then, on the clock's scale; nothing lifts it.
+    /// Says whether it has states at all.
+    fn force(&self, _: Kind, _: Option<Force>, _: Duration) -> bool {
+        false
+    }
+
+    /// How it stands for each kind of operation that it has seen, where it has states.
+    fn stances(&self, _: Duration) -> Vec<Stance> {
+        Vec::new()
+    }
+}
+
+/// A state that an operator forces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Nothing passes.
+    Open,
+    /// Everything passes; it is counted but opens nothing.
+    Closed,
+    /// Everything passes, and nothing is counted.
+    Off,
+}
+
+impl Force {
+    /// Reads `open`, `closed` or `off`.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "open" => Some(Self::Open),
+            "closed" => Some(Self::Closed),
+            "off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How a filter with states stands for one kind of operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stance {
+    /// For which.
+    pub operation: Kind,
+    /// As in `half_open`: its own state, whatever is forced.
+    pub state: &'static str,
+    /// What counts instead.
+    pub forced: Option<Force>,
+    /// How long yet, where it was forced for a while.
+    pub forced_for: Option<Duration>,
+    /// How often it changed.
+    pub transitions: u64,
+    /// Why it changed last; empty when it never did.
+    pub reason: String,
 }
 
 /// A filter's memory, kept over reloads.

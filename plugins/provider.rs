@@ -15,6 +15,7 @@ pub mod wechat_v3;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
+use std::time::Duration;
 
 use self::bill::Bills;
 use crate::error::Error;
@@ -177,6 +178,10 @@ pub struct Row {
     pub verify: Need,
     /// Works out by what id the provider knows a key, from its file; `None` when only the `id` in `[keys]` tells.
     pub key_id: fn(&[u8]) -> Option<String>,
+    /// How long after a request "there is no such order" is not believed yet: the request may still be on its way inside.
+    pub settle_window: Duration,
+    /// What cannot be done without a client certificate in `[mtls]`, where some of it can.
+    pub without_mtls: Option<&'static str>,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
     pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
 }
@@ -184,8 +189,8 @@ pub struct Row {
 /// Whether something may or must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The provider cannot do without.
-    Required,
+    /// The provider cannot do without; what belongs there, and where one finds it.
+    Required(&'static str),
     /// It may be there.
     Optional,
     /// It has no meaning for this provider.
@@ -206,7 +211,7 @@ pub struct SecretField {
     /// Its key in `[keys]`.
     pub name: &'static str,
     /// Whether the provider cannot do without.
-    pub required: bool,
+    pub need: Need,
     /// Says what is wrong with a value, without repeating it.
     pub check: fn(&[u8]) -> Result<(), String>,
 }

@@ -105,14 +105,15 @@ impl<'a> Settings<'a> {
 
     /// The value of a key that must be there.
     pub fn required<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.required_as(key, T::EXPECTED)
+    }
+
+    /// The same; where it is missing, the advice says what belongs there and where one finds it.
+    pub fn required_as<T: Setting>(&mut self, key: &'static str, advice: &str) -> Option<T> {
         if !self.has(key) {
             self.asked.push(key);
             let path = self.path(key);
-            self.problems.push(
-                self.span(),
-                format!("`{path}` is missing"),
-                Some(format!("add `{key} = …`: {}", T::EXPECTED)),
-            );
+            self.problems.push(self.span(), format!("`{path}` is missing"), Some(format!("add `{key} = …`: {advice}")));
             return None;
         }
         self.optional(key)
@@ -132,10 +133,20 @@ impl<'a> Settings<'a> {
 
     /// The table under a key that must be there.
     pub fn required_section(&mut self, key: &'static str) -> Option<Settings<'a>> {
+        let advice = format!("add `[{}]`", self.path(key));
+        self.section_or(key, advice)
+    }
+
+    /// The same; where it is missing, the advice says what belongs there.
+    pub fn required_section_as(&mut self, key: &'static str, advice: &str) -> Option<Settings<'a>> {
+        self.section_or(key, format!("add `{key} = …`: {advice}"))
+    }
+
+    fn section_or(&mut self, key: &'static str, suggestion: String) -> Option<Settings<'a>> {
         if !self.has(key) {
             self.asked.push(key);
-            let path = self.path(key);
-            self.problems.push(self.span(), format!("the table `{path}` is missing"), Some(format!("add `[{path}]`")));
+            let message = format!("the table `{}` is missing", self.path(key));
+            self.problems.push(self.span(), message, Some(suggestion));
             return None;
         }
         self.section(key)

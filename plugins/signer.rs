@@ -1,6 +1,8 @@
 //! Algorithms with a key in them: a signer makes signatures, a verifier checks them.
 
+mod pem;
 pub mod rsa;
+pub mod sm2;
 
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +66,7 @@ pub type ReadVerifier = fn(&[u8]) -> Result<Arc<dyn Verifier>, KeyError>;
 /// Every algorithm that a channel may name.
 pub const ALGORITHMS: &[Algorithm] = &[
     Algorithm { name: "rsa-sha256", signer: rsa::signer, verifier: rsa::verifier },
+    Algorithm { name: "sm2-sm3", signer: sm2::signer, verifier: sm2::verifier },
     Algorithm { name: "rsa-sha1", signer: rsa::sha1::signer, verifier: rsa::sha1::verifier },
 ];
 

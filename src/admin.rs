@@ -1,5 +1,7 @@
 //! For operators and machines that watch: metrics, alive, ready.
 
+mod breakers;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::clock;
 use crate::config::generations::Kept;
 use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
+use crate::explain;
 use crate::gateway::Gateway;
 use crate::telemetry::METRICS;
 
@@ -54,10 +57,25 @@ impl ServeHttp for Admin {
                 Ok(number) => reported(self.reload.roll_back(number).await),
                 Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
+            (&Method::GET, "/breakers") => text(StatusCode::OK, PLAIN, breakers::listed(&self.gateway)),
+            (&Method::POST, "/breakers") => match breakers::force(&self.gateway, header.uri.query()) {
+                Ok(said) => text(StatusCode::OK, PLAIN, said),
+                Err(said) => text(StatusCode::BAD_REQUEST, PLAIN, said),
+            },
+            (&Method::GET, path) if path.starts_with("/explain/") => {
+                let Some(question) = explain::Question::read(path, header.uri.query()) else {
+                    return text(StatusCode::BAD_REQUEST, PLAIN, "write /explain/ORDER?merchant=NAME\n".to_owned());
+                };
+                match explain::answer(&self.gateway.ledger, &self.gateway.current.load(), &question).await {
+                    Ok(found) => text(StatusCode::OK, "application/json", found),
+                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{error}\n")),
+                }
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations or POST /reload /rollback\n".to_owned(),
+                "try GET /metrics /healthz /readyz /generations /breakers /explain/ORDER or POST /reload /rollback /breakers\n"
+                    .to_owned(),
             ),
         }
     }

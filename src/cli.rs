@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::LedgerPlace;
-use crate::{chaos, config, demo, keygen, ledger, routing, sandbox, server, sign};
+use crate::{chaos, config, demo, explain, keygen, ledger, routing, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -27,6 +27,7 @@ Examples:
   tollgate check --conf conf                  every mistake in a configuration, with file and line
   tollgate route --merchant shop --method wechat.native --amount 888
   tollgate run --conf conf                    serve
+  tollgate explain tea-1                      where is my money: what happened to this order, also while the gateway runs
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
   tollgate migrate data                       an embedded ledger into the PostgreSQL of conf/tollgate.toml
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long)]
         to: Option<u64>,
     },
+    /// Where is my money: everything that happened to a payment, with the evidence
+    Explain(explain::ExplainArgs),
     /// Which route a payment would take, and why
     Route(routing::RouteArgs),
     /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Check => return config::report::check_command(&conf),
         Command::Diff => config::operate::diff(&conf),
         Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
+        Command::Explain(arguments) => in_runtime(explain::run(&conf, &arguments)),
         Command::Route(arguments) => routing::run(&conf, &arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),

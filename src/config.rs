@@ -10,6 +10,7 @@ mod keys;
 mod ledger;
 mod merchant;
 pub mod operate;
+mod pfx;
 mod process;
 pub mod reload;
 pub mod report;
@@ -181,6 +182,10 @@ pub struct Channel {
     pub bills: Option<BillHosts>,
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
+    /// How long after a request "there is no such order" is not believed yet.
+    pub settle_window: Duration,
+    /// What it cannot do as it is configured, though that is no mistake.
+    pub note: Option<&'static str>,
     /// When it takes no new payments, each from a moment to another.
     pub maintenance: Vec<(Timestamp, Timestamp)>,
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use self::webhook::{Client, Reply};
 use crate::clock;
 use crate::config::{Current, Snapshot};
-use crate::ledger::{Delivery, Ledger};
+use crate::ledger::{Delivery, Ledger, What};
 use crate::telemetry::METRICS;
 
 /// The pauses before the second try, the third, and so on, in seconds: 5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h.
@@ -133,7 +133,7 @@ impl Worker {
         let snapshot = self.current.load_full();
         let merchant = delivery.event.subject.merchant.clone();
         let event = delivery.event.id.clone();
-        let next = self.attempt(&snapshot, &delivery).await;
+        let (next, why) = self.attempt(&snapshot, &delivery).await;
         let result = match &next {
             Next::Done(result) | Next::GiveUp(result) => *result,
             Next::Again(_) => "failed",
@@ -142,11 +142,19 @@ impl Worker {
         METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
         let now = clock::now();
         let had = matches!(next, Next::Done(_));
+        if let Some(why) = why {
+            let undelivered = vec![What::Undelivered { id: event.clone(), why }];
+            // What is written next waits for the disk, and takes this along.
+            if let Err(error) = self.ledger.note(&delivery.event.subject, undelivered, now).await {
+                tracing::warn!(%error, event, "the timeline misses that it was not taken");
+            }
+        }
         let written = match next {
-            Next::Done(_) => self.ledger.delivered(&event, now).await,
+            Next::Done("delivered") => self.ledger.delivered(&event, now).await,
+            Next::Done(why) => self.ledger.dropped(&event, why, now).await,
             Next::GiveUp(why) => {
                 tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
-                self.ledger.delivered(&event, now).await
+                self.ledger.dropped(&event, why, now).await
             }
             Next::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
             Next::Hold(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
@@ -157,15 +165,17 @@ impl Worker {
         had
     }
 
-    async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> Next {
+    /// What comes next, and what happened instead of a delivery.
+    async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> (Next, Option<String>) {
         let name = &delivery.event.subject.merchant;
         // A file that is missing now may be back soon.
         let Some(merchant) = snapshot.merchants.get(name) else {
-            return after(&Err("the merchant has no file".to_owned()), delivery.tries, clock::now(), 0.5);
+            let why = "the merchant has no file".to_owned();
+            return (after(&Err(why.clone()), delivery.tries, clock::now(), 0.5), Some(why));
         };
-        let Some(target) = &merchant.webhook else { return Next::Done("no_webhook") };
+        let Some(target) = &merchant.webhook else { return (Next::Done("no_webhook"), None) };
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
-            return Next::Hold(HELD);
+            return (Next::Hold(HELD), Some("the webhook said that it is gone (410)".to_owned()));
         }
         let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event).await;
         if let Ok(Reply { status: 410, .. }) = reply {
@@ -174,14 +184,15 @@ impl Worker {
                 "the webhook says it is gone (410): disabled until the merchant's file changes"
             );
             self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
-            return Next::Hold(HELD);
+            return (Next::Hold(HELD), Some("it answered 410".to_owned()));
         }
         let next = after(&reply, delivery.tries, clock::now(), rand::rng().random());
-        if !matches!(next, Next::Done(_)) {
-            let outcome = reply.map_or_else(|why| why, |reply| format!("it answered {}", reply.status));
-            tracing::info!(merchant = name, event = delivery.event.id, outcome, ?next, "an event was not delivered");
+        if matches!(next, Next::Done(_)) {
+            return (next, None);
         }
-        next
+        let outcome = reply.map_or_else(|why| why, |reply| format!("it answered {}", reply.status));
+        tracing::info!(merchant = name, event = delivery.event.id, outcome, ?next, "an event was not delivered");
+        (next, Some(outcome))
     }
 }
 

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
-use crate::clock::{SystemClock, stamp, unix_now};
+use crate::clock::{self, SystemClock, stamp, unix_now};
 use crate::config::Channel;
 use crate::keys::Keys;
+use crate::ledger::{Exchanged, Seen, Written};
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
 
@@ -35,30 +37,51 @@ impl Exchanger {
         &self.clock
     }
 
-    /// Asks the channel's provider, through the channel's filters, within `limit`.
-    pub async fn ask(&self, channel: &Arc<Channel>, operation: &Operation, limit: Duration) -> Result<Outcome, Error> {
+    /// Asks the channel's provider, through the channel's filters, within `limit`. What was sent and what came back is
+    /// added to `evidence`.
+    pub async fn ask(
+        &self,
+        channel: &Arc<Channel>,
+        operation: &Operation,
+        limit: Duration,
+        evidence: &mut Vec<Exchanged>,
+    ) -> Result<Outcome, Error> {
         let deadline = self.clock.now() + limit.min(channel.upstream.timeouts().total);
         let call = Call { channel: &channel.name, operation, clock: &self.clock, deadline };
-        let exchange = ChannelExchange { channel, keys: &self.keys };
-        Next::new(&channel.filters, &exchange).run(&call).await
+        let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
+        let result = Next::new(&channel.filters, &exchange).run(&call).await;
+        let mut seen = exchange.seen.into_inner();
+        if seen.is_empty() {
+            // A filter held it back.
+            let mut held = Exchanged::begun(operation.kind(), &channel.name, clock::now());
+            held.ended(&result);
+            seen.push(held);
+        }
+        evidence.append(&mut seen);
+        result
     }
 }
 
 struct ChannelExchange<'a> {
     channel: &'a Arc<Channel>,
     keys: &'a Keys,
+    /// Each time that it was run.
+    seen: Mutex<Vec<Exchanged>>,
 }
 
 #[async_trait]
 impl Exchange for ChannelExchange<'_> {
     async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         let started = call.clock.now();
-        let result = self.once(call).await;
+        let mut seen = Exchanged::begun(call.operation.kind(), call.channel, clock::now());
+        let result = self.once(call, &mut seen).await;
+        let took = call.clock.now().saturating_sub(started);
+        seen.ended(&result);
+        self.seen.lock().push(seen);
         let operation = call.operation.kind().as_str();
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
         METRICS.exchanges_total.with_label_values(&[call.channel, operation, code]).inc();
-        let seconds = call.clock.now().saturating_sub(started).as_secs_f64();
-        METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(seconds);
+        METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(took.as_secs_f64());
         if let Err(error) = &result {
             tracing::info!(channel = call.channel, operation, %error, "exchange");
         }
@@ -67,7 +90,7 @@ impl Exchange for ChannelExchange<'_> {
 }
 
 impl ChannelExchange<'_> {
-    async fn once(&self, call: &Call<'_>) -> Result<Outcome, Error> {
+    async fn once(&self, call: &Call<'_>, seen: &mut Exchanged) -> Result<Outcome, Error> {
         let stamp = stamp();
         let request = match self.prepare(call.operation, &stamp).await? {
             Encoded::Answer(outcome) => return Ok(outcome),
@@ -77,8 +100,21 @@ impl ChannelExchange<'_> {
         if left.is_zero() {
             return Err(Error::NotSent("the time for this request is over".to_owned()));
         }
-        let answer = self.channel.upstream.send(&request, left).await.map_err(unanswered)?;
-        self.read(call.operation, answer, &stamp).await
+        let sent = call.clock.now();
+        seen.sent_at = clock::now();
+        let answer = self.channel.upstream.send(&request, left).await;
+        let took = call.clock.now().saturating_sub(sent);
+        seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let answer = answer.map_err(|error| {
+            if matches!(error, SendError::MaybeSent(_)) {
+                seen.written = Written::Maybe;
+            }
+            unanswered(error)
+        })?;
+        seen.written = Written::Yes;
+        seen.http_status = Some(answer.status.as_u16());
+        let bytes = seen.answer.insert(Seen::of(&answer.body));
+        self.read(call.operation, answer, &stamp, &mut bytes.key_id).await
     }
 
     /// Encodes and signs on this thread, or beside it when the key is so long that other requests would feel it.
@@ -92,10 +128,19 @@ impl ChannelExchange<'_> {
             .unwrap_or_else(|_| Err(Error::NotSent("signing failed".to_owned())))
     }
 
-    async fn read(&self, operation: &Operation, answer: Answer, stamp: &Stamp) -> Result<Outcome, Error> {
+    async fn read(
+        &self,
+        operation: &Operation,
+        answer: Answer,
+        stamp: &Stamp,
+        key_id: &mut Option<String>,
+    ) -> Result<Outcome, Error> {
         let provider = &self.channel.provider;
         match verified(self.channel, self.keys, &answer).await {
-            Ok(reply) => provider.decode(operation, answer.status, reply, signing(self.channel, stamp)),
+            Ok(reply) => {
+                *key_id = Some(reply.key_id().to_owned());
+                provider.decode(operation, answer.status, reply, signing(self.channel, stamp))
+            }
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
             Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),

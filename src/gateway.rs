@@ -6,6 +6,7 @@ mod form;
 mod pay;
 mod query;
 mod refund;
+mod timeline;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::access::{Access, Denied, Head, Limits};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
-use crate::ledger::{Answer, Claimed, Ledger, LedgerError, MoneyState, Payment, Record, Refund};
+use crate::ledger::{Answer, Claimed, Exchanged, Ledger, LedgerError, MoneyState, Payment, Record, Refund};
 use crate::notify;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
@@ -124,9 +125,15 @@ impl Gateway {
     }
 
     /// Sends what was claimed, if the claim is this process's still: another may be finding out already what became of it.
-    async fn execute(&self, channel: &Arc<Channel>, what: &Operation, limit: Duration) -> Result<Outcome, Error> {
+    async fn execute(
+        &self,
+        channel: &Arc<Channel>,
+        what: &Operation,
+        limit: Duration,
+        evidence: &mut Vec<Exchanged>,
+    ) -> Result<Outcome, Error> {
         match self.ledger.may_send() {
-            Ok(()) => self.exchanger.ask(channel, what, limit).await,
+            Ok(()) => self.exchanger.ask(channel, what, limit, evidence).await,
             Err(error) => Err(Error::NotSent(error.to_string())),
         }
     }
@@ -142,6 +149,7 @@ impl Gateway {
         match segments.as_slice() {
             ["v1", "payments"] if post => ("create_payment", pay::create(self, &asked).await),
             ["v1", "payments", order] if get => ("query_payment", query::payment(self, &asked, order).await),
+            ["v1", "payments", order, "timeline"] if get => ("timeline", timeline::show(self, &asked, order).await),
             ["v1", "payments", order, "close"] if post => ("close_payment", close::close(self, &asked, order).await),
             ["v1", "payments", order, "refunds"] if post => {
                 ("create_refund", refund::create(self, &asked, order).await)
@@ -155,7 +163,7 @@ impl Gateway {
             ["v1", "channels", _, "bills", _]
             | ["v1", "payments"]
             | ["v1", "payments", _]
-            | ["v1", "payments", _, "close" | "refunds"]
+            | ["v1", "payments", _, "close" | "refunds" | "timeline"]
             | ["v1", "payments", _, "refunds", _] => {
                 let detail = "This path exists, but not for this method.";
                 let status = StatusCode::METHOD_NOT_ALLOWED;

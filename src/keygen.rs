@@ -6,7 +6,6 @@ mod unionpay;
 mod wechat_v2;
 mod wechat_v3;
 
-use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -22,6 +21,7 @@ use rand::Rng;
 
 use self::unionpay::SignMethod;
 use crate::config::file::is_name;
+use crate::pem;
 
 /// A secret with which a merchant signs its requests: 32 random bytes in base64url.
 pub fn merchant_secret() -> String {
@@ -48,8 +48,8 @@ pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
     let private = pair.as_der().map_err(failed)?;
     let public = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).map_err(failed)?;
     Ok(RsaKeyPairPem {
-        private_key: pem("PRIVATE KEY", private.as_ref()),
-        public_key: pem("PUBLIC KEY", public.as_ref()),
+        private_key: pem::write("PRIVATE KEY", private.as_ref()),
+        public_key: pem::write("PUBLIC KEY", public.as_ref()),
     })
 }
 
@@ -186,17 +186,6 @@ fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
 
 fn digits(count: usize) -> String {
     (0..count).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let base64 = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in base64.as_bytes().chunks(64) {
-        text.extend(line.iter().map(|byte| char::from(*byte)));
-        text.push('\n');
-    }
-    let _ = writeln!(text, "-----END {label}-----");
-    text
 }
 
 /// Readable by its owner alone: most of these files hold keys.

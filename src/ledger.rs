@@ -25,6 +25,7 @@ mod rules;
 mod searches;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod transaction;
 
 use std::path::Path;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tollgate_plugins::payment::Event as ProviderEvent;
 
 use self::about::About;
 use self::engine::Durability::{Applied, Durable};
@@ -43,6 +43,7 @@ pub use self::postgres::Address;
 pub use self::records::*;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
+pub use self::timeline::*;
 use crate::clock;
 
 /// The ledger. Clones share it.
@@ -90,21 +91,24 @@ impl Ledger {
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
     pub async fn moved_to(
         &self,
-        ticket: &Ticket,
+        ticket: &mut Ticket,
         channel: &str,
         account: &str,
         now: Timestamp,
     ) -> Result<Payment, LedgerError> {
         let (claim, channel, account) = (ticket.claim, channel.to_owned(), account.to_owned());
-        let about = About::subject(&ticket.subject);
-        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, claim, channel, account, now)).await
+        let (about, evidence) = (About::subject(&ticket.subject), std::mem::take(&mut ticket.evidence));
+        let work =
+            move |tx: &mut transaction::Transaction<'_>| claims::moved_to(tx, claim, channel, account, evidence, now);
+        self.engine.write(Durable, about, work).await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made. If something was
     /// heard of the payment or refund meanwhile, it stays and the provider is asked.
     pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
         let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
-        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, clock::now())).await?;
+        let evidence = std::mem::take(&mut ticket.evidence);
+        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, evidence, clock::now())).await?;
         ticket.held.done();
         Ok(())
     }
@@ -122,22 +126,52 @@ impl Ledger {
         answer: impl FnOnce(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
         let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
-        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, claim, &news, now, answer);
+        let heard = Heard { news, evidence: std::mem::take(&mut ticket.evidence) };
+        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, claim, heard, now, answer);
         let settled = self.engine.write(Applied, about, work).await?;
         ticket.held.done();
         Ok(settled)
     }
 
     /// Takes in what the provider answered to a question. `None`: there is no such payment or refund.
-    pub async fn apply(&self, subject: &Subject, news: News, now: Timestamp) -> Result<Option<Record>, LedgerError> {
-        let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| changes::apply(tx, &subject, &news, now)).await
+    pub async fn apply(
+        &self,
+        subject: &Subject,
+        heard: impl Into<Heard>,
+        now: Timestamp,
+    ) -> Result<Option<Record>, LedgerError> {
+        let (about, subject, heard) = (About::subject(subject), subject.clone(), heard.into());
+        self.engine.write(Durable, about, move |tx| changes::apply(tx, &subject, heard, now)).await
     }
 
     /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
-    pub async fn record(&self, channel: &str, event: ProviderEvent, now: Timestamp) -> Result<Recorded, LedgerError> {
-        let (about, channel) = (About::Number(event.order_number.clone()), channel.to_owned());
-        self.engine.write(Durable, about, move |tx| changes::record(tx, &channel, &event, now)).await
+    pub async fn record(&self, channel: &str, told: impl Into<Told>, now: Timestamp) -> Result<Recorded, LedgerError> {
+        let (channel, told) = (channel.to_owned(), told.into());
+        let about = About::Number(told.event.order_number.clone());
+        self.engine.write(Durable, about, move |tx| changes::record(tx, &channel, &told, now)).await
+    }
+
+    /// Adds to the timeline what changed nothing. Does not wait for the disk: what is lost in a power cut was no news.
+    pub async fn note(&self, subject: &Subject, notes: Vec<What>, now: Timestamp) -> Result<(), LedgerError> {
+        let (about, subject) = (About::subject(subject), subject.clone());
+        self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes, now)).await
+    }
+
+    /// A payment as it stands, and everything that is known to have happened to it.
+    pub async fn timeline(&self, merchant: &str, order_id: &str) -> Result<Option<(Payment, Timeline)>, LedgerError> {
+        let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
+        let look = move |from: &dyn transaction::Read| {
+            let Some(kept) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
+            Ok(Some((kept.row.payment, timeline::read(&from, kept.id)?)))
+        };
+        self.engine.read(look).await
+    }
+
+    /// The payments that a person may mean: each of these merchants' with this order id, and the one that the provider
+    /// knows by this number.
+    pub async fn lives(&self, named: &str, merchants: Vec<String>) -> Result<Vec<Life>, LedgerError> {
+        let named = named.to_owned();
+        self.engine.read(move |from| timeline::lives(&from, &named, &merchants)).await
     }
 
     /// A payment as it stands.
@@ -180,10 +214,19 @@ impl Ledger {
         self.engine.due_deliveries(now, limit, free, under_way).await
     }
 
-    /// The merchant has the event, or it is given up: the next of the same payment is due.
+    /// The merchant has the event: the next of the same payment is due.
     pub async fn delivered(&self, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
+        self.delivery_ended(event_id, None, now).await
+    }
+
+    /// The merchant does not have the event and it is not sent any more: the next of the same payment is due.
+    pub async fn dropped(&self, event_id: &str, why: &str, now: Timestamp) -> Result<(), LedgerError> {
+        self.delivery_ended(event_id, Some(why.to_owned()), now).await
+    }
+
+    async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
         let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::delivered(tx, &event_id, now)).await
+        self.engine.write(Durable, about, move |tx| outbox::ended(tx, &event_id, dropped, now)).await
     }
 
     /// The merchant did not take the event: it is due again then.

@@ -11,7 +11,7 @@ use tollgate_plugins::provider::{BadSignature, Provider, Source};
 use crate::clock::{self, unix_now};
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, Incoming, Served};
-use crate::ledger::Recorded;
+use crate::ledger::{Recorded, Seen, Told};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
 
@@ -98,6 +98,7 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             return Verdict::BadSignature;
         }
     };
+    let seen = Seen { key_id: Some(verified.key_id().to_owned()), ..Seen::of(&incoming.body) };
     let event = match provider.decode_notification(verified) {
         Ok(event) => event,
         Err(error) => {
@@ -109,7 +110,7 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         tracing::error!(channel = channel.name, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
     }
-    match gateway.ledger.record(&channel.name, event, clock::now()).await {
+    match gateway.ledger.record(&channel.name, Told { event, seen: Some(seen) }, clock::now()).await {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             Verdict::Recorded

@@ -22,11 +22,11 @@ use self::places::{PLACES, Places};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question};
-use crate::ledger::{LedgerError, News, Record, Search, Subject};
+use crate::ledger::{Exchanged, Heard, LedgerError, News, Record, Search, Subject, What};
 use crate::telemetry::METRICS;
 
-/// How long after the request "not known" is not yet believed.
-const SETTLE_WINDOW: SignedDuration = SignedDuration::from_secs(30);
+/// The settle window of a channel that is configured no more: as long as any provider's.
+const SETTLE_WINDOW: Duration = Duration::from_secs(300);
 /// "Not known" is believed when it was said this often after the settle window.
 const ABSENT_ENOUGH: u32 = 2;
 /// The first pause between two questions; doubles each time.
@@ -74,14 +74,18 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let Some(search) = search_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
-    let (subject, answered) = ask(gateway, &snapshot, &record, &search).await;
+    let mut evidence = Vec::new();
+    let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
     let now = clock::now();
     if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
     }
-    let next = after(search, &record, &answered.result, now, gateway.exchanger.clock().random());
-    if let Err(error) = write(gateway, &record, &subject, answered, next, now).await {
+    let settle_window =
+        snapshot.channels.get(channel_of(&record)).map_or(SETTLE_WINDOW, |channel| channel.settle_window);
+    let random = gateway.exchanger.clock().random();
+    let next = after(search, &record, &answered.result, settle_window, now, random);
+    if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
         // It is still due: without a pause the provider would be asked again at once.
         tokio::time::sleep(FIRST_PAUSE).await;
@@ -96,10 +100,16 @@ struct Answered {
 }
 
 /// Asks how it stands; what is open and should not be is closed.
-async fn ask(gateway: &Gateway, snapshot: &Snapshot, record: &Record, search: &Search) -> (Subject, Answered) {
+async fn ask(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    record: &Record,
+    search: &Search,
+    evidence: &mut Vec<Exchanged>,
+) -> (Subject, Answered) {
     let (subject, asked) = match question(gateway, snapshot, record).await {
         (subject, Ok((channel, operation))) => {
-            (subject, put(gateway, channel, &operation).await.map(|it| (channel, it)))
+            (subject, put(gateway, channel, &operation, evidence).await.map(|it| (channel, it)))
         }
         (subject, Err(error)) => (subject, Err(error)),
     };
@@ -115,11 +125,16 @@ async fn ask(gateway: &Gateway, snapshot: &Snapshot, record: &Record, search: &S
     if gateway.ledger.searched(&subject, Some(marked)).await.is_err() {
         return (subject, Answered { result: Ok(outcome), is_close: false });
     }
-    (subject, Answered { result: put(gateway, channel, &close).await, is_close: true })
+    (subject, Answered { result: put(gateway, channel, &close, evidence).await, is_close: true })
 }
 
-async fn put(gateway: &Gateway, channel: &Arc<Channel>, operation: &Operation) -> Result<Outcome, Error> {
-    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total).await
+async fn put(
+    gateway: &Gateway,
+    channel: &Arc<Channel>,
+    operation: &Operation,
+    evidence: &mut Vec<Exchanged>,
+) -> Result<Outcome, Error> {
+    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total, evidence).await
 }
 
 /// What takes back a payment that is open and should not be.
@@ -135,6 +150,7 @@ async fn write(
     record: &Record,
     subject: &Subject,
     answered: Answered,
+    evidence: Vec<Exchanged>,
     next: Next,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -143,7 +159,7 @@ async fn write(
     match answered.result {
         Ok(outcome) => {
             let is_closed = answered.is_close && outcome.status == Status::Closed;
-            let after = ledger.apply(subject, News::Outcome(outcome), now).await?;
+            let after = ledger.apply(subject, Heard { news: News::Outcome(outcome), evidence }, now).await?;
             if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
                 ledger.mismatch(subject, now).await?;
@@ -151,6 +167,8 @@ async fn write(
         }
         Err(error) => {
             tracing::info!(order_id, %error, "the outcome is still open");
+            // What is written next waits for the disk, and takes this along.
+            ledger.note(subject, What::exchanges(evidence), now).await?;
             if let Error::Mismatch(_) = error {
                 ledger.mismatch(subject, now).await?;
             }
@@ -163,7 +181,9 @@ async fn write(
         Next::Again(search) => {
             if search.needs_person && !search_of(record).is_some_and(|before| before.needs_person) {
                 METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
-                tracing::error!(order_id, "the outcome stays unknown: a person must look at it");
+                let why = "the outcome stays unknown: a person must look at it";
+                tracing::error!(order_id, why);
+                ledger.note(subject, vec![What::NeedsPerson { why: why.to_owned() }], now).await?;
             }
             ledger.searched(subject, Some(search)).await?;
         }
@@ -183,7 +203,15 @@ enum Next {
     Again(Search),
 }
 
-fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: Timestamp, chance: f64) -> Next {
+fn after(
+    search: Search,
+    record: &Record,
+    result: &Result<Outcome, Error>,
+    settle_window: Duration,
+    now: Timestamp,
+    chance: f64,
+) -> Next {
+    let settle_window = SignedDuration::try_from(settle_window).unwrap_or(SignedDuration::from_hours(24));
     let age = now.duration_since(search.since);
     let was_pending = status_of(record) == Status::Pending;
     let is_waited_for = (search.closing || is_scanned(record)) && age < WAITED_FOR;
@@ -192,7 +220,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
         return Next::Known;
     }
     let is_absent = matches!(result, Err(Error::Absent(_)));
-    let absent = if is_absent && !was_pending && age >= SETTLE_WINDOW { search.absent + 1 } else { 0 };
+    let absent = if is_absent && !was_pending && age >= settle_window { search.absent + 1 } else { 0 };
     let absent = if is_absent { absent } else { search.absent };
     if absent >= ABSENT_ENOUGH {
         return Next::NeverHappened;
@@ -202,7 +230,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
     }
     let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(search.asked.min(20)).unwrap_or(u32::MAX));
     let doubled = doubled.min(LONGEST_PAUSE);
-    let until_settled = Duration::try_from(SETTLE_WINDOW - age).unwrap_or_default();
+    let until_settled = Duration::try_from(settle_window - age).unwrap_or_default();
     let wanted = if is_waited_for && (still_open || was_pending) {
         WAITED_FOR_PAUSE
     } else if was_pending {
@@ -216,7 +244,7 @@ fn after(search: Search, record: &Record, result: &Result<Outcome, Error>, now: 
         doubled.min(until_settled.max(FIRST_PAUSE))
     };
     // From three quarters to five quarters, so that what became open together is not asked about together.
-    let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SETTLE_WINDOW);
+    let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SignedDuration::from_secs(30));
     Next::Again(Search {
         due: now.checked_add(pause).unwrap_or(now),
         asked: search.asked.saturating_add(1),
@@ -268,6 +296,7 @@ mod tests {
     use super::*;
     use crate::ledger::a_payment;
 
+    const WINDOW: Duration = Duration::from_secs(30);
     const START: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn search() -> Search {
@@ -298,23 +327,23 @@ mod tests {
     #[test]
     fn not_known_is_believed_after_the_settle_window_and_twice() {
         let unknown = payment(Status::Unknown);
-        let early = again(after(search(), &unknown, &absent(), seconds(29), 0.5));
+        let early = again(after(search(), &unknown, &absent(), WINDOW, seconds(29), 0.5));
         assert_eq!(early.absent, 0, "too early to count");
-        let once = again(after(early, &unknown, &absent(), seconds(31), 0.5));
+        let once = again(after(early, &unknown, &absent(), WINDOW, seconds(31), 0.5));
         assert_eq!(once.absent, 1);
-        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), seconds(35), 0.5));
+        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), WINDOW, seconds(35), 0.5));
         assert_eq!(unclear.absent, 1, "what says nothing takes nothing back");
-        assert_eq!(after(unclear, &unknown, &absent(), seconds(40), 0.5), Next::NeverHappened);
+        assert_eq!(after(unclear, &unknown, &absent(), WINDOW, seconds(40), 0.5), Next::NeverHappened);
     }
 
     #[test]
     fn of_what_was_confirmed_not_known_proves_nothing() {
         let mut state = search();
         for at in [400, 1000, 2000, 100_000] {
-            state = again(after(state, &payment(Status::Pending), &absent(), seconds(at), 0.5));
+            state = again(after(state, &payment(Status::Pending), &absent(), WINDOW, seconds(at), 0.5));
         }
         let end = seconds(31 * 24 * 3600);
-        assert_eq!(after(state, &payment(Status::Pending), &absent(), end, 0.5), Next::Enough);
+        assert_eq!(after(state, &payment(Status::Pending), &absent(), WINDOW, end, 0.5), Next::Enough);
     }
 
     #[test]
@@ -323,12 +352,12 @@ mod tests {
         let mut state = search();
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            state = again(after(state, &unknown, &trouble, START, 0.5));
+            state = again(after(state, &unknown, &trouble, WINDOW, START, 0.5));
             pauses.push(state.due.duration_since(START).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let low = again(after(search(), &unknown, &trouble, START, 0.0)).due;
-        let high = again(after(search(), &unknown, &trouble, START, 0.999)).due;
+        let low = again(after(search(), &unknown, &trouble, WINDOW, START, 0.0)).due;
+        let high = again(after(search(), &unknown, &trouble, WINDOW, START, 0.999)).due;
         assert!(low < high);
     }
 
@@ -336,20 +365,20 @@ mod tests {
     fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
         let trouble = Err(Error::unclear("x"));
         let later = seconds(25 * 3600);
-        assert!(again(after(search(), &payment(Status::Unknown), &trouble, later, 0.5)).needs_person);
-        assert!(!again(after(search(), &payment(Status::Pending), &trouble, later, 0.5)).needs_person);
+        assert!(again(after(search(), &payment(Status::Unknown), &trouble, WINDOW, later, 0.5)).needs_person);
+        assert!(!again(after(search(), &payment(Status::Pending), &trouble, WINDOW, later, 0.5)).needs_person);
     }
 
     #[test]
     fn what_is_pending_is_asked_about_ever_more_seldom() {
         let pending = Ok(Outcome::of(Status::Pending));
         for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
-            let next = after(search(), &payment(Status::Pending), &pending, seconds(age), 0.5);
+            let next = after(search(), &payment(Status::Pending), &pending, WINDOW, seconds(age), 0.5);
             assert_eq!(pause(next, seconds(age)), wanted);
         }
-        assert_eq!(after(search(), &payment(Status::Unknown), &pending, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Unknown), &pending, WINDOW, seconds(5), 0.5), Next::Known);
         let paid = Ok(Outcome::of(Status::Succeeded));
-        assert_eq!(after(search(), &payment(Status::Pending), &paid, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Pending), &paid, WINDOW, seconds(5), 0.5), Next::Known);
     }
 
     #[test]
@@ -364,14 +393,17 @@ mod tests {
         assert!(matches!(closing(&open, &wanted, &pending), Some(Operation::Close(_))));
         assert_eq!(closing(&open, &wanted, &Outcome::of(Status::Closed)), None);
         assert_eq!(
-            pause(after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), START, 0.5), START),
+            pause(
+                after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), WINDOW, START, 0.5),
+                START
+            ),
             3
         );
         if scanned.is_some() {
             let fresh = Search { since: Timestamp::now(), ..search() };
             assert_eq!(closing(&till, &fresh, &pending), None, "the payer may be typing");
             assert!(closing(&till, &search(), &pending).is_some());
-            assert_eq!(pause(after(search(), &till, &Ok(pending), START, 0.5), START), 3);
+            assert_eq!(pause(after(search(), &till, &Ok(pending), WINDOW, START, 0.5), START), 3);
         }
     }
 }

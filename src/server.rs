@@ -66,7 +66,8 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
 }
 
-fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
+/// Opens the ledger, or says in words why it cannot be opened.
+pub(crate) fn open_ledger(place: &LedgerPlace) -> Result<Ledger, String> {
     match place {
         LedgerPlace::Embedded(path) => Ledger::open(path)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),

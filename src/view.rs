@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tollgate_plugins::payment::{Action, Method, Money, Status};
 
-use crate::ledger::{MoneyState, Payment, Refund};
+use crate::ledger::{Entry, MoneyState, Payment, Refund, Timeline};
 
 #[derive(Serialize)]
 struct PaymentView<'a> {
@@ -46,6 +46,29 @@ struct RefundView<'a> {
     updated_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     refunded_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct TimelineView<'a> {
+    order_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    /// The number that the provider knows it by.
+    provider_order_number: &'a str,
+    entries: &'a [Entry],
+    left_out: u64,
+}
+
+/// A payment's timeline, ready to be serialized.
+pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl Serialize + 'a {
+    TimelineView {
+        order_id: &payment.order_id,
+        status: payment.status,
+        money_state: payment.money_state,
+        provider_order_number: &payment.number,
+        entries: &timeline.entries,
+        left_out: timeline.left_out,
+    }
 }
 
 /// A payment, ready to be serialized.

@@ -5,35 +5,26 @@
 //! permits; when so many calls succeeded it closes, at the first failure it opens again and sleeps twice as long.
 //!
 //! Each kind of operation has its own breaker: when payments are stopped, the truth about earlier ones can still be asked.
+//! An operator may force a state, by the file or for a while by the admin port.
 
+mod numbers;
 mod window;
 
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
+use self::numbers::Numbers;
 use self::window::Window;
 use super::*;
 use crate::payment::Kind;
 
-/// The sleep window never grows beyond this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// The sleep window is scattered by this part up and down, so that machines do not probe together.
 const SCATTER: f64 = 0.2;
 
 struct Breaker {
     numbers: Numbers,
     memory: Arc<Memory>,
-}
-
-/// What the file says.
-#[derive(Clone, Copy, Debug)]
-struct Numbers {
-    request_volume_threshold: u32,
-    error_threshold_percentage: u32,
-    rolling_window: Duration,
-    sleep_window: Duration,
-    half_open_permits: u32,
 }
 
 /// What outlives a reload.
@@ -47,6 +38,10 @@ struct Cell {
     /// How often in a row it opened without closing.
     reopened: u32,
     transitions: u64,
+    /// What an operator forced, and until when.
+    forced: Option<(Force, Duration)>,
+    /// Why it changed last.
+    reason: String,
     /// How many probes there were; each has its number of its own, so that a late one is taken for no other.
     probes: u64,
 }
@@ -64,36 +59,7 @@ struct Probe {
 }
 
 pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
-    let before = settings.problems().len();
-    let numbers = Numbers {
-        request_volume_threshold: settings.or("request_volume_threshold", 20),
-        error_threshold_percentage: settings.or("error_threshold_percentage", 50),
-        rolling_window: settings.or("rolling_window", Duration::from_secs(10)),
-        sleep_window: settings.or("sleep_window", Duration::from_secs(5)),
-        half_open_permits: settings.or("half_open_permits", 5),
-    };
-    let wrong = |key: &str, message: &str| settings.problem(key, message, None);
-    if numbers.request_volume_threshold == 0 {
-        wrong(
-            "request_volume_threshold",
-            "`request_volume_threshold` must be at least 1: with 0 an idle channel would open",
-        );
-    }
-    if !(1..=100).contains(&numbers.error_threshold_percentage) {
-        wrong("error_threshold_percentage", "`error_threshold_percentage` must be from 1 to 100");
-    }
-    if numbers.rolling_window < Duration::from_millis(100) {
-        wrong("rolling_window", "`rolling_window` must be at least 100ms: it is kept in 10 parts");
-    }
-    if numbers.sleep_window.is_zero() || numbers.sleep_window > LONGEST_SLEEP {
-        wrong("sleep_window", "`sleep_window` must be more than 0 and at most 60s, to which it doubles");
-    }
-    if numbers.half_open_permits == 0 {
-        wrong("half_open_permits", "`half_open_permits` must be at least 1: with 0 it could never close");
-    }
-    if settings.problems().len() > before {
-        return None;
-    }
+    let numbers = Numbers::read(settings)?;
     let memory = state.and_then(|state| state.downcast::<Memory>().ok()).unwrap_or_default();
     Some(Arc::new(Breaker { numbers, memory }))
 }
@@ -106,28 +72,50 @@ impl Filter for Breaker {
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
         let kind = call.operation.kind();
-        let ticket = self.admit(call, kind)?;
         // Gives the permit back if this call is dropped before it ends.
-        let mut guard = Guard { memory: &self.memory, kind, ticket: Some(ticket) };
+        let mut guard = Guard { memory: &self.memory, kind, ticket: self.admit(call, kind)? };
+        let start = call.clock.now();
         let result = next.run(call).await;
         if let Some(ticket) = guard.ticket.take() {
-            self.count(call, kind, ticket, verdict(&result));
+            let took = call.clock.now().saturating_sub(start);
+            self.count(call, kind, ticket, verdict(&result), self.numbers.is_slow(took));
         }
         result
+    }
+
+    fn force(&self, kind: Kind, force: Option<Force>, until: Duration) -> bool {
+        let mut memory = self.memory.lock();
+        let cell = memory.entry(kind).or_insert_with(|| Cell::new(self.numbers.rolling_window));
+        cell.forced = force.map(|force| (force, until));
+        true
+    }
+
+    fn stances(&self, now: Duration) -> Vec<Stance> {
+        let memory = self.memory.lock();
+        let tell = |(kind, cell): (&Kind, &Cell)| Stance {
+            operation: *kind,
+            state: cell.state.name(),
+            forced: self.forced(cell, *kind, now),
+            forced_for: cell.forced.map(|(_, until)| until.saturating_sub(now)).filter(|left| !left.is_zero()),
+            transitions: cell.transitions,
+            reason: cell.reason.clone(),
+        };
+        memory.iter().map(tell).collect()
     }
 
     fn state(&self) -> State {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<Reading> {
+    fn readings(&self, now: Duration) -> Vec<Reading> {
         let memory = self.memory.lock();
         let tell = |(kind, cell): (&Kind, &Cell)| {
             let operation = Some(kind.as_str());
-            let value = match cell.state {
-                Phase::Closed(_) => 0.0,
-                Phase::HalfOpen { .. } => 1.0,
-                Phase::Open { .. } => 2.0,
+            let value = match (self.forced(cell, *kind, now), &cell.state) {
+                (Some(Force::Open), _) => 2.0,
+                (Some(Force::Closed | Force::Off), _) | (None, Phase::Closed(_)) => 0.0,
+                (None, Phase::HalfOpen { .. }) => 1.0,
+                (None, Phase::Open { .. }) => 2.0,
             };
             [
                 Reading { name: "breaker_state", operation, value },
@@ -161,10 +149,30 @@ fn verdict(result: &Result<Outcome, Error>) -> Verdict {
 }
 
 impl Breaker {
-    fn admit(&self, call: &Call<'_>, kind: Kind) -> Result<Ticket, Error> {
+    /// The state that counts instead of its own: what was forced for a while, or else what the file says. That stops no
+    /// queries, so that the truth about what was sent can be found.
+    fn forced(&self, cell: &Cell, kind: Kind, now: Duration) -> Option<Force> {
+        let for_a_while = cell.forced.filter(|(_, until)| now < *until).map(|(force, _)| force);
+        let by_file = self.numbers.force.filter(|force| *force != Force::Open || !kind.is_query());
+        for_a_while.or(by_file)
+    }
+
+    /// A ticket for what is counted; nothing for what passes uncounted.
+    fn admit(&self, call: &Call<'_>, kind: Kind) -> Result<Option<Ticket>, Error> {
         let now = call.clock.now();
         let mut memory = self.memory.lock();
         let cell = memory.entry(kind).or_insert_with(|| Cell::new(self.numbers.rolling_window));
+        match self.forced(cell, kind, now) {
+            Some(Force::Off) => return Ok(None),
+            Some(Force::Open) => {
+                let left = cell.forced.map(|(_, until)| until.saturating_sub(now)).filter(|left| !left.is_zero());
+                let seconds = left.unwrap_or(self.numbers.sleep_window).as_secs().max(1);
+                let why = format!("the breaker of the channel `{}` is forced open for {}", call.channel, kind.as_str());
+                return Err(Error::Held { why, retry_after: seconds });
+            }
+            Some(Force::Closed) if !matches!(cell.state, Phase::Closed(_)) => return Ok(None),
+            Some(Force::Closed) | None => {}
+        }
         if matches!(cell.state, Phase::Open { until } if now >= until) {
             cell.change(Phase::HalfOpen { succeeded: 0, probes: Vec::new() }, call, "the sleep window is over");
         }
@@ -174,7 +182,7 @@ impl Breaker {
             Error::Held { why, retry_after: seconds.max(1) }
         };
         match &mut cell.state {
-            Phase::Closed(_) => Ok(Ticket { epoch: cell.epoch, probe: None }),
+            Phase::Closed(_) => Ok(Some(Ticket { epoch: cell.epoch, probe: None })),
             Phase::Open { until } => Err(held(*until)),
             Phase::HalfOpen { succeeded, probes } => {
                 probes.retain(|probe| probe.expires > now);
@@ -185,25 +193,21 @@ impl Breaker {
                 let id = cell.probes;
                 cell.probes += 1;
                 probes.push(Probe { id, expires: call.deadline });
-                Ok(Ticket { epoch: cell.epoch, probe: Some(id) })
+                Ok(Some(Ticket { epoch: cell.epoch, probe: Some(id) }))
             }
         }
     }
 
-    fn count(&self, call: &Call<'_>, kind: Kind, ticket: Ticket, verdict: Verdict) {
+    fn count(&self, call: &Call<'_>, kind: Kind, ticket: Ticket, verdict: Verdict, is_slow: bool) {
         let now = call.clock.now();
         let mut memory = self.memory.lock();
         let Some(cell) = memory.get_mut(&kind).filter(|cell| cell.epoch == ticket.epoch) else { return };
+        let is_forced = self.forced(cell, kind, now).is_some();
         match &mut cell.state {
             Phase::Closed(window) if verdict != Verdict::Silent => {
                 window.resize(self.numbers.rolling_window);
-                window.add(now, verdict == Verdict::Failed);
-                let (total, failed) = window.sums(now);
-                let enough = total >= self.numbers.request_volume_threshold;
-                if enough
-                    && u64::from(failed) * 100 >= u64::from(total) * u64::from(self.numbers.error_threshold_percentage)
-                {
-                    let reason = format!("{failed} of {total} calls failed within {:?}", self.numbers.rolling_window);
+                window.add(now, verdict == Verdict::Failed, is_slow);
+                if let Some(reason) = self.numbers.too_much(&window.sums(now)).filter(|_| !is_forced) {
                     self.open(cell, call, &reason);
                 }
             }
@@ -213,6 +217,7 @@ impl Breaker {
                 match verdict {
                     Verdict::Silent => {}
                     Verdict::Failed => self.open(cell, call, "a probe failed"),
+                    Verdict::Healthy if is_slow => self.open(cell, call, "a probe was slow"),
                     Verdict::Healthy => {
                         *succeeded += 1;
                         if *succeeded >= self.numbers.half_open_permits {
@@ -231,7 +236,7 @@ impl Breaker {
     }
 
     fn open(&self, cell: &mut Cell, call: &Call<'_>, reason: &str) {
-        let doubled = self.numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(LONGEST_SLEEP);
+        let doubled = self.numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(numbers::LONGEST_SLEEP);
         let scattered = doubled.mul_f64(1.0 - SCATTER + 2.0 * SCATTER * call.clock.random());
         cell.reopened = cell.reopened.saturating_add(1);
         cell.change(Phase::Open { until: call.clock.now() + scattered }, call, reason);
@@ -240,7 +245,15 @@ impl Breaker {
 
 impl Cell {
     fn new(rolling_window: Duration) -> Self {
-        Self { state: Phase::Closed(Window::new(rolling_window)), epoch: 0, reopened: 0, transitions: 0, probes: 0 }
+        Self {
+            state: Phase::Closed(Window::new(rolling_window)),
+            epoch: 0,
+            reopened: 0,
+            transitions: 0,
+            forced: None,
+            reason: String::new(),
+            probes: 0,
+        }
     }
 
     fn change(&mut self, to: Phase, call: &Call<'_>, reason: &str) {
@@ -248,6 +261,7 @@ impl Cell {
         let (from, into) = (self.state.name(), to.name());
         tracing::warn!(target: "breaker", channel = call.channel, operation, from, to = into, reason, "breaker");
         self.state = to;
+        reason.clone_into(&mut self.reason);
         self.epoch += 1;
         self.transitions += 1;
     }

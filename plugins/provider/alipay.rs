@@ -26,6 +26,8 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
@@ -37,18 +39,25 @@ use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
+const SIGN_FROM: &str =
+    "{ algorithm = \"rsa-sha256\", id = \"app\", file = \"…\" }: the application's private key (应用私钥)";
+const VERIFY_FROM: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's public key (支付宝公钥), or its certificate \
+                           alipayCertPublicKey_RSA2.crt";
+
 pub(super) const ROW: Row = Row {
     name: "alipay",
     methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
     secrets: &[
-        SecretField { name: account::APP_CERT, required: false, check: certificates::check_app },
-        SecretField { name: account::ROOT_CERT, required: false, check: certificates::check_root },
-        SecretField { name: account::AES, required: false, check: sealed::check },
+        SecretField { name: account::APP_CERT, need: Need::Optional, check: certificates::check_app },
+        SecretField { name: account::ROOT_CERT, need: Need::Optional, check: certificates::check_root },
+        SecretField { name: account::AES, need: Need::Optional, check: sealed::check },
     ],
     algorithms: &["rsa-sha256", "rsa-sha1"],
-    sign: Need::Required,
-    verify: Need::Required,
+    sign: Need::Required(SIGN_FROM),
+    verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
+    settle_window: Duration::from_secs(30),
+    without_mtls: None,
     build,
 };
 

@@ -164,6 +164,8 @@ pub(super) struct Bench<'a> {
     pub(super) provider: &'a dyn Provider,
     pub(super) signer: &'a dyn Signer,
     pub(super) keys: &'a Keyring,
+    /// When signatures are made and checked, in unix seconds.
+    pub(super) now: u64,
     /// Signs what the provider says, when the files are blessed; one that has a signature of somebody else keeps it.
     pub(super) sign: &'a dyn Fn(&mut Message),
 }
@@ -208,7 +210,7 @@ impl Bench<'_> {
         }
         let verified = |source, message: &Message| {
             let body = Bytes::from(message.body.clone());
-            self.provider.verify(source, &message.header_map(), body, self.keys, NOW).unwrap()
+            self.provider.verify(source, &message.header_map(), body, self.keys, self.now).unwrap()
         };
         if let Some(message) = &new.notification {
             let event = self.provider.decode_notification(verified(Source::Notification, message)).unwrap();
@@ -216,7 +218,7 @@ impl Bench<'_> {
             return new;
         }
         let operation = golden.operation.as_ref().unwrap().operation();
-        let stamp = Stamp { unix_time: NOW, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
+        let stamp = Stamp { unix_time: self.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
         let with = Signing { signer: self.signer, keys: self.keys, stamp: &stamp };
         let outcome = match self.provider.encode(&operation, with).unwrap() {
             Encoded::Answer(outcome) => outcome,

@@ -5,6 +5,8 @@
 //! or a notification. `account` stands in every body that is not empty, and every answer tells one thing:
 //! `{account, number, status, amount, currency, id?, qr?}`, or `{code, message}` when it says no.
 
+use std::time::Duration;
+
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -21,11 +23,17 @@ use crate::signer::Keyring;
 pub(super) const ROW: Row = Row {
     name: "sandbox",
     methods: &["sandbox.qr"],
-    secrets: &[SecretField { name: "secret", required: true, check: check_secret }],
+    secrets: &[SecretField {
+        name: "secret",
+        need: Need::Required("what both sides share, as \"env:…\""),
+        check: check_secret,
+    }],
     algorithms: &[],
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
+    without_mtls: None,
     build,
 };
 
@@ -273,7 +281,8 @@ mod tests {
             message.headers.insert("x-signature".into(), signature(&message.body));
         };
         let (signer, keys) = (crate::signer::none(), Keyring::default());
-        let bench = Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, sign: &sign };
+        let bench =
+            Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, now: NOW, sign: &sign };
         golden::hold(&bench, &needed);
     }
 

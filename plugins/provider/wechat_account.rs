@@ -1,5 +1,7 @@
 //! Who is meant at WeChat Pay, in both of its APIs: a merchant, or a service provider that acts for one.
 
+use crate::error::Error;
+use crate::payment::Pay;
 use crate::settings::Settings;
 
 /// By WeChat Pay's own names; every answer that names them must name these.
@@ -16,24 +18,23 @@ pub(super) struct Account {
 impl Account {
     /// Reads it; says every mistake.
     pub(super) fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let mchid: Option<String> = settings.required("mchid");
-        let appid: Option<String> = settings.required("appid");
+        let mchid: Option<String> = settings.required_as("mchid", &mchid_from("mchid"));
+        let appid: Option<String> = settings.required_as("appid", &appid_from("appid"));
         let sub_mchid: Option<String> = settings.optional("sub_mchid");
         let sub_appid: Option<String> = settings.optional("sub_appid");
         let before = settings.problems().len();
         for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
             if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_digit())) {
-                let suggestion =
-                    format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"");
-                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(suggestion));
+                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(mchid_from(name)));
             }
         }
         for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
             if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_alphanumeric())) {
-                let suggestion = format!(
-                    "copy the AppID that is bound to the merchant number, as in {name} = \"wx8888888888888888\""
+                settings.problem(
+                    name,
+                    format!("the {name} must be 1 to 32 letters and digits"),
+                    Some(appid_from(name)),
                 );
-                settings.problem(name, format!("the {name} must be 1 to 32 letters and digits"), Some(suggestion));
             }
         }
         if sub_appid.is_some() && sub_mchid.is_none() {
@@ -64,6 +65,27 @@ impl Account {
     pub(super) fn payee(&self) -> &str {
         self.sub_mchid.as_deref().unwrap_or(&self.mchid)
     }
+}
+
+/// What a till scanned, for `wechat.codepay`.
+pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
+    let is_code = |code: &&str| {
+        let is_known_start = code.get(..2).is_some_and(|start| ("10"..="15").contains(&start));
+        code.len() == 18 && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
+    };
+    pay.payer.auth_code.as_deref().filter(is_code).ok_or_else(|| {
+        let needed =
+            "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
+        Error::Unfit(needed.to_owned())
+    })
+}
+
+fn mchid_from(name: &str) -> String {
+    format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"")
+}
+
+fn appid_from(name: &str) -> String {
+    format!("copy the AppID that is bound to the merchant number, as in {name} = \"wx8888888888888888\"")
 }
 
 fn is_id(id: &str, fits: impl Fn(u8) -> bool) -> bool {

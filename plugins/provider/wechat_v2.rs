@@ -18,6 +18,8 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use std::ops::Deref;
 
 use bytes::Bytes;
@@ -37,15 +39,21 @@ use crate::signer::Keyring;
 pub(super) const ROW: Row = Row {
     name: "wechat-v2",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
-    secrets: &[SecretField { name: API, required: true, check: check_api }],
+    secrets: &[SecretField { name: API, need: Need::Required(API_FROM), check: check_api }],
     algorithms: &[],
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
+    without_mtls: Some(
+        "refunds and reversals are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
+         cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
+    ),
     build,
 };
 
 const API: &str = "api";
+const API_FROM: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";
 
 struct WechatV2 {
     account: Account,

@@ -11,6 +11,7 @@
 mod answer;
 mod bill;
 mod certificates;
+mod codepay;
 mod errors;
 mod notify;
 mod request;
@@ -22,11 +23,14 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use aes_gcm::{Aes256Gcm, KeyInit};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
+use self::codepay::Till;
 use super::bill::Bills;
 use super::wechat_account::Account;
 use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
@@ -37,22 +41,28 @@ use crate::signer::Keyring;
 
 pub(super) const ROW: Row = Row {
     name: "wechat-v3",
-    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
-    secrets: &[SecretField { name: API_V3, required: true, check: check_api_v3 }],
+    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
+    secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_FROM), check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
-    sign: Need::Required,
+    sign: Need::Required(SIGN_FROM),
     verify: Need::Optional,
     key_id: |_| None,
+    settle_window: Duration::from_secs(30),
+    without_mtls: None,
     build,
 };
 
 const API_V3: &str = "api_v3";
+const API_V3_FROM: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 → API安全 → APIv3密钥), as \"env:…\"";
+const SIGN_FROM: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificate's serial number (API证书序列号)\", \
+                         file = \"apiclient_key.pem\" }";
 
 /// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
     let account = Account::read(settings)?;
+    let till = Till::read(settings, &account)?;
     let api_v3 = Aes256Gcm::new_from_slice(given.secrets.get(API_V3)?.expose()).ok()?;
-    Some(Box::new(WechatV3 { account, api_v3 }))
+    Some(Box::new(WechatV3 { account, till, api_v3 }))
 }
 
 fn check_api_v3(secret: &[u8]) -> Result<(), String> {
@@ -68,13 +78,22 @@ fn check_api_v3(secret: &[u8]) -> Result<(), String> {
 /// One merchant account.
 struct WechatV3 {
     account: Account,
+    /// Where it scans payers' codes.
+    till: Option<Till>,
     /// Opens what WeChat Pay encrypts for the merchant.
     api_v3: Aes256Gcm,
 }
 
 impl Provider for WechatV3 {
     fn encode(&self, operation: &Operation, _: Signing<'_>) -> Result<Encoded, Error> {
-        request::encode(&self.account, operation).map(Encoded::Send)
+        let request = match operation {
+            Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
+                codepay::create(&self.account, self.till.as_ref(), pay)
+            }
+            Operation::Close(order) if codepay::is_meant(order.method) => codepay::reverse(&self.account, order),
+            _ => request::encode(&self.account, operation),
+        };
+        request.map(Encoded::Send)
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
@@ -99,9 +118,15 @@ impl Provider for WechatV3 {
         reply: Verified,
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        match status.is_success() {
-            true => answer::decode(&self.account, operation, status, reply.bytes(), with),
-            false => Err(self.refusal(operation, status, reply.bytes())),
+        if !status.is_success() {
+            return Err(self.refusal(operation, status, reply.bytes()));
+        }
+        match operation {
+            Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
+                answer::queried(&self.account, &pay.order, &answer::read(reply.bytes())?)
+            }
+            Operation::Close(order) if codepay::is_meant(order.method) => Err(codepay::reversed()),
+            _ => answer::decode(&self.account, operation, status, reply.bytes(), with),
         }
     }
 

@@ -19,6 +19,7 @@ use rsa::pkcs8::{PrivateKeyInfo, SubjectPublicKeyInfoRef};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::pem::private_part;
 use super::{KeyError, Signer, Verifier};
 use crate::error::Error;
 
@@ -44,7 +45,7 @@ struct Private {
 }
 
 fn private(file: &[u8]) -> Result<Private, KeyError> {
-    let Material { label, der } = material(file, PRIVATE_FORMATS)?;
+    let Material { label, der } = material(private_part(file), PRIVATE_FORMATS)?;
     match label {
         Some("ENCRYPTED PRIVATE KEY") => {
             return Err(KeyError(

@@ -184,9 +184,11 @@ pub(super) fn refund_number(order: &str, refund: &str) -> String {
     provider_number(&[MERCHANT, order, refund])
 }
 
-/// With limits that a machine cannot reach, and a breaker that tries again soon: what is tested is money, not patience.
+/// With limits that a machine cannot reach, a breaker that tries again soon, and little patience with an order that the
+/// provider does not know: what is tested is money, not patience.
 fn hardened(channel: &str) -> String {
-    channel.replace("rate = 600", "rate = 100000").replace("sleep_window = \"5s\"", "sleep_window = \"200ms\"")
+    let channel = channel.replace("rate = 600", "rate = 100000");
+    format!("settle_window = \"10s\"\n{}", channel.replace("sleep_window = \"5s\"", "sleep_window = \"200ms\""))
 }
 
 /// What all gateways share: channels, routes and the merchant.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tollgate_plugins::provider::bill::{Bills, Desk};
-use tollgate_plugins::provider::{Given, PROVIDERS, Provider, Row, Secrets};
+use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, Row, Secrets};
 
 use tollgate_plugins::settings::Settings;
 
@@ -54,6 +54,7 @@ pub(super) fn read(
     let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
     let pool = root.section("pool").map_or(POOL, pool);
     let maintenance = times::windows(&mut root);
+    let settle_window = settle_window(&mut root);
     let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
     let account = root.required_section("account");
     let keys = root.required_section("keys");
@@ -99,6 +100,7 @@ pub(super) fn read(
         pool,
         answer_limit: ANSWER_LIMIT,
     };
+    let has_identity = settings.identity.is_some();
     let bill_hosts = bill_hosts.map(|hosts| hosts.into_iter().map(|(_, address)| host(address)).collect());
     let built = || {
         if !root.problems().is_empty() {
@@ -125,10 +127,23 @@ pub(super) fn read(
             upstream,
             bills,
             filters,
+            settle_window: settle_window.unwrap_or(row.settle_window),
+            note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
         }))
     };
     ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }
+}
+
+/// Nothing when the provider's own is meant.
+fn settle_window(root: &mut Settings<'_>) -> Option<Duration> {
+    let window: Duration = root.optional("settle_window")?;
+    let fits = (1..=24 * 3600).contains(&window.as_secs());
+    if !fits {
+        let suggestion = "leave it away for what the provider needs, or write it as in settle_window = \"30s\"";
+        root.problem("settle_window", "`settle_window` must be from 1s to 24h", Some(suggestion.to_owned()));
+    }
+    fits.then_some(window)
 }
 
 /// Without `bill_hosts` those that the provider documents, but never from a sandbox: it must not lead out of this machine.
@@ -167,7 +182,10 @@ fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Bo
     let provider = (row.build)(&mut account, given);
     drop(account);
     // A secret that is missing was told already.
-    let complete = row.secrets.iter().all(|field| !field.required || given.secrets.contains_key(field.name));
+    let complete = row
+        .secrets
+        .iter()
+        .all(|field| !matches!(field.need, Need::Required(_)) || given.secrets.contains_key(field.name));
     if provider.is_none() && problems.len() == before && complete {
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }

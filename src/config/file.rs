@@ -36,7 +36,12 @@ pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
         merchants: snapshot.merchants.len(),
         channels: snapshot.channels.len(),
         routes: snapshot.routes.len(),
+        notes: snapshot.channels.values().filter_map(|channel| note(dir, channel)).collect(),
     })
+}
+
+fn note(dir: &Path, channel: &Channel) -> Option<Mistake> {
+    Some(Mistake::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
 }
 
 /// What came of reading a directory.

@@ -8,6 +8,7 @@ use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
 use super::identity;
+use super::pfx;
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
 
@@ -26,13 +27,13 @@ pub(super) struct Keys {
 /// Reads the table as the provider wants it.
 pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain) -> Keys {
     let sign = match row.sign {
-        Need::Required => table.required_section("sign"),
+        Need::Required(advice) => table.required_section_as("sign", advice),
         Need::Optional => table.section("sign"),
         Need::Nothing => None,
     };
     let (algorithm, signer) = match sign {
-        Some(sign) => signer(source, sign, row),
-        None if row.sign == Need::Required => (None, None),
+        Some(sign) => signer(source, sign, row, plain),
+        None if matches!(row.sign, Need::Required(_)) => (None, None),
         None => (None, Some(tollgate_plugins::signer::none())),
     };
     let verify = match row.verify {
@@ -41,9 +42,9 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
     };
     let mut secrets = Secrets::new();
     for field in row.secrets {
-        let secret = match field.required {
-            true => secret::required(source, &mut table, field.name, plain),
-            false => secret::optional(source, &mut table, field.name, plain),
+        let secret = match field.need {
+            Need::Required(advice) => secret::required_as(source, &mut table, field.name, plain, advice),
+            _ => secret::optional(source, &mut table, field.name, plain),
         };
         let Some(secret) = secret else { continue };
         match (field.check)(secret.expose()) {
@@ -54,7 +55,12 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
     Keys { signer, algorithm: algorithm.map(|algorithm| algorithm.name), verify, secrets }
 }
 
-fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
+fn signer(
+    source: &Source,
+    mut sign: Settings<'_>,
+    row: &Row,
+    plain: Plain,
+) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
     let name: Option<String> = sign.required("algorithm");
     let algorithm = name.and_then(|name| {
         let served = ALGORITHMS.iter().filter(|algorithm| row.algorithms.contains(&algorithm.name));
@@ -66,17 +72,37 @@ fn signer(source: &Source, mut sign: Settings<'_>, row: &Row) -> (Option<&'stati
         found
     });
     let file = source.required_file(&mut sign, "file");
+    let password = secret::optional(source, &mut sign, "password", plain);
+    let file = file.and_then(|file| opened(&sign, file, password.as_ref()));
     let id = key_id(&mut sign, row, file.as_ref());
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
     let signer = (algorithm.signer)(&id, file.expose()).map_err(|error| sign.problem("file", error.0, None)).ok();
     (Some(algorithm), signer)
 }
 
+/// A PFX file as PEM; any other as it is.
+fn opened(sign: &Settings<'_>, file: Secret, password: Option<&Secret>) -> Option<Secret> {
+    let (key, message, suggestion) = match (pfx::is_one(file.expose()), password) {
+        (false, None) => return Some(file),
+        (false, Some(_)) => ("password", "only a PFX file is opened with a password", "remove `password`"),
+        (true, None) => {
+            ("file", "this is a PFX file, and its password is missing", "add password = \"env:…\" beside `file`")
+        }
+        (true, Some(password)) => match pfx::to_pem(file.expose(), password) {
+            Ok(file) => return Some(file),
+            Err(why) => ("file", why, "try `openssl pkcs12 -in FILE -noout` with the same password"),
+        },
+    };
+    sign.problem(key, message, Some(suggestion.to_owned()));
+    None
+}
+
 fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Option<&Algorithm>) -> Keyring {
     let mut keys: Vec<Key> = Vec::new();
-    if !table.has("verify") && row.verify == Need::Required {
-        let suggestion = "add `verify = [{ id = \"…\", file = \"…\" }]`: the provider's public key";
-        table.problem("verify", "`keys.verify` is missing", Some(suggestion.to_owned()));
+    if let Need::Required(advice) = row.verify
+        && !table.has("verify")
+    {
+        table.problem("verify", "`keys.verify` is missing", Some(format!("add `verify = …`: {advice}")));
     }
     for mut entry in table.sections("verify") {
         let file = source.required_file(&mut entry, "file");

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::Snapshot;
 use super::file;
 use super::generations::Generations;
 use super::process;
@@ -31,11 +32,7 @@ pub fn diff(conf: &Path) -> Result<(), String> {
 
 /// Asks the gateway that runs to go back; prints what it did.
 pub async fn roll_back(conf: &Path, to: Option<u64>) -> Result<(), String> {
-    let generations = Generations::of(conf);
-    // The files may be what is wrong.
-    let last = generations.last().and_then(|last| generations.load(&last, None).ok());
-    let snapshot = last.map_or_else(|| file::load(conf, None), Ok).map_err(|mistakes| lines(&mistakes))?;
-    let admin = snapshot.process.admin_listen;
+    let admin = in_force(conf)?.process.admin_listen;
     let target = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
     let (status, said) = call(admin, "POST", &target, &[], String::new())
         .await
@@ -46,6 +43,13 @@ pub async fn roll_back(conf: &Path, to: Option<u64>) -> Result<(), String> {
         return Ok(());
     }
     Err(said)
+}
+
+/// What was last in force, or else what the files say: the files may be what is wrong.
+pub(crate) fn in_force(conf: &Path) -> Result<Snapshot, String> {
+    let generations = Generations::of(conf);
+    let last = generations.last().and_then(|last| generations.load(&last, None).ok());
+    last.map_or_else(|| file::load(conf, None), Ok).map_err(|mistakes| lines(&mistakes))
 }
 
 fn lines(mistakes: &[Mistake]) -> String {

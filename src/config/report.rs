@@ -55,6 +55,8 @@ pub struct Summary {
     pub channels: usize,
     /// How many routes.
     pub routes: usize,
+    /// What is no mistake but may surprise.
+    pub notes: Vec<Mistake>,
 }
 
 impl fmt::Display for Summary {
@@ -75,6 +77,9 @@ pub fn check_command(dir: &Path) -> ExitCode {
 fn check_into(dir: &Path, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     match file::check(dir) {
         Ok(summary) => {
+            for note in &summary.notes {
+                let _ = writeln!(out, "note: {note}");
+            }
             let _ = writeln!(out, "{summary}");
             ExitCode::SUCCESS
         }

@@ -34,7 +34,18 @@ pub(super) fn required(
     key: &'static str,
     plain: Plain,
 ) -> Option<Secret> {
-    let text = settings.required::<SecretText>(key)?;
+    required_as(source, settings, key, plain, SecretText::EXPECTED)
+}
+
+/// The same; where it is missing, the advice says what belongs there.
+pub(super) fn required_as(
+    source: &Source,
+    settings: &mut Settings<'_>,
+    key: &'static str,
+    plain: Plain,
+    advice: &str,
+) -> Option<Secret> {
+    let text = settings.required_as::<SecretText>(key, advice)?;
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
 

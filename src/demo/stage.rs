@@ -82,6 +82,7 @@ impl Stage {
         println!("     export SHOP_SECRET={}", self.shop.secret);
         println!("     URL=http://{gateway}/v1/payments/tea-1");
         println!("     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL", self.shop.key_id);
+        println!("     tollgate explain --conf {} tea-2            where is my money", conf.display());
         println!("     curl http://{}/metrics", self.gateway.admin);
         println!("     curl http://{}/orders            what the sandbox knows", self.sandbox.control_address());
         println!("     $EDITOR {}     and watch it reload", conf.join("channels/wechat.toml").display());

@@ -38,10 +38,10 @@ pub(super) async fn close(
     tokio::spawn(finish(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
     let result = match query::channel_for(&asked.snapshot, &ticket.payment) {
-        Ok(channel) => ask(&gateway, &asked, channel, &ticket).await,
+        Ok(channel) => ask(&gateway, &asked, channel, &mut ticket).await,
         Err(error) => Err(error),
     };
     let news = match &result {
@@ -70,12 +70,12 @@ async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, ticket: Ticket) -> Res
 
 /// Closes; where the provider says that the payment is in another state, asks in which and adopts it. That it is open is
 /// no answer to a close.
-async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &Ticket) -> Result<Outcome, Error> {
-    let order = query::order(&ticket.payment);
-    let closed = gateway.execute(channel, &Operation::Close(order.clone()), asked.patience()).await;
+async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &mut Ticket) -> Result<Outcome, Error> {
+    let (order, evidence) = (query::order(&ticket.payment), &mut ticket.evidence);
+    let closed = gateway.execute(channel, &Operation::Close(order.clone()), asked.patience(), evidence).await;
     match closed {
         Err(Error::Conflict(word)) => {
-            match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience()).await {
+            match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience(), evidence).await {
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
                 _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
             }

@@ -119,7 +119,8 @@ impl Run {
                     Err(error) => return Err(Problem::ledger(&error).order(self.form.order_id.clone())),
                 }
             }
-            last = self.gateway.execute(channel, &self.operation(channel, ticket), self.asked.patience()).await;
+            let operation = self.operation(channel, ticket);
+            last = self.gateway.execute(channel, &operation, self.asked.patience(), &mut ticket.evidence).await;
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
                     tracing::warn!(

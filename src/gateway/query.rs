@@ -14,7 +14,7 @@ use super::form::is_identifier;
 use super::{Asked, Gateway, json};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
-use crate::ledger::{News, Payment, Record, Refund, Subject};
+use crate::ledger::{Heard, News, Payment, Record, Refund, Subject, What};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
 
@@ -102,12 +102,18 @@ async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Pr
 async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
     let (subject, question) = question(gateway, snapshot, &record).await;
     let (channel, operation) = question?;
-    let answer = gateway.exchanger.ask(channel, &operation, channel.upstream.timeouts().total).await;
-    let now = clock::now();
+    let mut evidence = Vec::new();
+    let limit = channel.upstream.timeouts().total;
+    let answer = gateway.exchanger.ask(channel, &operation, limit, &mut evidence).await;
+    let (ledger, now) = (&gateway.ledger, clock::now());
     let written = match &answer {
-        Ok(outcome) => gateway.ledger.apply(&subject, News::Outcome(outcome.clone()), now).await.map(drop),
-        Err(Error::Mismatch(_)) => gateway.ledger.mismatch(&subject, now).await,
-        Err(_) => Ok(()),
+        Ok(outcome) => {
+            ledger.apply(&subject, Heard { news: News::Outcome(outcome.clone()), evidence }, now).await.map(drop)
+        }
+        Err(error) => match ledger.note(&subject, What::exchanges(evidence), now).await {
+            Ok(()) if matches!(error, Error::Mismatch(_)) => ledger.mismatch(&subject, now).await,
+            noted => noted,
+        },
     };
     if let Err(error) = written {
         tracing::error!(%error, "the provider's word could not be recorded");

@@ -64,13 +64,13 @@ pub(super) async fn create(
 async fn finish(
     gateway: Arc<Gateway>,
     asked: Arc<Asked>,
-    ticket: Ticket,
+    mut ticket: Ticket,
     order_id: String,
 ) -> Result<Response<Bytes>, Problem> {
     let result = match (&ticket.refund, query::channel_for(&asked.snapshot, &ticket.payment)) {
         (Some(refund), Ok(channel)) => {
             let operation = Operation::Refund(query::refund_operation(&asked.snapshot, &ticket.payment, refund));
-            gateway.execute(channel, &operation, asked.patience()).await
+            gateway.execute(channel, &operation, asked.patience(), &mut ticket.evidence).await
         }
         (None, _) => Err(Error::NotSent("the claim is about no refund".to_owned())),
         (_, Err(error)) => Err(error),

@@ -1,23 +1,25 @@
 //! News on its way into the records: the change, what follows from it elsewhere, and the event, in one transaction.
 
 use jiff::Timestamp;
-use tollgate_plugins::payment::{Event as ProviderEvent, Status};
+use tollgate_plugins::payment::Status;
 
 use super::outbox;
-use super::records::{LedgerError, News, Record, Recorded, Subject};
-use super::rows::{self, Kept, PaymentRow, RefundRow, Target, index};
-use super::rules::{self, Change, Source};
+use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
+use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
+use super::rules::{self, Change};
+use super::timeline::{self, Exchanged, Heard, Source, Told, Verdict, What};
 use super::transaction::{Read, Space, Transaction};
 
 /// As [`Ledger::apply`](super::Ledger::apply).
 pub(super) fn apply(
     tx: &mut Transaction<'_>,
     subject: &Subject,
-    news: &News,
+    heard: Heard,
     now: Timestamp,
 ) -> Result<Option<Record>, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(None) };
-    if hear(tx, &mut target, news, Source::Asked, now)?.mismatch {
+    add_evidence(tx, &target, heard.evidence, now)?;
+    if hear(tx, &mut target, &heard.news, Source::Asked, now)?.mismatch {
         tell_mismatch(tx, &mut target, now)?;
     }
     Ok(Some(target.record()))
@@ -27,26 +29,40 @@ pub(super) fn apply(
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    event: &ProviderEvent,
+    told: &Told,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let Some(mut target) = named(tx, event)? else { return Ok(Recorded::UnknownOrder) };
+    let event = &told.event;
+    let Some(mut target) = named(tx, told)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Seen, &seen_key.0)?;
     let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
     if agrees && seen.as_deref() == Some(BELIEVED) {
         return Ok(Recorded::Duplicate);
     }
+    let notified = |verdict| {
+        let (channel, id) = (channel.to_owned(), event.id.clone());
+        What::Notified { channel, id, verdict, seen: told.seen.clone() }
+    };
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
-        Some(outcome) => hear(tx, &mut target, &News::Outcome(outcome.clone()), Source::Told, now)?,
+        Some(outcome) => {
+            let news = News::Outcome(outcome.clone());
+            // Told first, so that what came of it stands behind it.
+            let verdict = match foreseen(&target, &news, Source::Told, now) {
+                Change { mismatch: true, .. } => None,
+                Change { changed: true, .. } => Some(Verdict::Believed),
+                _ => Some(Verdict::NothingNew),
+            };
+            verdict.map_or(Ok(()), |verdict| target.add(tx, notified(verdict), now))?;
+            hear(tx, &mut target, &news, Source::Told, now)?
+        }
         // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
+        None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
         None => {
+            target.add(tx, notified(Verdict::Ask), now)?;
             ask(tx, &mut target, now)?;
-            return Ok(match target.status() {
-                Status::Succeeded => Recorded::Duplicate,
-                _ => Recorded::Applied(target.subject()),
-            });
+            return Ok(Recorded::Applied(target.subject()));
         }
     };
     if !change.mismatch {
@@ -56,16 +72,43 @@ pub(super) fn record(
     // Not believed, so not done with: the same news may come again and be right then. But it is told once only.
     if seen.is_none() {
         tx.put(Space::Seen, &seen_key.0, MISMATCHED);
+        target.add(tx, notified(Verdict::Mismatch), now)?;
         tell_mismatch(tx, &mut target, now)?;
     }
     Ok(Recorded::Mismatch(target.subject()))
 }
 
-/// The news is no proof by itself: the provider is asked, now. Money that moved needs no second word.
-fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    if target.status() == Status::Succeeded {
-        return Ok(());
+/// What news will do, of which nothing is done yet.
+fn foreseen(target: &Target, news: &News, source: Source, now: Timestamp) -> Change {
+    match target {
+        Target::Payment(kept) => rules::payment(&mut kept.row.payment.clone(), news, source, now),
+        Target::Refund(kept) => rules::refund(&mut kept.row.refund.clone(), news, source, now),
     }
+}
+
+/// As [`Ledger::note`](super::Ledger::note).
+pub(super) fn note(
+    tx: &mut Transaction<'_>,
+    subject: &Subject,
+    notes: Vec<What>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(target) = Target::find(tx, subject)? else { return Ok(()) };
+    notes.into_iter().try_for_each(|what| target.add(tx, what, now))
+}
+
+/// Adds what was sent about a record and what came back.
+pub(super) fn add_evidence(
+    tx: &mut Transaction<'_>,
+    target: &Target,
+    evidence: Vec<Exchanged>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    evidence.into_iter().try_for_each(|exchanged| target.add(tx, What::Exchanged(exchanged), now))
+}
+
+/// The news is no proof by itself: the provider is asked, now.
+fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let search = target.search().get_or_insert_with(|| rules::new_search(now));
     search.due = search.due.min(now);
     target.save(tx)
@@ -105,6 +148,9 @@ pub(super) fn hear_payment(
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     let change = rules::payment(&mut kept.row.payment, news, source, now);
+    let Payment { status, money_state, version, .. } = kept.row.payment;
+    let became = What::Became { status, money_state, version, by: source };
+    add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
     if let Some(kind) = change.became.and_then(rules::payment_event) {
         let data = Record::Payment(kept.row.payment.clone());
         outbox::tell(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
@@ -122,6 +168,9 @@ pub(super) fn hear_refund(
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     let change = rules::refund(&mut kept.row.refund, news, source, now);
+    let Refund { status, money_state, version, ref refund_id, .. } = kept.row.refund;
+    let became = What::Became { status, money_state, version, by: source };
+    add_heard(tx, kept.row.payment, Some(refund_id), news, change.changed.then_some(became), now)?;
     kept.save(tx)?;
     let Some(status) = change.became else { return Ok(change) };
     let Some(kind) = rules::refund_event(status) else { return Ok(change) };
@@ -137,6 +186,23 @@ pub(super) fn hear_refund(
     outbox::tell(tx, &mut payment, kind, rows::refund_subject(refund), data, now)?;
     payment.save(tx)?;
     Ok(change)
+}
+
+/// Adds what a record came to, and that a person must look at it where the news says so.
+fn add_heard(
+    tx: &mut Transaction<'_>,
+    payment: Id,
+    refund_id: Option<&str>,
+    news: &News,
+    became: Option<What>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let why = match news {
+        News::Outcome(outcome) => outcome.needs_person.clone(),
+        _ => None,
+    };
+    let needs_person = why.map(|why| What::NeedsPerson { why });
+    became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
 }
 
 /// Tells that somebody names another amount or channel, once per version of the record.
@@ -166,7 +232,7 @@ pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: 
 }
 
 /// What a notification is about. A refund of another order than the one it names is about nothing of ours.
-fn named(tx: &Transaction<'_>, event: &ProviderEvent) -> Result<Option<Target>, LedgerError> {
+fn named(tx: &Transaction<'_>, Told { event, .. }: &Told) -> Result<Option<Target>, LedgerError> {
     let Some(payment) = rows::payment_by_number(tx, &event.order_number)? else { return Ok(None) };
     let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
     let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);

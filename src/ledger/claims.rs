@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Status;
 
-use super::changes::{hear, hear_payment, tell_mismatch};
+use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Held;
 use super::records::{
     Answer, ClaimKey, Claimed, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject, Ticket,
 };
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
-use super::rules::Source;
 use super::searches;
+use super::timeline::{self, Action, Exchanged, Heard, Source, What};
 use super::transaction::{Read, Space, Transaction, View};
 
 /// As [`Ledger::claim`](super::Ledger::claim).
@@ -43,30 +43,42 @@ pub(super) fn moved_to(
     claim: Id,
     channel: String,
     account: String,
+    evidence: Vec<Exchanged>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
     let claim = ClaimRow::must(tx, claim)?;
     let mut kept = Kept::<PaymentRow>::must(tx, claim.payment)?;
     let payment = &mut kept.row.payment;
-    if claim.state != State::Running || claim.what != What::Pay || !is_unsent(payment.status, payment.money_state) {
+    if claim.state != State::Running || claim.what != Action::Pay || !is_unsent(payment.status, payment.money_state) {
         return Err(LedgerError("the payment stands otherwise by now: it must not go to another channel".into()));
     }
-    payment.channel = channel;
+    payment.channel = channel.clone();
     payment.account = account;
     payment.version += 1;
     payment.updated_at = now;
+    let said = evidence.into_iter().map(What::Exchanged).chain([What::Moved { channel }]);
+    said.into_iter().try_for_each(|what| timeline::add(tx, kept.id, None, what, now))?;
     kept.save(tx)?;
     Ok(kept.row.payment)
 }
 
 /// As [`Ledger::release`](super::Ledger::release). What was heard of meanwhile is not forgotten: then it ends as
 /// [`lost`].
-pub(super) fn release(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) fn release(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    evidence: Vec<Exchanged>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     let Some(claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Running) else { return Ok(()) };
-    match claim.target(tx)? {
-        Target::Payment(mut kept) if claim.what == What::Close => {
+    let target = claim.target(tx)?;
+    add_evidence(tx, &target, evidence, now)?;
+    let released = What::Released { action: claim.what };
+    match target {
+        Target::Payment(mut kept) if claim.what == Action::Close => {
             kept.row.close = None;
             kept.save(tx)?;
+            timeline::add(tx, kept.id, None, released, now)?;
         }
         Target::Payment(kept) => {
             let PaymentRow { payment, queue, mismatch, .. } = &kept.row;
@@ -74,6 +86,7 @@ pub(super) fn release(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Resul
                 return lost(tx, id, now);
             }
             rows::remove_indexes(tx, rows::payment_indexes(payment));
+            timeline::remove(tx, kept.id);
             kept.remove(tx);
         }
         Target::Refund(kept) => {
@@ -84,6 +97,7 @@ pub(super) fn release(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Resul
             let mut payment = Kept::<PaymentRow>::must(tx, claim.payment)?;
             payment.row.refunds.retain(|refund| *refund != kept.id);
             payment.save(tx)?;
+            timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
             rows::remove_indexes(tx, rows::refund_indexes(refund));
             kept.remove(tx);
         }
@@ -100,16 +114,18 @@ pub(super) fn release(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Resul
 pub(super) fn settle(
     tx: &mut Transaction<'_>,
     id: Id,
-    news: &News,
+    heard: Heard,
     now: Timestamp,
     answer: impl FnOnce(&Record) -> Answer,
 ) -> Result<(Record, Answer), LedgerError> {
     let claim = ClaimRow::must(tx, id)?;
     let mut target = claim.target(tx)?;
+    let Heard { news, evidence } = heard;
+    add_evidence(tx, &target, evidence, now)?;
     let (is_mismatch, is_unclear) = match &mut target {
-        target if claim.state != State::Running => (hear_late(tx, target, news, now)?, true),
-        Target::Payment(payment) if claim.what == What::Close => settle_close(tx, payment, news, now)?,
-        _ => (hear(tx, &mut target, news, Source::Own, now)?.mismatch, false),
+        target if claim.state != State::Running => (hear_late(tx, target, &news, now)?, true),
+        Target::Payment(payment) if claim.what == Action::Close => settle_close(tx, payment, &news, now)?,
+        _ => (hear(tx, &mut target, &news, Source::Own, now)?.mismatch, false),
     };
     if is_mismatch {
         tell_mismatch(tx, &mut target, now)?;
@@ -155,8 +171,10 @@ fn settle_close(
 /// Ends a running claim of which nobody can tell any more whether it was sent: from now on the provider is asked.
 pub(super) fn lost(tx: &mut Transaction<'_>, id: Id, now: Timestamp) -> Result<(), LedgerError> {
     let Some(claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Running) else { return Ok(()) };
-    match claim.target(tx)? {
-        Target::Payment(mut payment) if claim.what == What::Close => searches::after_close(tx, &mut payment, now)?,
+    let target = claim.target(tx)?;
+    target.add(tx, What::Lost { action: claim.what }, now)?;
+    match target {
+        Target::Payment(mut payment) if claim.what == Action::Close => searches::after_close(tx, &mut payment, now)?,
         mut target => drop(hear(tx, &mut target, &News::Unknown, Source::Own, now)?),
     }
     claim.end(tx, id, State::Unknown)
@@ -212,9 +230,11 @@ impl Asked {
             ..payment
         };
         let id = tx.new_id(now);
-        let claim = self.run(tx, What::Pay, id, None)?;
+        let claim = self.run(tx, Action::Pay, id, None)?;
         rows::add_indexes(tx, rows::payment_indexes(&payment), id)?;
         Kept::new(id, PaymentRow::new(payment.clone(), claim)).save(tx)?;
+        let (channel, amount) = (payment.channel.clone(), payment.amount);
+        timeline::add(tx, id, None, What::Claimed { action: Action::Pay, channel, amount }, now)?;
         Ok(ticket(claim, rows::payment_subject(&payment), payment, None))
     }
 
@@ -248,12 +268,15 @@ impl Asked {
             ..refund
         };
         let id = tx.new_id(now);
-        let claim = self.run(tx, What::Refund, kept.id, Some(id))?;
+        let claim = self.run(tx, Action::Refund, kept.id, Some(id))?;
         rows::add_indexes(tx, rows::refund_indexes(&refund), id)?;
         let row = RefundRow { refund: refund.clone(), payment: kept.id, claim, mismatch: None };
         Kept::new(id, row).save(tx)?;
         kept.row.refunds.push(id);
         kept.save(tx)?;
+        let (channel, amount) = (refund.channel.clone(), refund.amount);
+        let what = What::Claimed { action: Action::Refund, channel, amount };
+        timeline::add(tx, kept.id, Some(&refund.refund_id), what, now)?;
         Ok(ticket(claim, rows::refund_subject(&refund), kept.row.payment, Some(refund)))
     }
 
@@ -277,7 +300,9 @@ impl Asked {
                 return Ok(Claimed::Running);
             }
         }
-        let claim = self.run(tx, What::Close, kept.id, None)?;
+        let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
+        let claim = self.run(tx, Action::Close, kept.id, None)?;
+        timeline::add(tx, kept.id, None, What::Claimed { action: Action::Close, channel, amount }, now)?;
         kept.row.close = Some(claim);
         kept.save(tx)?;
         Ok(ticket(claim, rows::payment_subject(&kept.row.payment), kept.row.payment, None))
@@ -295,7 +320,7 @@ impl Asked {
         claim.repeat(tx)
     }
 
-    fn run(self, tx: &mut Transaction<'_>, what: What, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
+    fn run(self, tx: &mut Transaction<'_>, what: Action, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
         let id = tx.new_id(self.now);
         let names = vec![self.name];
         ClaimRow { what, payment, refund, names, state: State::Running, created_at: self.now }.save(tx, id)?;
@@ -318,7 +343,7 @@ fn left(tx: &Transaction<'_>, row: &PaymentRow) -> Result<u64, LedgerError> {
 }
 
 fn ticket(claim: Id, subject: Subject, payment: Payment, refund: Option<Refund>) -> Claimed {
-    Claimed::Run(Ticket { claim, held: Held::default(), subject, payment, refund })
+    Claimed::Run(Ticket { claim, held: Held::default(), subject, payment, refund, evidence: Vec::new() })
 }
 
 fn is_unsent(status: Status, money_state: MoneyState) -> bool {
@@ -333,21 +358,13 @@ struct KeyRow {
 
 #[derive(Serialize, Deserialize)]
 struct ClaimRow {
-    what: What,
+    what: Action,
     payment: Id,
     refund: Option<Id>,
     /// Where its keys lie.
     names: Vec<Id>,
     state: State,
     created_at: Timestamp,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum What {
-    Pay,
-    Close,
-    Refund,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

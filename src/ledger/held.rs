@@ -30,7 +30,7 @@ pub(super) enum End {
 impl End {
     pub(super) fn of(self, tx: &mut Transaction<'_>, claim: Id) -> Result<(), LedgerError> {
         match self {
-            Self::Released => release(tx, claim, clock::now()),
+            Self::Released => release(tx, claim, Vec::new(), clock::now()),
             Self::Lost => lost(tx, claim, clock::now()),
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::agenda::Agenda;
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
+use super::timeline::{self, What};
 use super::transaction::{Pair, Read, Space, Transaction, View};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
@@ -21,6 +22,8 @@ pub(super) fn tell(
 ) -> Result<(), LedgerError> {
     let id = tx.new_id_after(payment.row.last_event, now);
     payment.row.last_event = Some(id);
+    let what = What::Event { id: event_id(id), kind: kind.to_owned() };
+    timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
     tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, event })?;
     tx.queued(id);
@@ -32,9 +35,21 @@ pub(super) fn tell(
     Ok(())
 }
 
-/// As [`Ledger::delivered`](super::Ledger::delivered).
-pub(super) fn delivered(tx: &mut Transaction<'_>, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
-    let Some((id, mut payment, place)) = waiting(tx, event_id)? else { return Ok(()) };
+/// As [`Ledger::delivered`](super::Ledger::delivered) and [`Ledger::dropped`](super::Ledger::dropped), which says why the
+/// merchant does not have it.
+pub(super) fn ended(
+    tx: &mut Transaction<'_>,
+    event_id: &str,
+    dropped: Option<String>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(Queued { id, mut payment, place, refund_id }) = queued_as(tx, event_id)? else { return Ok(()) };
+    let named = event_id.to_owned();
+    let what = match dropped {
+        Some(why) => What::Dropped { id: named, why },
+        None => What::Delivered { id: named },
+    };
+    timeline::add(tx, payment.id, refund_id.as_deref(), what, now)?;
     tx.unqueued(id);
     payment.row.queue.remove(place);
     if place == 0 {
@@ -55,7 +70,7 @@ pub(super) fn postpone(
     tries: u32,
 ) -> Result<(), LedgerError> {
     // Behind its queue's head nothing was tried, so there is nothing to put off.
-    let Some((id, mut payment, 0)) = waiting(tx, event_id)? else { return Ok(()) };
+    let Some(Queued { id, mut payment, place: 0, .. }) = queued_as(tx, event_id)? else { return Ok(()) };
     unschedule(tx, &mut payment, id);
     schedule(tx, &mut payment, due, tries);
     payment.save(tx)
@@ -132,13 +147,23 @@ struct EventRow {
     event: Event,
 }
 
-/// An event that no merchant has yet: its id, its payment, its place in the queue.
-fn waiting(tx: &Transaction<'_>, event_id: &str) -> Result<Option<(Id, Kept<PaymentRow>, usize)>, LedgerError> {
+/// An event that no merchant has yet.
+struct Queued {
+    id: Id,
+    payment: Kept<PaymentRow>,
+    /// Where in the payment's queue.
+    place: usize,
+    /// The refund that it is about.
+    refund_id: Option<String>,
+}
+
+fn queued_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Queued>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     let payment = Kept::<PaymentRow>::must(tx, row.payment)?;
     let place = payment.row.queue.iter().position(|queued| *queued == id);
-    Ok(place.map(|place| (id, payment, place)))
+    let refund_id = row.event.subject.refund_id;
+    Ok(place.map(|place| Queued { id, payment, place, refund_id }))
 }
 
 fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Timestamp, tries: u32) {

@@ -7,6 +7,7 @@ use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
 
 use super::held::Held;
 use super::rows::Id;
+use super::timeline::Exchanged;
 
 /// What is certain about the money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -205,6 +206,8 @@ pub struct Ticket {
     pub payment: Payment,
     /// The refund as claimed.
     pub refund: Option<Refund>,
+    /// What was sent for it so far and what came back; goes into the timeline when it ends.
+    pub evidence: Vec<Exchanged>,
 }
 
 /// A payment or a refund, as it stands.

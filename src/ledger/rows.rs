@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
+use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction, View};
 
 /// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance or of its maker. Later ids are greater.
@@ -327,6 +328,14 @@ impl Target {
         match self {
             Self::Payment(kept) => &mut kept.row.payment.search,
             Self::Refund(kept) => &mut kept.row.refund.search,
+        }
+    }
+
+    /// Adds what happened to it to its payment's timeline.
+    pub(super) fn add(&self, tx: &mut Transaction<'_>, what: What, now: Timestamp) -> Result<(), LedgerError> {
+        match self {
+            Self::Payment(kept) => timeline::add(tx, kept.id, None, what, now),
+            Self::Refund(kept) => timeline::add(tx, kept.row.payment, Some(&kept.row.refund.refund_id), what, now),
         }
     }
 

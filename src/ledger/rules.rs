@@ -8,17 +8,7 @@ use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Money, Outcome, Status};
 
 use super::records::{MoneyState, News, Payment, Refund, Search};
-
-/// Who brings the news; it decides what the news may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The end of the very request that was sent. Only it may make a pending one unknown.
-    Own,
-    /// The provider's answer to a question. It ends a search.
-    Asked,
-    /// A notification. It may be late.
-    Told,
-}
+use super::timeline::Source;
 
 /// What news did to a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use super::agenda::Agenda;
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
 use super::rules;
+use super::timeline::{self, What};
 use super::transaction::{Read, Transaction};
 
 /// As [`Ledger::searched`](super::Ledger::searched).
@@ -31,7 +32,9 @@ pub(super) fn after_close(
     }
     let search = payment.row.payment.search.get_or_insert_with(|| rules::new_search(now));
     search.due = search.due.min(now);
-    search.closing = true;
+    if !std::mem::replace(&mut search.closing, true) {
+        timeline::add(tx, payment.id, None, What::ToBeClosed, now)?;
+    }
     payment.save(tx)
 }
 

@@ -16,6 +16,8 @@ macro_rules! suite {
         mod deliveries;
         #[path = "machine.rs"]
         mod machine;
+        #[path = "timelines.rs"]
+        mod timelines;
     };
 }
 

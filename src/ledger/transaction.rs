@@ -36,11 +36,13 @@ pub(super) enum Space {
     Unknown,
     /// Hash of channel and notification → what was done with it.
     Seen,
+    /// Payment's id → what happened to it.
+    Timeline,
 }
 
 impl Space {
     /// In the order of the declaration: the position is the number.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -52,6 +54,7 @@ impl Space {
         Self::Searches,
         Self::Unknown,
         Self::Seen,
+        Self::Timeline,
     ];
 
     /// Its name on disk.
@@ -68,6 +71,7 @@ impl Space {
             Self::Searches => "searches",
             Self::Unknown => "unknown",
             Self::Seen => "seen",
+            Self::Timeline => "timeline",
         }
     }
 }

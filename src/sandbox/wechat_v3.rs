@@ -4,6 +4,7 @@ mod authorization;
 mod bills;
 mod notification;
 mod orders;
+mod partner;
 mod reply;
 mod schema;
 
@@ -69,7 +70,9 @@ impl Exchange {
             let reply = orders::parameter("header", "Wechatpay-Serial", issue);
             return Verdict::Answer(reply.signed(account.key(None), None));
         };
-        let Some(route) = &self.route else {
+        // Each has a desk of its own.
+        let is_theirs = self.is_for_partners() == account.merchant_of.is_some();
+        let Some(route) = self.route.as_ref().filter(|route| !route.has_two_desks() || is_theirs) else {
             let reply = Reply::error(404, "RESOURCE_NOT_EXISTS", "请求的资源不存在");
             return Verdict::Answer(reply.signed(Some(key), None));
         };
@@ -115,6 +118,10 @@ impl Exchange {
         Ok(account)
     }
 
+    fn is_for_partners(&self) -> bool {
+        self.parts.uri.path().starts_with("/v3/pay/partner/")
+    }
+
     /// Counts the request, and takes its fault from the script.
     fn arrive(&self, route: &Route, account: &Account, body: Option<&Value>) -> Option<Fault> {
         let text = |field: &str| body.and_then(|body| body[field].as_str()).map(str::to_owned);
@@ -145,6 +152,10 @@ impl Exchange {
         let mut desk = orders::Desk { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
         let query = self.parts.uri.query();
         let id = |number: &String| (account.mchid.clone(), number.clone());
+        let body = match partner::inward(account, body) {
+            Ok(body) => body,
+            Err(reply) => return reply,
+        };
         let result = match route {
             Route::Create(product) => desk.create(*product, body),
             Route::Query(number) => desk.check_query(query).and_then(|()| desk.query(&id(number))),
@@ -214,7 +225,12 @@ impl Route {
         if !get && parts.method != Method::POST {
             return None;
         }
-        let path: Vec<&str> = parts.uri.path().strip_prefix("/v3/")?.split('/').collect();
+        let path = parts.uri.path().strip_prefix("/v3/")?;
+        let path: Vec<&str> = path.split('/').collect();
+        let path = match path.as_slice() {
+            ["pay", "partner", rest @ ..] => [&["pay"], rest].concat(),
+            _ => path,
+        };
         match (get, path.as_slice()) {
             (false, ["pay", "transactions", product]) => Product::named(product).map(Self::Create),
             (true, ["pay", "transactions", "out-trade-no", number]) => Some(Self::Query(decoded(number)?)),
@@ -228,6 +244,11 @@ impl Route {
             (true, ["billdownload", "file"]) => Some(Self::BillFile),
             _ => None,
         }
+    }
+
+    /// Whether service providers have another path for it.
+    fn has_two_desks(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_))
     }
 
     /// One of [`super::fault::OPERATIONS`].

@@ -55,6 +55,9 @@ impl Default for Wishes {
     }
 }
 
+/// The sandbox knows at once what it has; the tests need not wait for what real providers take.
+const SETTLE_WINDOW: &str = "settle_window = \"2s\"";
+
 impl World {
     pub async fn new() -> Self {
         Self::with(Wishes::default()).await
@@ -83,6 +86,11 @@ impl World {
         for name in &wishes.channels {
             keygen::sandbox_channel_of(wishes.provider, &conf.join("channels"), name, &sandbox_address.to_string())
                 .unwrap();
+        }
+        for name in &wishes.channels {
+            let file = conf.join("channels").join(format!("{name}.toml"));
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, format!("{SETTLE_WINDOW}\n{text}")).unwrap();
         }
         (wishes.edit)(&conf, sandbox_address);
         let receiver = Receiver::start().await;

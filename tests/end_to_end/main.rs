@@ -3,6 +3,7 @@
 
 mod access;
 mod bills;
+mod breaker;
 mod chaos;
 mod cluster;
 mod contract;
@@ -22,3 +23,4 @@ mod redis;
 mod reload;
 #[path = "../servers/server.rs"]
 mod server;
+mod timeline;

@@ -199,10 +199,90 @@ fn a_breaker_that_could_never_open_or_close_is_refused() {
         "sleep_window = \"2m\"",
         "half_open_permits = 0",
         "half_open_permit = 1",
-        "force = \"open\"",
+        "force = \"opened\"",
+        "slow_call = { percentage = 50 }",
+        "slow_call = { duration = \"0s\" }",
+        "slow_call = { duration = \"1s\", percentage = 0 }",
     ] {
         assert!(built("breaker", bad, None).is_err(), "{bad}");
     }
+}
+
+/// Answers after so long.
+async fn after(time: Duration, filter: &Arc<dyn Filter>, clock: &FakeClock) -> Result<Outcome, Error> {
+    let (filters, operation) = ([Arc::clone(filter)], &kinds()[0]);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let script = Script::gated(Ok(Outcome::of(Status::Pending)), gate.clone());
+    let mut call = Box::pin(script.run(&filters, operation, clock, MINUTE));
+    let early = tokio::time::timeout(Duration::from_millis(1), &mut call).await;
+    if let Ok(held) = early {
+        return held;
+    }
+    clock.advance(time);
+    gate.add_permits(1);
+    call.await
+}
+
+#[tokio::test]
+async fn slow_calls_open_it_though_they_succeed_and_slow_probes_too() {
+    let slow = format!("{SMALL}\nslow_call = {{ duration = \"2s\", percentage = 50 }}");
+    let (filter, clock) = (breaker(&slow), FakeClock::default());
+    for seconds in [1, 2, 1, 2] {
+        assert_eq!(state_of(&filter, "pay"), 0.0);
+        after(Duration::from_secs(seconds), &filter, &clock).await.unwrap();
+    }
+    assert_eq!(state_of(&filter, "pay"), 2.0, "two of four took two seconds");
+    assert!(filter.stances(clock.now())[0].reason.contains("2 of 4 calls took 2s or longer"));
+    clock.advance(Duration::from_secs(5));
+    after(Duration::from_secs(3), &filter, &clock).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 2.0, "a slow probe is no good sign");
+    assert!(after(Duration::ZERO, &filter, &clock).await.is_err());
+}
+
+#[tokio::test]
+async fn the_file_forces_a_state_but_never_stops_queries() {
+    let clock = FakeClock::default();
+    let stopped = breaker("force = \"open\"");
+    let filters = [Arc::clone(&stopped)];
+    for (operation, passes) in kinds().iter().zip([false, true, false, false, true]) {
+        assert_eq!(fine().run(&filters, operation, &clock, MINUTE).await.is_ok(), passes, "{:?}", operation.kind());
+    }
+    assert_eq!((state_of(&stopped, "pay"), state_of(&stopped, "query")), (2.0, 0.0));
+    for word in ["closed", "off"] {
+        let filter = breaker(&format!("{SMALL}\nforce = \"{word}\""));
+        let filters = [Arc::clone(&filter)];
+        for _ in 0..20 {
+            let script = broken();
+            script.run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+            assert_eq!(script.calls(), 1, "{word}");
+        }
+        // Lifted by a reload: what was counted while it was closed counts from the next call on.
+        let lifted = built("breaker", SMALL, Some(filter.state())).unwrap();
+        let filters = [Arc::clone(&lifted)];
+        broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
+        assert_eq!(state_of(&lifted, "pay"), if word == "closed" { 2.0 } else { 0.0 }, "{word}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_forces_a_state_for_a_while() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let filters = [Arc::clone(&filter)];
+    let (pay, query) = (&kinds()[0], &kinds()[1]);
+    assert!(filter.force(Kind::Pay, Some(Force::Open), clock.now() + MINUTE));
+    let error = fine().run(&filters, pay, &clock, MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Held { retry_after: 60, .. }), "{error:?}");
+    fine().run(&filters, query, &clock, MINUTE).await.unwrap();
+    let stance = &filter.stances(clock.now())[0];
+    assert_eq!((stance.state, stance.forced, stance.forced_for), ("closed", Some(Force::Open), Some(MINUTE)));
+    clock.advance(MINUTE);
+    fine().run(&filters, pay, &clock, MINUTE).await.unwrap();
+    // An open one may be forced closed, and goes on sleeping when that is over.
+    opened(&filter, &clock).await;
+    filter.force(Kind::Pay, Some(Force::Closed), clock.now() + Duration::from_secs(1));
+    fine().run(&filters, pay, &clock, MINUTE).await.unwrap();
+    filter.force(Kind::Pay, None, clock.now());
+    assert!(fine().run(&filters, pay, &clock, MINUTE).await.is_err());
 }
 
 proptest! {

@@ -122,7 +122,7 @@ fn protocol(settings: &mut Settings<'_>, algorithm: Option<&str>) -> Option<Prot
 
 /// A number or token that goes out as it stands.
 fn word(settings: &mut Settings<'_>, required: bool, key: &'static str, suggestion: &str) -> Option<String> {
-    let value: String = if required { settings.required(key) } else { settings.optional(key) }?;
+    let value: String = if required { settings.required_as(key, suggestion) } else { settings.optional(key) }?;
     if (1..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Some(value);
     }

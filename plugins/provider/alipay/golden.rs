@@ -127,7 +127,26 @@ fn golden_files_hold() {
         provider: &provider(),
         signer: &*app_signer(),
         keys: &keyring(),
+        now: NOW,
         sign: &sign_if_unsigned,
+    };
+    shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+}
+
+#[test]
+fn golden_files_of_the_v3_protocol_hold() {
+    let needed = "pay-qr pay-barcode pay-jsapi query query-unpaid close close-barcode refund query-refund";
+    let bench = Bench {
+        folder: "alipay-v3",
+        provider: &super::tests::v3::v3(""),
+        signer: &*app_signer(),
+        keys: &keyring(),
+        now: NOW,
+        sign: &|message| {
+            let headers = super::tests::v3::headers(&message.body);
+            let pairs = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+            message.headers = pairs.collect();
+        },
     };
     shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
 }

@@ -20,7 +20,7 @@ mod malformed;
 mod notifications;
 mod requests;
 mod signatures;
-mod v3;
+pub(super) mod v3;
 
 const NUMBER: &str = "0123456789abcdef0123456789abcdef";
 const REFUND: &str = "fedcba9876543210fedcba9876543210";

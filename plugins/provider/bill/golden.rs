@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::golden::{Bench, Message, NOW, request_json};
+use super::super::golden::{Bench, Message, request_json};
 use super::super::{Source, Stamp};
 use super::*;
 
@@ -52,7 +52,7 @@ fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
     let bills = bench.provider.bills().unwrap();
     let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
     let wanted = Wanted { day: golden.day, kind };
-    let stamp = Stamp { unix_time: NOW, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
+    let stamp = Stamp { unix_time: bench.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
     let with = Signing { signer: bench.signer, keys: bench.keys, stamp: &stamp };
     let signed = |mut request: Request<Bytes>| {
         bench.provider.sign(&mut request, with).unwrap();
@@ -78,6 +78,6 @@ fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
 /// An answer as the gateway hands it over.
 pub(in super::super) fn answer(bench: &Bench<'_>, message: &Message) -> Answer {
     let body = Bytes::from(message.body.clone());
-    let checked = bench.provider.verify(Source::Answer, &message.header_map(), body.clone(), bench.keys, NOW);
+    let checked = bench.provider.verify(Source::Answer, &message.header_map(), body.clone(), bench.keys, bench.now);
     Answer { status: StatusCode::from_u16(message.status.unwrap()).unwrap(), body, checked }
 }

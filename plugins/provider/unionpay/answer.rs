@@ -1,141 +1,179 @@
-//! Verified answers and notifications in our words. What does not agree with the order is never accepted.
+//! Verified answers in our words. What does not agree with the order is never accepted.
 
 use std::collections::BTreeMap;
 
-use super::super::form::Fields;
-use super::errors::{Class, class};
-use super::{Account, Product};
-use crate::error::{Error, Word};
-use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Status};
+use jiff::{SignedDuration, Timestamp};
 
-/// Seconds after which an order that failed is tried no more.
-const ATTEMPTS: i64 = 24 * 3600;
+use super::account::Account;
+use super::codes::{self, Trade};
+use super::fields::Fields;
+use super::request::{Product, is_past, read_time, time};
+use crate::error::Error;
+use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
-/// The fields of one message.
-pub(super) struct Message<'a> {
-    pub(super) account: &'a Account,
-    pub(super) fields: Fields,
+pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, now: u64) -> Result<Outcome, Error> {
+    let subject = Subject::of(operation);
+    subject.agrees(account, fields)?;
+    let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
+    let message = fields.get("respMsg").unwrap_or_default();
+    let error = match operation {
+        Operation::Query(_) | Operation::QueryRefund(_) => codes::unanswered(code, message),
+        // Said before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
+        Operation::Close(_) if code == "46" => None,
+        _ => codes::refusal(code, message),
+    };
+    if let Some(error) = error {
+        return Err(error);
+    }
+    subject.is_named(fields)?;
+    match operation {
+        Operation::Pay(pay) => taken(pay, fields),
+        Operation::Close(_) => Ok(Outcome::of(Status::Closed)),
+        // The word is only that it was accepted.
+        Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
+        Operation::Query(order) => {
+            let product = Product::of(order.method)?;
+            traded(&subject, fields, |status| match (product, status) {
+                (Product::Barcode, status) => status,
+                (_, Status::Failed) if !is_last_word(fields, now) => Status::Pending,
+                (_, status) => status,
+            })
+        }
+        Operation::QueryRefund(refund) => {
+            agrees_with_original(refund, fields)?;
+            traded(&subject, fields, |status| status)
+        }
+    }
 }
 
-impl Message<'_> {
-    fn field(&self, name: &str) -> Option<&str> {
-        self.fields.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
-    }
+/// What an answer must be about.
+struct Subject<'a> {
+    kind: &'static str,
+    number: &'a str,
+    at: Timestamp,
+    amount: Money,
+}
 
-    fn needed(&self, name: &str) -> Result<&str, Error> {
-        self.field(name).ok_or_else(|| Error::unclear(format!("it is signed but has no `{name}`")))
-    }
-
-    fn same(&self, name: &str, ours: &str) -> Result<(), Error> {
-        match self.field(name) {
-            Some(theirs) if theirs == ours => Ok(()),
-            _ => Err(Error::Mismatch(format!("it names another `{name}`"))),
-        }
-    }
-
-    fn word(&self, code: &str, message: &str) -> Word {
-        let text = |name: &str| self.field(name).unwrap_or_default().to_owned();
-        Word { code: text(code), message: text(message) }
-    }
-
-    /// `now` is unix seconds.
-    pub(super) fn outcome(&self, operation: &Operation, now: u64) -> Result<Outcome, Error> {
-        self.same("merId", &self.account.mer_id)?;
-        let number = match operation {
-            Operation::Refund(refund) | Operation::QueryRefund(refund) => &refund.number,
-            _ => &operation.order().number,
+impl<'a> Subject<'a> {
+    fn of(operation: &'a Operation) -> Self {
+        let of_order =
+            |kind, order: &'a Order| Self { kind, number: &order.number, at: order.created_at, amount: order.amount };
+        let of_refund = |refund: &'a Refund| Self {
+            kind: "04",
+            number: &refund.number,
+            at: refund.created_at,
+            amount: refund.amount,
         };
-        let word = self.word("respCode", "respMsg");
-        let is_query = operation.kind().is_query();
-        match class(&word.code) {
-            Class::Success => {}
-            Class::Open | Class::Odd if is_query => return Err(unclear(word)),
-            Class::Open if matches!(word.code.as_str(), "05" | "70" | "83") => return Ok(Outcome::of(Status::Pending)),
-            Class::Open | Class::Odd => return Err(unclear(word)),
-            Class::Busy => return Err(Error::Busy(word)),
-            Class::Conflict => return Err(Error::Conflict(word)),
-            Class::Absent => return Err(Error::Absent(word)),
-            Class::Declined => return Err(Error::Declined(word)),
-        }
-        self.same("orderId", number)?;
         match operation {
-            Operation::Pay(pay) => self.created(pay),
-            // Taken on, which says nothing yet of the money.
-            Operation::Refund(_) => Ok(Outcome { provider_id: self.query_id(), ..Outcome::of(Status::Pending) }),
-            Operation::Query(order) => self.found(may_be_tried_again(order, now)),
-            Operation::QueryRefund(_) => self.found(false),
-            Operation::Close(_) => Err(Error::unclear("nothing was asked of it")),
+            Operation::Pay(pay) => of_order("01", &pay.order),
+            Operation::Query(order) => of_order("01", order),
+            Operation::Close(order) => of_order("99", order),
+            Operation::Refund(refund) | Operation::QueryRefund(refund) => of_refund(refund),
         }
     }
 
-    fn created(&self, pay: &Pay) -> Result<Outcome, Error> {
-        let action = match Product::of(pay.order.method)? {
-            Product::Qr => Some(Action::Qr { data: self.needed("qrCode")?.to_owned() }),
-            Product::App => {
-                Some(Action::App { params: BTreeMap::from([("tn".to_owned(), self.needed("tn")?.to_owned())]) })
+    /// Refuses what names somebody else's account, order or amount.
+    fn agrees(&self, account: &Account, fields: &Fields) -> Result<(), Error> {
+        same("merId", fields, &account.mer_id)?;
+        same("orderId", fields, self.number)?;
+        same("txnTime", fields, &time(self.at))?;
+        same("currencyCode", fields, "156")?;
+        // The answer to a question may name the question's kind or the trade's.
+        if fields.get("txnType").is_some_and(|kind| kind != self.kind && kind != "00") {
+            return Err(Error::Mismatch("it names another `txnType`".to_owned()));
+        }
+        match amount(fields)? {
+            Some(amount) if amount != self.amount => {
+                Err(Error::Mismatch(format!("`txnAmt` is {amount}, the order says {}", self.amount)))
             }
-            Product::Barcode => None,
-            Product::Page => return Err(Error::unclear("nothing was asked of it")),
-        };
-        Ok(Outcome { action, ..Outcome::of(Status::Pending) })
-    }
-
-    /// How the order stands that was asked about; `respCode` told only how the question went.
-    fn found(&self, may_be_tried_again: bool) -> Result<Outcome, Error> {
-        let word = self.word("origRespCode", "origRespMsg");
-        let (status, needs_person) = match class(&word.code) {
-            Class::Success => (Status::Succeeded, None),
-            Class::Odd => (Status::Succeeded, Some(format!("UnionPay debited the payer with a defect ({word})"))),
-            Class::Open | Class::Busy | Class::Absent | Class::Conflict => (Status::Pending, None),
-            Class::Declined if may_be_tried_again => (Status::Pending, None),
-            Class::Declined => (Status::Failed, None),
-        };
-        let amount = self.fen("txnAmt")?;
-        if status == Status::Succeeded && amount.is_none() {
-            return Err(Error::unclear("it is signed but has no `txnAmt`"));
+            _ => Ok(()),
         }
-        Ok(Outcome { amount, provider_id: self.query_id(), needs_person, ..Outcome::of(status) })
     }
 
-    fn query_id(&self) -> Option<String> {
-        self.field("queryId").map(str::to_owned)
-    }
-
-    fn fen(&self, name: &str) -> Result<Option<Money>, Error> {
-        let Some(text) = self.field(name) else { return Ok(None) };
-        let value = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let value = value.ok_or_else(|| Error::Mismatch(format!("its `{name}` is no amount of fen")))?;
-        if self.field("currencyCode").is_some_and(|currency| currency != "156") {
-            return Err(Error::Mismatch("it names another currency".to_owned()));
+    /// A refused request may not be repeated in full; good news must say what it is about.
+    fn is_named(&self, fields: &Fields) -> Result<(), Error> {
+        for name in ["merId", "orderId", "txnTime"] {
+            given(fields, name)?;
         }
-        Ok(Some(Money { value, currency: Currency::CNY }))
-    }
-
-    /// UnionPay itself advises to ask before anything of a notification is booked.
-    pub(super) fn event(&self) -> Result<Event, Error> {
-        self.same("merId", &self.account.mer_id)?;
-        let number = self.needed("orderId")?.to_owned();
-        let id =
-            format!("{}:{number}:{}:{}", self.needed("txnType")?, self.needed("txnTime")?, self.needed("respCode")?);
-        let amount = self.fen("txnAmt")?;
-        match self.needed("txnType")? {
-            "01" => Ok(Event { id, order_number: number, refund_number: None, outcome: None, amount }),
-            "04" => {
-                let order_number = self.needed("reqReserved")?.to_owned();
-                Ok(Event { id, order_number, refund_number: Some(number), outcome: None, amount })
-            }
-            _ => Err(Error::unclear("it is a notification of an unknown kind")),
-        }
+        Ok(())
     }
 }
 
-/// Whether a failure is that of one attempt: in a browser, an app or after a scan the cardholder may try again until the
-/// time to pay is over. That time is not known here; it is never longer than this.
-fn may_be_tried_again(order: &Order, now: u64) -> bool {
-    let age = now.cast_signed().saturating_sub(order.created_at.as_second());
-    !order.method.is_scanned() && age < ATTEMPTS
+fn same(name: &str, fields: &Fields, ours: &str) -> Result<(), Error> {
+    match fields.get(name) {
+        Some(theirs) if theirs != ours => Err(Error::Mismatch(format!("it names another `{name}`"))),
+        _ => Ok(()),
+    }
 }
 
-fn unclear(word: Word) -> Error {
-    Error::Unclear { why: "it does not know yet".to_owned(), word: Some(word) }
+fn given<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Error> {
+    fields.get(name).ok_or_else(|| Error::unclear(format!("its answer is signed but has no `{name}`")))
+}
+
+pub(super) fn amount(fields: &Fields) -> Result<Option<Money>, Error> {
+    let Some(text) = fields.get("txnAmt") else { return Ok(None) };
+    let value =
+        Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
+    let value = value.ok_or_else(|| Error::Mismatch("`txnAmt` is no amount".to_owned()))?;
+    Ok(Some(Money { value, currency: Currency::CNY }))
+}
+
+fn own_id(fields: &Fields) -> Option<String> {
+    fields.get("queryId").map(str::to_owned)
+}
+
+fn taken(pay: &Pay, fields: &Fields) -> Result<Outcome, Error> {
+    let action = match Product::of(pay.order.method)? {
+        Product::Qr => Some(Action::Qr { data: given(fields, "qrCode")?.to_owned() }),
+        Product::App => {
+            let tn = given(fields, "tn")?.to_owned();
+            Some(Action::App { params: BTreeMap::from([("tn".to_owned(), tn)]) })
+        }
+        // The till waits; whether it was paid is told later.
+        Product::Barcode => None,
+        Product::Page => return Err(Error::unclear("a page is not answered")),
+    };
+    Ok(Outcome { action, provider_id: own_id(fields), ..Outcome::of(Status::Pending) })
+}
+
+/// What became of the trade that was asked about; `adjust` has the last word on its status.
+fn traded(subject: &Subject<'_>, fields: &Fields, adjust: impl FnOnce(Status) -> Status) -> Result<Outcome, Error> {
+    let code = given(fields, "origRespCode")?;
+    let word = codes::word(code, fields.get("origRespMsg").unwrap_or_default());
+    let trade = codes::trade(code);
+    let Some((status, needs_person)) = trade.status() else {
+        return Err(if trade == Trade::Absent { Error::Absent(word) } else { codes::unclear(word) });
+    };
+    let amount = amount(fields)?;
+    if status == Status::Succeeded && amount.is_none() {
+        return Err(Error::unclear("it says that money moved but not how much"));
+    }
+    Ok(Outcome {
+        provider_id: own_id(fields),
+        amount,
+        at: at(fields, subject.at),
+        needs_person,
+        ..Outcome::of(adjust(status))
+    })
+}
+
+fn agrees_with_original(refund: &Refund, fields: &Fields) -> Result<(), Error> {
+    refund.order.provider_id.as_deref().map_or(Ok(()), |original| same("origQryId", fields, original))
+}
+
+/// A payer may try again until the order's time has passed, so a failure before that is not the end. The time comes back
+/// in `reqReserved`, where we wrote it; without it no failure is believed.
+fn is_last_word(fields: &Fields, now: u64) -> bool {
+    let deadline = fields.get("reqReserved").and_then(read_time);
+    deadline.is_some_and(|deadline| is_past(deadline, now))
+}
+
+/// `traceTime` has no year: it is the first such day from the order's own on.
+fn at(fields: &Fields, ordered: Timestamp) -> Option<Timestamp> {
+    let moved = fields.get("traceTime")?;
+    let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;
+    let year: i16 = time(earliest).get(..4)?.parse().ok()?;
+    let candidates =
+        [year, year.checked_add(1)?].into_iter().filter_map(|year| read_time(&format!("{year:04}{moved}")));
+    candidates.into_iter().find(|at| *at >= earliest)
 }

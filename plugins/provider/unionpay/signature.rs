@@ -1,98 +1,130 @@
-//! How messages are signed: with RSA twice over (01), or with a key that both sides have (11 SHA-256, 12 SM3).
+//! Signatures, both ways: over the fields in the order of their names, by one of four methods.
 //!
-//! With 01 the signature is over the hexadecimal digits of the text's digest, so the text is digested twice. The key that
-//! checks it comes in the message itself, as a certificate: it counts for nothing unless it leads to the configured root.
+//! | `signMethod` | signature |
+//! |---|---|
+//! | 01 | base64 of RSA over the *hexadecimal text* of SHA-256, so SHA-256 is applied twice |
+//! | 11 | hexadecimal SHA-256 of the text, `&` and the hexadecimal SHA-256 of the key |
+//! | 12 | the same with SM3 |
+//! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. Read from sources, never seen at work |
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use sm3::Sm3;
 
-use super::super::form::{self, Fields};
-use super::super::{BadSignature, Signing, Verified};
-use super::certificate::Trust;
+use super::super::BadSignature;
+use super::chain::{Chain, Kind};
+use super::fields::{Fields, SIGNATURE};
 use crate::error::Error;
-use crate::signer::rsa;
+use crate::secret::Secret;
+use crate::signer::Signer;
 
-/// `signMethod`, with what it needs.
+/// How an account signs, and what it believes.
 pub(super) enum Method {
-    /// 01: the channel's private key, and whom to trust.
-    Rsa(Trust),
-    /// 11: a shared key.
-    Sha256(String),
-    /// 12: a shared key.
-    Sm3(String),
+    /// 01
+    Rsa(Chain),
+    /// 11: the hexadecimal hash of the key that both sides have.
+    Sha256(Secret),
+    /// 12: as 11.
+    Sm3(Secret),
+    /// 21
+    Sm2(Chain),
 }
 
 impl Method {
-    /// Its number.
-    pub(super) fn number(&self) -> &'static str {
+    pub(super) fn sha256(key: &[u8]) -> Self {
+        Self::Sha256(Secret::new(sha256(key)))
+    }
+
+    pub(super) fn sm3(key: &[u8]) -> Self {
+        Self::Sm3(Secret::new(sm3(key)))
+    }
+
+    /// Its number, `signMethod`.
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "01",
             Self::Sha256(_) => "11",
             Self::Sm3(_) => "12",
+            Self::Sm2(_) => "21",
         }
     }
 
-    /// Adds `signature`, and before it `certId` where a certificate is named.
-    pub(super) fn sign(&self, fields: &mut Fields, with: Signing<'_>) -> Result<(), Error> {
-        fields.remove("signature");
+    /// The same fields, signed: with `certId`, which is a part of what is signed, and `signature`.
+    pub(super) fn sign(&self, fields: &Fields, signer: &dyn Signer) -> Result<Fields, Error> {
+        let mut fields = fields.trimmed();
+        fields.set("signMethod", self.code());
+        if matches!(self, Self::Rsa(_) | Self::Sm2(_)) {
+            fields.set("certId", signer.key_id());
+        }
+        fields.set(SIGNATURE, "");
+        let text = fields.signed_text();
         let signature = match self {
-            Self::Rsa(_) => {
-                fields.insert("certId".to_owned(), with.signer.key_id().to_owned());
-                let digest = hex::encode(Sha256::digest(text(fields)));
-                STANDARD.encode(with.signer.sign(digest.as_bytes())?)
-            }
-            _ => self.shared(&text(fields)).unwrap_or_default(),
+            Self::Rsa(_) => STANDARD.encode(signer.sign(sha256(text.as_bytes()).as_bytes())?),
+            Self::Sm2(_) => STANDARD.encode(signer.sign(sm3(text.as_bytes()).as_bytes())?),
+            Self::Sha256(key) => keyed(sha256, &text, key),
+            Self::Sm3(key) => keyed(sm3, &text, key),
         };
-        fields.insert("signature".to_owned(), signature);
-        Ok(())
+        fields.set(SIGNATURE, signature);
+        Ok(fields)
     }
 
-    /// Checks a message that came as these fields.
-    pub(super) fn verify(&self, fields: &Fields, message: Bytes, now: u64) -> Result<Verified, BadSignature> {
-        let field = |name: &str| fields.get(name).map(String::as_str).filter(|value| !value.is_empty());
-        let signature = field("signature").ok_or(BadSignature::Missing)?;
-        let text = text(fields);
-        if let Self::Rsa(trust) = self {
-            let file = field("signPubKeyCert").ok_or(BadSignature::Wrong("it brings no certificate"))?;
-            let number = trust.check(file.as_bytes(), now).map_err(BadSignature::Wrong)?;
-            let key =
-                rsa::verifier(file.as_bytes()).map_err(|_| BadSignature::Wrong("its certificate has no RSA key"))?;
-            let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is not base64"))?;
-            let digest = hex::encode(Sha256::digest(&text));
-            if !key.verify(digest.as_bytes(), &signature) {
-                return Err(BadSignature::Wrong("it is not over this message, or by another key"));
-            }
-            return Ok(Verified::vouch(message, number));
+    /// Checks a message; says which key signed it.
+    pub(super) fn verify(&self, fields: &Fields, now: u64) -> Result<String, BadSignature> {
+        let signature = fields.get(SIGNATURE).ok_or(BadSignature::Missing)?;
+        if fields.get("signMethod") != Some(self.code()) {
+            return Err(BadSignature::Wrong("its `signMethod` is another than the account's"));
         }
-        let ours = self.shared(&text).unwrap_or_default();
-        verify_slices_are_equal(ours.as_bytes(), signature.as_bytes())
-            .map_err(|_| BadSignature::Wrong("it is not over this message, or by another secure key"))?;
-        Ok(Verified::vouch(message, "secure_key"))
-    }
-
-    /// The signature with a shared key, of which not the key but its digest is added to the text.
-    fn shared(&self, text: &str) -> Option<String> {
+        if !fields.get("encoding").is_none_or(|encoding| encoding.eq_ignore_ascii_case("UTF-8")) {
+            return Err(BadSignature::Wrong("its `encoding` is not UTF-8"));
+        }
+        if !fields.is_unambiguous() {
+            return Err(BadSignature::Wrong("what it covers can be read in two ways"));
+        }
+        let text = fields.signed_text();
         match self {
-            Self::Rsa(_) => None,
-            Self::Sha256(key) => {
-                let key = hex::encode(Sha256::digest(key));
-                Some(hex::encode(Sha256::digest(format!("{text}&{key}"))))
-            }
-            Self::Sm3(key) => {
-                let key = hex::encode(Sm3::digest(key));
-                Some(hex::encode(Sm3::digest(format!("{text}&{key}"))))
-            }
+            Self::Rsa(chain) => by_certificate(chain, Kind::Rsa, fields, signature, &sha256(text.as_bytes()), now),
+            Self::Sm2(chain) => by_certificate(chain, Kind::Sm2, fields, signature, &sm3(text.as_bytes()), now),
+            Self::Sha256(key) => by_key(&keyed(sha256, &text, key), signature),
+            Self::Sm3(key) => by_key(&keyed(sm3, &text, key), signature),
         }
     }
 }
 
-/// What is signed: the sorted fields but `signature`, without those that are blank.
-fn text(fields: &Fields) -> String {
-    let blank = fields.iter().filter(|(_, value)| value.trim().is_empty()).map(|(name, _)| name.as_str());
-    let without: Vec<&str> = blank.chain(["signature"]).collect();
-    form::text(fields, &without)
+fn by_certificate(
+    chain: &Chain,
+    kind: Kind,
+    fields: &Fields,
+    signature: &str,
+    digest: &str,
+    now: u64,
+) -> Result<String, BadSignature> {
+    let certificate = fields.get("signPubKeyCert").ok_or(BadSignature::Wrong("it brings no `signPubKeyCert`"))?;
+    let leaf = chain.leaf(certificate, kind, now)?;
+    let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
+    match leaf.verifier.verify(digest.as_bytes(), &signature) {
+        true => Ok(leaf.serial),
+        false => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
+    }
+}
+
+fn by_key(ours: &str, theirs: &str) -> Result<String, BadSignature> {
+    match verify_slices_are_equal(ours.as_bytes(), theirs.as_bytes()) {
+        Ok(()) => Ok("secure_key".to_owned()),
+        Err(_) => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
+    }
+}
+
+fn keyed(hash: fn(&[u8]) -> String, text: &str, key: &Secret) -> String {
+    let covered = zeroize::Zeroizing::new([text.as_bytes(), b"&", key.expose()].concat());
+    hash(&covered)
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+pub(super) fn sm3(bytes: &[u8]) -> String {
+    hex::encode(Sm3::digest(bytes))
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
 
+use super::super::wechat_account::scanned_code;
 use super::super::{Signing, beijing};
 use super::xml::{self, Fields};
 use super::{Account, Product};
@@ -78,10 +79,7 @@ fn create(fields: &mut Fields, product: Product, pay: &Pay) -> Result<(), Error>
         put(fields, "time_expire", &beijing::write(end, beijing::COMPACT));
     }
     if product == Product::Codepay {
-        let code = pay.payer.auth_code.as_deref().filter(|code| is_auth_code(code));
-        let needed =
-            "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
-        put(fields, "auth_code", code.ok_or_else(|| unfit(needed))?);
+        put(fields, "auth_code", scanned_code(pay)?);
         return Ok(());
     }
     if pay.notify_url.len() > 256 || pay.notify_url.contains('?') {
@@ -116,11 +114,6 @@ fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
         put(fields, "refund_desc", reason);
     }
     Ok(())
-}
-
-fn is_auth_code(code: &str) -> bool {
-    let is_known_start = code.get(..2).is_some_and(|start| ("10"..="15").contains(&start));
-    code.len() == 18 && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
 }
 
 fn fen(money: Money) -> Result<String, Error> {

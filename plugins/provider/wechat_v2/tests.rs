@@ -44,7 +44,7 @@ fn golden_files_hold() {
     let needed: Vec<&str> = needed.split_whitespace().collect();
     let (signer, keys) = (crate::signer::none(), Keyring::default());
     golden::hold(
-        &Bench { folder: "wechat-v2", provider: &provider(), signer: &*signer, keys: &keys, sign: &sign },
+        &Bench { folder: "wechat-v2", provider: &provider(), signer: &*signer, keys: &keys, now: NOW, sign: &sign },
         &needed,
     );
 }

@@ -196,7 +196,7 @@ impl OrderNews<'_> {
     }
 }
 
-fn queried(account: &Account, order: &Order, news: &OrderNews<'_>) -> Result<Outcome, Error> {
+pub(super) fn queried(account: &Account, order: &Order, news: &OrderNews<'_>) -> Result<Outcome, Error> {
     let outcome = news.outcome(account)?;
     same("out_trade_no", &news.out_trade_no, &order.number)?;
     if let Some(amount) = outcome.amount {

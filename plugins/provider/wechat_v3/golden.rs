@@ -74,7 +74,8 @@ pub(super) fn provider_of(mchid: &str, appid: &str) -> WechatV3 {
 fn with_account(account: super::Account) -> WechatV3 {
     let vectors = vectors();
     let key = vectors["notification"]["api_v3_key"].as_str().unwrap().as_bytes();
-    WechatV3 { account, api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
+    let till = super::codepay::Till::new("0001", "till-1");
+    WechatV3 { account, till: Some(till), api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
 }
 
 /// A service provider that acts for a merchant with an app of its own.
@@ -158,7 +159,7 @@ fn golden_files_hold() {
     let files = all();
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     for needed in
-        "pay-native pay-jsapi pay-app pay-h5 query close refund query-refund notification-payment notification-refund \
+        "pay-native pay-jsapi pay-app pay-h5 pay-codepay pay-codepay-typing query close refund query-refund notification-payment notification-refund \
          certificates partner-pay-jsapi partner-pay-app partner-query partner-close partner-refund partner-query-refund"
             .split(' ')
     {

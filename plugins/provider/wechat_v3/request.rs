@@ -50,7 +50,7 @@ pub(super) fn query_uri(account: &Account, number: &str) -> Result<Uri, Error> {
 }
 
 /// Service providers have one of their own.
-fn desk(account: &Account) -> &'static str {
+pub(super) fn desk(account: &Account) -> &'static str {
     match account.sub_mchid {
         Some(_) => "/v3/pay/partner/transactions",
         None => "/v3/pay/transactions",
@@ -71,12 +71,9 @@ fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
     let product = Product::of(order.method).ok_or_else(|| {
         Error::Unfit(format!("`{}` is no way to pay with WeChat Pay: choose another `method`", order.method))
     })?;
-    if !(1..=127).contains(&pay.description.chars().count()) {
-        return Err(unfit("`description` must have 1 to 127 characters for WeChat Pay"));
-    }
     let body = Create {
         whose: Identity::of(account),
-        description: &pay.description,
+        description: description(pay)?,
         out_trade_no: &order.number,
         time_expire: pay.expires_at.map(time),
         notify_url: notify_url(&pay.notify_url)?,
@@ -119,7 +116,14 @@ fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error
     post(Uri::from_static("/v3/refund/domestic/refunds"), &body)
 }
 
-fn fen(amount: Money) -> Result<u64, Error> {
+pub(super) fn description(pay: &Pay) -> Result<&str, Error> {
+    match pay.description.chars().count() {
+        1..=127 => Ok(&pay.description),
+        _ => Err(unfit("`description` must have 1 to 127 characters for WeChat Pay")),
+    }
+}
+
+pub(super) fn fen(amount: Money) -> Result<u64, Error> {
     if amount.currency != Currency::CNY {
         return Err(unfit("`amount.currency` must be \"CNY\": WeChat Pay takes yuan only"));
     }
@@ -165,7 +169,7 @@ pub(super) fn uri(text: String) -> Result<Uri, Error> {
     path.map(Uri::from).map_err(|_| Error::NotSent("the request's path could not be written".to_owned()))
 }
 
-fn post(uri: Uri, body: &impl Serialize) -> Result<Request<Bytes>, Error> {
+pub(super) fn post(uri: Uri, body: &impl Serialize) -> Result<Request<Bytes>, Error> {
     let body = serde_json::to_vec(body)
         .map_err(|_| Error::NotSent("the request's body could not be written as JSON".to_owned()))?;
     Ok(with_headers(Verb::POST, uri, body.into()))
@@ -199,15 +203,15 @@ struct Create<'a> {
 }
 
 #[derive(Serialize)]
-struct Total {
-    total: u64,
-    currency: Currency,
+pub(super) struct Total {
+    pub(super) total: u64,
+    pub(super) currency: Currency,
 }
 
 /// Who asks, in the words of the desk.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Identity<'a> {
+pub(super) enum Identity<'a> {
     Merchant {
         appid: &'a str,
         mchid: &'a str,
@@ -222,7 +226,7 @@ enum Identity<'a> {
 }
 
 impl<'a> Identity<'a> {
-    fn of(account: &'a Account) -> Self {
+    pub(super) fn of(account: &'a Account) -> Self {
         match &account.sub_mchid {
             None => Self::Merchant { appid: &account.appid, mchid: &account.mchid },
             Some(sub_mchid) => Self::Partner {

@@ -20,6 +20,7 @@ use crate::signer::KeyError;
 mod answers;
 mod bills;
 mod malformed;
+mod partner;
 mod requests;
 mod sealed;
 mod signatures;

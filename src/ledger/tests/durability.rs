@@ -78,6 +78,27 @@ async fn a_crowd_shares_one_sync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_changes_nothing_is_told_without_a_sync_of_its_own() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let (release, held) = hold(bench.engine().clone()).await;
+    let before = bench.engine().hooks().syncs();
+    let (noting, changing) = (bench.ledger.clone(), bench.ledger.clone());
+    let note = vec![What::NeedsPerson { why: "x".into() }];
+    let noted = tokio::spawn(async move { noting.note(&of("o"), note, at(1)).await });
+    bench.engine().hooks().crowd(1).await;
+    let changed = tokio::spawn(async move { changing.mismatch(&of("o"), at(2)).await });
+    bench.engine().hooks().crowd(2).await;
+    drop(release);
+    held.await.unwrap();
+    noted.await.unwrap().unwrap();
+    changed.await.unwrap().unwrap();
+    assert_eq!(bench.engine().hooks().syncs(), before + 1, "what was noted went along with the change");
+    let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    assert!(matches!(timeline.entries[3].what, What::NeedsPerson { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_fails_fails_for_all_and_for_good() {
     for step in ["commit", "sync"] {
         let bench = Bench::new();

@@ -13,6 +13,8 @@ pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) app_id: String,
     /// The merchant behind it.
     pub(in crate::sandbox) seller_id: String,
+    /// The merchant's consent, when the application acts for another than its owner.
+    pub(in crate::sandbox) app_auth_token: Option<String>,
     /// Whose signatures are believed.
     pub(in crate::sandbox) application: PublicKey,
     /// Signs answers and notifications.
@@ -40,6 +42,7 @@ impl Account {
         Ok(Self {
             app_id: file.app_id,
             seller_id: file.seller_id,
+            app_auth_token: file.app_auth_token,
             application: PublicKey::read(&source.path(file.application.public_key))?,
             alipay: SigningKey::read("alipay", &source.path(file.alipay.private_key))?,
             certificates: file.certificates,
@@ -58,6 +61,7 @@ struct File {
     _address: String,
     app_id: String,
     seller_id: String,
+    app_auth_token: Option<String>,
     application: ApplicationTable,
     alipay: AlipayTable,
     certificates: Option<Certificates>,

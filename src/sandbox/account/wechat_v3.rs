@@ -12,12 +12,20 @@ use crate::sandbox::keys::{Certificate, SigningKey};
 pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) mchid: String,
     pub(in crate::sandbox) appid: String,
+    /// For whom it acts, when it is a service provider.
+    pub(in crate::sandbox) merchant_of: Option<Merchant>,
     pub(in crate::sandbox) api_v3: [u8; 32],
     /// Whose signatures are believed.
     pub(in crate::sandbox) merchant: Certificate,
     pub(in crate::sandbox) public_key: Option<SigningKey>,
     pub(in crate::sandbox) platform: Option<Platform>,
     pub(super) tls: TlsFiles,
+}
+
+/// The merchant for whom a service provider acts.
+pub(in crate::sandbox) struct Merchant {
+    pub(in crate::sandbox) mchid: String,
+    pub(in crate::sandbox) appid: Option<String>,
 }
 
 /// A platform certificate and its private key.
@@ -51,9 +59,13 @@ impl Account {
             let key = SigningKey::read(&certificate.serial, &source.path(platform.private_key))?;
             Ok::<_, io::Error>(Platform { certificate, key })
         });
+        if file.sub_appid.is_some() && file.sub_mchid.is_none() {
+            return Err(source.refused("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
+        }
         let account = Self {
             mchid: file.mchid,
             appid: file.appid,
+            merchant_of: file.sub_mchid.map(|mchid| Merchant { mchid, appid: file.sub_appid }),
             api_v3,
             merchant,
             public_key: public_key.transpose()?,
@@ -78,6 +90,8 @@ struct File {
     _address: String,
     mchid: String,
     appid: String,
+    sub_mchid: Option<String>,
+    sub_appid: Option<String>,
     api_v3: String,
     merchant: MerchantFile,
     public_key: Option<PublicKeyFile>,

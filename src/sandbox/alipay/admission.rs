@@ -77,7 +77,7 @@ pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<
         let shown: String = text.chars().take(300).collect();
         return Err(invalid("isv.invalid-signature", &format!("验签出错，待验签字符串：{shown}")));
     }
-    if form.get("app_auth_token").is_some() {
+    if form.get("app_auth_token") != account.app_auth_token.as_deref() {
         return Err(Reply::gateway("20001", "aop.invalid-app-auth-token", "无效的应用授权令牌"));
     }
     let method = Method::named(method).ok_or_else(|| invalid("isv.invalid-method", "不存在的方法名"))?;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::orders::{order_object, refund_object, rfc3339};
+use super::partner::outward;
 use super::reply::{insert, sign};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v3::Account;
@@ -26,7 +27,10 @@ pub(in crate::sandbox) fn compose(
     let mut message = Message::of(books, account, subject)?;
     match sending.tamper {
         Some(Tamper::Amount) => spoil_amount(&mut message.plaintext),
-        Some(Tamper::Account) => message.plaintext["mchid"] = json!("1900000000"),
+        Some(Tamper::Account) => {
+            let name = if account.merchant_of.is_some() { "sub_mchid" } else { "mchid" };
+            message.plaintext[name] = json!("1900000000");
+        }
         _ => {}
     }
     let id = format!("{}-{}", Timestamp::now().as_millisecond(), random_text(22));
@@ -125,7 +129,7 @@ fn refund_news(account: &Account, object: Value) -> Value {
     for amount in ["total", "refund", "payer_total", "payer_refund"] {
         news["amount"][amount] = object["amount"][amount].clone();
     }
-    news
+    outward(account, news)
 }
 
 /// What goes over the wire.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
+use super::partner;
 use super::reply::Reply;
 use super::schema::{self, Product};
 use crate::sandbox::account::wechat_v3::Account;
@@ -85,11 +86,14 @@ impl Desk<'_> {
         }
     }
 
-    /// `mchid` must be there, be the sender's, and be all.
+    /// The sender's number must be there and be all; a service provider names its merchant's too.
     pub(super) fn check_query(&self, query: Option<&str>) -> Result<()> {
-        match query.unwrap_or_default().split_once('=') {
-            Some(("mchid", mchid)) if mchid == self.account.mchid => Ok(()),
-            Some(("mchid", mchid)) if !mchid.contains('&') => Err(Reply::error(403, "NO_AUTH", "商户无权限")),
+        let (query, whose) = (query.unwrap_or_default(), partner::whose(self.account));
+        let names =
+            |text: &str| text.split('&').map(|part| part.split('=').next().map(str::to_owned)).collect::<Vec<_>>();
+        match query {
+            _ if query == whose => Ok(()),
+            _ if names(query) == names(&whose) => Err(Reply::error(403, "NO_AUTH", "商户无权限")),
             _ => Err(parameter("query", "mchid", "must be given, and nothing else")),
         }
     }
@@ -197,8 +201,9 @@ impl Desk<'_> {
     }
 
     pub(super) fn refund_query(&mut self, id: &Id, query: Option<&str>) -> Result {
-        if query.is_some_and(|query| !query.is_empty()) {
-            return Err(parameter("query", query.unwrap_or_default(), "illegal extra parameter"));
+        let whose = self.account.merchant_of.as_ref().map(|merchant| format!("sub_mchid={}", merchant.mchid));
+        if query.filter(|query| !query.is_empty()) != whose.as_deref() {
+            return Err(parameter("query", query.unwrap_or_default(), "must be what is documented, and nothing else"));
         }
         if !schema::is_refund_number(&id.1) || id.1.len() > 64 {
             return Err(parameter("uri", "out_refund_no", "must be at most 64 of the documented characters"));
@@ -265,7 +270,7 @@ pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Va
             "total": payment.amount, "payer_total": payment.amount, "currency": "CNY", "payer_currency": "CNY",
         });
     }
-    object
+    partner::outward(account, object)
 }
 
 /// A refund, as its answers tell it.

@@ -26,8 +26,14 @@ fn golden_files_of_bills_hold() {
             message.body = answered(NAME, content.strip_suffix('}').unwrap());
         }
     };
-    let bench =
-        Bench { folder: "alipay", provider: &provider(), signer: &*app_signer(), keys: &keyring(), sign: &sign };
+    let bench = Bench {
+        folder: "alipay",
+        provider: &provider(),
+        signer: &*app_signer(),
+        keys: &keyring(),
+        now: NOW,
+        sign: &sign,
+    };
     bill::golden::hold(&bench, &["trade", "funds", "trade-absent"]);
 }
 

@@ -2,11 +2,11 @@
 
 use super::*;
 
-pub(super) fn v3(more: &str) -> Alipay {
+pub(in super::super) fn v3(more: &str) -> Alipay {
     provider_of(&format!("app_id = \"2021000000000001\"\nprotocol = \"v3\"\n{more}"), &[])
 }
 
-pub(super) fn headers(body: &str) -> HeaderMap {
+pub(in super::super) fn headers(body: &str) -> HeaderMap {
     let time = NOW * 1000 + 123;
     let signature = alipay_signer().sign(format!("{time}\nabc\n{body}\n").as_bytes()).unwrap();
     let pairs = [

@@ -27,6 +27,7 @@ fn golden_files_of_bills_hold() {
         provider: &provider,
         signer: &*signer,
         keys: &keys,
+        now: NOW,
         sign: &|message| {
             if message.status == Some(200) {
                 sign_if_unsigned(message);

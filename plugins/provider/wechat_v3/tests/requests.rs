@@ -92,7 +92,7 @@ fn every_mistake_in_the_account_is_told() {
     let right = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice();
     let key = Some(right);
     assert_eq!(build("mchid = \"1900000109\"\nappid = \"wx8888888888888888\"", key), (true, vec![]));
-    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsub_mchid = \"1\"", key);
+    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsubMchid = \"1\"", key);
     assert!(!built);
     assert_eq!(said.len(), 3, "{said:#?}");
     assert!(said[0].starts_with("\"19x\"|the mchid must be 1 to 32 digits|copy"), "{said:#?}");
@@ -103,9 +103,47 @@ fn every_mistake_in_the_account_is_told() {
     assert!(!build("mchid = \"1\"\nappid = \"wx\"", Some(b"short")).0);
 
     let field = &ROW.secrets[0];
-    assert!(field.required && (field.check)(right).is_ok());
+    assert!(matches!(field.need, Need::Required(_)) && (field.check)(right).is_ok());
     for bad in ["", "hunter2", &"x".repeat(33), &"茶".repeat(10), &format!("é{}", "x".repeat(30))] {
         let said = (field.check)(bad.as_bytes()).unwrap_err();
         assert!(said.contains("exactly 32") && (bad.is_empty() || !said.contains(bad)), "{said}");
     }
+}
+
+#[test]
+fn a_till_is_told_what_is_missing_and_off_by_default() {
+    let key = Some(b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice());
+    let whose = "mchid = \"1900000109\"\nappid = \"wx8888888888888888\"\n";
+    let built = |more: &str| build(&format!("{whose}{more}"), key);
+    assert_eq!(built("codepay = true\nstore_id = \"0001\"\ndevice_id = \"1\""), (true, vec![]));
+    assert_eq!(built("codepay = false"), (true, vec![]));
+    for (more, expected) in [
+        ("codepay = true", "`codepay` needs a `store_id`"),
+        ("codepay = true\nstore_id = \"\"", "`codepay` needs a `store_id`"),
+        ("store_id = \"0001\"", "`store_id` and `device_id` are for `codepay` alone"),
+        ("codepay = true\nstore_id = \"0001\"\nsub_mchid = \"1\"", "`codepay` is for a merchant's own account"),
+    ] {
+        let (built, said) = built(more);
+        assert!(!built && said.len() == 1 && said[0].contains(expected), "{more}: {said:#?}");
+    }
+}
+
+#[test]
+fn what_a_till_scanned_is_reversed_and_then_asked_about() {
+    let provider = provider();
+    let scanned = |code: &str| {
+        let payer = Payer { auth_code: Some(code.to_owned()), ..Payer::default() };
+        Operation::Pay(Pay { payer, ..pay("wechat.codepay") })
+    };
+    for code in ["", "13000000000000000", "160000000000000001", "13000000000000000x"] {
+        assert!(matches!(signing(|with| provider.encode(&scanned(code), with)), Err(Error::Unfit(_))), "{code}");
+    }
+    let off = super::super::WechatV3 { till: None, ..provider_of("1", "wx") };
+    assert!(matches!(signing(|with| off.encode(&scanned("130000000000000001"), with)), Err(Error::Unfit(_))));
+    let close = Operation::Close(Order { method: Method::parse("wechat.codepay").unwrap(), ..order() });
+    let Ok(Encoded::Send(request)) = signing(|with| provider.encode(&close, with)) else { panic!() };
+    assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{NUMBER}/reverse"));
+    assert_eq!(request.body(), r#"{"appid":"wxd678efh567hg6787","mchid":"1234567891"}"#);
+    let reversed = signing(|with| provider.decode(&close, StatusCode::OK, vouched("{}"), with));
+    assert!(matches!(reversed, Err(Error::Unclear { .. })));
 }

@@ -1,0 +1,93 @@
+use super::*;
+
+fn of_form(text: &str) -> Option<Fields> {
+    Fields::read(Codec::Form, Source::Notification, text.as_bytes())
+}
+
+fn map(fields: &Fields) -> Vec<(&str, &str)> {
+    fields.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+#[test]
+fn brackets_hold_what_looks_like_fields() {
+    let vector = "accessType=0&bizType=000201&reqReserved={a=1&b=[x&y]}&respCode=00&respMsg=成功[0000000]&signMethod=01&version=5.1.0";
+    let fields = Fields::of_answer(vector).unwrap();
+    assert_eq!(fields.get("reqReserved"), Some("{a=1&b=[x&y]}"));
+    assert_eq!(fields.get("respMsg"), Some("成功[0000000]"));
+    assert_eq!(fields.signed_text(), vector);
+    for (text, expected) in [
+        ("a=1+%2B&b=", vec![("a", "1+%2B"), ("b", "")]),
+        ("a=b=c", vec![("a", "b=c")]),
+        ("a={x&b=[y}&c=]&d=1", vec![("a", "{x&b=[y}"), ("c", "]"), ("d", "1")]),
+        ("a={x}&b=1", vec![("a", "{x}"), ("b", "1")]),
+        ("a={x&b=1", vec![("a", "{x&b=1")]),
+        ("a=[{x]&b=}", vec![("a", "[{x]"), ("b", "}")]),
+    ] {
+        assert_eq!(map(&Fields::of_answer(text).unwrap()), expected, "{text}");
+    }
+    for bad in ["", "a", "=1", "a=1&", "a=1&b", "&a=1", "a=1&&b=2", "a=1&a=1", "a=1&=2"] {
+        assert_eq!(Fields::of_answer(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn json_is_an_object_of_texts_and_nothing_else() {
+    let read = |text: &str| Fields::read(Codec::Json, Source::Answer, text.as_bytes());
+    assert_eq!(map(&read(r#"{"b":"2","a":"1&x"}"#).unwrap()), [("a", "1&x"), ("b", "2")]);
+    for bad in [
+        "",
+        "{",
+        "[]",
+        r#"{"a":1}"#,
+        r#"{"a":null}"#,
+        r#"{"a":{}}"#,
+        r#"{"a":"1","a":"1"}"#,
+        r#"{"":"1"}"#,
+        r#"{"a=b":"1"}"#,
+    ] {
+        assert_eq!(read(bad), None, "{bad}");
+    }
+    let told = |text: &str| Fields::read(Codec::Json, Source::Notification, text.as_bytes());
+    assert_eq!(told(r#"{"a":"1"}"#), told("a=1"));
+    assert_eq!(Fields::read(Codec::Form, Source::Notification, br#"{"a":"1"}"#), None);
+    assert_eq!(read(r#"{"b":"2","a":"1"}"#).unwrap().write(Codec::Json).unwrap(), br#"{"a":"1","b":"2"}"#);
+}
+
+#[test]
+fn names_are_sorted_by_their_bytes_and_empty_values_do_not_count() {
+    let fields = of_form("orderId=1&orderDesc=2&Zero=3&empty=&signature=x").unwrap();
+    assert_eq!(fields.signed_text(), "Zero=3&orderDesc=2&orderId=1");
+    assert!(fields.is_unambiguous());
+    let trimmed = of_form("a=+1+&b=++").unwrap().trimmed();
+    assert_eq!(map(&trimmed), [("a", "1")]);
+}
+
+#[test]
+fn a_text_that_can_be_read_in_two_ways_is_known() {
+    for (form, is_clear) in [
+        ("a=1&b=2", true),
+        ("a=1%26b%3D2", false),
+        ("a=%7B1%26b%3D2%7D", true),
+        ("a=%7B1%26b%3D2", true),
+        ("a=%7B&b=2", false),
+        ("a=1%26&b=2", false),
+        ("a=x%3Dy", true),
+        ("a%26b=1", false),
+        ("a%3Db=1", false),
+    ] {
+        assert_eq!(of_form(form).unwrap().is_unambiguous(), is_clear, "{form}");
+    }
+}
+
+proptest::proptest! {
+    /// Reading the signed text again gives the same fields exactly when it is said to be unambiguous.
+    #[test]
+    fn unambiguous_is_what_reads_the_same_again(pairs in proptest::collection::btree_map("[ab&={]{0,3}", "[a&={}\\[\\]]{0,6}", 1..4)) {
+        let fields = Fields(pairs);
+        let signed: form::Fields = fields.signed().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let again = Fields::of_answer(&fields.signed_text());
+        if !signed.is_empty() {
+            proptest::prop_assert_eq!(fields.is_unambiguous(), again == Some(Fields(signed)));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Which certificates are believed.
+
+use super::super::chain::{Chain, Kind, Owners, check, serial};
+use super::*;
+
+fn text(name: &str) -> String {
+    String::from_utf8(key_file(name)).unwrap()
+}
+
+fn why(result: Result<super::super::chain::Leaf, BadSignature>) -> &'static str {
+    match result {
+        Ok(_) => "",
+        Err(BadSignature::Wrong(why)) => why,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn only_unionpays_own_certificate_is_believed() {
+    let leaf = |name: &str| why(chain().leaf(&text(name), Kind::Rsa, NOW));
+    assert_eq!(leaf("up_acp.crt.pem"), "");
+    assert_eq!(leaf("up_merchant.crt.pem"), "its certificate does not belong to UnionPay", "of the same authority");
+    let not_signed = "its certificate was not signed by the configured `middle_cert`";
+    assert_eq!((leaf("up_middle.crt.pem"), leaf("up_root.crt.pem")), (not_signed, not_signed));
+    assert_eq!(leaf("up_acp.key.pem"), "its certificate cannot be read");
+    let production =
+        Chain::new(&key_file("up_middle.crt.pem"), &key_file("up_root.crt.pem"), Owners::Production).unwrap();
+    let test = production.leaf(&text("up_acp.crt.pem"), Kind::Rsa, NOW);
+    assert_eq!(why(test), "its certificate does not belong to UnionPay", "the test environment's");
+    let wrong_kind = chain().leaf(&text("up_acp.crt.pem"), Kind::Sm2, NOW);
+    assert_eq!(why(wrong_kind), "its certificate has a key that is not taken");
+}
+
+#[test]
+fn certificates_have_their_time() {
+    let (start, end) = (1_735_689_600, 2_366_841_600);
+    let is_taken = |now| chain().leaf(&text("up_acp.crt.pem"), Kind::Rsa, now).is_ok();
+    assert_eq!([start - 1, start, end, end + 1].map(is_taken), [false, true, true, false]);
+    assert!(!is_taken(0) && !is_taken(u64::MAX));
+    // One that is remembered ends all the same, and is remembered for its own kind alone.
+    let (chain, text) = (chain(), text("up_acp.crt.pem"));
+    let times = [start, end + 1, start - 1, end];
+    assert_eq!(times.map(|now| chain.leaf(&text, Kind::Rsa, now).is_ok()), [true, false, false, true]);
+    assert!(chain.leaf(&text, Kind::Sm2, start).is_err() && chain.leaf(&text, Kind::Rsa, start).is_ok());
+}
+
+#[test]
+fn any_altered_byte_of_a_certificate_is_refused() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let (_, block) = x509_parser::pem::parse_x509_pem(text("up_acp.crt.pem").as_bytes()).map_err(|_| "pem").unwrap();
+    let pem =
+        |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+    let chain = chain();
+    assert!(chain.leaf(&pem(&block.contents), Kind::Rsa, NOW).is_ok());
+    let signed = 4..4 + block.parse_x509().unwrap().tbs_certificate.as_ref().len();
+    let signature = block.contents.len() - 256..block.contents.len();
+    for at in signed.chain(signature) {
+        let mut altered = block.contents.clone();
+        altered[at] ^= 1;
+        assert!(chain.leaf(&pem(&altered), Kind::Rsa, NOW).is_err(), "byte {at}");
+    }
+}
+
+/// UnionPay's test environment: SHA-1 all the way up.
+#[test]
+fn the_authoritys_own_certificates_belong_together() {
+    let (middle, root) = (key_file("up_acp_test_middle.cer"), key_file("up_acp_test_root.cer"));
+    let chain = Chain::new(&middle, &root, Owners::Test).unwrap();
+    let merchants = chain.leaf(&text("up_acp_test_sign.crt.pem"), Kind::Rsa, 1_480_000_000);
+    assert_eq!(why(merchants), "its certificate does not belong to UnionPay");
+    let wrong = |middle: &[u8], root: &[u8]| Chain::new(middle, root, Owners::Test).err().unwrap_or_default();
+    assert_eq!(wrong(&root, &middle), "`keys.middle_cert` was not signed by `keys.root_cert`");
+    assert_eq!(wrong(&key_file("up_middle.crt.pem"), &root), "`keys.middle_cert` was not signed by `keys.root_cert`");
+    assert_eq!(
+        wrong(&key_file("up_acp.crt.pem"), &key_file("up_middle.crt.pem")),
+        "`keys.middle_cert` may not sign certificates"
+    );
+    assert_eq!(wrong(b"", &root), "`keys.middle_cert` is no X.509 certificate");
+    assert_eq!(wrong(&middle, b"x"), "`keys.root_cert` is no X.509 certificate");
+}
+
+#[test]
+fn a_key_is_known_by_its_certificates_serial_number_in_decimal() {
+    let join = |names: &[&str]| names.iter().flat_map(|name| key_file(name)).collect::<Vec<u8>>();
+    let merchant = ["up_merchant.key.pem", "up_merchant.crt.pem"];
+    assert_eq!(serial(&join(&merchant)).as_deref(), Some(CERT_ID));
+    assert_eq!(
+        serial(&join(&["up_acp_test_sign.crt.pem", "up_acp_test_sign.key.pem"])).as_deref(),
+        Some("68759663125")
+    );
+    let with_chain = ["up_root.crt.pem", "up_middle.crt.pem", "up_merchant.crt.pem", "up_merchant.key.pem"];
+    assert_eq!(serial(&join(&with_chain)).as_deref(), Some(CERT_ID));
+    for unclear in [&["up_merchant.key.pem"][..], &["up_merchant.crt.pem", "up_acp.crt.pem"], &["up_root.crt.pem"]] {
+        assert_eq!(serial(&join(unclear)), None, "{unclear:?}");
+    }
+    assert_eq!(serial(b"\xff\x00"), None);
+    let signer = crate::signer::rsa::signer(CERT_ID, &join(&["up_merchant.crt.pem", "up_merchant.key.pem"]));
+    assert!(signer.is_ok(), "certificate and key in one file");
+}
+
+#[test]
+fn certificate_files_are_checked() {
+    assert_eq!(check(&key_file("up_root.crt.pem")), Ok(()));
+    assert_eq!(check(&key_file("up_acp_test_root.cer")), Ok(()));
+    for wrong in [b"".as_slice(), b"\xff", b"0", &key_file("up_acp.key.pem")] {
+        assert!(check(wrong).is_err());
+    }
+}

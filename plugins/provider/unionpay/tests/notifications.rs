@@ -1,0 +1,44 @@
+//! News is a reason to ask.
+
+use super::*;
+
+fn told(fields: &Fields) -> Result<Event, Error> {
+    provider().decode_notification(Verified::vouch(Bytes::from(fields.write(Codec::Form).unwrap()), "k"))
+}
+
+#[test]
+fn all_news_is_asked_about() {
+    for code in ["00", "A6", "01", "61", "05", "zz"] {
+        let event = told(&with(said(code), "txnType", "01")).unwrap();
+        assert_eq!((event.order_number.as_str(), event.refund_number, event.outcome), (NUMBER, None, None), "{code}");
+    }
+    let refund = with(with(said("00"), "txnType", "04"), "orderId", REFUND_NUMBER);
+    let event = told(&with(refund.clone(), "reqReserved", NUMBER)).unwrap();
+    assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), (NUMBER, Some(REFUND_NUMBER)));
+    assert!(is_unclear(&told(&refund)), "of which payment?");
+    assert_eq!(told(&with(said("00"), "txnType", "99")).unwrap().refund_number, None);
+}
+
+#[test]
+fn news_that_cannot_be_used_is_refused() {
+    let right = with(said("00"), "txnType", "01");
+    assert!(is_mismatch(&told(&with(right.clone(), "merId", "777290058110049"))));
+    for name in ["merId", "orderId", "txnTime", "txnType", "respCode"] {
+        assert!(is_unclear(&told(&with(right.clone(), name, ""))), "{name}");
+    }
+    for kind in ["00", "02", "31", "76", "x"] {
+        assert!(is_unclear(&told(&with(right.clone(), "txnType", kind))), "{kind}");
+    }
+}
+
+#[test]
+fn it_is_acknowledged_with_the_status() {
+    let answer = |accepted| {
+        let response = provider().acknowledge(accepted);
+        (response.status().as_u16(), response.into_body())
+    };
+    assert_eq!(answer(true), (200, Bytes::from("ok")));
+    assert_eq!(answer(false), (400, Bytes::from("fail")));
+    assert_eq!(provider().account(), MER_ID);
+    assert!(provider().published_keys().is_none());
+}

@@ -1,0 +1,92 @@
+//! What support reads.
+#![allow(clippy::unwrap_used)]
+
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::Kind;
+
+use super::*;
+use crate::ledger::{Entry, Exchanged, Payment, Seen, What, Written, a_payment};
+
+fn life(payment: Payment) -> Life {
+    Life { payment, refunds: Vec::new(), timeline: Timeline::default() }
+}
+
+fn told(life: Life) -> String {
+    text::of(&Explanation::from(life))
+}
+
+fn entry(what: What, times: u32) -> Entry {
+    let until = (times > 1).then_some(Timestamp::UNIX_EPOCH);
+    Entry { at: Timestamp::UNIX_EPOCH, refund_id: None, what, until, times }
+}
+
+#[test]
+fn the_second_line_says_where_the_money_is() {
+    let search = Search {
+        since: Timestamp::UNIX_EPOCH,
+        due: Timestamp::UNIX_EPOCH,
+        asked: 7,
+        absent: 0,
+        needs_person: true,
+        closing: true,
+    };
+    let table = [
+        (Status::Succeeded, MoneyState::Moved, 0, "PAID"),
+        (Status::Succeeded, MoneyState::Moved, 300, "3.00 CNY of it went back"),
+        (Status::Succeeded, MoneyState::Moved, 1000, "GIVEN BACK whole"),
+        (Status::Failed, MoneyState::NotMoved, 0, "FAILED: no money moved"),
+        (Status::Closed, MoneyState::NotMoved, 0, "CLOSED: it ended unpaid"),
+        (Status::Pending, MoneyState::NotSent, 0, "BEGUN"),
+        (Status::Pending, MoneyState::NotMoved, 0, "NOT PAID YET"),
+        (Status::Unknown, MoneyState::Unknown, 0, "UNKNOWN"),
+    ];
+    for (status, money_state, refunded, words) in table {
+        let payment = Payment { status, money_state, refunded, search: Some(search.clone()), ..a_payment("o") };
+        let told = told(life(payment));
+        assert!(told.lines().nth(1).unwrap().contains(words), "{told}");
+        let is_searched =
+            told.contains("(7 so far)") && told.contains("A PERSON MUST") && told.contains("is closed if");
+        assert_eq!(is_searched, !status.is_final(), "{told}");
+        assert!(told.contains("before timelines were kept"), "{told}");
+    }
+}
+
+#[test]
+fn what_was_sent_is_told_with_its_evidence() {
+    let mut exchanged = Exchanged::begun(Kind::Query, "wechat", Timestamp::UNIX_EPOCH);
+    let mut lines = Vec::new();
+    for written in [Written::No, Written::Maybe, Written::Yes] {
+        exchanged.written = written;
+        exchanged.ended(&Err(Error::unclear("cut")));
+        if written == Written::Yes {
+            (exchanged.http_status, exchanged.answer) = (Some(502), Some(Seen::of(b"abc")));
+        }
+        let mut life = life(a_payment("o"));
+        life.timeline.entries.push(entry(What::Exchanged(exchanged.clone()), 3));
+        lines.push(told(life));
+    }
+    for (told, words) in lines.iter().zip(["nothing was sent: unclear (cut)", "no whole answer", "answered after 0 ms"])
+    {
+        assert!(told.contains(words) && told.contains("(3 times, last at 1970-01-01 00:00:00.000)"), "{told}");
+    }
+    assert!(lines[2].contains("HTTP 502, 3 bytes, sha256 ba7816bf8f01cfea…, not signed"), "{}", lines[2]);
+}
+
+#[test]
+fn a_gap_is_told() {
+    let mut life = life(a_payment("o"));
+    life.timeline.entries = (0..4).map(|_| entry(What::ToBeClosed, 1)).collect();
+    life.timeline.left_out = 54;
+    assert_eq!(told(life).lines().position(|line| line.contains("54 more")), Some(7));
+}
+
+#[test]
+fn a_question_goes_to_the_admin_port_and_back() {
+    for (order, merchant) in [("tea-1", None), ("a&b=c+d", Some("shop")), ("|1|", Some("店&"))] {
+        let question = Question { order: order.to_owned(), merchant: merchant.map(str::to_owned) };
+        let uri: http::Uri = question.target().parse().unwrap();
+        let read = Question::read(uri.path(), uri.query()).unwrap();
+        assert_eq!((read.order.as_str(), read.merchant.as_deref()), (order, merchant));
+    }
+    assert!(Question::read("/explain/o", Some("of=shop")).is_none());
+}

@@ -1,0 +1,236 @@
+//! What is told of a payment's life: each thing once, in order, with its evidence, and never without end.
+
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::Kind;
+
+use super::*;
+use crate::ledger::about::About;
+use crate::ledger::engine::Durability::Durable;
+use crate::ledger::rows::{self, Id};
+use crate::ledger::transaction::{Read, Space, Transaction};
+
+impl Bench {
+    async fn timeline(&self, order: &str) -> Timeline {
+        self.ledger.timeline("shop", order).await.unwrap().unwrap().1
+    }
+
+    async fn id(&self, order: &str) -> Id {
+        let order = order.to_owned();
+        let look = move |from: &dyn Read| rows::find_payment(&from, "shop", &order);
+        self.ledger.engine.read(look).await.unwrap().unwrap().id
+    }
+
+    /// What happened, one word or two each.
+    async fn told(&self, order: &str) -> Vec<String> {
+        self.timeline(order).await.entries.iter().map(words).collect()
+    }
+}
+
+fn words(entry: &Entry) -> String {
+    let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("{refund}: "));
+    let what = match &entry.what {
+        What::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
+        What::Moved { channel } => format!("moved {channel}"),
+        What::Exchanged(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
+        What::Released { action } => format!("released {action:?}"),
+        What::Lost { action } => format!("lost {action:?}"),
+        What::ToBeClosed => "to be closed".to_owned(),
+        What::Became { status, version, by, .. } => format!("{} v{version} {by:?}", status.as_str()),
+        What::Notified { id, verdict, .. } => format!("notified {id} {verdict:?}"),
+        What::NeedsPerson { why } => format!("person {why}"),
+        What::Event { kind, .. } => kind.clone(),
+        What::Delivered { .. } => "delivered".to_owned(),
+        What::Undelivered { why, .. } => format!("undelivered {why}"),
+        What::Dropped { why, .. } => format!("dropped {why}"),
+    };
+    let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };
+    format!("{about}{what}{times}")
+}
+
+fn sent(kind: Kind, written: Written, result: Result<Outcome, Error>) -> Exchanged {
+    let mut exchanged = Exchanged::begun(kind, "wechat", at(0));
+    exchanged.written = written;
+    exchanged.ended(&result);
+    exchanged
+}
+
+#[tokio::test]
+async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
+    let bench = Bench::new();
+    let mut ticket = bench.run("k", pay("o")).await;
+    ticket.evidence.push(sent(Kind::Pay, Written::No, Err(Error::NotSent("refused".into()))));
+    bench.ledger.moved_to(&mut ticket, "backup", "wechat-v3:2", at(1)).await.unwrap();
+    assert!(ticket.evidence.is_empty(), "told already");
+    ticket.evidence.push(sent(Kind::Pay, Written::Maybe, Err(Error::unclear("cut"))));
+    bench.settle(ticket, News::Unknown).await;
+    let query = || sent(Kind::Query, Written::Yes, Ok(Outcome::of(Status::Pending)));
+    let heard = Heard { news: outcome(Status::Pending), evidence: vec![query()] };
+    bench.ledger.apply(&of("o"), heard, at(2)).await.unwrap();
+    let seen = Seen { key_id: Some("KEY".into()), ..Seen::of(b"abc") };
+    let notification = told("n", "o", None, Outcome::of(Status::Succeeded));
+    let notified = Told { event: notification.clone(), seen: Some(seen.clone()) };
+    assert!(matches!(bench.ledger.record("backup", notified, at(3)).await.unwrap(), Recorded::Applied(_)));
+    bench.ledger.record("backup", notification, at(4)).await.unwrap();
+    let again = told("n2", "o", None, Outcome::of(Status::Succeeded));
+    bench.ledger.record("backup", again, at(4)).await.unwrap();
+    let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
+    ticket.evidence.push(sent(Kind::Refund, Written::Yes, Ok(Outcome::of(Status::Succeeded))));
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.hear_all().await;
+    let expected = [
+        "claimed Pay wechat",
+        "pay No not_sent",
+        "moved backup",
+        "pay Maybe unclear",
+        "unknown v3 Own",
+        "payment.unknown",
+        "query Yes pending",
+        "pending v4 Asked",
+        "notified n Believed",
+        "succeeded v5 Told",
+        "payment.succeeded",
+        "notified n2 NothingNew",
+        "r: claimed Refund backup",
+        "r: refund Yes succeeded",
+        "r: succeeded v2 Own",
+        "r: refund.succeeded",
+        "delivered",
+        "delivered",
+        "r: delivered",
+    ];
+    assert_eq!(bench.told("o").await, expected);
+    let timeline = bench.timeline("o").await;
+    assert_eq!(timeline.left_out, 0);
+    let What::Notified { seen: kept, .. } = &timeline.entries[8].what else { panic!() };
+    assert_eq!(kept.as_ref(), Some(&seen));
+    assert_eq!(seen.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(bench.crash().timeline("o").await, timeline);
+    let stranger = bench.ledger.timeline("another", "o").await.unwrap();
+    assert_eq!(stranger, None, "another merchant's");
+}
+
+#[tokio::test]
+async fn what_was_given_back_lost_closed_or_wrong_is_told() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
+    ticket.evidence.push(sent(Kind::Refund, Written::No, Err(Error::NotSent("refused".into()))));
+    bench.ledger.release(ticket).await.unwrap();
+    let given_back = ["r: claimed Refund wechat", "r: refund No not_sent", "r: released Refund"];
+    assert_eq!(bench.told("o").await[3..], given_back);
+
+    drop(bench.run("lost", pay("lost")).await);
+    bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
+    assert_eq!(bench.told("lost").await, ["claimed Pay wechat", "lost Pay", "unknown v2 Own", "payment.unknown"]);
+    assert!(matches!(bench.claim("c", close("lost")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("c2", close("lost")).await, Claimed::Present(_)));
+    assert_eq!(bench.told("lost").await[4..], ["to be closed"], "once");
+
+    let ticket = bench.run("p", pay("p")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    for _ in 0..2 {
+        let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
+        bench.ledger.record("wechat", told("w", "p", None, wrong), at(2)).await.unwrap();
+    }
+    let rumour = ProviderEvent { outcome: None, ..told("a", "p", None, Outcome::of(Status::Pending)) };
+    bench.ledger.record("wechat", rumour, at(2)).await.unwrap();
+    let ticket = bench.run("c3", close("p")).await;
+    bench.settle(ticket, outcome(Status::Closed)).await;
+    let expected = [
+        "claimed Pay wechat",
+        "pending v2 Own",
+        "notified w Mismatch",
+        "payment.mismatch",
+        "notified a Ask",
+        "claimed Close wechat",
+        "closed v3 Asked",
+        "payment.closed",
+    ];
+    assert_eq!(bench.told("p").await, expected);
+
+    // Nothing was ever sent for it, so that it is as if it had never been.
+    let ticket = bench.run("x", pay("x")).await;
+    let id = bench.id("x").await;
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.ledger.timeline("shop", "x").await.unwrap(), None);
+    let row = bench.ledger.engine.read(move |from| from.bytes(Space::Timeline, &id.0)).await;
+    assert_eq!(row.unwrap(), None, "no row is left behind");
+    let ticket = bench.run("x", pay("x")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.told("x").await, ["claimed Pay wechat", "pending v2 Own"]);
+}
+
+#[tokio::test]
+async fn a_payment_that_is_older_than_timelines_goes_on() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let id = bench.id("o").await;
+    let forget = move |tx: &mut Transaction<'_>| {
+        tx.remove(Space::Timeline, &id.0);
+        Ok(())
+    };
+    bench.ledger.engine.write(Durable, About::subject(&of("o")), forget).await.unwrap();
+    let bench = bench.crash();
+    assert_eq!(bench.timeline("o").await, Timeline::default());
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.told("o").await, ["r: claimed Refund wechat", "r: pending v2 Own"]);
+    let lives = bench.ledger.lives("o", vec!["shop".into(), "another".into()]).await.unwrap();
+    let number = bench.ledger.lives(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
+    assert_eq!((lives.len(), lives[0].refunds.len(), &lives), (1, 1, &number));
+    assert_eq!(bench.ledger.lives("nothing", vec!["shop".into()]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn deliveries_are_told_however_they_end() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let event = bench.deliveries(at(10), 1).await.remove(0).event;
+    for second in 0..3 {
+        let why = "it answered 500".to_owned();
+        let undelivered = What::Undelivered { id: event.id.clone(), why };
+        bench.ledger.note(&of("o"), vec![undelivered], at(second)).await.unwrap();
+    }
+    bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
+    bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
+    assert_eq!(bench.told("o").await[3..], ["undelivered it answered 500 x3", "dropped given_up"]);
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
+}
+
+#[tokio::test]
+async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    for second in 0..50 {
+        let mut query = sent(Kind::Query, Written::Yes, Err(Error::unclear("busy")));
+        query.answer = Some(Seen::of(&[second]));
+        bench.ledger.note(&of("o"), vec![What::Exchanged(query)], at(second.into())).await.unwrap();
+    }
+    let timeline = bench.timeline("o").await;
+    let last = timeline.entries.last().unwrap();
+    assert_eq!((words(last), timeline.entries.len()), ("query Yes unclear x50".to_owned(), 4));
+    assert_eq!((last.at, last.until), (at(0), Some(at(49))));
+    let What::Exchanged(query) = &last.what else { panic!() };
+    assert_eq!(query.answer, Some(Seen::of(&[49])), "the last answer's digest");
+
+    let why = |number: u32| What::NeedsPerson { why: format!("{number} {}", "余".repeat(500)) };
+    bench.ledger.note(&of("o"), (0..250).map(why).collect(), at(60)).await.unwrap();
+    let timeline = bench.timeline("o").await;
+    assert_eq!((timeline.entries.len(), timeline.left_out), (200, 54));
+    assert_eq!(words(&timeline.entries[0]), "claimed Pay wechat", "how it began is kept");
+    let start = |place: usize| words(&timeline.entries[place]).chars().take(11).collect::<String>();
+    assert_eq!((start(99), start(100), start(199)), ("person 95 余".into(), "person 150 ".into(), "person 249 ".into()));
+    assert!(words(&timeline.entries[199]).chars().count() < 220);
+    bench.ledger.note(&of("nothing"), vec![why(1)], at(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_noted_is_seen_at_once_and_after_a_crash() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let noted = bench.ledger.note(&of("o"), vec![What::NeedsPerson { why: "x".into() }], at(1)).await;
+    noted.unwrap();
+    assert_eq!(bench.told("o").await.last().unwrap(), "person x", "seen at once");
+    assert_eq!(bench.crash().told("o").await.last().unwrap(), "person x", "and after a crash");
+}

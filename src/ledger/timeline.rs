@@ -1,0 +1,152 @@
+//! What happened to a payment, with the evidence: written in the transaction of the change that it tells of, never altered.
+//!
+//! All of a payment's entries are one row, so that they are read as they were at one moment, and are few: the first and the
+//! last are kept, what happens again and again is one entry that counts. A payment that is asked about for weeks has a
+//! timeline of the same size as one that was asked about for an hour. Older ledgers have no such rows; an older version of
+//! the program leaves them alone.
+
+mod what;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tollgate_plugins::payment::Event as ProviderEvent;
+
+pub use self::what::*;
+use super::records::{LedgerError, News, Payment, Refund};
+use super::rows::{self, Id, Kept, PaymentRow, RefundRow};
+use super::transaction::{Read, Space, Transaction};
+
+/// So many entries from the beginning are kept, and as many from the end.
+const KEPT: usize = 100;
+
+/// Everything that is known to have happened to a payment and its refunds, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// What happened.
+    pub entries: Vec<Entry>,
+    /// How many are left out after the first hundred, because there were too many.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was written down.
+    pub at: Timestamp,
+    /// The refund that it is about, when it is not the payment itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_id: Option<String>,
+    /// What it was. Of what happened several times in a row: the last of them.
+    #[serde(flatten)]
+    pub what: What,
+    /// When it happened last, if it happened several times in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// How often in a row.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub times: u32,
+}
+
+/// A payment with all that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The payment as it stands.
+    pub payment: Payment,
+    /// Its refunds as they stand.
+    pub refunds: Vec<Refund>,
+    /// What happened to them.
+    pub timeline: Timeline,
+}
+
+/// News from a provider, with what was seen of it.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// The news.
+    pub news: News,
+    /// Each request that was made for it.
+    pub evidence: Vec<Exchanged>,
+}
+
+impl From<News> for Heard {
+    fn from(news: News) -> Self {
+        Self { news, evidence: Vec::new() }
+    }
+}
+
+/// A notification, with what was seen of it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What it says.
+    pub event: ProviderEvent,
+    /// Its bytes.
+    pub seen: Option<Seen>,
+}
+
+impl From<ProviderEvent> for Told {
+    fn from(event: ProviderEvent) -> Self {
+        Self { event, seen: None }
+    }
+}
+
+/// Adds what happened to a payment, or to one of its refunds.
+pub(super) fn add(
+    tx: &mut Transaction<'_>,
+    payment: Id,
+    refund_id: Option<&str>,
+    what: What,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let mut timeline = read(tx, payment)?;
+    timeline.add(Entry { at: now, refund_id: refund_id.map(str::to_owned), what, until: None, times: 1 });
+    tx.put_row(Space::Timeline, &payment.0, &timeline)
+}
+
+/// A payment's timeline; empty when it is older than timelines are.
+pub(super) fn read(from: &impl Read, payment: Id) -> Result<Timeline, LedgerError> {
+    Ok(from.row(Space::Timeline, &payment.0)?.unwrap_or_default())
+}
+
+/// As [`Ledger::lives`](super::Ledger::lives).
+pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Result<Vec<Life>, LedgerError> {
+    let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
+    let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
+    let life = |kept: Kept<PaymentRow>| {
+        let refund = |id: &Id| Ok(Kept::<RefundRow>::must(from, *id)?.row.refund);
+        let refunds = kept.row.refunds.iter().map(refund).collect::<Result<_, LedgerError>>()?;
+        Ok(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+    };
+    found.map(|kept| kept.and_then(life)).collect()
+}
+
+/// Forgets the timeline with its payment.
+pub(super) fn remove(tx: &mut Transaction<'_>, payment: Id) {
+    tx.remove(Space::Timeline, &payment.0);
+}
+
+impl Timeline {
+    fn add(&mut self, mut entry: Entry) {
+        entry.what.shorten();
+        if let Some(last) = self.entries.last_mut()
+            && last.refund_id == entry.refund_id
+            && entry.what.repeats(&last.what)
+        {
+            (last.what, last.until) = (entry.what, Some(entry.at));
+            last.times = last.times.saturating_add(1);
+            return;
+        }
+        self.entries.push(entry);
+        if self.entries.len() > 2 * KEPT {
+            self.entries.remove(KEPT);
+            self.left_out += 1;
+        }
+    }
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(times: &u32) -> bool {
+    *times == 1
+}

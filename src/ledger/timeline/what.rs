@@ -1,0 +1,263 @@
+//! The things that can happen to a payment, and what is kept of each.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
+
+use crate::ledger::records::MoneyState;
+
+/// The longest text in an entry, in characters.
+const LONGEST_TEXT: usize = 200;
+
+/// What can happen. No secrets, no personal data, no bodies: of bytes only their length and digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// The merchant asked, and nothing like it runs or ran: the claim was made durable before anything was sent.
+    Claimed {
+        /// What is to be done.
+        action: Action,
+        /// Over which channel.
+        channel: String,
+        /// Over how much.
+        amount: Money,
+    },
+    /// Nothing was sent on the channel before, so it goes to this one.
+    Moved {
+        /// The channel.
+        channel: String,
+    },
+    /// A provider was asked, or was to be asked.
+    Exchanged(Exchanged),
+    /// Provably nothing was done, so the claim was given back.
+    Released {
+        /// What is not done.
+        action: Action,
+    },
+    /// Nobody can tell any more what was sent (a crash, a broken task): the provider is asked.
+    Lost {
+        /// What was being done.
+        action: Action,
+    },
+    /// It is to be closed as soon as it is known to be open.
+    ToBeClosed,
+    /// The record changed.
+    Became {
+        /// What it came to.
+        status: Status,
+        /// What is certain about the money.
+        money_state: MoneyState,
+        /// The record's version.
+        version: u64,
+        /// Who brought the news.
+        by: Source,
+    },
+    /// The provider told something by itself.
+    Notified {
+        /// On which channel.
+        channel: String,
+        /// The notification's id.
+        id: String,
+        /// What was made of it.
+        verdict: Verdict,
+        /// The notification as it came in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<Seen>,
+    },
+    /// A person was asked to look at it.
+    NeedsPerson {
+        /// Why.
+        why: String,
+    },
+    /// The merchant is to hear of it.
+    Event {
+        /// The event's id.
+        id: String,
+        /// As in `payment.succeeded`.
+        kind: String,
+    },
+    /// The merchant took an event.
+    Delivered {
+        /// The event's id.
+        id: String,
+    },
+    /// The merchant did not take an event; it is sent again.
+    Undelivered {
+        /// The event's id.
+        id: String,
+        /// What happened instead.
+        why: String,
+    },
+    /// An event is sent no more.
+    Dropped {
+        /// The event's id.
+        id: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// To take money.
+    Pay,
+    /// To close a payment.
+    Close,
+    /// To give money back.
+    Refund,
+}
+
+/// Who brings news; it decides what the news may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The end of the very request that was sent. Only it may make a pending one unknown.
+    Own,
+    /// The provider's answer to a question. It ends a search.
+    Asked,
+    /// A notification. It may be late.
+    Told,
+}
+
+/// What was made of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It was news.
+    Believed,
+    /// All of it was known.
+    NothingNew,
+    /// It proves nothing by itself: the provider is asked.
+    Ask,
+    /// It names another amount or came over another channel.
+    Mismatch,
+}
+
+/// One request to a provider and what came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchanged {
+    /// As in `pay`, `query_refund`.
+    pub operation: String,
+    /// On which channel.
+    pub channel: String,
+    /// When it was about to be sent.
+    pub sent_at: Timestamp,
+    /// How long until the whole answer was there, or until it was given up, in milliseconds.
+    pub took_ms: u64,
+    /// Whether anything of it was written.
+    pub written: Written,
+    /// The answer's HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// The answer as it came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Seen>,
+    /// What the provider said, as in `succeeded`; else why there is no outcome, as in `unclear` or `declined`.
+    pub result: String,
+    /// More about why, in the gateway's words or by the provider's code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Exchanged {
+    /// One that is about to be sent.
+    pub fn begun(operation: Kind, channel: &str, sent_at: Timestamp) -> Self {
+        Self {
+            operation: operation.as_str().to_owned(),
+            channel: channel.to_owned(),
+            sent_at,
+            took_ms: 0,
+            written: Written::No,
+            http_status: None,
+            answer: None,
+            result: String::new(),
+            why: None,
+        }
+    }
+
+    /// Takes in how it ended. The provider's own sentences are left out: a person may be named in them.
+    pub fn ended(&mut self, result: &Result<Outcome, Error>) {
+        self.result = result.as_ref().map_or_else(|error| error.code(), |outcome| outcome.status.as_str()).to_owned();
+        self.why = match result {
+            Ok(_) | Err(Error::Unfit(_)) => None,
+            Err(Error::NotSent(why) | Error::Held { why, .. } | Error::Mismatch(why)) => Some(why.clone()),
+            Err(Error::Unclear { why, word: None }) => Some(why.clone()),
+            Err(Error::Unclear { why, word: Some(word) }) => Some(format!("{why} ({})", word.code)),
+            Err(Error::Busy(word) | Error::Declined(word) | Error::Conflict(word) | Error::Absent(word)) => {
+                Some(word.code.clone())
+            }
+        };
+    }
+
+    /// What it says, without when and by which bytes.
+    fn says(&self) -> impl PartialEq + '_ {
+        let key_id = self.answer.as_ref().map(|seen| seen.key_id.as_deref());
+        let why = self.why.as_deref();
+        (&self.operation, &self.channel, self.written, self.http_status, key_id, &self.result, why)
+    }
+}
+
+/// Whether a request's bytes left this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Written {
+    /// Provably none.
+    No,
+    /// Some or all, and nobody knows whether they arrived.
+    Maybe,
+    /// All, for an answer came.
+    Yes,
+}
+
+/// Bytes that somebody sent, without the bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// How many.
+    pub bytes: u64,
+    /// Whose signature over them was verified, by the key's id; `None`: they were not believed for their signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+}
+
+impl Seen {
+    /// What is kept of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { sha256: hex::encode(Sha256::digest(bytes)), bytes: bytes.len() as u64, key_id: None }
+    }
+}
+
+impl What {
+    /// Requests that changed nothing.
+    pub fn exchanges(evidence: Vec<Exchanged>) -> Vec<Self> {
+        evidence.into_iter().map(Self::Exchanged).collect()
+    }
+
+    /// Whether it is the same once more. Two answers that say the same differ in their bytes.
+    pub(super) fn repeats(&self, last: &Self) -> bool {
+        match (self, last) {
+            (Self::Exchanged(it), Self::Exchanged(last)) => it.says() == last.says(),
+            _ => self == last,
+        }
+    }
+
+    /// Cuts off what others say at too great length.
+    pub(super) fn shorten(&mut self) {
+        let why = match self {
+            Self::Exchanged(Exchanged { why: Some(why), .. })
+            | Self::NeedsPerson { why }
+            | Self::Undelivered { why, .. }
+            | Self::Dropped { why, .. } => why,
+            Self::Notified { id, .. } => id,
+            _ => return,
+        };
+        if let Some((end, _)) = why.char_indices().nth(LONGEST_TEXT) {
+            why.truncate(end);
+        }
+    }
+}
