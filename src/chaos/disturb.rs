@@ -18,8 +18,8 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 /// How often a start is tried: its ledger may be out of reach just then.
 const STARTS: u32 = 20;
 
-/// How wrong a gateway's clock is at most, in seconds; by more, providers would not believe its signatures in the end.
-const WRONG_CLOCK: i64 = 60;
+/// How wrong a gateway's clock is at most, in seconds: more than the settle window.
+const WRONG_CLOCK: i64 = 20;
 
 /// Disturbs until it is told to stop; then the gateway runs, with its configuration whole.
 pub(super) async fn run(
