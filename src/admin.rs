@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
-use jiff::Timestamp;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use tollgate_plugins::filter::Clock;
 
+use crate::clock;
 use crate::config::generations::Kept;
 use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
@@ -96,7 +96,7 @@ impl Admin {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
             METRICS.deliveries_waiting.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
-            let age = waiting.oldest_unknown.map(|since| Timestamp::now().duration_since(since));
+            let age = waiting.oldest_unknown.map(|since| clock::now().duration_since(since));
             METRICS
                 .unknown_oldest_seconds
                 .set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());

@@ -1,16 +1,19 @@
 //! `tollgate chaos`: everything goes wrong at once, and afterwards three books must agree: what clients were told, what the
 //! providers executed, and what events were delivered.
 //!
-//! Payments are made over every provider that the sandbox speaks while the gateway is killed, stopped and reloaded, the
-//! providers' connections are cut at every place, their answers are late, unsigned, forged or missing, clients repeat and hang
-//! up, and the merchant's receiver fails. A seed decides what happens to each payment; how the threads interleave is up to
-//! the machine.
+//! Payments are made over every provider that the sandbox speaks while gateways are killed, stopped, frozen and reloaded, the
+//! connections to providers, PostgreSQL and Redis are cut at every place, answers are late, unsigned, forged or missing,
+//! clients repeat, hang up and go to another gateway, and the merchant's receiver fails. A seed decides what happens to each
+//! payment; how the threads interleave is up to the machine.
 
 mod books;
 mod client;
 mod disturb;
 mod faults;
+mod outages;
 mod receiver;
+mod relay;
+mod stores;
 mod world;
 
 use std::sync::Arc;
@@ -20,10 +23,12 @@ use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::books::Report;
 use self::client::Story;
+use self::disturb::Counts;
+use self::stores::Stores;
 use self::world::World;
 
 /// What `tollgate chaos` is told.
@@ -38,9 +43,18 @@ pub struct ChaosArgs {
     /// What happens to which payment; a new one each time unless it is given
     #[arg(long)]
     seed: Option<u64>,
-    /// Leave the gateway alone: no kill, stop or reload
+    /// Leave gateways and connections alone: only providers, clients and the merchant's receiver fail
     #[arg(long)]
     calm: bool,
+    /// How many gateways share the PostgreSQL and the Redis; one alone has its ledger in itself unless they are given
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    gateways: u8,
+    /// Where the ledger is, as in postgres://tollgate@127.0.0.1:5432/postgres; the database for it is made there
+    #[arg(long, value_name = "URL", requires = "redis")]
+    postgres: Option<String>,
+    /// Where the cache is, as in redis://127.0.0.1:6379
+    #[arg(long, value_name = "URL", requires = "postgres")]
+    redis: Option<String>,
 }
 
 /// Makes the payments, reconciles the books, prints them; an error when they do not agree.
@@ -51,32 +65,51 @@ pub fn run(arguments: &ChaosArgs) -> Result<(), String> {
 
 async fn play(arguments: &ChaosArgs) -> Result<(), String> {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let ChaosArgs { payments, clients, .. } = *arguments;
-    println!("seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}` repeats it");
-    let world = Arc::new(World::set(seed).await?);
+    let ChaosArgs { payments, clients, gateways, .. } = *arguments;
+    let stores = match (&arguments.postgres, &arguments.redis) {
+        (Some(postgres), Some(redis)) => Some(Stores::open(postgres, redis).await?),
+        _ if gateways > 1 => return Err("several gateways share a ledger: give --postgres and --redis".to_owned()),
+        _ => None,
+    };
+    let shared = stores.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
+    println!(
+        "seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it"
+    );
+    let world = Arc::new(World::set(seed, usize::from(gateways), stores).await?);
     let (stop, stopped) = watch::channel(false);
-    let disturber =
-        (!arguments.calm).then(|| tokio::spawn(disturb::run(Arc::clone(&world), stopped, random(seed, u64::MAX))));
+    let disturbers = if arguments.calm { Vec::new() } else { disturbers(&world, &stopped, seed) };
     let start = Instant::now();
     let stories = tell(&world, arguments, seed).await;
     let took = start.elapsed();
     stop.send_replace(true);
-    let disturbed = match disturber {
-        Some(task) => task.await.map_err(|error| error.to_string())??,
-        None => disturb::Counts::new(),
-    };
+    let mut disturbed = Vec::new();
+    for (whom, task) in disturbers {
+        disturbed.push((whom, task.await.map_err(|error| error.to_string())??));
+    }
+    let relays = world.relays().into_iter().map(|(whom, relay)| (format!("connections to {whom}"), relay.counts()));
+    disturbed.extend(relays);
     let report = Report::reconcile(&world, stories).await;
     report.print(took, &disturbed);
-    let log = world.gateway.log();
-    match report.is_right() {
-        true => {
-            if let Some(world) = Arc::into_inner(world) {
-                world.clear();
-            }
-            Ok(())
-        }
-        false => Err(format!("the books do not agree; the gateway's log is {}", log.display())),
+    if !report.is_right() {
+        return Err(format!("the books do not agree; the gateways' logs are in {}", world.directory.display()));
     }
+    match Arc::into_inner(world) {
+        Some(world) => world.clear().await,
+        None => Ok(()),
+    }
+}
+
+type Disturber = (String, JoinHandle<Result<Counts, String>>);
+
+/// One for each gateway, one for the connections.
+fn disturbers(world: &Arc<World>, stop: &watch::Receiver<bool>, seed: u64) -> Vec<Disturber> {
+    let chance = |number: usize| random(seed, u64::MAX - number as u64);
+    let outages = tokio::spawn(outages::run(Arc::clone(world), stop.clone(), chance(0)));
+    let gateways = (0..world.gateways.len()).map(|place| {
+        let run = disturb::run(Arc::clone(world), place, stop.clone(), chance(place + 1));
+        (format!("gateway {}", place + 1), tokio::spawn(run))
+    });
+    gateways.chain([("new connections to providers".to_owned(), outages)]).collect()
 }
 
 /// Every payment's story, some at once.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::webhook::{Client, Reply};
+use crate::clock;
 use crate::config::{Current, Snapshot};
 use crate::ledger::{Delivery, Ledger, What};
 use crate::telemetry::METRICS;
@@ -41,7 +42,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
         if worker.ledger.is_healthy() {
             let free = AT_ONCE.saturating_sub(under_way.len());
             let due = worker.ledger.due_deliveries(
-                Timestamp::now(),
+                clock::now(),
                 free,
                 |merchant| lanes.free(merchant),
                 |merchant, event| lanes.is_under_way(merchant, event),
@@ -139,7 +140,7 @@ impl Worker {
             Next::Hold(_) => "held",
         };
         METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
-        let now = Timestamp::now();
+        let now = clock::now();
         let had = matches!(next, Next::Done(_));
         if let Some(why) = why {
             let undelivered = vec![What::Undelivered { id: event.clone(), why }];
@@ -170,7 +171,7 @@ impl Worker {
         // A file that is missing now may be back soon.
         let Some(merchant) = snapshot.merchants.get(name) else {
             let why = "the merchant has no file".to_owned();
-            return (after(&Err(why.clone()), delivery.tries, Timestamp::now(), 0.5), Some(why));
+            return (after(&Err(why.clone()), delivery.tries, clock::now(), 0.5), Some(why));
         };
         let Some(target) = &merchant.webhook else { return (Next::Done("no_webhook"), None) };
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
@@ -185,7 +186,7 @@ impl Worker {
             self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
             return (Next::Hold(HELD), Some("it answered 410".to_owned()));
         }
-        let next = after(&reply, delivery.tries, Timestamp::now(), rand::rng().random());
+        let next = after(&reply, delivery.tries, clock::now(), rand::rng().random());
         if matches!(next, Next::Done(_)) {
             return (next, None);
         }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
-use crate::clock::{SystemClock, stamp, unix_now};
+use crate::clock::{self, SystemClock, stamp, unix_now};
 use crate::config::Channel;
 use crate::keys::Keys;
 use crate::ledger::{Exchanged, Seen, Written};
@@ -54,7 +53,7 @@ impl Exchanger {
         let mut seen = exchange.seen.into_inner();
         if seen.is_empty() {
             // A filter held it back.
-            let mut held = Exchanged::begun(operation.kind(), &channel.name, Timestamp::now());
+            let mut held = Exchanged::begun(operation.kind(), &channel.name, clock::now());
             held.ended(&result);
             seen.push(held);
         }
@@ -74,7 +73,7 @@ struct ChannelExchange<'a> {
 impl Exchange for ChannelExchange<'_> {
     async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         let started = call.clock.now();
-        let mut seen = Exchanged::begun(call.operation.kind(), call.channel, Timestamp::now());
+        let mut seen = Exchanged::begun(call.operation.kind(), call.channel, clock::now());
         let result = self.once(call, &mut seen).await;
         let took = call.clock.now().saturating_sub(started);
         seen.ended(&result);
@@ -102,7 +101,7 @@ impl ChannelExchange<'_> {
             return Err(Error::NotSent("the time for this request is over".to_owned()));
         }
         let sent = call.clock.now();
-        seen.sent_at = Timestamp::now();
+        seen.sent_at = clock::now();
         let answer = self.channel.upstream.send(&request, left).await;
         let took = call.clock.now().saturating_sub(sent);
         seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

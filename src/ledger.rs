@@ -48,6 +48,7 @@ pub use self::retention::Keep;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
+use crate::clock;
 
 /// How much of the disk is kept free for the end of what is under way, where nothing else is said.
 pub const RESERVE: u64 = 256 << 20;
@@ -68,7 +69,7 @@ impl Ledger {
     /// As [`open`](Self::open), with another reserve: while no more than so many bytes are free on its disk, no claim is let
     /// through, so that there is room for the end of what is under way.
     pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
-        let engine = embedded::Engine::open(path, reserve, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+        let engine = embedded::Engine::open(path, reserve, |tx, view| claims::recover(tx, view, clock::now()))?;
         Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
     }
 
@@ -122,7 +123,7 @@ impl Ledger {
     pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
         let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, evidence, Timestamp::now())).await?;
+        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, evidence, clock::now())).await?;
         ticket.held.done();
         Ok(())
     }

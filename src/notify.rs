@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::provider::{BadSignature, Provider, Source};
 
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, Incoming, Served};
 use crate::ledger::{Recorded, Seen, Told};
@@ -111,7 +110,7 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         tracing::error!(channel = channel.name, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
     }
-    match gateway.ledger.record(&channel.name, Told { event, seen: Some(seen) }, Timestamp::now()).await {
+    match gateway.ledger.record(&channel.name, Told { event, seen: Some(seen) }, clock::now()).await {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             Verdict::Recorded

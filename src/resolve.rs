@@ -7,15 +7,19 @@
 //! believed only when the settle window has passed, and then twice. Of an order that the provider once confirmed it proves
 //! nothing at all: it may come to life when the payer scans it.
 
+mod places;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use self::places::{PLACES, Places};
+use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question};
 use crate::ledger::{Exchanged, Heard, LedgerError, News, Record, Search, Subject, What};
@@ -43,34 +47,28 @@ const TYPING: SignedDuration = SignedDuration::from_secs(30);
 const WAITED_FOR_PAUSE: Duration = Duration::from_secs(3);
 /// For so long somebody waits.
 const WAITED_FOR: SignedDuration = SignedDuration::from_mins(10);
-/// How many questions are under way at once, so that a provider that comes back is not drowned.
-const AT_ONCE: usize = 16;
-
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asking = tokio::task::JoinSet::new();
+    let mut places = Places::default();
     loop {
         // What cannot be written down would be asked again and again.
-        if gateway.ledger.is_healthy() {
-            for record in gateway.ledger.due_searches(Timestamp::now(), AT_ONCE).await {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        if gateway.ledger.is_healthy() && !places.is_full() {
+            // Among them are those that are being asked about, but no more than have a place: every free one is filled.
+            for record in gateway.ledger.due_searches(clock::now(), PLACES).await {
                 let gateway = Arc::clone(&gateway);
-                asking.spawn(async move {
-                    resolve(&gateway, record).await;
-                    drop(place);
-                });
+                let number = number_of(&record).to_owned();
+                places.ask(number, async move { resolve(&gateway, record).await });
             }
-            // All of one round first: a record that is being asked about must not be due a second time.
-            while asking.join_next().await.is_some() {}
         }
         tokio::select! {
-            _ = wake.changed() => {}
+            () = places.one_ends() => {}
+            _ = wake.changed(), if !places.is_full() => {}
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
+    places.all_end().await;
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
@@ -78,7 +76,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let snapshot = gateway.current.load_full();
     let mut evidence = Vec::new();
     let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
-    let now = Timestamp::now();
+    let now = clock::now();
     if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
@@ -89,6 +87,8 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let next = after(search, &record, &answered.result, settle_window, now, random);
     if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
+        // It is still due: without a pause the provider would be asked again at once.
+        tokio::time::sleep(FIRST_PAUSE).await;
     }
 }
 
@@ -140,7 +140,7 @@ async fn put(
 /// What takes back a payment that is open and should not be.
 fn closing(record: &Record, search: &Search, outcome: &Outcome) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_over = payment.method.is_scanned() && Timestamp::now().duration_since(search.since) >= TYPING;
+    let is_over = payment.method.is_scanned() && clock::now().duration_since(search.since) >= TYPING;
     let is_wanted = outcome.status == Status::Pending && (search.closing || is_over);
     is_wanted.then(|| Operation::Close(order(payment)))
 }
@@ -269,6 +269,14 @@ fn search_of(record: &Record) -> Option<&Search> {
     match record {
         Record::Payment(payment) => payment.search.as_ref(),
         Record::Refund(refund) => refund.search.as_ref(),
+    }
+}
+
+/// The number that the provider sees.
+fn number_of(record: &Record) -> &str {
+    match record {
+        Record::Payment(payment) => &payment.number,
+        Record::Refund(refund) => &refund.number,
     }
 }
 

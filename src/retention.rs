@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::Current;
@@ -17,7 +16,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     loop {
         let began = Instant::now();
         let keep = current.load().process.keep;
-        let pause = match ledger.purge(&mut purge, &keep, Timestamp::now()).await {
+        let pause = match ledger.purge(&mut purge, &keep, crate::clock::now()).await {
             Ok(true) => PAUSE,
             // As long a rest as the work took: payments come first.
             Ok(false) => began.elapsed(),

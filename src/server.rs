@@ -28,7 +28,7 @@ use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::proxy::{Door, InFlight};
-use crate::{delivery, resolve, retention, telemetry};
+use crate::{clock, delivery, resolve, retention, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -49,6 +49,7 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     })?;
     let process = Arc::clone(&current.load().process);
     telemetry::start_log(&process.log);
+    clock::go_wrong(&process.public_url)?;
     let listen = |address: SocketAddr, key: &str| {
         let cannot =
             |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");

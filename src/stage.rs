@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::clock;
+
 /// How long anything on one machine may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,13 +25,26 @@ pub(crate) struct Gateway {
     pub(crate) admin: SocketAddr,
     directory: PathBuf,
     process: Mutex<Option<Child>>,
+    /// How many seconds its clock is ahead from its next start on.
+    ahead: AtomicI64,
 }
 
 impl Gateway {
     /// One that reads `DIRECTORY/conf` and writes `DIRECTORY/gateway.log`; not started yet.
     pub(crate) fn new(directory: &Path) -> Result<Self, String> {
         let (address, admin) = (free()?, free()?);
-        Ok(Self { address, admin, directory: directory.to_owned(), process: Mutex::new(None) })
+        Ok(Self {
+            address,
+            admin,
+            directory: directory.to_owned(),
+            process: Mutex::new(None),
+            ahead: AtomicI64::new(0),
+        })
+    }
+
+    /// From its next start on its clock is wrong by so many seconds.
+    pub(crate) fn set_ahead(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -41,6 +57,10 @@ impl Gateway {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).map_err(cannot)?;
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.args(["run", "--conf"]).arg(self.directory.join("conf"));
+        match self.ahead.load(Ordering::Relaxed) {
+            0 => {}
+            ahead => drop(command.env(clock::AHEAD_VARIABLE, ahead.to_string())),
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(cannot)?;
         *self.process.lock() = Some(child);
         let until = Instant::now() + PATIENCE;
@@ -72,25 +92,38 @@ impl Gateway {
     /// Asks it to leave, and waits until it has.
     pub(crate) async fn terminate(&self) -> Result<(), String> {
         let Some(mut child) = self.process.lock().take() else { return Ok(()) };
-        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let asked = signal(&child, "TERM");
         let leaving = async {
             while child.try_wait().ok().flatten().is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let left = tokio::time::timeout(2 * PATIENCE, leaving).await;
-        if asked.is_ok_and(|status| status.success()) && left.is_ok() {
+        if asked.is_ok() && left.is_ok() {
             return Ok(());
         }
         let _ = child.kill();
         let _ = child.wait();
         Err("the gateway did not leave when it was asked to".to_owned())
     }
+
+    /// Sends it a signal by name; nothing when it does not run.
+    pub(crate) fn signal(&self, name: &str) -> Result<(), String> {
+        self.process.lock().as_ref().map_or(Ok(()), |child| signal(child, name))
+    }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+fn signal(child: &Child, name: &str) -> Result<(), String> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("the gateway could not be sent {name}; is there a program `kill`?")),
     }
 }
 

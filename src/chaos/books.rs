@@ -12,8 +12,8 @@ use super::client::Story;
 use super::disturb::Counts;
 use super::world::{World, refund_number};
 
-/// How long after the last request everything must be known: a few settle windows.
-const SETTLED: Duration = Duration::from_secs(180);
+/// How long after the last request everything must be known: a few settle windows, and an event's third try.
+const SETTLED: Duration = Duration::from_secs(480);
 /// How many orders are looked at at once.
 const AT_ONCE: usize = 32;
 
@@ -120,7 +120,7 @@ impl Report {
         self.wrong.is_empty() && self.most_sent <= 1 && self.most_executions <= 1
     }
 
-    pub(super) fn print(&self, took: Duration, disturbed: &Counts) {
+    pub(super) fn print(&self, took: Duration, disturbed: &[(String, Counts)]) {
         let line = |name: &str, value: String| println!("{name:<34} {value}");
         let list = |counts: &mut dyn Iterator<Item = (String, u64)>| {
             counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
@@ -135,7 +135,9 @@ impl Report {
         );
         line("requests of clients", format!("{}, hung up {}", self.requests, self.hung_up));
         line("faults at the providers", named(&self.faults));
-        line("what happened to the gateway", named(disturbed));
+        for (whom, counts) in disturbed {
+            line(whom, named(counts));
+        }
         let (refused, repeated) = self.receiver;
         line("the receiver", format!("refused {refused} events at first, got {repeated} again"));
         line("status at the end", list(&mut self.statuses.iter().map(|(name, count)| (name.clone(), *count))));
@@ -174,9 +176,8 @@ async fn judged(world: &Arc<World>, stories: Vec<Arc<Story>>) -> Vec<(Arc<Story>
         tasks.spawn(async move {
             let _place = places.acquire().await;
             let verdict = judge(&world, &story).await.unwrap_or_else(|why| {
-                // The gateway may be starting anew.
-                tracing::debug!(why, "an order could not be looked at");
-                Verdict { status: "not found out".to_owned(), open: vec![UNKNOWN], ..Verdict::default() }
+                // A gateway may be coming back.
+                Verdict { status: why, open: vec![UNKNOWN], ..Verdict::default() }
             });
             (story, verdict)
         });
@@ -187,7 +188,7 @@ async fn judged(world: &Arc<World>, stories: Vec<Arc<Story>>) -> Vec<(Arc<Story>
 /// Compares what the three books say of one order.
 async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let order = &story.order;
-    let (status, payment) = world.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await?;
+    let (status, payment) = read(world, &format!("/v1/payments/{order}")).await?;
     let seen = world.seen(order).await?.unwrap_or_default();
     let heard = world.receiver.heard(order).kinds;
     let state = seen["state"].as_str().unwrap_or("NONE");
@@ -230,6 +231,15 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     Ok(verdict)
 }
 
+/// What any gateway knows.
+async fn read(world: &World, path: &str) -> Result<(u16, Value), String> {
+    let door = rand::random_range(0..world.gateways.len());
+    match world.ask(door, "GET", path, None, &Value::Null).await? {
+        (status @ (200 | 404), record) => Ok((status, record)),
+        (status, problem) => Err(format!("gateway {} answered {status} to {path}: {problem}", door + 1)),
+    }
+}
+
 async fn refunds(
     world: &World,
     story: &Story,
@@ -240,7 +250,7 @@ async fn refunds(
     let mut sum = 0;
     for (name, amount, _) in &story.refunds {
         let path = format!("/v1/payments/{}/refunds/{name}", story.order);
-        let (status, refund) = world.ask("GET", &path, None, &Value::Null).await?;
+        let (status, refund) = read(world, &path).await?;
         let theirs = &seen["refunds"][refund_number(&story.order, name)];
         let is_done = theirs["status"] == "SUCCESS";
         if is_done {

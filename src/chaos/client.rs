@@ -38,7 +38,8 @@ pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Stor
     let amount = random.random_range(1..100_000);
     let order = format!("o-{serial}");
     let story = Story { order: order.clone(), amount, method: way.method, ..Story::default() };
-    let mut life = Life { world, random, story };
+    let door = random.random_range(0..world.gateways.len());
+    let mut life = Life { world, random, story, door };
     life.maybe_fault("create", &number(&order), 0.35).await;
     let body = order_of(&order, amount, way);
     let Some((status, payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
@@ -63,6 +64,8 @@ struct Life<'a> {
     world: &'a World,
     random: StdRng,
     story: Story,
+    /// The gateway that is asked.
+    door: usize,
 }
 
 impl Life<'_> {
@@ -101,10 +104,10 @@ impl Life<'_> {
         let end = Instant::now() + PATIENCE;
         let path = format!("/v1/payments/{}", self.story.order);
         while Instant::now() < end {
-            if let Ok((200, payment)) = self.world.ask("GET", &path, None, &Value::Null).await
-                && payment["status"] == "succeeded"
-            {
-                return true;
+            match self.world.ask(self.door, "GET", &path, None, &Value::Null).await {
+                Ok((200, payment)) if payment["status"] == "succeeded" => return true,
+                Ok((200, _)) => {}
+                _ => self.door += 1,
             }
             self.pause(200).await;
         }
@@ -127,7 +130,7 @@ impl Life<'_> {
         let key = format!("{what}-{}", self.story.order);
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            let asked = self.world.ask("POST", path, Some(&key), body);
+            let asked = self.world.ask(self.door, "POST", path, Some(&key), body);
             let answer = match self.random.random_range(0..10) {
                 0 => {
                     let wait = Duration::from_millis(self.random.random_range(0..40));
@@ -139,7 +142,8 @@ impl Life<'_> {
                 }
                 1 | 2 => {
                     self.story.requests += 2;
-                    let (one, other) = tokio::join!(asked, self.world.ask("POST", path, Some(&key), body));
+                    let also = self.random.random_range(0..self.world.gateways.len());
+                    let (one, other) = tokio::join!(asked, self.world.ask(also, "POST", path, Some(&key), body));
                     if is_definite(&one) { one } else { other }
                 }
                 _ => {
@@ -153,7 +157,8 @@ impl Life<'_> {
                 Ok((400, told)) if told["code"] == "unfit" && what == "close" => return Some((400, told)),
                 // Closing what is paid, refunding what is not: the answer of a race.
                 Ok((409, told)) if told["code"] == "wrong_state" => return Some((409, told)),
-                Ok((409 | 503, _)) | Err(_) => {}
+                // Another gateway may do better with the same key.
+                Ok((409 | 503, _)) | Err(_) => self.door += 1,
                 Ok((status, told)) => {
                     self.story.wrong.push(format!("{what} was answered {status}: {told}"));
                     return Some((status, told));

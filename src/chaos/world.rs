@@ -1,12 +1,16 @@
-//! Where it happens: a directory with a real configuration, the sandbox, the gateway as a process, a merchant's receiver.
+//! Where it happens: directories with a real configuration, the sandbox, gateways as processes, a merchant's receiver.
 
-use std::path::PathBuf;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tollgate_plugins::payment::provider_number;
 
 use super::receiver::Receiver;
+use super::relay::Relay;
+use super::stores::Stores;
 use crate::clock::stamp;
 use crate::keygen::{self, SandboxProvider};
 use crate::sandbox::{Options, Sandbox};
@@ -15,6 +19,9 @@ use crate::stage::{Gateway, call, free};
 
 const KEY: &str = "chaos-1";
 const MERCHANT: &str = "chaos";
+
+/// A client waits so long for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A way to pay, and what it needs to know of the payer.
 pub(super) struct Way {
@@ -51,48 +58,54 @@ const CHANNELS: &[(&str, SandboxProvider, &[Way])] = &[
 
 pub(super) struct World {
     pub(super) sandbox: Sandbox,
-    pub(super) gateway: Gateway,
+    pub(super) gateways: Vec<Gateway>,
     pub(super) receiver: Receiver,
     pub(super) directory: PathBuf,
     secret: String,
+    /// Between the gateways and the sandbox.
+    providers: Relay,
+    stores: Option<Stores>,
 }
 
 impl World {
-    pub(super) async fn set(seed: u64) -> Result<Self, String> {
+    /// With so many gateways, which share these stores unless one has its ledger in itself.
+    pub(super) async fn set(seed: u64, count: usize, stores: Option<Stores>) -> Result<Self, String> {
         let directory = std::env::temp_dir().join(format!("tollgate-chaos-{}", std::process::id()));
-        let conf = directory.join("conf");
         let cannot = |error: std::io::Error| format!("cannot prepare {}: {error}", directory.display());
-        for folder in ["merchants", "channels"] {
-            std::fs::create_dir_all(conf.join(folder)).map_err(cannot)?;
+        let homes: Vec<PathBuf> = (1..=count).map(|number| directory.join(format!("gateway-{number}"))).collect();
+        let mut gateways = Vec::new();
+        for home in &homes {
+            gateways.push(Gateway::new(home)?);
         }
-        let (gateway, provider) = (Gateway::new(&directory)?, free()?);
+        let address = free()?;
+        let providers = Relay::open(vec![address.to_string()]).await?;
         let receiver = Receiver::open(seed).await?;
-        let mut routes = String::new();
-        for (channel, provider_kind, ways) in CHANNELS {
-            let folder = conf.join("channels");
-            let made = keygen::sandbox_channel_of(*provider_kind, &folder, channel, &provider.to_string());
-            let file = made.map_err(cannot)?.channel;
-            let text = std::fs::read_to_string(&file).map_err(cannot)?;
-            std::fs::write(&file, hardened(&text)).map_err(cannot)?;
-            for Way { method, .. } in *ways {
-                routes +=
-                    &format!("[[route]]\nmatch = {{ method = \"{method}\" }}\nto = [{{ channel = \"{channel}\" }}]\n");
-            }
-        }
         let secret = keygen::merchant_secret();
-        for (file, text) in [
-            ("tollgate.toml", process(&gateway)),
-            ("merchants/chaos.toml", merchant(&secret, &receiver.url())),
-            ("routes.toml", routes),
-        ] {
-            std::fs::write(conf.join(file), text).map_err(cannot)?;
+        let Some((first, others)) = homes.split_first() else { return Err("there must be a gateway".to_owned()) };
+        let conf = first.join("conf");
+        common(&conf, providers.address(), &secret, &receiver.url()).map_err(cannot)?;
+        others.iter().try_for_each(|home| copy(&conf, &home.join("conf"))).map_err(cannot)?;
+        // Providers know one address, behind which any gateway may answer.
+        let door = Relay::open(gateways.iter().map(|gateway| gateway.address.to_string()).collect()).await?;
+        let sections = stores.as_ref().map_or("[ledger]\npath = \"../data\"\n", |stores| &stores.sections);
+        for (gateway, home) in gateways.iter().zip(&homes) {
+            let text = process(gateway, &format!("http://{}", door.address()), sections);
+            std::fs::write(home.join("conf/tollgate.toml"), text).map_err(cannot)?;
         }
         let mut options = Options::new(vec![conf.join("channels")]);
-        options.listen = provider;
+        options.listen = address;
         options.notify_schedule = vec![Duration::from_millis(500); 600];
         let sandbox = Sandbox::start(options).await.map_err(|error| error.to_string())?;
-        gateway.start().await?;
-        Ok(Self { sandbox, gateway, receiver, directory, secret })
+        for gateway in &gateways {
+            gateway.start().await?;
+        }
+        Ok(Self { sandbox, gateways, receiver, directory, secret, providers, stores })
+    }
+
+    /// What the connections go through, by the name of what is behind it.
+    pub(super) fn relays(&self) -> Vec<(&'static str, &Relay)> {
+        let stores = self.stores.iter().flat_map(|stores| [("PostgreSQL", &stores.postgres), ("Redis", &stores.redis)]);
+        std::iter::once(("providers", &self.providers)).chain(stores).collect()
     }
 
     /// Every way to pay.
@@ -100,14 +113,16 @@ impl World {
         CHANNELS.iter().flat_map(|(_, _, ways)| ways.iter()).collect()
     }
 
-    /// The channels' files.
-    pub(super) fn channel_files(&self) -> Vec<PathBuf> {
-        CHANNELS.iter().map(|(name, ..)| self.directory.join(format!("conf/channels/{name}.toml"))).collect()
+    /// The channels' files of one gateway.
+    pub(super) fn channel_files(&self, gateway: usize) -> Vec<PathBuf> {
+        let folder = self.directory.join(format!("gateway-{}/conf/channels", gateway + 1));
+        CHANNELS.iter().map(|(name, ..)| folder.join(format!("{name}.toml"))).collect()
     }
 
-    /// A signed request of the merchant.
+    /// A signed request of the merchant at one of the gateways: any number names one.
     pub(super) async fn ask(
         &self,
+        door: usize,
         method: &str,
         target: &str,
         key: Option<&str>,
@@ -119,7 +134,9 @@ impl World {
         let with = Credentials { key_id: KEY, secret, created: stamp.unix_time, nonce: &stamp.nonce };
         let mut headers = plain(&with, method, target, body.as_bytes());
         headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
-        call(self.gateway.address, method, target, &headers, body).await
+        let gateway = &self.gateways[door % self.gateways.len()];
+        let called = tokio::time::timeout(PATIENCE, call(gateway.address, method, target, &headers, body)).await;
+        called.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
     }
 
     /// What the sandbox knows of an order; `None` when nothing of it ever arrived.
@@ -146,10 +163,14 @@ impl World {
         }
     }
 
-    /// Ends everything, and removes the directory.
-    pub(super) fn clear(self) {
-        self.gateway.kill();
+    /// Ends everything, and removes the directory and the database.
+    pub(super) async fn clear(self) -> Result<(), String> {
+        self.gateways.iter().for_each(Gateway::kill);
         let _ = std::fs::remove_dir_all(&self.directory);
+        match self.stores {
+            Some(stores) => stores.clear().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -163,16 +184,50 @@ pub(super) fn refund_number(order: &str, refund: &str) -> String {
     provider_number(&[MERCHANT, order, refund])
 }
 
-/// With limits that a machine cannot reach, and a breaker that tries again soon: what is tested is money, not patience.
+/// With limits that a machine cannot reach, a breaker that tries again soon, and little patience with an order that the
+/// provider does not know: what is tested is money, not patience.
 fn hardened(channel: &str) -> String {
-    channel.replace("rate = 600", "rate = 100000").replace("sleep_window = \"5s\"", "sleep_window = \"200ms\"")
+    let channel = channel.replace("rate = 600", "rate = 100000");
+    format!("settle_window = \"10s\"\n{}", channel.replace("sleep_window = \"5s\"", "sleep_window = \"200ms\""))
 }
 
-fn process(gateway: &Gateway) -> String {
+/// What all gateways share: channels, routes and the merchant.
+fn common(conf: &Path, provider: SocketAddr, secret: &str, receiver: &str) -> io::Result<()> {
+    let folder = conf.join("channels");
+    std::fs::create_dir_all(conf.join("merchants"))?;
+    std::fs::create_dir_all(&folder)?;
+    let mut routes = String::new();
+    for (channel, kind, ways) in CHANNELS {
+        let file = keygen::sandbox_channel_of(*kind, &folder, channel, &provider.to_string())?.channel;
+        let text = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, hardened(&text))?;
+        for Way { method, .. } in *ways {
+            routes +=
+                &format!("[[route]]\nmatch = {{ method = \"{method}\" }}\nto = [{{ channel = \"{channel}\" }}]\n");
+        }
+    }
+    std::fs::write(conf.join("routes.toml"), routes)?;
+    std::fs::write(conf.join("merchants/chaos.toml"), merchant(secret, receiver))
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type()?.is_dir() {
+            true => copy(&from, &to)?,
+            false => std::fs::copy(&from, &to).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+fn process(gateway: &Gateway, public: &str, stores: &str) -> String {
     let Gateway { address, admin, .. } = gateway;
     format!(
-        "public_url = \"http://{address}\"\n[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n\
-         [ledger]\npath = \"../data\"\n[delivery]\nallow = [\"127.0.0.0/8\"]\n[telemetry]\nlog = \"warn\"\n"
+        "public_url = \"{public}\"\n[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n{stores}\
+         [delivery]\nallow = [\"127.0.0.0/8\"]\n[telemetry]\nlog = \"warn\"\n"
     )
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use super::form::{idempotency_key, is_identifier, nothing};
 use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, query, refused, replayed, unknown};
+use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;
 use crate::ledger::{Answer, Claimed, Intent, News, Payment, Record, Refund, Subject, Ticket};
@@ -28,7 +28,7 @@ pub(super) async fn close(
     nothing(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let subject = Subject { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let ticket = match gateway.ledger.claim(key, Intent::Close(subject), Timestamp::now()).await {
+    let ticket = match gateway.ledger.claim(key, Intent::Close(subject), clock::now()).await {
         Ok(Claimed::Run(ticket)) => ticket,
         Ok(Claimed::Present(record)) => return Ok(replayed(json(done(&record), &record))),
         Ok(other) => return not_run(other, order_id, StatusCode::OK),
@@ -59,7 +59,7 @@ async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, mut ticket: Ticket) ->
     let error = result.err();
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let claimed = Record::Payment(ticket.payment.clone());
-    match gateway.ledger.settle(ticket, news, Timestamp::now(), answer).await {
+    match gateway.ledger.settle(ticket, news, clock::now(), answer).await {
         Ok((record, answer)) => Ok(kept(answer, channel_of(&record))),
         Err(error) => {
             tracing::error!(%error, order_id, "what became of a close could not be recorded");

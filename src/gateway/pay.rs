@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number};
 
 use super::form::{NewPayment, idempotency_key};
 use super::query::order;
 use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, unclaimed, unknown};
+use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;
 use crate::ledger::{Answer, Claimed, Intent, MoneyState, News, Payment, Record, Ticket};
@@ -23,7 +23,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let form = NewPayment::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let number = provider_number(&[&merchant, &form.order_id]);
-    let now = Timestamp::now();
+    let now = clock::now();
     let question = Question {
         merchant: &merchant,
         method: form.method,
@@ -112,7 +112,7 @@ impl Run {
         for channel in &self.channels {
             if channel.name != ticket.payment.channel {
                 let ledger = &self.gateway.ledger;
-                let moved = ledger.moved_to(ticket, &channel.name, &channel.account(), Timestamp::now()).await;
+                let moved = ledger.moved_to(ticket, &channel.name, &channel.account(), clock::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
@@ -155,7 +155,7 @@ pub(super) async fn settle(
     news: News,
     error: Option<Error>,
 ) -> Result<Response<Bytes>, Problem> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let subject = ticket.subject.clone();
     let claimed = match &ticket.refund {
         Some(refund) => Record::Refund(refund.clone()),

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use moka::future::Cache;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::form::is_identifier;
 use super::{Asked, Gateway, json};
+use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::ledger::{Heard, News, Payment, Record, Refund, Subject, What};
 use crate::problem::Problem;
@@ -105,7 +105,7 @@ async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -
     let mut evidence = Vec::new();
     let limit = channel.upstream.timeouts().total;
     let answer = gateway.exchanger.ask(channel, &operation, limit, &mut evidence).await;
-    let (ledger, now) = (&gateway.ledger, Timestamp::now());
+    let (ledger, now) = (&gateway.ledger, clock::now());
     let written = match &answer {
         Ok(outcome) => {
             ledger.apply(&subject, Heard { news: News::Outcome(outcome.clone()), evidence }, now).await.map(drop)

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Status, provider_number};
 
 use super::form::{NewRefund, idempotency_key, is_identifier};
 use super::{Asked, Gateway, broken_off, not_run, pay, query, unclaimed};
+use crate::clock;
 use crate::idempotency::claim_key;
 use crate::ledger::{Claimed, Intent, MoneyState, News, Record, Refund, Ticket};
 use crate::problem::Problem;
@@ -26,7 +26,7 @@ pub(super) async fn create(
     let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
     let form = NewRefund::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
-    let now = Timestamp::now();
+    let now = clock::now();
     let draft = Refund {
         number: provider_number(&[&merchant, order_id, &form.refund_id]),
         content: form.content(),

@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, Weak};
 
-use jiff::Timestamp;
-
 use super::claims::{lost, release};
 use super::records::LedgerError;
 use super::rows::Id;
 use super::transaction::Transaction;
+use crate::clock;
 
 /// The engine, as tickets see it.
 pub(super) trait Holder: Send + Sync {
@@ -31,8 +30,8 @@ pub(super) enum End {
 impl End {
     pub(super) fn of(self, tx: &mut Transaction<'_>, claim: Id) -> Result<(), LedgerError> {
         match self {
-            Self::Released => release(tx, claim, Vec::new(), Timestamp::now()),
-            Self::Lost => lost(tx, claim, Timestamp::now()),
+            Self::Released => release(tx, claim, Vec::new(), clock::now()),
+            Self::Lost => lost(tx, claim, clock::now()),
         }
     }
 }

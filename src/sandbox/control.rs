@@ -101,11 +101,11 @@ impl Call<'_> {
                 Ok(ids.iter().filter_map(|id| books.view(id, self.now)).collect())
             }
             ("GET", ["orders", number]) => {
-                let id = self.id(books.orders.keys(), number)?;
+                let id = self.id(|id| books.orders.contains_key(id), number)?;
                 Ok(books.view(&id, self.now).unwrap_or_default())
             }
             ("POST", ["orders", number, action]) => {
-                let id = self.id(books.orders.keys(), number)?;
+                let id = self.id(|id| books.orders.contains_key(id), number)?;
                 match *action {
                     "scan" => self.open_order(&mut books, &id)?.opened = true,
                     "pay" => self.pay(&mut books, &id)?,
@@ -116,7 +116,7 @@ impl Call<'_> {
                 Ok(books.view(&id, self.now).unwrap_or_default())
             }
             ("POST", ["refunds", number, action]) => {
-                let id = self.id(books.refunds.keys(), number)?;
+                let id = self.id(|id| books.refunds.contains_key(id), number)?;
                 match *action {
                     "finish" => self.finish(&mut books, &id)?,
                     "notify" => self.notify(&mut books, &Subject::Refund(id.clone()), &self.read()?)?,
@@ -131,8 +131,9 @@ impl Call<'_> {
                 if let Some(problem) = fault.problem() {
                     return Err(refused(StatusCode::BAD_REQUEST, problem));
                 }
+                let added = json!([fault]);
                 self.shared.script.lock().add(fault);
-                Ok(json!(self.shared.script.lock().waiting()))
+                Ok(added)
             }
             ("DELETE", ["faults"]) => {
                 self.shared.script.lock().clear();
@@ -201,13 +202,15 @@ impl Call<'_> {
         send(self.shared, books, subject, sending).map_err(|message| refused(StatusCode::CONFLICT, message))
     }
 
-    fn id<'b>(&self, mut ids: impl Iterator<Item = &'b Id>, number: &str) -> Result<Id, Refused> {
-        let mut found =
-            ids.by_ref().filter(|id| id.1 == number && self.account.as_ref().is_none_or(|name| *name == id.0));
+    /// The account and the number, looked for in every account: there may be very many orders.
+    fn id(&self, is_known: impl Fn(&Id) -> bool, number: &str) -> Result<Id, Refused> {
+        let accounts = self.shared.accounts.keys();
+        let wanted = accounts.filter(|name| self.account.as_ref().is_none_or(|account| account == *name));
+        let mut found = wanted.map(|name| (name.clone(), number.to_owned())).filter(|id| is_known(id));
         let id = found.next().ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("nothing reached `{number}`")))?;
         match found.next() {
             Some(_) => Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?account=…`")),
-            None => Ok(id.clone()),
+            None => Ok(id),
         }
     }
 

@@ -1,0 +1,76 @@
+//! The questions under way: no more than there are places, and never two at once about one record.
+
+use std::collections::HashMap;
+
+use tokio::task::{Id, JoinSet};
+
+/// So many, so that a provider that comes back is not drowned.
+pub(super) const PLACES: usize = 16;
+
+/// Who has a place. A slow question keeps its own, and holds up no other.
+#[derive(Default)]
+pub(super) struct Places {
+    tasks: JoinSet<()>,
+    numbers: HashMap<Id, String>,
+}
+
+impl Places {
+    pub(super) fn is_full(&self) -> bool {
+        self.tasks.len() >= PLACES
+    }
+
+    /// Has the question asked, unless no place is free or the same record is being asked about.
+    pub(super) fn ask(&mut self, number: String, question: impl Future<Output = ()> + Send + 'static) {
+        if !self.is_full() && self.numbers.values().all(|under_way| *under_way != number) {
+            let task = self.tasks.spawn(question).id();
+            self.numbers.insert(task, number);
+        }
+    }
+
+    /// Until a place becomes free; for ever when all are.
+    pub(super) async fn one_ends(&mut self) {
+        let ended = match self.tasks.join_next_with_id().await {
+            Some(Ok((task, ()))) => task,
+            Some(Err(broken)) => broken.id(),
+            None => return std::future::pending().await,
+        };
+        self.numbers.remove(&ended);
+    }
+
+    /// Until every question is answered.
+    pub(super) async fn all_end(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_question_holds_up_no_other_and_is_not_asked_twice() {
+        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), Places::default());
+        let quick = |asked: &Arc<AtomicUsize>| {
+            let asked = Arc::clone(asked);
+            async move {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+        places.ask("slow".into(), async move { answered.await.unwrap() });
+        for number in 0..100 {
+            places.ask("slow".into(), quick(&asked));
+            places.ask(number.to_string(), quick(&asked));
+            while places.is_full() {
+                places.one_ends().await;
+            }
+        }
+        answer.send(()).unwrap();
+        places.all_end().await;
+        assert_eq!(asked.load(Ordering::Relaxed), 100);
+    }
+}
