@@ -158,8 +158,9 @@ impl Provider for WechatV3 {
         Some(self)
     }
 
+    /// A service provider's bill tells of all its merchants, and this channel is one merchant's.
     fn bills(&self) -> Option<&dyn Bills> {
-        Some(self)
+        self.account.sub_mchid.is_none().then_some(self as &dyn Bills)
     }
 }
 

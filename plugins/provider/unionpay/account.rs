@@ -1,5 +1,6 @@
 //! `[account]` of a channel: one merchant number and how it talks.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::{Given, Provider, Secrets};
@@ -97,7 +98,11 @@ fn word<T: Copy>(settings: &mut Settings<'_>, key: &'static str, words: &[(&'sta
 
 fn gateway(settings: &mut Settings<'_>) -> Option<String> {
     let url: String = settings.or("gateway", GATEWAY.to_owned());
-    let local = ["http://127.", "http://localhost", "http://[::1]"].iter().any(|start| url.starts_with(start));
+    let local = url.strip_prefix("http://").is_some_and(|rest| {
+        let host = rest.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(rest, |(host, _)| host);
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    });
     let host = url.split_once("://").map_or("", |(_, host)| host);
     let plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#\"<>".contains(&byte));
     let suggestion =

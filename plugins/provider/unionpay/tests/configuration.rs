@@ -58,6 +58,8 @@ fn every_mistake_is_told_once() {
         ("term_id = \"1\"", "the term_id must be 8 letters and digits"),
         ("pay_timeout = \"1s\"", "`pay_timeout` must be from \"1m\" to \"30d\""),
         ("gateway = \"http://gateway.95516.com\"", "the gateway must be https:// and a host"),
+        ("gateway = \"http://127.evil.example\"", "the gateway must be https:// and a host"),
+        ("gateway = \"http://localhost.evil.example\"", "the gateway must be https:// and a host"),
         ("gateway = \"https://gateway.95516.com/\"", "the gateway must be https:// and a host"),
         ("sign_method = \"1\"", "`sign_method` must be \"01\" or \"11\" or \"12\" or \"21\""),
         ("sign_method = \"11\"", "this `sign_method` needs the key that both sides have"),

@@ -101,3 +101,8 @@ fn requests_go_to_the_service_providers_paths() {
     let asked = path(&account(), &Operation::QueryRefund(refund()));
     assert!(asked.starts_with("/v3/refund/domestic/refunds/R1?") && asked.contains("sub_mchid=1900000109"), "{asked}");
 }
+
+#[test]
+fn a_service_providers_bill_is_not_shown_for_one_merchant() {
+    assert!(partner().bills().is_none() && provider().bills().is_some());
+}
