@@ -179,6 +179,21 @@ fn more_of_the_account(conf: &Path, account: &str, known: &str) {
     edit("main/sandbox.toml", "\nprovider = ", &format!("\n{known}\nprovider = "));
 }
 
+/// The whole of a payment is undone on its clearing day. (It is not, should the test run over 23:00 in Beijing.)
+#[tokio::test]
+async fn unionpay_undoes_the_whole_of_a_payment() {
+    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "undo = true", "");
+    let world = World::with(Wishes { provider: SandboxProvider::Unionpay, edit, ..Wishes::default() }).await;
+    create(&world, &row("unionpay", "unionpay.app", "{}", "app"), "o-1").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
+    let undone = world.ask("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
+    assert_eq!(undone.status, 201, "{}", undone.json());
+    world.receiver.until("o-1", "refund.succeeded").await;
+    assert_eq!(world.payment("o-1").await["refunded"], 1000);
+}
+
 /// Who acts for a merchant: its numbers or its consent go along with everything.
 #[tokio::test]
 async fn service_providers_pay_and_refund_for_a_merchant() {

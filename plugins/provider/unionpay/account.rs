@@ -33,6 +33,8 @@ pub(super) struct Account {
     /// The till's number, for scanned payments.
     pub(super) term_id: Option<String>,
     pub(super) pay_timeout: Duration,
+    /// Whether the whole of a payment is undone (消费撤销) on its clearing day instead of refunded.
+    pub(super) undo: bool,
 }
 
 /// A merchant of a platform.
@@ -55,6 +57,7 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Bo
     let channel_type = word(settings, "channel_type", &[("08", "08"), ("07", "07")]);
     let (gateway, pay_timeout, term_id) = (gateway(settings), pay_timeout(settings), term_id(settings));
     let sub_merchant = sub_merchant(settings);
+    let undo = settings.or("undo", false);
     let methods = [("01", Sign::Rsa), ("11", Sign::Sha256), ("12", Sign::Sm3), ("21", Sign::Sm2)];
     let method = word(settings, "sign_method", &methods).zip(owners);
     let method = method.and_then(|(sign, owners)| read_method(settings, given, sign, owners));
@@ -71,6 +74,7 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Bo
         sub_merchant,
         term_id: term_id?,
         pay_timeout: pay_timeout?,
+        undo,
     })))
 }
 

@@ -7,12 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::account::Account;
 use super::codes::{self, Trade};
 use super::fields::Fields;
-use super::request::{Product, is_past, read_time, time};
+use super::request::{Product, back_kind, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
 pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, now: u64) -> Result<Outcome, Error> {
-    let subject = Subject::of(operation);
+    let subject = Subject::of(account, operation);
     subject.agrees(account, fields)?;
     let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
     let message = fields.get("respMsg").unwrap_or_default();
@@ -60,11 +60,11 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn of(operation: &'a Operation) -> Self {
+    fn of(account: &Account, operation: &'a Operation) -> Self {
         let of_order =
             |kind, order: &'a Order| Self { kind, number: &order.number, at: order.created_at, amount: order.amount };
         let of_refund = |refund: &'a Refund| Self {
-            kind: "04",
+            kind: back_kind(account, refund),
             number: &refund.number,
             at: refund.created_at,
             amount: refund.amount,

@@ -66,6 +66,7 @@ pub(super) fn account(method: Method, codec: Codec) -> Account {
         sub_merchant: None,
         term_id: Some("00000001".to_owned()),
         pay_timeout: std::time::Duration::from_secs(7200),
+        undo: false,
     }
 }
 

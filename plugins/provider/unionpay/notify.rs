@@ -15,7 +15,7 @@ pub(super) fn decode(account: &Account, fields: &Fields) -> Result<Event, Error>
     let code = given("respCode")?;
     let (order_number, refund_number) = match kind {
         "01" | "99" => (number, None),
-        "04" => (given("reqReserved")?, Some(number.to_owned())),
+        "04" | "31" => (given("reqReserved")?, Some(number.to_owned())),
         _ => return Err(Error::unclear("it is a notification of an unknown kind")),
     };
     let query_id = fields.get("queryId").unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What goes out.
 
+use super::super::account::Account;
 use super::*;
 
 fn sent(provider: &UnionPay, operation: &Operation) -> Result<(String, Fields), Error> {
@@ -166,4 +167,23 @@ fn what_cannot_be_signed_is_not_sent() {
     let (stamp, nobody) = (Stamp { unix_time: NOW, nonce: String::new() }, crate::signer::none());
     let with = Signing { signer: &*nobody, keys: &no_keys(), stamp: &stamp };
     assert!(matches!(provider.encode(&Operation::Pay(pay("page")), with), Err(Error::NotSent(_))));
+}
+
+#[test]
+fn the_whole_is_undone_on_its_clearing_day_where_the_account_wants_it() {
+    use super::super::request::back_kind;
+    let undoes = Account { undo: true, ..account(super::super::signature::Method::sha256(b"88888888"), Codec::Form) };
+    let refunds = account(super::super::signature::Method::sha256(b"88888888"), Codec::Form);
+    let later = |hours: i64, amount: u64| {
+        let created_at = jiff::Timestamp::from_second(ORDERED + hours * 3600).unwrap();
+        Refund { created_at, amount: cny(amount), ..refund() }
+    };
+    // The order is of midnight in Beijing; its clearing day ends at 23:00.
+    for (hours, amount, kind) in [(0, 6800, "31"), (22, 6800, "31"), (23, 6800, "04"), (0, 6799, "04")] {
+        assert_eq!(back_kind(&undoes, &later(hours, amount)), kind, "{hours} {amount}");
+        assert_eq!(back_kind(&refunds, &later(hours, amount)), "04");
+    }
+    let told = with(with(said("00"), "txnType", "31"), "orderId", REFUND_NUMBER);
+    let event = super::super::notify::decode(&undoes, &with(told, "reqReserved", NUMBER)).unwrap();
+    assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), (NUMBER, Some(REFUND_NUMBER)));
 }
