@@ -203,11 +203,11 @@ impl Case {
                 method: Method::parse(self.method).unwrap(),
                 amount: Money { value: 888, currency: Currency::CNY },
                 created_at: jiff::Timestamp::from_second(NOW.cast_signed()).unwrap(),
+                expires_at: None,
                 provider_id: None,
             },
             description: "茶 tea".to_owned(),
             payer: Payer::default(),
-            expires_at: None,
             return_url: None,
             notify_url: "https://pay.example.com/notify/main".to_owned(),
         })

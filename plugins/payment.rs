@@ -145,6 +145,8 @@ pub struct Order {
     pub amount: Money,
     /// When the gateway took it on; some providers know an order by its number and this time.
     pub created_at: Timestamp,
+    /// When it ends unpaid, where that is known.
+    pub expires_at: Option<Timestamp>,
     /// The provider's own number of it, once it has said one.
     pub provider_id: Option<String>,
 }
@@ -167,14 +169,12 @@ pub enum Operation {
 /// A payment to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pay {
-    /// Number, method, amount.
+    /// Number, method, amount, end.
     pub order: Order,
     /// What the payer reads.
     pub description: String,
     /// Who pays.
     pub payer: Payer,
-    /// When an unpaid order ends.
-    pub expires_at: Option<Timestamp>,
     /// Where the payer's browser goes afterwards.
     pub return_url: Option<String>,
     /// Where the provider sends its notification.

@@ -65,6 +65,12 @@ pub trait Provider: Send + Sync {
     /// The account's number at the provider. A payment that was made with one account can be asked about with no other.
     fn account(&self) -> &str;
 
+    /// How long an order can be paid for which no end was asked; `None` when the provider settles that by itself. Beyond
+    /// it the provider's word that an order was never begun is its last one.
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
 
@@ -180,10 +186,21 @@ pub struct Row {
     pub key_id: fn(&[u8]) -> Option<String>,
     /// How long after a request "there is no such order" is not believed yet: the request may still be on its way inside.
     pub settle_window: Duration,
+    /// How often it may be asked about what somebody waits for.
+    pub pace: Pace,
     /// What cannot be done without a client certificate in `[mtls]`, where some of it can.
     pub without_mtls: Option<&'static str>,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
     pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
+}
+
+/// How the pauses go between questions about one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The same pause each time.
+    Steady(Duration),
+    /// Twice as long each time, from one second on: the provider turns away who asks more often.
+    Doubling,
 }
 
 /// Whether something may or must be there.

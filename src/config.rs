@@ -29,7 +29,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tollgate_plugins::filter::Filter;
-use tollgate_plugins::provider::Provider;
+use tollgate_plugins::provider::{Pace, Provider};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
@@ -203,6 +203,8 @@ pub struct Channel {
     pub filters: Vec<Arc<dyn Filter>>,
     /// How long after a request "there is no such order" is not believed yet.
     pub settle_window: Duration,
+    /// How often its provider may be asked about what somebody waits for.
+    pub pace: Pace,
     /// What it cannot do as it is configured, though that is no mistake.
     pub note: Option<&'static str>,
     /// When it takes no new payments, each from a moment to another.

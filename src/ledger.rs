@@ -104,18 +104,10 @@ impl Ledger {
 
     /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
-    pub async fn moved_to(
-        &self,
-        ticket: &mut Ticket,
-        channel: &str,
-        account: &str,
-        now: Timestamp,
-    ) -> Result<Payment, LedgerError> {
-        let (claim, channel, account) = (ticket.claim, channel.to_owned(), account.to_owned());
-        let (about, evidence) = (About::subject(&ticket.subject), std::mem::take(&mut ticket.evidence));
-        let work =
-            move |tx: &mut transaction::Transaction<'_>| claims::moved_to(tx, claim, channel, account, evidence, now);
-        self.engine.write(Durable, about, work).await
+    pub async fn moved_to(&self, ticket: &mut Ticket, to: Destination, now: Timestamp) -> Result<Payment, LedgerError> {
+        let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
+        let evidence = std::mem::take(&mut ticket.evidence);
+        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, claim, to, evidence, now)).await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made. If something was

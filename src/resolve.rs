@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
+use tollgate_plugins::provider::Pace;
 
 use self::places::{PLACES, Places};
 use crate::clock;
@@ -25,8 +26,6 @@ use crate::gateway::{Gateway, order, question};
 use crate::ledger::{Exchanged, Heard, LedgerError, News, Record, Search, Subject, What};
 use crate::telemetry::METRICS;
 
-/// The settle window of a channel that is configured no more: as long as any provider's.
-const SETTLE_WINDOW: Duration = Duration::from_secs(300);
 /// "Not known" is believed when it was said this often after the settle window.
 const ABSENT_ENOUGH: u32 = 2;
 /// The first pause between two questions; doubles each time.
@@ -43,10 +42,9 @@ const ENOUGH: SignedDuration = SignedDuration::from_hours(24 * 30);
 const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
-/// Between two questions about what somebody waits for: a till, or whoever wants it closed.
-const WAITED_FOR_PAUSE: Duration = Duration::from_secs(3);
-/// For so long somebody waits.
+/// For so long somebody waits: a till, or whoever wants it closed.
 const WAITED_FOR: SignedDuration = SignedDuration::from_mins(10);
+
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
@@ -81,10 +79,9 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
     }
-    let settle_window =
-        snapshot.channels.get(channel_of(&record)).map_or(SETTLE_WINDOW, |channel| channel.settle_window);
+    let manners = Manners::of(snapshot.channels.get(channel_of(&record)));
     let random = gateway.exchanger.clock().random();
-    let next = after(search, &record, &answered.result, settle_window, now, random);
+    let next = after(search, &record, &answered.result, manners, now, random);
     if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
         // It is still due: without a pause the provider would be asked again at once.
@@ -191,6 +188,23 @@ async fn write(
     Ok(())
 }
 
+/// How a channel's provider is to be asked.
+#[derive(Clone, Copy)]
+struct Manners {
+    settle_window: Duration,
+    pace: Pace,
+}
+
+impl Manners {
+    /// Those of a channel that is configured no more are as patient as any provider's.
+    fn of(channel: Option<&Arc<Channel>>) -> Self {
+        channel.map_or(Self { settle_window: Duration::from_secs(300), pace: Pace::Doubling }, |channel| Self {
+            settle_window: channel.settle_window,
+            pace: channel.pace,
+        })
+    }
+}
+
 /// How the search goes on.
 #[derive(Debug, PartialEq)]
 enum Next {
@@ -207,11 +221,11 @@ fn after(
     search: Search,
     record: &Record,
     result: &Result<Outcome, Error>,
-    settle_window: Duration,
+    manners: Manners,
     now: Timestamp,
     chance: f64,
 ) -> Next {
-    let settle_window = SignedDuration::try_from(settle_window).unwrap_or(SignedDuration::from_hours(24));
+    let settle_window = SignedDuration::try_from(manners.settle_window).unwrap_or(SignedDuration::from_hours(24));
     let age = now.duration_since(search.since);
     let was_pending = status_of(record) == Status::Pending;
     let is_waited_for = (search.closing || is_scanned(record)) && age < WAITED_FOR;
@@ -232,7 +246,10 @@ fn after(
     let doubled = doubled.min(LONGEST_PAUSE);
     let until_settled = Duration::try_from(settle_window - age).unwrap_or_default();
     let wanted = if is_waited_for && (still_open || was_pending) {
-        WAITED_FOR_PAUSE
+        match manners.pace {
+            Pace::Steady(pause) => pause,
+            Pace::Doubling => doubled,
+        }
     } else if was_pending {
         Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE)
     } else if !is_absent {
@@ -296,7 +313,8 @@ mod tests {
     use super::*;
     use crate::ledger::a_payment;
 
-    const WINDOW: Duration = Duration::from_secs(30);
+    const STEADY: Manners =
+        Manners { settle_window: Duration::from_secs(30), pace: Pace::Steady(Duration::from_secs(3)) };
     const START: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn search() -> Search {
@@ -327,23 +345,23 @@ mod tests {
     #[test]
     fn not_known_is_believed_after_the_settle_window_and_twice() {
         let unknown = payment(Status::Unknown);
-        let early = again(after(search(), &unknown, &absent(), WINDOW, seconds(29), 0.5));
+        let early = again(after(search(), &unknown, &absent(), STEADY, seconds(29), 0.5));
         assert_eq!(early.absent, 0, "too early to count");
-        let once = again(after(early, &unknown, &absent(), WINDOW, seconds(31), 0.5));
+        let once = again(after(early, &unknown, &absent(), STEADY, seconds(31), 0.5));
         assert_eq!(once.absent, 1);
-        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), WINDOW, seconds(35), 0.5));
+        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), STEADY, seconds(35), 0.5));
         assert_eq!(unclear.absent, 1, "what says nothing takes nothing back");
-        assert_eq!(after(unclear, &unknown, &absent(), WINDOW, seconds(40), 0.5), Next::NeverHappened);
+        assert_eq!(after(unclear, &unknown, &absent(), STEADY, seconds(40), 0.5), Next::NeverHappened);
     }
 
     #[test]
     fn of_what_was_confirmed_not_known_proves_nothing() {
         let mut state = search();
         for at in [400, 1000, 2000, 100_000] {
-            state = again(after(state, &payment(Status::Pending), &absent(), WINDOW, seconds(at), 0.5));
+            state = again(after(state, &payment(Status::Pending), &absent(), STEADY, seconds(at), 0.5));
         }
         let end = seconds(31 * 24 * 3600);
-        assert_eq!(after(state, &payment(Status::Pending), &absent(), WINDOW, end, 0.5), Next::Enough);
+        assert_eq!(after(state, &payment(Status::Pending), &absent(), STEADY, end, 0.5), Next::Enough);
     }
 
     #[test]
@@ -352,12 +370,12 @@ mod tests {
         let mut state = search();
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            state = again(after(state, &unknown, &trouble, WINDOW, START, 0.5));
+            state = again(after(state, &unknown, &trouble, STEADY, START, 0.5));
             pauses.push(state.due.duration_since(START).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let low = again(after(search(), &unknown, &trouble, WINDOW, START, 0.0)).due;
-        let high = again(after(search(), &unknown, &trouble, WINDOW, START, 0.999)).due;
+        let low = again(after(search(), &unknown, &trouble, STEADY, START, 0.0)).due;
+        let high = again(after(search(), &unknown, &trouble, STEADY, START, 0.999)).due;
         assert!(low < high);
     }
 
@@ -365,20 +383,20 @@ mod tests {
     fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
         let trouble = Err(Error::unclear("x"));
         let later = seconds(25 * 3600);
-        assert!(again(after(search(), &payment(Status::Unknown), &trouble, WINDOW, later, 0.5)).needs_person);
-        assert!(!again(after(search(), &payment(Status::Pending), &trouble, WINDOW, later, 0.5)).needs_person);
+        assert!(again(after(search(), &payment(Status::Unknown), &trouble, STEADY, later, 0.5)).needs_person);
+        assert!(!again(after(search(), &payment(Status::Pending), &trouble, STEADY, later, 0.5)).needs_person);
     }
 
     #[test]
     fn what_is_pending_is_asked_about_ever_more_seldom() {
         let pending = Ok(Outcome::of(Status::Pending));
         for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
-            let next = after(search(), &payment(Status::Pending), &pending, WINDOW, seconds(age), 0.5);
+            let next = after(search(), &payment(Status::Pending), &pending, STEADY, seconds(age), 0.5);
             assert_eq!(pause(next, seconds(age)), wanted);
         }
-        assert_eq!(after(search(), &payment(Status::Unknown), &pending, WINDOW, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Unknown), &pending, STEADY, seconds(5), 0.5), Next::Known);
         let paid = Ok(Outcome::of(Status::Succeeded));
-        assert_eq!(after(search(), &payment(Status::Pending), &paid, WINDOW, seconds(5), 0.5), Next::Known);
+        assert_eq!(after(search(), &payment(Status::Pending), &paid, STEADY, seconds(5), 0.5), Next::Known);
     }
 
     #[test]
@@ -394,7 +412,7 @@ mod tests {
         assert_eq!(closing(&open, &wanted, &Outcome::of(Status::Closed)), None);
         assert_eq!(
             pause(
-                after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), WINDOW, START, 0.5),
+                after(Search { since: START, ..wanted.clone() }, &open, &Ok(pending.clone()), STEADY, START, 0.5),
                 START
             ),
             3
@@ -403,7 +421,14 @@ mod tests {
             let fresh = Search { since: Timestamp::now(), ..search() };
             assert_eq!(closing(&till, &fresh, &pending), None, "the payer may be typing");
             assert!(closing(&till, &search(), &pending).is_some());
-            assert_eq!(pause(after(search(), &till, &Ok(pending), WINDOW, START, 0.5), START), 3);
+            let open = Ok(pending);
+            assert_eq!(pause(after(search(), &till, &open, STEADY, START, 0.5), START), 3);
+            let (mut state, mut pauses) = (search(), Vec::new());
+            for _ in 0..6 {
+                state = again(after(state, &till, &open, Manners { pace: Pace::Doubling, ..STEADY }, START, 0.5));
+                pauses.push(state.due.duration_since(START).as_secs());
+            }
+            assert_eq!(pauses, [1, 2, 4, 8, 16, 32]);
         }
     }
 }

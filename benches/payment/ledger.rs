@@ -76,6 +76,7 @@ fn payment(order: &str) -> Payment {
         version: 1,
         created_at: now,
         updated_at: now,
+        expires_at: None,
         paid_at: None,
         metadata: None,
         search: None,

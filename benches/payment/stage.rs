@@ -101,12 +101,11 @@ impl Stage {
         let one = |number: usize| {
             let amount = Money { value: 888, currency: Currency::CNY };
             let (number, created_at) = (format!("bare{number:028}"), jiff::Timestamp::now());
-            let order = Order { number, method, amount, created_at, provider_id: None };
+            let order = Order { number, method, amount, created_at, expires_at: None, provider_id: None };
             let pay = Pay {
                 order,
                 description: "tea".into(),
                 payer: Payer::default(),
-                expires_at: None,
                 return_url: None,
                 notify_url: format!("http://{}/notify/main", self.gateway),
             };

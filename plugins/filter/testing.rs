@@ -108,8 +108,8 @@ impl Exchange for Script {
 pub(super) fn kinds() -> Vec<Operation> {
     let Some(method) = Method::parse("wechat.native") else { panic!("the method exists") };
     let amount = Money { value: 1, currency: Currency::CNY };
-    let order =
-        Order { number: "n".into(), method, amount, created_at: jiff::Timestamp::UNIX_EPOCH, provider_id: None };
+    let created_at = jiff::Timestamp::UNIX_EPOCH;
+    let order = Order { number: "n".into(), method, amount, created_at, expires_at: None, provider_id: None };
     let refund = Refund {
         order: order.clone(),
         number: "r".into(),
@@ -122,7 +122,6 @@ pub(super) fn kinds() -> Vec<Operation> {
         order: order.clone(),
         description: "tea".into(),
         payer: Payer::default(),
-        expires_at: None,
         return_url: None,
         notify_url: refund.notify_url.clone(),
     };

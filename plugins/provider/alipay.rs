@@ -33,7 +33,9 @@ use http::{HeaderMap, Request, Response, StatusCode};
 
 use self::account::{Account, Protocol};
 use super::bill::Bills;
-use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
@@ -57,6 +59,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
     settle_window: Duration::from_secs(30),
+    pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
     build,
 };

@@ -81,6 +81,7 @@ impl Asked {
             method: self.method,
             amount: self.amount,
             created_at,
+            expires_at: self.expires_at,
             provider_id: self.provider_id.clone(),
         };
         let refund = || {
@@ -99,7 +100,6 @@ impl Asked {
                 order,
                 description: self.description.clone().unwrap(),
                 payer: self.payer.clone().unwrap_or_default(),
-                expires_at: self.expires_at,
                 return_url: self.return_url.clone(),
                 notify_url: self.notify_url.clone().unwrap(),
             }),
@@ -243,11 +243,11 @@ pub(super) fn pay(method: &str) -> Operation {
             method: Method::parse(method).unwrap(),
             amount: Money { value: 1, currency: crate::payment::Currency::CNY },
             created_at: jiff::Timestamp::from_second(NOW.cast_signed()).unwrap(),
+            expires_at: None,
             provider_id: None,
         },
         description: "茶".to_owned(),
         payer: Payer::default(),
-        expires_at: None,
         return_url: None,
         notify_url: "https://pay.example.com/notify/main".to_owned(),
     })

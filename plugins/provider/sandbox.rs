@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bill::Bills;
-use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::{Error, Word};
 use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
 use crate::settings::Settings;
@@ -33,6 +35,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Nothing,
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
+    pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
     build,
 };

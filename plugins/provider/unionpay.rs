@@ -35,7 +35,7 @@ use self::account::{Account, MIDDLE, ROOT, SECURE_KEY};
 use self::fields::Fields;
 use self::request::Product;
 use super::bill::Bills;
-use super::{BadSignature, Encoded, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{BadSignature, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
 use crate::error::Error;
 use crate::payment::{Action, Event, Operation, Outcome, Status};
 use crate::signer::Keyring;
@@ -56,6 +56,7 @@ pub(super) const ROW: Row = Row {
     key_id: chain::serial,
     // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
     settle_window: Duration::from_secs(60),
+    pace: Pace::Doubling,
     without_mtls: None,
     build: account::build,
 };
@@ -147,6 +148,10 @@ impl Provider for UnionPay {
 
     fn account(&self) -> &str {
         &self.0.name
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(self.0.pay_timeout)
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

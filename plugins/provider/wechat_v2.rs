@@ -31,7 +31,9 @@ use self::answer::Message;
 use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
 use super::wechat_account;
-use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
@@ -46,6 +48,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Nothing,
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
+    pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: Some(
         "refunds, reversals and bills of funds are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",

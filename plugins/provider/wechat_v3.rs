@@ -33,7 +33,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::codepay::Till;
 use super::bill::Bills;
 use super::wechat_account::Account;
-use super::{BadSignature, Encoded, Given, Need, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
@@ -48,6 +50,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Optional,
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
+    pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
     build,
 };

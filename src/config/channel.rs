@@ -128,6 +128,7 @@ pub(super) fn read(
             bills,
             filters,
             settle_window: settle_window.unwrap_or(row.settle_window),
+            pace: row.pace,
             note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
         }))

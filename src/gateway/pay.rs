@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number};
 
@@ -13,7 +14,7 @@ use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run
 use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;
-use crate::ledger::{Answer, Claimed, Intent, MoneyState, News, Payment, Record, Ticket};
+use crate::ledger::{Answer, Claimed, Destination, Intent, MoneyState, News, Payment, Record, Ticket};
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
 
@@ -36,6 +37,9 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let channels = routing::choose(&asked.snapshot, &question);
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
+    let first = first.map(|channel| destination(channel, &form, now));
+    let nowhere = || Destination { channel: String::new(), account: String::new(), expires_at: None };
+    let Destination { channel, account, expires_at } = first.unwrap_or_else(nowhere);
     let draft = Payment {
         content: form.content(),
         merchant,
@@ -45,14 +49,15 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         amount: form.amount,
         refunded: 0,
         method: form.method,
-        channel: first.map(|first| first.name.clone()).unwrap_or_default(),
-        account: first.map(|first| first.account()).unwrap_or_default(),
+        channel,
+        account,
         provider_payment_id: None,
         action: None,
         word: None,
         version: 1,
         created_at: now,
         updated_at: now,
+        expires_at,
         paid_at: None,
         metadata: form.metadata.clone(),
         search: None,
@@ -112,7 +117,8 @@ impl Run {
         for channel in &self.channels {
             if channel.name != ticket.payment.channel {
                 let ledger = &self.gateway.ledger;
-                let moved = ledger.moved_to(ticket, &channel.name, &channel.account(), clock::now()).await;
+                let to = destination(channel, &self.form, ticket.payment.created_at);
+                let moved = ledger.moved_to(ticket, to, clock::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
@@ -140,7 +146,6 @@ impl Run {
             order: order(&ticket.payment),
             description: self.form.description.clone(),
             payer: self.form.payer.clone(),
-            expires_at: self.form.expires_at,
             return_url: self.form.return_url.clone(),
             notify_url: format!("{}/notify/{}", self.asked.snapshot.process.public_url, channel.name),
         })
@@ -190,6 +195,11 @@ fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
         }
         _ => Answer { status: success.as_u16(), content_type: "application/json".to_owned(), body: body_of(record) },
     }
+}
+
+fn destination(channel: &Channel, form: &NewPayment, since: Timestamp) -> Destination {
+    let lifetime = channel.provider.lifetime().and_then(|lifetime| since.checked_add(lifetime).ok());
+    Destination { channel: channel.name.clone(), account: channel.account(), expires_at: form.expires_at.or(lifetime) }
 }
 
 fn no_channel(none: &NoChannel) -> Problem {

@@ -169,6 +169,7 @@ pub(crate) fn order(payment: &Payment) -> Order {
         method: payment.method,
         amount: payment.amount,
         created_at: payment.created_at,
+        expires_at: payment.expires_at,
         provider_id: payment.provider_payment_id.clone(),
     }
 }

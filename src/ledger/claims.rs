@@ -10,7 +10,8 @@ pub(super) use self::row::{is_key_open, old};
 use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Held;
 use super::records::{
-    Answer, ClaimKey, Claimed, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject, Ticket,
+    Answer, ClaimKey, Claimed, Destination, Intent, LedgerError, MoneyState, News, Payment, Record, Refund, Subject,
+    Ticket,
 };
 use super::retention::{self, Kind};
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
@@ -44,8 +45,7 @@ pub(super) fn claim(
 pub(super) fn moved_to(
     tx: &mut Transaction<'_>,
     claim: Id,
-    channel: String,
-    account: String,
+    to: Destination,
     evidence: Vec<Exchanged>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
@@ -55,8 +55,8 @@ pub(super) fn moved_to(
     if claim.state != State::Running || claim.what != Action::Pay || !is_unsent(payment.status, payment.money_state) {
         return Err(LedgerError("the payment stands otherwise by now: it must not go to another channel".into()));
     }
-    payment.channel = channel.clone();
-    payment.account = account;
+    let Destination { channel, account, expires_at } = to;
+    (payment.channel, payment.account, payment.expires_at) = (channel.clone(), account, expires_at);
     payment.version += 1;
     payment.updated_at = now;
     let said = evidence.into_iter().map(What::Exchanged).chain([What::Moved { channel }]);

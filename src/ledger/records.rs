@@ -60,12 +60,26 @@ pub struct Payment {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// When it ends unpaid, where the merchant or the channel has settled that.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     /// When the money moved.
     pub paid_at: Option<Timestamp>,
     /// The merchant's own notes.
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Until the end is known: how the search for the truth stands.
     pub search: Option<Search>,
+}
+
+/// Where a payment goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// As [`Payment::channel`].
+    pub channel: String,
+    /// As [`Payment::account`].
+    pub account: String,
+    /// As [`Payment::expires_at`].
+    pub expires_at: Option<Timestamp>,
 }
 
 /// One attempt to give money back.

@@ -163,10 +163,15 @@ pub(crate) fn a_payment(order: &str) -> Payment {
         version: 1,
         created_at: at(0),
         updated_at: at(0),
+        expires_at: None,
         paid_at: None,
         metadata: None,
         search: None,
     }
+}
+
+fn destination(channel: &str, account: &str) -> Destination {
+    Destination { channel: channel.into(), account: account.into(), expires_at: None }
 }
 
 pub(super) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {

@@ -160,7 +160,7 @@ fn create<'a>(account: &'a Account, pay: &'a Pay, named: Content<'a>) -> Result<
         total_amount: Some(yuan(pay.order.amount)?),
         subject: Some(&pay.description),
         seller_id: account.seller_id.as_deref(),
-        time_expire: pay.expires_at.map(china_time),
+        time_expire: pay.order.expires_at.map(china_time),
         ..named
     };
     let of = |code| Content { product_code: Some(code), ..common };

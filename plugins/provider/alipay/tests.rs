@@ -32,6 +32,7 @@ fn order(method: &str) -> Order {
         method: Method::parse(method).unwrap(),
         amount: cny(6800),
         created_at: jiff::Timestamp::UNIX_EPOCH,
+        expires_at: None,
         provider_id: None,
     }
 }
@@ -49,7 +50,6 @@ fn pay(method: &str) -> Pay {
             buyer_id: Some("2088102116773037".to_owned()),
             ..Payer::default()
         },
-        expires_at: None,
         return_url: None,
         notify_url: "https://pay.example.com/notify/ali".to_owned(),
     }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::account::Account;
 use super::codes::{self, Trade};
 use super::fields::Fields;
-use super::request::{Product, back_kind, is_past, read_time, time};
+use super::request::{Product, back_kind, deadline, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
@@ -17,7 +17,13 @@ pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, 
     let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
     let message = fields.get("respMsg").unwrap_or_default();
     let error = match operation {
+        // Nobody has ever opened it.
+        Operation::Query(order) if code == "34" && subject.is_named(fields).is_ok() && is_over(account, order, now) => {
+            return Ok(Outcome::of(Status::Closed));
+        }
         Operation::Query(_) | Operation::QueryRefund(_) => codes::unanswered(code, message),
+        Operation::Refund(_) if codes::is_accepted(code) => None,
+        Operation::Pay(pay) if codes::is_accepted(code) && pay.order.method.is_scanned() => None,
         // Said before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
         Operation::Close(_) if code == "46" => None,
         _ => codes::refusal(code, message),
@@ -34,11 +40,16 @@ pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, 
         // The word is only that it was accepted.
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
         Operation::Query(order) => {
-            let product = Product::of(order.method)?;
-            traded(&subject, fields, |status| match (product, status) {
-                (Product::Barcode, status) => status,
-                (_, Status::Failed) if !is_last_word(fields, now) => Status::Pending,
-                (_, status) => status,
+            if order.method.is_scanned() {
+                return traded(&subject, fields, |status| status);
+            }
+            let is_over = is_over(account, order, now);
+            if is_over && matches!(fields.get("origRespCode"), Some("34" | "05" | "70")) {
+                return Ok(Outcome::of(Status::Closed));
+            }
+            traded(&subject, fields, |status| match status {
+                Status::Failed if !is_last_word(fields, now) => Status::Pending,
+                status => status,
             })
         }
         Operation::QueryRefund(refund) => {
@@ -171,6 +182,12 @@ fn agrees_with_original(refund: &Refund, fields: &Fields) -> Result<(), Error> {
 fn is_last_word(fields: &Fields, now: u64) -> bool {
     let deadline = fields.get("reqReserved").and_then(read_time);
     deadline.is_some_and(|deadline| is_past(deadline, now))
+}
+
+/// Whether the payer's time has surely passed: then UnionPay says of what was never begun or never went on that it is
+/// unknown (34), accepted (05) or waiting for the payer (70), and stays with it. A till's payment is reversed instead.
+fn is_over(account: &Account, order: &Order, now: u64) -> bool {
+    !order.method.is_scanned() && deadline(account, order).is_ok_and(|deadline| is_past(deadline, now))
 }
 
 /// `traceTime` has no year: it is the first such day from the order's own on.

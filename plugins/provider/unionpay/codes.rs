@@ -119,6 +119,11 @@ pub(super) fn refusal(code: &str, message: &str) -> Option<Error> {
     }
 }
 
+/// Whether a till's payment or a refund was taken on and goes on by itself: to be asked about.
+pub(super) fn is_accepted(code: &str) -> bool {
+    matches!(code, "05" | "70" | "83")
+}
+
 /// The error for a question that was not answered: whatever was wrong with the question, it says nothing of the trade.
 pub(super) fn unanswered(code: &str, message: &str) -> Option<Error> {
     let word = word(code, message);

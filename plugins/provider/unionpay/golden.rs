@@ -136,7 +136,7 @@ fn hold_all(
 
 #[test]
 fn golden_files_hold() {
-    let needed = "pay-page pay-app pay-qr pay-barcode query query-open query-barcode query-failed close-barcode refund \
+    let needed = "pay-page pay-app pay-qr pay-barcode query query-open query-closed query-barcode query-failed close-barcode refund \
                   query-refund notification-official notification-payment notification-refund";
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_by_unionpay);
     hold_all("unionpay", &provider(), &*merchant_signer(), NOW, &sign, needed);

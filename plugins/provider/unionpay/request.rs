@@ -152,15 +152,16 @@ fn create(account: &Account, product: Product, pay: &Pay) -> Result<Fields, Erro
         return Ok(fields);
     }
     // UnionPay gives `reqReserved` back in each answer about the order: so a question knows when its answer is the last.
-    let deadline = time(deadline(account, pay)?);
+    let deadline = deadline(account, order).map_err(|_| unfit("the payment's time lies too far in the future"))?;
+    let deadline = time(deadline);
     fields.set("payTimeout", &deadline);
     fields.set("reqReserved", &deadline);
     Ok(fields)
 }
 
-fn deadline(account: &Account, pay: &Pay) -> Result<Timestamp, Error> {
-    let default = || pay.order.created_at.checked_add(account.pay_timeout);
-    pay.expires_at.map_or_else(default, Ok).map_err(|_| unfit("the payment's time lies too far in the future"))
+/// Until when the payer can pay.
+pub(super) fn deadline(account: &Account, order: &Order) -> Result<Timestamp, jiff::Error> {
+    order.expires_at.map_or_else(|| order.created_at.checked_add(account.pay_timeout), Ok)
 }
 
 fn question(account: &Account, product: Product, number: &str, at: Timestamp) -> Fields {

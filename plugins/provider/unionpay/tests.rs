@@ -38,6 +38,7 @@ fn order(method: &str) -> Order {
         method: Method::parse(&format!("unionpay.{method}")).unwrap(),
         amount: cny(6800),
         created_at: jiff::Timestamp::from_second(ORDERED).unwrap(),
+        expires_at: None,
         provider_id: Some(QUERY_ID.to_owned()),
     }
 }
@@ -47,7 +48,6 @@ fn pay(method: &str) -> Pay {
         order: Order { provider_id: None, ..order(method) },
         description: "测试 商品+1".to_owned(),
         payer: Payer { auth_code: Some("6220123456789012345".to_owned()), ..Payer::default() },
-        expires_at: None,
         return_url: None,
         notify_url: "http://127.0.0.1/n".to_owned(),
     }

@@ -81,7 +81,7 @@ fn create(fields: &mut Fields, product: Product, pay: &Pay) -> Result<(), Error>
         return Err(unfit("wechat.h5 needs `payer.client_ip`: the address of the payer's browser"));
     }
     put(fields, "spbill_create_ip", address.unwrap_or(UNKNOWN_ADDRESS));
-    if let Some(end) = pay.expires_at {
+    if let Some(end) = pay.order.expires_at {
         put(fields, "time_expire", &beijing::write(end, beijing::COMPACT));
     }
     if product == Product::Codepay {

@@ -75,7 +75,7 @@ fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
         whose: Identity::of(account),
         description: description(pay)?,
         out_trade_no: &order.number,
-        time_expire: pay.expires_at.map(time),
+        time_expire: pay.order.expires_at.map(time),
         notify_url: notify_url(&pay.notify_url)?,
         amount: Total { total: fen(order.amount)?, currency: order.amount.currency },
         payer: match product {

@@ -33,6 +33,7 @@ fn order() -> Order {
         method: Method::parse("wechat.native").unwrap(),
         amount: cny(6800),
         created_at: jiff::Timestamp::UNIX_EPOCH,
+        expires_at: None,
         provider_id: None,
     }
 }
@@ -50,7 +51,6 @@ fn pay(method: &str) -> Pay {
             client_ip: Some("2001:db8::7".to_owned()),
             ..Payer::default()
         },
-        expires_at: None,
         return_url: None,
         notify_url: "https://pay.example.com/notify/wx".to_owned(),
     }

@@ -105,7 +105,7 @@ async fn a_released_claim_leaves_no_trace() {
     let bench = Bench::new();
     let mut ticket = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
-    let moved = bench.ledger.moved_to(&mut ticket, "wechat-backup", "wechat-v3:2", at(1)).await.unwrap();
+    let moved = bench.ledger.moved_to(&mut ticket, destination("wechat-backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
@@ -121,7 +121,7 @@ async fn a_release_forgets_nothing_that_was_heard() {
     let bench = Bench::new();
     let mut ticket = bench.run("k", pay("o")).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-    assert!(bench.ledger.moved_to(&mut ticket, "backup", "wechat-v3:2", at(1)).await.is_err(), "it is paid: send nothing");
+    assert!(bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
     assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));

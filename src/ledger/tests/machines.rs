@@ -147,7 +147,10 @@ async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
     let mut ticket = bench.run("k", pay("o")).await;
     bench.place.silence_the_first();
     let other = bench.place.join();
-    assert!(bench.ledger.moved_to(&mut ticket, "backup", "wechat-v3:2", at(1)).await.is_err(), "nothing may be sent");
+    assert!(
+        bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
+        "nothing may be sent"
+    );
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being asked about");
 }

@@ -59,7 +59,7 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     let bench = Bench::new();
     let mut ticket = bench.run("k", pay("o")).await;
     ticket.evidence.push(sent(Kind::Pay, Written::No, Err(Error::NotSent("refused".into()))));
-    bench.ledger.moved_to(&mut ticket, "backup", "wechat-v3:2", at(1)).await.unwrap();
+    bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert!(ticket.evidence.is_empty(), "told already");
     ticket.evidence.push(sent(Kind::Pay, Written::Maybe, Err(Error::unclear("cut"))));
     bench.settle(ticket, News::Unknown).await;

@@ -50,7 +50,8 @@ fn every_way_to_pay_has_its_code_and_its_end() {
         ("alipay.jsapi", "JSAPI_PAY"),
     ] {
         let expires_at = Some("2023-11-15T16:00:00.9Z".parse().unwrap());
-        let content = content(&partner, Pay { expires_at, ..pay(method) });
+        let order = Order { expires_at, ..pay(method).order };
+        let content = content(&partner, Pay { order, ..pay(method) });
         assert_eq!(content["product_code"], code);
         assert_eq!(content["time_expire"], "2023-11-16 00:00:00", "{method}");
         assert_eq!((&content["total_amount"], &content["seller_id"]), (&json!("68.00"), &json!("3")));

@@ -33,7 +33,9 @@ fn codes(text: &str) -> Vec<String> {
 }
 
 const DECLINED: &str = "01 10 11 13 14 30-33 36 38 40 41 43 44 60-69 71-73 76-82 84-98";
-const UNCLEAR: &str = "03 04 05 06 42 70 74 75 83 99";
+const UNCLEAR: &str = "03 04 06 42 74 75 99";
+/// Taken on, and going on by itself.
+const ACCEPTED: &str = "05 70 83";
 const UNKNOWN: &str = "07 08 09 15 29 47 59 A5 a6 B1 0 000 6A 8A 3４";
 
 #[test]
@@ -65,11 +67,15 @@ fn every_code_of_a_write_has_its_class() {
 
 #[test]
 fn a_write_that_was_taken_is_pending_and_no_more() {
-    for code in ["00", "A6"] {
+    for code in ["00", "A6", "05", "70", "83"] {
         for name in WRITES {
             let (operation, answer) = write(name);
-            let outcome = decode(&operation, &with(answer, "respCode", code)).unwrap();
-            assert_eq!(outcome.status, Status::Pending, "{name} {code}");
+            let outcome = decode(&operation, &with(answer, "respCode", code));
+            if ["app", "qr"].contains(&name) && codes(ACCEPTED).iter().any(|accepted| accepted == code) {
+                assert!(is_unclear(&outcome), "there is nothing yet that the payer could be shown: {name} {code}");
+                continue;
+            }
+            assert_eq!(outcome.unwrap().status, Status::Pending, "{name} {code}");
         }
     }
     let outcome = |name| decode(&write(name).0, &write(name).1).unwrap();
@@ -109,6 +115,7 @@ fn a_question_that_is_not_answered_says_nothing_of_the_trade() {
     for (text, class) in [
         (DECLINED, "unclear"),
         (UNCLEAR, "unclear"),
+        (ACCEPTED, "unclear"),
         (UNKNOWN, "unclear"),
         ("12 35 45 46", "unclear"),
         ("02 37 39", "provider_busy"),
@@ -117,7 +124,8 @@ fn a_question_that_is_not_answered_says_nothing_of_the_trade() {
         for code in codes(text) {
             for method in ["page", "barcode"] {
                 let answer = with(said(&code), "origRespCode", "00");
-                assert_eq!(decode(&Operation::Query(order(method)), &answer).unwrap_err().code(), class, "{code}");
+                let said = decode_at(&Operation::Query(order(method)), &answer, ORDERED.unsigned_abs());
+                assert_eq!(said.unwrap_err().code(), class, "{code}");
             }
             let answer = refund_said(&code);
             assert_eq!(decode(&Operation::QueryRefund(refund()), &answer).unwrap_err().code(), class, "{code}");
@@ -151,7 +159,7 @@ fn every_word_about_a_trade_has_its_meaning() {
         for code in codes(UNKNOWN).iter().map(String::as_str).chain(["12", ""]) {
             assert!(is_unclear(&decode(&query, &queried(code))), "{code}");
         }
-        assert!(matches!(decode(&query, &queried("34")), Err(Error::Absent(_))));
+        assert!(matches!(decode_at(&query, &queried("34"), ORDERED.unsigned_abs()), Err(Error::Absent(_))));
         assert!(is_unclear(&decode(&query, &with(queried("00"), "txnAmt", ""))), "paid, but how much?");
     }
 }
@@ -169,11 +177,36 @@ fn a_failure_counts_when_the_payments_time_has_passed() {
         for unreadable in ["", "x", "20250101", "20251301020000", "2025010102000０"] {
             assert_eq!(status(&failed(unreadable), deadline + 86400), Status::Pending, "{unreadable}");
         }
-        assert_eq!(status(&with(queried("05"), "reqReserved", "20250101020000"), deadline + 86400), Status::Pending);
         assert_eq!(status(&queried("00"), deadline - 1), Status::Succeeded);
     }
     let barcode = decode_at(&Operation::Query(order("barcode")), &queried("61"), deadline - 1).unwrap();
     assert_eq!(barcode.status, Status::Failed, "nobody tries again at a till");
+}
+
+#[test]
+fn what_nobody_went_on_with_is_closed_when_its_time_has_passed() {
+    let ordered = u64::try_from(ORDERED).unwrap();
+    for method in ["page", "app", "qr", "barcode"] {
+        let own_end = Order { expires_at: jiff::Timestamp::from_second(ORDERED + 900).ok(), ..order(method) };
+        for (order, end) in [(order(method), ordered + 7200), (own_end, ordered + 900)] {
+            let query = Operation::Query(order);
+            for unpaid in [said("34"), queried("34"), queried("05"), queried("70")] {
+                let open = decode_at(&query, &unpaid, end + 600);
+                assert!(
+                    matches!(open, Err(Error::Absent(_)) | Ok(Outcome { status: Status::Pending, .. })),
+                    "{open:?}"
+                );
+                let closed = Ok(Outcome::of(Status::Closed));
+                assert_eq!(decode_at(&query, &unpaid, end + 601) == closed, method != "barcode", "{method} {unpaid:?}");
+            }
+            for working in ["03", "04", "06", "37", "83", "99"] {
+                let outcome = decode_at(&query, &queried(working), end + 86400).unwrap();
+                assert_eq!(outcome.status, Status::Pending, "its bank may still be at it: {working}");
+            }
+            let nameless = with(said("34"), "txnTime", "");
+            assert!(matches!(decode_at(&query, &nameless, end + 601), Err(Error::Absent(_))));
+        }
+    }
 }
 
 #[test]

@@ -117,7 +117,8 @@ fn what_unionpay_takes_for_its_own_grammar_is_written_wide() {
 fn a_payments_time_travels_with_it() {
     let expires_at = jiff::Timestamp::from_second(ORDERED + 900).ok();
     for method in ["app", "qr"] {
-        let (_, fields) = sent(&provider(), &Operation::Pay(Pay { expires_at, ..pay(method) })).unwrap();
+        let order = Order { expires_at, ..pay(method).order };
+        let (_, fields) = sent(&provider(), &Operation::Pay(Pay { order, ..pay(method) })).unwrap();
         assert_eq!(
             (fields.get("payTimeout"), fields.get("reqReserved")),
             (Some("20250101001500"), Some("20250101001500"))
