@@ -6,6 +6,7 @@ pub mod bill;
 mod form;
 #[cfg(test)]
 mod golden;
+mod link;
 pub mod sandbox;
 mod text;
 pub mod unionpay;

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
 
-const CHINA: Offset = Offset::constant(8);
+/// Where it is eight hours later than in UTC, all year.
+pub(super) const CHINA: Offset = Offset::constant(8);
 
 /// As in `2023-11-15 06:13:20`.
 pub(super) const SPACED: &str = "%Y-%m-%d %H:%M:%S";

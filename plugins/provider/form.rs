@@ -44,7 +44,7 @@ pub(super) fn text(fields: &Fields, without: &[&str]) -> String {
     pairs.join("&")
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 

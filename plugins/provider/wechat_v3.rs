@@ -37,7 +37,7 @@ use super::{
     BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
-use crate::payment::{Event, Method, Operation, Outcome};
+use crate::payment::{Event, Method, Operation, Outcome, Status};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
@@ -48,7 +48,7 @@ pub(super) const ROW: Row = Row {
     algorithms: &["rsa-sha256"],
     sign: Need::Required(SIGN_FROM),
     verify: Need::Optional,
-    key_id: |_| None,
+    key_id: certificates::number,
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
@@ -121,6 +121,9 @@ impl Provider for WechatV3 {
         reply: Verified,
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
+        if codepay::is_typing(operation, reply.bytes()) {
+            return Ok(Outcome::of(Status::Pending));
+        }
         if !status.is_success() {
             return Err(self.refusal(operation, status, reply.bytes()));
         }

@@ -124,16 +124,29 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
     Keyring::new(keys)
 }
 
-/// As the file says, or else as the provider works it out from the key itself.
+/// As the provider works it out from the key itself, or else as the file says.
 fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&Secret>) -> Option<String> {
-    let known = if table.has("id") { None } else { file.and_then(|file| (row.key_id)(file.expose())) };
-    if known.is_some() {
+    let known = file.and_then(|file| (row.key_id)(file.expose()));
+    if known.is_some() && !table.has("id") {
         return known;
     }
     let id: String = table.required("id")?;
+    let is_certificate =
+        file.is_some_and(|file| str::from_utf8(file.expose()).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")));
+    if let Some(known) = known.filter(|_| is_certificate)
+        && !bare(&known).eq_ignore_ascii_case(bare(&id))
+    {
+        let message = format!("`id` is not this certificate's number, which is `{known}`");
+        table.problem("id", message, Some("take `id` away, or name the right file".to_owned()));
+    }
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
         table.problem("id", "`id` must be 1 to 128 visible characters without spaces and quotes", None);
         return None;
     }
     Some(id)
+}
+
+/// Some write a serial number with leading zeros, some without.
+fn bare(number: &str) -> &str {
+    number.trim_start_matches('0')
 }

@@ -1,6 +1,6 @@
 //! `[account]` of an Alipay channel.
 
-use super::super::Given;
+use super::super::{Given, link};
 use super::certificates;
 use super::sealed::Sealer;
 use crate::settings::Settings;
@@ -55,11 +55,9 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
     let op_app_id = word(settings, false, "op_app_id", "copy the mini program's APPID, as in \"2021000000000002\"");
     let token = word(settings, false, "app_auth_token", "copy the token that the merchant's consent gave");
     let gateway = settings.optional("gateway").unwrap_or_else(|| GATEWAY.to_owned());
-    let is_link =
-        (gateway.starts_with("https://") || gateway.starts_with("http://")) && !gateway.contains(['?', '#', ' ']);
-    if !is_link {
+    if !link::is_safe(&gateway) || gateway.contains(['?', '#']) {
         let suggestion = format!("leave it away for \"{GATEWAY}\"");
-        settings.problem("gateway", "the gateway must be a URL without `?` and `#`", Some(suggestion));
+        settings.problem("gateway", "the gateway must be an https:// URL without `?` and `#`", Some(suggestion));
     }
     let protocol = protocol(settings, given.algorithm);
     let secret = |name| given.secrets.get(name).map(|secret| secret.expose());

@@ -229,7 +229,10 @@ impl<'a> Reply<'a> {
         self.is_about(order)?;
         match (given(&self.retry_flag), given(&self.action)) {
             (Some("N"), Some("close" | "refund")) => Ok(self.outcome(Status::Closed)),
-            (Some("Y"), _) => Err(Error::unclear("it wants the cancellation again (retry_flag)")),
+            (Some("Y"), _) => Err(Error::Conflict(Word {
+                code: "RETRY".to_owned(),
+                message: "it wants the cancellation again (retry_flag)".to_owned(),
+            })),
             _ => Err(Error::unclear("it does not say what its cancellation did")),
         }
     }

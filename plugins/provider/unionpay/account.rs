@@ -1,9 +1,8 @@
 //! `[account]` of a channel: one merchant number and how it talks.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::{Given, Provider, Secrets};
+use super::super::{Given, Provider, Secrets, link};
 use super::UnionPay;
 use super::chain::{Chain, Owners};
 use super::fields::Codec;
@@ -102,16 +101,10 @@ fn word<T: Copy>(settings: &mut Settings<'_>, key: &'static str, words: &[(&'sta
 
 fn gateway(settings: &mut Settings<'_>) -> Option<String> {
     let url: String = settings.or("gateway", GATEWAY.to_owned());
-    let local = url.strip_prefix("http://").is_some_and(|rest| {
-        let host = rest.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(rest, |(host, _)| host);
-        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
-    });
     let host = url.split_once("://").map_or("", |(_, host)| host);
-    let plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#\"<>".contains(&byte));
     let suggestion =
         "in production gateway = \"https://gateway.95516.com\", for tests \"https://gateway.test.95516.com\"";
-    let fits = (url.starts_with("https://") || local) && plain;
+    let fits = link::is_safe(&url) && !host.contains(['/', '?', '#']);
     (fits || problem(settings, "gateway", "the gateway must be https:// and a host, without a path", suggestion))
         .then_some(url)
 }

@@ -91,6 +91,7 @@ impl<'a> Subject<'a> {
     /// Refuses what names somebody else's account, order or amount.
     fn agrees(&self, account: &Account, fields: &Fields) -> Result<(), Error> {
         same("merId", fields, &account.mer_id)?;
+        account.sub_merchant.as_ref().map_or(Ok(()), |merchant| same("subMerId", fields, &merchant.id))?;
         same("orderId", fields, self.number)?;
         same("txnTime", fields, &time(self.at))?;
         same("currencyCode", fields, "156")?;

@@ -78,7 +78,11 @@ impl Message<'_> {
             (None, Operation::Query(order)) => self.found(order),
             (None, Operation::Close(order)) if order.method.is_scanned() => match self.field("recall") {
                 Some("N") => Ok(Outcome::of(Status::Closed)),
-                _ => Err(Error::unclear("the reversal is not done yet and wants to be sent again")),
+                Some("Y") => Err(Error::Conflict(Word {
+                    code: "RECALL".to_owned(),
+                    message: "the reversal is not done yet and wants to be sent again".to_owned(),
+                })),
+                _ => Err(Error::unclear("it does not say what its reversal did")),
             },
             (None, Operation::Close(_)) => Ok(Outcome::of(Status::Closed)),
             (None, Operation::Refund(refund)) => self.refund_taken(refund),

@@ -25,7 +25,7 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
     put(&mut fields, "out_trade_no", &order.number);
     let path = match operation {
         Operation::Pay(pay) => {
-            create(&mut fields, product, pay)?;
+            create(&mut fields, account, product, pay)?;
             if let Product::Codepay = product { "/pay/micropay" } else { "/pay/unifiedorder" }
         }
         Operation::Query(_) => "/pay/orderquery",
@@ -69,7 +69,7 @@ pub(super) fn post(path: &'static str, fields: &Fields) -> Request<Bytes> {
     request
 }
 
-fn create(fields: &mut Fields, product: Product, pay: &Pay) -> Result<(), Error> {
+fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -> Result<(), Error> {
     if pay.description.is_empty() || pay.description.chars().count() > 128 {
         return Err(unfit("WeChat Pay takes a `description` of 1 to 128 characters"));
     }
@@ -99,7 +99,9 @@ fn create(fields: &mut Fields, product: Product, pay: &Pay) -> Result<(), Error>
         Product::Native => put(fields, "product_id", &pay.order.number),
         Product::Jsapi => {
             let needed = "wechat.jsapi needs `payer.openid`: who opened the page in WeChat";
-            put(fields, "openid", pay.payer.openid.as_deref().ok_or_else(|| unfit(needed))?);
+            // A service provider's merchant with an app of its own knows the payer by that app's number.
+            let name = if account.sub_appid.is_some() { "sub_openid" } else { "openid" };
+            put(fields, name, pay.payer.openid.as_deref().ok_or_else(|| unfit(needed))?);
         }
         Product::H5 => put(fields, "scene_info", r#"{"h5_info":{"type":"Wap"}}"#),
         Product::App | Product::Codepay => {}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::golden::{self, Bench, Message as Golden, NOW};
 use super::xml::Fields;
 use super::*;
-use crate::payment::Status;
+use crate::payment::{Pay, Payer, Status};
 
 static VECTORS: LazyLock<Value> = LazyLock::new(|| {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/wechat-v2/vectors.json");
@@ -138,6 +138,22 @@ fn only_what_agrees_with_the_order_is_accepted() {
 }
 
 #[test]
+fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
+    let Operation::Pay(pay) = golden::pay("wechat.jsapi") else { panic!() };
+    let payer = Payer { openid: Some("o1".into()), ..Payer::default() };
+    let pay = Operation::Pay(Pay { payer, ..pay });
+    for (sub_appid, name) in [(None, "<openid>o1]"), (Some("wx8".to_owned()), "<sub_openid>o1]")] {
+        let whose = wechat_account::Account::new("10000100".into(), "wx9".into(), Some("1900000109".into()), sub_appid);
+        let account = Account { whose, key: key(SignType::HmacSha256) };
+        let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
+        let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
+        let Ok(Encoded::Send(request)) = (WechatV2 { account }).encode(&pay, with) else { panic!() };
+        let body = String::from_utf8(request.body().to_vec()).unwrap().replace("<![CDATA[", "");
+        assert!(body.contains(name), "{body}");
+    }
+}
+
+#[test]
 fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
     let code =
         |code: &str| queried("wechat.native", &[("result_code", "FAIL"), ("err_code", code)]).unwrap_err().code();
@@ -152,7 +168,8 @@ fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
     let Operation::Pay(pay) = golden::pay("wechat.codepay") else { panic!() };
     let reverse = Operation::Close(pay.order);
     assert_eq!(answered(&reverse, &[("recall", "N")]).unwrap().status, Status::Closed);
-    assert_eq!(answered(&reverse, &[("recall", "Y")]).unwrap_err().code(), "unclear");
+    assert_eq!(answered(&reverse, &[("recall", "Y")]).unwrap_err().code(), "conflict", "the channel is well");
+    assert_eq!(answered(&reverse, &[]).unwrap_err().code(), "unclear");
     let unsigned = b"<xml><return_code>FAIL</return_code><return_msg>\xe7\xad\xbe\xe5\x90\x8d\xe9\x94\x99\xe8\xaf\xaf</return_msg></xml>";
     let error = provider().refusal(&reverse, StatusCode::OK, unsigned);
     assert!(matches!(&error, Error::Unclear { word: Some(word), .. } if word.message == "签名错误"), "{error}");

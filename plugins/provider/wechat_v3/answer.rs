@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::super::Signing;
+use super::super::form::escape;
 use super::super::text::Text;
-use super::request::escape;
 use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};

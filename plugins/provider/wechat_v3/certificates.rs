@@ -10,6 +10,13 @@ use super::sealed::Sealed;
 use super::{WechatV3, request, signature};
 use crate::signer::{Key, Keyring, rsa};
 
+/// A certificate's serial number as `Wechatpay-Serial` has it; a bare public key has only the id that WeChat Pay shows.
+pub(super) fn number(file: &[u8]) -> Option<String> {
+    let (_, block) = parse_x509_pem(file).ok()?;
+    let certificate = block.parse_x509().ok()?;
+    Some(format!("{:X}", certificate.tbs_certificate.serial))
+}
+
 impl PublishedKeys for WechatV3 {
     fn request(&self) -> Request<Bytes> {
         request::get(Uri::from_static("/v3/certificates"))

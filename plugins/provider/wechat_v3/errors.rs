@@ -69,6 +69,8 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
         StatusCode::TOO_MANY_REQUESTS => Class::Busy,
         _ => Class::Unclear,
     });
+    // A word about the order out of a broken machine is none; that it is overburdened is.
+    let class = if status.is_server_error() && !matches!(class, Class::Busy) { Class::Unclear } else { class };
     let word = Word { code, message };
     match class {
         Class::Unclear => Error::Unclear { why: format!("it answered HTTP {}", status.as_u16()), word: Some(word) },

@@ -7,18 +7,13 @@ use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method as Verb, Request, Uri};
 use jiff::Timestamp;
-use jiff::tz::Offset;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use super::super::beijing::CHINA;
+use super::super::form::escape;
 use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
-
-/// All but the characters that RFC 3986 never needs escaped; the same text is signed and sent.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-const CHINA: Offset = Offset::constant(8);
 
 /// Ten billion yuan: no order is larger, and JSON readers keep it exact.
 const MAX_FEN: u64 = 1_000_000_000_000;
@@ -55,10 +50,6 @@ pub(super) fn desk(account: &Account) -> &'static str {
         Some(_) => "/v3/pay/partner/transactions",
         None => "/v3/pay/transactions",
     }
-}
-
-pub(super) fn escape(text: &str) -> String {
-    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// A request without a body.

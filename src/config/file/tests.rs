@@ -156,7 +156,7 @@ mchid = "x"
 appid = "wx8888888888888888"
 [keys]
 sign = { algorithm = "rsa-sha265", id = "a b", file = "wechat/none.pem" }
-verify = [{ id = "one", file = "wechat/apiclient_key.pem" }, { id = "", file = "/" }]
+verify = [{ id = "one", file = "wechat/apiclient_key.pem" }, { id = "", file = "/" }, { id = "1A", file = "wechat/apiclient_cert.pem" }]
 api_v3 = "plain:hunter2"
 [mtls]
 cert = "wechat/apiclient_cert.pem"
@@ -188,6 +188,7 @@ rolling_window = "1ms"
             "channels/wechat.toml:11:55: `channels/wechat/none.pem`: this file does not exist",
             "channels/wechat.toml:12:69: `id` must be 1 to 128 visible characters",
             "channels/wechat.toml:12:80: `/`: this is not a file",
+            "channels/wechat.toml:12:94: `id` is not this certificate's number, which is `",
             "channels/wechat.toml:13:10: the APIv3 key must be exactly 32 ASCII characters",
             "channels/wechat.toml:16:7: this key does not belong to the certificate in `cert`",
             "channels/wechat.toml:18:7: there is no filter `braker` (did you mean `breaker`?)",
@@ -351,6 +352,11 @@ fn a_changed_key_file_is_a_changed_channel() {
     let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let account = dir.path().join("channels/wechat");
     fs::copy(account.join("platform_cert.pem"), account.join("pub_key.pem")).unwrap();
+    assert!(told(&dir).concat().contains("`id` is not this certificate's number"));
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+    let (before, after) = text.split_once("verify = [{ id = ").unwrap();
+    let (_, after) = after.split_once(", ").unwrap();
+    put(&dir, "channels/wechat.toml", &format!("{before}verify = [{{ {after}"));
     let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
     // It was a bare key, and is a certificate now: it has an end.

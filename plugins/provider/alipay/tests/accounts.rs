@@ -59,8 +59,9 @@ fn every_mistake_is_told() {
         ("app_id = 5", "`app_id` must be a text in quotes"),
         ("app_id = \"1\"\nseller_id = \"\"", "`seller_id` must be"),
         ("app_id = \"1\"\nop_app_id = \"-\"", "`op_app_id` must be"),
-        ("app_id = \"1\"\ngateway = \"openapi.alipay.com\"", "the gateway must be a URL"),
-        ("app_id = \"1\"\ngateway = \"https://a/b?c\"", "the gateway must be a URL"),
+        ("app_id = \"1\"\ngateway = \"openapi.alipay.com\"", "the gateway must be an https:// URL"),
+        ("app_id = \"1\"\ngateway = \"http://openapi.alipay.com/gateway.do\"", "the gateway must be an https:// URL"),
+        ("app_id = \"1\"\ngateway = \"https://a/b?c\"", "the gateway must be an https:// URL"),
         ("app_id = \"1\"\napp_auth_token = \"t\"", "`seller_id` is needed with `app_auth_token`"),
     ] {
         assert!(said(text, &[]).starts_with(expected), "{text}: {}", said(text, &[]));

@@ -144,6 +144,11 @@ fn what_a_till_scanned_is_reversed_and_then_asked_about() {
     let Ok(Encoded::Send(request)) = signing(|with| provider.encode(&close, with)) else { panic!() };
     assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{NUMBER}/reverse"));
     assert_eq!(request.body(), r#"{"appid":"wxd678efh567hg6787","mchid":"1234567891"}"#);
+    for status in [StatusCode::ACCEPTED, StatusCode::BAD_REQUEST] {
+        let typing = vouched(r#"{"code":"USER_PAYING","message":"m"}"#);
+        let outcome = signing(|with| provider.decode(&scanned("130000000000000001"), status, typing, with));
+        assert_eq!(outcome, Ok(Outcome::of(Status::Pending)), "{status}");
+    }
     let reversed = signing(|with| provider.decode(&close, StatusCode::OK, vouched("{}"), with));
     assert!(matches!(reversed, Err(Error::Conflict(_))));
 }
