@@ -68,9 +68,7 @@ pub trait Provider: Send + Sync {
 
     /// How long an order can be paid for which no end was asked; `None` when the provider settles that by itself. Beyond
     /// it the provider's word that an order was never begun is its last one.
-    fn lifetime(&self) -> Option<Duration> {
-        None
-    }
+    fn lifetime(&self) -> Option<Duration>;
 
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;

@@ -2,6 +2,7 @@
 
 mod bills;
 mod close;
+mod double;
 mod form;
 mod pay;
 mod query;
@@ -26,6 +27,7 @@ use crate::notify;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
+pub(crate) use double::settle as settle_double;
 pub(crate) use query::{order, question};
 
 /// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.

@@ -11,6 +11,7 @@
 
 mod about;
 mod agenda;
+mod attempts;
 mod changes;
 mod claims;
 mod embedded;

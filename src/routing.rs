@@ -25,6 +25,16 @@ pub struct Route {
     pub fallback: Vec<String>,
 }
 
+/// What becomes of money that a payment left behind on a channel which it went away from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DoublePayment {
+    /// It goes back by itself.
+    #[default]
+    Refund,
+    /// A person sees to it.
+    Flag,
+}
+
 impl Route {
     /// Whether it may lead to this channel.
     pub fn names(&self, channel: &str) -> bool {

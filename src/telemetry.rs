@@ -46,6 +46,8 @@ pub struct Metrics {
     pub unknown_oldest_seconds: Gauge,
     /// Payments and refunds that the resolver gave up to a person.
     pub needs_person_total: IntCounterVec,
+    /// Payments for which money was found on a channel that they had gone away from, by that channel.
+    pub double_payments_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered.
@@ -164,6 +166,11 @@ impl Metrics {
             needs_person_total: add_vec!(
                 IntCounterVec,
                 Opts::new("needs_person_total", "What does not go on by itself: a person must look at it"),
+                &["channel"]
+            ),
+            double_payments_total: add_vec!(
+                IntCounterVec,
+                Opts::new("double_payments_total", "Payments with money on a channel that they had gone away from"),
                 &["channel"]
             ),
             notifications_total: add_vec!(

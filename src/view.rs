@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tollgate_plugins::payment::{Action, Method, Money, Status};
 
-use crate::ledger::{Entry, MoneyState, Payment, Refund, Timeline};
+use crate::ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
 
 #[derive(Serialize)]
 struct PaymentView<'a> {
@@ -74,7 +74,7 @@ pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl S
 /// A payment, ready to be serialized.
 pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
     PaymentView {
-        order_id: &payment.order_id,
+        order_id: merchants_order_id(&payment.order_id),
         status: payment.status,
         money_state: payment.money_state,
         amount: payment.amount,
@@ -94,7 +94,7 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
 /// A refund, ready to be serialized.
 pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
     RefundView {
-        order_id: &refund.order_id,
+        order_id: merchants_order_id(&refund.order_id),
         refund_id: &refund.refund_id,
         status: refund.status,
         money_state: refund.money_state,

@@ -135,6 +135,10 @@ impl Provider for Alipay {
         &self.account.name
     }
 
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
     }

@@ -177,6 +177,10 @@ impl Provider for Sandbox {
         &self.account
     }
 
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
     }

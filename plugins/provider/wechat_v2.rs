@@ -168,6 +168,10 @@ impl Provider for WechatV2 {
         &self.account.name
     }
 
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
     }

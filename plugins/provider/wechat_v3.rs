@@ -160,6 +160,10 @@ impl Provider for WechatV3 {
         &self.account.name
     }
 
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         Some(self)
     }

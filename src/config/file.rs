@@ -194,7 +194,7 @@ impl Loading<'_> {
         let (routes, mistakes) = source.read(|root| routes::read(root, names));
         self.close(&source, mistakes);
         self.sources.routes = source.fingerprint();
-        Routes::from(routes.unwrap_or_default())
+        routes.unwrap_or_default()
     }
 
     /// The files of one kind, by their names. What editors leave behind is none of them.

@@ -7,7 +7,7 @@ use tollgate_plugins::settings::Settings;
 use super::channel::Served;
 use super::source::suggest;
 use super::times::{DayOfWeek, TimeOfDay, Zone};
-use crate::routing::{Condition, Hours, Route};
+use crate::routing::{Condition, DoublePayment, Hours, Route, Routes};
 
 /// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
 pub(super) struct Names<'a> {
@@ -18,8 +18,25 @@ pub(super) struct Names<'a> {
 }
 
 /// Reads the file.
-pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Vec<Route> {
-    root.sections("route").into_iter().map(|table| route(table, names)).collect()
+pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Routes {
+    let double_payment = double_payment(&mut root);
+    let routes: Vec<Route> = root.sections("route").into_iter().map(|table| route(table, names)).collect();
+    let mut routes = Routes::from(routes);
+    routes.double_payment = double_payment;
+    routes
+}
+
+fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
+    let word: Option<String> = root.optional("double_payment");
+    match word.as_deref() {
+        None | Some("refund") => DoublePayment::Refund,
+        Some("flag") => DoublePayment::Flag,
+        Some(_) => {
+            let suggestion = "\"refund\" gives the money back by itself, \"flag\" leaves it to a person";
+            root.problem("double_payment", "there is no such way", Some(suggestion.to_owned()));
+            DoublePayment::Flag
+        }
+    }
 }
 
 fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
@@ -128,6 +145,11 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> (Vec<Route>, Vec<String>) {
+        let (routes, mistakes) = read_all(text);
+        (routes.iter().cloned().collect(), mistakes)
+    }
+
+    fn read_all(text: &str) -> (Routes, Vec<String>) {
         let source = Source::with_text(Path::new("routes.toml"), text.into());
         let names = Names {
             merchants: &BTreeSet::from(["shop".to_owned()]),

@@ -111,6 +111,7 @@ fn sentence(what: &What) -> String {
         What::Claimed { action: Action::Refund, channel, amount } => {
             format!("the merchant asked to give {} back; written down, to go over {channel}", money(*amount))
         }
+        What::PaidElsewhere { channel } => format!("money was found on {channel}, which it had gone away from"),
         What::Moved { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
         What::Exchanged(exchanged) => exchange(exchanged),
         What::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),

@@ -1,15 +1,17 @@
 //! A refund, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Operation, Status, provider_number};
+use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
 
 use super::form::{NewRefund, idempotency_key, is_identifier};
 use super::{Asked, Gateway, broken_off, not_run, pay, query, unclaimed};
 use crate::clock;
+use crate::config::Snapshot;
 use crate::idempotency::claim_key;
 use crate::ledger::{Claimed, Intent, MoneyState, News, Record, Refund, Ticket};
 use crate::problem::Problem;
@@ -67,22 +69,34 @@ async fn finish(
     mut ticket: Ticket,
     order_id: String,
 ) -> Result<Response<Bytes>, Problem> {
-    let result = match (&ticket.refund, query::channel_for(&asked.snapshot, &ticket.payment)) {
-        (Some(refund), Ok(channel)) => {
-            let operation = Operation::Refund(query::refund_operation(&asked.snapshot, &ticket.payment, refund));
-            gateway.execute(channel, &operation, asked.patience(), &mut ticket.evidence).await
-        }
-        (None, _) => Err(Error::NotSent("the claim is about no refund".to_owned())),
-        (_, Err(error)) => Err(error),
-    };
-    let news = match &result {
-        Ok(outcome) => News::Outcome(outcome.clone()),
-        Err(error) if error.provably_not_executed() => {
-            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
-            return Err(Problem::from_exchange(error).order(order_id));
-        }
-        Err(Error::Declined(word) | Error::Absent(word)) => News::Declined(word.clone()),
-        Err(_) => News::Unknown,
+    let result = send(&gateway, &asked.snapshot, &mut ticket, asked.patience()).await;
+    let Some(news) = news(&result) else {
+        gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+        let error = result.err().unwrap_or_else(|| Error::NotSent(String::new()));
+        return Err(Problem::from_exchange(&error).order(order_id));
     };
     pay::settle(&gateway, &asked, ticket, news, result.err()).await
+}
+
+/// Sends the refund that was claimed.
+pub(super) async fn send(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    ticket: &mut Ticket,
+    patience: Duration,
+) -> Result<Outcome, Error> {
+    let channel = query::channel_for(snapshot, &ticket.payment)?;
+    let refund = ticket.refund.as_ref().ok_or_else(|| Error::NotSent("the claim is about no refund".to_owned()))?;
+    let operation = Operation::Refund(query::refund_operation(snapshot, &ticket.payment, refund));
+    gateway.execute(channel, &operation, patience, &mut ticket.evidence).await
+}
+
+/// What its end says of the refund; nothing when provably nothing was done.
+pub(super) fn news(result: &Result<Outcome, Error>) -> Option<News> {
+    match result {
+        Ok(outcome) => Some(News::Outcome(outcome.clone())),
+        Err(error) if error.provably_not_executed() => None,
+        Err(Error::Declined(word) | Error::Absent(word)) => Some(News::Declined(word.clone())),
+        Err(_) => Some(News::Unknown),
+    }
 }

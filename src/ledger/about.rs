@@ -1,6 +1,6 @@
 //! What a transaction is about. Two about one order never run at the same time.
 
-use super::records::{ClaimKey, Intent, LedgerError, Payment, Refund, Subject};
+use super::records::{ClaimKey, Intent, LedgerError, Payment, Refund, Subject, merchants_order_id};
 use super::rows::{Id, Kept, PaymentRow, index};
 use super::transaction::Read;
 use super::{claims, outbox};
@@ -53,9 +53,9 @@ impl About {
     }
 }
 
-/// What an order is locked by.
+/// What an order is locked by, with all that is left of it elsewhere.
 pub(super) fn name(merchant: &str, order_id: &str) -> Id {
-    index("order", &[merchant, order_id])
+    index("order", &[merchant, merchants_order_id(order_id)])
 }
 
 fn index_of(from: &impl Read, number: &str) -> Result<Option<Id>, LedgerError> {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
+use super::attempts;
 use super::outbox;
 use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
 use super::retention::{self, Kind};
@@ -34,7 +35,7 @@ pub(super) fn record(
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let event = &told.event;
-    let Some(mut target) = named(tx, told)? else { return Ok(Recorded::UnknownOrder) };
+    let Some(mut target) = named(tx, channel, told)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Seen, &seen_key.0)?;
     let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
@@ -155,7 +156,11 @@ pub(super) fn hear_payment(
     let Payment { status, money_state, version, .. } = kept.row.payment;
     let became = What::Became { status, money_state, version, by: source };
     add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
-    if let Some(kind) = change.became.and_then(rules::payment_event) {
+    if kept.row.attempt_of.is_some() {
+        if change.became == Some(Status::Succeeded) {
+            attempts::paid(tx, kept, now)?;
+        }
+    } else if let Some(kind) = change.became.and_then(rules::payment_event) {
         let data = Record::Payment(kept.row.payment.clone());
         outbox::tell(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
     }
@@ -236,8 +241,12 @@ pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: 
 }
 
 /// What a notification is about. A refund of another order than the one it names is about nothing of ours.
-fn named(tx: &Transaction<'_>, Told { event, .. }: &Told) -> Result<Option<Target>, LedgerError> {
+fn named(tx: &Transaction<'_>, channel: &str, Told { event, .. }: &Told) -> Result<Option<Target>, LedgerError> {
     let Some(payment) = rows::payment_by_number(tx, &event.order_number)? else { return Ok(None) };
+    let payment = match payment.row.payment.channel == channel {
+        true => payment,
+        false => attempts::find(tx, channel, &event.order_number)?.unwrap_or(payment),
+    };
     let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
     let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);
     Ok(refund.map(Target::Refund))

@@ -7,6 +7,7 @@ use tollgate_plugins::payment::Status;
 
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
+use super::attempts;
 use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Held;
 use super::records::{
@@ -51,11 +52,15 @@ pub(super) fn moved_to(
 ) -> Result<Payment, LedgerError> {
     let claim = ClaimRow::must(tx, claim)?;
     let mut kept = Kept::<PaymentRow>::must(tx, claim.payment)?;
-    let payment = &mut kept.row.payment;
+    let payment = &kept.row.payment;
     if claim.state != State::Running || claim.what != Action::Pay || !is_unsent(payment.status, payment.money_state) {
         return Err(LedgerError("the payment stands otherwise by now: it must not go to another channel".into()));
     }
+    if evidence.iter().any(|exchanged| exchanged.was_tried()) {
+        attempts::leave(tx, &mut kept, now)?;
+    }
     let Destination { channel, account, expires_at } = to;
+    let payment = &mut kept.row.payment;
     (payment.channel, payment.account, payment.expires_at) = (channel.clone(), account, expires_at);
     payment.version += 1;
     payment.updated_at = now;
@@ -88,6 +93,7 @@ pub(super) fn release(
             if !is_unsent(payment.status, payment.money_state) || !queue.is_empty() || mismatch.is_some() {
                 return lost(tx, id, now);
             }
+            attempts::forget(tx, &kept.row)?;
             rows::remove_indexes(tx, rows::payment_indexes(payment));
             timeline::remove(tx, kept.id);
             kept.remove(tx);

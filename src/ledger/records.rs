@@ -71,6 +71,18 @@ pub struct Payment {
     pub search: Option<Search>,
 }
 
+impl Payment {
+    /// Whether it is what may be left of a payment on a channel that it went away from: no merchant knows of it.
+    pub fn is_attempt(&self) -> bool {
+        self.order_id.contains('/')
+    }
+}
+
+/// The order id that the merchant knows, of a payment or of what is left of it on another channel.
+pub fn merchants_order_id(order_id: &str) -> &str {
+    order_id.split_once('/').map_or(order_id, |(order_id, _)| order_id)
+}
+
 /// Where a payment goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {

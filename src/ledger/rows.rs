@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
+use super::attempts;
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
 use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction, View};
@@ -138,12 +139,28 @@ pub(super) struct PaymentRow {
     pub(super) last_event: Option<Id>,
     /// The version at which a mismatch was told last.
     pub(super) mismatch: Option<u64>,
+    /// What may be left of it on channels that it went away from.
+    #[serde(default)]
+    pub(super) attempts: Vec<Id>,
+    /// The payment of which this is such a rest.
+    #[serde(default)]
+    pub(super) attempt_of: Option<Id>,
 }
 
 impl PaymentRow {
     pub(super) fn new(payment: Payment, claim: Id) -> Self {
-        let (refunds, queue) = (Vec::new(), Vec::new());
-        Self { payment, claim, close: None, refunds, queue, due: None, last_event: None, mismatch: None }
+        Self {
+            payment,
+            claim,
+            close: None,
+            refunds: Vec::new(),
+            queue: Vec::new(),
+            due: None,
+            last_event: None,
+            mismatch: None,
+            attempts: Vec::new(),
+            attempt_of: None,
+        }
     }
 }
 
@@ -167,6 +184,8 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     const TAG: u8;
     /// What it has come to and how the search stands.
     fn standing(&self) -> (Status, Option<&Search>);
+    /// Whether the merchant knows it, so that it counts where it is unknown.
+    fn is_told(&self) -> bool;
 }
 
 impl Row for PaymentRow {
@@ -176,6 +195,10 @@ impl Row for PaymentRow {
     fn standing(&self) -> (Status, Option<&Search>) {
         (self.payment.status, self.payment.search.as_ref())
     }
+
+    fn is_told(&self) -> bool {
+        self.attempt_of.is_none()
+    }
 }
 
 impl Row for RefundRow {
@@ -184,6 +207,10 @@ impl Row for RefundRow {
 
     fn standing(&self) -> (Status, Option<&Search>) {
         (self.refund.status, self.refund.search.as_ref())
+    }
+
+    fn is_told(&self) -> bool {
+        true
     }
 }
 
@@ -209,7 +236,7 @@ impl<R: Row> Kept<R> {
         Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
     }
 
-    fn find(from: &impl Read, index: Id) -> Result<Option<Self>, LedgerError> {
+    pub(super) fn find(from: &impl Read, index: Id) -> Result<Option<Self>, LedgerError> {
         match from.bytes(Space::Index, &index.0)? {
             Some(id) => Self::must(from, Id::from_bytes(&id)?).map(Some),
             None => Ok(None),
@@ -259,12 +286,13 @@ impl Listed {
         let (status, search) = row.standing();
         Self {
             search: search.map(|search| key(search.due)),
-            unknown: search.filter(|_| status == Status::Unknown).map(|search| key(search.since)),
+            unknown: search.filter(|_| status == Status::Unknown && row.is_told()).map(|search| key(search.since)),
         }
     }
 }
 
 /// A payment or a refund in hand.
+#[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(super) enum Target {
     Payment(Kept<PaymentRow>),
     Refund(Kept<RefundRow>),
@@ -383,6 +411,9 @@ pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<
 
 /// The index entries that lead to a payment.
 pub(super) fn payment_indexes(payment: &Payment) -> [Id; 2] {
+    if payment.is_attempt() {
+        return attempts::indexes(payment);
+    }
     [index("order", &[&payment.merchant, &payment.order_id]), index("number", &[&payment.number])]
 }
 

@@ -6,6 +6,8 @@
 /// What every engine must do, whatever it is made of.
 macro_rules! suite {
     () => {
+        #[path = "attempts.rs"]
+        mod attempts;
         #[path = "changes.rs"]
         mod changes;
         #[path = "claims.rs"]

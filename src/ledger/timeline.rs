@@ -114,9 +114,18 @@ pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Resu
     let life = |kept: Kept<PaymentRow>| {
         let refund = |id: &Id| Ok(Kept::<RefundRow>::must(from, *id)?.row.refund);
         let refunds = kept.row.refunds.iter().map(refund).collect::<Result<_, LedgerError>>()?;
-        Ok(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+        Ok::<_, LedgerError>(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
     };
-    found.map(|kept| kept.and_then(life)).collect()
+    let mut lives = Vec::new();
+    for kept in found {
+        let kept = kept?;
+        let attempts = kept.row.attempts.clone();
+        lives.push(life(kept)?);
+        for attempt in attempts {
+            lives.extend(Kept::load(from, attempt)?.map(life).transpose()?);
+        }
+    }
+    Ok(lives)
 }
 
 /// Forgets the timeline with its payment.

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use tollgate_plugins::payment::Method;
 
-use super::{Question, Route};
+use super::{DoublePayment, Question, Route};
 
 /// The routes in the order of the file.
 #[derive(Debug, Default)]
 pub struct Routes {
+    /// What becomes of money on two channels.
+    pub double_payment: DoublePayment,
     routes: Vec<Route>,
     /// Places in `routes` by the merchant and the method that they want, in order.
     index: HashMap<(Option<String>, Option<Method>), Vec<usize>>,
@@ -20,7 +22,7 @@ impl From<Vec<Route>> for Routes {
         for (place, route) in routes.iter().enumerate() {
             index.entry((route.wanted.merchant.clone(), route.wanted.method)).or_default().push(place);
         }
-        Self { routes, index }
+        Self { double_payment: DoublePayment::default(), routes, index }
     }
 }
 

@@ -31,6 +31,7 @@ fn words(entry: &Entry) -> String {
     let what = match &entry.what {
         What::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
         What::Moved { channel } => format!("moved {channel}"),
+        What::PaidElsewhere { channel } => format!("paid on {channel}"),
         What::Exchanged(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
         What::Released { action } => format!("released {action:?}"),
         What::Lost { action } => format!("lost {action:?}"),

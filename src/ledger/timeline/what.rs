@@ -29,6 +29,11 @@ pub enum What {
         /// The channel.
         channel: String,
     },
+    /// Money was found on a channel that it had gone away from.
+    PaidElsewhere {
+        /// The channel.
+        channel: String,
+    },
     /// A provider was asked, or was to be asked.
     Exchanged(Exchanged),
     /// Provably nothing was done, so the claim was given back.
@@ -191,6 +196,11 @@ impl Exchanged {
                 Some(word.code.clone())
             }
         };
+    }
+
+    /// Whether an attempt was made to reach the provider, and no filter held it back.
+    pub fn was_tried(&self) -> bool {
+        self.result != "held"
     }
 
     /// What it says, without when and by which bytes.

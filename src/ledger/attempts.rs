@@ -1,0 +1,89 @@
+//! What may be left of a payment on a channel that it went away from.
+//!
+//! It went because nothing had been sent there. Should that ever be wrong, money could be taken twice: so where an attempt was
+//! made, it is kept as a row of its own, the provider is asked about it, and what is open there is closed. Money that is
+//! found there is told to the merchant, and goes back or to a person, as `routes.toml` says. Merchants see no such rows:
+//! their order ids have no `/`.
+
+use jiff::Timestamp;
+use tollgate_plugins::payment::Status;
+
+use super::outbox;
+use super::records::{LedgerError, MoneyState, Payment, Record, Search};
+use super::rows::{self, Kept, PaymentRow, index};
+use super::rules;
+use super::timeline::{self, Action, What};
+use super::transaction::{Read, Transaction};
+
+/// The event that tells of money on two channels.
+pub(super) const DOUBLE: &str = "payment.double_payment";
+
+/// The order id of what is left on a channel.
+fn order_id(payment: &Payment) -> String {
+    format!("{}/{}", payment.order_id, payment.channel)
+}
+
+/// The index entries that lead to an attempt.
+pub(super) fn indexes(attempt: &Payment) -> [rows::Id; 2] {
+    [index("order", &[&attempt.merchant, &attempt.order_id]), by_number(&attempt.channel, &attempt.number)]
+}
+
+fn by_number(channel: &str, number: &str) -> rows::Id {
+    index("attempt number", &[channel, number])
+}
+
+/// The attempt on this channel, if it was given up there.
+pub(super) fn find(from: &impl Read, channel: &str, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
+    Kept::find(from, by_number(channel, number))
+}
+
+/// Keeps what may be left on the channel that a payment is about to leave.
+pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: Timestamp) -> Result<(), LedgerError> {
+    let attempt = Payment {
+        order_id: order_id(&main.row.payment),
+        status: Status::Unknown,
+        money_state: MoneyState::Unknown,
+        metadata: None,
+        version: 1,
+        updated_at: now,
+        search: Some(Search { closing: true, ..rules::new_search(now) }),
+        ..main.row.payment.clone()
+    };
+    let (id, claim) = (tx.new_id(now), main.row.claim);
+    let what = What::Claimed { action: Action::Close, channel: attempt.channel.clone(), amount: attempt.amount };
+    rows::add_indexes(tx, indexes(&attempt), id)?;
+    let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
+    Kept::new(id, row).save(tx)?;
+    timeline::add(tx, id, None, what, now)?;
+    main.row.attempts.push(id);
+    Ok(())
+}
+
+/// Nothing was sent anywhere, so nothing is left anywhere.
+pub(super) fn forget(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
+    for id in &main.attempts {
+        let Some(kept) = Kept::<PaymentRow>::load(tx, *id)? else { continue };
+        rows::remove_indexes(tx, indexes(&kept.row.payment));
+        timeline::remove(tx, kept.id);
+        kept.remove(tx);
+    }
+    Ok(())
+}
+
+/// Money moved where the payment went away from: its merchant is told, and the attempt stays to be settled.
+pub(super) fn paid(
+    tx: &mut Transaction<'_>,
+    attempt: &mut Kept<PaymentRow>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let channel = attempt.row.payment.channel.clone();
+    attempt.row.payment.search = Some(rules::new_search(now));
+    let Some(main) = attempt.row.attempt_of else { return Ok(()) };
+    let Some(mut main) = Kept::<PaymentRow>::load(tx, main)? else { return Ok(()) };
+    main.row.payment.version += 1;
+    main.row.payment.updated_at = now;
+    timeline::add(tx, main.id, None, What::PaidElsewhere { channel }, now)?;
+    let (subject, data) = (rows::payment_subject(&main.row.payment), Record::Payment(main.row.payment.clone()));
+    outbox::tell(tx, &mut main, DOUBLE, subject, data, now)?;
+    main.save(tx)
+}

@@ -1,0 +1,115 @@
+//! What may be left of a payment on a channel that it went away from.
+
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::Kind;
+
+use super::*;
+
+const LEFT: &str = "o/wechat";
+
+impl Bench {
+    /// A payment that went from `wechat` to `backup` after an attempt that ended so.
+    async fn moved(&self, why: Error) -> Ticket {
+        let mut ticket = self.run("k", pay("o")).await;
+        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        tried.ended(&Err(why));
+        ticket.evidence.push(tried);
+        self.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
+        ticket
+    }
+
+    async fn moved_and_paid(&self) {
+        let ticket = self.moved(Error::NotSent("refused".into())).await;
+        self.settle(ticket, outcome(Status::Succeeded)).await;
+    }
+}
+
+fn paid(id: &str) -> ProviderEvent {
+    told(id, "o", None, Outcome { provider_id: Some("first".into()), ..Outcome::of(Status::Succeeded) })
+}
+
+#[tokio::test]
+async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears_of_it() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "the merchant has nothing that is unknown");
+    let due = bench.due().await;
+    let [Record::Payment(left)] = due.as_slice() else { panic!("{due:?}") };
+    assert_eq!((left.order_id.as_str(), left.channel.as_str(), left.status), (LEFT, "wechat", Status::Unknown));
+    assert_eq!(left.number, bench.payment("o").await.number, "the provider knows it by the same number");
+    assert!(left.search.as_ref().unwrap().closing && left.is_attempt());
+    bench.ledger.apply(&of(LEFT), News::NeverHappened, at(9)).await.unwrap();
+    assert!(bench.due().await.is_empty());
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+    let crashed = bench.crash();
+    assert_eq!(crashed.payment(LEFT).await.status, Status::Failed);
+}
+
+#[tokio::test]
+async fn what_a_filter_held_back_left_nothing_anywhere() {
+    let bench = Bench::new();
+    let ticket = bench.moved(Error::Held { why: "the breaker is open".into(), retry_after: 1 }).await;
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
+    let stray = bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap();
+    assert_eq!(stray, Recorded::Mismatch(of("o")), "a channel where it never was");
+}
+
+#[tokio::test]
+async fn a_release_takes_what_was_left_along() {
+    let bench = Bench::new();
+    let ticket = bench.moved(Error::NotSent("refused".into())).await;
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
+    assert!(bench.ledger.due_searches(at(1_000_000_000), 10).await.is_empty());
+    bench.moved_and_paid().await;
+}
+
+#[tokio::test]
+async fn money_on_both_is_told_once_and_goes_back_once() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    let version = bench.payment("o").await.version;
+    assert_eq!(bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of(LEFT)));
+    assert_eq!(bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap(), Recorded::Duplicate);
+    assert_eq!(bench.ledger.record("wechat", paid("n2"), at(2)).await.unwrap(), Recorded::Duplicate);
+    let main = bench.payment("o").await;
+    assert_eq!((main.status, main.channel.as_str(), main.version), (Status::Succeeded, "backup", version + 1));
+    let left = bench.payment(LEFT).await;
+    assert_eq!((left.status, left.provider_payment_id.as_deref()), (Status::Succeeded, Some("first")));
+    assert_eq!(bench.due().await.len(), 1, "it is to be given back");
+
+    let ticket = bench.run("", give_back(LEFT, "double", 1000)).await;
+    assert_eq!(ticket.refund.as_ref().unwrap().channel, "wechat");
+    assert!(matches!(bench.claim("", give_back(LEFT, "double", 1000)).await, Claimed::Running));
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.ledger.searched(&of(LEFT), None).await.unwrap();
+    assert!(bench.due().await.is_empty());
+    let mut kinds = bench.kinds().await;
+    kinds.sort();
+    assert_eq!(kinds, ["payment.double_payment", "payment.succeeded", "refund.succeeded"]);
+    assert_eq!(bench.payment("o").await.refunded, 0, "the payment itself stays paid");
+    let lives = bench.ledger.lives("o", vec!["shop".into()]).await.unwrap();
+    let named: Vec<_> = lives.iter().map(|life| (life.payment.order_id.as_str(), life.refunds.len())).collect();
+    assert_eq!(named, [("o", 0), (LEFT, 1)]);
+}
+
+#[tokio::test]
+async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    bench.ledger.apply(&of(LEFT), News::NeverHappened, at(9)).await.unwrap();
+    assert_eq!(bench.ledger.record("wechat", paid("n"), at(99)).await.unwrap(), Recorded::Applied(of(LEFT)));
+    assert_eq!(bench.due().await.len(), 1);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.double_payment"]);
+}
+
+#[tokio::test]
+async fn news_of_the_payments_own_channel_are_its_own() {
+    let bench = Bench::new();
+    let ticket = bench.moved(Error::NotSent("refused".into())).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert_eq!(bench.ledger.record("backup", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of("o")));
+    assert_eq!(bench.payment(LEFT).await.status, Status::Unknown);
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+}
