@@ -83,10 +83,6 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
 /// Money that was left behind on another channel is given back, however often that has to be tried.
 async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, search: Search) {
     let subject = Subject { merchant: found.merchant.clone(), order_id: found.order_id.clone(), refund_id: None };
-    if search.asked == 0 {
-        METRICS.double_payments_total.with_label_values(&[found.channel.as_str()]).inc();
-        tracing::error!(order_id = found.order_id, channel = found.channel, "money is on two channels");
-    }
     let settled = settle_double(gateway, snapshot, found).await;
     let wanted = doubled(search.asked);
     let due = SignedDuration::try_from(wanted).ok().and_then(|pause| clock::now().checked_add(pause).ok());

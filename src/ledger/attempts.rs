@@ -14,6 +14,7 @@ use super::rows::{self, Kept, PaymentRow, index};
 use super::rules;
 use super::timeline::{self, Action, What};
 use super::transaction::{Read, Transaction};
+use crate::telemetry::METRICS;
 
 /// The event that tells of money on two channels.
 pub(super) const DOUBLE: &str = "payment.double_payment";
@@ -78,6 +79,8 @@ pub(super) fn paid(
 ) -> Result<(), LedgerError> {
     let channel = attempt.row.payment.channel.clone();
     attempt.row.payment.search = Some(rules::new_search(now));
+    METRICS.double_payments_total.with_label_values(&[channel.as_str()]).inc();
+    tracing::error!(order_id = attempt.row.payment.order_id, channel, "money is on a channel that the payment left");
     let Some(main) = attempt.row.attempt_of else { return Ok(()) };
     let Some(mut main) = Kept::<PaymentRow>::load(tx, main)? else { return Ok(()) };
     main.row.payment.version += 1;

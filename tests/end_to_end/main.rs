@@ -8,6 +8,7 @@ mod chaos;
 mod cluster;
 mod contract;
 mod dialects;
+mod double;
 mod full_disk;
 mod graceful;
 mod harness;

@@ -1,0 +1,139 @@
+//! A payment that went to another channel: what the first one has of it after all is closed, or its money goes back.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tollgate::config::{self, Channel};
+use tollgate::exchange::Exchanger;
+use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
+
+use crate::harness::{Wishes, World, free_address, until};
+
+/// Two channels; the first one's host answers nobody.
+async fn world(double_payment: &str) -> World {
+    let wishes = Wishes { channels: vec!["main", "backup"], edit: lose_the_first, ..Wishes::default() };
+    let world = World::with(wishes).await;
+    let routes = format!(
+        "double_payment = \"{double_payment}\"\n[[route]]\nto = [{{ channel = \"main\" }}]\nfallback = [\"backup\"]\n"
+    );
+    std::fs::write(world.conf().join("routes.toml"), routes).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    world
+}
+
+fn lose_the_first(conf: &Path, _: SocketAddr) {
+    lead_the_first_to(conf, free_address());
+}
+
+fn lead_the_first_to(conf: &Path, host: SocketAddr) {
+    let file = conf.join("channels/main.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = text.split_once("hosts = [\"https://").unwrap();
+    let (_, after) = rest.split_once('"').unwrap();
+    std::fs::write(&file, format!("{before}hosts = [\"https://{host}\"{after}")).unwrap();
+}
+
+/// The first channel's host comes back.
+async fn come_back(world: &World) {
+    lead_the_first_to(world.conf(), world.sandbox.address());
+    assert_eq!(world.reload().await.status, 200);
+}
+
+/// Puts the order on the first channel all the same, as if the request that was thought unsent had arrived.
+async fn arrive_after_all(world: &World) {
+    let conf = world.dir.path().join("late");
+    crate::harness::copy(world.conf(), &conf);
+    lead_the_first_to(&conf, world.sandbox.address());
+    let snapshot = config::file::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let channel: &std::sync::Arc<Channel> = &snapshot.channels["main"];
+    let order = Order {
+        number: World::number("o-1"),
+        method: Method::parse("wechat.native").unwrap(),
+        amount: Money { value: 1000, currency: Currency::CNY },
+        created_at: jiff::Timestamp::now(),
+        expires_at: None,
+        provider_id: None,
+    };
+    let pay = Pay {
+        order,
+        description: "茶 tea".to_owned(),
+        payer: Payer::default(),
+        return_url: None,
+        notify_url: format!("http://{}/notify/main", world.gateway.listen),
+    };
+    let mut evidence = Vec::new();
+    let asked = Exchanger::default().ask(channel, &Operation::Pay(pay), Duration::from_secs(10), &mut evidence).await;
+    asked.unwrap();
+}
+
+/// What the sandbox knows of the order on this channel's account, after `action`.
+async fn on(world: &World, channel: &str, action: &str) -> Value {
+    let text = std::fs::read_to_string(world.conf().join(format!("channels/{channel}.toml"))).unwrap();
+    let mchid = text.split_once("mchid = \"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
+    let method = if action.is_empty() { "GET" } else { "POST" };
+    let body = if action.is_empty() { Value::Null } else { json!({}) };
+    world.control(method, &format!("/orders/{}{action}?account={mchid}", World::number("o-1")), body).await
+}
+
+async fn until_metric(world: &World, line: &str) {
+    until(line, || async {
+        let metrics = world.metrics().await;
+        metrics.contains(line).then_some(()).ok_or(metrics)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_first_channel_has_of_it_is_closed_there() {
+    let world = world("refund").await;
+    let created = world.create("o-1", "k-1").await;
+    assert_eq!((created.status, &created.json()["channel"]), (201, &json!("backup")), "{:?}", created.body);
+    arrive_after_all(&world).await;
+    come_back(&world).await;
+    until("it is closed on the first channel", || async {
+        let seen = on(&world, "main", "").await;
+        (seen["state"] == "CLOSED").then_some(()).ok_or(seen)
+    })
+    .await;
+    on(&world, "backup", "/pay").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    assert_eq!(world.payment("o-1").await["channel"], "backup");
+    assert!(world.receiver.of("o-1").iter().all(|event| event.json()["type"] != "payment.double_payment"));
+}
+
+#[tokio::test]
+async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
+    let world = world("refund").await;
+    assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
+    arrive_after_all(&world).await;
+    for channel in ["backup", "main"] {
+        let paid = on(&world, channel, "/pay").await;
+        assert_eq!(paid["state"], "SUCCESS", "{paid}");
+    }
+    let told = world.receiver.until("o-1", "payment.double_payment").await;
+    assert_eq!(told.json()["data"]["payment"]["channel"], "backup", "{}", told.json());
+    until_metric(&world, "tollgate_double_payments_total{channel=\"main\"} 1").await;
+    come_back(&world).await;
+    let back = world.receiver.until("o-1", "refund.succeeded").await.json();
+    let refund = &back["data"]["refund"];
+    assert_eq!((&refund["channel"], &refund["amount"]["value"]), (&json!("main"), &json!(1000)), "{back}");
+    let (first, second) = (on(&world, "main", "").await, on(&world, "backup", "").await);
+    assert_eq!((&first["executions"]["refund"], &second["executions"]["refund"]), (&json!(1), &Value::Null), "{first}");
+    let payment = world.payment("o-1").await;
+    assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
+}
+
+#[tokio::test]
+async fn double_payment_is_left_to_a_person_where_that_is_wanted() {
+    let world = world("flag").await;
+    assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
+    arrive_after_all(&world).await;
+    on(&world, "main", "/pay").await;
+    world.receiver.until("o-1", "payment.double_payment").await;
+    until_metric(&world, "tollgate_needs_person_total{channel=\"main\"} 1").await;
+    come_back(&world).await;
+    let seen = on(&world, "main", "").await;
+    assert_eq!(seen["executions"]["refund"], Value::Null, "{seen}");
+}
