@@ -17,8 +17,10 @@ const ABSENT_ENOUGH: u32 = 2;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between the first and the second "not known" that count.
 const SECOND_WORD_PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause while something is unknown.
+/// The longest pause while something is unknown; in its first minutes no longer than the other, since whoever waits for it
+/// has not gone away yet.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_EARLY_PAUSE: Duration = Duration::from_secs(60);
 /// The pauses between questions about what is pending grow with its age, within these bounds.
 const SILENCE: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
 /// What is pending for so long ended at its provider long ago; nobody pays it any more.
@@ -86,7 +88,8 @@ pub(super) fn after(
     if is_attempt(record) && age >= PERSON_AFTER {
         return Next::NeverHappened;
     }
-    let doubled = doubled(search.asked);
+    let by_age = Duration::try_from(age / 4).unwrap_or_default();
+    let doubled = doubled(search.asked).min(by_age.max(LONGEST_EARLY_PAUSE));
     let until_settled = Duration::try_from(settle_window - age).unwrap_or_default();
     let wanted = if is_waited_for && (still_open || was_pending) {
         match manners.pace {
@@ -199,11 +202,15 @@ mod tests {
         let (unknown, trouble) = (payment(Status::Unknown), Err(Error::unclear("x")));
         let mut state = search();
         let mut pauses = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..9 {
             state = again(after(state, &unknown, &trouble, STEADY, START, 0.5));
             pauses.push(state.due.duration_since(START).as_secs());
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        for (age, longest) in [(400, 100), (1200, 300), (80_000, 300)] {
+            let next = after(Search { asked: 20, ..search() }, &unknown, &trouble, STEADY, seconds(age), 0.5);
+            assert_eq!(pause(next, seconds(age)), longest);
+        }
         let low = again(after(search(), &unknown, &trouble, STEADY, START, 0.0)).due;
         let high = again(after(search(), &unknown, &trouble, STEADY, START, 0.999)).due;
         assert!(low < high);
