@@ -19,6 +19,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use rand::Rng;
 
+use self::alipay::Kind;
 use self::unionpay::SignMethod;
 use crate::config::file::is_name;
 use crate::pem;
@@ -65,6 +66,8 @@ pub enum SandboxProvider {
     Alipay,
     /// Alipay, with certificates.
     AlipayCertificates,
+    /// Alipay, with certificates, by its v3 protocol.
+    AlipayV3,
     /// UnionPay, with certificates.
     Unionpay,
     /// UnionPay, with a key for both sides and SHA-256.
@@ -115,8 +118,9 @@ pub fn sandbox_channel_of(
     let made = match provider {
         SandboxProvider::WechatV3 => wechat_v3::make(&place)?,
         SandboxProvider::WechatV2 => wechat_v2::make(&place)?,
-        SandboxProvider::Alipay => alipay::make(&place, false)?,
-        SandboxProvider::AlipayCertificates => alipay::make(&place, true)?,
+        SandboxProvider::Alipay => alipay::make(&place, Kind::Keys)?,
+        SandboxProvider::AlipayCertificates => alipay::make(&place, Kind::Certificates)?,
+        SandboxProvider::AlipayV3 => alipay::make(&place, Kind::V3)?,
         SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
         SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
         SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,

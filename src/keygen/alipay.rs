@@ -1,4 +1,4 @@
-//! A channel to a sandbox that stands in for Alipay, with public keys or with certificates.
+//! A channel to a sandbox that stands in for Alipay, with public keys or with certificates, in either protocol.
 
 use std::io;
 
@@ -8,14 +8,25 @@ use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 use super::authority::{bad, issuer_parameters, parameters, serial, server};
 use super::{FILTERS, Made, Place, digits, rsa_key_pair};
 
-/// Makes keys of both sides, and with `certificates` also those of certificate mode.
-pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
+/// How the two sides know each other, and in which protocol they speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By bare public keys, in forms.
+    Keys,
+    /// By certificates, in forms.
+    Certificates,
+    /// By certificates, in JSON.
+    V3,
+}
+
+/// Makes keys of both sides, and the certificates where they are wanted.
+pub(super) fn make(place: &Place<'_>, kind: Kind) -> io::Result<Made> {
     let mut files = Vec::new();
     server(place, &mut files)?;
     let (application, alipay) = (rsa_key_pair()?, rsa_key_pair()?);
     let application_id = format!("2021{}", digits(12));
     let seller_id = format!("2088{}", digits(12));
-    let serials = if certificates {
+    let serials = if kind != Kind::Keys {
         let root = Root::new()?;
         // A root that is not RSA comes first, as among Alipay's own: it must be left out of the serial numbers.
         let other = KeyPair::generate().map_err(bad)?;
@@ -39,7 +50,7 @@ pub(super) fn make(place: &Place<'_>, certificates: bool) -> io::Result<Made> {
     files.push(("alipay_private_key.pem", alipay.private_key));
     files.push(("alipay_public_key.pem", alipay.public_key));
     files.push(("sandbox.toml", account_toml(place.address, &application_id, &seller_id, serials.as_ref())));
-    let channel = channel_toml(place, &application_id, &seller_id, certificates);
+    let channel = channel_toml(place, &application_id, &seller_id, kind);
     Ok(Made { files, channel, mchid: seller_id, appid: application_id })
 }
 
@@ -123,15 +134,16 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, certificates: bool) -> String {
+fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, kind: Kind) -> String {
+    let protocol = if kind == Kind::V3 { "\nprotocol = \"v3\"" } else { "" };
     let Place { name, address, .. } = place;
-    let (verify, certificates) = match certificates {
-        true => {
+    let (verify, certificates) = match kind {
+        Kind::Certificates | Kind::V3 => {
             let certificates =
                 format!("app_cert = \"file:{name}/app_cert.pem\"\nroot_cert = \"file:{name}/alipay_root_cert.pem\"\n");
             ("alipay_cert.pem", certificates)
         }
-        false => ("alipay_public_key.pem", String::new()),
+        Kind::Keys => ("alipay_public_key.pem", String::new()),
     };
     format!(
         r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
@@ -143,7 +155,7 @@ pool = {{ idle = 128, idle_timeout = "60s" }}
 
 [account]
 app_id = "{app_id}"
-seller_id = "{seller_id}"
+seller_id = "{seller_id}"{protocol}
 gateway = "https://{address}/gateway.do"      # where browsers and apps are led
 
 [keys]                                        # their ids are worked out from the files

@@ -1,4 +1,5 @@
-//! Alipay's classic form protocol, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
+//! Alipay, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign. Here its classic form protocol; `v3` is its
+//! JSON protocol over the same business.
 
 mod admission;
 pub(super) mod bills;
@@ -7,6 +8,7 @@ mod refund;
 mod reply;
 mod schema;
 mod trade;
+pub(super) mod v3;
 mod words;
 mod yuan;
 
@@ -54,7 +56,7 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
     let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned();
-    let work = tokio::spawn(async move { Exchange { shared, form, host }.run().await });
+    let work = tokio::spawn(async move { Exchange { platform: Platform { shared, host }, form }.run().await });
     work.await.unwrap_or(Verdict::Cut)
 }
 
@@ -78,31 +80,46 @@ fn is_cut_unread(shared: &Shared, form: &Form) -> bool {
 }
 
 struct Exchange {
-    shared: Arc<Shared>,
+    platform: Platform,
     form: Form,
-    /// Where the request was sent to: links lead there too.
-    host: String,
 }
 
 impl Exchange {
     async fn run(self) -> Verdict {
-        let admitted = match admission::admit(&self.form, &self.shared.accounts, Timestamp::now()) {
+        let shared = &self.platform.shared;
+        let admitted = match admission::admit(&self.form, &shared.accounts, Timestamp::now()) {
             Ok(admitted) => admitted,
             Err(reply) => {
-                self.shared.books.lock().stats.bad_signatures += 1;
+                shared.books.lock().stats.bad_signatures += 1;
                 return Verdict::Answer(reply.sent());
             }
         };
-        let Admitted { account, method, content } = admitted;
+        let (method, account) = (admitted.method, Arc::clone(&admitted.account));
+        match self.platform.answer(admitted).await {
+            Some((reply, fault)) => Verdict::Answer(reply.signed(method, &account, fault)),
+            None => cut(shared),
+        }
+    }
+}
+
+/// The business, whichever protocol brings it.
+struct Platform {
+    shared: Arc<Shared>,
+    /// Where the request was sent to: links lead there too.
+    host: String,
+}
+
+impl Platform {
+    /// Counts, executes, and has go wrong what the script says: the answer, and what is wrong with its signature. Nothing
+    /// where the connection is to be cut instead.
+    async fn answer(&self, admitted: Admitted) -> Option<(Reply, Option<Kind>)> {
+        let Admitted { account, method, content, notify_url } = admitted;
         let Some(fault) = self.arrive(method, &account, content.as_ref()) else {
-            let reply = self.execute(method, &account, content);
-            return Verdict::Answer(reply.signed(method, &account, None));
+            return Some((self.execute(method, &account, content, notify_url), None));
         };
-        let reply = disturbed(&fault, || self.execute(method, &account, content), scripted).await;
-        let Some(reply) = reply else { return cut(&self.shared) };
-        let reply = reply.spoilt(fault.fault);
+        let reply = disturbed(&fault, || self.execute(method, &account, content, notify_url), scripted).await?;
         let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
-        Verdict::Answer(reply.signed(method, &account, Some(kind)))
+        Some((reply.spoilt(fault.fault), Some(kind)))
     }
 
     /// Counts the request, and takes its fault from the script.
@@ -125,14 +142,19 @@ impl Exchange {
         self.shared.script.lock().for_request(operation, &account.app_id, &numbers)
     }
 
-    fn execute(&self, method: Method, account: &Arc<Account>, content: Option<Value>) -> Reply {
+    fn execute(
+        &self,
+        method: Method,
+        account: &Arc<Account>,
+        content: Option<Value>,
+        notify_url: Option<String>,
+    ) -> Reply {
         let content = match schema::checked(content, method) {
             Ok(content) => content,
             Err(reply) => return reply,
         };
         let books = &mut self.shared.books.lock();
         let mut desk = trade::Desk { books, account, now: Timestamp::now() };
-        let notify_url = self.form.get("notify_url").map(str::to_owned);
         let result = match method {
             Method::Pay => desk.pay(content, notify_url),
             Method::Precreate | Method::Page | Method::Wap | Method::App | Method::Create => {

@@ -51,6 +51,7 @@ pub(super) fn cut(shared: &Shared) -> Verdict {
 async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
     match request.uri().path() {
         "/gateway.do" => alipay::serve(shared, request).await,
+        path if path.starts_with(alipay::v3::PATHS) => alipay::v3::serve(shared, request).await,
         path if wechat_v2::is_path(path) => wechat_v2::serve(shared, identity, request).await,
         path if path.starts_with("/gateway/api/") || path == unionpay::FILES => unionpay::serve(shared, request).await,
         alipay::bills::PATH => alipay::bills::serve(shared, request).await,

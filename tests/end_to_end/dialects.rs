@@ -54,6 +54,9 @@ const TABLE: &[Row] = &[
     signed("alipay", "alipay.page", "redirect"),
     signed("alipay", "alipay.wap", "redirect"),
     signed("alipay", "alipay.app", "app"),
+    row("alipay-v3", "alipay.qr", "{}", "qr"),
+    row("alipay-v3", "alipay.jsapi", r#"{"buyer_id": "2088102116773037"}"#, "jsapi"),
+    signed("alipay-v3", "alipay.page", "redirect"),
     row("unionpay", "unionpay.app", "{}", "app"),
     row("unionpay", "unionpay.qr", "{}", "qr"),
     signed("unionpay", "unionpay.page", "form"),
@@ -73,6 +76,7 @@ struct Till {
 const SCANNED: &[Till] = &[
     Till { row: row("wechat-v2", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
     Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
+    Till { row: row("alipay-v3", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
     // The answer only says that the code was taken.
     Till { row: row("unionpay", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", ended: "failed" },
 ];

@@ -69,6 +69,7 @@ impl World {
             "wechat-v3" => SandboxProvider::WechatV3,
             "wechat-v2" => SandboxProvider::WechatV2,
             "alipay" => SandboxProvider::Alipay,
+            "alipay-v3" => SandboxProvider::AlipayV3,
             "unionpay" => SandboxProvider::Unionpay,
             "unionpay-sha256" => SandboxProvider::UnionpaySha256,
             "unionpay-sm3" => SandboxProvider::UnionpaySm3,

@@ -21,6 +21,8 @@ pub(super) struct Admitted {
     pub(super) method: Method,
     /// `None` when it is no JSON.
     pub(super) content: Option<Value>,
+    /// Where its notifications go.
+    pub(super) notify_url: Option<String>,
 }
 
 /// Every parameter that there is outside `biz_content`; in `alipay_sdk` Alipay's own SDK says its version.
@@ -42,7 +44,7 @@ const KNOWN: [&str; 15] = [
     "alipay_root_cert_sn",
 ];
 /// How far a request's time may be off.
-const PATIENCE_SECONDS: u64 = 15 * 60;
+pub(super) const PATIENCE_SECONDS: u64 = 15 * 60;
 
 /// Checks everything but the business. Refusals are never signed: their sender is not known.
 pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<Admitted, Reply> {
@@ -87,7 +89,8 @@ pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<
         }
     }
     let content = serde_json::from_str(needed(form, "biz_content")?).ok();
-    Ok(Admitted { account: account.clone(), method, content })
+    let notify_url = form.get("notify_url").map(str::to_owned);
+    Ok(Admitted { account: account.clone(), method, content, notify_url })
 }
 
 fn needed<'a>(form: &'a Form, name: &str) -> Result<&'a str, Reply> {
@@ -124,14 +127,14 @@ fn is_lately(text: &str, now: Timestamp) -> bool {
     time.is_ok_and(|time| time.timestamp().as_second().abs_diff(now.as_second()) <= PATIENCE_SECONDS)
 }
 
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     text.len() <= 256
         && rest.is_some_and(|rest| !rest.is_empty())
         && text.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
 }
 
-fn invalid(sub_code: &str, message: &str) -> Reply {
+pub(super) fn invalid(sub_code: &str, message: &str) -> Reply {
     Reply::gateway("40002", sub_code, message)
 }
 

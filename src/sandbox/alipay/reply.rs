@@ -13,11 +13,11 @@ use crate::sandbox::fault::Kind;
 
 /// What is answered, before it is signed.
 pub(super) struct Reply {
-    status: u16,
-    content: Content,
+    pub(super) status: u16,
+    pub(super) content: Content,
 }
 
-enum Content {
+pub(super) enum Content {
     /// Stands under the method's member, and is signed.
     Method(Value),
     /// Stands under `error_response`, and is not.
