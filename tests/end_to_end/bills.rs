@@ -107,25 +107,28 @@ const TABLE: &[Row] = &[
             ("bill", "cut_after", "provider_unclear"),
         ],
     },
-    Row {
-        provider: "alipay",
-        method: "alipay.qr",
-        content_type: "application/zip",
-        proof: "host",
-        amount: ",10.00,",
-        others: &[("funds", "10.00")],
-        none: "isp.bill_not_exist",
-        faults: &[
-            ("bill", "other_host", "mismatch"),
-            ("bill", "unsigned", "provider_unclear"),
-            ("bill", "wrong_signature", "provider_unclear"),
-            ("bill_file", "garbage", "provider_unclear"),
-            ("bill_file", "cut_after", "provider_unclear"),
-        ],
-    },
+    ALIPAY,
+    Row { provider: "alipay-v3", ..ALIPAY },
     UNIONPAY,
     Row { provider: "unionpay-sm3", ..UNIONPAY },
 ];
+
+const ALIPAY: Row = Row {
+    provider: "alipay",
+    method: "alipay.qr",
+    content_type: "application/zip",
+    proof: "host",
+    amount: ",10.00,",
+    others: &[("funds", "10.00")],
+    none: "isp.bill_not_exist",
+    faults: &[
+        ("bill", "other_host", "mismatch"),
+        ("bill", "unsigned", "provider_unclear"),
+        ("bill", "wrong_signature", "provider_unclear"),
+        ("bill_file", "garbage", "provider_unclear"),
+        ("bill_file", "cut_after", "provider_unclear"),
+    ],
+};
 
 const UNIONPAY: Row = Row {
     provider: "unionpay",

@@ -44,6 +44,25 @@ const commands = {
     return { created, link, text, unknown, forged };
   },
 
+  // The same in the v3 protocol, from an order to its refund; `pay` is where the sandbox is told that somebody paid.
+  async v3({ url, number, account, pay }) {
+    const alipay = merchant(url, account);
+    const post = (client, path, body) =>
+      client.curl('POST', `/v3/alipay/trade/${path}`, { body }).then(
+        (answer) => ({ status: answer.responseHttpStatus, ...answer.data }),
+        (error) => ({ status: error.responseHttpStatus, code: error.code, message: error.message }),
+      );
+    const named = { out_trade_no: number };
+    const created = await post(alipay, 'precreate', { ...named, total_amount: '8.88', subject: '茶 {"a}' });
+    const unknown = await post(alipay, 'query', { out_trade_no: 'nobody' });
+    const forged = await post(merchant(url, { ...account, privateKey: account.strangersKey }), 'query', named);
+    await fetch(pay, { method: 'POST', body: '{"notify": false}' });
+    const asked = await post(alipay, 'query', named);
+    const refunded = await post(alipay, 'refund', { ...named, refund_amount: '3.00', out_request_no: `${number}_r` });
+    const refund = await post(alipay, 'fastpay/refund/query', { ...named, out_request_no: `${number}_r` });
+    return { created, unknown, forged, asked, refunded, refund };
+  },
+
   // Afterwards: asked about, given back in part, asked about that.
   async paid({ url, number, account }) {
     const alipay = merchant(url, account);
@@ -70,7 +89,8 @@ function merchant(gateway, { appId, privateKey, publicKey, certificates }) {
       }
     : { alipayPublicKey: publicKey };
   // The SDK writes the time of its own zone; the test sets China's.
-  return new AlipaySdk({ appId, privateKey, keyType: 'PKCS8', gateway, ...keys });
+  const endpoint = new URL(gateway).origin;
+  return new AlipaySdk({ appId, privateKey, keyType: 'PKCS8', gateway, endpoint, ...keys });
 }
 
 const question = JSON.parse(readFileSync(0, 'utf8'));

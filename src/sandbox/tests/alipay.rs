@@ -2,6 +2,7 @@
 
 mod app;
 mod refunds;
+mod v3;
 
 use std::sync::Arc;
 
