@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use self::setting::describe;
-pub use self::setting::{Setting, Size};
+pub use self::setting::{Setting, Size, duration};
 
 /// One mistake in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,13 +10,14 @@ mod refund;
 mod timeline;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
+use tollgate_plugins::settings::duration;
 
 use crate::access::{Access, Denied, Head, Limits};
 use crate::clock::unix_now;
@@ -79,6 +80,8 @@ pub(crate) struct Asked {
     pub(crate) merchant: Arc<Merchant>,
     pub(crate) incoming: Incoming,
     pub(crate) path: String,
+    /// How long the caller waits, from when.
+    pub(crate) waits: (Duration, Instant),
 }
 
 impl Gateway {
@@ -97,6 +100,7 @@ impl Gateway {
 
     /// Serves one request. Never fails: a problem is an answer too.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Response<Bytes> {
+        let arrived = Instant::now();
         let snapshot = self.current.load_full();
         let request_id = incoming.request_id.clone();
         let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
@@ -119,7 +123,14 @@ impl Gateway {
             }
         };
         let name = merchant.name.clone();
-        let asked = Arc::new(Asked { snapshot, merchant, incoming, path });
+        let waits = match waits(&incoming.headers) {
+            Ok(waits) => (waits, arrived),
+            Err(problem) => {
+                let by = Served { merchant: Some(name), channel: None, operation: "malformed" };
+                return served(problem.response(&request_id), by);
+            }
+        };
+        let asked = Arc::new(Asked { snapshot, merchant, incoming, path, waits });
         let (operation, result) = self.operate(asked).await;
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
         let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
@@ -200,14 +211,24 @@ impl Gateway {
 }
 
 impl Asked {
-    /// How long the caller waits; at most what a channel allows.
+    /// How long the caller still waits; at most what a channel allows.
     pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs(60)
+        let (waits, since) = self.waits;
+        waits.saturating_sub(since.elapsed())
     }
 
     pub(crate) fn request_id(&self) -> &str {
         &self.incoming.request_id
     }
+}
+
+/// The caller's own limit, `x-tollgate-timeout: 1.5s`.
+fn waits(headers: &HeaderMap) -> Result<Duration, Problem> {
+    const LONGEST: Duration = Duration::from_secs(60);
+    let Some(value) = headers.get("x-tollgate-timeout") else { return Ok(LONGEST) };
+    let wanted = value.to_str().ok().and_then(duration).filter(|wanted| !wanted.is_zero());
+    let detail = "`x-tollgate-timeout` must be a time with its unit, as in 1.5s or 800ms.";
+    wanted.map(|wanted| wanted.min(LONGEST)).ok_or_else(|| Problem::malformed(detail))
 }
 
 /// The channel that a response concerns, put into its extensions where it is known.

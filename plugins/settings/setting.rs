@@ -61,7 +61,7 @@ impl Setting for f64 {
 impl Setting for Duration {
     const EXPECTED: &'static str = "a duration in quotes, as in \"1.5s\", \"100ms\", \"5m\", \"24h\"";
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
-        value.as_str().and_then(parse_duration).ok_or_else(|| describe(value))
+        value.as_str().and_then(duration).ok_or_else(|| describe(value))
     }
 }
 
@@ -105,7 +105,8 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration as the files write it: `1.5s`, `500ms`, `10m`, `2h`, `1d`.
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = match unit {
         "ms" => number / 1000.0,
@@ -157,11 +158,11 @@ mod tests {
 
     #[test]
     fn durations_and_sizes() {
-        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
-        assert_eq!(parse_duration("24h"), Some(Duration::from_secs(86400)));
+        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(duration("100ms"), Some(Duration::from_millis(100)));
+        assert_eq!(duration("24h"), Some(Duration::from_secs(86400)));
         for bad in ["", "5", "s", "1.2.3s", "-1s", "1e9s", "99999999999999999999999d"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
+            assert_eq!(duration(bad), None, "{bad}");
         }
         assert_eq!(parse_size("64KiB"), Some(65536));
         assert_eq!(parse_size("64kb"), None);

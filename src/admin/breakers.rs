@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tollgate_plugins::filter::{Clock, Force};
 use tollgate_plugins::payment::Kind;
+use tollgate_plugins::settings::duration;
 
 use crate::gateway::Gateway;
 
@@ -88,22 +89,14 @@ impl<'a> Wanted<'a> {
             Some(name) => vec![Kind::ALL.into_iter().find(|kind| kind.as_str() == *name)?],
             None => Kind::ALL.into_iter().filter(|kind| force != Some(Force::Open) || !kind.is_query()).collect(),
         };
-        let time = pairs.get("for").map_or(Some(FOR), |text| duration(text))?;
+        let time = pairs.get("for").map_or(Some(FOR), |text| time(text))?;
         Some(Self { channel: pairs.get("channel")?, kinds, force, time })
     }
 }
 
 /// As in the files: `90s`, `10m`, `2h`.
-fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    let time = Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?);
-    (!time.is_zero() && time <= LONGEST).then_some(time)
+fn time(text: &str) -> Option<Duration> {
+    duration(text).filter(|time| !time.is_zero() && *time <= LONGEST)
 }
 
 #[cfg(test)]
@@ -124,7 +117,7 @@ mod tests {
             "force=open",
             "channel=main&force=shut",
             "channel=main&force=open&operation=pray",
-            "channel=main&force=open&for=1d",
+            "channel=main&force=open&for=2d",
             "channel=main&force=open&for=25h",
             "channel=main&force=open&for=0s",
             "channel=main&force=open&for=é",

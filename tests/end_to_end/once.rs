@@ -269,3 +269,27 @@ async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
     let taken = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &body).await;
     assert_eq!((taken.status, &taken.json()["channel"]), (201, &"theirs".into()), "{:?}", taken.body);
 }
+
+/// The caller waits no longer, and what it asked for goes its way all the same.
+#[tokio::test]
+async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
+    let world = World::new().await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
+    let within = async |limit: &str, order: &str| {
+        let body = order_of(order).to_string();
+        let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+        headers.extend([("idempotency-key", order.to_owned()), ("x-tollgate-timeout", limit.to_owned())]);
+        let url = format!("http://{}/v1/payments", world.gateway.listen);
+        send("POST", &url, &headers, body.as_bytes()).await.unwrap()
+    };
+    for wrong in ["", "2", "-1s", "0s", "soon"] {
+        let refused = within(wrong, "o-0").await;
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("malformed")), "{wrong}");
+    }
+    let answer = within("400ms", "o-1").await;
+    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);
+    world.until_status("o-1", "pending").await;
+    assert_eq!(within("5s", "o-2").await.status, 201);
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+}
