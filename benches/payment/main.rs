@@ -1,6 +1,6 @@
 //! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
-//! `cargo bench --bench payment`, or with `-- ledger` the ledger alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
+//! `cargo bench --bench payment`, or with `-- ledger` or `-- reload` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -32,6 +32,9 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if arguments.iter().any(|argument| argument == "ledger") {
         return runtime.block_on(ledger::measure());
+    }
+    if arguments.iter().any(|argument| argument == "reload") {
+        return reload::measure();
     }
     runtime.block_on(async {
         let stage = Stage::set().await;

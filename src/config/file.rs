@@ -19,7 +19,7 @@ use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
 use super::routes::Names;
 use super::source::Source;
-use super::{Channel, Merchant, Snapshot, Sources, channel, merchant, process, routes};
+use super::{CertificateEnd, Channel, Merchant, Snapshot, Sources, channel, merchant, process, routes};
 use crate::routing::Routes;
 
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
@@ -163,6 +163,10 @@ impl Loading<'_> {
     ) -> (BTreeMap<String, Arc<Channel>>, BTreeMap<String, Served>) {
         let mut channels = BTreeMap::new();
         let mut methods = BTreeMap::new();
+        let mut known: HashMap<&str, Vec<&CertificateEnd>> = HashMap::new();
+        for end in self.previous.iter().flat_map(|previous| &previous.sources.certificates) {
+            known.entry(&end.channel).or_default().push(end);
+        }
         for (name, path) in files {
             methods.insert(name.clone(), None);
             let Some(source) = self.open(path) else { continue };
@@ -173,8 +177,8 @@ impl Loading<'_> {
             let Some(file) = file else { continue };
             methods.insert(name.clone(), file.methods);
             if kept {
-                let known = self.previous.iter().flat_map(|previous| &previous.sources.certificates);
-                self.sources.certificates.extend(known.filter(|end| end.channel == *name).cloned());
+                let known = known.get(name.as_str()).into_iter().flatten();
+                self.sources.certificates.extend(known.copied().cloned());
             } else {
                 self.sources.certificates.extend(file.certificates);
             }
@@ -236,7 +240,7 @@ impl Loading<'_> {
     }
 
     fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {
-        self.sources.files.append(&mut source.files());
+        self.sources.files.extend(source.files());
         self.mistakes.extend(mistakes);
     }
 

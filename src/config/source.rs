@@ -13,8 +13,8 @@ use toml::de::DeTable;
 
 use super::report::Mistake;
 
-/// No key, certificate or configuration is longer; what is, is a mistake in a path.
-const LARGEST: u64 = 4 << 20;
+/// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
+const LARGEST: u64 = 32 << 20;
 
 /// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
 /// be watched.
