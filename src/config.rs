@@ -58,7 +58,7 @@ pub struct Snapshot {
     /// By name.
     pub channels: BTreeMap<String, Arc<Channel>>,
     /// In the order of the file.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// What it was made from.
     pub sources: Sources,
 }
@@ -183,6 +183,8 @@ pub struct Channel {
     pub name: String,
     /// Changes when anything in the file, or a key or secret that it names, changes.
     pub fingerprint: String,
+    /// What beside the file the fingerprint covers.
+    trace: source::Trace,
     /// As in `wechat-v3`.
     pub provider_name: &'static str,
     /// The methods that the provider serves.

@@ -24,17 +24,13 @@ pub(super) type Served = Option<&'static [&'static str]>;
 pub(super) struct ChannelFile {
     /// Nothing when there were mistakes, and seldom even then.
     pub(super) channel: Option<Arc<Channel>>,
-    /// Whether the channel of the generation before goes on. What was found wrong is then of no interest: the same file
-    /// was taken before.
-    pub(super) kept: bool,
     /// What the provider serves, if it is known, so that routes can be checked although the file has mistakes.
     pub(super) methods: Served,
     /// Ends of the certificates that the file names.
     pub(super) certificates: Vec<CertificateEnd>,
 }
 
-/// Reads the file; the channel of the generation before goes on, with its connections and the keys that its provider
-/// published, when nothing about it changed.
+/// Reads the file. Of the channel of the generation before, the filters' states go on.
 pub(super) fn read(
     source: &Source,
     mut root: Settings<'_>,
@@ -62,7 +58,7 @@ pub(super) fn read(
     let Some(row) = row else {
         // Without a provider nobody knows which keys belong there.
         tables.into_iter().chain(account).chain(keys).for_each(Settings::ignore_rest);
-        return ChannelFile { channel: None, kept: false, methods: None, certificates: Vec::new() };
+        return ChannelFile { channel: None, methods: None, certificates: Vec::new() };
     };
     let keys = keys.map(|keys| keys::read(source, keys, row, plain));
     let certificates = mtls.iter().map(|pair| CertificateEnd {
@@ -76,14 +72,6 @@ pub(super) fn read(
     });
     let certificates = certificates.chain(believed).collect();
 
-    let fingerprint = source.fingerprint();
-    if let Some(previous) = previous
-        && previous.fingerprint == fingerprint
-    {
-        tables.into_iter().chain(account).for_each(Settings::ignore_rest);
-        let channel = Some(Arc::clone(previous));
-        return ChannelFile { channel, kept: true, methods: Some(row.methods), certificates };
-    }
     let none = Secrets::new();
     let given = Given {
         secrets: keys.as_ref().map_or(&none, |keys| &keys.secrets),
@@ -117,7 +105,8 @@ pub(super) fn read(
         let keys = keys?;
         Some(Arc::new(Channel {
             name: name.to_owned(),
-            fingerprint,
+            fingerprint: source.fingerprint(),
+            trace: source.trace(),
             provider_name: row.name,
             methods: row.methods,
             provider,
@@ -133,7 +122,7 @@ pub(super) fn read(
             maintenance,
         }))
     };
-    ChannelFile { channel: built(), kept: false, methods: Some(row.methods), certificates }
+    ChannelFile { channel: built(), methods: Some(row.methods), certificates }
 }
 
 /// Nothing when the provider's own is meant.

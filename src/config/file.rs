@@ -171,34 +171,51 @@ impl Loading<'_> {
             methods.insert(name.clone(), None);
             let Some(source) = self.open(path) else { continue };
             let previous = self.previous.and_then(|previous| previous.channels.get(name));
-            let (file, mistakes) = source.read(|root| channel::read(&source, root, name, self.now, previous));
-            let kept = file.as_ref().is_some_and(|file| file.kept);
-            self.close(&source, if kept { Vec::new() } else { mistakes });
-            let Some(file) = file else { continue };
-            methods.insert(name.clone(), file.methods);
-            if kept {
+            // Nothing about it changed: it goes on, with its connections and the keys that its provider published.
+            if let Some(kept) = previous.filter(|kept| source.is_as_before(&kept.trace, &kept.fingerprint)) {
+                self.close(&source, Vec::new());
+                methods.insert(name.clone(), Some(kept.methods));
                 let known = known.get(name.as_str()).into_iter().flatten();
                 self.sources.certificates.extend(known.copied().cloned());
-            } else {
-                self.sources.certificates.extend(file.certificates);
+                channels.insert(name.clone(), Arc::clone(kept));
+                continue;
             }
+            let (file, mistakes) = source.read(|root| channel::read(&source, root, name, self.now, previous));
+            self.close(&source, mistakes);
+            let Some(file) = file else { continue };
+            methods.insert(name.clone(), file.methods);
+            self.sources.certificates.extend(file.certificates);
             channels.extend(file.channel.map(|channel| (name.clone(), channel)));
         }
         (channels, methods)
     }
 
     /// Without the file there are no routes: each payment then names its channel.
-    fn routes(&mut self, names: &Names<'_>) -> Routes {
+    fn routes(&mut self, names: &Names<'_>) -> Arc<Routes> {
         let path = self.dir.join("routes.toml");
         if let Ok(false) = path.try_exists() {
             self.sources.files.insert(path);
-            return Routes::default();
+            return Arc::default();
         }
-        let Some(source) = self.open(&path) else { return Routes::default() };
+        let Some(source) = self.open(&path) else { return Arc::default() };
+        self.sources.routes = source.fingerprint();
+        let previous = self.previous.filter(|previous| {
+            let methods = |channel: &Arc<Channel>| Some(channel.methods);
+            previous.sources.routes == self.sources.routes
+                && previous.merchants.keys().eq(names.merchants)
+                && previous
+                    .channels
+                    .iter()
+                    .map(|(name, channel)| (name, methods(channel)))
+                    .eq(names.channels.iter().map(|(name, methods)| (name, *methods)))
+        });
+        if let Some(previous) = previous {
+            self.close(&source, Vec::new());
+            return Arc::clone(&previous.routes);
+        }
         let (routes, mistakes) = source.read(|root| routes::read(root, names));
         self.close(&source, mistakes);
-        self.sources.routes = source.fingerprint();
-        routes.unwrap_or_default()
+        Arc::new(routes.unwrap_or_default())
     }
 
     /// The files of one kind, by their names. What editors leave behind is none of them.

@@ -80,7 +80,7 @@ pub(super) fn resolve(
         "env" => match std::env::var_os(rest) {
             Some(value) if !value.is_empty() => {
                 let value = value.into_encoded_bytes();
-                source.feed("env", &value);
+                source.feed_variable(rest, &value);
                 Some(Secret::new(value))
             }
             _ => say(format!("the environment variable `{rest}` is not set"), Some("set it before starting tollgate")),

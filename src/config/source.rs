@@ -23,6 +23,18 @@ pub(super) struct Source {
     text: String,
     hasher: RefCell<Sha256>,
     named: RefCell<BTreeSet<PathBuf>>,
+    trace: RefCell<Trace>,
+}
+
+/// What a fingerprint covers beside the file's own text, in order: enough to see whether anything changed, without reading
+/// what it means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trace(Vec<Fed>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fed {
+    File(PathBuf),
+    Variable(String),
 }
 
 impl Source {
@@ -40,8 +52,13 @@ impl Source {
 
     /// A file with this text.
     pub(super) fn with_text(path: &Path, text: String) -> Self {
-        let source =
-            Self { path: path.to_owned(), text, hasher: RefCell::default(), named: RefCell::new([path.into()].into()) };
+        let source = Self {
+            path: path.to_owned(),
+            text,
+            hasher: RefCell::default(),
+            named: RefCell::new([path.into()].into()),
+            trace: RefCell::default(),
+        };
         source.feed("file", source.text.as_bytes());
         source
     }
@@ -71,6 +88,7 @@ impl Source {
         match read_small(&path) {
             Ok(content) => {
                 self.feed("named", &content);
+                self.trace.borrow_mut().0.push(Fed::File(path));
                 Ok(Secret::new(content))
             }
             Err(message) => Err(format!("`{}`: {message}", path.display())),
@@ -98,11 +116,44 @@ impl Source {
         self.path.parent().unwrap_or(Path::new("")).join(name)
     }
 
-    /// Adds something that decides what the file means. Lengths keep `ab` + `c` apart from `a` + `bc`.
+    /// Adds something that decides what the file means.
     pub(super) fn feed(&self, what: &str, content: &[u8]) {
-        let mut hasher = self.hasher.borrow_mut();
-        hasher.update(format!("{what}:{}:", content.len()));
-        hasher.update(content);
+        feed(&mut self.hasher.borrow_mut(), what, content);
+    }
+
+    /// Adds the value of an environment variable that the file names.
+    pub(super) fn feed_variable(&self, name: &str, value: &[u8]) {
+        self.feed("env", value);
+        self.trace.borrow_mut().0.push(Fed::Variable(name.to_owned()));
+    }
+
+    /// What the fingerprint covers by now.
+    pub(super) fn trace(&self) -> Trace {
+        self.trace.borrow().clone()
+    }
+
+    /// Whether this file, not read yet, and all that it named then, are what they were when it had this fingerprint.
+    pub(super) fn is_as_before(&self, trace: &Trace, fingerprint: &str) -> bool {
+        let mut hasher = self.hasher.borrow().clone();
+        let mut named = BTreeSet::new();
+        for fed in &trace.0 {
+            match fed {
+                Fed::File(path) => {
+                    let Ok(content) = read_small(path) else { return false };
+                    feed(&mut hasher, "named", &content);
+                    named.insert(path.clone());
+                }
+                Fed::Variable(name) => {
+                    let value = std::env::var_os(name).unwrap_or_default();
+                    feed(&mut hasher, "env", value.as_encoded_bytes());
+                }
+            }
+        }
+        let is_same = hex::encode(hasher.finalize()) == fingerprint;
+        if is_same {
+            self.named.borrow_mut().append(&mut named);
+        }
+        is_same
     }
 
     /// SHA-256 over everything so far, in hexadecimal.
@@ -125,6 +176,12 @@ impl Source {
         let Problem { message, suggestion, .. } = problem;
         Mistake { file: self.path.clone(), line, column, message, suggestion }
     }
+}
+
+/// Lengths keep `ab` + `c` apart from `a` + `bc`.
+fn feed(hasher: &mut Sha256, what: &str, content: &[u8]) {
+    hasher.update(format!("{what}:{}:", content.len()));
+    hasher.update(content);
 }
 
 /// "did you mean …?" for the known name that is nearest, or the list of those that exist.
