@@ -2,7 +2,6 @@
 
 mod alipay;
 mod authority;
-mod sm2;
 mod unionpay;
 mod wechat_v2;
 mod wechat_v3;
@@ -75,8 +74,6 @@ pub enum SandboxProvider {
     UnionpaySha256,
     /// UnionPay, with a key for both sides and SM3.
     UnionpaySm3,
-    /// UnionPay, with SM2 certificates.
-    UnionpaySm2,
 }
 
 /// What [`sandbox_channel`] made.
@@ -127,7 +124,6 @@ pub fn sandbox_channel_of(
         SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
         SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
         SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,
-        SandboxProvider::UnionpaySm2 => unionpay::make(&place, SignMethod::Sm2)?,
     };
     fs::create_dir_all(&account)?;
     for (file, text) in &made.files {

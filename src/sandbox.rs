@@ -17,7 +17,6 @@ mod keys;
 mod notify;
 mod post;
 mod server;
-mod sm2;
 #[cfg(test)]
 mod tests;
 mod unionpay;

@@ -6,7 +6,6 @@ use rand::Rng;
 use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
 
 use super::authority::{bad, issuer_parameters, parameters, server};
-use super::sm2::{self, Use};
 use super::{FILTERS, Made, Place, digits, merchant_secret, rsa_key_pair};
 
 /// How both sides sign, in UnionPay's numbers.
@@ -18,8 +17,6 @@ pub(super) enum SignMethod {
     Sha256,
     /// 12: SM3 with one key for both sides.
     Sm3,
-    /// 21: SM2, with a certificate in each message of UnionPay's.
-    Sm2,
 }
 
 /// Makes keys and certificates of both sides.
@@ -30,11 +27,7 @@ pub(super) fn make(place: &Place<'_>, method: SignMethod) -> io::Result<Made> {
     let (account, channel) = match method {
         SignMethod::Certificates => {
             let number = certificates(&merchant, &mut files)?;
-            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "rsa-sha256", number))
-        }
-        SignMethod::Sm2 => {
-            let number = sm2_certificates(&merchant, &mut files)?;
-            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "sm2-sm3", number))
+            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, number))
         }
         SignMethod::Sha256 | SignMethod::Sm3 => {
             let key = merchant_secret();
@@ -63,36 +56,6 @@ fn certificates(merchant: &str, files: &mut Vec<(&'static str, String)>) -> io::
     Ok(number)
 }
 
-/// The same on the Chinese standard's curve.
-fn sm2_certificates(merchant: &str, files: &mut Vec<(&'static str, String)>) -> io::Result<u64> {
-    let root = sm2::certificate("Tollgate sandbox SM2 CS CA", 1, Use::Authority, None)?;
-    let middle = sm2::certificate("Tollgate sandbox SM2 OCA1", 2, Use::Authority, Some(&root))?;
-    let number = certificate_number();
-    let signing = |owner: &str, counter: &str, number| {
-        sm2::certificate(&owner_name(owner, counter), number, Use::Messages, Some(&middle))
-    };
-    let unionpay = signing("00040000:SIGN", "00000001", certificate_number())?;
-    let own = signing(&format!("{merchant}:SIGN"), "00000006", number)?;
-    files.push(("acp_root.pem", root.certificate));
-    files.push(("acp_middle.pem", middle.certificate.clone()));
-    files.push(("acp_sign_cert.pem", own.certificate));
-    files.push(("acp_sign_key.pem", own.key));
-    files.push(("unionpay_cert.pem", unionpay.certificate));
-    files.push(("unionpay_key.pem", unionpay.key));
-    Ok(number)
-}
-
-/// How the subjects of signing certificates are named.
-fn owner_name(owner: &str, counter: &str) -> String {
-    let today = jiff::Timestamp::now().strftime("%Y-%m-%d");
-    format!("041@Z{today}@{owner}@{counter}")
-}
-
-/// Five bytes, as among the original's; the first is below 128, so that the number is positive.
-fn certificate_number() -> u64 {
-    rand::rng().random_range(0x10_0000_0000..0x7f_ffff_ffff)
-}
-
 /// One of the authorities above UnionPay's certificates; the listener has another.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -119,8 +82,10 @@ impl Authority {
     /// A certificate that signs messages, its key, and its serial number.
     fn signing(&self, owner: &str, counter: &str) -> io::Result<(String, String, u64)> {
         let (key, private) = rsa_key()?;
-        let mut certificate = parameters(&owner_name(owner, counter), Vec::new())?;
-        let number = certificate_number();
+        let today = jiff::Timestamp::now().strftime("%Y-%m-%d");
+        let mut certificate = parameters(&format!("041@Z{today}@{owner}@{counter}"), Vec::new())?;
+        // Five bytes, as among the original's; the first is below 128, so that the number is positive.
+        let number: u64 = rand::rng().random_range(0x10_0000_0000..0x7f_ffff_ffff);
         certificate.serial_number = Some(SerialNumber::from(number));
         certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         Ok((certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem(), private, number))
@@ -156,9 +121,9 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_keys(name: &str, algorithm: &str, number: u64) -> String {
+fn channel_keys(name: &str, number: u64) -> String {
     format!(
-        r#"sign = {{ algorithm = "{algorithm}", id = "{number}", file = "{name}/acp_sign_key.pem" }}  # id: the certificate's number
+        r#"sign = {{ algorithm = "rsa-sha256", id = "{number}", file = "{name}/acp_sign_key.pem" }}  # id: the certificate's number
 root_cert = "file:{name}/acp_root.pem"         # of UnionPay's certificates, which come in its messages
 middle_cert = "file:{name}/acp_middle.pem""#
     )
@@ -170,7 +135,6 @@ fn channel_toml(place: &Place<'_>, merchant: &str, method: SignMethod, keys: &st
         SignMethod::Certificates => "",
         SignMethod::Sha256 => "sign_method = \"11\"\n",
         SignMethod::Sm3 => "sign_method = \"12\"\n",
-        SignMethod::Sm2 => "sign_method = \"21\"\n",
     };
     format!(
         r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.

@@ -60,8 +60,6 @@ const TABLE: &[Row] = &[
     row("unionpay", "unionpay.app", "{}", "app"),
     row("unionpay", "unionpay.qr", "{}", "qr"),
     signed("unionpay", "unionpay.page", "form"),
-    row("unionpay-sm2", "unionpay.qr", "{}", "qr"),
-    signed("unionpay-sm2", "unionpay.page", "form"),
 ];
 
 /// What a till scans; the sandbox goes by how the codes end.

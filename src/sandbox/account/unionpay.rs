@@ -7,7 +7,6 @@ use serde::Deserialize;
 
 use super::{Source, TlsFiles, TlsTable};
 use crate::sandbox::keys::{Certificate, SigningKey};
-use crate::sandbox::sm2;
 
 /// A merchant as the platform knows it.
 pub(in crate::sandbox) struct Account {
@@ -18,28 +17,20 @@ pub(in crate::sandbox) struct Account {
 
 /// How both sides sign.
 pub(in crate::sandbox) enum Keys {
-    /// `signMethod` 01 and 21.
+    /// `signMethod` 01.
     Certificates(Box<Certificates>),
     /// `signMethod` 11 and 12: one key for both sides.
     Secret(String),
 }
 
-/// The certificates of `signMethod` 01 or 21.
+/// The certificates of `signMethod` 01.
 pub(in crate::sandbox) struct Certificates {
     /// Whose signatures are believed.
     pub(in crate::sandbox) merchant: Certificate,
     /// Signs answers and notifications.
-    pub(in crate::sandbox) unionpay: OwnKey,
+    pub(in crate::sandbox) unionpay: SigningKey,
     /// The certificate of that key, as each message carries it: with the line ends of the platform's machines.
     pub(in crate::sandbox) shown: String,
-}
-
-/// The key of UnionPay's certificate; the merchant's is of the same kind.
-pub(in crate::sandbox) enum OwnKey {
-    /// `signMethod` 01.
-    Rsa(SigningKey),
-    /// `signMethod` 21.
-    Sm2(sm2::SigningKey),
 }
 
 impl Account {
@@ -48,21 +39,11 @@ impl Account {
         let keys = match (file.secure_key, file.merchant, file.unionpay) {
             (Some(key), None, None) => Keys::Secret(key),
             (None, Some(merchant), Some(unionpay)) => {
-                let own = Certificate::read(&source.path(unionpay.certificate))?;
-                let merchant = Certificate::read(&source.path(merchant.certificate))?;
-                if sm2::is_one(&own.public_key) != sm2::is_one(&merchant.public_key) {
-                    return Err(source.refused("both certificates must be of one kind, RSA or SM2".to_owned()));
-                }
-                let key = source.path(unionpay.private_key);
-                let key = match sm2::is_one(&own.public_key) {
-                    true => OwnKey::Sm2(sm2::SigningKey::read(&own.number, &key)?),
-                    false => OwnKey::Rsa(SigningKey::read("unionpay", &key)?),
-                };
-                let shown = String::from_utf8(own.pem);
+                let shown = String::from_utf8(Certificate::read(&source.path(unionpay.certificate))?.pem);
                 let shown = shown.map_err(|_| source.refused("UnionPay's certificate is no PEM".to_owned()))?;
                 Keys::Certificates(Box::new(Certificates {
-                    merchant,
-                    unionpay: key,
+                    merchant: Certificate::read(&source.path(merchant.certificate))?,
+                    unionpay: SigningKey::read("unionpay", &source.path(unionpay.private_key))?,
                     shown: shown.lines().map(|line| format!("{line}\r\n")).collect(),
                 }))
             }

@@ -5,9 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use sm3::Sm3;
 
-use crate::sandbox::account::unionpay::{Account, Keys, OwnKey};
+use crate::sandbox::account::unionpay::{Account, Keys};
 use crate::sandbox::form::Form;
-use crate::sandbox::sm2;
 
 /// `signMethod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +17,6 @@ pub(super) enum SignMethod {
     Sha256,
     /// 12: the same with SM3.
     Sm3,
-    /// 21: SM2 over the SM3 digest's digest.
-    Sm2,
 }
 
 impl SignMethod {
@@ -28,7 +25,6 @@ impl SignMethod {
             "01" => Some(Self::Rsa),
             "11" => Some(Self::Sha256),
             "12" => Some(Self::Sm3),
-            "21" => Some(Self::Sm2),
             _ => None,
         }
     }
@@ -38,26 +34,19 @@ impl SignMethod {
             Self::Rsa => "01",
             Self::Sha256 => "11",
             Self::Sm3 => "12",
-            Self::Sm2 => "21",
         }
     }
 
     /// Whether the merchant has keys for it.
     pub(super) fn suits(self, keys: &Keys) -> bool {
-        match keys {
-            Keys::Certificates(certificates) => match certificates.unionpay {
-                OwnKey::Rsa(_) => self == Self::Rsa,
-                OwnKey::Sm2(_) => self == Self::Sm2,
-            },
-            Keys::Secret(_) => matches!(self, Self::Sha256 | Self::Sm3),
-        }
+        matches!(keys, Keys::Certificates(_)) == (self == Self::Rsa)
     }
 
     /// Lower-case hexadecimal, as all digests here.
     fn digest(self, text: &str) -> String {
         match self {
             Self::Rsa | Self::Sha256 => hex::encode(Sha256::digest(text)),
-            Self::Sm3 | Self::Sm2 => hex::encode(Sm3::digest(text)),
+            Self::Sm3 => hex::encode(Sm3::digest(text)),
         }
     }
 
@@ -73,11 +62,7 @@ pub(super) fn verifies(account: &Account, method: SignMethod, form: &Form) -> bo
     match &account.keys {
         Keys::Certificates(certificates) => {
             let signature = STANDARD.decode(signature).unwrap_or_default();
-            let (merchant, digest) = (&certificates.merchant, method.digest(&text));
-            match method {
-                SignMethod::Sm2 => sm2::verifies(&merchant.number, &merchant.public_key, digest.as_bytes(), &signature),
-                _ => merchant.verifies(digest.as_bytes(), &signature),
-            }
+            certificates.merchant.verifies(method.digest(&text).as_bytes(), &signature)
         }
         Keys::Secret(key) => method.keyed(&text, key) == signature,
     }
@@ -91,13 +76,7 @@ pub(super) fn sign(account: &Account, method: SignMethod, form: &mut Form, salt:
     }
     let text = signed_text(form) + salt;
     let signature = match &account.keys {
-        Keys::Certificates(certificates) => {
-            let digest = method.digest(&text);
-            match &certificates.unionpay {
-                OwnKey::Rsa(key) => key.sign(digest.as_bytes()),
-                OwnKey::Sm2(key) => key.sign(digest.as_bytes()).map(|signature| STANDARD.encode(signature)),
-            }
-        }
+        Keys::Certificates(certificates) => certificates.unionpay.sign(method.digest(&text).as_bytes()),
         Keys::Secret(key) => Some(method.keyed(&text, key)),
     };
     form.set("signature", signature.unwrap_or_default());
