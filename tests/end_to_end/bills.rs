@@ -125,6 +125,7 @@ const TABLE: &[Row] = &[
     },
     UNIONPAY,
     Row { provider: "unionpay-sm3", ..UNIONPAY },
+    Row { provider: "unionpay-sm2", ..UNIONPAY },
 ];
 
 const UNIONPAY: Row = Row {
