@@ -74,6 +74,8 @@ pub enum SandboxProvider {
     UnionpaySha256,
     /// UnionPay, with a key for both sides and SM3.
     UnionpaySm3,
+    /// UnionPay, with certificates for SM2.
+    UnionpaySm2,
 }
 
 /// What [`sandbox_channel`] made.
@@ -124,6 +126,7 @@ pub fn sandbox_channel_of(
         SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
         SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
         SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,
+        SandboxProvider::UnionpaySm2 => unionpay::make(&place, SignMethod::Sm2)?,
     };
     fs::create_dir_all(&account)?;
     for (file, text) in &made.files {

@@ -1,5 +1,6 @@
 //! The sandbox's own authority, and the certificates under it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use super::{Place, rsa_key_pair};
 /// The subject of every sandbox authority: constant, so that one can be used again from its key alone.
 const AUTHORITY: &str = "Tollgate sandbox authority (worth nothing elsewhere)";
 /// How long certificates live, as at WeChat Pay.
-const YEARS: i16 = 5;
+pub(super) const YEARS: i16 = 5;
 
 /// The authority and the server's certificate: those of a neighbour with the same address, or new ones. Adds their files.
 pub(super) fn server(
@@ -127,6 +128,6 @@ pub(super) fn serial() -> [u8; 20] {
     serial
 }
 
-pub(super) fn bad(error: rcgen::Error) -> io::Error {
+pub(super) fn bad(error: impl Display) -> io::Error {
     io::Error::other(format!("a certificate could not be made: {error}"))
 }

@@ -1,12 +1,14 @@
 //! A channel to a sandbox that stands in for UnionPay, with certificates or with one key for both sides.
 
+mod rsa;
+mod sm2;
+
 use std::io;
 
 use rand::Rng;
-use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
 
-use super::authority::{bad, issuer_parameters, parameters, server};
-use super::{FILTERS, Made, Place, digits, merchant_secret, rsa_key_pair};
+use super::authority::server;
+use super::{FILTERS, Made, Place, digits, merchant_secret};
 
 /// How both sides sign, in UnionPay's numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) enum SignMethod {
     Sha256,
     /// 12: SM3 with one key for both sides.
     Sm3,
+    /// 21: as 01, with SM2 and SM3.
+    Sm2,
 }
 
 /// Makes keys and certificates of both sides.
@@ -26,8 +30,12 @@ pub(super) fn make(place: &Place<'_>, method: SignMethod) -> io::Result<Made> {
     let merchant = format!("777290{}", digits(9));
     let (account, channel) = match method {
         SignMethod::Certificates => {
-            let number = certificates(&merchant, &mut files)?;
-            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, number))
+            let number = certificates::<rsa::RsaAuthority>(&merchant, &mut files)?;
+            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "rsa-sha256", number))
+        }
+        SignMethod::Sm2 => {
+            let number = certificates::<sm2::Sm2Authority>(&merchant, &mut files)?;
+            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "sm2-sm3", number))
         }
         SignMethod::Sha256 | SignMethod::Sm3 => {
             let key = merchant_secret();
@@ -41,60 +49,52 @@ pub(super) fn make(place: &Place<'_>, method: SignMethod) -> io::Result<Made> {
 }
 
 /// A root, a middle authority, and under it both sides' certificates. Gives the serial number of the merchant's.
-fn certificates(merchant: &str, files: &mut Vec<(&'static str, String)>) -> io::Result<u64> {
-    let root = Authority::root("Tollgate sandbox CS CA")?;
+fn certificates<A: Authority>(merchant: &str, files: &mut Vec<(&'static str, String)>) -> io::Result<u64> {
+    let root = A::root("Tollgate sandbox CS CA")?;
     let middle = root.middle("Tollgate sandbox OCA1")?;
     // The third part of the name says whose it is; this is the one of UnionPay's test environment.
-    let (unionpay, unionpay_key, _) = middle.signing("00040000:SIGN", "00000001")?;
-    let (own, own_key, number) = middle.signing(&format!("{merchant}:SIGN"), "00000006")?;
-    files.push(("acp_root.pem", root.pem));
-    files.push(("acp_middle.pem", middle.pem));
-    files.push(("acp_sign_cert.pem", own));
-    files.push(("acp_sign_key.pem", own_key));
-    files.push(("unionpay_cert.pem", unionpay));
-    files.push(("unionpay_key.pem", unionpay_key));
+    let unionpay = middle.signing(&subject("00040000:SIGN", "00000001"), serial())?;
+    let number = serial();
+    let own = middle.signing(&subject(&format!("{merchant}:SIGN"), "00000006"), number)?;
+    files.push(("acp_root.pem", root.pem()));
+    files.push(("acp_middle.pem", middle.pem()));
+    files.push(("acp_sign_cert.pem", own.certificate));
+    files.push(("acp_sign_key.pem", own.private_key));
+    files.push(("unionpay_cert.pem", unionpay.certificate));
+    files.push(("unionpay_key.pem", unionpay.private_key));
     Ok(number)
 }
 
 /// One of the authorities above UnionPay's certificates; the listener has another.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
+trait Authority: Sized {
+    /// One that signed itself.
+    fn root(name: &str) -> io::Result<Self>;
+
+    /// One under this, with no further authorities under it.
+    fn middle(&self, name: &str) -> io::Result<Self>;
+
+    /// A certificate that signs messages, with a new key.
+    fn signing(&self, subject: &str, number: u64) -> io::Result<Signing>;
+
+    /// Its own certificate.
+    fn pem(self) -> String;
 }
 
-impl Authority {
-    fn root(name: &str) -> io::Result<Self> {
-        let key = rsa_key()?.0;
-        let root = issuer_parameters(name)?;
-        let pem = root.self_signed(&key).map_err(bad)?.pem();
-        Ok(Self { issuer: Issuer::new(root, key), pem })
-    }
-
-    fn middle(&self, name: &str) -> io::Result<Self> {
-        let key = rsa_key()?.0;
-        let mut middle = issuer_parameters(name)?;
-        middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        middle.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = middle.signed_by(&key, &self.issuer).map_err(bad)?.pem();
-        Ok(Self { issuer: Issuer::new(middle, key), pem })
-    }
-
-    /// A certificate that signs messages, its key, and its serial number.
-    fn signing(&self, owner: &str, counter: &str) -> io::Result<(String, String, u64)> {
-        let (key, private) = rsa_key()?;
-        let today = jiff::Timestamp::now().strftime("%Y-%m-%d");
-        let mut certificate = parameters(&format!("041@Z{today}@{owner}@{counter}"), Vec::new())?;
-        // Five bytes, as among the original's; the first is below 128, so that the number is positive.
-        let number: u64 = rand::rng().random_range(0x10_0000_0000..0x7f_ffff_ffff);
-        certificate.serial_number = Some(SerialNumber::from(number));
-        certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        Ok((certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem(), private, number))
-    }
+/// What signs messages, in PEM.
+struct Signing {
+    certificate: String,
+    /// PKCS#8.
+    private_key: String,
 }
 
-fn rsa_key() -> io::Result<(KeyPair, String)> {
-    let private = rsa_key_pair()?.private_key;
-    Ok((KeyPair::from_pkcs8_pem_and_sign_algo(&private, &PKCS_RSA_SHA256).map_err(bad)?, private))
+/// A common name as the original's certificates have it.
+fn subject(owner: &str, counter: &str) -> String {
+    format!("041@Z{}@{owner}@{counter}", jiff::Timestamp::now().strftime("%Y-%m-%d"))
+}
+
+/// Five bytes, as among the original's; the first is below 128, so that the number is positive.
+fn serial() -> u64 {
+    rand::rng().random_range(0x10_0000_0000..0x7f_ffff_ffff)
 }
 
 const ACCOUNT_KEYS: &str = r#"
@@ -121,9 +121,9 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_keys(name: &str, number: u64) -> String {
+fn channel_keys(name: &str, algorithm: &str, number: u64) -> String {
     format!(
-        r#"sign = {{ algorithm = "rsa-sha256", id = "{number}", file = "{name}/acp_sign_key.pem" }}  # id: the certificate's number
+        r#"sign = {{ algorithm = "{algorithm}", id = "{number}", file = "{name}/acp_sign_key.pem" }}  # id: the certificate's number
 root_cert = "file:{name}/acp_root.pem"         # of UnionPay's certificates, which come in its messages
 middle_cert = "file:{name}/acp_middle.pem""#
     )
@@ -135,6 +135,7 @@ fn channel_toml(place: &Place<'_>, merchant: &str, method: SignMethod, keys: &st
         SignMethod::Certificates => "",
         SignMethod::Sha256 => "sign_method = \"11\"\n",
         SignMethod::Sm3 => "sign_method = \"12\"\n",
+        SignMethod::Sm2 => "sign_method = \"21\"\n",
     };
     format!(
         r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.

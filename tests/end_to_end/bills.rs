@@ -111,6 +111,7 @@ const TABLE: &[Row] = &[
     Row { provider: "alipay-v3", ..ALIPAY },
     UNIONPAY,
     Row { provider: "unionpay-sm3", ..UNIONPAY },
+    Row { provider: "unionpay-sm2", ..UNIONPAY },
 ];
 
 const ALIPAY: Row = Row {

@@ -60,6 +60,9 @@ const TABLE: &[Row] = &[
     row("unionpay", "unionpay.app", "{}", "app"),
     row("unionpay", "unionpay.qr", "{}", "qr"),
     signed("unionpay", "unionpay.page", "form"),
+    row("unionpay-sm2", "unionpay.app", "{}", "app"),
+    row("unionpay-sm2", "unionpay.qr", "{}", "qr"),
+    signed("unionpay-sm2", "unionpay.page", "form"),
 ];
 
 /// What a till scans; the sandbox goes by how the codes end.
@@ -79,6 +82,7 @@ const SCANNED: &[Till] = &[
     Till { row: row("alipay-v3", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
     // The answer only says that the code was taken.
     Till { row: row("unionpay", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", ended: "failed" },
+    Till { row: row("unionpay-sm2", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", ended: "failed" },
 ];
 
 /// The rows of each provider one after the other, in a world in which its channel is the only one; the worlds side by side.

@@ -73,6 +73,7 @@ impl World {
             "unionpay" => SandboxProvider::Unionpay,
             "unionpay-sha256" => SandboxProvider::UnionpaySha256,
             "unionpay-sm3" => SandboxProvider::UnionpaySm3,
+            "unionpay-sm2" => SandboxProvider::UnionpaySm2,
             other => panic!("the sandbox does not stand in for {other} yet"),
         };
         Self::with(Wishes { provider, ..Wishes::default() }).await

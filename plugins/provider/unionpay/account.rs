@@ -14,6 +14,7 @@ pub(super) const ROOT: &str = "root_cert";
 pub(super) const MIDDLE: &str = "middle_cert";
 
 const GATEWAY: &str = "https://gateway.95516.com";
+const TEST_GATEWAY: &str = "https://gateway.test.95516.com";
 /// How long an order can be paid when nothing else is asked for.
 const PAY_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 
@@ -54,7 +55,8 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Bo
     let owners = word(settings, "environment", &[("production", Owners::Production), ("test", Owners::Test)]);
     let encoding = word(settings, "encoding", &[("UTF-8", ())]);
     let channel_type = word(settings, "channel_type", &[("08", "08"), ("07", "07")]);
-    let (gateway, pay_timeout, term_id) = (gateway(settings), pay_timeout(settings), term_id(settings));
+    let gateway = gateway(settings, if owners == Some(Owners::Test) { TEST_GATEWAY } else { GATEWAY });
+    let (pay_timeout, term_id) = (pay_timeout(settings), term_id(settings));
     let sub_merchant = sub_merchant(settings);
     let undo = settings.or("undo", false);
     let methods = [("01", Sign::Rsa), ("11", Sign::Sha256), ("12", Sign::Sm3), ("21", Sign::Sm2)];
@@ -99,8 +101,8 @@ fn word<T: Copy>(settings: &mut Settings<'_>, key: &'static str, words: &[(&'sta
     found
 }
 
-fn gateway(settings: &mut Settings<'_>) -> Option<String> {
-    let url: String = settings.or("gateway", GATEWAY.to_owned());
+fn gateway(settings: &mut Settings<'_>, usual: &str) -> Option<String> {
+    let url: String = settings.or("gateway", usual.to_owned());
     let host = url.split_once("://").map_or("", |(_, host)| host);
     let suggestion =
         "in production gateway = \"https://gateway.95516.com\", for tests \"https://gateway.test.95516.com\"";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{Source, TlsFiles, TlsTable};
-use crate::sandbox::keys::{Certificate, SigningKey};
+use crate::sandbox::keys::{Certificate, SigningKey, sm2};
 
 /// A merchant as the platform knows it.
 pub(in crate::sandbox) struct Account {
@@ -17,20 +17,44 @@ pub(in crate::sandbox) struct Account {
 
 /// How both sides sign.
 pub(in crate::sandbox) enum Keys {
-    /// `signMethod` 01.
+    /// `signMethod` 01 and 21.
     Certificates(Box<Certificates>),
     /// `signMethod` 11 and 12: one key for both sides.
     Secret(String),
 }
 
-/// The certificates of `signMethod` 01.
+/// The certificates of both sides.
 pub(in crate::sandbox) struct Certificates {
-    /// Whose signatures are believed.
-    pub(in crate::sandbox) merchant: Certificate,
-    /// Signs answers and notifications.
-    pub(in crate::sandbox) unionpay: SigningKey,
-    /// The certificate of that key, as each message carries it: with the line ends of the platform's machines.
+    /// The number of the merchant's, `certId`.
+    pub(in crate::sandbox) number: String,
+    pub(in crate::sandbox) pair: Pair,
+    /// UnionPay's certificate, as each message carries it: with the line ends of the platform's machines.
     pub(in crate::sandbox) shown: String,
+}
+
+/// Whose signatures are believed, and what signs answers and notifications.
+pub(in crate::sandbox) enum Pair {
+    /// `signMethod` 01.
+    Rsa { merchant: Certificate, unionpay: SigningKey },
+    /// `signMethod` 21.
+    Sm2 { merchant: sm2::PublicKey, unionpay: sm2::SigningKey },
+}
+
+impl Certificates {
+    /// The merchant's key says by which method both sides sign.
+    fn read(source: &Source, merchant: &MerchantTable, unionpay: &UnionpayTable) -> io::Result<Self> {
+        let merchant = Certificate::read(&source.path(&merchant.certificate))?;
+        let own = Certificate::read(&source.path(&unionpay.certificate))?;
+        let key = source.path(&unionpay.private_key);
+        let number = merchant.number.clone();
+        let pair = match sm2::PublicKey::of(&merchant) {
+            Some(merchant) => Pair::Sm2 { merchant, unionpay: sm2::SigningKey::read(&own.number, &key)? },
+            None => Pair::Rsa { merchant, unionpay: SigningKey::read("unionpay", &key)? },
+        };
+        let shown = String::from_utf8(own.pem);
+        let shown = shown.map_err(|_| source.refused("UnionPay's certificate is no PEM".to_owned()))?;
+        Ok(Self { number, pair, shown: shown.lines().map(|line| format!("{line}\r\n")).collect() })
+    }
 }
 
 impl Account {
@@ -39,13 +63,7 @@ impl Account {
         let keys = match (file.secure_key, file.merchant, file.unionpay) {
             (Some(key), None, None) => Keys::Secret(key),
             (None, Some(merchant), Some(unionpay)) => {
-                let shown = String::from_utf8(Certificate::read(&source.path(unionpay.certificate))?.pem);
-                let shown = shown.map_err(|_| source.refused("UnionPay's certificate is no PEM".to_owned()))?;
-                Keys::Certificates(Box::new(Certificates {
-                    merchant: Certificate::read(&source.path(merchant.certificate))?,
-                    unionpay: SigningKey::read("unionpay", &source.path(unionpay.private_key))?,
-                    shown: shown.lines().map(|line| format!("{line}\r\n")).collect(),
-                }))
+                Keys::Certificates(Box::new(Certificates::read(source, &merchant, &unionpay)?))
             }
             _ => {
                 let advice = "give `secure_key` alone, or the tables `merchant` and `unionpay`".to_owned();

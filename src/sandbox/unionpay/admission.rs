@@ -27,10 +27,8 @@ pub(super) fn admit(path: &str, form: &Form, accounts: &Accounts) -> Result<Admi
     let Some(account::Account::Unionpay(account)) = accounts.get(needed(form, "merId")?) else {
         return Err(refused_because("31", "商户状态不正确：无此商户"));
     };
-    let method = match needed(form, "signMethod")? {
-        "21" => return Err(refused_because("10", "报文格式错误：沙箱不支持signMethod 21，请使用01、11或12")),
-        number => SignMethod::named(number).ok_or_else(|| refused_because("10", "报文格式错误：signMethod"))?,
-    };
+    let method = SignMethod::named(needed(form, "signMethod")?);
+    let method = method.ok_or_else(|| refused_because("10", "报文格式错误：signMethod"))?;
     if !method.suits(&account.keys) {
         return Err(refused_because("10", "报文格式错误：signMethod与商户的密钥不一致"));
     }
@@ -53,7 +51,7 @@ fn needed<'a>(form: &'a Form, name: &str) -> Result<&'a str, Refusal> {
 
 fn check_certificate(form: &Form, account: &Account) -> Result<(), Refusal> {
     match &account.keys {
-        Keys::Certificates(certificates) if needed(form, "certId")? != certificates.merchant.number => {
+        Keys::Certificates(certificates) if needed(form, "certId")? != certificates.number => {
             Err(refused_because("11", "验证签名失败：certId不是商户的签名证书"))
         }
         Keys::Secret(_) if form.get("certId").is_some() => {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use sm3::Sm3;
 
-use crate::sandbox::account::unionpay::{Account, Keys};
+use crate::sandbox::account::unionpay::{Account, Keys, Pair};
 use crate::sandbox::form::Form;
 
 /// `signMethod`.
@@ -17,6 +17,8 @@ pub(super) enum SignMethod {
     Sha256,
     /// 12: the same with SM3.
     Sm3,
+    /// 21: SM2 over the hexadecimal digest, where the user id is the number of the signer's certificate.
+    Sm2,
 }
 
 impl SignMethod {
@@ -25,6 +27,7 @@ impl SignMethod {
             "01" => Some(Self::Rsa),
             "11" => Some(Self::Sha256),
             "12" => Some(Self::Sm3),
+            "21" => Some(Self::Sm2),
             _ => None,
         }
     }
@@ -34,19 +37,26 @@ impl SignMethod {
             Self::Rsa => "01",
             Self::Sha256 => "11",
             Self::Sm3 => "12",
+            Self::Sm2 => "21",
         }
     }
 
     /// Whether the merchant has keys for it.
     pub(super) fn suits(self, keys: &Keys) -> bool {
-        matches!(keys, Keys::Certificates(_)) == (self == Self::Rsa)
+        match keys {
+            Keys::Certificates(certificates) => match certificates.pair {
+                Pair::Rsa { .. } => self == Self::Rsa,
+                Pair::Sm2 { .. } => self == Self::Sm2,
+            },
+            Keys::Secret(_) => matches!(self, Self::Sha256 | Self::Sm3),
+        }
     }
 
     /// Lower-case hexadecimal, as all digests here.
     fn digest(self, text: &str) -> String {
         match self {
             Self::Rsa | Self::Sha256 => hex::encode(Sha256::digest(text)),
-            Self::Sm3 => hex::encode(Sm3::digest(text)),
+            Self::Sm3 | Self::Sm2 => hex::encode(Sm3::digest(text)),
         }
     }
 
@@ -62,7 +72,11 @@ pub(super) fn verifies(account: &Account, method: SignMethod, form: &Form) -> bo
     match &account.keys {
         Keys::Certificates(certificates) => {
             let signature = STANDARD.decode(signature).unwrap_or_default();
-            certificates.merchant.verifies(method.digest(&text).as_bytes(), &signature)
+            let digest = method.digest(&text);
+            match &certificates.pair {
+                Pair::Rsa { merchant, .. } => merchant.verifies(digest.as_bytes(), &signature),
+                Pair::Sm2 { merchant, .. } => merchant.verifies(digest.as_bytes(), &signature),
+            }
         }
         Keys::Secret(key) => method.keyed(&text, key) == signature,
     }
@@ -76,7 +90,13 @@ pub(super) fn sign(account: &Account, method: SignMethod, form: &mut Form, salt:
     }
     let text = signed_text(form) + salt;
     let signature = match &account.keys {
-        Keys::Certificates(certificates) => certificates.unionpay.sign(method.digest(&text).as_bytes()),
+        Keys::Certificates(certificates) => {
+            let digest = method.digest(&text);
+            match &certificates.pair {
+                Pair::Rsa { unionpay, .. } => unionpay.sign(digest.as_bytes()),
+                Pair::Sm2 { unionpay, .. } => unionpay.sign(digest.as_bytes()),
+            }
+        }
         Keys::Secret(key) => Some(method.keyed(&text, key)),
     };
     form.set("signature", signature.unwrap_or_default());

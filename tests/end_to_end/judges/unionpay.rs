@@ -55,20 +55,21 @@ fn keys(world: &World, sign_method: &str) -> (Value, Value) {
         let (_, pem) = x509_parser::pem::parse_x509_pem(&std::fs::read(folder.join(name)).unwrap()).unwrap();
         pem.parse_x509().unwrap().serial.to_string()
     };
-    if sign_method != "01" {
+    if matches!(sign_method, "11" | "12") {
         let keys = json!({"signMethod": sign_method, "secureKey": account["secure_key"]});
         return (keys.clone(), keys);
     }
     let merchant = json!({
-        "signMethod": "01", "privateKey": file("acp_sign_key.pem"), "certId": number("acp_sign_cert.pem"),
+        "signMethod": sign_method, "privateKey": file("acp_sign_key.pem"), "certId": number("acp_sign_cert.pem"),
         "unionpayCertificate": file("unionpay_cert.pem"),
     });
     let unionpay =
-        json!({"signMethod": "01", "privateKey": file("unionpay_key.pem"), "shown": file("unionpay_cert.pem")});
+        json!({"signMethod": sign_method, "privateKey": file("unionpay_key.pem"), "shown": file("unionpay_cert.pem")});
     (merchant, unionpay)
 }
 
-const WORLDS: [(&str, &str); 3] = [("unionpay", "01"), ("unionpay-sha256", "11"), ("unionpay-sm3", "12")];
+const WORLDS: [(&str, &str); 4] =
+    [("unionpay", "01"), ("unionpay-sha256", "11"), ("unionpay-sm3", "12"), ("unionpay-sm2", "21")];
 
 #[tokio::test]
 async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
@@ -78,7 +79,8 @@ async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
         let mut account = keys(&world, sign_method).0;
         account["merId"] = file["merId"].as_str().into();
         account["now"] = now().into();
-        account["strangers"] = json!({"secureKey": "another", "privateKey": golden_key("unionpay", "up_acp.key.pem")});
+        let stranger = if sign_method == "21" { "sm2_leaf.key.pem" } else { "up_acp.key.pem" };
+        account["strangers"] = json!({"secureKey": "another", "privateKey": golden_key("unionpay", stranger)});
         let question = json!({
             "url": format!("https://{}", world.sandbox.address()), "folder": folder, "number": "judge00001", "account": account,
         });

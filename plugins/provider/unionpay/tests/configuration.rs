@@ -50,6 +50,30 @@ fn what_is_right_is_taken() {
 }
 
 #[test]
+fn browsers_are_led_to_the_gateway_of_the_environment() {
+    let secrets = secrets(&["secure_key"]);
+    for (more, gateway) in [
+        ("", "https://gateway.95516.com"),
+        ("environment = \"production\"", "https://gateway.95516.com"),
+        ("environment = \"test\"", "https://gateway.test.95516.com"),
+        ("environment = \"test\"\ngateway = \"https://127.0.0.1:8443\"", "https://127.0.0.1:8443"),
+        ("gateway = \"https://gateway.test.95516.com\"", "https://gateway.test.95516.com"),
+    ] {
+        let text = format!("{KEYED}{more}\n");
+        let table = DeTable::parse(&text).unwrap();
+        let problems = Problems::default();
+        let mut settings = Settings::root(&table, &problems);
+        let provider = (ROW.build)(&mut settings, &Given { secrets: &secrets, algorithm: None }).unwrap();
+        let Encoded::Answer(outcome) = signing(|with| provider.encode(&Operation::Pay(pay("page")), with)).unwrap()
+        else {
+            panic!("nothing to answer")
+        };
+        let Some(Action::Form { url, .. }) = outcome.action else { panic!("no form") };
+        assert_eq!(url, format!("{gateway}/gateway/api/frontTransReq.do"), "{more}");
+    }
+}
+
+#[test]
 fn every_mistake_is_told_once() {
     for (more, expected) in [
         ("codec = \"xml\"", "`codec` must be \"form\" or \"json\", not \"xml\""),

@@ -5,11 +5,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -17,12 +12,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use x509_parser::pem::parse_x509_pem;
 
+use super::keys::Keys;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
 use crate::sandbox::Options;
 use crate::sandbox::tests::merchant::{Failure, World};
@@ -66,7 +61,7 @@ impl Town {
 pub(super) struct Shop {
     pub(super) files: SandboxFiles,
     channel: toml::Table,
-    key: Option<RsaKeyPair>,
+    keys: Keys,
     tls: Arc<ClientConfig>,
     address: SocketAddr,
 }
@@ -97,18 +92,14 @@ impl Shop {
         roots.add(CertificateDer::from_pem_file(files.account.join("ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let key = PrivatePkcs8KeyDer::from_pem_file(files.account.join("acp_sign_key.pem")).ok();
+        let channel = toml::from_str(&std::fs::read_to_string(&files.channel).unwrap()).unwrap();
         Self {
-            key: key.map(|key| RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap()),
+            keys: Keys::read(&channel, &files.account),
             tls: Arc::new(tls.with_root_certificates(roots).with_no_client_auth()),
-            channel: toml::from_str(&std::fs::read_to_string(&files.channel).unwrap()).unwrap(),
+            channel,
             files,
             address,
         }
-    }
-
-    fn sign_method(&self) -> &str {
-        self.channel["account"].get("sign_method").map_or("01", |method| method.as_str().unwrap())
     }
 
     /// What every request has, of now.
@@ -119,7 +110,7 @@ impl Shop {
         for (name, value) in [
             ("version", "5.1.0"),
             ("encoding", "UTF-8"),
-            ("signMethod", self.sign_method()),
+            ("signMethod", self.keys.method()),
             ("txnType", &kind[..2]),
             ("txnSubType", &kind[2..]),
             ("bizType", business),
@@ -166,24 +157,9 @@ impl Shop {
     }
 
     pub(super) fn sign(&self, mut fields: Fields) -> Fields {
-        let text = joined(&fields);
-        let signature = match &self.key {
-            Some(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                let text = sha256(&text);
-                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
-                STANDARD.encode(signature)
-            }
-            None => self.keyed(&text),
-        };
+        let signature = self.keys.sign(&joined(&fields));
         fields.insert("signature".to_owned(), signature);
         fields
-    }
-
-    fn keyed(&self, text: &str) -> String {
-        let key = self.channel["keys"]["secure_key"].as_str().unwrap().trim_start_matches("plain:");
-        let digest = if self.sign_method() == "11" { sha256 } else { sm3 };
-        digest(&format!("{text}&{}", digest(key)))
     }
 
     pub(super) async fn ask(&self, path: &str, fields: Fields) -> Result<Told, Failure> {
@@ -228,29 +204,9 @@ impl Shop {
         let mut signed = fields.clone();
         signed.remove("signature");
         signed.retain(|_, value| !value.is_empty());
-        let text = joined(&signed);
-        if self.key.is_none() {
-            return *signature == self.keyed(&text);
-        }
-        let read = |name: &str| std::fs::read(self.files.account.join(name)).unwrap();
-        let (root, middle) = (read("acp_root.pem"), read("acp_middle.pem"));
-        let (root, middle) = (parse_x509_pem(&root).unwrap().1, parse_x509_pem(&middle).unwrap().1);
-        let (root, middle) = (root.parse_x509().unwrap(), middle.parse_x509().unwrap());
-        let shown = parse_x509_pem(fields["signPubKeyCert"].as_bytes()).unwrap().1;
-        let shown = shown.parse_x509().unwrap();
-        for (certificate, issuer) in [(&shown, &middle), (&middle, &root)] {
-            assert_eq!(certificate.issuer(), issuer.subject());
-            let signed = certificate.tbs_certificate.as_ref();
-            assert!(verifies(issuer.public_key().raw, signed, &certificate.signature_value.data));
-        }
-        let name = shown.subject().iter_common_name().next().unwrap().as_str().unwrap();
-        assert_eq!(name.split('@').nth(2), Some("00040000:SIGN"));
-        verifies(shown.public_key().raw, sha256(&text).as_bytes(), &STANDARD.decode(signature).unwrap())
+        let certificate = fields.get("signPubKeyCert").map(String::as_str);
+        self.keys.believe(&joined(&signed), signature, certificate, &self.files.account)
     }
-}
-
-fn verifies(key: &[u8], text: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(text, signature).is_ok()
 }
 
 pub(super) fn encoded(fields: &Fields) -> String {
@@ -260,7 +216,7 @@ pub(super) fn encoded(fields: &Fields) -> String {
     pairs.join("&")
 }
 
-fn joined(fields: &Fields) -> String {
+pub(super) fn joined(fields: &Fields) -> String {
     fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
@@ -272,13 +228,4 @@ fn pairs(text: &str) -> Fields {
         c == '&' && depth == 0
     });
     parts.filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-fn sha256(text: &str) -> String {
-    hex::encode(digest(&SHA256, text.as_bytes()))
-}
-
-fn sm3(text: &str) -> String {
-    use sm3::Digest;
-    hex::encode(sm3::Sm3::digest(text))
 }

@@ -1,0 +1,69 @@
+//! The sandbox's own SM2: signatures of 64 bytes that cover a user id, which both sides know beforehand.
+
+use std::io;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use sm2::SecretKey;
+use sm2::dsa::signature::{Signer, Verifier};
+use sm2::dsa::{Signature, VerifyingKey};
+use sm2::pkcs8::{DecodePrivateKey, DecodePublicKey};
+
+use super::{Certificate, about};
+
+/// A private key of the platform.
+pub(in crate::sandbox) struct SigningKey(sm2::dsa::SigningKey);
+
+impl SigningKey {
+    /// Reads PKCS#8 PEM.
+    pub(in crate::sandbox) fn read(user_id: &str, path: &Path) -> io::Result<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_file(path).map_err(|error| about(path, error))?;
+        let key = SecretKey::from_pkcs8_der(der.secret_pkcs8_der()).map_err(|error| about(path, error))?;
+        Ok(Self(sm2::dsa::SigningKey::new(user_id, &key).map_err(|error| about(path, error))?))
+    }
+
+    /// The signature in base64.
+    pub(in crate::sandbox) fn sign(&self, text: &[u8]) -> Option<String> {
+        Some(STANDARD.encode(self.0.try_sign(text).ok()?.to_bytes()))
+    }
+}
+
+/// A merchant's public key.
+pub(in crate::sandbox) struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// The key in a certificate, if it is on this curve; the user id is the certificate's number.
+    pub(in crate::sandbox) fn of(certificate: &Certificate) -> Option<Self> {
+        let key = sm2::PublicKey::from_public_key_der(&certificate.public_key).ok()?;
+        VerifyingKey::new(&certificate.number, key).ok().map(Self)
+    }
+
+    /// Whether the key's owner signed this text.
+    pub(in crate::sandbox) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
+        Signature::from_slice(signature).is_ok_and(|signature| self.0.verify(text, &signature).is_ok())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    // From the platform's SDK, so that the sandbox agrees with more than with itself.
+    #[test]
+    fn the_published_signature_is_understood() {
+        let point = "04185c07a63d5aad45d16b6fff590ad70e0e9a8d69d59a18cb57741144a1b07b13f9a3bc0c8b56cf6a919b84ed5687a2c11f\
+                     d46ebbf98f3f06543f5cd7ac581123";
+        let signature = "a97012e707ed448efe8a4d65746c52777f43e495fe0206fc628968596240a113060b11cc9e58c38e73fe92682517376a\
+                         08f5ae1312e63b8d252fc6453e2e8955";
+        let signature = hex::decode(signature).unwrap();
+        let key = |user_id| PublicKey(VerifyingKey::from_sec1_bytes(user_id, &hex::decode(point).unwrap()).unwrap());
+        assert!(key("12345").verifies(b"abc", &signature));
+        assert!(!key("12345").verifies(b"abd", &signature));
+        assert!(!key("12346").verifies(b"abc", &signature), "the user id is covered");
+        assert!(!key("12345").verifies(b"abc", &signature[1..]));
+    }
+}
