@@ -108,25 +108,25 @@ impl Trade {
 
 /// The error for a write that was not taken; nothing when it was.
 pub(super) fn refusal(code: &str, message: &str) -> Option<Error> {
-    let word = word(code, message);
+    let word = || word(code, message);
     match said(code) {
         Taken => None,
-        Unclear => Some(unclear(word)),
-        Busy => Some(Error::Busy(word)),
-        Conflict => Some(Error::Conflict(word)),
-        Absent => Some(Error::Absent(word)),
-        Declined => Some(Error::Declined(word)),
+        Unclear => Some(unclear(word())),
+        Busy => Some(Error::Busy(word())),
+        Conflict => Some(Error::Conflict(word())),
+        Absent => Some(Error::Absent(word())),
+        Declined => Some(Error::Declined(word())),
     }
 }
 
 /// The error for a question that was not answered: whatever was wrong with the question, it says nothing of the trade.
 pub(super) fn unanswered(code: &str, message: &str) -> Option<Error> {
-    let word = word(code, message);
+    let word = || word(code, message);
     match said(code) {
         Taken => None,
-        Busy => Some(Error::Busy(word)),
-        Absent => Some(Error::Absent(word)),
-        Unclear | Conflict | Declined => Some(unclear(word)),
+        Busy => Some(Error::Busy(word())),
+        Absent => Some(Error::Absent(word())),
+        Unclear | Conflict | Declined => Some(unclear(word())),
     }
 }
 

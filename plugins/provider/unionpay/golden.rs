@@ -14,7 +14,7 @@ use super::super::*;
 use super::UnionPay;
 use super::account::Account;
 use super::chain::{Chain, Owners};
-use super::fields::{Codec, Fields, SIGNATURE};
+use super::fields::{self, Codec, Fields, SIGNATURE};
 use super::signature::{Method, sha256, sm3};
 use crate::signer::{rsa, sm2};
 
@@ -111,11 +111,11 @@ pub(super) fn answer_body(fields: Fields) -> String {
 /// Signs what has no signature, as a form or as JSON.
 pub(super) fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
     let source = if message.status.is_some() { Source::Answer } else { Source::Notification };
-    let fields = Fields::read(codec, source, message.body.as_bytes()).unwrap();
+    let fields = fields::Message::read(codec, source, message.body.as_bytes()).unwrap();
     if fields.get(SIGNATURE).is_some() {
         return;
     }
-    let signed = sign(fields);
+    let signed = sign(fields.trimmed());
     message.body = match (source, codec) {
         (Source::Answer, Codec::Form) => answer_body(signed),
         _ => String::from_utf8(signed.write(codec).unwrap()).unwrap(),

@@ -15,7 +15,7 @@ use sm3::Sm3;
 
 use super::super::BadSignature;
 use super::chain::{Chain, Kind};
-use super::fields::{Fields, SIGNATURE};
+use super::fields::{Fields, Message, SIGNATURE};
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::signer::Signer;
@@ -52,7 +52,7 @@ impl Method {
     }
 
     /// The same fields, signed: with `certId`, which is a part of what is signed, and `signature`.
-    pub(super) fn sign(&self, fields: &Fields, signer: &dyn Signer) -> Result<Fields, Error> {
+    pub(super) fn sign(&self, fields: &Message<'_>, signer: &dyn Signer) -> Result<Fields, Error> {
         let mut fields = fields.trimmed();
         fields.set("signMethod", self.code());
         if matches!(self, Self::Rsa(_) | Self::Sm2(_)) {
@@ -71,7 +71,7 @@ impl Method {
     }
 
     /// Checks a message; says which key signed it.
-    pub(super) fn verify(&self, fields: &Fields, now: u64) -> Result<String, BadSignature> {
+    pub(super) fn verify(&self, fields: &Message<'_>, now: u64) -> Result<String, BadSignature> {
         let signature = fields.get(SIGNATURE).ok_or(BadSignature::Missing)?;
         if fields.get("signMethod") != Some(self.code()) {
             return Err(BadSignature::Wrong("its `signMethod` is another than the account's"));
@@ -95,7 +95,7 @@ impl Method {
 fn by_certificate(
     chain: &Chain,
     kind: Kind,
-    fields: &Fields,
+    fields: &Message<'_>,
     signature: &str,
     digest: &str,
     now: u64,
