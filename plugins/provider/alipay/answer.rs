@@ -50,12 +50,17 @@ pub(super) fn taken_apart<'a>(
     body: &'a [u8],
 ) -> Result<(bool, Cow<'a, [u8]>), Error> {
     let answer = Envelope::read(body).ok_or_else(unknown_form)?;
-    let is_ours = answer.name.strip_suffix("_response") == Some(service.replace('.', "_").as_str());
-    if !is_ours && answer.name != "error_response" {
+    let is_ours = answer.name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
+    if !is_ours && &*answer.name != "error_response" {
         return Err(Error::unclear("its answer is signed but to another question"));
     }
     let content = opened(account, answer.value)?;
     Ok((is_ours, content))
+}
+
+/// Whether the name is the interface's, with `_` for each `.` in it.
+fn is_written(service: &str, name: &str) -> bool {
+    service.bytes().map(|byte| if byte == b'.' { b'_' } else { byte }).eq(name.bytes())
 }
 
 /// What a content says that is no error; `word` is what it says to an empty one.
@@ -152,7 +157,9 @@ pub(super) struct Reply<'a> {
 
 impl<'a> Reply<'a> {
     pub(super) fn read(content: &'a [u8]) -> Result<Self, Error> {
-        serde_json::from_slice(content).map_err(|_| unknown_form())
+        // Whether it is UTF-8 is looked at once, and not for each text in it.
+        let content = std::str::from_utf8(content).map_err(|_| unknown_form())?;
+        serde_json::from_str(content).map_err(|_| unknown_form())
     }
 
     /// Takes the head off; the v3 protocol has none.

@@ -12,7 +12,7 @@ use super::super::beijing;
 use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
-use super::envelope::Envelope;
+use super::envelope::{self, Envelope};
 use crate::error::Error;
 use crate::signer::{Key, Keyring};
 
@@ -76,8 +76,9 @@ pub(super) fn at(time: &str) -> Option<Timestamp> {
 /// honest refusal at the door.
 pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
     let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
-    let signature = envelope.sign.as_deref().ok_or(BadSignature::Missing)?;
-    let key = signing_key(envelope.alipay_cert_sn.as_deref(), &[envelope.value.as_bytes()], signature, keys, now)?;
+    let signature = envelope.sign.and_then(envelope::text).ok_or(BadSignature::Missing)?;
+    let cert_sn = envelope.alipay_cert_sn.map(|raw| envelope::text(raw).ok_or(BadSignature::Missing)).transpose()?;
+    let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
     let id = key.id.clone();
     Ok(Verified::vouch(body, id))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::super::beijing;
 use super::account::Account;
 use super::codes::{self, Trade};
 use super::fields::Message;
@@ -177,7 +178,7 @@ fn is_last_word(fields: &Message<'_>, now: u64) -> bool {
 fn at(fields: &Message<'_>, ordered: Timestamp) -> Option<Timestamp> {
     let moved = fields.get("traceTime")?;
     let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;
-    let year: i16 = time(earliest).get(..4)?.parse().ok()?;
+    let year = beijing::day(earliest).year();
     let candidates =
         [year, year.checked_add(1)?].into_iter().filter_map(|year| read_time(&format!("{year:04}{moved}")));
     candidates.into_iter().find(|at| *at >= earliest)

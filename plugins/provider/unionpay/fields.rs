@@ -37,37 +37,46 @@ pub(super) const SIGNATURE: &str = "signature";
 const USUAL: usize = 32;
 
 impl<'a> Message<'a> {
-    /// Reads what came; nothing when it is in no form that UnionPay writes, or names something twice.
+    /// Reads what came; nothing when it is in no form that UnionPay writes, names something twice, or is signed by a text
+    /// that can be read in two ways.
     pub(super) fn read(codec: Codec, source: Source, body: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?;
-        match (codec, source) {
-            (Codec::Form, Source::Answer) => Self::of_answer(text),
+        let message: Option<Self> = match (codec, source) {
+            (Codec::Form, Source::Answer) => return Self::of_answer(text),
             (Codec::Json, Source::Answer) => serde_json::from_str(text).ok(),
             // Notifications are forms by their definition; an account that talks JSON may be told in JSON.
             (Codec::Json, Source::Notification) if text.starts_with('{') => serde_json::from_str(text).ok(),
             (_, Source::Notification) => form::read(body).map(Fields::from),
-        }
+        };
+        message.filter(Self::is_unambiguous)
     }
 
-    /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text.
+    /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text. One that
+    /// stays open ends with the answer, so it must be in the last field of the signed text too.
     fn of_answer(text: &'a str) -> Option<Self> {
         let mut fields = Vec::with_capacity(USUAL);
         let mut rest = text;
         loop {
-            let at = memchr(b'=', rest.as_bytes())?;
-            let (name, after) = (rest.get(..at)?, rest.get(at + 1..)?);
-            let (end, _) = value_end(after);
+            let at = memchr2(b'=', b'&', rest.as_bytes()).filter(|at| *at > 0)?;
+            let (name, after) = (rest.get(..at)?, rest.get(at..)?.strip_prefix('=')?);
+            let (end, is_open) = value_end(after);
             fields.push((name.into(), after.get(..end)?.into()));
-            let Some(next) = after.get(end + 1..) else { return Self::sorted(fields) };
+            let Some(next) = after.get(end + 1..) else {
+                let message = Self::sorted(fields)?;
+                let is_last = message.signed().last().is_some_and(|(last, _)| last == name);
+                return (!is_open || is_last).then_some(message);
+            };
             rest = next;
         }
     }
 
-    /// Nothing when a name is none or is there twice: of two values nobody could say which counts.
+    /// Nothing when a name is there twice: of two values nobody could say which counts.
     fn sorted(mut fields: Vec<Field<'a>>) -> Option<Self> {
-        fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let is_twice = fields.windows(2).any(|pair| matches!(pair, [(one, _), (next, _)] if one == next));
-        (!is_twice && fields.iter().all(|(name, _)| is_name(name))).then_some(Self(fields))
+        let is_sorted = |fields: &[Field<'_>]| fields.is_sorted_by(|(one, _), (next, _)| one < next);
+        if !is_sorted(&fields) {
+            fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        is_sorted(&fields).then_some(Self(fields))
     }
 
     /// The text that is signed: every field but the signature and the empty ones.
@@ -92,7 +101,7 @@ impl<'a> Message<'a> {
     /// Whether the signed text can be read in this one way only. `a=1&b=2` is the text of two fields and also of one
     /// whose value is `1&b=2`, and a form could hold either; so a value with `&` in it must have brackets around that,
     /// and a bracket that stays open must not reach into the next field. A name with such characters is none.
-    pub(super) fn is_unambiguous(&self) -> bool {
+    fn is_unambiguous(&self) -> bool {
         let mut open = false;
         self.signed().all(|(name, value)| {
             let was_open = std::mem::replace(&mut open, false);
@@ -104,13 +113,8 @@ impl<'a> Message<'a> {
 
     /// A value; nothing when it is missing or empty, which means the same.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.get(self.place(name).ok()?)?;
+        let (_, value) = self.0.iter().find(|(other, _)| *other == name)?;
         Some(&**value).filter(|value| !value.is_empty())
-    }
-
-    /// Where a field is, or where it would be.
-    fn place(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| (**other).cmp(name))
     }
 
     /// The fields without the space around values and without the blank ones, as requests are signed and sent.
@@ -145,7 +149,7 @@ impl Fields {
 
     /// Sets a value of ours, without the space around it; blank ones are left out.
     pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let (place, value) = (self.place(name), value.as_ref().trim());
+        let (place, value) = (self.0.binary_search_by(|(other, _)| (**other).cmp(name)), value.as_ref().trim());
         if let Ok(place) = place {
             self.0.remove(place);
         }
@@ -211,9 +215,12 @@ impl<'de> Deserialize<'de> for Message<'_> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Vec::with_capacity(USUAL);
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    if !is_name(&name) {
+                        return Err(A::Error::custom("a name is none"));
+                    }
                     fields.push((name.into(), value.into()));
                 }
-                Fields::sorted(fields).ok_or_else(|| A::Error::custom("a name is there twice or is none"))
+                Fields::sorted(fields).ok_or_else(|| A::Error::custom("a name is there twice"))
             }
         }
         deserializer.deserialize_map(Object)

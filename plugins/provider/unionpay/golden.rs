@@ -90,7 +90,7 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
     static SIGNER: LazyLock<Arc<dyn Signer>> = LazyLock::new(|| rsa::signer("", &key_file("up_acp.key.pem")).unwrap());
     fields.set("signPubKeyCert", String::from_utf8(key_file("up_acp.crt.pem")).unwrap());
     let digest = sha256(fields.signed_text().as_bytes());
-    fields.set(SIGNATURE, STANDARD.encode(SIGNER.sign(digest.as_bytes()).unwrap()));
+    fields.set(SIGNATURE, STANDARD.encode(SIGNER.sign(&digest).unwrap()));
     fields
 }
 
@@ -98,7 +98,7 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
 pub(super) fn signed_with_sm2(mut fields: Fields) -> Fields {
     fields.set("signPubKeyCert", String::from_utf8(key_file("sm2_leaf.crt.pem")).unwrap());
     let digest = sm3(fields.signed_text().as_bytes());
-    fields.set(SIGNATURE, STANDARD.encode(sm2_signer().sign(digest.as_bytes()).unwrap()));
+    fields.set(SIGNATURE, STANDARD.encode(sm2_signer().sign(&digest).unwrap()));
     fields
 }
 
