@@ -182,7 +182,11 @@ impl Case {
             Some(verifier) => verifier.verify(&(self.signed)(text.as_bytes()), &signature),
             None => hmac::verify(&shared, text.as_bytes(), &signature).is_ok(),
         };
-        assert!(bare_verify(), "{}: the bare verification must be of what the answer's signature covers", self.provider);
+        assert!(
+            bare_verify(),
+            "{}: the bare verification must be of what the answer's signature covers",
+            self.provider
+        );
         let reading = in_turns(VERIFICATIONS, || drop(black_box(answer())), || _ = black_box(bare_verify()));
         println!("{:<12} {signing}   {reading}", self.provider);
     }

@@ -116,16 +116,12 @@ pub(super) fn signing_key<'a>(
     now: u64,
 ) -> Result<&'a Key, BadSignature> {
     let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
-    let mut believed = keys.iter().filter(|key| key.not_after.is_none_or(|end| now <= end));
-    let mut candidates: Vec<&Key> = Vec::new();
-    match named {
-        Some(name) => candidates.extend(believed.find(|key| key.id == name)),
-        None => candidates.extend(believed),
-    }
-    if let (Some(name), []) = (named, candidates.as_slice()) {
+    let is_meant = |key: &&Key| named.is_none_or(|name| key.id == name) && key.not_after.is_none_or(|end| now <= end);
+    let mut candidates = keys.iter().filter(is_meant).peekable();
+    if let (Some(name), None) = (named, candidates.peek()) {
         return Err(BadSignature::UnknownKey(name.chars().take(64).collect()));
     }
     let made = |key: &&Key| texts.iter().any(|text| key.verifier.verify(text, &signature));
-    let key = candidates.into_iter().find(made);
+    let key = candidates.find(made);
     key.ok_or(BadSignature::Wrong("it is not over these bytes, or not by that key"))
 }

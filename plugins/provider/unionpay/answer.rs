@@ -12,7 +12,12 @@ use super::request::{Product, back_kind, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
-pub(super) fn decode(account: &Account, operation: &Operation, fields: &Message<'_>, now: u64) -> Result<Outcome, Error> {
+pub(super) fn decode(
+    account: &Account,
+    operation: &Operation,
+    fields: &Message<'_>,
+    now: u64,
+) -> Result<Outcome, Error> {
     let subject = Subject::of(account, operation);
     subject.agrees(account, fields)?;
     let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
@@ -143,7 +148,11 @@ fn taken(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
 }
 
 /// What became of the trade that was asked about; `adjust` has the last word on its status.
-fn traded(subject: &Subject<'_>, fields: &Message<'_>, adjust: impl FnOnce(Status) -> Status) -> Result<Outcome, Error> {
+fn traded(
+    subject: &Subject<'_>,
+    fields: &Message<'_>,
+    adjust: impl FnOnce(Status) -> Status,
+) -> Result<Outcome, Error> {
     let code = given(fields, "origRespCode")?;
     let trade = codes::trade(code);
     let Some((status, needs_person)) = trade.status() else {

@@ -8,10 +8,10 @@
 //! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. Read from sources, never seen at work |
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
-use sm3::Sm3;
+use sm3::{Digest, Sm3};
 
 use super::super::BadSignature;
 use super::chain::{Chain, Kind};
@@ -119,17 +119,17 @@ fn keyed(hash: fn(&[u8]) -> Digits, text: &str, key: &Secret) -> Digits {
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> Digits {
-    digits(Sha256::digest(bytes).into())
+    digits(digest(&SHA256, bytes).as_ref())
 }
 
 pub(super) fn sm3(bytes: &[u8]) -> Digits {
-    digits(Sm3::digest(bytes).into())
+    digits(&Sm3::digest(bytes))
 }
 
 /// A hash in hexadecimal.
 pub(super) type Digits = [u8; 64];
 
-fn digits(hash: [u8; 32]) -> Digits {
+fn digits(hash: &[u8]) -> Digits {
     let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' + half - 10 };
     let mut digits = [0; 64];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
