@@ -48,7 +48,7 @@ pub(super) fn taken_apart<'a>(
     account: &Account,
     service: &str,
     body: &'a [u8],
-) -> Result<(bool, Cow<'a, [u8]>), Error> {
+) -> Result<(bool, Cow<'a, str>), Error> {
     let answer = Envelope::read(body).ok_or_else(unknown_form)?;
     let is_ours = answer.name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
     if !is_ours && &*answer.name != "error_response" {
@@ -89,27 +89,29 @@ pub(super) fn unknown_form() -> Error {
 }
 
 /// An object as it stands, or what is in an encrypted text.
-fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, [u8]>, Error> {
+fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, str>, Error> {
     if !value.starts_with('"') {
-        return Ok(Cow::Borrowed(value.as_bytes()));
+        return Ok(Cow::Borrowed(value));
     }
     let sealed: String = serde_json::from_str(value).map_err(|_| unknown_form())?;
     unsealed(account, &sealed).map(Cow::Owned)
 }
 
 /// An answer of the v3 protocol, which is an object or an encrypted text.
-pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
-    match body.trim_ascii_start().first() {
-        Some(b'{') => Ok(Cow::Borrowed(body)),
-        _ => unsealed(account, std::str::from_utf8(body).map_err(|_| unknown_form())?).map(Cow::Owned),
+pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, str>, Error> {
+    let body = std::str::from_utf8(body).map_err(|_| unknown_form())?;
+    match body.trim_ascii_start().starts_with('{') {
+        true => Ok(Cow::Borrowed(body)),
+        false => unsealed(account, body).map(Cow::Owned),
     }
 }
 
-fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
+fn unsealed(account: &Account, sealed: &str) -> Result<String, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
         sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
-    sealer.open(sealed).ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
+    let opened = sealer.open(sealed).and_then(|opened| String::from_utf8(opened).ok());
+    opened.ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
 }
 
 /// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
@@ -156,9 +158,7 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    pub(super) fn read(content: &'a [u8]) -> Result<Self, Error> {
-        // Whether it is UTF-8 is looked at once, and not for each text in it.
-        let content = std::str::from_utf8(content).map_err(|_| unknown_form())?;
+    pub(super) fn read(content: &'a str) -> Result<Self, Error> {
         serde_json::from_str(content).map_err(|_| unknown_form())
     }
 

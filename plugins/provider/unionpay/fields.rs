@@ -73,9 +73,10 @@ impl<'a> Message<'a> {
     /// Nothing when a name is there twice: of two values nobody could say which counts.
     fn sorted(mut fields: Vec<Field<'a>>) -> Option<Self> {
         let is_sorted = |fields: &[Field<'_>]| fields.is_sorted_by(|(one, _), (next, _)| one < next);
-        if !is_sorted(&fields) {
-            fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if is_sorted(&fields) {
+            return Some(Self(fields));
         }
+        fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         is_sorted(&fields).then_some(Self(fields))
     }
 
