@@ -12,8 +12,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(super) type Fields = BTreeMap<String, String>;
 
 /// Writes `name=value&…` with values escaped.
-pub(super) fn write(fields: &Fields) -> String {
-    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+pub(super) fn write(fields: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> String {
+    let pair = |(name, value): (_, _)| format!("{}={}", escape(name), escape(value));
+    let pairs: Vec<String> = fields.into_iter().map(pair).collect();
     pairs.join("&")
 }
 
@@ -44,8 +45,8 @@ pub(super) fn text(fields: &Fields, without: &[&str]) -> String {
     pairs.join("&")
 }
 
-pub(super) fn escape(text: &str) -> String {
-    utf8_percent_encode(text, ESCAPED).to_string()
+pub(super) fn escape(text: impl AsRef<str>) -> String {
+    utf8_percent_encode(text.as_ref(), ESCAPED).to_string()
 }
 
 fn unescape(text: &str) -> Option<String> {

@@ -32,7 +32,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use self::account::{Account, MIDDLE, ROOT, SECURE_KEY};
-use self::fields::Fields;
+use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
 use super::{BadSignature, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
@@ -71,8 +71,8 @@ fn check_secure_key(key: &[u8]) -> Result<(), String> {
 struct UnionPay(Account);
 
 impl UnionPay {
-    fn read(&self, source: Source, body: &[u8]) -> Option<Fields> {
-        Fields::read(self.0.codec, source, body)
+    fn read<'a>(&self, source: Source, body: &'a [u8]) -> Option<Message<'a>> {
+        Message::read(self.0.codec, source, body)
     }
 }
 

@@ -44,18 +44,19 @@ fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &
 }
 
 /// Whether an answer is the interface's own (or the gateway's, before it), and its content.
-pub(super) fn taken_apart<'a>(
-    account: &Account,
-    service: &str,
-    body: &'a [u8],
-) -> Result<(bool, Cow<'a, [u8]>), Error> {
+pub(super) fn taken_apart<'a>(account: &Account, service: &str, body: &'a [u8]) -> Result<(bool, Cow<'a, str>), Error> {
     let answer = Envelope::read(body).ok_or_else(unknown_form)?;
-    let is_ours = answer.name.strip_suffix("_response") == Some(service.replace('.', "_").as_str());
-    if !is_ours && answer.name != "error_response" {
+    let is_ours = answer.name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
+    if !is_ours && &*answer.name != "error_response" {
         return Err(Error::unclear("its answer is signed but to another question"));
     }
     let content = opened(account, answer.value)?;
     Ok((is_ours, content))
+}
+
+/// Whether the name is the interface's, with `_` for each `.` in it.
+fn is_written(service: &str, name: &str) -> bool {
+    service.bytes().map(|byte| if byte == b'.' { b'_' } else { byte }).eq(name.bytes())
 }
 
 /// What a content says that is no error; `word` is what it says to an empty one.
@@ -84,27 +85,29 @@ pub(super) fn unknown_form() -> Error {
 }
 
 /// An object as it stands, or what is in an encrypted text.
-fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, [u8]>, Error> {
+fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, str>, Error> {
     if !value.starts_with('"') {
-        return Ok(Cow::Borrowed(value.as_bytes()));
+        return Ok(Cow::Borrowed(value));
     }
     let sealed: String = serde_json::from_str(value).map_err(|_| unknown_form())?;
     unsealed(account, &sealed).map(Cow::Owned)
 }
 
 /// An answer of the v3 protocol, which is an object or an encrypted text.
-pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
-    match body.trim_ascii_start().first() {
-        Some(b'{') => Ok(Cow::Borrowed(body)),
-        _ => unsealed(account, std::str::from_utf8(body).map_err(|_| unknown_form())?).map(Cow::Owned),
+pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, str>, Error> {
+    let body = std::str::from_utf8(body).map_err(|_| unknown_form())?;
+    match body.trim_ascii_start().starts_with('{') {
+        true => Ok(Cow::Borrowed(body)),
+        false => unsealed(account, body).map(Cow::Owned),
     }
 }
 
-fn unsealed(account: &Account, sealed: &str) -> Result<Vec<u8>, Error> {
+fn unsealed(account: &Account, sealed: &str) -> Result<String, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
         sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
-    sealer.open(sealed).ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
+    let opened = sealer.open(sealed).and_then(|opened| String::from_utf8(opened).ok());
+    opened.ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
 }
 
 /// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
@@ -151,8 +154,8 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    pub(super) fn read(content: &'a [u8]) -> Result<Self, Error> {
-        serde_json::from_slice(content).map_err(|_| unknown_form())
+    pub(super) fn read(content: &'a str) -> Result<Self, Error> {
+        serde_json::from_str(content).map_err(|_| unknown_form())
     }
 
     /// Takes the head off; the v3 protocol has none.

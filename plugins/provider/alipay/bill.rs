@@ -87,7 +87,7 @@ impl Alipay {
         let content = match self.account.protocol {
             Protocol::Form => {
                 let (is_ours, content) = taken_apart(&self.account, SERVICE, body)?;
-                let head: Head<'_> = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+                let head: Head<'_> = serde_json::from_str(&content).map_err(|_| unknown_form())?;
                 if &*head.code != "10000" {
                     return Err(head.error());
                 }
@@ -99,12 +99,12 @@ impl Alipay {
             Protocol::V3 => {
                 let content = answer::plain(&self.account, body)?;
                 if status != StatusCode::OK {
-                    return Err(errors::v3(Kind::Query, status, &content, true));
+                    return Err(errors::v3(Kind::Query, status, content.as_bytes(), true));
                 }
                 content
             }
         };
-        let place: Place = serde_json::from_slice(&content).map_err(|_| unknown_form())?;
+        let place: Place = serde_json::from_str(&content).map_err(|_| unknown_form())?;
         Ok(Link { url: place.bill_download_url, is_signed: false, sha1: None, form: Form::Zip })
     }
 }

@@ -13,12 +13,13 @@ const MOST: usize = 16;
 /// An answer, taken apart and not yet believed.
 pub(super) struct Envelope<'a> {
     /// As in `alipay_trade_query_response`.
-    pub(super) name: String,
+    pub(super) name: Text<'a>,
     /// The signed text, untouched: an object, or a quoted text when it is encrypted.
     pub(super) value: &'a str,
-    pub(super) sign: Option<Text<'a>>,
-    /// Which of Alipay's certificates belongs to the signature.
-    pub(super) alipay_cert_sn: Option<Text<'a>>,
+    /// The signature, as JSON writes it.
+    pub(super) sign: Option<&'a RawValue>,
+    /// Which of Alipay's certificates belongs to the signature, as JSON writes it.
+    pub(super) alipay_cert_sn: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
@@ -26,22 +27,26 @@ impl<'a> Envelope<'a> {
     pub(super) fn read(body: &'a [u8]) -> Option<Self> {
         // Once for the whole, and not for each of its texts.
         let body = std::str::from_utf8(body).ok()?;
-        let Members(members) = serde_json::from_str(body).ok()?;
-        let text = |name: &str| match members.iter().find(|(member, _)| **member == *name) {
-            Some((_, raw)) => serde_json::from_str::<Text<'a>>(raw.get()).ok().map(Some),
-            None => Some(None),
+        let Members(mut members) = serde_json::from_str(body).ok()?;
+        let mut take = |is_it: fn(&str) -> bool| {
+            let place = members.iter().position(|(name, _)| is_it(name))?;
+            Some(members.swap_remove(place))
         };
-        let mut responses = members.iter().filter(|(name, _)| name.ends_with("_response"));
-        match (responses.next(), responses.next()) {
-            (Some((name, raw)), None) => Some(Self {
-                name: name.to_string(),
-                value: raw.get(),
-                sign: text("sign")?,
-                alipay_cert_sn: text("alipay_cert_sn")?,
-            }),
-            _ => None,
-        }
+        let (name, value) = take(is_response)?;
+        let is_only = take(is_response).is_none();
+        let sign = take(|name| name == "sign").map(|(_, raw)| raw);
+        let alipay_cert_sn = take(|name| name == "alipay_cert_sn").map(|(_, raw)| raw);
+        is_only.then_some(Self { name, value: value.get(), sign, alipay_cert_sn })
     }
+}
+
+/// A text as JSON writes it.
+pub(super) fn text(raw: &RawValue) -> Option<Text<'_>> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn is_response(name: &str) -> bool {
+    name.ends_with("_response")
 }
 
 /// The members of an object, each value as it was written.

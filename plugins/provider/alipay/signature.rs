@@ -12,7 +12,7 @@ use super::super::beijing;
 use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
-use super::envelope::Envelope;
+use super::envelope::{self, Envelope};
 use crate::error::Error;
 use crate::signer::{Key, Keyring};
 
@@ -76,8 +76,9 @@ pub(super) fn at(time: &str) -> Option<Timestamp> {
 /// honest refusal at the door.
 pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
     let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
-    let signature = envelope.sign.as_deref().ok_or(BadSignature::Missing)?;
-    let key = signing_key(envelope.alipay_cert_sn.as_deref(), &[envelope.value.as_bytes()], signature, keys, now)?;
+    let signature = envelope.sign.and_then(envelope::text).ok_or(BadSignature::Missing)?;
+    let cert_sn = envelope.alipay_cert_sn.map(|raw| envelope::text(raw).ok_or(BadSignature::Missing)).transpose()?;
+    let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
     let id = key.id.clone();
     Ok(Verified::vouch(body, id))
 }
@@ -115,16 +116,12 @@ pub(super) fn signing_key<'a>(
     now: u64,
 ) -> Result<&'a Key, BadSignature> {
     let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
-    let mut believed = keys.iter().filter(|key| key.not_after.is_none_or(|end| now <= end));
-    let mut candidates: Vec<&Key> = Vec::new();
-    match named {
-        Some(name) => candidates.extend(believed.find(|key| key.id == name)),
-        None => candidates.extend(believed),
-    }
-    if let (Some(name), []) = (named, candidates.as_slice()) {
+    let is_meant = |key: &&Key| named.is_none_or(|name| key.id == name) && key.not_after.is_none_or(|end| now <= end);
+    let mut candidates = keys.iter().filter(is_meant).peekable();
+    if let (Some(name), None) = (named, candidates.peek()) {
         return Err(BadSignature::UnknownKey(name.chars().take(64).collect()));
     }
     let made = |key: &&Key| texts.iter().any(|text| key.verifier.verify(text, &signature));
-    let key = candidates.into_iter().find(made);
+    let key = candidates.find(made);
     key.ok_or(BadSignature::Wrong("it is not over these bytes, or not by that key"))
 }

@@ -131,7 +131,7 @@ pub(super) fn decode(
 ) -> Result<Outcome, Error> {
     let content = &*plain(account, body)?;
     if !status.is_success() {
-        return Err(errors::v3(operation.kind(), status, content, true));
+        return Err(errors::v3(operation.kind(), status, content.as_bytes(), true));
     }
     // At a till, no time of payment means that the payer's password is waited for.
     let is_scanned = matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());

@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::super::beijing;
 use super::account::Account;
 use super::codes::{self, Trade};
-use super::fields::Fields;
+use super::fields::Message;
 use super::request::{Product, back_kind, deadline, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
-pub(super) fn decode(account: &Account, operation: &Operation, fields: &Fields, now: u64) -> Result<Outcome, Error> {
+pub(super) fn decode(
+    account: &Account,
+    operation: &Operation,
+    fields: &Message<'_>,
+    now: u64,
+) -> Result<Outcome, Error> {
     let subject = Subject::of(account, operation);
     subject.agrees(account, fields)?;
     let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
@@ -89,7 +95,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Refuses what names somebody else's account, order or amount.
-    fn agrees(&self, account: &Account, fields: &Fields) -> Result<(), Error> {
+    fn agrees(&self, account: &Account, fields: &Message<'_>) -> Result<(), Error> {
         same("merId", fields, &account.mer_id)?;
         account.sub_merchant.as_ref().map_or(Ok(()), |merchant| same("subMerId", fields, &merchant.id))?;
         same("orderId", fields, self.number)?;
@@ -108,7 +114,7 @@ impl<'a> Subject<'a> {
     }
 
     /// A refused request may not be repeated in full; good news must say what it is about.
-    fn is_named(&self, fields: &Fields) -> Result<(), Error> {
+    fn is_named(&self, fields: &Message<'_>) -> Result<(), Error> {
         for name in ["merId", "orderId", "txnTime"] {
             given(fields, name)?;
         }
@@ -116,18 +122,18 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn same(name: &str, fields: &Fields, ours: &str) -> Result<(), Error> {
+fn same(name: &str, fields: &Message<'_>, ours: &str) -> Result<(), Error> {
     match fields.get(name) {
         Some(theirs) if theirs != ours => Err(Error::Mismatch(format!("it names another `{name}`"))),
         _ => Ok(()),
     }
 }
 
-fn given<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Error> {
+fn given<'a>(fields: &'a Message<'_>, name: &str) -> Result<&'a str, Error> {
     fields.get(name).ok_or_else(|| Error::unclear(format!("its answer is signed but has no `{name}`")))
 }
 
-pub(super) fn amount(fields: &Fields) -> Result<Option<Money>, Error> {
+pub(super) fn amount(fields: &Message<'_>) -> Result<Option<Money>, Error> {
     let Some(text) = fields.get("txnAmt") else { return Ok(None) };
     let value =
         Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
@@ -135,11 +141,11 @@ pub(super) fn amount(fields: &Fields) -> Result<Option<Money>, Error> {
     Ok(Some(Money { value, currency: Currency::CNY }))
 }
 
-fn own_id(fields: &Fields) -> Option<String> {
+fn own_id(fields: &Message<'_>) -> Option<String> {
     fields.get("queryId").map(str::to_owned)
 }
 
-fn taken(pay: &Pay, fields: &Fields) -> Result<Outcome, Error> {
+fn taken(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
     let action = match Product::of(pay.order.method)? {
         Product::Qr => Some(Action::Qr { data: given(fields, "qrCode")?.to_owned() }),
         Product::App => {
@@ -154,11 +160,15 @@ fn taken(pay: &Pay, fields: &Fields) -> Result<Outcome, Error> {
 }
 
 /// What became of the trade that was asked about; `adjust` has the last word on its status.
-fn traded(subject: &Subject<'_>, fields: &Fields, adjust: impl FnOnce(Status) -> Status) -> Result<Outcome, Error> {
+fn traded(
+    subject: &Subject<'_>,
+    fields: &Message<'_>,
+    adjust: impl FnOnce(Status) -> Status,
+) -> Result<Outcome, Error> {
     let code = given(fields, "origRespCode")?;
-    let word = codes::word(code, fields.get("origRespMsg").unwrap_or_default());
     let trade = codes::trade(code);
     let Some((status, needs_person)) = trade.status() else {
+        let word = codes::word(code, fields.get("origRespMsg").unwrap_or_default());
         return Err(if trade == Trade::Absent { Error::Absent(word) } else { codes::unclear(word) });
     };
     let amount = amount(fields)?;
@@ -174,13 +184,13 @@ fn traded(subject: &Subject<'_>, fields: &Fields, adjust: impl FnOnce(Status) ->
     })
 }
 
-fn agrees_with_original(refund: &Refund, fields: &Fields) -> Result<(), Error> {
+fn agrees_with_original(refund: &Refund, fields: &Message<'_>) -> Result<(), Error> {
     refund.order.provider_id.as_deref().map_or(Ok(()), |original| same("origQryId", fields, original))
 }
 
 /// A payer may try again until the order's time has passed, so a failure before that is not the end. The time comes back
 /// in `reqReserved`, where we wrote it; without it no failure is believed.
-fn is_last_word(fields: &Fields, now: u64) -> bool {
+fn is_last_word(fields: &Message<'_>, now: u64) -> bool {
     let deadline = fields.get("reqReserved").and_then(read_time);
     deadline.is_some_and(|deadline| is_past(deadline, now))
 }
@@ -192,10 +202,10 @@ fn is_over(account: &Account, order: &Order, now: u64) -> bool {
 }
 
 /// `traceTime` has no year: it is the first such day from the order's own on.
-fn at(fields: &Fields, ordered: Timestamp) -> Option<Timestamp> {
+fn at(fields: &Message<'_>, ordered: Timestamp) -> Option<Timestamp> {
     let moved = fields.get("traceTime")?;
     let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;
-    let year: i16 = time(earliest).get(..4)?.parse().ok()?;
+    let year = beijing::day(earliest).year();
     let candidates =
         [year, year.checked_add(1)?].into_iter().filter_map(|year| read_time(&format!("{year:04}{moved}")));
     candidates.into_iter().find(|at| *at >= earliest)

@@ -11,7 +11,7 @@ use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 use super::super::bill::{self, Answer, Bills, Desk, File, Form, Found, Proof, TRADE, Wanted};
 use super::super::{Signing, Source, beijing};
 use super::codes::{self, Said};
-use super::fields::Fields;
+use super::fields::{Fields, Message};
 use super::request::{request, time};
 use super::{UnionPay, account::Account};
 use crate::error::Error;
@@ -119,7 +119,7 @@ fn month_and_day(day: Date) -> String {
 }
 
 /// What the answer says of the question; nothing when it brings a file.
-fn refusal(fields: &Fields) -> Option<Error> {
+fn refusal(fields: &Message<'_>) -> Option<Error> {
     let (code, message) = (fields.get("respCode")?, fields.get("respMsg").unwrap_or_default());
     match (code, codes::said(code)) {
         (NOT_THERE, _) => Some(Error::Absent(codes::word(code, message))),
@@ -130,7 +130,7 @@ fn refusal(fields: &Fields) -> Option<Error> {
 }
 
 /// What names a merchant, a transaction or a day must name ours.
-fn agrees(fields: &Fields, name: &str, ours: &str) -> Result<(), Error> {
+fn agrees(fields: &Message<'_>, name: &str, ours: &str) -> Result<(), Error> {
     match fields.get(name) {
         Some(theirs) if theirs == ours => Ok(()),
         Some(_) => Err(Error::Mismatch(format!("its `{name}` is another"))),

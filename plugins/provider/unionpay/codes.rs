@@ -108,14 +108,14 @@ impl Trade {
 
 /// The error for a write that was not taken; nothing when it was.
 pub(super) fn refusal(code: &str, message: &str) -> Option<Error> {
-    let word = word(code, message);
+    let word = || word(code, message);
     match said(code) {
         Taken => None,
-        Unclear => Some(unclear(word)),
-        Busy => Some(Error::Busy(word)),
-        Conflict => Some(Error::Conflict(word)),
-        Absent => Some(Error::Absent(word)),
-        Declined => Some(Error::Declined(word)),
+        Unclear => Some(unclear(word())),
+        Busy => Some(Error::Busy(word())),
+        Conflict => Some(Error::Conflict(word())),
+        Absent => Some(Error::Absent(word())),
+        Declined => Some(Error::Declined(word())),
     }
 }
 
@@ -126,12 +126,12 @@ pub(super) fn is_accepted(code: &str) -> bool {
 
 /// The error for a question that was not answered: whatever was wrong with the question, it says nothing of the trade.
 pub(super) fn unanswered(code: &str, message: &str) -> Option<Error> {
-    let word = word(code, message);
+    let word = || word(code, message);
     match said(code) {
         Taken => None,
-        Busy => Some(Error::Busy(word)),
-        Absent => Some(Error::Absent(word)),
-        Unclear | Conflict | Declined => Some(unclear(word)),
+        Busy => Some(Error::Busy(word())),
+        Absent => Some(Error::Absent(word())),
+        Unclear | Conflict | Declined => Some(unclear(word())),
     }
 }
 

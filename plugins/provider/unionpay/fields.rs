@@ -3,10 +3,10 @@
 //! Requests and notifications are forms. Answers look like forms too, but nothing in them is percent-encoded, and a value
 //! may hold `&` and `=` between brackets: `reqReserved={a=1&b=2}`. With `codec = "json"` each is a JSON object of texts.
 
-use std::collections::btree_map::Entry;
+use std::borrow::Cow;
 use std::fmt;
 
-use memchr::{memchr, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
@@ -19,68 +19,65 @@ pub(super) enum Codec {
     Json,
 }
 
-/// A message. Its order is that of the names' bytes, capitals before small letters, in which it is signed.
+/// A message; what was read borrows the text that it was read from. Its order is that of the names' bytes, capitals before
+/// small letters, in which it is signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields(form::Fields);
+pub(super) struct Message<'a>(Vec<Field<'a>>);
+
+/// A name with its value.
+type Field<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+/// A message that we write.
+pub(super) type Fields = Message<'static>;
 
 /// The field that holds the signature, and is never a part of what is signed.
 pub(super) const SIGNATURE: &str = "signature";
 
-impl Fields {
-    /// Reads what came; nothing when it is in no form that UnionPay writes, or names something twice.
-    pub(super) fn read(codec: Codec, source: Source, body: &[u8]) -> Option<Self> {
+/// Room for the fields of a usual message.
+const USUAL: usize = 32;
+
+impl<'a> Message<'a> {
+    /// Reads what came; nothing when it is in no form that UnionPay writes, names something twice, or is signed by a text
+    /// that can be read in two ways.
+    pub(super) fn read(codec: Codec, source: Source, body: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?;
-        match (codec, source) {
-            (Codec::Form, Source::Answer) => Self::of_answer(text),
+        let message: Option<Self> = match (codec, source) {
+            (Codec::Form, Source::Answer) => return Self::of_answer(text),
             (Codec::Json, Source::Answer) => serde_json::from_str(text).ok(),
             // Notifications are forms by their definition; an account that talks JSON may be told in JSON.
             (Codec::Json, Source::Notification) if text.starts_with('{') => serde_json::from_str(text).ok(),
-            (_, Source::Notification) => form::read(body).map(Self),
-        }
+            (_, Source::Notification) => form::read(body).map(Fields::from),
+        };
+        message.filter(Self::is_unambiguous)
     }
 
-    /// Reads a body of ours, to sign it.
-    pub(super) fn of_request(codec: Codec, body: &[u8]) -> Option<Self> {
-        match std::str::from_utf8(body).ok()? {
-            "" => Some(Self::default()),
-            text if codec == Codec::Json => serde_json::from_str(text).ok(),
-            _ => form::read(body).map(Self),
-        }
-    }
-
-    /// As it goes out.
-    pub(super) fn write(&self, codec: Codec) -> Option<Vec<u8>> {
-        if codec == Codec::Json {
-            return serde_json::to_vec(self).ok();
-        }
-        Some(form::write(&self.0).into_bytes())
-    }
-
-    /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text.
-    fn of_answer(text: &str) -> Option<Self> {
-        let mut fields = Self::default();
+    /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text. One that
+    /// stays open ends with the answer, so it must be in the last field of the signed text too.
+    fn of_answer(text: &'a str) -> Option<Self> {
+        let mut fields = Vec::with_capacity(USUAL);
         let mut rest = text;
         loop {
-            let (name, after) = rest.split_once('=')?;
-            let (end, _) = value_end(after);
-            fields.insert(name.to_owned(), after.get(..end)?.to_owned())?;
-            let Some(next) = after.get(end + 1..) else { return Some(fields) };
+            let at = memchr2(b'=', b'&', rest.as_bytes()).filter(|at| *at > 0)?;
+            let (name, after) = (rest.get(..at)?, rest.get(at..)?.strip_prefix('=')?);
+            let (end, is_open) = value_end(after);
+            fields.push((name.into(), after.get(..end)?.into()));
+            let Some(next) = after.get(end + 1..) else {
+                let message = Self::sorted(fields)?;
+                let is_last = message.signed().last().is_some_and(|(last, _)| last == name);
+                return (!is_open || is_last).then_some(message);
+            };
             rest = next;
         }
     }
 
-    /// Adds a field; nothing when it has no proper name or is there already: of two values nobody could say which counts.
-    fn insert(&mut self, name: String, value: String) -> Option<()> {
-        if name.is_empty() || name.contains(['&', '=']) {
-            return None;
+    /// Nothing when a name is there twice: of two values nobody could say which counts.
+    fn sorted(mut fields: Vec<Field<'a>>) -> Option<Self> {
+        let is_sorted = |fields: &[Field<'_>]| fields.is_sorted_by(|(one, _), (next, _)| one < next);
+        if is_sorted(&fields) {
+            return Some(Self(fields));
         }
-        match self.0.entry(name) {
-            Entry::Occupied(_) => None,
-            Entry::Vacant(free) => {
-                free.insert(value);
-                Some(())
-            }
-        }
+        fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        is_sorted(&fields).then_some(Self(fields))
     }
 
     /// The text that is signed: every field but the signature and the empty ones.
@@ -98,47 +95,86 @@ impl Fields {
         text
     }
 
-    fn signed(&self) -> impl Iterator<Item = (&String, &String)> {
+    fn signed(&self) -> impl Iterator<Item = &Field<'a>> {
         self.0.iter().filter(|(name, value)| *name != SIGNATURE && !value.is_empty())
     }
 
     /// Whether the signed text can be read in this one way only. `a=1&b=2` is the text of two fields and also of one
     /// whose value is `1&b=2`, and a form could hold either; so a value with `&` in it must have brackets around that,
     /// and a bracket that stays open must not reach into the next field. A name with such characters is none.
-    pub(super) fn is_unambiguous(&self) -> bool {
+    fn is_unambiguous(&self) -> bool {
         let mut open = false;
         self.signed().all(|(name, value)| {
             let was_open = std::mem::replace(&mut open, false);
             let (end, is_open) = value_end(value);
             open = is_open;
-            !was_open && end == value.len() && !name.is_empty() && !name.contains(['&', '='])
+            !was_open && end == value.len() && is_name(name)
         })
     }
 
     /// A value; nothing when it is missing or empty, which means the same.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        let (_, value) = self.0.iter().find(|(other, _)| *other == name)?;
+        Some(&**value).filter(|value| !value.is_empty())
+    }
+
+    /// The fields without the space around values and without the blank ones, as requests are signed and sent.
+    pub(super) fn trimmed(&self) -> Fields {
+        let mut trimmed = Fields::default();
+        self.0.iter().for_each(|(name, value)| trimmed.set(name, value));
+        trimmed
+    }
+}
+
+impl Fields {
+    /// Reads a body of ours, to sign it.
+    pub(super) fn of_request(codec: Codec, body: &[u8]) -> Option<Self> {
+        match std::str::from_utf8(body).ok()? {
+            "" => Some(Self::default()),
+            text if codec == Codec::Json => serde_json::from_str(text).ok(),
+            _ => form::read(body).map(Self::from),
+        }
+    }
+
+    /// As it goes out.
+    pub(super) fn write(&self, codec: Codec) -> Option<Vec<u8>> {
+        match codec {
+            Codec::Json => serde_json::to_vec(self).ok(),
+            Codec::Form => Some(form::write(self.pairs()).into_bytes()),
+        }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// Sets a value of ours, without the space around it; blank ones are left out.
     pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        match value.as_ref().trim() {
-            "" => drop(self.0.remove(name)),
-            value => drop(self.0.insert(name.to_owned(), value.to_owned())),
+        let (place, value) = (self.0.binary_search_by(|(other, _)| (**other).cmp(name)), value.as_ref().trim());
+        if let Ok(place) = place {
+            self.0.remove(place);
         }
-    }
-
-    /// The same without the space around values and without the blank ones, as requests are signed and sent.
-    pub(super) fn trimmed(&self) -> Self {
-        let mut trimmed = Self::default();
-        self.0.iter().for_each(|(name, value)| trimmed.set(name, value));
-        trimmed
+        if !value.is_empty() {
+            let (Ok(place) | Err(place)) = place;
+            self.0.insert(place, (name.to_owned().into(), value.to_owned().into()));
+        }
     }
 
     /// All of them.
     pub(super) fn into_map(self) -> form::Fields {
-        self.0
+        self.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
     }
+}
+
+/// A form's fields are sorted and each there once.
+impl From<form::Fields> for Fields {
+    fn from(fields: form::Fields) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && memchr2(b'&', b'=', name.as_bytes()).is_none()
 }
 
 /// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
@@ -162,12 +198,12 @@ fn value_end(text: &str) -> (usize, bool) {
 
 impl Serialize for Fields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        serializer.collect_map(self.pairs())
     }
 }
 
 /// Only texts: a number or an object would not be signed.
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for Message<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
@@ -178,11 +214,14 @@ impl<'de> Deserialize<'de> for Fields {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Fields::default();
+                let mut fields = Vec::with_capacity(USUAL);
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    fields.insert(name, value).ok_or_else(|| A::Error::custom("a name is there twice or is none"))?;
+                    if !is_name(&name) {
+                        return Err(A::Error::custom("a name is none"));
+                    }
+                    fields.push((name.into(), value.into()));
                 }
-                Ok(fields)
+                Fields::sorted(fields).ok_or_else(|| A::Error::custom("a name is there twice"))
             }
         }
         deserializer.deserialize_map(Object)

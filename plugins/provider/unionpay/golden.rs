@@ -14,7 +14,7 @@ use super::super::*;
 use super::UnionPay;
 use super::account::Account;
 use super::chain::{Chain, Owners};
-use super::fields::{Codec, Fields, SIGNATURE};
+use super::fields::{self, Codec, Fields, SIGNATURE};
 use super::signature::{Method, sha256, sm3};
 use crate::signer::{rsa, sm2};
 
@@ -90,7 +90,7 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
     static SIGNER: LazyLock<Arc<dyn Signer>> = LazyLock::new(|| rsa::signer("", &key_file("up_acp.key.pem")).unwrap());
     fields.set("signPubKeyCert", String::from_utf8(key_file("up_acp.crt.pem")).unwrap());
     let digest = sha256(fields.signed_text().as_bytes());
-    fields.set(SIGNATURE, STANDARD.encode(SIGNER.sign(digest.as_bytes()).unwrap()));
+    fields.set(SIGNATURE, STANDARD.encode(SIGNER.sign(&digest).unwrap()));
     fields
 }
 
@@ -98,7 +98,7 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
 pub(super) fn signed_with_sm2(mut fields: Fields) -> Fields {
     fields.set("signPubKeyCert", String::from_utf8(key_file("sm2_leaf.crt.pem")).unwrap());
     let digest = sm3(fields.signed_text().as_bytes());
-    fields.set(SIGNATURE, STANDARD.encode(sm2_signer().sign(digest.as_bytes()).unwrap()));
+    fields.set(SIGNATURE, STANDARD.encode(sm2_signer().sign(&digest).unwrap()));
     fields
 }
 
@@ -111,11 +111,11 @@ pub(super) fn answer_body(fields: Fields) -> String {
 /// Signs what has no signature, as a form or as JSON.
 pub(super) fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
     let source = if message.status.is_some() { Source::Answer } else { Source::Notification };
-    let fields = Fields::read(codec, source, message.body.as_bytes()).unwrap();
+    let fields = fields::Message::read(codec, source, message.body.as_bytes()).unwrap();
     if fields.get(SIGNATURE).is_some() {
         return;
     }
-    let signed = sign(fields);
+    let signed = sign(fields.trimmed());
     message.body = match (source, codec) {
         (Source::Answer, Codec::Form) => answer_body(signed),
         _ => String::from_utf8(signed.write(codec).unwrap()).unwrap(),

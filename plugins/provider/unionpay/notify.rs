@@ -2,11 +2,11 @@
 
 use super::account::Account;
 use super::answer::amount;
-use super::fields::Fields;
+use super::fields::Message;
 use crate::error::Error;
 use crate::payment::Event;
 
-pub(super) fn decode(account: &Account, fields: &Fields) -> Result<Event, Error> {
+pub(super) fn decode(account: &Account, fields: &Message<'_>) -> Result<Event, Error> {
     let given = |name: &str| fields.get(name).ok_or_else(|| Error::unclear(format!("it has no `{name}`")));
     if given("merId")? != account.mer_id {
         return Err(Error::Mismatch("it names another `merId`".to_owned()));

@@ -8,14 +8,14 @@
 //! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. Read from sources, never seen at work |
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
-use sm3::Sm3;
+use sm3::{Digest, Sm3};
 
 use super::super::BadSignature;
 use super::chain::{Chain, Kind};
-use super::fields::{Fields, SIGNATURE};
+use super::fields::{Fields, Message, SIGNATURE};
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::signer::Signer;
@@ -52,7 +52,7 @@ impl Method {
     }
 
     /// The same fields, signed: with `certId`, which is a part of what is signed, and `signature`.
-    pub(super) fn sign(&self, fields: &Fields, signer: &dyn Signer) -> Result<Fields, Error> {
+    pub(super) fn sign(&self, fields: &Message<'_>, signer: &dyn Signer) -> Result<Fields, Error> {
         let mut fields = fields.trimmed();
         fields.set("signMethod", self.code());
         if matches!(self, Self::Rsa(_) | Self::Sm2(_)) {
@@ -61,26 +61,23 @@ impl Method {
         fields.set(SIGNATURE, "");
         let text = fields.signed_text();
         let signature = match self {
-            Self::Rsa(_) => STANDARD.encode(signer.sign(sha256(text.as_bytes()).as_bytes())?),
-            Self::Sm2(_) => STANDARD.encode(signer.sign(sm3(text.as_bytes()).as_bytes())?),
-            Self::Sha256(key) => keyed(sha256, &text, key),
-            Self::Sm3(key) => keyed(sm3, &text, key),
+            Self::Rsa(_) => STANDARD.encode(signer.sign(&sha256(text.as_bytes()))?),
+            Self::Sm2(_) => STANDARD.encode(signer.sign(&sm3(text.as_bytes()))?),
+            Self::Sha256(key) => String::from_utf8_lossy(&keyed(sha256, &text, key)).into_owned(),
+            Self::Sm3(key) => String::from_utf8_lossy(&keyed(sm3, &text, key)).into_owned(),
         };
         fields.set(SIGNATURE, signature);
         Ok(fields)
     }
 
     /// Checks a message; says which key signed it.
-    pub(super) fn verify(&self, fields: &Fields, now: u64) -> Result<String, BadSignature> {
+    pub(super) fn verify(&self, fields: &Message<'_>, now: u64) -> Result<String, BadSignature> {
         let signature = fields.get(SIGNATURE).ok_or(BadSignature::Missing)?;
         if fields.get("signMethod") != Some(self.code()) {
             return Err(BadSignature::Wrong("its `signMethod` is another than the account's"));
         }
         if !fields.get("encoding").is_none_or(|encoding| encoding.eq_ignore_ascii_case("UTF-8")) {
             return Err(BadSignature::Wrong("its `encoding` is not UTF-8"));
-        }
-        if !fields.is_unambiguous() {
-            return Err(BadSignature::Wrong("what it covers can be read in two ways"));
         }
         let text = fields.signed_text();
         match self {
@@ -95,36 +92,48 @@ impl Method {
 fn by_certificate(
     chain: &Chain,
     kind: Kind,
-    fields: &Fields,
+    fields: &Message<'_>,
     signature: &str,
-    digest: &str,
+    digest: &Digits,
     now: u64,
 ) -> Result<String, BadSignature> {
     let certificate = fields.get("signPubKeyCert").ok_or(BadSignature::Wrong("it brings no `signPubKeyCert`"))?;
     let leaf = chain.leaf(certificate, kind, now)?;
     let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
-    match leaf.verifier.verify(digest.as_bytes(), &signature) {
+    match leaf.verifier.verify(digest, &signature) {
         true => Ok(leaf.serial),
         false => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
     }
 }
 
-fn by_key(ours: &str, theirs: &str) -> Result<String, BadSignature> {
-    match verify_slices_are_equal(ours.as_bytes(), theirs.as_bytes()) {
+fn by_key(ours: &Digits, theirs: &str) -> Result<String, BadSignature> {
+    match verify_slices_are_equal(ours, theirs.as_bytes()) {
         Ok(()) => Ok("secure_key".to_owned()),
         Err(_) => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
     }
 }
 
-fn keyed(hash: fn(&[u8]) -> String, text: &str, key: &Secret) -> String {
+fn keyed(hash: fn(&[u8]) -> Digits, text: &str, key: &Secret) -> Digits {
     let covered = zeroize::Zeroizing::new([text.as_bytes(), b"&", key.expose()].concat());
     hash(&covered)
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+pub(super) fn sha256(bytes: &[u8]) -> Digits {
+    digits(digest(&SHA256, bytes).as_ref())
 }
 
-pub(super) fn sm3(bytes: &[u8]) -> String {
-    hex::encode(Sm3::digest(bytes))
+pub(super) fn sm3(bytes: &[u8]) -> Digits {
+    digits(&Sm3::digest(bytes))
+}
+
+/// A hash in hexadecimal.
+pub(super) type Digits = [u8; 64];
+
+fn digits(hash: &[u8]) -> Digits {
+    let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' + half - 10 };
+    let mut digits = [0; 64];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
+    digits
 }

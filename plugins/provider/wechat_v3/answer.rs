@@ -37,7 +37,10 @@ pub(super) fn decode(
 
 /// Reads JSON; an error does not repeat what was read.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|_| Error::unclear("its answer is signed but has an unknown form"))
+    let unknown = || Error::unclear("its answer is signed but has an unknown form");
+    // Whether it is UTF-8 is looked at once, and not for each text in it.
+    let body = std::str::from_utf8(body).map_err(|_| unknown())?;
+    serde_json::from_str(body).map_err(|_| unknown())
 }
 
 /// Refuses what is about somebody else's account, order or refund.
