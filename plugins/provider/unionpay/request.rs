@@ -201,7 +201,7 @@ fn give_back(account: &Account, product: Product, refund: &Refund) -> Result<Fie
 /// A clearing day ends at 23:00 in Beijing. The same for the same refund, however often it is asked.
 pub(super) fn back_kind(account: &Account, refund: &Refund) -> &'static str {
     const TO_MIDNIGHT: SignedDuration = SignedDuration::from_hours(1);
-    let day = |at: Timestamp| beijing::write(at.saturating_add(TO_MIDNIGHT).unwrap_or(at), "%Y%m%d");
+    let day = |at: Timestamp| beijing::day(at.saturating_add(TO_MIDNIGHT).unwrap_or(at));
     let is_whole = refund.amount == refund.order.amount;
     let is_same_day = day(refund.created_at) == day(refund.order.created_at);
     if account.undo && is_whole && is_same_day { "31" } else { "04" }
