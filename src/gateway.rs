@@ -98,10 +98,18 @@ impl Gateway {
         }
     }
 
-    /// Serves one request. Never fails: a problem is an answer too.
+    /// Serves one request with one generation of the configuration, and says which. Never fails: a problem is an answer
+    /// too.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Response<Bytes> {
-        let arrived = Instant::now();
         let snapshot = self.current.load_full();
+        let generation = HeaderValue::from(snapshot.generation);
+        let mut response = self.serve(snapshot, incoming).await;
+        response.headers_mut().insert("x-tollgate-generation", generation);
+        response
+    }
+
+    async fn serve(self: &Arc<Self>, snapshot: Arc<Snapshot>, incoming: Incoming) -> Response<Bytes> {
+        let arrived = Instant::now();
         let request_id = incoming.request_id.clone();
         let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
         if let Some(channel) = path.strip_prefix("/notify/") {

@@ -238,6 +238,14 @@ impl Gateway {
         }
     }
 
+    /// The memory that the process has now, in KiB.
+    pub fn memory(&self) -> u64 {
+        let id = self.process.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// As a power cut would.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap();

@@ -1,5 +1,8 @@
 //! The configuration changes while it runs: a generation at a time, or not at all.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,63 +24,148 @@ fn save(path: &Path, text: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
+/// As a cluster's volumes change: the files are links through one link, and that is swapped.
+fn swap_routes(conf: &Path, version: usize, text: &str) {
+    let directory = conf.join(format!("..version-{version}"));
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("routes.toml"), text).unwrap();
+    let old = std::fs::read_link(conf.join("..data")).ok();
+    symlink(format!("..version-{version}"), conf.join("..data-next")).unwrap();
+    std::fs::rename(conf.join("..data-next"), conf.join("..data")).unwrap();
+    let routes = conf.join("routes.toml");
+    if !routes.is_symlink() {
+        std::fs::remove_file(&routes).unwrap();
+        symlink("..data/routes.toml", &routes).unwrap();
+    }
+    if let Some(old) = old {
+        std::fs::remove_dir_all(conf.join(old)).unwrap();
+    }
+}
+
+const TO_WEST: &str = "[[route]]\nto = [{ channel = \"west\" }]\n";
+const TO_EAST: &str = "[[route]]\nto = [{ channel = \"east\" }]\n";
+const TO_BOTH: &str = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n";
+
+/// What one answer said: by which generation it was made, and where the payment went.
+type Said = (u64, String);
+
+/// Pays and asks until it is told to stop; gives what was said, and what was not as it should be.
+async fn pay_and_ask(
+    listen: SocketAddr,
+    worker: usize,
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+) -> (BTreeSet<Said>, Vec<String>) {
+    let (mut said, mut bad) = (BTreeSet::new(), Vec::new());
+    for number in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let order = format!("o-{worker}-{number}");
+        let created = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+        let asked = ask(listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await;
+        if (created.status, asked.status) != (201, 200) {
+            bad.push(format!("{order}: {} {:?}, then {}", created.status, created.body, asked.status));
+        }
+        let generation = created.headers["x-tollgate-generation"].to_str().unwrap().parse().unwrap();
+        said.insert((generation, created.json()["channel"].as_str().unwrap_or_default().to_owned()));
+        served.fetch_add(2, Ordering::SeqCst);
+    }
+    (said, bad)
+}
+
 #[tokio::test]
-async fn two_hundred_reloads_under_load_lose_nothing() {
+async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
     let (listen, stop, served) =
         (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load: Vec<_> = (0..4)
-        .map(|worker| {
-            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
-            tokio::spawn(async move {
-                let mut bad = Vec::new();
-                for number in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    let order = format!("o-{worker}-{number}");
-                    let created = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
-                    let asked = ask(listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await;
-                    if (created.status, asked.status) != (201, 200) {
-                        bad.push(format!("{order}: {} {:?}, then {}", created.status, created.body, asked.status));
-                    }
-                    served.fetch_add(2, Ordering::SeqCst);
-                }
-                bad
-            })
-        })
-        .collect();
-    let routes = world.conf().join("routes.toml");
+    let load = (0..4).map(|worker| tokio::spawn(pay_and_ask(listen, worker, Arc::clone(&stop), Arc::clone(&served))));
+    let load: Vec<_> = load.collect();
     let channel = world.conf().join("channels/east.toml");
     let good = std::fs::read_to_string(&channel).unwrap();
-    for round in 0..200 {
+    // Where each generation leads.
+    let mut leads = BTreeMap::from([(1, TO_EAST)]);
+    let (mut routes, mut memory) = (TO_EAST, 0);
+    for round in 0..1000 {
         let before = served.load(Ordering::SeqCst);
-        match round % 4 {
-            0 => save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n"),
-            1 => save(&channel, &good.replace("total = \"5s\"", &format!("total = \"5.{round}s\""))),
-            2 => save(
-                &routes,
-                "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n",
-            ),
-            _ => save(&channel, "provider = \"wechat-v3\"\nhost = 5\n"),
-        }
+        let is_good = match round % 8 {
+            0 | 2 | 4 => {
+                routes = [TO_WEST, TO_BOTH, TO_EAST][round % 8 / 2];
+                swap_routes(world.conf(), round, routes);
+                true
+            }
+            1 | 5 => {
+                save(&channel, &good.replace("total = \"5s\"", &format!("total = \"5.{round}s\"")));
+                true
+            }
+            3 => {
+                save(&channel, "provider = \"wechat-v3\"\nhost = 5\n");
+                false
+            }
+            // Half written, in place.
+            6 => {
+                std::fs::write(&channel, &good[..good.len() / 2]).unwrap();
+                false
+            }
+            // The routes name it.
+            _ => {
+                std::fs::remove_file(&channel).unwrap();
+                false
+            }
+        };
         let answer = world.reload().await;
-        assert_eq!(answer.status, if round % 4 == 3 { 422 } else { 200 }, "{round}: {:?}", answer.body);
-        if round % 4 == 3 {
+        assert_eq!(answer.status, if is_good { 200 } else { 422 }, "{round}: {:?}", answer.body);
+        leads.insert(generation(&world).await, routes);
+        if !is_good {
             save(&channel, &good);
+            assert_eq!(world.reload().await.status, 200, "{round}: restored");
+            leads.insert(generation(&world).await, routes);
         }
         until("requests go on", || async {
             let now = served.load(Ordering::SeqCst);
             if now > before { Ok(()) } else { Err("none was served") }
         })
         .await;
+        if round == 300 {
+            memory = world.gateway.memory();
+        }
     }
     stop.store(true, Ordering::SeqCst);
+    let mut seen = BTreeSet::new();
     for task in load {
-        let bad = task.await.unwrap();
+        let (said, bad) = task.await.unwrap();
         assert!(bad.is_empty(), "{bad:#?}");
+        seen.extend(said);
     }
-    assert!(generation(&world).await > 100);
+    for (generation, channel) in &seen {
+        let routes = leads.get(generation).unwrap_or_else(|| panic!("nobody made generation {generation}"));
+        assert!(
+            routes.contains(&format!("\"{channel}\"")),
+            "generation {generation} leads elsewhere than to {channel}"
+        );
+    }
+    assert!(generation(&world).await > 500 && seen.len() > 100, "{}", seen.len());
+    // Payments take room too, a few KiB each; 700 snapshots that stayed would take far more.
+    let grown = world.gateway.memory().saturating_sub(memory);
+    assert!(grown < 128 * 1024, "it grew by {grown} KiB from {memory} KiB");
+}
+
+#[tokio::test]
+async fn a_swapped_link_is_noticed_by_itself() {
+    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    for (version, (routes, channel)) in
+        [(TO_WEST, "west"), (TO_EAST, "east"), (TO_WEST, "west")].into_iter().enumerate()
+    {
+        let before = generation(&world).await;
+        swap_routes(world.conf(), version, routes);
+        until("the watcher swaps", || async {
+            let generation = generation(&world).await;
+            if generation > before { Ok(()) } else { Err(generation) }
+        })
+        .await;
+        let order = format!("o-{version}");
+        assert_eq!(world.create(&order, &order).await.json()["channel"], channel, "version {version}");
+    }
 }
 
 #[tokio::test]
