@@ -17,7 +17,7 @@ impl Cluster {
     async fn new() -> Self {
         let server = Server::start(&[]);
         let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
-        let world = World::with(Wishes { ledger, ..Wishes::default() }).await;
+        let world = World::with(Wishes { ledger: Some(ledger), ..Wishes::default() }).await;
         let others = vec![world.join("second").await, world.join("third").await];
         Self { server, world, others }
     }

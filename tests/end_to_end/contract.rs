@@ -148,6 +148,7 @@ mod once_only {
         world.gateway.kill();
         assert!(asking.await.unwrap().is_err());
         world.start().await;
+        assert!(world.until_decided("o-1", "k").await.is_replayed());
         world.until_status("o-1", "pending").await;
         assert_eq!(world.create("o-1", "k").await.status, 201);
         assert_eq!(creations(&world, "o-1").await, 1);

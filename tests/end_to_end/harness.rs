@@ -19,6 +19,7 @@ use tollgate::sign::{Credentials, plain};
 use tollgate_plugins::payment::provider_number;
 
 use crate::receiver::Receiver;
+use crate::stores::Stores;
 
 /// Long enough for a busy machine; a condition that never comes ends the test with what was seen last.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +29,7 @@ pub struct World {
     pub sandbox: Sandbox,
     pub gateway: Gateway,
     pub receiver: Receiver,
+    _stores: Stores,
 }
 
 /// What a test may want otherwise.
@@ -38,8 +40,8 @@ pub struct Wishes {
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
     pub server: &'static str,
-    /// What `[ledger]` says.
-    pub ledger: String,
+    /// What `[ledger]` says, where it is not to be what the run is over.
+    pub ledger: Option<String>,
 }
 
 impl Default for Wishes {
@@ -50,7 +52,7 @@ impl Default for Wishes {
             schedule: Duration::from_millis(100),
             edit: |_, _| {},
             server: "",
-            ledger: "path = \"../data\"".to_owned(),
+            ledger: None,
         }
     }
 }
@@ -101,12 +103,17 @@ impl World {
         let routes = wishes.channels.iter().map(|name| format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n"));
         std::fs::write(conf.join("routes.toml"), routes.collect::<String>()).unwrap();
         let (listen, admin) = (free_address(), free_address());
-        let (server, ledger) = (wishes.server, wishes.ledger);
+        let server = wishes.server;
+        let stores = match wishes.ledger {
+            Some(ledger) => Stores::with_ledger(ledger),
+            None => Stores::of_this_run().await,
+        };
+        let Stores { ledger, cache, .. } = &stores;
         std::fs::write(
             conf.join("tollgate.toml"),
             format!(
                 "public_url = \"http://{listen}\"\n[server]\nlisten = \"{listen}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n\
-                 [ledger]\n{ledger}\n[delivery]\nallow = [\"127.0.0.0/8\"]\n"
+                 [ledger]\n{ledger}\n{cache}[delivery]\nallow = [\"127.0.0.0/8\"]\n"
             ),
         )
         .unwrap();
@@ -115,7 +122,7 @@ impl World {
         options.notify_schedule = vec![wishes.schedule; 200];
         let sandbox = Sandbox::start(options).await.unwrap();
         let gateway = Gateway { conf, listen, admin, process: None };
-        let mut world = Self { dir, sandbox, gateway, receiver };
+        let mut world = Self { dir, sandbox, gateway, receiver, _stores: stores };
         world.start().await;
         world
     }
@@ -154,6 +161,15 @@ impl World {
 
     pub async fn create(&self, order: &str, key: &str) -> Answer {
         self.ask("POST", "/v1/payments", Some(key), &order_of(order)).await
+    }
+
+    /// Repeats it until it is said to run no more: a claim in a shared ledger is held for a dead process's for a while.
+    pub async fn until_decided(&self, order: &str, key: &str) -> Answer {
+        until(&format!("{order} is decided"), || async {
+            let answer = self.create(order, key).await;
+            (answer.status != 409).then(|| answer.clone()).ok_or_else(|| format!("{:?}", answer.body))
+        })
+        .await
     }
 
     pub async fn payment(&self, order: &str) -> Value {

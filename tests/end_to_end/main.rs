@@ -25,4 +25,5 @@ mod redis;
 mod reload;
 #[path = "../servers/server.rs"]
 mod server;
+mod stores;
 mod timeline;

@@ -77,7 +77,7 @@ async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
         }
     }
     world.start().await;
-    let repeated = world.create("o-1", "k").await;
+    let repeated = world.until_decided("o-1", "k").await;
     assert!([201, 202].contains(&repeated.status), "{} {:?}", repeated.status, repeated.body);
     assert!(repeated.is_replayed());
     world.until_status("o-1", "pending").await;
