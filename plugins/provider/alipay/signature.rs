@@ -13,6 +13,7 @@ use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
 use super::envelope::{self, Envelope};
+use super::notify;
 use crate::error::Error;
 use crate::signer::{Key, Keyring};
 
@@ -95,6 +96,9 @@ pub(super) fn verify_notification(
     let signature = params.get(SIGN).ok_or(BadSignature::Missing)?;
     if params.get(SIGN_TYPE).is_none_or(|kind| kind != account.sign_type) {
         return Err(BadSignature::Wrong("it is of another type"));
+    }
+    if form::hides(&params, notify::READ) {
+        return Err(BadSignature::Wrong("what it covers can be read in two ways"));
     }
     let cert_sn = params.get(CERT_SN).map(String::as_str);
     // Whether the certificate's number is signed too is told in two ways.
