@@ -266,5 +266,12 @@ pub(super) fn pay(method: &str) -> Operation {
 pub(super) fn refund(method: &str) -> Refund {
     let Operation::Pay(Pay { order, notify_url, .. }) = pay(method) else { unreachable!() };
     let (amount, created_at) = (order.amount, order.created_at);
-    Refund { order, number: "fedcba9876543210fedcba9876543210".to_owned(), amount, created_at, reason: None, notify_url }
+    Refund {
+        order,
+        number: "fedcba9876543210fedcba9876543210".to_owned(),
+        amount,
+        created_at,
+        reason: None,
+        notify_url,
+    }
 }

@@ -110,7 +110,11 @@ async fn a_scanned_code_pays_at_once_waits_or_is_declined_and_is_reversed() {
     merchant.create(&merchant.order("order-5", NOWHERE)).await.unwrap();
     assert_eq!(reverse("order-5", &whose).await.1["code"], "INVALID_REQUEST");
     let reversed = world.told("/orders/order-2").await;
-    assert_eq!((&reversed["executions"]["cancel"], &reversed["arrivals"]["cancel"]), (&json!(1), &json!(2)), "{reversed}");
+    assert_eq!(
+        (&reversed["executions"]["cancel"], &reversed["arrivals"]["cancel"]),
+        (&json!(1), &json!(2)),
+        "{reversed}"
+    );
 }
 
 #[tokio::test]

@@ -239,7 +239,9 @@ impl Route {
             (true, ["pay", "transactions", "out-trade-no", number]) => Some(Self::Query(decoded(number)?)),
             (true, ["pay", "transactions", "id", id]) => Some(Self::QueryById(decoded(id)?)),
             (false, ["pay", "transactions", "out-trade-no", number, "close"]) => Some(Self::Close(decoded(number)?)),
-            (false, ["pay", "transactions", "out-trade-no", number, "reverse"]) => Some(Self::Reverse(decoded(number)?)),
+            (false, ["pay", "transactions", "out-trade-no", number, "reverse"]) => {
+                Some(Self::Reverse(decoded(number)?))
+            }
             (false, ["refund", "domestic", "refunds"]) => Some(Self::Refund),
             (true, ["refund", "domestic", "refunds", number]) => Some(Self::RefundQuery(decoded(number)?)),
             (true, ["certificates"]) => Some(Self::Certificates),
@@ -252,10 +254,7 @@ impl Route {
 
     /// Whether service providers have another path for it.
     fn has_two_desks(&self) -> bool {
-        matches!(
-            self,
-            Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_) | Self::Reverse(_)
-        )
+        matches!(self, Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_) | Self::Reverse(_))
     }
 
     /// One of [`super::fault::OPERATIONS`].
@@ -275,7 +274,9 @@ impl Route {
 
     fn number(&self) -> Option<&str> {
         match self {
-            Self::Query(number) | Self::Close(number) | Self::Reverse(number) | Self::RefundQuery(number) => Some(number),
+            Self::Query(number) | Self::Close(number) | Self::Reverse(number) | Self::RefundQuery(number) => {
+                Some(number)
+            }
             _ => None,
         }
     }

@@ -330,8 +330,7 @@ async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
 
 /// A world whose channel scans codes, which WeChat Pay's APIv3 is to be told.
 async fn with_a_till(provider: &'static str) -> World {
-    let edit: fn(&Path, SocketAddr) =
-        |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
+    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
     match provider {
         "wechat-v3" => World::with(Wishes { edit, ..Wishes::default() }).await,
         other => World::of(other).await,

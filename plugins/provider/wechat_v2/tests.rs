@@ -153,7 +153,8 @@ fn only_what_agrees_with_the_order_is_accepted() {
 /// The signed text is the same when a field stands in another one's value or name.
 #[test]
 fn no_field_can_be_hidden_in_another() {
-    let body = signed(&[PAID, &[("cash_fee", "1"), ("fee_type", "USD"), ("mweb_url", "https://w?a=1&package=2")]].concat());
+    let body =
+        signed(&[PAID, &[("cash_fee", "1"), ("fee_type", "USD"), ("mweb_url", "https://w?a=1&package=2")]].concat());
     let whole = xml::read("xml", body.as_bytes()).unwrap();
     let said = |fields: &Fields| {
         assert_eq!(form::text(fields, &["sign"]), form::text(&whole, &["sign"]));

@@ -60,8 +60,7 @@ pub(super) fn create(product: Product) -> &'static [Field] {
 pub(super) const CLOSE: &[Field] = &[required("mchid", Text(1, 32, is_digits))];
 
 /// The fields of the request that reverses what a till scanned.
-pub(super) const REVERSE: &[Field] =
-    &[required("appid", Text(1, 32, any)), required("mchid", Text(1, 32, is_digits))];
+pub(super) const REVERSE: &[Field] = &[required("appid", Text(1, 32, any)), required("mchid", Text(1, 32, is_digits))];
 
 /// The fields of a refund request.
 pub(super) const REFUND: &[Field] = &[
@@ -279,7 +278,8 @@ mod tests {
         let mut scanned = good.clone();
         scanned.as_object_mut().unwrap().remove("notify_url");
         scanned["scene_info"] = json!({"device_id": "1", "store_info": {"id": "0001"}});
-        for (code, is_good) in [("131234567890123456", true), ("161234567890123456", false), ("13123456789012345x", false)]
+        for (code, is_good) in
+            [("131234567890123456", true), ("161234567890123456", false), ("13123456789012345x", false)]
         {
             scanned["payer"] = json!({"auth_code": code});
             assert_eq!(check(&scanned, create(Product::Codepay)).is_ok(), is_good, "{code}");
