@@ -36,7 +36,8 @@ pub enum Error {
         /// Whole seconds, at least one.
         retry_after: u64,
     },
-    /// The provider turned it away without doing it (its rate limit): the same request again, later.
+    /// The provider turned it away without doing it (its rate limit; a refund for which the merchant's money is missing): the
+    /// same request again, later.
     #[error("the provider asks to come back later ({0})")]
     Busy(Word),
     /// The provider refused; final, no money moved.

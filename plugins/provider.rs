@@ -16,6 +16,7 @@ pub mod wechat_v3;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
+use std::ops::Range;
 use std::time::Duration;
 
 use self::bill::Bills;
@@ -127,18 +128,31 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Verified {
     bytes: Bytes,
+    /// The part of them that the signature covers.
+    signed: Range<usize>,
     key_id: String,
 }
 
 impl Verified {
     /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
     pub(crate) fn vouch(bytes: Bytes, key_id: impl Into<String>) -> Self {
-        Self { bytes, key_id: key_id.into() }
+        Self { signed: 0..bytes.len(), bytes, key_id: key_id.into() }
     }
 
-    /// The bytes that were signed.
+    /// The same where the signature covers a part of the bytes alone.
+    pub(crate) fn vouch_part(bytes: Bytes, signed: Range<usize>, key_id: impl Into<String>) -> Self {
+        Self { bytes, signed, key_id: key_id.into() }
+    }
+
+    /// The bytes as they came.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What stands before the signed part, and the signed part.
+    pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
+        let part = |range: Range<usize>| self.bytes.get(range).unwrap_or_default();
+        (part(0..self.signed.start), part(self.signed.clone()))
     }
 
     /// Which key signed them.

@@ -126,7 +126,7 @@ impl Problem {
                 Self { retry_after: Some(*retry_after), ..problem }
             }
             Error::Busy(word) => {
-                let detail = "The provider is busy and did nothing. Send the same request again with the same key.";
+                let detail = "The provider did nothing: it is busy, or money is missing on its side (see `provider`). Send the same request again with the same key.";
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
                 Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }.provider(word.clone())
             }

@@ -108,7 +108,7 @@ impl Provider for Alipay {
         reply: Verified,
         _: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        answer::decode(&self.account, operation, status, reply.bytes())
+        answer::decode(&self.account, operation, status, &reply)
     }
 
     fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {

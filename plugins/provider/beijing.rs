@@ -15,33 +15,33 @@ pub(super) const COMPACT: &str = "yyyyMMddHHmmss";
 /// The letters of patterns: years, months, days, hours, minutes, seconds.
 const LETTERS: [char; 6] = ['y', 'M', 'd', 'H', 'm', 's'];
 
-/// Writes a moment. (By hand, as it is read: general formats cost as much as a tenth of a signature's check.)
+/// Writes a moment, from its last digit on. (By hand, as it is read: general formats cost as much as a tenth of a
+/// signature's check.)
 pub(super) fn write(time: Timestamp, pattern: &str) -> String {
     let time = CHINA.to_datetime(time);
     let parts = [time.month(), time.day(), time.hour(), time.minute(), time.second()].map(i16::from);
     let [month, day, hour, minute, second] = parts;
-    let numbers = [time.year(), month, day, hour, minute, second];
-    let mut text = String::with_capacity(pattern.len());
-    let mut rest = pattern;
-    while let Some(letter) = rest.chars().next() {
-        let after = rest.trim_start_matches(letter);
-        let width = rest.len().saturating_sub(after.len());
-        match LETTERS.iter().position(|known| *known == letter).and_then(|part| numbers.get(part)) {
-            Some(number) => push(&mut text, number.unsigned_abs(), width),
-            None => text.push(letter),
-        }
-        rest = after;
-    }
-    text
+    let mut numbers = [time.year(), month, day, hour, minute, second];
+    let written = pattern.bytes().rev().map(|letter| match place_of(char::from(letter)) {
+        Some(part) => last_digit(&mut numbers, part),
+        None => letter,
+    });
+    let mut text: Vec<u8> = written.collect();
+    text.reverse();
+    String::from_utf8(text).unwrap_or_default()
 }
 
-/// Adds so many digits of a number.
-fn push(text: &mut String, number: u16, width: usize) {
-    for place in (0..width).rev() {
-        let digit =
-            u32::try_from(place).ok().and_then(|place| 10u16.checked_pow(place)).map_or(0, |unit| number / unit % 10);
-        text.extend(char::from_digit(digit.into(), 10));
-    }
+/// Takes the last digit off one of the numbers.
+fn last_digit(numbers: &mut [i16; LETTERS.len()], part: usize) -> u8 {
+    let Some(number) = numbers.get_mut(part) else { return b'0' };
+    let digit = u8::try_from(*number % 10).unwrap_or_default();
+    *number /= 10;
+    b'0' + digit
+}
+
+/// Which number a letter stands for.
+fn place_of(letter: char) -> Option<usize> {
+    LETTERS.iter().position(|known| *known == letter)
 }
 
 /// The day that it is then.
@@ -57,7 +57,7 @@ pub(super) fn read(text: &str, pattern: &str) -> Option<Timestamp> {
     }
     let mut numbers = [0i16; LETTERS.len()];
     for (letter, given) in pattern.chars().zip(whole.chars()) {
-        match LETTERS.iter().position(|known| *known == letter).and_then(|part| numbers.get_mut(part)) {
+        match place_of(letter).and_then(|part| numbers.get_mut(part)) {
             Some(number) => *number = number.checked_mul(10)?.checked_add(i16::try_from(given.to_digit(10)?).ok()?)?,
             None if letter == given => {}
             None => return None,

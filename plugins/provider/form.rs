@@ -45,6 +45,13 @@ pub(super) fn text(fields: &Fields, without: &[&str]) -> String {
     pairs.join("&")
 }
 
+/// Whether one of these fields may be hidden in another. Signed texts escape nothing: `a` with the value `1&b=2` reads there
+/// like `a=1&b=2`, so whoever alters a message on its way could take `b` out of it.
+pub(super) fn hides(fields: &Fields, names: &[&str]) -> bool {
+    let is_one = |part: &str| part.split_once('=').is_some_and(|(name, _)| names.contains(&name));
+    fields.iter().any(|(name, value)| name.contains(['&', '=']) || value.split('&').skip(1).any(is_one))
+}
+
 pub(super) fn escape(text: impl AsRef<str>) -> String {
     utf8_percent_encode(text.as_ref(), ESCAPED).to_string()
 }

@@ -26,6 +26,9 @@ pub(super) struct Golden {
     pub(super) notification: Option<Message>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Value>,
+    /// Where an answer is no end, as that to a reversal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) event: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +150,11 @@ pub(super) fn request_json(request: &Request<Bytes>) -> Value {
     })
 }
 
+/// What an error says, as the files write it.
+pub(super) fn error_json(error: &Error) -> Value {
+    json!({"code": error.code(), "message": error.to_string()})
+}
+
 /// An event as the files write it.
 pub(super) fn event_json(event: &Event) -> Value {
     json!({
@@ -202,6 +210,7 @@ impl Bench<'_> {
             answer: golden.answer.clone(),
             notification: golden.notification.clone(),
             outcome: None,
+            error: None,
             event: None,
             keys: None,
         };
@@ -251,4 +260,18 @@ pub(super) fn pay(method: &str) -> Operation {
         return_url: None,
         notify_url: "https://pay.example.com/notify/main".to_owned(),
     })
+}
+
+/// Of such a payment, the whole.
+pub(super) fn refund(method: &str) -> Refund {
+    let Operation::Pay(Pay { order, notify_url, .. }) = pay(method) else { unreachable!() };
+    let (amount, created_at) = (order.amount, order.created_at);
+    Refund {
+        order,
+        number: "fedcba9876543210fedcba9876543210".to_owned(),
+        amount,
+        created_at,
+        reason: None,
+        notify_url,
+    }
 }

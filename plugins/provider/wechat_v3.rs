@@ -125,7 +125,7 @@ impl Provider for WechatV3 {
             return Ok(Outcome::of(Status::Pending));
         }
         if !status.is_success() {
-            return Err(self.refusal(operation, status, reply.bytes()));
+            return Err(errors::refusal(operation.kind(), status, reply.bytes()));
         }
         match operation {
             Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
@@ -136,8 +136,8 @@ impl Provider for WechatV3 {
         }
     }
 
-    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        errors::refusal(status, body)
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        errors::unsigned(operation, status, body)
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {

@@ -2,6 +2,7 @@
 
 mod authorization;
 pub(super) mod bills;
+mod codepay;
 mod notification;
 mod orders;
 mod partner;
@@ -131,7 +132,7 @@ impl Exchange {
         let by_transaction = |transaction: Option<String>| books.transactions.get(&id(transaction?)).cloned();
         let (order, refund) = match route {
             Route::Create(_) => (text("out_trade_no"), None),
-            Route::Query(number) | Route::Close(number) => (Some(number.clone()), None),
+            Route::Query(number) | Route::Close(number) | Route::Reverse(number) => (Some(number.clone()), None),
             Route::QueryById(transaction) => (by_transaction(Some(transaction.clone())), None),
             Route::Refund => {
                 (text("out_trade_no").or_else(|| by_transaction(text("transaction_id"))), text("out_refund_no"))
@@ -161,6 +162,7 @@ impl Exchange {
             Route::Query(number) => desk.check_query(query).and_then(|()| desk.query(&id(number))),
             Route::QueryById(transaction) => desk.check_query(query).and_then(|()| desk.query_by_id(&id(transaction))),
             Route::Close(number) => desk.close(&id(number), body),
+            Route::Reverse(number) => desk.reverse(&id(number), body),
             Route::Refund => desk.refund(body, self.shared.refund_auto),
             Route::RefundQuery(number) => desk.refund_query(&id(number), query),
             Route::Certificates => desk.certificates(query),
@@ -212,6 +214,7 @@ enum Route {
     Query(String),
     QueryById(String),
     Close(String),
+    Reverse(String),
     Refund,
     RefundQuery(String),
     Certificates,
@@ -236,6 +239,9 @@ impl Route {
             (true, ["pay", "transactions", "out-trade-no", number]) => Some(Self::Query(decoded(number)?)),
             (true, ["pay", "transactions", "id", id]) => Some(Self::QueryById(decoded(id)?)),
             (false, ["pay", "transactions", "out-trade-no", number, "close"]) => Some(Self::Close(decoded(number)?)),
+            (false, ["pay", "transactions", "out-trade-no", number, "reverse"]) => {
+                Some(Self::Reverse(decoded(number)?))
+            }
             (false, ["refund", "domestic", "refunds"]) => Some(Self::Refund),
             (true, ["refund", "domestic", "refunds", number]) => Some(Self::RefundQuery(decoded(number)?)),
             (true, ["certificates"]) => Some(Self::Certificates),
@@ -248,7 +254,7 @@ impl Route {
 
     /// Whether service providers have another path for it.
     fn has_two_desks(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_))
+        matches!(self, Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_) | Self::Reverse(_))
     }
 
     /// One of [`super::fault::OPERATIONS`].
@@ -257,6 +263,7 @@ impl Route {
             Self::Create(_) => "create",
             Self::Query(_) | Self::QueryById(_) => "query",
             Self::Close(_) => "close",
+            Self::Reverse(_) => "cancel",
             Self::Refund => "refund",
             Self::RefundQuery(_) => "refund_query",
             Self::Certificates => "certificates",
@@ -267,7 +274,9 @@ impl Route {
 
     fn number(&self) -> Option<&str> {
         match self {
-            Self::Query(number) | Self::Close(number) | Self::RefundQuery(number) => Some(number),
+            Self::Query(number) | Self::Close(number) | Self::Reverse(number) | Self::RefundQuery(number) => {
+                Some(number)
+            }
             _ => None,
         }
     }

@@ -77,6 +77,7 @@ struct Till {
 }
 
 const SCANNED: &[Till] = &[
+    Till { row: row("wechat-v3", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
     Till { row: row("wechat-v2", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
     Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
     Till { row: row("alipay-v3", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
@@ -296,6 +297,46 @@ async fn forged_and_altered_notifications_change_nothing() {
     .await;
 }
 
+/// A refund for which the merchant has no money was not made, and keeps its number: the same request makes it later.
+#[tokio::test]
+async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
+    for (row, status, code) in [
+        (row("wechat-v3", "wechat.native", "{}", "qr"), 403, "NOT_ENOUGH"),
+        (row("wechat-v2", "wechat.native", "{}", "qr"), 200, "NOTENOUGH"),
+        (row("alipay", "alipay.qr", "{}", "qr"), 200, "ACQ.SELLER_BALANCE_NOT_ENOUGH"),
+        (row("alipay-v3", "alipay.qr", "{}", "qr"), 400, "ACQ.SELLER_BALANCE_NOT_ENOUGH"),
+    ] {
+        let world = World::of(row.provider).await;
+        create(&world, &row, "o-1").await;
+        world.pay("o-1").await;
+        world.receiver.until("o-1", "payment.succeeded").await;
+        world.fault(json!({"operation": "refund", "fault": "status", "status": status, "code": code})).await;
+        let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
+        let ask = async || world.ask("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
+        let poor = ask().await;
+        let told = poor.json();
+        assert_eq!((poor.status, &told["code"]), (503, &json!("provider_busy")), "{} {told}", row.provider);
+        assert_eq!((&told["retryable"], &told["money_state"]), (&json!("same_key"), &json!("not_moved")), "{told}");
+        assert_eq!(told["provider"]["code"], code, "{told}");
+        let made = ask().await;
+        assert_eq!(made.status, 201, "{} {:?}", row.provider, made.body);
+        world.receiver.until("o-1", "refund.succeeded").await;
+        let seen = world.seen("o-1").await;
+        let refunds = seen["refunds"].as_object().unwrap();
+        let arrivals: Vec<_> = refunds.values().map(|refund| &refund["arrivals"]["refund"]).collect();
+        assert_eq!(arrivals, [&json!(2)], "{seen}");
+    }
+}
+
+/// A world whose channel scans codes, which WeChat Pay's APIv3 is to be told.
+async fn with_a_till(provider: &'static str) -> World {
+    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
+    match provider {
+        "wechat-v3" => World::with(Wishes { edit, ..Wishes::default() }).await,
+        other => World::of(other).await,
+    }
+}
+
 /// A till's request. `end` is how the code ends: `0001` waits for a password, `0002` is too poor, others pay at once.
 async fn scan(world: &World, Till { row, begin, .. }: &Till, order: &str, end: &str) -> crate::harness::Answer {
     let serial = u64::from_str_radix(&World::number(order)[..8], 16).unwrap();
@@ -308,7 +349,7 @@ async fn scan(world: &World, Till { row, begin, .. }: &Till, order: &str, end: &
 async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
     for entry in SCANNED {
         let row = &entry.row;
-        let world = World::of(row.provider).await;
+        let world = with_a_till(row.provider).await;
         let paid = scan(&world, entry, "at-once", "1000").await;
         // The provider's notification can be there before its answer.
         assert_eq!(paid.status, 201, "{}", paid.json());
@@ -338,7 +379,7 @@ async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
 async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_about() {
     let mut worlds = Vec::new();
     for entry in SCANNED {
-        let world = World::of(entry.row.provider).await;
+        let world = with_a_till(entry.row.provider).await;
         let waiting = scan(&world, entry, "nobody-types", "0001").await;
         assert_eq!(waiting.json()["status"], "pending", "{}", waiting.json());
         for fault in ["cut_after", "wrong_signature"] {

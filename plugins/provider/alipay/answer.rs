@@ -6,14 +6,14 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::Verified;
 use super::super::text::Text;
-use super::Product;
 use super::account::{Account, Protocol};
-use super::envelope::Envelope;
 use super::errors::Head;
 use super::request::service;
 use super::signature::at;
 use super::v3;
+use super::{Product, envelope};
 use crate::error::{Error, Word};
 use crate::payment::{Action, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
@@ -21,16 +21,16 @@ pub(super) fn decode(
     account: &Account,
     operation: &Operation,
     status: StatusCode,
-    body: &[u8],
+    answer: &Verified,
 ) -> Result<Outcome, Error> {
     match account.protocol {
-        Protocol::Form => in_form(account, operation, status, body),
-        Protocol::V3 => v3::decode(account, operation, status, body),
+        Protocol::Form => in_form(account, operation, status, answer),
+        Protocol::V3 => v3::decode(account, operation, status, answer.bytes()),
     }
 }
 
-fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &[u8]) -> Result<Outcome, Error> {
-    let (is_ours, content) = taken_apart(account, service(operation)?, body)?;
+fn in_form(account: &Account, operation: &Operation, status: StatusCode, answer: &Verified) -> Result<Outcome, Error> {
+    let (is_ours, content) = taken_apart(account, service(operation)?, answer)?;
     let mut reply = Reply::read(&content)?;
     let head = reply.head()?;
     let is_typing = &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
@@ -44,13 +44,17 @@ fn in_form(account: &Account, operation: &Operation, status: StatusCode, body: &
 }
 
 /// Whether an answer is the interface's own (or the gateway's, before it), and its content.
-pub(super) fn taken_apart<'a>(account: &Account, service: &str, body: &'a [u8]) -> Result<(bool, Cow<'a, str>), Error> {
-    let answer = Envelope::read(body).ok_or_else(unknown_form)?;
-    let is_ours = answer.name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
-    if !is_ours && &*answer.name != "error_response" {
+pub(super) fn taken_apart<'a>(
+    account: &Account,
+    service: &str,
+    answer: &'a Verified,
+) -> Result<(bool, Cow<'a, str>), Error> {
+    let (name, text) = envelope::signed(answer).ok_or_else(unknown_form)?;
+    let is_ours = name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
+    if !is_ours && name != "error_response" {
         return Err(Error::unclear("its answer is signed but to another question"));
     }
-    let content = opened(account, answer.value)?;
+    let content = opened(account, text)?;
     Ok((is_ours, content))
 }
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::super::Signing;
 use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
 use super::super::form::Fields;
+use super::super::{Signing, Verified};
 use super::account::Protocol;
 use super::answer::{self, taken_apart, unknown_form};
 use super::errors::Head;
@@ -67,7 +67,7 @@ impl Bills for Alipay {
             Protocol::Form => errors::unsigned(Kind::Query, status, body),
             Protocol::V3 => errors::v3(Kind::Query, status, body, false),
         });
-        let link = reply.and_then(|reply| self.link(status, reply.bytes()));
+        let link = reply.and_then(|reply| self.link(status, &reply));
         link.map(Found::Link).map_err(|error| match error {
             Error::Unclear { word: Some(word), .. } if word.code.to_ascii_lowercase().ends_with(NOT_THERE) => {
                 Error::Absent(word)
@@ -83,10 +83,10 @@ struct Place {
 }
 
 impl Alipay {
-    fn link(&self, status: StatusCode, body: &[u8]) -> Result<Link, Error> {
+    fn link(&self, status: StatusCode, reply: &Verified) -> Result<Link, Error> {
         let content = match self.account.protocol {
             Protocol::Form => {
-                let (is_ours, content) = taken_apart(&self.account, SERVICE, body)?;
+                let (is_ours, content) = taken_apart(&self.account, SERVICE, reply)?;
                 let head: Head<'_> = serde_json::from_str(&content).map_err(|_| unknown_form())?;
                 if &*head.code != "10000" {
                     return Err(head.error());
@@ -97,7 +97,7 @@ impl Alipay {
                 content
             }
             Protocol::V3 => {
-                let content = answer::plain(&self.account, body)?;
+                let content = answer::plain(&self.account, reply.bytes())?;
                 if status != StatusCode::OK {
                     return Err(errors::v3(Kind::Query, status, content.as_bytes(), true));
                 }

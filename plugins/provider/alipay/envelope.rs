@@ -1,10 +1,12 @@
 //! The answer's outside: which part of it is signed, exactly as it came.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::super::Verified;
 use super::super::text::Text;
 
 /// More members than any answer has.
@@ -16,6 +18,8 @@ pub(super) struct Envelope<'a> {
     pub(super) name: Text<'a>,
     /// The signed text, untouched: an object, or a quoted text when it is encrypted.
     pub(super) value: &'a str,
+    /// Where in the answer it is.
+    pub(super) place: Range<usize>,
     /// The signature, as JSON writes it.
     pub(super) sign: Option<&'a RawValue>,
     /// Which of Alipay's certificates belongs to the signature, as JSON writes it.
@@ -36,8 +40,20 @@ impl<'a> Envelope<'a> {
         let is_only = take(is_response).is_none();
         let sign = take(|name| name == "sign").map(|(_, raw)| raw);
         let alipay_cert_sn = take(|name| name == "alipay_cert_sn").map(|(_, raw)| raw);
-        is_only.then_some(Self { name, value: value.get(), sign, alipay_cert_sn })
+        let value = value.get();
+        let start = value.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+        is_only.then_some(Self { name, value, place: start..start + value.len(), sign, alipay_cert_sn })
     }
+}
+
+/// The name and the text of what is signed in an answer that was verified. The answer was read then; all that is left to
+/// read is the name, which stands before the text.
+pub(super) fn signed(answer: &Verified) -> Option<(&str, &str)> {
+    let (before, text) = answer.parts();
+    let (before, text) = (std::str::from_utf8(before).ok()?, std::str::from_utf8(text).ok()?);
+    let quoted = before.trim_ascii_end().strip_suffix(':')?.trim_ascii_end();
+    let (_, name) = quoted.strip_suffix('"')?.rsplit_once('"')?;
+    Some((name, text))
 }
 
 /// A text as JSON writes it.

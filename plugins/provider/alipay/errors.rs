@@ -74,7 +74,7 @@ const CODES: &[(&str, Class)] = &[
     ("PULL_MOBILE_CASHIER_FAIL", Class::Declined),
     ("NOW_TIME_AFTER_EXPIRE_TIME_ERROR", Class::Declined),
     ("NOT_CERTIFIED_USER", Class::Declined),
-    ("SELLER_BALANCE_NOT_ENOUGH", Class::Declined), // a refund, until the account has been topped up
+    ("SELLER_BALANCE_NOT_ENOUGH", Class::Busy), // what is given back waits for money, and keeps its number
     ("REFUND_AMT_NOT_EQUAL_TOTAL", Class::Declined),
     ("REASON_TRADE_REFUND_FEE_ERR", Class::Declined),
     ("REASON_TRADE_BEEN_FREEZEN", Class::Declined),

@@ -7,6 +7,21 @@ use super::signature::at;
 use crate::error::Error;
 use crate::payment::{Event, Money, Outcome, Status};
 
+/// The fields that decide.
+pub(super) const READ: &[&str] = &[
+    "app_id",
+    "gmt_payment",
+    "gmt_refund",
+    "notify_type",
+    "out_biz_no",
+    "out_trade_no",
+    "refund_fee",
+    "seller_id",
+    "total_amount",
+    "trade_no",
+    "trade_status",
+];
+
 /// A verified text that is no trade notification (as the parameters of a return link, which are signed in the same way)
 /// has no `trade_status` and is refused.
 pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {

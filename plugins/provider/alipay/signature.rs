@@ -13,6 +13,7 @@ use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
 use super::envelope::{self, Envelope};
+use super::notify;
 use crate::error::Error;
 use crate::signer::{Key, Keyring};
 
@@ -79,8 +80,8 @@ pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Ver
     let signature = envelope.sign.and_then(envelope::text).ok_or(BadSignature::Missing)?;
     let cert_sn = envelope.alipay_cert_sn.map(|raw| envelope::text(raw).ok_or(BadSignature::Missing)).transpose()?;
     let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
-    let id = key.id.clone();
-    Ok(Verified::vouch(body, id))
+    let (id, place) = (key.id.clone(), envelope.place);
+    Ok(Verified::vouch_part(body, place, id))
 }
 
 /// Checks a notification. The algorithm is the account's own, and not what the message would like it to be.
@@ -95,6 +96,9 @@ pub(super) fn verify_notification(
     let signature = params.get(SIGN).ok_or(BadSignature::Missing)?;
     if params.get(SIGN_TYPE).is_none_or(|kind| kind != account.sign_type) {
         return Err(BadSignature::Wrong("it is of another type"));
+    }
+    if form::hides(&params, notify::READ) {
+        return Err(BadSignature::Wrong("what it covers can be read in two ways"));
     }
     let cert_sn = params.get(CERT_SN).map(String::as_str);
     // Whether the certificate's number is signed too is told in two ways.

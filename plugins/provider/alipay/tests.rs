@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::form::{self, Fields};
 use super::super::*;
 use super::Alipay;
+use super::envelope::Envelope;
 use super::golden::*;
 use crate::error::Word;
 use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
@@ -66,8 +67,13 @@ fn refund() -> Refund {
     }
 }
 
+/// As what was signed: in an answer the content, in anything else the whole.
 fn vouched(body: impl Into<Bytes>) -> Verified {
-    Verified::vouch(body.into(), "k")
+    let body = body.into();
+    match Envelope::read(&body).map(|envelope| envelope.place) {
+        Some(place) => Verified::vouch_part(body, place, "k"),
+        None => Verified::vouch(body, "k"),
+    }
 }
 
 fn read(form: &[u8]) -> Fields {

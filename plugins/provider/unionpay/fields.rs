@@ -57,8 +57,8 @@ impl<'a> Message<'a> {
         let mut fields = Vec::with_capacity(USUAL);
         let mut rest = text;
         loop {
-            let at = memchr2(b'=', b'&', rest.as_bytes()).filter(|at| *at > 0)?;
-            let (name, after) = (rest.get(..at)?, rest.get(at..)?.strip_prefix('=')?);
+            let (name, after) = rest.split_at_checked(name_end(rest)?)?;
+            let after = after.get(1..)?;
             let (end, is_open) = value_end(after);
             fields.push((name.into(), after.get(..end)?.into()));
             let Some(next) = after.get(end + 1..) else {
@@ -177,11 +177,17 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && memchr2(b'&', b'=', name.as_bytes()).is_none()
 }
 
+/// Where a name ends: at the first `=`, with no `&` before it. Names are short, so they are looked through byte by byte.
+fn name_end(text: &str) -> Option<usize> {
+    let end = text.bytes().position(|byte| matches!(byte, b'=' | b'&')).filter(|end| *end > 0)?;
+    (text.as_bytes().get(end) == Some(&b'=')).then_some(end)
+}
+
 /// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
 fn value_end(text: &str) -> (usize, bool) {
     let rest = |from: usize| text.as_bytes().get(from..).unwrap_or_default();
     let mut at = 0;
-    while let Some(next) = memchr3(b'&', b'{', b'[', rest(at)) {
+    while let Some(next) = find_mark(rest(at)) {
         at += next;
         let closing = match rest(at).first() {
             Some(b'{') => b'}',
@@ -194,6 +200,14 @@ fn value_end(text: &str) -> (usize, bool) {
         }
     }
     (text.len(), false)
+}
+
+/// The first `&` or opening bracket. Most values are so short that the search for it costs more to begin than to do.
+fn find_mark(text: &[u8]) -> Option<usize> {
+    const SHORT: usize = 24;
+    let (start, rest) = text.split_at_checked(SHORT).unwrap_or((text, &[]));
+    let near = start.iter().position(|byte| matches!(byte, b'&' | b'{' | b'['));
+    near.or_else(|| memchr3(b'&', b'{', b'[', rest).map(|far| start.len() + far))
 }
 
 impl Serialize for Fields {

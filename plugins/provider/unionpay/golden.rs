@@ -134,6 +134,10 @@ fn hold_all(
     hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
+/// What the other ways to sign have too.
+const OTHERS: &str = "pay-page pay-app pay-qr pay-barcode query close-barcode refund query-refund notification-payment \
+                      notification-refund";
+
 #[test]
 fn golden_files_hold() {
     let needed = "pay-page pay-app pay-qr pay-barcode query query-open query-closed query-barcode query-failed close-barcode refund \
@@ -146,7 +150,7 @@ fn golden_files_hold() {
 fn golden_files_with_sm2_hold() {
     let provider = UnionPay(account(Method::Sm2(sm2_chain()), Codec::Form));
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_with_sm2);
-    hold_all("unionpay-sm2", &provider, &*sm2_signer(), LATER, &sign, "pay-app query notification-payment");
+    hold_all("unionpay-sm2", &provider, &*sm2_signer(), LATER, &sign, OTHERS);
 }
 
 #[test]
@@ -155,5 +159,18 @@ fn golden_files_in_json_with_sm3_hold() {
     let nobody = crate::signer::none();
     let by_key = |fields: Fields| Method::sm3(SECURE_KEY).sign(&fields, &*nobody).unwrap();
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Json, by_key);
-    hold_all("unionpay-sm3-json", &provider, &*nobody, NOW, &sign, "pay-qr query refund");
+    hold_all("unionpay-sm3-json", &provider, &*nobody, NOW, &sign, OTHERS);
+}
+
+/// With a key, and an account that undoes (31) what it can instead of giving it back (04).
+#[test]
+fn golden_files_with_sha256_hold() {
+    let provider = UnionPay(Account { undo: true, ..account(Method::sha256(SECURE_KEY), Codec::Form) });
+    let nobody = crate::signer::none();
+    let by_key = |fields: Fields| Method::sha256(SECURE_KEY).sign(&fields, &*nobody).unwrap();
+    let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, by_key);
+    hold_all("unionpay-sha256", &provider, &*nobody, NOW, &sign, OTHERS);
+    let undone = super::super::golden::all(&folder().with_file_name("unionpay-sha256"));
+    let (_, refund) = undone.into_iter().find(|(name, _)| name == "refund").unwrap();
+    assert!(refund.request.unwrap()["body"].as_str().unwrap().contains("&txnType=31&"));
 }

@@ -169,8 +169,8 @@ fn question(account: &Account, product: Product, number: &str, at: Timestamp) ->
 }
 
 /// Takes back what may or may not have been paid. (The undo of a consumption, 31, is for one that is known to have
-/// succeeded, and has a number of its own; this one names the order itself, so it can be said twice.) The fields beside
-/// number and time are as sources have them, never seen at work.
+/// succeeded, and has a number of its own; this one names the order itself, so it can be said twice.) The fields are
+/// those of UnionPay's own sample for scanned codes (被扫消费冲正), not seen at work.
 fn reverse(account: &Account, order: &Order) -> Fields {
     let mut fields = common(account, ["99", "01"], Product::Barcode.business(), &order.number, order.created_at);
     fields.set("channelType", "08");

@@ -8,7 +8,7 @@ use super::super::{Signing, beijing};
 use super::xml::Fields;
 use super::{Account, Product, errors};
 use crate::error::{Error, Word};
-use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::payment::{Action, Currency, Event, Kind, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
 /// The fields of one message.
 pub(super) struct Message<'a> {
@@ -52,7 +52,7 @@ impl Message<'_> {
     }
 
     /// What the two outer layers say: a protocol's failure, or the operation's.
-    fn refused(&self) -> Option<Error> {
+    fn refused(&self, kind: Kind) -> Option<Error> {
         if self.field("return_code") != Some("SUCCESS") {
             return Some(protocol_failure(&self.fields));
         }
@@ -60,14 +60,14 @@ impl Message<'_> {
             return None;
         }
         let text = |name: &str| self.field(name).unwrap_or_default().to_owned();
-        Some(errors::refusal(Word { code: text("err_code"), message: text("err_code_des") }))
+        Some(errors::refusal(kind, Word { code: text("err_code"), message: text("err_code_des") }))
     }
 
     pub(super) fn outcome(&self, operation: &Operation, with: Signing<'_>) -> Result<Outcome, Error> {
         if self.field("return_code") == Some("SUCCESS") {
             self.is_ours()?;
         }
-        match (self.refused(), operation) {
+        match (self.refused(operation.kind()), operation) {
             (Some(Error::Unclear { word: Some(word), .. }), Operation::Pay(pay))
                 if word.code == "USERPAYING" && pay.order.method.is_scanned() =>
             {
@@ -212,7 +212,7 @@ impl Message<'_> {
             });
         }
         self.is_ours()?;
-        if let Some(error) = self.refused() {
+        if let Some(error) = self.refused(Kind::Pay) {
             return Err(error);
         }
         let order_number = self.needed("out_trade_no")?.to_owned();

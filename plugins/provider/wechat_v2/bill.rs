@@ -11,6 +11,7 @@ use super::signature::SignType;
 use super::xml::{self, Fields};
 use super::{WechatV2, errors};
 use crate::error::{Error, Word};
+use crate::payment::Kind;
 
 const TRADES: &str = "/pay/downloadbill";
 /// Over mutual TLS.
@@ -100,7 +101,7 @@ fn refusal(fields: &Fields) -> Error {
         return Error::Busy(word);
     }
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
-    match errors::refusal(word) {
+    match errors::refusal(Kind::Query, word) {
         // A code that is not known refuses as well as others: no money depends on it.
         Error::Unclear { word: Some(word), .. } if is_refused && joined(&word.code) != "SYSTEMERROR" => {
             Error::Declined(word)

@@ -1,6 +1,7 @@
 //! APIv2's error codes (`err_code`), sorted by what they say of the money.
 
 use crate::error::{Error, Word};
+use crate::payment::Kind;
 
 /// What a code means.
 #[derive(Clone, Copy)]
@@ -15,6 +16,8 @@ enum Class {
     Absent,
     /// It was not done and will not be.
     Declined,
+    /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
+    Poor,
 }
 
 const CODES: &[(&str, Class)] = &[
@@ -33,7 +36,7 @@ const CODES: &[(&str, Class)] = &[
     ("ORDERNOTEXIST", Class::Absent),
     ("REFUNDNOTEXIST", Class::Absent),
     ("NOAUTH", Class::Declined),
-    ("NOTENOUGH", Class::Declined),
+    ("NOTENOUGH", Class::Poor),
     ("NOTSUPORTCARD", Class::Declined),
     ("AUTHCODEEXPIRE", Class::Declined),
     ("AUTH_CODE_ERROR", Class::Declined),
@@ -60,13 +63,14 @@ const CODES: &[(&str, Class)] = &[
 ];
 
 /// What a verified `result_code` FAIL says. Of a code that is not in the table nothing is concluded.
-pub(super) fn refusal(word: Word) -> Error {
+pub(super) fn refusal(kind: Kind, word: Word) -> Error {
     let class = CODES.iter().find(|(code, _)| *code == word.code).map_or(Class::Unclear, |(_, class)| *class);
     match class {
         Class::Unclear => Error::Unclear { why: "it answered with an error".to_owned(), word: Some(word) },
         Class::Busy => Error::Busy(word),
+        Class::Poor if kind == Kind::Refund => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
-        Class::Declined => Error::Declined(word),
+        Class::Declined | Class::Poor => Error::Declined(word),
     }
 }

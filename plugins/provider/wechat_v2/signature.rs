@@ -15,6 +15,27 @@ use super::xml::{self, Fields};
 /// What the key's only id is.
 const KEY_ID: &str = "api";
 
+/// The fields that decide, in answers and notifications.
+const READ: &[&str] = &[
+    "appid",
+    "err_code",
+    "fee_type",
+    "mch_id",
+    "out_refund_no",
+    "out_trade_no",
+    "recall",
+    "refund_fee",
+    "refund_id",
+    "req_info",
+    "result_code",
+    "return_code",
+    "sub_mch_id",
+    "total_fee",
+    "trade_state",
+    "trade_type",
+    "transaction_id",
+];
+
 /// By the names that the interface gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignType {
@@ -64,6 +85,9 @@ impl ApiKey {
     pub(super) fn verify(&self, message: Bytes) -> Result<Verified, BadSignature> {
         let fields = xml::read("xml", &message).ok_or(BadSignature::Missing)?;
         let sign = fields.get("sign").ok_or(BadSignature::Missing)?;
+        if form::hides(&fields, READ) {
+            return Err(BadSignature::Wrong("what it covers can be read in two ways"));
+        }
         // Of different lengths they are not equal; in constant time otherwise.
         verify_slices_are_equal(self.sign(&fields).as_bytes(), sign.as_bytes())
             .map_err(|_| BadSignature::Wrong("it is not over this message, or by another API key"))?;

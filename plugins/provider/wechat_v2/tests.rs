@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::super::form;
 use super::super::golden::{self, Bench, Message as Golden, NOW};
 use super::xml::Fields;
 use super::*;
@@ -26,29 +27,41 @@ fn provider() -> WechatV2 {
     WechatV2 { account }
 }
 
+/// A service provider, with the old signature.
+fn partner() -> WechatV2 {
+    let [sub_mchid, sub_appid] = ["1900000109", "wx8888888888888888"].map(|id| Some(id.to_owned()));
+    let whose = wechat_account::Account::new("10000100".into(), "wxd930ea5d5a258f4f".into(), sub_mchid, sub_appid);
+    WechatV2 { account: Account { whose, key: key(SignType::Md5) } }
+}
+
 fn fields(params: &Value) -> Fields {
     params.as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
 }
 
-/// WeChat Pay's side: what has no signature gets one, but for refund notifications, which have none.
-fn sign(message: &mut Golden) {
-    let mut fields = xml::read("xml", message.body.as_bytes()).unwrap();
-    if !fields.contains_key("sign") && !fields.contains_key("req_info") {
-        fields.insert("sign".to_owned(), provider().account.key.sign(&fields));
-        message.body = xml::write(&fields);
-    }
+/// Holds a folder. On WeChat Pay's side what has no signature gets one, but for refund notifications, which have none.
+fn hold(folder: &str, provider: &WechatV2) {
+    let needed = "pay-native pay-jsapi pay-h5 pay-app pay-codepay query close reverse refund query-refund notification-payment \
+                  notification-refund";
+    let needed: Vec<&str> = needed.split_whitespace().collect();
+    let (signer, keys) = (crate::signer::none(), Keyring::default());
+    let sign = |message: &mut Golden| {
+        let mut fields = xml::read("xml", message.body.as_bytes()).unwrap();
+        if !fields.contains_key("sign") && !fields.contains_key("req_info") {
+            fields.insert("sign".to_owned(), provider.account.key.sign(&fields));
+            message.body = xml::write(&fields);
+        }
+    };
+    golden::hold(&Bench { folder, provider, signer: &*signer, keys: &keys, now: NOW, sign: &sign }, &needed);
 }
 
 #[test]
 fn golden_files_hold() {
-    let needed = "pay-native pay-jsapi pay-h5 pay-app pay-codepay query query-unpaid close reverse refund query-refund notification-payment \
-                  notification-refund";
-    let needed: Vec<&str> = needed.split_whitespace().collect();
-    let (signer, keys) = (crate::signer::none(), Keyring::default());
-    golden::hold(
-        &Bench { folder: "wechat-v2", provider: &provider(), signer: &*signer, keys: &keys, now: NOW, sign: &sign },
-        &needed,
-    );
+    hold("wechat-v2", &provider());
+}
+
+#[test]
+fn golden_files_of_a_service_provider_with_md5_hold() {
+    hold("wechat-v2-partner", &partner());
 }
 
 #[test]
@@ -137,6 +150,26 @@ fn only_what_agrees_with_the_order_is_accepted() {
     assert_eq!(queried("wechat.native", &[("trade_state", "REFUND")]).unwrap().status, Status::Succeeded);
 }
 
+/// The signed text is the same when a field stands in another one's value or name.
+#[test]
+fn no_field_can_be_hidden_in_another() {
+    let body =
+        signed(&[PAID, &[("cash_fee", "1"), ("fee_type", "USD"), ("mweb_url", "https://w?a=1&package=2")]].concat());
+    let whole = xml::read("xml", body.as_bytes()).unwrap();
+    let said = |fields: &Fields| {
+        assert_eq!(form::text(fields, &["sign"]), form::text(&whole, &["sign"]));
+        verify(Source::Answer, xml::write(fields).as_bytes()).map(drop)
+    };
+    assert_eq!(said(&whole), Ok(()), "what hides nothing may hold any character");
+    let mut folded = whole.clone();
+    let (first, value) = (folded["cash_fee"].clone(), folded.remove("fee_type").unwrap());
+    folded.insert("cash_fee".to_owned(), format!("{first}&fee_type={value}"));
+    assert!(said(&folded).is_err(), "in a value");
+    folded.remove("cash_fee");
+    folded.insert(format!("cash_fee={first}&fee_type"), value);
+    assert!(said(&folded).is_err(), "in a name");
+}
+
 #[test]
 fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
     let Operation::Pay(pay) = golden::pay("wechat.jsapi") else { panic!() };
@@ -163,6 +196,10 @@ fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
     assert_eq!(code("PARAM_ERROR"), "declined");
     assert_eq!(code("FREQUENCY_LIMITED"), "provider_busy");
     assert_eq!(code("SOMETHING_NEW"), "unclear");
+    let poor = [("result_code", "FAIL"), ("err_code", "NOTENOUGH")];
+    assert_eq!(answered(&golden::pay("wechat.codepay"), &poor).unwrap_err().code(), "declined");
+    let refund = Operation::Refund(golden::refund("wechat.native"));
+    assert_eq!(answered(&refund, &poor).unwrap_err().code(), "provider_busy", "with the same number, later");
     let typing = [("result_code", "FAIL"), ("err_code", "USERPAYING")];
     assert_eq!(answered(&golden::pay("wechat.codepay"), &typing).unwrap().status, Status::Pending);
     let Operation::Pay(pay) = golden::pay("wechat.codepay") else { panic!() };

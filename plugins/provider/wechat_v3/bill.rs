@@ -8,6 +8,7 @@ use super::super::Signing;
 use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
 use super::{WechatV3, answer, errors, request};
 use crate::error::Error;
+use crate::payment::Kind;
 
 /// Our kinds of bill, and what WeChat Pay is asked for each.
 const KINDS: &[&str] = &[TRADE, "trade_success", "trade_refund", FUNDS, "funds_operation", "funds_fees"];
@@ -61,7 +62,7 @@ impl Bills for WechatV3 {
 }
 
 fn refusal(status: StatusCode, body: &[u8]) -> Error {
-    match errors::refusal(status, body) {
+    match errors::refusal(Kind::Query, status, body) {
         Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == NOT_THERE => Error::Absent(word),
         Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == BEING_MADE => Error::Busy(word),
         other => other,

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::error::{Error, Word};
+use crate::payment::{Kind, Operation};
 
 /// What a code means.
 #[derive(Clone, Copy)]
@@ -18,6 +19,8 @@ enum Class {
     Absent,
     /// It was not done and will not be.
     Declined,
+    /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
+    Poor,
 }
 
 /// Codes are written without `_`, because WeChat Pay writes them with and without.
@@ -45,7 +48,7 @@ const CODES: &[(&str, Class)] = &[
     ("USERACCOUNTABNORMAL", Class::Declined),
     ("OPENIDMISMATCH", Class::Declined),
     ("INVALIDTRANSACTIONID", Class::Declined),
-    ("NOTENOUGH", Class::Declined), // a refund, until the account has been topped up
+    ("NOTENOUGH", Class::Poor),
 ];
 
 #[derive(Deserialize)]
@@ -55,9 +58,24 @@ struct Refusal {
     message: String,
 }
 
+/// What an error answer says that carries no signature. It can turn an order away that nobody can pay yet, but what moves
+/// money by itself is not given up on its word.
+pub(super) fn unsigned(operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    let moves_money = match operation {
+        Operation::Pay(pay) => pay.order.method.is_scanned(),
+        other => other.kind() == Kind::Refund,
+    };
+    match refusal(operation.kind(), status, body) {
+        Error::Declined(word) | Error::Absent(word) if moves_money => {
+            Error::Unclear { why: "it refused without a signature".to_owned(), word: Some(word) }
+        }
+        said => said,
+    }
+}
+
 /// What an error answer says. Only a code that is known to be final is; of all others, and of an answer that is not in
 /// WeChat Pay's form and so came from something on the way, nothing is concluded about the money.
-pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
+pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
     let refusal =
         (status.is_client_error() || status.is_server_error()).then(|| serde_json::from_slice::<Refusal>(body));
     let Some(Ok(Refusal { code, message })) = refusal else {
@@ -65,10 +83,12 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
     };
     let bare = code.replace('_', "");
     let known = CODES.iter().find(|(name, _)| *name == bare).map(|(_, class)| *class);
-    let class = known.unwrap_or(match status {
-        StatusCode::TOO_MANY_REQUESTS => Class::Busy,
-        _ => Class::Unclear,
-    });
+    let class = match known {
+        Some(Class::Poor) if kind == Kind::Refund => Class::Busy,
+        Some(class) => class,
+        None if status == StatusCode::TOO_MANY_REQUESTS => Class::Busy,
+        None => Class::Unclear,
+    };
     // A word about the order out of a broken machine is none; that it is overburdened is.
     let class = if status.is_server_error() && !matches!(class, Class::Busy) { Class::Unclear } else { class };
     let word = Word { code, message };
@@ -77,6 +97,6 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
         Class::Busy => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
-        Class::Declined => Error::Declined(word),
+        Class::Declined | Class::Poor => Error::Declined(word),
     }
 }

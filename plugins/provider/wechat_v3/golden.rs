@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::super::golden::{self as shared, Asked, Golden, Message, event_json};
+use super::super::golden::{self as shared, Asked, Golden, Message, error_json, event_json};
 use super::super::*;
 use super::WechatV3;
 use crate::signer::rsa;
@@ -124,6 +124,7 @@ fn ours(name: &str, golden: &Golden) -> Golden {
         answer,
         notification,
         outcome: None,
+        error: None,
         event: None,
         keys: None,
     };
@@ -149,8 +150,10 @@ fn ours(name: &str, golden: &Golden) -> Golden {
     };
     new.request = Some(request_json(&provider, request));
     let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
-    let outcome = signing(|with| provider.decode(&operation, status, verified(message), with)).unwrap();
-    new.outcome = Some(serde_json::to_value(outcome).unwrap());
+    match signing(|with| provider.decode(&operation, status, verified(message), with)) {
+        Ok(outcome) => new.outcome = Some(serde_json::to_value(outcome).unwrap()),
+        Err(error) => new.error = Some(error_json(&error)),
+    }
     new
 }
 
@@ -159,8 +162,10 @@ fn golden_files_hold() {
     let files = all();
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     for needed in
-        "pay-native pay-jsapi pay-app pay-h5 pay-codepay pay-codepay-typing query close refund query-refund notification-payment notification-refund \
-         certificates partner-pay-jsapi partner-pay-app partner-query partner-close partner-refund partner-query-refund"
+        "pay-native pay-jsapi pay-app pay-h5 pay-codepay pay-codepay-typing query query-unpaid close reverse refund query-refund \
+         notification-payment notification-refund certificates partner-pay-native partner-pay-jsapi partner-pay-app \
+         partner-pay-h5 partner-query partner-close partner-refund partner-query-refund partner-notification-payment \
+         partner-notification-refund"
             .split(' ')
     {
         assert!(names.contains(&needed), "{needed} is missing");
@@ -175,6 +180,7 @@ fn golden_files_hold() {
         } else {
             assert_eq!(new.request, golden.request, "request of {name}");
             assert_eq!(new.outcome, golden.outcome, "outcome of {name}");
+            assert_eq!(new.error, golden.error, "error of {name}");
             assert_eq!(new.event, golden.event, "event of {name}");
             assert_eq!(new.keys, golden.keys, "keys of {name}");
         }

@@ -27,7 +27,7 @@ pub(super) struct Done {
 }
 
 /// The error is an answer too.
-type Result<T = Done> = std::result::Result<T, Reply>;
+pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
 /// The most partial refunds that an order may have.
 const MOST_REFUNDS: usize = 50;
@@ -35,15 +35,16 @@ const MOST_REFUNDS: usize = 50;
 impl Desk<'_> {
     pub(super) fn create(&mut self, product: Product, body: Option<Value>) -> Result {
         let body = checked(body, schema::create(product))?;
+        self.check_account(&body)?;
         let text = |field: &str| body[field].as_str().unwrap_or_default();
-        if text("mchid") != self.account.mchid || text("appid") != self.account.appid {
-            return Err(Reply::error(400, "APPID_MCHID_NOT_MATCH", "appid和mch_id不匹配"));
-        }
         let expires = text("time_expire").parse::<Timestamp>().ok();
         if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
             return Err(parameter("body", "/time_expire", "must be at least 1 minute after now"));
         }
         let id = (self.account.mchid.clone(), text("out_trade_no").to_owned());
+        if product == Product::Codepay {
+            return self.scan(&id, body);
+        }
         if let Some(order) = self.books.order(&id, self.now) {
             match order.state {
                 State::Success | State::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
@@ -55,9 +56,22 @@ impl Desk<'_> {
                 _ => return done(Reply::ok(&self.means(product))),
             }
         }
+        self.open(&id, product, expires, body);
+        done(Reply::ok(&self.means(product)))
+    }
+
+    pub(super) fn check_account(&self, body: &Value) -> Result<()> {
+        match body["mchid"] == self.account.mchid.as_str() && body["appid"] == self.account.appid.as_str() {
+            true => Ok(()),
+            false => Err(Reply::error(400, "APPID_MCHID_NOT_MATCH", "appid和mch_id不匹配")),
+        }
+    }
+
+    /// Writes an order into the books that somebody has yet to pay.
+    pub(super) fn open(&mut self, id: &Id, product: Product, expires: Option<Timestamp>, body: Value) {
         let order = Order {
             product: product.as_str(),
-            notify_url: Some(text("notify_url").to_owned()),
+            notify_url: body["notify_url"].as_str().map(str::to_owned),
             opened: true,
             created: self.now,
             total: body["amount"]["total"].as_u64().unwrap_or_default(),
@@ -69,8 +83,7 @@ impl Desk<'_> {
         };
         self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
         self.books.orders.entry(id.clone()).or_default().order = Some(order);
-        self.books.executed("create", &id);
-        done(Reply::ok(&self.means(product)))
+        self.books.executed("create", id);
     }
 
     /// What the payer's device needs; new at each request, for the same order.
@@ -83,6 +96,8 @@ impl Desk<'_> {
                 let path = "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb";
                 json!({"h5_url": format!("{path}?prepay_id={prepay_id}&package={}", random_digits(10))})
             }
+            // It was paid, or waits for the payer: nothing is needed.
+            Product::Codepay => json!({}),
         }
     }
 
@@ -127,6 +142,9 @@ impl Desk<'_> {
         };
         match order.state {
             State::Success | State::Refund => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+            _ if order.product == Product::Codepay.as_str() => {
+                Err(Reply::error(400, "INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"))
+            }
             State::Closed => done(Reply::no_content()),
             State::NotPay | State::PayError => {
                 order.state = State::Closed;
@@ -171,7 +189,7 @@ impl Desk<'_> {
             return Err(Reply::error(400, "INVALID_REQUEST", "部分退款次数超过限制"));
         }
         if refund > original.saturating_sub(sum) {
-            return Err(Reply::error(403, "NOT_ENOUGH", "订单可退余额不足"));
+            return Err(Reply::error(400, "INVALID_REQUEST", "累计退款金额大于支付金额"));
         }
         let made = Refund {
             order: order_id.1.clone(),
@@ -250,12 +268,13 @@ impl Desk<'_> {
 
 /// An order, as queries and notifications tell it.
 pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Value {
+    let (state, description) = state(order);
     let mut object = json!({
         "appid": account.appid,
         "mchid": account.mchid,
         "out_trade_no": number,
-        "trade_state": order.state.as_str(),
-        "trade_state_desc": description(order.state),
+        "trade_state": state,
+        "trade_state_desc": description,
     });
     if let Some(attach) = order.parameters.get("attach") {
         object["attach"] = attach.clone();
@@ -310,13 +329,17 @@ pub(super) fn parameter(location: &str, field: &str, issue: &str) -> Reply {
     Reply::detailed(400, "PARAM_ERROR", "参数错误", detail)
 }
 
-fn description(state: State) -> &'static str {
-    match state {
-        State::NotPay => "订单未支付",
-        State::Success => "支付成功",
-        State::Refund => "订单发生过退款",
-        State::Closed => "订单已关闭",
-        State::PayError => "支付失败",
+/// `trade_state` and its description. What a till scanned waits for its payer, and is revoked instead of closed.
+fn state(order: &Order) -> (&'static str, &'static str) {
+    let is_scanned = order.product == Product::Codepay.as_str();
+    match order.state {
+        State::NotPay if is_scanned => ("USERPAYING", "需要用户输入支付密码"),
+        State::Closed if is_scanned => ("REVOKED", "订单已撤销"),
+        State::NotPay => ("NOTPAY", "订单未支付"),
+        State::Success => ("SUCCESS", "支付成功"),
+        State::Refund => ("REFUND", "订单发生过退款"),
+        State::Closed => ("CLOSED", "订单已关闭"),
+        State::PayError => ("PAYERROR", "支付失败"),
     }
 }
 
@@ -324,7 +347,7 @@ pub(super) fn china(time: Timestamp, format: &str) -> String {
     time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
 }
 
-fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
+pub(super) fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
     let body = body.ok_or_else(|| parameter("body", "", "must be JSON"))?;
     fields::check(&body, fields).map_err(|issue| {
         let reply = parameter("body", &issue.field, &issue.issue);

@@ -14,12 +14,14 @@ pub(super) enum Product {
     Jsapi,
     App,
     H5,
+    Codepay,
 }
 
 impl Product {
     /// The product with this name, as paths have it.
     pub(super) fn named(name: &str) -> Option<Self> {
-        [Self::Native, Self::Jsapi, Self::App, Self::H5].into_iter().find(|product| product.as_str() == name)
+        let all = [Self::Native, Self::Jsapi, Self::App, Self::H5, Self::Codepay];
+        all.into_iter().find(|product| product.as_str() == name)
     }
 
     pub(super) fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Product {
             Self::Jsapi => "jsapi",
             Self::App => "app",
             Self::H5 => "h5",
+            Self::Codepay => "codepay",
         }
     }
 
@@ -37,6 +40,7 @@ impl Product {
             Self::Jsapi => "JSAPI",
             Self::App => "APP",
             Self::H5 => "MWEB",
+            Self::Codepay => "MICROPAY",
         }
     }
 }
@@ -48,11 +52,15 @@ pub(super) fn create(product: Product) -> &'static [Field] {
         Product::App => CREATE_APP,
         Product::Jsapi => CREATE_JSAPI,
         Product::H5 => CREATE_H5,
+        Product::Codepay => CREATE_CODEPAY,
     }
 }
 
 /// The fields of a close request.
 pub(super) const CLOSE: &[Field] = &[required("mchid", Text(1, 32, is_digits))];
+
+/// The fields of the request that reverses what a till scanned.
+pub(super) const REVERSE: &[Field] = &[required("appid", Text(1, 32, any)), required("mchid", Text(1, 32, is_digits))];
 
 /// The fields of a refund request.
 pub(super) const REFUND: &[Field] = &[
@@ -116,6 +124,30 @@ const fn create_fields(scene: Field, payer: Option<Field>) -> [Field; 15] {
     ]
 }
 
+/// It is over at once or soon, and told to nobody: no `notify_url`, no `time_expire`.
+const CREATE_CODEPAY: &[Field] = &[
+    required("appid", Text(1, 32, any)),
+    required("mchid", Text(1, 32, is_digits)),
+    required("description", Text(1, 127, any)),
+    required("out_trade_no", Text(6, 32, is_number)),
+    optional("attach", Text(1, 128, any)),
+    optional("goods_tag", Text(1, 32, any)),
+    optional("support_fapiao", Flag),
+    optional("limit_pay", Texts),
+    required("amount", Object(AMOUNT)),
+    optional("detail", Object(DETAIL)),
+    optional("settle_info", Object(SETTLEMENT)),
+    required("payer", Object(&[required("auth_code", Text(18, 18, is_auth_code))])),
+    required(
+        "scene_info",
+        Object(&[
+            optional("device_id", Text(1, 32, any)),
+            optional("device_ip", Text(2, 45, is_ip)),
+            required("store_info", Object(&[optional("id", Text(1, 32, any)), optional("out_id", Text(1, 32, any))])),
+        ]),
+    ),
+];
+
 const AMOUNT: &[Field] = &[required("total", Whole(1)), optional("currency", Text(3, 3, is_cny))];
 
 const SETTLEMENT: &[Field] = &[optional("profit_sharing", Flag)];
@@ -178,6 +210,11 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// What the payer's telephone shows.
+fn is_auth_code(text: &str) -> bool {
+    is_digits(text) && text.get(..2).is_some_and(|start| ("10"..="15").contains(&start))
+}
+
 fn is_cny(text: &str) -> bool {
     text == "CNY"
 }
@@ -237,5 +274,15 @@ mod tests {
         }
         assert_eq!(check(&good, create(Product::Jsapi)).unwrap_err().field, "/payer");
         assert_eq!(check(&good, create(Product::H5)).unwrap_err().field, "/scene_info");
+        assert_eq!(check(&good, create(Product::Codepay)).unwrap_err().field, "/notify_url");
+        let mut scanned = good.clone();
+        scanned.as_object_mut().unwrap().remove("notify_url");
+        scanned["scene_info"] = json!({"device_id": "1", "store_info": {"id": "0001"}});
+        for (code, is_good) in
+            [("131234567890123456", true), ("161234567890123456", false), ("13123456789012345x", false)]
+        {
+            scanned["payer"] = json!({"auth_code": code});
+            assert_eq!(check(&scanned, create(Product::Codepay)).is_ok(), is_good, "{code}");
+        }
     }
 }

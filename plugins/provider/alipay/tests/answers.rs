@@ -135,7 +135,8 @@ fn a_refund_is_what_moved_and_is_this_one() {
 fn every_code_of_the_specification_has_its_class() {
     type Make = fn(Word) -> Error;
     let unclear: Make = |word| Error::Unclear { why: String::new(), word: Some(word) };
-    let rows: [(&str, Make); 4] = [
+    let rows: [(&str, Make); 5] = [
+        ("SELLER_BALANCE_NOT_ENOUGH", Error::Busy),
         ("SYSTEM_ERROR DISCORDANT_REPEAT_REQUEST BRAND_NEW BEYOND_PER_RECEIPT", unclear),
         (
             "TRADE_HAS_SUCCESS TRADE_HAS_CLOSE CONTEXT_INCONSISTENT TRADE_STATUS_ERROR REASON_TRADE_STATUS_INVALID \
@@ -151,7 +152,7 @@ fn every_code_of_the_specification_has_its_class() {
              BEYOND_PER_RECEIPT_SINGLE_RESTRICTION TOTAL_FEE_EXCEED EXIST_FORBIDDEN_WORD ACCESS_FORBIDDEN PARTNER_ERROR \
              INVALID_PARAMETER INVALID_STORE_ID SELLER_BEEN_BLOCKED MERCHANT_STATUS_NOT_NORMAL \
              MERCHANT_AGREEMENT_NOT_EXIST USER_FACE_PAYMENT_SWITCH_OFF MOBILE_PAYMENT_SWITCH_OFF \
-             PULL_MOBILE_CASHIER_FAIL NOW_TIME_AFTER_EXPIRE_TIME_ERROR NOT_CERTIFIED_USER SELLER_BALANCE_NOT_ENOUGH \
+             PULL_MOBILE_CASHIER_FAIL NOW_TIME_AFTER_EXPIRE_TIME_ERROR NOT_CERTIFIED_USER \
              REFUND_AMT_NOT_EQUAL_TOTAL REASON_TRADE_REFUND_FEE_ERR REASON_TRADE_BEEN_FREEZEN TRADE_NOT_ALLOW_REFUND \
              CANCEL_NOT_ALLOWED",
             Error::Declined,

@@ -97,6 +97,30 @@ fn the_signed_text_is_found_whatever_stands_in_it() {
     }
 }
 
+/// The signed text of a form escapes nothing, so it is the same when a field stands in another one's value or name.
+#[test]
+fn no_field_can_be_hidden_in_another() {
+    let whole = "app_id=2021000000000001&gmt_create=2023-11-15+06%3A13%3A21&gmt_refund=2023-11-15+06%3A20%3A00&notify_type=trade_status_sync\
+                 &out_trade_no=1&receipt_amount=68.00&refund_fee=3.00&sign_type=RSA2&subject=a%26b%3Dc&total_amount=68.00&trade_no=42\
+                 &trade_status=TRADE_SUCCESS";
+    let whole = read(notified(whole).as_bytes());
+    let said = |params: &Fields| {
+        assert_eq!(form::text(params, &["sign", "sign_type"]), form::text(&whole, &["sign", "sign_type"]));
+        verify(Source::Notification, form::write(params), &keyring()).map(drop)
+    };
+    assert_eq!(said(&whole), Ok(()), "what hides nothing may hold any character");
+    for (name, before) in [("gmt_refund", "gmt_create"), ("refund_fee", "receipt_amount")] {
+        let mut folded = whole.clone();
+        let value = folded.remove(name).unwrap();
+        folded.get_mut(before).unwrap().push_str(&format!("&{name}={value}"));
+        assert!(said(&folded).is_err(), "{name} in a value");
+        let mut folded = whole.clone();
+        let (value, first) = (folded.remove(name).unwrap(), folded.remove(before).unwrap());
+        folded.insert(format!("{before}={first}&{name}"), value);
+        assert!(said(&folded).is_err(), "{name} in a name");
+    }
+}
+
 #[test]
 fn a_named_certificate_is_the_only_one_asked() {
     let certificate = key("ali_alipay.crt.pem");

@@ -151,7 +151,7 @@ fn every_code_of_the_specification_has_its_class() {
         (
             400,
             "PARAM_ERROR INVALID_REQUEST APPID_MCHID_NOT_MATCH SIGN_ERROR NO_AUTH RULE_LIMIT ACCOUNT_ERROR \
-             USER_ACCOUNT_ABNORMAL OPENID_MISMATCH INVALID_TRANSACTIONID NOT_ENOUGH MCH_NOT_EXISTS",
+             USER_ACCOUNT_ABNORMAL OPENID_MISMATCH INVALID_TRANSACTIONID MCH_NOT_EXISTS",
             Error::Declined,
         ),
         (500, "SYSTEM_ERROR BANK_ERROR", |_| Error::unclear("")),
@@ -172,6 +172,40 @@ fn every_code_of_the_specification_has_its_class() {
             }
         }
     }
+}
+
+#[test]
+fn a_refund_waits_for_money_and_a_payment_does_not() {
+    for (operation, code) in [
+        (Operation::Refund(refund()), "provider_busy"),
+        (Operation::Pay(pay("wechat.codepay")), "declined"),
+        (Operation::Pay(pay("wechat.native")), "declined"),
+    ] {
+        for word in ["NOT_ENOUGH", "NOTENOUGH"] {
+            let said = decode(&operation, 403, &json!({"code": word, "message": "余额不足"}));
+            assert_eq!(said.unwrap_err().code(), code, "{word}");
+        }
+    }
+}
+
+#[test]
+fn what_moves_money_by_itself_is_not_given_up_on_an_unsigned_word() {
+    let said = |operation: &Operation, code: &str| {
+        let body = json!({"code": code, "message": "m"}).to_string();
+        provider().refusal(operation, StatusCode::FORBIDDEN, body.as_bytes()).code()
+    };
+    for operation in [Operation::Refund(refund()), Operation::Pay(pay("wechat.codepay"))] {
+        for code in ["PARAM_ERROR", "RULE_LIMIT", "ACCOUNT_ERROR", "RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
+            assert_eq!(said(&operation, code), "unclear", "{code}");
+        }
+        assert_eq!(said(&operation, "FREQUENCY_LIMITED"), "provider_busy");
+        assert_eq!(said(&operation, "ORDER_PAID"), "conflict");
+    }
+    assert_eq!(said(&Operation::Refund(refund()), "NOT_ENOUGH"), "provider_busy");
+    assert_eq!(said(&Operation::Pay(pay("wechat.codepay")), "NOT_ENOUGH"), "unclear");
+    // Nobody can pay yet what gave nobody anything to pay with, and a question moves nothing.
+    assert_eq!(said(&Operation::Pay(pay("wechat.native")), "PARAM_ERROR"), "declined");
+    assert_eq!(said(&Operation::QueryRefund(refund()), "RESOURCE_NOT_EXISTS"), "absent");
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! What a till scanned: paid at once, after a password, or not at all; never notified of, and reversed instead of closed.
+
+use serde_json::Value;
+
+use super::orders::{Desk, Result, checked, done, order_object, parameter};
+use super::reply::Reply;
+use super::schema::{self, Product};
+use crate::sandbox::books::{Id, Payment, State};
+
+/// Whose payment code it is.
+const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
+/// What the end of a payment code means; any other pays at once.
+const ASKS_FOR_PASSWORD: &str = "0001";
+const IS_TOO_POOR: &str = "0002";
+/// How long what was paid can be reversed.
+const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+impl Desk<'_> {
+    /// Makes an order from a payment code, and takes the money at once if the code allows it.
+    pub(super) fn scan(&mut self, id: &Id, body: Value) -> Result {
+        let known = self.books.order(id, self.now).map(|order| (order.state, order.parameters == body));
+        match known {
+            None => {}
+            Some((State::Success | State::Refund, _)) => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+            Some((State::Closed, _)) => return Err(Reply::error(400, "ORDER_CLOSED", "订单已撤销")),
+            Some((State::NotPay, true)) => return Err(asks_for_password()),
+            Some(_) => return Err(Reply::error(403, "OUT_TRADE_NO_USED", "商户订单号重复")),
+        }
+        let store = &body["scene_info"]["store_info"];
+        if store.get("id").is_none() && store.get("out_id").is_none() {
+            return Err(parameter("body", "/scene_info/store_info", "must have id or out_id"));
+        }
+        let code = body["payer"]["auth_code"].as_str().unwrap_or_default().to_owned();
+        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
+        if others.any(|order| order.parameters["payer"]["auth_code"] == code.as_str()) {
+            return Err(Reply::error(400, "INVALID_REQUEST", "付款码已使用，请用户在微信上刷新后再试"));
+        }
+        self.open(id, Product::Codepay, None, body);
+        let (now, account) = (self.now, self.account);
+        let Some(order) = self.books.order(id, now) else { return Err(not_exist()) };
+        if code.ends_with(ASKS_FOR_PASSWORD) {
+            return Err(asks_for_password());
+        }
+        if code.ends_with(IS_TOO_POOR) {
+            order.state = State::PayError;
+            return Err(Reply::error(403, "NOT_ENOUGH", "用户账户余额不足"));
+        }
+        order.state = State::Success;
+        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: now });
+        done(Reply::ok(&order_object(account, &id.1, order)))
+    }
+
+    /// Ends what a till began, and gives back what was paid.
+    pub(super) fn reverse(&mut self, id: &Id, body: Option<Value>) -> Result {
+        let body = checked(body, schema::REVERSE)?;
+        self.check_account(&body)?;
+        let now = self.now;
+        let Some(order) = self.books.order(id, now) else { return Err(not_exist()) };
+        if order.product != Product::Codepay.as_str() {
+            return Err(Reply::error(400, "INVALID_REQUEST", "只有付款码支付的订单可以撤销"));
+        }
+        let age = order.payment.as_ref().map_or(0, |payment| now.as_second() - payment.at.as_second());
+        match order.state {
+            State::Refund => return Err(Reply::error(400, "TRADE_ERROR", "订单已发生退款，不能撤销")),
+            State::Success if age > REVERSIBLE_SECONDS => {
+                return Err(Reply::error(400, "TRADE_ERROR", "订单超过7天，无法撤销"));
+            }
+            State::Closed => {}
+            State::Success | State::NotPay | State::PayError => {
+                order.state = State::Closed;
+                self.books.executed("cancel", id);
+            }
+        }
+        done(Reply::no_content())
+    }
+}
+
+fn asks_for_password() -> Reply {
+    Reply::error(202, "USERPAYING", "需要用户输入支付密码")
+}
+
+fn not_exist() -> Reply {
+    Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")
+}
