@@ -13,6 +13,8 @@ enum Class {
     Conflict,
     /// There is no such order or refund.
     Absent,
+    /// Our signature was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
 }
@@ -43,7 +45,7 @@ const CODES: &[(&str, Class)] = &[
     ("INVALID_REQUEST", Class::Declined),
     ("PARAM_ERROR", Class::Declined),
     ("LACK_PARAMS", Class::Declined),
-    ("SIGNERROR", Class::Declined),
+    ("SIGNERROR", Class::Unauthorized),
     ("XML_FORMAT_ERROR", Class::Declined),
     ("REQUIRE_POST_METHOD", Class::Declined),
     ("POST_DATA_EMPTY", Class::Declined),
@@ -67,6 +69,7 @@ pub(super) fn refusal(word: Word) -> Error {
         Class::Busy => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
+        Class::Unauthorized => Error::Unauthorized(word),
         Class::Declined => Error::Declined(word),
     }
 }

@@ -16,6 +16,8 @@ enum Class {
     Conflict,
     /// There is no such order or refund.
     Absent,
+    /// Our signature was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
 }
@@ -38,7 +40,7 @@ const CODES: &[(&str, Class)] = &[
     ("PARAMERROR", Class::Declined),
     ("INVALIDREQUEST", Class::Declined),
     ("APPIDMCHIDNOTMATCH", Class::Declined),
-    ("SIGNERROR", Class::Declined),
+    ("SIGNERROR", Class::Unauthorized), // the key, the certificate's serial number, or our clock
     ("NOAUTH", Class::Declined),
     ("RULELIMIT", Class::Declined),
     ("ACCOUNTERROR", Class::Declined),
@@ -77,6 +79,7 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
         Class::Busy => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
+        Class::Unauthorized => Error::Unauthorized(word),
         Class::Declined => Error::Declined(word),
     }
 }
