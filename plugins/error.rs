@@ -40,6 +40,10 @@ pub enum Error {
     /// same request again, later.
     #[error("the provider asks to come back later ({0})")]
     Busy(Word),
+    /// The provider does not accept the channel's signature, key or certificate. It looks at those before anything else, so
+    /// it did nothing; whoever configured the channel must see to it, and then the same request may be tried again.
+    #[error("the provider does not accept this channel's signature, and did nothing ({0})")]
+    Unauthorized(Word),
     /// The provider refused; final, no money moved.
     #[error("the provider refused ({0})")]
     Declined(Word),
@@ -70,13 +74,14 @@ impl Error {
 
     /// Whether the provider cannot have acted on the request.
     pub fn provably_not_executed(&self) -> bool {
-        matches!(self, Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Busy(_))
+        matches!(self, Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Busy(_) | Self::Unauthorized(_))
     }
 
     /// Whether it tells that the channel is ill, as a breaker counts it: transport, time-outs, provider's system
-    /// errors, answers that do not verify. What the caller or the payer did wrong does not count.
+    /// errors, answers that do not verify, a key of ours that is not accepted. What the caller or the payer did wrong does
+    /// not count.
     pub fn is_channel_failure(&self) -> bool {
-        matches!(self, Self::NotSent(_) | Self::Unclear { .. } | Self::Mismatch(_))
+        matches!(self, Self::NotSent(_) | Self::Unauthorized(_) | Self::Unclear { .. } | Self::Mismatch(_))
     }
 
     /// A short name for metrics and logs.
@@ -86,6 +91,7 @@ impl Error {
             Self::NotSent(_) => "not_sent",
             Self::Held { .. } => "held",
             Self::Busy(_) => "provider_busy",
+            Self::Unauthorized(_) => "unauthorized",
             Self::Declined(_) => "declined",
             Self::Conflict(_) => "conflict",
             Self::Absent(_) => "absent",

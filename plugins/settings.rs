@@ -3,14 +3,18 @@
 //! A [`Settings`] is one table. Its readers take a key each and note what is wrong with the value; when it is dropped it
 //! notes every key that nobody asked for. So a reader that lists its keys has refused all others.
 
+mod outline;
 mod setting;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use self::outline::example;
+pub use self::outline::{Form, Key, Outline, Shape};
 use self::setting::describe;
 pub use self::setting::{Setting, Size, duration};
 
@@ -27,27 +31,41 @@ pub struct Problem {
 
 /// The mistakes found so far in one file.
 #[derive(Debug, Default)]
-pub struct Problems(RefCell<Vec<Problem>>);
+pub struct Problems {
+    found: RefCell<Vec<Problem>>,
+    /// Every key that a reader asked for, by its path, where somebody wants to know.
+    asked: Option<RefCell<BTreeSet<String>>>,
+}
 
 impl Problems {
+    /// Such as also note which keys are asked for.
+    pub fn watching() -> Self {
+        Self { asked: Some(RefCell::default()), ..Self::default() }
+    }
+
+    /// The keys that readers asked for by now, as in `filter.rate`.
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.asked.as_ref().map(|asked| asked.borrow().clone()).unwrap_or_default()
+    }
+
     /// Notes one.
     pub fn push(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
-        self.0.borrow_mut().push(Problem { span, message: message.into(), suggestion });
+        self.found.borrow_mut().push(Problem { span, message: message.into(), suggestion });
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.found.borrow().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.found.borrow().is_empty()
     }
 
     /// All of them, in the order of the file.
     pub fn into_vec(self) -> Vec<Problem> {
-        let mut problems = self.0.into_inner();
+        let mut problems = self.found.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
         problems
     }
@@ -61,12 +79,23 @@ pub struct Settings<'a> {
     asked: Vec<&'static str>,
     silent: bool,
     problems: &'a Problems,
+    /// Where it is written down what is asked for; then nothing is known of a value that is missing, and nothing refused.
+    outline: Option<Outline>,
 }
 
 impl<'a> Settings<'a> {
     /// The root of a file.
     pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
-        Self { table: table.get_ref(), span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems }
+        let table = table.get_ref();
+        Self { table, span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems, outline: None }
+    }
+
+    /// The root of a file of which only some values are given: the readers see each key as if it were there, and what they ask
+    /// for is written down. What they find wrong means nothing.
+    pub fn sketch(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems, outline: Outline) -> Self {
+        let mut root = Self::root(table, problems);
+        (root.outline, root.silent) = (Some(outline), true);
+        root
     }
 
     /// Where this table stands, for a mistake that concerns all of it.
@@ -86,12 +115,20 @@ impl<'a> Settings<'a> {
 
     /// Whether the key is there.
     pub fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+        self.outline.is_some() || self.table.contains_key(key)
+    }
+
+    /// Tells which texts a key may have, for descriptions of the file; to refuse any other is the reader's own.
+    pub fn choices(&self, key: &'static str, choices: impl IntoIterator<Item = &'static str>) {
+        if let Some(outline) = &self.outline {
+            outline.choices(key, choices.into_iter().collect());
+        }
     }
 
     /// The value of a key that may be missing; `None` also when it is wrong (then that is noted).
     pub fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         self.asked.push(key);
+        self.outline.iter().for_each(|outline| outline.value::<T>(key, None));
         let value = self.table.get(key)?;
         match T::read(value.get_ref()) {
             Ok(value) => Some(value),
@@ -110,6 +147,10 @@ impl<'a> Settings<'a> {
 
     /// The same; where it is missing, the advice says what belongs there and where one finds it.
     pub fn required_as<T: Setting>(&mut self, key: &'static str, advice: &str) -> Option<T> {
+        if let Some(outline) = &self.outline {
+            outline.value::<T>(key, Some(advice));
+            return if self.table.contains_key(key) { self.optional(key) } else { example() };
+        }
         if !self.has(key) {
             self.asked.push(key);
             let path = self.path(key);
@@ -127,8 +168,11 @@ impl<'a> Settings<'a> {
     /// The table under a key.
     pub fn section(&mut self, key: &'static str) -> Option<Settings<'a>> {
         self.asked.push(key);
-        let value = self.table.get(key)?;
-        self.as_table(key, value)
+        let outline = self.outline.as_ref().map(|outline| outline.table(key, None));
+        match self.table.get(key) {
+            Some(value) => self.as_table(key, value, outline),
+            None => outline.map(|outline| self.empty(key, outline)),
+        }
     }
 
     /// The table under a key that must be there.
@@ -143,6 +187,7 @@ impl<'a> Settings<'a> {
     }
 
     fn section_or(&mut self, key: &'static str, suggestion: String) -> Option<Settings<'a>> {
+        self.outline.iter().for_each(|outline| drop(outline.table(key, Some(&suggestion))));
         if !self.has(key) {
             self.asked.push(key);
             let message = format!("the table `{}` is missing", self.path(key));
@@ -155,9 +200,14 @@ impl<'a> Settings<'a> {
     /// The tables under a key, as in `[[filter]]`; none when it is missing.
     pub fn sections(&mut self, key: &'static str) -> Vec<Settings<'a>> {
         self.asked.push(key);
-        let Some(value) = self.table.get(key) else { return Vec::new() };
+        let outline = self.outline.as_ref().map(|outline| outline.tables(key));
+        let Some(value) = self.table.get(key) else {
+            return outline.map(|outline| self.empty(key, outline)).into_iter().collect();
+        };
         match value.get_ref() {
-            DeValue::Array(items) => items.iter().filter_map(|item| self.as_table(key, item)).collect(),
+            DeValue::Array(items) => {
+                items.iter().filter_map(|item| self.as_table(key, item, outline.clone())).collect()
+            }
             other => {
                 let path = self.path(key);
                 let message = format!("`{path}` must be a list of tables, not {}", describe(other));
@@ -171,6 +221,7 @@ impl<'a> Settings<'a> {
     /// none when it is missing.
     pub fn items<T: Setting>(&mut self, key: &'static str) -> Vec<(Range<usize>, T)> {
         self.asked.push(key);
+        self.outline.iter().for_each(|outline| outline.values::<T>(key));
         let Some(value) = self.table.get(key) else { return Vec::new() };
         let path = self.path(key);
         let Some(items) = value.get_ref().as_array() else {
@@ -193,6 +244,10 @@ impl<'a> Settings<'a> {
 
     /// The texts in the table under a key, whatever their own keys are; none when it is missing.
     pub fn texts(&mut self, key: &'static str) -> Vec<(String, String)> {
+        if let Some(outline) = &self.outline {
+            outline.texts(key);
+            return Vec::new();
+        }
         let Some(mut table) = self.section(key) else { return Vec::new() };
         table.silent = true;
         let mut read = Vec::new();
@@ -220,15 +275,28 @@ impl<'a> Settings<'a> {
         self.problems
     }
 
-    fn as_table(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Settings<'a>> {
+    fn empty(&self, key: &str, outline: Outline) -> Settings<'a> {
+        Settings {
+            table: &outline::EMPTY,
+            span: self.span(),
+            name: self.path(key),
+            asked: Vec::new(),
+            silent: true,
+            problems: self.problems,
+            outline: Some(outline),
+        }
+    }
+
+    fn as_table(&self, key: &str, value: &'a Spanned<DeValue<'a>>, outline: Option<Outline>) -> Option<Settings<'a>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Settings {
                 table,
                 span: value.span(),
                 name: self.path(key),
                 asked: Vec::new(),
-                silent: false,
+                silent: outline.is_some(),
                 problems: self.problems,
+                outline,
             }),
             other => {
                 let path = self.path(key);
@@ -245,6 +313,9 @@ impl<'a> Settings<'a> {
 
 impl Drop for Settings<'_> {
     fn drop(&mut self) {
+        if let Some(asked) = &self.problems.asked {
+            asked.borrow_mut().extend(self.asked.iter().map(|key| self.path(key)));
+        }
         if self.silent {
             return;
         }

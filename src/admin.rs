@@ -1,17 +1,21 @@
 //! For operators and machines that watch: metrics, alive, ready.
 
 mod breakers;
+mod client;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::{Method, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use serde_json::json;
 use tollgate_plugins::filter::Clock;
 
+pub(crate) use self::client::ask;
 use crate::clock;
 use crate::config::generations::Kept;
 use crate::config::reload::{ReloadHandle, Report};
@@ -34,6 +38,13 @@ pub struct Admin {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let header = session.req_header();
+        let open = ["/healthz", "/readyz"].contains(&header.uri.path());
+        let shown = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let token = self.gateway.current.load().process.admin_token.clone();
+        if !open && token.is_some_and(|token| !token.is_shown(shown)) {
+            return unauthorized();
+        }
+        let as_json = wants_json(&header.headers);
         match (&header.method, header.uri.path()) {
             (&Method::GET, "/metrics") => {
                 self.collect().await;
@@ -44,17 +55,13 @@ impl ServeHttp for Admin {
                 None => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
             },
-            (&Method::POST, "/reload") => reported(self.reload.reload().await),
+            (&Method::POST, "/reload") => reported(self.reload.reload().await, as_json),
             (&Method::GET, "/generations") => {
                 let running = self.gateway.current.load().generation;
-                let line = |kept: &Kept| {
-                    let mark = if kept.number == running { "  in force" } else { "" };
-                    format!("{:>8}  {}{mark}\n", kept.number, kept.hash)
-                };
-                text(StatusCode::OK, PLAIN, self.reload.generations().iter().map(line).collect())
+                listed(&self.reload.generations().await, running, as_json)
             }
             (&Method::POST, "/rollback") => match number(header.uri.query()) {
-                Ok(number) => reported(self.reload.roll_back(number).await),
+                Ok(number) => reported(self.reload.roll_back(number).await, as_json),
                 Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
             (&Method::GET, "/breakers") => text(StatusCode::OK, PLAIN, breakers::listed(&self.gateway)),
@@ -126,11 +133,48 @@ impl Admin {
     }
 }
 
+const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-fn reported(result: Result<Report, Vec<Mistake>>) -> Response<Vec<u8>> {
+fn unauthorized() -> Response<Vec<u8>> {
+    let said = "send the token that `[admin]` of tollgate.toml names, as `authorization: Bearer TOKEN`\n".to_owned();
+    let mut response = text(StatusCode::UNAUTHORIZED, PLAIN, said);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(JSON))
+}
+
+/// Each generation that is kept, with what its reload did.
+fn listed(generations: &[(Kept, Option<Report>)], running: u64, as_json: bool) -> Response<Vec<u8>> {
+    if as_json {
+        let one = |(kept, report): &(Kept, Option<Report>)| json!({"generation": kept.number, "hash": kept.hash, "in_force": kept.number == running, "report": report});
+        let all: Vec<_> = generations.iter().map(one).collect();
+        return text(StatusCode::OK, JSON, json!(all).to_string());
+    }
+    let lines = |(kept, report): &(Kept, Option<Report>)| {
+        let mark = if kept.number == running { "  in force" } else { "" };
+        let details = report.iter().flat_map(|report| report.lines().into_iter().skip(1));
+        let details: String = details.map(|line| format!("          {}\n", line.trim_start())).collect();
+        format!("{:>8}  {}{mark}\n{details}", kept.number, kept.hash)
+    };
+    text(StatusCode::OK, PLAIN, generations.iter().map(lines).collect())
+}
+
+fn reported(result: Result<Report, Vec<Mistake>>, as_json: bool) -> Response<Vec<u8>> {
     match result {
-        Ok(report) => text(StatusCode::OK, PLAIN, format!("{report}\n")),
+        Ok(report) if as_json => text(StatusCode::OK, JSON, json!(report).to_string()),
+        Ok(report) => text(StatusCode::OK, PLAIN, report.lines().join("\n") + "\n"),
+        Err(mistakes) if as_json => {
+            let one = |mistake: &Mistake| {
+                let Mistake { file, line, column, message, suggestion } = mistake;
+                json!({"file": file, "line": line, "column": column, "message": message, "suggestion": suggestion})
+            };
+            let all: Vec<_> = mistakes.iter().map(one).collect();
+            text(StatusCode::UNPROCESSABLE_ENTITY, JSON, json!({"mistakes": all}).to_string())
+        }
         Err(mistakes) => {
             let lines: String = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect();
             text(StatusCode::UNPROCESSABLE_ENTITY, PLAIN, lines)

@@ -27,6 +27,7 @@ Examples:
   tollgate check --conf conf                  every mistake in a configuration, with file and line
   tollgate route --merchant shop --method wechat.native --amount 888
   tollgate run --conf conf                    serve
+  tollgate schema --dir conf/schema           JSON Schemas of the files, for editors
   tollgate explain tea-1                      where is my money: what happened to this order, also while the gateway runs
   tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
@@ -57,6 +58,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Which route a payment would take, and why
     Route(routing::RouteArgs),
+    /// What a configuration file may hold, as a JSON Schema: for editors that complete and complain
+    Schema(config::schema::SchemaArgs),
     /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
     Sandbox {
         /// Where the provider's interface is served (TLS)
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
         Command::Explain(arguments) => in_runtime(explain::run(&conf, &arguments)),
         Command::Route(arguments) => routing::run(&conf, &arguments),
+        Command::Schema(arguments) => config::schema::run(&arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(async {

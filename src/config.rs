@@ -7,18 +7,23 @@ mod filters;
 pub mod generations;
 mod identity;
 mod keys;
+mod known;
 mod ledger;
 mod merchant;
 pub mod operate;
+mod parallel;
 mod pfx;
 mod process;
 pub mod reload;
 pub mod report;
 mod routes;
+pub mod schema;
 mod secret;
 mod source;
 mod times;
+mod token;
 mod watch;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -34,6 +39,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
 pub(crate) use self::address::Address;
+pub use self::token::Token;
 use crate::cache::CacheKind;
 use crate::ledger::{Address as LedgerAddress, Keep};
 use crate::routing::Routes;
@@ -61,10 +67,12 @@ pub struct Snapshot {
     pub routes: Arc<Routes>,
     /// What it was made from.
     pub sources: Sources,
+    /// What was made of files, for the next generation.
+    pub(crate) known: Arc<known::Known>,
 }
 
 /// What a snapshot was made from: for watching, for telling what changed, and for keeping a copy of what was good.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Every file and directory that was looked at, those that files name included.
     pub files: BTreeSet<PathBuf>,
@@ -72,8 +80,12 @@ pub struct Sources {
     pub certificates: Vec<CertificateEnd>,
     /// Changes when `tollgate.toml`, or a file that it names, changes.
     pub process: String,
+    /// What that covers.
+    trace: source::Trace,
     /// Changes when the listener's certificate, key or client authorities change.
     pub server_tls: String,
+    /// The same of the admin listener's.
+    pub admin_tls: String,
     /// Changes when `routes.toml` changes.
     pub routes: String,
 }
@@ -89,7 +101,8 @@ pub struct CertificateEnd {
     pub not_after: i64,
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep` and `webhook_allow` needs a restart to change.
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep`, `admin_token`, `revert_if` and `webhook_allow`
+/// needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -100,6 +113,10 @@ pub struct Process {
     pub tls: Option<ServerTls>,
     /// Where metrics, health and readiness are.
     pub admin_listen: SocketAddr,
+    /// TLS there; without it, plain HTTP.
+    pub admin_tls: Option<ServerTls>,
+    /// What callers must know there, if anything.
+    pub admin_token: Option<Token>,
     /// Where the ledger lies.
     pub ledger: LedgerPlace,
     /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
@@ -159,6 +176,8 @@ pub struct Merchant {
     pub name: String,
     /// Changes when anything in the file, or a secret that it names, changes.
     pub fingerprint: String,
+    /// What the fingerprint covers.
+    pub(crate) trace: source::Trace,
     /// Several at once while they are rotated.
     pub keys: Vec<(String, Secret)>,
     /// Where events go.
@@ -183,8 +202,10 @@ pub struct Channel {
     pub name: String,
     /// Changes when anything in the file, or a key or secret that it names, changes.
     pub fingerprint: String,
-    /// What beside the file the fingerprint covers.
+    /// What the fingerprint covers.
     trace: source::Trace,
+    /// Held so that the next generation need not read them anew.
+    _read: (Option<Arc<identity::Pair>>, Option<Arc<[identity::Authority]>>),
     /// As in `wechat-v3`.
     pub provider_name: &'static str,
     /// The methods that the provider serves.
@@ -198,7 +219,9 @@ pub struct Channel {
     /// Those and the ones that the provider published; this is what answers are checked against.
     pub keys: ArcSwap<Keyring>,
     /// Hosts, identity, time limits, pool.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
+    /// Changes when the connections must be made anew.
+    connections: [u8; 32],
     /// Where its bills come from; nothing when the provider has none.
     pub bills: Option<BillHosts>,
     /// Around each call, outermost first.

@@ -82,8 +82,12 @@ impl Exchange for ChannelExchange<'_> {
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
         METRICS.exchanges_total.with_label_values(&[call.channel, operation, code]).inc();
         METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(took.as_secs_f64());
-        if let Err(error) = &result {
-            tracing::info!(channel = call.channel, operation, %error, "exchange");
+        match &result {
+            Err(error @ Error::Unauthorized(_)) => {
+                tracing::error!(channel = call.channel, operation, %error, "the channel's keys or certificates are wrong");
+            }
+            Err(error) => tracing::info!(channel = call.channel, operation, %error, "exchange"),
+            Ok(_) => {}
         }
         result
     }
@@ -144,7 +148,12 @@ impl ChannelExchange<'_> {
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
             Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),
-            Err(bad) => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
+            Err(bad) => match provider.refusal(operation, answer.status, &answer.body) {
+                // Whom it does not know the provider may answer with any of its keys, and where both sides have one key, ours
+                // is the wrong one. Who could forge this word could as well leave the signature out.
+                error @ Error::Unauthorized(_) => Err(error),
+                _ => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
+            },
         }
     }
 }

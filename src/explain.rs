@@ -15,10 +15,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status};
 
+use crate::admin;
 use crate::config::{Snapshot, operate};
 use crate::ledger::{Ledger, LedgerError, Life, MoneyState, Refund, Search, Timeline};
 use crate::server::open_ledger;
-use crate::stage::call;
 
 /// Which payment.
 #[derive(Args, Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct ExplainArgs {
 pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
     let snapshot = operate::in_force(conf)?;
     let question = Question { order: arguments.order.clone(), merchant: arguments.merchant.clone() };
-    let answer = match call(snapshot.process.admin_listen, "GET", &question.target(), &[], String::new()).await {
+    let answer = match admin::ask(&snapshot.process, "GET", &question.target()).await {
         Ok((200, found)) => found.to_string(),
         Ok((status, said)) => {
             return Err(format!("the gateway answered {status}: {}", said.as_str().unwrap_or("").trim()));

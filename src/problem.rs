@@ -130,6 +130,12 @@ impl Problem {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
                 Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }.provider(word.clone())
             }
+            // Not the merchant's fault: he may send the same again.
+            Error::Unauthorized(word) => {
+                let detail = "The provider does not accept the signature of the gateway's channel, and did nothing. The gateway's operators must see to its keys; send the same request again with the same key later.";
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                problem.provider(word.clone()).retry_after(5)
+            }
             Error::Declined(word) | Error::Conflict(word) | Error::Absent(word) => Self::declined(word.clone()),
             Error::Unclear { word, .. } => {
                 let detail = "The provider's answer cannot be used. Ask for the payment's status.";
@@ -245,6 +251,7 @@ mod tests {
             (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
             (Error::Held { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
             (Error::Busy(word.clone()), 503, "same_key", "not_moved"),
+            (Error::Unauthorized(word.clone()), 503, "same_key", "not_sent"),
             (Error::Declined(word.clone()), 402, "new_key", "not_moved"),
             (Error::unclear("x"), 502, "same_key", "unknown"),
             (Error::Mismatch("x".into()), 502, "no", "unknown"),

@@ -15,7 +15,7 @@ pub use self::table::Routes;
 use crate::config::{Channel, Snapshot};
 
 /// A rule that leads payments to channels.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Route {
     /// Which payments.
     pub wanted: Condition,

@@ -115,7 +115,7 @@ impl Bound {
         let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
         let mut service = http_proxy_service_with_name(&server.configuration, app, "door");
         match &process.tls {
-            Some(tls) => service.add_tls_with_settings(&address.to_string(), None, tls_settings(tls)?),
+            Some(tls) => service.add_tls_with_settings(&address.to_string(), None, tls_settings(tls, "server.tls")?),
             None => service.add_tcp(&address.to_string()),
         }
         if let Some(app) = service.app_logic_mut() {
@@ -125,11 +125,17 @@ impl Bound {
         }
         server.add_service(OnSocket::new(service, address, door));
 
+        let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
         let app = Admin { gateway: Arc::clone(&gateway), draining: Arc::clone(&draining), reload: reload.clone() };
         let mut service = Service::new("admin".to_owned(), app);
         service.threads = Some(1);
-        service.add_tcp(&admin_address.to_string());
+        match &process.admin_tls {
+            Some(tls) => {
+                service.add_tls_with_settings(&admin_address.to_string(), None, tls_settings(tls, "admin.tls")?);
+            }
+            None => service.add_tcp(&admin_address.to_string()),
+        }
         server.add_service(OnSocket::new(service, admin_address, admin));
 
         server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
@@ -148,7 +154,7 @@ impl Bound {
         let drain = Drain { in_flight, draining, limit: process.drain };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 
-        println!("tollgate listens on {scheme}://{address}, admin on http://{admin_address}");
+        println!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
         server.run(RunArgs { shutdown_signal: Box::new(Signals) });
         Ok(())
     }
@@ -271,12 +277,12 @@ impl<S: ServiceWithDependents> ServiceWithDependents for OnSocket<S> {
     }
 }
 
-fn tls_settings(tls: &ServerTls) -> Result<TlsSettings, String> {
+fn tls_settings(tls: &ServerTls, name: &str) -> Result<TlsSettings, String> {
     let (cert, key) = (tls.cert.to_string_lossy(), tls.key.to_string_lossy());
-    let mut settings = TlsSettings::intermediate(&cert, &key).map_err(|error| format!("server.tls: {error}"))?;
+    let mut settings = TlsSettings::intermediate(&cert, &key).map_err(|error| format!("{name}: {error}"))?;
     settings.enable_h2();
     if let Some(path) = &tls.client_ca {
-        let cannot = |error: &dyn std::fmt::Display| format!("server.tls.client_ca {}: {error}", path.display());
+        let cannot = |error: &dyn std::fmt::Display| format!("{name}.client_ca {}: {error}", path.display());
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(path).map_err(|error| cannot(&error))? {
             let certificate = certificate.map_err(|error| cannot(&error))?;

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::clock;
@@ -142,6 +143,21 @@ pub(crate) async fn call(
     body: String,
 ) -> Result<(u16, Value), String> {
     let stream = TcpStream::connect(to).await.map_err(|error| format!("cannot reach {to}: {error}"))?;
+    exchange(stream, to, method, target, headers, body).await
+}
+
+/// The same over a connection that is there.
+pub(crate) async fn exchange<S>(
+    stream: S,
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&'static str, String)],
+    body: String,
+) -> Result<(u16, Value), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);

@@ -62,6 +62,12 @@ pub struct Metrics {
     pub config_reloads_total: IntCounterVec,
     /// New generations that were taken back by themselves.
     pub config_reverts_total: IntCounter,
+    /// Seconds that the last reload took to read and check everything.
+    pub config_reload_seconds: Gauge,
+    /// What reloads changed, by kind of file.
+    pub config_changes_total: IntCounterVec,
+    /// How many keys of `tollgate.toml` wait for a restart.
+    pub config_needs_restart: IntGauge,
     /// Days until a certificate ends, by channel and which.
     pub certificate_days_left: GaugeVec,
     /// Status queries by whether the cache had the answer.
@@ -193,6 +199,19 @@ impl Metrics {
             config_reverts_total: add!(
                 IntCounter,
                 Opts::new("config_reverts_total", "New generations that were taken back by themselves")
+            ),
+            config_reload_seconds: add!(
+                Gauge,
+                Opts::new("config_reload_seconds", "Seconds that the last reload took to read and check everything")
+            ),
+            config_changes_total: add_vec!(
+                IntCounterVec,
+                Opts::new("config_changes_total", "Files that reloads changed, by kind"),
+                &["kind"]
+            ),
+            config_needs_restart: add!(
+                IntGauge,
+                Opts::new("config_needs_restart", "Keys of tollgate.toml whose new values wait for a restart")
             ),
             certificate_days_left: add_vec!(
                 GaugeVec,

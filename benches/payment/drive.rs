@@ -61,6 +61,16 @@ pub async fn run(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<
     times
 }
 
+/// One request on a connection of its own; gives the body of its answer.
+pub async fn one(to: SocketAddr, prepared: Prepared) -> String {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().method(prepared.method).uri(prepared.target).header("host", to.to_string());
+    let answer = sender.send_request(request.body(Full::new(prepared.body)).unwrap()).await.unwrap();
+    String::from_utf8_lossy(&answer.into_body().collect().await.unwrap().to_bytes()).into_owned()
+}
+
 async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
     let stream = TcpStream::connect(to).await.unwrap();
     stream.set_nodelay(true).unwrap();

@@ -34,7 +34,8 @@ fn main() {
         return runtime.block_on(ledger::measure());
     }
     if arguments.iter().any(|argument| argument == "reload") {
-        return reload::measure();
+        reload::measure();
+        return runtime.block_on(reload::felt());
     }
     runtime.block_on(async {
         let stage = Stage::set().await;
@@ -70,6 +71,7 @@ fn main() {
     });
     runtime.block_on(ledger::measure());
     reload::measure();
+    runtime.block_on(reload::felt());
 }
 
 /// CPU of one signature and of one verification over a message of the usual size.

@@ -21,7 +21,8 @@ pub struct Stage {
     pub gateway: SocketAddr,
     pub bare: SocketAddr,
     pub provider: SocketAddr,
-    conf: PathBuf,
+    pub admin: SocketAddr,
+    pub conf: PathBuf,
     _sandbox: Sandbox,
     _directory: tempfile::TempDir,
 }
@@ -63,7 +64,7 @@ impl Stage {
         let mut options = Options::new(vec![conf.join("channels")]);
         options.listen = provider;
         let sandbox = Sandbox::start(options).await.unwrap();
-        Self { account: made.account, gateway, bare, provider, conf, _sandbox: sandbox, _directory: directory }
+        Self { account: made.account, gateway, bare, provider, admin, conf, _sandbox: sandbox, _directory: directory }
     }
 
     pub async fn start_gateway(&self) -> Process {

@@ -84,6 +84,7 @@ mod tests {
             Error::NotSent("x".into()),
             Error::Held { why: "x".into(), retry_after: 1 },
             Error::Busy(word()),
+            Error::Unauthorized(word()),
             Error::Declined(word()),
             Error::Conflict(word()),
             Error::Absent(word()),

@@ -124,9 +124,16 @@ impl Provider for UnionPay {
         answer::decode(&self.0, operation, &fields, with.stamp.unix_time)
     }
 
-    /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way.
-    fn refusal(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
-        Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))
+    /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way, unless it is
+    /// about our own.
+    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        let said = |fields: Message<'_>| {
+            let code = fields.get("respCode").filter(|_| status.is_success())?;
+            codes::unsigned(code, fields.get("respMsg").unwrap_or_default())
+        };
+        self.read(Source::Answer, body).and_then(said).unwrap_or_else(|| {
+            Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))
+        })
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {

@@ -80,6 +80,7 @@ impl Deref for Account {
 fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
     let whose = wechat_account::Account::read(settings);
     let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
+    settings.choices("sign_type", [SignType::HmacSha256, SignType::Md5].map(SignType::as_str));
     if sign_type.is_none() {
         let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for what is old";
         settings.problem("sign_type", "the sign_type is unknown", Some(suggestion.to_owned()));
@@ -139,7 +140,7 @@ impl Provider for WechatV2 {
         self.message(reply.bytes())?.outcome(operation, with)
     }
 
-    /// What WeChat Pay did not understand it answers without a signature: that proves nothing.
+    /// What WeChat Pay did not understand it answers without a signature: that proves nothing, unless it is our signature.
     fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
         match xml::read("xml", body) {
             Some(fields) => answer::protocol_failure(&fields),

@@ -1,15 +1,21 @@
 //! The kinds of values that keys have, and how each is written in a file.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::Form;
 use crate::payment::{Currency, Method};
 
 /// A value that a key can have.
 pub trait Setting: Sized {
     /// In words, with an example: completes "must be …".
     const EXPECTED: &'static str;
+    /// One, as a file writes it.
+    const EXAMPLE: &'static str;
+    /// How it is written, for descriptions of the files.
+    fn form() -> Form;
     /// Reads it, or says what was found instead.
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
 }
@@ -20,6 +26,10 @@ pub struct Size(pub u64);
 
 impl Setting for String {
     const EXPECTED: &'static str = "a text in quotes";
+    const EXAMPLE: &'static str = "\"1\"";
+    fn form() -> Form {
+        Form::Text
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().map(str::to_owned).ok_or_else(|| describe(value))
     }
@@ -27,6 +37,10 @@ impl Setting for String {
 
 impl Setting for bool {
     const EXPECTED: &'static str = "true or false";
+    const EXAMPLE: &'static str = "true";
+    fn form() -> Form {
+        Form::Flag
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_bool().ok_or_else(|| describe(value))
     }
@@ -34,6 +48,10 @@ impl Setting for bool {
 
 impl Setting for u64 {
     const EXPECTED: &'static str = "a whole number, 0 or more";
+    const EXAMPLE: &'static str = "1";
+    fn form() -> Form {
+        Form::Whole(i64::MAX.unsigned_abs())
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let whole = value.as_integer().and_then(|n| u64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
         whole.ok_or_else(|| describe(value))
@@ -42,6 +60,10 @@ impl Setting for u64 {
 
 impl Setting for u32 {
     const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+    const EXAMPLE: &'static str = "1";
+    fn form() -> Form {
+        Form::Whole(u32::MAX.into())
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         u64::read(value).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| describe(value))
     }
@@ -49,6 +71,10 @@ impl Setting for u32 {
 
 impl Setting for f64 {
     const EXPECTED: &'static str = "a number";
+    const EXAMPLE: &'static str = "1.5";
+    fn form() -> Form {
+        Form::Number
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let number = match value {
             DeValue::Float(float) => float.as_str().replace('_', "").parse::<f64>().ok(),
@@ -60,6 +86,10 @@ impl Setting for f64 {
 
 impl Setting for Duration {
     const EXPECTED: &'static str = "a duration in quotes, as in \"1.5s\", \"100ms\", \"5m\", \"24h\"";
+    const EXAMPLE: &'static str = "\"1.5s\"";
+    fn form() -> Form {
+        Form::Pattern(r"^[0-9]+(\.[0-9]*)?\s*(ms|s|m|min|h|d)$")
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().and_then(duration).ok_or_else(|| describe(value))
     }
@@ -67,6 +97,10 @@ impl Setting for Duration {
 
 impl Setting for Size {
     const EXPECTED: &'static str = "a size in quotes, as in \"64KiB\", \"1MiB\", \"500B\"";
+    const EXAMPLE: &'static str = "\"64KiB\"";
+    fn form() -> Form {
+        Form::Pattern(r"^[0-9]+(\.[0-9]*)?\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)$")
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().and_then(parse_size).map(Self).ok_or_else(|| describe(value))
     }
@@ -74,6 +108,10 @@ impl Setting for Size {
 
 impl Setting for Currency {
     const EXPECTED: &'static str = "a currency (ISO 4217), as in \"CNY\"";
+    const EXAMPLE: &'static str = "\"CNY\"";
+    fn form() -> Form {
+        Form::Pattern("^[A-Z]{3}$")
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().and_then(Self::parse).ok_or_else(|| describe(value))
     }
@@ -81,6 +119,10 @@ impl Setting for Currency {
 
 impl Setting for Method {
     const EXPECTED: &'static str = "a payment method, as in \"wechat.native\"";
+    const EXAMPLE: &'static str = "\"wechat.native\"";
+    fn form() -> Form {
+        Form::OneOf(Self::all().map(|method| method.as_str()).collect::<BTreeSet<_>>().into_iter().collect())
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().and_then(Self::parse).ok_or_else(|| {
             format!(
@@ -94,6 +136,10 @@ impl Setting for Method {
 
 impl<T: Setting> Setting for Vec<T> {
     const EXPECTED: &'static str = "a list in brackets, each item in it of the right kind";
+    const EXAMPLE: &'static str = "[]";
+    fn form() -> Form {
+        Form::List(Box::new(T::form()))
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let items = value.as_array().ok_or_else(|| describe(value))?;
         items

@@ -29,6 +29,7 @@ fn snapshot() -> Snapshot {
         webhook: None,
         limit: None,
         bills: Vec::new(),
+        trace: Default::default(),
     });
     let merchant_keys: HashMap<_, _> =
         keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();
@@ -37,6 +38,8 @@ fn snapshot() -> Snapshot {
         listen: ([127, 0, 0, 1], 0).into(),
         tls: None,
         admin_listen: ([127, 0, 0, 1], 0).into(),
+        admin_tls: None,
+        admin_token: None,
         ledger: LedgerPlace::Embedded(PathBuf::new()),
         reserve: 0,
         keep: Keep::default(),
@@ -56,6 +59,7 @@ fn snapshot() -> Snapshot {
         channels: BTreeMap::new(),
         routes: Default::default(),
         sources: Default::default(),
+        known: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
 use tollgate_plugins::provider::bill::{Bills, Desk};
 use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, Row, Secrets};
 
@@ -64,7 +65,7 @@ pub(super) fn read(
     let certificates = mtls.iter().map(|pair| CertificateEnd {
         channel: name.to_owned(),
         certificate: "mtls".to_owned(),
-        not_after: pair.not_after,
+        not_after: pair.not_after(),
     });
     let believed = keys.iter().flat_map(|keys| keys.verify.iter()).filter_map(|key| {
         let not_after = i64::try_from(key.not_after?).ok()?;
@@ -79,15 +80,15 @@ pub(super) fn read(
     };
     let provider = account.and_then(|account| dialect(account, row, &given));
     let filters = filters::read(tables, previous.map_or(&[], |previous| &previous.filters));
-    let settings = UpstreamSettings {
+    let settings = Arc::new(UpstreamSettings {
         channel: name.to_owned(),
         hosts: hosts.into_iter().map(|(_, address)| host(address)).collect(),
-        ca,
-        identity: mtls.map(|pair| pair.identity),
+        ca: ca.as_deref().map(|list| list.iter().map(|authority| authority.der.clone()).collect()),
+        identity: mtls.as_ref().map(|pair| pair.identity.clone()),
         timeouts,
         pool,
         answer_limit: ANSWER_LIMIT,
-    };
+    });
     let has_identity = settings.identity.is_some();
     let bill_hosts = bill_hosts.map(|hosts| hosts.into_iter().map(|(_, address)| host(address)).collect());
     let built = || {
@@ -101,12 +102,22 @@ pub(super) fn read(
             root.problem("bill_hosts", format!("{} has no bills", row.name), Some("take it away".to_owned()));
             return None;
         }
-        let upstream = Upstream::new(settings).map_err(|message| root.problem("hosts", message, None)).ok()?;
+        // What has the same connections goes on with them.
+        let connections = connections(&settings);
+        let previous = previous.filter(|previous| previous.connections == connections);
+        let upstream = match previous {
+            Some(previous) => Arc::clone(&previous.upstream),
+            None => {
+                let made = Upstream::new(settings.as_ref().clone());
+                Arc::new(made.map_err(|message| root.problem("hosts", message, None)).ok()?)
+            }
+        };
         let keys = keys?;
         Some(Arc::new(Channel {
             name: name.to_owned(),
             fingerprint: source.fingerprint(),
             trace: source.trace(),
+            _read: (mtls, ca),
             provider_name: row.name,
             methods: row.methods,
             provider,
@@ -114,6 +125,7 @@ pub(super) fn read(
             keys: ArcSwap::from_pointee(keys.verify.clone()),
             configured_keys: keys.verify,
             upstream,
+            connections,
             bills,
             filters,
             settle_window: settle_window.unwrap_or(row.settle_window),
@@ -139,7 +151,7 @@ fn settle_window(root: &mut Settings<'_>) -> Option<Duration> {
 /// Without `bill_hosts` those that the provider documents, but never from a sandbox: it must not lead out of this machine.
 fn bills_from(
     bills: &dyn Bills,
-    own: &UpstreamSettings,
+    own: &Arc<UpstreamSettings>,
     configured: Option<Vec<Host>>,
     all_loopback: bool,
 ) -> Result<BillHosts, String> {
@@ -152,12 +164,33 @@ fn bills_from(
     BillHosts::new(own, desk, files)
 }
 
+/// Everything that decides whether a connection may go on being used.
+fn connections(settings: &UpstreamSettings) -> [u8; 32] {
+    // Each by name, so that none is forgotten.
+    let UpstreamSettings { channel, hosts, ca, identity, timeouts, pool, answer_limit } = settings;
+    let mut hasher = Sha256::new();
+    hasher.update(format!("{channel:?} {hosts:?} {timeouts:?} {pool:?} {answer_limit}"));
+    let shown = identity.iter().flat_map(|identity| identity.certificates.iter().map(Vec::as_slice));
+    let key = identity.iter().map(|identity| identity.key.expose());
+    for (what, bytes) in
+        [("ca", ca.iter().flatten().map(Vec::as_slice).collect::<Vec<_>>()), ("mtls", shown.chain(key).collect())]
+    {
+        for bytes in bytes {
+            hasher.update(format!("{what}:{}:", bytes.len()));
+            hasher.update(bytes);
+        }
+    }
+    hasher.finalize().into()
+}
+
 fn host(Address { tls, host, port, .. }: Address) -> Host {
     Host { name: host, port, tls }
 }
 
 fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
-    let name: String = root.required("provider")?;
+    let name: Option<String> = root.required("provider");
+    root.choices("provider", PROVIDERS.iter().map(|row| row.name));
+    let name = name?;
     let row = PROVIDERS.iter().find(|row| row.name == name);
     if row.is_none() {
         let message = format!("there is no provider `{name}`");

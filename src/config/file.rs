@@ -8,13 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::channel::Served;
+use super::channel::{ChannelFile, Served};
 use super::identity::Now;
+use super::known::Known;
+use super::parallel;
 use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
 use super::routes::Names;
@@ -36,13 +39,37 @@ pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
         merchants: snapshot.merchants.len(),
         channels: snapshot.channels.len(),
         routes: snapshot.routes.len(),
-        notes: snapshot.channels.values().filter_map(|channel| note(dir, channel)).collect(),
+        notes: {
+            let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
+            snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends).collect()
+        },
     })
+}
+
+/// What is no mistake yet, or no more: a key that has ended may stand beside its successor.
+fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Mistake> {
+    let days = (end.not_after - now).div_euclid(24 * 3600);
+    let file = match end.channel.as_str() {
+        "" => dir.join("tollgate.toml"),
+        channel => dir.join("channels").join(format!("{channel}.toml")),
+    };
+    let name = &end.certificate;
+    let message = match days {
+        ..0 => format!("the certificate `{name}` has ended and is believed no more"),
+        0..SOON => format!("the certificate `{name}` ends in {days} days"),
+        _ => return None,
+    };
+    Some(Mistake::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
 }
 
 fn note(dir: &Path, channel: &Channel) -> Option<Mistake> {
     Some(Mistake::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
 }
+
+/// In days: ordering a certificate takes some.
+const SOON: i64 = 30;
+/// Of one kind; beyond this somebody named the wrong directory.
+const MOST_FILES: usize = if cfg!(test) { 100 } else { 50_000 };
 
 /// What came of reading a directory.
 pub(super) struct Attempt {
@@ -57,12 +84,14 @@ pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
     let mut loading = Loading {
         dir,
         previous,
+        known: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.known)),
         now: Now::read(),
         mistakes: Vec::new(),
         sources: Sources { files: BTreeSet::from([dir.to_owned()]), ..Sources::default() },
     };
     let snapshot = loading.snapshot();
-    let Loading { mut mistakes, sources, .. } = loading;
+    let Loading { mut mistakes, sources, known, .. } = loading;
+    known.tidy();
     mistakes.sort();
     let files = sources.files.clone();
     let result = match snapshot {
@@ -75,6 +104,7 @@ pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
 struct Loading<'a> {
     dir: &'a Path,
     previous: Option<&'a Snapshot>,
+    known: Arc<Known>,
     now: Now,
     mistakes: Vec<Mistake>,
     sources: Sources,
@@ -109,6 +139,7 @@ impl Loading<'_> {
             channels,
             routes,
             sources: Sources::default(),
+            known: Arc::clone(&self.known),
         })
     }
 
@@ -125,7 +156,9 @@ impl Loading<'_> {
         self.close(&source, mistakes);
         let mut file = file?;
         self.sources.process = source.fingerprint();
+        self.sources.trace = source.trace();
         self.sources.server_tls = std::mem::take(&mut file.server_tls);
+        self.sources.admin_tls = std::mem::take(&mut file.admin_tls);
         self.sources.certificates.append(&mut file.certificates);
         Some(file)
     }
@@ -167,25 +200,42 @@ impl Loading<'_> {
         for end in self.previous.iter().flat_map(|previous| &previous.sources.certificates) {
             known.entry(&end.channel).or_default().push(end);
         }
-        for (name, path) in files {
-            methods.insert(name.clone(), None);
-            let Some(source) = self.open(path) else { continue };
+        let read = |(name, path): (&String, &PathBuf)| {
+            let source = match Source::open(path, &self.known) {
+                Ok(source) => source,
+                Err(mistake) => return Err((path.clone(), mistake)),
+            };
             let previous = self.previous.and_then(|previous| previous.channels.get(name));
             // Nothing about it changed: it goes on, with its connections and the keys that its provider published.
             if let Some(kept) = previous.filter(|kept| source.is_as_before(&kept.trace, &kept.fingerprint)) {
-                self.close(&source, Vec::new());
-                methods.insert(name.clone(), Some(kept.methods));
-                let known = known.get(name.as_str()).into_iter().flatten();
-                self.sources.certificates.extend(known.copied().cloned());
-                channels.insert(name.clone(), Arc::clone(kept));
-                continue;
+                let certificates = known.get(name.as_str()).into_iter().flatten().copied().cloned().collect();
+                let (channel, methods) = (Some(Arc::clone(kept)), Some(kept.methods));
+                return Ok((source.files(), Vec::new(), Some(ChannelFile { channel, methods, certificates })));
             }
             let (file, mistakes) = source.read(|root| channel::read(&source, root, name, self.now, previous));
-            self.close(&source, mistakes);
-            let Some(file) = file else { continue };
-            methods.insert(name.clone(), file.methods);
-            self.sources.certificates.extend(file.certificates);
-            channels.extend(file.channel.map(|channel| (name.clone(), channel)));
+            Ok((source.files(), mistakes, file))
+        };
+        // While nothing is served yet every core helps; later, one at a time leaves the others to the requests.
+        let threads = match self.previous {
+            None => std::thread::available_parallelism().map_or(1, NonZero::get),
+            Some(_) => 1,
+        };
+        for ((name, _), read) in files.iter().zip(parallel::map(files.iter().collect(), threads, read)) {
+            methods.insert(name.clone(), None);
+            match read {
+                Err((path, mistake)) => {
+                    self.sources.files.insert(path);
+                    self.mistakes.push(mistake);
+                }
+                Ok((named, mistakes, file)) => {
+                    self.sources.files.extend(named);
+                    self.mistakes.extend(mistakes);
+                    let Some(file) = file else { continue };
+                    methods.insert(name.clone(), file.methods);
+                    self.sources.certificates.extend(file.certificates);
+                    channels.extend(file.channel.map(|channel| (name.clone(), channel)));
+                }
+            }
         }
         (channels, methods)
     }
@@ -248,12 +298,18 @@ impl Loading<'_> {
                 self.mistakes.push(Mistake::in_file(&path, message, Some(advice)));
             }
         }
+        if files.len() > MOST_FILES {
+            let message =
+                format!("there are {} files in this directory, and at most {MOST_FILES} are read", files.len());
+            self.mistakes.push(Mistake::in_file(&dir, message, Some("is this the right one?")));
+            files.clear();
+        }
         files
     }
 
     fn open(&mut self, path: &Path) -> Option<Source> {
         self.sources.files.insert(path.to_owned());
-        Source::open(path).map_err(|mistake| self.mistakes.push(mistake)).ok()
+        Source::open(path, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
     fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {

@@ -14,7 +14,9 @@ pub(super) fn read(tables: Vec<Settings<'_>>, previous: &[Arc<dyn Filter>]) -> V
     let mut seen: HashMap<&'static str, usize> = HashMap::new();
     let mut filters = Vec::new();
     for mut table in tables {
-        let Some(name) = table.required::<String>("use") else { continue };
+        let name: Option<String> = table.required("use");
+        table.choices("use", FILTERS.iter().map(|row| row.name));
+        let Some(name) = name else { continue };
         let Some(row) = FILTERS.iter().find(|row| row.name == name) else {
             let message = format!("there is no filter `{name}`");
             table.problem("use", message, suggest(&name, FILTERS.iter().map(|row| row.name)));

@@ -4,12 +4,14 @@
 //! keys and certificates too, readable by the owner only, in the tree in which they were found. Files that are named by
 //! an absolute path are read where they are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::file;
+use super::reload::Report;
 use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
 
@@ -18,9 +20,15 @@ const MOST: usize = 20;
 /// Names the configuration that was taken back, by its hash, so that no restart puts it in force again.
 const REFUSED: &str = "taken-back";
 
+/// What follows its name in the name of the report beside it.
+const REPORT: &str = ".report.json";
+
 /// Where they are kept.
 #[derive(Clone, Debug)]
 pub struct Generations {
+    /// As it was named.
+    given: PathBuf,
+    /// The same, absolute. A directory that is a link is known by the link's name: where it leads changes with each revision.
     conf: PathBuf,
     dir: PathBuf,
 }
@@ -35,20 +43,33 @@ pub struct Kept {
     path: PathBuf,
 }
 
+impl Kept {
+    fn report(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(REPORT);
+        name.into()
+    }
+}
+
 impl Generations {
     /// Of the configuration in this directory.
     pub fn of(conf: &Path) -> Self {
-        let conf = fs::canonicalize(conf).unwrap_or_else(|_| conf.to_owned());
+        let given = conf.to_owned();
+        let conf = match conf.file_name() {
+            Some(_) => absolute(conf),
+            None => fs::canonicalize(conf),
+        };
+        let conf = conf.unwrap_or_else(|_| given.clone());
         let name = conf.file_name().map_or_else(|| "conf".into(), |name| name.to_string_lossy().into_owned());
         let dir = conf.with_file_name(format!("{name}.generations"));
-        Self { conf, dir }
+        Self { given, conf, dir }
     }
 
     /// Those that are kept, the newest last.
     pub fn list(&self) -> Vec<Kept> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let kept = entries.filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
+            let name = entry.file_name().into_string().ok().filter(|name| !name.ends_with(REPORT))?;
             let (number, hash) = name.split_once('-')?;
             Some(Kept { number: number.parse().ok()?, hash: hash.to_owned(), path: entry.path() })
         });
@@ -64,39 +85,71 @@ impl Generations {
 
     /// Keeps a generation that is in force, made from its files or from an older copy. What cannot be written is said, and
     /// stops nothing.
-    pub fn keep(&self, snapshot: &Snapshot, from: Option<&Kept>) {
+    pub fn keep(&self, snapshot: &Snapshot, from: Option<&Kept>, report: Option<&Report>) {
         let hash = short(&snapshot.hash);
         if self.last().is_some_and(|last| (last.number, last.hash.as_str()) == (snapshot.generation, hash)) {
             return;
         }
-        if let Err(error) = self.write(snapshot, from, hash) {
+        if let Err(error) = self.write(snapshot, from, hash, report) {
             let dir = self.dir.display();
             tracing::warn!(%error, %dir, "the generation cannot be kept: a restart with broken files would not start");
         }
         let mut old = self.list();
         old.truncate(old.len().saturating_sub(MOST));
-        old.iter().for_each(|old| drop(fs::remove_dir_all(&old.path)));
+        for old in old {
+            let _ = fs::remove_dir_all(&old.path);
+            let _ = fs::remove_file(old.report());
+        }
     }
 
-    fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str) -> io::Result<()> {
+    fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str, report: Option<&Report>) -> io::Result<()> {
         private_dir(&self.dir)?;
         let unfinished = self.dir.join("unfinished");
         let _ = fs::remove_dir_all(&unfinished);
         match from {
             Some(kept) => copy_tree(&kept.path, &unfinished)?,
-            None => Self::copy(snapshot, &unfinished)?,
+            None => self.copy(snapshot, &unfinished)?,
         }
         let name = format!("{:08}-{hash}", snapshot.generation);
         let _ = fs::remove_dir_all(self.dir.join(&name));
         // In one step: half a generation is never found.
-        fs::rename(unfinished, self.dir.join(name))
+        let path = self.dir.join(name);
+        fs::rename(unfinished, &path)?;
+        let Some(report) = report else { return Ok(()) };
+        let kept = Kept { number: snapshot.generation, hash: hash.to_owned(), path };
+        fs::File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(kept.report())
+            .and_then(|file| serde_json::to_writer(file, report).map_err(io::Error::from))
     }
 
-    fn copy(snapshot: &Snapshot, to: &Path) -> io::Result<()> {
+    /// What the reload did that put it in force; nothing when that is not known.
+    pub fn report(&self, kept: &Kept) -> Option<Report> {
+        serde_json::from_slice(&fs::read(kept.report()).ok()?).ok()
+    }
+
+    fn copy(&self, snapshot: &Snapshot, to: &Path) -> io::Result<()> {
+        let mut made = BTreeSet::new();
         for file in snapshot.sources.files.iter().filter(|file| file.is_file()) {
-            copy_file(file, &mirrored(to, &absolute(file)?))?;
+            let copy = mirrored(to, &self.place(file)?);
+            if let Some(parent) = copy.parent().filter(|parent| !made.contains(*parent)) {
+                private_dir(parent)?;
+                made.insert(parent.to_owned());
+            }
+            copy_file(file, &copy)?;
         }
         Ok(())
+    }
+
+    /// Where a file is, in the words of the configuration: links inside of it are not followed, since a copy has none.
+    fn place(&self, file: &Path) -> io::Result<PathBuf> {
+        match file.strip_prefix(&self.given) {
+            Ok(rest) if rest.components().all(|part| matches!(part, Component::Normal(_))) => Ok(self.conf.join(rest)),
+            _ => absolute(file),
+        }
     }
 
     /// Reads one that was kept.
@@ -148,14 +201,12 @@ fn private_dir(path: &Path) -> io::Result<()> {
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(parent) = to.parent() {
-        private_dir(parent)?;
-    }
     let mut copy = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(to)?;
     io::copy(&mut fs::File::open(from)?, &mut copy).map(drop)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    private_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());

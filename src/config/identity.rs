@@ -1,5 +1,6 @@
 //! Certificates and their keys: read, held against each other, and against today.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -32,41 +33,64 @@ impl Now {
     }
 }
 
-/// A certificate with the key that belongs to it, and when it ends.
+/// A certificate with the key that belongs to it.
 pub(super) struct Pair {
     pub(super) identity: Identity,
-    pub(super) not_after: i64,
+    leaf: Validity,
+}
+
+impl Pair {
+    /// When the certificate ends, in unix seconds.
+    pub(super) fn not_after(&self) -> i64 {
+        self.leaf.not_after
+    }
+}
+
+/// One certificate of an authority.
+pub(super) struct Authority {
+    pub(super) der: Vec<u8>,
+    validity: Validity,
 }
 
 /// Reads the files that `cert` and `key` of a table name.
-pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now) -> Option<Pair> {
+pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now) -> Option<Arc<Pair>> {
     let cert = source.required_file(table, "cert");
     let key = source.required_file(table, "key");
+    let pair = match (&cert, &key) {
+        (Some(cert), Some(key)) => {
+            let contents = [cert.expose(), key.expose()];
+            source.known().pairs.take(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(())).ok()
+        }
+        // What can be said of the other one is said.
+        _ => pair(table, cert.as_ref(), key.as_ref()).map(Arc::new),
+    }?;
+    pair.leaf.in_force(now).map_err(|message| table.problem("cert", message, None)).ok()?;
+    Some(pair)
+}
+
+fn pair(table: &Settings<'_>, cert: Option<&Secret>, key: Option<&Secret>) -> Option<Pair> {
     let certificates =
         cert.and_then(|file| certificates(file.expose()).map_err(|message| table.problem("cert", message, None)).ok());
     let key = key.and_then(|file| {
         let message = "this file has no private key in it (PEM: PKCS#8, PKCS#1 or SEC1)";
         PrivateKeyDer::from_pem_slice(file.expose()).map_err(|_| table.problem("key", message, None)).ok()
     });
-    let leaf_ends = certificates
-        .as_ref()
-        .and_then(|chain| in_force(chain.first()?, now).map_err(|message| table.problem("cert", message, None)).ok());
     let (certificates, key) = certificates.zip(key)?;
+    let leaf = Validity::of(certificates.first()?).map_err(|message| table.problem("cert", message, None)).ok()?;
     let secret = Secret::new(key.secret_der());
     let chain = certificates.iter().map(|der| CertificateDer::from(der.clone())).collect();
     match CertifiedKey::from_der(chain, key, &default_provider()) {
-        Ok(_) => {}
+        Ok(_) => Some(Pair { identity: Identity { certificates, key: secret }, leaf }),
         Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             let suggestion = "the two files must be of one pair".to_owned();
             table.problem("key", "this key does not belong to the certificate in `cert`", Some(suggestion));
-            return None;
+            None
         }
         Err(_) => {
             table.problem("key", "this key, or the certificate in `cert`, is of a kind that TLS cannot use here", None);
-            return None;
+            None
         }
     }
-    Some(Pair { identity: Identity { certificates, key: secret }, not_after: leaf_ends? })
 }
 
 /// Reads the certificates of authorities from the file that a key names; `None` when the key is missing or wrong.
@@ -75,17 +99,31 @@ pub(super) fn authorities(
     table: &mut Settings<'_>,
     key: &'static str,
     now: Now,
-) -> Option<Vec<Vec<u8>>> {
+) -> Option<Arc<[Authority]>> {
     let file = source.optional_file(table, key)?;
-    let found = certificates(file.expose()).and_then(|found| {
+    let read = || -> Result<Arc<[Authority]>, String> {
+        let authority = |der: Vec<u8>| Validity::of(&der).map(|validity| Authority { der, validity });
+        certificates(file.expose())?.into_iter().map(authority).collect()
+    };
+    let found = source.known().authorities.take(&[file.expose()], read).and_then(|found| {
         // A bundle may hold some that have ended; nothing is believed only when all have.
-        let mut ends = found.iter().map(|der| in_force(der, now));
-        match ends.find(Result::is_ok) {
-            Some(_) => Ok(found),
-            None => Err("every certificate in this file is outside its time".to_owned()),
+        match found.iter().any(|authority| authority.validity.in_force(now).is_ok()) {
+            true => Ok(found),
+            false => Err("every certificate in this file is outside its time".to_owned()),
         }
     });
     found.map_err(|message| table.problem(key, message, None)).ok()
+}
+
+/// The same, only their bytes.
+pub(super) fn authorities_der(
+    source: &Source,
+    table: &mut Settings<'_>,
+    key: &'static str,
+    now: Now,
+) -> Option<Vec<Vec<u8>>> {
+    let found = authorities(source, table, key, now)?;
+    Some(found.iter().map(|authority| authority.der.clone()).collect())
 }
 
 /// When the first certificate in a file ends; `None` when there is none in it (it may hold a bare key).
@@ -107,18 +145,32 @@ fn certificates(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     }
 }
 
-/// When a certificate ends, if it is valid now.
-fn in_force(der: &[u8], Now(now): Now) -> Result<i64, String> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "this certificate is damaged".to_owned())?;
-    let validity = certificate.validity();
-    let day = |time: &ASN1Time| time.to_rfc2822().unwrap_or_else(|_| time.timestamp().to_string());
-    if validity.not_after.timestamp() < now {
-        return Err(format!("this certificate ended on {}", day(&validity.not_after)));
+/// From when to when a certificate counts, in unix seconds.
+struct Validity {
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Validity {
+    fn of(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "this certificate is damaged".to_owned())?;
+        let validity = certificate.validity();
+        Ok(Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
     }
-    if validity.not_before.timestamp() > now {
-        return Err(format!("this certificate begins only on {}", day(&validity.not_before)));
+
+    fn in_force(&self, Now(now): Now) -> Result<(), String> {
+        let day = |seconds: i64| {
+            let time = ASN1Time::from_timestamp(seconds).ok().and_then(|time| time.to_rfc2822().ok());
+            time.unwrap_or_else(|| seconds.to_string())
+        };
+        if self.not_after < now {
+            return Err(format!("this certificate ended on {}", day(self.not_after)));
+        }
+        if self.not_before > now {
+            return Err(format!("this certificate begins only on {}", day(self.not_before)));
+        }
+        Ok(())
     }
-    Ok(validity.not_after.timestamp())
 }
 
 #[cfg(test)]

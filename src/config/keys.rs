@@ -62,6 +62,7 @@ fn signer(
     plain: Plain,
 ) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
     let name: Option<String> = sign.required("algorithm");
+    sign.choices("algorithm", row.algorithms.iter().copied());
     let algorithm = name.and_then(|name| {
         let served = ALGORITHMS.iter().filter(|algorithm| row.algorithms.contains(&algorithm.name));
         let found = served.clone().find(|algorithm| algorithm.name == name);
@@ -76,7 +77,9 @@ fn signer(
     let file = file.and_then(|file| opened(&sign, file, password.as_ref()));
     let id = key_id(&mut sign, row, file.as_ref());
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
-    let signer = (algorithm.signer)(&id, file.expose()).map_err(|error| sign.problem("file", error.0, None)).ok();
+    let contents = [algorithm.name.as_bytes(), id.as_bytes(), file.expose()];
+    let signer = source.known().signers.take(&contents, || (algorithm.signer)(&id, file.expose()));
+    let signer = signer.map_err(|error| sign.problem("file", error.0, None)).ok();
     (Some(algorithm), signer)
 }
 
@@ -111,7 +114,8 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
         if keys.iter().any(|key| key.id == id) {
             entry.problem("id", format!("the key id `{id}` stands here twice"), None);
         }
-        match (algorithm.verifier)(file.expose()) {
+        let contents = [algorithm.name.as_bytes(), file.expose()];
+        match source.known().verifiers.take(&contents, || (algorithm.verifier)(file.expose())) {
             // One that has ended may still stand here beside its successor: it is believed no more, but a restart at
             // night must not fail because of it.
             Ok(verifier) => {
@@ -127,10 +131,11 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
 /// As the provider works it out from the key itself, or else as the file says.
 fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&Secret>) -> Option<String> {
     let known = file.and_then(|file| (row.key_id)(file.expose()));
-    if known.is_some() && !table.has("id") {
-        return known;
-    }
-    let id: String = table.required("id")?;
+    let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
+        (true, _) => return known,
+        (false, true) => table.optional("id")?,
+        (false, false) => table.required("id")?,
+    };
     let is_certificate =
         file.is_some_and(|file| str::from_utf8(file.expose()).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")));
     if let Some(known) = known.filter(|_| is_certificate)

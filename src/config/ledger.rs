@@ -9,7 +9,7 @@ use super::source::{Source, suggest};
 use crate::ledger::{Address, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
-const KINDS: [&str; 2] = ["embedded", "postgres"];
+pub(super) const KINDS: [&str; 2] = ["embedded", "postgres"];
 
 /// What the section says.
 pub(super) struct LedgerSection {
@@ -50,7 +50,9 @@ fn keep(mut section: Settings<'_>) -> Keep {
 }
 
 fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> (Option<LedgerPlace>, u64) {
-    let place = match section.or("kind", KINDS[0].to_owned()).as_str() {
+    let kind = section.or("kind", KINDS[0].to_owned());
+    section.choices("kind", KINDS);
+    let place = match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
             let reserve = section.or("reserve", Size(RESERVE)).0;
@@ -79,7 +81,7 @@ fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: 
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
     };
     let url = secret::required(source, section, "url", plain);
-    let authorities = identity::authorities(source, section, "ca", now);
+    let authorities = identity::authorities_der(source, section, "ca", now);
     match Address::parse(&url?, authorities.as_deref()) {
         Ok(address) => Some(LedgerPlace::Postgres(Box::new(address))),
         Err(why) => {

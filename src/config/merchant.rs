@@ -73,7 +73,15 @@ pub(super) fn read(
     let fingerprint = source.fingerprint();
     let merchant = match previous {
         Some(previous) if previous.fingerprint == fingerprint => previous.clone(),
-        _ => Arc::new(Merchant { name: name.to_owned(), fingerprint, keys, webhook, limit, bills }),
+        _ => Arc::new(Merchant {
+            name: name.to_owned(),
+            fingerprint,
+            trace: source.trace(),
+            keys,
+            webhook,
+            limit,
+            bills,
+        }),
     };
     MerchantFile { merchant, key_ids }
 }

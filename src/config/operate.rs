@@ -1,14 +1,15 @@
 //! `tollgate diff` and `tollgate rollback`: what would change, and back to what was.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Snapshot;
 use super::file;
 use super::generations::Generations;
 use super::process;
-use super::reload::compare;
 use super::report::Mistake;
-use crate::stage::call;
+use super::words;
+use crate::admin;
 
 /// Prints what the files would change of the generation that was last put in force.
 pub fn diff(conf: &Path) -> Result<(), String> {
@@ -17,14 +18,15 @@ pub fn diff(conf: &Path) -> Result<(), String> {
     let running = generations.load(&last, None).map_err(|mistakes| lines(&mistakes))?;
     let files = file::load(conf, Some(&running)).map_err(|mistakes| lines(&mistakes))?;
     let (number, hash) = (last.number, &last.hash);
-    let changed = compare(&running, &files);
+    let changed = words::changes(&running, &files);
     if changed.is_empty() {
         println!("nothing would change: generation {number} ({hash}) is made from these files");
         return Ok(());
     }
     println!("against generation {number} ({hash}):");
-    changed.iter().for_each(|change| println!("  {change}"));
-    for key in process::needs_restart(&running.process, &files.process, true) {
+    let effects = words::effects(&running, &files);
+    changed.iter().chain(&effects).for_each(|change| println!("  {change}"));
+    for key in process::needs_restart(&running.process, &files.process, [true; 2]) {
         println!("  `{key}` would be in force after a restart only");
     }
     Ok(())
@@ -32,9 +34,9 @@ pub fn diff(conf: &Path) -> Result<(), String> {
 
 /// Asks the gateway that runs to go back; prints what it did.
 pub async fn roll_back(conf: &Path, to: Option<u64>) -> Result<(), String> {
-    let admin = in_force(conf)?.process.admin_listen;
+    let process = Arc::clone(&in_force(conf)?.process);
     let target = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
-    let (status, said) = call(admin, "POST", &target, &[], String::new())
+    let (status, said) = admin::ask(&process, "POST", &target)
         .await
         .map_err(|why| format!("{why}; is `tollgate run` running with this configuration?"))?;
     let said = said.as_str().unwrap_or_default().trim_end().to_owned();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use tollgate_plugins::settings::{Setting, Settings, Size};
+use tollgate_plugins::settings::{Form, Setting, Settings, Size};
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
@@ -14,8 +14,11 @@ use super::identity::{self, Now};
 use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Process, RevertIf, ServerTls};
+use super::{CertificateEnd, Process, RevertIf, ServerTls, Token, token};
 use crate::cache::{CacheKind, RedisUrl};
+
+/// Every kind of cache, in the order in which they are told.
+pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
 
 /// What the file holds, and what was learnt from the files that it names.
 pub(super) struct ProcessFile {
@@ -25,7 +28,9 @@ pub(super) struct ProcessFile {
     pub(super) is_sandbox: bool,
     /// Changes when the contents of the listener's TLS files change.
     pub(super) server_tls: String,
-    /// The listener's own.
+    /// The same of the admin listener's.
+    pub(super) admin_tls: String,
+    /// The listeners' own.
     pub(super) certificates: Vec<CertificateEnd>,
 }
 
@@ -45,8 +50,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         server.problem("body_limit", "`server.body_limit` must be more than 0", None);
     }
     drop(server);
-    let admin_listen = admin(root.section("admin"), listen);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let LedgerSection { place: ledger, reserve, keep } = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
     let log = log(root.section("telemetry"));
@@ -54,15 +59,16 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
-    let (tls, server_tls, certificates) = match door {
-        Some(door) => (door.tls, door.fingerprint, door.certificates),
-        None => (None, String::new(), Vec::new()),
-    };
+    let Door { tls, fingerprint: server_tls, mut certificates } = door.unwrap_or_default();
+    let Door { tls: admin_tls, fingerprint: admin_fingerprint, certificates: admins } = admin.door.unwrap_or_default();
+    certificates.extend(admins.into_iter().map(|end| CertificateEnd { certificate: "admin".to_owned(), ..end }));
     let process = public.zip(ledger).map(|((public_url, _), ledger)| Process {
         public_url,
         listen,
         tls,
-        admin_listen,
+        admin_listen: admin.listen,
+        admin_tls,
+        admin_token: admin.token,
         ledger,
         reserve,
         keep,
@@ -73,17 +79,19 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         revert_if,
         webhook_allow,
     });
-    ProcessFile { process, is_sandbox, server_tls, certificates }
+    ProcessFile { process, is_sandbox, server_tls, admin_tls: admin_fingerprint, certificates }
 }
 
 /// The names of the keys that differ although they are read only at start.
-pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: bool) -> Vec<String> {
+pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: [bool; 2]) -> Vec<String> {
+    let [same_server, same_admin] = same_tls_files;
     let same = [
         ("server.listen", running.listen == file.listen),
-        ("server.tls", running.tls == file.tls && same_tls_files),
+        ("server.tls", running.tls == file.tls && same_server),
         ("server.body_limit", running.body_limit == file.body_limit),
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
+        ("admin.tls", running.admin_tls == file.admin_tls && same_admin),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("ledger.reserve", running.reserve == file.reserve),
         ("cache", running.cache == file.cache),
@@ -113,22 +121,47 @@ fn listener(section: Option<&mut Settings<'_>>, port: u16) -> SocketAddr {
     section.map_or(default, |section| section.or("listen", Listen(default)).0)
 }
 
-fn admin(section: Option<Settings<'_>>, server: SocketAddr) -> SocketAddr {
-    let Some(mut section) = section else { return listener(None, 9090) };
+/// What `[admin]` says.
+struct Admin {
+    listen: SocketAddr,
+    door: Option<Door>,
+    token: Option<Token>,
+}
+
+fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_sandbox: bool, now: Now) -> Admin {
+    let Some(mut section) = section else { return Admin { listen: listener(None, 9090), door: None, token: None } };
     let listen = listener(Some(&mut section), 9090);
-    if !listen.ip().is_loopback() {
-        let message = "`admin.listen` must be a loopback address: the admin port asks nobody for a token yet";
-        section.problem("listen", message, Some("as in \"127.0.0.1:9090\"".to_owned()));
+    let door = section.section("tls").map(|mut tls| server_tls(source, &mut tls, now));
+    let plain = match is_sandbox {
+        true => secret::Plain::Allowed,
+        false => secret::Plain::Refused("`public_url` is no loopback address"),
+    };
+    let has_token = section.has("token");
+    let token = secret::optional(source, &mut section, "token", plain);
+    if let Some(token) = &token {
+        let is_text = token.expose().iter().all(u8::is_ascii_graphic);
+        if token.expose().len() < token::SHORTEST || !is_text {
+            let message =
+                format!("the token must have {} visible characters at least, without spaces", token::SHORTEST);
+            section.problem("token", message, Some("make one with `tollgate keygen merchant`".to_owned()));
+        }
+    }
+    let asks = has_token || door.as_ref().and_then(|door| door.tls.as_ref()).is_some_and(|tls| tls.client_ca.is_some());
+    if !listen.ip().is_loopback() && !asks {
+        let message =
+            "who can reach `admin.listen` could change everything: it must be a loopback address, or ask who is there";
+        let suggestion = "add token = \"env:NAME\", or tls = { cert = \"…\", key = \"…\", client_ca = \"…\" }";
+        section.problem("listen", message, Some(suggestion.to_owned()));
     }
     if listen == server && listen.port() != 0 {
         section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
     }
-    listen
+    Admin { listen, door, token: token.map(Token::new) }
 }
 
 fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> CacheKind {
     let Some(mut section) = section else { return CacheKind::Memory };
-    if kind_of(&mut section, "cache", &["memory", "redis"]) != Some("redis") {
+    if kind_of(&mut section, "cache", &CACHES) != Some("redis") {
         return CacheKind::Memory;
     }
     let reason = "`public_url` is no loopback address";
@@ -146,7 +179,9 @@ fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> Ca
 
 /// The kind that is named, if it is one of these; the first is meant where none is named.
 fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Option<&'static str> {
-    let Some(kind) = section.optional::<String>("kind") else { return kinds.first().copied() };
+    let kind: Option<String> = section.optional("kind");
+    section.choices("kind", kinds.iter().copied());
+    let Some(kind) = kind else { return kinds.first().copied() };
     let known = kinds.iter().find(|known| **known == kind).copied();
     if known.is_none() {
         let message = format!("there is no {name} of the kind `{kind}`");
@@ -187,6 +222,7 @@ fn log(section: Option<Settings<'_>>) -> String {
     log
 }
 
+#[derive(Default)]
 struct Door {
     tls: Option<ServerTls>,
     fingerprint: String,
@@ -197,7 +233,7 @@ struct Door {
 fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
     let path = |tls: &mut Settings<'_>, key| tls.optional::<String>(key).map(|name| source.resolve(&name));
     let pair = identity::read(source, tls, now);
-    let client_ca = identity::authorities(source, tls, "client_ca", now);
+    let client_ca = identity::authorities_der(source, tls, "client_ca", now);
     let mut hasher = Sha256::new();
     let mut certificates = Vec::new();
     if let Some(pair) = pair {
@@ -206,7 +242,7 @@ fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
         }
         hasher.update(pair.identity.key.expose());
         let certificate = "server".to_owned();
-        certificates.push(CertificateEnd { channel: String::new(), certificate, not_after: pair.not_after });
+        certificates.push(CertificateEnd { channel: String::new(), certificate, not_after: pair.not_after() });
     }
     for authority in client_ca.iter().flatten() {
         hasher.update(authority);
@@ -220,6 +256,10 @@ struct Listen(SocketAddr);
 
 impl Setting for Listen {
     const EXPECTED: &'static str = "an address with a port, as in \"127.0.0.1:8080\" or \"[::]:8080\"";
+    const EXAMPLE: &'static str = "\"127.0.0.1:8080\"";
+    fn form() -> Form {
+        Form::Text
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let text = String::read(value)?;
         text.parse().map(Self).map_err(|_| format!("\"{text}\""))
@@ -230,6 +270,10 @@ struct Network(IpNet);
 
 impl Setting for Network {
     const EXPECTED: &'static str = "a network, as in \"10.0.0.0/8\" or \"127.0.0.1\"";
+    const EXAMPLE: &'static str = "\"127.0.0.1\"";
+    fn form() -> Form {
+        Form::Text
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let text = String::read(value)?;
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -333,7 +377,7 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "5:1: unknown key `server.drian` (did you mean `drain`?)",
             "6:7: `server.tls.key` is missing",
             "6:16: `conf/none.pem`: this file does not exist",
-            "8:10: `admin.listen` must be a loopback address",
+            "8:10: who can reach `admin.listen` could change everything",
             "10:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
             "12:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
             "14:7: `telemetry.log` is no filter",
@@ -342,6 +386,27 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {
             assert!(mistake.starts_with(&format!("conf/tollgate.toml:{expected}")), "{mistake} / {expected}");
+        }
+    }
+
+    #[test]
+    fn the_admin_port_leaves_this_machine_only_when_it_asks_who_is_there() {
+        let admin = |admin: &str| {
+            let (file, mistakes) = read_text(&format!("public_url = \"http://localhost\"\n[admin]\n{admin}"));
+            (file.process.unwrap(), mistakes.join("\n"))
+        };
+        let (process, mistakes) = admin("listen = \"0.0.0.0:9090\"\ntoken = \"plain:0123456789abcdef\"");
+        assert_eq!(mistakes, "");
+        assert!(process.admin_token.unwrap().is_shown(Some(b"Bearer 0123456789abcdef")));
+        for (text, expected) in [
+            ("listen = \"0.0.0.0:9090\"", "it must be a loopback address, or ask who is there"),
+            ("listen = \"[::]:9090\"\ntls = { cert = \"a.pem\", key = \"a.pem\" }", "or ask who is there"),
+            ("token = \"plain:short\"", "must have 16 visible characters"),
+            ("token = \"plain:with a space in the middle\"", "without spaces"),
+            ("token = \"0123456789abcdef\"", "a secret must not stand in the file itself"),
+        ] {
+            let (_, mistakes) = admin(text);
+            assert!(mistakes.contains(expected) && !mistakes.contains("0123456789"), "{text}: {mistakes}");
         }
     }
 
@@ -399,7 +464,7 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             reserve: 1,
             ..running.clone()
         };
-        assert_eq!(needs_restart(&running, &changed, true), ["ledger.reserve", "telemetry.log"]);
-        assert_eq!(needs_restart(&running, &running, false), ["server.tls"]);
+        assert_eq!(needs_restart(&running, &changed, [true; 2]), ["ledger.reserve", "telemetry.log"]);
+        assert_eq!(needs_restart(&running, &running, [false; 2]), ["server.tls", "admin.tls"]);
     }
 }

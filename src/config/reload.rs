@@ -2,22 +2,23 @@
 //!
 //! A mistake anywhere changes nothing. Requests in flight finish on the snapshot that they began with.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
+pub use self::told::Report;
+use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
-use super::identity::Now;
+use super::parallel::politely;
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{CertificateEnd, Channel, Current, Process, Snapshot, process};
+use super::{Channel, Current, Process, Snapshot, process, words};
 use crate::telemetry::METRICS;
 
 /// Certificates come nearer to their end although nothing is reloaded.
@@ -25,6 +26,8 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 
 /// How often a generation that has yet to prove itself is looked at.
 const TRIALS_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked whether nobody uses an old generation any more.
+const RETIRED_EVERY: Duration = Duration::from_millis(100);
 /// How far back what is usual reaches, at the least.
 const USUAL_EVERY: Duration = Duration::from_secs(60);
 
@@ -56,7 +59,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
             return Ok(Arc::new(ArcSwap::from_pointee(snapshot)));
         }
     };
-    generations.keep(&snapshot, None);
+    generations.keep(&snapshot, None, None);
     tell_in_force(&snapshot, &[]);
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
@@ -90,21 +93,6 @@ struct Shared {
     usual: parking_lot::Mutex<[Counts; 2]>,
     /// What the last attempt looked at, taken or refused.
     files: watch::Sender<BTreeSet<PathBuf>>,
-}
-
-/// What a reload did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// The generation that is in force now.
-    pub generation: u64,
-    /// Its hash.
-    pub hash: String,
-    /// In words: what was added, changed and removed. Empty when nothing was.
-    pub changed: Vec<String>,
-    /// How many merchants and channels went on as they were.
-    pub kept: usize,
-    /// The keys of `tollgate.toml` whose new values are not in force until a restart.
-    pub needs_restart: Vec<String>,
 }
 
 impl Reloader {
@@ -190,23 +178,24 @@ impl ReloadHandle {
         kept.retain(|kept| number.map_or(!running.hash.starts_with(&kept.hash), |number| kept.number == number));
         let Some(kept) = kept.pop() else { return Err(none("there is no such generation")) };
         let (generations, previous, from) = (shared.generations.clone(), Arc::clone(&running), kept.clone());
-        let read = tokio::task::spawn_blocking(move || generations.load(&from, Some(&previous))).await;
-        let mut read = read.map_err(|_| none("the generation could not be read"))??;
+        let read = politely(move || generations.load(&from, Some(&previous))).await;
+        let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
         // What is watched are the files, not their copies.
         read.sources.files = shared.files.borrow().clone();
         let disk = (shared.dir.clone(), Arc::clone(&running));
-        let disk = tokio::task::spawn_blocking(move || file::load(&disk.0, Some(&disk.1))).await;
-        shared.generations.take_back(disk.ok().and_then(Result::ok).map(|disk| disk.hash).as_deref());
+        let disk = politely(move || file::load(&disk.0, Some(&disk.1))).await;
+        shared.generations.take_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
         let result = Ok(put_in_force(&shared.current, &running, read));
-        self.keep(Some(kept)).await;
+        self.keep(Some(kept), result.as_ref().ok().cloned()).await;
         tell(&running, &result);
+        tokio::spawn(retire(running));
         result
     }
 
     /// Keeps what is in force.
-    async fn keep(&self, from: Option<Kept>) {
+    async fn keep(&self, from: Option<Kept>, report: Option<Report>) {
         let (generations, current) = (self.0.generations.clone(), self.0.current.load_full());
-        let _ = tokio::task::spawn_blocking(move || generations.keep(&current, from.as_ref())).await;
+        politely(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
     }
 
     async fn read_and_swap(&self) -> Result<Report, Vec<Mistake>> {
@@ -214,13 +203,10 @@ impl ReloadHandle {
         let _turn = shared.one_at_a_time.lock().await;
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
-        let attempt = tokio::task::spawn_blocking(move || file::attempt(&dir, Some(&previous))).await;
-        let Attempt { result, files } = attempt.unwrap_or_else(|error| Attempt {
-            result: Err(vec![Mistake::in_file(
-                &shared.dir,
-                format!("reading the configuration failed: {error}"),
-                None,
-            )]),
+        let started = Instant::now();
+        let attempt = politely(move || file::attempt(&dir, Some(&previous))).await;
+        let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
+            result: Err(vec![Mistake::in_file(&shared.dir, "reading the configuration failed", None)]),
             files: running.sources.files.clone(),
         });
         shared.files.send_if_modified(|known| {
@@ -234,16 +220,19 @@ impl ReloadHandle {
         {
             let (generation, hash) = (running.generation, running.hash.clone());
             let kept = running.merchants.len() + running.channels.len();
-            return Ok(Report { generation, hash, changed: Vec::new(), kept, needs_restart: Vec::new() });
+            return Ok(Report { generation, hash, kept, ..Report::default() });
         }
         let result = result.map(|read| put_in_force(&shared.current, &running, read));
+        let took = started.elapsed();
         if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
             shared.generations.take_back(None);
-            self.keep(None).await;
+            self.keep(None, result.as_ref().ok().cloned()).await;
             let [_, usual] = &*shared.usual.lock();
             *shared.trial.lock() = Trial::begin(&running, &shared.current.load(), usual);
         }
         tell(&running, &result);
+        tell_cost(took, &result);
+        tokio::spawn(retire(running));
         result
     }
 
@@ -263,9 +252,14 @@ impl ReloadHandle {
         }
     }
 
-    /// The generations that were in force.
-    pub fn generations(&self) -> Vec<Kept> {
-        self.0.generations.list()
+    /// The generations that were in force, each with what its reload did, where that is known.
+    pub async fn generations(&self) -> Vec<(Kept, Option<Report>)> {
+        let generations = self.0.generations.clone();
+        let list = move || {
+            let kept = generations.list().into_iter();
+            kept.map(|kept| (kept.clone(), generations.report(&kept))).collect()
+        };
+        tokio::task::spawn_blocking(list).await.unwrap_or_default()
     }
 
     /// For callers that have nobody to tell beyond the log.
@@ -274,121 +268,43 @@ impl ReloadHandle {
     }
 }
 
+/// Frees a generation where no request waits for that: ten thousand channels take a while.
+async fn retire(mut old: Arc<Snapshot>) {
+    loop {
+        match Arc::try_unwrap(old) {
+            Ok(last) => {
+                politely(move || drop(last)).await;
+                return;
+            }
+            Err(used) => old = used,
+        }
+        tokio::time::sleep(RETIRED_EVERY).await;
+    }
+}
+
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
-    let same_tls_files = running.sources.server_tls == read.sources.server_tls;
+    let same_tls_files =
+        [running.sources.server_tls == read.sources.server_tls, running.sources.admin_tls == read.sources.admin_tls];
     let needs_restart = process::needs_restart(&running.process, &read.process, same_tls_files);
-    let changed = compare(running, &read);
+    let (changed, effects) = (words::changes(running, &read), words::effects(running, &read));
     let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
     if running.hash == read.hash {
         let (generation, hash) = (running.generation, running.hash.clone());
-        return Report { generation, hash, changed: Vec::new(), kept, needs_restart };
+        return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    let Process { public_url, webhook_allow, revert_if, keep, .. } = read.process.as_ref().clone();
-    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, keep, ..running.process.as_ref().clone() });
-    // The listener still shows what it was started with.
+    let Process { public_url, webhook_allow, revert_if, keep, admin_token, .. } = read.process.as_ref().clone();
+    let running_process = running.process.as_ref().clone();
+    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, keep, admin_token, ..running_process });
+    // The listeners still show what they were started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
-    let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, needs_restart };
+    read.sources.admin_tls.clone_from(&running.sources.admin_tls);
+    let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
     tell_in_force(&read, &running.sources.certificates);
     current.store(Arc::new(read));
     report
 }
 
-/// In words: what the second has otherwise than the first, which it was read after.
-pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<String> {
-    let mut changed = Vec::new();
-    differences("merchant", &old.merchants, &new.merchants, &mut changed);
-    differences("channel", &old.channels, &new.channels, &mut changed);
-    if old.sources.routes != new.sources.routes {
-        changed.push("routes.toml changed".to_owned());
-    }
-    if old.sources.process != new.sources.process {
-        changed.push("tollgate.toml changed".to_owned());
-    }
-    changed
-}
-
-fn differences<T>(kind: &str, old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>, said: &mut Vec<String>) {
-    for (name, value) in new {
-        match old.get(name) {
-            None => said.push(format!("{kind} {name} added")),
-            Some(before) if !Arc::ptr_eq(before, value) => said.push(format!("{kind} {name} changed")),
-            Some(_) => {}
-        }
-    }
-    said.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{kind} {name} removed")));
-}
-
-fn same<T>(old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>) -> usize {
-    new.iter().filter(|(name, value)| old.get(*name).is_some_and(|before| Arc::ptr_eq(before, value))).count()
-}
-
-fn tell(running: &Snapshot, result: &Result<Report, Vec<Mistake>>) {
-    let counted = match result {
-        Err(_) => "refused",
-        Ok(report) if report.changed.is_empty() => "unchanged",
-        Ok(_) => "taken",
-    };
-    METRICS.config_reloads_total.with_label_values(&[counted]).inc();
-    METRICS.config_last_reload_success.set(i64::from(result.is_ok()));
-    match result {
-        Ok(report) if report.changed.is_empty() => tracing::debug!(generation = report.generation, "{report}"),
-        Ok(report) => tracing::info!(generation = report.generation, hash = report.hash, "{report}"),
-        Err(mistakes) => {
-            for mistake in mistakes {
-                let (file, line, column) = (mistake.file.display(), mistake.line, mistake.column);
-                tracing::error!(%file, line, column, "{mistake}");
-            }
-            let (count, generation) = (mistakes.len(), running.generation);
-            tracing::error!(count, generation, "the configuration was refused: the generation before goes on");
-        }
-    }
-    if let Ok(report) = result
-        && !report.needs_restart.is_empty()
-        && !report.changed.is_empty()
-    {
-        tracing::warn!(keys = report.needs_restart.join(", "), "these keys of tollgate.toml need a restart");
-    }
-}
-
-fn tell_in_force(snapshot: &Snapshot, before: &[CertificateEnd]) {
-    METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
-    METRICS.config_last_reload_success.set(1);
-    // What is gone must not be told on. One that is missing there was never told.
-    for end in before {
-        let same = |new: &CertificateEnd| new.channel == end.channel && new.certificate == end.certificate;
-        if !snapshot.sources.certificates.iter().any(same) {
-            let labels = [end.channel.as_str(), end.certificate.as_str()];
-            drop(METRICS.certificate_days_left.remove_label_values(&labels));
-        }
-    }
-    tell_certificates(snapshot);
-}
-
-fn tell_certificates(snapshot: &Snapshot) {
-    let Now(now) = Now::read();
-    for end in &snapshot.sources.certificates {
-        let days = (end.not_after - now) as f64 / 86_400.0;
-        METRICS.certificate_days_left.with_label_values(&[end.channel.as_str(), end.certificate.as_str()]).set(days);
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, hash, changed, kept, needs_restart } = self;
-        let hash = hash.get(..12).unwrap_or(hash);
-        if changed.is_empty() {
-            write!(f, "nothing changed: generation {generation} ({hash}) goes on")?;
-        } else {
-            write!(f, "generation {generation} ({hash}) is in force: {}", changed.join(", "))?;
-            write!(f, "; {kept} merchants and channels go on as they were")?;
-        }
-        match needs_restart.as_slice() {
-            [] => Ok(()),
-            keys => write!(f, "; not in force until a restart: {}", keys.join(", ")),
-        }
-    }
-}
-
+mod told;
 mod trial;
 
 #[cfg(test)]

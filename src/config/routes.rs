@@ -28,6 +28,7 @@ pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Routes {
 
 fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
     let word: Option<String> = root.optional("double_payment");
+    root.choices("double_payment", ["refund", "flag"]);
     match word.as_deref() {
         None | Some("refund") => DoublePayment::Refund,
         Some("flag") => DoublePayment::Flag,

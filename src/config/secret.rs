@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tollgate_plugins::secret::Secret;
-use tollgate_plugins::settings::{Setting, Settings};
+use tollgate_plugins::settings::{Form, Setting, Settings};
 use toml::de::DeValue;
 
 use super::source::Source;
@@ -13,6 +13,10 @@ pub(super) struct SecretText(String);
 
 impl Setting for SecretText {
     const EXPECTED: &'static str = "a secret's place in quotes: \"env:NAME\" or \"file:PATH\"";
+    const EXAMPLE: &'static str = "\"env:PATH\"";
+    fn form() -> Form {
+        Form::Pattern(r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|plain:.+)$")
+    }
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         value.as_str().map(|text| Self(text.to_owned())).ok_or_else(|| format!("a value of type {}", value.type_str()))
     }

@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tollgate_plugins::secret::Secret;
-use tollgate_plugins::settings::{Problem, Problems, Settings};
+use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
+use super::known::Known;
 use super::report::Mistake;
 
 /// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
@@ -23,23 +26,57 @@ pub(super) struct Source {
     text: String,
     hasher: RefCell<Sha256>,
     named: RefCell<BTreeSet<PathBuf>>,
-    trace: RefCell<Trace>,
+    trace: RefCell<Vec<Fed>>,
+    known: Arc<Known>,
 }
 
-/// What a fingerprint covers beside the file's own text, in order: enough to see whether anything changed, without reading
-/// what it means.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trace(Vec<Fed>);
+/// What a fingerprint covers: enough to see whether anything changed without reading what it means, and to say in words
+/// what did.
+#[derive(Clone, Default)]
+pub(crate) struct Trace {
+    /// The file's own text.
+    pub(super) text: Secret,
+    /// What it names, in order.
+    pub(super) fed: Vec<Fed>,
+}
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fed {
-    File(PathBuf),
+/// Something that a file names.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Fed {
+    pub(super) what: Named,
+    digest: [u8; 32],
+}
+
+/// What it is, as it is written there: a copy of the whole directory names the same by the same words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Named {
+    File(String),
     Variable(String),
+}
+
+impl Fed {
+    /// Whether the same words name something else than they did.
+    pub(super) fn differs(&self, before: &Self) -> bool {
+        self.what == before.what && self.digest != before.digest
+    }
+
+    fn new(what: Named, content: &[u8]) -> Self {
+        Self { what, digest: Sha256::digest(content).into() }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => write!(f, "the content of {name}"),
+            Self::Variable(name) => write!(f, "the environment variable {name}"),
+        }
+    }
 }
 
 impl Source {
     /// Opens a file that should be there.
-    pub(super) fn open(path: &Path) -> Result<Self, Mistake> {
+    pub(super) fn open(path: &Path, known: &Arc<Known>) -> Result<Self, Mistake> {
         let content = read_small(path).map_err(|message| Mistake::in_file(path, message, None))?;
         let text = String::from_utf8(content).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
@@ -47,7 +84,7 @@ impl Source {
             let message = "this is not UTF-8 text".to_owned();
             Mistake { file: path.to_owned(), line, column, message, suggestion: None }
         })?;
-        Ok(Self::with_text(path, text))
+        Ok(Self { known: Arc::clone(known), ..Self::with_text(path, text) })
     }
 
     /// A file with this text.
@@ -58,6 +95,7 @@ impl Source {
             hasher: RefCell::default(),
             named: RefCell::new([path.into()].into()),
             trace: RefCell::default(),
+            known: Arc::default(),
         };
         source.feed("file", source.text.as_bytes());
         source
@@ -81,6 +119,25 @@ impl Source {
         (value, mistakes)
     }
 
+    /// What a reader would ask for in this file, whatever it holds; see [`Settings::sketch`].
+    pub(super) fn sketch(&self, reader: impl FnOnce(Settings<'_>)) -> Outline {
+        let (table, _) = DeTable::parse_recoverable(&self.text);
+        let (problems, outline) = (Problems::default(), Outline::default());
+        reader(Settings::sketch(&table, &problems, outline.clone()));
+        outline
+    }
+
+    /// The mistakes, and the keys that the reader asked for.
+    #[cfg(test)]
+    pub(super) fn read_watching(&self, reader: impl FnOnce(Settings<'_>)) -> (Vec<Mistake>, BTreeSet<String>) {
+        let problems = Problems::watching();
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        assert!(errors.is_empty(), "{errors:?} in {}", self.text);
+        reader(Settings::root(&table, &problems));
+        let asked = problems.asked();
+        (problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect(), asked)
+    }
+
     /// The content of a file that this one names; says what is wrong in a sentence.
     pub(super) fn read_named(&self, name: &str) -> Result<Secret, String> {
         let path = self.resolve(name);
@@ -88,7 +145,7 @@ impl Source {
         match read_small(&path) {
             Ok(content) => {
                 self.feed("named", &content);
-                self.trace.borrow_mut().0.push(Fed::File(path));
+                self.trace.borrow_mut().push(Fed::new(Named::File(name.to_owned()), &content));
                 Ok(Secret::new(content))
             }
             Err(message) => Err(format!("`{}`: {message}", path.display())),
@@ -111,6 +168,11 @@ impl Source {
         self.read_named(name).map_err(|message| settings.problem(key, message, None)).ok()
     }
 
+    /// What was made of other files before.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// A path as this file means it: relative to the directory that the file is in.
     pub(super) fn resolve(&self, name: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(name)
@@ -124,26 +186,27 @@ impl Source {
     /// Adds the value of an environment variable that the file names.
     pub(super) fn feed_variable(&self, name: &str, value: &[u8]) {
         self.feed("env", value);
-        self.trace.borrow_mut().0.push(Fed::Variable(name.to_owned()));
+        self.trace.borrow_mut().push(Fed::new(Named::Variable(name.to_owned()), value));
     }
 
     /// What the fingerprint covers by now.
     pub(super) fn trace(&self) -> Trace {
-        self.trace.borrow().clone()
+        Trace { text: Secret::new(self.text.as_bytes()), fed: self.trace.borrow().clone() }
     }
 
     /// Whether this file, not read yet, and all that it named then, are what they were when it had this fingerprint.
     pub(super) fn is_as_before(&self, trace: &Trace, fingerprint: &str) -> bool {
         let mut hasher = self.hasher.borrow().clone();
         let mut named = BTreeSet::new();
-        for fed in &trace.0 {
-            match fed {
-                Fed::File(path) => {
-                    let Ok(content) = read_small(path) else { return false };
+        for fed in &trace.fed {
+            match &fed.what {
+                Named::File(name) => {
+                    let path = self.resolve(name);
+                    let Ok(content) = read_small(&path) else { return false };
                     feed(&mut hasher, "named", &content);
-                    named.insert(path.clone());
+                    named.insert(path);
                 }
-                Fed::Variable(name) => {
+                Named::Variable(name) => {
                     let value = std::env::var_os(name).unwrap_or_default();
                     feed(&mut hasher, "env", value.as_encoded_bytes());
                 }

@@ -115,22 +115,52 @@ fn teller(events: mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + Send 
     }
 }
 
-/// The directories where something happens when one of the files changes: its own, that of the file which a link leads
-/// to, and for a missing one the nearest that exists.
+/// The directories where something happens when one of the files changes: its own, those with links on the way to it, that
+/// of the file which a link leads to, and for a missing one the nearest that exists.
 fn directories(files: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, (u64, u64)> {
     let mut found = BTreeMap::new();
+    // Of ten thousand files in one directory it is looked at once.
+    let mut seen = BTreeSet::new();
     for file in files {
-        for path in [Some(file.clone()), file.canonicalize().ok()].into_iter().flatten() {
-            let directory =
-                path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-            if let Some((path, metadata)) =
-                directory.filter_map(|path| Some((path, path.metadata().ok()?))).find(|(_, metadata)| metadata.is_dir())
-            {
-                found.insert(path.to_owned(), (metadata.dev(), metadata.ino()));
+        let is_plain = file.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_plain && file.parent().is_some_and(|parent| seen.contains(or_here(parent))) {
+            continue;
+        }
+        let mut path = file.clone();
+        // No chain of links is longer for the system either.
+        for _ in 0..40 {
+            let nearest = path.ancestors().map(or_here).find(|path| path.is_dir());
+            let Some(nearest) = nearest else { break };
+            if seen.insert(nearest.to_owned()) {
+                watched(nearest, &mut found);
+            }
+            match std::fs::read_link(&path) {
+                Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+                Err(_) => break,
             }
         }
     }
     found
+}
+
+/// A directory, and each one that has a link in it by which it was found.
+fn watched(directory: &Path, found: &mut BTreeMap<PathBuf, (u64, u64)>) {
+    let Ok(metadata) = directory.metadata() else { return };
+    if found.insert(directory.to_owned(), (metadata.dev(), metadata.ino())).is_some() {
+        return;
+    }
+    let links = directory.ancestors().filter(|path| path.is_symlink());
+    for link in links {
+        let Some(parent) = link.parent().map(or_here) else { continue };
+        watched(parent, found);
+        if let Ok(target) = std::fs::read_link(link) {
+            watched(&parent.join(target), found);
+        }
+    }
+}
+
+fn or_here(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 #[cfg(test)]
@@ -148,6 +178,26 @@ mod tests {
         let files = ["conf", "conf/key.pem", "none/deep/key.pem"].map(|name| root.join(name)).into();
         let found: Vec<_> = directories(&files).into_keys().collect();
         assert_eq!(found, [root.clone(), root.join("conf"), root.join("real")]);
+    }
+
+    #[test]
+    fn so_is_where_a_link_on_the_way_would_be_swapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("revisions/1/channels")).unwrap();
+        std::fs::create_dir(root.join("etc")).unwrap();
+        std::fs::write(root.join("revisions/1/channels/a.toml"), "").unwrap();
+        std::os::unix::fs::symlink("revisions/1", root.join("current")).unwrap();
+        std::os::unix::fs::symlink("../current", root.join("etc/conf")).unwrap();
+        let file = root.join("etc/conf/channels/a.toml");
+        let found: Vec<_> = directories(&[file.clone()].into()).into_keys().collect();
+        for wanted in ["etc", "etc/conf/channels"] {
+            assert!(found.contains(&root.join(wanted)), "{wanted}: {found:?}");
+        }
+        // Where the second link lies, by whatever name.
+        let is_root = |path: &PathBuf| path.canonicalize().unwrap() == root;
+        assert!(found.iter().any(is_root), "{found:?}");
+        assert!(found.iter().any(|path| path.canonicalize().unwrap() == root.join("revisions/1")), "{found:?}");
     }
 
     #[tokio::test]

@@ -101,7 +101,9 @@ fn problem(error: Error) -> Problem {
             let detail = "What came is not the bill that the provider vouches for, and is not passed on. Ask again; if it stays so, tell the operator.";
             say(StatusCode::BAD_GATEWAY, "mismatch", detail)
         }
-        error @ (Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. }) => Problem::from_exchange(&error),
+        error @ (Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. } | Error::Unauthorized(_)) => {
+            Problem::from_exchange(&error)
+        }
     }
 }
 
@@ -138,9 +140,10 @@ mod tests {
         for (error, status, code, retryable) in [
             (Error::Absent(word.clone()), 404, "no_bill", "same_key"),
             (Error::Busy(word.clone()), 503, "provider_busy", "same_key"),
-            (Error::Declined(word), 422, "declined", "no"),
+            (Error::Declined(word.clone()), 422, "declined", "no"),
             (Error::unclear("x"), 502, "provider_unclear", "same_key"),
             (Error::Mismatch("x".into()), 502, "mismatch", "same_key"),
+            (Error::Unauthorized(word.clone()), 503, "not_sent", "same_key"),
             (Error::NotSent("x".into()), 503, "not_sent", "same_key"),
             (Error::Held { why: "x".into(), retry_after: 5 }, 503, "not_sent", "same_key"),
         ] {

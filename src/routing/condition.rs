@@ -28,7 +28,7 @@ pub struct Question<'a> {
 }
 
 /// What a route wants; what is not said is not asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Condition {
     /// Only this merchant's payments.
     pub merchant: Option<String>,
@@ -91,7 +91,7 @@ fn noted<'a>(question: &Question<'a>, name: &str) -> Option<&'a str> {
 }
 
 /// A part of the day, on some days of the week, somewhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Hours {
     /// The first minute.
     pub from: Time,

@@ -1,5 +1,6 @@
 //! `tollgate route`: which route a payment would take, and why.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::Args;
@@ -9,6 +10,9 @@ use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 
 use super::{Question, Route, choose};
 use crate::config::{self, Snapshot};
+
+/// Of more routes nobody reads why each was passed over.
+const MANY: usize = 100;
 
 /// A payment that nobody makes.
 #[derive(Args, Clone, Debug)]
@@ -75,11 +79,21 @@ pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// One line for each route up to the one that is taken, then the channels.
+/// One line for each route up to the one that is taken, then the channels. Where there are very many, those that want another
+/// merchant, method or note are counted only.
 fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let result = choose(snapshot, question);
+    let near: Option<BTreeSet<usize>> =
+        (snapshot.routes.len() > MANY).then(|| snapshot.routes.places(question).collect());
+    if let Some(near) = &near {
+        let others = snapshot.routes.len() - near.len();
+        lines.push(format!("{others} routes want another merchant, method or note in the metadata"));
+    }
     for (count, route) in snapshot.routes.iter().enumerate() {
+        if near.as_ref().is_some_and(|near| !near.contains(&count)) {
+            continue;
+        }
         let verdict = verdict(snapshot, route, question);
         let is_taken = verdict.is_none();
         let verdict = verdict.unwrap_or_else(|| "taken".to_owned());

@@ -1,6 +1,7 @@
 //! Where bills come from: connections of their own beside those of payments, so that a long download never makes a payment
 //! wait, and only to hosts that the channel's file or the provider's documentation names.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,33 +26,55 @@ const PATIENCE: Timeouts = Timeouts {
 
 /// The hosts from which one channel's bills come.
 pub struct BillHosts {
-    desk: Upstream,
-    files: Vec<(Host, Upstream)>,
+    desk: Late,
+    files: Vec<(Host, Late)>,
     turns: Semaphore,
+}
+
+/// Hosts that are made ready when they are asked the first time: most channels' bills are fetched once a day, or never.
+struct Late {
+    own: Arc<UpstreamSettings>,
+    hosts: Vec<Host>,
+    shows_identity: bool,
+    made: OnceLock<Result<Upstream, String>>,
+}
+
+impl Late {
+    fn new(own: &Arc<UpstreamSettings>, hosts: Vec<Host>) -> Self {
+        // Only where payments are made is the channel's certificate anybody's business.
+        let shows_identity = hosts.iter().all(|host| own.hosts.contains(host));
+        Self { own: Arc::clone(own), hosts, shows_identity, made: OnceLock::new() }
+    }
+
+    async fn send(&self, request: &Request<Bytes>) -> Result<Answer, SendError> {
+        let make = || {
+            Upstream::new(UpstreamSettings {
+                hosts: self.hosts.clone(),
+                identity: self.own.identity.clone().filter(|_| self.shows_identity),
+                timeouts: PATIENCE,
+                answer_limit: LARGEST_BILL,
+                ..self.own.as_ref().clone()
+            })
+        };
+        match self.made.get_or_init(make) {
+            Ok(upstream) => upstream.send(request, PATIENCE.total).await,
+            Err(why) => Err(SendError::NotSent(why.clone())),
+        }
+    }
 }
 
 impl BillHosts {
     /// `own` is how payments are made, `files` are hosts beside those; the bill is asked for at `desk`.
-    pub fn new(own: &UpstreamSettings, desk: Vec<Host>, files: Vec<Host>) -> Result<Self, String> {
-        let settings = |hosts: Vec<Host>, identity| UpstreamSettings {
-            hosts,
-            identity,
-            timeouts: PATIENCE,
-            answer_limit: LARGEST_BILL,
-            ..own.clone()
-        };
-        // Only where payments are made is the channel's certificate anybody's business.
-        let identity_for = |host: &Host| own.identity.clone().filter(|_| own.hosts.contains(host));
+    pub fn new(own: &Arc<UpstreamSettings>, desk: Vec<Host>, files: Vec<Host>) -> Result<Self, String> {
+        if desk.is_empty() {
+            return Err("a channel with bills needs a host that has them".to_owned());
+        }
         let mut all = own.hosts.clone();
         all.extend(files.into_iter().filter(|host| !own.hosts.contains(host)));
-        let known = |host: Host| {
-            let upstream = Upstream::new(settings(vec![host.clone()], identity_for(&host)))?;
-            Ok::<_, String>((host, upstream))
-        };
-        let identity = own.identity.clone().filter(|_| desk.iter().all(|host| own.hosts.contains(host)));
+        let known = |host: Host| (host.clone(), Late::new(own, vec![host]));
         Ok(Self {
-            desk: Upstream::new(settings(desk, identity))?,
-            files: all.into_iter().map(known).collect::<Result<_, _>>()?,
+            desk: Late::new(own, desk),
+            files: all.into_iter().map(known).collect(),
             turns: Semaphore::new(AT_ONCE),
         })
     }
@@ -63,12 +86,12 @@ impl BillHosts {
 
     /// Asks for a bill.
     pub async fn ask(&self, request: &Request<Bytes>) -> Result<Answer, SendError> {
-        self.desk.send(request, PATIENCE.total).await
+        self.desk.send(request).await
     }
 
     /// Fetches what a link names from the host that [`BillHosts::place`] found.
     pub async fn fetch(&self, place: &Place<'_>, request: &Request<Bytes>) -> Result<Answer, SendError> {
-        place.upstream.send(request, PATIENCE.total).await
+        place.hosts.send(request).await
     }
 
     /// The host and path that a URL names, if it is a host of these. Alipay writes `http://`, which is fetched as `https://`;
@@ -79,16 +102,15 @@ impl BillHosts {
             let port = if host.tls && !address.tls && address.port == 80 { 443 } else { address.port };
             host.name.eq_ignore_ascii_case(&address.host) && host.port == port && (host.tls || !address.tls)
         };
-        let (_, upstream) =
-            self.files.iter().find(|(host, _)| is_it(host)).ok_or("is on no host that is known for it")?;
+        let (_, hosts) = self.files.iter().find(|(host, _)| is_it(host)).ok_or("is on no host that is known for it")?;
         let target = url.parse::<Uri>().ok().and_then(|uri| uri.into_parts().path_and_query);
-        Ok(Place { upstream, target: target.ok_or("has no path")? })
+        Ok(Place { hosts, target: target.ok_or("has no path")? })
     }
 }
 
 /// Where a file is.
 pub struct Place<'a> {
-    upstream: &'a Upstream,
+    hosts: &'a Late,
     /// Path and query.
     pub target: PathAndQuery,
 }
@@ -113,7 +135,7 @@ mod tests {
             pool: Pool { idle: 1, idle_timeout: PATIENCE.read },
             answer_limit: 1,
         };
-        BillHosts::new(&own, own.hosts.clone(), vec![host("files.example.com", 443, true)]).unwrap()
+        BillHosts::new(&Arc::new(own.clone()), own.hosts, vec![host("files.example.com", 443, true)]).unwrap()
     }
 
     #[test]

@@ -131,6 +131,13 @@ impl World {
         self.gateway.start(&self.dir.path().join("gateway.log")).await;
     }
 
+    /// The same where the admin port speaks TLS.
+    pub async fn start_tls(&mut self) {
+        let listen = self.gateway.listen;
+        let log = self.dir.path().join("gateway.log");
+        self.gateway.start_until(&log, || async move { TcpStream::connect(listen).await.is_ok() }).await;
+    }
+
     /// Another gateway with the same configuration, on addresses of its own.
     pub async fn join(&self, name: &str) -> Gateway {
         let conf = self.dir.path().join(name);
@@ -212,7 +219,12 @@ impl World {
 
     /// Asks for a reload over the admin port.
     pub async fn reload(&self) -> Answer {
-        send("POST", &format!("http://{}/reload", self.gateway.admin), &[], b"").await.unwrap()
+        self.admin("POST", "/reload", &[]).await
+    }
+
+    /// A request to the admin port.
+    pub async fn admin(&self, method: &str, target: &str, headers: &[(&'static str, String)]) -> Answer {
+        send(method, &format!("http://{}{target}", self.gateway.admin), headers, b"").await.unwrap()
     }
 
     pub async fn metrics(&self) -> String {
@@ -232,6 +244,12 @@ pub struct Gateway {
 impl Gateway {
     /// Starts it and waits until it may take traffic.
     async fn start(&mut self, log: &Path) {
+        let url = format!("http://{}/readyz", self.admin);
+        self.start_until(log, || async { send("GET", &url, &[], b"").await.is_ok_and(|answer| answer.status == 200) })
+            .await;
+    }
+
+    async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
         let process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .args(["run", "--conf"])
             .arg(&self.conf)
@@ -240,12 +258,9 @@ impl Gateway {
             .spawn()
             .unwrap();
         let process = self.process.insert(process);
-        let url = format!("http://{}/readyz", self.admin);
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Ok(answer) = send("GET", &url, &[], b"").await
-                && answer.status == 200
-            {
+            if is_ready().await {
                 return;
             }
             let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;

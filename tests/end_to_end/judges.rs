@@ -2,6 +2,7 @@
 //! answers, and whether the gateway takes what they make. `tests/judges/install` fetches them from npm and PyPI.
 
 mod alipay;
+mod schema;
 mod unionpay;
 mod wechat_v2;
 

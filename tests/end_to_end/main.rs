@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod access;
+mod admin;
 mod bills;
 mod breaker;
 mod chaos;
@@ -14,6 +15,7 @@ mod graceful;
 mod harness;
 mod identities;
 mod judges;
+mod load;
 mod malformed;
 mod nonces;
 mod notifications;
@@ -23,6 +25,8 @@ mod payments;
 mod receiver;
 mod redis;
 mod reload;
+mod rotation;
+mod routing;
 #[path = "../servers/server.rs"]
 mod server;
 mod stores;

@@ -97,7 +97,9 @@ fn slow_call(mut table: Settings<'_>) -> Option<SlowCall> {
 }
 
 fn force(settings: &mut Settings<'_>) -> Option<Force> {
-    let word: String = settings.optional("force")?;
+    let word: Option<String> = settings.optional("force");
+    settings.choices("force", [Force::Open, Force::Closed, Force::Off].map(Force::as_str));
+    let word = word?;
     let force = Force::parse(&word);
     if force.is_none() {
         let suggestion = "or leave it away, and it finds its own way";

@@ -102,6 +102,7 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
 
 fn protocol(settings: &mut Settings<'_>, algorithm: Option<&str>) -> Option<Protocol> {
     let name: Option<String> = settings.optional("protocol");
+    settings.choices("protocol", ["form", "v3"]);
     match name.as_deref() {
         None | Some("form") => Some(Protocol::Form),
         Some("v3") if algorithm == Some("rsa-sha1") => {

@@ -20,6 +20,8 @@ enum Class {
     Conflict,
     /// There is no such order.
     Absent,
+    /// Our signature, key or certificate was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
 }
@@ -29,9 +31,23 @@ const GATEWAY: &[(&str, Class)] = &[
     ("20000", Class::Unclear),  // service unavailable; isp.*, aop.*
     ("20001", Class::Declined), // the token of partner mode
     ("40001", Class::Declined), // a parameter is missing
-    ("40002", Class::Declined), // a parameter is wrong; the signature, the timestamp
+    ("40002", Class::Declined), // a parameter is wrong
     ("40005", Class::Busy),     // called too often
     ("40006", Class::Declined), // no permission
+];
+
+/// By the gateway too, as the `sub_code` of 40001, 40002 and 40006, and as the code in the v3 protocol: it looks at the
+/// signature before it passes anything on.
+const SIGNATURES: &[&str] = &[
+    "isv.invalid-signature",
+    "isv.invalid-signature-*",
+    "isv.missing-signature",
+    "isv.missing-signature-*", // also that no key was uploaded for the app
+    "isv.*-cert-sn",
+    "isv.invalid-timestamp", // our clock
+    "isv.invalid-app-id",
+    "isv.decryption-error-*", // the key for contents
+    "isv.invalid-encrypt*",
 ];
 
 /// By the interface, as `sub_code` without `ACQ.`.
@@ -104,9 +120,17 @@ impl Head<'_> {
     pub(super) fn error(&self) -> Error {
         let class = match &*self.code {
             "40004" => self.sub_code.as_deref().map_or(Class::Unclear, business),
-            code => class(GATEWAY, code),
+            _ => self.gateway(),
         };
         class.error(self.word())
+    }
+
+    /// What the gateway's own code says.
+    fn gateway(&self) -> Class {
+        match class(GATEWAY, &self.code) {
+            Class::Declined if self.sub_code.as_deref().is_some_and(is_about_signature) => Class::Unauthorized,
+            class => class,
+        }
     }
 
     /// The finer code where there is one.
@@ -124,13 +148,20 @@ fn business(sub_code: &str) -> Class {
     bare.map_or(Class::Unclear, |bare| class(CODES, bare))
 }
 
-/// A `*` in the table stands for any part of a name.
 fn class(table: &[(&str, Class)], code: &str) -> Class {
-    let is = |known: &str| match known.split_once('*') {
+    table.iter().find(|(known, _)| is_named(code, known)).map_or(Class::Unclear, |(_, class)| *class)
+}
+
+fn is_about_signature(code: &str) -> bool {
+    SIGNATURES.iter().any(|known| is_named(code, known))
+}
+
+/// A `*` in a table stands for any part of a name.
+fn is_named(code: &str, known: &str) -> bool {
+    match known.split_once('*') {
         Some((start, end)) => code.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
         None => known == code,
-    };
-    table.iter().find(|(known, _)| is(known)).map_or(Class::Unclear, |(_, class)| *class)
+    }
 }
 
 impl Class {
@@ -142,21 +173,26 @@ impl Class {
             Self::Busy => Error::Busy(word),
             Self::Conflict => Error::Conflict(word),
             Self::Absent => Error::Absent(word),
+            Self::Unauthorized => Error::Unauthorized(word),
             Self::Declined => Error::Declined(word),
         }
     }
 }
 
 /// What an unsigned answer says. Only the gateway's own refusals come so, as `error_response`, and the host's TLS identity
-/// stands behind them: it can have turned a payment away at the door, but no refund is given up on its word.
+/// stands behind them: it can have turned a payment away at the door, but no refund is given up on its word. One that was
+/// not begun because of our signature is given back: sent again, it has the same number.
 pub(super) fn unsigned(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
     let envelope = Envelope::read(body).filter(|envelope| &*envelope.name == "error_response");
     let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
     let Some(head) = head.filter(|_| !status.is_server_error()) else {
         return Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));
     };
-    let class = class(GATEWAY, &head.code);
-    let class = if kind == Kind::Refund { Class::Unclear } else { class };
+    let class = match head.gateway() {
+        Class::Unauthorized => Class::Unauthorized,
+        _ if kind == Kind::Refund => Class::Unclear,
+        class => class,
+    };
     class.error(head.word())
 }
 
@@ -169,7 +205,7 @@ struct Plain {
 }
 
 /// What an error answer of the v3 protocol says. Unsigned, it can answer a question or turn a payment away at the door;
-/// of the fate of money that was asked for, only a signed one tells.
+/// of the fate of money that was asked for, only a signed one tells. To whom the signature is wrong Alipay cannot sign.
 pub(super) fn v3(kind: Kind, status: StatusCode, body: &[u8], signed: bool) -> Error {
     let is_error = status.is_client_error() || status.is_server_error();
     let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_slice(body)) else {
@@ -177,6 +213,7 @@ pub(super) fn v3(kind: Kind, status: StatusCode, body: &[u8], signed: bool) -> E
     };
     let at_the_door = class(DOOR, &code);
     let class = match (at_the_door, kind) {
+        (Class::Declined, _) if is_about_signature(&code) => Class::Unauthorized,
         (Class::Unclear, Kind::Pay | Kind::Refund) if !signed => Class::Unclear,
         (Class::Unclear, _) => business(&code),
         (_, Kind::Refund) if !signed => Class::Unclear,

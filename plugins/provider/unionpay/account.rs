@@ -87,11 +87,12 @@ fn problem(settings: &Settings<'_>, key: &str, message: impl Into<String>, sugge
 
 /// One of these words; the first when the key is missing.
 fn word<T: Copy>(settings: &mut Settings<'_>, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
-    if !settings.has(key) {
-        let _: Option<String> = settings.optional(key);
-        return words.first().map(|(_, meaning)| *meaning);
-    }
-    let given: String = settings.optional(key)?;
+    let given: Option<String> = settings.optional(key);
+    settings.choices(key, words.iter().map(|(word, _)| *word));
+    let Some(given) = given else {
+        let is_wrong = settings.has(key);
+        return words.first().filter(|_| !is_wrong).map(|(_, meaning)| *meaning);
+    };
     let found = words.iter().find(|(word, _)| *word == given).map(|(_, meaning)| *meaning);
     if found.is_none() {
         let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();

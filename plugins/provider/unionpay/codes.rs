@@ -16,6 +16,8 @@ pub(super) enum Said {
     Conflict,
     /// There is no such order.
     Absent,
+    /// Our signature or certificate was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
 }
@@ -39,8 +41,11 @@ const LATE: &str = "the payer was debited after the payment's time had passed (4
 const WRITTEN_OFF: &str = "the payer was debited and the booking is unknown (74): ask UnionPay";
 const NOT_WRITTEN_OFF: &str = "the payer was debited and the booking failed (75): deliver or give the money back";
 
-use Said::{Absent, Busy, Conflict, Declined, Taken, Unclear};
+use Said::{Absent, Busy, Conflict, Declined, Taken, Unauthorized, Unclear};
 use Trade::{Failed, Look, Pending, Silent, Succeeded};
+
+/// "验证签名失败": by the key, or by a certificate that does not stand for the merchant.
+const SIGNATURE: &str = "11";
 
 /// From the first code to the last one, both included. A code that is not here says nothing: ask.
 const CODES: &[(&str, &str, Said, Trade)] = &[
@@ -51,7 +56,8 @@ const CODES: &[(&str, &str, Said, Trade)] = &[
     ("03", "04", Unclear, Pending),
     ("05", "05", Unclear, Pending), // accepted
     ("06", "06", Unclear, Pending), // busy; whether it was done is not said
-    ("10", "11", Declined, Failed), // format; signature
+    ("10", "10", Declined, Failed), // format
+    (SIGNATURE, SIGNATURE, Unauthorized, Failed),
     ("12", "12", Conflict, Silent), // the number was used: the order there says what became of it
     ("13", "14", Declined, Failed),
     ("30", "33", Declined, Failed),
@@ -115,6 +121,7 @@ pub(super) fn refusal(code: &str, message: &str) -> Option<Error> {
         Busy => Some(Error::Busy(word())),
         Conflict => Some(Error::Conflict(word())),
         Absent => Some(Error::Absent(word())),
+        Unauthorized => Some(Error::Unauthorized(word())),
         Declined => Some(Error::Declined(word())),
     }
 }
@@ -131,8 +138,15 @@ pub(super) fn unanswered(code: &str, message: &str) -> Option<Error> {
         Taken => None,
         Busy => Some(Error::Busy(word())),
         Absent => Some(Error::Absent(word())),
+        Unauthorized => Some(Error::Unauthorized(word())),
         Unclear | Conflict | Declined => Some(unclear(word())),
     }
+}
+
+/// The error in an answer without a signature. Whose own signature is wrong is nobody for UnionPay, and it may not know with
+/// what to sign for him; nothing else that comes so is believed.
+pub(super) fn unsigned(code: &str, message: &str) -> Option<Error> {
+    (said(code) == Unauthorized).then(|| Error::Unauthorized(word(code, message)))
 }
 
 pub(super) fn unclear(word: Word) -> Error {

@@ -10,6 +10,9 @@ use super::{Account, Product, errors};
 use crate::error::{Error, Word};
 use crate::payment::{Action, Currency, Event, Kind, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
+/// How `return_msg` begins when the API key is another; there is no code for it.
+const WRONG_SIGNATURE: &str = "签名错误";
+
 /// The fields of one message.
 pub(super) struct Message<'a> {
     pub(super) account: &'a Account,
@@ -222,10 +225,14 @@ impl Message<'_> {
     }
 }
 
-/// `return_code` FAIL: the request was not understood. It is seldom signed, and proves nothing.
+/// `return_code` FAIL: the request was not understood. It is seldom signed, and proves nothing; but whose signature is wrong
+/// is nobody for WeChat Pay, and nothing is done for him.
 pub(super) fn protocol_failure(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
     let word = Word { code: text("return_code"), message: text("return_msg") };
+    if word.code == "FAIL" && word.message.starts_with(WRONG_SIGNATURE) {
+        return Error::Unauthorized(word);
+    }
     Error::Unclear { why: "it did not understand the request".to_owned(), word: Some(word) }
 }
 

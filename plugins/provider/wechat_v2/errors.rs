@@ -14,6 +14,8 @@ enum Class {
     Conflict,
     /// There is no such order or refund.
     Absent,
+    /// Our signature was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
     /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
@@ -46,7 +48,7 @@ const CODES: &[(&str, Class)] = &[
     ("INVALID_REQUEST", Class::Declined),
     ("PARAM_ERROR", Class::Declined),
     ("LACK_PARAMS", Class::Declined),
-    ("SIGNERROR", Class::Declined),
+    ("SIGNERROR", Class::Unauthorized),
     ("XML_FORMAT_ERROR", Class::Declined),
     ("REQUIRE_POST_METHOD", Class::Declined),
     ("POST_DATA_EMPTY", Class::Declined),
@@ -71,6 +73,7 @@ pub(super) fn refusal(kind: Kind, word: Word) -> Error {
         Class::Poor if kind == Kind::Refund => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
+        Class::Unauthorized => Error::Unauthorized(word),
         Class::Declined | Class::Poor => Error::Declined(word),
     }
 }

@@ -209,7 +209,10 @@ fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
     assert_eq!(answered(&reverse, &[]).unwrap_err().code(), "unclear");
     let unsigned = b"<xml><return_code>FAIL</return_code><return_msg>\xe7\xad\xbe\xe5\x90\x8d\xe9\x94\x99\xe8\xaf\xaf</return_msg></xml>";
     let error = provider().refusal(&reverse, StatusCode::OK, unsigned);
-    assert!(matches!(&error, Error::Unclear { word: Some(word), .. } if word.message == "签名错误"), "{error}");
+    assert!(matches!(&error, Error::Unauthorized(word) if word.message == "签名错误"), "{error}");
+    let other = "<xml><return_code>FAIL</return_code><return_msg>系统繁忙</return_msg></xml>";
+    assert_eq!(provider().refusal(&reverse, StatusCode::OK, other.as_bytes()).code(), "unclear");
+    assert_eq!(code("SIGNERROR"), "unauthorized");
 }
 
 proptest! {

@@ -17,6 +17,8 @@ enum Class {
     Conflict,
     /// There is no such order or refund.
     Absent,
+    /// Our signature was not accepted, so nothing was done.
+    Unauthorized,
     /// It was not done and will not be.
     Declined,
     /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
@@ -41,7 +43,7 @@ const CODES: &[(&str, Class)] = &[
     ("PARAMERROR", Class::Declined),
     ("INVALIDREQUEST", Class::Declined),
     ("APPIDMCHIDNOTMATCH", Class::Declined),
-    ("SIGNERROR", Class::Declined),
+    ("SIGNERROR", Class::Unauthorized), // the key, the certificate's serial number, or our clock
     ("NOAUTH", Class::Declined),
     ("RULELIMIT", Class::Declined),
     ("ACCOUNTERROR", Class::Declined),
@@ -97,6 +99,7 @@ pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
         Class::Busy => Error::Busy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::Absent(word),
+        Class::Unauthorized => Error::Unauthorized(word),
         Class::Declined | Class::Poor => Error::Declined(word),
     }
 }

@@ -398,3 +398,94 @@ fn the_example_has_no_mistakes() {
     fs::rename(channels.join("wechat-sandbox.toml.example"), made.channel).unwrap();
     assert_told(&dir, &[]);
 }
+
+#[test]
+fn what_is_too_large_or_too_many_is_refused_before_it_is_read() {
+    let dir = sandbox();
+    let large = fs::File::create(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
+    large.set_len((32 << 20) + 1).unwrap();
+    let told = told(&dir);
+    assert!(told.iter().any(|told| told.contains("this file has more than 33554432 bytes")), "{told:#?}");
+    let dir = sandbox();
+    for number in 0..=MOST_FILES {
+        put(&dir, &format!("merchants/m{number}.toml"), "");
+    }
+    assert_told(&dir, &["merchants: there are 102 files in this directory, and at most 100 are read"]);
+}
+
+#[test]
+fn a_breaker_that_could_never_close_is_refused() {
+    for (wrong, expected) in [
+        ("half_open_permits = 0", "`half_open_permits` must be at least 1"),
+        ("sleep_window = \"0s\"", "`sleep_window` must be more than 0"),
+        ("sleep_window = \"61s\"", "`sleep_window` must be more than 0 and at most 60s"),
+        ("request_volume_threshold = 0", "`request_volume_threshold` must be at least 1"),
+        ("error_threshold_percentage = 101", "must be from 1 to 100"),
+        ("slow_call = { duration = \"0s\" }", "with 0 it could never close"),
+    ] {
+        let dir = sandbox();
+        let key = wrong.split(' ').next().unwrap();
+        let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with(key));
+        put(&dir, "channels/wechat.toml", &format!("{}\n{wrong}\n", lines.collect::<Vec<_>>().join("\n")));
+        let told = told(&dir);
+        assert!(told.len() == 1 && told[0].contains(expected), "{wrong}: {told:?}");
+    }
+}
+
+#[test]
+fn certificates_that_end_soon_or_have_ended_are_noted() {
+    let end = |days: i64| CertificateEnd {
+        channel: "main".to_owned(),
+        certificate: "mtls".to_owned(),
+        not_after: 1_000_000 + days * 24 * 3600 + 5,
+    };
+    let note = |days| end_note(Path::new("conf"), &end(days), Now(1_000_000)).map(|note| note.to_string());
+    assert_eq!(note(30), None);
+    assert!(note(29).unwrap().starts_with("conf/channels/main.toml: the certificate `mtls` ends in 29 days"));
+    assert!(note(-1).unwrap().contains("has ended and is believed no more"));
+}
+
+#[test]
+fn a_changed_key_or_secret_file_is_a_change_although_no_toml_changed() {
+    let dir = sandbox();
+    put(&dir, "shop.secret", "0123456789abcdef");
+    put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"file:../shop.secret\" }]\n");
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    for name in ["shop.secret", "channels/wechat/apiclient_key.pem", "channels/wechat/apiclient_cert.pem"] {
+        let is_it = |path: &PathBuf| path.canonicalize().unwrap() == dir.path().join(name).canonicalize().unwrap();
+        assert!(first.sources.files.iter().any(is_it), "{name} is watched");
+    }
+    put(&dir, "shop.secret", "fedcba9876543210");
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_ne!(next.hash, first.hash);
+    assert_eq!(next.merchant_keys["shop-1"].1.expose(), b"fedcba9876543210");
+    assert!(Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    assert_eq!(super::super::words::changes(&first, &next), ["merchant shop changed: the content of ../shop.secret"]);
+
+    let key = fs::read_to_string(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
+    put(&dir, "channels/wechat/apiclient_key.pem", &format!("# rotated\n{key}"));
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let said = super::super::words::changes(&next, &last);
+    assert_eq!(said, ["channel wechat changed: the content of wechat/apiclient_key.pem"]);
+    let effects = super::super::words::effects(&next, &last);
+    assert_eq!(effects, ["channel wechat: with what was known: limit, retry, breaker; connections go on"]);
+}
+
+#[test]
+fn a_key_that_channels_share_is_read_once_and_not_again() {
+    let dir = sandbox();
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+    put(&dir, "channels/second.toml", &text);
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let signer = |snapshot: &Snapshot, name: &str| Arc::clone(&snapshot.channels[name].signer);
+    assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&first, "second")));
+    edit(&dir, "channels/second.toml", "rate = 600", "rate = 700");
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&first.channels["second"], &next.channels["second"]));
+    assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&next, "second")));
+    assert!(Arc::ptr_eq(&first.channels["second"].upstream, &next.channels["second"].upstream), "connections go on");
+    edit(&dir, "channels/second.toml", "total = \"5s\"", "total = \"4s\"");
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&next.channels["second"].upstream, &last.channels["second"].upstream));
+}

@@ -78,7 +78,10 @@ async fn a_reload_says_what_it_did() {
     fs::rename(dir.path().join("merchants/shop.toml"), dir.path().join("merchants/store.toml")).unwrap();
     put(&dir, "routes.toml", "");
     let report = handle.reload().await.unwrap();
-    assert_eq!(report.changed, ["merchant store added", "merchant shop removed", "routes.toml changed"]);
+    assert_eq!(
+        report.changed,
+        ["merchant store added", "merchant shop removed", "routes.toml changed: route 1 removed"]
+    );
     assert_eq!((report.generation, report.kept), (2, 1));
     assert!(Arc::ptr_eq(&channel, &current.load().channels["wechat"]));
     let said = report.to_string();
@@ -231,7 +234,7 @@ async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
     handle.reload().await.unwrap();
     let report = handle.roll_back(None).await.unwrap();
     assert_eq!((report.generation, &report.hash), (3, &first.hash), "{report}");
-    assert_eq!(report.changed, ["channel wechat changed"]);
+    assert_eq!(report.changed, ["channel wechat changed: filter[0].rate"]);
 
     handle.reload_quietly().await;
     assert_eq!(current.load().hash, first.hash, "a look at the same files changes nothing");

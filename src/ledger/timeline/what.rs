@@ -192,9 +192,13 @@ impl Exchanged {
             Err(Error::NotSent(why) | Error::Held { why, .. } | Error::Mismatch(why)) => Some(why.clone()),
             Err(Error::Unclear { why, word: None }) => Some(why.clone()),
             Err(Error::Unclear { why, word: Some(word) }) => Some(format!("{why} ({})", word.code)),
-            Err(Error::Busy(word) | Error::Declined(word) | Error::Conflict(word) | Error::Absent(word)) => {
-                Some(word.code.clone())
-            }
+            Err(
+                Error::Busy(word)
+                | Error::Unauthorized(word)
+                | Error::Declined(word)
+                | Error::Conflict(word)
+                | Error::Absent(word),
+            ) => Some(word.code.clone()),
         };
     }
 

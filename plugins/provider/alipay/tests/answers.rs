@@ -176,11 +176,34 @@ fn every_code_of_the_specification_has_its_class() {
         for code in ["20001", "40001", "40002", "40006"] {
             assert_eq!(told(&operation, code, "isv.x"), Error::Declined(word("isv.x")));
         }
+        for code in SIGNATURES.split_whitespace() {
+            assert_eq!(told(&operation, "40002", code), Error::Unauthorized(word(code)));
+            assert_eq!(told(&operation, "20000", code).code(), "unclear", "a broken gateway says nothing: {code}");
+        }
         assert_eq!(told(&operation, "40005", "isv.app-call-limited"), Error::Busy(word("isv.app-call-limited")));
         for code in ["20000", "40003", "10001", "", "50000"] {
             assert_eq!(told(&operation, code, "ACQ.PAYMENT_FAIL"), unclear(word("ACQ.PAYMENT_FAIL")), "{code}");
         }
         assert_eq!(told(&operation, "40004", ""), unclear(Word { code: "40004".to_owned(), ..word("") }));
+    }
+}
+
+/// What says that our key, certificate or clock is wrong.
+const SIGNATURES: &str = "isv.invalid-signature isv.invalid-signature-type isv.missing-signature isv.missing-signature-key \
+                          isv.missing-signature-type isv.missing-signature-config isv.invalid-app-cert-sn isv.invalid-timestamp \
+                          isv.invalid-alipay-root-cert-sn isv.missing-app-cert-sn isv.decryption-error-unknown isv.invalid-app-id";
+
+#[test]
+fn whose_signature_is_not_accepted_was_turned_away_whatever_was_asked() {
+    for code in SIGNATURES.split_whitespace() {
+        let body =
+            format!(r#"{{"error_response":{{"code":"40002","msg":"m","sub_code":"{code}","sub_msg":"验签出错"}}}}"#);
+        for operation in operations() {
+            let said = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            assert_eq!(said, Error::Unauthorized(Word { code: code.to_owned(), message: "验签出错".to_owned() }));
+            let broken = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(broken.code(), "unclear");
+        }
     }
 }
 

@@ -32,7 +32,7 @@ fn codes(text: &str) -> Vec<String> {
     text.split(' ').flat_map(expand).collect()
 }
 
-const DECLINED: &str = "01 10 11 13 14 30-33 36 38 40 41 43 44 60-69 71-73 76-82 84-98";
+const DECLINED: &str = "01 10 13 14 30-33 36 38 40 41 43 44 60-69 71-73 76-82 84-98";
 const UNCLEAR: &str = "03 04 06 42 74 75 99";
 /// Taken on, and going on by itself.
 const ACCEPTED: &str = "05 70 83";
@@ -43,8 +43,9 @@ fn every_code_of_a_write_has_its_class() {
     type Make = fn(Word) -> Error;
     let unclear: Make =
         |word| Error::Unclear { why: format!("it answered with the code {}", word.code), word: Some(word) };
-    let rows: [(&str, Make); 6] = [
+    let rows: [(&str, Make); 7] = [
         (DECLINED, Error::Declined),
+        ("11", Error::Unauthorized),
         (UNCLEAR, unclear),
         (UNKNOWN, unclear),
         ("02 37 39", Error::Busy),
@@ -61,6 +62,28 @@ fn every_code_of_a_write_has_its_class() {
                     "{name} {code}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn without_a_signature_only_the_word_about_ours_is_believed() {
+    let query = Operation::Query(order("qr"));
+    let said = |operation: &Operation, status: u16, body: &str| {
+        provider().refusal(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
+    };
+    let operations = [write("qr").0, write("refund").0, query];
+    for operation in &operations {
+        let wrong = "merId=777290058110048&respCode=11&respMsg=验证签名失败";
+        assert_eq!(said(operation, 200, wrong), "unauthorized");
+        assert_eq!(said(operation, 502, wrong), "unclear");
+        let signed = format!("{wrong}&signature=AAAA");
+        assert_eq!(said(operation, 200, &signed), "unauthorized", "by the key of both sides, which ours is not");
+        for code in ["00", "01", "10", "34", "12", ""] {
+            assert_eq!(said(operation, 200, &format!("respCode={code}&respMsg=x")), "unclear", "{code}");
+        }
+        for body in ["", "<html>", "respCode", "respCode=11&respCode=00"] {
+            assert_eq!(said(operation, 200, body), "unclear", "{body}");
         }
     }
 }

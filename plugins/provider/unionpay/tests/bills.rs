@@ -105,7 +105,7 @@ fn a_refusal_needs_no_signature() {
         ("98", "absent"),
         ("34", "absent"),
         ("10", "declined"),
-        ("11", "declined"),
+        ("11", "unauthorized"),
         ("37", "provider_busy"),
         ("06", "unclear"),
     ] {

@@ -144,16 +144,17 @@ fn every_code_of_the_specification_has_its_class() {
     type Make = fn(Word) -> Error;
     let unclear =
         |status: u16| move |word| Error::Unclear { why: format!("it answered HTTP {status}"), word: Some(word) };
-    let rows: [(u16, &str, Make); 5] = [
+    let rows: [(u16, &str, Make); 6] = [
         (429, "FREQUENCY_LIMITED RATELIMIT_EXCEEDED REQUEST_BLOCKED", Error::Busy),
         (400, "ORDER_PAID OUT_TRADE_NO_USED ORDER_CLOSED TRADE_ERROR", Error::Conflict),
         (404, "ORDER_NOT_EXIST RESOURCE_NOT_EXISTS", Error::Absent),
         (
             400,
-            "PARAM_ERROR INVALID_REQUEST APPID_MCHID_NOT_MATCH SIGN_ERROR NO_AUTH RULE_LIMIT ACCOUNT_ERROR \
+            "PARAM_ERROR INVALID_REQUEST APPID_MCHID_NOT_MATCH NO_AUTH RULE_LIMIT ACCOUNT_ERROR \
              USER_ACCOUNT_ABNORMAL OPENID_MISMATCH INVALID_TRANSACTIONID MCH_NOT_EXISTS",
             Error::Declined,
         ),
+        (401, "SIGN_ERROR", Error::Unauthorized),
         (500, "SYSTEM_ERROR BANK_ERROR", |_| Error::unclear("")),
     ];
     let operations = operations();

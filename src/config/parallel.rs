@@ -1,0 +1,74 @@
+//! Work on several threads, and work that gives way to others.
+
+use std::thread;
+
+/// What a function makes of each, in their order; a thread takes a part that lies together.
+pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let part = items.len().div_ceil(threads.max(1));
+    // A thread costs more than the reading of a few files.
+    if threads <= 1 || part < 16 {
+        return items.into_iter().map(work).collect();
+    }
+    let mut items = items.into_iter();
+    let parts: Vec<Vec<T>> = std::iter::from_fn(|| {
+        let part: Vec<T> = items.by_ref().take(part).collect();
+        (!part.is_empty()).then_some(part)
+    })
+    .collect();
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> =
+            parts.into_iter().map(|part| scope.spawn(move || part.into_iter().map(work).collect::<Vec<R>>())).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Runs it on a thread of its own that every other one goes before: it may take a second, and requests may not feel it.
+/// Nothing when it panicked.
+pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let polite = move || {
+        give_way();
+        // What it makes may want to start tasks.
+        let _inside = runtime.enter();
+        // Nobody waits any more when the process leaves.
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("reload".to_owned()).spawn(polite).ok()?;
+    result.await.ok()
+}
+
+/// On Linux a thread has a priority of its own. It can only be lowered, so the thread is never used for anything else.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        let thread = Some(rustix::thread::gettid());
+        if let Err(error) = rustix::process::setpriority_process(thread, 5) {
+            tracing::debug!(%error, "reloads cannot be given a lower priority");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_worked_on_once_and_in_order() {
+        for (count, threads) in [(0, 2), (5, 2), (100, 1), (101, 2), (1000, 7), (40, 100)] {
+            let expected: Vec<usize> = (0..count).map(|number| number * 2).collect();
+            assert_eq!(map((0..count).collect(), threads, |number| number * 2), expected, "{count} {threads}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_answer() {
+        assert_eq!(politely(|| 5).await, Some(5));
+        assert_eq!(politely(|| -> u8 { panic!("a test") }).await, None);
+    }
+}

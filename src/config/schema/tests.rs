@@ -1,0 +1,196 @@
+//! The schemas say what the readers take, all of it and nothing else.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::config::report::Mistake;
+use crate::keygen::{SandboxProvider, sandbox_channel_of};
+
+/// Every path that a schema knows, as in `filter.rate`.
+fn paths(schema: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        found.insert(name.clone());
+        found.extend(paths(property).into_iter().map(|below| format!("{name}.{below}")));
+    }
+    for inside in ["oneOf", "anyOf", "allOf"] {
+        found.extend(schema[inside].as_array().into_iter().flatten().flat_map(paths));
+    }
+    for inside in ["items", "then"] {
+        found.extend(schema.get(inside).into_iter().flat_map(paths));
+    }
+    found
+}
+
+/// Files that say one word where it decides what else is read.
+fn every_kind(file: File) -> Vec<String> {
+    match file {
+        File::Merchant | File::Routes => vec![String::new()],
+        File::Tollgate => {
+            let kinds = ledger::KINDS.iter().flat_map(|ledger| process::CACHES.map(|cache| (ledger, cache)));
+            kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n")).collect()
+        }
+        File::Channel => {
+            let providers = PROVIDERS.iter().map(|row| format!("provider = \"{}\"\n", row.name));
+            let filters =
+                FILTERS.iter().map(|row| format!("provider = \"wechat-v3\"\n[[filter]]\nuse = \"{}\"\n", row.name));
+            providers.chain(filters).collect()
+        }
+    }
+}
+
+/// A table with every key of an outline in it, but those that stand there already.
+fn filled(outline: &Outline, given: &str) -> String {
+    let line = |(name, key): (&'static str, Key)| {
+        let value = match key.shape {
+            Shape::Value(Form::OneOf(words), _) => format!("\"{}\"", words[0]),
+            Shape::Value(_, example) => example.to_owned(),
+            Shape::Values(_, example) => format!("[{example}]"),
+            Shape::Table(below) => format!("{{ {} }}", filled(&below, given)),
+            Shape::Tables(below) => format!("[{{ {} }}]", filled(&below, given)),
+            Shape::Texts => "{ any = \"text\" }".to_owned(),
+        };
+        format!("{name} = {value}")
+    };
+    let is_given = |name: &str| given.contains(&format!("{name} ="));
+    outline.keys().into_iter().filter(|(name, _)| !is_given(name)).map(line).collect::<Vec<_>>().join(", ")
+}
+
+/// The mistakes in a file, and the keys that its reader asked for.
+fn read(file: File, text: &str) -> (Vec<Mistake>, BTreeSet<String>) {
+    let source = file.source(text);
+    source.read_watching(|root| file.read(&source, root))
+}
+
+#[test]
+fn no_reader_asks_for_what_its_schema_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let channels: Vec<String> = SandboxProvider::value_variants()
+        .iter()
+        .enumerate()
+        .map(|(count, provider)| {
+            let made = sandbox_channel_of(*provider, dir.path(), &format!("c{count}"), "127.0.0.1:1").unwrap();
+            std::fs::read_to_string(made.channel).unwrap()
+        })
+        .collect();
+    assert!(channels.len() >= 5);
+    let example = |name: &str| std::fs::read_to_string(Path::new("conf").join(name)).unwrap();
+    let examples = [
+        (File::Tollgate, vec![example("tollgate.toml")]),
+        (File::Merchant, vec![example("merchants/shop.toml")]),
+        (File::Channel, [vec![example("channels/wechat-sandbox.toml.example")], channels].concat()),
+        (File::Routes, vec![example("routes.toml")]),
+    ];
+    for (file, mut texts) in examples {
+        let known = paths(&file.schema());
+        for kind in every_kind(file) {
+            texts.push(whole(file, &kind));
+        }
+        for text in texts {
+            let (_, asked) = read(file, &text);
+            let unknown: Vec<_> = asked.difference(&known).collect();
+            assert!(unknown.is_empty(), "{file:?}: {unknown:?} in\n{text}");
+        }
+    }
+}
+
+/// A file with every key in it that belongs to its kind.
+fn whole(file: File, kind: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (name, key) in file.outline(kind).keys() {
+        if kind.contains(&format!("{name} =")) {
+            continue;
+        }
+        let one = match &key.shape {
+            Shape::Value(Form::OneOf(words), _) => format!("{name} = \"{}\"", words[0]),
+            Shape::Value(_, example) => format!("{name} = {example}"),
+            Shape::Values(_, example) => format!("{name} = [{example}]"),
+            Shape::Table(below) => {
+                let given: Vec<&str> = kind.lines().filter(|line| line.starts_with(&format!("{name}."))).collect();
+                let more = filled(below, &given.join("\n").replace(&format!("{name}."), ""));
+                let given = given.iter().map(|line| line.trim_start_matches(&format!("{name}.")));
+                format!("{name} = {{ {} }}", given.chain([more.as_str()]).collect::<Vec<_>>().join(", "))
+            }
+            Shape::Tables(below) if kind.contains(&format!("[[{name}]]")) => {
+                let word = kind.lines().last().unwrap_or_default();
+                format!("{name} = [{{ {word}, {} }}]", filled(below, word))
+            }
+            Shape::Tables(below) => format!("{name} = [{{ {} }}]", filled(below, "")),
+            Shape::Texts => format!("{name} = {{ any = \"text\" }}"),
+        };
+        lines.push(one);
+    }
+    let head = kind.lines().filter(|line| line.starts_with("provider"));
+    head.map(str::to_owned).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn no_schema_knows_what_its_reader_refuses() {
+    for file in FILES {
+        let mut seen = BTreeSet::new();
+        for kind in every_kind(file) {
+            let text = whole(file, &kind);
+            let (mistakes, asked) = read(file, &text);
+            let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+            // A key that nobody asks for, or a value of another kind than it wants.
+            let is_refused =
+                |told: &&String| told.contains("unknown key") || told.contains("` must be ") && told.contains(", not ");
+            let refused: Vec<_> = told.iter().filter(is_refused).collect();
+            assert!(refused.is_empty(), "{refused:#?} in\n{text}");
+            seen.extend(asked);
+        }
+        let unread: Vec<_> = paths(&file.schema()).difference(&seen).cloned().collect();
+        assert!(unread.is_empty(), "{file:?}: no reader asks for {unread:?}");
+    }
+}
+
+#[test]
+fn each_word_of_a_choice_is_taken() {
+    fn choices(outline: &Outline, above: &str, found: &mut Vec<(String, &'static str, &'static str)>) {
+        for (name, key) in outline.keys() {
+            match key.shape {
+                Shape::Value(Form::OneOf(words), _) => {
+                    found.extend(words.into_iter().map(|word| (above.to_owned(), name, word)));
+                }
+                Shape::Table(below) => choices(&below, name, found),
+                _ => {}
+            }
+        }
+    }
+    let refused = ["there is no", "must be \"", "is unknown", "knows no algorithm", "must be a payment"];
+    let mut count = 0;
+    for file in FILES {
+        for kind in every_kind(file) {
+            let mut found = Vec::new();
+            choices(&file.outline(&kind), "", &mut found);
+            for (above, name, word) in found {
+                count += 1;
+                let path = if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
+                if kind.contains(&format!("{path} =")) {
+                    continue;
+                }
+                let text = format!("{path} = \"{word}\"\n{kind}");
+                let (mistakes, _) = read(file, &text);
+                let told = mistakes.iter().filter(|mistake| mistake.line == 1).map(ToString::to_string);
+                let told: Vec<_> = told.filter(|told| refused.iter().any(|word| told.contains(word))).collect();
+                assert!(told.is_empty(), "{told:?} in\n{text}");
+            }
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
+#[test]
+fn what_an_editor_needs_is_there() {
+    let channel = File::Channel.schema();
+    assert_eq!(channel["additionalProperties"], false);
+    assert_eq!(channel["properties"]["timeouts"]["properties"]["total"]["type"], "string");
+    let words = channel["properties"]["timeouts"]["properties"]["total"]["description"].as_str().unwrap();
+    assert!(words.contains("a duration in quotes"), "{words}");
+    let providers = channel["properties"]["provider"]["enum"].as_array().unwrap();
+    assert!(providers.contains(&"unionpay".into()), "{providers:?}");
+    let filters = channel["properties"]["filter"]["items"]["oneOf"].as_array().unwrap();
+    assert!(filters.iter().any(|filter| filter["properties"]["use"]["const"] == "breaker"));
+    let ledger = &File::Tollgate.schema()["properties"]["ledger"]["oneOf"];
+    assert_eq!((&ledger[0]["required"], &ledger[1]["required"]), (&json!([]), &json!(["url", "kind"])), "{ledger}");
+}

@@ -1,0 +1,137 @@
+//! The admin port: who may use it, and what it tells of generations.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::harness::{Answer, Wishes, World};
+use crate::reload::save;
+
+const TOKEN: &str = "a-token-for-the-admin-port";
+
+fn tollgate(world: &World, command: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("--conf").arg(world.conf()).args(command).output().unwrap()
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.to_vec()).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Adds lines to `[admin]`.
+fn admin(conf: &Path, lines: &str) {
+    let path = conf.join("tollgate.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    save(&path, &text.replace("[admin]\n", &format!("[admin]\n{lines}\n")));
+}
+
+#[tokio::test]
+async fn with_a_token_only_who_shows_it_gets_in() {
+    let mut world = World::new().await;
+    world.gateway.kill();
+    save(&world.conf().join("admin.token"), TOKEN);
+    admin(world.conf(), "token = \"file:admin.token\"");
+    world.start().await;
+    let with = |token: &str| [("authorization", format!("Bearer {token}"))];
+    for target in ["/healthz", "/readyz"] {
+        assert_eq!(world.admin("GET", target, &[]).await.status, 200, "{target} is for machines that only watch");
+    }
+    for (method, target) in
+        [("GET", "/metrics"), ("GET", "/generations"), ("POST", "/reload"), ("GET", "/breakers"), ("GET", "/x")]
+    {
+        let refused = world.admin(method, target, &[]).await;
+        assert_eq!(
+            (refused.status, &refused.headers["www-authenticate"]),
+            (401, &"Bearer".parse().unwrap()),
+            "{target}"
+        );
+        assert_eq!(world.admin(method, target, &with("a-token-for-the-admin-por")).await.status, 401, "{target}");
+        assert!(!text(&refused).contains(TOKEN));
+    }
+    assert_eq!(world.admin("GET", "/metrics", &with(TOKEN)).await.status, 200);
+    let output = tollgate(&world, &["rollback", "--to", "99"]);
+    assert!(said(&output).contains("kept are 1"), "the command shows the token by itself: {}", said(&output));
+    world.create("o-1", "k-1").await;
+    assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("o-1 of shop"));
+
+    // It is read anew like any secret.
+    save(&world.conf().join("admin.token"), "another-token-for-the-port");
+    crate::harness::until("the new token counts", || async {
+        let status = world.admin("GET", "/metrics", &with("another-token-for-the-port")).await.status;
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert_eq!(world.admin("GET", "/metrics", &with(TOKEN)).await.status, 401);
+}
+
+#[tokio::test]
+async fn over_tls_the_commands_know_whom_they_talk_to() {
+    let mut world = World::new().await;
+    world.gateway.kill();
+    let pair = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(world.conf().join("admin.pem"), pair.cert.pem()).unwrap();
+    std::fs::write(world.conf().join("admin_key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    admin(world.conf(), "tls = { cert = \"admin.pem\", key = \"admin_key.pem\" }");
+    world.start_tls().await;
+    let output = tollgate(&world, &["rollback", "--to", "99"]);
+    assert!(said(&output).contains("kept are 1"), "{}", said(&output));
+    // Somebody else on that port would show another certificate.
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let kept = std::fs::read_dir(world.conf().with_file_name("conf.generations")).unwrap();
+    let copy = |kept: std::fs::DirEntry| kept.path().join(world.conf().strip_prefix("/").unwrap()).join("admin.pem");
+    let copies: Vec<_> = kept.map(Result::unwrap).map(copy).filter(|copy| copy.is_file()).collect();
+    assert!(!copies.is_empty());
+    copies.iter().for_each(|copy| std::fs::write(copy, other.cert.pem()).unwrap());
+    std::fs::write(world.conf().join("admin.pem"), other.cert.pem()).unwrap();
+    std::fs::write(world.conf().join("admin_key.pem"), other.signing_key.serialize_pem()).unwrap();
+    let output = tollgate(&world, &["rollback", "--to", "99"]);
+    assert!(!output.status.success() && !said(&output).contains("kept are"), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart() {
+    let world = World::with(Wishes { channels: vec!["main", "other"], ..Wishes::default() }).await;
+    let path = world.conf().join("channels/main.toml");
+    let channel = std::fs::read_to_string(&path).unwrap();
+    let process = world.conf().join("tollgate.toml");
+    let before = std::fs::read_to_string(&process).unwrap();
+    std::fs::write(&process, format!("{before}[telemetry]\nlog = \"warn\"\n")).unwrap();
+    save(
+        &path,
+        &channel.replace("sleep_window = \"5s\"", "sleep_window = \"6s\"").replace("total = \"5s\"", "total = \"6s\""),
+    );
+    let json = [("accept", "application/json".to_owned())];
+    let report = world.admin("POST", "/reload", &json).await.json();
+    // The watcher may have been faster; then the list has it.
+    let generations = world.admin("GET", "/generations", &json).await.json();
+    let last = generations.as_array().unwrap().last().unwrap();
+    assert!(report["generation"] == last["generation"] && last["in_force"] == true, "{report} {generations}");
+    let told = last["report"].to_string();
+    for expected in [
+        "channel main changed: ",
+        "timeouts.total",
+        "filter[2].sleep_window",
+        "channel main: with what was known: limit, retry, breaker; connections are made anew",
+        "\"needs_restart\":[\"telemetry.log\"]",
+    ] {
+        assert!(generations.to_string().contains(expected), "{expected} is missing: {generations}");
+    }
+    assert!(told.contains("generation"), "{told}");
+    let lines = text(&world.admin("GET", "/generations", &[]).await);
+    assert!(lines.contains("channel main changed: ") && lines.contains("in force"), "{lines}");
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("tollgate_config_needs_restart 1"), "{metrics}");
+    assert!(metrics.contains("tollgate_config_changes_total{kind=\"channel\"} 1"), "{metrics}");
+    let log = world.log();
+    assert!(
+        log.contains("filter[2].sleep_window") && log.contains("these keys of tollgate.toml need a restart"),
+        "{log}"
+    );
+
+    save(&path, &channel.replace("rate = 600", "ratee = 600"));
+    let refused = world.admin("POST", "/reload", &json).await;
+    assert_eq!(refused.status, 422);
+    assert!(refused.json()["mistakes"].to_string().contains("did you mean `rate`?"), "{:?}", refused.body);
+}

@@ -1,0 +1,80 @@
+//! Clients that go on paying while a test changes what is under them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::harness::{Answer, SHOP, World, ask, order_of, until};
+
+/// Payments of the merchant `shop`, one after the other by each worker, until it is stopped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    workers: Vec<JoinHandle<Vec<Answer>>>,
+}
+
+impl Load {
+    /// Starts, and waits until some are made.
+    pub async fn start(world: &World, method: &'static str) -> Self {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let pay = |worker| pay(world.gateway.listen, worker, method, Arc::clone(&stop), Arc::clone(&served));
+        let workers = (0..4).map(|worker| tokio::spawn(pay(worker))).collect();
+        let load = Self { stop, served, workers };
+        load.goes_on().await;
+        load
+    }
+
+    /// Waits until payments that are begun from now on are answered too.
+    pub async fn goes_on(&self) {
+        let wanted = self.served.load(Ordering::SeqCst) + 8;
+        until("payments are answered", || async {
+            let served = self.served.load(Ordering::SeqCst);
+            if served >= wanted { Ok(()) } else { Err(served) }
+        })
+        .await;
+    }
+
+    /// Every answer that there was.
+    pub async fn stop(self) -> Vec<Answer> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut answers = Vec::new();
+        for worker in self.workers {
+            answers.extend(worker.await.unwrap());
+        }
+        answers
+    }
+}
+
+async fn pay(
+    listen: SocketAddr,
+    worker: usize,
+    method: &'static str,
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let order = format!("o-{worker}-{number}");
+        let mut body = order_of(&order);
+        body["method"] = method.into();
+        answers.push(ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &body).await);
+        served.fetch_add(1, Ordering::SeqCst);
+    }
+    answers
+}
+
+/// Whether an answer leaves nobody in doubt: the payment was made, or provably nothing was.
+pub fn is_clear(answer: &Answer) -> bool {
+    let problem = || answer.json();
+    answer.status == 201 || (answer.status == 503 && problem()["code"] == "not_sent" && is_same_key(&problem()))
+}
+
+fn is_same_key(problem: &Value) -> bool {
+    problem["retryable"] == "same_key" && problem["money_state"] == "not_sent"
+}

@@ -1,0 +1,150 @@
+//! Keys and secrets change while payments are made: by new contents of the same files, and back by itself when they are wrong.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tollgate::keygen::{SandboxProvider, rsa_key_pair};
+
+use crate::harness::{Merchant, OTHER, Wishes, World, ask, order_of, until};
+use crate::load::{Load, is_clear};
+use crate::reload::{generation, save};
+
+const WATCHED: &str = "[reload]\nrevert_if = { window = \"60s\" }";
+
+/// A breaker that opens soon, and the key that signs in a file of its own: `sign.key`.
+fn own_key(conf: &Path, wanted: &str, key: &str) {
+    let path = conf.join("channels/main.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("request_volume_threshold = 20", "request_volume_threshold = 5");
+    assert!(text.contains(wanted), "{text}");
+    std::fs::write(&path, text.replacen(wanted, &wanted.replace(key, "sign.key"), 1)).unwrap();
+    std::fs::copy(conf.join("channels").join(key), conf.join("channels/sign.key")).unwrap();
+}
+
+/// The key of the provider's file format, but of somebody else.
+async fn a_bad_key_comes_back(wishes: Wishes, method: &'static str, bad: &str, code: &str) {
+    let world = World::with(Wishes { server: WATCHED, ..wishes }).await;
+    let load = Load::start(&world, method).await;
+    let before = generation(&world).await;
+    // No TOML is touched.
+    save(&world.conf().join("channels/sign.key"), bad);
+    until("it is taken back", || async {
+        let metrics = world.metrics().await;
+        if metrics.contains("tollgate_config_reverts_total 1") { Ok(()) } else { Err(world.log()) }
+    })
+    .await;
+    let why = world.log();
+    assert!(why.contains("the new generation is taken back by itself"), "{why}");
+    let mut number = 0;
+    until("payments go on", || {
+        number += 1;
+        let order = format!("after-{number}");
+        let world = &world;
+        async move {
+            let mut body = order_of(&order);
+            body["method"] = method.into();
+            let answer = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+            if answer.status == 201 { Ok(()) } else { Err(answer.status) }
+        }
+    })
+    .await;
+    load.goes_on().await;
+    let answers = load.stop().await;
+    for answer in &answers {
+        assert!(is_clear(answer), "{} {:?} {}", answer.status, answer.body, world.log());
+    }
+    let refused = |answer: &&crate::harness::Answer| answer.status == 503 && answer.json()["provider"]["code"] == code;
+    assert!(answers.iter().filter(refused).count() > 0, "the provider refused some");
+    assert!(generation(&world).await >= before + 2, "the bad one, and the old one anew");
+    // The same key may try again, and nothing was kept of the first try.
+    let again = answers.iter().find(refused).unwrap();
+    let order = again.json()["order_id"].as_str().unwrap().to_owned();
+    let mut body = order_of(&order);
+    body["method"] = method.into();
+    let made = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+}
+
+fn somebody_elses_key() -> String {
+    rsa_key_pair().unwrap().private_key
+}
+
+#[tokio::test]
+async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+    let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+    let wishes = Wishes { edit, ..Wishes::default() };
+    a_bad_key_comes_back(wishes, "wechat.native", &somebody_elses_key(), "SIGN_ERROR").await;
+}
+
+#[tokio::test]
+async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+    let edit = |conf: &Path, _| {
+        let text = std::fs::read_to_string(conf.join("channels/main.toml")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("api = ")).unwrap();
+        let key = line.split('"').nth(1).unwrap().strip_prefix("plain:").unwrap();
+        std::fs::write(conf.join("channels/api.txt"), key).unwrap();
+        std::fs::write(conf.join("channels/main.toml"), text.replace(line, "api = \"file:api.txt\"")).unwrap();
+        own_key(conf, "file:api.txt", "api.txt");
+    };
+    let wishes = Wishes { edit, provider: SandboxProvider::WechatV2, ..Wishes::default() };
+    a_bad_key_comes_back(wishes, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
+}
+
+#[tokio::test]
+async fn a_bad_key_of_alipay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+    let edit = |conf: &Path, _| own_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem");
+    let wishes = Wishes { edit, provider: SandboxProvider::Alipay, ..Wishes::default() };
+    a_bad_key_comes_back(wishes, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
+}
+
+#[tokio::test]
+async fn a_bad_key_of_unionpay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+    let edit = |conf: &Path, _| own_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
+    let wishes = Wishes { edit, provider: SandboxProvider::Unionpay, ..Wishes::default() };
+    a_bad_key_comes_back(wishes, "unionpay.qr", &somebody_elses_key(), "11").await;
+}
+
+#[tokio::test]
+async fn what_is_in_secret_and_key_files_is_taken_without_another_edit_and_nothing_is_lost() {
+    const NEW: Merchant = Merchant { key: OTHER.key, secret: "a new secret of thirty-two bytes" };
+    let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    let secret = world.dir.path().join("other.secret");
+    save(&secret, OTHER.secret);
+    let merchant = format!("keys = [{{ id = \"{}\", secret = \"file:../../other.secret\" }}]\n", OTHER.key);
+    save(&world.conf().join("merchants/other.toml"), &merchant);
+    until("the secret is in a file", || async {
+        let generation = generation(&world).await;
+        if generation == 2 { Ok(()) } else { Err(generation) }
+    })
+    .await;
+    let load = Load::start(&world, "wechat.native").await;
+    let listen = world.gateway.listen;
+    let known = |merchant: &'static Merchant| async move {
+        ask(listen, merchant, "GET", "/v1/payments/none", None, &Value::Null).await.status
+    };
+    assert_eq!((known(&OTHER).await, known(&NEW).await), (404, 401));
+
+    save(&secret, &format!("{}\n", NEW.secret));
+    until("the new secret counts", || async {
+        let status = known(&NEW).await;
+        if status == 404 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert_eq!(known(&OTHER).await, 401, "the old one does not");
+    assert_eq!(generation(&world).await, 3);
+
+    // The same key in other bytes: enough to see that it was read anew.
+    let key = world.conf().join("channels/sign.key");
+    let text = std::fs::read_to_string(&key).unwrap();
+    save(&key, &format!("# rotated\n{text}"));
+    until("the new key counts", || async {
+        let generation = generation(&world).await;
+        if generation == 4 { Ok(()) } else { Err(generation) }
+    })
+    .await;
+    load.goes_on().await;
+    for answer in load.stop().await {
+        assert_eq!(answer.status, 201, "{:?}", answer.body);
+    }
+}
