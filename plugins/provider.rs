@@ -128,31 +128,36 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Verified {
     bytes: Bytes,
-    /// The part of them that the signature covers.
-    signed: Range<usize>,
+    members: Vec<Member>,
     key_id: String,
+}
+
+/// Where in such bytes a name and its value are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) name: Range<usize>,
+    pub(crate) value: Range<usize>,
 }
 
 impl Verified {
     /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
     pub(crate) fn vouch(bytes: Bytes, key_id: impl Into<String>) -> Self {
-        Self { signed: 0..bytes.len(), bytes, key_id: key_id.into() }
+        Self::vouch_read(bytes, Vec::new(), key_id)
     }
 
-    /// The same where the signature covers a part of the bytes alone.
-    pub(crate) fn vouch_part(bytes: Bytes, signed: Range<usize>, key_id: impl Into<String>) -> Self {
-        Self { bytes, signed, key_id: key_id.into() }
+    /// The same with what had to be read for the check, so that it need not be read again.
+    pub(crate) fn vouch_read(bytes: Bytes, members: Vec<Member>, key_id: impl Into<String>) -> Self {
+        Self { bytes, members, key_id: key_id.into() }
     }
 
-    /// The bytes as they came.
+    /// The bytes that were signed.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What stands before the signed part, and the signed part.
-    pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
-        let part = |range: Range<usize>| self.bytes.get(range).unwrap_or_default();
-        (part(0..self.signed.start), part(self.signed.clone()))
+    /// What was read for the check; nothing where it was a check of the bytes as they are.
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Which key signed them.

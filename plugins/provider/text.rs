@@ -10,6 +10,16 @@ use serde::Deserialize;
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+impl<'a> Text<'a> {
+    /// Its place in the answer; nothing where it is written otherwise than it reads.
+    pub(super) fn as_written(&self) -> Option<&'a str> {
+        match self.0 {
+            Cow::Borrowed(text) => Some(text),
+            Cow::Owned(_) => None,
+        }
+    }
+}
+
 impl Deref for Text<'_> {
     type Target = str;
 

@@ -71,8 +71,8 @@ fn check_secure_key(key: &[u8]) -> Result<(), String> {
 struct UnionPay(Account);
 
 impl UnionPay {
-    fn read<'a>(&self, source: Source, body: &'a [u8]) -> Option<Message<'a>> {
-        Message::read(self.0.codec, source, body)
+    fn read<'a>(&self, source: Source, message: &'a Verified) -> Option<Message<'a>> {
+        Message::verified(self.0.codec, source, message)
     }
 }
 
@@ -104,9 +104,10 @@ impl Provider for UnionPay {
         now: u64,
     ) -> Result<Verified, BadSignature> {
         let unreadable = BadSignature::Wrong("what it covers is in no form that UnionPay writes");
-        let fields = self.read(source, &body).ok_or(unreadable)?;
+        let fields = Message::read(self.0.codec, source, &body).ok_or(unreadable)?;
         let key_id = self.0.method.verify(&fields, now)?;
-        Ok(Verified::vouch(body, key_id))
+        let members = fields.into_members();
+        Ok(Verified::vouch_read(body, members, key_id))
     }
 
     fn decode(
@@ -120,7 +121,7 @@ impl Provider for UnionPay {
             return Err(self.refusal(operation, status, reply.bytes()));
         }
         let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
-        let fields = self.read(Source::Answer, reply.bytes()).ok_or_else(unreadable)?;
+        let fields = self.read(Source::Answer, &reply).ok_or_else(unreadable)?;
         answer::decode(&self.0, operation, &fields, with.stamp.unix_time)
     }
 
@@ -138,7 +139,7 @@ impl Provider for UnionPay {
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
         let unreadable = || Error::unclear("it is in no form that UnionPay writes");
-        let fields = self.read(Source::Notification, notification.bytes()).ok_or_else(unreadable)?;
+        let fields = self.read(Source::Notification, &notification).ok_or_else(unreadable)?;
         notify::decode(&self.0, &fields)
     }
 

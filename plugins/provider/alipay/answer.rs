@@ -8,12 +8,13 @@ use serde_json::value::RawValue;
 
 use super::super::Verified;
 use super::super::text::Text;
+use super::Product;
 use super::account::{Account, Protocol};
+use super::envelope::Envelope;
 use super::errors::Head;
 use super::request::service;
 use super::signature::at;
 use super::v3;
-use super::{Product, envelope};
 use crate::error::{Error, Word};
 use crate::payment::{Action, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
@@ -49,7 +50,7 @@ pub(super) fn taken_apart<'a>(
     service: &str,
     answer: &'a Verified,
 ) -> Result<(bool, Cow<'a, str>), Error> {
-    let (name, text) = envelope::signed(answer).ok_or_else(unknown_form)?;
+    let (name, text) = Envelope::signed(answer).ok_or_else(unknown_form)?;
     let is_ours = name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
     if !is_ours && name != "error_response" {
         return Err(Error::unclear("its answer is signed but to another question"));

@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::Verified;
 use super::super::text::Text;
+use super::super::{Member, Verified};
 
 /// More members than any answer has.
 const MOST: usize = 16;
@@ -15,11 +15,11 @@ const MOST: usize = 16;
 /// An answer, taken apart and not yet believed.
 pub(super) struct Envelope<'a> {
     /// As in `alipay_trade_query_response`.
-    pub(super) name: Text<'a>,
+    pub(super) name: &'a str,
     /// The signed text, untouched: an object, or a quoted text when it is encrypted.
     pub(super) value: &'a str,
-    /// Where in the answer it is.
-    pub(super) place: Range<usize>,
+    /// Where the two are.
+    pub(super) member: Member,
     /// The signature, as JSON writes it.
     pub(super) sign: Option<&'a RawValue>,
     /// Which of Alipay's certificates belongs to the signature, as JSON writes it.
@@ -40,20 +40,23 @@ impl<'a> Envelope<'a> {
         let is_only = take(is_response).is_none();
         let sign = take(|name| name == "sign").map(|(_, raw)| raw);
         let alipay_cert_sn = take(|name| name == "alipay_cert_sn").map(|(_, raw)| raw);
-        let value = value.get();
-        let start = value.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
-        is_only.then_some(Self { name, value, place: start..start + value.len(), sign, alipay_cert_sn })
+        let (name, value) = (name.as_written()?, value.get());
+        let member = Member { name: place(name, body)?, value: place(value, body)? };
+        is_only.then_some(Self { name, value, member, sign, alipay_cert_sn })
+    }
+
+    /// The name and the signed text of an answer that was verified.
+    pub(super) fn signed(answer: &Verified) -> Option<(&str, &str)> {
+        let Member { name, value } = answer.members().first()?;
+        let text = |place: &Range<usize>| std::str::from_utf8(answer.bytes().get(place.clone())?).ok();
+        Some((text(name)?, text(value)?))
     }
 }
 
-/// The name and the text of what is signed in an answer that was verified. The answer was read then; all that is left to
-/// read is the name, which stands before the text.
-pub(super) fn signed(answer: &Verified) -> Option<(&str, &str)> {
-    let (before, text) = answer.parts();
-    let (before, text) = (std::str::from_utf8(before).ok()?, std::str::from_utf8(text).ok()?);
-    let quoted = before.trim_ascii_end().strip_suffix(':')?.trim_ascii_end();
-    let (_, name) = quoted.strip_suffix('"')?.rsplit_once('"')?;
-    Some((name, text))
+/// Where a part of a text is in it.
+fn place(part: &str, whole: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    Some(start..start.checked_add(part.len())?)
 }
 
 /// A text as JSON writes it.

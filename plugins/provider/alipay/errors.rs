@@ -183,7 +183,7 @@ impl Class {
 /// stands behind them: it can have turned a payment away at the door, but no refund is given up on its word. One that was
 /// not begun because of our signature is given back: sent again, it has the same number.
 pub(super) fn unsigned(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
-    let envelope = Envelope::read(body).filter(|envelope| &*envelope.name == "error_response");
+    let envelope = Envelope::read(body).filter(|envelope| envelope.name == "error_response");
     let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
     let Some(head) = head.filter(|_| !status.is_server_error()) else {
         return Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));

@@ -80,8 +80,8 @@ pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Ver
     let signature = envelope.sign.and_then(envelope::text).ok_or(BadSignature::Missing)?;
     let cert_sn = envelope.alipay_cert_sn.map(|raw| envelope::text(raw).ok_or(BadSignature::Missing)).transpose()?;
     let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
-    let (id, place) = (key.id.clone(), envelope.place);
-    Ok(Verified::vouch_part(body, place, id))
+    let (id, member) = (key.id.clone(), envelope.member);
+    Ok(Verified::vouch_read(body, vec![member], id))
 }
 
 /// Checks a notification. The algorithm is the account's own, and not what the message would like it to be.

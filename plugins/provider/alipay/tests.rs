@@ -67,11 +67,11 @@ fn refund() -> Refund {
     }
 }
 
-/// As what was signed: in an answer the content, in anything else the whole.
+/// With what a check reads of an answer.
 fn vouched(body: impl Into<Bytes>) -> Verified {
     let body = body.into();
-    match Envelope::read(&body).map(|envelope| envelope.place) {
-        Some(place) => Verified::vouch_part(body, place, "k"),
+    match Envelope::read(&body).map(|envelope| envelope.member) {
+        Some(member) => Verified::vouch_read(body, vec![member], "k"),
         None => Verified::vouch(body, "k"),
     }
 }

@@ -52,11 +52,11 @@ impl Bills for UnionPay {
         let status = answer.status;
         let reply = answer.believed(|status, body| {
             // Some refusals are not signed. They can say no, never what the bill is.
-            let said = self.read(Source::Answer, body).and_then(|fields| refusal(&fields));
+            let said = Message::read(self.0.codec, Source::Answer, body).and_then(|fields| refusal(&fields));
             said.unwrap_or_else(|| Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16())))
         })?;
         let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
-        let fields = self.read(Source::Answer, reply.bytes()).ok_or_else(unreadable)?;
+        let fields = self.read(Source::Answer, &reply).ok_or_else(unreadable)?;
         agrees(&fields, "merId", &self.0.mer_id)?;
         if let Some(error) = refusal(&fields) {
             return Err(error);

@@ -5,12 +5,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use memchr::{memchr, memchr2, memchr3};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-use super::super::{Source, form};
+use super::super::{Member, Source, Verified, form};
 
 /// How bodies are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +20,13 @@ pub(super) enum Codec {
     Json,
 }
 
-/// A message; what was read borrows the text that it was read from. Its order is that of the names' bytes, capitals before
-/// small letters, in which it is signed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Message<'a>(Vec<Field<'a>>);
-
-/// A name with its value.
-type Field<'a> = (Cow<'a, str>, Cow<'a, str>);
+/// A message: a text with `name=value` in it for each field, and where they are. What was read borrows the text that it was
+/// read from. The order of the fields is that of the names' bytes, capitals before small letters, in which they are signed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Message<'a> {
+    text: Cow<'a, str>,
+    fields: Cow<'a, [Member]>,
+}
 
 /// A message that we write.
 pub(super) type Fields = Message<'static>;
@@ -51,52 +52,77 @@ impl<'a> Message<'a> {
         message.filter(Self::is_unambiguous)
     }
 
+    /// The same once more, from what its check has read.
+    pub(super) fn verified(codec: Codec, source: Source, message: &'a Verified) -> Option<Self> {
+        match message.members() {
+            [] => Self::read(codec, source, message.bytes()),
+            members => Some(Self { text: std::str::from_utf8(message.bytes()).ok()?.into(), fields: members.into() }),
+        }
+    }
+
+    /// Where the fields are in the text that it was read from; nothing where it is another text.
+    pub(super) fn into_members(self) -> Vec<Member> {
+        match self.text {
+            Cow::Borrowed(_) => self.fields.into_owned(),
+            Cow::Owned(_) => Vec::new(),
+        }
+    }
+
     /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text. One that
     /// stays open ends with the answer, so it must be in the last field of the signed text too.
     fn of_answer(text: &'a str) -> Option<Self> {
         let mut fields = Vec::with_capacity(USUAL);
-        let mut rest = text;
+        let mut start = 0;
         loop {
-            let (name, after) = rest.split_at_checked(name_end(rest)?)?;
-            let after = after.get(1..)?;
-            let (end, is_open) = value_end(after);
-            fields.push((name.into(), after.get(..end)?.into()));
-            let Some(next) = after.get(end + 1..) else {
-                let message = Self::sorted(fields)?;
-                let is_last = message.signed().last().is_some_and(|(last, _)| last == name);
+            let rest = text.as_bytes().get(start..)?;
+            let length = memchr2(b'=', b'&', rest).filter(|length| *length > 0 && rest.get(*length) == Some(&b'='))?;
+            let name = start..start + length;
+            let (length, is_open) = value_end(rest.get(length + 1..)?);
+            let value = name.end + 1..name.end + 1 + length;
+            let (end, last) = (value.end, name.start);
+            fields.push(Member { name, value });
+            if end == text.len() {
+                let message = Self::sorted(text.into(), fields)?;
+                let is_last = message.signed().last().is_some_and(|field| field.name.start == last);
                 return (!is_open || is_last).then_some(message);
-            };
-            rest = next;
+            }
+            start = end + 1;
         }
     }
 
     /// Nothing when a name is there twice: of two values nobody could say which counts.
-    fn sorted(mut fields: Vec<Field<'a>>) -> Option<Self> {
-        let is_sorted = |fields: &[Field<'_>]| fields.is_sorted_by(|(one, _), (next, _)| one < next);
-        if is_sorted(&fields) {
-            return Some(Self(fields));
+    fn sorted(text: Cow<'a, str>, mut fields: Vec<Member>) -> Option<Self> {
+        let name = |field: &Member| text.as_bytes().get(field.name.clone());
+        let is_sorted = |fields: &[Member]| fields.is_sorted_by(|one, next| name(one) < name(next));
+        if !is_sorted(&fields) {
+            fields.sort_unstable_by(|one, other| name(one).cmp(&name(other)));
+            is_sorted(&fields).then_some(())?;
         }
-        fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        is_sorted(&fields).then_some(Self(fields))
+        Some(Self { text, fields: fields.into() })
     }
 
     /// The text that is signed: every field but the signature and the empty ones.
     pub(super) fn signed_text(&self) -> String {
-        let length = self.signed().map(|(name, value)| name.len() + value.len() + 2).sum();
-        let mut text = String::with_capacity(length);
-        for (name, value) in self.signed() {
+        let mut text = String::with_capacity(self.text.len());
+        for field in self.signed() {
             if !text.is_empty() {
                 text.push('&');
             }
-            text.push_str(name);
-            text.push('=');
-            text.push_str(value);
+            text.push_str(self.part(field.name.start..field.value.end));
         }
         text
     }
 
-    fn signed(&self) -> impl Iterator<Item = &Field<'a>> {
-        self.0.iter().filter(|(name, value)| *name != SIGNATURE && !value.is_empty())
+    fn signed(&self) -> impl Iterator<Item = &Member> {
+        self.fields.iter().filter(|field| !field.value.is_empty() && self.part(field.name.clone()) != SIGNATURE)
+    }
+
+    fn part(&self, place: Range<usize>) -> &str {
+        self.text.get(place).unwrap_or_default()
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|field| (self.part(field.name.clone()), self.part(field.value.clone())))
     }
 
     /// Whether the signed text can be read in this one way only. `a=1&b=2` is the text of two fields and also of one
@@ -104,9 +130,10 @@ impl<'a> Message<'a> {
     /// and a bracket that stays open must not reach into the next field. A name with such characters is none.
     fn is_unambiguous(&self) -> bool {
         let mut open = false;
-        self.signed().all(|(name, value)| {
+        self.signed().all(|field| {
             let was_open = std::mem::replace(&mut open, false);
-            let (end, is_open) = value_end(value);
+            let (name, value) = (self.part(field.name.clone()), self.part(field.value.clone()));
+            let (end, is_open) = value_end(value.as_bytes());
             open = is_open;
             !was_open && end == value.len() && is_name(name)
         })
@@ -114,17 +141,26 @@ impl<'a> Message<'a> {
 
     /// A value; nothing when it is missing or empty, which means the same.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.iter().find(|(other, _)| *other == name)?;
-        Some(&**value).filter(|value| !value.is_empty())
+        let is_it = |field: &&Member| field.name.len() == name.len() && self.part(field.name.clone()) == name;
+        let field = self.fields.iter().find(is_it)?;
+        Some(self.part(field.value.clone())).filter(|value| !value.is_empty())
     }
 
     /// The fields without the space around values and without the blank ones, as requests are signed and sent.
     pub(super) fn trimmed(&self) -> Fields {
         let mut trimmed = Fields::default();
-        self.0.iter().for_each(|(name, value)| trimmed.set(name, value));
+        self.pairs().for_each(|(name, value)| trimmed.set(name, value));
         trimmed
     }
 }
+
+impl PartialEq for Message<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs().eq(other.pairs())
+    }
+}
+
+impl Eq for Message<'_> {}
 
 impl Fields {
     /// Reads a body of ours, to sign it.
@@ -144,32 +180,40 @@ impl Fields {
         }
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
-    }
-
     /// Sets a value of ours, without the space around it; blank ones are left out.
     pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let (place, value) = (self.0.binary_search_by(|(other, _)| (**other).cmp(name)), value.as_ref().trim());
+        let place = self.fields.binary_search_by(|field| self.part(field.name.clone()).cmp(name));
+        let (value, fields, text) = (value.as_ref().trim(), self.fields.to_mut(), self.text.to_mut());
         if let Ok(place) = place {
-            self.0.remove(place);
+            fields.remove(place);
         }
         if !value.is_empty() {
             let (Ok(place) | Err(place)) = place;
-            self.0.insert(place, (name.to_owned().into(), value.to_owned().into()));
+            fields.insert(place, written(text, name, value));
         }
     }
 
     /// All of them.
     pub(super) fn into_map(self) -> form::Fields {
-        self.0.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+        self.pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
+}
+
+/// Adds a field to a text.
+fn written(text: &mut String, name: &str, value: &str) -> Member {
+    text.push_str(name);
+    let end = text.len();
+    text.push('=');
+    text.push_str(value);
+    Member { name: end - name.len()..end, value: end + 1..text.len() }
 }
 
 /// A form's fields are sorted and each there once.
 impl From<form::Fields> for Fields {
     fn from(fields: form::Fields) -> Self {
-        Self(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let mut text = String::new();
+        let fields: Vec<Member> = fields.iter().map(|(name, value)| written(&mut text, name, value)).collect();
+        Self { text: text.into(), fields: fields.into() }
     }
 }
 
@@ -177,17 +221,11 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && memchr2(b'&', b'=', name.as_bytes()).is_none()
 }
 
-/// Where a name ends: at the first `=`, with no `&` before it. Names are short, so they are looked through byte by byte.
-fn name_end(text: &str) -> Option<usize> {
-    let end = text.bytes().position(|byte| matches!(byte, b'=' | b'&')).filter(|end| *end > 0)?;
-    (text.as_bytes().get(end) == Some(&b'=')).then_some(end)
-}
-
 /// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
-fn value_end(text: &str) -> (usize, bool) {
-    let rest = |from: usize| text.as_bytes().get(from..).unwrap_or_default();
+fn value_end(text: &[u8]) -> (usize, bool) {
+    let rest = |from: usize| text.get(from..).unwrap_or_default();
     let mut at = 0;
-    while let Some(next) = find_mark(rest(at)) {
+    while let Some(next) = memchr3(b'&', b'{', b'[', rest(at)) {
         at += next;
         let closing = match rest(at).first() {
             Some(b'{') => b'}',
@@ -200,14 +238,6 @@ fn value_end(text: &str) -> (usize, bool) {
         }
     }
     (text.len(), false)
-}
-
-/// The first `&` or opening bracket. Most values are so short that the search for it costs more to begin than to do.
-fn find_mark(text: &[u8]) -> Option<usize> {
-    const SHORT: usize = 24;
-    let (start, rest) = text.split_at_checked(SHORT).unwrap_or((text, &[]));
-    let near = start.iter().position(|byte| matches!(byte, b'&' | b'{' | b'['));
-    near.or_else(|| memchr3(b'&', b'{', b'[', rest).map(|far| start.len() + far))
 }
 
 impl Serialize for Fields {
@@ -228,14 +258,14 @@ impl<'de> Deserialize<'de> for Message<'_> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::with_capacity(USUAL);
+                let (mut text, mut fields) = (String::new(), Vec::with_capacity(USUAL));
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
                     if !is_name(&name) {
                         return Err(A::Error::custom("a name is none"));
                     }
-                    fields.push((name.into(), value.into()));
+                    fields.push(written(&mut text, &name, &value));
                 }
-                Fields::sorted(fields).ok_or_else(|| A::Error::custom("a name is there twice"))
+                Fields::sorted(text.into(), fields).ok_or_else(|| A::Error::custom("a name is there twice"))
             }
         }
         deserializer.deserialize_map(Object)

@@ -5,7 +5,7 @@ fn of_form(text: &str) -> Option<Message<'_>> {
 }
 
 fn map<'a>(fields: &'a Message<'_>) -> Vec<(&'a str, &'a str)> {
-    fields.0.iter().map(|(name, value)| (&**name, &**value)).collect()
+    fields.pairs().collect()
 }
 
 #[test]
@@ -83,11 +83,12 @@ proptest::proptest! {
     #[test]
     fn unambiguous_is_what_reads_the_same_again(pairs in proptest::collection::btree_map("[ab&={]{0,3}", "[a&={}\\[\\]]{0,6}", 1..4)) {
         let fields = Fields::from(pairs);
-        let signed: Vec<_> = fields.signed().cloned().collect();
+        let mut signed = fields.clone();
+        signed.fields.to_mut().retain(|field| !field.value.is_empty());
         let text = fields.signed_text();
         let again = Message::of_answer(&text);
-        if !signed.is_empty() {
-            proptest::prop_assert_eq!(fields.is_unambiguous(), again == Some(Message(signed)));
+        if !signed.fields.is_empty() {
+            proptest::prop_assert_eq!(fields.is_unambiguous(), again == Some(signed));
         }
     }
     #[test]
