@@ -132,7 +132,7 @@ impl Provider for UnionPay {
             let code = fields.get("respCode").filter(|_| status.is_success())?;
             codes::unsigned(code, fields.get("respMsg").unwrap_or_default())
         };
-        self.read(Source::Answer, body).and_then(said).unwrap_or_else(|| {
+        Message::read(self.0.codec, Source::Answer, body).and_then(said).unwrap_or_else(|| {
             Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))
         })
     }
