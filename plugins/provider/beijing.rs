@@ -51,11 +51,16 @@ pub(super) fn day(time: Timestamp) -> Date {
 
 /// Reads a moment; what comes after whole seconds (`.123`) is left out.
 pub(super) fn read(text: &str, pattern: &str) -> Option<Timestamp> {
+    read_in_year(0, text, pattern)
+}
+
+/// The same with a pattern that names no year.
+pub(super) fn read_in_year(year: i16, text: &str, pattern: &str) -> Option<Timestamp> {
     let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
     if whole.len() != pattern.len() {
         return None;
     }
-    let mut numbers = [0i16; LETTERS.len()];
+    let mut numbers = [year, 0, 0, 0, 0, 0];
     for (letter, given) in pattern.chars().zip(whole.chars()) {
         match place_of(letter).and_then(|part| numbers.get_mut(part)) {
             Some(number) => *number = number.checked_mul(10)?.checked_add(i16::try_from(given.to_digit(10)?).ok()?)?,
@@ -79,6 +84,8 @@ mod tests {
         assert_eq!(write(moment, COMPACT), "20231115061320");
         assert_eq!(read("2023-11-15 06:13:20.123", SPACED), Some(moment));
         assert_eq!(read("20231115061320", COMPACT), Some(moment));
+        assert_eq!(read_in_year(2023, "1115061320", "MMddHHmmss"), Some(moment));
+        assert_eq!(read_in_year(2023, "20231115061320", "MMddHHmmss"), None);
         for bad in [
             "",
             "2023",

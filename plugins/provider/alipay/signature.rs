@@ -15,7 +15,7 @@ use super::account::Account;
 use super::envelope::{self, Envelope};
 use super::notify;
 use crate::error::Error;
-use crate::signer::{Key, Keyring};
+use crate::signer::{Key, Keyring, from_base64};
 
 const SIGN: &str = "sign";
 const SIGN_TYPE: &str = "sign_type";
@@ -119,7 +119,7 @@ pub(super) fn signing_key<'a>(
     keys: &'a Keyring,
     now: u64,
 ) -> Result<&'a Key, BadSignature> {
-    let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
+    let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
     let is_meant = |key: &&Key| named.is_none_or(|name| key.id == name) && key.not_after.is_none_or(|end| now <= end);
     let mut candidates = keys.iter().filter(is_meant).peekable();
     if let (Some(name), None) = (named, candidates.peek()) {

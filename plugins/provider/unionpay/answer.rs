@@ -206,7 +206,7 @@ fn at(fields: &Message<'_>, ordered: Timestamp) -> Option<Timestamp> {
     let moved = fields.get("traceTime")?;
     let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;
     let year = beijing::day(earliest).year();
-    let candidates =
-        [year, year.checked_add(1)?].into_iter().filter_map(|year| read_time(&format!("{year:04}{moved}")));
-    candidates.into_iter().find(|at| *at >= earliest)
+    let is_time = moved.bytes().all(|byte| byte.is_ascii_digit());
+    let in_year = |year| beijing::read_in_year(year, moved, "MMddHHmmss").filter(|at| is_time && *at >= earliest);
+    in_year(year).or_else(|| in_year(year.checked_add(1)?))
 }

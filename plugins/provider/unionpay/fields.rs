@@ -101,20 +101,39 @@ impl<'a> Message<'a> {
         Some(Self { text, fields: fields.into() })
     }
 
-    /// The text that is signed: every field but the signature and the empty ones.
+    /// The text that is signed: every field but the signature and the empty ones. Neighbours that stand in their order already
+    /// are taken together.
     pub(super) fn signed_text(&self) -> String {
         let mut text = String::with_capacity(self.text.len());
-        for field in self.signed() {
+        let mut fields = self.signed().map(|field| field.name.start..field.value.end).peekable();
+        while let Some(mut run) = fields.next() {
+            while let Some(next) = fields.next_if(|next| self.is_next(&run, next)) {
+                run.end = next.end;
+            }
             if !text.is_empty() {
                 text.push('&');
             }
-            text.push_str(self.part(field.name.start..field.value.end));
+            text.push_str(self.part(run));
         }
         text
     }
 
+    /// Whether nothing but `&` is between the two.
+    fn is_next(&self, field: &Range<usize>, next: &Range<usize>) -> bool {
+        next.start.checked_sub(1) == Some(field.end) && self.text.as_bytes().get(field.end) == Some(&b'&')
+    }
+
     fn signed(&self) -> impl Iterator<Item = &Member> {
-        self.fields.iter().filter(|field| !field.value.is_empty() && self.part(field.name.clone()) != SIGNATURE)
+        self.fields.iter().filter(|field| !field.value.is_empty() && self.name(field) != SIGNATURE.as_bytes())
+    }
+
+    fn name(&self, field: &Member) -> &[u8] {
+        self.text.as_bytes().get(field.name.clone()).unwrap_or_default()
+    }
+
+    /// Where a field of this name is, or belongs.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.fields.binary_search_by(|field| self.name(field).cmp(name.as_bytes()))
     }
 
     fn part(&self, place: Range<usize>) -> &str {
@@ -141,8 +160,7 @@ impl<'a> Message<'a> {
 
     /// A value; nothing when it is missing or empty, which means the same.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let is_it = |field: &&Member| field.name.len() == name.len() && self.part(field.name.clone()) == name;
-        let field = self.fields.iter().find(is_it)?;
+        let field = self.place(name).ok().and_then(|place| self.fields.get(place))?;
         Some(self.part(field.value.clone())).filter(|value| !value.is_empty())
     }
 
@@ -182,7 +200,7 @@ impl Fields {
 
     /// Sets a value of ours, without the space around it; blank ones are left out.
     pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let place = self.fields.binary_search_by(|field| self.part(field.name.clone()).cmp(name));
+        let place = self.place(name);
         let (value, fields, text) = (value.as_ref().trim(), self.fields.to_mut(), self.text.to_mut());
         if let Ok(place) = place {
             fields.remove(place);

@@ -18,7 +18,7 @@ use super::chain::{Chain, Kind};
 use super::fields::{Fields, Message, SIGNATURE};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::signer::Signer;
+use crate::signer::{Signer, from_base64};
 
 /// How an account signs, and what it believes.
 pub(super) enum Method {
@@ -99,7 +99,7 @@ fn by_certificate(
 ) -> Result<String, BadSignature> {
     let certificate = fields.get("signPubKeyCert").ok_or(BadSignature::Wrong("it brings no `signPubKeyCert`"))?;
     let leaf = chain.leaf(certificate, kind, now)?;
-    let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
+    let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
     match leaf.verifier.verify(digest, &signature) {
         true => Ok(leaf.serial),
         false => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::super::{BadSignature, Signing, Verified};
 use crate::error::Error;
-use crate::signer::{Key, Keyring};
+use crate::signer::{Key, Keyring, from_base64};
 
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const PUBLIC_KEY: &str = "PUB_KEY_ID_";
@@ -68,7 +68,7 @@ pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64)
     }
     let believed = |key: &&Key| is_named(&key.id, serial) && key.not_after.is_none_or(|end| now <= end);
     let key = keys.iter().find(believed).ok_or_else(|| BadSignature::UnknownKey(serial.chars().take(64).collect()))?;
-    let signature = STANDARD.decode(signature).map_err(|_| BadSignature::Wrong("it is no base64"))?;
+    let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
     let text = [timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
     match key.verifier.verify(&text, &signature) {
         true => Ok(Verified::vouch(body, &key.id)),
