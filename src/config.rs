@@ -266,6 +266,8 @@ pub struct UpstreamSettings {
     pub pool: Pool,
     /// The longest answer that is read, in bytes.
     pub answer_limit: usize,
+    /// Whether HTTP/2 is offered to the hosts.
+    pub http2: bool,
 }
 
 /// One `https://host:port` of a provider.

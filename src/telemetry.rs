@@ -74,6 +74,12 @@ pub struct Metrics {
     pub status_cache_total: IntCounterVec,
     /// Build facts as labels; always 1.
     pub build_info: IntGaugeVec,
+    /// Addresses of a channel's host: all that are known, and those that stand behind the others.
+    pub upstream_addresses: IntGaugeVec,
+    /// Look-ups of hosts' names that failed.
+    pub upstream_lookup_failures_total: IntCounterVec,
+    /// 1 when a channel's host was reached as a payment would reach it, 0 when it was not.
+    pub channel_probe: IntGaugeVec,
     /// Seconds spent waiting in the connection pool and connecting, by channel and whether one was reused.
     pub upstream_connections_total: CounterVec,
 }
@@ -224,6 +230,21 @@ impl Metrics {
                 &["result"]
             ),
             build_info: add_vec!(IntGaugeVec, Opts::new("build_info", "Facts of the build"), &["version"]),
+            upstream_addresses: add_vec!(
+                IntGaugeVec,
+                Opts::new("upstream_addresses", "Addresses of a channel's host: known, and of these unhealthy"),
+                &["channel", "host", "state"]
+            ),
+            upstream_lookup_failures_total: add_vec!(
+                IntCounterVec,
+                Opts::new("upstream_lookup_failures_total", "Look-ups of a host's name that failed"),
+                &["host"]
+            ),
+            channel_probe: add_vec!(
+                IntGaugeVec,
+                Opts::new("channel_probe", "1 when the channel's host was reached as a payment would reach it"),
+                &["channel", "host"]
+            ),
             upstream_connections_total: add_vec!(
                 CounterVec,
                 Opts::new("upstream_connections_total", "Connections taken for exchanges"),

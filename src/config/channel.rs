@@ -50,6 +50,7 @@ pub(super) fn read(
     let ca = identity::authorities(source, &mut root, "ca", now);
     let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
     let pool = root.section("pool").map_or(POOL, pool);
+    let http2 = root.or("http2", false);
     let maintenance = times::windows(&mut root);
     let settle_window = settle_window(&mut root);
     let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
@@ -88,6 +89,7 @@ pub(super) fn read(
         timeouts,
         pool,
         answer_limit: ANSWER_LIMIT,
+        http2,
     });
     let has_identity = settings.identity.is_some();
     let bill_hosts = bill_hosts.map(|hosts| hosts.into_iter().map(|(_, address)| host(address)).collect());
@@ -167,9 +169,9 @@ fn bills_from(
 /// Everything that decides whether a connection may go on being used.
 fn connections(settings: &UpstreamSettings) -> [u8; 32] {
     // Each by name, so that none is forgotten.
-    let UpstreamSettings { channel, hosts, ca, identity, timeouts, pool, answer_limit } = settings;
+    let UpstreamSettings { channel, hosts, ca, identity, timeouts, pool, answer_limit, http2 } = settings;
     let mut hasher = Sha256::new();
-    hasher.update(format!("{channel:?} {hosts:?} {timeouts:?} {pool:?} {answer_limit}"));
+    hasher.update(format!("{channel:?} {hosts:?} {timeouts:?} {pool:?} {answer_limit} {http2}"));
     let shown = identity.iter().flat_map(|identity| identity.certificates.iter().map(Vec::as_slice));
     let key = identity.iter().map(|identity| identity.key.expose());
     for (what, bytes) in

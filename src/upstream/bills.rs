@@ -134,6 +134,7 @@ mod tests {
             timeouts: PATIENCE,
             pool: Pool { idle: 1, idle_timeout: PATIENCE.read },
             answer_limit: 1,
+            http2: false,
         };
         BillHosts::new(&Arc::new(own.clone()), own.hosts, vec![host("files.example.com", 443, true)]).unwrap()
     }
