@@ -22,6 +22,7 @@ use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
+use crate::probe::Probes;
 use crate::telemetry::METRICS;
 
 /// The admin listener.
@@ -32,6 +33,8 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// Reloads on demand.
     pub reload: ReloadHandle,
+    /// Whether channels' hosts can be reached.
+    pub probes: Arc<Probes>,
 }
 
 #[async_trait]
@@ -65,6 +68,7 @@ impl ServeHttp for Admin {
                 Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
             },
             (&Method::GET, "/breakers") => text(StatusCode::OK, PLAIN, breakers::listed(&self.gateway)),
+            (&Method::GET, "/probes") => text(StatusCode::OK, PLAIN, self.probes.listed(&self.gateway.current.load())),
             (&Method::POST, "/breakers") => match breakers::force(&self.gateway, header.uri.query()) {
                 Ok(said) => text(StatusCode::OK, PLAIN, said),
                 Err(said) => text(StatusCode::BAD_REQUEST, PLAIN, said),
@@ -81,7 +85,7 @@ impl ServeHttp for Admin {
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations /breakers /explain/ORDER or POST /reload /rollback /breakers\n"
+                "try GET /metrics /healthz /readyz /generations /breakers /probes /explain/ORDER or POST /reload /rollback /breakers\n"
                     .to_owned(),
             ),
         }
@@ -109,6 +113,7 @@ impl Admin {
                 .set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
         }
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
+        self.probes.tell(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             for reading in channel.filters.iter().flat_map(|filter| filter.readings(now)) {

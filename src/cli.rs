@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::LedgerPlace;
-use crate::{chaos, config, demo, explain, keygen, ledger, routing, sandbox, server, sign};
+use crate::{chaos, config, demo, explain, keygen, ledger, probe, routing, sandbox, server, sign};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -25,6 +25,7 @@ Examples:
   tollgate demo                               see everything work on this machine, without any set-up
   tollgate demo --keep                        the same, and leave it running for your own requests
   tollgate check --conf conf                  every mistake in a configuration, with file and line
+  tollgate check --probe                      … and whether each channel's hosts let its identity in
   tollgate route --merchant shop --method wechat.native --amount 888
   tollgate run --conf conf                    serve
   tollgate schema --dir conf/schema           JSON Schemas of the files, for editors
@@ -45,7 +46,11 @@ enum Command {
     /// The gateway
     Run,
     /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
-    Check,
+    Check {
+        /// Then also reaches every channel's hosts as a payment would, and says what happened there; needs the network
+        #[arg(long)]
+        probe: bool,
+    },
     /// What the files would change of the configuration that was last in force
     Diff,
     /// Takes the running gateway back to an earlier generation of its configuration
@@ -119,7 +124,10 @@ pub fn main() -> ExitCode {
     // Before anybody else chooses one: Pingora would take a slower one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
-        Command::Check => return config::report::check_command(&conf),
+        Command::Check { probe } => {
+            let checked = config::report::check_command(&conf);
+            return if probe && checked == ExitCode::SUCCESS { probe::check(&conf) } else { checked };
+        }
         Command::Diff => config::operate::diff(&conf),
         Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
         Command::Explain(arguments) => in_runtime(explain::run(&conf, &arguments)),

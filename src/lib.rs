@@ -42,6 +42,7 @@ pub mod keys;
 pub mod ledger;
 mod notify;
 mod pem;
+pub mod probe;
 pub mod problem;
 pub mod proxy;
 pub mod resolve;

@@ -27,6 +27,7 @@ use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
+use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
 use crate::{clock, delivery, resolve, retention, telemetry};
 
@@ -127,7 +128,13 @@ impl Bound {
 
         let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
-        let app = Admin { gateway: Arc::clone(&gateway), draining: Arc::clone(&draining), reload: reload.clone() };
+        let probes = Arc::new(Probes::default());
+        let app = Admin {
+            gateway: Arc::clone(&gateway),
+            draining: Arc::clone(&draining),
+            reload: reload.clone(),
+            probes: Arc::clone(&probes),
+        };
         let mut service = Service::new("admin".to_owned(), app);
         service.threads = Some(1);
         match &process.admin_tls {
@@ -140,6 +147,8 @@ impl Bound {
 
         server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
         server.add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, stop))));
+        let current = Arc::clone(&gateway.current);
+        server.add_service(background_service("probe", Task::new(move |stop| probe::run(probes, current, stop))));
         let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
         server.add_service(background_service(
             "keys",

@@ -1,0 +1,60 @@
+//! `tollgate check --probe`: says of every channel whether its hosts can be reached, and what to do where they cannot.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::AT_ONCE;
+use crate::config::file;
+use crate::config::report::Mistake;
+
+/// Probes what is in the directory; its mistakes have been told already.
+pub fn check(dir: &Path) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Runtime::new() else {
+        eprintln!("tollgate: cannot start a runtime");
+        return ExitCode::FAILURE;
+    };
+    let Ok(snapshot) = file::load(dir, None) else { return ExitCode::FAILURE };
+    let results = runtime.block_on(async {
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let mut probes = JoinSet::new();
+        for channel in snapshot.channels.values() {
+            let (channel, turns) = (Arc::clone(channel), Arc::clone(&turns));
+            probes.spawn(async move {
+                let _turn = turns.acquire_owned().await;
+                (channel.name.clone(), channel.upstream.probe().await)
+            });
+        }
+        let mut results = probes.join_all().await;
+        results.sort_by(|(one, _), (other, _)| one.cmp(other));
+        results
+    });
+    let mut unreached = 0;
+    for (channel, hosts) in results {
+        for (host, result) in hosts {
+            match result {
+                Ok(reached) => drop(writeln!(std::io::stdout(), "{channel} {host}: {reached}")),
+                Err(trouble) => {
+                    unreached += 1;
+                    let file = dir.join("channels").join(format!("{channel}.toml"));
+                    eprintln!("{}", Mistake::in_file(file, format!("{host}: {trouble}"), Some(trouble.advice())));
+                }
+            }
+        }
+    }
+    match unreached {
+        0 => ExitCode::SUCCESS,
+        count => {
+            eprintln!(
+                "{}: {count} host{} not be reached",
+                dir.display(),
+                if count == 1 { " could" } else { "s could" }
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
