@@ -30,7 +30,7 @@ use super::books::Books;
 use super::fault::{Fault, Kind, disturbed};
 use super::form::{Form, Mistake};
 use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut};
+use super::server::{LONGEST_BODY, Verdict, cut, unread};
 
 /// Serves one request.
 pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
@@ -38,8 +38,8 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
     shared.books.lock().stats.requests += 1;
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let head = Form::default().with(query);
-    if head.as_ref().is_ok_and(|head| is_cut_unread(&shared, head)) {
-        return cut(&shared);
+    if let Some(verdict) = head.as_ref().ok().and_then(|head| left_unread(&shared, head)) {
+        return verdict;
     }
     let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
     let body = body.to_bytes();
@@ -50,8 +50,8 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
         Err(mistake) => return Verdict::Answer(unreadable(&mistake).sent()),
     };
     // What to cut is often known from the body alone; nobody outside can tell that it was read.
-    if is_cut_unread(&shared, &form) {
-        return cut(&shared);
+    if let Some(verdict) = left_unread(&shared, &form) {
+        return verdict;
     }
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
@@ -72,11 +72,11 @@ fn is_form(parts: &Parts) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-fn is_cut_unread(shared: &Shared, form: &Form) -> bool {
+fn left_unread(shared: &Shared, form: &Form) -> Option<Verdict> {
     let operation = form.get("method").and_then(Method::named).map_or("", Method::operation);
     let content: Value = form.get("biz_content").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    shared.script.lock().for_head(operation, number)
+    unread(shared, operation, number)
 }
 
 struct Exchange {

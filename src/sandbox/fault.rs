@@ -51,6 +51,9 @@ pub(super) enum Kind {
     DelayBefore,
     /// Reads the head, then closes: the body is not read, nothing is executed.
     CutUnread,
+    /// Reads the head, then resets the stream with REFUSED_STREAM, HTTP/2's word for "not processed". HTTP/1.1 has none: there
+    /// it closes.
+    RefuseStream,
     /// Reads all, then closes without executing.
     CutBefore,
     /// Executes, then closes without answering.
@@ -86,6 +89,11 @@ impl Kind {
     fn is_for_connections(self) -> bool {
         matches!(self, Self::RefuseConnection | Self::RefuseClientCertificate)
     }
+
+    /// Whether it happens when the head was read and the body was not.
+    fn is_for_heads(self) -> bool {
+        matches!(self, Self::CutUnread | Self::RefuseStream)
+    }
 }
 
 impl Fault {
@@ -105,8 +113,8 @@ impl Fault {
         if fault.is_for_connections() && narrow {
             return Some("a connection has no operation, number or mchid yet: leave them out".to_owned());
         }
-        if *fault == Kind::CutUnread && self.mchid.is_some() {
-            return Some("`cut_unread` happens before anybody knows the mchid: leave it out".to_owned());
+        if fault.is_for_heads() && self.mchid.is_some() {
+            return Some("this happens before anybody knows the mchid: leave it out".to_owned());
         }
         None
     }
@@ -137,20 +145,20 @@ impl Script {
         self.take(|fault| fault.fault.is_for_connections()).map(|fault| fault.fault)
     }
 
-    /// Whether to close now, with the head read and the body not.
-    pub(super) fn for_head(&mut self, operation: &str, number: Option<&str>) -> bool {
+    /// What to do now, with the head read and the body not.
+    pub(super) fn for_head(&mut self, operation: &str, number: Option<&str>) -> Option<Kind> {
         let fits = |fault: &Fault| {
             let number_fits = fault.number.is_none() || fault.number.as_deref() == number;
-            fault.fault == Kind::CutUnread && fault.is_about(operation) && number_fits
+            fault.fault.is_for_heads() && fault.is_about(operation) && number_fits
         };
-        self.take(fits).is_some()
+        self.take(fits).map(|fault| fault.fault)
     }
 
     /// The fault of a request whose signature was verified.
     pub(super) fn for_request(&mut self, operation: &str, mchid: &str, numbers: &[String]) -> Option<Fault> {
         self.take(|fault| {
             !fault.fault.is_for_connections()
-                && fault.fault != Kind::CutUnread
+                && !fault.fault.is_for_heads()
                 && fault.is_about(operation)
                 && fault.mchid.as_deref().is_none_or(|wanted| wanted == mchid)
                 && fault.number.as_ref().is_none_or(|wanted| numbers.contains(wanted))

@@ -1,6 +1,5 @@
 //! The listener: TCP ▶ TLS with client certificates ▶ HTTP/1.1 or HTTP/2, and the cutting of connections.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +35,8 @@ pub(super) enum Verdict {
     Answer(Response<Full<Bytes>>),
     /// The connection is closed without a word.
     Cut,
+    /// The stream is reset, as one that was not processed.
+    Refuse,
 }
 
 /// No request of any interface here is nearly as long.
@@ -47,9 +48,21 @@ pub(super) fn cut(shared: &Shared) -> Verdict {
     Verdict::Cut
 }
 
+/// What the script wants instead of reading on.
+pub(super) fn unread(shared: &Shared, operation: &str, number: Option<&str>) -> Option<Verdict> {
+    let kind = shared.script.lock().for_head(operation, number)?;
+    Some(if kind == Kind::RefuseStream { Verdict::Refuse } else { cut(shared) })
+}
+
 /// Each provider's dialect has paths of its own. `identity` is the serial number of the connection's client certificate.
 async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
     match request.uri().path() {
+        // Whoever only looks whether somebody is there.
+        "/" if request.method() == http::Method::GET => {
+            let mut page = Response::new(Full::from("There is nothing here.\n"));
+            *page.status_mut() = http::StatusCode::NOT_FOUND;
+            Verdict::Answer(page)
+        }
         "/gateway.do" => alipay::serve(shared, request).await,
         path if path.starts_with(alipay::v3::PATHS) => alipay::v3::serve(shared, request).await,
         path if wechat_v2::is_path(path) => wechat_v2::serve(shared, identity, request).await,
@@ -134,13 +147,16 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let identity = certificates.and_then(|chain| chain.first()).and_then(|certificate| serial_of(certificate));
     let cut = Arc::new(Notify::new());
     let cutting = cut.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let is_h2 = request.version() == http::Version::HTTP_2;
         let verdict = serve(shared.clone(), identity.clone(), request);
         let cut = cutting.clone();
         async move {
             match verdict.await {
-                Verdict::Answer(response) => Ok::<_, Infallible>(response),
-                Verdict::Cut => {
+                Verdict::Answer(response) => Ok(response),
+                // It becomes the reset's reason.
+                Verdict::Refuse if is_h2 => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
+                Verdict::Cut | Verdict::Refuse => {
                     cut.notify_one();
                     std::future::pending().await
                 }

@@ -28,7 +28,7 @@ use super::books::{Books, Id};
 use super::fault::{Fault, Kind, disturbed};
 use super::form::{Form, Mistake};
 use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut};
+use super::server::{LONGEST_BODY, Verdict, cut, unread};
 
 const FRONT: &str = "/gateway/api/frontTransReq.do";
 const APP: &str = "/gateway/api/appTransReq.do";
@@ -49,8 +49,8 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Ve
     };
     let path = parts.uri.path().to_owned();
     // What to cut is known from the body alone; nobody outside can tell that it was read.
-    if is_cut_unread(&shared, &path, &form) {
-        return cut(&shared);
+    if let Some(verdict) = left_unread(&shared, &path, &form) {
+        return verdict;
     }
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let work = tokio::spawn(async move { Exchange { shared, path, codec, form }.run().await });
@@ -95,11 +95,11 @@ fn object(body: &[u8]) -> Option<Form> {
     Some(form)
 }
 
-fn is_cut_unread(shared: &Shared, path: &str, form: &Form) -> bool {
+fn left_unread(shared: &Shared, path: &str, form: &Form) -> Option<Verdict> {
     let about = Transaction::of(path, form).map(|transaction| transaction.about(&shared.books.lock(), form));
     let operation = about.as_ref().map_or("", |about| about.operation);
     let number = about.and_then(|about| about.refund.or(about.order)).map(|(_, number)| number);
-    shared.script.lock().for_head(operation, number.as_deref())
+    unread(shared, operation, number.as_deref())
 }
 
 struct Exchange {

@@ -26,7 +26,7 @@ use super::Shared;
 use super::account::wechat_v2::Account;
 use super::fault::{Fault, Kind, disturbed};
 use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut};
+use super::server::{LONGEST_BODY, Verdict, cut, unread};
 
 /// Whether a path is one of this dialect's.
 pub(super) fn is_path(path: &str) -> bool {
@@ -40,8 +40,8 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request
     let Some(call) = Call::at(parts.uri.path()) else {
         return Verdict::Answer(Reply::page(404, "<html><body>404 Not Found</body></html>").sent());
     };
-    if shared.script.lock().for_head(call.operation(), None) {
-        return cut(&shared);
+    if let Some(verdict) = unread(&shared, call.operation(), None) {
+        return verdict;
     }
     let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
     // So says what stands before the platform: it knows no merchants yet.
@@ -59,8 +59,8 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request
     };
     // What to cut is known from the body alone; nobody outside can tell that it was read.
     let number = fields.get("out_refund_no").or_else(|| fields.get("out_trade_no"));
-    if shared.script.lock().for_head(call.operation(), number.map(String::as_str)) {
-        return cut(&shared);
+    if let Some(verdict) = unread(&shared, call.operation(), number.map(String::as_str)) {
+        return verdict;
     }
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let work = tokio::spawn(async move { Exchange { shared, identity, call, fields }.run().await });

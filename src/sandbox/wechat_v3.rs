@@ -27,7 +27,7 @@ use super::Shared;
 use super::account::wechat_v3::Account;
 use super::fault::{Fault, Kind, disturbed};
 use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut};
+use super::server::{LONGEST_BODY, Verdict, cut, unread};
 
 /// Serves one request; `identity` is the serial number of the client certificate of its connection.
 pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
@@ -35,9 +35,9 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request
     shared.books.lock().stats.requests += 1;
     let route = Route::of(&parts);
     if let Some(route) = &route
-        && shared.script.lock().for_head(route.operation(), route.number())
+        && let Some(verdict) = unread(&shared, route.operation(), route.number())
     {
-        return cut(&shared);
+        return verdict;
     }
     let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
     // A task of its own: what was read is executed, whether or not the other side still waits.

@@ -78,7 +78,13 @@ impl World {
             "unionpay-sm2" => SandboxProvider::UnionpaySm2,
             other => panic!("the sandbox does not stand in for {other} yet"),
         };
-        Self::with(Wishes { provider, ..Wishes::default() }).await
+        // One of them over HTTP/2, so that everything that is run over every provider is run over it too.
+        let is_h2 = matches!(provider, SandboxProvider::AlipayV3);
+        let edit: fn(&Path, SocketAddr) = if is_h2 { |conf, _| over_http2(conf, "main") } else { |_, _| {} };
+        let world = Self::with(Wishes { provider, edit, ..Wishes::default() }).await;
+        let said = world.probed().await;
+        assert_eq!(said.contains(", h2, "), is_h2, "{said}");
+        world
     }
 
     pub async fn with(wishes: Wishes) -> Self {
@@ -207,7 +213,20 @@ impl World {
         send(method, &url, &[], body.as_bytes()).await.unwrap().json()
     }
 
+    /// Waits until every channel's hosts were probed, so that no probe meets what is meant for payments.
+    pub async fn probed(&self) -> String {
+        let url = format!("http://{}/probes", self.gateway.admin);
+        until("the hosts are probed", || async {
+            // Where no gateway runs nobody probes.
+            let Ok(answer) = send("GET", &url, &[], b"").await else { return Ok(String::new()) };
+            let said = String::from_utf8(answer.body.to_vec()).unwrap();
+            if said.contains("under way") { Err(said) } else { Ok(said) }
+        })
+        .await
+    }
+
     pub async fn fault(&self, fault: Value) {
+        self.probed().await;
         let answer = self.control("POST", "/faults", fault).await;
         assert!(answer.is_array(), "{answer}");
     }
@@ -310,6 +329,13 @@ impl Drop for Gateway {
             let _ = process.wait();
         }
     }
+}
+
+/// Lets a channel speak HTTP/2.
+pub fn over_http2(conf: &Path, channel: &str) {
+    let file = conf.join("channels").join(format!("{channel}.toml"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("http2 = true\n{text}")).unwrap();
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -5,11 +5,25 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use crate::harness::{Wishes, World, order_of};
+use crate::harness::{Wishes, World, order_of, over_http2};
 
 #[tokio::test]
 async fn two_channels_with_one_serial_never_share_a_connection() {
-    let world = World::with(Wishes { channels: vec!["east", "west"], edit: same_serial, ..Wishes::default() }).await;
+    never_shared(same_serial).await;
+}
+
+#[tokio::test]
+async fn nor_do_they_over_http2() {
+    let said = never_shared(|conf, address| {
+        same_serial(conf, address);
+        ["east", "west"].iter().for_each(|channel| over_http2(conf, channel));
+    })
+    .await;
+    assert_eq!(said.matches(", h2, ").count(), 2, "{said}");
+}
+
+async fn never_shared(edit: fn(&Path, SocketAddr)) -> String {
+    let world = World::with(Wishes { channels: vec!["east", "west"], edit, ..Wishes::default() }).await;
     for round in 0..20 {
         for channel in ["east", "west"] {
             let order = format!("{channel}-{round}");
@@ -23,6 +37,7 @@ async fn two_channels_with_one_serial_never_share_a_connection() {
     assert_eq!(stats["wrong_identities"], 0, "{stats}");
     let handshakes = stats["handshakes"].as_u64().unwrap();
     assert!((2..40).contains(&handshakes), "connections were kept, each for its own channel: {stats}");
+    world.probed().await
 }
 
 /// Gives `west` a certificate with the serial number of `east`'s, over its own key.

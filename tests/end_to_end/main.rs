@@ -13,6 +13,7 @@ mod double;
 mod full_disk;
 mod graceful;
 mod harness;
+mod hosts;
 mod identities;
 mod judges;
 mod load;

@@ -21,7 +21,7 @@ use crate::sandbox::account::alipay::Account;
 use crate::sandbox::fault::Kind;
 use crate::sandbox::form::Form;
 use crate::sandbox::keys::random_text;
-use crate::sandbox::server::{LONGEST_BODY, Verdict, cut};
+use crate::sandbox::server::{LONGEST_BODY, Verdict, cut, unread};
 
 /// How every path of it begins.
 pub(in crate::sandbox) const PATHS: &str = "/v3/alipay/";
@@ -33,16 +33,16 @@ pub(in crate::sandbox) async fn serve(shared: Arc<Shared>, request: Request<Inco
     shared.books.lock().stats.requests += 1;
     let method = method(&parts);
     let operation = method.map_or("", Method::operation);
-    if shared.script.lock().for_head(operation, None) {
-        return cut(&shared);
+    if let Some(verdict) = unread(&shared, operation, None) {
+        return verdict;
     }
     let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
     let body = body.to_bytes();
     // What to cut is often known from the body alone; nobody outside can tell that it was read.
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    if shared.script.lock().for_head(operation, number) {
-        return cut(&shared);
+    if let Some(verdict) = unread(&shared, operation, number) {
+        return verdict;
     }
     // A task of its own: what was read is executed, whether or not the other side still waits.
     let work = tokio::spawn(async move { run(shared, method, &parts, &body).await });

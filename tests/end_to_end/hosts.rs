@@ -1,0 +1,209 @@
+//! Hosts: what is wrong with one is seen before a payment meets it, HTTP/2 keeps the money rules, and a provider that hangs
+//! holds up nobody else.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::harness::{SHOP, Wishes, World, ask, order_of, over_http2, until};
+
+/// Edits a channel's file.
+fn edit(conf: &Path, channel: &str, from: &str, to: &str) {
+    let file = conf.join("channels").join(format!("{channel}.toml"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Certificate and key that no authority of the sandbox's ever saw.
+fn strange(conf: &Path, name: &str) {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::new(vec!["stranger.example.com".to_owned()]).unwrap();
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = parameters.self_signed(&key).unwrap();
+    std::fs::write(conf.join(format!("channels/{name}_cert.pem")), certificate.pem()).unwrap();
+    std::fs::write(conf.join(format!("channels/{name}_key.pem")), key.serialize_pem()).unwrap();
+}
+
+const OWN: &str = "cert = \"main/apiclient_cert.pem\"\nkey = \"main/apiclient_key.pem\"";
+const STRANGE: &str = "cert = \"strange_cert.pem\"\nkey = \"strange_key.pem\"";
+
+fn with_strange_identity(conf: &Path, _: SocketAddr) {
+    strange(conf, "strange");
+    edit(conf, "main", OWN, STRANGE);
+}
+
+async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let Output { status, stdout, stderr } =
+        command.args(["check", "--conf"]).arg(conf).args(arguments).output().await.unwrap();
+    let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code().unwrap(), said)
+}
+
+/// What the running gateway says of the channel, over the admin port and as a metric; and what `check --probe` says.
+async fn seen(world: &World, reached: i64, words: &str) -> String {
+    let said = world.probed().await;
+    assert!(said.contains(words), "{said}");
+    let metrics = world.metrics().await;
+    let gauge = metrics.lines().find(|line| line.starts_with("tollgate_channel_probe{channel=\"main\"")).unwrap();
+    assert!(gauge.ends_with(&format!(" {reached}")), "{gauge}");
+    let (code, said) = check(world.conf(), &["--probe"]).await;
+    assert!(said.contains(words), "{said}");
+    assert_eq!(i64::from(code), 1 - reached, "{said}");
+    let (code, said) = check(world.conf(), &[]).await;
+    assert_eq!(code, 0, "without the network nothing is wrong: {said}");
+    world.log()
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
+    let world = World::with(Wishes { edit: with_strange_identity, ..Wishes::default() }).await;
+    let log = seen(&world, 0, "our client certificate was refused").await;
+    assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
+    assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0, "nothing was asked of the provider");
+
+    let reload = async |from: &str, to: &str| {
+        edit(world.conf(), "main", from, to);
+        let answer = world.reload().await;
+        assert_eq!(answer.status, 200, "{:?}", answer.body);
+    };
+    reload(STRANGE, OWN).await;
+    seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
+
+    let address = world.sandbox.address();
+    reload("ca = \"main/ca.pem\"", "ca = \"strange_cert.pem\"").await;
+    seen(&world, 0, "the certificate of the host is not trusted").await;
+    reload("ca = \"strange_cert.pem\"", "ca = \"main/ca.pem\"").await;
+
+    let closed = crate::harness::free_address();
+    reload(&address.to_string(), &closed.to_string()).await;
+    let log = seen(&world, 0, &format!("{closed}: connection refused")).await;
+    assert!(log.contains("a payment would not get through: connection refused"), "{log}");
+
+    // The name server's trouble is not the operator's: it is told, and the generation comes into force all the same.
+    reload(&closed.to_string(), "nowhere.invalid:8443").await;
+    let log = seen(&world, 0, "nowhere.invalid:8443: name not found").await;
+    assert!(log.contains("a payment would not get through: name not found"), "{log}");
+    reload("nowhere.invalid:8443", &address.to_string()).await;
+    seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
+    let metrics = world.metrics().await;
+    assert_eq!(metrics.matches("tollgate_channel_probe{").count(), 1, "what is gone is not told any more: {metrics}");
+    let known = format!("tollgate_upstream_addresses{{channel=\"main\",host=\"{address}\",state=\"known\"}} 1");
+    assert!(metrics.contains(&known), "{metrics}");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+}
+
+#[tokio::test]
+async fn over_http2_a_refused_certificate_is_seen_too() {
+    let edit: fn(&Path, SocketAddr) = |conf, address| {
+        with_strange_identity(conf, address);
+        over_http2(conf, "main");
+    };
+    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    seen(&world, 0, "our client certificate was refused").await;
+}
+
+#[tokio::test]
+async fn over_http2_a_refused_stream_is_tried_again_and_an_unclear_one_never() {
+    let edit: fn(&Path, SocketAddr) = |conf, _| over_http2(conf, "main");
+    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    assert!(world.probed().await.contains(", h2, "));
+    world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 2})).await;
+    let answer = world.create("o-1", "k-1").await;
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&json!(1), &json!(1)), "{seen}");
+    assert_eq!(world.control("GET", "/faults", Value::Null).await, json!([]), "both were refused");
+
+    world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 3})).await;
+    let answer = world.create("o-2", "k-2").await;
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("not_sent")), "{:?}", answer.body);
+    let again = world.create("o-2", "k-2").await;
+    assert_eq!((again.status, again.is_replayed()), (201, false), "{:?}", again.body);
+
+    for fault in ["cut_unread", "cut_before", "cut_after"] {
+        let order = fault.replace('_', "-");
+        world.fault(json!({"operation": "create", "fault": fault, "number": World::number(&order)})).await;
+        let answer = world.create(&order, &order).await;
+        assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{fault}: {:?}", answer.body);
+        until(&format!("{fault} is known"), || async {
+            let payment = world.payment(&order).await;
+            (payment["status"] != "unknown").then_some(()).ok_or(payment)
+        })
+        .await;
+        world.create(&order, &order).await;
+        let arrivals = world.seen(&order).await["arrivals"]["create"].as_u64().unwrap_or(0);
+        assert_eq!(arrivals, u64::from(fault != "cut_unread"), "{fault}");
+    }
+}
+
+/// How many payments hang, and how many others are made meanwhile.
+const HUNG: usize = 64;
+const OTHERS: usize = 200;
+
+#[tokio::test]
+async fn a_provider_that_hangs_holds_up_nobody_else() {
+    let patient: fn(&Path, SocketAddr) = |conf, _| {
+        let usual = "timeouts = { connect = \"1s\", read = \"2s\", write = \"2s\", total = \"5s\" }";
+        let patient = "timeouts = { connect = \"1s\", read = \"120s\", write = \"2s\", total = \"120s\" }";
+        edit(conf, "hung", usual, patient);
+    };
+    let world = World::with(Wishes { channels: vec!["main", "hung"], edit: patient, ..Wishes::default() }).await;
+    let alone = pay(&world, "alone").await;
+
+    let account = std::fs::read_to_string(world.conf().join("channels/hung.toml")).unwrap();
+    let mchid = account.lines().find_map(|line| line.strip_prefix("mchid = ")).unwrap().trim_matches('"').to_owned();
+    let hang =
+        json!({"operation": "create", "fault": "delay_before", "delay_ms": 120_000, "mchid": mchid, "times": HUNG});
+    world.fault(hang).await;
+    let listen = world.gateway.listen;
+    let hung: Vec<_> = (0..HUNG)
+        .map(|number| {
+            tokio::spawn(async move {
+                let mut order = order_of(&format!("hung-{number}"));
+                order["channel"] = "hung".into();
+                ask(listen, &SHOP, "POST", "/v1/payments", Some(&format!("hung-{number}")), &order).await
+            })
+        })
+        .collect();
+    until("all of them hang", || async {
+        let faults = world.control("GET", "/faults", Value::Null).await;
+        (faults == json!([])).then_some(()).ok_or(faults)
+    })
+    .await;
+
+    let beside = pay(&world, "beside").await;
+    assert!(hung.iter().all(|payment| !payment.is_finished()), "they were open all the time");
+    println!("{OTHERS} payments, p50 and p99: alone {alone:?}, beside {HUNG} that hang {beside:?}");
+    hung.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Makes payments from eight clients, all of which must work; gives the median and the 99th percentile.
+async fn pay(world: &World, name: &str) -> (Duration, Duration) {
+    let listen = world.gateway.listen;
+    let clients = (0..8).map(|client| {
+        let name = format!("{name}-{client}");
+        tokio::spawn(async move {
+            let mut took = Vec::new();
+            for number in 0..OTHERS / 8 {
+                let (order, started) = (format!("{name}-{number}"), Instant::now());
+                let answer = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+                assert_eq!(answer.status, 201, "{order}: {:?}", answer.body);
+                took.push(started.elapsed());
+            }
+            took
+        })
+    });
+    let mut took: Vec<_> = Vec::new();
+    for client in clients.collect::<Vec<_>>() {
+        took.extend(client.await.unwrap());
+    }
+    took.sort_unstable();
+    (took[took.len() / 2], took[took.len() * 99 / 100])
+}
