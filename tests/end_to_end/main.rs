@@ -22,6 +22,7 @@ mod notifications;
 mod once;
 mod payer;
 mod payments;
+mod queue;
 mod receiver;
 mod redis;
 mod reload;
