@@ -16,8 +16,13 @@ impl Places {
         Self { limit, tasks: JoinSet::new(), numbers: HashMap::new() }
     }
 
+    /// How many have no one.
+    pub(crate) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.tasks.len())
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.tasks.len() >= self.limit
+        self.free() == 0
     }
 
     /// Has it done, unless no place is free or the same is being done.

@@ -22,7 +22,8 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
     loop {
         // Taking is writing.
         if gateway.ledger.is_healthy() && !places.is_full() {
-            for claim in gateway.ledger.due_errands(clock::now(), AT_ONCE).await {
+            // No more than are made at once: what one gateway has found is not given to another for a while.
+            for claim in gateway.ledger.due_errands(clock::now(), places.free()).await {
                 let (gateway, here, inside) = (Arc::clone(&gateway), Arc::clone(&here), in_flight.enter());
                 places.ask(claim.into(), async move {
                     take(&gateway, claim, &here).await;
