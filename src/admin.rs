@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use jiff::Timestamp;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
@@ -107,10 +108,9 @@ impl Admin {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
             METRICS.deliveries_waiting.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
-            let age = waiting.oldest_unknown.map(|since| clock::now().duration_since(since));
-            METRICS
-                .unknown_oldest_seconds
-                .set(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default().as_secs_f64());
+            METRICS.unknown_oldest_seconds.set(seconds_since(waiting.oldest_unknown));
+            METRICS.queue_waiting.set(i64::try_from(waiting.errands).unwrap_or(i64::MAX));
+            METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_errand));
         }
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         self.probes.tell(&self.gateway.current.load());
@@ -136,6 +136,12 @@ impl Admin {
             }
         }
     }
+}
+
+/// None when there is none.
+fn seconds_since(since: Option<Timestamp>) -> f64 {
+    let age = since.and_then(|since| Duration::try_from(clock::now().duration_since(since)).ok());
+    age.unwrap_or_default().as_secs_f64()
 }
 
 const JSON: &str = "application/json";

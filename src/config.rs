@@ -101,8 +101,8 @@ pub struct CertificateEnd {
     pub not_after: i64,
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep`, `admin_token`, `revert_if` and `webhook_allow`
-/// needs a restart to change.
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep`, `queue`, `admin_token`, `revert_if` and
+/// `webhook_allow` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -123,6 +123,8 @@ pub struct Process {
     pub reserve: u64,
     /// How long the ledger keeps what has come to its end.
     pub keep: Keep,
+    /// What waits to be made later.
+    pub queue: Queue,
     /// Where nonces are remembered.
     pub cache: CacheKind,
     /// The log's filter, as in `info` or `tollgate=debug`.
@@ -148,6 +150,21 @@ pub struct RevertIf {
     pub error_percentage: u32,
     /// So many breakers of changed channels that opened are too many.
     pub breaker_trips: u64,
+}
+
+/// What is accepted to be made later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// So many may wait; beyond, nothing is accepted.
+    pub limit: u64,
+    /// What provably could not be sent for so long is given up.
+    pub give_up: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { limit: 10_000, give_up: Duration::from_hours(1) }
+    }
 }
 
 /// Where a ledger lies.

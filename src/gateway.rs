@@ -4,6 +4,7 @@ mod bills;
 mod close;
 mod double;
 mod form;
+mod later;
 mod pay;
 mod query;
 mod refund;
@@ -23,12 +24,13 @@ use crate::access::{Access, Denied, Head, Limits};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
-use crate::ledger::{Answer, Claimed, Exchanged, Ledger, LedgerError, MoneyState, Payment, Record, Refund};
+use crate::ledger::{Answer, Claimed, Exchanged, Ledger, LedgerError, MoneyState, Payment, Record, Refund, Turn};
 use crate::notify;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
 pub(crate) use double::settle as settle_double;
+pub(crate) use later::make;
 pub(crate) use query::{order, question};
 
 /// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.
@@ -82,6 +84,21 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// How long the caller waits, from when.
     pub(crate) waits: (Duration, Instant),
+}
+
+/// Under what a claim is made: which configuration, for which request, and how long whoever asked waits.
+pub(crate) struct Making {
+    snapshot: Arc<Snapshot>,
+    request_id: String,
+    waits: (Duration, Instant),
+}
+
+impl Making {
+    /// How long the caller still waits; at most what a channel allows.
+    fn patience(&self) -> Duration {
+        let (waits, since) = self.waits;
+        waits.saturating_sub(since.elapsed())
+    }
 }
 
 impl Gateway {
@@ -148,12 +165,13 @@ impl Gateway {
     /// Sends what was claimed, if the claim is this process's still: another may be finding out already what became of it.
     async fn execute(
         &self,
+        turn: Turn,
         channel: &Arc<Channel>,
         what: &Operation,
         limit: Duration,
         evidence: &mut Vec<Exchanged>,
     ) -> Result<Outcome, Error> {
-        match self.ledger.may_send() {
+        match self.ledger.may_send(turn) {
             Ok(()) => self.exchanger.ask(channel, what, limit, evidence).await,
             Err(error) => Err(Error::NotSent(error.to_string())),
         }
@@ -219,20 +237,17 @@ impl Gateway {
 }
 
 impl Asked {
-    /// How long the caller still waits; at most what a channel allows.
-    pub(crate) fn patience(&self) -> Duration {
-        let (waits, since) = self.waits;
-        waits.saturating_sub(since.elapsed())
-    }
-
-    pub(crate) fn request_id(&self) -> &str {
-        &self.incoming.request_id
+    fn making(&self) -> Making {
+        let request_id = self.incoming.request_id.clone();
+        Making { snapshot: Arc::clone(&self.snapshot), request_id, waits: self.waits }
     }
 }
 
+/// More than any channel allows.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// The caller's own limit, `x-tollgate-timeout: 1.5s`.
 fn waits(headers: &HeaderMap) -> Result<Duration, Problem> {
-    const LONGEST: Duration = Duration::from_secs(60);
     let Some(value) = headers.get("x-tollgate-timeout") else { return Ok(LONGEST) };
     let wanted = value.to_str().ok().and_then(duration).filter(|wanted| !wanted.is_zero());
     let detail = "`x-tollgate-timeout` must be a time with its unit, as in 1.5s or 800ms.";
@@ -292,7 +307,7 @@ fn replayed(mut response: Response<Bytes>) -> Response<Bytes> {
     response
 }
 
-/// What is said to a claim that must not run; `done` is the status of a success of this operation.
+/// What is said to a claim that must not run here and now; `done` is the status of a success of this operation.
 fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Result<Response<Bytes>, Problem> {
     let other = |code, detail: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, Retryable::NewKey, detail);
     Err(match claimed {
@@ -302,6 +317,9 @@ fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Result<Respons
             let code = if *status == Status::Unknown { StatusCode::ACCEPTED } else { done };
             return Ok(replayed(json(code, &record)));
         }
+        Claimed::Accepted(record) => return Ok(later::applied(json(StatusCode::ACCEPTED, &record))),
+        Claimed::Waiting(record) => return Ok(later::applied(replayed(json(StatusCode::ACCEPTED, &record)))),
+        Claimed::Full => Problem::queue_full(),
         Claimed::Running => Problem::running(),
         Claimed::OtherRequest => {
             other("key_reused", "This `Idempotency-Key` was used for another request. Use a new key for a new request.")

@@ -38,14 +38,17 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use self::about::About;
+use self::claims::{Later, errands};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
 use self::held::Held;
+pub(crate) use self::held::Turn;
 pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
 pub use self::purge::Purge;
 pub use self::records::*;
 pub use self::retention::Keep;
+pub(crate) use self::rows::Id as ClaimId;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
@@ -89,10 +92,10 @@ impl Ledger {
         let about = About::claim(&key, &intent);
         let room = self.engine.room();
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let mut claimed = claims::claim(tx, &key, intent, now)?;
+            let mut claimed = claims::claim(tx, &key, intent, None, now)?;
             if let Claimed::Run(ticket) = &mut claimed {
                 room?;
-                ticket.held = Held::new(ledger, ticket.claim);
+                ticket.held = Held::new(ledger, ticket.turn);
             }
             Ok(claimed)
         };
@@ -103,20 +106,68 @@ impl Ledger {
         Ok(claimed)
     }
 
+    /// As [`claim`](Self::claim) for what nobody waits for: [`Claimed::Accepted`] means that it is durable and will be made,
+    /// once, by whoever takes it. While `most` wait already, nothing new is accepted.
+    pub async fn accept(
+        &self,
+        key: ClaimKey,
+        intent: Intent,
+        body: String,
+        most: u64,
+        now: Timestamp,
+    ) -> Result<Claimed, LedgerError> {
+        let later = Later { body, is_full: self.engine.errands(most).await? >= most };
+        let about = About::claim(&key, &intent);
+        let room = self.engine.room();
+        let work = move |tx: &mut transaction::Transaction<'_>| {
+            let claimed = claims::claim(tx, &key, intent, Some(later), now)?;
+            if matches!(claimed, Claimed::Accepted(_)) {
+                room?;
+            }
+            Ok(claimed)
+        };
+        self.engine.write(Durable, about, work).await
+    }
+
+    /// What was accepted and is due to be made, the longest due first. What one process was given is not given to another
+    /// for a while.
+    pub(crate) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<ClaimId> {
+        self.engine.due_errands(now, limit).await
+    }
+
+    /// The right to make what was accepted, durable when it is given. `None`: somebody else has it, or nothing is left to be
+    /// done. A [`release`](Self::release) puts it back, to be due a while later; the rest is as with [`claim`](Self::claim).
+    pub(crate) async fn take(&self, claim: ClaimId, by: &str, now: Timestamp) -> Result<Option<Ticket>, LedgerError> {
+        let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.room());
+        let work = move |tx: &mut transaction::Transaction<'_>| {
+            room?;
+            let mut taken = errands::take(tx, claim, &by, now)?;
+            if let Some(ticket) = &mut taken {
+                ticket.held = Held::new(ledger, ticket.turn);
+            }
+            Ok(taken)
+        };
+        let mut taken = self.engine.write(Durable, About::Claim(claim), work).await?;
+        if let Some(ticket) = &mut taken {
+            ticket.held.reached_caller();
+        }
+        Ok(taken)
+    }
+
     /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
     pub async fn moved_to(&self, ticket: &mut Ticket, to: Destination, now: Timestamp) -> Result<Payment, LedgerError> {
-        let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
+        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, claim, to, evidence, now)).await
+        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, turn, to, evidence, now)).await
     }
 
-    /// Gives the claim back, because provably nothing was sent: it is as if it had never been made. If something was
-    /// heard of the payment or refund meanwhile, it stays and the provider is asked.
+    /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
+    /// was heard of the payment or refund meanwhile, it stays and the provider is asked.
     pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
-        let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
+        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::release(tx, claim, evidence, clock::now())).await?;
+        self.engine.write(Durable, about, move |tx| claims::release(tx, turn, evidence, clock::now())).await?;
         ticket.held.done();
         Ok(())
     }
@@ -133,9 +184,9 @@ impl Ledger {
         now: Timestamp,
         answer: impl FnOnce(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
-        let (claim, about) = (ticket.claim, About::subject(&ticket.subject));
+        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let heard = Heard { news, evidence: std::mem::take(&mut ticket.evidence) };
-        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, claim, heard, now, answer);
+        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard, now, answer);
         let settled = self.engine.write(Applied, about, work).await?;
         ticket.held.done();
         Ok(settled)
@@ -163,6 +214,12 @@ impl Ledger {
     pub async fn note(&self, subject: &Subject, notes: Vec<What>, now: Timestamp) -> Result<(), LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
         self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes, now)).await
+    }
+
+    /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is.
+    pub async fn ask_person(&self, subject: &Subject, why: &str, now: Timestamp) -> Result<(), LedgerError> {
+        let (about, subject, why) = (About::subject(subject), subject.clone(), why.to_owned());
+        self.engine.write(Durable, about, move |tx| changes::ask_person(tx, &subject, why, now)).await
     }
 
     /// A payment as it stands, and everything that is known to have happened to it.
@@ -203,8 +260,8 @@ impl Ledger {
     }
 
     /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing
-    /// happens when the search has ended.
-    pub async fn searched(&self, subject: &Subject, search: Option<Search>) -> Result<(), LedgerError> {
+    /// happens, and false is told, when the search has ended.
+    pub async fn searched(&self, subject: &Subject, search: Option<Search>) -> Result<bool, LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
         self.engine.write(Durable, about, move |tx| searches::searched(tx, &subject, search)).await
     }
@@ -270,10 +327,11 @@ impl Ledger {
         self.engine.room()
     }
 
-    /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break.
+    /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break
+    /// since the ticket was given.
     /// Asked last before sending; an error means that another process may be finding out already what became of it.
-    pub fn may_send(&self) -> Result<(), LedgerError> {
-        self.engine.may_send()
+    pub(crate) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
+        self.engine.may_send(turn)
     }
 
     /// Whether it can write. Embedded, false for good once a commit or sync failed, or until there is room again on a disk that

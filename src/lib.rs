@@ -22,7 +22,8 @@
 //! and later  delivery: due ▶ sign ▶ send ▶ delivered | again
 //! ```
 //!
-//! What ended unclear is found out by `resolve`, which asks providers until it knows.
+//! What ended unclear is found out by `resolve`, which asks providers until it knows. What nobody waits for (`prefer:
+//! respond-async`) is claimed as accepted, and `queue` goes the same way from the routing on, on any machine.
 
 pub mod access;
 pub mod admin;
@@ -42,9 +43,11 @@ pub mod keys;
 pub mod ledger;
 mod notify;
 mod pem;
+mod places;
 pub mod probe;
 pub mod problem;
 pub mod proxy;
+mod queue;
 pub mod resolve;
 pub mod retention;
 pub mod routing;

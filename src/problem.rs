@@ -83,6 +83,15 @@ impl Problem {
         }
     }
 
+    /// 503: so much waits already that nothing more is accepted to be made later.
+    pub fn queue_full() -> Self {
+        let detail = "Nothing was accepted or sent, because the queue is full. Send the same request again with the same key later, or without `prefer: respond-async`.";
+        Self {
+            retry_after: Some(5),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+        }
+    }
+
     /// 503: the ledger cannot promise to remember, so nothing is sent.
     pub fn ledger(error: &LedgerError) -> Self {
         tracing::error!(%error, "the ledger refused");

@@ -38,14 +38,16 @@ impl InFlight {
         self.0.load(Ordering::Acquire)
     }
 
-    fn enter(&self) -> Inside {
+    /// Counts one more until what is given is dropped.
+    pub(crate) fn enter(&self) -> Inside {
         self.0.fetch_add(1, Ordering::AcqRel);
         METRICS.requests_in_flight.inc();
         Inside(Arc::clone(&self.0))
     }
 }
 
-struct Inside(Arc<AtomicUsize>);
+/// One of them.
+pub(crate) struct Inside(Arc<AtomicUsize>);
 
 impl Drop for Inside {
     fn drop(&mut self) {

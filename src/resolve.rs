@@ -8,7 +8,6 @@
 //! nothing at all: it may come to life when the payer scans it.
 
 mod next;
-mod places;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +19,22 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use self::next::{FIRST_PAUSE, Manners, Next, after, doubled};
-use self::places::{PLACES, Places};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question, settle_double};
 use crate::ledger::{Exchanged, Heard, LedgerError, News, Payment, Record, Search, Subject, What};
+use crate::places::Places;
 use crate::telemetry::METRICS;
 
+/// So many at once, so that a provider that comes back is not drowned.
+const PLACES: usize = 16;
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
 
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
-    let mut places = Places::default();
+    let mut places = Places::new(PLACES);
     loop {
         // What cannot be written down would be asked again and again.
         if gateway.ledger.is_healthy() && !places.is_full() {
@@ -124,7 +125,8 @@ async fn ask(
     };
     // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted.
     let marked = Search { closing: true, ..search.clone() };
-    if gateway.ledger.searched(&subject, Some(marked)).await.is_err() {
+    // What it was about may be over, or be given up and on its way anew.
+    if !matches!(gateway.ledger.searched(&subject, Some(marked)).await, Ok(true)) {
         return (subject, Answered { result: Ok(outcome), is_close: false });
     }
     (subject, Answered { result: put(gateway, channel, &close, evidence).await, is_close: true })
@@ -179,13 +181,13 @@ async fn write(
     match next {
         Next::Known => tracing::info!(order_id, "the outcome is known"),
         Next::NeverHappened => drop(ledger.apply(subject, News::NeverHappened, now).await?),
-        Next::Enough => ledger.searched(subject, None).await?,
+        Next::Enough => drop(ledger.searched(subject, None).await?),
         Next::Again(search) => {
             if search.needs_person && !search_of(record).is_some_and(|before| before.needs_person) {
                 METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
                 let why = "the outcome stays unknown: a person must look at it";
                 tracing::error!(order_id, why);
-                ledger.note(subject, vec![What::NeedsPerson { why: why.to_owned() }], now).await?;
+                ledger.ask_person(subject, why, now).await?;
             }
             ledger.searched(subject, Some(search)).await?;
         }

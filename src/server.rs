@@ -29,7 +29,7 @@ use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
-use crate::{clock, delivery, resolve, retention, telemetry};
+use crate::{clock, delivery, queue, resolve, retention, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -156,6 +156,8 @@ impl Bound {
         ));
         let resolver = Arc::clone(&gateway);
         server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
+        let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());
+        server.add_service(background_service("queue", Task::new(move |stop| queue::run(worker, inside, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());

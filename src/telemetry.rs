@@ -48,6 +48,12 @@ pub struct Metrics {
     pub needs_person_total: IntCounterVec,
     /// Payments for which money was found on a channel that they had gone away from, by that channel.
     pub double_payments_total: IntCounterVec,
+    /// What was accepted to be made later and waits.
+    pub queue_waiting: IntGauge,
+    /// Seconds since the oldest of it was accepted.
+    pub queue_oldest_seconds: Gauge,
+    /// What came to the queue and what became of it: accepted, full, made, put_back, given_up.
+    pub queue_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered.
@@ -184,6 +190,16 @@ impl Metrics {
                 IntCounterVec,
                 Opts::new("double_payments_total", "Payments with money on a channel that they had gone away from"),
                 &["channel"]
+            ),
+            queue_waiting: add!(IntGauge, Opts::new("queue_waiting", "What was accepted to be made later and waits")),
+            queue_oldest_seconds: add!(
+                Gauge,
+                Opts::new("queue_oldest_seconds", "Seconds since the oldest of what waits in the queue was accepted")
+            ),
+            queue_total: add_vec!(
+                IntCounterVec,
+                Opts::new("queue_total", "What came to the queue, and what became of it"),
+                &["operation", "result"]
             ),
             notifications_total: add_vec!(
                 IntCounterVec,

@@ -43,6 +43,7 @@ fn snapshot() -> Snapshot {
         ledger: LedgerPlace::Embedded(PathBuf::new()),
         reserve: 0,
         keep: Keep::default(),
+        queue: Default::default(),
         cache: CacheKind::Memory,
         log: String::new(),
         drain: std::time::Duration::ZERO,

@@ -37,6 +37,7 @@ pub(super) struct Report {
     payments: usize,
     requests: u64,
     hung_up: u64,
+    left: u64,
     faults: BTreeMap<&'static str, u64>,
     methods: BTreeMap<&'static str, u64>,
     statuses: BTreeMap<String, u64>,
@@ -80,6 +81,7 @@ impl Report {
             payments: stories.len(),
             requests: stories.iter().map(|story| story.requests).sum(),
             hung_up: stories.iter().map(|story| story.hung_up).sum(),
+            left: stories.iter().map(|story| story.left).sum(),
             faults: BTreeMap::new(),
             methods: BTreeMap::new(),
             statuses: BTreeMap::new(),
@@ -133,7 +135,10 @@ impl Report {
             "payments",
             format!("{} in {:.1} s ({rate:.0}/s): {}", self.payments, took.as_secs_f64(), named(&self.methods)),
         );
-        line("requests of clients", format!("{}, hung up {}", self.requests, self.hung_up));
+        line(
+            "requests of clients",
+            format!("{}, hung up {}, left to the queue {}", self.requests, self.hung_up, self.left),
+        );
         line("faults at the providers", named(&self.faults));
         for (whom, counts) in disturbed {
             line(whom, named(counts));
@@ -158,11 +163,13 @@ impl Report {
 const NOT_PAID: &str = "told succeeded, but not paid";
 const NO_EVENT: &str = "paid, but no event";
 const UNKNOWN: &str = "still unknown";
+const NOT_MADE: &str = "accepted, but not made";
 const NOT_TOLD: &str = "paid, but not told succeeded";
 const REFUND: &str = "a refund in two states";
-const WRONG: [(&str, &str); 5] = [
+const WRONG: [(&str, &str); 6] = [
     ("told succeeded but not paid", NOT_PAID),
     ("paid but not told so", NOT_TOLD),
+    ("accepted but not made", NOT_MADE),
     ("paid but no event", NO_EVENT),
     ("still unknown", UNKNOWN),
     ("refunds in two states", REFUND),
@@ -220,6 +227,9 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     }
     if verdict.status == "unknown" {
         verdict.open.push(UNKNOWN);
+    }
+    if verdict.status == "pending" && payment["money_state"] == "not_sent" {
+        verdict.open.push(NOT_MADE);
     }
     if status == 404 && story.told.iter().any(|(code, _)| *code < 400) {
         verdict.wrong.push("the gateway told of it and does not know it".to_owned());

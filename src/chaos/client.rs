@@ -22,6 +22,8 @@ pub(super) struct Story {
     pub(super) faults: Vec<&'static str>,
     /// Requests that the client sent for it.
     pub(super) requests: u64,
+    /// What it did not wait for, but left to the queue.
+    pub(super) left: u64,
     /// Those that were given up on purpose while they were served.
     pub(super) hung_up: u64,
     /// What the client was told of the payment, each answer's status and body.
@@ -42,8 +44,11 @@ pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Stor
     let mut life = Life { world, random, story, door };
     life.maybe_fault("create", &number(&order), 0.35).await;
     let body = order_of(&order, amount, way);
-    let Some((status, payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
+    let Some((status, mut payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
     life.story.told.push((status, payment.clone()));
+    if payment["money_state"] == "not_sent" {
+        payment = life.until_made().await;
+    }
     // Only with what the provider gave for the payer's device can anybody pay.
     let can_pay = !payment["action"].is_null();
     match life.random.random_range(0..100) {
@@ -115,6 +120,22 @@ impl Life<'_> {
         false
     }
 
+    /// What was left to the queue is made by whichever gateway takes it.
+    async fn until_made(&mut self) -> Value {
+        let end = Instant::now() + PATIENCE;
+        let path = format!("/v1/payments/{}", self.story.order);
+        while Instant::now() < end {
+            match self.world.ask(self.door, "GET", &path, None, &Value::Null).await {
+                Ok((200, payment)) if payment["money_state"] != "not_sent" => return payment,
+                Ok((200, _)) => {}
+                _ => self.door += 1,
+            }
+            self.pause(200).await;
+        }
+        self.story.wrong.push("it was accepted and not made".to_owned());
+        Value::Null
+    }
+
     async fn refund(&mut self) {
         let order = self.story.order.clone();
         let amount = self.random.random_range(1..=self.story.amount);
@@ -125,12 +146,16 @@ impl Life<'_> {
         self.story.refunds.push((name, amount, told.map(|(status, _)| status)));
     }
 
-    /// Sends the same request until an answer says what became of it: now and then twice at once, now and then hanging up.
+    /// Sends the same request until an answer says what became of it: now and then twice at once, now and then hanging up,
+    /// now and then leaving it to the queue.
     async fn insist(&mut self, path: &str, what: &str, body: &Value) -> Option<(u16, Value)> {
         let key = format!("{what}-{}", self.story.order);
+        let later = self.random.random_bool(0.3).then_some("respond-async");
+        self.story.left += u64::from(later.is_some());
+        let more = [("idempotency-key", Some(key.as_str())), ("prefer", later)];
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            let asked = self.world.ask(self.door, "POST", path, Some(&key), body);
+            let asked = self.world.ask_with(self.door, "POST", path, &more, body);
             let answer = match self.random.random_range(0..10) {
                 0 => {
                     let wait = Duration::from_millis(self.random.random_range(0..40));
@@ -143,7 +168,7 @@ impl Life<'_> {
                 1 | 2 => {
                     self.story.requests += 2;
                     let also = self.random.random_range(0..self.world.gateways.len());
-                    let (one, other) = tokio::join!(asked, self.world.ask(also, "POST", path, Some(&key), body));
+                    let (one, other) = tokio::join!(asked, self.world.ask_with(also, "POST", path, &more, body));
                     if is_definite(&one) { one } else { other }
                 }
                 _ => {

@@ -128,12 +128,24 @@ impl World {
         key: Option<&str>,
         body: &Value,
     ) -> Result<(u16, Value), String> {
+        self.ask_with(door, method, target, &[("idempotency-key", key)], body).await
+    }
+
+    /// As [`ask`](Self::ask), with these headers where they have a value.
+    pub(super) async fn ask_with(
+        &self,
+        door: usize,
+        method: &str,
+        target: &str,
+        more: &[(&'static str, Option<&str>)],
+        body: &Value,
+    ) -> Result<(u16, Value), String> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let stamp = stamp();
         let secret = self.secret.as_bytes();
         let with = Credentials { key_id: KEY, secret, created: stamp.unix_time, nonce: &stamp.nonce };
         let mut headers = plain(&with, method, target, body.as_bytes());
-        headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
+        headers.extend(more.iter().filter_map(|(name, value)| value.map(|value| (*name, value.to_owned()))));
         let gateway = &self.gateways[door % self.gateways.len()];
         let called = tokio::time::timeout(PATIENCE, call(gateway.address, method, target, &headers, body)).await;
         called.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))

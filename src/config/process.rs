@@ -14,7 +14,7 @@ use super::identity::{self, Now};
 use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Process, RevertIf, ServerTls, Token, token};
+use super::{CertificateEnd, Process, Queue, RevertIf, ServerTls, Token, token};
 use crate::cache::{CacheKind, RedisUrl};
 
 /// Every kind of cache, in the order in which they are told.
@@ -54,6 +54,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let LedgerSection { place: ledger, reserve, keep } = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let cache = cache(source, root.section("cache"), is_sandbox);
+    let queue = root.section("queue").map_or(Queue::default(), queue);
     let log = log(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
@@ -72,6 +73,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         ledger,
         reserve,
         keep,
+        queue,
         cache,
         log,
         drain,
@@ -188,6 +190,18 @@ fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Op
         section.problem("kind", message, suggest(&kind, kinds.iter().copied()));
     }
     known
+}
+
+fn queue(mut section: Settings<'_>) -> Queue {
+    let default = Queue::default();
+    let queue = Queue { limit: section.or("limit", default.limit), give_up: section.or("give_up", default.give_up) };
+    if queue.limit > 1_000_000 {
+        section.problem("limit", "`queue.limit` must be at most 1000000; with 0 nothing is accepted", None);
+    }
+    if !(1..=7 * 86_400).contains(&queue.give_up.as_secs()) {
+        section.problem("give_up", "`queue.give_up` must be from 1s to 7d", Some("as in \"1h\"".to_owned()));
+    }
+    queue
 }
 
 fn revert_if(mut table: Settings<'_>) -> Option<RevertIf> {
@@ -327,6 +341,9 @@ kind = "embedded"
 path = "/var/lib/tollgate"
 reserve = "1GiB"
 keep = { claims = "48h", payments = "2000d", events = "7d" }
+[queue]
+limit = 5
+give_up = "10m"
 [cache]
 kind = "memory"
 [telemetry]
@@ -341,6 +358,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
         assert_eq!(process.reserve, 1 << 30);
+        assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
         let hours = |hours| Duration::from_hours(hours);
         assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
         assert_eq!(
@@ -364,6 +382,9 @@ listen = "0.0.0.0:9090"
 kind = "oracle"
 [cache]
 kind = "rediss"
+[queue]
+limit = 2000000
+give_up = "8d"
 [telemetry]
 log = "a=b=c"
 [delivery]
@@ -380,8 +401,10 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "8:10: who can reach `admin.listen` could change everything",
             "10:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
             "12:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
-            "14:7: `telemetry.log` is no filter",
-            "16:24: an item of `delivery.allow` must be a network",
+            "14:9: `queue.limit` must be at most 1000000",
+            "15:11: `queue.give_up` must be from 1s to 7d",
+            "17:7: `telemetry.log` is no filter",
+            "19:24: an item of `delivery.allow` must be a network",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {
@@ -461,6 +484,7 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
             log: "debug".into(),
             keep: Keep { payments: Duration::MAX, ..running.keep },
+            queue: Queue { limit: 1, ..running.queue },
             reserve: 1,
             ..running.clone()
         };

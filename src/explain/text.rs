@@ -49,13 +49,17 @@ fn standing(it: &Explanation) -> String {
             format!("PAID{when}, in the provider's verified word; {back} of it went back.")
         }
         (Status::Succeeded, _) => format!("PAID{when}, in the provider's verified word. The merchant has the money."),
+        (Status::Failed, MoneyState::NotSent) => {
+            "FAILED: it could not be sent for so long that it was given up; nothing was sent anywhere.".to_owned()
+        }
         (Status::Failed, _) => {
             let word = it.refused.as_ref().map_or(String::new(), |code| format!(" It was refused: {code}."));
             format!("FAILED: no money moved.{word}")
         }
+        (Status::Closed, MoneyState::NotSent) => "CLOSED before anything was sent.".to_owned(),
         (Status::Closed, _) => "CLOSED: it ended unpaid, no money moved.".to_owned(),
         (Status::Pending, MoneyState::NotSent) => {
-            "BEGUN: it is being sent, or nothing could be sent. Look again in a minute.".to_owned()
+            "BEGUN: it is being sent, or waits in the queue. Nothing is at the provider as far as is known.".to_owned()
         }
         (Status::Pending, _) => "NOT PAID YET: the provider waits for the payer; no money moved so far.".to_owned(),
         (Status::Unknown, _) => {
@@ -83,6 +87,9 @@ fn given_back(refund: &Given) -> String {
     let state = match refund.status {
         Status::Succeeded => format!("GIVEN BACK{when}, in the provider's verified word"),
         Status::Failed | Status::Closed => "FAILED: nothing went back".to_owned(),
+        Status::Pending if refund.money_state == MoneyState::NotSent => {
+            "BEGUN: it is being sent, or waits in the queue".to_owned()
+        }
         Status::Pending => "ON ITS WAY: the provider has it and is not done".to_owned(),
         Status::Unknown => {
             "UNKNOWN: it was sent and no answer came that can be trusted; it is being found out".to_owned()
@@ -112,6 +119,9 @@ fn sentence(what: &What) -> String {
             format!("the merchant asked to give {} back; written down, to go over {channel}", money(*amount))
         }
         What::PaidElsewhere { channel } => format!("money was found on {channel}, which it had gone away from"),
+        What::Queued { action } => format!("the {} was accepted to be made by the queue", name(*action)),
+        What::Taken { by } => format!("taken from the queue by {by}"),
+        What::PutBack { due } => format!("nothing was sent, so it waits in the queue until {}", time(*due)),
         What::Moved { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
         What::Exchanged(exchanged) => exchange(exchanged),
         What::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),

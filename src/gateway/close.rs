@@ -8,7 +8,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use super::form::{idempotency_key, is_identifier, nothing};
-use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, query, refused, replayed, unknown};
+use super::{Asked, Gateway, Making, body_of, broken_off, channel_of, json, kept, later, query, refused, unknown};
 use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;
@@ -28,34 +28,42 @@ pub(super) async fn close(
     nothing(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
     let subject = Subject { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let ticket = match gateway.ledger.claim(key, Intent::Close(subject), clock::now()).await {
+    let ticket = match later::claim(gateway, asked, key, Intent::Close(subject), clock::now()).await {
         Ok(Claimed::Run(ticket)) => ticket,
-        Ok(Claimed::Present(record)) => return Ok(replayed(json(done(&record), &record))),
-        Ok(other) => return not_run(other, order_id, StatusCode::OK),
+        Ok(Claimed::Present(record)) => {
+            let done = done(&record);
+            return later::not_run(asked, Claimed::Present(record), order_id, done);
+        }
+        Ok(other) => return later::not_run(asked, other, order_id, StatusCode::OK),
         Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
-    let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
-    tokio::spawn(finish(gateway, asked, ticket)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(Arc::clone(gateway), asked.making(), ticket)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+/// Closes what was claimed, and answers.
+pub(super) async fn finish(
+    gateway: Arc<Gateway>,
+    making: Making,
+    mut ticket: Ticket,
+) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
-    let result = match query::channel_for(&asked.snapshot, &ticket.payment) {
-        Ok(channel) => ask(&gateway, &asked, channel, &mut ticket).await,
+    let result = match query::channel_for(&making.snapshot, &ticket.payment) {
+        Ok(channel) => ask(&gateway, &making, channel, &mut ticket).await,
         Err(error) => Err(error),
     };
     let news = match &result {
         Ok(outcome) => News::Outcome(outcome.clone()),
         Err(error) if error.provably_not_executed() => {
             let money_state = ticket.payment.money_state;
-            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger_unknown(&error))?;
+            let given_back = later::not_done(&gateway, ticket, error).await;
+            given_back.map_err(|error| Problem::ledger_unknown(&error))?;
             return Err(Problem::from_exchange(error).money(money_state).order(order_id));
         }
         // It refused to close, and said nothing new of the money.
         Err(Error::Declined(word)) => News::Declined(word.clone()),
         Err(_) => News::Unknown,
     };
-    let request_id = asked.request_id().to_owned();
+    let request_id = making.request_id;
     let error = result.err();
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let claimed = Record::Payment(ticket.payment.clone());
@@ -70,12 +78,17 @@ async fn finish(gateway: Arc<Gateway>, asked: Arc<Asked>, mut ticket: Ticket) ->
 
 /// Closes; where the provider says that the payment is in another state, asks in which and adopts it. That it is open is
 /// no answer to a close.
-async fn ask(gateway: &Gateway, asked: &Asked, channel: &Arc<Channel>, ticket: &mut Ticket) -> Result<Outcome, Error> {
-    let (order, evidence) = (query::order(&ticket.payment), &mut ticket.evidence);
-    let closed = gateway.execute(channel, &Operation::Close(order.clone()), asked.patience(), evidence).await;
+async fn ask(
+    gateway: &Gateway,
+    making: &Making,
+    channel: &Arc<Channel>,
+    ticket: &mut Ticket,
+) -> Result<Outcome, Error> {
+    let (turn, order, evidence) = (ticket.turn, query::order(&ticket.payment), &mut ticket.evidence);
+    let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.patience(), evidence).await;
     match closed {
         Err(Error::Conflict(word)) => {
-            match gateway.exchanger.ask(channel, &Operation::Query(order), asked.patience(), evidence).await {
+            match gateway.exchanger.ask(channel, &Operation::Query(order), making.patience(), evidence).await {
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
                 _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
             }

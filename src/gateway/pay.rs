@@ -10,9 +10,9 @@ use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number
 
 use super::form::{NewPayment, idempotency_key};
 use super::query::order;
-use super::{Asked, Gateway, body_of, broken_off, channel_of, json, kept, not_run, unclaimed, unknown};
+use super::{Asked, Gateway, Making, body_of, broken_off, channel_of, json, kept, later, unclaimed, unknown};
 use crate::clock;
-use crate::config::Channel;
+use crate::config::{Channel, Snapshot};
 use crate::idempotency::claim_key;
 use crate::ledger::{Answer, Claimed, Destination, Intent, MoneyState, News, Payment, Record, Ticket};
 use crate::problem::{Problem, Retryable};
@@ -25,16 +25,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let merchant = asked.merchant.name.clone();
     let number = provider_number(&[&merchant, &form.order_id]);
     let now = clock::now();
-    let question = Question {
-        merchant: &merchant,
-        method: form.method,
-        amount: form.amount,
-        metadata: form.metadata.as_ref(),
-        pinned: form.channel.as_deref(),
-        number: &number,
-        at: now,
-    };
-    let channels = routing::choose(&asked.snapshot, &question);
+    let channels = channels(&asked.snapshot, &merchant, &form, now);
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
     let first = first.map(|channel| destination(channel, &form, now));
@@ -65,17 +56,21 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     };
     let ledger = &gateway.ledger;
     let content = draft.content.clone();
-    let ticket = match ledger.claim(key, Intent::Pay(draft), now).await {
+    // Only of what is new: a repetition has to find what became of it.
+    let possible = form.in_time(now).and_then(|()| channels.map_err(|none| no_channel(&none)));
+    let claimed = match &possible {
+        Ok(_) => later::claim(gateway, asked, key, Intent::Pay(draft), now).await,
+        Err(_) => ledger.claim(key, Intent::Pay(draft), now).await,
+    };
+    let ticket = match claimed {
         Ok(Claimed::Run(ticket)) => ticket,
-        Ok(other) => return not_run(other, &order_id, StatusCode::CREATED),
+        Ok(other) => return later::not_run(asked, other, &order_id, StatusCode::CREATED),
         Err(error) => {
             let known = ledger.payment(&asked.merchant.name, &order_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Payment(known))));
             return unclaimed(&error, known, &order_id);
         }
     };
-    // Only of what is new: a repetition had to find what became of it.
-    let possible = form.in_time(now).and_then(|()| channels.map_err(|none| no_channel(&none)));
     let channels = match possible {
         Ok(channels) => channels,
         Err(problem) => {
@@ -83,50 +78,74 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
             return Err(problem.order(order_id));
         }
     };
-    let run = Run { gateway: Arc::clone(gateway), asked: Arc::clone(asked), form, channels };
+    let run = Run { gateway: Arc::clone(gateway), making: asked.making(), form, channels };
     // On its own task: a caller that hangs up must not stop a payment half-way.
     tokio::spawn(run.finish(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
 }
 
+/// Makes the payment that was accepted with this body, over the channels that are right for it now.
+pub(super) async fn take_up(
+    gateway: &Arc<Gateway>,
+    making: Making,
+    ticket: Ticket,
+    body: String,
+) -> Result<Response<Bytes>, Problem> {
+    let possible = NewPayment::read(&Bytes::from(body)).and_then(|form| {
+        let chosen = channels(&making.snapshot, &ticket.subject.merchant, &form, clock::now());
+        chosen.map(|channels| (form, channels)).map_err(|none| no_channel(&none))
+    });
+    match possible {
+        Ok((form, channels)) => Run { gateway: Arc::clone(gateway), making, form, channels }.finish(ticket).await,
+        Err(problem) => {
+            gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+            Err(problem)
+        }
+    }
+}
+
 struct Run {
     gateway: Arc<Gateway>,
-    asked: Arc<Asked>,
+    making: Making,
     form: NewPayment,
     channels: Vec<Arc<Channel>>,
 }
 
 impl Run {
     async fn finish(self, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
-        let result = self.try_channels(&mut ticket).await?;
-        let ledger = &self.gateway.ledger;
+        let result = self.try_channels(&mut ticket).await;
         let news = match &result {
             Ok(outcome) => News::Outcome(outcome.clone()),
             Err(error) if error.provably_not_executed() => {
-                ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
+                let given_back = later::not_done(&self.gateway, ticket, error).await;
+                given_back.map_err(|error| Problem::ledger(&error))?;
                 return Err(Problem::from_exchange(error).order(self.form.order_id.clone()));
             }
             Err(Error::Declined(word)) => News::Declined(word.clone()),
             Err(_) => News::Unknown,
         };
-        settle(&self.gateway, &self.asked, ticket, news, result.err()).await
+        settle(&self.gateway, &self.making, ticket, news, result.err()).await
     }
 
     /// The outcome of the first channel to which anything was sent.
-    async fn try_channels(&self, ticket: &mut Ticket) -> Result<Result<Outcome, Error>, Problem> {
+    async fn try_channels(&self, ticket: &mut Ticket) -> Result<Outcome, Error> {
         let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
         for channel in &self.channels {
-            if channel.name != ticket.payment.channel {
+            // What waited may have been written down for another account of the same channel.
+            if channel.name != ticket.payment.channel || channel.account() != ticket.payment.account {
                 let ledger = &self.gateway.ledger;
                 let to = destination(channel, &self.form, ticket.payment.created_at);
                 let moved = ledger.moved_to(ticket, to, clock::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
-                    Err(error) => return Err(Problem::ledger(&error).order(self.form.order_id.clone())),
+                    Err(error) => return Err(Error::NotSent(error.to_string())),
                 }
             }
             let operation = self.operation(channel, ticket);
-            last = self.gateway.execute(channel, &operation, self.asked.patience(), &mut ticket.evidence).await;
+            last = self
+                .gateway
+                .execute(ticket.turn, channel, &operation, self.making.patience(), &mut ticket.evidence)
+                .await;
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
                     tracing::warn!(
@@ -138,7 +157,7 @@ impl Run {
                 _ => break,
             }
         }
-        Ok(last)
+        last
     }
 
     fn operation(&self, channel: &Channel, ticket: &Ticket) -> Operation {
@@ -147,7 +166,7 @@ impl Run {
             description: self.form.description.clone(),
             payer: self.form.payer.clone(),
             return_url: self.form.return_url.clone(),
-            notify_url: format!("{}/notify/{}", self.asked.snapshot.process.public_url, channel.name),
+            notify_url: format!("{}/notify/{}", self.making.snapshot.process.public_url, channel.name),
         })
     }
 }
@@ -155,7 +174,7 @@ impl Run {
 /// Writes down what became of a new payment or refund, then answers: 201, 402, or 202 while the end is unknown.
 pub(super) async fn settle(
     gateway: &Gateway,
-    asked: &Asked,
+    making: &Making,
     ticket: Ticket,
     news: News,
     error: Option<Error>,
@@ -166,7 +185,7 @@ pub(super) async fn settle(
         Some(refund) => Record::Refund(refund.clone()),
         None => Record::Payment(ticket.payment.clone()),
     };
-    let request_id = asked.request_id().to_owned();
+    let request_id = making.request_id.clone();
     let mismatched = matches!(error, Some(Error::Mismatch(_)));
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let (record, answer) = match gateway.ledger.settle(ticket, news, now, answer).await {
@@ -195,6 +214,25 @@ fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
         }
         _ => Answer { status: success.as_u16(), content_type: "application/json".to_owned(), body: body_of(record) },
     }
+}
+
+/// The channels for a payment, best first.
+fn channels(
+    snapshot: &Snapshot,
+    merchant: &str,
+    form: &NewPayment,
+    now: Timestamp,
+) -> Result<Vec<Arc<Channel>>, NoChannel> {
+    let question = Question {
+        merchant,
+        method: form.method,
+        amount: form.amount,
+        metadata: form.metadata.as_ref(),
+        pinned: form.channel.as_deref(),
+        number: &provider_number(&[merchant, &form.order_id]),
+        at: now,
+    };
+    routing::choose(snapshot, &question)
 }
 
 fn destination(channel: &Channel, form: &NewPayment, since: Timestamp) -> Destination {

@@ -11,7 +11,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::form::is_identifier;
-use super::{Asked, Gateway, json};
+use super::{Asked, Gateway, is_sent, json};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::ledger::{Heard, News, Payment, Record, Refund, Subject, What};
@@ -66,7 +66,8 @@ async fn look_up(
     let forced = asked.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.to_ascii_lowercase().split(',').any(|word| word.trim() == "no-cache"))
     });
-    if !forced && is_final(&known) {
+    // Nobody but the ledger knows of what was not sent.
+    if !is_sent(&known) || (!forced && is_final(&known)) {
         METRICS.status_cache_total.with_label_values(&["hit"]).inc();
         return Ok(json(StatusCode::OK, &known));
     }

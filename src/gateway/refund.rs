@@ -9,7 +9,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
 
 use super::form::{NewRefund, idempotency_key, is_identifier};
-use super::{Asked, Gateway, broken_off, not_run, pay, query, unclaimed};
+use super::{Asked, Gateway, Making, broken_off, later, pay, query, unclaimed};
 use crate::clock;
 use crate::config::Snapshot;
 use crate::idempotency::claim_key;
@@ -49,33 +49,32 @@ pub(super) async fn create(
         search: None,
     };
     let content = draft.content.clone();
-    let ticket = match gateway.ledger.claim(key, Intent::Refund(draft), now).await {
+    let ticket = match later::claim(gateway, asked, key, Intent::Refund(draft), now).await {
         Ok(Claimed::Run(ticket)) => ticket,
-        Ok(other) => return not_run(other, order_id, StatusCode::CREATED),
+        Ok(other) => return later::not_run(asked, other, order_id, StatusCode::CREATED),
         Err(error) => {
             let known = gateway.ledger.refund(&asked.merchant.name, order_id, &form.refund_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Refund(known))));
             return unclaimed(&error, known, order_id);
         }
     };
-    let (gateway, asked) = (Arc::clone(gateway), Arc::clone(asked));
-    let order_id = order_id.to_owned();
-    tokio::spawn(finish(gateway, asked, ticket, order_id)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(Arc::clone(gateway), asked.making(), ticket)).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
-async fn finish(
+/// Makes the refund that was claimed, and answers.
+pub(super) async fn finish(
     gateway: Arc<Gateway>,
-    asked: Arc<Asked>,
+    making: Making,
     mut ticket: Ticket,
-    order_id: String,
 ) -> Result<Response<Bytes>, Problem> {
-    let result = send(&gateway, &asked.snapshot, &mut ticket, asked.patience()).await;
+    let order_id = ticket.subject.order_id.clone();
+    let result = send(&gateway, &making.snapshot, &mut ticket, making.patience()).await;
     let Some(news) = news(&result) else {
-        gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
         let error = result.err().unwrap_or_else(|| Error::NotSent(String::new()));
+        later::not_done(&gateway, ticket, &error).await.map_err(|error| Problem::ledger(&error))?;
         return Err(Problem::from_exchange(&error).order(order_id));
     };
-    pay::settle(&gateway, &asked, ticket, news, result.err()).await
+    pay::settle(&gateway, &making, ticket, news, result.err()).await
 }
 
 /// Sends the refund that was claimed.
@@ -88,7 +87,7 @@ pub(super) async fn send(
     let channel = query::channel_for(snapshot, &ticket.payment)?;
     let refund = ticket.refund.as_ref().ok_or_else(|| Error::NotSent("the claim is about no refund".to_owned()))?;
     let operation = Operation::Refund(query::refund_operation(snapshot, &ticket.payment, refund));
-    gateway.execute(channel, &operation, patience, &mut ticket.evidence).await
+    gateway.execute(ticket.turn, channel, &operation, patience, &mut ticket.evidence).await
 }
 
 /// What its end says of the refund; nothing when provably nothing was done.

@@ -16,6 +16,8 @@ pub(super) struct Agenda {
     lanes: HashMap<Vec<u8>, String>,
     /// Searches by when they are due.
     pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What was accepted to be made later, by when it is due.
+    pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What is unknown by since when.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Events that no merchant has yet.
@@ -25,7 +27,7 @@ pub(super) struct Agenda {
 impl Agenda {
     pub(super) fn read(view: &View) -> Result<Self, LedgerError> {
         let mut agenda = Self::default();
-        for space in [Space::Outbox, Space::Searches, Space::Unknown] {
+        for space in [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands] {
             for (key, value) in view.all(space)? {
                 agenda.put(space, &key, Some(&value));
             }
@@ -45,6 +47,7 @@ impl Agenda {
         let rows = match space {
             Space::Searches => &mut self.searches,
             Space::Unknown => &mut self.unknown,
+            Space::Errands => &mut self.errands,
             Space::Outbox => return self.put_in_lane(key, value),
             _ => return,
         };

@@ -102,6 +102,25 @@ pub(super) fn note(
     notes.into_iter().try_for_each(|what| target.add(tx, what, now))
 }
 
+/// As [`Ledger::ask_person`](super::Ledger::ask_person).
+pub(super) fn ask_person(
+    tx: &mut Transaction<'_>,
+    subject: &Subject,
+    why: String,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(target) = Target::find(tx, subject)? else { return Ok(()) };
+    target.add(tx, What::NeedsPerson { why }, now)?;
+    match target {
+        Target::Payment(mut kept) if kept.row.payment.status == Status::Unknown && kept.row.attempt_of.is_none() => {
+            let data = Record::Payment(kept.row.payment.clone());
+            outbox::tell(tx, &mut kept, "payment.unknown", subject.clone(), data, now)?;
+            kept.save(tx)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Adds what was sent about a record and what came back.
 pub(super) fn add_evidence(
     tx: &mut Transaction<'_>,

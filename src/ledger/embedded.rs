@@ -32,9 +32,9 @@ use self::job::{Job, Verdict, reply_to, words};
 use self::store::{Disk, Failure, Store};
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
-use super::held::{End, Holder};
+use super::held::{End, Holder, Turn};
 use super::records::LedgerError;
-use super::rows::{Id, Ids};
+use super::rows::Ids;
 use super::transaction::{Read, Space, Transaction, View, Writes};
 use crate::telemetry::METRICS;
 
@@ -164,7 +164,7 @@ pub(super) struct Shared {
     /// Why nothing can be written, and whether it can again once there is room on the disk.
     failed: Mutex<Option<Failure>>,
     /// Claims that nobody holds any more and whose end is not written yet.
-    ends: Mutex<BTreeMap<Id, End>>,
+    ends: Mutex<BTreeMap<Turn, End>>,
     agenda: Mutex<Agenda>,
     wake: watch::Sender<u64>,
     #[cfg(test)]
@@ -211,26 +211,26 @@ impl Shared {
         }
         *self.failed.lock() = None;
         tracing::info!("the ledger can write again");
-        let ends: Vec<_> = self.ends.lock().iter().map(|(claim, end)| (*claim, *end)).collect();
-        for (claim, end) in ends {
+        let ends: Vec<_> = self.ends.lock().iter().map(|(turn, end)| (*turn, *end)).collect();
+        for (turn, end) in ends {
             // One that cannot be handed over now stays on the list.
-            let _ = self.submit(self.ending(claim, end));
+            let _ = self.submit(self.ending(turn, end));
         }
         self.wake.send_modify(|count| *count += 1);
     }
 
     /// Ends a claim that nobody holds any more.
-    fn ending(self: &Arc<Self>, claim: Id, end: End) -> Job {
+    fn ending(self: &Arc<Self>, turn: Turn, end: End) -> Job {
         let shared = Arc::downgrade(self);
         let told = move |ended: Result<(), LedgerError>| {
             if let Err(error) = ended {
                 tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
             }
             if let Some(shared) = shared.upgrade() {
-                shared.ends.lock().remove(&claim);
+                shared.ends.lock().remove(&turn);
             }
         };
-        Job::new(Durability::Durable, move |tx| end.of(tx, claim), told)
+        Job::new(Durability::Durable, move |tx| end.of(tx, turn), told)
     }
 
     fn run(self: &Arc<Self>, jobs: &Receiver<Job>, mut writer: Writer) {
@@ -352,13 +352,13 @@ impl Read for Batch<'_> {
 
 impl Holder for Shared {
     /// What runs is found by the next start.
-    fn holds(&self, _: Id) {}
+    fn holds(&self, _: Turn) {}
 
-    fn let_go(&self, _: Id) {}
+    fn let_go(&self, _: Turn) {}
 
-    fn end(self: Arc<Self>, claim: Id, end: End) {
-        self.ends.lock().insert(claim, end);
-        if let Err(error) = self.submit(self.ending(claim, end)) {
+    fn end(self: Arc<Self>, turn: Turn, end: End) {
+        self.ends.lock().insert(turn, end);
+        if let Err(error) = self.submit(self.ending(turn, end)) {
             tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");
         }
     }

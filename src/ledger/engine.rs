@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use super::about::About;
 use super::embedded;
-use super::held::Holder;
+use super::held::{Holder, Turn};
 use super::postgres;
 use super::records::{Delivery, LedgerError, Record, Waiting};
+use super::rows::Id;
 use super::transaction::{Read, Space, Transaction};
-use super::{outbox, searches};
+use super::{errands, outbox, searches};
 
 /// When a transaction is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,22 @@ impl Engine {
         }
     }
 
+    /// As [`Ledger::due_errands`](super::Ledger::due_errands).
+    pub(super) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<Id> {
+        match self {
+            Self::Embedded(engine) => engine.agenda(|agenda| errands::due(agenda, now, limit)),
+            Self::Postgres(engine) => engine.due_errands(now, limit).await,
+        }
+    }
+
+    /// How many errands wait; counted up to `most`.
+    pub(super) async fn errands(&self, most: u64) -> Result<u64, LedgerError> {
+        match self {
+            Self::Embedded(engine) => Ok(engine.agenda(|agenda| agenda.errands.len() as u64)),
+            Self::Postgres(engine) => engine.errands(most).await,
+        }
+    }
+
     /// As [`Ledger::due_deliveries`](super::Ledger::due_deliveries).
     pub(super) async fn due_deliveries(
         &self,
@@ -138,10 +155,10 @@ impl Engine {
     }
 
     /// As [`Ledger::may_send`](super::Ledger::may_send).
-    pub(super) fn may_send(&self) -> Result<(), LedgerError> {
+    pub(super) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(_) => Ok(()),
-            Self::Postgres(engine) => engine.may_send(),
+            Self::Postgres(engine) => engine.may_send(turn),
         }
     }
 

@@ -8,14 +8,31 @@ use super::rows::Id;
 use super::transaction::Transaction;
 use crate::clock;
 
+/// One time that a claim runs. What the queue gives out may run again once provably nothing was sent: whoever had an
+/// earlier turn has no say about a later one, whatever comes late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    pub(super) claim: Id,
+    /// None of a claim that runs but once, when it is made.
+    pub(super) number: Option<Id>,
+}
+
+impl Turn {
+    /// As the list of what runs has it.
+    pub(super) fn listed(claim: &[u8], number: &[u8]) -> Result<Self, LedgerError> {
+        let number = if number.is_empty() { None } else { Some(Id::from_bytes(number)?) };
+        Ok(Self { claim: Id::from_bytes(claim)?, number })
+    }
+}
+
 /// The engine, as tickets see it.
 pub(super) trait Holder: Send + Sync {
     /// The claim has a ticket from now on.
-    fn holds(&self, claim: Id);
+    fn holds(&self, turn: Turn);
     /// The claim has its end.
-    fn let_go(&self, claim: Id);
+    fn let_go(&self, turn: Turn);
     /// Ends a claim whose ticket is gone, now or as soon as it can.
-    fn end(self: Arc<Self>, claim: Id, end: End);
+    fn end(self: Arc<Self>, turn: Turn, end: End);
 }
 
 /// How a claim ends of which nobody has the ticket.
@@ -28,10 +45,10 @@ pub(super) enum End {
 }
 
 impl End {
-    pub(super) fn of(self, tx: &mut Transaction<'_>, claim: Id) -> Result<(), LedgerError> {
+    pub(super) fn of(self, tx: &mut Transaction<'_>, turn: Turn) -> Result<(), LedgerError> {
         match self {
-            Self::Released => release(tx, claim, Vec::new(), clock::now()),
-            Self::Lost => lost(tx, claim, clock::now()),
+            Self::Released => release(tx, turn, Vec::new(), clock::now()),
+            Self::Lost => lost(tx, turn, clock::now()),
         }
     }
 }
@@ -39,16 +56,16 @@ impl End {
 /// What a ticket holds so that a claim is not left running for ever when the task that ran it is gone.
 #[derive(Default)]
 pub(crate) struct Held {
-    claim: Option<(Weak<dyn Holder>, Id)>,
+    turn: Option<(Weak<dyn Holder>, Turn)>,
     reached_caller: bool,
 }
 
 impl Held {
-    pub(super) fn new(ledger: Weak<dyn Holder>, claim: Id) -> Self {
+    pub(super) fn new(ledger: Weak<dyn Holder>, turn: Turn) -> Self {
         if let Some(ledger) = ledger.upgrade() {
-            ledger.holds(claim);
+            ledger.holds(turn);
         }
-        Self { claim: Some((ledger, claim)), reached_caller: false }
+        Self { turn: Some((ledger, turn)), reached_caller: false }
     }
 
     /// From here on something may be sent.
@@ -58,10 +75,10 @@ impl Held {
 
     /// The claim has its end.
     pub(super) fn done(&mut self) {
-        if let Some((ledger, claim)) = self.claim.take()
+        if let Some((ledger, turn)) = self.turn.take()
             && let Some(ledger) = ledger.upgrade()
         {
-            ledger.let_go(claim);
+            ledger.let_go(turn);
         }
     }
 }
@@ -74,9 +91,9 @@ impl std::fmt::Debug for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some((ledger, claim)) = self.claim.take() else { return };
+        let Some((ledger, turn)) = self.turn.take() else { return };
         if let Some(ledger) = ledger.upgrade() {
-            ledger.end(claim, if self.reached_caller { End::Lost } else { End::Released });
+            ledger.end(turn, if self.reached_caller { End::Lost } else { End::Released });
         }
     }
 }

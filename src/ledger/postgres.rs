@@ -35,11 +35,11 @@ use self::session::{Failure, Maker, Session};
 use self::tickets::Tickets;
 use super::about::About;
 use super::engine::Durability;
-use super::held::{End, Holder};
+use super::held::{End, Holder, Turn};
 use super::records::{Delivery, LedgerError, Record, Waiting};
 use super::rows::{Id, Ids};
 use super::transaction::{Read, Space, Transaction};
-use super::{outbox, searches};
+use super::{errands, outbox, searches};
 
 /// How many connections a process has at most, beside the keeper's.
 const CONNECTIONS: usize = 12;
@@ -61,10 +61,17 @@ pub(super) struct Shared {
     ids: Mutex<Ids>,
     queue: Queue,
     health: Health,
-    /// Until when nobody holds this process for dead.
-    lease: Mutex<Option<Instant>>,
+    lease: Mutex<Lease>,
     tickets: Mutex<Tickets>,
     wake: watch::Sender<u64>,
+}
+
+/// Until when nobody holds this process for dead.
+#[derive(Default)]
+struct Lease {
+    until: Option<Instant>,
+    /// Grows whenever somebody may have held it for dead in between: what it had before it has no right to any more.
+    term: u64,
 }
 
 impl Engine {
@@ -139,10 +146,20 @@ impl Engine {
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
         let owner = self.shared.owner;
         let taken = self.ask(move |session| {
-            let keys = due::take_searches(session, owner, now, limit)?;
+            let keys = due::take(session, Space::Searches, owner, now, limit)?;
             Ok(searches::records(session, &keys))
         });
         or_none(taken.await)
+    }
+
+    pub(super) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<Id> {
+        let owner = self.shared.owner;
+        let taken = self.ask(move |session| Ok(errands::ids(&due::take(session, Space::Errands, owner, now, limit)?)));
+        or_none(taken.await)
+    }
+
+    pub(super) async fn errands(&self, most: u64) -> Result<u64, LedgerError> {
+        self.ask(move |session| Ok(due::count(session, Space::Errands, most)?)).await
     }
 
     pub(super) async fn due_deliveries(
@@ -181,17 +198,26 @@ impl Engine {
         self.shared.health.is_good()
     }
 
-    pub(super) fn may_send(&self) -> Result<(), LedgerError> {
-        match *self.shared.lease.lock() {
-            Some(until) if Instant::now() < until => Ok(()),
-            _ => Err(LedgerError("this process could not renew its lease, so that others hold it for dead".to_owned())),
+    pub(super) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
+        let given = self.shared.tickets.lock().term(turn);
+        let lease = self.shared.lease.lock();
+        let is_alive = lease.until.is_some_and(|until| Instant::now() < until);
+        if is_alive && given == Some(lease.term) {
+            return Ok(());
         }
+        Err(LedgerError("this process could not renew its lease, so that others held it for dead".to_owned()))
     }
 
     /// As when the lease could not be renewed for too long.
     #[cfg(test)]
     pub(super) fn let_lease_end(&self) {
-        *self.shared.lease.lock() = None;
+        self.shared.lease.lock().until = None;
+    }
+
+    /// As when the lease was renewed too late.
+    #[cfg(test)]
+    pub(super) fn let_lease_break(&self) {
+        self.shared.lease.lock().term += 1;
     }
 
     pub(super) fn weak(&self) -> Weak<Shared> {
@@ -243,20 +269,21 @@ impl Shared {
 }
 
 impl Holder for Shared {
-    fn holds(&self, claim: Id) {
-        self.tickets.lock().given(claim);
+    fn holds(&self, turn: Turn) {
+        let term = self.lease.lock().term;
+        self.tickets.lock().given(turn, term);
     }
 
-    fn let_go(&self, claim: Id) {
-        self.tickets.lock().ended(claim);
+    fn let_go(&self, turn: Turn) {
+        self.tickets.lock().ended(turn);
     }
 
-    fn end(self: Arc<Self>, claim: Id, end: End) {
-        self.tickets.lock().dropped(claim, end);
+    fn end(self: Arc<Self>, turn: Turn, end: End) {
+        self.tickets.lock().dropped(turn, end);
         let shared = Arc::downgrade(&self);
         self.queue.push(Box::new(move |session| {
             let Some(shared) = shared.upgrade() else { return };
-            let ended = session.and_then(|session| keeper::end_claim(&shared, session, claim, end));
+            let ended = session.and_then(|session| keeper::end_claim(&shared, session, turn, end));
             if let Err(error) = ended {
                 tracing::error!(%error, "a claim that nobody holds any more is ended when PostgreSQL is back");
             }
@@ -275,7 +302,7 @@ fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
         ids: Mutex::new(Ids::of(owner)),
         queue: Queue::default(),
         health: Health::default(),
-        lease: Mutex::new(None),
+        lease: Mutex::default(),
         tickets: Mutex::default(),
         wake: watch::Sender::new(0),
     };

@@ -5,9 +5,8 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
 
-use super::held::Held;
-use super::rows::Id;
-use super::timeline::Exchanged;
+use super::held::{Held, Turn};
+use super::timeline::{self, Exchanged};
 
 /// What is certain about the money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -198,6 +197,12 @@ pub enum Claimed {
     Replay(Answer),
     /// It is being done right now.
     Running,
+    /// It is durable and will be made by whoever takes it ([`Ledger::accept`](super::Ledger::accept)).
+    Accepted(Record),
+    /// It was accepted before and is not made yet.
+    Waiting(Record),
+    /// So many wait already that no more are accepted; nothing was written down.
+    Full,
     /// The key was used for another request.
     OtherRequest,
     /// The order or refund number was used for another content.
@@ -219,8 +224,8 @@ pub enum Claimed {
 /// The right to run one claim, once.
 #[derive(Debug)]
 pub struct Ticket {
-    /// Names the claim inside the ledger.
-    pub(crate) claim: Id,
+    /// Names the claim inside the ledger, and which of its turns this is.
+    pub(crate) turn: Turn,
     /// Gives the claim back should the ticket be dropped without [`Ledger::settle`] or [`Ledger::release`].
     ///
     /// [`Ledger::settle`]: super::Ledger::settle
@@ -234,6 +239,32 @@ pub struct Ticket {
     pub refund: Option<Refund>,
     /// What was sent for it so far and what came back; goes into the timeline when it ends.
     pub evidence: Vec<Exchanged>,
+    /// What is to be done, where it was accepted to be made later.
+    pub errand: Option<Errand>,
+}
+
+impl Ticket {
+    pub(super) fn new(turn: Turn, payment: Payment, refund: Option<Refund>) -> Self {
+        let (merchant, order_id) = (payment.merchant.clone(), payment.order_id.clone());
+        let refund_id = refund.as_ref().map(|refund| refund.refund_id.clone());
+        let subject = Subject { merchant, order_id, refund_id };
+        Self { turn, held: Held::default(), subject, payment, refund, evidence: Vec::new(), errand: None }
+    }
+}
+
+/// What was accepted to be made later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errand {
+    /// What is to be done.
+    pub action: timeline::Action,
+    /// The request's body as received; forgotten as soon as it is made.
+    pub body: String,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// How often it went back because nothing could be sent.
+    pub tries: u32,
+    /// When it is due.
+    pub due: Timestamp,
 }
 
 /// A payment or a refund, as it stands.
@@ -268,6 +299,8 @@ pub enum News {
     Unknown,
     /// Known after all: the provider never had it (believed after the settle window, twice).
     NeverHappened,
+    /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
+    Unsent(Status),
 }
 
 /// What [`Ledger::record`](super::Ledger::record) did with a notification.
@@ -319,6 +352,10 @@ pub struct Waiting {
     pub unknown: u64,
     /// Since when the oldest of them is.
     pub oldest_unknown: Option<Timestamp>,
+    /// What was accepted to be made later and that nobody has taken.
+    pub errands: u64,
+    /// Since when the oldest of it waits.
+    pub oldest_errand: Option<Timestamp>,
 }
 
 /// The ledger cannot do its work (disk full, sync failed): nothing may be sent.

@@ -127,6 +127,7 @@ impl Standing<'_> {
             News::Declined(word) => (Status::Failed, None, Some(word)),
             News::Unknown => (Status::Unknown, None, None),
             News::NeverHappened => return self.never_happened(source, now),
+            News::Unsent(to) => return self.unsent(*to, source, now),
         };
         let mut change = self.go(to, source, now);
         if change.became.is_some() {
@@ -162,6 +163,16 @@ impl Standing<'_> {
         if change.became.is_some() {
             *self.word = None;
         }
+        change
+    }
+
+    /// Nothing was sent and nothing will be. Of what was heard of all the same it says nothing.
+    fn unsent(&mut self, to: Status, source: Source, now: Timestamp) -> Change {
+        if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
+            return Change::default();
+        }
+        let change = self.go(to, source, now);
+        *self.money_state = MoneyState::NotSent;
         change
     }
 

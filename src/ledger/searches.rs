@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::agenda::Agenda;
+use super::errands;
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
 use super::rules;
@@ -10,14 +11,19 @@ use super::timeline::{self, What};
 use super::transaction::{Read, Transaction};
 
 /// As [`Ledger::searched`](super::Ledger::searched).
-pub(super) fn searched(tx: &mut Transaction<'_>, subject: &Subject, search: Option<Search>) -> Result<(), LedgerError> {
-    let Some(mut target) = Target::find(tx, subject)? else { return Ok(()) };
+pub(super) fn searched(
+    tx: &mut Transaction<'_>,
+    subject: &Subject,
+    search: Option<Search>,
+) -> Result<bool, LedgerError> {
+    let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // It may have ended while the provider was asked.
-    let Some(known) = target.search() else { return Ok(()) };
+    let Some(known) = target.search() else { return Ok(false) };
     // A close that was asked for meanwhile is not forgotten.
     let closing = known.closing;
     *target.search() = search.map(|search| Search { closing: search.closing || closing, ..search });
-    target.save(tx)
+    target.save(tx)?;
+    Ok(true)
 }
 
 /// Has an unclear close carried through: the provider is asked, and what is open is closed again. The payment's status
@@ -62,5 +68,7 @@ pub(super) fn waiting(agenda: &Agenda) -> Waiting {
         deliveries: u64::try_from(agenda.queued).unwrap_or(0),
         unknown: agenda.unknown.len() as u64,
         oldest_unknown: agenda.unknown.keys().next().map(|key| time(millis_at(key))),
+        errands: agenda.errands.len() as u64,
+        oldest_errand: errands::oldest(agenda),
     }
 }

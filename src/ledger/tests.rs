@@ -16,6 +16,8 @@ macro_rules! suite {
         mod crashes;
         #[path = "deliveries.rs"]
         mod deliveries;
+        #[path = "errands.rs"]
+        mod errands;
         #[path = "machine.rs"]
         mod machine;
         #[path = "retention.rs"]
@@ -29,6 +31,7 @@ mod durability;
 mod full_disk;
 mod machines;
 mod migration;
+mod model;
 mod on_disk;
 mod on_postgres;
 mod outages;

@@ -42,11 +42,13 @@ pub(super) enum Space {
     Timeline,
     /// List, when, hash: keys and notifications by their age, where nothing else tells it.
     Ages,
+    /// When due, claim: what was accepted to be made later.
+    Errands,
 }
 
 impl Space {
     /// In the order of the declaration: the position is the number.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -60,6 +62,7 @@ impl Space {
         Self::Seen,
         Self::Timeline,
         Self::Ages,
+        Self::Errands,
     ];
 
     /// Its name on disk.
@@ -78,6 +81,7 @@ impl Space {
             Self::Seen => "seen",
             Self::Timeline => "timeline",
             Self::Ages => "ages",
+            Self::Errands => "errands",
         }
     }
 }

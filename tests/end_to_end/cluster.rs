@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, SHOP, Wishes, World, ask, order_of, try_ask, until};
+use crate::harness::{Gateway, SHOP, Wishes, World, ask, ask_later, force, order_of, try_ask, until};
 use crate::server::Server;
 
 struct Cluster {
@@ -97,6 +97,36 @@ async fn when_one_is_killed_in_between_another_finds_the_truth_and_nothing_is_se
     world.receiver.until("o-1", "payment.succeeded").await;
     let seen = world.seen("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+}
+
+#[tokio::test]
+async fn what_one_accepted_and_died_with_another_makes_once() {
+    let mut cluster = Cluster::new().await;
+    for gateway in std::iter::once(&cluster.world.gateway).chain(&cluster.others) {
+        force(gateway, "open").await;
+    }
+    let accepted = ask_later(cluster.others[0].listen, "/v1/payments", "k", &order_of("o-1")).await;
+    assert_eq!(accepted.status, 202, "{:?}", accepted.body);
+    let world = &cluster.world;
+    until("somebody put it back", || async {
+        let told = world.explained("o-1").await;
+        told.contains("put_back").then_some(()).ok_or(told)
+    })
+    .await;
+    cluster.others[0].kill();
+    for gateway in [&cluster.world.gateway, &cluster.others[1]] {
+        force(gateway, "none").await;
+    }
+    let told = world.receiver.until("o-1", "payment.pending").await.json();
+    assert_eq!(told["data"]["payment"]["action"]["type"], "qr", "{told}");
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+    for gateway in [&cluster.world.gateway, &cluster.others[1]] {
+        let again = ask_later(gateway.listen, "/v1/payments", "k", &order_of("o-1")).await;
+        assert_eq!((again.status, again.is_replayed()), (202, true), "{:?}", again.body);
+    }
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
 }
 
 #[tokio::test]

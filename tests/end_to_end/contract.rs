@@ -1,4 +1,6 @@
-//! What is promised of "once only" and of money's safety, a test for each clause.
+//! What is promised of "once only" and of money's safety, a test for each clause. How long keys are kept is tested where a
+//! clock can be given (`idempotency_keys_live_for_a_day_…` and `what_is_unknown_open_or_undelivered_stays` of the ledger); a
+//! payment on two channels in `double.rs`; what a till scanned and is reversed in `dialects.rs`.
 
 use serde_json::{Value, json};
 
@@ -85,6 +87,31 @@ mod once_only {
         let malformed = world.ask("POST", "/v1/payments", Some("k"), &json!({"order_id": "o-1"})).await;
         assert_eq!(malformed.status, 400, "{:?}", malformed.body);
         let created = world.create("o-1", "k").await;
+        assert_eq!((created.status, created.is_replayed()), (201, false));
+    }
+
+    #[tokio::test]
+    async fn what_was_over_a_limit_is_not_remembered() {
+        let world = World::new().await;
+        let file = world.conf().join("merchants/shop.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("limit = {{ rate = 1, burst = 1 }}\n{text}")).unwrap();
+        assert_eq!(world.reload().await.status, 200);
+        let mut number = 0;
+        let limited = loop {
+            number += 1;
+            let order = format!("o-{number}");
+            let answer = world.create(&order, &order).await;
+            match answer.status {
+                429 => break order,
+                status => assert_eq!((status, number < 100), (201, true), "{:?}", answer.body),
+            }
+        };
+        let created = crate::harness::until("its turn", || async {
+            let answer = world.create(&limited, &limited).await;
+            if answer.status == 429 { Err("limited") } else { Ok(answer) }
+        })
+        .await;
         assert_eq!((created.status, created.is_replayed()), (201, false));
     }
 
@@ -206,6 +233,56 @@ mod money_safety {
         world.fault(json!({"operation": "query", "fault": "other_amount", "number": World::number("amount")})).await;
         let asked = world.ask("GET", "/v1/payments/amount", None, &Value::Null).await.json();
         assert_ne!(asked["status"], "succeeded", "an answer of another amount is not believed either");
+    }
+
+    #[tokio::test]
+    async fn what_should_not_stay_open_is_closed() {
+        let world = World::new().await;
+        world.create("o-1", "k").await;
+        world.fault(json!({"operation": "close", "fault": "cut_before"})).await;
+        let unclear = world.ask("POST", "/v1/payments/o-1/close", Some("c"), &Value::Null).await;
+        assert_eq!((unclear.status, &unclear.json()["status"]), (202, &json!("pending")), "{:?}", unclear.body);
+        world.receiver.until("o-1", "payment.closed").await;
+        let seen = world.seen("o-1").await;
+        assert_eq!((&seen["state"], &seen["arrivals"]["close"]), (&json!("CLOSED"), &json!(2)), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn what_stays_unknown_is_given_up_to_a_person_and_never_to_a_guess() {
+        let mut world = World::new().await;
+        world.fault(json!({"operation": "query", "fault": "garbage", "times": 1000})).await;
+        world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+        assert_eq!(world.create("o-1", "k").await.status, 202);
+        let first = world.receiver.until("o-1", "payment.unknown").await;
+        world.gateway.kill();
+        world.gateway.ahead = 25 * 3600;
+        world.start().await;
+        world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+        crate::harness::until("the merchant is told again", || async {
+            let told = world.receiver.of("o-1").into_iter().filter(|event| event.json()["type"] == "payment.unknown");
+            let ids: Vec<String> = told.map(|event| event.id).filter(|id| *id != first.id).collect();
+            if ids.is_empty() { Err(world.explained("o-1").await) } else { Ok(()) }
+        })
+        .await;
+        let told = world.explained("o-1").await;
+        for what in
+            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"needs_person\"", "\"operation\":\"query\""]
+        {
+            assert!(told.contains(what), "{what}: {told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_notification_is_noticed_though_nobody_asks() {
+        let mut world = World::new().await;
+        world.create("o-1", "k").await;
+        world.gateway.kill();
+        let path = format!("/orders/{}/pay", World::number("o-1"));
+        world.control("POST", &path, json!({"notify": false})).await;
+        // The provider's usual time is five minutes; of those as many pass at once as signatures may be old.
+        world.gateway.ahead = 285;
+        world.start().await;
+        world.receiver.until("o-1", "payment.succeeded").await;
     }
 
     #[tokio::test]

@@ -77,14 +77,6 @@ async fn on(world: &World, channel: &str, action: &str) -> Value {
     world.control(method, &format!("/orders/{}{action}?account={mchid}", World::number("o-1")), body).await
 }
 
-async fn until_metric(world: &World, line: &str) {
-    until(line, || async {
-        let metrics = world.metrics().await;
-        metrics.contains(line).then_some(()).ok_or(metrics)
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn what_the_first_channel_has_of_it_is_closed_there() {
     let world = world("refund").await;
@@ -114,7 +106,7 @@ async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
     }
     let told = world.receiver.until("o-1", "payment.double_payment").await;
     assert_eq!(told.json()["data"]["payment"]["channel"], "backup", "{}", told.json());
-    until_metric(&world, "tollgate_double_payments_total{channel=\"main\"} 1").await;
+    world.until_metric("tollgate_double_payments_total{channel=\"main\"} 1").await;
     come_back(&world).await;
     let back = world.receiver.until("o-1", "refund.succeeded").await.json();
     let refund = &back["data"]["refund"];
@@ -132,7 +124,7 @@ async fn double_payment_is_left_to_a_person_where_that_is_wanted() {
     arrive_after_all(&world).await;
     on(&world, "main", "/pay").await;
     world.receiver.until("o-1", "payment.double_payment").await;
-    until_metric(&world, "tollgate_needs_person_total{channel=\"main\"} 1").await;
+    world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
     come_back(&world).await;
     let seen = on(&world, "main", "").await;
     assert_eq!(seen["executions"]["refund"], Value::Null, "{seen}");

@@ -127,7 +127,7 @@ impl World {
         options.listen = sandbox_address;
         options.notify_schedule = vec![wishes.schedule; 200];
         let sandbox = Sandbox::start(options).await.unwrap();
-        let gateway = Gateway { conf, listen, admin, process: None };
+        let gateway = Gateway { conf, listen, admin, ahead: 0, process: None };
         let mut world = Self { dir, sandbox, gateway, receiver, _stores: stores };
         world.start().await;
         world
@@ -154,7 +154,7 @@ impl World {
             .replace(&format!("\nlisten = \"{}\"", self.gateway.listen), &format!("\nlisten = \"{listen}\""))
             .replace(&self.gateway.admin.to_string(), &admin.to_string());
         std::fs::write(conf.join("tollgate.toml"), text).unwrap();
-        let mut gateway = Gateway { conf, listen, admin, process: None };
+        let mut gateway = Gateway { conf, listen, admin, ahead: 0, process: None };
         gateway.start(&self.dir.path().join(format!("{name}.log"))).await;
         gateway
     }
@@ -246,6 +246,21 @@ impl World {
         send(method, &format!("http://{}{target}", self.gateway.admin), headers, b"").await.unwrap()
     }
 
+    /// Waits until a line is among the metrics.
+    pub async fn until_metric(&self, line: &str) {
+        until(line, || async {
+            let metrics = self.metrics().await;
+            metrics.contains(line).then_some(()).ok_or(metrics)
+        })
+        .await;
+    }
+
+    /// Everything that happened to an order, as support sees it.
+    pub async fn explained(&self, order: &str) -> String {
+        let answer = send("GET", &format!("http://{}/explain/{order}", self.gateway.admin), &[], b"").await.unwrap();
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
     pub async fn metrics(&self) -> String {
         let answer = send("GET", &format!("http://{}/metrics", self.gateway.admin), &[], b"").await.unwrap();
         String::from_utf8(answer.body.to_vec()).unwrap()
@@ -257,6 +272,8 @@ pub struct Gateway {
     pub conf: PathBuf,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
+    /// How many seconds its clock is ahead from its next start on.
+    pub ahead: i64,
     process: Option<Child>,
 }
 
@@ -269,7 +286,11 @@ impl Gateway {
     }
 
     async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
-        let process = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        if self.ahead != 0 {
+            command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.ahead.to_string());
+        }
+        let process = command
             .args(["run", "--conf"])
             .arg(&self.conf)
             .stdout(Stdio::null())
@@ -320,6 +341,12 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Stops a channel's payments at a gateway for a while, or lets them go on.
+pub async fn force(gateway: &Gateway, how: &str) {
+    let url = format!("http://{}/breakers?channel=main&force={how}", gateway.admin);
+    assert_eq!(send("POST", &url, &[], b"").await.unwrap().status, 200);
 }
 
 impl Drop for Gateway {
@@ -402,6 +429,14 @@ pub async fn try_ask(
     let mut headers = signed(merchant, method, target, body);
     headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
     send(method, &format!("http://{to}{target}"), &headers, body).await
+}
+
+/// A signed POST of the merchant `shop` whose answer says only that it will be done.
+pub async fn ask_later(to: SocketAddr, target: &str, key: &str, body: &Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
+    headers.extend([("idempotency-key", key.to_owned()), ("prefer", "respond-async".to_owned())]);
+    send("POST", &format!("http://{to}{target}"), &headers, body.as_bytes()).await.unwrap()
 }
 
 pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {

@@ -23,6 +23,7 @@ mod notifications;
 mod once;
 mod payer;
 mod payments;
+mod queue;
 mod receiver;
 mod redis;
 mod reload;

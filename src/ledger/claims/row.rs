@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::errands;
 use crate::ledger::about;
-use crate::ledger::records::{Answer, Claimed, LedgerError};
+use crate::ledger::held::Turn;
+use crate::ledger::records::{Answer, Claimed, Errand, LedgerError};
 use crate::ledger::retention::{self, Old};
 use crate::ledger::rows::{Id, Kept, PaymentRow, RefundRow, Target};
 use crate::ledger::timeline::Action;
@@ -53,14 +55,23 @@ pub(super) struct ClaimRow {
     /// When the last further key came to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
+    /// What is to be made later, until it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) errand: Option<Errand>,
+    /// Which of its turns runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) turn: Option<Id>,
 }
 
 /// How far it has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
+    /// Until somebody takes it.
+    Queued,
     Running,
     Done(Answer),
+    /// Its end is told by how its record stands.
     Unknown,
 }
 
@@ -77,9 +88,21 @@ impl ClaimRow {
         tx.put_row(Space::Claims, &id.0, self)
     }
 
+    /// The claim, if it runs and this is its turn.
+    pub(super) fn running(from: &impl Read, turn: Turn) -> Result<Option<Self>, LedgerError> {
+        Ok(Self::load(from, turn.claim)?.filter(|claim| claim.runs(turn)))
+    }
+
+    pub(super) fn runs(&self, turn: Turn) -> bool {
+        self.state == State::Running && self.turn == turn.number
+    }
+
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
+        match self.errand.take() {
+            Some(errand) if self.state == State::Queued => errands::unlist(tx, id, &errand),
+            _ => tx.remove(Space::Running, &id.0),
+        }
         self.state = state;
-        tx.remove(Space::Running, &id.0);
         self.save(tx, id)
     }
 
@@ -92,7 +115,7 @@ impl ClaimRow {
 
     /// Whether it runs, or its end is not known for certain yet.
     fn is_open(&self, from: &impl Read) -> Result<bool, LedgerError> {
-        if self.state == State::Running {
+        if matches!(self.state, State::Queued | State::Running) {
             return Ok(true);
         }
         let is_open = match self.refund {
@@ -107,6 +130,8 @@ impl ClaimRow {
     /// What a repetition of the request gets.
     pub(super) fn repeat(self, from: &impl Read) -> Result<Claimed, LedgerError> {
         Ok(match &self.state {
+            State::Queued => Claimed::Waiting(self.target(from)?.record()),
+            State::Running if self.errand.is_some() => Claimed::Waiting(self.target(from)?.record()),
             State::Running => Claimed::Running,
             State::Unknown => Claimed::Present(self.target(from)?.record()),
             State::Done(answer) => Claimed::Replay(answer.clone()),

@@ -27,9 +27,10 @@ macro_rules! free {
     };
 }
 
-/// Keys of the searches that are due, taken.
-pub(super) fn take_searches(
+/// Keys of what is due in a space, taken.
+pub(super) fn take(
     session: &Session,
+    space: Space,
     owner: u32,
     now: Timestamp,
     limit: usize,
@@ -43,10 +44,8 @@ pub(super) fn take_searches(
             ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
         RETURNING key"
     );
-    let rows = session.query(
-        TAKE,
-        &[&i64::from(owner), &schema::number(Space::Searches), &bound(now), &many(limit), &TAKEN.as_secs_f64()],
-    )?;
+    let rows = session
+        .query(TAKE, &[&i64::from(owner), &schema::number(space), &bound(now), &many(limit), &TAKEN.as_secs_f64()])?;
     let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
     keys.sort();
     Ok(keys)
@@ -110,6 +109,14 @@ pub(super) fn choose(
     chosen
 }
 
+/// How many rows a space has; counted up to `most`.
+pub(super) fn count(session: &Session, space: Space, most: u64) -> Result<u64, Failure> {
+    const COUNT: &str = "SELECT count(*) FROM (SELECT FROM tollgate_due WHERE space = $1 LIMIT $2) AS it";
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let rows = session.query(COUNT, &[&schema::number(space), &most])?;
+    Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
+}
+
 pub(super) fn waiting(session: &Session) -> Result<Waiting, LedgerError> {
     let count = |space: i16| -> Result<u64, Failure> {
         let rows = session.query("SELECT count(*) FROM tollgate_due WHERE space = $1", &[&space])?;
@@ -118,7 +125,13 @@ pub(super) fn waiting(session: &Session) -> Result<Waiting, LedgerError> {
     let unknown = schema::number(Space::Unknown);
     let oldest = session.query("SELECT key FROM tollgate_due WHERE space = $1 ORDER BY key LIMIT 1", &[&unknown])?;
     let oldest_unknown = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
-    Ok(Waiting { deliveries: count(QUEUED)?, unknown: count(unknown)?, oldest_unknown })
+    // Behind the time when it is due, a key has the claim, which begins with the time when it was made.
+    const OLDEST: &str = "SELECT substr(key, 9, 8) AS since FROM tollgate_due WHERE space = $1 ORDER BY since LIMIT 1";
+    let errands = schema::number(Space::Errands);
+    let oldest = session.query(OLDEST, &[&errands])?;
+    let oldest_errand = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
+    let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
+    Ok(Waiting { deliveries, unknown, oldest_unknown, errands: count(errands)?, oldest_errand })
 }
 
 /// The first key that is not due.

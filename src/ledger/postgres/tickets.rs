@@ -1,38 +1,42 @@
 //! Of which running claims this process has the ticket, and what is to become of the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::ledger::held::End;
-use crate::ledger::rows::Id;
+use crate::ledger::held::{End, Turn};
 
 /// Every claim that this process began and that has no end in the tables yet.
 #[derive(Default)]
 pub(super) struct Tickets {
-    held: BTreeSet<Id>,
-    dropped: BTreeMap<Id, End>,
+    /// With the term of the lease in which each was given out.
+    held: BTreeMap<Turn, u64>,
+    dropped: BTreeMap<Turn, End>,
 }
 
 impl Tickets {
     /// Before it is committed, so that nobody finds it running without a ticket.
-    pub(super) fn given(&mut self, claim: Id) {
-        self.held.insert(claim);
+    pub(super) fn given(&mut self, turn: Turn, term: u64) {
+        self.held.insert(turn, term);
     }
 
-    pub(super) fn dropped(&mut self, claim: Id, end: End) {
-        self.held.remove(&claim);
-        self.dropped.insert(claim, end);
+    pub(super) fn dropped(&mut self, turn: Turn, end: End) {
+        self.held.remove(&turn);
+        self.dropped.insert(turn, end);
     }
 
-    pub(super) fn ended(&mut self, claim: Id) {
-        self.held.remove(&claim);
-        self.dropped.remove(&claim);
+    pub(super) fn ended(&mut self, turn: Turn) {
+        self.held.remove(&turn);
+        self.dropped.remove(&turn);
+    }
+
+    pub(super) fn term(&self, turn: Turn) -> Option<u64> {
+        self.held.get(&turn).copied()
     }
 
     /// How a claim that runs is to be ended; `None` while somebody has its ticket.
-    pub(super) fn end(&self, claim: Id) -> Option<End> {
-        if self.held.contains(&claim) {
+    pub(super) fn end(&self, turn: Turn) -> Option<End> {
+        if self.held.contains_key(&turn) {
             return None;
         }
-        Some(self.dropped.get(&claim).copied().unwrap_or(End::Lost))
+        Some(self.dropped.get(&turn).copied().unwrap_or(End::Lost))
     }
 }

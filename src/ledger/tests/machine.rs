@@ -8,9 +8,11 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Pay { order: u8, key: u8 },
-    Refund { order: u8, refund: u8, key: u8 },
-    Close { order: u8, key: u8 },
+    Pay { order: u8, key: u8, later: bool },
+    Refund { order: u8, refund: u8, key: u8, later: bool },
+    Close { order: u8, key: u8, later: bool },
+    Take,
+    GiveUp { ticket: usize },
     Settle { ticket: usize, news: u8 },
     Release { ticket: usize },
     Lose { ticket: usize },
@@ -22,11 +24,14 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let (order, key, refund, news) = (0..2u8, 0..4u8, 0..3u8, 0..8u8);
-    let about = proptest::option::of(refund.clone());
+    let (about, later) = (proptest::option::of(refund.clone()), proptest::bool::ANY);
     prop_oneof![
-        4 => (order.clone(), key.clone()).prop_map(|(order, key)| Step::Pay { order, key }),
-        4 => (order.clone(), refund, key.clone()).prop_map(|(order, refund, key)| Step::Refund { order, refund, key }),
-        2 => (order.clone(), key).prop_map(|(order, key)| Step::Close { order, key }),
+        4 => (order.clone(), key.clone(), later).prop_map(|(order, key, later)| Step::Pay { order, key, later }),
+        4 => (order.clone(), refund, key.clone(), later)
+            .prop_map(|(order, refund, key, later)| Step::Refund { order, refund, key, later }),
+        2 => (order.clone(), key, later).prop_map(|(order, key, later)| Step::Close { order, key, later }),
+        4 => Just(Step::Take),
+        1 => (0..4usize).prop_map(|ticket| Step::GiveUp { ticket }),
         6 => (0..4usize, news.clone()).prop_map(|(ticket, news)| Step::Settle { ticket, news }),
         2 => (0..4usize).prop_map(|ticket| Step::Release { ticket }),
         1 => (0..4usize).prop_map(|ticket| Step::Lose { ticket }),
@@ -67,24 +72,42 @@ struct History {
 impl History {
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Pay { order, key } => self.claim(&format!("p{key}"), pay(&format!("o{order}"))).await,
-            Step::Refund { order, refund, key } => {
+            Step::Pay { order, key, later } => self.claim(&format!("p{key}"), pay(&format!("o{order}")), later).await,
+            Step::Refund { order, refund, key, later } => {
                 let intent = give_back(&format!("o{order}"), &format!("r{refund}"), 400);
-                self.claim(&format!("r{key}"), intent).await;
+                self.claim(&format!("r{key}"), intent, later).await;
             }
-            Step::Close { order, key } => self.claim(&format!("c{key}"), close(&format!("o{order}"))).await,
+            Step::Close { order, key, later } => {
+                self.claim(&format!("c{key}"), close(&format!("o{order}")), later).await;
+            }
+            Step::Take => {
+                if let Some(ticket) = self.bench.take().await {
+                    let is_close = ticket.errand.as_ref().is_some_and(|errand| errand.action == Action::Close);
+                    self.given(ticket, is_close);
+                }
+            }
+            Step::GiveUp { ticket } => {
+                let is_errand = self.tickets.get(ticket % self.tickets.len().max(1)).is_some_and(|it| it.errand.is_some());
+                if let Some(ticket) = self.ticket(ticket).filter(|_| is_errand) {
+                    self.settle(ticket, News::Unsent(Status::Failed)).await;
+                }
+            }
             Step::Settle { ticket, news: number } => {
                 if let Some(ticket) = self.ticket(ticket) {
-                    self.bench.settle(ticket, news(number)).await;
+                    self.settle(ticket, news(number)).await;
                 }
             }
             Step::Release { ticket } => {
                 let Some(ticket) = self.ticket(ticket) else { return };
-                let subject = ticket.subject.clone();
+                let (subject, claim, errand) = (ticket.subject.clone(), ticket.turn.claim, ticket.errand.clone());
                 self.bench.ledger.release(ticket).await.unwrap();
+                let waits = self.bench.ledger.due_errands(at(1_000_000_000), 1000).await.contains(&claim);
+                assert!(!waits || errand.is_some(), "it was never accepted to be made later");
                 if self.look(&subject).await.is_none() {
                     *self.rights.entry(subject.clone()).or_insert(1) += 1;
                     self.last.remove(&subject);
+                } else if waits && errand.is_some_and(|errand| errand.action != Action::Close) {
+                    *self.rights.entry(subject.clone()).or_insert(1) += 1;
                 }
             }
             Step::Lose { ticket } => drop(self.ticket(ticket)),
@@ -109,19 +132,36 @@ impl History {
         self.check().await;
     }
 
-    async fn claim(&mut self, key: &str, intent: Intent) {
+    async fn claim(&mut self, key: &str, intent: Intent, later: bool) {
         let is_close = matches!(intent, Intent::Close(_));
-        if let Claimed::Run(ticket) = self.bench.claim(key, intent).await {
-            if is_close {
-                let closes =
-                    self.tickets.iter().filter(|other| other.subject == ticket.subject && other.refund.is_none());
-                assert_eq!(closes.count(), 0, "closed while something runs");
-            } else {
-                let rights = self.rights.entry(ticket.subject.clone()).or_insert(1);
-                *rights -= 1;
-                assert!(*rights >= 0, "run twice: {:?}", ticket.subject);
-            }
-            self.tickets.push(ticket);
+        let claimed = if later { self.bench.accept(key, intent).await } else { self.bench.claim(key, intent).await };
+        match claimed {
+            Claimed::Run(ticket) if !later => self.given(ticket, is_close),
+            Claimed::Run(ticket) => panic!("what is to be made later runs: {ticket:?}"),
+            _ => {}
+        }
+    }
+
+    /// A right to send was given out.
+    fn given(&mut self, ticket: Ticket, is_close: bool) {
+        if is_close {
+            let closes = self.tickets.iter().filter(|other| other.subject == ticket.subject && other.refund.is_none());
+            assert_eq!(closes.count(), 0, "closed while something runs");
+        } else {
+            let rights = self.rights.entry(ticket.subject.clone()).or_insert(1);
+            *rights -= 1;
+            assert!(*rights >= 0, "run twice: {:?}", ticket.subject);
+        }
+        self.tickets.push(ticket);
+    }
+
+    async fn settle(&mut self, ticket: Ticket, news: News) {
+        let (subject, errand) = (ticket.subject.clone(), ticket.errand.clone());
+        let is_unclear = news == News::Unknown;
+        let record = self.bench.settle(ticket, news).await;
+        // Nobody waits for its answer, so that it is told even though the status is the same.
+        if errand.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
+            self.changes.push((subject, Status::Pending));
         }
     }
 

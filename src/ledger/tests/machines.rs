@@ -158,10 +158,15 @@ async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
 #[tokio::test]
 async fn without_a_lease_nothing_may_be_sent() {
     let bench = Bench::<Schema>::new();
-    assert!(bench.ledger.may_send().is_ok());
+    let ticket = bench.run("k", pay("o")).await;
+    assert!(bench.ledger.may_send(ticket.turn).is_ok());
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
+    engine.let_lease_break();
+    assert!(bench.ledger.may_send(ticket.turn).is_err(), "others may have ended it before the lease was renewed");
+    let later = bench.run("k2", pay("o2")).await;
+    assert!(bench.ledger.may_send(later.turn).is_ok());
     engine.let_lease_end();
-    assert!(bench.ledger.may_send().is_err());
+    assert!(bench.ledger.may_send(later.turn).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,6 +200,73 @@ async fn two_processes_never_ask_about_the_same() {
     let mut theirs = ledgers[1].due_searches(at(10), 100).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
     assert_eq!(theirs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_one_makes_what_was_accepted() {
+    let (place, ledgers) = two();
+    for number in 0..60 {
+        let order = format!("o{number}");
+        let accepted = ledgers[0].accept(claim_key(&order, ""), pay(&order), "{}".into(), 100, at(0)).await.unwrap();
+        assert!(matches!(accepted, Claimed::Accepted(_)), "{accepted:?}");
+    }
+    // As many looks as it takes, both sides at once; what is found is taken by both.
+    let looks = (0..8).map(|number| {
+        let ledgers = ledgers.clone();
+        tokio::spawn(async move {
+            let found = ledgers[number % 2].due_errands(at(10), 16).await;
+            let mut taken = Vec::new();
+            for claim in found {
+                for ledger in &ledgers {
+                    taken.extend(ledger.take(claim, "here", at(10)).await.unwrap());
+                }
+            }
+            taken
+        })
+    });
+    let mut orders = Vec::new();
+    for look in looks.collect::<Vec<_>>() {
+        orders.extend(look.await.unwrap().into_iter().map(|ticket| {
+            let order = ticket.subject.order_id.clone();
+            std::mem::forget(ticket);
+            order
+        }));
+    }
+    let many = orders.len();
+    let orders: BTreeSet<_> = orders.into_iter().collect();
+    assert!(many >= 32 && orders.len() == many, "{many} taken, {} different", orders.len());
+    // What the first had found and not taken when it died is the other's.
+    let left = 60 - many;
+    drop(ledgers[0].due_errands(at(10), 100).await);
+    place.silence_the_first();
+    let mut found = BTreeSet::new();
+    while found.len() < left {
+        let due = ledgers[1].due_errands(at(10), 100).await;
+        assert!(!due.is_empty(), "{} of {left}", found.len());
+        found.extend(due);
+    }
+}
+
+#[tokio::test]
+async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() {
+    let bench = Bench::<Schema>::new();
+    for order in ["taken", "waits"] {
+        let key = claim_key(order, "");
+        bench.ledger.accept(key, pay(order), "{}".into(), 100, at(0)).await.unwrap();
+        if order == "taken" {
+            let [claim] = bench.ledger.due_errands(at(1), 9).await[..] else { panic!() };
+            std::mem::forget(bench.ledger.take(claim, "first", at(1)).await.unwrap().unwrap());
+        }
+    }
+    drop(bench.ledger.due_errands(at(1), 9).await);
+    bench.place.silence_the_first();
+    let other = bench.place.join();
+    assert_eq!(other.payment("taken").await.status, Status::Unknown);
+    let [claim] = other.ledger.due_errands(at(1), 9).await[..] else { panic!() };
+    let ticket = other.ledger.take(claim, "second", at(1)).await.unwrap().unwrap();
+    assert_eq!(ticket.subject, of("waits"));
+    other.settle(ticket, outcome(Status::Succeeded)).await;
+    assert!(bench.ledger.take(claim, "first", at(1)).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,8 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);
+    let key = claim_key("waits", &format!("{:?}", pay("waits")));
+    old.ledger.accept(key, pay("waits"), "{}".into(), 9, at(0)).await.unwrap();
     let (paid, unknown) = (old.payment("paid").await, old.payment("unknown").await);
     let old = old.crash();
 
@@ -21,21 +23,34 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     let Bench { ledger, place: old } = old;
     drop(ledger);
     let moved = migrate(old.path(), place.address()).unwrap().to_string();
-    for count in ["payments          3", "refunds           1", "claims            4", "running           0"] {
+    for count in [
+        "payments          4",
+        "refunds           1",
+        "claims            5",
+        "running           0",
+        "errands           1",
+    ] {
         assert!(moved.contains(count), "{moved}");
     }
     let bench = Bench { ledger: place.open(), place };
     assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
     assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
     assert_eq!(bench.due().await.len(), 2);
+    let [claim] = bench.ledger.due_errands(at(9), 9).await[..] else { panic!() };
+    assert!(matches!(bench.claim("waits", pay("waits")).await, Claimed::Waiting(_)));
+    let ticket = bench.ledger.take(claim, "here", at(9)).await.unwrap().unwrap();
+    bench.settle(ticket, outcome(Status::Pending)).await;
     assert!(matches!(bench.claim("pay paid", pay("paid")).await, Claimed::Replay(_)));
     assert!(matches!(bench.claim("running", pay("running")).await, Claimed::Present(_)));
     assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, Claimed::TooMuch { left: 700 }));
     assert_eq!(bench.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 5);
     let mut kinds = bench.kinds().await;
     kinds.sort();
-    assert_eq!(kinds, ["payment.succeeded", "payment.unknown", "payment.unknown", "refund.succeeded"]);
+    assert_eq!(
+        kinds,
+        ["payment.pending", "payment.succeeded", "payment.unknown", "payment.unknown", "refund.succeeded"]
+    );
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
 
     let again = migrate(old.path(), bench.place.address());

@@ -30,6 +30,9 @@ fn words(entry: &Entry) -> String {
     let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("{refund}: "));
     let what = match &entry.what {
         What::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
+        What::Queued { action } => format!("queued {action:?}"),
+        What::Taken { by } => format!("taken by {by}"),
+        What::PutBack { .. } => "put back".to_owned(),
         What::Moved { channel } => format!("moved {channel}"),
         What::PaidElsewhere { channel } => format!("paid on {channel}"),
         What::Exchanged(it) => format!("{} {:?} {}", it.operation, it.written, it.result),

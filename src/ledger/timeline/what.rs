@@ -24,6 +24,21 @@ pub enum What {
         /// Over how much.
         amount: Money,
     },
+    /// It was accepted to be made by the queue.
+    Queued {
+        /// What is to be done.
+        action: Action,
+    },
+    /// Somebody took it from the queue to make it.
+    Taken {
+        /// Which gateway.
+        by: String,
+    },
+    /// Provably nothing was sent, so it waits in the queue for another try.
+    PutBack {
+        /// When it is due.
+        due: Timestamp,
+    },
     /// Nothing was sent on the channel before, so it goes to this one.
     Moved {
         /// The channel.

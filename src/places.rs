@@ -1,34 +1,40 @@
-//! The questions under way: no more than there are places, and never two at once about one record.
+//! What is under way: no more than there are places, and never two at once about the same.
 
 use std::collections::HashMap;
 
 use tokio::task::{Id, JoinSet};
 
-/// So many, so that a provider that comes back is not drowned.
-pub(super) const PLACES: usize = 16;
-
-/// Who has a place. A slow question keeps its own, and holds up no other.
-#[derive(Default)]
-pub(super) struct Places {
+/// Who has a place. A slow one keeps its own, and holds up no other.
+pub(crate) struct Places {
+    limit: usize,
     tasks: JoinSet<()>,
     numbers: HashMap<Id, String>,
 }
 
 impl Places {
-    pub(super) fn is_full(&self) -> bool {
-        self.tasks.len() >= PLACES
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, tasks: JoinSet::new(), numbers: HashMap::new() }
     }
 
-    /// Has the question asked, unless no place is free or the same record is being asked about.
-    pub(super) fn ask(&mut self, number: String, question: impl Future<Output = ()> + Send + 'static) {
+    /// How many have no one.
+    pub(crate) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.tasks.len())
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.free() == 0
+    }
+
+    /// Has it done, unless no place is free or the same is being done.
+    pub(crate) fn ask(&mut self, number: String, work: impl Future<Output = ()> + Send + 'static) {
         if !self.is_full() && self.numbers.values().all(|under_way| *under_way != number) {
-            let task = self.tasks.spawn(question).id();
+            let task = self.tasks.spawn(work).id();
             self.numbers.insert(task, number);
         }
     }
 
     /// Until a place becomes free; for ever when all are.
-    pub(super) async fn one_ends(&mut self) {
+    pub(crate) async fn one_ends(&mut self) {
         let ended = match self.tasks.join_next_with_id().await {
             Some(Ok((task, ()))) => task,
             Some(Err(broken)) => broken.id(),
@@ -37,8 +43,8 @@ impl Places {
         self.numbers.remove(&ended);
     }
 
-    /// Until every question is answered.
-    pub(super) async fn all_end(mut self) {
+    /// Until everything is done.
+    pub(crate) async fn all_end(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
@@ -53,7 +59,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_question_holds_up_no_other_and_is_not_asked_twice() {
-        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), Places::default());
+        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), Places::new(16));
         let quick = |asked: &Arc<AtomicUsize>| {
             let asked = Arc::clone(asked);
             async move {

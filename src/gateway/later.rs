@@ -1,0 +1,171 @@
+//! What a merchant does not wait for: accepted, made by whoever takes it from the queue, its result told as an event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::Status;
+
+use super::{Asked, Gateway, LONGEST, Making, body_of, close, pay, refund};
+use crate::clock;
+use crate::ledger::{Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Record, Ticket};
+use crate::problem::Problem;
+use crate::telemetry::METRICS;
+
+/// The preference, as RFC 7240 names it.
+const RESPOND_ASYNC: &str = "respond-async";
+/// What a till scanned is given up after this time: the payer's code is good for a minute, and the payer for not much more.
+const SCANNED: Duration = Duration::from_secs(60);
+
+/// Claims what the request asks for: to be made now, or later where the caller prefers that.
+pub(super) async fn claim(
+    gateway: &Gateway,
+    asked: &Asked,
+    key: ClaimKey,
+    intent: Intent,
+    now: Timestamp,
+) -> Result<Claimed, LedgerError> {
+    if !is_preferred(&asked.incoming.headers) {
+        return gateway.ledger.claim(key, intent, now).await;
+    }
+    let action = match &intent {
+        Intent::Pay(_) => Action::Pay,
+        Intent::Close(_) => Action::Close,
+        Intent::Refund(_) => Action::Refund,
+    };
+    let body = String::from_utf8_lossy(&asked.incoming.body).into_owned();
+    let claimed = gateway.ledger.accept(key, intent, body, asked.snapshot.process.queue.limit, now).await;
+    match &claimed {
+        Ok(Claimed::Accepted(_)) => count(action, "accepted"),
+        Ok(Claimed::Full) => count(action, "full"),
+        _ => {}
+    }
+    claimed
+}
+
+/// As [`super::not_run`]. Who prefers an answer at once is told how it stands as that answer.
+pub(super) fn not_run(
+    asked: &Asked,
+    claimed: Claimed,
+    order_id: &str,
+    done: StatusCode,
+) -> Result<Response<Bytes>, Problem> {
+    let is_present = matches!(claimed, Claimed::Present(_));
+    if is_present && is_preferred(&asked.incoming.headers) {
+        return super::not_run(claimed, order_id, StatusCode::ACCEPTED).map(applied);
+    }
+    super::not_run(claimed, order_id, done)
+}
+
+/// Says that the preference was followed.
+pub(super) fn applied(mut response: Response<Bytes>) -> Response<Bytes> {
+    response.headers_mut().insert("preference-applied", HeaderValue::from_static(RESPOND_ASYNC));
+    response
+}
+
+/// Provably nothing was done. What has a caller goes back to him; what has none is tried again, unless that is of no use.
+pub(super) async fn not_done(gateway: &Gateway, ticket: Ticket, error: &Error) -> Result<(), LedgerError> {
+    match &ticket.errand {
+        Some(errand) if matches!(error, Error::Unfit(_)) => {
+            let action = errand.action;
+            give_up(gateway, ticket, action).await
+        }
+        Some(errand) => {
+            count(errand.action, "put_back");
+            gateway.ledger.release(ticket).await
+        }
+        None => gateway.ledger.release(ticket).await,
+    }
+}
+
+/// Makes what was taken from the queue, as if its caller waited for it.
+pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
+    let Some(errand) = ticket.errand.clone() else { return };
+    let (order_id, action) = (ticket.subject.order_id.clone(), errand.action);
+    let snapshot = gateway.current.load_full();
+    if clock::now() >= end_of(&errand, &ticket, snapshot.process.queue.give_up) {
+        if let Err(error) = give_up(gateway, ticket, action).await {
+            tracing::error!(%error, order_id, "what could not be sent could not be given up either");
+        }
+        return;
+    }
+    let making = Making { snapshot, request_id: format!("queue:{order_id}"), waits: (LONGEST, Instant::now()) };
+    let made = match action {
+        Action::Pay => pay::take_up(gateway, making, ticket, errand.body).await,
+        Action::Close => close::finish(Arc::clone(gateway), making, ticket).await,
+        Action::Refund => refund::finish(Arc::clone(gateway), making, ticket).await,
+    };
+    match made {
+        Ok(response) => {
+            count(action, "made");
+            tracing::info!(order_id, ?action, status = response.status().as_u16(), "made by the queue");
+        }
+        Err(problem) => tracing::info!(order_id, ?action, code = problem.code(), "not made by the queue this time"),
+    }
+}
+
+/// Until when it is tried.
+fn end_of(errand: &Errand, ticket: &Ticket, give_up: Duration) -> Timestamp {
+    let payment = &ticket.payment;
+    let is_scanned = errand.action == Action::Pay && payment.method.is_scanned();
+    let tried_for = if is_scanned { give_up.min(SCANNED) } else { give_up };
+    let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
+    let end = errand.since.saturating_add(tried_for).unwrap_or(Timestamp::MAX);
+    match payment.expires_at.filter(|_| errand.action == Action::Pay) {
+        Some(expires_at) => end.min(expires_at),
+        None => end,
+    }
+}
+
+async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action) -> Result<(), LedgerError> {
+    tracing::warn!(order_id = ticket.subject.order_id, ?action, "given up: nothing could be sent");
+    count(action, "given_up");
+    // Nobody waits for it, and a repetition is told how the record stands.
+    let answer = |record: &Record| Answer { status: 202, content_type: String::new(), body: body_of(record) };
+    gateway.ledger.settle(ticket, News::Unsent(Status::Failed), clock::now(), answer).await.map(drop)
+}
+
+fn count(action: Action, result: &str) {
+    let action = match action {
+        Action::Pay => "pay",
+        Action::Close => "close",
+        Action::Refund => "refund",
+    };
+    METRICS.queue_total.with_label_values(&[action, result]).inc();
+}
+
+/// Whether the caller prefers an answer at once.
+fn is_preferred(headers: &HeaderMap) -> bool {
+    headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|preference| {
+            let name = preference.split([';', '=']).next().unwrap_or_default();
+            name.trim().eq_ignore_ascii_case(RESPOND_ASYNC)
+        })
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preference_is_read_as_rfc_7240_writes_it() {
+        for (value, wanted) in [
+            ("respond-async", true),
+            ("Respond-Async, wait=100", true),
+            ("return=minimal,respond-async; foo=bar", true),
+            ("respond-sync", false),
+            ("return=respond-async", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append("prefer", HeaderValue::from_static("handling=strict"));
+            headers.append("prefer", value.parse().unwrap());
+            assert_eq!(is_preferred(&headers), wanted, "{value}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A request that no claim is known of by its key: what it may begin.
+
+use jiff::Timestamp;
+use tollgate_plugins::payment::Status;
+
+use super::errands::{self, Later};
+use super::row::{ClaimRow, KeyRow, State};
+use crate::ledger::held::Turn;
+use crate::ledger::records::{Claimed, Errand, LedgerError, MoneyState, Payment, Record, Refund, Subject, Ticket};
+use crate::ledger::retention::{self, Kind};
+use crate::ledger::rows::{self, Id, Kept, PaymentRow, RefundRow};
+use crate::ledger::searches;
+use crate::ledger::timeline::{self, Action, What};
+use crate::ledger::transaction::{Space, Transaction};
+
+/// The request.
+pub(super) struct Asked {
+    pub(super) name: Id,
+    pub(super) fingerprint: [u8; 32],
+    /// What is to be made later.
+    pub(super) later: Option<Later>,
+    pub(super) now: Timestamp,
+}
+
+impl Asked {
+    pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
+        let now = self.now;
+        if let Some(mut known) = rows::find_payment(tx, &payment.merchant, &payment.order_id)? {
+            if known.row.payment.content != payment.content {
+                return Ok(Claimed::OtherContent);
+            }
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, Action::Pay, known.id, None)?;
+            known.save(tx)?;
+            return Ok(Claimed::Present(Record::Payment(known.row.payment)));
+        }
+        if self.is_full() {
+            return Ok(Claimed::Full);
+        }
+        let payment = Payment {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            refunded: 0,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            search: None,
+            ..payment
+        };
+        let id = tx.new_id(now);
+        let begun = self.run(tx, Action::Pay, id, None)?;
+        rows::add_indexes(tx, rows::payment_indexes(&payment), id)?;
+        Kept::new(id, PaymentRow::new(payment.clone(), begun.claim)).save(tx)?;
+        let (channel, amount) = (payment.channel.clone(), payment.amount);
+        timeline::add(tx, id, None, What::Claimed { action: Action::Pay, channel, amount }, now)?;
+        begun.told(tx, id, payment, None, now)
+    }
+
+    pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
+        let now = self.now;
+        if let Some(mut known) = rows::find_refund(tx, &refund.merchant, &refund.order_id, &refund.refund_id)? {
+            if known.row.refund.content != refund.content {
+                return Ok(Claimed::OtherContent);
+            }
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, Action::Refund, known.row.payment, Some(known.id))?;
+            known.save(tx)?;
+            return Ok(Claimed::Present(Record::Refund(known.row.refund)));
+        }
+        let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
+            return Ok(Claimed::NotFound);
+        };
+        let paid = &kept.row.payment;
+        if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
+            return Ok(Claimed::Refused(kept.row.payment));
+        }
+        let left = left(tx, &kept.row)?;
+        if refund.amount.value > left {
+            return Ok(Claimed::TooMuch { left });
+        }
+        if self.is_full() {
+            return Ok(Claimed::Full);
+        }
+        let refund = Refund {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            channel: paid.channel.clone(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            search: None,
+            ..refund
+        };
+        let id = tx.new_id(now);
+        let begun = self.run(tx, Action::Refund, kept.id, Some(id))?;
+        rows::add_indexes(tx, rows::refund_indexes(&refund), id)?;
+        let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
+        Kept::new(id, row).save(tx)?;
+        kept.row.refunds.push(id);
+        kept.save(tx)?;
+        let (channel, amount) = (refund.channel.clone(), refund.amount);
+        let what = What::Claimed { action: Action::Refund, channel, amount };
+        timeline::add(tx, kept.id, Some(&refund.refund_id), what, now)?;
+        begun.told(tx, kept.id, kept.row.payment, Some(refund), now)
+    }
+
+    pub(super) fn close(self, tx: &mut Transaction<'_>, subject: Subject) -> Result<Claimed, LedgerError> {
+        let Some(mut kept) = rows::find_payment(tx, &subject.merchant, &subject.order_id)? else {
+            return Ok(Claimed::NotFound);
+        };
+        match kept.row.payment.status {
+            Status::Succeeded => return Ok(Claimed::Refused(kept.row.payment)),
+            Status::Failed | Status::Closed => return Ok(Claimed::Present(Record::Payment(kept.row.payment))),
+            // It is closed as soon as it is known to be open.
+            Status::Unknown => {
+                searches::after_close(tx, &mut kept, self.now)?;
+                return Ok(Claimed::Present(Record::Payment(kept.row.payment)));
+            }
+            Status::Pending => {}
+        }
+        // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
+        for id in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
+            let Some(claim) = ClaimRow::load(tx, id)? else { continue };
+            match claim.state {
+                State::Running => return Ok(Claimed::Running),
+                State::Queued if claim.what == Action::Pay => return errands::take_back(tx, id, claim, kept, self.now),
+                State::Queued => return claim.repeat(tx),
+                State::Done(_) | State::Unknown => {}
+            }
+        }
+        if self.is_full() {
+            return Ok(Claimed::Full);
+        }
+        let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
+        let begun = self.run(tx, Action::Close, kept.id, None)?;
+        timeline::add(tx, kept.id, None, What::Claimed { action: Action::Close, channel, amount }, now)?;
+        kept.row.close = Some(begun.claim);
+        kept.save(tx)?;
+        begun.told(tx, kept.id, kept.row.payment, None, now)
+    }
+
+    /// The same content under another key: that key is bound to it from now on.
+    fn again(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<Claimed, LedgerError> {
+        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
+        // the claim stays small.
+        if claim.state == State::Running && claim.errand.is_none() {
+            claim.names.push(self.name);
+        } else {
+            retention::age(tx, Kind::LateKeys, self.name, self.now);
+        }
+        claim.bound_at = Some(self.now);
+        claim.save(tx, id)?;
+        claim.repeat(tx)
+    }
+
+    /// A repetition of what was done so long ago that its claim is gone: it is told how it stands, and its key is kept as
+    /// any.
+    fn told(self, tx: &mut Transaction<'_>, what: Action, payment: Id, refund: Option<Id>) -> Result<Id, LedgerError> {
+        self.begin(tx, what, payment, refund, State::Unknown, None)
+    }
+
+    fn is_full(&self) -> bool {
+        self.later.as_ref().is_some_and(|later| later.is_full)
+    }
+
+    /// Begins a claim that runs now, or waits until somebody takes it.
+    fn run(
+        mut self,
+        tx: &mut Transaction<'_>,
+        what: Action,
+        payment: Id,
+        refund: Option<Id>,
+    ) -> Result<Begun, LedgerError> {
+        let now = self.now;
+        let errand = self.later.take().map(|later| later.errand(what, now));
+        let state = if errand.is_some() { State::Queued } else { State::Running };
+        let claim = self.begin(tx, what, payment, refund, state, errand.clone())?;
+        match &errand {
+            Some(errand) => errands::list(tx, claim, errand),
+            None => tx.put(Space::Running, &claim.0, []),
+        }
+        Ok(Begun { claim, what, waits: errand.is_some() })
+    }
+
+    fn begin(
+        self,
+        tx: &mut Transaction<'_>,
+        what: Action,
+        payment: Id,
+        refund: Option<Id>,
+        state: State,
+        errand: Option<Errand>,
+    ) -> Result<Id, LedgerError> {
+        let id = tx.new_id(self.now);
+        let names = vec![self.name];
+        let (created_at, bound_at) = (self.now, None);
+        ClaimRow { what, payment, refund, names, state, created_at, bound_at, errand, turn: None }.save(tx, id)?;
+        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        Ok(id)
+    }
+}
+
+/// What no refund has taken yet; one whose end is open has taken its part.
+fn left(tx: &Transaction<'_>, row: &PaymentRow) -> Result<u64, LedgerError> {
+    let mut left = row.payment.amount.value;
+    for id in &row.refunds {
+        let refund = Kept::<RefundRow>::must(tx, *id)?.row.refund;
+        if refund.status != Status::Failed {
+            left = left.saturating_sub(refund.amount.value);
+        }
+    }
+    Ok(left)
+}
+
+/// A claim that was begun.
+struct Begun {
+    claim: Id,
+    what: Action,
+    /// For somebody to take it.
+    waits: bool,
+}
+
+impl Begun {
+    /// What whoever asked is told.
+    fn told(
+        self,
+        tx: &mut Transaction<'_>,
+        kept: Id,
+        payment: Payment,
+        refund: Option<Refund>,
+        now: Timestamp,
+    ) -> Result<Claimed, LedgerError> {
+        if !self.waits {
+            let turn = Turn { claim: self.claim, number: None };
+            return Ok(Claimed::Run(Ticket::new(turn, payment, refund)));
+        }
+        let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
+        timeline::add(tx, kept, refund_id, What::Queued { action: self.what }, now)?;
+        Ok(Claimed::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
+    }
+}

@@ -1,0 +1,168 @@
+//! What was accepted to be made later: it waits until somebody takes it, and runs then as any claim does.
+//!
+//! It is taken in one transaction, so that one process has it, with a turn of its own. It comes back only from the hands of
+//! whoever has that turn, with the proof that nothing was sent; whatever else ends a turn makes it unknown.
+
+use jiff::{SignedDuration, Timestamp};
+use tollgate_plugins::payment::Status;
+
+use super::row::{ClaimRow, State};
+use super::{end_as_lost, is_untouched};
+use crate::ledger::agenda::Agenda;
+use crate::ledger::attempts;
+use crate::ledger::changes::hear_payment;
+use crate::ledger::held::Turn;
+use crate::ledger::outbox;
+use crate::ledger::records::{Claimed, Errand, LedgerError, News, Record, Ticket};
+use crate::ledger::rows::{self, Id, Kept, PaymentRow, Target, millis, millis_at, time};
+use crate::ledger::searches;
+use crate::ledger::timeline::{Action, Source, What};
+use crate::ledger::transaction::{Space, Transaction};
+
+/// The event that tells what was made and is not at its end: the payer can pay now, or it is as open as before.
+const PENDING: &str = "payment.pending";
+/// The longest pause before another try; the first is a second, and each is twice the one before.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
+
+/// That something is to be made later.
+pub(in crate::ledger) struct Later {
+    /// As [`Errand::body`].
+    pub(in crate::ledger) body: String,
+    /// So many wait that no more may.
+    pub(in crate::ledger) is_full: bool,
+}
+
+impl Later {
+    pub(super) fn errand(self, action: Action, now: Timestamp) -> Errand {
+        Errand { action, body: self.body, since: now, tries: 0, due: now }
+    }
+}
+
+/// As [`Ledger::take`](crate::ledger::Ledger::take).
+pub(in crate::ledger) fn take(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    by: &str,
+    now: Timestamp,
+) -> Result<Option<Ticket>, LedgerError> {
+    let Some(mut claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Queued) else { return Ok(None) };
+    let Some(errand) = claim.errand.clone() else { return Ok(None) };
+    unlist(tx, id, &errand);
+    let mut target = claim.target(tx)?;
+    match &mut target {
+        Target::Payment(payment) if claim.what == Action::Close && payment.row.payment.status == Status::Pending => {}
+        // It has ended, or is closed as soon as it is known to be open.
+        Target::Payment(payment) if claim.what == Action::Close => {
+            searches::after_close(tx, payment, now)?;
+            return claim.end(tx, id, State::Unknown).map(|()| None);
+        }
+        // Somebody told of what was never sent: that is to be found out, not to be sent.
+        target if !is_untouched(target) => return end_as_lost(tx, id, claim, now).map(|()| None),
+        _ => {}
+    }
+    let turn = Turn { claim: id, number: Some(tx.new_id(now)) };
+    claim.turn = turn.number;
+    claim.state = State::Running;
+    claim.save(tx, id)?;
+    tx.put(Space::Running, &id.0, turn.number.map(|number| number.0.to_vec()).unwrap_or_default());
+    target.add(tx, What::Taken { by: by.to_owned() }, now)?;
+    let (payment, refund) = match target {
+        Target::Payment(kept) => (kept.row.payment, None),
+        Target::Refund(kept) => (Kept::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(kept.row.refund)),
+    };
+    Ok(Some(Ticket { errand: Some(errand), ..Ticket::new(turn, payment, refund) }))
+}
+
+/// Nothing was sent in this turn: it waits for the next one.
+pub(super) fn put_back(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    mut claim: ClaimRow,
+    mut target: Target,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(errand) = &mut claim.errand else { return Ok(()) };
+    errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
+    errand.tries = errand.tries.saturating_add(1);
+    tx.remove(Space::Running, &id.0);
+    list(tx, id, errand);
+    let due = errand.due;
+    (claim.state, claim.turn) = (State::Queued, None);
+    if let Target::Payment(payment) = &mut target
+        && claim.what == Action::Pay
+    {
+        attempts::forget(tx, &payment.row)?;
+        payment.row.attempts.clear();
+        payment.save(tx)?;
+    }
+    claim.save(tx, id)?;
+    target.add(tx, What::PutBack { due }, now)
+}
+
+/// A payment that nobody has taken yet is closed by not making it.
+pub(super) fn take_back(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    claim: ClaimRow,
+    mut payment: Kept<PaymentRow>,
+    now: Timestamp,
+) -> Result<Claimed, LedgerError> {
+    if !payment.row.payment.status.is_final() {
+        hear_payment(tx, &mut payment, &News::Unsent(Status::Closed), Source::Own, now)?;
+    }
+    claim.end(tx, id, State::Unknown)?;
+    Ok(Claimed::Present(Record::Payment(payment.row.payment)))
+}
+
+/// Tells the merchant how a payment stands that was made, or could not be closed; what has ended is told of anyway.
+pub(super) fn tell(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    let Target::Payment(kept) = target else { return Ok(()) };
+    if kept.row.payment.status != Status::Pending {
+        return Ok(());
+    }
+    let data = Record::Payment(kept.row.payment.clone());
+    outbox::tell(tx, kept, PENDING, rows::payment_subject(&kept.row.payment), data, now)?;
+    kept.save(tx)
+}
+
+/// Puts it on the list of what waits.
+pub(super) fn list(tx: &mut Transaction<'_>, id: Id, errand: &Errand) {
+    tx.put(Space::Errands, &key(id, errand), []);
+    tx.wake();
+}
+
+pub(super) fn unlist(tx: &mut Transaction<'_>, id: Id, errand: &Errand) {
+    tx.remove(Space::Errands, &key(id, errand));
+}
+
+/// As [`Ledger::due_errands`](crate::ledger::Ledger::due_errands).
+pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Id> {
+    let now = millis(now);
+    let due = agenda.errands.keys().take_while(|key| millis_at(key) <= now).take(limit);
+    due.filter_map(|key| claim_of(key)).collect()
+}
+
+/// The claims that keys of the list name.
+pub(in crate::ledger) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
+    keys.iter().filter_map(|key| claim_of(key)).collect()
+}
+
+/// Since when the oldest waits: a claim's id begins with the time when it was made.
+pub(in crate::ledger) fn oldest(agenda: &Agenda) -> Option<Timestamp> {
+    agenda.errands.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
+}
+
+fn claim_of(key: &[u8]) -> Option<Id> {
+    key.get(8..).and_then(|claim| Id::from_bytes(claim).ok())
+}
+
+fn key(id: Id, errand: &Errand) -> Vec<u8> {
+    [&millis(errand.due).to_be_bytes()[..], &id.0].concat()
+}
+
+/// From three quarters to five quarters of the pause, so that what came back together does not go out together.
+fn pause(tries: u32, turn: Option<Id>) -> SignedDuration {
+    let wanted = SignedDuration::from_secs(1 << tries.min(10)).min(LONGEST_PAUSE);
+    let chance = turn.map_or(0, |turn| turn.0.iter().fold(0u32, |sum, byte| sum * 31 % 251 + u32::from(*byte))) % 256;
+    wanted * 3 / 4 + wanted / 2 * i32::try_from(chance).unwrap_or(0) / 256
+}

@@ -1,0 +1,226 @@
+//! What is accepted to be made later: taken once, made once, told of.
+
+use tollgate_plugins::error::Error;
+use tollgate_plugins::payment::{Action as PayerAction, Kind};
+
+use super::*;
+
+/// Long after everything that waits is due.
+const LATE: i64 = 1_000_000_000;
+
+impl Bench {
+    async fn accept_with(&self, key: &str, intent: Intent, most: u64) -> Claimed {
+        let body = format!("{intent:?}");
+        self.ledger.accept(claim_key(key, &body), intent, "{}".into(), most, at(0)).await.unwrap()
+    }
+
+    pub(super) async fn accept(&self, key: &str, intent: Intent) -> Claimed {
+        self.accept_with(key, intent, 100).await
+    }
+
+    async fn waits(&self, now: Timestamp) -> usize {
+        self.ledger.due_errands(now, 100).await.len()
+    }
+
+    /// The first that is due, taken.
+    pub(super) async fn take(&self) -> Option<Ticket> {
+        let due = self.ledger.due_errands(at(LATE), 100).await;
+        self.ledger.take(*due.first()?, "here", at(0)).await.unwrap()
+    }
+
+    async fn accepted(&self, key: &str, intent: Intent) -> Ticket {
+        assert!(matches!(self.accept(key, intent).await, Claimed::Accepted(_)));
+        self.take().await.unwrap()
+    }
+
+    async fn states(&self, order: &str) -> (Status, MoneyState) {
+        let payment = self.payment(order).await;
+        (payment.status, payment.money_state)
+    }
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
+    let bench = Bench::new();
+    let Claimed::Accepted(Record::Payment(payment)) = bench.accept("k", pay("o")).await else { panic!() };
+    assert_eq!((payment.status, payment.money_state, payment.version), (Status::Pending, MoneyState::NotSent, 1));
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)), "the same key");
+    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Waiting(_)), "the same order");
+    let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
+    assert!(matches!(bench.accept("k3", other).await, Claimed::OtherContent));
+    assert_eq!(bench.ledger.waiting().await.unwrap().errands, 1);
+
+    let [claim] = bench.ledger.due_errands(at(0), 9).await[..] else { panic!() };
+    let ticket = bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap();
+    assert_eq!(ticket.errand.as_ref().map(|errand| (errand.body.as_str(), errand.action)), Some(("{}", Action::Pay)));
+    assert!(bench.ledger.take(claim, "there", at(0)).await.unwrap().is_none(), "it is taken");
+    assert!(matches!(bench.accept("k", pay("o")).await, Claimed::Waiting(_)), "while it is made");
+    let action = Some(PayerAction::Qr { data: "weixin://".into() });
+    bench.settle(ticket, News::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
+    let Claimed::Present(Record::Payment(made)) = bench.accept("k", pay("o")).await else { panic!() };
+    assert!(made.action.is_some() && bench.take().await.is_none());
+    let [event] = &bench.hear_all().await[..] else { panic!() };
+    assert_eq!((event.kind.as_str(), &event.data), ("payment.pending", &Record::Payment(made)), "with the action");
+    assert_eq!(bench.ledger.waiting().await.unwrap(), Waiting::default());
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_a_crash_and_is_made_once() {
+    let bench = Bench::new();
+    bench.accept("k", pay("o")).await;
+    let bench = bench.crash();
+    let ticket = bench.take().await.unwrap();
+    // Nobody can tell whether what was taken was sent.
+    let after = bench.crash();
+    std::mem::forget(ticket);
+    assert_eq!(after.states("o").await, (Status::Unknown, MoneyState::Unknown));
+    assert!(after.take().await.is_none() && after.due().await.len() == 1, "it is asked about, not made again");
+    assert!(matches!(after.accept("k", pay("o")).await, Claimed::Present(_)));
+}
+
+#[tokio::test]
+async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
+    let bench = Bench::new();
+    let mut now = 0;
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        let ticket = match now {
+            0 => bench.accepted("k", pay("o")).await,
+            _ => bench.take().await.unwrap(),
+        };
+        let before = crate::clock::now();
+        bench.ledger.release(ticket).await.unwrap();
+        // Its time counts from now on, not from the test's.
+        let after = before.duration_since(at(0)).as_secs();
+        assert_eq!(bench.waits(at(after + pause * 3 / 4 - 1)).await, 0, "{pause}");
+        assert_eq!(bench.waits(at(after + pause * 5 / 4 + 60)).await, 1, "{pause}");
+        now += 1;
+    }
+    assert_eq!(bench.states("o").await, (Status::Pending, MoneyState::NotSent));
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)));
+    assert_eq!(bench.crash().waits(at(2 * 365 * 86_400)).await, 1, "and survives a crash");
+}
+
+#[tokio::test]
+async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
+    let bench = Bench::new();
+    drop(bench.accepted("k", pay("o")).await);
+    bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
+    assert_eq!(bench.states("o").await, (Status::Unknown, MoneyState::Unknown));
+    assert!(bench.take().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
+    let bench = Bench::new();
+    let ticket = bench.accepted("k", pay("o")).await;
+    bench.settle(ticket, News::Unsent(Status::Failed)).await;
+    assert_eq!(bench.states("o").await, (Status::Failed, MoneyState::NotSent));
+    assert!(bench.take().await.is_none() && bench.due().await.is_empty());
+    bench.paid("p").await;
+    let ticket = bench.accepted("r", give_back("p", "r", 900)).await;
+    assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, Claimed::TooMuch { left: 100 }), "reserved");
+    bench.settle(ticket, News::Unsent(Status::Failed)).await;
+    let refund = bench.refund("p", "r").await;
+    assert_eq!((refund.status, refund.money_state), (Status::Failed, MoneyState::NotSent));
+    bench.run("r2", give_back("p", "r2", 1000)).await;
+    let mut kinds = bench.kinds().await;
+    kinds.sort();
+    assert_eq!(kinds, ["payment.failed", "payment.succeeded", "refund.failed"]);
+}
+
+#[tokio::test]
+async fn what_nobody_has_taken_is_closed_by_not_making_it() {
+    let bench = Bench::new();
+    bench.accept("k", pay("o")).await;
+    let Claimed::Present(Record::Payment(closed)) = bench.claim("c", close("o")).await else { panic!() };
+    assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotSent));
+    assert!(bench.take().await.is_none());
+    assert_eq!(bench.kinds().await, ["payment.closed"]);
+    // While it is being made there is nothing to close yet.
+    let ticket = bench.accepted("k2", pay("o2")).await;
+    assert!(matches!(bench.claim("c2", close("o2")).await, Claimed::Running));
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert!(matches!(bench.claim("c2", close("o2")).await, Claimed::Run(_)));
+}
+
+#[tokio::test]
+async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
+    let bench = Bench::new();
+    for order in ["open", "paid", "refused"] {
+        let ticket = bench.run(order, pay(order)).await;
+        bench.settle(ticket, outcome(Status::Pending)).await;
+    }
+    let ticket = bench.accepted("c", close("open")).await;
+    bench.settle(ticket, outcome(Status::Closed)).await;
+    bench.accept("c2", close("paid")).await;
+    assert!(matches!(bench.claim("c3", close("paid")).await, Claimed::Waiting(_)));
+    bench.ledger.record("wechat", told("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    assert!(bench.take().await.is_none(), "there is nothing to close");
+    let ticket = bench.accepted("c4", close("refused")).await;
+    bench.settle(ticket, News::Declined(word())).await;
+    let mut events = bench.hear_all().await;
+    events.sort_by_key(|event| event.subject.order_id.clone());
+    let told: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
+    let expected = [("open", "payment.closed"), ("paid", "payment.succeeded"), ("refused", "payment.pending")];
+    assert_eq!(told, expected, "that it is open still is a result too");
+}
+
+#[tokio::test]
+async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
+    let bench = Bench::new();
+    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Accepted(_)));
+    assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, Claimed::Full));
+    assert_eq!(bench.ledger.payment("shop", "o2").await.unwrap(), None);
+    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Waiting(_)), "what was accepted stays so");
+    bench.run("k2", pay("o2")).await;
+    assert!(matches!(bench.accept_with("k3", pay("o3"), 2).await, Claimed::Accepted(_)));
+}
+
+#[tokio::test]
+async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
+    let bench = Bench::new();
+    for (order, amount) in [("paid", None), ("amount", Some(cny(1)))] {
+        bench.accept(order, pay(order)).await;
+        let event = ProviderEvent { amount, ..told(order, order, None, Outcome::of(Status::Succeeded)) };
+        bench.ledger.record("wechat", event, at(3)).await.unwrap();
+    }
+    assert!(bench.take().await.is_none() && bench.take().await.is_none());
+    assert_eq!(bench.states("paid").await.0, Status::Succeeded);
+    assert_eq!(bench.states("amount").await.0, Status::Unknown);
+    assert_eq!(bench.waits(at(LATE)).await, 0);
+}
+
+#[tokio::test]
+async fn each_turn_may_go_from_channel_to_channel_anew() {
+    let bench = Bench::new();
+    let mut ticket = bench.accepted("k", pay("o")).await;
+    for turn in 0..3 {
+        for (from, to) in [("wechat", "backup"), ("backup", "wechat")] {
+            let mut tried = Exchanged::begun(Kind::Pay, from, at(0));
+            tried.ended(&Err(Error::NotSent("refused".into())));
+            ticket.evidence.push(tried);
+            let moved = bench.ledger.moved_to(&mut ticket, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
+            assert_eq!(moved.channel, to, "turn {turn}");
+        }
+        bench.ledger.release(ticket).await.unwrap();
+        assert!(bench.due().await.is_empty(), "nothing is left anywhere");
+        let [claim] = bench.ledger.due_errands(at(2 * 365 * 86_400), 9).await[..] else { panic!() };
+        ticket = bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap();
+    }
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    let count = |wanted: fn(&What) -> bool| timeline.entries.iter().filter(|entry| wanted(&entry.what)).count();
+    assert_eq!(count(|what| matches!(what, What::Queued { .. })), 1);
+    assert_eq!(count(|what| matches!(what, What::Taken { by } if by == "here")), 4);
+    assert_eq!(count(|what| matches!(what, What::PutBack { .. })), 3);
+}
+
+#[tokio::test]
+async fn what_waits_is_never_too_old() {
+    let bench = Bench::new();
+    bench.accept("k", pay("o")).await;
+    let mut purge = Purge::default();
+    while !bench.ledger.purge(&mut purge, &Keep::default(), at(1000 * 86_400)).await.unwrap() {}
+    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)));
+    assert!(bench.take().await.is_some());
+}

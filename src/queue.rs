@@ -1,0 +1,60 @@
+//! What was accepted to be made later: taken by whichever gateway has a place free, and made as if its caller waited.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::gateway::{Gateway, make};
+use crate::ledger::ClaimId;
+use crate::places::Places;
+use crate::proxy::InFlight;
+
+/// How many are made at once.
+const AT_ONCE: usize = 64;
+
+/// Runs until shutdown. What is being made then is waited for as requests are.
+pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown: watch::Receiver<bool>) {
+    let mut wake = gateway.ledger.wake();
+    let mut places = Places::new(AT_ONCE);
+    let here: Arc<str> = name().into();
+    loop {
+        // Taking is writing.
+        if gateway.ledger.is_healthy() && !places.is_full() {
+            // No more than are made at once: what one gateway has found is not given to another for a while.
+            for claim in gateway.ledger.due_errands(clock::now(), places.free()).await {
+                let (gateway, here, inside) = (Arc::clone(&gateway), Arc::clone(&here), in_flight.enter());
+                places.ask(claim.into(), async move {
+                    take(&gateway, claim, &here).await;
+                    drop(inside);
+                });
+            }
+        }
+        tokio::select! {
+            () = places.one_ends() => {}
+            _ = wake.changed(), if !places.is_full() => {}
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            _ = shutdown.wait_for(|stop| *stop) => break,
+        }
+    }
+    places.all_end().await;
+}
+
+async fn take(gateway: &Arc<Gateway>, claim: ClaimId, here: &str) {
+    match gateway.ledger.take(claim, here, clock::now()).await {
+        Ok(Some(ticket)) => make(gateway, ticket).await,
+        // Somebody else was faster.
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(%error, "what waits in the queue could not be taken");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// What a person knows this gateway by.
+fn name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}, process {}", std::process::id())
+}
