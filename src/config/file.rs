@@ -89,6 +89,7 @@ pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
         mistakes: Vec::new(),
         sources: Sources { files: BTreeSet::from([dir.to_owned()]), ..Sources::default() },
     };
+    loading.known.contents.forget();
     let snapshot = loading.snapshot();
     let Loading { mut mistakes, sources, known, .. } = loading;
     known.tidy();

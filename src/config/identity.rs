@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::Identity;
+use super::known::Content;
 use super::source::Source;
 
 /// Unix seconds: when the configuration is read.
@@ -56,19 +57,19 @@ pub(super) struct Authority {
 pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now) -> Option<Arc<Pair>> {
     let cert = source.required_file(table, "cert");
     let key = source.required_file(table, "key");
-    let pair = match (&cert, &key) {
+    let pair = match (cert.as_deref(), key.as_deref()) {
         (Some(cert), Some(key)) => {
             let contents = [cert.expose(), key.expose()];
             source.known().pairs.take(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(())).ok()
         }
         // What can be said of the other one is said.
-        _ => pair(table, cert.as_ref(), key.as_ref()).map(Arc::new),
+        (cert, key) => pair(table, cert, key).map(Arc::new),
     }?;
     pair.leaf.in_force(now).map_err(|message| table.problem("cert", message, None)).ok()?;
     Some(pair)
 }
 
-fn pair(table: &Settings<'_>, cert: Option<&Secret>, key: Option<&Secret>) -> Option<Pair> {
+fn pair(table: &Settings<'_>, cert: Option<&Content>, key: Option<&Content>) -> Option<Pair> {
     let certificates =
         cert.and_then(|file| certificates(file.expose()).map_err(|message| table.problem("cert", message, None)).ok());
     let key = key.and_then(|file| {

@@ -8,6 +8,7 @@ use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
 use super::identity;
+use super::known::Content;
 use super::pfx;
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
@@ -74,8 +75,8 @@ fn signer(
     });
     let file = source.required_file(&mut sign, "file");
     let password = secret::optional(source, &mut sign, "password", plain);
-    let file = file.and_then(|file| opened(&sign, file, password.as_ref()));
-    let id = key_id(&mut sign, row, file.as_ref());
+    let file = file.and_then(|file| opened(&sign, &file, password.as_ref()));
+    let id = key_id(&mut sign, row, file.as_ref().map(Secret::expose));
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
     let contents = [algorithm.name.as_bytes(), id.as_bytes(), file.expose()];
     let signer = source.known().signers.take(&contents, || (algorithm.signer)(&id, file.expose()));
@@ -84,9 +85,9 @@ fn signer(
 }
 
 /// A PFX file as PEM; any other as it is.
-fn opened(sign: &Settings<'_>, file: Secret, password: Option<&Secret>) -> Option<Secret> {
+fn opened(sign: &Settings<'_>, file: &Content, password: Option<&Secret>) -> Option<Secret> {
     let (key, message, suggestion) = match (pfx::is_one(file.expose()), password) {
-        (false, None) => return Some(file),
+        (false, None) => return Some(Secret::new(file.expose())),
         (false, Some(_)) => ("password", "only a PFX file is opened with a password", "remove `password`"),
         (true, None) => {
             ("file", "this is a PFX file, and its password is missing", "add password = \"env:…\" beside `file`")
@@ -109,7 +110,7 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
     }
     for mut entry in table.sections("verify") {
         let file = source.required_file(&mut entry, "file");
-        let id = key_id(&mut entry, row, file.as_ref());
+        let id = key_id(&mut entry, row, file.as_deref().map(Content::expose));
         let (Some(id), Some(file), Some(algorithm)) = (id, file, algorithm) else { continue };
         if keys.iter().any(|key| key.id == id) {
             entry.problem("id", format!("the key id `{id}` stands here twice"), None);
@@ -129,15 +130,15 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
 }
 
 /// As the provider works it out from the key itself, or else as the file says.
-fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&Secret>) -> Option<String> {
-    let known = file.and_then(|file| (row.key_id)(file.expose()));
+fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&[u8]>) -> Option<String> {
+    let known = file.and_then(row.key_id);
     let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
         (true, _) => return known,
         (false, true) => table.optional("id")?,
         (false, false) => table.required("id")?,
     };
     let is_certificate =
-        file.is_some_and(|file| str::from_utf8(file.expose()).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")));
+        file.is_some_and(|file| str::from_utf8(file).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")));
     if let Some(known) = known.filter(|_| is_certificate)
         && !bare(&known).eq_ignore_ascii_case(bare(&id))
     {

@@ -13,7 +13,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
-use super::known::Known;
+use super::known::{Content, Known};
 use super::report::Mistake;
 
 /// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
@@ -60,8 +60,8 @@ impl Fed {
         self.what == before.what && self.digest != before.digest
     }
 
-    fn new(what: Named, content: &[u8]) -> Self {
-        Self { what, digest: Sha256::digest(content).into() }
+    fn new(what: Named, digest: [u8; 32]) -> Self {
+        Self { what, digest }
     }
 }
 
@@ -139,32 +139,32 @@ impl Source {
     }
 
     /// The content of a file that this one names; says what is wrong in a sentence.
-    pub(super) fn read_named(&self, name: &str) -> Result<Secret, String> {
+    pub(super) fn read_named(&self, name: &str) -> Result<Arc<Content>, String> {
         let path = self.resolve(name);
         self.named.borrow_mut().insert(path.clone());
-        match read_small(&path) {
+        match self.known.contents.read(&path, read_small) {
             Ok(content) => {
-                self.feed("named", &content);
-                self.trace.borrow_mut().push(Fed::new(Named::File(name.to_owned()), &content));
-                Ok(Secret::new(content))
+                self.feed("named", &content.digest);
+                self.trace.borrow_mut().push(Fed::new(Named::File(name.to_owned()), content.digest));
+                Ok(content)
             }
             Err(message) => Err(format!("`{}`: {message}", path.display())),
         }
     }
 
     /// The content of the file that a key names, which may be missing.
-    pub(super) fn optional_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Secret> {
+    pub(super) fn optional_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Arc<Content>> {
         let name: String = settings.optional(key)?;
         self.file(settings, key, &name)
     }
 
     /// The content of the file that a key names, which must be there.
-    pub(super) fn required_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Secret> {
+    pub(super) fn required_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Arc<Content>> {
         let name: String = settings.required(key)?;
         self.file(settings, key, &name)
     }
 
-    fn file(&self, settings: &Settings<'_>, key: &str, name: &str) -> Option<Secret> {
+    fn file(&self, settings: &Settings<'_>, key: &str, name: &str) -> Option<Arc<Content>> {
         self.read_named(name).map_err(|message| settings.problem(key, message, None)).ok()
     }
 
@@ -186,7 +186,7 @@ impl Source {
     /// Adds the value of an environment variable that the file names.
     pub(super) fn feed_variable(&self, name: &str, value: &[u8]) {
         self.feed("env", value);
-        self.trace.borrow_mut().push(Fed::new(Named::Variable(name.to_owned()), value));
+        self.trace.borrow_mut().push(Fed::new(Named::Variable(name.to_owned()), Sha256::digest(value).into()));
     }
 
     /// What the fingerprint covers by now.
@@ -202,8 +202,8 @@ impl Source {
             match &fed.what {
                 Named::File(name) => {
                     let path = self.resolve(name);
-                    let Ok(content) = read_small(&path) else { return false };
-                    feed(&mut hasher, "named", &content);
+                    let Ok(content) = self.known.contents.read(&path, read_small) else { return false };
+                    feed(&mut hasher, "named", &content.digest);
                     named.insert(path);
                 }
                 Named::Variable(name) => {
