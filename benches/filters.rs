@@ -47,7 +47,7 @@ fn main() {
         println!(
             "{name:<12} {:>6} ns a request, its own {:>6} ns",
             each.as_nanos(),
-            (each.saturating_sub(base)).as_nanos()
+            each.saturating_sub(base).as_nanos()
         );
     }
 }
