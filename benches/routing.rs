@@ -39,7 +39,7 @@ fn route(number: usize, by_shop: bool) -> Route {
         below: Some(1_000_000),
         ..Condition::default()
     };
-    Route { wanted, to: vec![("main".to_owned(), 1)], fallback: Vec::new() }
+    Route { wanted, to: vec![("main".to_owned(), 1)], ..Route::default() }
 }
 
 fn measured(routes: &Routes, asked: &[usize], by_shop: bool) -> Duration {

@@ -1,8 +1,10 @@
 //! What stands around the call to a channel: each filter is one function with `next.run(call)` in its middle.
 
+pub mod adaptive;
 pub mod breaker;
 pub mod limit;
 pub mod retry;
+mod symptom;
 #[cfg(test)]
 mod testing;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::symptom::Symptom;
 use crate::error::Error;
 use crate::payment::{Kind, Operation, Outcome};
 use crate::settings::Settings;
@@ -102,8 +105,33 @@ pub struct Reading {
     pub name: &'static str,
     /// Which kind of operation, when it keeps them apart.
     pub operation: Option<&'static str>,
+    /// From which state to which and why, where changes of state are counted.
+    pub change: Option<Change>,
     /// The number.
     pub value: f64,
+}
+
+impl Reading {
+    /// Of the filter as a whole.
+    pub fn of_all(name: &'static str, value: f64) -> Self {
+        Self { name, operation: None, change: None, value }
+    }
+
+    /// Of one kind of operation.
+    pub fn of(name: &'static str, operation: Kind, value: f64) -> Self {
+        Self { name, operation: Some(operation.as_str()), change: None, value }
+    }
+}
+
+/// A change of state. All of its words come from the filter's own few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// As in `closed`.
+    pub from: &'static str,
+    /// As in `open`.
+    pub to: &'static str,
+    /// As in `errors`.
+    pub reason: &'static str,
 }
 
 /// One call through a channel's filters.
@@ -116,6 +144,19 @@ pub struct Call<'a> {
     pub clock: &'a dyn Clock,
     /// On the clock's scale: when the caller stops waiting.
     pub deadline: Duration,
+    /// Whether the caller waits less long than the channel would: what ends at the deadline then says nothing about the
+    /// channel, and one merchant's haste must not stop it for the others.
+    pub is_impatient: bool,
+    /// What the last exchange failed of.
+    pub symptom: &'a Symptom,
+}
+
+impl Call<'_> {
+    /// Whether this end came because the caller stopped waiting, before the channel's own time was over.
+    pub fn is_given_up(&self, result: &Result<Outcome, Error>) -> bool {
+        let failed = result.as_ref().is_err_and(Error::is_channel_failure);
+        failed && self.is_impatient && self.clock.now() >= self.deadline
+    }
 }
 
 /// Time and chance.
@@ -175,4 +216,5 @@ pub const FILTERS: &[Row] = &[
     Row { name: "limit", build: limit::build },
     Row { name: "retry", build: retry::build },
     Row { name: "breaker", build: breaker::build },
+    Row { name: "adaptive", build: adaptive::build },
 ];

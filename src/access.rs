@@ -6,6 +6,7 @@
 mod limits;
 pub(crate) mod plain;
 mod rfc9421;
+mod shares;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use aws_lc_rs::hmac;
 use http::HeaderMap;
 
 pub use self::limits::Limits;
+pub use self::shares::{Share, Shares};
 use crate::cache::{CacheError, CacheKind, Nonces};
 use crate::config::{Merchant, Snapshot};
 

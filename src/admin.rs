@@ -24,7 +24,7 @@ use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
 use crate::probe::Probes;
-use crate::telemetry::METRICS;
+use crate::telemetry::{METRICS, readings};
 
 /// The admin listener.
 pub struct Admin {
@@ -116,24 +116,7 @@ impl Admin {
         self.probes.tell(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
-            for reading in channel.filters.iter().flat_map(|filter| filter.readings(now)) {
-                let operation = reading.operation.unwrap_or_default();
-                match reading.name {
-                    "breaker_state" => {
-                        METRICS.breaker_state.with_label_values(&[channel.name.as_str(), operation]).set(reading.value)
-                    }
-                    "breaker_transitions" => {
-                        METRICS
-                            .breaker_transitions
-                            .with_label_values(&[channel.name.as_str(), operation])
-                            .set(reading.value);
-                    }
-                    "limit_in_flight" => {
-                        METRICS.limit_in_flight.with_label_values(&[channel.name.as_str()]).set(reading.value)
-                    }
-                    _ => {}
-                }
-            }
+            readings::tell(channel, now);
         }
     }
 }

@@ -101,7 +101,7 @@ pub struct CertificateEnd {
     pub not_after: i64,
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `keep`, `queue`, `admin_token`, `revert_if` and
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `keep`, `queue`, `admin_token`, `revert_if` and
 /// `webhook_allow` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -133,6 +133,8 @@ pub struct Process {
     pub drain: Duration,
     /// The largest body of a request.
     pub body_limit: u64,
+    /// How many requests are served at the same time.
+    pub in_flight: u32,
     /// When a new generation is taken back by itself; nothing for never.
     pub revert_if: Option<RevertIf>,
     /// Networks that webhooks may reach although they are private.

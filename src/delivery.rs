@@ -17,7 +17,7 @@ use self::webhook::{Client, Reply};
 use crate::clock;
 use crate::config::{Current, Snapshot};
 use crate::ledger::{Delivery, Ledger, What};
-use crate::telemetry::METRICS;
+use crate::telemetry::{LABELS, METRICS};
 
 /// The pauses before the second try, the third, and so on, in seconds: 5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h.
 const PAUSES: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
@@ -139,7 +139,7 @@ impl Worker {
             Next::Again(_) => "failed",
             Next::Hold(_) => "held",
         };
-        METRICS.deliveries_total.with_label_values(&[merchant.as_str(), result]).inc();
+        METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), result]).inc();
         let now = clock::now();
         let had = matches!(next, Next::Done(_));
         if let Some(why) = why {

@@ -2,13 +2,14 @@
 
 mod bills;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
+use tollgate_plugins::filter::{Call, Clock, Exchange, Next, Symptom};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
@@ -46,8 +47,10 @@ impl Exchanger {
         limit: Duration,
         evidence: &mut Vec<Exchanged>,
     ) -> Result<Outcome, Error> {
-        let deadline = self.clock.now() + limit.min(channel.upstream.timeouts().total);
-        let call = Call { channel: &channel.name, operation, clock: &self.clock, deadline };
+        let total = channel.upstream.timeouts().total;
+        let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
+        let symptom = &Symptom::default();
+        let call = Call { channel: &channel.name, operation, clock: &self.clock, deadline, is_impatient, symptom };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
         let result = Next::new(&channel.filters, &exchange).run(&call).await;
         let mut seen = exchange.seen.into_inner();
@@ -77,6 +80,11 @@ impl Exchange for ChannelExchange<'_> {
         let result = self.once(call, &mut seen).await;
         let took = call.clock.now().saturating_sub(started);
         seen.ended(&result);
+        if let Err(error) = &result
+            && let Some(symptom) = symptom_of(error, &seen)
+        {
+            call.symptom.note(symptom);
+        }
         self.seen.lock().push(seen);
         let operation = call.operation.kind().as_str();
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
@@ -178,6 +186,29 @@ fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<E
         channel.provider.sign(request, with)?;
     }
     Ok(encoded)
+}
+
+/// What a breaker tells of a failure: what the provider answered, or what came instead.
+fn symptom_of(error: &Error, seen: &Exchanged) -> Option<Cow<'static, str>> {
+    let is_timeout = |why: &str| ["imedout", "in time", "is over"].iter().any(|word| why.contains(word));
+    match error {
+        Error::NotSent(why) | Error::Unclear { why, word: None } if is_timeout(why) => Some("timeout".into()),
+        Error::NotSent(_) => Some("no connection".into()),
+        Error::Mismatch(_) => Some("mismatch".into()),
+        Error::Unclear { word, .. } => {
+            let status = seen.http_status.filter(|status| !(200..300).contains(status));
+            let believed = seen.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
+            Some(match (status, word) {
+                (Some(status), Some(word)) => format!("HTTP {status} {}", word.code).into(),
+                (Some(status), None) => format!("HTTP {status}").into(),
+                (None, Some(word)) => word.code.clone().into(),
+                (None, None) if seen.http_status.is_none() => "cut".into(),
+                (None, None) if believed => "odd answer".into(),
+                (None, None) => "bad signature".into(),
+            })
+        }
+        _ => None,
+    }
 }
 
 fn unanswered(error: SendError) -> Error {

@@ -20,7 +20,7 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 use tollgate_plugins::settings::duration;
 
-use crate::access::{Access, Denied, Head, Limits};
+use crate::access::{Access, Denied, Head, Limits, Shares};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
@@ -43,6 +43,7 @@ pub struct Gateway {
     pub exchanger: Exchanger,
     access: Access,
     limits: Limits,
+    shares: Shares,
     queries: query::Queries,
 }
 
@@ -111,6 +112,7 @@ impl Gateway {
             exchanger: Exchanger::default(),
             access,
             limits: Limits::default(),
+            shares: Shares::default(),
             queries: query::Queries::default(),
         }
     }
@@ -146,6 +148,15 @@ impl Gateway {
                 let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation: "limited" };
                 return served(problem.retry_after(seconds).response(&request_id), by);
             }
+        };
+        // With several merchants, each leaves half of the places to the others.
+        let most = if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX };
+        let Some(_share) = self.shares.enter(&merchant.name, most) else {
+            let detail =
+                "You have too many requests under way. Send the same request again when some of them are answered.";
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
+            let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation: "limited" };
+            return served(problem.retry_after(1).response(&request_id), by);
         };
         let name = merchant.name.clone();
         let waits = match waits(&incoming.headers) {
@@ -296,7 +307,7 @@ fn kept(answer: Answer, channel: &str) -> Response<Bytes> {
         response.headers_mut().insert(http::header::CONTENT_TYPE, value);
     }
     if answer.status == StatusCode::PAYMENT_REQUIRED.as_u16() {
-        response.extensions_mut().insert(Code("declined"));
+        response.extensions_mut().insert(Code("declined".into()));
     }
     response.extensions_mut().insert(OnChannel(channel.to_owned()));
     response

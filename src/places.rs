@@ -7,13 +7,17 @@ use tokio::task::{Id, JoinSet};
 /// Who has a place. A slow one keeps its own, and holds up no other.
 pub(crate) struct Places {
     limit: usize,
+    /// Of one lane.
+    each: usize,
     tasks: JoinSet<()>,
-    numbers: HashMap<Id, String>,
+    /// Number and lane of each.
+    under_way: HashMap<Id, (String, String)>,
 }
 
 impl Places {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, tasks: JoinSet::new(), numbers: HashMap::new() }
+    /// So many in all, and so many of one lane, so that none has all.
+    pub(crate) fn new(limit: usize, each: usize) -> Self {
+        Self { limit, each, tasks: JoinSet::new(), under_way: HashMap::new() }
     }
 
     /// How many have no one.
@@ -25,12 +29,18 @@ impl Places {
         self.free() == 0
     }
 
-    /// Has it done, unless no place is free or the same is being done.
-    pub(crate) fn ask(&mut self, number: String, work: impl Future<Output = ()> + Send + 'static) {
-        if !self.is_full() && self.numbers.values().all(|under_way| *under_way != number) {
-            let task = self.tasks.spawn(work).id();
-            self.numbers.insert(task, number);
+    /// Has it done, unless the same is being done; says whether there was a place for it.
+    pub(crate) fn ask(&mut self, number: &str, lane: &str, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        if self.under_way.values().any(|(known, _)| known == number) {
+            return true;
         }
+        let of_lane = self.under_way.values().filter(|(_, known)| known == lane).count();
+        let has_place = !self.is_full() && of_lane < self.each;
+        if has_place {
+            let task = self.tasks.spawn(work).id();
+            self.under_way.insert(task, (number.to_owned(), lane.to_owned()));
+        }
+        has_place
     }
 
     /// Until a place becomes free; for ever when all are.
@@ -40,7 +50,7 @@ impl Places {
             Some(Err(broken)) => broken.id(),
             None => return std::future::pending().await,
         };
-        self.numbers.remove(&ended);
+        self.under_way.remove(&ended);
     }
 
     /// Until everything is done.
@@ -59,7 +69,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_question_holds_up_no_other_and_is_not_asked_twice() {
-        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), Places::new(16));
+        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), Places::new(16, 16));
         let quick = |asked: &Arc<AtomicUsize>| {
             let asked = Arc::clone(asked);
             async move {
@@ -67,16 +77,25 @@ mod tests {
             }
         };
         let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-        places.ask("slow".into(), async move { answered.await.unwrap() });
+        places.ask("slow", "main", async move { answered.await.unwrap() });
         for number in 0..100 {
-            places.ask("slow".into(), quick(&asked));
-            places.ask(number.to_string(), quick(&asked));
-            while places.is_full() {
+            places.ask("slow", "main", quick(&asked));
+            while !places.ask(&number.to_string(), "main", quick(&asked)) {
                 places.one_ends().await;
             }
         }
         answer.send(()).unwrap();
         places.all_end().await;
         assert_eq!(asked.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_hangs_leaves_places_to_the_others() {
+        let mut places = Places::new(32, 16);
+        let taken = (0..100).filter(|number| places.ask(&format!("h{number}"), "hung", std::future::pending())).count();
+        assert_eq!((taken, places.free()), (16, 16));
+        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+        assert!(places.ask("o", "other", async move { answer.send(()).unwrap() }));
+        answered.await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! What a caller is told when there is no result: RFC 9457, with what it should do next.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -26,7 +28,7 @@ pub enum Retryable {
 #[derive(Clone, Debug)]
 pub struct Problem {
     status: StatusCode,
-    code: &'static str,
+    code: Cow<'static, str>,
     detail: String,
     retryable: Retryable,
     money_state: MoneyState,
@@ -37,10 +39,15 @@ pub struct Problem {
 
 impl Problem {
     /// A problem before anything was sent; `detail` says what to do.
-    pub fn new(status: StatusCode, code: &'static str, retryable: Retryable, detail: impl Into<String>) -> Self {
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        retryable: Retryable,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
             status,
-            code,
+            code: code.into(),
             detail: detail.into(),
             retryable,
             money_state: MoneyState::NotSent,
@@ -189,8 +196,8 @@ impl Problem {
     }
 
     /// Its short name.
-    pub fn code(&self) -> &'static str {
-        self.code
+    pub fn code(&self) -> &str {
+        &self.code
     }
 
     /// As an answer that the ledger can keep.
@@ -207,7 +214,7 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(http::header::RETRY_AFTER, seconds.into());
         }
-        response.extensions_mut().insert(Code(self.code));
+        response.extensions_mut().insert(Code(self.code.clone()));
         response
     }
 
@@ -232,7 +239,7 @@ impl Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
-            code: self.code,
+            code: &self.code,
             retryable: self.retryable,
             money_state: self.money_state,
             order_id: self.order_id.as_deref(),
@@ -244,8 +251,8 @@ impl Problem {
 }
 
 /// The problem's short name, carried with the response for metrics and the access log.
-#[derive(Clone, Copy, Debug)]
-pub struct Code(pub &'static str);
+#[derive(Clone, Debug)]
+pub struct Code(pub Cow<'static, str>);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

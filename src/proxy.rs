@@ -1,6 +1,7 @@
 //! Pingora at the door: HTTP in, HTTP out. A unified request is answered inside `request_filter`, because only there can
 //! an answer be verified and recorded before its first byte leaves.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use rand::Rng;
 
 use crate::gateway::{Gateway, Incoming, Served};
 use crate::problem::{Code, Problem, Retryable};
-use crate::telemetry::METRICS;
+use crate::telemetry::{LABELS, METRICS};
 
 /// How long a caller may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 pub struct Door {
     gateway: Arc<Gateway>,
     in_flight: InFlight,
+    places: Places,
     scheme: &'static str,
     body_limit: usize,
 }
@@ -46,7 +48,23 @@ impl InFlight {
     }
 }
 
-/// One of them.
+/// How many are served now, of each kind.
+#[derive(Default)]
+struct Places {
+    requests: Arc<AtomicUsize>,
+    notifications: Arc<AtomicUsize>,
+}
+
+/// One of them; given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request that is being served, or what is done for one that was answered already.
 pub(crate) struct Inside(Arc<AtomicUsize>);
 
 impl Drop for Inside {
@@ -59,7 +77,32 @@ impl Drop for Inside {
 impl Door {
     /// `scheme` is what callers see: `https` when the listener speaks TLS.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
-        Self { gateway, in_flight, scheme, body_limit: usize::try_from(body_limit).unwrap_or(usize::MAX) }
+        let places = Places::default();
+        Self { gateway, in_flight, places, scheme, body_limit: usize::try_from(body_limit).unwrap_or(usize::MAX) }
+    }
+
+    /// A place for a request, taken before its body is read; who finds none is turned away at once. Providers have places of
+    /// their own: no flood of merchants may keep a notification out.
+    fn place(&self, session: &mut Session) -> Result<Place, Problem> {
+        let most = self.gateway.current.load().process.in_flight as usize;
+        let header = session.req_header();
+        let (kind, taken, most) = match header.uri.path().starts_with("/notify/") {
+            true => ("notification", &self.places.notifications, most / 4),
+            false => ("request", &self.places.requests, most),
+        };
+        let place = Place(Arc::clone(taken));
+        if taken.fetch_add(1, Ordering::AcqRel) < most {
+            return Ok(place);
+        }
+        METRICS.requests_shed_total.with_label_values(&[kind]).inc();
+        // A body that is not read would be taken for the next request.
+        let length = header.headers.get(http::header::CONTENT_LENGTH);
+        if length.is_some_and(|length| length != "0") || header.headers.contains_key(http::header::TRANSFER_ENCODING) {
+            session.downstream_session.set_keepalive(None);
+        }
+        let detail = "Nothing was done, because the gateway serves as many requests as it can. Send the same request again after 1 s.";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Retryable::SameKey, detail);
+        Err(problem.retry_after(1))
     }
 
     /// Reads head and body, both bounded.
@@ -112,11 +155,26 @@ impl ProxyHttp for Door {
     type CTX = Context;
 
     fn new_ctx(&self) -> Self::CTX {
-        Context { started: Instant::now(), _inside: self.in_flight.enter(), request_id: String::new(), answered: None }
+        Context {
+            started: Instant::now(),
+            _inside: self.in_flight.enter(),
+            place: None,
+            request_id: String::new(),
+            answered: None,
+        }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> pingora::Result<bool> {
         context.request_id = request_id(session);
+        let place = match self.place(session) {
+            Ok(place) => place,
+            Err(problem) => {
+                let response = problem.response(&context.request_id);
+                context.answered = Some(Answered::of(&response));
+                return write(session, response, &context.request_id).await.map(|()| true);
+            }
+        };
+        context.place = Some(place);
         let response = match self.read(session, context.request_id.clone()).await {
             Ok(incoming) => self.gateway.handle(incoming).await,
             Err(problem) => {
@@ -125,10 +183,7 @@ impl ProxyHttp for Door {
                 problem.response(&context.request_id)
             }
         };
-        context.answered = Some(Answered {
-            served: response.extensions().get::<Served>().cloned().unwrap_or_default(),
-            code: response.extensions().get::<Code>().map(|code| code.0),
-        });
+        context.answered = Some(Answered::of(&response));
         write(session, response, &context.request_id).await?;
         Ok(true)
     }
@@ -144,9 +199,10 @@ impl ProxyHttp for Door {
         let merchant = served.merchant.as_deref().unwrap_or_default();
         let channel = served.channel.as_deref().unwrap_or_default();
         let status_text = status.to_string();
-        let code = code.unwrap_or(&status_text);
-        METRICS.requests_total.with_label_values(&[merchant, channel, served.operation, code]).inc();
-        METRICS.request_duration_seconds.with_label_values(&[merchant, channel, served.operation]).observe(seconds);
+        let code = code.as_deref().unwrap_or(&status_text);
+        let labels = [LABELS.merchant(merchant), LABELS.channel(channel), served.operation];
+        METRICS.requests_total.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
+        METRICS.request_duration_seconds.with_label_values(&labels).observe(seconds);
         tracing::info!(
             target: "access",
             request_id = context.request_id,
@@ -166,6 +222,7 @@ impl ProxyHttp for Door {
 pub struct Context {
     started: Instant,
     _inside: Inside,
+    place: Option<Place>,
     request_id: String,
     answered: Option<Answered>,
 }
@@ -173,7 +230,16 @@ pub struct Context {
 #[derive(Default)]
 struct Answered {
     served: Served,
-    code: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
+}
+
+impl Answered {
+    fn of(response: &Response<Bytes>) -> Self {
+        Self {
+            served: response.extensions().get::<Served>().cloned().unwrap_or_default(),
+            code: response.extensions().get::<Code>().map(|code| code.0.clone()),
+        }
+    }
 }
 
 /// The caller's own id when it has a decent form, else a new one.

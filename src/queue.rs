@@ -17,7 +17,7 @@ const AT_ONCE: usize = 64;
 /// Runs until shutdown. What is being made then is waited for as requests are.
 pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
-    let mut places = Places::new(AT_ONCE);
+    let mut places = Places::new(AT_ONCE, AT_ONCE);
     let here: Arc<str> = name().into();
     loop {
         // Taking is writing.
@@ -25,7 +25,8 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
             // No more than are made at once: what one gateway has found is not given to another for a while.
             for claim in gateway.ledger.due_errands(clock::now(), places.free()).await {
                 let (gateway, here, inside) = (Arc::clone(&gateway), Arc::clone(&here), in_flight.enter());
-                places.ask(claim.into(), async move {
+                let number: String = claim.into();
+                places.ask(&number, "", async move {
                     take(&gateway, claim, &here).await;
                     drop(inside);
                 });

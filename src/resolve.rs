@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
@@ -26,24 +27,40 @@ use crate::ledger::{Exchanged, Heard, LedgerError, News, Payment, Record, Search
 use crate::places::Places;
 use crate::telemetry::METRICS;
 
-/// So many at once, so that a provider that comes back is not drowned.
-const PLACES: usize = 16;
+/// So many at once in all.
+const PLACES: usize = 32;
+/// So many over one channel, so that a provider that comes back is not drowned, and that one which does not answer leaves
+/// places to the others.
+const EACH: usize = 16;
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
+
+/// How many that are due are looked at: enough to see past those who have a place or wait for one.
+const LOOK: usize = 4 * PLACES;
+/// How far those step back who hide others.
+const STEP_BACK: SignedDuration = SignedDuration::from_secs(2);
 
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
-    let mut places = Places::new(PLACES);
+    let mut places = Places::new(PLACES, EACH);
+    let mut stepping = JoinSet::new();
     loop {
         // What cannot be written down would be asked again and again.
         if gateway.ledger.is_healthy() && !places.is_full() {
             // Among them are those that are being asked about, but no more than have a place: every free one is filled.
-            for record in gateway.ledger.due_searches(clock::now(), PLACES).await {
-                let gateway = Arc::clone(&gateway);
-                let number = number_of(&record).to_owned();
-                places.ask(number, async move { resolve(&gateway, record).await });
+            let due = gateway.ledger.due_searches(clock::now(), LOOK).await;
+            let is_crowd = due.len() == LOOK;
+            for record in due {
+                let (number, channel) = (number_of(&record).to_owned(), channel_of(&record).to_owned());
+                let (asking, asked) = (Arc::clone(&gateway), record.clone());
+                let has_place = places.ask(&number, &channel, async move { resolve(&asking, asked).await });
+                if !has_place && is_crowd && !places.is_full() {
+                    let gateway = Arc::clone(&gateway);
+                    stepping.spawn(async move { step_back(&gateway, &record).await });
+                }
             }
+            while stepping.join_next().await.is_some() {}
         }
         tokio::select! {
             () = places.one_ends() => {}
@@ -53,6 +70,17 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
         }
     }
     places.all_end().await;
+}
+
+/// Lets others come first, when a crowd waits for a channel that has all of its places: it must not hide those who wait for
+/// another.
+async fn step_back(gateway: &Gateway, record: &Record) {
+    let Some(search) = search_of(record) else { return };
+    let due = clock::now().checked_add(STEP_BACK).unwrap_or(search.due);
+    let later = Search { due, ..search.clone() };
+    if let Err(error) = gateway.ledger.searched(&subject_of(record), Some(later)).await {
+        tracing::warn!(%error, "a question that waits could not step back");
+    }
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
@@ -199,6 +227,19 @@ fn search_of(record: &Record) -> Option<&Search> {
     match record {
         Record::Payment(payment) => payment.search.as_ref(),
         Record::Refund(refund) => refund.search.as_ref(),
+    }
+}
+
+fn subject_of(record: &Record) -> Subject {
+    match record {
+        Record::Payment(payment) => {
+            Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
+        }
+        Record::Refund(refund) => Subject {
+            merchant: refund.merchant.clone(),
+            order_id: refund.order_id.clone(),
+            refund_id: Some(refund.refund_id.clone()),
+        },
     }
 }
 

@@ -23,6 +23,21 @@ pub struct Route {
     pub to: Vec<(String, u32)>,
     /// Tried in this order when nothing was sent on the first.
     pub fallback: Vec<String>,
+    /// What is said instead, where it leads to no channel.
+    pub answer: Option<Arc<Refusal>>,
+}
+
+/// What an operator has said instead of a payment. Its status is one that nobody can take for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 400, 403, 422, 429 or 503.
+    pub status: u16,
+    /// As in `paused`.
+    pub code: String,
+    /// For people: what to do.
+    pub detail: String,
+    /// After how many seconds it is worth another try; always given with 429 and 503.
+    pub retry_after: Option<u64>,
 }
 
 /// What becomes of money that a payment left behind on a channel which it went away from.
@@ -55,6 +70,9 @@ pub enum NoChannel {
     /// Every channel that could take it is under maintenance; one is back in so many seconds.
     #[error("every channel for this payment is under maintenance for another {0} s")]
     Maintenance(u64),
+    /// A rule answers by itself.
+    #[error("the route answers {} {} by itself, and nothing is sent", .0.status, .0.code)]
+    Refused(Arc<Refusal>),
     /// No rule matches.
     #[error("no route leads this payment to a channel; add one to routes.toml or name a `channel`")]
     NoRoute,
@@ -68,6 +86,9 @@ pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Ch
     let Some(name) = question.pinned else {
         let mut back = None;
         for route in matching {
+            if let Some(refusal) = &route.answer {
+                return Err(NoChannel::Refused(Arc::clone(refusal)));
+            }
             match channels(snapshot, route, question) {
                 Ok(channels) if channels.is_empty() => {}
                 Ok(channels) => return Ok(channels),
@@ -76,7 +97,11 @@ pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Ch
         }
         return Err(back.map_or(NoChannel::NoRoute, NoChannel::Maintenance));
     };
-    let channel = snapshot.channels.get(name).filter(|_| matching.any(|route| route.names(name)));
+    let leading = matching.find(|route| route.answer.is_some() || route.names(name));
+    if let Some(refusal) = leading.and_then(|route| route.answer.as_ref()) {
+        return Err(NoChannel::Refused(Arc::clone(refusal)));
+    }
+    let channel = snapshot.channels.get(name).filter(|_| leading.is_some());
     let channel = channel.ok_or_else(|| NoChannel::Unknown(name.to_owned()))?;
     if !channel.methods.contains(&question.method.as_str()) {
         return Err(NoChannel::WrongMethod(name.to_owned(), question.method));

@@ -1,5 +1,9 @@
 //! What is seen from outside: metrics and the log.
 
+pub mod readings;
+
+mod labels;
+
 use std::sync::LazyLock;
 
 use prometheus::{
@@ -7,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tracing_subscriber::EnvFilter;
+
+pub use self::labels::{LABELS, Labels};
 
 /// The process's metrics. One set for all, because Prometheus knows a process by one page.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
@@ -28,8 +34,24 @@ pub struct Metrics {
     pub breaker_state: GaugeVec,
     /// Changes of a breaker's state.
     pub breaker_transitions: GaugeVec,
+    /// The same by from which state to which and why.
+    pub breaker_transitions_total: IntCounterVec,
     /// Calls inside a channel's limit now.
     pub limit_in_flight: GaugeVec,
+    /// Calls of a channel that are being tried again now.
+    pub retries_in_flight: GaugeVec,
+    /// Second tries of a channel's calls, and those that the budget did not allow.
+    pub retries_total: IntCounterVec,
+    /// Calls that a channel is thought to bear at the same time; by operation.
+    pub adaptive_limit: GaugeVec,
+    /// Those that it has now.
+    pub adaptive_in_flight: GaugeVec,
+    /// The latency that counts as usual.
+    pub adaptive_usual_seconds: GaugeVec,
+    /// Calls that were turned away because it had as many as it bears.
+    pub adaptive_shed_total: IntCounterVec,
+    /// Requests that were turned away at the door because there were too many, by what they wanted.
+    pub requests_shed_total: IntCounterVec,
     /// Seconds of one ledger commit, its sync included.
     pub ledger_commit_seconds: Histogram,
     /// Transactions in one ledger commit.
@@ -144,6 +166,49 @@ impl Metrics {
                 GaugeVec,
                 Opts::new("breaker_transitions", "Changes of a breaker's state"),
                 &["channel", "operation"]
+            ),
+            breaker_transitions_total: add_vec!(
+                IntCounterVec,
+                Opts::new("breaker_transitions_total", "Changes of a breaker's state, with the reason"),
+                &["channel", "operation", "from", "to", "reason"]
+            ),
+            retries_in_flight: add_vec!(
+                GaugeVec,
+                Opts::new("retries_in_flight", "Calls of a channel that are being tried again now"),
+                &["channel"]
+            ),
+            retries_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "retries_total",
+                    "Second tries of a channel's calls, and those that the budget did not allow"
+                ),
+                &["channel", "result"]
+            ),
+            adaptive_limit: add_vec!(
+                GaugeVec,
+                Opts::new("adaptive_limit", "Calls that a channel is thought to bear at the same time"),
+                &["channel", "operation"]
+            ),
+            adaptive_in_flight: add_vec!(
+                GaugeVec,
+                Opts::new("adaptive_in_flight", "Calls that a channel with an adaptive limit has now"),
+                &["channel", "operation"]
+            ),
+            adaptive_usual_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("adaptive_usual_seconds", "The latency that an adaptive limit takes for usual"),
+                &["channel", "operation"]
+            ),
+            adaptive_shed_total: add_vec!(
+                IntCounterVec,
+                Opts::new("adaptive_shed_total", "Calls that an adaptive limit turned away"),
+                &["channel", "operation"]
+            ),
+            requests_shed_total: add_vec!(
+                IntCounterVec,
+                Opts::new("requests_shed_total", "Requests turned away at the door because there were too many"),
+                &["kind"]
             ),
             limit_in_flight: add_vec!(
                 GaugeVec,

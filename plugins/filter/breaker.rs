@@ -7,14 +7,18 @@
 //! Each kind of operation has its own breaker: when payments are stopped, the truth about earlier ones can still be asked.
 //! An operator may force a state, by the file or for a while by the admin port.
 
+mod cell;
 mod numbers;
 mod window;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-use self::numbers::Numbers;
+use self::cell::{Cell, Phase, Probe};
+use self::numbers::{ByKind, Numbers};
+pub use self::numbers::{REQUEST_VOLUME_THRESHOLD, ROLLING_WINDOW};
 use self::window::Window;
 use super::*;
 use crate::payment::Kind;
@@ -23,43 +27,15 @@ use crate::payment::Kind;
 const SCATTER: f64 = 0.2;
 
 struct Breaker {
-    numbers: Numbers,
+    numbers: ByKind,
     memory: Arc<Memory>,
 }
 
 /// What outlives a reload.
 type Memory = Mutex<BTreeMap<Kind, Cell>>;
 
-/// The breaker of one kind of operation.
-struct Cell {
-    state: Phase,
-    /// Grows with each change of state: a call that began before the change says nothing about the state after it.
-    epoch: u64,
-    /// How often in a row it opened without closing.
-    reopened: u32,
-    transitions: u64,
-    /// What an operator forced, and until when.
-    forced: Option<(Force, Duration)>,
-    /// Why it changed last.
-    reason: String,
-    /// How many probes there were; each has its number of its own, so that a late one is taken for no other.
-    probes: u64,
-}
-
-enum Phase {
-    Closed(Window),
-    Open { until: Duration },
-    HalfOpen { succeeded: u32, probes: Vec<Probe> },
-}
-
-struct Probe {
-    id: u64,
-    /// A probe that never ends gives its permit back at this time.
-    expires: Duration,
-}
-
 pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
-    let numbers = Numbers::read(settings)?;
+    let numbers = ByKind::read(settings)?;
     let memory = state.and_then(|state| state.downcast::<Memory>().ok()).unwrap_or_default();
     Some(Arc::new(Breaker { numbers, memory }))
 }
@@ -78,14 +54,14 @@ impl Filter for Breaker {
         let result = next.run(call).await;
         if let Some(ticket) = guard.ticket.take() {
             let took = call.clock.now().saturating_sub(start);
-            self.count(call, kind, ticket, verdict(&result), self.numbers.is_slow(took));
+            self.count(call, kind, ticket, verdict(call, &result), self.numbers.of(kind).is_slow(took));
         }
         result
     }
 
     fn force(&self, kind: Kind, force: Option<Force>, until: Duration) -> bool {
         let mut memory = self.memory.lock();
-        let cell = memory.entry(kind).or_insert_with(|| Cell::new(self.numbers.rolling_window));
+        let cell = memory.entry(kind).or_insert_with(|| Cell::new(self.numbers.of(kind).rolling_window));
         cell.forced = force.map(|force| (force, until));
         true
     }
@@ -110,17 +86,18 @@ impl Filter for Breaker {
     fn readings(&self, now: Duration) -> Vec<Reading> {
         let memory = self.memory.lock();
         let tell = |(kind, cell): (&Kind, &Cell)| {
-            let operation = Some(kind.as_str());
             let value = match (self.forced(cell, *kind, now), &cell.state) {
                 (Some(Force::Open), _) => 2.0,
                 (Some(Force::Closed | Force::Off), _) | (None, Phase::Closed(_)) => 0.0,
                 (None, Phase::HalfOpen { .. }) => 1.0,
                 (None, Phase::Open { .. }) => 2.0,
             };
-            [
-                Reading { name: "breaker_state", operation, value },
-                Reading { name: "breaker_transitions", operation, value: cell.transitions as f64 },
-            ]
+            let changes = cell.changes.iter().map(|(change, times)| Reading {
+                change: Some(*change),
+                ..Reading::of("breaker_transitions_total", *kind, *times as f64)
+            });
+            let transitions = Reading::of("breaker_transitions", *kind, cell.transitions as f64);
+            [Reading::of("breaker_state", *kind, value), transitions].into_iter().chain(changes).collect::<Vec<_>>()
         };
         memory.iter().flat_map(tell).collect()
     }
@@ -132,54 +109,54 @@ struct Ticket {
     probe: Option<u64>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Verdict {
     Healthy,
-    Failed,
-    /// Says nothing about the channel's health: nothing was asked of it.
+    /// Of what.
+    Failed(Cow<'static, str>),
+    /// Says nothing about the channel's health: nothing was asked of it, or the caller did not wait for what it would have
+    /// said.
     Silent,
 }
 
-fn verdict(result: &Result<Outcome, Error>) -> Verdict {
+fn verdict(call: &Call<'_>, result: &Result<Outcome, Error>) -> Verdict {
     match result {
         Err(Error::Unfit(_) | Error::Held { .. }) => Verdict::Silent,
-        Err(error) if error.is_channel_failure() => Verdict::Failed,
+        _ if call.is_given_up(result) => Verdict::Silent,
+        Err(error) if error.is_channel_failure() => Verdict::Failed(call.symptom.take(error)),
         _ => Verdict::Healthy,
     }
 }
 
 impl Breaker {
-    /// The state that counts instead of its own: what was forced for a while, or else what the file says. That stops no
-    /// queries, so that the truth about what was sent can be found.
+    /// The state that counts instead of its own: what was forced for a while, or else what the file says.
     fn forced(&self, cell: &Cell, kind: Kind, now: Duration) -> Option<Force> {
         let for_a_while = cell.forced.filter(|(_, until)| now < *until).map(|(force, _)| force);
-        let by_file = self.numbers.force.filter(|force| *force != Force::Open || !kind.is_query());
-        for_a_while.or(by_file)
+        for_a_while.or(self.numbers.of(kind).force)
     }
 
     /// A ticket for what is counted; nothing for what passes uncounted.
     fn admit(&self, call: &Call<'_>, kind: Kind) -> Result<Option<Ticket>, Error> {
-        let now = call.clock.now();
+        let (now, numbers) = (call.clock.now(), self.numbers.of(kind));
         let mut memory = self.memory.lock();
-        let cell = memory.entry(kind).or_insert_with(|| Cell::new(self.numbers.rolling_window));
+        let cell = memory.entry(kind).or_insert_with(|| Cell::new(numbers.rolling_window));
         match self.forced(cell, kind, now) {
             Some(Force::Off) => return Ok(None),
             Some(Force::Open) => {
                 let left = cell.forced.map(|(_, until)| until.saturating_sub(now)).filter(|left| !left.is_zero());
-                let seconds = left.unwrap_or(self.numbers.sleep_window).as_secs().max(1);
                 let why = format!("the breaker of the channel `{}` is forced open for {}", call.channel, kind.as_str());
-                return Err(Error::Held { why, retry_after: seconds });
+                return Err(Error::Held { why, retry_after: whole_seconds(left.unwrap_or(numbers.sleep_window)) });
             }
             Some(Force::Closed) if !matches!(cell.state, Phase::Closed(_)) => return Ok(None),
             Some(Force::Closed) | None => {}
         }
         if matches!(cell.state, Phase::Open { until } if now >= until) {
-            cell.change(Phase::HalfOpen { succeeded: 0, probes: Vec::new() }, call, "the sleep window is over");
+            let probing = Phase::HalfOpen { succeeded: 0, probes: Vec::new() };
+            cell.change(probing, call, "sleep_over", "the sleep window is over");
         }
         let held = |until: Duration| {
-            let seconds = until.saturating_sub(now).as_secs_f64().ceil() as u64;
             let why = format!("the breaker of the channel `{}` is open for {}", call.channel, kind.as_str());
-            Error::Held { why, retry_after: seconds.max(1) }
+            Error::Held { why, retry_after: whole_seconds(until.saturating_sub(now)) }
         };
         match &mut cell.state {
             Phase::Closed(_) => Ok(Some(Ticket { epoch: cell.epoch, probe: None })),
@@ -187,46 +164,48 @@ impl Breaker {
             Phase::HalfOpen { succeeded, probes } => {
                 probes.retain(|probe| probe.expires > now);
                 let used = probes.len() as u32 + *succeeded;
-                if used >= self.numbers.half_open_permits {
+                if used >= numbers.half_open_permits {
                     return Err(held(now));
                 }
                 let id = cell.probes;
                 cell.probes += 1;
-                probes.push(Probe { id, expires: call.deadline });
+                let longest = numbers.half_open_max_wait.map_or(call.deadline, |wait| now.saturating_add(wait));
+                probes.push(Probe { id, expires: call.deadline.min(longest) });
                 Ok(Some(Ticket { epoch: cell.epoch, probe: Some(id) }))
             }
         }
     }
 
     fn count(&self, call: &Call<'_>, kind: Kind, ticket: Ticket, verdict: Verdict, is_slow: bool) {
-        let now = call.clock.now();
+        let (now, numbers) = (call.clock.now(), self.numbers.of(kind));
         let mut memory = self.memory.lock();
         let Some(cell) = memory.get_mut(&kind).filter(|cell| cell.epoch == ticket.epoch) else { return };
         let is_forced = self.forced(cell, kind, now).is_some();
         match &mut cell.state {
-            Phase::Closed(window) if verdict != Verdict::Silent => {
-                window.resize(self.numbers.rolling_window);
-                window.add(now, verdict == Verdict::Failed, is_slow);
-                if let Some(reason) = self.numbers.too_much(&window.sums(now)).filter(|_| !is_forced) {
-                    self.open(cell, call, &reason);
+            // What nobody waited for was slow all the same, when it took that long.
+            Phase::Closed(window) if verdict != Verdict::Silent || is_slow => {
+                let failed = if let Verdict::Failed(symptom) = verdict { Some(symptom) } else { None };
+                window.resize(numbers.rolling_window);
+                window.add(now, failed, is_slow);
+                if let Some(reason) = numbers.too_much(window, now).filter(|_| !is_forced) {
+                    open(cell, numbers, call, reason.class, &reason.why);
                 }
             }
             Phase::HalfOpen { succeeded, probes } => {
                 let Some(position) = probes.iter().position(|probe| Some(probe.id) == ticket.probe) else { return };
                 probes.swap_remove(position);
                 match verdict {
+                    Verdict::Failed(symptom) => {
+                        open(cell, numbers, call, "probe_failed", &format!("a probe failed: {symptom}"));
+                    }
+                    _ if is_slow => open(cell, numbers, call, "probe_slow", "a probe was slow"),
                     Verdict::Silent => {}
-                    Verdict::Failed => self.open(cell, call, "a probe failed"),
-                    Verdict::Healthy if is_slow => self.open(cell, call, "a probe was slow"),
                     Verdict::Healthy => {
                         *succeeded += 1;
-                        if *succeeded >= self.numbers.half_open_permits {
+                        if *succeeded >= numbers.half_open_permits {
                             cell.reopened = 0;
-                            cell.change(
-                                Phase::Closed(Window::new(self.numbers.rolling_window)),
-                                call,
-                                "all probes succeeded",
-                            );
+                            let closed = Phase::Closed(Window::new(numbers.rolling_window));
+                            cell.change(closed, call, "probes_succeeded", "all probes succeeded");
                         }
                     }
                 }
@@ -234,47 +213,18 @@ impl Breaker {
             Phase::Closed(_) | Phase::Open { .. } => {}
         }
     }
-
-    fn open(&self, cell: &mut Cell, call: &Call<'_>, reason: &str) {
-        let doubled = self.numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(numbers::LONGEST_SLEEP);
-        let scattered = doubled.mul_f64(1.0 - SCATTER + 2.0 * SCATTER * call.clock.random());
-        cell.reopened = cell.reopened.saturating_add(1);
-        cell.change(Phase::Open { until: call.clock.now() + scattered }, call, reason);
-    }
 }
 
-impl Cell {
-    fn new(rolling_window: Duration) -> Self {
-        Self {
-            state: Phase::Closed(Window::new(rolling_window)),
-            epoch: 0,
-            reopened: 0,
-            transitions: 0,
-            forced: None,
-            reason: String::new(),
-            probes: 0,
-        }
-    }
-
-    fn change(&mut self, to: Phase, call: &Call<'_>, reason: &str) {
-        let operation = call.operation.kind().as_str();
-        let (from, into) = (self.state.name(), to.name());
-        tracing::warn!(target: "breaker", channel = call.channel, operation, from, to = into, reason, "breaker");
-        self.state = to;
-        reason.clone_into(&mut self.reason);
-        self.epoch += 1;
-        self.transitions += 1;
-    }
+fn open(cell: &mut Cell, numbers: &Numbers, call: &Call<'_>, class: &'static str, reason: &str) {
+    let doubled = numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(numbers::LONGEST_SLEEP);
+    let scattered = doubled.mul_f64(1.0 - SCATTER + 2.0 * SCATTER * call.clock.random());
+    cell.reopened = cell.reopened.saturating_add(1);
+    cell.change(Phase::Open { until: call.clock.now() + scattered }, call, class, reason);
 }
 
-impl Phase {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Closed(_) => "closed",
-            Self::Open { .. } => "open",
-            Self::HalfOpen { .. } => "half_open",
-        }
-    }
+/// As `retry-after` says it: at least one.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs_f64().ceil() as u64).max(1)
 }
 
 struct Guard<'a> {

@@ -143,7 +143,7 @@ impl Filter for Limit {
     }
 
     fn readings(&self, _: Duration) -> Vec<Reading> {
-        vec![Reading { name: "limit_in_flight", operation: None, value: f64::from(self.usage.inside()) }]
+        vec![Reading::of_all("limit_in_flight", f64::from(self.usage.inside()))]
     }
 }
 

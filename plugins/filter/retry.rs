@@ -2,8 +2,13 @@
 //!
 //! Before a byte was written anything may be tried again; after it only a question may. Pauses follow "full jitter": a
 //! random part of a bound that doubles, so that callers who failed together do not come back together.
+//!
+//! A budget bounds how many of the calls under way may be second tries: when a channel is ill, each call fails, and without a
+//! bound the tries would be a multiple of the calls just when it can bear least.
 
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::*;
 
@@ -13,16 +18,66 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 struct Retry {
     max: u32,
     base: Duration,
+    budget: Budget,
+    memory: Arc<Memory>,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, _: Option<State>) -> Option<Arc<dyn Filter>> {
+/// How many calls may be being tried again at the same time.
+#[derive(Clone, Copy)]
+struct Budget {
+    /// Of a hundred that are under way.
+    percentage: u32,
+    /// However few are under way.
+    at_least: u32,
+}
+
+/// What outlives a reload.
+type Memory = Mutex<Counts>;
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    under_way: u32,
+    /// Those that are being tried again, their pauses included.
+    retrying: u32,
+    tried_again: u64,
+    over_budget: u64,
+}
+
+pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
+    let before = settings.problems().len();
     let max = settings.or("max", 2u32);
     let base = settings.or("base", Duration::from_millis(100));
+    let budget = settings.section("budget").map_or(Budget::DEFAULT, Budget::read);
     if max > 10 {
         settings.problem("max", "`max` is how often a call is tried again: at most 10", Some("2 suits most".into()));
-        return None;
     }
-    Some(Arc::new(Retry { max, base }))
+    if base > LONGEST_PAUSE {
+        settings.problem("base", "`base` must be at most 2s: no pause is longer", Some("100ms suits most".into()));
+    }
+    let memory = state.and_then(|state| state.downcast::<Memory>().ok()).unwrap_or_default();
+    (settings.problems().len() == before).then(|| Arc::new(Retry { max, base, budget, memory }) as Arc<dyn Filter>)
+}
+
+impl Budget {
+    const DEFAULT: Self = Self { percentage: 20, at_least: 3 };
+
+    fn read(mut table: Settings<'_>) -> Self {
+        let percentage = table.or("percentage", Self::DEFAULT.percentage);
+        let at_least = table.or("at_least", Self::DEFAULT.at_least);
+        if percentage > 100 {
+            table.problem("percentage", "`budget.percentage` must be from 0 to 100", None);
+        }
+        if percentage == 0 && at_least == 0 {
+            let advice = "write `max = 0` if that is what you want";
+            table.problem("at_least", "with this `budget` nothing is ever tried again", Some(advice.to_owned()));
+        }
+        Self { percentage, at_least }
+    }
+
+    fn allows(self, counts: &Counts) -> bool {
+        let share = u64::from(counts.under_way) * u64::from(self.percentage) / 100;
+        u64::from(counts.retrying) < share.max(u64::from(self.at_least))
+    }
 }
 
 #[async_trait]
@@ -32,6 +87,7 @@ impl Filter for Retry {
     }
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
+        let mut place = Place::enter(&self.memory);
         let mut tries = 0;
         loop {
             let result = next.run(call).await;
@@ -45,7 +101,7 @@ impl Filter for Retry {
             }
             let bound = self.base.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
             let pause = bound.mul_f64(call.clock.random());
-            if call.clock.now() + pause >= call.deadline {
+            if call.clock.now() + pause >= call.deadline || !place.may_retry(self.budget) {
                 return result;
             }
             call.clock.sleep(pause).await;
@@ -54,23 +110,60 @@ impl Filter for Retry {
     }
 
     fn state(&self) -> State {
-        Arc::new(())
+        Arc::clone(&self.memory) as State
     }
 
     fn readings(&self, _: Duration) -> Vec<Reading> {
-        Vec::new()
+        let counts = *self.memory.lock();
+        vec![
+            Reading::of_all("retries_in_flight", f64::from(counts.retrying)),
+            Reading::of_all("retries_total", counts.tried_again as f64),
+            Reading::of_all("retries_over_budget_total", counts.over_budget as f64),
+        ]
+    }
+}
+
+/// A call's place among those under way, and among those that are being tried again; given back however it ends.
+struct Place<'a> {
+    memory: &'a Memory,
+    retries: bool,
+}
+
+impl<'a> Place<'a> {
+    fn enter(memory: &'a Memory) -> Self {
+        memory.lock().under_way += 1;
+        Self { memory, retries: false }
+    }
+
+    fn may_retry(&mut self, budget: Budget) -> bool {
+        let mut counts = self.memory.lock();
+        if !self.retries && !budget.allows(&counts) {
+            counts.over_budget += 1;
+            return false;
+        }
+        counts.retrying += u32::from(!std::mem::replace(&mut self.retries, true));
+        counts.tried_again += 1;
+        true
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.memory.lock();
+        counts.under_way = counts.under_way.saturating_sub(1);
+        counts.retrying = counts.retrying.saturating_sub(u32::from(self.retries));
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing::{FakeClock, Script, kinds};
+    use super::super::testing::{FakeClock, Script, built, kinds};
     use super::*;
     use crate::error::Word;
 
     fn retry(max: u32) -> Arc<dyn Filter> {
-        Arc::new(Retry { max, base: Duration::from_millis(100) })
+        built("retry", &format!("max = {max}"), None).unwrap()
     }
 
     fn word() -> Word {
@@ -133,5 +226,86 @@ mod tests {
         let result = script.run(&[retry(2)], &kinds()[0], &FakeClock::default(), Duration::from_secs(60)).await;
         assert!(result.is_ok());
         assert_eq!(script.calls(), 2);
+    }
+
+    fn reading(filter: &Arc<dyn Filter>, name: &str) -> f64 {
+        filter.readings(Duration::ZERO).into_iter().find(|reading| reading.name == name).unwrap().value
+    }
+
+    /// A clock on which nobody's pause ends.
+    struct Standing(FakeClock);
+
+    #[async_trait]
+    impl Clock for Standing {
+        fn now(&self) -> Duration {
+            self.0.now()
+        }
+        async fn sleep(&self, _: Duration) {
+            std::future::pending().await
+        }
+        fn random(&self) -> f64 {
+            0.5
+        }
+    }
+
+    /// How many of so many calls that all fail wait to be tried again, and how many have given up.
+    async fn storm(filter: &Arc<dyn Filter>, calls: usize) -> (usize, f64, f64) {
+        let (script, clock) = (Script::always(Err(Error::NotSent("x".into()))), Standing(FakeClock::default()));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let script = script.behind(gate.clone());
+        let (operation, filters) = (&kinds()[0], [Arc::clone(filter)]);
+        let symptom = Symptom::default();
+        let deadline = clock.now() + Duration::from_secs(60);
+        let call = Call { channel: "main", operation, clock: &clock, deadline, is_impatient: false, symptom: &symptom };
+        let one = || Box::pin(tokio::task::unconstrained(Next::new(&filters, &script).run(&call)));
+        let mut under_way: Vec<_> = (0..calls).map(|_| one()).collect();
+        let mut waiting = calls;
+        let poll = |call: &mut std::pin::Pin<Box<_>>| {
+            let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+            Future::poll(std::pin::Pin::as_mut(call), context).is_ready()
+        };
+        // All of them are under way before the first fails.
+        under_way.iter_mut().for_each(|call| assert!(!poll(call)));
+        gate.add_permits(calls);
+        under_way.iter_mut().for_each(|call| waiting -= usize::from(poll(call)));
+        (waiting, reading(filter, "retries_in_flight"), reading(filter, "retries_over_budget_total"))
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_fifth_of_what_is_in_flight_is_tried_again_at_the_same_time() {
+        for (budget, calls, expected) in [
+            ("", 2, 2),
+            ("", 10, 3),
+            ("", 15, 3),
+            ("", 100, 20),
+            ("budget = { percentage = 50, at_least = 1 }", 1, 1),
+            ("budget = { percentage = 0, at_least = 2 }", 100, 2),
+            ("budget = { percentage = 100, at_least = 0 }", 100, 100),
+        ] {
+            let filter = built("retry", budget, None).unwrap();
+            let (waiting, retrying, over) = storm(&filter, calls).await;
+            assert_eq!(
+                (waiting, retrying, over),
+                (expected, expected as f64, (calls - expected) as f64),
+                "{budget} {calls}"
+            );
+            assert_eq!(reading(&filter, "retries_in_flight"), 0.0, "given back by those that were dropped");
+            let after_reload = built("retry", budget, Some(filter.state())).unwrap();
+            assert_eq!(reading(&after_reload, "retries_over_budget_total"), over, "counts outlive a reload");
+        }
+    }
+
+    #[test]
+    fn a_budget_that_allows_nothing_is_refused() {
+        for bad in [
+            "max = 11",
+            "base = \"3s\"",
+            "budget = { percentage = 0, at_least = 0 }",
+            "budget = { percentage = 101 }",
+            "budget = { percent = 20 }",
+            "budget = 20",
+        ] {
+            assert!(built("retry", bad, None).is_err(), "{bad}");
+        }
     }
 }

@@ -69,7 +69,12 @@ impl Script {
 
     /// Answers only once the semaphore lets it.
     pub(super) fn gated(answer: Result<Outcome, Error>, gate: Arc<tokio::sync::Semaphore>) -> Self {
-        Self { gate: Some(gate), ..Self::always(answer) }
+        Self::always(answer).behind(gate)
+    }
+
+    /// The same answers, but only once the semaphore lets them.
+    pub(super) fn behind(self, gate: Arc<tokio::sync::Semaphore>) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     pub(super) fn calls(&self) -> usize {
@@ -83,7 +88,20 @@ impl Script {
         clock: &FakeClock,
         time: Duration,
     ) -> Result<Outcome, Error> {
-        let call = Call { channel: "main", operation, clock, deadline: clock.now() + time };
+        self.run_for(filters, operation, clock, time, false).await
+    }
+
+    /// The same, for a caller who may wait less long than the channel would.
+    pub(super) async fn run_for(
+        &self,
+        filters: &[Arc<dyn Filter>],
+        operation: &Operation,
+        clock: &FakeClock,
+        time: Duration,
+        is_impatient: bool,
+    ) -> Result<Outcome, Error> {
+        let (deadline, symptom) = (clock.now() + time, &Symptom::default());
+        let call = Call { channel: "main", operation, clock, deadline, is_impatient, symptom };
         Next::new(filters, self).run(&call).await
     }
 }

@@ -48,6 +48,7 @@ fn snapshot() -> Snapshot {
         log: String::new(),
         drain: std::time::Duration::ZERO,
         body_limit: 0,
+        in_flight: 16,
         revert_if: None,
         webhook_allow: Vec::new(),
     };

@@ -20,6 +20,9 @@ use crate::cache::{CacheKind, RedisUrl};
 /// Every kind of cache, in the order in which they are told.
 pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
 
+/// Each is a body in memory, and work that its caller may not wait for any more.
+const IN_FLIGHT: u32 = 4096;
+
 /// What the file holds, and what was learnt from the files that it names.
 pub(super) struct ProcessFile {
     /// Everything in it, when nothing is wrong.
@@ -42,6 +45,12 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let door =
         server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
     let body_limit = server.as_mut().map_or(Size(1 << 20), |server| server.or("body_limit", Size(1 << 20)));
+    let in_flight = server.as_mut().map_or(IN_FLIGHT, |server| server.or("in_flight", IN_FLIGHT));
+    if !(16..=1_000_000).contains(&in_flight)
+        && let Some(server) = &server
+    {
+        server.problem("in_flight", "`server.in_flight` must be from 16 to 1000000 requests", None);
+    }
     let drain = Duration::from_secs(30);
     let drain = server.as_mut().map_or(drain, |server| server.or("drain", drain));
     if body_limit.0 == 0
@@ -78,6 +87,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         log,
         drain,
         body_limit: body_limit.0,
+        in_flight,
         revert_if,
         webhook_allow,
     });
@@ -333,6 +343,7 @@ public_url = "https://pay.example.com"
 [server]
 listen = "[::]:80"
 body_limit = "64KiB"
+in_flight = 100
 drain = "5s"
 [admin]
 listen = "[::1]:91"
@@ -357,7 +368,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
         let process = file.process.unwrap();
         assert_eq!(process.listen.to_string(), "[::]:80");
         assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
-        assert_eq!(process.reserve, 1 << 30);
+        assert_eq!((process.reserve, process.in_flight), (1 << 30, 100));
         assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
         let hours = |hours| Duration::from_hours(hours);
         assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
@@ -374,6 +385,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
 [server]
 listen = "localhost"
 body_limit = "0B"
+in_flight = 15
 drian = "1s"
 tls = { cert = "none.pem" }
 [admin]
@@ -395,16 +407,17 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
             "1:14: `public_url` must have no query",
             "3:10: `server.listen` must be an address with a port",
             "4:14: `server.body_limit` must be more than 0",
-            "5:1: unknown key `server.drian` (did you mean `drain`?)",
-            "6:7: `server.tls.key` is missing",
-            "6:16: `conf/none.pem`: this file does not exist",
-            "8:10: who can reach `admin.listen` could change everything",
-            "10:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
-            "12:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
-            "14:9: `queue.limit` must be at most 1000000",
-            "15:11: `queue.give_up` must be from 1s to 7d",
-            "17:7: `telemetry.log` is no filter",
-            "19:24: an item of `delivery.allow` must be a network",
+            "5:13: `server.in_flight` must be from 16 to 1000000 requests",
+            "6:1: unknown key `server.drian` (did you mean `drain`?)",
+            "7:7: `server.tls.key` is missing",
+            "7:16: `conf/none.pem`: this file does not exist",
+            "9:10: who can reach `admin.listen` could change everything",
+            "11:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
+            "13:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
+            "15:9: `queue.limit` must be at most 1000000",
+            "16:11: `queue.give_up` must be from 1s to 7d",
+            "18:7: `telemetry.log` is no filter",
+            "20:24: an item of `delivery.allow` must be a network",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {

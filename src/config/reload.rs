@@ -19,7 +19,7 @@ use super::parallel::politely;
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, Process, Snapshot, process, words};
-use crate::telemetry::METRICS;
+use crate::telemetry::{LABELS, METRICS};
 
 /// Certificates come nearer to their end although nothing is reloaded.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
@@ -55,6 +55,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
             start_loudly(&mistakes, last);
             METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
             METRICS.config_last_reload_success.set(0);
+            LABELS.follow(&snapshot);
             tell_certificates(&snapshot);
             return Ok(Arc::new(ArcSwap::from_pointee(snapshot)));
         }
@@ -292,9 +293,11 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    let Process { public_url, webhook_allow, revert_if, keep, admin_token, .. } = read.process.as_ref().clone();
+    let Process { public_url, in_flight, webhook_allow, revert_if, keep, admin_token, .. } =
+        read.process.as_ref().clone();
     let running_process = running.process.as_ref().clone();
-    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, keep, admin_token, ..running_process });
+    read.process =
+        Arc::new(Process { public_url, in_flight, webhook_allow, revert_if, keep, admin_token, ..running_process });
     // The listeners still show what they were started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     read.sources.admin_tls.clone_from(&running.sources.admin_tls);

@@ -1,13 +1,15 @@
 //! `routes.toml`: which operation leads to which channels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_plugins::settings::Settings;
 
 use super::channel::Served;
 use super::source::suggest;
 use super::times::{DayOfWeek, TimeOfDay, Zone};
-use crate::routing::{Condition, DoublePayment, Hours, Route, Routes};
+use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
 
 /// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
 pub(super) struct Names<'a> {
@@ -45,6 +47,12 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     if let Some(mut wanted) = table.section("match") {
         route.wanted = conditions(&mut wanted, names);
     }
+    let answers = table.has("answer");
+    route.answer = table.section("answer").and_then(answer).map(Arc::new);
+    for key in ["to", "fallback"].into_iter().filter(|key| answers && table.has(key)) {
+        let message = format!("a route with an `answer` leads nowhere, so it cannot have `{key}`");
+        table.problem(key, message, Some("take one of them away".to_owned()));
+    }
     let before = table.problems().len();
     let entries = table.sections("to");
     let any_entry = !entries.is_empty();
@@ -60,8 +68,8 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
         }
         route.to.push((name, weight));
     }
-    if !any_entry && table.problems().len() == before {
-        let suggestion = "add `to = [{ channel = \"…\" }]`".to_owned();
+    if !any_entry && !answers && table.problems().len() == before {
+        let suggestion = "add `to = [{ channel = \"…\" }]`, or `answer = { … }` to turn them away".to_owned();
         table.problem("to", "a route must lead to at least one channel", Some(suggestion));
     } else if !route.to.is_empty() && route.to.iter().all(|(_, weight)| *weight == 0) {
         table.problem("to", "the weights must come to more than 0 together", None);
@@ -83,6 +91,70 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     }
     route
 }
+
+/// What is said instead of a payment.
+fn answer(mut table: Settings<'_>) -> Option<Refusal> {
+    let before = table.problems().len();
+    let status = table.or("status", 503u32);
+    let code = table.or("code", "paused".to_owned());
+    let detail = table.or("detail", "Nothing was sent: these payments are paused by the operator.".to_owned());
+    let retry_after: Option<Duration> = table.optional("retry_after");
+    if ![400, 403, 422, 429, 503].contains(&status) {
+        let message =
+            "`answer.status` must be 400, 403, 422, 429 or 503: any other tells callers something about a payment";
+        table.problem("status", message, None);
+    }
+    let is_word = |text: &str| text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if code.is_empty() || !is_word(&code) {
+        table.problem("code", "`answer.code` must be a word of small letters and `_`, as in \"paused\"", None);
+    }
+    if OWN_CODES.contains(&code.as_str()) {
+        let message = format!("`answer.code` must be a word of your own: `{code}` tells callers something else");
+        table.problem("code", message, Some("as in \"paused\"".to_owned()));
+    }
+    if detail.is_empty() || detail.len() > 1000 {
+        table.problem("detail", "`answer.detail` must be a sentence for people, of at most 1000 bytes", None);
+    }
+    let is_later = matches!(status, 429 | 503);
+    match retry_after {
+        None if is_later => {
+            let advice = "add `retry_after = \"10m\"`: when callers should try again";
+            table.problem("retry_after", "`answer.retry_after` is missing", Some(advice.to_owned()));
+        }
+        Some(_) if !is_later => {
+            table.problem("retry_after", "`answer.retry_after` is for the statuses 429 and 503", None);
+        }
+        Some(time) if !(1..=7 * 86_400).contains(&time.as_secs()) => {
+            table.problem("retry_after", "`answer.retry_after` must be from 1s to 7 days", None);
+        }
+        _ => {}
+    }
+    let refusal = Refusal {
+        status: u16::try_from(status).unwrap_or(503),
+        code,
+        detail,
+        retry_after: retry_after.map(|time| time.as_secs()),
+    };
+    (table.problems().len() == before).then_some(refusal)
+}
+
+/// Words that say what became of a request, or what is wrong with it.
+const OWN_CODES: &[&str] = &[
+    "declined",
+    "running",
+    "not_found",
+    "unauthorized",
+    "key_reused",
+    "number_reused",
+    "wrong_state",
+    "provider_unclear",
+    "mismatch",
+    "malformed",
+    "unfit",
+    "rate_limited",
+    "internal",
+    "refund_too_much",
+];
 
 fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
     let mut condition = Condition {
@@ -174,10 +246,17 @@ to = [{ channel = "wechat-main", weight = 90 }, { channel = "broken" }]
 fallback = ["wechat-main"]
 [[route]]
 to = [{ channel = "wechat-east" }]
+[[route]]
+answer = { status = 503, code = "sold_out", detail = "Come back tomorrow.", retry_after = "1h" }
+[[route]]
+answer = { status = 403 }
 "#,
         );
         assert_eq!(mistakes, [""; 0]);
-        assert_eq!(routes.len(), 2);
+        assert_eq!(routes.len(), 4);
+        let answer = routes[2].answer.as_deref().unwrap();
+        assert_eq!((answer.status, answer.code.as_str(), answer.retry_after), (503, "sold_out", Some(3600)));
+        assert_eq!((answer.detail.as_str(), routes[3].answer.as_deref().unwrap().status), ("Come back tomorrow.", 403));
         assert_eq!(routes[0].to, [("wechat-main".to_owned(), 90), ("broken".to_owned(), 1)]);
         let wanted = &routes[0].wanted;
         assert_eq!((wanted.at_least, wanted.below), (Some(1), Some(5_000_000)));
@@ -213,6 +292,13 @@ to = [{ channel = "broken" }]
 [[route]]
 match = { time = { from = "06:00", to = "06:00", zone = "UTC" } }
 to = [{ channel = "broken" }]
+[[route]]
+answer = { status = 201, retry_after = "1m" }
+[[route]]
+answer = { code = "declined" }
+to = [{ channel = "broken" }]
+[[route]]
+answer = { status = 429, code = "Paused", detail = "", retry_after = "0s", later = 1 }
 "#,
         );
         let expected = [
@@ -235,6 +321,15 @@ to = [{ channel = "broken" }]
             "18:53: `route.match.time.zone` must be a time zone",
             "18:70: an item of `route.match.time.days` must be a day",
             "21:41: no time is matched: `to` must differ from `from`",
+            "24:21: `answer.status` must be 400, 403, 422, 429 or 503",
+            "24:40: `answer.retry_after` is for the statuses 429 and 503",
+            "26:10: `answer.retry_after` is missing",
+            "26:19: `answer.code` must be a word of your own: `declined`",
+            "27:6: a route with an `answer` leads nowhere, so it cannot have `to`",
+            "29:33: `answer.code` must be a word of small letters",
+            "29:52: `answer.detail` must be a sentence for people",
+            "29:70: `answer.retry_after` must be from 1s to 7 days",
+            "29:76: unknown key `route.answer.later`",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, expected) in mistakes.iter().zip(expected) {

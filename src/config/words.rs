@@ -195,6 +195,7 @@ fn route(old: &Route, new: &Route) -> Vec<&'static str> {
         ("match.metadata", *metadata == other.metadata),
         ("to", old.to == new.to),
         ("fallback", old.fallback == new.fallback),
+        ("answer", old.answer == new.answer),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
@@ -246,7 +247,7 @@ mod tests {
         let route = |name: &str, below: u64| Route {
             wanted: Condition { below: Some(below), ..Condition::default() },
             to: vec![(name.to_owned(), 1)],
-            fallback: Vec::new(),
+            ..Route::default()
         };
         let of = |list: &[Route]| Routes::from(list.to_vec());
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| route(name, 5));

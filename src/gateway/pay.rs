@@ -26,6 +26,14 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let number = provider_number(&[&merchant, &form.order_id]);
     let now = clock::now();
     let channels = channels(&asked.snapshot, &merchant, &form, now);
+    // What an operator answers by itself claims nothing; but a repetition has to find what became of it.
+    if let Err(none @ NoChannel::Refused(_)) = &channels {
+        match gateway.ledger.payment(&merchant, &form.order_id).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(no_channel(none).order(form.order_id)),
+            Err(error) => return Err(Problem::ledger_unknown(&error).order(form.order_id)),
+        }
+    }
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
     let first = first.map(|channel| destination(channel, &form, now));
@@ -142,10 +150,17 @@ impl Run {
                 }
             }
             let operation = self.operation(channel, ticket);
-            last = self
+            let asked = self
                 .gateway
                 .execute(ticket.turn, channel, &operation, self.making.patience(), &mut ticket.evidence)
                 .await;
+            last = match (last, asked) {
+                // The first of them that takes calls again is what to wait for.
+                (Err(Error::Held { retry_after: other, .. }), Err(Error::Held { why, retry_after })) => {
+                    Err(Error::Held { why, retry_after: retry_after.min(other) })
+                }
+                (_, asked) => asked,
+            };
             match &last {
                 Err(Error::NotSent(_) | Error::Held { .. }) => {
                     tracing::warn!(
@@ -244,6 +259,12 @@ fn no_channel(none: &NoChannel) -> Problem {
     let detail = format!("Nothing was sent: {none}.");
     match none {
         NoChannel::NoRoute => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_channel", Retryable::SameKey, detail),
+        NoChannel::Refused(refusal) => {
+            let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let retryable = if refusal.retry_after.is_some() { Retryable::SameKey } else { Retryable::NewKey };
+            let problem = Problem::new(status, refusal.code.clone(), retryable, refusal.detail.clone());
+            refusal.retry_after.iter().fold(problem, |problem, seconds| problem.retry_after(*seconds))
+        }
         NoChannel::Maintenance(seconds) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail).retry_after(*seconds)
         }

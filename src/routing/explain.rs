@@ -97,8 +97,9 @@ fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
         let verdict = verdict(snapshot, route, question);
         let is_taken = verdict.is_none();
         let verdict = verdict.unwrap_or_else(|| "taken".to_owned());
+        let is_last = is_taken && (question.pinned.is_none() || route.answer.is_some());
         lines.push(format!("route {:<4} to {:<30} {verdict}", count + 1, targets(route)));
-        if is_taken && question.pinned.is_none() {
+        if is_last {
             break;
         }
     }
@@ -119,6 +120,9 @@ fn verdict(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Optio
     if let Some(refusal) = route.wanted.refusal(question) {
         return Some(format!("passed over: {refusal}"));
     }
+    if route.answer.is_some() {
+        return None;
+    }
     if let Some(pinned) = question.pinned.filter(|pinned| !route.names(pinned)) {
         return Some(format!("passed over: it does not lead to `{pinned}`"));
     }
@@ -132,6 +136,9 @@ fn verdict(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Optio
 }
 
 fn targets(route: &Route) -> String {
+    if let Some(refusal) = &route.answer {
+        return format!("answer {} {}", refusal.status, refusal.code);
+    }
     let to = route.to.iter().map(|(name, weight)| match route.to.len() {
         1 => name.clone(),
         _ => format!("{name}:{weight}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Wishes, World, send, until};
+use crate::harness::{Answer, SHOP, Wishes, World, order_of, send, signed, until};
 
 /// Opens after two failures, tries again after a second, closes after one success.
 fn eager(conf: &Path, _: SocketAddr) {
@@ -16,6 +16,17 @@ fn eager(conf: &Path, _: SocketAddr) {
         "request_volume_threshold = 2\nrolling_window = \"60s\"\nsleep_window = \"1s\"\nhalf_open_permits = 1\n";
     let slow = "slow_call = { duration = \"1s\", percentage = 100 }\n";
     std::fs::write(&file, format!("{head}{breaker}{slow}")).unwrap();
+}
+
+/// As eager, and a probe may keep its permit for a moment only.
+fn impatient_with_probes(conf: &Path, address: SocketAddr) {
+    eager(conf, address);
+    let file = conf.join("channels/main.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (head, _) = text.split_once("slow_call").unwrap();
+    let text = format!("{head}half_open_max_wait = \"200ms\"\n");
+    std::fs::write(&file, text.replace("read = \"2s\"", "read = \"20s\"").replace("total = \"5s\"", "total = \"20s\""))
+        .unwrap();
 }
 
 async fn eager_world() -> World {
@@ -62,7 +73,7 @@ async fn a_storm_opens_it_a_probe_that_fails_keeps_it_open_and_one_that_succeeds
     // Payments are stopped, and the truth about them is found all the same.
     world.until_status("o-1", "failed").await;
     let told = told(&world).await;
-    assert!(told.contains("main pay: open, 1 changes (2 of 2 calls failed within 60s)"), "{told}");
+    assert!(told.contains("main pay: open, 1 changes (2 of 2 calls failed within 60s: 2 HTTP 500)"), "{told}");
     assert!(told.contains("main query: closed"), "{told}");
     until_taken(&world, "after").await;
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 0"));
@@ -104,4 +115,96 @@ async fn an_operator_stops_a_channel_and_lets_it_go_on() {
         assert_eq!(refused.status, 400);
         assert!(String::from_utf8_lossy(&refused.body).contains(expected), "{:?}", refused.body);
     }
+}
+
+/// The value of a counter of changes.
+async fn changes(world: &World, from: &str, to: &str, reason: &str) -> u64 {
+    let labels = format!("channel=\"main\",from=\"{from}\",operation=\"pay\",reason=\"{reason}\",to=\"{to}\"");
+    let line = format!("tollgate_breaker_transitions_total{{{labels}}} ");
+    let metrics = world.metrics().await;
+    metrics.lines().find_map(|it| it.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn of_a_flapping_provider_the_sleep_grows_and_begins_anew_once_it_is_well() {
+    let world = eager_world().await;
+    // Two to open it, and two probes.
+    fail(&world, 4).await;
+    let (mut unknown, mut waits, mut round) = (0, Vec::new(), 0);
+    let mut taken = false;
+    while !taken {
+        assert!(round < 1000, "it is never taken");
+        round += 1;
+        let order = format!("o-{round}");
+        let answer = world.create(&order, &order).await;
+        match answer.status {
+            201 => taken = true,
+            202 => unknown += 1,
+            503 => waits.push(answer.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap()),
+            other => panic!("{other} {}", answer.json()),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(unknown, 4, "two calls opened it, two probes kept it open, and nobody else reached the provider");
+    let (first, longest) = (waits[0], *waits.iter().max().unwrap());
+    assert!(first <= 2 && longest > first, "the sleep grew: {first} {longest}");
+    assert_eq!(changes(&world, "closed", "open", "errors").await, 1);
+    assert_eq!(changes(&world, "half_open", "open", "probe_failed").await, 2);
+    assert_eq!(changes(&world, "half_open", "closed", "probes_succeeded").await, 1);
+    assert_eq!(changes(&world, "open", "half_open", "sleep_over").await, 3);
+    fail(&world, 2).await;
+    for order in ["again-1", "again-2"] {
+        assert_eq!(world.create(order, order).await.status, 202);
+    }
+    let held = world.create("again-3", "again-3").await;
+    assert!(held.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 2, "it begins anew");
+    assert!(world.log().contains("2 of 2 calls failed within 60s: 2 HTTP 500"), "the log says what calls failed of");
+}
+
+#[tokio::test]
+async fn a_hung_probe_gives_its_permit_to_another() {
+    let world = std::sync::Arc::new(World::with(Wishes { edit: impatient_with_probes, ..Wishes::default() }).await);
+    fail(&world, 2).await;
+    for order in ["o-1", "o-2"] {
+        assert_eq!(world.create(order, order).await.status, 202);
+    }
+    world.fault(json!({"operation": "create", "fault": "delay_before", "delay_ms": 15000, "times": 1})).await;
+    // Held ones are answered at once; what hangs is the probe.
+    let mut round = 0;
+    let hung = loop {
+        assert!(round < 1000, "no probe is let through");
+        round += 1;
+        let (asking, order) = (std::sync::Arc::clone(&world), format!("probe-{round}"));
+        let mut call = tokio::spawn(async move { asking.create(&order, &order).await });
+        match tokio::time::timeout(std::time::Duration::from_millis(500), &mut call).await {
+            Ok(answer) => assert_eq!(answer.unwrap().status, 503),
+            Err(_) => break call,
+        }
+    };
+    until_taken(&world, "after").await;
+    assert!(!hung.is_finished(), "the probe hangs still");
+    assert_eq!(changes(&world, "half_open", "closed", "probes_succeeded").await, 1);
+    hung.abort();
+}
+
+#[tokio::test]
+async fn a_merchant_in_haste_does_not_open_it_for_the_others() {
+    let world = eager_world().await;
+    assert_eq!(world.create("first", "first").await.status, 201);
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 900, "times": 4})).await;
+    let mut unknown = 0;
+    for number in 0..4 {
+        let order = format!("hasty-{number}");
+        let body = order_of(&order).to_string();
+        let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+        headers.extend([("idempotency-key", order), ("x-tollgate-timeout", "400ms".to_owned())]);
+        let url = format!("http://{}/v1/payments", world.gateway.listen);
+        let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
+        // On a slow machine the time may be over before anything is sent.
+        assert!([202, 503].contains(&answer.status), "{}", answer.json());
+        unknown += u32::from(answer.status == 202);
+    }
+    assert!(unknown > 0, "the provider was asked");
+    assert_eq!(world.create("patient", "patient").await.status, 201);
+    assert!(told(&world).await.contains("main pay: closed, 0 changes"), "{}", told(&world).await);
 }

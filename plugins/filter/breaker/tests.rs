@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
 use proptest::prelude::*;
 
 use super::super::testing::{FakeClock, Script, built, kinds};
@@ -203,6 +206,16 @@ fn a_breaker_that_could_never_open_or_close_is_refused() {
         "slow_call = { percentage = 50 }",
         "slow_call = { duration = \"0s\" }",
         "slow_call = { duration = \"1s\", percentage = 0 }",
+        "request_volume_threshold = 1000001",
+        "half_open_permits = 1001",
+        "half_open_max_wait = \"0s\"",
+        "half_open_max_wait = \"50ms\"",
+        "half_open_max_wait = \"61s\"",
+        "half_open_max_wait = \"1s\"\nslow_call = { duration = \"2s\" }",
+        "query = { half_open_permits = 0 }",
+        "query = { half_open_permit = 1 }",
+        "queries = { half_open_permits = 1 }",
+        "half_open_max_wait = \"1s\"\npay = { slow_call = { duration = \"2s\" } }",
     ] {
         assert!(built("breaker", bad, None).is_err(), "{bad}");
     }
@@ -313,6 +326,193 @@ proptest! {
                 if before != 0.0 && after == 0.0 { prop_assert_eq!(passed_half_open, 2); passed_closed = 0; }
                 if after == 2.0 && (before != 2.0 || passed) { opened_at = Some(clock.now()); passed_half_open = 0; }
             }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones() {
+    let own = "query = { request_volume_threshold = 2, sleep_window = \"1s\" }\nrefund = { force = \"off\" }";
+    let (filter, clock) = (breaker(&format!("{SMALL}\n{own}")), FakeClock::default());
+    let filters = [Arc::clone(&filter)];
+    for operation in &kinds() {
+        for _ in 0..2 {
+            broken().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+        }
+    }
+    let state = |operation| state_of(&filter, operation);
+    assert_eq!((state("pay"), state("query"), state("query_refund")), (0.0, 2.0, 0.0));
+    let error = fine().run(&filters, &kinds()[1], &clock, MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Held { retry_after: 1, .. }), "{error:?}");
+    for _ in 0..20 {
+        broken().run(&filters, &kinds()[3], &clock, MINUTE).await.unwrap_err();
+    }
+    assert_eq!(state("refund"), 0.0, "off");
+    // What is forced open for all stops no queries, unless the file says so of them.
+    let stopped = built("breaker", "force = \"open\"\nquery_refund = { force = \"open\" }", None).unwrap();
+    let filters = [Arc::clone(&stopped)];
+    for (operation, passes) in kinds().iter().zip([false, true, false, false, false]) {
+        assert_eq!(fine().run(&filters, operation, &clock, MINUTE).await.is_ok(), passes, "{:?}", operation.kind());
+    }
+}
+
+#[tokio::test]
+async fn a_probe_keeps_its_permit_no_longer_than_the_maximum_wait() {
+    let (filter, clock) = (
+        breaker("request_volume_threshold = 4\nhalf_open_permits = 1\nhalf_open_max_wait = \"2s\""),
+        FakeClock::default(),
+    );
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    opened(&filter, &clock).await;
+    clock.advance(Duration::from_secs(5));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let hanging = fine().behind(gate.clone());
+    let mut hung = Box::pin(hanging.run(&filters, operation, &clock, MINUTE));
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut hung).await.is_err(), "it hangs");
+    clock.advance(Duration::from_millis(1999));
+    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err());
+    clock.advance(Duration::from_millis(1));
+    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    assert_eq!(state_of(&filter, "pay"), 0.0, "the second probe closed it");
+    gate.add_permits(1);
+    hung.await.unwrap();
+}
+
+#[tokio::test]
+async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    let hasty = async |filters: &[Arc<dyn Filter>], wait: Duration, is_impatient: bool| {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let script = broken().behind(gate.clone());
+        let mut call = Box::pin(script.run_for(filters, operation, &clock, wait, is_impatient));
+        if tokio::time::timeout(Duration::from_millis(1), &mut call).await.is_err() {
+            clock.advance(wait);
+            gate.add_permits(1);
+            call.await.unwrap_err();
+        }
+    };
+    for _ in 0..20 {
+        hasty(&filters, Duration::from_millis(50), true).await;
+    }
+    assert_eq!(state_of(&filter, "pay"), 0.0, "one merchant's haste stops no other");
+    for _ in 0..4 {
+        hasty(&filters, Duration::from_millis(50), false).await;
+    }
+    assert_eq!(state_of(&filter, "pay"), 2.0, "the channel's own time was over");
+    let slow = breaker(&format!("{SMALL}\nslow_call = {{ duration = \"1s\" }}"));
+    for _ in 0..4 {
+        hasty(&[Arc::clone(&slow)], Duration::from_secs(1), true).await;
+    }
+    assert_eq!(state_of(&slow, "pay"), 2.0, "whoever stops waiting after that long knows that it is slow");
+}
+
+#[tokio::test]
+async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_of() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    let word = Word { code: "SYSTEM_ERROR".into(), message: String::new() };
+    let failures = [
+        Error::NotSent("x".into()),
+        Error::Unclear { why: "x".into(), word: Some(word) },
+        Error::NotSent("x".into()),
+        Error::Mismatch("x".into()),
+    ];
+    for error in failures {
+        Script::always(Err(error)).run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+    }
+    let reason = filter.stances(clock.now())[0].reason.clone();
+    assert_eq!(reason, "4 of 4 calls failed within 10s: 2 not_sent, 1 SYSTEM_ERROR, 1 mismatch");
+    clock.advance(Duration::from_secs(5));
+    broken().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+    assert_eq!(filter.stances(clock.now())[0].reason, "a probe failed: unclear");
+    clock.advance(Duration::from_secs(10));
+    for _ in 0..2 {
+        fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    }
+    let changes: Vec<_> =
+        filter.readings(clock.now()).into_iter().filter_map(|it| Some((it.change?, it.value))).collect();
+    let change = |from, to, reason| Change { from, to, reason };
+    let expected = [
+        (change("closed", "open", "errors"), 1.0),
+        (change("half_open", "closed", "probes_succeeded"), 1.0),
+        (change("half_open", "open", "probe_failed"), 1.0),
+        (change("open", "half_open", "sleep_over"), 2.0),
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[tokio::test]
+async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once_it_closed() {
+    let (filter, clock) = (breaker(SMALL), FakeClock::default());
+    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
+    opened(&filter, &clock).await;
+    for sleep in [5, 10, 20, 40, 60, 60] {
+        let error = fine().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+        assert!(matches!(error, Error::Held { retry_after, .. } if retry_after == sleep), "{sleep}: {error:?}");
+        clock.advance(Duration::from_secs(sleep));
+        // It answers once, and fails again: the sleep does not begin anew by that.
+        fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+        broken().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+        assert_eq!(state_of(&filter, "pay"), 2.0);
+    }
+    clock.advance(MINUTE);
+    for _ in 0..2 {
+        fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
+    }
+    opened(&filter, &clock).await;
+    let error = fine().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
+    assert!(matches!(error, Error::Held { retry_after: 5, .. }), "{error:?}");
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Outcome, Error>> + 'a>>;
+
+proptest! {
+    /// Whatever happens to probes (they succeed, fail, hang, are dropped, come late): half open, never more are under way and
+    /// counted than there are permits; once nobody probes any more and time passed, a healthy channel closes it; and what
+    /// happens to payments changes nothing for queries.
+    #[test]
+    fn laws_of_probes(steps in proptest::collection::vec((0u8..4, 0u64..1500), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let toml = format!("{SMALL}\nhalf_open_max_wait = \"2s\"");
+            let (filter, clock) = (breaker(&toml), FakeClock::default());
+            let (filters, pay) = ([Arc::clone(&filter)], &kinds()[0]);
+            opened(&filter, &clock).await;
+            let gate = Arc::new(tokio::sync::Semaphore::new(0));
+            let hanging = fine().behind(gate.clone());
+            let mut hung: Vec<(Duration, Running<'_>)> = Vec::new();
+            for (step, wait) in steps {
+                clock.advance(Duration::from_millis(wait));
+                let now = clock.now();
+                match step {
+                    0 => drop(fine().run(&filters, pay, &clock, MINUTE).await),
+                    1 => drop(broken().run(&filters, pay, &clock, MINUTE).await),
+                    2 => {
+                        let before = state_of(&filter, "pay");
+                        let mut call: Running<'_> = Box::pin(hanging.run(&filters, pay, &clock, MINUTE));
+                        let is_ready = call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+                        if !is_ready && before != 0.0 {
+                            hung.push((now + Duration::from_secs(2), call));
+                        }
+                    }
+                    _ => drop(hung.pop()),
+                }
+                if state_of(&filter, "pay") == 1.0 {
+                    let counted = hung.iter().filter(|(expires, _)| *expires > now).count();
+                    prop_assert!(counted <= 2, "{counted} probes under way");
+                } else {
+                    hung.clear();
+                }
+                prop_assert_eq!(state_of(&filter, "query"), 0.0);
+            }
+            drop(hung);
+            clock.advance(MINUTE + MINUTE);
+            for _ in 0..2 {
+                prop_assert!(fine().run(&filters, pay, &clock, MINUTE).await.is_ok());
+            }
+            prop_assert_eq!(state_of(&filter, "pay"), 0.0);
             Ok(())
         })?;
     }

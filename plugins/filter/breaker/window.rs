@@ -1,14 +1,27 @@
 //! Counts of the last while, in ten parts, so that old calls are forgotten a tenth at a time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 const PARTS: u64 = 10;
 
+/// So many symptoms are told apart in one part; the rest is counted together.
+const SYMPTOMS: usize = 8;
+
 /// Calls within a rolling window.
 pub(super) struct Window {
     width: Duration,
-    /// Which part of time each slot holds, and its counts.
-    slots: Box<[(u64, Sums); PARTS as usize]>,
+    slots: Box<[Slot; PARTS as usize]>,
+}
+
+/// One part of time.
+#[derive(Default)]
+struct Slot {
+    /// Which one.
+    part: u64,
+    sums: Sums,
+    /// What calls failed of, and how many.
+    symptoms: Vec<(Cow<'static, str>, u32)>,
 }
 
 /// How many calls there were, and of which kind.
@@ -21,7 +34,7 @@ pub(super) struct Sums {
 
 impl Window {
     pub(super) fn new(width: Duration) -> Self {
-        Self { width, slots: Box::new([(0, Sums::default()); PARTS as usize]) }
+        Self { width, slots: Box::default() }
     }
 
     /// Takes another width; what was counted under the old one is forgotten, because its parts do not fit.
@@ -31,30 +44,57 @@ impl Window {
         }
     }
 
-    pub(super) fn add(&mut self, now: Duration, failed: bool, slow: bool) {
+    /// Counts a call, with what it failed of if it did.
+    pub(super) fn add(&mut self, now: Duration, failed: Option<Cow<'static, str>>, slow: bool) {
         let part = self.part(now);
         let slot = &mut self.slots[(part % PARTS) as usize];
-        if slot.0 != part {
-            *slot = (part, Sums::default());
+        if slot.part != part {
+            *slot = Slot { part, ..Slot::default() };
         }
-        slot.1.total += 1;
-        slot.1.failed += u32::from(failed);
-        slot.1.slow += u32::from(slow);
+        slot.sums.total += 1;
+        slot.sums.failed += u32::from(failed.is_some());
+        slot.sums.slow += u32::from(slow);
+        if let Some(symptom) = failed {
+            count(&mut slot.symptoms, symptom, 1);
+        }
     }
 
     pub(super) fn sums(&self, now: Duration) -> Sums {
-        let newest = self.part(now);
-        let fresh = self.slots.iter().filter(|slot| slot.0 + PARTS > newest && slot.0 <= newest);
-        fresh.fold(Sums::default(), |sums, (_, slot)| Sums {
+        self.fresh(now).fold(Sums::default(), |sums, Slot { sums: slot, .. }| Sums {
             total: sums.total + slot.total,
             failed: sums.failed + slot.failed,
             slow: sums.slow + slot.slow,
         })
     }
 
+    /// What the failed calls failed of, most first: `9 timeout, 4 HTTP 500`.
+    pub(super) fn symptoms(&self, now: Duration) -> String {
+        let mut all = Vec::new();
+        for (symptom, times) in self.fresh(now).flat_map(|slot| &slot.symptoms) {
+            count(&mut all, symptom.clone(), *times);
+        }
+        all.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+        all.iter().map(|(symptom, times)| format!("{times} {symptom}")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn fresh(&self, now: Duration) -> impl Iterator<Item = &Slot> {
+        let newest = self.part(now);
+        self.slots.iter().filter(move |slot| slot.part + PARTS > newest && slot.part <= newest)
+    }
+
     fn part(&self, now: Duration) -> u64 {
         let width = (self.width.as_nanos() / u128::from(PARTS)).max(1);
         u64::try_from(now.as_nanos() / width).unwrap_or(u64::MAX)
+    }
+}
+
+fn count(symptoms: &mut Vec<(Cow<'static, str>, u32)>, symptom: Cow<'static, str>, times: u32) {
+    if let Some((_, counted)) = symptoms.iter_mut().find(|(known, _)| *known == symptom) {
+        *counted += times;
+    } else if symptoms.len() < SYMPTOMS || symptom == "other" {
+        symptoms.push((symptom, times));
+    } else {
+        count(symptoms, "other".into(), times);
     }
 }
 
@@ -71,10 +111,29 @@ mod tests {
     fn forgets_a_tenth_at_a_time() {
         let mut window = Window::new(Duration::from_secs(10));
         let start = Duration::from_secs(1000);
-        window.add(start, true, true);
-        window.add(start + Duration::from_secs(5), false, false);
+        window.add(start, Some("timeout".into()), true);
+        window.add(start + Duration::from_secs(5), None, false);
         assert_eq!(sums(&window, start + Duration::from_millis(9999)), (2, 1, 1));
         assert_eq!(sums(&window, start + Duration::from_secs(10)), (1, 0, 0));
         assert_eq!(sums(&window, start + Duration::from_secs(15)), (0, 0, 0));
+    }
+
+    #[test]
+    fn symptoms_are_told_most_first_and_too_many_are_others() {
+        let (mut window, now) = (Window::new(Duration::from_secs(10)), Duration::from_secs(1000));
+        for (times, symptom) in [(2, "HTTP 500"), (3, "timeout"), (1, "cut")] {
+            for _ in 0..times {
+                window.add(now, Some(symptom.into()), false);
+            }
+        }
+        window.add(now + Duration::from_secs(1), Some("cut".into()), false);
+        window.add(now + Duration::from_secs(1), None, false);
+        assert_eq!(window.symptoms(now + Duration::from_secs(2)), "3 timeout, 2 HTTP 500, 2 cut");
+        assert_eq!(window.symptoms(now + Duration::from_secs(10)), "1 cut");
+        for number in 0..100 {
+            window.add(now + Duration::from_secs(5), Some(format!("CODE{number}").into()), false);
+        }
+        let told = window.symptoms(now + Duration::from_secs(12));
+        assert!(told.starts_with("92 other, 1 CODE0") && told.split(", ").count() == 9, "{told}");
     }
 }

@@ -28,7 +28,7 @@ impl Counts {
                 let count = metric.get_counter().get_value() as u64;
                 let entry: &mut (u64, u64) = counts.entry(channel.value().to_owned()).or_default();
                 entry.0 += count;
-                entry.1 += if label("code").is_some_and(|code| code.value() == "ok") { 0 } else { count };
+                entry.1 += if label("result").is_some_and(|result| result.value() == "ok") { 0 } else { count };
             }
         }
         Self(counts)
@@ -157,6 +157,14 @@ mod tests {
             let (trial, tried) = trial(usual);
             assert_eq!(trial.errors(&tried, counted).is_some(), is_bad, "{usual} {counted:?}");
         }
+    }
+
+    #[test]
+    fn what_succeeded_is_no_error() {
+        for (result, times) in [("ok", 3), ("unclear", 1), ("declined", 1)] {
+            METRICS.exchanges_total.with_label_values(&["tried-out", "pay", result]).inc_by(times);
+        }
+        assert_eq!(Counts::now().since(&Counts::default(), "tried-out"), (5, 2));
     }
 
     #[test]

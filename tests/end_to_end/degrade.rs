@@ -1,0 +1,128 @@
+//! What is said when nothing is sent on purpose: routes that answer by themselves, and a gateway that has enough to do.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{OTHER, Wishes, World, ask, order_of, send, until};
+
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    headers.get("retry-after")?.to_str().ok()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_is_found() {
+    let world = World::new().await;
+    assert_eq!(world.create("before", "k-before").await.status, 201);
+    let routes = world.conf().join("routes.toml");
+    let paused = "[[route]]\nmatch = { merchant = \"shop\" }\nanswer = { code = \"stocktaking\", detail = \"Closed for an hour.\", retry_after = \"10m\" }\n";
+    let open = std::fs::read_to_string(&routes).unwrap();
+    std::fs::write(&routes, format!("{paused}{open}")).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    for body in [
+        order_of("during"),
+        json!({"channel": "main", "order_id": "during", "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"}),
+    ] {
+        let answer = world.ask("POST", "/v1/payments", Some("k-during"), &body).await;
+        let problem = answer.json();
+        assert_eq!((answer.status, problem["code"].as_str()), (503, Some("stocktaking")), "{problem}");
+        assert_eq!((&problem["money_state"], &problem["retryable"]), (&json!("not_sent"), &json!("same_key")));
+        assert_eq!((&problem["detail"], retry_after(&answer.headers)), (&json!("Closed for an hour."), Some(600)));
+    }
+    let explained = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["--conf", world.conf().to_str().unwrap(), "route", "--merchant", "shop"])
+        .args(["--method", "wechat.native", "--amount", "1000"])
+        .output()
+        .unwrap();
+    let explained = String::from_utf8(explained.stdout).unwrap();
+    assert!(explained.contains("route 1    to answer 503 stocktaking") && explained.contains("taken"), "{explained}");
+    assert!(explained.contains("no channel: the route answers 503 stocktaking by itself"), "{explained}");
+    // No claim was made: nobody knows of it, and the key is as good as new, for another body too.
+    let asked = world.ask("GET", "/v1/payments/during", None, &Value::Null).await;
+    assert_eq!(asked.status, 404);
+    // What was made before is found by its repetition, is asked about and can be closed.
+    let again = world.create("before", "k-before").await;
+    assert!(again.status == 201 && again.is_replayed(), "{} {}", again.status, again.json());
+    assert_eq!(world.payment("before").await["status"], "pending");
+    // Another merchant is not paused.
+    let other = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("theirs")).await;
+    assert_eq!(other.status, 201, "{}", other.json());
+    std::fs::write(&routes, open).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    assert_eq!(world.create("during", "k-during").await.status, 201, "the same key may try again");
+    assert_eq!(world.seen("during").await["arrivals"]["create"], 1);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notifications() {
+    let world = World::with(Wishes { server: "in_flight = 16", ..Wishes::default() }).await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    // Requests whose bodies never come; the last of them find no place.
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(world.gateway.listen).await.unwrap();
+        let head = format!("POST /v1/payments HTTP/1.1\r\nhost: {}\r\ncontent-length: 5\r\n\r\n", world.gateway.listen);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stuck.push(stream);
+    }
+    until("it is full", || async {
+        let metrics = world.metrics().await;
+        if metrics.contains("tollgate_requests_shed_total{kind=\"request\"}") { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    let full = world.create("o-2", "k-2").await;
+    assert_eq!(full.status, 503);
+    let problem = full.json();
+    assert_eq!((problem["code"].as_str(), retry_after(&full.headers)), (Some("overloaded"), Some(1)), "{problem}");
+    assert_eq!((&problem["money_state"], &problem["retryable"]), (&json!("not_sent"), &json!("same_key")));
+    let notified = send("POST", &format!("http://{}/notify/main", world.gateway.listen), &[], b"{}").await.unwrap();
+    assert!(!String::from_utf8_lossy(&notified.body).contains("overloaded"), "{:?}", notified.body);
+    drop(stuck);
+    until("it has room again", || async {
+        let answer = world.create("o-3", "k-3").await;
+        if answer.status == 201 { Ok(()) } else { Err(format!("{}", answer.status)) }
+    })
+    .await;
+}
+
+/// Bears two calls of a kind at the same time, whatever it measures.
+fn narrow(conf: &Path, _: SocketAddr) {
+    let file = conf.join("channels/main.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "\n[[filter]]\nuse = \"adaptive\"\nfloor = 2\nceiling = 2\n").unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_that_has_as_many_calls_as_it_bears_sheds_early_and_still_answers_queries() {
+    let world = Arc::new(World::with(Wishes { edit: narrow, ..Wishes::default() }).await);
+    assert_eq!(world.create("first", "first").await.status, 201);
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;
+    let slow: Vec<_> = ["o-1", "o-2"]
+        .map(|order| {
+            let world = Arc::clone(&world);
+            tokio::spawn(async move { world.create(order, order).await })
+        })
+        .into();
+    until("both are under way", || async {
+        let metrics = world.metrics().await;
+        let line = "tollgate_adaptive_in_flight{channel=\"main\",operation=\"pay\"} 2";
+        if metrics.contains(line) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    let shed = world.create("o-3", "o-3").await;
+    assert_eq!((shed.status, retry_after(&shed.headers)), (503, Some(1)), "{}", shed.json());
+    assert!(shed.json()["detail"].as_str().unwrap().contains("bears 2 calls for pay"), "{}", shed.json());
+    let asked = world.ask("GET", "/v1/payments/first", None, &Value::Null).await;
+    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have places of their own");
+    for call in slow {
+        assert_eq!(call.await.unwrap().status, 201);
+    }
+    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may try again");
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("tollgate_adaptive_shed_total{channel=\"main\",operation=\"pay\"} 1"), "{metrics}");
+}
