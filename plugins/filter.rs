@@ -114,8 +114,28 @@ pub struct Call<'a> {
     pub operation: &'a Operation,
     /// Time and chance, so that filters need neither.
     pub clock: &'a dyn Clock,
+    /// Counts with other machines.
+    pub counter: &'a dyn Counter,
     /// On the clock's scale: when the caller stops waiting.
     pub deadline: Duration,
+}
+
+/// Counts calls for several machines together.
+#[async_trait]
+pub trait Counter: Send + Sync {
+    /// Takes a token out of a bucket that all machines share, or says after how many seconds it is worth another try. `None`
+    /// where each machine counts for itself, or must for now.
+    async fn take(&self, name: &str, rate: limit::Rate) -> Option<Result<(), u64>>;
+}
+
+/// There are no other machines.
+pub struct Alone;
+
+#[async_trait]
+impl Counter for Alone {
+    async fn take(&self, _: &str, _: limit::Rate) -> Option<Result<(), u64>> {
+        None
+    }
 }
 
 /// Time and chance.

@@ -12,6 +12,7 @@ use tollgate_plugins::filter::{Call, Clock, Exchange, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
+use crate::cache::Counters;
 use crate::clock::{self, SystemClock, stamp, unix_now};
 use crate::config::Channel;
 use crate::keys::Keys;
@@ -24,9 +25,15 @@ use crate::upstream::{Answer, SendError};
 pub struct Exchanger {
     clock: SystemClock,
     keys: Arc<Keys>,
+    counters: Counters,
 }
 
 impl Exchanger {
+    /// Counts calls there, with other machines.
+    pub(crate) fn counting(counters: Counters) -> Self {
+        Self { counters, ..Self::default() }
+    }
+
     /// The keys that providers publish.
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
@@ -47,7 +54,7 @@ impl Exchanger {
         evidence: &mut Vec<Exchanged>,
     ) -> Result<Outcome, Error> {
         let deadline = self.clock.now() + limit.min(channel.upstream.timeouts().total);
-        let call = Call { channel: &channel.name, operation, clock: &self.clock, deadline };
+        let call = Call { channel: &channel.name, operation, clock: &self.clock, counter: &self.counters, deadline };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
         let result = Next::new(&channel.filters, &exchange).run(&call).await;
         let mut seen = exchange.seen.into_inner();

@@ -83,7 +83,7 @@ impl Script {
         clock: &FakeClock,
         time: Duration,
     ) -> Result<Outcome, Error> {
-        let call = Call { channel: "main", operation, clock, deadline: clock.now() + time };
+        let call = Call { channel: "main", operation, clock, counter: &Alone, deadline: clock.now() + time };
         Next::new(filters, self).run(&call).await
     }
 }

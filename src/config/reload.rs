@@ -292,9 +292,10 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    let Process { public_url, webhook_allow, revert_if, keep, admin_token, .. } = read.process.as_ref().clone();
+    let Process { public_url, webhook_allow, revert_if, keep, fresh, admin_token, .. } = read.process.as_ref().clone();
     let running_process = running.process.as_ref().clone();
-    read.process = Arc::new(Process { public_url, webhook_allow, revert_if, keep, admin_token, ..running_process });
+    read.process =
+        Arc::new(Process { public_url, webhook_allow, revert_if, keep, fresh, admin_token, ..running_process });
     // The listeners still show what they were started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     read.sources.admin_tls.clone_from(&running.sources.admin_tls);
