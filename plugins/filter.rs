@@ -142,6 +142,8 @@ pub struct Call<'a> {
     pub operation: &'a Operation,
     /// Time and chance, so that filters need neither.
     pub clock: &'a dyn Clock,
+    /// Counts with other machines.
+    pub counter: &'a dyn Counter,
     /// On the clock's scale: when the caller stops waiting.
     pub deadline: Duration,
     /// Whether the caller waits less long than the channel would: what ends at the deadline then says nothing about the
@@ -156,6 +158,24 @@ impl Call<'_> {
     pub fn is_given_up(&self, result: &Result<Outcome, Error>) -> bool {
         let failed = result.as_ref().is_err_and(Error::is_channel_failure);
         failed && self.is_impatient && self.clock.now() >= self.deadline
+    }
+}
+
+/// Counts calls for several machines together.
+#[async_trait]
+pub trait Counter: Send + Sync {
+    /// Takes a token out of a bucket that all machines share, or says after how many seconds it is worth another try. `None`
+    /// where each machine counts for itself, or must for now.
+    async fn take(&self, name: &str, rate: limit::Rate) -> Option<Result<(), u64>>;
+}
+
+/// There are no other machines.
+pub struct Alone;
+
+#[async_trait]
+impl Counter for Alone {
+    async fn take(&self, _: &str, _: limit::Rate) -> Option<Result<(), u64>> {
+        None
     }
 }
 

@@ -15,7 +15,7 @@ use http::HeaderMap;
 
 pub use self::limits::Limits;
 pub use self::shares::{Share, Shares};
-use crate::cache::{CacheError, CacheKind, Nonces};
+use crate::cache::{Admitted, CacheError, Nonces, Redis, Toll};
 use crate::config::{Merchant, Snapshot};
 
 /// How far a caller's clock may be off, in seconds, either way.
@@ -66,32 +66,39 @@ struct Claim {
     signature: Vec<u8>,
 }
 
+/// What a merchant's rate says, when it is counted for several machines together: go on, or come again after so many seconds.
+pub type Counted = Option<Result<(), u64>>;
+
 /// Checks requests and remembers nonces.
 pub struct Access {
     nonces: Nonces,
 }
 
 impl Access {
-    /// Remembers nonces there.
-    pub fn new(cache: &CacheKind) -> Self {
-        Self { nonces: Nonces::new(cache) }
+    /// Remembers nonces there, or in this machine's memory.
+    pub fn new(redis: Option<Arc<Redis>>) -> Self {
+        Self { nonces: Nonces::new(redis) }
     }
 
-    /// Finds the merchant who signed this request; `now` is unix seconds.
+    /// Finds the merchant who signed this request, and what its rate says if that is counted for several machines together;
+    /// `now` is unix seconds.
     pub async fn check(
         &self,
         snapshot: &Snapshot,
         head: &Head<'_>,
         body: &[u8],
         now: u64,
-    ) -> Result<Arc<Merchant>, Denied> {
+    ) -> Result<(Arc<Merchant>, Counted), Denied> {
         let (merchant, claim) = signed(snapshot, head, body, now)?;
+        let rate = merchant.limit.and_then(|allowance| allowance.rate());
+        let toll = rate.map(|rate| Toll { merchant: &merchant.name, rate });
+        let is_read = head.method == "GET";
         // Last, so that only valid signatures are remembered.
         let end = claim.created.max(now) + 2 * WINDOW;
-        match self.nonces.first_time(&claim.key_id, &claim.nonce, end, now).await {
-            Ok(true) => Ok(merchant),
-            Ok(false) => Err(Denied::NonceSeen),
-            Err(error) => Err(Denied::NoCache(error)),
+        let admitted = self.nonces.admit((&claim.key_id, &claim.nonce), (end, now), toll, is_read).await;
+        match admitted.map_err(Denied::NoCache)? {
+            Admitted { first_time: true, counted } => Ok((merchant, counted)),
+            Admitted { first_time: false, .. } => Err(Denied::NonceSeen),
         }
     }
 }

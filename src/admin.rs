@@ -112,6 +112,8 @@ impl Admin {
             METRICS.queue_waiting.set(i64::try_from(waiting.errands).unwrap_or(i64::MAX));
             METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_errand));
         }
+        self.gateway.statuses.orders.show();
+        METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         self.probes.tell(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();

@@ -1,10 +1,22 @@
-//! What may be forgotten when nobody needs it any more: so far the nonces that were seen.
+//! What may be forgotten: the nonces that were seen, how payments stand, which orders there are.
 //!
-//! In memory it is this machine's own. Where several machines serve the same merchants they must share it, or a signed
-//! request could be repeated once on each: then it is Redis. While Redis does not answer, no request is let in.
+//! In memory it is this machine's own. Where several machines serve the same merchants they must share the nonces, or a
+//! signed request could be repeated once on each: then it is Redis. While Redis does not answer, no request is let in that could
+//! change anything; one that only reads is, once on each machine. All else goes on, each machine for itself.
 
+mod bloom;
+mod counters;
+pub(crate) mod flights;
 mod memory;
+mod nonces;
+mod orders;
 mod redis;
+mod shared;
+mod statuses;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -18,12 +30,36 @@ pub enum CacheKind {
     Redis(RedisUrl),
 }
 
-pub use self::redis::RedisUrl;
+pub(crate) use self::counters::Counters;
+pub(crate) use self::nonces::Toll;
+pub use self::redis::{Redis, RedisUrl};
+pub(crate) use self::shared::Elsewhere;
+pub use self::statuses::LONGEST;
+pub(crate) use self::statuses::{Status, Statuses, Token};
+
+impl CacheKind {
+    /// The server, if there is one. Opens no connection yet.
+    pub(crate) fn redis(&self) -> Option<Arc<Redis>> {
+        match self {
+            Self::Memory => None,
+            Self::Redis(url) => Some(Arc::new(Redis::new(url))),
+        }
+    }
+}
 
 /// Nonces seen: each is good once while its signature could still be accepted.
 pub(crate) enum Nonces {
     Memory(memory::Nonces),
-    Redis(Box<redis::Nonces>),
+    Redis(Box<nonces::Nonces>),
+}
+
+/// What is known of a request whose signature is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// Whether its nonce was never seen before; from now on it was.
+    pub(crate) first_time: bool,
+    /// What its merchant's rate says, counted for all machines; or the seconds after which it is worth another try.
+    pub(crate) counted: Option<Result<(), u64>>,
 }
 
 /// The cache does not answer; says why.
@@ -32,20 +68,26 @@ pub(crate) enum Nonces {
 pub struct CacheError(String);
 
 impl Nonces {
-    /// Opens no connection yet.
-    pub(crate) fn new(kind: &CacheKind) -> Self {
-        match kind {
-            CacheKind::Memory => Self::Memory(memory::Nonces::default()),
-            CacheKind::Redis(url) => Self::Redis(Box::new(redis::Nonces::new(url))),
+    pub(crate) fn new(redis: Option<Arc<Redis>>) -> Self {
+        match redis {
+            None => Self::Memory(memory::Nonces::default()),
+            Some(redis) => Self::Redis(Box::new(nonces::Nonces::new(redis))),
         }
     }
 
-    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds.
-    pub(crate) async fn first_time(&self, key_id: &str, nonce: &str, end: u64, now: u64) -> Result<bool, CacheError> {
+    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds. `is_read`: what it
+    /// asks for changes nothing.
+    pub(crate) async fn admit(
+        &self,
+        (key_id, nonce): (&str, &str),
+        (end, now): (u64, u64),
+        toll: Option<Toll<'_>>,
+        is_read: bool,
+    ) -> Result<Admitted, CacheError> {
         let mark = mark(key_id, nonce);
         match self {
-            Self::Memory(nonces) => Ok(nonces.first_time(mark, end, now)),
-            Self::Redis(nonces) => nonces.first_time(mark, end, now).await,
+            Self::Memory(nonces) => Ok(Admitted { first_time: nonces.first_time(mark, end, now), counted: None }),
+            Self::Redis(nonces) => nonces.admit(mark, (end, now), toll, is_read).await,
         }
     }
 }

@@ -40,7 +40,7 @@ use tollgate_plugins::signer::{Keyring, Signer};
 
 pub(crate) use self::address::Address;
 pub use self::token::Token;
-use crate::cache::CacheKind;
+use crate::cache::{CacheKind, LONGEST};
 use crate::ledger::{Address as LedgerAddress, Keep};
 use crate::routing::Routes;
 use crate::upstream::{BillHosts, Upstream};
@@ -101,8 +101,23 @@ pub struct CertificateEnd {
     pub not_after: i64,
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `keep`, `queue`, `admin_token`, `revert_if` and
-/// `webhook_allow` needs a restart to change.
+/// How long an answer to a status query is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// While the payment is not at its end.
+    pub pending: Duration,
+    /// Once it is.
+    pub settled: Duration,
+}
+
+impl Default for Fresh {
+    fn default() -> Self {
+        Self { pending: Duration::from_secs(2), settled: LONGEST }
+    }
+}
+
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `keep`, `queue`, `fresh`, `admin_token`, `revert_if`
+/// and `webhook_allow` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -125,8 +140,10 @@ pub struct Process {
     pub keep: Keep,
     /// What waits to be made later.
     pub queue: Queue,
-    /// Where nonces are remembered.
+    /// Where nonces, and what machines share of answers and limits, are remembered.
     pub cache: CacheKind,
+    /// How long answers to status queries are good.
+    pub fresh: Fresh,
     /// The log's filter, as in `info` or `tollgate=debug`.
     pub log: String,
     /// How long SIGTERM waits for what is in flight.

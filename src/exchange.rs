@@ -13,6 +13,7 @@ use tollgate_plugins::filter::{Call, Clock, Exchange, Next, Symptom};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
+use crate::cache::Counters;
 use crate::clock::{self, SystemClock, stamp, unix_now};
 use crate::config::Channel;
 use crate::keys::Keys;
@@ -25,9 +26,15 @@ use crate::upstream::{Answer, SendError};
 pub struct Exchanger {
     clock: SystemClock,
     keys: Arc<Keys>,
+    counters: Counters,
 }
 
 impl Exchanger {
+    /// Counts calls there, with other machines.
+    pub(crate) fn counting(counters: Counters) -> Self {
+        Self { counters, ..Self::default() }
+    }
+
     /// The keys that providers publish.
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
@@ -49,8 +56,9 @@ impl Exchanger {
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
         let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
-        let symptom = &Symptom::default();
-        let call = Call { channel: &channel.name, operation, clock: &self.clock, deadline, is_impatient, symptom };
+        let (counter, symptom) = (&self.counters, &Symptom::default());
+        let call =
+            Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
         let result = Next::new(&channel.filters, &exchange).run(&call).await;
         let mut seen = exchange.seen.into_inner();

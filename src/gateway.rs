@@ -20,7 +20,9 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 use tollgate_plugins::settings::duration;
 
-use crate::access::{Access, Denied, Head, Limits, Shares};
+use crate::access::{Access, Counted, Denied, Head, Limits, Shares};
+use crate::cache::flights::Flights;
+use crate::cache::{Counters, Statuses};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
@@ -44,7 +46,10 @@ pub struct Gateway {
     access: Access,
     limits: Limits,
     shares: Shares,
-    queries: query::Queries,
+    /// How payments stand, as ready answers.
+    pub(crate) statuses: Arc<Statuses>,
+    /// Questions to providers, one at a time about an order.
+    queries: Flights<query::Found>,
 }
 
 /// A request with its whole body, as it came in.
@@ -105,15 +110,16 @@ impl Making {
 impl Gateway {
     /// Makes a gateway over a ledger and a configuration.
     pub fn new(current: Current, ledger: Ledger) -> Self {
-        let access = Access::new(&current.load().process.cache);
+        let redis = current.load().process.cache.redis();
         Self {
             current,
             ledger,
-            exchanger: Exchanger::default(),
-            access,
+            exchanger: Exchanger::counting(Counters::new(redis.clone())),
+            access: Access::new(redis.clone()),
             limits: Limits::default(),
             shares: Shares::default(),
-            queries: query::Queries::default(),
+            statuses: Arc::new(Statuses::new(redis, Instant::now())),
+            queries: Flights::default(),
         }
     }
 
@@ -134,13 +140,13 @@ impl Gateway {
         if let Some(channel) = path.strip_prefix("/notify/") {
             return notify::receive(self, &snapshot, channel, incoming).await;
         }
-        let merchant = match self.who(&snapshot, &incoming).await {
-            Ok(merchant) => merchant,
+        let (merchant, counted) = match self.who(&snapshot, &incoming).await {
+            Ok(known) => known,
             Err(problem) => {
                 return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() });
             }
         };
-        let _inside = match self.limits.enter(&merchant, self.exchanger.clock().now()) {
+        let _inside = match self.limits.enter(&merchant, counted, self.exchanger.clock().now()) {
             Ok(guard) => guard,
             Err(seconds) => {
                 let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
@@ -226,7 +232,7 @@ impl Gateway {
         }
     }
 
-    async fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Arc<Merchant>, Problem> {
+    async fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<(Arc<Merchant>, Counted), Problem> {
         let head = Head {
             method: incoming.method.as_str(),
             scheme: incoming.scheme,

@@ -16,6 +16,7 @@ mod changes;
 mod claims;
 mod embedded;
 mod engine;
+mod feed;
 mod held;
 mod migrate;
 mod outbox;
@@ -41,6 +42,7 @@ use self::about::About;
 use self::claims::{Later, errands};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
+pub use self::feed::{Age, Changes, Listener, Name};
 use self::held::Held;
 pub(crate) use self::held::Turn;
 pub use self::migrate::{Moved, migrate};
@@ -53,6 +55,7 @@ pub(crate) use self::rows::Id as ClaimId;
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
 use crate::clock;
+use crate::telemetry::METRICS;
 
 /// How much of the disk is kept free for the end of what is under way, where nothing else is said.
 pub const RESERVE: u64 = 256 << 20;
@@ -241,6 +244,7 @@ impl Ledger {
 
     /// A payment as it stands.
     pub async fn payment(&self, merchant: &str, order_id: &str) -> Result<Option<Payment>, LedgerError> {
+        METRICS.ledger_reads_total.inc();
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
         Ok(self.engine.read(look).await?.map(|kept| kept.row.payment))
@@ -248,6 +252,7 @@ impl Ledger {
 
     /// A refund as it stands.
     pub async fn refund(&self, merchant: &str, order_id: &str, refund_id: &str) -> Result<Option<Refund>, LedgerError> {
+        METRICS.ledger_reads_total.inc();
         let (merchant, order_id, refund_id) = (merchant.to_owned(), order_id.to_owned(), refund_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
         Ok(self.engine.read(look).await?.map(|kept| kept.row.refund))
@@ -298,6 +303,32 @@ impl Ledger {
     pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
         let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
         self.engine.write(Durable, about, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
+    }
+
+    /// Tells somebody of every change from now on, on every machine that shares the ledger. There is one who listens.
+    pub fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+        self.engine.listen(listener)
+    }
+
+    /// Whether the listener has been told of every record that anybody was told is durable before this was asked. Looks at
+    /// no record.
+    pub async fn caught_up(&self) -> bool {
+        self.engine.caught_up().await
+    }
+
+    /// Tells a ledger that several machines share from every other.
+    pub async fn identity(&self) -> Result<Option<String>, LedgerError> {
+        self.engine.identity().await
+    }
+
+    /// Returns once all that the listener could have been told of before this was asked can be read, or never will be.
+    pub async fn settled(&self) -> Result<(), LedgerError> {
+        self.engine.settled().await
+    }
+
+    /// Of all names (and others: whatever [`Changes::born`] tells of) the first behind one, in order.
+    pub async fn names(&self, after: Option<Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
+        self.engine.names(after, limit).await
     }
 
     /// Changes whenever a delivery or a search became due sooner.

@@ -162,6 +162,8 @@ impl Bound {
         server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
+        let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
+        server.add_service(background_service("statuses", Task::new(move |stop| statuses.run(ledger, stop))));
         let drain = Drain { in_flight, draining, limit: process.drain };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 

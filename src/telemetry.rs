@@ -98,8 +98,19 @@ pub struct Metrics {
     pub config_needs_restart: IntGauge,
     /// Days until a certificate ends, by channel and which.
     pub certificate_days_left: GaugeVec,
-    /// Status queries by whether the cache had the answer.
+    /// Status queries by whether the cache had the answer: `hit`, `miss`, `unknown` (no such order, without looking), `stale`
+    /// (the provider could not be asked), `bypass` (the caller wanted the provider's word).
     pub status_cache_total: IntCounterVec,
+    /// 1 while answers of other machines are believed, which Redis shares.
+    pub status_cache_shared: IntGauge,
+    /// Payments and refunds read from the ledger one by one.
+    pub ledger_reads_total: IntCounter,
+    /// Names in the filter of what exists; 0 while there is none.
+    pub order_filter_names: IntGauge,
+    /// Its size.
+    pub order_filter_bytes: IntGauge,
+    /// The part of what does not exist that it takes for existing, estimated.
+    pub order_filter_false_positive_rate: Gauge,
     /// Build facts as labels; always 1.
     pub build_info: IntGaugeVec,
     /// Addresses of a channel's host: all that are known, and those that stand behind the others.
@@ -309,6 +320,26 @@ impl Metrics {
                 IntCounterVec,
                 Opts::new("status_cache_total", "Status queries by whether the cache had the answer"),
                 &["result"]
+            ),
+            status_cache_shared: add!(
+                IntGauge,
+                Opts::new("status_cache_shared", "1 while answers of other machines are believed, which Redis shares")
+            ),
+            ledger_reads_total: add!(
+                IntCounter,
+                Opts::new("ledger_reads_total", "Payments and refunds read from the ledger one by one")
+            ),
+            order_filter_names: add!(
+                IntGauge,
+                Opts::new("order_filter_names", "Names in the filter of what exists; 0 while there is none")
+            ),
+            order_filter_bytes: add!(IntGauge, Opts::new("order_filter_bytes", "Size of the filter of what exists")),
+            order_filter_false_positive_rate: add!(
+                Gauge,
+                Opts::new(
+                    "order_filter_false_positive_rate",
+                    "The part of what does not exist that the filter takes for existing, estimated"
+                )
             ),
             build_info: add_vec!(IntGaugeVec, Opts::new("build_info", "Facts of the build"), &["version"]),
             upstream_addresses: add_vec!(

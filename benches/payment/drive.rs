@@ -66,9 +66,9 @@ pub async fn one(to: SocketAddr, prepared: Prepared) -> String {
     let stream = TcpStream::connect(to).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::builder().method(prepared.method).uri(prepared.target).header("host", to.to_string());
-    let answer = sender.send_request(request.body(Full::new(prepared.body)).unwrap()).await.unwrap();
-    String::from_utf8_lossy(&answer.into_body().collect().await.unwrap().to_bytes()).into_owned()
+    let answer = sender.send_request(request(to, prepared)).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
@@ -78,12 +78,7 @@ async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> V
     tokio::spawn(connection);
     let mut times = Vec::with_capacity(requests.len());
     for prepared in requests {
-        let mut request =
-            Request::builder().method(prepared.method).uri(prepared.target).header("host", to.to_string());
-        for (name, value) in prepared.headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(Full::new(prepared.body)).unwrap();
+        let request = request(to, prepared);
         let started = Instant::now();
         let answer = sender.send_request(request).await.unwrap();
         let status = answer.status().as_u16();
@@ -92,4 +87,12 @@ async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> V
         assert_eq!(status, expected, "{}", String::from_utf8_lossy(&body));
     }
     times
+}
+
+fn request(to: SocketAddr, prepared: Prepared) -> Request<Full<Bytes>> {
+    let mut request = Request::builder().method(prepared.method).uri(prepared.target).header("host", to.to_string());
+    for (name, value) in prepared.headers {
+        request = request.header(name, value);
+    }
+    request.body(Full::new(prepared.body)).unwrap()
 }

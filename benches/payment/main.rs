@@ -1,6 +1,6 @@
 //! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
-//! `cargo bench --bench payment`, or with `-- ledger` or `-- reload` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
+//! `cargo bench --bench payment`, or with `-- ledger`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -11,6 +11,7 @@ mod reload;
 #[path = "../../tests/servers/server.rs"]
 mod server;
 mod stage;
+mod status;
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ fn main() {
     if arguments.iter().any(|argument| argument == "reload") {
         reload::measure();
         return runtime.block_on(reload::felt());
+    }
+    if arguments.iter().any(|argument| argument == "status") {
+        return runtime.block_on(status::measure());
     }
     runtime.block_on(async {
         let stage = Stage::set().await;
@@ -69,6 +73,7 @@ fn main() {
             ratios.join(" ")
         );
     });
+    runtime.block_on(status::measure());
     runtime.block_on(ledger::measure());
     reload::measure();
     runtime.block_on(reload::felt());
@@ -97,7 +102,7 @@ fn signatures(stage: &Stage) -> (Duration, Duration) {
     (sign, verify)
 }
 
-fn row(name: &str, cpu: Duration, measured: Option<&Measured>) {
+pub fn row(name: &str, cpu: Duration, measured: Option<&Measured>) {
     let more = measured.map_or(String::new(), |measured| {
         let Measured { rate, p50, p99, .. } = measured;
         format!("   {rate:>6.0}/s   p50 {:>6.2} ms   p99 {:>6.2} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3)

@@ -14,7 +14,7 @@ use tollgate_plugins::provider::{Encoded, Signing};
 
 use crate::drive::Prepared;
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 pub struct Stage {
     pub account: PathBuf,
@@ -75,6 +75,10 @@ impl Stage {
         process
     }
 
+    pub fn snapshot(&self) -> config::Snapshot {
+        config::file::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    }
+
     /// What merchants send.
     pub fn merchant_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
         let one = |number: usize| {
@@ -96,7 +100,7 @@ impl Stage {
 
     /// What the gateway would send to the provider, signed beforehand, so that the bare proxy only has to pass it on.
     pub fn provider_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
-        let snapshot = config::file::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let snapshot = self.snapshot();
         let channel = &snapshot.channels["main"];
         let method = tollgate_plugins::payment::Method::parse("wechat.native").unwrap();
         let one = |number: usize| {
@@ -149,6 +153,6 @@ pub fn cpu_time(process: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn free() -> SocketAddr {
+pub fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -28,6 +28,15 @@ pub struct Allowance {
     pub in_flight: Option<u32>,
 }
 
+/// A bucket of tokens: each call takes one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// So many come back a second.
+    pub a_second: f64,
+    /// So many are in it when it is full.
+    pub at_once: f64,
+}
+
 /// Why a call is turned away, and the whole seconds after which it is worth another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
@@ -41,26 +50,30 @@ pub enum Over {
 pub struct Place(Arc<Usage>);
 
 impl Usage {
-    /// Takes a place and a token, or neither.
-    pub fn enter(self: &Arc<Self>, allowance: &Allowance, now: Duration) -> Result<Place, Over> {
+    /// Takes a place, given back when it is dropped.
+    pub fn place(self: &Arc<Self>, allowance: &Allowance) -> Result<Place, Over> {
         let mut used = self.0.lock();
         if allowance.in_flight.is_some_and(|most| used.inside >= most) {
             return Err(Over::InFlight(1));
         }
-        if let Some(rate) = allowance.rate {
-            let most = allowance.burst.map_or_else(|| rate.ceil().max(1.0), |burst| burst as f64);
-            let gained = used.at.map_or(most, |at| now.saturating_sub(at).as_secs_f64() * rate);
-            used.tokens = (used.tokens + gained).min(most);
-            used.at = Some(now);
-            if used.tokens < 1.0 {
-                let seconds = (1.0 - used.tokens) / rate;
-                return Err(Over::Rate((seconds.ceil() as u64).max(1)));
-            }
-            used.tokens -= 1.0;
-        }
         used.inside += 1;
         drop(used);
         Ok(Place(Arc::clone(self)))
+    }
+
+    /// Takes a token, where nobody else counts.
+    pub fn token(&self, allowance: &Allowance, now: Duration) -> Result<(), Over> {
+        let Some(Rate { a_second, at_once }) = allowance.rate() else { return Ok(()) };
+        let mut used = self.0.lock();
+        let gained = used.at.map_or(at_once, |at| now.saturating_sub(at).as_secs_f64() * a_second);
+        used.tokens = (used.tokens + gained).min(at_once);
+        used.at = Some(now);
+        if used.tokens < 1.0 {
+            let seconds = (1.0 - used.tokens) / a_second;
+            return Err(Over::Rate((seconds.ceil() as u64).max(1)));
+        }
+        used.tokens -= 1.0;
+        Ok(())
     }
 
     /// How many are inside now.
@@ -77,6 +90,13 @@ impl Drop for Place {
 }
 
 impl Allowance {
+    /// The bucket, where calls a second are limited.
+    pub fn rate(&self) -> Option<Rate> {
+        let a_second = self.rate?;
+        let at_once = self.burst.map_or_else(|| a_second.ceil().max(1.0), |burst| burst as f64);
+        Some(Rate { a_second, at_once })
+    }
+
     /// Reads `rate`, `burst` and `in_flight`.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let allowance = Self {
@@ -131,10 +151,17 @@ impl Filter for Limit {
             why: format!("the channel `{}` {what}", call.channel),
             retry_after,
         };
-        let _place = self.usage.enter(&self.allowance, call.clock.now()).map_err(|over| match over {
+        let over = |over| match over {
             Over::Rate(seconds) => held("is at its limit of calls a second", seconds),
             Over::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
-        })?;
+        };
+        // First: what finds no place takes no token.
+        let _place = self.usage.place(&self.allowance).map_err(over)?;
+        if let Some(rate) = self.allowance.rate() {
+            let counted = call.counter.take(&format!("channel:{}", call.channel), rate).await;
+            let counted = counted.map(|verdict| verdict.map_err(Over::Rate));
+            counted.unwrap_or_else(|| self.usage.token(&self.allowance, call.clock.now())).map_err(over)?;
+        }
         next.run(call).await
     }
 
@@ -172,6 +199,37 @@ mod tests {
         run().await.unwrap();
         assert!(run().await.is_err());
         assert_eq!(script.calls(), 4, "what is turned away does not reach the exchange");
+    }
+
+    /// Says always the same.
+    struct Together(Option<Result<(), u64>>);
+
+    #[async_trait]
+    impl Counter for Together {
+        async fn take(&self, name: &str, rate: Rate) -> Option<Result<(), u64>> {
+            assert_eq!((name, rate), ("channel:main", Rate { a_second: 1.0, at_once: 1.0 }));
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn where_machines_count_together_their_word_counts_and_else_each_counts_alone() {
+        for (said, expected) in [(Some(Ok(())), [true, true]), (None, [true, false]), (Some(Err(7)), [false, false])] {
+            let filters = [built("limit", "rate = 1", None).unwrap()];
+            let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
+            let operation = &kinds()[0];
+            for passes in expected {
+                let counter = &Together(said);
+                let call = Call { channel: "main", operation, clock: &clock, counter, deadline: clock.now() + MINUTE };
+                match Next::new(&filters, &script).run(&call).await {
+                    Err(Error::Held { retry_after, .. }) => {
+                        assert!(!passes);
+                        assert_eq!(retry_after, if said.is_some() { 7 } else { 1 });
+                    }
+                    other => assert!(passes && other.is_ok(), "{said:?}: {other:?}"),
+                }
+            }
+        }
     }
 
     #[tokio::test]

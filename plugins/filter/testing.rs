@@ -101,7 +101,8 @@ impl Script {
         is_impatient: bool,
     ) -> Result<Outcome, Error> {
         let (deadline, symptom) = (clock.now() + time, &Symptom::default());
-        let call = Call { channel: "main", operation, clock, deadline, is_impatient, symptom };
+        let counter = &Alone;
+        let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient, symptom };
         Next::new(filters, self).run(&call).await
     }
 }

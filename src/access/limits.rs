@@ -1,4 +1,7 @@
 //! How much each merchant uses now. It is kept by name, beside the configuration, so that a reload forgets nothing.
+//!
+//! With Redis the rate is counted for all machines, on the nonce's way (`cache::nonces`); requests at the same time are
+//! counted on each machine, because a machine that dies could not give back its places.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tollgate_plugins::filter::limit::{Over, Place, Usage};
 
+use super::Counted;
 use crate::config::Merchant;
 
 /// The merchants' usage.
@@ -15,7 +19,8 @@ pub struct Limits(Mutex<HashMap<String, Arc<Usage>>>);
 
 impl Limits {
     /// Lets a request in (the place is given back when dropped), or says after how many seconds to come again.
-    pub fn enter(&self, merchant: &Merchant, now: Duration) -> Result<Option<Place>, u64> {
+    /// `counted` is what the rate says where it was counted already.
+    pub fn enter(&self, merchant: &Merchant, counted: Counted, now: Duration) -> Result<Option<Place>, u64> {
         let Some(allowance) = &merchant.limit else { return Ok(None) };
         let usage = {
             let mut known = self.0.lock();
@@ -24,7 +29,11 @@ impl Limits {
                 None => Arc::clone(known.entry(merchant.name.clone()).or_default()),
             }
         };
-        match usage.enter(allowance, now) {
+        let place = usage.place(allowance).and_then(|place| {
+            let taken = counted.map(|verdict| verdict.map_err(Over::Rate));
+            taken.unwrap_or_else(|| usage.token(allowance, now)).map(|()| place)
+        });
+        match place {
             Ok(place) => Ok(Some(place)),
             Err(Over::Rate(seconds) | Over::InFlight(seconds)) => Err(seconds),
         }

@@ -8,7 +8,7 @@ use tollgate_plugins::secret::Secret;
 
 use super::*;
 use crate::cache::CacheKind;
-use crate::config::{LedgerPlace, Process};
+use crate::config::{Fresh, LedgerPlace, Process};
 use crate::ledger::Keep;
 use crate::sign::{Credentials, Headers, plain, rfc9421};
 
@@ -44,6 +44,7 @@ fn snapshot() -> Snapshot {
         reserve: 0,
         keep: Keep::default(),
         queue: Default::default(),
+        fresh: Fresh::default(),
         cache: CacheKind::Memory,
         log: String::new(),
         drain: std::time::Duration::ZERO,
@@ -82,7 +83,7 @@ fn check(
     let head = Head { method, scheme: "https", authority: "pay.example.com", path_and_query: target, headers };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let checked = runtime.block_on(access.check(&snapshot(), &head, body, now));
-    checked.map(|merchant| assert_eq!(merchant.name, "shop"))
+    checked.map(|(merchant, counted)| assert_eq!((merchant.name.as_str(), counted), ("shop", None)))
 }
 
 fn with(nonce: &str) -> Credentials<'_> {
@@ -92,7 +93,7 @@ fn with(nonce: &str) -> Credentials<'_> {
 #[test]
 fn a_good_signature_passes_once() {
     for sign in SCHEMES {
-        let access = Access::new(&CacheKind::Memory);
+        let access = Access::new(None);
         let headers = map(&sign(&with("n-1"), "POST", TARGET, BODY));
         assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW + 299), Ok(()));
         assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW + 299), Err(Denied::NonceSeen));
@@ -103,7 +104,7 @@ fn a_good_signature_passes_once() {
 
 #[test]
 fn every_key_of_a_merchant_is_good_while_they_rotate() {
-    let access = Access::new(&CacheKind::Memory);
+    let access = Access::new(None);
     let second = Credentials { key_id: "shop-2", secret: b"another secret", created: NOW, nonce: "n" };
     assert_eq!(check(&access, &map(&plain(&second, "GET", "/", b"")), "GET", "/", b"", NOW), Ok(()));
 }
@@ -111,7 +112,7 @@ fn every_key_of_a_merchant_is_good_while_they_rotate() {
 #[test]
 fn what_is_altered_is_refused_and_does_not_use_the_nonce_up() {
     for sign in SCHEMES {
-        let access = Access::new(&CacheKind::Memory);
+        let access = Access::new(None);
         let headers = map(&sign(&with("n"), "POST", TARGET, BODY));
         let denied = |method, target, body| check(&access, &headers, method, target, body, NOW).unwrap_err();
         denied("PUT", TARGET, BODY);
@@ -135,7 +136,7 @@ fn what_is_altered_is_refused_and_does_not_use_the_nonce_up() {
 #[test]
 fn outside_the_window_unknown_and_unsigned_are_refused() {
     for sign in SCHEMES {
-        let access = Access::new(&CacheKind::Memory);
+        let access = Access::new(None);
         let headers = map(&sign(&with("n"), "GET", "/", b""));
         for now in [NOW - 301, NOW + 301] {
             assert_eq!(check(&access, &headers, "GET", "/", b"", now), Err(Denied::OutsideWindow));
@@ -150,7 +151,7 @@ fn outside_the_window_unknown_and_unsigned_are_refused() {
             assert!(check(&access, &less, "GET", "/", b"", NOW).is_err(), "without {name}");
         }
     }
-    assert_eq!(check(&Access::new(&CacheKind::Memory), &HeaderMap::new(), "GET", "/", b"", NOW), Err(Denied::Unsigned));
+    assert_eq!(check(&Access::new(None), &HeaderMap::new(), "GET", "/", b"", NOW), Err(Denied::Unsigned));
 }
 
 /// The signature base is written out by hand here, so that signing and checking cannot be wrong in the same way.
@@ -178,18 +179,18 @@ fn rfc9421_over_target_uri_and_a_header() {
         ("signature-input", format!("tollgate={input}")),
         ("signature", format!("tollgate=:{signature}:")),
     ];
-    assert_eq!(check(&Access::new(&CacheKind::Memory), &map(&headers), "POST", TARGET, BODY, NOW), Ok(()));
+    assert_eq!(check(&Access::new(None), &map(&headers), "POST", TARGET, BODY, NOW), Ok(()));
     let mut proxied = headers.clone();
     proxied[2].1 = format!("proxy=(\"@method\");keyid=\"edge\";created=1, {}", headers[2].1);
     proxied[3].1 = format!("proxy=:AAAA:, {}", headers[3].1);
     assert_eq!(
-        check(&Access::new(&CacheKind::Memory), &map(&proxied), "POST", TARGET, BODY, NOW),
+        check(&Access::new(None), &map(&proxied), "POST", TARGET, BODY, NOW),
         Ok(()),
         "a proxy's own comes first"
     );
     let mut other = map(&headers);
     other.insert("idempotency-key", HeaderValue::from_static("k-2"));
-    assert_eq!(check(&Access::new(&CacheKind::Memory), &other, "POST", TARGET, BODY, NOW), Err(Denied::WrongSignature));
+    assert_eq!(check(&Access::new(None), &other, "POST", TARGET, BODY, NOW), Err(Denied::WrongSignature));
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn a_signature_that_covers_too_little_is_refused() {
             ("signature", "s=:AAAA:".to_owned()),
             ("content-digest", format!("sha-256=:{digest}:")),
         ];
-        let denied = check(&Access::new(&CacheKind::Memory), &map(&headers), "POST", TARGET, BODY, NOW);
+        let denied = check(&Access::new(None), &map(&headers), "POST", TARGET, BODY, NOW);
         assert!(matches!(denied, Err(Denied::Malformed(_))), "{components}: {denied:?}");
     }
 }

@@ -29,7 +29,7 @@ impl Default for Nonces {
 }
 
 impl Nonces {
-    /// As [`Nonces::first_time`](super::Nonces::first_time).
+    /// Whether this is the first time.
     pub(super) fn first_time(&self, mark: [u8; 16], end: u64, now: u64) -> bool {
         let Some(shard) = self.shards.get(usize::from(mark[0]) % SHARDS) else { return false };
         shard.lock().first_time(mark, end, now)

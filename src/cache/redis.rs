@@ -1,17 +1,19 @@
-//! Nonces in a Redis server that several machines share.
+//! The line to a Redis server that several machines share.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError, SetExpiry, SetOptions, Value};
+use redis::{Client, Cmd, RedisError, Value};
 use tollgate_plugins::secret::Secret;
 
 use super::CacheError;
 
-/// A caller waits for no more than this, twice.
+/// A caller waits for no more than this.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// For so long after a failure, whoever can do without it does not try.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the server is, as in `rediss://user:password@cache.example.com:6379/0`. Prints without user and password.
 #[derive(Clone)]
@@ -45,46 +47,49 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Each nonce is a key of its own, which Redis forgets by itself.
-pub(crate) struct Nonces {
+/// One connection for all, over which many questions are under way at once.
+pub struct Redis {
     client: Option<Client>,
     /// Made by the first caller, because it belongs to a runtime.
     connection: Mutex<Option<ConnectionManager>>,
+    /// When it failed last, since it last answered.
+    failed: Mutex<Option<Instant>>,
 }
 
-impl Nonces {
-    pub(super) fn new(url: &RedisUrl) -> Self {
-        Self { client: url.client(), connection: Mutex::new(None) }
+impl Redis {
+    /// Opens no connection yet.
+    pub fn new(url: &RedisUrl) -> Self {
+        Self { client: url.client(), connection: Mutex::default(), failed: Mutex::default() }
     }
 
-    pub(super) async fn first_time(&self, mark: [u8; 16], end: u64, now: u64) -> Result<bool, CacheError> {
-        let key = format!("tollgate:nonce:{}", hex::encode(mark));
-        let seconds = end.saturating_sub(now).max(1);
-        // Who set it: when an answer is lost, the second try must know its own mark from somebody else's.
-        let own = hex::encode(rand::random::<[u8; 16]>());
-        let known = match self.set_once(&key, &own, seconds).await {
-            // Also after the server's restart: the connection notices only now.
-            Err(_) => self.set_once(&key, &own, seconds).await?,
-            Ok(known) => known,
-        };
-        Ok(known.is_none_or(|known| known == own))
+    /// Whether it failed a moment ago.
+    pub(super) fn is_gone(&self) -> bool {
+        self.failed.lock().is_some_and(|failed| failed.elapsed() < PAUSE)
     }
 
-    /// Sets the key if it is not there; gives what was there.
-    async fn set_once(&self, key: &str, own: &str, seconds: u64) -> Result<Option<String>, CacheError> {
+    /// As [`ask`](Self::ask), unless it failed a moment ago: for what goes on without it.
+    pub(super) async fn try_ask(&self, command: &Cmd) -> Result<Value, CacheError> {
+        if self.is_gone() {
+            return Err(CacheError("it did not answer a moment ago".to_owned()));
+        }
+        self.ask(command).await
+    }
+
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, CacheError> {
+        let answer = self.asked(command).await;
+        let mut failed = self.failed.lock();
+        match &answer {
+            Ok(_) => *failed = None,
+            Err(_) => *failed = Some(Instant::now()),
+        }
+        answer
+    }
+
+    async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
         let mut connection = self.connection()?;
-        let options = SetOptions::default()
-            .conditional_set(redis::ExistenceCheck::NX)
-            .get(true)
-            .with_expiration(SetExpiry::EX(seconds));
-        let mut command = redis::cmd("SET");
-        command.arg(key).arg(own).arg(options);
         let answer = tokio::time::timeout(PATIENCE, command.query_async::<Value>(&mut connection)).await;
         let answer = answer.map_err(|_| CacheError(format!("it took longer than {PATIENCE:?}")))?;
-        match answer.map_err(|error| self.gone(&error))? {
-            Value::Nil => Ok(None),
-            value => redis::from_redis_value(value).map(Some).map_err(|error| CacheError(error.to_string())),
-        }
+        answer.map_err(|error| self.gone(&error))
     }
 
     fn connection(&self) -> Result<ConnectionManager, CacheError> {
@@ -124,6 +129,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::Admitted;
+    use super::super::nonces::Nonces;
     use super::*;
 
     /// Knows no key, and says yes to everything else.
@@ -142,7 +149,7 @@ mod tests {
         for greeting in ["+O", "-ERR max number of clients reached\r\n"] {
             let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
             let url = format!("redis://{}", listener.local_addr().unwrap());
-            let nonces = Nonces::new(&RedisUrl::new(Secret::new(url)).unwrap());
+            let nonces = Nonces::new(Arc::new(Redis::new(&RedisUrl::new(Secret::new(url)).unwrap())));
             let bad = Arc::clone(&listener);
             let bad = tokio::spawn(async move {
                 while let Ok((mut stream, _)) = bad.accept().await {
@@ -150,11 +157,12 @@ mod tests {
                     stream.write_all(greeting.as_bytes()).await.unwrap();
                 }
             });
-            nonces.first_time([1; 16], 2, 1).await.unwrap_err();
+            nonces.admit([1; 16], (2, 1), None, false).await.unwrap_err();
             bad.abort();
             let _ = bad.await;
             let served = tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
-            assert_eq!(nonces.first_time([1; 16], 2, 1).await, Ok(true), "{greeting}");
+            let admitted = nonces.admit([1; 16], (2, 1), None, false).await;
+            assert_eq!(admitted, Ok(Admitted { first_time: true, counted: None }), "{greeting}");
             drop(nonces);
             served.await.unwrap();
         }

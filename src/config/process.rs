@@ -14,8 +14,8 @@ use super::identity::{self, Now};
 use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Process, Queue, RevertIf, ServerTls, Token, token};
-use crate::cache::{CacheKind, RedisUrl};
+use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerTls, Token, token};
+use crate::cache::{CacheKind, LONGEST, RedisUrl};
 
 /// Every kind of cache, in the order in which they are told.
 pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
@@ -62,7 +62,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let LedgerSection { place: ledger, reserve, keep } = ledger::read(source, root.section("ledger"), is_sandbox, now);
-    let cache = cache(source, root.section("cache"), is_sandbox);
+    let (cache, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
     let log = log(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
@@ -84,6 +84,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         keep,
         queue,
         cache,
+        fresh,
         log,
         drain,
         body_limit: body_limit.0,
@@ -171,8 +172,29 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
     Admin { listen, door, token: token.map(Token::new) }
 }
 
-fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> CacheKind {
-    let Some(mut section) = section else { return CacheKind::Memory };
+fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, Fresh) {
+    let Some(mut section) = section else { return (CacheKind::Memory, Fresh::default()) };
+    let fresh = fresh(&mut section);
+    (cache_kind(source, section, is_sandbox), fresh)
+}
+
+/// How long answers to status queries are good.
+fn fresh(section: &mut Settings<'_>) -> Fresh {
+    let fresh = Fresh {
+        pending: section.or("pending", Fresh::default().pending),
+        settled: section.or("final", Fresh::default().settled),
+    };
+    if fresh.settled > LONGEST {
+        section.problem("final", "`cache.final` must be at most 5m", None);
+    }
+    if fresh.pending > Duration::from_mins(1) {
+        let message = "`cache.pending` must be at most 1m: that long a payer may wait for what has happened already";
+        section.problem("pending", message, None);
+    }
+    fresh
+}
+
+fn cache_kind(source: &Source, mut section: Settings<'_>, is_sandbox: bool) -> CacheKind {
     if kind_of(&mut section, "cache", &CACHES) != Some("redis") {
         return CacheKind::Memory;
     }
@@ -467,6 +489,22 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
         ] {
             let (kind, mistakes) = cache(public, url);
             assert!(mistakes.contains(expected) && kind == CacheKind::Memory, "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn how_long_answers_are_good_is_read_and_checked() {
+        let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[cache]\n{more}"));
+        assert_eq!(read("").0.process.unwrap().fresh, Fresh::default());
+        let fresh = read("pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
+        assert_eq!(fresh, Fresh { pending: Duration::from_millis(500), settled: Duration::ZERO });
+        for (wrong, expected) in [
+            ("final = \"6m\"", "must be at most 5m"),
+            ("pending = \"61s\"", "must be at most 1m"),
+            ("finals = \"1s\"", "unknown key"),
+        ] {
+            let (_, mistakes) = read(wrong);
+            assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
         }
     }
 

@@ -293,11 +293,12 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    let Process { public_url, in_flight, webhook_allow, revert_if, keep, admin_token, .. } =
+    let Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, .. } =
         read.process.as_ref().clone();
     let running_process = running.process.as_ref().clone();
-    read.process =
-        Arc::new(Process { public_url, in_flight, webhook_allow, revert_if, keep, admin_token, ..running_process });
+    let now_read =
+        Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, ..running_process };
+    read.process = Arc::new(now_read);
     // The listeners still show what they were started with.
     read.sources.server_tls.clone_from(&running.sources.server_tls);
     read.sources.admin_tls.clone_from(&running.sources.admin_tls);

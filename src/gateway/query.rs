@@ -1,36 +1,26 @@
-//! How a payment or refund stands. The ledger knows what is final; for the rest the provider is asked, one flight an order
-//! and not more often than a cashier page needs.
+//! How a payment or refund stands. What was said a moment ago is said again; which orders do not exist is known without
+//! looking; the ledger knows what is final; for the rest the provider is asked, one flight an order and not more often than a
+//! cashier page needs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use moka::future::Cache;
+use http::{HeaderValue, Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::form::is_identifier;
-use super::{Asked, Gateway, is_sent, json};
+use super::{Asked, Gateway, OnChannel, body_of, channel_of, is_sent};
+use crate::cache::{Elsewhere, Status, Statuses, Token};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
-use crate::ledger::{Heard, News, Payment, Record, Refund, Subject, What};
-use crate::problem::Problem;
+use crate::ledger::{Heard, Name, News, Payment, Record, Refund, Subject, What};
+use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
 
-/// How long the provider's word on a pending payment is good for.
-const PENDING_FRESH: Duration = Duration::from_secs(2);
-/// How many orders' flights are remembered at once; the oldest are forgotten first, which costs one query.
-const REMEMBERED: u64 = 100_000;
-
-/// Which orders were asked about a moment ago, and whether the provider answered.
-pub(super) struct Queries(Cache<Subject, bool>);
-
-impl Default for Queries {
-    fn default() -> Self {
-        Self(Cache::builder().max_capacity(REMEMBERED).time_to_live(PENDING_FRESH).build())
-    }
-}
+/// What a question came to, and whether the cache had it; `None` where there is nothing.
+pub(super) type Found = Result<Option<(Arc<Status>, &'static str)>, Problem>;
 
 /// `GET /v1/payments/{order_id}`.
 pub(super) async fn payment(gateway: &Arc<Gateway>, asked: &Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
@@ -62,30 +52,136 @@ async fn look_up(
         order_id: order_id.to_owned(),
         refund_id: refund_id.map(str::to_owned),
     };
-    let known = find(gateway, &subject).await?.ok_or_else(missing)?;
+    let name = Name::of(&subject);
     let forced = asked.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.to_ascii_lowercase().split(',').any(|word| word.trim() == "no-cache"))
     });
+    let kept = if forced { None } else { gateway.statuses.find(name, Instant::now()) };
+    if let Some(kept) = kept {
+        return Ok(answer(&kept, "hit"));
+    }
+    let is_unknown = || gateway.statuses.orders.is_unknown(name);
+    if is_unknown() && gateway.ledger.caught_up().await && is_unknown() {
+        count("unknown");
+        return Err(missing());
+    }
+    let flight = || {
+        let (gateway, snapshot, subject) = (Arc::clone(gateway), Arc::clone(&asked.snapshot), subject.clone());
+        async move { find_out(&gateway, &snapshot, &subject, forced).await }
+    };
+    loop {
+        let Ok((found, is_own)) = tokio::time::timeout(asked.patience(), gateway.queries.join(name, flight)).await
+        else {
+            // The question goes on; this caller hears what was known before.
+            let known = find(gateway, &subject).await?.ok_or_else(missing)?;
+            return Ok(answer(&status(&known, false, true), "stale"));
+        };
+        let found = found.unwrap_or_else(|| Err(broken_off())).map_err(|problem| problem.order(order_id))?;
+        let (status, result) = found.ok_or_else(missing)?;
+        // Another's flight may have looked into the ledger only.
+        if is_own || !forced || status.is_asked {
+            let result = match (forced, is_own) {
+                (true, _) => "bypass",
+                (false, true) => result,
+                (false, false) => "hit",
+            };
+            return Ok(answer(&status, result));
+        }
+    }
+}
+
+/// The one flight about a record at this time: in the whole cluster, where machines share a cache.
+async fn find_out(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &Subject, forced: bool) -> Found {
+    let (statuses, name) = (&gateway.statuses, Name::of(subject));
+    let token = statuses.token(name, Instant::now());
+    match statuses.elsewhere(name, forced).await {
+        Elsewhere::Found(status, left) => {
+            statuses.keep(name, token, Arc::clone(&status), left, Instant::now());
+            Ok(Some((status, "hit")))
+        }
+        Elsewhere::Alone => {
+            Ok(look(gateway, snapshot, subject, forced).await?.map(|looked| looked.kept(statuses, name)))
+        }
+        Elsewhere::Asks(flight) => {
+            let looked = look(gateway, snapshot, subject, forced).await;
+            let found = looked.as_ref().ok().and_then(Option::as_ref);
+            let told = found.map(|looked| (looked.token, looked.status.as_ref(), looked.life));
+            statuses.tell(name, flight, told).await;
+            Ok(looked?.map(|looked| looked.kept(statuses, name)))
+        }
+    }
+}
+
+/// A record as this machine has read it.
+struct Looked {
+    status: Arc<Status>,
+    token: Token,
+    life: Duration,
+}
+
+impl Looked {
+    fn kept(self, statuses: &Statuses, name: Name) -> (Arc<Status>, &'static str) {
+        statuses.keep(name, self.token, Arc::clone(&self.status), self.life, Instant::now());
+        (self.status, "miss")
+    }
+}
+
+async fn look(
+    gateway: &Arc<Gateway>,
+    snapshot: &Arc<Snapshot>,
+    subject: &Subject,
+    forced: bool,
+) -> Result<Option<Looked>, Problem> {
+    let fresh = snapshot.process.fresh;
+    let token = || gateway.statuses.token(Name::of(subject), Instant::now());
+    let before = token();
+    let Some(known) = find(gateway, subject).await? else { return Ok(None) };
     // Nobody but the ledger knows of what was not sent.
-    if !is_sent(&known) || (!forced && is_final(&known)) {
-        METRICS.status_cache_total.with_label_values(&["hit"]).inc();
-        return Ok(json(StatusCode::OK, &known));
+    if !is_sent(&known) {
+        return Ok(Some(Looked { status: status(&known, true, false), token: before, life: fresh.pending }));
     }
-    if forced {
-        gateway.queries.0.invalidate(&subject).await;
+    if !forced && is_final(&known) {
+        return Ok(Some(Looked { status: status(&known, false, false), token: before, life: fresh.settled }));
     }
-    let entry = gateway
-        .queries
-        .0
-        .entry(subject.clone())
-        .or_insert_with(async { ask(gateway, &asked.snapshot, known).await.is_ok() })
-        .await;
-    METRICS.status_cache_total.with_label_values(&[if entry.is_fresh() { "miss" } else { "hit" }]).inc();
-    let mut response = json(StatusCode::OK, &find(gateway, &subject).await?.ok_or_else(missing)?);
-    if !entry.into_value() {
-        mark_stale(&mut response);
+    let is_stale = ask(gateway, snapshot, known).await.is_err();
+    // What it said is written down by now, and somebody else may have written more.
+    let token = token();
+    let Some(known) = find(gateway, subject).await? else { return Ok(None) };
+    let life = if is_final(&known) && !is_stale { fresh.settled } else { fresh.pending };
+    Ok(Some(Looked { status: status(&known, true, is_stale), token, life }))
+}
+
+fn answer(status: &Status, result: &str) -> Response<Bytes> {
+    count(if status.is_stale { "stale" } else { result });
+    let mut response = Response::new(status.body.clone());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.extensions_mut().insert(OnChannel(status.channel.clone()));
+    response
+}
+
+fn count(result: &str) {
+    METRICS.status_cache_total.with_label_values(&[result]).inc();
+}
+
+/// A record as a ready answer. It says so where the provider could not be asked just now and this is the last known state.
+fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<Status> {
+    let mut body = body_of(record);
+    if is_stale && body.ends_with('}') {
+        body.truncate(body.len() - 1);
+        body.push_str(",\"stale\":true}");
     }
-    Ok(response)
+    Arc::new(Status {
+        body: body.into(),
+        channel: channel_of(record).to_owned(),
+        age: record.age(),
+        is_asked,
+        is_stale,
+    })
+}
+
+fn broken_off() -> Problem {
+    let detail = "The gateway failed while it found out. Nothing was changed; ask again.";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", Retryable::SameKey, detail)
 }
 
 async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Problem> {
@@ -191,13 +287,5 @@ fn is_final(record: &Record) -> bool {
     match record {
         Record::Payment(payment) => payment.status.is_final(),
         Record::Refund(refund) => refund.status.is_final(),
-    }
-}
-
-/// Says that the provider could not be asked just now and this is the last known state.
-fn mark_stale(response: &mut Response<Bytes>) {
-    if let Ok(serde_json::Value::Object(mut body)) = serde_json::from_slice(response.body()) {
-        body.insert("stale".to_owned(), true.into());
-        *response.body_mut() = serde_json::Value::Object(body).to_string().into();
     }
 }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ use self::job::{Job, Verdict, reply_to, words};
 use self::store::{Disk, Failure, Store};
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
+use super::feed::{Changes, Listener};
 use super::held::{End, Holder, Turn};
 use super::records::LedgerError;
 use super::rows::Ids;
@@ -72,6 +73,7 @@ impl Engine {
             ends: Mutex::default(),
             agenda: Mutex::new(agenda),
             wake: watch::Sender::new(0),
+            listener: OnceLock::new(),
             #[cfg(test)]
             hooks: hooks::Hooks::default(),
         });
@@ -115,6 +117,11 @@ impl Engine {
     /// Changes whenever something became due sooner.
     pub(super) fn wake(&self) -> watch::Receiver<u64> {
         self.shared.wake.subscribe()
+    }
+
+    /// Tells the first who asks for it of every change from now on; there are no others on this ledger.
+    pub(super) fn listen(&self, listener: Arc<dyn Listener>) {
+        self.shared.listener.get_or_init(|| listener).hears(None);
     }
 
     /// Whether it can still write.
@@ -167,6 +174,7 @@ pub(super) struct Shared {
     ends: Mutex<BTreeMap<Turn, End>>,
     agenda: Mutex<Agenda>,
     wake: watch::Sender<u64>,
+    listener: OnceLock<Arc<dyn Listener>>,
     #[cfg(test)]
     hooks: hooks::Hooks,
 }
@@ -208,6 +216,11 @@ impl Shared {
             Ok(Some(agenda)) => *self.agenda.lock() = agenda,
             Ok(None) => return,
             Err(error) => return tracing::warn!(%error, "the ledger cannot be opened again yet"),
+        }
+        if let Some(listener) = self.listener.get() {
+            // What was being written when it failed may be there or not.
+            listener.deaf();
+            listener.hears(None);
         }
         *self.failed.lock() = None;
         tracing::info!("the ledger can write again");
@@ -289,11 +302,18 @@ impl Shared {
         drop(store);
         let start = Instant::now();
         if !writes.is_empty() {
+            let changes = Changes::of(&writes);
+            if let Some(listener) = self.listener.get() {
+                listener.changing(&changes);
+            }
             if let Err(failure) = self.trip("commit").and_then(|()| self.disk.commit(&writes)) {
                 return self.fail("a commit failed", failure);
             }
             writer.unsynced.get_or_insert(start);
             self.agenda.lock().follow(&writes);
+            if let Some(listener) = self.listener.get() {
+                listener.changed(&changes);
+            }
         }
         applied.into_iter().for_each(|answer| answer());
         let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= SYNC_LAG);

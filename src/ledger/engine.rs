@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::about::About;
 use super::embedded;
+use super::feed::{Listener, Name};
 use super::held::{Holder, Turn};
 use super::postgres;
 use super::records::{Delivery, LedgerError, Record, Waiting};
@@ -76,6 +77,49 @@ impl Engine {
             }
             Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
         }
+    }
+
+    /// As [`Ledger::listen`](super::Ledger::listen).
+    pub(super) fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(engine) => {
+                engine.listen(listener);
+                Ok(())
+            }
+            Self::Postgres(engine) => engine.listen(listener),
+        }
+    }
+
+    /// As [`Ledger::caught_up`](super::Ledger::caught_up).
+    pub(super) async fn caught_up(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Postgres(engine) => engine.caught_up().await,
+        }
+    }
+
+    /// As [`Ledger::settled`](super::Ledger::settled).
+    pub(super) async fn settled(&self) -> Result<(), LedgerError> {
+        match self {
+            // What was told before is in this batch or an earlier one.
+            Self::Embedded(engine) => engine.write(Durability::Applied, |_| Ok(())).await,
+            Self::Postgres(engine) => engine.settled().await,
+        }
+    }
+
+    /// As [`Ledger::identity`](super::Ledger::identity).
+    pub(super) async fn identity(&self) -> Result<Option<String>, LedgerError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Postgres(engine) => engine.identity().await.map(Some),
+        }
+    }
+
+    /// As [`Ledger::names`](super::Ledger::names).
+    pub(super) async fn names(&self, after: Option<Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
+        let from = after.map_or_else(Vec::new, |Name(last)| [&last[..], &[0]].concat());
+        let keys = self.keys(Space::Index, from, vec![0xff; 17], limit).await?;
+        keys.iter().map(|key| Id::from_bytes(key).map(|Id(name)| Name(name))).collect()
     }
 
     /// As [`Ledger::due_searches`](super::Ledger::due_searches).

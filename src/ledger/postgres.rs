@@ -12,6 +12,7 @@
 
 mod address;
 mod due;
+mod feed;
 mod filling;
 mod keeper;
 mod pool;
@@ -31,10 +32,11 @@ use tokio::sync::{oneshot, watch};
 pub use self::address::Address;
 pub(super) use self::filling::Filling;
 use self::pool::{Health, Queue};
-use self::session::{Failure, Maker, Session};
+use self::session::{Failure, Session};
 use self::tickets::Tickets;
 use super::about::About;
 use super::engine::Durability;
+use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::records::{Delivery, LedgerError, Record, Waiting};
 use super::rows::{Id, Ids};
@@ -51,6 +53,8 @@ pub(super) struct Engine {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     keeper: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// Announces changes, and hears of others' as soon as somebody wants to know.
+    feed: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the threads and the handles share.
@@ -63,6 +67,7 @@ pub(super) struct Shared {
     health: Health,
     lease: Mutex<Lease>,
     tickets: Mutex<Tickets>,
+    feed: feed::Feed,
     wake: watch::Sender<u64>,
 }
 
@@ -97,7 +102,10 @@ impl Engine {
         let gone = || LedgerError("its thread ended".to_owned());
         ready.recv().map_err(|_| gone())??;
         let shared = shared.recv().map_err(|_| gone())?;
-        let mut engine = Self { shared, threads: Vec::new(), keeper: Some((keeper_stop, keeper)) };
+        let mut engine =
+            Self { shared, threads: Vec::new(), keeper: Some((keeper_stop, keeper)), feed: Mutex::default() };
+        let announcer = Arc::clone(&engine.shared);
+        engine.feed.get_mut().push(thread("ledger announcer", move || feed::announce(&announcer))?);
         for _ in 0..connections {
             let shared = Arc::clone(&engine.shared);
             engine.threads.push(thread("ledger", move || pool::work(&shared))?);
@@ -115,7 +123,7 @@ impl Engine {
         let shared = Arc::downgrade(&self.shared);
         self.ask(move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
-            let (value, wakes) = session.transaction(durability, &about, &shared.maker(), work)?;
+            let (value, wakes) = session.transaction(durability, &about, &shared, work)?;
             if wakes {
                 shared.wake();
             }
@@ -194,6 +202,27 @@ impl Engine {
         self.shared.wake.subscribe()
     }
 
+    /// Tells the first who asks for it of every change from now on, also of those on other machines.
+    pub(super) fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+        self.feed.lock().extend(feed::listen(&self.shared, listener)?);
+        Ok(())
+    }
+
+    /// As [`Engine::caught_up`](super::engine::Engine::caught_up).
+    pub(super) async fn caught_up(&self) -> bool {
+        self.shared.feed.caught_up().await
+    }
+
+    /// As [`Engine::identity`](super::engine::Engine::identity).
+    pub(super) async fn identity(&self) -> Result<String, LedgerError> {
+        self.ask(feed::identity).await
+    }
+
+    /// As [`Engine::settled`](super::engine::Engine::settled).
+    pub(super) async fn settled(&self) -> Result<(), LedgerError> {
+        self.ask(feed::settled).await
+    }
+
     pub(super) fn is_healthy(&self) -> bool {
         self.shared.health.is_good()
     }
@@ -255,14 +284,13 @@ impl Drop for Engine {
             drop(stop);
             join(keeper);
         }
+        // Last: the others announce until their end.
+        self.shared.feed.shut();
+        self.feed.get_mut().drain(..).for_each(join);
     }
 }
 
 impl Shared {
-    fn maker(&self) -> Maker<'_> {
-        Maker { ids: &self.ids, owner: self.owner }
-    }
-
     fn wake(&self) {
         self.wake.send_modify(|count| *count += 1);
     }
@@ -304,6 +332,7 @@ fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
         health: Health::default(),
         lease: Mutex::default(),
         tickets: Mutex::default(),
+        feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
     };
     Ok((Arc::new(shared), session))

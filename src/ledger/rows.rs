@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
 use super::attempts;
+use super::feed::{Age, Name};
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
 use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction, View};
@@ -186,6 +187,10 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     fn standing(&self) -> (Status, Option<&Search>);
     /// Whether the merchant knows it, so that it counts where it is unknown.
     fn is_told(&self) -> bool;
+    /// How far it has come.
+    fn age(&self) -> Age;
+    /// Its merchant's name of it.
+    fn subject(&self) -> Subject;
 }
 
 impl Row for PaymentRow {
@@ -198,6 +203,14 @@ impl Row for PaymentRow {
 
     fn is_told(&self) -> bool {
         self.attempt_of.is_none()
+    }
+
+    fn age(&self) -> Age {
+        self.payment.age()
+    }
+
+    fn subject(&self) -> Subject {
+        payment_subject(&self.payment)
     }
 }
 
@@ -212,6 +225,14 @@ impl Row for RefundRow {
     fn is_told(&self) -> bool {
         true
     }
+
+    fn age(&self) -> Age {
+        self.refund.age()
+    }
+
+    fn subject(&self) -> Subject {
+        refund_subject(&self.refund)
+    }
 }
 
 /// A row in hand; remembers how it is listed, so that saving it can correct the lists.
@@ -219,16 +240,18 @@ pub(super) struct Kept<R> {
     pub(super) id: Id,
     pub(super) row: R,
     listed: Listed,
+    /// As it is known outside.
+    known: Option<Age>,
 }
 
 impl<R: Row> Kept<R> {
     pub(super) fn new(id: Id, row: R) -> Self {
-        Self { id, row, listed: Listed::default() }
+        Self { id, row, listed: Listed::default(), known: None }
     }
 
     pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
         let row = from.row::<R>(R::SPACE, &id.0)?;
-        Ok(row.map(|row| Self { id, listed: Listed::of(&row, id), row }))
+        Ok(row.map(|row| Self { id, listed: Listed::of(&row, id), known: Some(row.age()), row }))
     }
 
     /// As [`Kept::load`] where the row must be there.
@@ -246,6 +269,10 @@ impl<R: Row> Kept<R> {
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         tx.put_row(R::SPACE, &self.id.0, &self.row)?;
         self.list(tx, Listed::of(&self.row, self.id));
+        let age = self.row.age();
+        if self.known.replace(age) != Some(age) && self.row.is_told() {
+            tx.became(Name::of(&self.row.subject()), age);
+        }
         Ok(())
     }
 

@@ -28,6 +28,7 @@ macro_rules! suite {
 }
 
 mod durability;
+mod feed;
 mod full_disk;
 mod machines;
 mod migration;

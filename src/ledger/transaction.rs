@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::feed::{Age, Name};
 use super::records::LedgerError;
 use super::rows::{Id, Ids};
 
@@ -127,6 +128,8 @@ pub(super) struct Writes {
     pub(super) rows: BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>,
     /// Events that joined the queues (`true`) or left them.
     pub(super) queued: Vec<(Id, bool)>,
+    /// Records that a merchant sees otherwise than before.
+    pub(super) became: Vec<(Name, Age)>,
     /// Whether something became due sooner.
     pub(super) wakes: bool,
 }
@@ -135,6 +138,7 @@ impl Writes {
     pub(super) fn merge(&mut self, later: Self) {
         self.rows.extend(later.rows);
         self.queued.extend(later.queued);
+        self.became.extend(later.became);
         self.wakes |= later.wakes;
     }
 
@@ -191,6 +195,11 @@ impl<'a> Transaction<'a> {
     /// Counts an event that leaves the queues.
     pub(super) fn unqueued(&mut self, event: Id) {
         self.own.queued.push((event, false));
+    }
+
+    /// A record is other than it was.
+    pub(super) fn became(&mut self, name: Name, age: Age) {
+        self.own.became.push((name, age));
     }
 
     /// Something became due sooner.

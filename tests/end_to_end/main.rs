@@ -33,5 +33,6 @@ mod rotation;
 mod routing;
 #[path = "../servers/server.rs"]
 mod server;
+mod statuses;
 mod stores;
 mod timeline;

@@ -1,6 +1,7 @@
 //! An empty ledger that is filled with another's rows, in one transaction.
 
 use super::address::Address;
+use super::feed::ALL;
 use super::save::save;
 use super::schema;
 use super::session::Session;
@@ -31,6 +32,7 @@ impl Filling {
     }
 
     pub(in crate::ledger) fn end(self) -> Result<(), LedgerError> {
-        Ok(self.0.run("COMMIT")?)
+        // Whoever runs on it already knows of nothing that is in it now.
+        Ok(self.0.run(&format!("{ALL}; COMMIT"))?)
     }
 }

@@ -110,7 +110,7 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<(), Failure> {
 /// Ends one claim that runs; one that does not is left alone.
 pub(super) fn end_claim(shared: &Arc<Shared>, session: &Session, turn: Turn, end: End) -> Result<(), LedgerError> {
     let work = move |tx: &mut crate::ledger::transaction::Transaction<'_>| end.of(tx, turn);
-    let ((), wakes) = session.transaction(Durability::Durable, &About::Claim(turn.claim), &shared.maker(), work)?;
+    let ((), wakes) = session.transaction(Durability::Durable, &About::Claim(turn.claim), shared, work)?;
     shared.tickets.lock().ended(turn);
     if wakes {
         shared.wake();

@@ -5,18 +5,20 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
+use super::Shared;
 use super::address::{Address, chain};
+use super::feed::Announced;
 use super::save::save;
 use super::schema;
 use crate::ledger::about::About;
 use crate::ledger::engine::Durability;
+use crate::ledger::feed::Changes;
 use crate::ledger::records::LedgerError;
-use crate::ledger::rows::{Id, Ids};
+use crate::ledger::rows::Id;
 use crate::ledger::transaction::{Nothing, Read, Space, Transaction};
 use crate::telemetry::METRICS;
 
@@ -158,7 +160,7 @@ impl Session {
         &self,
         durability: Durability,
         about: &About,
-        maker: &Maker<'_>,
+        shared: &Shared,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
         // What a statement sees is what was committed before it began, so that what is read behind the lock is the truth.
@@ -179,20 +181,22 @@ impl Session {
         };
         // What there was nothing of before the lock must not be there behind it, where no lock protects it.
         let base: &dyn Read = if is_known { self } else { &Nothing };
-        let mut transaction = Transaction::new(base, maker.ids);
+        let mut transaction = Transaction::new(base, &shared.ids);
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)));
         let writes = transaction.into_writes();
         let done = done.unwrap_or_else(|_| Err(LedgerError("a transaction panicked".to_owned())));
         let done = done.and_then(|value| {
             if !writes.is_empty() {
-                save(self, &writes, maker.owner)?;
+                save(self, &writes, shared.owner)?;
             }
-            Ok(value)
+            // When it is written: whoever waits for what is under way sees that there is a transaction.
+            Ok((value, Announced::before(shared, self, Changes::of(&writes))?))
         });
         let may_be_late = durability == Durability::Applied && !writes.wakes;
         let commit = if may_be_late { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" };
         let started = Instant::now();
-        let value = self.end(done, commit)?;
+        let (value, announced) = self.end(done, commit)?;
+        announced.after();
         METRICS.ledger_commit_seconds.observe(started.elapsed().as_secs_f64());
         Ok((value, writes.wakes))
     }
@@ -243,12 +247,6 @@ impl Read for Session {
         let rows = self.query(statement, &[&schema::number(space), &key])?;
         Ok(rows.first().map(|row| row.get(0)))
     }
-}
-
-/// In whose name a transaction writes.
-pub(super) struct Maker<'a> {
-    pub(super) ids: &'a Mutex<Ids>,
-    pub(super) owner: u32,
 }
 
 fn locks(names: &[Id]) -> String {

@@ -1,0 +1,95 @@
+//! Nonces in a Redis server that several machines share; what a merchant's limit allows is counted on the same way.
+
+use std::sync::Arc;
+
+use redis::{SetExpiry, SetOptions};
+use tollgate_plugins::filter::limit::Rate;
+
+use super::counters::{TAKE, interval, verdict};
+use super::redis::Redis;
+use super::{Admitted, CacheError, memory};
+
+/// Each nonce is a key of its own, which Redis forgets by itself.
+pub(crate) struct Nonces {
+    redis: Arc<Redis>,
+    /// Those that passed here: should Redis lose what it knows, or be asked for no more than reading.
+    own: memory::Nonces,
+}
+
+/// A bucket from which a request takes a token, if it is let in.
+#[derive(Clone, Copy)]
+pub(crate) struct Toll<'a> {
+    pub(crate) merchant: &'a str,
+    pub(crate) rate: Rate,
+}
+
+impl Nonces {
+    pub(super) fn new(redis: Arc<Redis>) -> Self {
+        Self { redis, own: memory::Nonces::default() }
+    }
+
+    pub(super) async fn admit(
+        &self,
+        mark: [u8; 16],
+        (end, now): (u64, u64),
+        toll: Option<Toll<'_>>,
+        is_read: bool,
+    ) -> Result<Admitted, CacheError> {
+        let here = || self.own.first_time(mark, end, now);
+        // Who only reads is let in once on each machine while nobody can ask the others: it changes nothing.
+        if is_read && self.redis.is_gone() {
+            return Ok(Admitted { first_time: here(), counted: None });
+        }
+        match self.shared(mark, end.saturating_sub(now).max(1), toll).await {
+            Ok(admitted) => Ok(Admitted { first_time: admitted.first_time && here(), ..admitted }),
+            Err(_) if is_read => Ok(Admitted { first_time: here(), counted: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn shared(&self, mark: [u8; 16], seconds: u64, toll: Option<Toll<'_>>) -> Result<Admitted, CacheError> {
+        let key = format!("tollgate:nonce:{}", hex::encode(mark));
+        // Who set it: when an answer is lost, the second try must know its own mark from somebody else's.
+        let own = hex::encode(rand::random::<[u8; 16]>());
+        let command = match toll {
+            Some(toll) => admission(&key, &own, seconds, toll),
+            None => set_once(&key, &own, seconds),
+        };
+        let answer = match self.redis.ask(&command).await {
+            // Also after the server's restart: the connection notices only now.
+            Err(_) => self.redis.ask(&command).await?,
+            Ok(answer) => answer,
+        };
+        let wrong = |error: redis::ParsingError| CacheError(error.to_string());
+        if toll.is_none() {
+            let known: Option<String> = redis::from_redis_value(answer).map_err(wrong)?;
+            return Ok(Admitted { first_time: known.is_none_or(|known| known == own), counted: None });
+        }
+        let (first_time, wait): (bool, i64) = redis::from_redis_value(answer).map_err(wrong)?;
+        Ok(Admitted { first_time, counted: first_time.then(|| verdict(wait)) })
+    }
+}
+
+/// Sets the key if it is not there; gives what was there.
+fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
+    let options = SetOptions::default()
+        .conditional_set(redis::ExistenceCheck::NX)
+        .get(true)
+        .with_expiration(SetExpiry::EX(seconds));
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(own).arg(options);
+    command
+}
+
+/// The same, and takes a token if it was the first time.
+fn admission(key: &str, own: &str, seconds: u64, Toll { merchant, rate }: Toll<'_>) -> redis::Cmd {
+    const ADMIT: &str = "\
+local known = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
+if known and known ~= ARGV[1] then return {0, 0} end
+return {1, take(KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4]))}";
+    let mut command = redis::cmd("EVAL");
+    command.arg(format!("{TAKE}{ADMIT}")).arg(2);
+    command.arg(key).arg(format!("tollgate:limit:merchant:{merchant}"));
+    command.arg(own).arg(seconds).arg(interval(rate)).arg(rate.at_once);
+    command
+}

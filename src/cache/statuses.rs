@@ -1,0 +1,377 @@
+//! How payments and refunds stand, as ready answers: a hit touches neither the ledger nor a provider.
+//!
+//! # Why an answer is never wrong
+//! Final states change too: a refund changes its payment. So it is not enough that final answers are kept for minutes only.
+//!
+//! - Every change is told by the ledger before it is visible and again afterwards, to all machines on it
+//!   ([`Listener`]). When it is told first, the answer goes, and until it is told again nothing new is
+//!   kept about that record ([`BARRED`], should the second word never come: its machine died in between).
+//! - A machine that begins to hear of changes waits first until what was under way then has its end.
+//! - Who reads a record to keep an answer takes a [`Token`] before. If a change is told between the two, the answer is
+//!   not kept: it may be from before. Both happen under one lock.
+//! - On this machine the first word comes before whoever makes the change hears that it is made, so that nobody who knows of a
+//!   change is answered from before it. On the others it is on its way then, for as long as a message takes.
+//! - When a machine does not hear of changes any more (PostgreSQL is away), it forgets all answers and keeps none; if the
+//!   connection was cut without a word, after three seconds.
+//!
+//! # Shared in Redis
+//! With `cache.kind = "redis"` answers are also kept where every machine finds them ([`shared`](super::shared)). Nobody takes
+//! them away there: Redis may be out of reach just when a payment changes. Instead a machine believes what it finds there
+//! only if it would know of any change since:
+//!
+//! - It has heard everything since before the answer was read from the ledger: the time that the answer lay in Redis, and
+//!   [`LATE`] for the way there.
+//! - It has heard of no change that makes the record newer than the answer, nor of one that is under way. Changes are
+//!   remembered for longer than any answer is kept.
+//!
+//! An older answer never takes the place of a newer one there. What is not believed is read from the ledger, which then
+//! takes its place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::orders::Orders;
+use super::redis::Redis;
+use super::shared::{Elsewhere, Flight, Shared};
+use crate::ledger::{Age, Changes, Ledger, LedgerError, Listener, Name};
+
+/// How long at most an answer is kept.
+pub const LONGEST: Duration = Duration::from_mins(5);
+/// How long after it was read an answer may still come into Redis.
+pub(super) const LATE: Duration = Duration::from_secs(2);
+/// How long nothing is kept about a record that is about to change, when it is never told that it has.
+const BARRED: Duration = Duration::from_secs(30);
+/// So many answers are kept; the oldest go first.
+const ANSWERS: usize = 100_000;
+/// So many changes are remembered. More would mean that it cannot be told what is new.
+const CHANGES: usize = 1_000_000;
+const SHARDS: usize = 64;
+/// After an error.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A ready answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) body: Bytes,
+    pub(crate) channel: String,
+    pub(crate) age: Age,
+    /// The provider was asked for it, not only the ledger.
+    pub(crate) is_asked: bool,
+    /// The provider could not be asked.
+    pub(crate) is_stale: bool,
+}
+
+pub(crate) struct Statuses {
+    /// Which orders there are.
+    pub(crate) orders: Orders,
+    shards: Vec<Mutex<Shard>>,
+    hearing: RwLock<Option<Hearing>>,
+    /// Answers of other machines. Where there may be some, changes are remembered.
+    shared: Option<Shared>,
+}
+
+/// That changes are heard of.
+#[derive(Clone, Copy)]
+struct Hearing {
+    /// Since when there is none under way that was told before.
+    since: Option<Instant>,
+    /// Until when that is certain; `None`: always.
+    until: Option<Instant>,
+    /// Tells it from those before.
+    began: Instant,
+}
+
+struct Shard {
+    /// Changes with each change that is told.
+    turn: u64,
+    answers: Aging<(Arc<Status>, Instant)>,
+    changes: Aging<Change>,
+    /// Before then nothing is kept, because more happened than could be remembered.
+    again: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    /// Between its two words, or for ever if the second never comes.
+    UnderWay {
+        to: Age,
+        barred_until: Instant,
+    },
+    To(Age),
+}
+
+/// Taken before a record is read whose answer is to be kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Token {
+    turn: u64,
+    pub(super) at: Instant,
+}
+
+impl Statuses {
+    /// With the Redis that machines share.
+    pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
+        let shard = || Shard {
+            turn: 0,
+            answers: Aging::new(LONGEST, ANSWERS / SHARDS / 2, now),
+            changes: Aging::new(LONGEST + LATE * 2, CHANGES / SHARDS, now),
+            again: None,
+        };
+        Self {
+            orders: Orders::default(),
+            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            hearing: RwLock::default(),
+            shared: redis.map(Shared::new),
+        }
+    }
+
+    /// The answer, if there is one that is good still.
+    pub(crate) fn find(&self, name: Name, now: Instant) -> Option<Arc<Status>> {
+        self.hearing(now)?;
+        let shard = self.shard(name).lock();
+        shard.answers.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| Arc::clone(status))
+    }
+
+    /// Taken before the ledger is asked.
+    pub(crate) fn token(&self, name: Name, now: Instant) -> Token {
+        Token { turn: self.shard(name).lock().turn, at: now }
+    }
+
+    /// Keeps an answer for so long, unless it may be from before a change. Says whether.
+    pub(crate) fn keep(&self, name: Name, token: Token, status: Arc<Status>, life: Duration, now: Instant) -> bool {
+        if self.hearing(now).is_none() {
+            return false;
+        }
+        let mut shard = self.shard(name).lock();
+        let is_barred = match shard.changes.get(&name) {
+            Some(Change::UnderWay { barred_until, .. }) => now < *barred_until,
+            _ => false,
+        };
+        if shard.turn != token.turn || is_barred || shard.again.is_some_and(|again| now < again) {
+            return false;
+        }
+        shard.answers.insert(name, (status, now + life.min(LONGEST)), now);
+        true
+    }
+
+    /// Whether an answer of this age, which has been in Redis for so long, can be believed.
+    pub(crate) fn believes(&self, name: Name, age: Age, lay: Duration, now: Instant) -> bool {
+        let Some(since) = self.hearing(now) else { return false };
+        if now.saturating_duration_since(since) < lay + LATE {
+            return false;
+        }
+        match self.shard(name).lock().changes.get(&name) {
+            None => true,
+            Some(Change::To(known)) => age >= *known,
+            Some(Change::UnderWay { .. }) => false,
+        }
+    }
+
+    /// Listens to the ledger from now on, and finds out which orders there are, until shutdown.
+    pub(crate) async fn run(self: Arc<Self>, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
+        if let Err(error) = ledger.listen(Arc::clone(&self) as Arc<dyn Listener>) {
+            tracing::error!(%error, "every status is read from the ledger");
+            return;
+        }
+        let follow = async {
+            loop {
+                self.orders.wanted().await;
+                while let Err(error) = self.catch_up(&ledger).await {
+                    tracing::warn!(%error, "every status is read from the ledger for now");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn catch_up(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let before = *self.hearing.read();
+        ledger.settled().await?;
+        if let Some(shared) = &self.shared
+            && let Some(identity) = ledger.identity().await?
+        {
+            shared.is_about(identity);
+        }
+        if let (Some(before), Some(hearing)) = (before, &mut *self.hearing.write())
+            && before.began == hearing.began
+        {
+            hearing.since.get_or_insert(Instant::now());
+        }
+        self.orders.make(ledger).await
+    }
+
+    /// Whether what other machines know would be believed.
+    pub(crate) fn is_sharing(&self) -> bool {
+        let now = Instant::now();
+        let since = self.shared.as_ref().filter(|shared| shared.is_ready()).and_then(|_| self.hearing(now));
+        since.is_some_and(|since| now.saturating_duration_since(since) > LATE)
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend_hearing_since(&self, since: Instant) {
+        if let Some(hearing) = &mut *self.hearing.write() {
+            hearing.since = Some(since);
+        }
+    }
+
+    /// Since when nothing went unheard, if that is so.
+    fn hearing(&self, now: Instant) -> Option<Instant> {
+        self.hearing.read().filter(|hearing| hearing.until.is_none_or(|until| now < until))?.since
+    }
+
+    fn shard(&self, Name(name): Name) -> &Mutex<Shard> {
+        &self.shards[usize::from(name[0]) % SHARDS]
+    }
+
+    /// What other machines know; waits for one that is asking.
+    pub(crate) async fn elsewhere(&self, name: Name, forced: bool) -> Elsewhere {
+        match &self.shared {
+            Some(shared) if self.hearing(Instant::now()).is_some() => shared.elsewhere(self, name, forced).await,
+            _ => Elsewhere::Alone,
+        }
+    }
+
+    /// Gives the others the answer for which this machine was to ask; none if it came to none.
+    pub(crate) async fn tell(&self, name: Name, flight: Flight, told: Option<(Token, &Status, Duration)>) {
+        let Some(shared) = &self.shared else { return };
+        match told {
+            Some((token, status, life)) => shared.put(name, flight, token, status, life.min(LONGEST)).await,
+            None => shared.end(name, flight).await,
+        }
+    }
+
+    fn note(&self, name: Name, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
+        let mut shard = self.shard(name).lock();
+        shard.turn += 1;
+        shard.answers.remove(&name);
+        let change = change(shard.changes.get(&name).copied());
+        if self.shared.is_none() && matches!(change, Change::To(_)) {
+            // Nothing comes from elsewhere that could be older.
+            return shard.changes.remove(&name);
+        }
+        if shard.changes.insert(name, change, now) {
+            // Among what is forgotten may be what is still under way.
+            shard.answers.clear(now);
+            shard.again = Some(now + BARRED);
+            drop(shard);
+            if let Some(Hearing { since: Some(since), .. }) = &mut *self.hearing.write() {
+                *since = now;
+            }
+        }
+    }
+
+    fn changing_at(&self, changes: &Changes, now: Instant) {
+        self.orders.born(&changes.born);
+        self.orders.gone(&changes.gone);
+        for (name, to) in each(changes) {
+            self.note(name, now, |_| Change::UnderWay { to, barred_until: now + BARRED });
+        }
+    }
+
+    fn changed_at(&self, changes: &Changes, now: Instant) {
+        for (name, age) in each(changes) {
+            self.note(name, now, |known| match known {
+                // The second words of two machines may come in any order, and behind the first word of the next change.
+                Some(Change::To(known)) => Change::To(known.max(age)),
+                Some(change @ Change::UnderWay { to, .. }) if age < to => change,
+                _ => Change::To(age),
+            });
+        }
+    }
+
+    fn hears_at(&self, until: Option<Instant>, now: Instant) {
+        let before = {
+            let mut hearing = self.hearing.write();
+            let known = hearing.unwrap_or(Hearing { since: None, until, began: now });
+            hearing.replace(Hearing { until, ..known })
+        };
+        if before.is_none() {
+            self.orders.hears();
+        }
+    }
+
+    fn deaf_at(&self, now: Instant) {
+        *self.hearing.write() = None;
+        self.orders.deaf();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            shard.turn += 1;
+            shard.answers.clear(now);
+            shard.changes.clear(now);
+        }
+    }
+}
+
+fn each(changes: &Changes) -> impl Iterator<Item = (Name, Age)> {
+    changes.became.iter().copied().chain(changes.gone.iter().map(|name| (*name, Age::GONE)))
+}
+
+impl Listener for Statuses {
+    fn changing(&self, changes: &Changes) {
+        self.changing_at(changes, Instant::now());
+    }
+
+    fn changed(&self, changes: &Changes) {
+        self.changed_at(changes, Instant::now());
+    }
+
+    fn hears(&self, until: Option<Instant>) {
+        self.hears_at(until, Instant::now());
+    }
+
+    fn deaf(&self) {
+        self.deaf_at(Instant::now());
+    }
+}
+
+/// A map that forgets what is older than twice a period, and what is older than one when there is too much.
+struct Aging<T> {
+    young: HashMap<Name, T>,
+    old: HashMap<Name, T>,
+    turned: Instant,
+    period: Duration,
+    most: usize,
+}
+
+impl<T> Aging<T> {
+    fn new(period: Duration, most: usize, now: Instant) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), turned: now, period, most: most.max(1) }
+    }
+
+    fn get(&self, name: &Name) -> Option<&T> {
+        self.young.get(name).or_else(|| self.old.get(name))
+    }
+
+    /// Says whether something was forgotten before its time.
+    fn insert(&mut self, name: Name, value: T, now: Instant) -> bool {
+        let is_time = now.saturating_duration_since(self.turned) >= self.period;
+        let is_full = self.young.len() >= self.most && !self.young.contains_key(&name);
+        if is_time || is_full {
+            self.old = std::mem::take(&mut self.young);
+            self.turned = now;
+        }
+        self.young.insert(name, value);
+        is_full && !is_time
+    }
+
+    fn remove(&mut self, name: &Name) {
+        self.young.remove(name);
+        self.old.remove(name);
+    }
+
+    fn clear(&mut self, now: Instant) {
+        (self.young, self.old) = (HashMap::new(), HashMap::new());
+        self.turned = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! Answers, changes and who hears of them, on a clock that the test moves.
+#![allow(clippy::unwrap_used)]
+
+use tollgate_plugins::payment::{Outcome, Status as Came};
+
+use super::*;
+use crate::cache::testing::{claim, name, subject};
+use crate::ledger::{Answer, News, Subject};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Hears of everything, with nothing under way.
+fn hearing(is_shared: bool, now: Instant) -> Statuses {
+    let statuses = Statuses::new(is_shared.then(no_redis), now);
+    statuses.hears_at(None, now);
+    settle(&statuses, now);
+    statuses
+}
+
+/// Never asked.
+fn no_redis() -> Arc<Redis> {
+    let url = crate::cache::RedisUrl::new(tollgate_plugins::secret::Secret::new("redis://127.0.0.1:1")).unwrap();
+    Arc::new(Redis::new(&url))
+}
+
+fn settle(statuses: &Statuses, now: Instant) {
+    statuses.pretend_hearing_since(now);
+}
+
+fn answer(version: u64) -> Arc<Status> {
+    let body = Bytes::from(format!("version {version}"));
+    Arc::new(Status { body, channel: "main".to_owned(), age: age(version), is_asked: true, is_stale: false })
+}
+
+fn age(version: u64) -> Age {
+    Age { created: 1000, version }
+}
+
+fn became(order: &str, version: u64) -> Changes {
+    Changes { became: vec![(name(order), age(version))], ..Changes::default() }
+}
+
+fn keep(statuses: &Statuses, order: &str, version: u64, life: Duration, now: Instant) -> bool {
+    statuses.keep(name(order), statuses.token(name(order), now), answer(version), life, now)
+}
+
+#[test]
+fn an_answer_is_kept_as_long_as_it_is_good_and_for_nobody_else() {
+    let start = Instant::now();
+    let statuses = hearing(false, start);
+    assert!(keep(&statuses, "o", 1, 2 * SECOND, start));
+    assert_eq!(statuses.find(name("o"), start + SECOND), Some(answer(1)));
+    assert_eq!(statuses.find(name("o"), start + 2 * SECOND), None);
+    let of_another = Name::of(&Subject { merchant: "other".to_owned(), ..subject("o") });
+    assert_eq!(statuses.find(of_another, start), None);
+    assert!(keep(&statuses, "o", 1, Duration::MAX, start));
+    assert_eq!(statuses.find(name("o"), start + LONGEST), None, "nothing is good for ever");
+}
+
+#[test]
+fn what_changes_goes_at_the_first_word_and_nothing_is_kept_until_the_second() {
+    let start = Instant::now();
+    let statuses = hearing(false, start);
+    assert!(keep(&statuses, "o", 1, LONGEST, start));
+    statuses.changing_at(&became("o", 2), start);
+    assert_eq!(statuses.find(name("o"), start), None);
+    assert!(!keep(&statuses, "o", 1, LONGEST, start), "it may be read from before the change");
+    assert!(keep(&statuses, "other", 1, LONGEST, start));
+    statuses.changed_at(&became("o", 2), start);
+    assert!(keep(&statuses, "o", 2, LONGEST, start));
+    assert_eq!(statuses.find(name("o"), start), Some(answer(2)));
+    // The second word never comes: whoever was to say it died.
+    statuses.changing_at(&became("o", 3), start);
+    assert!(!keep(&statuses, "o", 2, LONGEST, start + BARRED - SECOND));
+    assert!(keep(&statuses, "o", 2, LONGEST, start + BARRED));
+}
+
+#[test]
+fn a_second_word_does_not_end_the_change_after_it() {
+    let start = Instant::now();
+    let statuses = hearing(false, start);
+    statuses.changing_at(&became("o", 2), start);
+    statuses.changing_at(&became("o", 3), start);
+    statuses.changed_at(&became("o", 2), start);
+    assert!(!keep(&statuses, "o", 2, LONGEST, start), "the third is under way");
+    statuses.changed_at(&became("o", 3), start);
+    assert!(keep(&statuses, "o", 3, LONGEST, start));
+}
+
+#[test]
+fn what_was_read_before_a_change_is_not_kept_after_it() {
+    let start = Instant::now();
+    let statuses = hearing(false, start);
+    let token = statuses.token(name("o"), start);
+    statuses.changing_at(&became("o", 2), start);
+    statuses.changed_at(&became("o", 2), start);
+    assert!(!statuses.keep(name("o"), token, answer(1), LONGEST, start));
+    assert_eq!(statuses.find(name("o"), start), None);
+}
+
+#[test]
+fn who_does_not_hear_keeps_nothing() {
+    let start = Instant::now();
+    let statuses = Statuses::new(None, start);
+    assert!(!keep(&statuses, "o", 1, LONGEST, start));
+    statuses.hears_at(Some(start + 3 * SECOND), start);
+    assert!(!keep(&statuses, "o", 1, LONGEST, start), "something may be under way still");
+    settle(&statuses, start);
+    assert!(keep(&statuses, "o", 1, LONGEST, start));
+    assert_eq!(statuses.find(name("o"), start + 3 * SECOND), None, "nobody answered for three seconds");
+    statuses.hears_at(Some(start + 9 * SECOND), start + 4 * SECOND);
+    assert_eq!(statuses.find(name("o"), start + 4 * SECOND), Some(answer(1)), "it was only late");
+    statuses.deaf_at(start + 5 * SECOND);
+    statuses.hears_at(Some(start + 9 * SECOND), start + 5 * SECOND);
+    settle(&statuses, start + 5 * SECOND);
+    assert_eq!(statuses.find(name("o"), start + 5 * SECOND), None, "it may have changed unheard");
+}
+
+#[test]
+fn an_answer_from_elsewhere_is_believed_by_who_would_know_better() {
+    let start = Instant::now();
+    let statuses = hearing(true, start);
+    let now = start + 60 * SECOND;
+    let believes = |version, lay| statuses.believes(name("o"), age(version), lay, now);
+    assert!(believes(1, 57 * SECOND));
+    assert!(!believes(1, 59 * SECOND), "it lay there before this machine heard anything");
+    statuses.changing_at(&became("o", 2), now);
+    assert!(!believes(1, SECOND) && !believes(2, SECOND), "nobody knows");
+    statuses.changed_at(&became("o", 2), now);
+    assert!(!believes(1, SECOND) && believes(2, SECOND) && believes(3, SECOND));
+    statuses.changed_at(&became("o", 1), now);
+    assert!(!believes(1, SECOND), "an older word takes nothing back");
+    // As long as an answer may lie there, the change is remembered.
+    let later = now + LONGEST + LATE;
+    assert!(!statuses.believes(name("o"), age(1), LONGEST, later));
+    statuses.changed_at(&Changes { gone: vec![name("o")], ..Changes::default() }, later);
+    assert!(!statuses.believes(name("o"), age(9), SECOND, later));
+}
+
+#[test]
+fn who_cannot_remember_all_changes_believes_less_and_keeps_nothing() {
+    let start = Instant::now();
+    let statuses = hearing(true, start);
+    for shard in &statuses.shards {
+        shard.lock().changes.most = 2;
+    }
+    let now = start + 60 * SECOND;
+    let in_one_shard = |number: u8| Changes { became: vec![(Name([number * 64; 16]), age(2))], ..Changes::default() };
+    for number in 0..2 {
+        statuses.changed_at(&in_one_shard(number), now);
+    }
+    let first = Name([0; 16]);
+    let kept = |at| statuses.keep(first, statuses.token(first, at), answer(3), LONGEST, at);
+    assert!(kept(now) && statuses.believes(first, age(2), SECOND, now));
+    statuses.changed_at(&in_one_shard(2), now);
+    assert_eq!(statuses.find(first, now), None);
+    assert!(!kept(now) && !statuses.believes(first, age(2), SECOND, now));
+    assert!(kept(now + BARRED));
+}
+
+#[test]
+fn it_stays_small() {
+    let start = Instant::now();
+    let statuses = hearing(false, start);
+    let mut number = 0_u64;
+    let mut some = |count: u64, now| {
+        for _ in 0..count {
+            number += 1;
+            assert!(keep(&statuses, &number.to_string(), 1, LONGEST, now));
+        }
+    };
+    some(2 * ANSWERS as u64, start);
+    let held = |statuses: &Statuses| {
+        let count = |answers: &Aging<_>| answers.young.len() + answers.old.len();
+        statuses.shards.iter().map(|shard| count(&shard.lock().answers)).sum::<usize>()
+    };
+    assert!(held(&statuses) <= ANSWERS, "{}", held(&statuses));
+    some(1000, start + LONGEST);
+    some(1000, start + 2 * LONGEST);
+    assert!(held(&statuses) <= ANSWERS / 2, "what is over goes: {}", held(&statuses));
+}
+
+#[tokio::test]
+async fn everything_that_changes_a_record_in_the_ledger_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let statuses = Arc::new(Statuses::new(None, Instant::now()));
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(Arc::clone(&statuses).run(ledger.clone(), stopped));
+    while !statuses.orders.is_unknown(name("none")) {
+        tokio::task::yield_now().await;
+    }
+    let mut ticket = claim(&ledger, "o").await;
+    assert!(!statuses.orders.is_unknown(name("o")));
+    let kept = |version| keep(&statuses, "o", version, LONGEST, Instant::now());
+    let is_kept = || statuses.find(name("o"), Instant::now()).is_some();
+    let now = crate::clock::now();
+
+    assert!(kept(1) && is_kept());
+    let payment = ledger.payment("shop", "o").await.unwrap().unwrap();
+    let to = crate::ledger::Destination { channel: "b".into(), account: payment.account, expires_at: None };
+    ledger.moved_to(&mut ticket, to, now).await.unwrap();
+    assert!(!is_kept(), "moved");
+
+    assert!(kept(2));
+    let done = |_: &crate::ledger::Record| Answer { status: 201, content_type: String::new(), body: String::new() };
+    ledger.settle(ticket, News::Outcome(Outcome::of(Came::Pending)), now, done).await.unwrap();
+    assert!(!is_kept(), "settled");
+
+    assert!(kept(3));
+    ledger.searched(&subject("o"), None).await.unwrap();
+    assert!(is_kept(), "what no merchant sees is no change");
+    ledger.apply(&subject("o"), News::Outcome(Outcome::of(Came::Succeeded)), now).await.unwrap();
+    assert!(!is_kept(), "the provider's word");
+
+    let given_back = claim(&ledger, "p").await;
+    assert!(keep(&statuses, "p", 1, LONGEST, Instant::now()));
+    ledger.release(given_back).await.unwrap();
+    assert!(statuses.find(name("p"), Instant::now()).is_none(), "as if it had never been");
+    stop.send_replace(true);
+    running.await.unwrap();
+}

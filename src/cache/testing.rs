@@ -1,0 +1,85 @@
+//! A little of a ledger and a Redis of one's own, for the caches' tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tollgate_plugins::secret::Secret;
+
+use super::{Redis, RedisUrl};
+
+use crate::ledger::{ClaimKey, Claimed, Intent, Ledger, Name, Subject, Ticket, a_payment};
+
+pub(crate) fn subject(order_id: &str) -> Subject {
+    Subject { merchant: "shop".to_owned(), order_id: order_id.to_owned(), refund_id: None }
+}
+
+pub(crate) fn name(order_id: &str) -> Name {
+    Name::of(&subject(order_id))
+}
+
+/// A payment that was claimed.
+pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> Ticket {
+    let key = ClaimKey {
+        merchant: "shop".to_owned(),
+        method: "POST".to_owned(),
+        path: "/v1/payments".to_owned(),
+        key: order_id.to_owned(),
+        fingerprint: [1; 32],
+    };
+    match ledger.claim(key, Intent::Pay(a_payment(order_id)), Timestamp::now()).await.unwrap() {
+        Claimed::Run(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A Redis server that keeps nothing on disk and ends with this value.
+pub(crate) struct Server {
+    address: SocketAddr,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/from-debian");
+        let found = Command::new(script).args(["redis-server", "redis-server"]).output().unwrap();
+        let program = String::from_utf8(found.stdout).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new(program.trim());
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &address.port().to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        command.args(["--dir", std::env::temp_dir().to_str().unwrap()]);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < end, "Redis does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { address, process }
+    }
+
+    /// A machine's line to it.
+    pub(crate) fn line(&self) -> Arc<Redis> {
+        let url = Secret::new(format!("redis://{}", self.address));
+        Arc::new(Redis::new(&RedisUrl::new(url).unwrap()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,111 @@
+//! Every change of a record passes here, on its way to the disk and behind it: who keeps copies of records, or knows which
+//! there are, hears of all of them, whoever made them and on whichever machine.
+//!
+//! What is about to be written is told before it is durable, and again once everybody can see it. In between it may be there
+//! or not. So whoever remembers what exists never misses anything, and whoever keeps copies lets go of one before it
+//! is wrong, and keeps no new one until it is known to be right again.
+
+use std::time::Instant;
+
+use super::records::{Payment, Record, Refund, Subject};
+use super::rows::{self, Id};
+use super::transaction::{Space, Writes};
+
+/// Names a payment or a refund as the ledger's index does: a hash over merchant, order and refund. Two merchants' orders never
+/// have one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub(crate) [u8; 16]);
+
+impl Name {
+    /// Of a payment or refund.
+    pub fn of(subject: &Subject) -> Self {
+        let Subject { merchant, order_id, refund_id } = subject;
+        Self(match refund_id {
+            Some(refund_id) => rows::index("refund", &[merchant, order_id, refund_id]).0,
+            None => rows::index("order", &[merchant, order_id]).0,
+        })
+    }
+}
+
+/// How far a record has come; the greater is the newer. An order that was given back and claimed anew starts at version 1
+/// again, but later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Age {
+    /// When it was claimed, in microseconds.
+    pub created: u64,
+    /// Its version.
+    pub version: u64,
+}
+
+impl Age {
+    /// Of what is gone: greater than any.
+    pub const GONE: Self = Self { created: u64::MAX, version: u64::MAX };
+}
+
+impl Record {
+    /// How far it has come.
+    pub fn age(&self) -> Age {
+        match self {
+            Self::Payment(payment) => payment.age(),
+            Self::Refund(refund) => refund.age(),
+        }
+    }
+}
+
+impl Payment {
+    pub(super) fn age(&self) -> Age {
+        age(self.created_at, self.version)
+    }
+}
+
+impl Refund {
+    pub(super) fn age(&self) -> Age {
+        age(self.created_at, self.version)
+    }
+}
+
+fn age(created_at: jiff::Timestamp, version: u64) -> Age {
+    Age { created: u64::try_from(created_at.as_microsecond()).unwrap_or(0), version }
+}
+
+/// What a transaction does to records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Every entry of the index that is new. Not all of them are a record's name: providers' numbers have entries too.
+    pub born: Vec<Name>,
+    /// Entries of the index that go.
+    pub gone: Vec<Name>,
+    /// Records that are new or other than before, as a merchant sees them.
+    pub became: Vec<(Name, Age)>,
+}
+
+impl Changes {
+    pub(super) fn of(writes: &Writes) -> Self {
+        let mut changes = Self { became: writes.became.clone(), ..Self::default() };
+        let index =
+            writes.rows.range((Space::Index, Vec::new())..).take_while(|((space, _), _)| *space == Space::Index);
+        for ((_, key), value) in index {
+            let Ok(Id(name)) = Id::from_bytes(key) else { continue };
+            if value.is_some() { &mut changes.born } else { &mut changes.gone }.push(Name(name));
+        }
+        changes
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.born.is_empty() && self.gone.is_empty() && self.became.is_empty()
+    }
+}
+
+/// Hears of all changes. Called on the ledger's threads: it must not wait for anything.
+pub trait Listener: Send + Sync {
+    /// This is about to be written: it may be visible from now on.
+    fn changing(&self, changes: &Changes);
+    /// It is written, and everybody who reads from now on sees it.
+    fn changed(&self, changes: &Changes);
+    /// Until then every change is heard of before long, also of those on other machines; without an end where there are no
+    /// others.
+    fn hears(&self, until: Option<Instant>);
+    /// Something may have gone unheard.
+    fn deaf(&self);
+}

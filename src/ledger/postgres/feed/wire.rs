@@ -1,0 +1,99 @@
+//! What is told, as text: who tells it, and items of equal length in base64.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+
+use crate::ledger::feed::{Age, Changes, Name};
+
+/// Items in one message: PostgreSQL takes less than 8,000 bytes.
+const TOGETHER: usize = 170;
+
+/// One thing that is told, in as many bytes as any other.
+pub(super) type Item = [u8; SIZE];
+const SIZE: usize = 33;
+
+const BORN: u8 = b'b';
+const GONE: u8 = b'g';
+const CHANGES: u8 = b'c';
+const BECAME: u8 = b'v';
+
+pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
+    let item = |kind, name: Name, age: Age| {
+        let mut item = [kind; SIZE];
+        item[1..17].copy_from_slice(&name.0);
+        item[17..25].copy_from_slice(&age.created.to_be_bytes());
+        item[25..].copy_from_slice(&age.version.to_be_bytes());
+        item
+    };
+    let became = changes.became.iter();
+    if is_done {
+        return became.map(|(name, age)| item(BECAME, *name, *age)).collect();
+    }
+    let born = changes.born.iter().map(|name| item(BORN, *name, Age::GONE));
+    let gone = changes.gone.iter().map(|name| item(GONE, *name, Age::GONE));
+    born.chain(gone).chain(became.map(|(name, age)| item(CHANGES, *name, *age))).collect()
+}
+
+/// What is about to happen, and what has.
+pub(super) fn changes(items: &[Item]) -> (Changes, Changes) {
+    let (mut before, mut after) = (Changes::default(), Changes::default());
+    for item in items {
+        let (mut name, mut number) = ([0; 16], [0; 8]);
+        name.copy_from_slice(&item[1..17]);
+        number.copy_from_slice(&item[17..25]);
+        let created = u64::from_be_bytes(number);
+        number.copy_from_slice(&item[25..]);
+        let (name, age) = (Name(name), Age { created, version: u64::from_be_bytes(number) });
+        match item[0] {
+            BORN => before.born.push(name),
+            GONE => before.gone.push(name),
+            CHANGES => before.became.push((name, age)),
+            _ => after.became.push((name, age)),
+        }
+    }
+    (before, after)
+}
+
+pub(super) fn messages(owner: u32, items: &[Item]) -> Vec<String> {
+    items.chunks(TOGETHER).map(|part| format!("{owner} {}", BASE64.encode(part.concat()))).collect()
+}
+
+pub(super) fn read(message: &str) -> Option<(u32, Vec<Item>)> {
+    let (owner, items) = message.split_once(' ')?;
+    let bytes = BASE64.decode(items).ok()?;
+    let (items, rest) = bytes.as_chunks::<SIZE>();
+    rest.is_empty().then_some((owner.parse().ok()?, items.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_what_is_heard_and_fits_into_messages() {
+        let name = |number: u16| Name(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
+        let told = Changes {
+            born: (0..200).map(name).collect(),
+            gone: (200..300).map(name).collect(),
+            became: (300..600).map(|number| (name(number), Age { created: 1 << 60, version: number.into() })).collect(),
+        };
+        for is_done in [false, true] {
+            let messages = messages(u32::MAX, &items(&told, is_done));
+            assert!(messages.iter().all(|message| message.len() < 8000));
+            let mut items = Vec::new();
+            for (owner, more) in messages.iter().filter_map(|message| read(message)) {
+                assert_eq!(owner, u32::MAX);
+                items.extend(more);
+            }
+            let done = Changes { became: told.became.clone(), ..Changes::default() };
+            let (before, after) = changes(&items);
+            assert_eq!(
+                (before, after),
+                if is_done { (Changes::default(), done) } else { (told.clone(), Changes::default()) }
+            );
+        }
+        for wrong in ["", "1", "x AAAA", "1 AAAA", "1 ***"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}
