@@ -219,8 +219,9 @@ mod tests {
             let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
             let operation = &kinds()[0];
             for passes in expected {
-                let counter = &Together(said);
-                let call = Call { channel: "main", operation, clock: &clock, counter, deadline: clock.now() + MINUTE };
+                let (counter, symptom, deadline) = (&Together(said), &Symptom::default(), clock.now() + MINUTE);
+                let call =
+                    Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
                 match Next::new(&filters, &script).run(&call).await {
                     Err(Error::Held { retry_after, .. }) => {
                         assert!(!passes);

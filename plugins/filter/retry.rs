@@ -254,9 +254,9 @@ mod tests {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = script.behind(gate.clone());
         let (operation, filters) = (&kinds()[0], [Arc::clone(filter)]);
-        let symptom = Symptom::default();
+        let (counter, symptom) = (&Alone, &Symptom::default());
         let deadline = clock.now() + Duration::from_secs(60);
-        let call = Call { channel: "main", operation, clock: &clock, deadline, is_impatient: false, symptom: &symptom };
+        let call = Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
         let one = || Box::pin(tokio::task::unconstrained(Next::new(&filters, &script).run(&call)));
         let mut under_way: Vec<_> = (0..calls).map(|_| one()).collect();
         let mut waiting = calls;

@@ -70,7 +70,8 @@ async fn look_up(
         async move { find_out(&gateway, &snapshot, &subject, forced).await }
     };
     loop {
-        let Ok((found, is_own)) = tokio::time::timeout(asked.patience(), gateway.queries.join(name, flight)).await
+        let Ok((found, is_own)) =
+            tokio::time::timeout(asked.making().patience(), gateway.queries.join(name, flight)).await
         else {
             // The question goes on; this caller hears what was known before.
             let known = find(gateway, &subject).await?.ok_or_else(missing)?;
