@@ -73,7 +73,7 @@ impl Filter {
     /// Of names that were never put in, the part that it seems to have; estimated from how full it is.
     pub(super) fn false_positives(&self) -> f64 {
         let step = (self.blocks.len() / SAMPLE).max(1);
-        let sample: Vec<f64> = self.blocks.iter().step_by(step).map(|block| of_block(block)).collect();
+        let sample: Vec<f64> = self.blocks.iter().step_by(step).map(of_block).collect();
         sample.iter().sum::<f64>() / sample.len() as f64
     }
 

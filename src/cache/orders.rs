@@ -118,7 +118,8 @@ impl Orders {
                     break;
                 }
                 if names.len() < PAGE {
-                    return Ok(self.take_over(new));
+                    self.take_over(new);
+                    return Ok(());
                 }
             }
             most = most.saturating_mul(4);
