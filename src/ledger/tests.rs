@@ -29,11 +29,13 @@ macro_rules! suite {
 
 mod durability;
 mod feed;
+mod filing;
 mod full_disk;
 mod machines;
 mod migration;
 mod model;
 mod on_disk;
+mod on_tables;
 mod on_postgres;
 mod outages;
 mod places;
