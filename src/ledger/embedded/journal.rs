@@ -99,7 +99,15 @@ impl Segment {
         file.write_all_at(&header, 0)?;
         file.sync_all()?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), number, end: START, size, chain: root, bytes: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(file),
+            number,
+            end: START,
+            size,
+            chain: root,
+            bytes: Vec::new(),
+        })
     }
 
     /// The segment after the next one, in this one's file.

@@ -24,12 +24,7 @@ impl Layers {
     }
 
     /// What lies over a part of a space, with `what` is needed of its values.
-    fn over<V>(
-        &self,
-        space: Space,
-        bounds: Bounds<'_>,
-        what: impl Fn(&Vec<u8>) -> V,
-    ) -> BTreeMap<Key, Option<V>> {
+    fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Vec<u8>) -> V) -> BTreeMap<Key, Option<V>> {
         let sealed = self.sealed.iter().flat_map(|rows| rows.range(space, bounds));
         let rows = sealed.chain(self.fresh.range(space, bounds));
         rows.map(|(key, value)| (key.clone(), value.as_ref().map(&what))).collect()
