@@ -76,7 +76,7 @@ impl Ledger {
     /// As [`open`](Self::open), with another reserve: while no more than so many bytes are free on its disk, no claim is let
     /// through, so that there is room for the end of what is under way.
     pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
-        let engine = embedded::Engine::open(path, reserve, |tx, view| claims::recover(tx, view, clock::now()))?;
+        let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
         Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
     }
 
@@ -92,7 +92,7 @@ impl Ledger {
     /// or panicked) makes its claim unknown, as a crash would: the provider is asked.
     pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<Claimed, LedgerError> {
         let ledger = self.engine.holder();
-        let about = About::claim(&key, &intent);
+        let about = self.engine.about(|| About::claim(&key, &intent));
         let room = self.engine.room();
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, &key, intent, None, now)?;
@@ -187,7 +187,7 @@ impl Ledger {
         now: Timestamp,
         answer: impl FnOnce(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
-        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
+        let (turn, about) = (ticket.turn, self.engine.about(|| About::subject(&ticket.subject)));
         let heard = Heard { news, evidence: std::mem::take(&mut ticket.evidence) };
         let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard, now, answer);
         let settled = self.engine.write(Applied, about, work).await?;

@@ -35,9 +35,19 @@ pub struct Measured {
 }
 
 pub async fn measure(load: Load, cpu: impl Fn() -> Duration) -> Measured {
-    let count = load.requests.len();
+    measure_over(&[load.to], load.requests, load.expected, cpu).await
+}
+
+/// The connections take turns among several doors.
+pub async fn measure_over(
+    to: &[SocketAddr],
+    requests: Vec<Prepared>,
+    expected: u16,
+    cpu: impl Fn() -> Duration,
+) -> Measured {
+    let count = requests.len();
     let (before, started) = (cpu(), Instant::now());
-    let mut times = run(load.to, load.requests, load.expected).await;
+    let mut times = run_over(to, requests, expected).await;
     let (elapsed, used) = (started.elapsed(), cpu() - before);
     times.sort();
     let at = |part: usize| times[(count * part / 100).min(count - 1)];
@@ -46,11 +56,16 @@ pub async fn measure(load: Load, cpu: impl Fn() -> Duration) -> Measured {
 
 /// Sends them all; each must be answered with the expected status.
 pub async fn run(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
+    run_over(&[to], requests, expected).await
+}
+
+async fn run_over(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
     let share = requests.len().div_ceil(CONNECTIONS).max(1);
     let tasks: Vec<_> = requests
         .chunks(share)
-        .map(|part| {
-            let part = part.to_vec();
+        .zip(to.iter().cycle())
+        .map(|(part, to)| {
+            let (part, to) = (part.to_vec(), *to);
             tokio::spawn(async move { connection(to, part, expected).await })
         })
         .collect();

@@ -1,6 +1,6 @@
 //! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
-//! `cargo bench --bench payment`, or with `-- ledger`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
+//! `cargo bench --bench payment`, or with `-- ledger`, `-- throughput`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -12,6 +12,7 @@ mod reload;
 mod server;
 mod stage;
 mod status;
+mod throughput;
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if arguments.iter().any(|argument| argument == "ledger") {
         return runtime.block_on(ledger::measure());
+    }
+    if arguments.iter().any(|argument| argument == "throughput") {
+        return runtime.block_on(throughput::measure(payments));
     }
     if arguments.iter().any(|argument| argument == "reload") {
         reload::measure();
@@ -74,6 +78,7 @@ fn main() {
         );
     });
     runtime.block_on(status::measure());
+    runtime.block_on(throughput::measure(payments));
     runtime.block_on(ledger::measure());
     reload::measure();
     runtime.block_on(reload::felt());

@@ -18,11 +18,17 @@ pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 pub struct Stage {
     pub account: PathBuf,
+    /// The first gateway's door.
     pub gateway: SocketAddr,
+    /// Every gateway's.
+    pub gateways: Vec<SocketAddr>,
     pub bare: SocketAddr,
     pub provider: SocketAddr,
+    /// The first gateway's.
     pub admin: SocketAddr,
     pub conf: PathBuf,
+    /// Every gateway's.
+    confs: Vec<PathBuf>,
     _sandbox: Sandbox,
     _directory: tempfile::TempDir,
 }
@@ -44,35 +50,70 @@ impl Drop for Process {
 }
 
 impl Stage {
+    /// One gateway with an embedded ledger.
     pub async fn set() -> Self {
+        Self::with(1, "[ledger]\npath = \"../data\"\n").await
+    }
+
+    /// So many gateways with this ledger and cache.
+    pub async fn with(gateways: usize, stores: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let conf = directory.path().join("conf");
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
-        let [gateway, admin, bare, provider] = [(); 4].map(|()| free());
+        let [bare, provider] = [(); 2].map(|()| free());
         let made = keygen::sandbox_channel(&conf.join("channels"), "main", &provider.to_string()).unwrap();
         let channel = std::fs::read_to_string(&made.channel).unwrap();
         std::fs::write(&made.channel, channel.replace("rate = 600", "rate = 1000000")).unwrap();
-        let tollgate = format!(
-            "public_url = \"http://{gateway}\"\n[server]\nlisten = \"{gateway}\"\n[admin]\nlisten = \"{admin}\"\n\
-             [ledger]\npath = \"../data\"\n[telemetry]\nlog = \"warn\"\n"
-        );
-        std::fs::write(conf.join("tollgate.toml"), tollgate).unwrap();
         std::fs::write(conf.join("routes.toml"), "[[route]]\nto = [{ channel = \"main\" }]\n").unwrap();
         let merchant = format!("keys = [{{ id = \"shop-1\", secret = \"plain:{SECRET}\" }}]\n");
         std::fs::write(conf.join("merchants/shop.toml"), merchant).unwrap();
+        let (mut doors, mut admins, mut confs) = (Vec::new(), Vec::new(), vec![conf.clone()]);
+        confs.extend((1..gateways).map(|number| directory.path().join(format!("conf-{number}"))));
+        for own in &confs {
+            let [door, admin] = [(); 2].map(|()| free());
+            if *own != conf {
+                let copied = Command::new("cp").arg("-r").args([&conf, own]).status().unwrap();
+                assert!(copied.success());
+            }
+            let tollgate = format!(
+                "public_url = \"http://{door}\"\n[server]\nlisten = \"{door}\"\n[admin]\nlisten = \"{admin}\"\n\
+                 [telemetry]\nlog = \"warn\"\n{stores}"
+            );
+            std::fs::write(own.join("tollgate.toml"), tollgate).unwrap();
+            doors.push(door);
+            admins.push(admin);
+        }
         let mut options = Options::new(vec![conf.join("channels")]);
         options.listen = provider;
         let sandbox = Sandbox::start(options).await.unwrap();
-        Self { account: made.account, gateway, bare, provider, admin, conf, _sandbox: sandbox, _directory: directory }
+        Self {
+            account: made.account,
+            gateway: doors[0],
+            gateways: doors,
+            bare,
+            provider,
+            admin: admins[0],
+            conf,
+            confs,
+            _sandbox: sandbox,
+            _directory: directory,
+        }
     }
 
     pub async fn start_gateway(&self) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.args(["run", "--conf"]).arg(&self.conf).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Process(command.spawn().unwrap());
-        until_open(self.gateway).await;
-        process
+        self.start_gateways().await.swap_remove(0)
+    }
+
+    pub async fn start_gateways(&self) -> Vec<Process> {
+        let mut processes = Vec::new();
+        for (conf, door) in self.confs.iter().zip(&self.gateways) {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+            command.args(["run", "--conf"]).arg(conf).stdout(Stdio::null()).stderr(Stdio::null());
+            processes.push(Process(command.spawn().unwrap()));
+            until_open(*door).await;
+        }
+        processes
     }
 
     pub fn snapshot(&self) -> config::Snapshot {

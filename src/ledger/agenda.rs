@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::embedded::View;
 use super::outbox;
 use super::records::LedgerError;
-use super::transaction::{Space, View, Writes};
+use super::transaction::{Space, Writes};
+
+const LISTS: [Space; 4] = [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands];
 
 /// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
 /// tombstones of all that was done since the last compaction.
@@ -25,9 +28,9 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    pub(super) fn read(view: &View) -> Result<Self, LedgerError> {
+    pub(super) fn read(view: &View<'_>) -> Result<Self, LedgerError> {
         let mut agenda = Self::default();
-        for space in [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands] {
+        for space in LISTS {
             for (key, value) in view.all(space)? {
                 agenda.put(space, &key, Some(&value));
             }
@@ -37,13 +40,15 @@ impl Agenda {
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {
-        for ((space, key), value) in &writes.rows {
-            self.put(*space, key, value.as_ref());
+        for space in LISTS {
+            for (key, value) in writes.rows.of(space) {
+                self.put(space, key, value.as_ref());
+            }
         }
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
-    fn put(&mut self, space: Space, key: &Vec<u8>, value: Option<&Vec<u8>>) {
+    fn put(&mut self, space: Space, key: &[u8], value: Option<&Vec<u8>>) {
         let rows = match space {
             Space::Searches => &mut self.searches,
             Space::Unknown => &mut self.unknown,
@@ -52,16 +57,16 @@ impl Agenda {
             _ => return,
         };
         match value {
-            Some(value) => drop(rows.insert(key.clone(), value.clone())),
+            Some(value) => drop(rows.insert(key.to_vec(), value.clone())),
             None => drop(rows.remove(key)),
         }
     }
 
-    fn put_in_lane(&mut self, key: &Vec<u8>, value: Option<&Vec<u8>>) {
+    fn put_in_lane(&mut self, key: &[u8], value: Option<&Vec<u8>>) {
         if let Some(value) = value {
             let merchant = outbox::merchant(value).to_owned();
-            self.outbox.entry(merchant.clone()).or_default().insert(key.clone(), value.clone());
-            self.lanes.insert(key.clone(), merchant);
+            self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.clone());
+            self.lanes.insert(key.to_vec(), merchant);
         } else if let Some(merchant) = self.lanes.remove(key)
             && let Some(lane) = self.outbox.get_mut(&merchant)
         {

@@ -55,7 +55,7 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
     rows::add_indexes(tx, indexes(&attempt), id)?;
     let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
     Kept::new(id, row).save(tx)?;
-    timeline::add(tx, id, None, what, now)?;
+    timeline::begin(tx, id, what, now)?;
     main.row.attempts.push(id);
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::records::{Answer, ClaimKey, Claimed, Destination, Intent, LedgerError
 use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
 use super::searches;
 use super::timeline::{self, Action, Exchanged, Heard, Source, What};
-use super::transaction::{Read, Space, Transaction, View};
+use super::transaction::{Pair, Read, Space, Transaction};
 
 /// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
 pub(super) fn claim(
@@ -207,8 +207,8 @@ fn end_as_lost(tx: &mut Transaction<'_>, id: Id, claim: ClaimRow, now: Timestamp
 }
 
 /// After a start: whatever was running, nobody runs any more.
-pub(super) fn recover(tx: &mut Transaction<'_>, view: &View, now: Timestamp) -> Result<(), LedgerError> {
-    for (claim, number) in view.all(Space::Running)? {
+pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timestamp) -> Result<(), LedgerError> {
+    for (claim, number) in running {
         let turn = Turn::listed(&claim, &number)?;
         // One that cannot be read must not keep all others from being served.
         if let Err(error) = lost(tx, turn, now) {

@@ -1,43 +1,51 @@
 //! How bytes become durable: one thread owns all writes, takes everything that waits, and syncs it together.
 //!
 //! ```text
-//! claim, settle, … ─▶ channel ─▶ thread: run each against what the batch has so far ▶ commit ▶ (Applied) ▶ sync ▶ (Durable)
+//! claim, settle, … ─▶ writer: run each against what there is so far ▶ append to the journal ─▶ (Applied)
+//!                        │                                               └─▶ syncer: sync ─▶ (Durable)
+//!                        └─▶ a full segment of the journal ─▶ filing: into the tables
 //! ```
-//! A batch for whose sync nobody waits shares that of a later one, which soon comes.
+//! A batch for whose sync nobody waits shares that of a later one, which soon comes. What the journal holds is in memory as
+//! well and lies over the tables; a start reads it anew.
 //!
 //! Because transactions run one after another, none of them can race; because they share one sync, many cost little
 //! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
 //! who wait get an error, nothing more is written until the process starts anew, and only reading goes on. One failure
-//! is known: a commit that met a full disk. Nothing is written after it either, until there is room; then the database
-//! is opened again, and what it finds on the disk counts. It hardly comes to that: nothing new begins once no more than the
-//! reserve is free, so that there is room for the end of what is under way.
+//! is known: a full disk. Nothing is written after it either, until there is room; then the tables
+//! are opened again, and the journal goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
+//! more than the reserve is free, so that there is room for the end of what is under way.
 
+mod filing;
 #[cfg(test)]
 mod hooks;
 mod job;
+mod journal;
+mod layers;
 mod store;
+mod syncer;
+mod writer;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use self::job::{Job, Verdict, reply_to, words};
-use self::store::{Disk, Failure, Store};
+use self::job::{Job, reply_to};
+pub(super) use self::layers::View;
+use self::store::{Disk, Failure, Opened};
+use self::writer::Writer;
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
-use super::feed::{Changes, Listener};
+use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::records::LedgerError;
 use super::rows::Ids;
-use super::transaction::{Read, Space, Transaction, View, Writes};
-use crate::telemetry::METRICS;
+use super::transaction::{Pair, Read, Space, Transaction};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
 const BATCH: usize = 128;
@@ -48,26 +56,43 @@ const SYNC_LAG: Duration = Duration::from_millis(20);
 /// How often it is seen whether there is room again after the disk was full.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// The database with its writing thread. Dropped, it finishes what waits and ends the thread.
+/// The journal's segment is full then. What it holds is in memory as well, and read at each start.
+const SEGMENT: u64 = 32 << 20;
+
+/// The ledger with its threads. Dropped, it finishes what waits and ends them.
 pub(super) struct Engine {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// The writing one, and those that sync and file for it and end after it.
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
-    /// Opens or creates the database and runs `recover` before anybody else may write. Nothing new begins while no more than
-    /// `reserve` bytes are free on its disk.
+    /// Opens or creates the ledger and runs `recover` with the claims that were running before anybody else may write. Nothing
+    /// new begins while no more than `reserve` bytes are free on its disk.
     pub(super) fn open(
         path: &Path,
         reserve: u64,
-        recover: impl FnOnce(&mut Transaction<'_>, &View) -> Result<(), LedgerError> + Send + 'static,
+        recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let disk = Disk::open(path, reserve)?;
+        Self::open_with(path, reserve, SEGMENT, recover)
+    }
+
+    /// As [`open`](Self::open), with segments of another size.
+    pub(super) fn open_with(
+        path: &Path,
+        reserve: u64,
+        segment: u64,
+        recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
+    ) -> Result<Self, LedgerError> {
+        let Opened { disk, active, sealed } = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let agenda = Agenda::read(&view)?;
+        let (agenda, ids) = (Agenda::read(&view)?, Ids::after(&view)?);
+        let running = view.all(Space::Running)?;
+        drop(view);
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             disk,
+            segment,
             jobs: Mutex::new(Some(sender)),
             failed: Mutex::default(),
             ends: Mutex::default(),
@@ -77,15 +102,28 @@ impl Engine {
             #[cfg(test)]
             hooks: hooks::Hooks::default(),
         });
-        let mut writer = Writer { ids: Mutex::new(Ids::after(&view)?), unsynced: None };
-        let (reply, mut recovered) = oneshot::channel();
-        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, &view), reply_to(reply))], &mut writer);
-        recovered.try_recv().unwrap_or_else(|_| Err(shared.refusal()))?;
-        let thread = std::thread::Builder::new().name("ledger".into()).spawn({
+        let (filing, full) = channel();
+        // A segment that was full when the process ended.
+        sealed.into_iter().for_each(|sealed| drop(filing.send(sealed)));
+        let filer = thread("ledger filing", {
+            let shared = shared.clone();
+            move || full.into_iter().for_each(|segment| shared.file(&segment))
+        })?;
+        let (syncing, wanted) = channel();
+        let syncer = thread("ledger sync", {
+            let shared = shared.clone();
+            move || shared.sync(wanted)
+        })?;
+        let mut writer = Writer { ids: Mutex::new(ids), journal: active, syncing, filing, unsynced: None };
+        let (reply, recovered) = channel();
+        let told = move |recovered| drop(reply.send(recovered));
+        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);
+        recovered.recv().unwrap_or_else(|_| Err(shared.refusal()))?;
+        let writer = thread("ledger", {
             let shared = shared.clone();
             move || shared.run(&receiver, writer)
-        });
-        Ok(Self { shared, thread: Some(thread.map_err(|error| LedgerError(error.to_string()))?) })
+        })?;
+        Ok(Self { shared, threads: vec![writer, syncer, filer] })
     }
 
     /// Runs one transaction. An error of `work` leaves nothing written.
@@ -100,8 +138,19 @@ impl Engine {
     }
 
     /// Everything that was answered, as it is at this moment.
-    pub(super) fn view(&self) -> Result<View, LedgerError> {
+    pub(super) fn view(&self) -> Result<View<'_>, LedgerError> {
         self.shared.disk.view()
+    }
+
+    /// The first keys of a space from one on and before another.
+    pub(super) fn keys(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.view()?.keys(space, from, until).take(limit).collect()
     }
 
     /// Whether there is room on the disk for something new.
@@ -149,24 +198,31 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.jobs.lock().take();
-        // An answer that owns the last handle is dropped on the thread itself, which cannot wait for its own end.
-        let thread = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id());
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        // An answer that owns the last handle is dropped on the writing thread itself, which cannot wait for its own end, nor
+        // for what ends after it.
+        let own = std::thread::current().id();
+        if self.threads.iter().all(|thread| thread.thread().id() != own) {
+            self.threads.drain(..).for_each(|thread| drop(thread.join()));
         }
     }
 }
 
-/// What only the writing thread has.
-struct Writer {
-    ids: Mutex<Ids>,
-    /// Since when something has been committed that is not synced.
-    unsynced: Option<Instant>,
+/// Each row as it is when it is read: nobody waits for whoever reads.
+impl Read for Engine {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        self.shared.disk.bytes(space, key)
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
 }
 
 /// What the thread and the handles share.
 pub(super) struct Shared {
     disk: Disk,
+    /// How long a segment of the journal becomes.
+    segment: u64,
     jobs: Mutex<Option<Sender<Job>>>,
     /// Why nothing can be written, and whether it can again once there is room on the disk.
     failed: Mutex<Option<Failure>>,
@@ -209,12 +265,11 @@ impl Shared {
         self.failed.lock().as_ref().is_some_and(|failure| failure.is_full)
     }
 
-    /// Opens the database again if there is room by now. Whoever has a ticket goes on; what was dropped meanwhile is ended.
+    /// Opens the tables again if there is room by now. Whoever has a ticket goes on; what was dropped meanwhile is ended.
     fn go_on(self: &Arc<Self>) {
-        let read = || if self.disk.reopen()? { Agenda::read(&self.disk.view()?).map(Some) } else { Ok(None) };
-        match read() {
-            Ok(Some(agenda)) => *self.agenda.lock() = agenda,
-            Ok(None) => return,
+        match self.disk.reopen() {
+            Ok(true) => {}
+            Ok(false) => return,
             Err(error) => return tracing::warn!(%error, "the ledger cannot be opened again yet"),
         }
         if let Some(listener) = self.listener.get() {
@@ -246,98 +301,6 @@ impl Shared {
         Job::new(Durability::Durable, move |tx| end.of(tx, turn), told)
     }
 
-    fn run(self: &Arc<Self>, jobs: &Receiver<Job>, mut writer: Writer) {
-        loop {
-            let waits_for_room = self.waits_for_room();
-            let first = match writer.unsynced {
-                _ if waits_for_room => jobs.recv_timeout(AGAIN),
-                Some(since) => jobs.recv_timeout(SYNC_LAG.saturating_sub(since.elapsed())),
-                None => jobs.recv().map_err(RecvTimeoutError::from),
-            };
-            let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
-            if waits_for_room {
-                self.go_on();
-            }
-            let batch = first.into_iter().chain(jobs.try_iter().take(BATCH - 1)).collect();
-            // What the storage engine panics about is as fatal as what it says.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut writer))) {
-                self.fail("it panicked", Failure { why: words(panic.as_ref()), is_full: false });
-                writer.unsynced = None;
-            }
-            if is_last {
-                return;
-            }
-        }
-    }
-
-    /// Dropping a job or its answer tells the waiter that it was not done. An empty batch syncs what is unsynced.
-    fn commit(&self, batch: Vec<Job>, writer: &mut Writer) {
-        if self.failed.lock().is_some() {
-            writer.unsynced = None;
-            return;
-        }
-        let size = batch.len();
-        let store = match self.disk.store() {
-            Ok(store) => store,
-            Err(error) => return tracing::error!(%error, "nothing can be written"),
-        };
-        let mut writes = Writes::default();
-        let (mut applied, mut durable) = (Vec::new(), Vec::new());
-        for job in batch {
-            let batch = Batch { store: &store, writes: &writes };
-            let mut transaction = Transaction::new(&batch, &writer.ids);
-            let (verdict, answer) = (job.work)(&mut transaction);
-            let own = transaction.into_writes();
-            match verdict {
-                Verdict::Keep => writes.merge(own),
-                Verdict::Forget => {}
-                Verdict::Panicked(why) => {
-                    self.fail("a transaction panicked", Failure { why, is_full: false });
-                    answer();
-                    break;
-                }
-            }
-            if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
-        }
-        drop(store);
-        let start = Instant::now();
-        if !writes.is_empty() {
-            let changes = Changes::of(&writes);
-            if let Some(listener) = self.listener.get() {
-                listener.changing(&changes);
-            }
-            if let Err(failure) = self.trip("commit").and_then(|()| self.disk.commit(&writes)) {
-                return self.fail("a commit failed", failure);
-            }
-            writer.unsynced.get_or_insert(start);
-            self.agenda.lock().follow(&writes);
-            if let Some(listener) = self.listener.get() {
-                listener.changed(&changes);
-            }
-        }
-        applied.into_iter().for_each(|answer| answer());
-        let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= SYNC_LAG);
-        // What a read says may rest on what is not synced yet.
-        if writer.unsynced.is_some() && (is_due || writes.wakes || !durable.is_empty()) {
-            if let Err(failure) = self.trip("sync").and_then(|()| self.disk.sync()) {
-                return self.fail("a sync failed", failure);
-            }
-            writer.unsynced = None;
-            #[cfg(test)]
-            self.hooks.synced();
-            METRICS.ledger_commit_seconds.observe(start.elapsed().as_secs_f64());
-        }
-        if size > 0 {
-            METRICS.ledger_batch_size.observe(size as f64);
-        }
-        #[cfg(test)]
-        self.hooks.committed(size);
-        if writes.wakes {
-            self.wake.send_modify(|count| *count += 1);
-        }
-        durable.into_iter().for_each(|answer| answer());
-    }
-
     #[cfg(test)]
     pub(super) fn hooks(&self) -> &hooks::Hooks {
         &self.hooks
@@ -351,22 +314,6 @@ impl Shared {
     #[cfg(test)]
     fn trip(&self, step: &str) -> Result<(), Failure> {
         self.hooks.trip(step)
-    }
-}
-
-/// The disk under what the batch has so far.
-struct Batch<'a> {
-    store: &'a Store,
-    writes: &'a Writes,
-}
-
-impl Read for Batch<'_> {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
-        if let Some(pending) = self.writes.rows.get(&(space, key.to_vec())) {
-            return Ok(pending.clone());
-        }
-        let found = self.store.space(space).get(key);
-        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
     }
 }
 

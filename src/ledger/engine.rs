@@ -33,6 +33,14 @@ pub(super) enum Engine {
 }
 
 impl Engine {
+    /// What a transaction is about, where that matters: on this machine one runs after another anyway.
+    pub(super) fn about(&self, about: impl FnOnce() -> About) -> About {
+        match self {
+            Self::Embedded(_) => About::Names(Vec::new()),
+            Self::Postgres(_) => about(),
+        }
+    }
+
     /// Runs one transaction. An error of `work` leaves nothing written.
     pub(super) async fn write<T: Send + 'static>(
         &self,
@@ -57,6 +65,17 @@ impl Engine {
         }
     }
 
+    /// Looks at each row as it is when it is read: nobody waits for whoever looks, however long it takes.
+    pub(super) async fn glance<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        match self {
+            Self::Embedded(engine) => look(&**engine),
+            Self::Postgres(engine) => engine.read(look).await,
+        }
+    }
+
     /// The first keys of a space from one on and before another.
     pub(super) async fn keys(
         &self,
@@ -71,8 +90,8 @@ impl Engine {
         match self {
             // It may lead over much that is gone.
             Self::Embedded(engine) => {
-                let view = engine.view()?;
-                let keys = tokio::task::spawn_blocking(move || view.keys(space, &from, &until, limit)).await;
+                let engine = engine.clone();
+                let keys = tokio::task::spawn_blocking(move || engine.keys(space, &from, &until, limit)).await;
                 keys.unwrap_or_else(|error| Err(LedgerError(error.to_string())))
             }
             Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
@@ -127,7 +146,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| searches::due(agenda, now, limit));
-                engine.view().map_or_else(|_| Vec::new(), |view| searches::records(&view, &due))
+                searches::records(&**engine, &due)
             }
             Self::Postgres(engine) => engine.due_searches(now, limit).await,
         }
@@ -160,7 +179,7 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
-                engine.view().map_or_else(|_| Vec::new(), |view| outbox::deliveries(&view, due))
+                outbox::deliveries(&**engine, due)
             }
             Self::Postgres(engine) => engine.due_deliveries(now, limit, free, under_way).await,
         }

@@ -82,9 +82,7 @@ pub struct Changes {
 impl Changes {
     pub(super) fn of(writes: &Writes) -> Self {
         let mut changes = Self { became: writes.became.clone(), ..Self::default() };
-        let index =
-            writes.rows.range((Space::Index, Vec::new())..).take_while(|((space, _), _)| *space == Space::Index);
-        for ((_, key), value) in index {
+        for (key, value) in writes.rows.of(Space::Index) {
             let Ok(Id(name)) = Id::from_bytes(key) else { continue };
             if value.is_some() { &mut changes.born } else { &mut changes.gone }.push(Name(name));
         }

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+use super::embedded::{self, View};
 use super::postgres::{Address, Filling};
 use super::records::LedgerError;
 use super::rows::{Kept, PaymentRow};
-use super::transaction::{Space, View, Writes};
-use super::{claims, embedded, rows};
+use super::transaction::{Space, Writes};
+use super::{claims, rows};
 
 /// So many rows at a time.
 const BATCH: usize = 500;
@@ -35,7 +36,7 @@ pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
         return Err(LedgerError(format!("there is none in {}; name the directory of the old one", from.display())));
     }
     // Open until the end, so that no gateway starts on it meanwhile.
-    let engine = embedded::Engine::open(from, 0, |tx, view| claims::recover(tx, view, Timestamp::now()))?;
+    let engine = embedded::Engine::open(from, 0, |tx, running| claims::recover(tx, running, Timestamp::now()))?;
     let view = engine.view()?;
     // The server is waited for on a thread of its own: who calls may be a task.
     std::thread::scope(|scope| {
@@ -44,7 +45,7 @@ pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
     })
 }
 
-fn fill(view: &View, to: &Address) -> Result<Moved, LedgerError> {
+fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
     let filling = Filling::begin(to)?;
     let mut counts = Vec::new();
     for space in Space::ALL {
@@ -55,7 +56,7 @@ fn fill(view: &View, to: &Address) -> Result<Moved, LedgerError> {
                 let kept = Kept::<PaymentRow>::must(view, rows::Id::from_bytes(&key)?)?;
                 batch.queued.extend(kept.row.queue.iter().map(|event| (*event, true)));
             }
-            batch.rows.insert((space, key), Some(value));
+            batch.rows.insert(space, key, Some(value));
             count += 1;
             if batch.rows.len() == BATCH {
                 filling.add(&std::mem::take(&mut batch))?;

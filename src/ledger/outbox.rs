@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::about;
 use super::agenda::Agenda;
+use super::embedded::View;
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::retention::Old;
 use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
 use super::timeline::{self, What};
-use super::transaction::{Pair, Read, Space, Transaction, View};
+use super::transaction::{Pair, Read, Space, Transaction};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
 pub(super) fn tell(
@@ -127,7 +128,7 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
 }
 
 /// How many events wait in the queues of which the outbox holds the heads.
-pub(super) fn queued(view: &View, agenda: &Agenda) -> Result<i64, LedgerError> {
+pub(super) fn queued(view: &View<'_>, agenda: &Agenda) -> Result<i64, LedgerError> {
     let mut queued = 0;
     for value in agenda.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;

@@ -70,7 +70,7 @@ async fn forget(
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, LedgerError> {
     let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys, &keep, now));
-    let found = engine.read(look).await?;
+    let found = engine.glance(look).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }

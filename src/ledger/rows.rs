@@ -7,10 +7,11 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
 use super::attempts;
+use super::embedded::View;
 use super::feed::{Age, Name};
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
 use super::timeline::{self, What};
-use super::transaction::{Read, Space, Transaction, View};
+use super::transaction::{Read, Space, Transaction};
 
 /// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance or of its maker. Later ids are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Goes on after the newest id on disk, should the clock have been set back since.
-    pub(super) fn after(view: &View) -> Result<Self, LedgerError> {
+    pub(super) fn after(view: &View<'_>) -> Result<Self, LedgerError> {
         let mut millis = 0;
         for space in [Space::Payments, Space::Refunds, Space::Claims, Space::Events] {
             if let Some(key) = view.last_key(space)? {
@@ -455,12 +456,15 @@ pub(super) fn refund_indexes(refund: &Refund) -> [Id; 2] {
 /// Makes the index lead to a new row. A number that leads elsewhere already must not be taken over: the provider's
 /// notifications would change the wrong payment.
 pub(super) fn add_indexes(tx: &mut Transaction<'_>, indexes: [Id; 2], id: Id) -> Result<(), LedgerError> {
-    for index in indexes {
-        if tx.bytes(Space::Index, &index.0)?.is_some() {
-            return Err(LedgerError("the provider's number is used by another order already".into()));
-        }
-        tx.put(Space::Index, &index.0, id.0);
+    indexes.into_iter().try_for_each(|index| add_index(tx, index, id))
+}
+
+/// As [`add_indexes`], one of them.
+pub(super) fn add_index(tx: &mut Transaction<'_>, index: Id, id: Id) -> Result<(), LedgerError> {
+    if tx.bytes(Space::Index, &index.0)?.is_some() {
+        return Err(LedgerError("the provider's number is used by another order already".into()));
     }
+    tx.put(Space::Index, &index.0, id.0);
     Ok(())
 }
 

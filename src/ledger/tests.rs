@@ -29,12 +29,14 @@ macro_rules! suite {
 
 mod durability;
 mod feed;
+mod filing;
 mod full_disk;
 mod machines;
 mod migration;
 mod model;
 mod on_disk;
 mod on_postgres;
+mod on_tables;
 mod outages;
 mod places;
 mod protection;

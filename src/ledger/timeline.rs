@@ -89,6 +89,13 @@ impl From<ProviderEvent> for Told {
     }
 }
 
+/// What happened first to a payment that is new.
+pub(super) fn begin(tx: &mut Transaction<'_>, payment: Id, what: What, now: Timestamp) -> Result<(), LedgerError> {
+    let mut timeline = Timeline::default();
+    timeline.add(Entry { at: now, refund_id: None, what, until: None, times: 1 });
+    tx.put_row(Space::Timeline, &payment.0, &timeline)
+}
+
 /// Adds what happened to a payment, or to one of its refunds.
 pub(super) fn add(
     tx: &mut Transaction<'_>,

@@ -1,10 +1,8 @@
 //! What one transaction sees and writes: its own writes, over what the engine has.
 
-use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Bound;
 
-use fjall::{Keyspace, Readable, Snapshot};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -48,7 +46,8 @@ pub(super) enum Space {
 }
 
 impl Space {
-    /// In the order of the declaration: the position is the number.
+    /// In the order of the declaration: the position is the number, also in the embedded ledger's journal, so that new ones
+    /// come at the end.
     pub(super) const ALL: [Self; 14] = [
         Self::Payments,
         Self::Refunds,
@@ -121,11 +120,62 @@ impl Read for Nothing {
 /// A row as it lies on disk: key and value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
+/// A key in memory. Ids lie in place, so that looking for one leads nowhere else.
+pub(super) type Key = fjall::Slice;
+
+/// Rows that are written or go, in the order of their spaces and keys.
+#[derive(Default)]
+pub(super) struct Rows([BTreeMap<Key, Option<Vec<u8>>>; Space::ALL.len()]);
+
+impl Rows {
+    /// The new value, or `None` within for a row that goes; `None` where nothing is written.
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.0[space as usize].get(key)
+    }
+
+    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
+        self.0[space as usize].insert(key.into(), value);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Space, &Key, Option<&Vec<u8>>)> {
+        let space = |space: Space| self.of(space).iter().map(move |(key, value)| (space, key, value.as_ref()));
+        Space::ALL.into_iter().flat_map(space)
+    }
+
+    /// Those of one space.
+    pub(super) fn of(&self, space: Space) -> &BTreeMap<Key, Option<Vec<u8>>> {
+        &self.0[space as usize]
+    }
+
+    /// Those of a part of a space.
+    pub(super) fn range(
+        &self,
+        space: Space,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> impl Iterator<Item = (&Key, &Option<Vec<u8>>)> {
+        self.of(space).range::<[u8], _>(bounds)
+    }
+
+    /// Takes in what was written later.
+    pub(super) fn merge(&mut self, later: Self) {
+        for (own, later) in self.0.iter_mut().zip(later.0) {
+            own.extend(later);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(BTreeMap::len).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(BTreeMap::is_empty)
+    }
+}
+
 /// What a transaction or a batch wants to write.
 #[derive(Default)]
 pub(super) struct Writes {
-    /// New value, or `None` for a row that goes.
-    pub(super) rows: BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>,
+    pub(super) rows: Rows,
     /// Events that joined the queues (`true`) or left them.
     pub(super) queued: Vec<(Id, bool)>,
     /// Records that a merchant sees otherwise than before.
@@ -136,7 +186,7 @@ pub(super) struct Writes {
 
 impl Writes {
     pub(super) fn merge(&mut self, later: Self) {
-        self.rows.extend(later.rows);
+        self.rows.merge(later.rows);
         self.queued.extend(later.queued);
         self.became.extend(later.became);
         self.wakes |= later.wakes;
@@ -174,7 +224,7 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn put(&mut self, space: Space, key: &[u8], value: impl Into<Vec<u8>>) {
-        self.own.rows.insert((space, key.to_vec()), Some(value.into()));
+        self.own.rows.insert(space, key, Some(value.into()));
     }
 
     pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
@@ -184,7 +234,7 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn remove(&mut self, space: Space, key: &[u8]) {
-        self.own.rows.insert((space, key.to_vec()), None);
+        self.own.rows.insert(space, key, None);
     }
 
     /// Counts an event that joins the queues.
@@ -210,57 +260,9 @@ impl<'a> Transaction<'a> {
 
 impl Read for Transaction<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
-        match self.own.rows.get(&(space, key.to_vec())) {
+        match self.own.rows.get(space, key) {
             Some(own) => Ok(own.clone()),
             None => self.base.bytes(space, key),
         }
-    }
-}
-
-/// The whole ledger at one moment, for reading.
-pub(super) struct View {
-    pub(super) snapshot: Snapshot,
-    pub(super) spaces: Vec<Keyspace>,
-    /// Where it lies: not shut as long as somebody reads.
-    pub(super) _base: Arc<dyn Any + Send + Sync>,
-}
-
-impl View {
-    /// Every row of a keyspace, in order.
-    pub(super) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
-        self.each(space).collect()
-    }
-
-    /// As [`all`](Self::all), one after another.
-    pub(super) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> {
-        self.snapshot.iter(&self.spaces[space as usize]).map(|row| {
-            let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
-            Ok((key.to_vec(), value.to_vec()))
-        })
-    }
-
-    /// The first keys of a keyspace from one on and before another.
-    pub(super) fn keys(
-        &self,
-        space: Space,
-        from: &[u8],
-        until: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Vec<u8>>, LedgerError> {
-        let keys = self.snapshot.range(&self.spaces[space as usize], from..until).take(limit).map(fjall::Guard::key);
-        keys.map(|key| key.map(|key| key.to_vec()).map_err(|error| LedgerError(error.to_string()))).collect()
-    }
-
-    /// The last key of a keyspace.
-    pub(super) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
-        let last = self.snapshot.last_key_value(&self.spaces[space as usize]).map(fjall::Guard::key).transpose();
-        last.map(|key| key.map(|key| key.to_vec())).map_err(|error| LedgerError(error.to_string()))
-    }
-}
-
-impl Read for View {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
-        let found = self.snapshot.get(&self.spaces[space as usize], key);
-        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
     }
 }

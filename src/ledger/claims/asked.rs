@@ -25,7 +25,8 @@ pub(super) struct Asked {
 impl Asked {
     pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
         let now = self.now;
-        if let Some(mut known) = rows::find_payment(tx, &payment.merchant, &payment.order_id)? {
+        let [order, number] = rows::payment_indexes(&payment);
+        if let Some(mut known) = Kept::<PaymentRow>::find(tx, order)? {
             if known.row.payment.content != payment.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -51,10 +52,11 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Pay, id, None)?;
-        rows::add_indexes(tx, rows::payment_indexes(&payment), id)?;
+        rows::add_index(tx, number, id)?;
+        tx.put(Space::Index, &order.0, id.0);
         Kept::new(id, PaymentRow::new(payment.clone(), begun.claim)).save(tx)?;
         let (channel, amount) = (payment.channel.clone(), payment.amount);
-        timeline::add(tx, id, None, What::Claimed { action: Action::Pay, channel, amount }, now)?;
+        timeline::begin(tx, id, What::Claimed { action: Action::Pay, channel, amount }, now)?;
         begun.told(tx, id, payment, None, now)
     }
 

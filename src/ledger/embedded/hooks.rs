@@ -22,7 +22,11 @@ impl Hooks {
     }
 
     pub(in crate::ledger) fn meet_full_disk(&self) {
-        *self.fails.lock() = Some(("commit", true));
+        self.meet_full_disk_at("commit");
+    }
+
+    pub(in crate::ledger) fn meet_full_disk_at(&self, step: &'static str) {
+        *self.fails.lock() = Some((step, true));
     }
 
     pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {

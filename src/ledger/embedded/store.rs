@@ -1,15 +1,19 @@
-//! The database on disk, how much room it has there, and how it is opened again after the disk was full.
+//! The tables on disk, how much room they have there, and how they are opened again after the disk was full.
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::journal::{self, Segment};
+use super::layers::{Layers, View};
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Space, View, Writes};
+use crate::ledger::transaction::{Read, Rows, Space};
 
 /// So much is free at least before a database that met a full disk is opened again, whatever the reserve.
 const TO_GO_ON: u64 = 8 << 20;
@@ -22,14 +26,25 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn of(error: &fjall::Error, room: &Room) -> Self {
-        let is_full = match error {
-            fjall::Error::Io(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+    pub(super) fn of(error: &(dyn Error + 'static), room: &Room) -> Self {
+        let is_full = match error.downcast_ref() {
             // Somebody behind the scenes met it first; what it was is not told.
-            fjall::Error::Poisoned => room.check().is_err(),
-            _ => false,
+            Some(fjall::Error::Poisoned) => room.check().is_err(),
+            _ => says_full(error),
         };
         Self { why: error.to_string(), is_full }
+    }
+
+    pub(super) fn for_good(error: &io::Error) -> Self {
+        Self { why: error.to_string(), is_full: false }
+    }
+}
+
+/// Whether a full disk is at the bottom of it.
+fn says_full(error: &(dyn Error + 'static)) -> bool {
+    match error.downcast_ref().map(io::Error::kind) {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => true,
+        _ => error.source().is_some_and(says_full),
     }
 }
 
@@ -101,18 +116,42 @@ impl Room {
     }
 }
 
-/// The database in use, and the disk under it.
+/// The tables in use, what lies over them, and the disk under them.
 pub(super) struct Disk {
     pub(super) room: Room,
     path: PathBuf,
-    /// None while it could be shut, but not yet opened again.
+    /// None while they could be shut, but not yet opened again.
     store: RwLock<Option<Arc<Store>>>,
+    pub(super) layers: RwLock<Layers>,
+    /// The journal's next segment, as soon as what was in its file is in the tables.
+    spare: Mutex<Option<Segment>>,
+    is_spare: Condvar,
+}
+
+/// What only the threads have that write.
+pub(super) struct Opened {
+    pub(super) disk: Disk,
+    /// The journal's segment that is being written.
+    pub(super) active: Segment,
+    /// The one before it, which is to be filed.
+    pub(super) sealed: Option<Segment>,
 }
 
 impl Disk {
-    pub(super) fn open(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
-        let store = RwLock::new(Some(Arc::new(Store::open(path)?)));
-        Ok(Self { room: Room::new(path, reserve), path: path.to_owned(), store })
+    pub(super) fn open(path: &Path, reserve: u64) -> Result<Opened, LedgerError> {
+        let store = Store::open(path)?;
+        let cannot = |error| LedgerError(format!("cannot open the journal in {}: {error}", path.display()));
+        let journal::Found { active, fresh, sealed, spare } = journal::open(&path.join("journal")).map_err(cannot)?;
+        let (sealed, rows) = sealed.unzip();
+        let disk = Self {
+            room: Room::new(path, reserve),
+            path: path.to_owned(),
+            store: RwLock::new(Some(Arc::new(store))),
+            layers: RwLock::new(Layers { fresh, sealed: rows.map(Arc::new) }),
+            spare: Mutex::new(spare),
+            is_spare: Condvar::new(),
+        };
+        Ok(Opened { disk, active, sealed })
     }
 
     pub(super) fn store(&self) -> Result<Arc<Store>, LedgerError> {
@@ -120,42 +159,48 @@ impl Disk {
         store.ok_or_else(|| LedgerError("it is being opened again, since the disk was full".to_owned()))
     }
 
-    /// Everything that was committed, as it is at this moment.
-    pub(super) fn view(&self) -> Result<View, LedgerError> {
+    /// Everything that was written, as it is at this moment.
+    pub(super) fn view(&self) -> Result<View<'_>, LedgerError> {
         let store = self.store()?;
-        Ok(View { snapshot: store.database.snapshot(), spaces: store.spaces.clone(), _base: store })
+        Ok(View::new(self.layers.read(), store))
     }
 
-    pub(super) fn commit(&self, writes: &Writes) -> Result<(), Failure> {
-        self.write(|store| store.commit(writes))
+    /// The segment after the one that is full, if there is one by then.
+    pub(super) fn spare(&self, patience: Duration) -> Option<Segment> {
+        let mut spare = self.spare.lock();
+        if spare.is_none() && !patience.is_zero() {
+            self.is_spare.wait_for(&mut spare, patience);
+        }
+        spare.take()
     }
 
-    pub(super) fn sync(&self) -> Result<(), Failure> {
-        // What was not synced then may be lost, although a later sync would say nothing of it.
-        self.write(Store::sync).map_err(|failure| Failure { is_full: false, ..failure })
-    }
-
-    fn write(&self, work: impl FnOnce(&Store) -> fjall::Result<()>) -> Result<(), Failure> {
+    /// Files what was sealed into the tables, durably. Done twice, it is as if it had been done once.
+    pub(super) fn file(&self) -> Result<(), Failure> {
         let store = self.store().map_err(|error| Failure { why: error.0, is_full: true })?;
-        work(&store).map_err(|error| Failure::of(&error, &self.room))
+        let sealed = self.layers.read().sealed.clone();
+        sealed.map_or(Ok(()), |rows| store.take(&rows)).map_err(|error| Failure::of(&error, &self.room))
     }
 
-    /// Shuts the database and opens it again once there is room: what it finds on the disk is the truth. False when it must
-    /// be tried again later; until it is shut, reading goes on.
+    /// The journal does not need the sealed segment any more: its file may be written again.
+    pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
+        let next = segment.again()?;
+        self.layers.write().sealed = None;
+        *self.spare.lock() = Some(next);
+        self.is_spare.notify_all();
+        Ok(())
+    }
+
+    /// Shuts the tables and opens them again once there is room. False when it must be tried again later; until they are shut,
+    /// reading goes on.
     pub(super) fn reopen(&self) -> Result<bool, LedgerError> {
-        if !self.room.has(self.room.reserve.max(TO_GO_ON)) {
+        if !self.room.has(self.room.reserve.max(TO_GO_ON)) || !self.shut() {
             return Ok(false);
         }
-        if !self.shut() {
-            return Ok(false);
-        }
-        let store = Store::open(&self.path)?;
-        store.sync().map_err(|error| LedgerError(error.to_string()))?;
-        *self.store.write() = Some(Arc::new(store));
+        *self.store.write() = Some(Arc::new(Store::open(&self.path)?));
         Ok(true)
     }
 
-    /// False while somebody reads: the old journal must have its end before another begins to write to it.
+    /// False while somebody reads: the old ones must have their end before others begin to write there.
     fn shut(&self) -> bool {
         let mut place = self.store.write();
         let Some(store) = place.take() else { return true };
@@ -174,7 +219,14 @@ impl Disk {
     }
 }
 
-/// The keyspaces on disk.
+/// A row at a time: nobody waits for whoever reads.
+impl Read for Disk {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        self.view()?.bytes(space, key)
+    }
+}
+
+/// The tables.
 pub(super) struct Store {
     database: Database,
     spaces: Vec<Keyspace>,
@@ -193,20 +245,36 @@ impl Store {
         &self.spaces[space as usize]
     }
 
-    fn commit(&self, writes: &Writes) -> fjall::Result<()> {
-        let mut batch = self.database.batch();
-        for ((space, key), value) in &writes.rows {
-            match value {
-                Some(value) => batch.insert(self.space(*space), key.as_slice(), value.as_slice()),
-                None => batch.remove(self.space(*space), key.as_slice()),
+    /// Makes a sorted table of each space's rows, past the database's own journal: ours has them until they are synced here.
+    fn take(&self, rows: &Rows) -> fjall::Result<()> {
+        // Says whether somebody behind the scenes has failed.
+        self.database.persist(PersistMode::Buffer)?;
+        for space in Space::ALL {
+            let keyspace = self.space(space);
+            let mut table = None;
+            for (key, value) in rows.of(space) {
+                // What came and went in between leaves nothing behind.
+                if value.is_none() && !keyspace.contains_key(key)? {
+                    continue;
+                }
+                let table = match &mut table {
+                    Some(table) => table,
+                    none => none.insert(keyspace.start_ingestion()?),
+                };
+                match value {
+                    Some(value) => table.write(key.clone(), value.as_slice())?,
+                    None => table.write_tombstone(key.clone())?,
+                }
             }
+            table.map_or(Ok(()), |table| table.finish())?;
         }
-        batch.commit()?;
-        // Into the kernel: from here on it survives the end of this process, though not yet a power cut.
         self.database.persist(PersistMode::Buffer)
     }
+}
 
-    fn sync(&self) -> fjall::Result<()> {
-        self.database.persist(PersistMode::SyncAll)
+impl Read for Store {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        let found = self.space(space).get(key);
+        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
     }
 }

@@ -54,17 +54,17 @@ impl<'a> Rows<'a> {
 /// Writes everything. A claim that begins to run is `owner`'s.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
     let [mut once, mut kept, mut gone, mut due, mut done]: [Rows<'_>; 5] = Default::default();
-    for ((space, key), value) in &writes.rows {
-        let number = schema::number(*space);
+    for (space, key, value) in writes.rows.iter() {
+        let number = schema::number(space);
         match value {
-            Some(value) if schema::is_due(*space) => {
-                let lane = (*space == Space::Outbox).then(|| outbox::merchant(value));
-                let owner = (*space == Space::Running).then_some(i64::from(owner));
+            Some(value) if schema::is_due(space) => {
+                let lane = (space == Space::Outbox).then(|| outbox::merchant(value));
+                let owner = (space == Space::Running).then_some(i64::from(owner));
                 due.add_due(number, key, value, lane, owner);
             }
-            Some(value) if schema::is_unique(*space) => once.add(number, key, value),
+            Some(value) if schema::is_unique(space) => once.add(number, key, value),
             Some(value) => kept.add(number, key, value),
-            None if schema::is_due(*space) => done.name(number, key),
+            None if schema::is_due(space) => done.name(number, key),
             None => gone.name(number, key),
         }
     }

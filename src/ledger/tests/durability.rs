@@ -37,6 +37,8 @@ async fn two_at_once_may_not_open_it() {
 
 /// Keeps the thread busy until the sender is dropped, so that a known crowd gathers behind.
 async fn hold(engine: Arc<Engine>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+    // All that was written before is synced by then.
+    engine.write(Durability::Durable, |_| Ok(())).await.unwrap();
     let (release, released) = mpsc::channel::<()>();
     let (started, has_started) = tokio::sync::oneshot::channel();
     let held = engine.clone();

@@ -159,17 +159,17 @@ impl World {
         // What only tells of what was, or when, no rule reads again.
         let is_told =
             |space| matches!(space, Space::Timeline | Space::Events | Space::Outbox | Space::Searches | Space::Unknown);
-        for ((space, key), value) in writes.rows.into_iter().filter(|((space, _), _)| !is_told(*space)) {
+        for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_told(*space)) {
             if space == Space::Running {
-                let claim = Id::from_bytes(&key).unwrap();
+                let claim = Id::from_bytes(key).unwrap();
                 match value {
                     Some(_) => drop(self.owners.insert(claim, (machine, self.machines[machine].life))),
                     None => drop(self.owners.remove(&claim)),
                 }
             }
             match value {
-                Some(value) => drop(self.rows.0.insert((space, key), value)),
-                None => drop(self.rows.0.remove(&(space, key))),
+                Some(value) => drop(self.rows.0.insert((space, key.to_vec()), value.clone())),
+                None => drop(self.rows.0.remove(&(space, key.to_vec()))),
             }
         }
         done

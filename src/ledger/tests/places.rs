@@ -47,21 +47,80 @@ impl Place for Directory {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            // A journal is mostly the zeros that were set aside for it: those stay a hole.
-            let bytes = std::fs::read(entry.path()).unwrap();
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            std::fs::write(&target, &bytes[..used]).unwrap();
-            std::fs::File::options().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
+/// A directory of a ledger whose journal's segments are short.
+pub(super) struct Tables(Directory);
+
+impl Tables {
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// One in which segments are so long.
+    pub(super) fn open_with(&self, segment: u64) -> Ledger {
+        let engine = embedded::Engine::open_with(self.path(), RESERVE, segment, |tx, running| {
+            claims::recover(tx, running, clock::now())
+        });
+        let engine = engine.unwrap();
+        Ledger { engine: Engine::Embedded(Arc::new(engine)) }
+    }
+}
+
+impl Place for Tables {
+    fn new() -> Self {
+        Self(Directory::new())
+    }
+
+    fn open(&self) -> Ledger {
+        self.open_with(24 << 10)
+    }
+
+    /// What is being filed must not be caught half-way by copying one file after another: a crash stops all at once.
+    fn copy(&self) -> Self {
+        loop {
+            let (before, other) = (files(self.path()), Directory::new());
+            if try_copy(self.path(), other.path()).is_ok() && files(self.path()) == before {
+                return Self(other);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
+}
+
+/// Every file with its length and the time of its last change.
+fn files(folder: &Path) -> Vec<(std::path::PathBuf, u64, Option<std::time::SystemTime>)> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries.flatten() {
+        match entry.metadata() {
+            Ok(it) if it.is_dir() => found.extend(files(&entry.path())),
+            Ok(it) => found.push((entry.path(), it.len(), it.modified().ok())),
+            Err(_) => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    try_copy(from, to).unwrap();
+}
+
+fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            try_copy(&entry.path(), &target)?;
+        } else {
+            // A journal is mostly the zeros that were set aside for it: those stay a hole.
+            let bytes = std::fs::read(entry.path())?;
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            std::fs::write(&target, &bytes[..used])?;
+            std::fs::File::options().write(true).open(target)?.set_len(bytes.len() as u64)?;
+        }
+    }
+    Ok(())
 }
 
 /// A PostgreSQL that all tests of this process share.

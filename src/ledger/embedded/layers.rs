@@ -1,0 +1,142 @@
+//! What was written since the tables were filled last lies over them in memory, and readers see both as one.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
+
+use super::store::Store;
+use crate::ledger::records::LedgerError;
+use crate::ledger::transaction::{Key, Pair, Read, Rows, Space};
+
+/// The rows that may not be in the tables yet.
+pub(super) struct Layers {
+    /// Those of the segment that is being written.
+    pub(super) fresh: Rows,
+    /// Those of the segment before it, while they are being filed into the tables.
+    pub(super) sealed: Option<Arc<Rows>>,
+}
+
+impl Layers {
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.fresh.get(space, key).or_else(|| self.sealed.as_ref()?.get(space, key))
+    }
+
+    /// What lies over a part of a space, with `what` is needed of its values.
+    fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Vec<u8>) -> V) -> BTreeMap<Key, Option<V>> {
+        let sealed = self.sealed.iter().flat_map(|rows| rows.range(space, bounds));
+        let rows = sealed.chain(self.fresh.range(space, bounds));
+        rows.map(|(key, value)| (key.clone(), value.as_ref().map(&what))).collect()
+    }
+}
+
+/// From where to where.
+pub(in crate::ledger) type Bounds<'a> = (std::ops::Bound<&'a [u8]>, std::ops::Bound<&'a [u8]>);
+
+const ALL: Bounds<'static> = (Unbounded, Unbounded);
+
+/// The whole ledger at one moment. Whoever has one keeps the writing thread waiting, so it is for a few rows, or for when
+/// nobody writes.
+pub(in crate::ledger) struct View<'a> {
+    layers: RwLockReadGuard<'a, Layers>,
+    store: Arc<Store>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(layers: RwLockReadGuard<'a, Layers>, store: Arc<Store>) -> Self {
+        Self { layers, store }
+    }
+
+    /// Every row of a space, in order.
+    pub(in crate::ledger) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
+        self.each(space).collect()
+    }
+
+    /// As [`all`](Self::all), one after another.
+    pub(in crate::ledger) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> + use<> {
+        let rows = self.store.space(space).iter().map(|row| {
+            let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
+            Ok((key.to_vec(), value.to_vec()))
+        });
+        merged(self.layers.over(space, ALL, Clone::clone), rows)
+    }
+
+    /// The keys of a space from one on and before another, for reading them without the view.
+    pub(super) fn keys(
+        self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+    ) -> impl Iterator<Item = Result<Vec<u8>, LedgerError>> + use<> {
+        let bounds: Bounds<'_> = (Included(from), Excluded(until));
+        let keys = self.store.space(space).range::<&[u8], _>(bounds).map(|row| {
+            let key = row.key().map_err(|error| LedgerError(error.to_string()))?;
+            Ok((key.to_vec(), ()))
+        });
+        let keys = merged(self.layers.over(space, bounds, |_| ()), keys);
+        keys.map(|key| key.map(|(key, ())| key))
+    }
+
+    /// A key than which none of the space's is greater; it may be gone.
+    pub(in crate::ledger) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
+        let last = self.store.space(space).last_key_value().map(fjall::Guard::key).transpose();
+        let stored = last.map_err(|error| LedgerError(error.to_string()))?.map(|key| key.to_vec());
+        let layers = self.layers.sealed.as_deref().into_iter().chain([&self.layers.fresh]);
+        let written = layers.filter_map(|rows| rows.of(space).keys().next_back().map(|key| key.to_vec()));
+        Ok(written.chain(stored).max())
+    }
+}
+
+impl Read for View<'_> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        match self.layers.get(space, key) {
+            Some(known) => Ok(known.clone()),
+            None => self.store.bytes(space, key),
+        }
+    }
+}
+
+/// What lies over the tables hides what is under it.
+fn merged<V>(
+    over: BTreeMap<Key, Option<V>>,
+    under: impl Iterator<Item = Result<(Vec<u8>, V), LedgerError>>,
+) -> impl Iterator<Item = Result<(Vec<u8>, V), LedgerError>> {
+    let (mut over, mut under) = (over.into_iter().peekable(), under.peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let is_over = match (over.peek(), under.peek()) {
+                (Some((own, _)), Some(Ok((key, _)))) => {
+                    let order = (**own).cmp(key);
+                    if order.is_eq() {
+                        under.next();
+                    }
+                    order.is_le()
+                }
+                (own, None) => own.is_some(),
+                (_, Some(_)) => false,
+            };
+            if !is_over {
+                return under.next();
+            }
+            if let Some((key, Some(value))) = over.next() {
+                return Some(Ok((key.to_vec(), value)));
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_lies_over_hides_what_is_under_and_all_comes_in_order() {
+        let over = [(1, Some(10)), (3, None), (4, Some(40)), (9, None)];
+        let over = over.into_iter().map(|(key, value)| (Key::from([key]), value)).collect();
+        let under = [(vec![2], 2), (vec![3], 3), (vec![4], 4), (vec![5], 5)].into_iter().map(Ok);
+        let found: Vec<_> = merged(over, under).map(Result::unwrap).collect();
+        assert_eq!(found, [(vec![1], 10), (vec![2], 2), (vec![4], 40), (vec![5], 5)]);
+    }
+}

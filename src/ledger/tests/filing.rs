@@ -1,0 +1,147 @@
+//! From the journal into the tables: nothing is lost on the way, whatever stops it.
+
+use super::super::engine;
+use super::outages::until;
+use super::places::Tables;
+use super::*;
+
+type Bench = super::Bench<Tables>;
+
+impl Bench {
+    fn engine(&self) -> &Arc<embedded::Engine> {
+        match &self.ledger.engine {
+            engine::Engine::Embedded(engine) => engine,
+            engine::Engine::Postgres(_) => panic!("it lies on the disk"),
+        }
+    }
+
+    /// So many payments of every end; the first is released.
+    async fn fill(&self, from: usize, until: usize) {
+        for number in from..until {
+            let ticket = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
+            match number % 4 {
+                0 => self.ledger.release(ticket).await.unwrap(),
+                1 => drop(self.settle(ticket, outcome(Status::Succeeded)).await),
+                2 => drop(self.settle(ticket, News::Unknown).await),
+                _ => drop(self.settle(ticket, News::Declined(word())).await),
+            }
+        }
+    }
+
+    async fn check(&self, count: usize) {
+        self.check_each(count).await;
+        assert_eq!(self.ledger.waiting().await.unwrap().unknown, ((count + 1) / 4) as u64);
+        assert_eq!(self.due().await.len(), (count + 1) / 4);
+    }
+
+    async fn check_each(&self, count: usize) {
+        for number in 0..count {
+            let order = format!("o{number}");
+            let status = self.ledger.payment("shop", &order).await.unwrap().map(|payment| payment.status);
+            let wanted = [None, Some(Status::Succeeded), Some(Status::Unknown), Some(Status::Failed)];
+            assert_eq!(status, wanted[number % 4], "{order}");
+            let entries = self.ledger.timeline("shop", &order).await.unwrap().map_or(0, |(_, it)| it.entries.len());
+            assert_eq!(entries > 0, status.is_some(), "{order}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn through_many_segments_every_row_is_as_it_was_written_last() {
+    let mut bench = Bench::new();
+    for round in 1..=3 {
+        bench.fill((round - 1) * 40, round * 40).await;
+        bench.check(round * 40).await;
+        bench = bench.crash();
+        bench.check(round * 40).await;
+    }
+    let tables = std::fs::read_dir(bench.place.path().join("keyspaces")).unwrap();
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_dir(entry.unwrap().path().join("tables")).map_or(0, Iterator::count)
+    };
+    assert!(tables.map(size).sum::<usize>() > 13, "something was filed");
+}
+
+#[tokio::test]
+async fn a_segment_that_could_not_be_filed_is_filed_by_the_next_start() {
+    let bench = Bench::new();
+    bench.fill(0, 4).await;
+    bench.engine().hooks().fail_next("filing");
+    let mut number = 4;
+    while bench.ledger.is_healthy() {
+        let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
+        if let Ok(Claimed::Run(ticket)) = claimed {
+            let _ = bench.ledger.settle(ticket, outcome(Status::Pending), at(1), answer).await;
+        }
+        number += 1;
+    }
+    assert!(bench.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await.unwrap_err().to_string().contains("filing"));
+    bench.check(4).await;
+    for bench in [bench.crash(), bench.crash().crash()] {
+        bench.check_each(4).await;
+        assert_eq!(bench.payment("p4").await.status, Status::Pending);
+        // What was running when it failed has kept its keys.
+        bench.fill(1000, 1040).await;
+        bench.check_each(4).await;
+        assert_eq!(bench.payment("o1037").await.status, Status::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_when_a_segment_is_filed_is_waited_for() {
+    let bench = Bench::new();
+    bench.engine().hooks().meet_full_disk_at("filing");
+    bench.engine().pretend_free(Some(RESERVE));
+    for number in 0..500 {
+        let order = format!("o{number}");
+        match bench.ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await {
+            Ok(claimed) => std::mem::forget(claimed),
+            Err(_) => break,
+        }
+    }
+    until("it is healthy", async || bench.ledger.is_healthy()).await;
+    for number in 0..40 {
+        std::mem::forget(bench.run(&format!("later{number}"), pay(&format!("later{number}"))).await);
+    }
+    let again = bench.ledger.claim(claim_key("o0", ""), pay("o0"), at(0)).await.unwrap();
+    assert!(matches!(again, Claimed::Running), "{again:?}");
+    let after = bench.crash();
+    assert_eq!(after.payment("o0").await.status, Status::Unknown);
+    assert_eq!(after.payment("later39").await.status, Status::Unknown);
+}
+
+/// As it was before there was a journal of our own.
+fn as_an_older_version_wrote_it(bench: &Bench) -> Tables {
+    let place = Tables::new();
+    let database = fjall::Database::builder(place.path()).open().unwrap();
+    let view = bench.engine().view().unwrap();
+    for space in transaction::Space::ALL {
+        let keyspace = database.keyspace(space.name(), fjall::KeyspaceCreateOptions::default).unwrap();
+        for row in view.each(space) {
+            let (key, value) = row.unwrap();
+            keyspace.insert(key, value).unwrap();
+        }
+    }
+    database.persist(fjall::PersistMode::SyncAll).unwrap();
+    place
+}
+
+#[tokio::test]
+async fn a_ledger_of_an_older_version_goes_on() {
+    let old = Bench::new();
+    old.fill(0, 20).await;
+    let place = as_an_older_version_wrote_it(&old);
+    let bench = Bench { ledger: place.open(), place };
+    bench.check(20).await;
+    assert!(matches!(bench.claim("k1", pay("o1")).await, Claimed::Replay(_)));
+    for number in (2..20).step_by(4) {
+        let order = of(&format!("o{number}"));
+        bench.ledger.apply(&order, outcome(Status::Closed), at(3)).await.unwrap();
+    }
+    bench.fill(20, 80).await;
+    for bench in [bench.crash(), bench] {
+        assert_eq!(bench.payment("o18").await.status, Status::Closed);
+        assert_eq!(bench.payment("o78").await.status, Status::Unknown);
+        assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 15);
+    }
+}
