@@ -140,11 +140,6 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value of a key if it is there and right; nothing is noted, and somebody else has to ask for the key.
-    pub fn peek<T: Setting>(&self, key: &str) -> Option<T> {
-        T::read(self.table.get(key)?.get_ref()).ok()
-    }
-
     /// The value of a key that must be there.
     pub fn required<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         self.required_as(key, T::EXPECTED)

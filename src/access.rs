@@ -92,10 +92,9 @@ impl Access {
         let (merchant, claim) = signed(snapshot, head, body, now)?;
         let rate = merchant.limit.and_then(|allowance| allowance.rate());
         let toll = rate.map(|rate| Toll { merchant: &merchant.name, rate });
-        let is_read = head.method == "GET";
         // Last, so that only valid signatures are remembered.
         let end = claim.created.max(now) + 2 * WINDOW;
-        let admitted = self.nonces.admit((&claim.key_id, &claim.nonce), (end, now), toll, is_read).await;
+        let admitted = self.nonces.admit((&claim.key_id, &claim.nonce), (end, now), toll).await;
         match admitted.map_err(Denied::NoCache)? {
             Admitted { first_time: true, counted } => Ok((merchant, counted)),
             Admitted { first_time: false, .. } => Err(Denied::NonceSeen),

@@ -1,8 +1,8 @@
 //! What may be forgotten: the nonces that were seen, how payments stand, which orders there are.
 //!
 //! In memory it is this machine's own. Where several machines serve the same merchants they must share the nonces, or a
-//! signed request could be repeated once on each: then it is Redis. While Redis does not answer, no request is let in that could
-//! change anything; one that only reads is, once on each machine. All else goes on, each machine for itself.
+//! signed request could be repeated once on each: then it is Redis. While Redis does not answer, no request is let in: nobody
+//! could say whether it was seen elsewhere. All else goes on, each machine for itself.
 
 mod bloom;
 mod counters;
@@ -75,19 +75,17 @@ impl Nonces {
         }
     }
 
-    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds. `is_read`: what it
-    /// asks for changes nothing.
+    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds.
     pub(crate) async fn admit(
         &self,
         (key_id, nonce): (&str, &str),
         (end, now): (u64, u64),
         toll: Option<Toll<'_>>,
-        is_read: bool,
     ) -> Result<Admitted, CacheError> {
         let mark = mark(key_id, nonce);
         match self {
             Self::Memory(nonces) => Ok(Admitted { first_time: nonces.first_time(mark, end, now), counted: None }),
-            Self::Redis(nonces) => nonces.admit(mark, (end, now), toll, is_read).await,
+            Self::Redis(nonces) => nonces.admit(mark, (end, now), toll).await,
         }
     }
 }

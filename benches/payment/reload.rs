@@ -78,7 +78,7 @@ async fn swap_and_reload(conf: std::path::PathBuf, admin: SocketAddr) {
         let next = conf.join("next");
         symlink(name, &next).unwrap();
         std::fs::rename(&next, conf.join("channels")).unwrap();
-        drive::run(&[admin], vec![asked("POST", "/reload")], 200).await;
+        drive::run(admin, vec![asked("POST", "/reload")], 200).await;
     }
 }
 

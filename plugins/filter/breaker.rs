@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 
 use self::cell::{Cell, Phase, Probe};
 use self::numbers::{ByKind, Numbers};
-pub use self::numbers::{REQUEST_VOLUME_THRESHOLD, ROLLING_WINDOW};
 use self::window::Window;
 use super::*;
 use crate::payment::Kind;

@@ -12,7 +12,7 @@ use super::{Admitted, CacheError, memory};
 /// Each nonce is a key of its own, which Redis forgets by itself.
 pub(crate) struct Nonces {
     redis: Arc<Redis>,
-    /// Those that passed here: should Redis lose what it knows, or be asked for no more than reading.
+    /// Those that passed here, should Redis lose what it knows.
     own: memory::Nonces,
 }
 
@@ -33,18 +33,9 @@ impl Nonces {
         mark: [u8; 16],
         (end, now): (u64, u64),
         toll: Option<Toll<'_>>,
-        is_read: bool,
     ) -> Result<Admitted, CacheError> {
-        let here = || self.own.first_time(mark, end, now);
-        // Who only reads is let in once on each machine while nobody can ask the others: it changes nothing.
-        if is_read && self.redis.is_gone() {
-            return Ok(Admitted { first_time: here(), counted: None });
-        }
-        match self.shared(mark, end.saturating_sub(now).max(1), toll).await {
-            Ok(admitted) => Ok(Admitted { first_time: admitted.first_time && here(), ..admitted }),
-            Err(_) if is_read => Ok(Admitted { first_time: here(), counted: None }),
-            Err(error) => Err(error),
-        }
+        let admitted = self.shared(mark, end.saturating_sub(now).max(1), toll).await?;
+        Ok(Admitted { first_time: admitted.first_time && self.own.first_time(mark, end, now), ..admitted })
     }
 
     async fn shared(&self, mark: [u8; 16], seconds: u64, toll: Option<Toll<'_>>) -> Result<Admitted, CacheError> {

@@ -157,11 +157,11 @@ mod tests {
                     stream.write_all(greeting.as_bytes()).await.unwrap();
                 }
             });
-            nonces.admit([1; 16], (2, 1), None, false).await.unwrap_err();
+            nonces.admit([1; 16], (2, 1), None).await.unwrap_err();
             bad.abort();
             let _ = bad.await;
             let served = tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
-            let admitted = nonces.admit([1; 16], (2, 1), None, false).await;
+            let admitted = nonces.admit([1; 16], (2, 1), None).await;
             assert_eq!(admitted, Ok(Admitted { first_time: true, counted: None }), "{greeting}");
             drop(nonces);
             served.await.unwrap();

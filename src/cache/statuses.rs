@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -46,8 +47,8 @@ pub const LONGEST: Duration = Duration::from_mins(5);
 pub(super) const LATE: Duration = Duration::from_secs(2);
 /// How long nothing is kept about a record that is about to change, when it is never told that it has.
 const BARRED: Duration = Duration::from_secs(30);
-/// So many answers are kept; the oldest go first.
-const ANSWERS: usize = 100_000;
+/// So many answers are kept; those that are seldom wanted go first.
+const ANSWERS: u64 = 100_000;
 /// So many changes are remembered. More would mean that it cannot be told what is new.
 const CHANGES: usize = 1_000_000;
 const SHARDS: usize = 64;
@@ -69,6 +70,8 @@ pub(crate) struct Status {
 pub(crate) struct Statuses {
     /// Which orders there are.
     pub(crate) orders: Orders,
+    /// Each with the end of its life. Put there and taken away under its shard's lock; whoever looks needs none.
+    answers: Cache<Name, (Arc<Status>, Instant)>,
     shards: Vec<Mutex<Shard>>,
     hearing: RwLock<Option<Hearing>>,
     /// Answers of other machines. Where there may be some, changes are remembered.
@@ -89,7 +92,6 @@ struct Hearing {
 struct Shard {
     /// Changes with each change that is told.
     turn: u64,
-    answers: Aging<(Arc<Status>, Instant)>,
     changes: Aging<Change>,
     /// Before then nothing is kept, because more happened than could be remembered.
     again: Option<Instant>,
@@ -115,14 +117,10 @@ pub(crate) struct Token {
 impl Statuses {
     /// With the Redis that machines share.
     pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
-        let shard = || Shard {
-            turn: 0,
-            answers: Aging::new(LONGEST, ANSWERS / SHARDS / 2, now),
-            changes: Aging::new(LONGEST + LATE * 2, CHANGES / SHARDS, now),
-            again: None,
-        };
+        let shard = || Shard { turn: 0, changes: Aging::new(LONGEST + LATE * 2, CHANGES / SHARDS, now), again: None };
         Self {
             orders: Orders::default(),
+            answers: Cache::builder().max_capacity(ANSWERS).time_to_live(LONGEST).build(),
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hearing: RwLock::default(),
             shared: redis.map(Shared::new),
@@ -132,8 +130,7 @@ impl Statuses {
     /// The answer, if there is one that is good still.
     pub(crate) fn find(&self, name: Name, now: Instant) -> Option<Arc<Status>> {
         self.hearing(now)?;
-        let shard = self.shard(name).lock();
-        shard.answers.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| Arc::clone(status))
+        self.answers.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| status)
     }
 
     /// Taken before the ledger is asked.
@@ -146,7 +143,7 @@ impl Statuses {
         if self.hearing(now).is_none() {
             return false;
         }
-        let mut shard = self.shard(name).lock();
+        let shard = self.shard(name).lock();
         let is_barred = match shard.changes.get(&name) {
             Some(Change::UnderWay { barred_until, .. }) => now < *barred_until,
             _ => false,
@@ -154,7 +151,7 @@ impl Statuses {
         if shard.turn != token.turn || is_barred || shard.again.is_some_and(|again| now < again) {
             return false;
         }
-        shard.answers.insert(name, (status, now + life.min(LONGEST)), now);
+        self.answers.insert(name, (status, now + life.min(LONGEST)));
         true
     }
 
@@ -251,7 +248,7 @@ impl Statuses {
     fn note(&self, name: Name, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
         let mut shard = self.shard(name).lock();
         shard.turn += 1;
-        shard.answers.remove(&name);
+        self.answers.invalidate(&name);
         let change = change(shard.changes.get(&name).copied());
         if self.shared.is_none() && matches!(change, Change::To(_)) {
             // Nothing comes from elsewhere that could be older.
@@ -259,7 +256,7 @@ impl Statuses {
         }
         if shard.changes.insert(name, change, now) {
             // Among what is forgotten may be what is still under way.
-            shard.answers.clear(now);
+            self.answers.invalidate_all();
             shard.again = Some(now + BARRED);
             drop(shard);
             if let Some(Hearing { since: Some(since), .. }) = &mut *self.hearing.write() {
@@ -304,9 +301,9 @@ impl Statuses {
         for shard in &self.shards {
             let mut shard = shard.lock();
             shard.turn += 1;
-            shard.answers.clear(now);
             shard.changes.clear(now);
         }
+        self.answers.invalidate_all();
     }
 }
 

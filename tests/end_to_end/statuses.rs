@@ -306,7 +306,7 @@ async fn a_herd_over_three_gateways_is_one_question_to_the_provider() {
 }
 
 #[tokio::test]
-async fn what_one_gateway_has_read_the_others_find_in_redis_and_without_redis_in_the_ledger() {
+async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_in_without_it() {
     let (cluster, mut redis) = sharing().await;
     let world = &cluster.world;
     for order in ["o-1", "o-2"] {
@@ -328,8 +328,7 @@ async fn what_one_gateway_has_read_the_others_find_in_redis_and_without_redis_in
     }
     redis.kill();
     for gateway in [first, second, third] {
-        assert_eq!(get(gateway, "o-1").await.json(), paid);
-        assert_eq!(get(gateway, "o-2").await.json()["status"], "succeeded");
+        assert_eq!(get(gateway, "o-1").await.status, 503);
         let refused = ask(gateway.listen, &SHOP, "POST", "/v1/payments", Some("k-9"), &order_of("o-9")).await;
         assert_eq!((refused.status, &refused.json()["code"]), (503, &"cache_unavailable".into()));
     }
@@ -343,14 +342,12 @@ async fn what_one_gateway_has_read_the_others_find_in_redis_and_without_redis_in
 
 #[tokio::test]
 async fn limits_are_counted_for_all_gateways_together() {
-    let mut redis = Redis::start().await;
+    let redis = Redis::start().await;
     let server = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let edit = |conf: &std::path::Path, _| {
         let file = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.contains("rate = 600"), "{text}");
-        // A breaker that so few calls could never open would be refused.
-        let text = text.replace("request_volume_threshold = 20", "request_volume_threshold = 1");
         std::fs::write(&file, text.replace("rate = 600", "rate = 0.001\nburst = 2")).unwrap();
     };
     let world = World::with(Wishes { server, edit, ..Wishes::default() }).await;
@@ -381,6 +378,4 @@ async fn limits_are_counted_for_all_gateways_together() {
         let answer = ask(door, &SHOP, "POST", "/v1/payments", Some(order), &order_of(order)).await;
         assert_eq!(answer.status, expected, "{order}: {:?}", answer.body);
     }
-    redis.kill();
-    assert_eq!(of_other(16).await, 12, "each counts alone");
 }

@@ -18,11 +18,6 @@ const MOST_PERMITS: u32 = 1_000;
 /// What a probe's permit may be held for. Nobody waits longer for a call than this.
 const WAITS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
-/// What `request_volume_threshold` is when the file does not say.
-pub const REQUEST_VOLUME_THRESHOLD: u32 = 20;
-/// What `rolling_window` is when the file does not say.
-pub const ROLLING_WINDOW: Duration = Duration::from_secs(10);
-
 /// All that can be tuned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
@@ -38,9 +33,9 @@ pub(super) struct Numbers {
 }
 
 const DEFAULTS: Numbers = Numbers {
-    request_volume_threshold: REQUEST_VOLUME_THRESHOLD,
+    request_volume_threshold: 20,
     error_threshold_percentage: 50,
-    rolling_window: ROLLING_WINDOW,
+    rolling_window: Duration::from_secs(10),
     sleep_window: Duration::from_secs(5),
     half_open_permits: 5,
     half_open_max_wait: None,
