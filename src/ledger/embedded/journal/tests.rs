@@ -67,13 +67,17 @@ fn after_a_torn_end_it_goes_on_and_what_lay_behind_never_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut segment = written(folder.path(), &[rows(&[(1, Some("a"))])]);
     let torn = segment.end;
-    segment.append(&rows(&[(2, Some("b"))])).unwrap();
+    // As long as what will be written in its place, so that what lay behind it stands where the next record is looked for.
+    let long = format!("b{}", "x".repeat(HEAD + 17));
+    segment.append(&rows(&[(2, Some(&long))])).unwrap();
+    let behind = segment.end;
     segment.append(&rows(&[(3, Some("c"))])).unwrap();
     // Of what was not synced, the later part came to the disk and the earlier did not.
     segment.file.write_all_at(&[0xff], torn + 2).unwrap();
     let mut active = open(folder.path()).unwrap().active;
     assert_eq!(active.end, torn + (HEAD + 17) as u64);
     active.append(&rows(&[(2, Some("b"))])).unwrap();
+    assert_eq!(active.end, behind);
     assert_eq!(seen(&open(folder.path()).unwrap().fresh), [(1, Some("a".into())), (2, Some("b".into()))]);
 }
 
