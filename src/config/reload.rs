@@ -223,13 +223,14 @@ impl ReloadHandle {
             let kept = running.merchants.len() + running.channels.len();
             return Ok(Report { generation, hash, kept, ..Report::default() });
         }
+        // Before the swap: what fails from the first moment on must count against the new one.
+        let trial = result.as_ref().ok().and_then(|read| Trial::begin(&running, read, &shared.usual.lock()[1]));
         let result = result.map(|read| put_in_force(&shared.current, &running, read));
         let took = started.elapsed();
         if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
             shared.generations.take_back(None);
             self.keep(None, result.as_ref().ok().cloned()).await;
-            let [_, usual] = &*shared.usual.lock();
-            *shared.trial.lock() = Trial::begin(&running, &shared.current.load(), usual);
+            *shared.trial.lock() = trial;
         }
         tell(&running, &result);
         tell_cost(took, &result);

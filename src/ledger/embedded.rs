@@ -57,7 +57,7 @@ const SYNC_LAG: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// The journal's segment is full then. What it holds is in memory as well, and read at each start.
-const SEGMENT: u64 = 32 << 20;
+const SEGMENT: u64 = 8 << 20;
 
 /// The ledger with its threads. Dropped, it finishes what waits and ends them.
 pub(super) struct Engine {
