@@ -75,8 +75,12 @@ impl Shared {
             let first = match writer.unsynced {
                 _ if waits_for_room => jobs.recv_timeout(AGAIN),
                 Some(since) => jobs.recv_timeout(SYNC_LAG.saturating_sub(since.elapsed())),
-                None => jobs.recv().map_err(RecvTimeoutError::from),
+                None => jobs.recv_timeout(AGAIN),
             };
+            // Nobody comes any more once another thread has met a full disk: that is seen here, too.
+            if !waits_for_room && writer.unsynced.is_none() && matches!(first, Err(RecvTimeoutError::Timeout)) {
+                continue;
+            }
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
             if waits_for_room {
                 self.go_on();
