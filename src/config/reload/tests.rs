@@ -93,7 +93,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let handle = reloader.handle();
-    let text = "public_url = \"http://localhost:1\"\nserver.listen = \"127.0.0.1:1\"\nledger.path = \"x\"\ndelivery.allow = [\"10.0.0.0/8\"]\n";
+    let text = "public_url = \"http://localhost:1\"\nserver.listen = \"127.0.0.1:1\"\nledger.path = \"x\"\ndelivery.allow = [\"10.0.0.0/8\"]\nqueue.limit = 7\nserver.in_flight = 99\ncache.pending = \"1s\"\n";
     put(&dir, "tollgate.toml", text);
     for changed in [1, 0] {
         let report = handle.reload().await.unwrap();
@@ -104,6 +104,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     assert_eq!((process.public_url.as_str(), process.listen.port()), ("http://localhost:1", 8080));
     assert_eq!(process.ledger, LedgerPlace::Embedded(dir.path().join("data")));
     assert_eq!(process.webhook_allow.len(), 1);
+    assert_eq!((process.queue.limit, process.in_flight, process.fresh.pending), (7, 99, Duration::from_secs(1)));
     put(&dir, "tollgate.toml", "public_url = \"http://localhost:1\"\n");
     assert_eq!(handle.reload().await.unwrap().needs_restart, [""; 0]);
 }
