@@ -59,11 +59,6 @@ fn place(part: &str, whole: &str) -> Option<Range<usize>> {
     Some(start..start.checked_add(part.len())?)
 }
 
-/// A text as JSON writes it.
-pub(super) fn text(raw: &RawValue) -> Option<Text<'_>> {
-    serde_json::from_str(raw.get()).ok()
-}
-
 fn is_response(name: &str) -> bool {
     name.ends_with("_response")
 }

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 
 use super::super::beijing;
 use super::super::form::{self, Fields};
+use super::super::text::Text;
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
-use super::envelope::{self, Envelope};
+use super::envelope::Envelope;
 use super::notify;
 use crate::error::Error;
 use crate::signer::{Key, Keyring, from_base64};
@@ -77,8 +78,8 @@ pub(super) fn at(time: &str) -> Option<Timestamp> {
 /// honest refusal at the door.
 pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
     let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
-    let signature = envelope.sign.and_then(envelope::text).ok_or(BadSignature::Missing)?;
-    let cert_sn = envelope.alipay_cert_sn.map(|raw| envelope::text(raw).ok_or(BadSignature::Missing)).transpose()?;
+    let signature = envelope.sign.and_then(Text::of).ok_or(BadSignature::Missing)?;
+    let cert_sn = envelope.alipay_cert_sn.map(|raw| Text::of(raw).ok_or(BadSignature::Missing)).transpose()?;
     let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
     let (id, member) = (key.id.clone(), envelope.member);
     Ok(Verified::vouch_read(body, vec![member], id))

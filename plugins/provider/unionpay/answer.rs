@@ -19,30 +19,33 @@ pub(super) fn decode(
     now: u64,
 ) -> Result<Outcome, Error> {
     let subject = Subject::of(account, operation);
-    subject.agrees(account, fields)?;
-    let code = fields.get("respCode").ok_or_else(|| Error::unclear("its answer is signed but has no `respCode`"))?;
-    let message = fields.get("respMsg").unwrap_or_default();
+    let unnamed = subject.agrees(account, fields)?;
+    let code = given(fields, "respCode")?;
+    let word = || codes::word(code, fields.get("respMsg").unwrap_or_default());
     let error = match operation {
         // Nobody has ever opened it.
-        Operation::Query(order) if code == "34" && subject.is_named(fields).is_ok() && is_over(account, order, now) => {
+        Operation::Query(order) if code == "34" && unnamed.is_none() && is_over(account, order, now) => {
             return Ok(Outcome::of(Status::Closed));
         }
-        Operation::Query(_) | Operation::QueryRefund(_) => codes::unanswered(code, message),
+        Operation::Query(_) | Operation::QueryRefund(_) => codes::unanswered(code, word),
         Operation::Refund(_) if codes::is_accepted(code) => None,
         Operation::Pay(pay) if codes::is_accepted(code) && pay.order.method.is_scanned() => None,
         // Said before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
         Operation::Close(_) if code == "46" => None,
-        _ => codes::refusal(code, message),
+        _ => codes::refusal(code, word),
     };
     if let Some(error) = error {
         return Err(error);
     }
-    subject.is_named(fields)?;
+    // A refused request may not be repeated in full; good news must say what it is about.
+    if let Some(name) = unnamed {
+        return Err(missing(name));
+    }
     match operation {
         Operation::Pay(pay) => taken(pay, fields),
         // Said before, it is done; else it is only taken on, and the order is asked about.
         Operation::Close(_) if code == "46" => Ok(Outcome::of(Status::Closed)),
-        Operation::Close(_) => Err(Error::Conflict(codes::word(code, message))),
+        Operation::Close(_) => Err(Error::Conflict(word())),
         // The word is only that it was accepted.
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
         Operation::Query(order) => {
@@ -59,7 +62,9 @@ pub(super) fn decode(
             })
         }
         Operation::QueryRefund(refund) => {
-            agrees_with_original(refund, fields)?;
+            if let Some(original) = &refund.order.provider_id {
+                same("origQryId", fields, original)?;
+            }
             if matches!(fields.get("origRespCode"), Some("42" | "74" | "75")) {
                 return Err(Error::unclear("it says that the payer was debited, which says nothing of the refund"));
             }
@@ -94,12 +99,17 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Refuses what names somebody else's account, order or amount.
-    fn agrees(&self, account: &Account, fields: &Message<'_>) -> Result<(), Error> {
-        same("merId", fields, &account.mer_id)?;
-        account.sub_merchant.as_ref().map_or(Ok(()), |merchant| same("subMerId", fields, &merchant.id))?;
-        same("orderId", fields, self.number)?;
-        same("txnTime", fields, &time(self.at))?;
+    /// Refuses what names somebody else's account, order or amount; says what it does not name though it should.
+    fn agrees(&self, account: &Account, fields: &Message<'_>) -> Result<Option<&'static str>, Error> {
+        let mut unnamed = None;
+        for (name, ours) in [("merId", &*account.mer_id), ("orderId", self.number), ("txnTime", &time(self.at))] {
+            if !same(name, fields, ours)? {
+                unnamed.get_or_insert(name);
+            }
+        }
+        if let Some(merchant) = &account.sub_merchant {
+            same("subMerId", fields, &merchant.id)?;
+        }
         same("currencyCode", fields, "156")?;
         // The answer to a question may name the question's kind or the trade's.
         if fields.get("txnType").is_some_and(|kind| kind != self.kind && kind != "00") {
@@ -109,28 +119,25 @@ impl<'a> Subject<'a> {
             Some(amount) if amount != self.amount => {
                 Err(Error::Mismatch(format!("`txnAmt` is {amount}, the order says {}", self.amount)))
             }
-            _ => Ok(()),
+            _ => Ok(unnamed),
         }
-    }
-
-    /// A refused request may not be repeated in full; good news must say what it is about.
-    fn is_named(&self, fields: &Message<'_>) -> Result<(), Error> {
-        for name in ["merId", "orderId", "txnTime"] {
-            given(fields, name)?;
-        }
-        Ok(())
     }
 }
 
-fn same(name: &str, fields: &Message<'_>, ours: &str) -> Result<(), Error> {
+/// Refuses another value; whether there is one.
+fn same(name: &str, fields: &Message<'_>, ours: &str) -> Result<bool, Error> {
     match fields.get(name) {
         Some(theirs) if theirs != ours => Err(Error::Mismatch(format!("it names another `{name}`"))),
-        _ => Ok(()),
+        theirs => Ok(theirs.is_some()),
     }
 }
 
 fn given<'a>(fields: &'a Message<'_>, name: &str) -> Result<&'a str, Error> {
-    fields.get(name).ok_or_else(|| Error::unclear(format!("its answer is signed but has no `{name}`")))
+    fields.get(name).ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::unclear(format!("its answer is signed but has no `{name}`"))
 }
 
 pub(super) fn amount(fields: &Message<'_>) -> Result<Option<Money>, Error> {
@@ -182,10 +189,6 @@ fn traded(
         needs_person,
         ..Outcome::of(adjust(status))
     })
-}
-
-fn agrees_with_original(refund: &Refund, fields: &Message<'_>) -> Result<(), Error> {
-    refund.order.provider_id.as_deref().map_or(Ok(()), |original| same("origQryId", fields, original))
 }
 
 /// A payer may try again until the order's time has passed, so a failure before that is not the end. The time comes back

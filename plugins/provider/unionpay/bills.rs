@@ -125,7 +125,7 @@ fn refusal(fields: &Message<'_>) -> Option<Error> {
         (NOT_THERE, _) => Some(Error::Absent(codes::word(code, message))),
         (_, Said::Taken) if fields.get("fileContent").is_some() => None,
         (_, Said::Taken) => Some(Error::unclear("it says that there is a file but brings none")),
-        _ => codes::refusal(code, message),
+        _ => codes::refusal(code, || codes::word(code, message)),
     }
 }
 

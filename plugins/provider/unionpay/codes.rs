@@ -113,8 +113,7 @@ impl Trade {
 }
 
 /// The error for a write that was not taken; nothing when it was.
-pub(super) fn refusal(code: &str, message: &str) -> Option<Error> {
-    let word = || word(code, message);
+pub(super) fn refusal(code: &str, word: impl FnOnce() -> Word) -> Option<Error> {
     match said(code) {
         Taken => None,
         Unclear => Some(unclear(word())),
@@ -132,8 +131,7 @@ pub(super) fn is_accepted(code: &str) -> bool {
 }
 
 /// The error for a question that was not answered: whatever was wrong with the question, it says nothing of the trade.
-pub(super) fn unanswered(code: &str, message: &str) -> Option<Error> {
-    let word = || word(code, message);
+pub(super) fn unanswered(code: &str, word: impl FnOnce() -> Word) -> Option<Error> {
     match said(code) {
         Taken => None,
         Busy => Some(Error::Busy(word())),

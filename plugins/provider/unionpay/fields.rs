@@ -75,7 +75,9 @@ impl<'a> Message<'a> {
         let mut start = 0;
         loop {
             let rest = text.as_bytes().get(start..)?;
-            let length = memchr2(b'=', b'&', rest).filter(|length| *length > 0 && rest.get(*length) == Some(&b'='))?;
+            // Names are too short for a search of many bytes at once.
+            let length = rest.iter().position(|byte| matches!(byte, b'=' | b'&'))?;
+            let length = Some(length).filter(|length| *length > 0 && rest.get(*length) == Some(&b'='))?;
             let name = start..start + length;
             let (length, is_open) = value_end(rest.get(length + 1..)?);
             let value = name.end + 1..name.end + 1 + length;
@@ -101,21 +103,22 @@ impl<'a> Message<'a> {
         Some(Self { text, fields: fields.into() })
     }
 
-    /// The text that is signed: every field but the signature and the empty ones. Neighbours that stand in their order already
-    /// are taken together.
+    /// The text that is signed: every field but the signature and the empty ones.
     pub(super) fn signed_text(&self) -> String {
-        let mut text = String::with_capacity(self.text.len());
+        self.signed_parts().collect()
+    }
+
+    /// The same in parts, as long as they can be: neighbours that stand in their order already are taken together.
+    pub(super) fn signed_parts(&self) -> impl Iterator<Item = &str> {
         let mut fields = self.signed().map(|field| field.name.start..field.value.end).peekable();
-        while let Some(mut run) = fields.next() {
+        let runs = std::iter::from_fn(move || {
+            let mut run = fields.next()?;
             while let Some(next) = fields.next_if(|next| self.is_next(&run, next)) {
                 run.end = next.end;
             }
-            if !text.is_empty() {
-                text.push('&');
-            }
-            text.push_str(self.part(run));
-        }
-        text
+            Some(run)
+        });
+        runs.enumerate().flat_map(|(before, run)| [if before == 0 { "" } else { "&" }, self.part(run)])
     }
 
     /// Whether nothing but `&` is between the two.
@@ -156,7 +159,11 @@ impl<'a> Message<'a> {
     /// A value; nothing when it is missing or empty, which means the same. (One after the other: of so few, the processor
     /// foresees the way through them all better than that of a search by halves.)
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let is_it = |field: &&Member| field.name.len() == name.len() && self.name(field) == name.as_bytes();
+        let first = |field: &Member| self.text.as_bytes().get(field.name.start);
+        let is_it = |field: &&Member| {
+            let may_be = field.name.len() == name.len() && first(field) == name.as_bytes().first();
+            may_be && self.name(field) == name.as_bytes()
+        };
         let field = self.fields.iter().find(is_it)?;
         Some(self.part(field.value.clone())).filter(|value| !value.is_empty())
     }

@@ -8,7 +8,7 @@
 //! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. Read from sources, never seen at work |
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sm3::{Digest, Sm3};
@@ -79,12 +79,12 @@ impl Method {
         if !fields.get("encoding").is_none_or(|encoding| encoding.eq_ignore_ascii_case("UTF-8")) {
             return Err(BadSignature::Wrong("its `encoding` is not UTF-8"));
         }
-        let text = fields.signed_text();
+        let text = || fields.signed_text();
         match self {
-            Self::Rsa(chain) => by_certificate(chain, Kind::Rsa, fields, signature, &sha256(text.as_bytes()), now),
-            Self::Sm2(chain) => by_certificate(chain, Kind::Sm2, fields, signature, &sm3(text.as_bytes()), now),
-            Self::Sha256(key) => by_key(&keyed(sha256, &text, key), signature),
-            Self::Sm3(key) => by_key(&keyed(sm3, &text, key), signature),
+            Self::Rsa(chain) => by_certificate(chain, Kind::Rsa, fields, signature, &sha256_of(fields), now),
+            Self::Sm2(chain) => by_certificate(chain, Kind::Sm2, fields, signature, &sm3(text().as_bytes()), now),
+            Self::Sha256(key) => by_key(&keyed(sha256, &text(), key), signature),
+            Self::Sm3(key) => by_key(&keyed(sm3, &text(), key), signature),
         }
     }
 }
@@ -120,6 +120,13 @@ fn keyed(hash: fn(&[u8]) -> Digits, text: &str, key: &Secret) -> Digits {
 
 pub(super) fn sha256(bytes: &[u8]) -> Digits {
     digits(digest(&SHA256, bytes).as_ref())
+}
+
+/// The hash of what is signed of a message, which is not copied for it.
+fn sha256_of(message: &Message<'_>) -> Digits {
+    let mut hash = Context::new(&SHA256);
+    message.signed_parts().for_each(|part| hash.update(part.as_bytes()));
+    digits(hash.finish().as_ref())
 }
 
 pub(super) fn sm3(bytes: &[u8]) -> Digits {
