@@ -42,7 +42,7 @@ impl Agenda {
     pub(super) fn follow(&mut self, writes: &Writes) {
         for space in LISTS {
             for (key, value) in writes.rows.of(space) {
-                self.put(space, key, value.as_ref());
+                self.put(space, key, value);
             }
         }
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();

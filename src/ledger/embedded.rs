@@ -45,7 +45,7 @@ use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::records::LedgerError;
 use super::rows::Ids;
-use super::transaction::{Pair, Read, Space, Transaction};
+use super::transaction::{Pair, Read, Rows, Space, Transaction};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
 const BATCH: usize = 128;
@@ -57,7 +57,7 @@ const SYNC_LAG: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// The journal's segment is full then. What it holds is in memory as well, and read at each start.
-const SEGMENT: u64 = 8 << 20;
+const SEGMENT: u64 = 32 << 20;
 
 /// The ledger with its threads. Dropped, it finishes what waits and ends them.
 pub(super) struct Engine {
@@ -114,7 +114,8 @@ impl Engine {
             let shared = shared.clone();
             move || shared.sync(wanted)
         })?;
-        let mut writer = Writer { ids: Mutex::new(ids), journal: active, syncing, filing, unsynced: None };
+        let mut writer =
+            Writer { ids: Mutex::new(ids), journal: active, syncing, filing, unsynced: None, rows: Rows::default() };
         let (reply, recovered) = channel();
         let told = move |recovered| drop(reply.send(recovered));
         shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::{Money, Status};
 
@@ -14,8 +15,8 @@ use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction};
 
 /// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance or of its maker. Later ids are greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub(crate) struct Id(pub(super) [u8; 16]);
 
 impl Id {
@@ -27,6 +28,15 @@ impl Id {
 impl From<Id> for String {
     fn from(id: Id) -> Self {
         hex::encode(id.0)
+    }
+}
+
+/// As `String::from` has it.
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut digits = [0; 32];
+        hex::encode_to_slice(self.0, &mut digits).map_err(S::Error::custom)?;
+        serializer.serialize_str(std::str::from_utf8(&digits).map_err(S::Error::custom)?)
     }
 }
 

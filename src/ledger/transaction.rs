@@ -1,8 +1,9 @@
 //! What one transaction sees and writes: its own writes, over what the engine has.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -123,52 +124,83 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 /// A key in memory. Ids lie in place, so that looking for one leads nowhere else.
 pub(super) type Key = fjall::Slice;
 
-/// Rows that are written or go, in the order of their spaces and keys.
+/// Rows that are written or go, each once. Few of them are looked through; of many it is remembered where they are.
 #[derive(Default)]
-pub(super) struct Rows([BTreeMap<Key, Option<Vec<u8>>>; Space::ALL.len()]);
+pub(super) struct Rows {
+    rows: Vec<Row>,
+    places: Option<Box<Places>>,
+}
+
+/// The value is `None` where the row goes.
+struct Row {
+    space: Space,
+    key: Key,
+    value: Option<Vec<u8>>,
+}
+
+type Places = [HashMap<Key, usize, RandomState>; Space::ALL.len()];
+
+/// More rows than a transaction has, unless it has many.
+const FEW: usize = 16;
 
 impl Rows {
     /// The new value, or `None` within for a row that goes; `None` where nothing is written.
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
-        self.0[space as usize].get(key)
+        self.rows.get(self.place(space, key)?).map(|row| &row.value)
     }
 
-    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
-        self.0[space as usize].insert(key.into(), value);
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Space, &Key, Option<&Vec<u8>>)> {
-        let space = |space: Space| self.of(space).iter().map(move |(key, value)| (space, key, value.as_ref()));
-        Space::ALL.into_iter().flat_map(space)
-    }
-
-    /// Those of one space.
-    pub(super) fn of(&self, space: Space) -> &BTreeMap<Key, Option<Vec<u8>>> {
-        &self.0[space as usize]
-    }
-
-    /// Those of a part of a space.
-    pub(super) fn range(
-        &self,
-        space: Space,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
-    ) -> impl Iterator<Item = (&Key, &Option<Vec<u8>>)> {
-        self.of(space).range::<[u8], _>(bounds)
-    }
-
-    /// Takes in what was written later.
-    pub(super) fn merge(&mut self, later: Self) {
-        for (own, later) in self.0.iter_mut().zip(later.0) {
-            own.extend(later);
+    fn place(&self, space: Space, key: &[u8]) -> Option<usize> {
+        match &self.places {
+            Some(places) => places[space as usize].get(key).copied(),
+            None => self.rows.iter().position(|row| row.space == space && *row.key == *key),
         }
     }
 
+    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
+        let key = key.into();
+        if let Some(place) = self.place(space, &key) {
+            self.rows[place].value = value;
+            return;
+        }
+        if let Some(places) = &mut self.places {
+            places[space as usize].insert(key.clone(), self.rows.len());
+        }
+        self.rows.push(Row { space, key, value });
+        if self.places.is_none() && self.rows.len() > FEW {
+            let mut places = Box::<Places>::default();
+            for (place, row) in self.rows.iter().enumerate() {
+                places[row.space as usize].insert(row.key.clone(), place);
+            }
+            self.places = Some(places);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Space, &Key, Option<&Vec<u8>>)> {
+        self.rows.iter().map(|row| (row.space, &row.key, row.value.as_ref()))
+    }
+
+    /// Those of one space.
+    pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Vec<u8>>)> {
+        self.iter().filter(move |(of, ..)| *of == space).map(|(_, key, value)| (key, value))
+    }
+
+    /// Takes them out; the room for as many stays.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Space, Key, Option<Vec<u8>>)> {
+        self.places.iter_mut().flat_map(|places| places.iter_mut()).for_each(HashMap::clear);
+        self.rows.drain(..).map(|row| (row.space, row.key, row.value))
+    }
+
+    /// Takes in what was written later.
+    fn merge(&mut self, mut later: Self) {
+        later.drain().for_each(|(space, key, value)| self.insert(space, key, value));
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(BTreeMap::len).sum()
+        self.rows.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(BTreeMap::is_empty)
+        self.rows.is_empty()
     }
 }
 
@@ -228,8 +260,13 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
-        let bytes = serde_json::to_vec(row).map_err(|error| LedgerError(error.to_string()))?;
-        self.put(space, key, bytes);
+        // So that it has the right length from the beginning.
+        thread_local!(static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        let bytes = WRITTEN.with_borrow_mut(|written| {
+            written.clear();
+            serde_json::to_writer(&mut *written, row).map(|()| written.clone())
+        });
+        self.put(space, key, bytes.map_err(|error| LedgerError(error.to_string()))?);
         Ok(())
     }
 

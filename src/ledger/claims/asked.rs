@@ -54,10 +54,11 @@ impl Asked {
         let begun = self.run(tx, Action::Pay, id, None)?;
         rows::add_index(tx, number, id)?;
         tx.put(Space::Index, &order.0, id.0);
-        Kept::new(id, PaymentRow::new(payment.clone(), begun.claim)).save(tx)?;
         let (channel, amount) = (payment.channel.clone(), payment.amount);
+        let mut kept = Kept::new(id, PaymentRow::new(payment, begun.claim));
+        kept.save(tx)?;
         timeline::begin(tx, id, What::Claimed { action: Action::Pay, channel, amount }, now)?;
-        begun.told(tx, id, payment, None, now)
+        begun.told(tx, id, kept.row.payment, None, now)
     }
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {

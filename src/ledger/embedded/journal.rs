@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::layers::Layer;
 use crate::ledger::transaction::{Rows, Space};
 
 const MAGIC: &[u8; 8] = b"tollgjr1";
@@ -53,9 +54,9 @@ pub(super) struct Segment {
 pub(super) struct Found {
     pub(super) active: Segment,
     /// Its rows.
-    pub(super) fresh: Rows,
+    pub(super) fresh: Layer,
     /// The segment before it with its rows, while they may not all be in the tables.
-    pub(super) sealed: Option<(Segment, Rows)>,
+    pub(super) sealed: Option<(Segment, Layer)>,
     /// Else the next segment.
     pub(super) spare: Option<Segment>,
 }
@@ -73,7 +74,7 @@ pub(super) fn open(folder: &Path) -> io::Result<Found> {
     found.pop_if(|(segment, _)| segment.end == START);
     let (mut active, fresh) = match found.pop() {
         Some(active) => active,
-        None => (Segment::blank(&paths[0], 1)?, Rows::default()),
+        None => (Segment::blank(&paths[0], 1)?, Layer::default()),
     };
     let before = found.pop().filter(|(segment, _)| segment.end > START);
     let spare = if before.is_none() {
@@ -189,14 +190,14 @@ impl Segment {
     }
 
     /// A segment with its rows; `None` if there is none, or none was begun in this file.
-    fn read(path: &Path) -> io::Result<Option<(Self, Rows)>> {
+    fn read(path: &Path) -> io::Result<Option<(Self, Layer)>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let Some((number, root)) = header(&bytes) else { return Ok(None) };
-        let (mut rows, mut end, mut chain) = (Rows::default(), START as usize, root);
+        let (mut rows, mut end, mut chain) = (Layer::default(), START as usize, root);
         while let Some((body, next)) = record(&bytes[end..], chain) {
             if take(body, &mut rows).is_none() {
                 // Whole, and not to be understood: a newer version's. What it says must not be lost.
@@ -228,7 +229,7 @@ fn record(bytes: &[u8], chain: u64) -> Option<(&[u8], u64)> {
 }
 
 /// Takes a record's rows in; `None` when they make no sense.
-fn take(mut body: &[u8], rows: &mut Rows) -> Option<()> {
+fn take(mut body: &[u8], rows: &mut Layer) -> Option<()> {
     while let Some((&space, rest)) = body.split_first() {
         if space == STARTED {
             body = rest.get(16..)?;

@@ -1,21 +1,87 @@
 //! What was written since the tables were filled last lies over them in memory, and readers see both as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use parking_lot::RwLockReadGuard;
 
 use super::store::Store;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Key, Pair, Read, Rows, Space};
 
+/// What is written of each space; `None` for a row that goes.
+pub(super) struct Layer([Shelf; Space::ALL.len()]);
+
+/// What is looked for by the hash of a name is never read in order, but for when it is filed.
+enum Shelf {
+    Sorted(BTreeMap<Key, Option<Vec<u8>>>),
+    Hashed(HashMap<Key, Option<Vec<u8>>, RandomState>),
+}
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self(Space::ALL.map(|space| match space {
+            Space::Keys | Space::Index | Space::Seen => Shelf::Hashed(HashMap::default()),
+            _ => Shelf::Sorted(BTreeMap::new()),
+        }))
+    }
+}
+
+impl Layer {
+    fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        match &self.0[space as usize] {
+            Shelf::Sorted(rows) => rows.get(key),
+            Shelf::Hashed(rows) => rows.get(key),
+        }
+    }
+
+    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
+        match &mut self.0[space as usize] {
+            Shelf::Sorted(rows) => rows.insert(key.into(), value),
+            Shelf::Hashed(rows) => rows.insert(key.into(), value),
+        };
+    }
+
+    /// A part of a space, in order.
+    pub(super) fn range(&self, space: Space, bounds: Bounds<'_>) -> Vec<(&Key, Option<&Vec<u8>>)> {
+        match &self.0[space as usize] {
+            Shelf::Sorted(rows) => rows.range::<[u8], _>(bounds).map(|(key, value)| (key, value.as_ref())).collect(),
+            Shelf::Hashed(rows) => {
+                let rows = rows.iter().filter(|(key, _)| RangeBounds::<[u8]>::contains(&bounds, &***key));
+                let mut rows: Vec<_> = rows.map(|(key, value)| (key, value.as_ref())).collect();
+                rows.sort_unstable_by_key(|(key, _)| *key);
+                rows
+            }
+        }
+    }
+
+    /// All of a space, in order.
+    pub(super) fn of(&self, space: Space) -> Vec<(&Key, Option<&Vec<u8>>)> {
+        self.range(space, ALL)
+    }
+
+    fn last_key(&self, space: Space) -> Option<&Key> {
+        match &self.0[space as usize] {
+            Shelf::Sorted(rows) => rows.keys().next_back(),
+            Shelf::Hashed(rows) => rows.keys().max(),
+        }
+    }
+
+    /// Takes in what was written later.
+    pub(super) fn merge(&mut self, later: &mut Rows) {
+        later.drain().for_each(|(space, key, value)| self.insert(space, key, value));
+    }
+}
+
 /// The rows that may not be in the tables yet.
 pub(super) struct Layers {
     /// Those of the segment that is being written.
-    pub(super) fresh: Rows,
+    pub(super) fresh: Layer,
     /// Those of the segment before it, while they are being filed into the tables.
-    pub(super) sealed: Option<Arc<Rows>>,
+    pub(super) sealed: Option<Arc<Layer>>,
 }
 
 impl Layers {
@@ -27,7 +93,7 @@ impl Layers {
     fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Vec<u8>) -> V) -> BTreeMap<Key, Option<V>> {
         let sealed = self.sealed.iter().flat_map(|rows| rows.range(space, bounds));
         let rows = sealed.chain(self.fresh.range(space, bounds));
-        rows.map(|(key, value)| (key.clone(), value.as_ref().map(&what))).collect()
+        rows.map(|(key, value)| (key.clone(), value.map(&what))).collect()
     }
 }
 
@@ -83,7 +149,7 @@ impl<'a> View<'a> {
         let last = self.store.space(space).last_key_value().map(fjall::Guard::key).transpose();
         let stored = last.map_err(|error| LedgerError(error.to_string()))?.map(|key| key.to_vec());
         let layers = self.layers.sealed.as_deref().into_iter().chain([&self.layers.fresh]);
-        let written = layers.filter_map(|rows| rows.of(space).keys().next_back().map(|key| key.to_vec()));
+        let written = layers.filter_map(|rows| rows.last_key(space).map(|key| key.to_vec()));
         Ok(written.chain(stored).max())
     }
 }

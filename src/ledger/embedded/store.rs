@@ -5,15 +5,15 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::journal::{self, Segment};
-use super::layers::{Layers, View};
+use super::layers::{Layer, Layers, View};
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Rows, Space};
+use crate::ledger::transaction::{Read, Space};
 
 /// So much is free at least before a database that met a full disk is opened again, whatever the reserve.
 const TO_GO_ON: u64 = 8 << 20;
@@ -54,9 +54,14 @@ pub(super) struct Room {
     /// What is kept free for the ends of what is under way.
     reserve: u64,
     was_enough: AtomicBool,
+    /// When it was looked last whether that is free, and whether it was.
+    looked: Mutex<Option<(Instant, bool)>>,
     #[cfg(test)]
-    pretended: parking_lot::Mutex<Option<u64>>,
+    pretended: Mutex<Option<u64>>,
 }
+
+/// For so long it is not looked again: much less is written in it than a reserve holds.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Room {
     fn new(path: &Path, reserve: u64) -> Self {
@@ -64,14 +69,15 @@ impl Room {
             path: path.to_owned(),
             reserve,
             was_enough: AtomicBool::new(true),
+            looked: Mutex::default(),
             #[cfg(test)]
-            pretended: parking_lot::Mutex::default(),
+            pretended: Mutex::default(),
         }
     }
 
     /// Whether more than the reserve is free.
     pub(super) fn check(&self) -> Result<(), LedgerError> {
-        let is_enough = self.has(self.reserve);
+        let is_enough = self.has_reserve();
         let was_enough = self.was_enough.swap(is_enough, Ordering::Relaxed);
         match is_enough {
             true if !was_enough => tracing::info!("there is room on the ledger's disk again: payments go on"),
@@ -88,6 +94,14 @@ impl Room {
         let (path, reserve) = (self.path.display(), self.reserve >> 20);
         let why = format!("no more than {reserve} MiB are free under {path}; free some, and it goes on by itself");
         Err(LedgerError(why))
+    }
+
+    fn has_reserve(&self) -> bool {
+        let mut looked = self.looked.lock();
+        match *looked {
+            Some((at, is_enough)) if at.elapsed() < LOOK => is_enough,
+            _ => looked.insert((Instant::now(), self.has(self.reserve))).1,
+        }
     }
 
     fn has(&self, least: u64) -> bool {
@@ -113,6 +127,7 @@ impl Room {
     #[cfg(test)]
     pub(in crate::ledger) fn pretend(&self, free: Option<u64>) {
         *self.pretended.lock() = free;
+        *self.looked.lock() = None;
     }
 }
 
@@ -235,7 +250,8 @@ pub(super) struct Store {
 impl Store {
     fn open(path: &Path) -> Result<Self, LedgerError> {
         let cannot = |error| LedgerError(format!("cannot open {}: {error}", path.display()));
-        let database = Database::builder(path).open().map_err(cannot)?;
+        // One thread behind the scenes: of several, the first hands all compaction on and does nothing else for as long as it lasts.
+        let database = Database::builder(path).worker_threads(1).open().map_err(cannot)?;
         let spaces = Space::ALL.iter().map(|space| database.keyspace(space.name(), KeyspaceCreateOptions::default));
         let spaces = spaces.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
         Ok(Self { database, spaces })
@@ -246,7 +262,7 @@ impl Store {
     }
 
     /// Makes a sorted table of each space's rows, past the database's own journal: ours has them until they are synced here.
-    fn take(&self, rows: &Rows) -> fjall::Result<()> {
+    fn take(&self, rows: &Layer) -> fjall::Result<()> {
         // Says whether somebody behind the scenes has failed.
         self.database.persist(PersistMode::Buffer)?;
         for space in Space::ALL {

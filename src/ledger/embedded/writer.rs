@@ -16,7 +16,7 @@ use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
 use crate::ledger::feed::Changes;
 use crate::ledger::records::LedgerError;
 use crate::ledger::rows::Ids;
-use crate::ledger::transaction::{Read, Space, Transaction, Writes};
+use crate::ledger::transaction::{Read, Rows, Space, Transaction, Writes};
 use crate::telemetry::METRICS;
 
 /// What only this thread has.
@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) filing: Sender<Segment>,
     /// Since when something has been written whose sync nobody has asked for.
     pub(super) unsynced: Option<Instant>,
+    /// Empty: the room that the batch before had.
+    pub(super) rows: Rows,
 }
 
 impl Shared {
@@ -109,7 +111,7 @@ impl Shared {
             Ok(store) => store,
             Err(error) => return tracing::error!(%error, "nothing can be written"),
         };
-        let mut writes = Writes::default();
+        let mut writes = Writes { rows: std::mem::take(&mut writer.rows), ..Writes::default() };
         let (mut applied, mut durable) = (Vec::new(), Vec::new());
         let layers = self.disk.layers.read();
         for job in batch {
@@ -141,8 +143,9 @@ impl Shared {
             writer.unsynced.get_or_insert(start);
             let mut layers = self.disk.layers.write();
             self.agenda.lock().follow(&writes);
-            layers.fresh.merge(std::mem::take(&mut writes.rows));
+            layers.fresh.merge(&mut writes.rows);
             drop(layers);
+            writer.rows = writes.rows;
             if let Some(listener) = self.listener.get() {
                 listener.changed(&changes);
             }

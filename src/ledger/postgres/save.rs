@@ -54,7 +54,10 @@ impl<'a> Rows<'a> {
 /// Writes everything. A claim that begins to run is `owner`'s.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
     let [mut once, mut kept, mut gone, mut due, mut done]: [Rows<'_>; 5] = Default::default();
-    for (space, key, value) in writes.rows.iter() {
+    // In one order everywhere, so that two transactions wait for each other and not each for the other.
+    let mut rows: Vec<_> = writes.rows.iter().collect();
+    rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
+    for (space, key, value) in rows {
         let number = schema::number(space);
         match value {
             Some(value) if schema::is_due(space) => {

@@ -132,10 +132,13 @@ async fn with_a_reserve(folder: &Path) {
     let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
     let under_way = ticket(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
+    // A moment ago there was room.
+    until("there is no room", async || ledger.room().is_err()).await;
     assert!(begin(&ledger, "new").await.unwrap_err().to_string().contains("16 MiB"));
     ledger.settle(under_way, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert!(ledger.is_healthy());
     drop(filler);
+    until("there is room", async || ledger.room().is_ok()).await;
     ticket(begin(&ledger, "new").await.unwrap());
 }
 

@@ -9,9 +9,9 @@ fn rows(of: &[(u8, Option<&str>)]) -> Rows {
     rows
 }
 
-fn seen(rows: &Rows) -> Vec<(u8, Option<String>)> {
+fn seen(rows: &Layer) -> Vec<(u8, Option<String>)> {
     let text = |value: &Vec<u8>| String::from_utf8(value.clone()).unwrap();
-    rows.iter().map(|(_, key, value)| (key[0], value.map(text))).collect()
+    rows.of(Space::Claims).into_iter().map(|(key, value)| (key[0], value.map(text))).collect()
 }
 
 /// One that was begun, with these batches in it.
