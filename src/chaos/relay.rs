@@ -37,6 +37,10 @@ const SHARES: [(&str, &str, Option<usize>); 3] = [
     ("cut after a question", "cut after an answer", Some(1000)),
 ];
 
+/// So many cuts wait for what is written next. More would fall on the first few words of each connection, for as long as hardly any is
+/// opened: then no gateway could ever start again.
+const PENDING: usize = 4;
+
 /// A relay, open for as long as the process lives.
 pub(super) struct Relay {
     address: SocketAddr,
@@ -90,7 +94,10 @@ impl Relay {
         let writer = if random.random() { Writer::Asking } else { Writer::Answering };
         let (.., share) = SHARES[random.random_range(0..SHARES.len())];
         let per_mille = share.unwrap_or_else(|| random.random_range(1..1000));
-        self.shared.cuts.lock().push_back(Cut { writer, per_mille });
+        let mut cuts = self.shared.cuts.lock();
+        if cuts.len() < PENDING {
+            cuts.push_back(Cut { writer, per_mille });
+        }
     }
 
     /// Cuts no more.

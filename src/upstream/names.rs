@@ -1,10 +1,11 @@
 //! Names of hosts and the addresses behind them: looked up in the background, each name once for all channels, and the last
 //! good addresses kept while no name server answers.
 //!
-//! The system's own resolver is asked (`getaddrinfo`), because what an operator has set up there (hosts files, search domains,
-//! a cache on the machine) must be true here too. It does not tell how long an answer holds, so it is asked again every
-//! [`HOLDS`]: a cache in front of the name server answers within the time that the name server allows and asks it afterwards.
-//! A resolver of our own that is told the time would be a second opinion on what a name means, and a large one.
+//! The system's own resolver says what a name means (`getaddrinfo`), because what an operator has set up there (hosts files,
+//! search domains, other sources than name servers) must be true here too. How long that holds it does not say: the name
+//! servers do ([`ttl`]), where they mean the same addresses; else it is asked again every [`HOLDS`].
+
+mod ttl;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -19,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::telemetry::METRICS;
 
-/// How long an answer of the system holds.
+/// How long an answer of the system holds when no name server says so.
 const HOLDS: Duration = Duration::from_secs(30);
 /// The system's resolver tries several name servers several times.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -180,6 +181,7 @@ struct System;
 #[async_trait]
 impl LookUp for System {
     async fn look_up(&self, name: &str, turn: OwnedSemaphorePermit) -> Result<Found, String> {
+        let servers = ttl::ask(name);
         let name = name.to_owned();
         let asked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -190,7 +192,8 @@ impl LookUp for System {
         let mut addresses = asked.map_err(|error| format!("the name cannot be looked up: {error}"))?;
         let mut seen = HashSet::new();
         addresses.retain(|address| seen.insert(*address));
-        Ok(Found { addresses, holds: HOLDS })
+        let holds = servers.holds(&addresses).await.unwrap_or(HOLDS);
+        Ok(Found { addresses, holds })
     }
 }
 

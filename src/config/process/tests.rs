@@ -1,0 +1,211 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::super::{Keep, LedgerPlace};
+use super::*;
+
+fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
+    let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
+    let (file, mistakes) = source.read(|root| read(&source, root, Now::for_test()));
+    (file.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn what_is_not_said_has_a_default() {
+    let (file, mistakes) = read_text("public_url = \"http://localhost:8080/pay/\"");
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert!(file.is_sandbox);
+    let process = file.process.unwrap();
+    assert_eq!(process.public_url, "http://localhost:8080/pay");
+    assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
+    assert_eq!(process.ledger, LedgerPlace::Embedded("conf/data".into()));
+    assert_eq!((process.body_limit, process.drain, process.log.as_str()), (1 << 20, Duration::from_secs(30), "info"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let (file, mistakes) = read_text(
+        r#"
+public_url = "https://pay.example.com"
+[server]
+listen = "[::]:80"
+body_limit = "64KiB"
+in_flight = 100
+drain = "5s"
+[admin]
+listen = "[::1]:91"
+[ledger]
+kind = "embedded"
+path = "/var/lib/tollgate"
+reserve = "1GiB"
+keep = { claims = "48h", payments = "2000d", events = "7d" }
+[queue]
+limit = 5
+give_up = "10m"
+[cache]
+kind = "memory"
+[telemetry]
+log = "tollgate=debug"
+[delivery]
+allow = ["10.0.0.0/8", "127.0.0.1"]
+"#,
+    );
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert!(!file.is_sandbox);
+    let process = file.process.unwrap();
+    assert_eq!(process.listen.to_string(), "[::]:80");
+    assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
+    assert_eq!((process.reserve, process.in_flight), (1 << 30, 100));
+    assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
+    let hours = |hours| Duration::from_hours(hours);
+    assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
+    assert_eq!(
+        process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "127.0.0.1/32"]
+    );
+}
+
+#[test]
+fn every_mistake_is_told() {
+    let (_, mistakes) = read_text(
+        r#"public_url = "https://pay.example.com/?a=1"
+[server]
+listen = "localhost"
+body_limit = "0B"
+in_flight = 15
+drian = "1s"
+tls = { cert = "none.pem" }
+[admin]
+listen = "0.0.0.0:9090"
+[ledger]
+kind = "oracle"
+[cache]
+kind = "rediss"
+[queue]
+limit = 2000000
+give_up = "8d"
+[telemetry]
+log = "a=b=c"
+[delivery]
+allow = ["10.0.0.0/8", "10.0.0.0/99"]
+"#,
+    );
+    let expected = [
+        "1:14: `public_url` must have no query",
+        "3:10: `server.listen` must be an address with a port",
+        "4:14: `server.body_limit` must be more than 0",
+        "5:13: `server.in_flight` must be from 16 to 1000000 requests",
+        "6:1: unknown key `server.drian` (did you mean `drain`?)",
+        "7:7: `server.tls.key` is missing",
+        "7:16: `conf/none.pem`: this file does not exist",
+        "9:10: who can reach `admin.listen` could change everything",
+        "11:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
+        "13:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
+        "15:9: `queue.limit` must be at most 1000000",
+        "16:11: `queue.give_up` must be from 1s to 7d",
+        "18:7: `telemetry.log` is no filter",
+        "20:24: an item of `delivery.allow` must be a network",
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for (mistake, expected) in mistakes.iter().zip(expected) {
+        assert!(mistake.starts_with(&format!("conf/tollgate.toml:{expected}")), "{mistake} / {expected}");
+    }
+}
+
+#[test]
+fn the_admin_port_leaves_this_machine_only_when_it_asks_who_is_there() {
+    let admin = |admin: &str| {
+        let (file, mistakes) = read_text(&format!("public_url = \"http://localhost\"\n[admin]\n{admin}"));
+        (file.process.unwrap(), mistakes.join("\n"))
+    };
+    let (process, mistakes) = admin("listen = \"0.0.0.0:9090\"\ntoken = \"plain:0123456789abcdef\"");
+    assert_eq!(mistakes, "");
+    assert!(process.admin_token.unwrap().is_shown(Some(b"Bearer 0123456789abcdef")));
+    for (text, expected) in [
+        ("listen = \"0.0.0.0:9090\"", "it must be a loopback address, or ask who is there"),
+        ("listen = \"[::]:9090\"\ntls = { cert = \"a.pem\", key = \"a.pem\" }", "or ask who is there"),
+        ("token = \"plain:short\"", "must have 16 visible characters"),
+        ("token = \"plain:with a space in the middle\"", "without spaces"),
+        ("token = \"0123456789abcdef\"", "a secret must not stand in the file itself"),
+    ] {
+        let (_, mistakes) = admin(text);
+        assert!(mistakes.contains(expected) && !mistakes.contains("0123456789"), "{text}: {mistakes}");
+    }
+}
+
+#[test]
+fn a_shared_cache_is_named_by_a_secret() {
+    let cache = |public: &str, url: &str| {
+        let text = format!("public_url = \"{public}\"\n[cache]\nkind = \"redis\"\n{url}");
+        let (file, mistakes) = read_text(&text);
+        (file.process.unwrap().cache, mistakes.join("\n"))
+    };
+    let (kind, mistakes) = cache("http://localhost", "url = \"plain:redis://127.0.0.1:6379\"");
+    assert!(mistakes.is_empty() && matches!(kind, CacheKind::Redis(_)), "{mistakes}");
+    assert!(!format!("{kind:?}").contains("127"), "{kind:?}");
+    for (public, url, expected) in [
+        ("http://localhost", "", "`cache.url` is missing"),
+        (
+            "http://localhost",
+            "url = \"plain:http://127.0.0.1\"",
+            "what `cache.url` leads to is no address of a Redis server",
+        ),
+        ("https://pay.example.com", "url = \"plain:redis://127.0.0.1\"", "only in a sandbox"),
+    ] {
+        let (kind, mistakes) = cache(public, url);
+        assert!(mistakes.contains(expected) && kind == CacheKind::Memory, "{mistakes}");
+    }
+}
+
+#[test]
+fn how_long_answers_are_good_is_read_and_checked() {
+    let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[cache]\n{more}"));
+    assert_eq!(read("").0.process.unwrap().fresh, Fresh::default());
+    let fresh = read("pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
+    assert_eq!(fresh, Fresh { pending: Duration::from_millis(500), settled: Duration::ZERO });
+    for (wrong, expected) in [
+        ("final = \"6m\"", "must be at most 5m"),
+        ("pending = \"61s\"", "must be at most 1m"),
+        ("finals = \"1s\"", "unknown key"),
+    ] {
+        let (_, mistakes) = read(wrong);
+        assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn when_a_generation_is_taken_back_is_read_and_checked() {
+    let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[reload]\n{more}"));
+    assert_eq!(read("").0.process.unwrap().revert_if, None);
+    let rule = read("revert_if = { window = \"30s\" }").0.process.unwrap().revert_if.unwrap();
+    assert_eq!((rule.window.as_secs(), rule.calls, rule.error_percentage, rule.breaker_trips), (30, 20, 20, 1));
+    for (wrong, expected) in [
+        ("window = \"0s\"", "must be from 1s to 1h"),
+        ("calls = 0", "must be at least 1"),
+        ("breaker_trips = 0", "must be at least 1"),
+        ("error_percentage = 101", "must be from 1 to 100"),
+        ("window_s = 1", "unknown key"),
+    ] {
+        let (_, mistakes) = read(&format!("revert_if = {{ {wrong} }}"));
+        assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let (file, _) = read_text("public_url = \"https://a.example\"");
+    let running = file.process.unwrap();
+    let changed = Process {
+        public_url: "https://b.example".into(),
+        webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
+        log: "debug".into(),
+        keep: Keep { payments: Duration::MAX, ..running.keep },
+        queue: Queue { limit: 1, ..running.queue },
+        reserve: 1,
+        ..running.clone()
+    };
+    assert_eq!(needs_restart(&running, &changed, [true; 2]), ["ledger.reserve", "telemetry.log"]);
+    assert_eq!(needs_restart(&running, &running, [false; 2]), ["server.tls", "admin.tls"]);
+}
