@@ -27,7 +27,7 @@ use crate::telemetry::METRICS;
 /// The smallest filter is for so many names: 128 KiB.
 const LEAST: u64 = 1 << 16;
 /// So many are read at once.
-const PAGE: usize = 2000;
+const PAGE: usize = 10_000;
 
 pub(crate) struct Orders {
     filter: ArcSwapOption<Filter>,

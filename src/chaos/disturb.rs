@@ -17,6 +17,8 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 /// How often a start is tried: its ledger may be out of reach just then.
 const STARTS: u32 = 20;
+/// And how often while its connections are cut.
+const TROUBLED_STARTS: u32 = 3;
 
 /// How wrong a gateway's clock is at most, in seconds: more than the settle window.
 const WRONG_CLOCK: i64 = 20;
@@ -42,18 +44,18 @@ pub(super) async fn run(
             0..30 => {
                 gateway.kill();
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-                start(gateway).await?;
+                start(&world, gateway).await?;
                 "kill -9"
             }
             30..44 => {
                 gateway.terminate().await?;
-                start(gateway).await?;
+                start(&world, gateway).await?;
                 "SIGTERM"
             }
             44..52 => {
                 gateway.kill();
                 gateway.set_ahead(random.random_range(-WRONG_CLOCK..=WRONG_CLOCK));
-                start(gateway).await?;
+                start(&world, gateway).await?;
                 "kill -9 and clock step"
             }
             52..64 => {
@@ -73,14 +75,22 @@ pub(super) async fn run(
     }
 }
 
-async fn start(gateway: &Gateway) -> Result<(), String> {
-    for _ in 1..STARTS {
+/// A start meets whatever the connections meet; one that found no way a few times is then left in peace, or no gateway might be there
+/// any more.
+async fn start(world: &World, gateway: &Gateway) -> Result<(), String> {
+    let mut peace = None;
+    for attempt in 1..STARTS {
         if gateway.start().await.is_ok() {
             return Ok(());
         }
+        if attempt == TROUBLED_STARTS {
+            peace = Some(world.peace());
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    gateway.start().await
+    let started = gateway.start().await;
+    drop(peace);
+    started
 }
 
 /// It stands still, as a machine does that swaps or is moved; now and then so long that others hold it for dead.

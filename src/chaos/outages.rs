@@ -25,6 +25,9 @@ pub(super) async fn run(
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
+        if world.is_at_peace() {
+            continue;
+        }
         let relays = world.relays();
         let relay = relays[random.random_range(0..relays.len())].1;
         match random.random_range(0..100) {

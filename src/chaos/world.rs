@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -65,6 +67,17 @@ pub(super) struct World {
     /// Between the gateways and the sandbox.
     providers: Relay,
     stores: Option<Stores>,
+    /// How many want the connections to be left alone.
+    peace: Arc<AtomicUsize>,
+}
+
+/// As long as somebody has it, no connection is lost.
+pub(super) struct Peace(Arc<AtomicUsize>);
+
+impl Drop for Peace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
@@ -99,13 +112,24 @@ impl World {
         for gateway in &gateways {
             gateway.start().await?;
         }
-        Ok(Self { sandbox, gateways, receiver, directory, secret, providers, stores })
+        Ok(Self { sandbox, gateways, receiver, directory, secret, providers, stores, peace: Arc::default() })
     }
 
     /// What the connections go through, by the name of what is behind it.
     pub(super) fn relays(&self) -> Vec<(&'static str, &Relay)> {
         let stores = self.stores.iter().flat_map(|stores| [("PostgreSQL", &stores.postgres), ("Redis", &stores.redis)]);
         std::iter::once(("providers", &self.providers)).chain(stores).collect()
+    }
+
+    /// Leaves the connections alone.
+    pub(super) fn peace(&self) -> Peace {
+        self.peace.fetch_add(1, Ordering::SeqCst);
+        self.relays().into_iter().for_each(|(_, relay)| Relay::calm(relay));
+        Peace(Arc::clone(&self.peace))
+    }
+
+    pub(super) fn is_at_peace(&self) -> bool {
+        self.peace.load(Ordering::SeqCst) > 0
     }
 
     /// Every way to pay.

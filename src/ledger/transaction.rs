@@ -303,3 +303,31 @@ impl Read for Transaction<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_rows_and_many_are_each_there_once_with_what_was_written_last() {
+        for count in [1, FEW as u8, FEW as u8 + 1, 200] {
+            let mut rows = Rows::default();
+            for round in [0, 1] {
+                for number in 0..count {
+                    rows.insert(Space::Keys, [number], Some(vec![round]));
+                    rows.insert(Space::Index, [number], None);
+                }
+            }
+            assert_eq!((rows.len(), rows.get(Space::Claims, &[0])), (2 * usize::from(count), None));
+            assert_eq!(rows.get(Space::Keys, &[count - 1]), Some(&Some(vec![1])));
+            assert_eq!(rows.get(Space::Index, &[count - 1]), Some(&None));
+            assert!(rows.of(Space::Keys).all(|(_, value)| value == Some(&vec![1])));
+            assert_eq!(rows.of(Space::Keys).count(), usize::from(count));
+            assert_eq!(rows.drain().count(), 2 * usize::from(count));
+            assert!(rows.is_empty() && rows.get(Space::Keys, &[0]).is_none());
+            rows.insert(Space::Keys, [0], None);
+            assert_eq!(rows.get(Space::Keys, &[0]), Some(&None));
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::ledger::transaction::{Key, Pair, Read, Rows, Space};
 /// What is written of each space; `None` for a row that goes.
 pub(super) struct Layer([Shelf; Space::ALL.len()]);
 
-/// What is looked for by the hash of a name is never read in order, but for when it is filed.
+/// What is looked for by the hash of a name is seldom read in order: when it is filed, and when all names are told.
 enum Shelf {
     Sorted(BTreeMap<Key, Option<Vec<u8>>>),
     Hashed(HashMap<Key, Option<Vec<u8>>, RandomState>),

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::SEGMENT;
 use super::journal::{self, Segment};
 use super::layers::{Layer, Layers, View};
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Space};
 
-/// So much is free at least before a database that met a full disk is opened again, whatever the reserve.
-const TO_GO_ON: u64 = 8 << 20;
+/// So much is free at least before a database that met a full disk is opened again, whatever the reserve: for what is still to be
+/// filed.
+const TO_GO_ON: u64 = SEGMENT;
 
 /// Why something could not be written.
 pub(super) struct Failure {
@@ -29,7 +31,7 @@ impl Failure {
     pub(super) fn of(error: &(dyn Error + 'static), room: &Room) -> Self {
         let is_full = match error.downcast_ref() {
             // Somebody behind the scenes met it first; what it was is not told.
-            Some(fjall::Error::Poisoned) => room.check().is_err(),
+            Some(fjall::Error::Poisoned) => !room.has(room.reserve),
             _ => says_full(error),
         };
         Self { why: error.to_string(), is_full }
@@ -60,7 +62,7 @@ pub(super) struct Room {
     pretended: Mutex<Option<u64>>,
 }
 
-/// For so long it is not looked again: much less is written in it than a reserve holds.
+/// For so long it is not looked again: much less is written in it than a usual reserve holds.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Room {
@@ -199,7 +201,9 @@ impl Disk {
     /// The journal does not need the sealed segment any more: its file may be written again.
     pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
         let next = segment.again()?;
-        self.layers.write().sealed = None;
+        let filed = self.layers.write().sealed.take();
+        // Nobody waits for it.
+        drop(filed);
         *self.spare.lock() = Some(next);
         self.is_spare.notify_all();
         Ok(())

@@ -145,11 +145,11 @@ impl Shared {
             self.agenda.lock().follow(&writes);
             layers.fresh.merge(&mut writes.rows);
             drop(layers);
-            writer.rows = writes.rows;
             if let Some(listener) = self.listener.get() {
                 listener.changed(&changes);
             }
         }
+        writer.rows = writes.rows;
         applied.into_iter().for_each(|answer| answer());
         if size > 0 {
             METRICS.ledger_batch_size.observe(size as f64);

@@ -68,7 +68,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 /// Runs the test below in a process with a small disk of its own.
 #[test]
 fn on_a_small_disk_that_fills_up_nothing_is_lost_and_all_goes_on() {
-    const SCRIPT: &str = "mount -t tmpfs -o size=48m none \"$1\" || exit 77; \
+    const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
         exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
     let mut inside = Command::new("unshare");

@@ -8,9 +8,9 @@ use hickory_resolver::config::ResolveHosts;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A name server that lets its answers hold for no time at all is not asked all the time, and one that lets them hold for
-/// days is asked before that.
-const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
+/// A name server that lets its answers hold for no time at all is not asked all the time; one that lets them hold for days is asked
+/// before that, because the system may mean something else by then.
+const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 /// How long the name servers may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much longer than the system's own resolver, for which somebody may be waiting.
