@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tollgate::config::{self, Snapshot};
@@ -52,9 +54,11 @@ pub async fn felt() {
         let cpu = || cpu_time(gateway.id());
         let calm = drive::measure(Load { requests: requests(0), expected: 201, to: stage.gateway }, cpu).await;
         let busy = Load { requests: requests(1), expected: 201, to: stage.gateway };
-        let swapping = tokio::spawn(swap_and_reload(stage.conf.clone(), stage.admin));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let swapping = tokio::spawn(swap_and_reload(stage.conf.clone(), stage.admin, Arc::clone(&is_over)));
         let busy = drive::measure(busy, cpu).await;
-        swapping.abort();
+        is_over.store(true, Ordering::Relaxed);
+        swapping.await.unwrap();
         rounds.push((calm, busy, reloads(stage.admin).await));
     }
     println!("\npayments while every one of {CHANNELS} channels changes with each reload, one reload after the other");
@@ -73,8 +77,8 @@ pub async fn felt() {
     }
 }
 
-async fn swap_and_reload(conf: std::path::PathBuf, admin: SocketAddr) {
-    for name in ["channels-b", "channels-a"].into_iter().cycle() {
+async fn swap_and_reload(conf: PathBuf, admin: SocketAddr, is_over: Arc<AtomicBool>) {
+    for name in ["channels-b", "channels-a"].into_iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
         let next = conf.join("next");
         symlink(name, &next).unwrap();
         std::fs::rename(&next, conf.join("channels")).unwrap();
