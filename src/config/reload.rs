@@ -189,7 +189,7 @@ impl ReloadHandle {
         let result = Ok(put_in_force(&shared.current, &running, read));
         self.keep(Some(kept), result.as_ref().ok().cloned()).await;
         tell(&running, &result);
-        tokio::spawn(retire(running));
+        shared.retire(running);
         result
     }
 
@@ -234,7 +234,7 @@ impl ReloadHandle {
         }
         tell(&running, &result);
         tell_cost(took, &result);
-        tokio::spawn(retire(running));
+        shared.retire(running);
         result
     }
 
@@ -267,6 +267,15 @@ impl ReloadHandle {
     /// For callers that have nobody to tell beyond the log.
     async fn reload_quietly(&self) {
         drop(self.read_and_swap().await);
+    }
+}
+
+impl Shared {
+    /// One that was replaced is let go of, once: of two who wait until nobody else has it, neither would ever be alone.
+    fn retire(&self, old: Arc<Snapshot>) {
+        if !Arc::ptr_eq(&self.current.load(), &old) {
+            tokio::spawn(retire(old));
+        }
     }
 }
 

@@ -156,9 +156,9 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
         );
     }
     assert!(generation(&world).await > 500 && seen.len() > 100, "{}", seen.len());
-    // Payments take room too, a few KiB each; 700 snapshots that stayed would take far more.
+    // Payments take room too, a few KiB each; if only the snapshots stayed that a refused reload met, they would take 100 MiB.
     let grown = world.gateway.memory().saturating_sub(memory);
-    assert!(grown < 128 * 1024, "it grew by {grown} KiB from {memory} KiB");
+    assert!(grown < 64 * 1024, "it grew by {grown} KiB from {memory} KiB");
 }
 
 #[tokio::test]
