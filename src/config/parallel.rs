@@ -42,16 +42,12 @@ pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send 
     result.await.ok()
 }
 
-/// A tenth of what requests get while they want every core, and all that they leave otherwise.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
-
 /// On Linux a thread has a priority of its own. It can only be lowered, so the thread is never used for anything else.
 fn give_way() {
     #[cfg(target_os = "linux")]
     {
         let thread = Some(rustix::thread::gettid());
-        if let Err(error) = rustix::process::setpriority_process(thread, NICE) {
+        if let Err(error) = rustix::process::setpriority_process(thread, 5) {
             tracing::debug!(%error, "reloads cannot be given a lower priority");
         }
     }
