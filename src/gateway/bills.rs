@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::provider::bill::{File, TRADE, Wanted};
 
-use super::{Asked, Gateway, OnChannel, decoded};
+use super::answers::OnChannel;
+use super::{Asked, Gateway, decoded};
 use crate::problem::{Problem, Retryable};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");

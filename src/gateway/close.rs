@@ -7,8 +7,9 @@ use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use super::answers::{body_of, broken_off, channel_of, json, kept, refused, unknown};
 use super::form::{idempotency_key, is_identifier, nothing};
-use super::{Asked, Gateway, Making, body_of, broken_off, channel_of, json, kept, later, query, refused, unknown};
+use super::{Asked, Gateway, Making, later, query};
 use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;

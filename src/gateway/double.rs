@@ -2,7 +2,8 @@
 
 use tollgate_plugins::payment::{Status, provider_number};
 
-use super::{Gateway, body_of, refund};
+use super::answers::body_of;
+use super::{Gateway, refund};
 use crate::clock;
 use crate::config::Snapshot;
 use crate::ledger::{

@@ -9,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Status;
 
-use super::{Asked, Gateway, LONGEST, Making, body_of, close, pay, refund};
+use super::answers::body_of;
+use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
 use crate::clock;
 use crate::ledger::{Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Record, Ticket};
 use crate::problem::Problem;
@@ -46,7 +47,7 @@ pub(super) async fn claim(
     claimed
 }
 
-/// As [`super::not_run`]. Who prefers an answer at once is told how it stands as that answer.
+/// As [`super::answers::not_run`]. Who prefers an answer at once is told how it stands as that answer.
 pub(super) fn not_run(
     asked: &Asked,
     claimed: Claimed,
@@ -55,9 +56,9 @@ pub(super) fn not_run(
 ) -> Result<Response<Bytes>, Problem> {
     let is_present = matches!(claimed, Claimed::Present(_));
     if is_present && is_preferred(&asked.incoming.headers) {
-        return super::not_run(claimed, order_id, StatusCode::ACCEPTED).map(applied);
+        return super::answers::not_run(claimed, order_id, StatusCode::ACCEPTED).map(applied);
     }
-    super::not_run(claimed, order_id, done)
+    super::answers::not_run(claimed, order_id, done)
 }
 
 /// Says that the preference was followed.

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number};
 
+use super::answers::{body_of, broken_off, channel_of, json, kept, unclaimed, unknown};
 use super::form::{NewPayment, idempotency_key};
 use super::query::order;
-use super::{Asked, Gateway, Making, body_of, broken_off, channel_of, json, kept, later, unclaimed, unknown};
+use super::{Asked, Gateway, Making, later};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::idempotency::claim_key;

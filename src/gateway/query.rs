@@ -10,8 +10,9 @@ use http::{HeaderValue, Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
+use super::answers::{OnChannel, body_of, channel_of, is_sent};
 use super::form::is_identifier;
-use super::{Asked, Gateway, OnChannel, body_of, channel_of, is_sent};
+use super::{Asked, Gateway};
 use crate::cache::{Elsewhere, Status, Statuses, Token};
 use crate::clock;
 use crate::config::{Channel, Snapshot};

@@ -8,8 +8,9 @@ use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
 
+use super::answers::{broken_off, unclaimed};
 use super::form::{NewRefund, idempotency_key, is_identifier};
-use super::{Asked, Gateway, Making, broken_off, later, pay, query, unclaimed};
+use super::{Asked, Gateway, Making, later, pay, query};
 use crate::clock;
 use crate::config::Snapshot;
 use crate::idempotency::claim_key;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
+use super::answers::OnChannel;
 use super::form::is_identifier;
-use super::{Asked, Gateway, OnChannel};
+use super::{Asked, Gateway};
 use crate::problem::Problem;
 use crate::view;
 

@@ -1,7 +1,8 @@
 //! What a transaction is about. Two about one order never run at the same time.
 
+use super::ids::{Id, index};
 use super::records::{ClaimKey, Intent, LedgerError, Payment, Refund, Subject, merchants_order_id};
-use super::rows::{Id, Kept, PaymentRow, index};
+use super::rows::{Kept, PaymentRow};
 use super::transaction::Read;
 use super::{claims, outbox};
 

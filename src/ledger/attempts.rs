@@ -8,9 +8,10 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
+use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, MoneyState, Payment, Record, Search};
-use super::rows::{self, Kept, PaymentRow, index};
+use super::rows::{self, Kept, PaymentRow};
 use super::rules;
 use super::timeline::{self, Action, What};
 use super::transaction::{Read, Transaction};
@@ -25,11 +26,11 @@ fn order_id(payment: &Payment) -> String {
 }
 
 /// The index entries that lead to an attempt.
-pub(super) fn indexes(attempt: &Payment) -> [rows::Id; 2] {
+pub(super) fn indexes(attempt: &Payment) -> [Id; 2] {
     [index("order", &[&attempt.merchant, &attempt.order_id]), by_number(&attempt.channel, &attempt.number)]
 }
 
-fn by_number(channel: &str, number: &str) -> rows::Id {
+fn by_number(channel: &str, number: &str) -> Id {
     index("attempt number", &[channel, number])
 }
 

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::attempts;
+use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
 use super::retention::{self, Kind};
-use super::rows::{self, Id, Kept, PaymentRow, RefundRow, Target, index};
+use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
 use super::rules::{self, Change};
 use super::timeline::{self, Exchanged, Heard, Source, Told, Verdict, What};
 use super::transaction::{Read, Space, Transaction};

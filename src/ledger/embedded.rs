@@ -43,8 +43,8 @@ use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
+use super::ids::Ids;
 use super::records::LedgerError;
-use super::rows::Ids;
 use super::transaction::{Pair, Read, Rows, Space, Transaction};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.

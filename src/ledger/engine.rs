@@ -9,9 +9,9 @@ use super::about::About;
 use super::embedded;
 use super::feed::{Listener, Name};
 use super::held::{Holder, Turn};
+use super::ids::Id;
 use super::postgres;
 use super::records::{Delivery, LedgerError, Record, Waiting};
-use super::rows::Id;
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
+use super::ids::{Id, index};
 use super::records::{Payment, Record, Refund, Subject};
-use super::rows::{self, Id};
 use super::transaction::{Space, Writes};
 
 /// Names a payment or a refund as the ledger's index does: a hash over merchant, order and refund. Two merchants' orders never
@@ -21,8 +21,8 @@ impl Name {
     pub fn of(subject: &Subject) -> Self {
         let Subject { merchant, order_id, refund_id } = subject;
         Self(match refund_id {
-            Some(refund_id) => rows::index("refund", &[merchant, order_id, refund_id]).0,
-            None => rows::index("order", &[merchant, order_id]).0,
+            Some(refund_id) => index("refund", &[merchant, order_id, refund_id]).0,
+            None => index("order", &[merchant, order_id]).0,
         })
     }
 }

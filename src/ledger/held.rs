@@ -3,8 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use super::claims::{lost, release};
+use super::ids::Id;
 use super::records::LedgerError;
-use super::rows::Id;
 use super::transaction::Transaction;
 use crate::clock;
 

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+use super::claims;
 use super::embedded::{self, View};
+use super::ids::Id;
 use super::postgres::{Address, Filling};
 use super::records::LedgerError;
 use super::rows::{Kept, PaymentRow};
 use super::transaction::{Space, Writes};
-use super::{claims, rows};
 
 /// So many rows at a time.
 const BATCH: usize = 500;
@@ -53,7 +54,7 @@ fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
         for row in view.each(space) {
             let (key, value) = row?;
             if space == Space::Payments {
-                let kept = Kept::<PaymentRow>::must(view, rows::Id::from_bytes(&key)?)?;
+                let kept = Kept::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
                 batch.queued.extend(kept.row.queue.iter().map(|event| (*event, true)));
             }
             batch.rows.insert(space, key, Some(value));

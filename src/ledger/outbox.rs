@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::about;
 use super::agenda::Agenda;
 use super::embedded::View;
+use super::ids::{Id, millis, millis_at, time};
 use super::records::{Delivery, Event, LedgerError, Record, Subject};
 use super::retention::Old;
-use super::rows::{Id, Kept, PaymentRow, millis, millis_at, time};
+use super::rows::{Kept, PaymentRow};
 use super::timeline::{self, What};
 use super::transaction::{Pair, Read, Space, Transaction};
 

@@ -38,8 +38,8 @@ use super::about::About;
 use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
+use super::ids::{Id, Ids};
 use super::records::{Delivery, LedgerError, Record, Waiting};
-use super::rows::{Id, Ids};
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use super::about::About;
 use super::engine::Durability::Applied;
 use super::engine::Engine;
+use super::ids::{millis, millis_at};
 use super::records::LedgerError;
 use super::retention::{Keep, Kind, Old, old};
-use super::rows::{millis, millis_at};
 use super::transaction::{Read, Space, Transaction};
 use crate::telemetry::METRICS;
 

@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::Status;
 
 use super::about;
+use super::ids::{Id, millis};
 use super::records::{LedgerError, Search};
-use super::rows::{self, Id, Kept, PaymentRow, RefundRow, millis};
+use super::rows::{self, Kept, PaymentRow, RefundRow};
 use super::transaction::{Read, Space, Transaction};
 use super::{claims, outbox};
 

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::agenda::Agenda;
 use super::errands;
+use super::ids::{millis, millis_at, time};
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
-use super::rows::{Kept, PaymentRow, Target, millis, millis_at, time};
+use super::rows::{Kept, PaymentRow, Target};
 use super::rules;
 use super::timeline::{self, What};
 use super::transaction::{Read, Transaction};

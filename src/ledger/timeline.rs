@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Event as ProviderEvent;
 
 pub use self::what::*;
+use super::ids::Id;
 use super::records::{LedgerError, News, Payment, Refund};
-use super::rows::{self, Id, Kept, PaymentRow, RefundRow};
+use super::rows::{self, Kept, PaymentRow, RefundRow};
 use super::transaction::{Read, Space, Transaction};
 
 /// So many entries from the beginning are kept, and as many from the end.

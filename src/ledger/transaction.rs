@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::feed::{Age, Name};
+use super::ids::{Id, Ids};
 use super::records::LedgerError;
-use super::rows::{Id, Ids};
 
 /// The keyspaces. Records are keyed by time, because sorted writes are cheap; small hash indexes lead to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

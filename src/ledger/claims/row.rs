@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::errands;
 use crate::ledger::about;
 use crate::ledger::held::Turn;
+use crate::ledger::ids::Id;
 use crate::ledger::records::{Answer, Claimed, Errand, LedgerError};
 use crate::ledger::retention::{self, Old};
-use crate::ledger::rows::{Id, Kept, PaymentRow, RefundRow, Target};
+use crate::ledger::rows::{Kept, PaymentRow, RefundRow, Target};
 use crate::ledger::timeline::Action;
 use crate::ledger::transaction::{Read, Space, Transaction};
 

@@ -14,8 +14,8 @@ use super::store::{Failure, Store};
 use super::syncer::Wanted;
 use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
 use crate::ledger::feed::Changes;
+use crate::ledger::ids::Ids;
 use crate::ledger::records::LedgerError;
-use crate::ledger::rows::Ids;
 use crate::ledger::transaction::{Read, Rows, Space, Transaction, Writes};
 use crate::telemetry::METRICS;
 

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
+use crate::ledger::ids::{millis, millis_at, time};
 use crate::ledger::outbox;
 use crate::ledger::records::{LedgerError, Waiting};
-use crate::ledger::rows::{millis, millis_at, time};
 use crate::ledger::transaction::{Pair, Space};
 
 /// How long a row is its taker's. Longer than a delivery or a question takes; when the taker is gone, the next takes it

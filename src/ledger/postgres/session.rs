@@ -17,8 +17,8 @@ use super::schema;
 use crate::ledger::about::About;
 use crate::ledger::engine::Durability;
 use crate::ledger::feed::Changes;
+use crate::ledger::ids::Id;
 use crate::ledger::records::LedgerError;
-use crate::ledger::rows::Id;
 use crate::ledger::transaction::{Nothing, Read, Space, Transaction};
 use crate::telemetry::METRICS;
 

@@ -15,7 +15,8 @@ use tollgate_plugins::payment::Kind;
 
 use super::super::claims::{self, Later, errands};
 use super::super::held::{End, Turn};
-use super::super::rows::{Id, Ids, Kept, PaymentRow, find_payment};
+use super::super::ids::{Id, Ids};
+use super::super::rows::{Kept, PaymentRow, find_payment};
 use super::super::transaction::{Read, Space, Transaction};
 use super::super::{changes, timeline};
 use super::*;

@@ -6,7 +6,8 @@ use tollgate_plugins::payment::Kind;
 use super::*;
 use crate::ledger::about::About;
 use crate::ledger::engine::Durability::Durable;
-use crate::ledger::rows::{self, Id};
+use crate::ledger::ids::Id;
+use crate::ledger::rows;
 use crate::ledger::transaction::{Read, Space, Transaction};
 
 impl Bench {
