@@ -1,11 +1,12 @@
 //! Channels' hosts are reached before a payment needs them: looked up and kept looked up, and connected to as soon as their
-//! channel is put in force, in the background. A host that cannot be reached is told loudly and refuses nothing: a name server's
-//! or a provider's trouble must not keep an operator from changing the configuration.
+//! channel is put in force, in the background; not again while reloads leave its connections as they are. A host that cannot be
+//! reached is told loudly and refuses nothing: a name server's or a provider's trouble must not keep an operator from changing
+//! the configuration.
 
 mod command;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 pub use self::command::check;
 use crate::config::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
+use crate::upstream::Upstream;
 use crate::upstream::probe::{Reached, Trouble};
 
 /// How often new channels and old addresses are looked for.
@@ -30,12 +32,18 @@ pub struct Probes(Mutex<BTreeMap<String, Board>>);
 
 /// One channel's.
 struct Board {
-    /// Of which configuration of the channel.
-    fingerprint: String,
+    /// Which connections of the channel: another key, host or authority makes others.
+    upstream: Weak<Upstream>,
     /// By host; nothing while it is under way for the first time.
     results: Vec<(String, Option<Result<Reached, Trouble>>)>,
     again: Option<Instant>,
     failures: u32,
+}
+
+impl Board {
+    fn is_of(&self, channel: &Channel) -> bool {
+        self.upstream.as_ptr() == Arc::as_ptr(&channel.upstream)
+    }
 }
 
 /// Looks names up and probes what is put in force, until told to stop.
@@ -70,7 +78,7 @@ impl Probes {
         let mut due = Vec::new();
         for (name, channel) in &snapshot.channels {
             match boards.get_mut(name) {
-                Some(board) if board.fingerprint == channel.fingerprint => {
+                Some(board) if board.is_of(channel) => {
                     if board.again.is_some_and(|again| again <= Instant::now()) {
                         board.again = None;
                         due.push(Arc::clone(channel));
@@ -78,8 +86,8 @@ impl Probes {
                 }
                 _ => {
                     let results = channel.upstream.labels().map(|host| (host, None)).collect();
-                    let fingerprint = channel.fingerprint.clone();
-                    boards.insert(name.clone(), Board { fingerprint, results, again: None, failures: 0 });
+                    let upstream = Arc::downgrade(&channel.upstream);
+                    boards.insert(name.clone(), Board { upstream, results, again: None, failures: 0 });
                     due.push(Arc::clone(channel));
                 }
             }
@@ -90,7 +98,7 @@ impl Probes {
     /// Puts results on the board, unless the channel is another one meanwhile; tells what is new.
     fn put(&self, channel: &Channel, results: Vec<(String, Result<Reached, Trouble>)>) {
         let mut boards = self.0.lock();
-        let Some(board) = boards.get_mut(&channel.name).filter(|board| board.fingerprint == channel.fingerprint) else {
+        let Some(board) = boards.get_mut(&channel.name).filter(|board| board.is_of(channel)) else {
             return;
         };
         for ((host, result), (_, before)) in results.iter().zip(&board.results) {
@@ -119,7 +127,7 @@ impl Probes {
     pub fn listed(&self, snapshot: &Snapshot) -> String {
         let (boards, mut lines) = (self.0.lock(), String::new());
         for channel in snapshot.channels.values() {
-            let board = boards.get(&channel.name).filter(|board| board.fingerprint == channel.fingerprint);
+            let board = boards.get(&channel.name).filter(|board| board.is_of(channel));
             for (number, host) in channel.upstream.labels().enumerate() {
                 let said = match board.and_then(|board| board.results.get(number)?.1.as_ref()) {
                     None => "under way".to_owned(),
@@ -151,5 +159,32 @@ impl Probes {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::file::load;
+    use crate::config::file::tests::{edit, sandbox};
+
+    #[test]
+    fn only_new_connections_are_probed() {
+        let dir = sandbox();
+        let file = "channels/wechat.toml";
+        let (probes, first) = (Probes::default(), load(dir.path(), None).unwrap());
+        let due = |snapshot: &Snapshot| -> Vec<String> {
+            probes.due(snapshot).iter().map(|channel| channel.name.clone()).collect()
+        };
+        assert!(due(&first).contains(&"wechat".to_owned()));
+        assert!(due(&first).is_empty(), "once");
+        edit(&dir, file, "\nrate = 600", "\nrate = 1");
+        let second = load(dir.path(), Some(&first)).unwrap();
+        assert!(!Arc::ptr_eq(&first.channels["wechat"], &second.channels["wechat"]));
+        assert!(due(&second).is_empty(), "it goes on with its connections");
+        edit(&dir, file, "connect = \"1s\"", "connect = \"2s\"");
+        let third = load(dir.path(), Some(&second)).unwrap();
+        assert_eq!(due(&third), ["wechat"]);
     }
 }

@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 
 use crate::CONNECTIONS;
 
+/// How long a paced run waits for its connections.
+const CONNECTED: Duration = Duration::from_millis(200);
+
 #[derive(Clone)]
 pub struct Prepared {
     pub method: Method,
@@ -38,6 +41,12 @@ pub async fn measure(load: Load, cpu: impl Fn() -> Duration) -> Measured {
     measure_over(&[load.to], load.requests, load.expected, cpu).await
 }
 
+/// So many requests a second, whether or not the answers keep up. A request's time begins when its turn comes, not when a
+/// connection is free for it. Each must be answered with the expected status.
+pub async fn run_paced(load: Load, each_second: u32) -> Vec<Duration> {
+    run_with(&[load.to], load.requests, load.expected, Some(Duration::from_secs(1) / each_second)).await
+}
+
 /// The connections take turns among several doors.
 pub async fn measure_over(
     to: &[SocketAddr],
@@ -45,28 +54,37 @@ pub async fn measure_over(
     expected: u16,
     cpu: impl Fn() -> Duration,
 ) -> Measured {
-    let count = requests.len();
     let (before, started) = (cpu(), Instant::now());
-    let mut times = run_over(to, requests, expected).await;
+    let times = run_with(to, requests, expected, None).await;
     let (elapsed, used) = (started.elapsed(), cpu() - before);
+    let (count, [p50, p99]) = (times.len(), percentiles(times));
+    Measured { cpu_each: used / count as u32, rate: count as f64 / elapsed.as_secs_f64(), p50, p99 }
+}
+
+/// The median, and the time that one in a hundred takes longer than.
+pub fn percentiles(mut times: Vec<Duration>) -> [Duration; 2] {
     times.sort();
-    let at = |part: usize| times[(count * part / 100).min(count - 1)];
-    Measured { cpu_each: used / count as u32, rate: count as f64 / elapsed.as_secs_f64(), p50: at(50), p99: at(99) }
+    [50, 99].map(|part| times[(times.len() * part / 100).min(times.len() - 1)])
 }
 
 /// Sends them all; each must be answered with the expected status.
 pub async fn run(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
-    run_over(&[to], requests, expected).await
+    run_with(&[to], requests, expected, None).await
 }
 
-async fn run_over(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
+/// Each connection takes its share; with a pace, the connections take turns.
+async fn run_with(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16, pace: Option<Duration>) -> Vec<Duration> {
     let share = requests.len().div_ceil(CONNECTIONS).max(1);
+    // So that all are connected when the first is due.
+    let started = Instant::now() + CONNECTED;
     let tasks: Vec<_> = requests
         .chunks(share)
         .zip(to.iter().cycle())
-        .map(|(part, to)| {
+        .zip(0..)
+        .map(|((part, to), number)| {
             let (part, to) = (part.to_vec(), *to);
-            tokio::spawn(async move { connection(to, part, expected).await })
+            let turns = pace.map(|pace| (started + pace * number, pace * CONNECTIONS as u32));
+            tokio::spawn(async move { connection(to, part, expected, turns).await })
         })
         .collect();
     let mut times = Vec::new();
@@ -86,15 +104,25 @@ pub async fn one(to: SocketAddr, prepared: Prepared) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-async fn connection(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
+/// `turns`: when its first request is due, and how long until each next one.
+async fn connection(
+    to: SocketAddr,
+    requests: Vec<Prepared>,
+    expected: u16,
+    turns: Option<(Instant, Duration)>,
+) -> Vec<Duration> {
     let stream = TcpStream::connect(to).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let mut times = Vec::with_capacity(requests.len());
-    for prepared in requests {
+    for (number, prepared) in (0..).zip(requests) {
         let request = request(to, prepared);
-        let started = Instant::now();
+        let due = turns.map(|(first, step)| first + step * number);
+        if let Some(due) = due {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let started = due.unwrap_or_else(Instant::now);
         let answer = sender.send_request(request).await.unwrap();
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();

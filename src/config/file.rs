@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::channel::{ChannelFile, Served};
 use super::identity::Now;
 use super::known::Known;
-use super::parallel;
+use super::parallel::{self, give_way};
 use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
 use super::routes::Names;
@@ -222,6 +222,7 @@ impl Loading<'_> {
             Some(_) => 1,
         };
         for ((name, _), read) in files.iter().zip(parallel::map(files.iter().collect(), threads, read)) {
+            give_way();
             methods.insert(name.clone(), None);
             match read {
                 Err((path, mistake)) => {
@@ -283,6 +284,7 @@ impl Loading<'_> {
         };
         let mut files = BTreeMap::new();
         for path in entries.into_iter().map(|entry| entry.path()) {
+            give_way();
             let Some(stem) =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"))
             else {
@@ -339,4 +341,4 @@ pub(crate) fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(in crate::config) mod tests;
+pub(crate) mod tests;

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::file;
+use super::parallel::give_way;
 use super::reload::Report;
 use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
@@ -117,13 +118,8 @@ impl Generations {
         fs::rename(unfinished, &path)?;
         let Some(report) = report else { return Ok(()) };
         let kept = Kept { number: snapshot.generation, hash: hash.to_owned(), path };
-        fs::File::options()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(kept.report())
-            .and_then(|file| serde_json::to_writer(file, report).map_err(io::Error::from))
+        let mut file = private_file(&kept.report())?;
+        file.write_all(&serde_json::to_vec(report)?)
     }
 
     /// What the reload did that put it in force; nothing when that is not known.
@@ -201,8 +197,12 @@ fn private_dir(path: &Path) -> io::Result<()> {
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    let mut copy = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(to)?;
-    io::copy(&mut fs::File::open(from)?, &mut copy).map(drop)
+    give_way();
+    io::copy(&mut fs::File::open(from)?, &mut private_file(to)?).map(drop)
+}
+
+fn private_file(path: &Path) -> io::Result<fs::File> {
+    fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

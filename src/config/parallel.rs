@@ -32,7 +32,7 @@ pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send 
     let (done, result) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let polite = move || {
-        give_way();
+        lower_priority();
         // What it makes may want to start tasks.
         let _inside = runtime.enter();
         // Nobody waits any more when the process leaves.
@@ -43,7 +43,7 @@ pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send 
 }
 
 /// On Linux a thread has a priority of its own. It can only be lowered, so the thread is never used for anything else.
-fn give_way() {
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     {
         let thread = Some(rustix::thread::gettid());
@@ -51,6 +51,12 @@ fn give_way() {
             tracing::debug!(%error, "reloads cannot be given a lower priority");
         }
     }
+}
+
+/// Whoever waits for this core gets it now. Long work says so with every file: priorities alone let a thread that runs go on
+/// for milliseconds, and a payment passes many threads.
+pub(super) fn give_way() {
+    thread::yield_now();
 }
 
 #[cfg(test)]

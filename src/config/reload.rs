@@ -15,7 +15,7 @@ use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
-use super::parallel::politely;
+use super::parallel::{give_way, politely};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, Process, Snapshot, process, words};
@@ -38,7 +38,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let generations = Generations::of(dir);
     let last = generations.last();
     let read = match file::load(dir, None) {
-        Ok(read) if generations.is_taken_back(&read.hash) => Err(Vec::new()),
+        Ok(read) if last.is_some() && generations.is_taken_back(&read.hash) => Err(Vec::new()),
         other => other,
     };
     let snapshot = match (read, &last) {
@@ -186,7 +186,7 @@ impl ReloadHandle {
         let disk = (shared.dir.clone(), Arc::clone(&running));
         let disk = politely(move || file::load(&disk.0, Some(&disk.1))).await;
         shared.generations.take_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
-        let result = Ok(put_in_force(&shared.current, &running, read));
+        let result = shared.put_in_force(&running, read).await;
         self.keep(Some(kept), result.as_ref().ok().cloned()).await;
         tell(&running, &result);
         shared.retire(running);
@@ -225,7 +225,10 @@ impl ReloadHandle {
         }
         // Before the swap: what fails from the first moment on must count against the new one.
         let trial = result.as_ref().ok().and_then(|read| Trial::begin(&running, read, &shared.usual.lock()[1]));
-        let result = result.map(|read| put_in_force(&shared.current, &running, read));
+        let result = match result {
+            Ok(read) => shared.put_in_force(&running, read).await,
+            Err(mistakes) => Err(mistakes),
+        };
         let took = started.elapsed();
         if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
             shared.generations.take_back(None);
@@ -247,9 +250,12 @@ impl ReloadHandle {
             trial::Verdict::Bad(why) => {
                 let (generation, back) = (trial.generation, trial.before);
                 tracing::error!(generation, back, why, "the new generation is taken back by itself");
-                METRICS.config_reverts_total.inc();
-                // The mistakes are in the log already.
-                drop(self.roll_back(Some(back)).await);
+                match self.roll_back(Some(back)).await {
+                    Ok(_) => METRICS.config_reverts_total.inc(),
+                    Err(mistakes) => mistakes.iter().for_each(|mistake| {
+                        tracing::error!(generation, back, "it stays, and wants a person: {mistake}");
+                    }),
+                }
             }
         }
     }
@@ -271,6 +277,13 @@ impl ReloadHandle {
 }
 
 impl Shared {
+    /// Telling what changed takes its time too.
+    async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Mistake>> {
+        let (current, before) = (Arc::clone(&self.current), Arc::clone(running));
+        let report = politely(move || put_in_force(&current, &before, read)).await;
+        report.ok_or_else(|| vec![Mistake::in_file(&self.dir, "putting the configuration in force failed", None)])
+    }
+
     /// One that was replaced is let go of, once: of two who wait until nobody else has it, neither would ever be alone.
     fn retire(&self, old: Arc<Snapshot>) {
         if !Arc::ptr_eq(&self.current.load(), &old) {
@@ -284,13 +297,27 @@ async fn retire(mut old: Arc<Snapshot>) {
     loop {
         match Arc::try_unwrap(old) {
             Ok(last) => {
-                politely(move || drop(last)).await;
+                politely(move || free(last)).await;
                 return;
             }
             Err(used) => old = used,
         }
         tokio::time::sleep(RETIRED_EVERY).await;
     }
+}
+
+/// Piece by piece, so that others get their turns.
+fn free(last: Snapshot) {
+    let Snapshot { channels, merchants, merchant_keys, .. } = last;
+    drop(merchant_keys);
+    channels.into_values().for_each(|channel| {
+        drop(channel);
+        give_way();
+    });
+    merchants.into_values().for_each(|merchant| {
+        drop(merchant);
+        give_way();
+    });
 }
 
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {

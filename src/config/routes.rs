@@ -7,6 +7,7 @@ use std::time::Duration;
 use tollgate_plugins::settings::Settings;
 
 use super::channel::Served;
+use super::parallel::give_way;
 use super::source::suggest;
 use super::times::{DayOfWeek, TimeOfDay, Zone};
 use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
@@ -43,6 +44,7 @@ fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
 }
 
 fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
+    give_way();
     let mut route = Route::default();
     if let Some(mut wanted) = table.section("match") {
         route.wanted = conditions(&mut wanted, names);

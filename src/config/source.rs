@@ -14,6 +14,7 @@ use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
 use super::known::{Content, Known};
+use super::parallel::give_way;
 use super::report::Mistake;
 
 /// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
@@ -270,6 +271,7 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, String> {
+    give_way();
     let told = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "this file does not exist".to_owned(),
         ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),

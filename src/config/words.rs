@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
+use super::parallel::give_way;
 use super::source::Trace;
 use super::{Channel, Snapshot};
 use crate::routing::{Condition, Route, Routes};
@@ -71,6 +72,7 @@ fn differences<T>(
 ) {
     let mut detailed = 0;
     for (name, value) in new {
+        give_way();
         match old.get(name) {
             None => said.push(format!("{kind} {name} added")),
             Some(before) if !Arc::ptr_eq(before, value) => {

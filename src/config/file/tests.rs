@@ -10,7 +10,7 @@ use crate::config::identity;
 use crate::keygen;
 
 /// A directory of its own, with room beside it for what a reloader keeps.
-pub(in crate::config) struct Dir {
+pub(crate) struct Dir {
     path: PathBuf,
     _root: TempDir,
 }
@@ -23,13 +23,13 @@ impl Dir {
         Self { path, _root: root }
     }
 
-    pub(in crate::config) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
 /// A configuration with one merchant and one channel to a sandbox, without mistakes.
-pub(in crate::config) fn sandbox() -> Dir {
+pub(crate) fn sandbox() -> Dir {
     // Making RSA keys takes long, so it is done once.
     static MADE: LazyLock<Dir> = LazyLock::new(|| {
         let dir = Dir::new();
@@ -63,7 +63,7 @@ pub(in crate::config) fn put(dir: &Dir, name: &str, text: &str) {
 }
 
 /// Puts one text in the place of another.
-pub(in crate::config) fn edit(dir: &Dir, name: &str, from: &str, to: &str) {
+pub(crate) fn edit(dir: &Dir, name: &str, from: &str, to: &str) {
     let text = fs::read_to_string(dir.path().join(name)).unwrap();
     assert!(text.contains(from), "{name} has no {from}: {text}");
     put(dir, name, &text.replacen(from, to, 1));

@@ -255,6 +255,15 @@ async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
     assert!(missing[0].to_string().contains("kept are 1, 2, 3, 4"), "{missing:?}");
 }
 
+#[test]
+fn what_was_taken_back_is_better_than_nothing() {
+    let dir = sandbox();
+    let kept = dir.path().with_file_name("conf.generations");
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("taken-back"), file::load(dir.path(), None).unwrap().hash).unwrap();
+    assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
+}
+
 #[tokio::test]
 async fn what_is_kept_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::identity::Now;
+use crate::config::parallel::give_way;
 use crate::config::report::Mistake;
 use crate::config::{CertificateEnd, Snapshot};
 use crate::telemetry::{LABELS, METRICS};
@@ -134,6 +135,7 @@ pub(super) fn tell_in_force(snapshot: &Snapshot, before: &[CertificateEnd]) {
 pub(super) fn tell_certificates(snapshot: &Snapshot) {
     let Now(now) = Now::read();
     for end in &snapshot.sources.certificates {
+        give_way();
         let days = (end.not_after - now) as f64 / 86_400.0;
         METRICS.certificate_days_left.with_label_values(&[end.channel.as_str(), end.certificate.as_str()]).set(days);
     }
