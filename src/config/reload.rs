@@ -253,7 +253,7 @@ impl ReloadHandle {
                 match self.roll_back(Some(back)).await {
                     Ok(_) => METRICS.config_reverts_total.inc(),
                     Err(mistakes) => mistakes.iter().for_each(|mistake| {
-                        tracing::error!(generation, back, "it stays, and wants a person: {mistake}");
+                        tracing::error!(generation, back, "it stays, see `tollgate rollback --to`: {mistake}");
                     }),
                 }
             }
@@ -281,7 +281,10 @@ impl Shared {
     async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Mistake>> {
         let (current, before) = (Arc::clone(&self.current), Arc::clone(running));
         let report = politely(move || put_in_force(&current, &before, read)).await;
-        report.ok_or_else(|| vec![Mistake::in_file(&self.dir, "putting the configuration in force failed", None)])
+        report.ok_or_else(|| {
+            let advice = "the log says why: reload again";
+            vec![Mistake::in_file(&self.dir, "putting the configuration in force failed", Some(advice))]
+        })
     }
 
     /// One that was replaced is let go of, once: of two who wait until nobody else has it, neither would ever be alone.

@@ -255,6 +255,30 @@ async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
     assert!(missing[0].to_string().contains("kept are 1, 2, 3, 4"), "{missing:?}");
 }
 
+#[tokio::test]
+async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
+    for (is_kept, errors) in [(true, 1_000), (false, 100_000)] {
+        let dir = sandbox();
+        let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
+        put(&dir, "tollgate.toml", &format!("{text}[reload]\nrevert_if = {{ window = \"60s\" }}\n"));
+        let (current, reloader) = loaded(&dir);
+        let handle = reloader.handle();
+        // The round before left errors, which are not the usual ones.
+        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
+        edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+        handle.reload().await.unwrap();
+        if !is_kept {
+            fs::remove_dir_all(dir.path().with_file_name("conf.generations")).unwrap();
+        }
+        let before = METRICS.config_reverts_total.get();
+        METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(errors);
+        handle.try_out().await;
+        let (generation, reverts) = (current.load().generation, METRICS.config_reverts_total.get() - before);
+        assert_eq!((generation, reverts), if is_kept { (3, 1) } else { (2, 0) });
+        assert!(handle.0.trial.lock().is_none(), "it was judged");
+    }
+}
+
 #[test]
 fn what_was_taken_back_is_better_than_nothing() {
     let dir = sandbox();
