@@ -190,9 +190,17 @@ async fn what_is_not_the_providers_bill_is_not_passed_on() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
+        // Late in the evening some providers' day is the next one; a fault is spent by the first question.
+        let mut day = 0;
+        for days in [0, -1, 1] {
+            if of_day(&world, days, "").await.status == 200 {
+                day = days;
+                break;
+            }
+        }
         for (operation, fault, code) in row.faults {
             world.fault(json!({"operation": operation, "fault": fault})).await;
-            let answer = todays(&world, "").await;
+            let answer = of_day(&world, day, "").await;
             let (provider, log) = (row.provider, world.log());
             assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{provider} {fault}\n{log}");
         }
