@@ -1,8 +1,10 @@
 //! What the program uses of the configuration: one immutable, linked [`Snapshot`] a generation.
 
 mod address;
+mod archive;
 mod channel;
 pub mod file;
+mod files;
 mod filters;
 pub mod generations;
 mod identity;
@@ -82,10 +84,6 @@ pub struct Sources {
     pub process: String,
     /// What that covers.
     trace: source::Trace,
-    /// Changes when the listener's certificate, key or client authorities change.
-    pub server_tls: String,
-    /// The same of the admin listener's.
-    pub admin_tls: String,
     /// Changes when `routes.toml` changes.
     pub routes: String,
 }
@@ -198,12 +196,10 @@ pub enum LedgerPlace {
 /// A listener's certificate, and whose certificates callers must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
-    /// PEM, leaf first.
-    pub cert: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
-    /// When given, a caller without a certificate of this authority does not get in.
-    pub client_ca: Option<PathBuf>,
+    /// Shown to callers.
+    pub identity: Identity,
+    /// When given (DER), a caller without a certificate of one of these authorities does not get in.
+    pub client_ca: Option<Vec<Vec<u8>>>,
 }
 
 /// Who calls the gateway.
@@ -317,8 +313,8 @@ pub struct Host {
     pub tls: bool,
 }
 
-/// A client certificate with its key.
-#[derive(Clone)]
+/// A certificate with its key.
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// DER, leaf first.
     pub certificates: Vec<Vec<u8>>,
@@ -353,3 +349,5 @@ impl PartialEq for Identity {
         self.certificates == other.certificates && self.key.expose() == other.key.expose()
     }
 }
+
+impl Eq for Identity {}

@@ -17,9 +17,10 @@ use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
@@ -290,19 +291,23 @@ impl<S: ServiceWithDependents> ServiceWithDependents for OnSocket<S> {
     }
 }
 
+/// Made from memory: the files may be others than those that were read, or broken by now.
 fn tls_settings(tls: &ServerTls, name: &str) -> Result<TlsSettings, String> {
-    let (cert, key) = (tls.cert.to_string_lossy(), tls.key.to_string_lossy());
-    let mut settings = TlsSettings::intermediate(&cert, &key).map_err(|error| format!("{name}: {error}"))?;
+    let cannot = |key: &str, error: &dyn std::fmt::Display| format!("{name}.{key}: {error}");
+    let key = PrivateKeyDer::try_from(tls.identity.key.expose()).map_err(|error| cannot("key", &error))?.clone_key();
+    let chain = tls.identity.certificates.iter().cloned().map(CertificateDer::from).collect();
+    let shown = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| cannot("cert", &error))?;
+    let mut settings = TlsSettings::intermediate("", "").map_err(|error| cannot("cert", &error))?;
+    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
     settings.enable_h2();
-    if let Some(path) = &tls.client_ca {
-        let cannot = |error: &dyn std::fmt::Display| format!("{name}.client_ca {}: {error}", path.display());
+    if let Some(authorities) = &tls.client_ca {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| cannot(&error))? {
-            let certificate = certificate.map_err(|error| cannot(&error))?;
-            roots.add(certificate).map_err(|error| cannot(&error))?;
+        for certificate in authorities {
+            let certificate = CertificateDer::from(certificate.as_slice());
+            roots.add(certificate).map_err(|error| cannot("client_ca", &error))?;
         }
-        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|error| cannot(&error))?;
-        settings.set_client_cert_verifier(verifier);
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+        settings.set_client_cert_verifier(verifier.map_err(|error| cannot("client_ca", &error))?);
     }
     Ok(settings)
 }

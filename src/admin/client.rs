@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -30,9 +29,8 @@ pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result
         format!("the admin port at {to} does not show the certificate that `admin.tls` names: {error}; {advice}")
     })?;
     exchange(stream, to, method, target, &headers, String::new()).await.map_err(|error| match &tls.client_ca {
-        Some(path) => {
-            let path = path.display();
-            format!("{error}; it wants a certificate of {path}: use curl with --cert and --key, as in `curl -X {method} …{target}`")
+        Some(_) => {
+            format!("{error}; it wants a certificate of `admin.tls.client_ca`: use curl with --cert and --key, as in `curl -X {method} …{target}`")
         }
         None => error,
     })
@@ -49,8 +47,9 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 fn config(tls: &ServerTls) -> Result<Arc<ClientConfig>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("admin.tls.cert {}: {error}", tls.cert.display());
-    let expected = CertificateDer::from_pem_file(&tls.cert).map_err(|error| cannot(&error))?;
+    let cannot = |error: &dyn std::fmt::Display| format!("admin.tls.cert: {error}");
+    let expected = tls.identity.certificates.first().ok_or_else(|| cannot(&"no certificate is in it"))?;
+    let expected = CertificateDer::from(expected.clone());
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Pinned { expected, provider: Arc::clone(&provider) });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::ErrorKind;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::channel::{ChannelFile, Served};
+use super::files::Files;
 use super::identity::Now;
 use super::known::Known;
 use super::parallel::{self, give_way};
@@ -28,7 +28,7 @@ use crate::routing::Routes;
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
 /// connections and memory.
 pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
-    attempt(dir, previous).result
+    attempt(dir, Files::default(), previous).result
 }
 
 /// Reads the configuration as a start would, and says what there is.
@@ -80,16 +80,16 @@ pub(super) struct Attempt {
 }
 
 /// Reads the configuration, and tells what to watch even when it is refused.
-pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
+pub(super) fn attempt(dir: &Path, files: Files, previous: Option<&Snapshot>) -> Attempt {
     let mut loading = Loading {
         dir,
+        files: Arc::new(files),
         previous,
         known: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.known)),
         now: Now::read(),
         mistakes: Vec::new(),
         sources: Sources { files: BTreeSet::from([dir.to_owned()]), ..Sources::default() },
     };
-    loading.known.contents.forget();
     let snapshot = loading.snapshot();
     let Loading { mut mistakes, sources, known, .. } = loading;
     known.tidy();
@@ -104,6 +104,7 @@ pub(super) fn attempt(dir: &Path, previous: Option<&Snapshot>) -> Attempt {
 
 struct Loading<'a> {
     dir: &'a Path,
+    files: Arc<Files>,
     previous: Option<&'a Snapshot>,
     known: Arc<Known>,
     now: Now,
@@ -113,7 +114,7 @@ struct Loading<'a> {
 
 impl Loading<'_> {
     fn snapshot(&mut self) -> Option<Snapshot> {
-        if !self.dir.is_dir() {
+        if !self.files.is_dir(self.dir) {
             let advice = "name the right one with --conf DIR, or see what is in the example `conf`";
             self.mistakes.push(Mistake::in_file(self.dir, "there is no such directory", Some(advice)));
             return None;
@@ -146,7 +147,7 @@ impl Loading<'_> {
 
     fn process(&mut self) -> Option<ProcessFile> {
         let path = self.dir.join("tollgate.toml");
-        if let Ok(false) = path.try_exists() {
+        if self.files.is_missing(&path) {
             let advice = "make one with `public_url = \"https://…\"` in it: what providers call back";
             self.mistakes.push(Mistake::in_file(&path, "this file is missing", Some(advice)));
             self.sources.files.insert(path);
@@ -158,8 +159,6 @@ impl Loading<'_> {
         let mut file = file?;
         self.sources.process = source.fingerprint();
         self.sources.trace = source.trace();
-        self.sources.server_tls = std::mem::take(&mut file.server_tls);
-        self.sources.admin_tls = std::mem::take(&mut file.admin_tls);
         self.sources.certificates.append(&mut file.certificates);
         Some(file)
     }
@@ -202,7 +201,7 @@ impl Loading<'_> {
             known.entry(&end.channel).or_default().push(end);
         }
         let read = |(name, path): (&String, &PathBuf)| {
-            let source = match Source::open(path, &self.known) {
+            let source = match Source::open(path, &self.files, &self.known) {
                 Ok(source) => source,
                 Err(mistake) => return Err((path.clone(), mistake)),
             };
@@ -245,7 +244,7 @@ impl Loading<'_> {
     /// Without the file there are no routes: each payment then names its channel.
     fn routes(&mut self, names: &Names<'_>) -> Arc<Routes> {
         let path = self.dir.join("routes.toml");
-        if let Ok(false) = path.try_exists() {
+        if self.files.is_missing(&path) {
             self.sources.files.insert(path);
             return Arc::default();
         }
@@ -274,23 +273,19 @@ impl Loading<'_> {
     fn list(&mut self, kind: &str) -> BTreeMap<String, PathBuf> {
         let dir = self.dir.join(kind);
         self.sources.files.insert(dir.clone());
-        let entries = match std::fs::read_dir(&dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                self.mistakes.push(Mistake::in_file(&dir, format!("this directory cannot be read: {error}"), None));
-                Vec::new()
-            }
-        };
+        let paths = self.files.list(&dir).unwrap_or_else(|error| {
+            self.mistakes.push(Mistake::in_file(&dir, format!("this directory cannot be read: {error}"), None));
+            Vec::new()
+        });
         let mut files = BTreeMap::new();
-        for path in entries.into_iter().map(|entry| entry.path()) {
+        for path in paths {
             give_way();
             let Some(stem) =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"))
             else {
                 continue;
             };
-            if stem.is_empty() || stem.starts_with('.') || path.is_dir() {
+            if stem.is_empty() || stem.starts_with('.') || self.files.is_dir(&path) {
                 continue;
             }
             if is_name(stem) {
@@ -312,7 +307,7 @@ impl Loading<'_> {
 
     fn open(&mut self, path: &Path) -> Option<Source> {
         self.sources.files.insert(path.to_owned());
-        Source::open(path, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
+        Source::open(path, &self.files, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
     fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {

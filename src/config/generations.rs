@@ -1,17 +1,17 @@
 //! Generations that were in force, kept on disk: to start on when the files are broken, and to go back to.
 //!
-//! They lie beside the configuration's directory, as in `conf.generations/00000007-4f1d…/`: every file that went into one,
-//! keys and certificates too, readable by the owner only, in the tree in which they were found. Files that are named by
-//! an absolute path are read where they are.
+//! They lie beside the configuration's directory, as in `conf.generations/00000007-4f1d….tar.lz4`: every file that went into
+//! one, keys and certificates too, readable by the owner only. It is read in memory, so that a disk that is full stops no
+//! start.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use super::archive::Archive;
 use super::file;
-use super::parallel::give_way;
+use super::files::Files;
 use super::reload::Report;
 use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
@@ -21,7 +21,8 @@ const MOST: usize = 20;
 /// Names the configuration that was taken back, by its hash, so that no restart puts it in force again.
 const REFUSED: &str = "taken-back";
 
-/// What follows its name in the name of the report beside it.
+/// What follows a generation's name in the name of its archive, and of the report beside it.
+const ARCHIVE: &str = ".tar.lz4";
 const REPORT: &str = ".report.json";
 
 /// Where they are kept.
@@ -41,14 +42,18 @@ pub struct Kept {
     pub number: u64,
     /// The first digits of its hash.
     pub hash: String,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Kept {
+    /// In this directory.
+    fn new(dir: &Path, number: u64, hash: &str) -> Self {
+        let path = dir.join(format!("{number:08}-{hash}{ARCHIVE}"));
+        Self { number, hash: hash.to_owned(), path }
+    }
+
     fn report(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(REPORT);
-        name.into()
+        self.path.with_file_name(format!("{:08}-{}{REPORT}", self.number, self.hash))
     }
 }
 
@@ -70,9 +75,9 @@ impl Generations {
     pub fn list(&self) -> Vec<Kept> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let kept = entries.filter_map(|entry| {
-            let name = entry.file_name().into_string().ok().filter(|name| !name.ends_with(REPORT))?;
-            let (number, hash) = name.split_once('-')?;
-            Some(Kept { number: number.parse().ok()?, hash: hash.to_owned(), path: entry.path() })
+            let name = entry.file_name().into_string().ok()?;
+            let (number, hash) = name.strip_suffix(ARCHIVE)?.split_once('-')?;
+            Some(Kept::new(&self.dir, number.parse().ok()?, hash))
         });
         let mut kept: Vec<Kept> = kept.collect();
         kept.sort_by_key(|kept| kept.number);
@@ -98,28 +103,28 @@ impl Generations {
         let mut old = self.list();
         old.truncate(old.len().saturating_sub(MOST));
         for old in old {
-            let _ = fs::remove_dir_all(&old.path);
+            let _ = fs::remove_file(&old.path);
             let _ = fs::remove_file(old.report());
         }
     }
 
     fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str, report: Option<&Report>) -> io::Result<()> {
-        private_dir(&self.dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let kept = Kept::new(&self.dir, snapshot.generation, hash);
         let unfinished = self.dir.join("unfinished");
-        let _ = fs::remove_dir_all(&unfinished);
+        let file = private_file(&unfinished)?;
         match from {
-            Some(kept) => copy_tree(&kept.path, &unfinished)?,
-            None => self.copy(snapshot, &unfinished)?,
+            Some(from) => copy(&from.path, file)?,
+            None => {
+                let files = snapshot.sources.files.iter().filter(|file| file.is_file());
+                Archive::write(file, files.map(|file| (self.place(file), file.as_path())))?;
+            }
         }
-        let name = format!("{:08}-{hash}", snapshot.generation);
-        let _ = fs::remove_dir_all(self.dir.join(&name));
         // In one step: half a generation is never found.
-        let path = self.dir.join(name);
-        fs::rename(unfinished, &path)?;
+        fs::rename(unfinished, &kept.path)?;
+        fs::File::open(&self.dir)?.sync_all()?;
         let Some(report) = report else { return Ok(()) };
-        let kept = Kept { number: snapshot.generation, hash: hash.to_owned(), path };
-        let mut file = private_file(&kept.report())?;
-        file.write_all(&serde_json::to_vec(report)?)
+        private_file(&kept.report())?.write_all(&serde_json::to_vec(report)?)
     }
 
     /// What the reload did that put it in force; nothing when that is not known.
@@ -127,42 +132,34 @@ impl Generations {
         serde_json::from_slice(&fs::read(kept.report()).ok()?).ok()
     }
 
-    fn copy(&self, snapshot: &Snapshot, to: &Path) -> io::Result<()> {
-        let mut made = BTreeSet::new();
-        for file in snapshot.sources.files.iter().filter(|file| file.is_file()) {
-            let copy = mirrored(to, &self.place(file)?);
-            if let Some(parent) = copy.parent().filter(|parent| !made.contains(*parent)) {
-                private_dir(parent)?;
-                made.insert(parent.to_owned());
-            }
-            copy_file(file, &copy)?;
-        }
-        Ok(())
-    }
-
-    /// Where a file is, in the words of the configuration: links inside of it are not followed, since a copy has none.
-    fn place(&self, file: &Path) -> io::Result<PathBuf> {
-        match file.strip_prefix(&self.given) {
-            Ok(rest) if rest.components().all(|part| matches!(part, Component::Normal(_))) => Ok(self.conf.join(rest)),
-            _ => absolute(file),
-        }
+    /// Where a file is, in the words of the configuration: a copy has no links.
+    fn place(&self, file: &Path) -> PathBuf {
+        file.strip_prefix(&self.given).map_or_else(|_| file.to_owned(), |rest| self.conf.join(rest))
     }
 
     /// Reads one that was kept.
     pub fn load(&self, kept: &Kept, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
-        let mut snapshot = file::load(&mirrored(&kept.path, &self.conf), previous)?;
-        // A file changed between reading and copying, or what the copy names outside of itself did since.
-        if !snapshot.hash.starts_with(&kept.hash) {
+        let mistaken = |message: &str| {
             let advice = "choose another one with `tollgate rollback --to`";
-            return Err(vec![Mistake::in_file(&kept.path, "this is not what was in force", Some(advice))]);
+            vec![Mistake::in_file(&kept.path, message, Some(advice))]
+        };
+        let archive = Archive::open(&kept.path).map_err(|error| mistaken(&format!("this is damaged: {error}")))?;
+        let dir = kept.path.join(self.conf.strip_prefix("/").unwrap_or(&self.conf));
+        let mut snapshot = file::attempt(&dir, Files::kept(archive), previous).result?;
+        // A file changed between reading and copying, or a variable since.
+        if !snapshot.hash.starts_with(&kept.hash) {
+            return Err(mistaken("this is not what was in force"));
         }
-        // The ledger stays where it is.
+        // What is no part of the configuration stays where it is.
+        let outside = |path: &Path| path.strip_prefix(&kept.path).map(|rest| Path::new("/").join(rest));
         if let LedgerPlace::Embedded(path) = &snapshot.process.ledger
-            && let Ok(rest) = path.strip_prefix(&kept.path)
+            && let Ok(path) = outside(path)
         {
-            let ledger = LedgerPlace::Embedded(Path::new("/").join(rest));
+            let ledger = LedgerPlace::Embedded(path);
             snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
         }
+        let files = snapshot.sources.files;
+        snapshot.sources.files = files.into_iter().map(|file| outside(&file).unwrap_or(file)).collect();
         Ok(snapshot)
     }
 
@@ -192,31 +189,13 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    give_way();
-    io::copy(&mut fs::File::open(from)?, &mut private_file(to)?).map(drop)
-}
-
 fn private_file(path: &Path) -> io::Result<fs::File> {
     fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    private_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &to)?;
-        } else {
-            copy_file(&entry.path(), &to)?;
-        }
-    }
-    Ok(())
+fn copy(from: &Path, mut to: fs::File) -> io::Result<()> {
+    io::copy(&mut fs::File::open(from)?, &mut to)?;
+    to.sync_all()
 }
 
 /// Without following the last link: a file that is one is found under its own name.
@@ -224,9 +203,4 @@ fn absolute(file: &Path) -> io::Result<PathBuf> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().ok_or_else(|| io::Error::other("a file without a name"))?;
     Ok(fs::canonicalize(parent)?.join(name))
-}
-
-/// The place of an absolute path inside a kept tree.
-fn mirrored(root: &Path, absolute: &Path) -> PathBuf {
-    root.join(absolute.components().filter(|part| matches!(part, Component::Normal(_))).collect::<PathBuf>())
 }

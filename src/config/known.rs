@@ -2,70 +2,17 @@
 //! next reload.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Signer, Verifier};
 
 use super::identity::{Authority, Pair};
 
-/// A file that was read.
-pub(super) struct Content {
-    bytes: Secret,
-    /// SHA-256 of the bytes.
-    pub(super) digest: [u8; 32],
-}
-
-impl Content {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
-        Self { digest: Sha256::digest(&bytes).into(), bytes: Secret::new(bytes) }
-    }
-
-    pub(super) fn expose(&self) -> &[u8] {
-        self.bytes.expose()
-    }
-}
-
-/// The files that were read last while one generation is read: ten thousand channels of one account name the same few.
-#[derive(Default)]
-pub(super) struct Contents(Mutex<HashMap<PathBuf, Arc<Content>>>);
-
-/// Enough for the files of some accounts that take turns.
-const MOST_CONTENTS: usize = 256;
-
-impl Contents {
-    /// What the file at this path holds.
-    pub(super) fn read(
-        &self,
-        path: &Path,
-        read: impl FnOnce(&Path) -> Result<Vec<u8>, String>,
-    ) -> Result<Arc<Content>, String> {
-        let known = self.0.lock().get(path).cloned();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let content = Arc::new(Content::new(read(path)?));
-        let mut contents = self.0.lock();
-        if contents.len() >= MOST_CONTENTS {
-            contents.clear();
-        }
-        contents.insert(path.to_owned(), Arc::clone(&content));
-        Ok(content)
-    }
-
-    /// The next time they are read anew.
-    pub(super) fn forget(&self) {
-        self.0.lock().clear();
-    }
-}
-
 /// Goes from generation to generation. What no generation uses any more is forgotten.
 #[derive(Default)]
 pub(crate) struct Known {
-    pub(super) contents: Contents,
     pub(super) signers: Shelf<dyn Signer>,
     pub(super) verifiers: Shelf<dyn Verifier>,
     pub(super) pairs: Shelf<Pair>,
@@ -75,7 +22,6 @@ pub(crate) struct Known {
 impl Known {
     /// Forgets what only stands here.
     pub(super) fn tidy(&self) {
-        self.contents.forget();
         self.signers.tidy();
         self.verifiers.tidy();
         self.pairs.tidy();
@@ -124,29 +70,6 @@ fn name(contents: &[&[u8]]) -> [u8; 32] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_is_read_once_a_generation() {
-        let contents = Contents::default();
-        let count = std::cell::Cell::new(0);
-        let read = |name: &str| {
-            let bytes = |_: &Path| {
-                count.set(count.get() + 1);
-                Ok(name.as_bytes().to_vec())
-            };
-            contents.read(Path::new(name), bytes).unwrap()
-        };
-        assert_eq!(
-            (read("a").expose(), read("a").digest == read("b").digest, count.get()),
-            (b"a".as_slice(), false, 2)
-        );
-        contents.forget();
-        read("a");
-        assert_eq!(count.get(), 3);
-        (0..MOST_CONTENTS).for_each(|number| drop(read(&number.to_string())));
-        assert!(contents.0.lock().len() <= MOST_CONTENTS);
-        assert!(contents.read(Path::new("c"), |_| Err("gone".to_owned())).is_err());
-    }
 
     #[test]
     fn the_same_contents_are_read_once_until_nobody_uses_them() {

@@ -26,7 +26,7 @@ pub fn diff(conf: &Path) -> Result<(), String> {
     println!("against generation {number} ({hash}):");
     let effects = words::effects(&running, &files);
     changed.iter().chain(&effects).for_each(|change| println!("  {change}"));
-    for key in process::needs_restart(&running.process, &files.process, [true; 2]) {
+    for key in process::needs_restart(&running.process, &files.process) {
         println!("  `{key}` would be in force after a restart only");
     }
     Ok(())

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 use tollgate_plugins::settings::{Form, Setting, Settings, Size};
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
@@ -29,10 +28,6 @@ pub(super) struct ProcessFile {
     pub(super) process: Option<Process>,
     /// Whether providers would call this machine itself: then it is a sandbox.
     pub(super) is_sandbox: bool,
-    /// Changes when the contents of the listener's TLS files change.
-    pub(super) server_tls: String,
-    /// The same of the admin listener's.
-    pub(super) admin_tls: String,
     /// The listeners' own.
     pub(super) certificates: Vec<CertificateEnd>,
 }
@@ -69,8 +64,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
-    let Door { tls, fingerprint: server_tls, mut certificates } = door.unwrap_or_default();
-    let Door { tls: admin_tls, fingerprint: admin_fingerprint, certificates: admins } = admin.door.unwrap_or_default();
+    let Door { tls, mut certificates, .. } = door.unwrap_or_default();
+    let Door { tls: admin_tls, certificates: admins, .. } = admin.door.unwrap_or_default();
     certificates.extend(admins.into_iter().map(|end| CertificateEnd { certificate: "admin".to_owned(), ..end }));
     let process = public.zip(ledger).map(|((public_url, _), ledger)| Process {
         public_url,
@@ -92,19 +87,18 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         revert_if,
         webhook_allow,
     });
-    ProcessFile { process, is_sandbox, server_tls, admin_tls: admin_fingerprint, certificates }
+    ProcessFile { process, is_sandbox, certificates }
 }
 
 /// The names of the keys that differ although they are read only at start.
-pub(super) fn needs_restart(running: &Process, file: &Process, same_tls_files: [bool; 2]) -> Vec<String> {
-    let [same_server, same_admin] = same_tls_files;
+pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
     let same = [
         ("server.listen", running.listen == file.listen),
-        ("server.tls", running.tls == file.tls && same_server),
+        ("server.tls", running.tls == file.tls),
         ("server.body_limit", running.body_limit == file.body_limit),
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
-        ("admin.tls", running.admin_tls == file.admin_tls && same_admin),
+        ("admin.tls", running.admin_tls == file.admin_tls),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("ledger.reserve", running.reserve == file.reserve),
         ("cache", running.cache == file.cache),
@@ -159,7 +153,7 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
             section.problem("token", message, Some("make one with `tollgate keygen merchant`".to_owned()));
         }
     }
-    let asks = has_token || door.as_ref().and_then(|door| door.tls.as_ref()).is_some_and(|tls| tls.client_ca.is_some());
+    let asks = has_token || door.as_ref().is_some_and(|door| door.asks);
     if !listen.ip().is_loopback() && !asks {
         let message =
             "who can reach `admin.listen` could change everything: it must be a loopback address, or ask who is there";
@@ -271,31 +265,19 @@ fn log(section: Option<Settings<'_>>) -> String {
 #[derive(Default)]
 struct Door {
     tls: Option<ServerTls>,
-    fingerprint: String,
+    /// Whether callers must show a certificate, even if it is not clear whose.
+    asks: bool,
     certificates: Vec<CertificateEnd>,
 }
 
-/// The listener reads the files itself when it starts; here they are read to know that it will be able to.
 fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
-    let path = |tls: &mut Settings<'_>, key| tls.optional::<String>(key).map(|name| source.resolve(&name));
     let pair = identity::read(source, tls, now);
+    let asks = tls.has("client_ca");
     let client_ca = identity::authorities_der(source, tls, "client_ca", now);
-    let mut hasher = Sha256::new();
-    let mut certificates = Vec::new();
-    if let Some(pair) = pair {
-        for certificate in &pair.identity.certificates {
-            hasher.update(certificate);
-        }
-        hasher.update(pair.identity.key.expose());
-        let certificate = "server".to_owned();
-        certificates.push(CertificateEnd { channel: String::new(), certificate, not_after: pair.not_after() });
-    }
-    for authority in client_ca.iter().flatten() {
-        hasher.update(authority);
-    }
-    let paths = path(tls, "cert").zip(path(tls, "key"));
-    let tls = paths.map(|(cert, key)| ServerTls { cert, key, client_ca: path(tls, "client_ca") });
-    Door { tls, fingerprint: hex::encode(hasher.finalize()), certificates }
+    let end = |not_after| CertificateEnd { channel: String::new(), certificate: "server".to_owned(), not_after };
+    let certificates = pair.iter().map(|pair| end(pair.not_after())).collect();
+    let tls = pair.map(|pair| ServerTls { identity: pair.identity.clone(), client_ca });
+    Door { tls, asks, certificates }
 }
 
 struct Listen(SocketAddr);

@@ -14,6 +14,7 @@ pub use self::told::Report;
 use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
+use super::files::Files;
 use super::generations::{Generations, Kept};
 use super::parallel::{give_way, politely};
 use super::report::Mistake;
@@ -205,7 +206,7 @@ impl ReloadHandle {
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
         let started = Instant::now();
-        let attempt = politely(move || file::attempt(&dir, Some(&previous))).await;
+        let attempt = politely(move || file::attempt(&dir, Files::default(), Some(&previous))).await;
         let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
             result: Err(vec![Mistake::in_file(&shared.dir, "reading the configuration failed", None)]),
             files: running.sources.files.clone(),
@@ -324,9 +325,7 @@ fn free(last: Snapshot) {
 }
 
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
-    let same_tls_files =
-        [running.sources.server_tls == read.sources.server_tls, running.sources.admin_tls == read.sources.admin_tls];
-    let needs_restart = process::needs_restart(&running.process, &read.process, same_tls_files);
+    let needs_restart = process::needs_restart(&running.process, &read.process);
     let (changed, effects) = (words::changes(running, &read), words::effects(running, &read));
     let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
     if running.hash == read.hash {
@@ -339,9 +338,6 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
     let now_read =
         Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, ..running_process };
     read.process = Arc::new(now_read);
-    // The listeners still show what they were started with.
-    read.sources.server_tls.clone_from(&running.sources.server_tls);
-    read.sources.admin_tls.clone_from(&running.sources.admin_tls);
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
     tell_in_force(&read, &running.sources.certificates);
     current.store(Arc::new(read));

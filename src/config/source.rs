@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,12 +12,9 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
-use super::known::{Content, Known};
-use super::parallel::give_way;
+use super::files::{Content, Files};
+use super::known::Known;
 use super::report::Mistake;
-
-/// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
-const LARGEST: u64 = 32 << 20;
 
 /// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
 /// be watched.
@@ -28,6 +24,7 @@ pub(super) struct Source {
     hasher: RefCell<Sha256>,
     named: RefCell<BTreeSet<PathBuf>>,
     trace: RefCell<Vec<Fed>>,
+    files: Arc<Files>,
     known: Arc<Known>,
 }
 
@@ -77,15 +74,15 @@ impl fmt::Display for Named {
 
 impl Source {
     /// Opens a file that should be there.
-    pub(super) fn open(path: &Path, known: &Arc<Known>) -> Result<Self, Mistake> {
-        let content = read_small(path).map_err(|message| Mistake::in_file(path, message, None))?;
+    pub(super) fn open(path: &Path, files: &Arc<Files>, known: &Arc<Known>) -> Result<Self, Mistake> {
+        let content = files.read(path).map_err(|message| Mistake::in_file(path, message, None))?;
         let text = String::from_utf8(content).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let (line, column) = place(&String::from_utf8_lossy(&error.as_bytes()[..valid]), valid);
             let message = "this is not UTF-8 text".to_owned();
             Mistake { file: path.to_owned(), line, column, message, suggestion: None }
         })?;
-        Ok(Self { known: Arc::clone(known), ..Self::with_text(path, text) })
+        Ok(Self { files: Arc::clone(files), known: Arc::clone(known), ..Self::with_text(path, text) })
     }
 
     /// A file with this text.
@@ -96,6 +93,7 @@ impl Source {
             hasher: RefCell::default(),
             named: RefCell::new([path.into()].into()),
             trace: RefCell::default(),
+            files: Arc::default(),
             known: Arc::default(),
         };
         source.feed("file", source.text.as_bytes());
@@ -143,7 +141,7 @@ impl Source {
     pub(super) fn read_named(&self, name: &str) -> Result<Arc<Content>, String> {
         let path = self.resolve(name);
         self.named.borrow_mut().insert(path.clone());
-        match self.known.contents.read(&path, read_small) {
+        match self.files.read_shared(&path) {
             Ok(content) => {
                 self.feed("named", &content.digest);
                 self.trace.borrow_mut().push(Fed::new(Named::File(name.to_owned()), content.digest));
@@ -203,7 +201,7 @@ impl Source {
             match &fed.what {
                 Named::File(name) => {
                     let path = self.resolve(name);
-                    let Ok(content) = self.known.contents.read(&path, read_small) else { return false };
+                    let Ok(content) = self.files.read_shared(&path) else { return false };
                     feed(&mut hasher, "named", &content.digest);
                     named.insert(path);
                 }
@@ -268,24 +266,6 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..end];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
-fn read_small(path: &Path) -> Result<Vec<u8>, String> {
-    give_way();
-    let told = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "this file does not exist".to_owned(),
-        ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),
-        _ => format!("this file cannot be read: {error}"),
-    };
-    let metadata = std::fs::metadata(path).map_err(told)?;
-    // A named pipe would stop the reload, a device could fill the memory.
-    if !metadata.is_file() {
-        return Err("this is not a file".to_owned());
-    }
-    if metadata.len() > LARGEST {
-        return Err(format!("this file has more than {LARGEST} bytes: it cannot be the right one"));
-    }
-    std::fs::read(path).map_err(told)
 }
 
 #[cfg(test)]

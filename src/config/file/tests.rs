@@ -376,7 +376,7 @@ fn the_listener_s_certificate_is_checked() {
     put(&dir, "tollgate.toml", text);
     let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let tls = snapshot.process.tls.as_ref().unwrap();
-    assert_eq!((&tls.cert, &tls.client_ca), (&dir.path().join("cert.pem"), &Some(dir.path().join("cert.pem"))));
+    assert_eq!(tls.client_ca.as_ref(), Some(&tls.identity.certificates));
     assert_eq!(snapshot.sources.certificates[0].certificate, "server");
     put(&dir, "key.pem", &identity::tests::pair(2020..2090).1);
     assert_told(&dir, &["tollgate.toml:2:41: this key does not belong to the certificate in `cert`"]);

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::super::{Keep, LedgerPlace};
+use tollgate_plugins::secret::Secret;
+
+use super::super::{Identity, Keep, LedgerPlace};
 use super::*;
 
 fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -206,6 +208,12 @@ fn what_needs_a_restart_is_named() {
         reserve: 1,
         ..running.clone()
     };
-    assert_eq!(needs_restart(&running, &changed, [true; 2]), ["ledger.reserve", "telemetry.log"]);
-    assert_eq!(needs_restart(&running, &running, [false; 2]), ["server.tls", "admin.tls"]);
+    assert_eq!(needs_restart(&running, &changed), ["ledger.reserve", "telemetry.log"]);
+    let tls = |key: &str| {
+        let identity = Identity { certificates: Vec::new(), key: Secret::new(key) };
+        Some(ServerTls { identity, client_ca: None })
+    };
+    let [one, other] = ["one", "two"].map(|key| Process { tls: tls(key), admin_tls: tls(key), ..running.clone() });
+    assert_eq!(needs_restart(&one, &other), ["server.tls", "admin.tls"], "the files' contents count");
+    assert!(needs_restart(&one, &one.clone()).is_empty());
 }

@@ -1,0 +1,158 @@
+//! Files in one file, as `tar -I lz4` reads it too: making ten thousand would have the ledger's syncs wait for the disk.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Bound;
+use std::path::{Component, Path, PathBuf};
+
+use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
+use tollgate_plugins::secret::Secret;
+
+use super::parallel::give_way;
+
+/// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`
+/// was `/etc/tollgate/routes.toml`.
+pub(super) struct Archive {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, Secret>,
+}
+
+impl Archive {
+    /// Reads all that is in the archive at this path.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut tar = tar::Archive::new(FrameDecoder::new(io::BufReader::new(File::open(path)?)));
+        let mut files = BTreeMap::new();
+        for entry in tar.entries()? {
+            give_way();
+            let mut entry = entry?;
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            files.insert(entry.path()?.into_owned(), Secret::new(content));
+        }
+        // The sum over everything stands at the end.
+        io::copy(&mut tar.into_inner(), &mut io::sink())?;
+        if files.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "nothing is in it"));
+        }
+        Ok(Self { path: path.to_owned(), files })
+    }
+
+    /// Writes an archive of these files, each with the absolute path that it shall have there. It is on the disk when this
+    /// returns.
+    pub(super) fn write<'a>(to: File, files: impl Iterator<Item = (PathBuf, &'a Path)>) -> io::Result<()> {
+        let frame = FrameInfo::new().content_checksum(true);
+        let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
+        for (name, file) in files {
+            give_way();
+            let content = Secret::new(std::fs::read(file)?);
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.expose().len() as u64);
+            header.set_mode(0o600);
+            tar.append_data(&mut header, plain(&name), content.expose())?;
+        }
+        tar.into_inner()?.finish()?.into_inner()?.sync_all()
+    }
+
+    pub(super) fn read(&self, path: &Path) -> Option<&Secret> {
+        self.files.get(&self.name(path))
+    }
+
+    pub(super) fn has_dir(&self, dir: &Path) -> bool {
+        let name = self.name(dir);
+        self.below(&name).any(|file| file != name)
+    }
+
+    /// The files in a directory, without those of the directories in it.
+    pub(super) fn list(&self, dir: &Path) -> Vec<PathBuf> {
+        let name = self.name(dir);
+        let inside = self.below(&name).filter(|file| file.parent() == Some(&name));
+        inside.filter_map(Path::file_name).map(|file| dir.join(file)).collect()
+    }
+
+    fn below<'a>(&'a self, name: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let files =
+            self.files.range::<Path, _>((Bound::Included(name), Bound::Unbounded)).map(|(file, _)| file.as_path());
+        files.take_while(move |file| file.starts_with(name))
+    }
+
+    /// A path that leads out of the archive means what it means outside.
+    fn name(&self, path: &Path) -> PathBuf {
+        plain(path.strip_prefix(&self.path).unwrap_or(path))
+    }
+}
+
+/// Stands for `..`, which leads elsewhere behind a link, and means nothing in an archive.
+const ABOVE: &str = "^";
+
+/// As a path is called in an archive: by the same words, relative.
+fn plain(path: &Path) -> PathBuf {
+    let part = |part| match part {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new(ABOVE)),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(part).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn archive(dir: &Path) -> PathBuf {
+        std::fs::write(dir.join("one"), "1").unwrap();
+        std::fs::write(dir.join("two"), vec![b'2'; 100_000]).unwrap();
+        let path = dir.join("kept.tar.lz4");
+        let long = format!("/etc/tollgate/{}", "long/".repeat(40));
+        let names = [
+            "/etc/tollgate/routes.toml",
+            "/etc/tollgate/channels/a.toml",
+            "/etc/tollgate/channels/../../keys/b.pem",
+            "/etc/keys/b.pem",
+            &long,
+        ];
+        let files = ["one", "two", "one", "two", "one"].map(|file| dir.join(file));
+        let files = names.iter().map(PathBuf::from).zip(files.iter().map(PathBuf::as_path));
+        Archive::write(File::create(&path).unwrap(), files).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_was_written_is_read_by_the_paths_that_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(dir.path());
+        let archive = Archive::open(&path).unwrap();
+        let inside = |name: &str| path.join(name);
+        let read = |path: &Path| archive.read(path).map(|content| content.expose().len());
+        assert_eq!(read(&inside("etc/tollgate/routes.toml")), Some(1));
+        assert_eq!(read(&inside("etc/tollgate/channels/./../../keys/b.pem")), Some(1), "`channels` may be a link");
+        assert_eq!(read(Path::new("/etc/keys/b.pem")), Some(100_000));
+        assert_eq!(read(Path::new("/etc/tollgate/channels/a.toml")), Some(100_000), "named by an absolute path");
+        assert_eq!(read(&inside("etc/tollgate/channels/../../../../../keys.pem")), None);
+        assert_eq!(read(&inside("etc/tollgate").join("long/".repeat(40))), Some(1));
+        assert_eq!(archive.list(&inside("etc/tollgate")), [inside("etc/tollgate/routes.toml")]);
+        assert!(archive.list(&inside("etc/toll")).is_empty());
+        assert!(
+            archive.has_dir(&inside("etc/tollgate/channels")) && !archive.has_dir(&inside("etc/tollgate/merchants"))
+        );
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = archive(dir.path());
+        let good = std::fs::read(&path).unwrap();
+        for (place, cut) in [(good.len() - 1, true), (good.len() / 2, true), (0, true), (good.len() / 2, false)] {
+            let mut bad = good.clone();
+            if cut {
+                bad.truncate(place)
+            } else {
+                bad[place] ^= 1
+            }
+            std::fs::write(&path, bad).unwrap();
+            assert!(Archive::open(&path).is_err(), "{place} {cut}");
+        }
+    }
+}
