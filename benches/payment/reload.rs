@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ pub fn measure() {
     }
 }
 
-/// Payments over a gateway that does nothing else, and over the same one while it reloads all the time.
+/// Payments over a gateway that does nothing else, over the same one beside a loop, and while it reloads all the time.
 pub async fn felt() {
     let stage = Stage::set().await;
     let channels = stage.conf.join("channels");
@@ -61,13 +62,18 @@ pub async fn felt() {
             Some(pace) => print!("\n{pace} payments a second"),
             None => print!("\nas many payments as there is CPU for"),
         }
-        println!(
-            ", calm and while every one of {CHANNELS} channels changes with each reload, one reload after the other"
-        );
-        let (mut calm, mut busy, before) = (Vec::new(), Vec::new(), reloads(stage.admin).await);
-        // In turns, so that a neighbour's noise falls on both.
+        println!("; every one of {CHANNELS} channels changes with each reload, one reload after the other");
+        let before = reloads(stage.admin).await;
+        let mut turns = BESIDE.map(|_| Vec::new());
+        // In turns, so that a neighbour's noise falls on all.
         for _ in 0..TURNS {
-            let mut payments = async || {
+            for (beside, turns) in BESIDE.iter().zip(&mut turns) {
+                // What the last reload leaves to do is not the calm.
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                let is_over = Arc::new(AtomicBool::new(false));
+                let swapping = matches!(beside, Beside::Reloads)
+                    .then(|| tokio::spawn(swap_and_reload(stage.conf.clone(), stage.admin, Arc::clone(&is_over))));
+                let spinning = matches!(beside, Beside::Loop).then(spin);
                 let requests = stage.merchant_requests(from, PAYMENTS);
                 from += PAYMENTS;
                 let load = Load { requests, expected: 201, to: stage.gateway };
@@ -75,24 +81,61 @@ pub async fn felt() {
                     Some(pace) => drive::run_paced(load, pace).await,
                     None => drive::run(load.to, load.requests, load.expected).await,
                 };
-                drive::percentiles(times).map(|time| time.as_secs_f64() * 1e3)
-            };
-            // What the last reload leaves to do is not the calm.
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            calm.push(payments().await);
-            let is_over = Arc::new(AtomicBool::new(false));
-            let swapping = tokio::spawn(swap_and_reload(stage.conf.clone(), stage.admin, Arc::clone(&is_over)));
-            busy.push(payments().await);
-            is_over.store(true, Ordering::Relaxed);
-            swapping.await.unwrap();
+                drop(spinning);
+                is_over.store(true, Ordering::Relaxed);
+                if let Some(swapping) = swapping {
+                    swapping.await.unwrap();
+                }
+                turns.push(drive::percentiles(times).map(|time| time.as_secs_f64() * 1e3));
+            }
         }
-        let reloads = reloads(stage.admin).await - before;
-        let [calm, busy] = [("calm", calm), ("reloading", busy)].map(|(what, turns)| {
+        let calm = middle(&sorted(turns[0].iter().map(|turn| turn[1])));
+        for (beside, turns) in BESIDE.iter().zip(turns) {
             let [p50, p99] = [0, 1].map(|which| sorted(turns.iter().map(|turn| turn[which])));
-            println!("{what:<10}p50 {:>5.1} ms   p99 {:>5.1} ms   (turns: {:.1?})", middle(&p50), middle(&p99), p99);
-            middle(&p99)
-        });
-        println!("p99 {:.2} x over {reloads} reloads", busy / calm);
+            let (name, times) = (beside.name(), middle(&p99) / calm);
+            println!(
+                "{name:<28}p50 {:>5.1} ms   p99 {:>5.1} ms {times:.2} x   (turns: {:.1?})",
+                middle(&p50),
+                middle(&p99),
+                p99
+            );
+        }
+        println!("{} reloads", reloads(stage.admin).await - before);
+    }
+}
+
+/// What goes on while payments are made.
+enum Beside {
+    Nothing,
+    /// What any work on a core costs them, on a machine that shares its own.
+    Loop,
+    Reloads,
+}
+
+const BESIDE: [Beside; 3] = [Beside::Nothing, Beside::Loop, Beside::Reloads];
+
+impl Beside {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "calm",
+            Self::Loop => "beside a loop (SCHED_IDLE)",
+            Self::Reloads => "beside reloads",
+        }
+    }
+}
+
+/// A process that counts on a core that nobody else wants, until this is dropped.
+fn spin() -> Spinning {
+    let command = ["--idle", "0", "sh", "-c", "while :; do :; done"];
+    Spinning(Command::new("chrt").args(command).spawn().unwrap())
+}
+
+struct Spinning(Child);
+
+impl Drop for Spinning {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

@@ -111,17 +111,19 @@ impl Generations {
     fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str, report: Option<&Report>) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let kept = Kept::new(&self.dir, snapshot.generation, hash);
-        let unfinished = self.dir.join("unfinished");
+        let unfinished = self.dir.join(format!("unfinished{ARCHIVE}"));
         let file = private_file(&unfinished)?;
-        match from {
-            Some(from) => copy(&from.path, file)?,
+        let written = match from {
+            Some(from) => copy(&from.path, file),
             None => {
                 let files = snapshot.sources.files.iter().filter(|file| file.is_file());
-                Archive::write(file, files.map(|file| (self.place(file), file.as_path())))?;
+                Archive::write(file, files.map(|file| (self.place(file), file.as_path())))
             }
-        }
-        // In one step: half a generation is never found.
-        fs::rename(unfinished, &kept.path)?;
+        };
+        // In one step: half a generation is never found. Half of one would only fill the disk further.
+        written
+            .and_then(|()| fs::rename(&unfinished, &kept.path))
+            .inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
         fs::File::open(&self.dir)?.sync_all()?;
         let Some(report) = report else { return Ok(()) };
         private_file(&kept.report())?.write_all(&serde_json::to_vec(report)?)

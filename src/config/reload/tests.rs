@@ -310,7 +310,8 @@ async fn a_link_to_the_directory_may_lead_elsewhere_by_then() {
     // Behind the link this is `revision/key.pem`, and not the `key.pem` that the words seem to say.
     edit(&dir, "channels/wechat.toml", "wechat/apiclient_key.pem", "../key.pem");
     fs::copy(inside("revision/channels/wechat/apiclient_key.pem"), inside("revision/key.pem")).unwrap();
-    put(&dir, "key.pem", "another");
+    put(&dir, "key.pem", "0123456789abcdef");
+    put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"file:../key.pem\" }]\n");
     let (current, reloader) = loaded(&dir);
     edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
     let handle = reloader.handle();
