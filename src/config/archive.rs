@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
+use super::files::LARGEST;
 use super::parallel::give_way;
 
 /// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`
@@ -27,11 +28,12 @@ impl Archive {
         for entry in tar.entries()? {
             give_way();
             let mut entry = entry?;
-            let mut content = Vec::new();
+            // At once, so that no piece of a key is left behind.
+            let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(LARGEST as usize));
             entry.read_to_end(&mut content)?;
             files.insert(entry.path()?.into_owned(), Secret::new(content));
         }
-        // The sum over everything stands at the end.
+        // The sum over everything stands at the end. Where the end is missing, a generation's hash tells.
         io::copy(&mut tar.into_inner(), &mut io::sink())?;
         if files.is_empty() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "nothing is in it"));

@@ -13,7 +13,7 @@ use super::archive::Archive;
 use super::parallel::give_way;
 
 /// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
-const LARGEST: u64 = 32 << 20;
+pub(super) const LARGEST: u64 = 32 << 20;
 /// Enough for the files of some accounts that take turns.
 const MOST_CONTENTS: usize = 256;
 

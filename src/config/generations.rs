@@ -91,33 +91,37 @@ impl Generations {
 
     /// Keeps a generation that is in force, made from its files or from an older copy. What cannot be written is said, and
     /// stops nothing.
-    pub fn keep(&self, snapshot: &Snapshot, from: Option<&Kept>, report: Option<&Report>) {
+    pub fn keep(&self, snapshot: &Snapshot, from: Option<&Kept>, report: Option<&Report>) -> Result<(), String> {
         let hash = short(&snapshot.hash);
         if self.last().is_some_and(|last| (last.number, last.hash.as_str()) == (snapshot.generation, hash)) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.write(snapshot, from, hash, report) {
-            let dir = self.dir.display();
-            tracing::warn!(%error, %dir, "the generation cannot be kept: a restart with broken files would not start");
-        }
+        let written = self.write(snapshot, from, hash, report).map_err(|error| {
+            let (number, dir) = (snapshot.generation, self.dir.display());
+            format!(
+                "generation {number} cannot be kept in {dir}: {error}; a restart with broken files would not start on it"
+            )
+        });
         let mut old = self.list();
         old.truncate(old.len().saturating_sub(MOST));
         for old in old {
             let _ = fs::remove_file(&old.path);
             let _ = fs::remove_file(old.report());
         }
+        written
     }
 
     fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str, report: Option<&Report>) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let kept = Kept::new(&self.dir, snapshot.generation, hash);
         let unfinished = self.dir.join(format!("unfinished{ARCHIVE}"));
+        let _ = fs::remove_file(&unfinished);
         let file = private_file(&unfinished)?;
         let written = match from {
             Some(from) => copy(&from.path, file),
             None => {
                 let files = snapshot.sources.files.iter().filter(|file| file.is_file());
-                Archive::write(file, files.map(|file| (self.place(file), file.as_path())))
+                Archive::write(file, files.flat_map(|file| self.names(file).map(|name| (name, file.as_path()))))
             }
         };
         // In one step: half a generation is never found. Half of one would only fill the disk further.
@@ -126,6 +130,7 @@ impl Generations {
             .inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
         fs::File::open(&self.dir)?.sync_all()?;
         let Some(report) = report else { return Ok(()) };
+        let _ = fs::remove_file(kept.report());
         private_file(&kept.report())?.write_all(&serde_json::to_vec(report)?)
     }
 
@@ -134,9 +139,12 @@ impl Generations {
         serde_json::from_slice(&fs::read(kept.report()).ok()?).ok()
     }
 
-    /// Where a file is, in the words of the configuration: a copy has no links.
-    fn place(&self, file: &Path) -> PathBuf {
-        file.strip_prefix(&self.given).map_or_else(|_| file.to_owned(), |rest| self.conf.join(rest))
+    /// How a file is called in what is kept, in the words of the configuration: a copy has no links. The directory may have
+    /// been given by a path with links in it, and one of its files be named by the same path.
+    fn names(&self, file: &Path) -> impl Iterator<Item = PathBuf> {
+        let inside = file.strip_prefix(&self.given).ok().map(|rest| self.conf.join(rest));
+        let literal = file.is_absolute() && inside.as_deref() != Some(file);
+        inside.into_iter().chain(literal.then(|| file.to_owned()))
     }
 
     /// Reads one that was kept.
@@ -147,21 +155,24 @@ impl Generations {
         };
         let archive = Archive::open(&kept.path).map_err(|error| mistaken(&format!("this is damaged: {error}")))?;
         let dir = kept.path.join(self.conf.strip_prefix("/").unwrap_or(&self.conf));
+        if !archive.has_dir(&dir) {
+            return Err(mistaken("this was kept of a configuration in another directory"));
+        }
         let mut snapshot = file::attempt(&dir, Files::kept(archive), previous).result?;
         // A file changed between reading and copying, or a variable since.
         if !snapshot.hash.starts_with(&kept.hash) {
             return Err(mistaken("this is not what was in force"));
         }
         // What is no part of the configuration stays where it is.
-        let outside = |path: &Path| path.strip_prefix(&kept.path).map(|rest| Path::new("/").join(rest));
-        if let LedgerPlace::Embedded(path) = &snapshot.process.ledger
-            && let Ok(path) = outside(path)
-        {
-            let ledger = LedgerPlace::Embedded(path);
+        let outside = |path: &Path| match path.strip_prefix(&dir) {
+            Ok(rest) => self.given.join(rest),
+            Err(_) => path.to_owned(),
+        };
+        if let LedgerPlace::Embedded(path) = &snapshot.process.ledger {
+            let ledger = LedgerPlace::Embedded(outside(path));
             snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
         }
-        let files = snapshot.sources.files;
-        snapshot.sources.files = files.into_iter().map(|file| outside(&file).unwrap_or(file)).collect();
+        snapshot.sources.files = snapshot.sources.files.iter().map(|file| outside(file)).collect();
         Ok(snapshot)
     }
 
@@ -192,7 +203,7 @@ fn short(hash: &str) -> &str {
 }
 
 fn private_file(path: &Path) -> io::Result<fs::File> {
-    fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
+    fs::File::options().create_new(true).write(true).mode(0o600).open(path)
 }
 
 fn copy(from: &Path, mut to: fs::File) -> io::Result<()> {

@@ -20,7 +20,7 @@ use super::parallel::{give_way, politely};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, Process, Snapshot, process, words};
-use crate::telemetry::{LABELS, METRICS};
+use crate::telemetry::METRICS;
 
 /// Certificates come nearer to their end although nothing is reloaded.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
@@ -34,44 +34,55 @@ const USUAL_EVERY: Duration = Duration::from_secs(60);
 
 /// Reads the configuration that the process starts with, and puts it in force.
 ///
-/// With mistakes in it, or when it was taken back before, the last generation that was in force goes on, loudly.
+/// With mistakes in it, or when it was taken back before, the last generation that was in force and can be read goes on,
+/// loudly.
 pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let generations = Generations::of(dir);
     let last = generations.last();
-    let read = match file::load(dir, None) {
-        Ok(read) if last.is_some() && generations.is_taken_back(&read.hash) => Err(Vec::new()),
-        other => other,
+    let is_taken_back = |read: &Snapshot| last.is_some() && generations.is_taken_back(&read.hash);
+    let (snapshot, kept) = match file::load(dir, None) {
+        Ok(read) if is_taken_back(&read) => match last_kept(&generations, Vec::new()) {
+            Ok((snapshot, kept)) => (snapshot, Some(kept)),
+            Err(_) => (read, None),
+        },
+        Ok(read) => (read, None),
+        // Then what it leads to is missing as well: the ledger would be another one.
+        Err(mistakes) if !dir.is_dir() => return Err(mistakes),
+        Err(mistakes) => last_kept(&generations, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
     };
-    let snapshot = match (read, &last) {
-        (Ok(mut snapshot), last) => {
-            let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
-            let number = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
-            snapshot.generation = number;
-            snapshot
-        }
-        (Err(mistakes), None) => return Err(mistakes),
-        (Err(mistakes), Some(last)) => {
-            let Ok(mut snapshot) = generations.load(last, None) else { return Err(mistakes) };
-            snapshot.generation = last.number;
-            start_loudly(&mistakes, last);
-            METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
-            METRICS.config_last_reload_success.set(0);
-            LABELS.follow(&snapshot);
-            tell_certificates(&snapshot);
-            return Ok(Arc::new(ArcSwap::from_pointee(snapshot)));
-        }
-    };
-    generations.keep(&snapshot, None, None);
+    let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
+    let generation = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
+    let snapshot = Snapshot { generation, ..snapshot };
+    if let Err(why) = generations.keep(&snapshot, kept.as_ref(), None) {
+        eprintln!("{why}");
+    }
     tell_in_force(&snapshot, &[]);
+    if kept.is_some() {
+        METRICS.config_last_reload_success.set(0);
+    }
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
 
+/// The newest generation that can be read, in the place of what is not in force for these mistakes, or was taken back.
+fn last_kept(generations: &Generations, mut mistakes: Vec<Mistake>) -> Result<(Snapshot, Kept), Vec<Mistake>> {
+    let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
+    for kept in generations.list().into_iter().rev() {
+        match generations.load(&kept, None) {
+            Ok(snapshot) => {
+                start_loudly(why, &mistakes, &kept);
+                return Ok((snapshot, kept));
+            }
+            Err(why) => mistakes.extend(why),
+        }
+    }
+    Err(mistakes)
+}
+
 /// Before there is a log.
-fn start_loudly(mistakes: &[Mistake], last: &Kept) {
+fn start_loudly(why: &str, mistakes: &[Mistake], last: &Kept) {
     for mistake in mistakes {
         eprintln!("{mistake}");
     }
-    let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
     eprintln!("{why}: generation {} ({}), the last that was in force, goes on", last.number, last.hash);
 }
 
@@ -197,7 +208,10 @@ impl ReloadHandle {
     /// Keeps what is in force.
     async fn keep(&self, from: Option<Kept>, report: Option<Report>) {
         let (generations, current) = (self.0.generations.clone(), self.0.current.load_full());
-        politely(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
+        let kept = politely(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
+        if let Some(Err(why)) = kept {
+            tracing::warn!("{why}");
+        }
     }
 
     async fn read_and_swap(&self) -> Result<Report, Vec<Mistake>> {

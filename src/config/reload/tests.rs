@@ -297,7 +297,69 @@ async fn a_file_named_by_an_absolute_path_comes_back_too() {
     assert!(secret().starts_with(b"second"));
     handle.roll_back(None).await.unwrap();
     assert!(secret().starts_with(b"first"));
-    assert!(current.load().sources.files.contains(&name), "what is watched is the file");
+    let generations = Generations::of(dir.path());
+    let loaded = generations.load(&generations.last().unwrap(), None).unwrap();
+    let files = loaded.sources.files;
+    assert!(files.contains(&name) && files.contains(&dir.path().join("routes.toml")), "not the copies: {files:?}");
+}
+
+#[test]
+fn the_directory_may_be_called_by_a_path_with_links_in_it() {
+    let dir = sandbox();
+    let link = tempfile::tempdir().unwrap();
+    let current = link.path().join("current");
+    std::os::unix::fs::symlink(dir.path().parent().unwrap(), &current).unwrap();
+    let conf = current.join("conf");
+    put(&dir, "id", "0123456789abcdef");
+    let merchant = |name: &Path| format!("keys = [{{ id = \"shop-1\", secret = \"file:{}\" }}]\n", name.display());
+    put(&dir, "merchants/shop.toml", &merchant(&conf.join("id")));
+    let ledger = |current: &Current| match &current.load().process.ledger {
+        LedgerPlace::Embedded(path) => path.clone(),
+        LedgerPlace::Postgres(_) => unreachable!(),
+    };
+    let first = load_first(&conf).unwrap();
+    put(&dir, "routes.toml", "[[route]\n");
+    let again = load_first(&conf).unwrap();
+    assert_eq!((&again.load().hash, ledger(&again)), (&first.load().hash, ledger(&first)));
+    // The same directory by its other name.
+    let again = load_first(dir.path()).unwrap();
+    assert_eq!(again.load().hash, first.load().hash);
+}
+
+#[test]
+fn of_damaged_generations_the_newest_good_one_goes_on() {
+    let dir = sandbox();
+    let hash = |rate: &str| {
+        edit(&dir, "channels/wechat.toml", "\nrate = 600", rate);
+        let hash = load_first(dir.path()).unwrap().load().hash.clone();
+        edit(&dir, "channels/wechat.toml", rate, "\nrate = 600");
+        hash
+    };
+    let [first, second, _] = ["\nrate = 1", "\nrate = 2", "\nrate = 3"].map(hash);
+    put(&dir, "routes.toml", "[[route]\n");
+    let damage = |numbers: &[u64]| {
+        let kept = Generations::of(dir.path()).list();
+        kept.iter().filter(|kept| numbers.contains(&kept.number)).for_each(|kept| fs::write(&kept.path, "").unwrap());
+    };
+    // Going back makes a new one, as by `rollback`.
+    for (damaged, generation, hash) in [(&[3][..], 4, &second), (&[2, 4], 5, &first)] {
+        damage(damaged);
+        let started = load_first(dir.path()).unwrap().load_full();
+        assert_eq!((started.generation, &started.hash), (generation, hash));
+    }
+    damage(&[1, 5]);
+    let mistakes = load_first(dir.path()).err().unwrap();
+    let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("routes.toml:1:") && said.last().unwrap().contains("this is damaged"), "{said:?}");
+}
+
+#[test]
+fn without_its_directory_nothing_starts() {
+    let dir = sandbox();
+    load_first(dir.path()).unwrap();
+    fs::rename(dir.path(), dir.path().with_file_name("elsewhere")).unwrap();
+    let mistakes = load_first(dir.path()).err().unwrap();
+    assert!(mistakes[0].to_string().contains("there is no such directory"), "{mistakes:?}");
 }
 
 #[tokio::test]
