@@ -1,0 +1,147 @@
+//! What a start and a rollback make of the generations that are kept, and of their damage.
+
+use super::*;
+use crate::config::LedgerPlace;
+
+#[tokio::test]
+async fn a_file_named_by_an_absolute_path_comes_back_too() {
+    let dir = sandbox();
+    let name = dir.path().with_file_name("id");
+    let set = |id: &str| {
+        fs::write(&name, format!("{id}-0123456789abcdef")).unwrap();
+    };
+    set("first");
+    let merchant = format!("keys = [{{ id = \"shop-1\", secret = \"file:{}\" }}]\n", name.display());
+    put(&dir, "merchants/shop.toml", &merchant);
+    let (current, reloader) = loaded(&dir);
+    let secret = || current.load().merchants["shop"].keys[0].1.expose().to_vec();
+    set("second");
+    let handle = reloader.handle();
+    handle.reload().await.unwrap();
+    assert!(secret().starts_with(b"second"));
+    handle.roll_back(None).await.unwrap();
+    assert!(secret().starts_with(b"first"));
+    let generations = Generations::of(dir.path());
+    let loaded = generations.load(&generations.last().unwrap(), None).unwrap();
+    let files = loaded.sources.files;
+    assert!(files.contains(&name) && files.contains(&dir.path().join("routes.toml")), "not the copies: {files:?}");
+}
+
+#[test]
+fn the_directory_may_be_called_by_a_path_with_links_in_it() {
+    let dir = sandbox();
+    let link = tempfile::tempdir().unwrap();
+    let current = link.path().join("current");
+    std::os::unix::fs::symlink(dir.path().parent().unwrap(), &current).unwrap();
+    let conf = current.join("conf");
+    put(&dir, "id", "0123456789abcdef");
+    let merchant = |name: &Path| format!("keys = [{{ id = \"shop-1\", secret = \"file:{}\" }}]\n", name.display());
+    put(&dir, "merchants/shop.toml", &merchant(&conf.join("id")));
+    let ledger = |current: &Current| match &current.load().process.ledger {
+        LedgerPlace::Embedded(path) => path.clone(),
+        LedgerPlace::Postgres(_) => unreachable!(),
+    };
+    let first = load_first(&conf).unwrap();
+    put(&dir, "routes.toml", "[[route]\n");
+    let again = load_first(&conf).unwrap();
+    assert_eq!((&again.load().hash, ledger(&again)), (&first.load().hash, ledger(&first)));
+    // The same directory by its other name.
+    let again = load_first(dir.path()).unwrap();
+    assert_eq!(again.load().hash, first.load().hash);
+}
+
+#[test]
+fn of_damaged_generations_the_newest_good_one_goes_on() {
+    let dir = sandbox();
+    let hash = |rate: &str| {
+        edit(&dir, "channels/wechat.toml", "\nrate = 600", rate);
+        let hash = load_first(dir.path()).unwrap().load().hash.clone();
+        edit(&dir, "channels/wechat.toml", rate, "\nrate = 600");
+        hash
+    };
+    let [first, second, _] = ["\nrate = 1", "\nrate = 2", "\nrate = 3"].map(hash);
+    put(&dir, "routes.toml", "[[route]\n");
+    let damage = |numbers: &[u64]| {
+        let kept = Generations::of(dir.path()).list();
+        kept.iter().filter(|kept| numbers.contains(&kept.number)).for_each(|kept| fs::write(&kept.path, "").unwrap());
+    };
+    // Going back makes a new one, as by `rollback`.
+    for (damaged, generation, hash) in [(&[3][..], 4, &second), (&[2, 4], 5, &first)] {
+        damage(damaged);
+        let started = load_first(dir.path()).unwrap().load_full();
+        assert_eq!((started.generation, &started.hash), (generation, hash));
+    }
+    damage(&[1, 5]);
+    let mistakes = load_first(dir.path()).err().unwrap();
+    let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("routes.toml:1:") && said.last().unwrap().contains("this is damaged"), "{said:?}");
+}
+
+#[test]
+fn without_its_directory_nothing_starts() {
+    let dir = sandbox();
+    load_first(dir.path()).unwrap();
+    fs::rename(dir.path(), dir.path().with_file_name("elsewhere")).unwrap();
+    let mistakes = load_first(dir.path()).err().unwrap();
+    assert!(mistakes[0].to_string().contains("there is no such directory"), "{mistakes:?}");
+}
+
+#[tokio::test]
+async fn a_link_to_the_directory_may_lead_elsewhere_by_then() {
+    let dir = sandbox();
+    let inside = |name: &str| dir.path().join(name);
+    fs::create_dir(inside("revision")).unwrap();
+    fs::rename(inside("channels"), inside("revision/channels")).unwrap();
+    std::os::unix::fs::symlink("revision/channels", inside("channels")).unwrap();
+    // Behind the link this is `revision/key.pem`, and not the `key.pem` that the words seem to say.
+    edit(&dir, "channels/wechat.toml", "wechat/apiclient_key.pem", "../key.pem");
+    fs::copy(inside("revision/channels/wechat/apiclient_key.pem"), inside("revision/key.pem")).unwrap();
+    put(&dir, "key.pem", "0123456789abcdef");
+    put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"file:../key.pem\" }]\n");
+    let (current, reloader) = loaded(&dir);
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    let handle = reloader.handle();
+    handle.reload().await.unwrap();
+    fs::remove_file(inside("channels")).unwrap();
+    let report = handle.roll_back(None).await.unwrap();
+    assert_eq!((report.generation, current.load().channels.len()), (3, 1));
+}
+
+#[tokio::test]
+async fn what_is_damaged_says_so() {
+    let dir = sandbox();
+    let (_, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    let kept = Generations::of(dir.path()).list().remove(0);
+    let whole = fs::read(&kept.path).unwrap();
+    fs::write(&kept.path, &whole[..whole.len() - 9]).unwrap();
+    let mistakes = handle.roll_back(None).await.unwrap_err();
+    let said = mistakes[0].to_string();
+    assert!(said.contains(".tar.lz4: this is damaged: ") && said.contains("rollback --to"), "{said}");
+}
+
+#[test]
+fn what_was_taken_back_is_better_than_nothing() {
+    let dir = sandbox();
+    let kept = dir.path().with_file_name("conf.generations");
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("taken-back"), file::load(dir.path(), None).unwrap().hash).unwrap();
+    assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
+}
+
+#[tokio::test]
+async fn what_is_kept_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = sandbox();
+    let _ = loaded(&dir);
+    let kept = Generations::of(dir.path()).last().unwrap();
+    assert_eq!(kept.number, 1);
+    let root = dir.path().with_file_name("conf.generations");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&root), 0o700);
+    assert_eq!(mode(&kept.path), 0o600);
+    assert_eq!(fs::read_dir(root).unwrap().count(), 1, "nothing unfinished");
+}
