@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use super::*;
+use crate::config::LedgerPlace;
 use crate::config::file::tests::{Dir, edit, put, sandbox};
 
 struct Running {

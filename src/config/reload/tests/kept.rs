@@ -1,7 +1,6 @@
 //! What a start and a rollback make of the generations that are kept, and of their damage.
 
 use super::*;
-use crate::config::LedgerPlace;
 
 #[tokio::test]
 async fn a_file_named_by_an_absolute_path_comes_back_too() {
