@@ -8,8 +8,6 @@ mod files;
 mod filters;
 pub mod generations;
 mod identity;
-#[cfg(target_os = "linux")]
-mod inotify;
 mod keys;
 mod known;
 mod ledger;

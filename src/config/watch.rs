@@ -1,17 +1,15 @@
 //! Notices that something about the configuration's files changed, and waits until it is quiet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{Config, PollWatcher, RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Config, Event, EventKind, PollWatcher, RecursiveMode, Watcher, recommended_watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-#[cfg(target_os = "linux")]
-use super::inotify::Inotify;
 use super::parallel::give_way;
 
 /// Nothing happened for this long: whoever writes is done.
@@ -24,7 +22,8 @@ const POLL: Duration = Duration::from_secs(2);
 /// Watches directories, each without what is below it: the ledger may lie inside the configuration, and it writes all the
 /// time. Directories and not files, because editors and secret stores put new files in the place of old ones.
 pub(super) struct Watch {
-    watcher: Option<Watcher>,
+    watcher: Option<Box<dyn Watcher + Send>>,
+    polling: bool,
     events: mpsc::Sender<()>,
     /// With what the file system calls them: a directory that was put in the place of another must be watched anew.
     watched: BTreeMap<PathBuf, (u64, u64)>,
@@ -33,20 +32,13 @@ pub(super) struct Watch {
 impl Watch {
     /// Tells of changes through the channel, which needs room for one only.
     pub(super) fn new(events: mpsc::Sender<()>) -> Self {
-        let mut watch = Self { watcher: None, events, watched: BTreeMap::new() };
-        match told(watch.teller()) {
-            Ok(watcher) => watch.watcher = Some(watcher),
+        let watcher = recommended_watcher(teller(events.clone()));
+        let mut watch = Self { watcher: None, polling: false, events, watched: BTreeMap::new() };
+        match watcher {
+            Ok(watcher) => watch.watcher = Some(Box::new(watcher)),
             Err(error) => watch.poll_instead(&error),
         }
         watch
-    }
-
-    /// One event waiting says as much as many.
-    fn teller(&self) -> impl Fn() + Send + 'static {
-        let events = self.events.clone();
-        move || {
-            let _ = events.try_send(());
-        }
     }
 
     /// Watches what concerns these files and nothing else; says whether something is watched that was not before (then
@@ -59,7 +51,8 @@ impl Watch {
         for path in stale {
             self.watched.remove(&path);
             if let Some(watcher) = &mut self.watcher {
-                watcher.unwatch(&path);
+                // It may be gone already.
+                let _ = watcher.unwatch(&path);
             }
         }
         let new: Vec<_> = wanted.into_iter().filter(|(path, _)| !self.watched.contains_key(path)).collect();
@@ -71,11 +64,11 @@ impl Watch {
 
     fn add(&mut self, path: &Path, id: (u64, u64)) {
         let Some(watcher) = &mut self.watcher else { return };
-        match watcher.watch(path) {
+        match watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             // Gone in between: the directory above it tells.
             Err(_) if !path.exists() => {}
-            Err(error) if matches!(watcher, Watcher::Polls(_)) => {
+            Err(error) if self.polling => {
                 tracing::error!(path = %path.display(), %error, "not watched: reload by SIGHUP after a change");
                 self.watched.insert(path.to_owned(), id);
             }
@@ -88,53 +81,17 @@ impl Watch {
         }
     }
 
-    fn poll_instead(&mut self, error: &io::Error) {
+    fn poll_instead(&mut self, error: &notify::Error) {
         tracing::warn!(%error, "the system cannot tell of changed files: looking every 2 seconds instead");
+        self.polling = true;
         let config = Config::default().with_poll_interval(POLL);
-        let changed = self.teller();
-        self.watcher = match PollWatcher::new(move |_| changed(), config) {
-            Ok(watcher) => Some(Watcher::Polls(watcher)),
+        self.watcher = match PollWatcher::new(teller(self.events.clone()), config) {
+            Ok(watcher) => Some(Box::new(watcher)),
             Err(error) => {
                 tracing::error!(%error, "the configuration is not watched: reload by SIGHUP after a change");
                 None
             }
         };
-    }
-}
-
-/// What notices.
-enum Watcher {
-    #[cfg(target_os = "linux")]
-    IsTold(Inotify),
-    Polls(PollWatcher),
-}
-
-#[cfg(target_os = "linux")]
-fn told(changed: impl Fn() + Send + 'static) -> io::Result<Watcher> {
-    Inotify::new(changed).map(Watcher::IsTold)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn told(_: impl Fn() + Send + 'static) -> io::Result<Watcher> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-impl Watcher {
-    fn watch(&mut self, path: &Path) -> io::Result<()> {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::IsTold(inotify) => inotify.watch(path),
-            Self::Polls(watcher) => watcher.watch(path, RecursiveMode::NonRecursive).map_err(io::Error::other),
-        }
-    }
-
-    fn unwatch(&mut self, path: &Path) {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::IsTold(inotify) => inotify.unwatch(path),
-            // It may be gone already.
-            Self::Polls(watcher) => drop(watcher.unwatch(path)),
-        }
     }
 }
 
@@ -145,6 +102,17 @@ pub(super) async fn quiet(arrivals: &mut mpsc::Receiver<()>) {
         match timeout_at((Instant::now() + QUIET).min(latest), arrivals.recv()).await {
             Ok(Some(())) => {}
             Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// One event waiting says as much as many.
+fn teller(events: mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + Send + 'static {
+    move |event| {
+        // Reading the files is an event too, and every reload reads them.
+        let only_read = |kind: &EventKind| matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write));
+        if !event.is_ok_and(|event| only_read(&event.kind)) {
+            let _ = events.try_send(());
         }
     }
 }
@@ -240,8 +208,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (events, mut arrivals) = mpsc::channel(1);
         let mut watch = Watch::new(events);
-        watch.poll_instead(&io::Error::other("a test"));
-        assert!(watch.follow(&[dir.path().to_owned()].into()) && matches!(watch.watcher, Some(Watcher::Polls(_))));
+        watch.poll_instead(&notify::Error::generic("a test"));
+        assert!(watch.follow(&[dir.path().to_owned()].into()) && watch.polling);
         std::fs::write(dir.path().join("shop.toml"), "").unwrap();
         tokio::time::timeout(Duration::from_secs(10), arrivals.recv()).await.unwrap().unwrap();
     }
