@@ -43,7 +43,11 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let (snapshot, kept) = match file::load(dir, None) {
         Ok(read) if is_taken_back(&read) => match last_kept(&generations, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
-            Err(_) => (read, None),
+            Err(mistakes) => {
+                mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+                eprintln!("the configuration was taken back, and comes into force again: no other one can be read");
+                (read, None)
+            }
         },
         Ok(read) => (read, None),
         // Then what it leads to is missing as well: the ledger would be another one.
