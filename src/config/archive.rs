@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
-use super::files::LARGEST;
+use super::origin::LARGEST;
 use super::parallel::give_way;
 
 /// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`

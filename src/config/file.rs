@@ -14,9 +14,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::channel::{ChannelFile, Served};
-use super::files::Files;
 use super::identity::Now;
 use super::known::Known;
+use super::origin::Origin;
 use super::parallel::{self, give_way};
 use super::process::ProcessFile;
 use super::report::{Mistake, Summary};
@@ -28,7 +28,7 @@ use crate::routing::Routes;
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
 /// connections and memory.
 pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
-    attempt(dir, Files::default(), previous).result
+    attempt(dir, Origin::default(), previous).result
 }
 
 /// Reads the configuration as a start would, and says what there is.
@@ -80,10 +80,10 @@ pub(super) struct Attempt {
 }
 
 /// Reads the configuration, and tells what to watch even when it is refused.
-pub(super) fn attempt(dir: &Path, files: Files, previous: Option<&Snapshot>) -> Attempt {
+pub(super) fn attempt(dir: &Path, origin: Origin, previous: Option<&Snapshot>) -> Attempt {
     let mut loading = Loading {
         dir,
-        files: Arc::new(files),
+        origin: Arc::new(origin),
         previous,
         known: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.known)),
         now: Now::read(),
@@ -104,7 +104,7 @@ pub(super) fn attempt(dir: &Path, files: Files, previous: Option<&Snapshot>) -> 
 
 struct Loading<'a> {
     dir: &'a Path,
-    files: Arc<Files>,
+    origin: Arc<Origin>,
     previous: Option<&'a Snapshot>,
     known: Arc<Known>,
     now: Now,
@@ -114,7 +114,7 @@ struct Loading<'a> {
 
 impl Loading<'_> {
     fn snapshot(&mut self) -> Option<Snapshot> {
-        if !self.files.is_dir(self.dir) {
+        if !self.origin.is_dir(self.dir) {
             let advice = "name the right one with --conf DIR, or see what is in the example `conf`";
             self.mistakes.push(Mistake::in_file(self.dir, "there is no such directory", Some(advice)));
             return None;
@@ -147,7 +147,7 @@ impl Loading<'_> {
 
     fn process(&mut self) -> Option<ProcessFile> {
         let path = self.dir.join("tollgate.toml");
-        if self.files.is_missing(&path) {
+        if self.origin.is_missing(&path) {
             let advice = "make one with `public_url = \"https://…\"` in it: what providers call back";
             self.mistakes.push(Mistake::in_file(&path, "this file is missing", Some(advice)));
             self.sources.files.insert(path);
@@ -201,7 +201,7 @@ impl Loading<'_> {
             known.entry(&end.channel).or_default().push(end);
         }
         let read = |(name, path): (&String, &PathBuf)| {
-            let source = match Source::open(path, &self.files, &self.known) {
+            let source = match Source::open(path, &self.origin, &self.known) {
                 Ok(source) => source,
                 Err(mistake) => return Err((path.clone(), mistake)),
             };
@@ -244,7 +244,7 @@ impl Loading<'_> {
     /// Without the file there are no routes: each payment then names its channel.
     fn routes(&mut self, names: &Names<'_>) -> Arc<Routes> {
         let path = self.dir.join("routes.toml");
-        if self.files.is_missing(&path) {
+        if self.origin.is_missing(&path) {
             self.sources.files.insert(path);
             return Arc::default();
         }
@@ -273,7 +273,7 @@ impl Loading<'_> {
     fn list(&mut self, kind: &str) -> BTreeMap<String, PathBuf> {
         let dir = self.dir.join(kind);
         self.sources.files.insert(dir.clone());
-        let paths = self.files.list(&dir).unwrap_or_else(|error| {
+        let paths = self.origin.list(&dir).unwrap_or_else(|error| {
             self.mistakes.push(Mistake::in_file(&dir, format!("this directory cannot be read: {error}"), None));
             Vec::new()
         });
@@ -285,7 +285,7 @@ impl Loading<'_> {
             else {
                 continue;
             };
-            if stem.is_empty() || stem.starts_with('.') || self.files.is_dir(&path) {
+            if stem.is_empty() || stem.starts_with('.') || self.origin.is_dir(&path) {
                 continue;
             }
             if is_name(stem) {
@@ -307,7 +307,7 @@ impl Loading<'_> {
 
     fn open(&mut self, path: &Path) -> Option<Source> {
         self.sources.files.insert(path.to_owned());
-        Source::open(path, &self.files, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
+        Source::open(path, &self.origin, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
     fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
 use super::file;
-use super::files::Files;
+use super::origin::Origin;
 use super::reload::Report;
 use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
@@ -158,7 +158,7 @@ impl Generations {
         if !archive.has_dir(&dir) {
             return Err(mistaken("this was kept of a configuration in another directory"));
         }
-        let mut snapshot = file::attempt(&dir, Files::kept(archive), previous).result?;
+        let mut snapshot = file::attempt(&dir, Origin::kept(archive), previous).result?;
         // A file changed between reading and copying, or a variable since.
         if !snapshot.hash.starts_with(&kept.hash) {
             return Err(mistaken("this is not what was in force"));

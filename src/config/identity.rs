@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::Identity;
-use super::files::Content;
+use super::origin::Content;
 use super::source::Source;
 
 /// Unix seconds: when the configuration is read.

@@ -7,8 +7,8 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
-use super::files::Content;
 use super::identity;
+use super::origin::Content;
 use super::pfx;
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};

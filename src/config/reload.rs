@@ -14,8 +14,8 @@ pub use self::told::Report;
 use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
-use super::files::Files;
 use super::generations::{Generations, Kept};
+use super::origin::Origin;
 use super::parallel::{give_way, politely};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
@@ -224,7 +224,7 @@ impl ReloadHandle {
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
         let started = Instant::now();
-        let attempt = politely(move || file::attempt(&dir, Files::default(), Some(&previous))).await;
+        let attempt = politely(move || file::attempt(&dir, Origin::default(), Some(&previous))).await;
         let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
             result: Err(vec![Mistake::in_file(&shared.dir, "reading the configuration failed", None)]),
             files: running.sources.files.clone(),

@@ -12,8 +12,8 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
-use super::files::{Content, Files};
 use super::known::Known;
+use super::origin::{Content, Origin};
 use super::report::Mistake;
 
 /// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
@@ -24,7 +24,7 @@ pub(super) struct Source {
     hasher: RefCell<Sha256>,
     named: RefCell<BTreeSet<PathBuf>>,
     trace: RefCell<Vec<Fed>>,
-    files: Arc<Files>,
+    origin: Arc<Origin>,
     known: Arc<Known>,
 }
 
@@ -74,15 +74,15 @@ impl fmt::Display for Named {
 
 impl Source {
     /// Opens a file that should be there.
-    pub(super) fn open(path: &Path, files: &Arc<Files>, known: &Arc<Known>) -> Result<Self, Mistake> {
-        let content = files.read(path).map_err(|message| Mistake::in_file(path, message, None))?;
+    pub(super) fn open(path: &Path, origin: &Arc<Origin>, known: &Arc<Known>) -> Result<Self, Mistake> {
+        let content = origin.read(path).map_err(|message| Mistake::in_file(path, message, None))?;
         let text = String::from_utf8(content).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let (line, column) = place(&String::from_utf8_lossy(&error.as_bytes()[..valid]), valid);
             let message = "this is not UTF-8 text".to_owned();
             Mistake { file: path.to_owned(), line, column, message, suggestion: None }
         })?;
-        Ok(Self { files: Arc::clone(files), known: Arc::clone(known), ..Self::with_text(path, text) })
+        Ok(Self { origin: Arc::clone(origin), known: Arc::clone(known), ..Self::with_text(path, text) })
     }
 
     /// A file with this text.
@@ -93,7 +93,7 @@ impl Source {
             hasher: RefCell::default(),
             named: RefCell::new([path.into()].into()),
             trace: RefCell::default(),
-            files: Arc::default(),
+            origin: Arc::default(),
             known: Arc::default(),
         };
         source.feed("file", source.text.as_bytes());
@@ -141,7 +141,7 @@ impl Source {
     pub(super) fn read_named(&self, name: &str) -> Result<Arc<Content>, String> {
         let path = self.resolve(name);
         self.named.borrow_mut().insert(path.clone());
-        match self.files.read_shared(&path) {
+        match self.origin.read_shared(&path) {
             Ok(content) => {
                 self.feed("named", &content.digest);
                 self.trace.borrow_mut().push(Fed::new(Named::File(name.to_owned()), content.digest));
@@ -201,7 +201,7 @@ impl Source {
             match &fed.what {
                 Named::File(name) => {
                     let path = self.resolve(name);
-                    let Ok(content) = self.files.read_shared(&path) else { return false };
+                    let Ok(content) = self.origin.read_shared(&path) else { return false };
                     feed(&mut hasher, "named", &content.digest);
                     named.insert(path);
                 }

@@ -1,4 +1,4 @@
-//! The files of a configuration while it is read, from the disk or out of what was kept.
+//! Where a configuration's files are read: on the disk, or in a generation that was kept.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -37,13 +37,13 @@ impl Content {
 /// Where they are read. What was read last is remembered as long as one generation is read: ten thousand channels of one
 /// account name the same few.
 #[derive(Default)]
-pub(super) struct Files {
+pub(super) struct Origin {
     /// Nothing for the disk.
     kept: Option<Archive>,
     contents: Mutex<HashMap<PathBuf, Arc<Content>>>,
 }
 
-impl Files {
+impl Origin {
     /// Those in an archive.
     pub(super) fn kept(archive: Archive) -> Self {
         Self { kept: Some(archive), ..Self::default() }
@@ -130,17 +130,17 @@ mod tests {
     fn a_file_that_many_name_is_read_once_a_generation() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let files = Files::default();
-        let read = |files: &Files, name: &str| files.read_shared(&dir.path().join(name)).unwrap().expose().to_vec();
+        let origin = Origin::default();
+        let read = |origin: &Origin, name: &str| origin.read_shared(&dir.path().join(name)).unwrap().expose().to_vec();
         put("a", "one");
-        assert_eq!(read(&files, "a"), b"one");
+        assert_eq!(read(&origin, "a"), b"one");
         put("a", "two");
-        assert_eq!((read(&files, "a"), read(&Files::default(), "a")), (b"one".to_vec(), b"two".to_vec()));
+        assert_eq!((read(&origin, "a"), read(&Origin::default(), "a")), (b"one".to_vec(), b"two".to_vec()));
         for number in 0..MOST_CONTENTS {
             put(&number.to_string(), "");
-            read(&files, &number.to_string());
+            read(&origin, &number.to_string());
         }
-        assert!(files.contents.lock().len() <= MOST_CONTENTS);
-        assert!(files.read_shared(&dir.path().join("gone")).is_err());
+        assert!(origin.contents.lock().len() <= MOST_CONTENTS);
+        assert!(origin.read_shared(&dir.path().join("gone")).is_err());
     }
 }
