@@ -19,7 +19,7 @@ use super::origin::Origin;
 use super::parallel::{give_way, politely};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{Channel, Current, Process, Snapshot, process, words};
+use super::{Channel, Current, LedgerPlace, Process, Snapshot, process, words};
 use crate::telemetry::METRICS;
 
 /// Certificates come nearer to their end although nothing is reloaded.
@@ -50,8 +50,6 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
             }
         },
         Ok(read) => (read, None),
-        // Then what it leads to is missing as well: the ledger would be another one.
-        Err(mistakes) if !dir.is_dir() => return Err(mistakes),
         Err(mistakes) => last_kept(&generations, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
     };
     let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
@@ -71,7 +69,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
 fn last_kept(generations: &Generations, mut mistakes: Vec<Mistake>) -> Result<(Snapshot, Kept), Vec<Mistake>> {
     let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
     for kept in generations.list().into_iter().rev() {
-        match generations.load(&kept, None) {
+        match generations.load(&kept, None).and_then(with_its_ledger) {
             Ok(snapshot) => {
                 start_loudly(why, &mistakes, &kept);
                 return Ok((snapshot, kept));
@@ -80,6 +78,18 @@ fn last_kept(generations: &Generations, mut mistakes: Vec<Mistake>) -> Result<(S
         }
     }
     Err(mistakes)
+}
+
+/// What was in force has written a ledger. Where that is gone, with a disk that is not mounted or a link that leads elsewhere,
+/// an empty one in its place would know of no payment.
+fn with_its_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Mistake>> {
+    match &snapshot.process.ledger {
+        LedgerPlace::Embedded(path) if !path.is_dir() => {
+            let advice = "bring it back, or mend the files: an empty one would know of no payment";
+            Err(vec![Mistake::in_file(path, "the ledger of what was in force is not there", Some(advice))])
+        }
+        _ => Ok(snapshot),
+    }
 }
 
 /// Before there is a log.

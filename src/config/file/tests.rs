@@ -28,13 +28,14 @@ impl Dir {
     }
 }
 
-/// A configuration with one merchant and one channel to a sandbox, without mistakes.
+/// A configuration with one merchant and one channel to a sandbox, without mistakes, and the directory of its ledger.
 pub(crate) fn sandbox() -> Dir {
     // Making RSA keys takes long, so it is done once.
     static MADE: LazyLock<Dir> = LazyLock::new(|| {
         let dir = Dir::new();
         keygen::sandbox_channel(&dir.path().join("channels"), "wechat", "127.0.0.1:8443").unwrap();
         fs::create_dir(dir.path().join("merchants")).unwrap();
+        fs::create_dir(dir.path().join("data")).unwrap();
         put(&dir, "tollgate.toml", "public_url = \"http://127.0.0.1:8080\"\n");
         put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"plain:0123456789abcdef\" }]\n");
         put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wechat\" }]\n");

@@ -77,12 +77,19 @@ fn of_damaged_generations_the_newest_good_one_goes_on() {
 }
 
 #[test]
-fn without_its_directory_nothing_starts() {
+fn without_its_ledger_nothing_that_was_kept_starts() {
     let dir = sandbox();
     load_first(dir.path()).unwrap();
+    put(&dir, "routes.toml", "[[route]\n");
+    let started = || load_first(dir.path()).map(|current| current.load().generation);
+    assert_eq!(started().ok(), Some(1));
+    let said = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    fs::rename(dir.path().join("data"), dir.path().join("elsewhere")).unwrap();
+    let mistakes = said(started().unwrap_err());
+    assert!(mistakes[0].contains("routes.toml:1:") && mistakes[1].contains("data: the ledger of what"), "{mistakes:?}");
     fs::rename(dir.path(), dir.path().with_file_name("elsewhere")).unwrap();
-    let mistakes = load_first(dir.path()).err().unwrap();
-    assert!(mistakes[0].to_string().contains("there is no such directory"), "{mistakes:?}");
+    let mistakes = said(started().unwrap_err());
+    assert!(mistakes[0].contains("there is no such directory"), "{mistakes:?}");
 }
 
 #[tokio::test]
