@@ -1,23 +1,25 @@
 //! A small world for each test: a directory, a sandbox, a gateway process, a merchant's receiver, a signing client.
 
+mod gateway;
+mod merchant;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tollgate::keygen::{self, SandboxProvider};
 use tollgate::sandbox::{Options, Sandbox};
-use tollgate::sign::{Credentials, plain};
 use tollgate_plugins::payment::provider_number;
 
+pub use self::gateway::{Gateway, force};
+pub use self::merchant::{
+    Answer, Merchant, OTHER, SHOP, WEBHOOK_SECRET, ask, ask_later, order_of, send, signed, try_ask, write_merchant,
+    write_merchants,
+};
 use crate::receiver::Receiver;
 use crate::stores::Stores;
 
@@ -127,7 +129,7 @@ impl World {
         options.listen = sandbox_address;
         options.notify_schedule = vec![wishes.schedule; 200];
         let sandbox = Sandbox::start(options).await.unwrap();
-        let gateway = Gateway { conf, listen, admin, ahead: 0, process: None };
+        let gateway = Gateway::new(conf, listen, admin);
         let mut world = Self { dir, sandbox, gateway, receiver, _stores: stores };
         world.start().await;
         world
@@ -154,7 +156,7 @@ impl World {
             .replace(&format!("\nlisten = \"{}\"", self.gateway.listen), &format!("\nlisten = \"{listen}\""))
             .replace(&self.gateway.admin.to_string(), &admin.to_string());
         std::fs::write(conf.join("tollgate.toml"), text).unwrap();
-        let mut gateway = Gateway { conf, listen, admin, ahead: 0, process: None };
+        let mut gateway = Gateway::new(conf, listen, admin);
         gateway.start(&self.dir.path().join(format!("{name}.log"))).await;
         gateway
     }
@@ -267,97 +269,6 @@ impl World {
     }
 }
 
-/// The gateway as a process.
-pub struct Gateway {
-    pub conf: PathBuf,
-    pub listen: SocketAddr,
-    pub admin: SocketAddr,
-    /// How many seconds its clock is ahead from its next start on.
-    pub ahead: i64,
-    process: Option<Child>,
-}
-
-impl Gateway {
-    /// Starts it and waits until it may take traffic.
-    async fn start(&mut self, log: &Path) {
-        let url = format!("http://{}/readyz", self.admin);
-        self.start_until(log, || async { send("GET", &url, &[], b"").await.is_ok_and(|answer| answer.status == 200) })
-            .await;
-    }
-
-    async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        if self.ahead != 0 {
-            command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.ahead.to_string());
-        }
-        let process = command
-            .args(["run", "--conf"])
-            .arg(&self.conf)
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::options().create(true).append(true).open(log).unwrap())
-            .spawn()
-            .unwrap();
-        let process = self.process.insert(process);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if is_ready().await {
-                return;
-            }
-            let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;
-            assert!(waits, "the gateway did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The memory that the process has now, in KiB.
-    pub fn memory(&self) -> u64 {
-        let id = self.process.as_ref().unwrap().id();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// As a power cut would.
-    pub fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-
-    pub fn signal(&self, name: &str) {
-        let id = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
-    }
-
-    /// Waits for the process to end by itself.
-    pub async fn ended(&mut self) -> i32 {
-        let mut process = self.process.take().unwrap();
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = process.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < until, "the gateway did not end");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-/// Stops a channel's payments at a gateway for a while, or lets them go on.
-pub async fn force(gateway: &Gateway, how: &str) {
-    let url = format!("http://{}/breakers?channel=main&force={how}", gateway.admin);
-    assert_eq!(send("POST", &url, &[], b"").await.unwrap().status, 200);
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
 /// Lets a channel speak HTTP/2.
 pub fn over_http2(conf: &Path, channel: &str) {
     let file = conf.join("channels").join(format!("{channel}.toml"));
@@ -376,115 +287,6 @@ pub fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
-}
-
-pub struct Merchant {
-    pub key: &'static str,
-    pub secret: &'static str,
-}
-
-pub const SHOP: Merchant = Merchant { key: "shop-1", secret: "0123456789abcdef0123456789abcdef" };
-pub const OTHER: Merchant = Merchant { key: "other-1", secret: "fedcba9876543210fedcba9876543210" };
-/// 32 bytes, base64.
-pub const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-
-pub fn write_merchants(conf: &Path, webhook: &str) {
-    for (name, merchant) in [("shop", &SHOP), ("other", &OTHER)] {
-        write_merchant(conf, name, merchant, webhook);
-    }
-}
-
-pub fn write_merchant(conf: &Path, name: &str, merchant: &Merchant, webhook: &str) {
-    let (key, secret) = (merchant.key, merchant.secret);
-    let webhook = format!("webhook = {{ url = \"{webhook}\", secrets = [\"plain:{WEBHOOK_SECRET}\"] }}");
-    let text = format!("keys = [{{ id = \"{key}\", secret = \"plain:{secret}\" }}]\n{webhook}\n");
-    std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
-}
-
-pub fn order_of(order: &str) -> Value {
-    json!({"order_id": order, "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"})
-}
-
-/// A signed request.
-pub async fn ask(
-    to: SocketAddr,
-    merchant: &Merchant,
-    method: &str,
-    target: &str,
-    key: Option<&str>,
-    body: &Value,
-) -> Answer {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    try_ask(to, merchant, method, target, key, body.as_bytes()).await.unwrap()
-}
-
-pub async fn try_ask(
-    to: SocketAddr,
-    merchant: &Merchant,
-    method: &str,
-    target: &str,
-    key: Option<&str>,
-    body: &[u8],
-) -> Result<Answer, String> {
-    let mut headers = signed(merchant, method, target, body);
-    headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
-    send(method, &format!("http://{to}{target}"), &headers, body).await
-}
-
-/// A signed POST of the merchant `shop` whose answer says only that it will be done.
-pub async fn ask_later(to: SocketAddr, target: &str, key: &str, body: &Value) -> Answer {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
-    headers.extend([("idempotency-key", key.to_owned()), ("prefer", "respond-async".to_owned())]);
-    send("POST", &format!("http://{to}{target}"), &headers, body.as_bytes()).await.unwrap()
-}
-
-pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
-    let stamp = tollgate::clock::stamp();
-    let secret = merchant.secret.as_bytes();
-    plain(
-        &Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce },
-        method,
-        target,
-        body,
-    )
-}
-
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {:?}", self.status, self.body))
-    }
-
-    pub fn is_replayed(&self) -> bool {
-        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
-    }
-}
-
-/// One request on a connection of its own.
-pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Result<Answer, String> {
-    let uri: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let authority = uri.authority().unwrap().to_string();
-    let stream = TcpStream::connect(&authority).await.map_err(|error| format!("connect: {error}"))?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;
-    tokio::spawn(connection);
-    let target = uri.path_and_query().unwrap().as_str().to_owned();
-    let mut request = Request::builder().method(method).uri(target).header("host", authority);
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-    let answer = sender.send_request(request).await.map_err(|error| format!("send: {error}"))?;
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
-    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 
 /// Waits for a condition; says what was there instead when it does not come.

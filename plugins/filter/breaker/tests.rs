@@ -88,22 +88,6 @@ async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
 }
 
 #[tokio::test]
-async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_probe() {
-    let (filter, clock) = (breaker(SMALL), FakeClock::default());
-    let filters = [Arc::clone(&filter)];
-    opened(&filter, &clock).await;
-    clock.advance(Duration::from_secs(5));
-    broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
-    let error = fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 10, .. }), "doubled: {error:?}");
-    clock.advance(Duration::from_secs(10));
-    fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");
-    fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 0.0);
-}
-
-#[tokio::test]
 async fn what_never_reached_the_channel_counts_neither_way() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
@@ -123,58 +107,6 @@ async fn what_never_reached_the_channel_counts_neither_way() {
     fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 0.0);
     assert_eq!(reading(&filter, "breaker_transitions", "pay"), 3.0, "open, half open, closed");
-}
-
-#[tokio::test]
-async fn a_probe_that_ends_after_its_permit_expired_is_taken_for_no_other() {
-    let (filter, clock) = (breaker(SMALL), FakeClock::default());
-    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    opened(&filter, &clock).await;
-    clock.advance(Duration::from_secs(5));
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let late = Script::gated(Err(Error::unclear("cut")), gate.clone());
-    let mut late = Box::pin(late.run(&filters, operation, &clock, Duration::from_secs(3)));
-    assert!(tokio::time::timeout(Duration::from_millis(1), &mut late).await.is_err(), "it hangs");
-    clock.advance(Duration::from_secs(4));
-    let second_gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let second = Script::gated(Ok(Outcome::of(Status::Pending)), second_gate.clone());
-    let mut second = Box::pin(second.run(&filters, operation, &clock, MINUTE));
-    assert!(tokio::time::timeout(Duration::from_millis(1), &mut second).await.is_err(), "it hangs");
-    gate.add_permits(1);
-    late.await.unwrap_err();
-    assert_eq!(state_of(&filter, "pay"), 1.0, "its failure came too late to count");
-    second_gate.add_permits(1);
-    second.await.unwrap();
-    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 0.0);
-}
-
-#[tokio::test]
-async fn a_dropped_probe_and_a_hung_probe_give_their_permits_back() {
-    let (filter, clock) = (breaker(SMALL), FakeClock::default());
-    let filters = [Arc::clone(&filter)];
-    opened(&filter, &clock).await;
-    clock.advance(Duration::from_secs(5));
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let hanging = Script::gated(Ok(Outcome::of(Status::Pending)), gate);
-    let operation = &kinds()[0];
-    let mut probes = [
-        Box::pin(hanging.run(&filters, operation, &clock, Duration::from_secs(3))),
-        Box::pin(hanging.run(&filters, operation, &clock, Duration::from_secs(3))),
-    ];
-    for probe in &mut probes {
-        assert!(tokio::time::timeout(Duration::from_millis(1), probe).await.is_err(), "it hangs");
-    }
-    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err(), "no permit is left");
-    let [dropped, hung] = probes;
-    drop(dropped);
-    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
-    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err(), "one succeeded, one hangs");
-    clock.advance(Duration::from_secs(4));
-    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 0.0);
-    drop(hung);
-    assert_eq!(state_of(&filter, "pay"), 0.0, "a probe from before says nothing now");
 }
 
 #[tokio::test]
@@ -358,28 +290,6 @@ async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones()
 }
 
 #[tokio::test]
-async fn a_probe_keeps_its_permit_no_longer_than_the_maximum_wait() {
-    let (filter, clock) = (
-        breaker("request_volume_threshold = 4\nhalf_open_permits = 1\nhalf_open_max_wait = \"2s\""),
-        FakeClock::default(),
-    );
-    let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    opened(&filter, &clock).await;
-    clock.advance(Duration::from_secs(5));
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let hanging = fine().behind(gate.clone());
-    let mut hung = Box::pin(hanging.run(&filters, operation, &clock, MINUTE));
-    assert!(tokio::time::timeout(Duration::from_millis(1), &mut hung).await.is_err(), "it hangs");
-    clock.advance(Duration::from_millis(1999));
-    assert!(fine().run(&filters, operation, &clock, MINUTE).await.is_err());
-    clock.advance(Duration::from_millis(1));
-    fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 0.0, "the second probe closed it");
-    gate.add_permits(1);
-    hung.await.unwrap();
-}
-
-#[tokio::test]
 async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
@@ -466,54 +376,4 @@ async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once
     assert!(matches!(error, Error::Held { retry_after: 5, .. }), "{error:?}");
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = Result<Outcome, Error>> + 'a>>;
-
-proptest! {
-    /// Whatever happens to probes (they succeed, fail, hang, are dropped, come late): half open, never more are under way and
-    /// counted than there are permits; once nobody probes any more and time passed, a healthy channel closes it; and what
-    /// happens to payments changes nothing for queries.
-    #[test]
-    fn laws_of_probes(steps in proptest::collection::vec((0u8..4, 0u64..1500), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            let toml = format!("{SMALL}\nhalf_open_max_wait = \"2s\"");
-            let (filter, clock) = (breaker(&toml), FakeClock::default());
-            let (filters, pay) = ([Arc::clone(&filter)], &kinds()[0]);
-            opened(&filter, &clock).await;
-            let gate = Arc::new(tokio::sync::Semaphore::new(0));
-            let hanging = fine().behind(gate.clone());
-            let mut hung: Vec<(Duration, Running<'_>)> = Vec::new();
-            for (step, wait) in steps {
-                clock.advance(Duration::from_millis(wait));
-                let now = clock.now();
-                match step {
-                    0 => drop(fine().run(&filters, pay, &clock, MINUTE).await),
-                    1 => drop(broken().run(&filters, pay, &clock, MINUTE).await),
-                    2 => {
-                        let before = state_of(&filter, "pay");
-                        let mut call: Running<'_> = Box::pin(hanging.run(&filters, pay, &clock, MINUTE));
-                        let is_ready = call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-                        if !is_ready && before != 0.0 {
-                            hung.push((now + Duration::from_secs(2), call));
-                        }
-                    }
-                    _ => drop(hung.pop()),
-                }
-                if state_of(&filter, "pay") == 1.0 {
-                    let counted = hung.iter().filter(|(expires, _)| *expires > now).count();
-                    prop_assert!(counted <= 2, "{counted} probes under way");
-                } else {
-                    hung.clear();
-                }
-                prop_assert_eq!(state_of(&filter, "query"), 0.0);
-            }
-            drop(hung);
-            clock.advance(MINUTE + MINUTE);
-            for _ in 0..2 {
-                prop_assert!(fine().run(&filters, pay, &clock, MINUTE).await.is_ok());
-            }
-            prop_assert_eq!(state_of(&filter, "pay"), 0.0);
-            Ok(())
-        })?;
-    }
-}
+mod probes;

@@ -1,0 +1,95 @@
+//! What goes on from one reading to the next, and what does not.
+
+use super::*;
+
+#[test]
+fn what_did_not_change_goes_on_and_filters_keep_their_memory() {
+    let dir = sandbox();
+    let second = "[[filter]]\nuse = \"limit\"\nin_flight = 5\n";
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap() + second;
+    put(&dir, "channels/wechat.toml", &text);
+    copy(&dir.path().join("channels/wechat"), &dir.path().join("channels/east"));
+    put(&dir, "channels/east.toml", &text);
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+
+    let changed = text.replace("rate = 600", "rate = 700").replace(second, "[[filter]]\nuse = \"breaker\"\n");
+    put(&dir, "channels/wechat.toml", &changed);
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_eq!(next.generation, 2);
+    assert_ne!(next.hash, first.hash);
+    assert!(Arc::ptr_eq(&next.channels["east"], &first.channels["east"]));
+    assert!(Arc::ptr_eq(&next.merchants["shop"], &first.merchants["shop"]));
+    assert_eq!(next.sources.certificates, first.sources.certificates);
+    let (before, after) = (&first.channels["wechat"].filters, &next.channels["wechat"].filters);
+    assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    assert_eq!(after.iter().map(|filter| filter.name()).collect::<Vec<_>>(), ["limit", "retry", "breaker", "breaker"]);
+    let same = |old: usize, new: usize| Arc::ptr_eq(&before[old].state(), &after[new].state());
+    assert_eq!(before.len(), 4);
+    assert!(same(0, 0), "limit");
+    assert!(same(2, 2), "breaker");
+    assert!(!same(2, 3), "the second breaker is a new one");
+}
+
+#[test]
+fn a_changed_key_file_is_a_changed_channel() {
+    let dir = sandbox();
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let account = dir.path().join("channels/wechat");
+    fs::copy(account.join("platform_cert.pem"), account.join("pub_key.pem")).unwrap();
+    assert!(told(&dir).concat().contains("`id` is not this certificate's number"));
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+    let (before, after) = text.split_once("verify = [{ id = ").unwrap();
+    let (_, after) = after.split_once(", ").unwrap();
+    put(&dir, "channels/wechat.toml", &format!("{before}verify = [{{ {after}"));
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    // It was a bare key, and is a certificate now: it has an end.
+    assert_eq!((first.sources.certificates.len(), next.sources.certificates.len()), (1, 2));
+    assert!(next.channels["wechat"].configured_keys.iter().all(|key| key.not_after.is_some()));
+    fs::remove_file(account.join("pub_key.pem")).unwrap();
+    assert!(load(dir.path(), Some(&next)).is_err(), "what is not there any more cannot go on");
+}
+
+#[test]
+fn a_changed_key_or_secret_file_is_a_change_although_no_toml_changed() {
+    let dir = sandbox();
+    put(&dir, "shop.secret", "0123456789abcdef");
+    put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"file:../shop.secret\" }]\n");
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    for name in ["shop.secret", "channels/wechat/apiclient_key.pem", "channels/wechat/apiclient_cert.pem"] {
+        let is_it = |path: &PathBuf| path.canonicalize().unwrap() == dir.path().join(name).canonicalize().unwrap();
+        assert!(first.sources.files.iter().any(is_it), "{name} is watched");
+    }
+    put(&dir, "shop.secret", "fedcba9876543210");
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_ne!(next.hash, first.hash);
+    assert_eq!(next.merchant_keys["shop-1"].1.expose(), b"fedcba9876543210");
+    assert!(Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
+    assert_eq!(crate::config::words::changes(&first, &next), ["merchant shop changed: the content of ../shop.secret"]);
+
+    let key = fs::read_to_string(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
+    put(&dir, "channels/wechat/apiclient_key.pem", &format!("# rotated\n{key}"));
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let said = crate::config::words::changes(&next, &last);
+    assert_eq!(said, ["channel wechat changed: the content of wechat/apiclient_key.pem"]);
+    let effects = crate::config::words::effects(&next, &last);
+    assert_eq!(effects, ["channel wechat: with what was known: limit, retry, breaker; connections go on"]);
+}
+
+#[test]
+fn a_key_that_channels_share_is_read_once_and_not_again() {
+    let dir = sandbox();
+    let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
+    put(&dir, "channels/second.toml", &text);
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let signer = |snapshot: &Snapshot, name: &str| Arc::clone(&snapshot.channels[name].signer);
+    assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&first, "second")));
+    edit(&dir, "channels/second.toml", "rate = 600", "rate = 700");
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&first.channels["second"], &next.channels["second"]));
+    assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&next, "second")));
+    assert!(Arc::ptr_eq(&first.channels["second"].upstream, &next.channels["second"].upstream), "connections go on");
+    edit(&dir, "channels/second.toml", "total = \"5s\"", "total = \"4s\"");
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert!(!Arc::ptr_eq(&next.channels["second"].upstream, &last.channels["second"].upstream));
+}

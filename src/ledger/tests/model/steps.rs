@@ -1,0 +1,221 @@
+//! What can happen next: each machine's steps, the provider's, and those of time.
+
+use super::*;
+
+impl World {
+    pub(super) fn steps(&self) -> Steps {
+        let mut steps = Vec::new();
+        // Whichever begins is the first.
+        for machine in 0..if self.ids == 0 { 1 } else { 2 } {
+            match self.machines[machine].hand.clone() {
+                None => self.begin(machine, &mut steps),
+                Some(hand) => self.go_on(machine, &hand, &mut steps),
+            }
+            self.keep_house(machine, &mut steps);
+        }
+        if self.on_its_way > 0 {
+            let arrived = Self { on_its_way: self.on_its_way - 1, executed: self.executed + 1, ..self.clone() };
+            steps.push(("the provider executes it".into(), arrived));
+            steps.push(("it is lost on its way".into(), Self { on_its_way: self.on_its_way - 1, ..self.clone() }));
+        }
+        self.resolve(&mut steps);
+        steps
+    }
+
+    /// What a machine without a ticket can do.
+    fn begin(&self, machine: usize, steps: &mut Steps) {
+        for (later, hears) in [false, true].into_iter().flat_map(|later| Hears::ANY.map(|hears| (later, hears))) {
+            let (Some(asks), Some(mut next)) = (self.left.asks.checked_sub(1), self.hearing(hears)) else { continue };
+            next.left.asks = asks;
+            // Told that nothing was sent, a merchant asks anew for a new one.
+            next.told_none &= self.rows.payment().is_some();
+            let waits = later.then(|| Later { body: "{}".into(), is_full: false });
+            let key = claim_key("k", "body");
+            let claimed = next.write(machine, hears, |tx| claims::claim(tx, &key, pay("o"), waits, at(0))).unwrap();
+            if let Claimed::Run(ticket) = claimed {
+                next.give(machine, ticket.turn, false, hears);
+            } else if hears != Hears::All && !later {
+                continue;
+            }
+            steps.push((format!("{machine} is asked, later {later}, hears {hears:?}"), next));
+        }
+        if let Some(asks) = self.left.asks.checked_sub(1) {
+            let mut next = Self { left: Left { asks, ..self.left }, ..self.clone() };
+            let key = claim_key("c", "body");
+            let claimed = next.write(machine, Hears::All, |tx| claims::claim(tx, &key, close("o"), None, at(0)));
+            // A close that is sent says nothing about how often the payment is.
+            if matches!(claimed, Ok(Claimed::Present(_))) {
+                steps.push((format!("{machine} is asked to close it"), next));
+            }
+        }
+        let waiting: Vec<_> = self.rows.of(Space::Errands).map(|(key, _)| key.clone()).collect();
+        for (claim, hears) in errands::ids(&waiting).into_iter().flat_map(|id| Hears::ANY.map(|hears| (id, hears))) {
+            let Some(mut next) = self.hearing(hears) else { continue };
+            let taken = next.write(machine, hears, |tx| errands::take(tx, claim, "here", at(0))).unwrap();
+            if let Some(ticket) = taken {
+                next.give(machine, ticket.turn, true, hears);
+                steps.push((format!("{machine} takes it, hears {hears:?}"), next));
+            } else {
+                steps.push((format!("{machine} finds nothing to be made"), next));
+            }
+        }
+    }
+
+    fn give(&mut self, machine: usize, turn: Turn, is_errand: bool, hears: Hears) {
+        let it = &mut self.machines[machine];
+        match hears {
+            Hears::All => it.hand = Some(Hand { turn, is_errand, term: it.term, sent: false }),
+            // Its ticket never came to anybody.
+            _ => it.ends.push((turn, End::Released)),
+        }
+    }
+
+    /// What a machine with a ticket can do.
+    fn go_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+        let it = &self.machines[machine];
+        if hand.sent {
+            for (news, name) in [
+                (outcome(Status::Succeeded), "an answer: done"),
+                (News::Declined(word()), "an answer: refused"),
+                (News::Unknown, "no answer"),
+            ] {
+                let is_possible = match news {
+                    News::Outcome(_) => self.executed > 0,
+                    News::Declined(_) => self.on_its_way > 0,
+                    _ => true,
+                };
+                if is_possible {
+                    self.settle(machine, hand, &news, name, steps);
+                }
+            }
+        } else {
+            let may_send = !it.has_no_lease && (hand.term == it.term || self.broken == Broken::Terms);
+            if may_send {
+                let mut next = Self { on_its_way: self.on_its_way + 1, ..self.clone() };
+                next.machines[machine].hand = Some(Hand { sent: true, ..hand.clone() });
+                steps.push((format!("{machine} sends it"), next));
+            }
+            self.move_on(machine, hand, steps);
+            self.release(machine, hand, steps);
+            if hand.is_errand {
+                self.settle(machine, hand, &News::Unsent(Status::Failed), "given up", steps);
+            }
+        }
+        if let Some(mut next) = self.fault() {
+            next.lose(machine, hand.turn);
+            steps.push((format!("{machine} loses its ticket"), next));
+        }
+    }
+
+    fn settle(&self, machine: usize, hand: &Hand, news: &News, name: &str, steps: &mut Steps) {
+        for hears in Hears::ANY {
+            let Some(mut next) = self.hearing(hears) else { continue };
+            if matches!(news, News::Declined(_)) {
+                next.on_its_way -= 1;
+            }
+            let heard = timeline::Heard::from(news.clone());
+            let settled = next.write(machine, hears, |tx| claims::settle(tx, hand.turn, heard, at(1), answer));
+            if hears == Hears::All && settled.is_ok() {
+                next.machines[machine].hand = None;
+            } else {
+                next.lose(machine, hand.turn);
+            }
+            steps.push((format!("{machine} settles it ({name}), hears {hears:?}"), next));
+        }
+    }
+
+    fn move_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+        let Some(moves) = self.left.moves.checked_sub(1) else { return };
+        let mut next = Self { left: Left { moves, ..self.left }, ..self.clone() };
+        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        tried.ended(&Err(Error::NotSent("refused".into())));
+        let to = destination("backup", "wechat-v3:2");
+        let moved = next.write(machine, Hears::All, |tx| claims::moved_to(tx, hand.turn, to, vec![tried], at(1)));
+        if moved.is_ok() {
+            steps.push((format!("{machine} goes to another channel"), next));
+        }
+    }
+
+    fn release(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+        let Some(returns) = self.left.returns.checked_sub(1) else { return };
+        for hears in Hears::ANY {
+            let Some(mut next) = self.hearing(hears) else { continue };
+            next.left.returns = returns;
+            next.write(machine, hears, |tx| claims::release(tx, hand.turn, Vec::new(), at(1))).unwrap();
+            if hears == Hears::All {
+                next.machines[machine].hand = None;
+                // 503: nothing was sent.
+                next.told_none |= next.rows.payment().is_none();
+            } else {
+                next.lose(machine, hand.turn);
+            }
+            steps.push((format!("{machine} gives it back, hears {hears:?}"), next));
+        }
+    }
+
+    fn lose(&mut self, machine: usize, turn: Turn) {
+        let it = &mut self.machines[machine];
+        it.hand = None;
+        it.ends.push((turn, End::Lost));
+    }
+
+    /// What a machine does beside its requests, and what may happen to it.
+    fn keep_house(&self, machine: usize, steps: &mut Steps) {
+        let it = &self.machines[machine];
+        for place in 0..it.ends.len() {
+            let mut next = self.clone();
+            let (turn, end) = next.machines[machine].ends.remove(place);
+            next.end(machine, turn, end);
+            steps.push((format!("{machine} ends what it has no ticket of: {end:?}"), next));
+        }
+        for (claim, (owner, life)) in &self.owners {
+            let Some(turn) = self.rows.turn(*claim) else { continue };
+            let owned_by = &self.machines[*owner];
+            let is_known = it.ends.iter().any(|(ended, _)| *ended == turn);
+            let is_dead = owned_by.life != *life || owned_by.has_no_lease;
+            let is_held = it.hand.as_ref().is_some_and(|hand| hand.turn == turn);
+            let is_ours = *owner == machine && it.life == *life;
+            if !is_known && ((is_dead && !is_ours) || (is_ours && !is_held)) {
+                // Found in one transaction, written in another.
+                let mut next = self.clone();
+                next.machines[machine].ends.push((turn, End::Lost));
+                steps.push((format!("{machine} finds that nobody runs it"), next));
+            }
+        }
+        if it.has_no_lease {
+            let mut next = self.clone();
+            let it = &mut next.machines[machine];
+            (it.has_no_lease, it.term) = (false, it.term + 1);
+            steps.push((format!("{machine} has its lease again"), next));
+        } else if let Some(mut next) = self.fault() {
+            next.machines[machine].has_no_lease = true;
+            steps.push((format!("{machine} has no lease"), next));
+        }
+        if let Some(mut next) = self.fault() {
+            next.machines[machine] = Machine { life: it.life + 1, ..Machine::default() };
+            steps.push((format!("{machine} dies and starts again"), next));
+        }
+    }
+
+    fn end(&mut self, machine: usize, turn: Turn, end: End) {
+        let turn = match self.broken {
+            Broken::Turns => self.rows.turn(turn.claim).unwrap_or(turn),
+            _ => turn,
+        };
+        let is_errand = !self.rows.claim(turn.claim)["errand"].is_null();
+        let end = if self.broken == Broken::Losses && is_errand { End::Released } else { end };
+        self.write(machine, Hears::All, |tx| end.of(tx, turn)).unwrap();
+    }
+
+    /// The provider is asked about what is unknown.
+    fn resolve(&self, steps: &mut Steps) {
+        let is_unknown = self.rows.payment().is_some_and(|row| row.payment.status == Status::Unknown);
+        if !is_unknown || (self.executed == 0 && self.on_its_way > 0) {
+            return;
+        }
+        let news = if self.executed > 0 { outcome(Status::Succeeded) } else { News::NeverHappened };
+        let mut next = self.clone();
+        next.write(0, Hears::All, |tx| changes::apply(tx, &of("o"), news.clone().into(), at(2))).unwrap();
+        steps.push((format!("the provider is asked: {news:?}"), next));
+    }
+}

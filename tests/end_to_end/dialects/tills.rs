@@ -1,0 +1,97 @@
+//! What a till scans: it ends at once, or waits for a password.
+
+use super::*;
+
+/// What a till scans; the sandbox goes by how the codes end.
+struct Till {
+    row: Row,
+    /// How the codes begin.
+    begin: &'static str,
+    /// What the answer says of a code that pays at once.
+    told: &'static str,
+    /// What becomes of one that was called back, in the provider's words.
+    ended: &'static str,
+}
+
+const SCANNED: &[Till] = &[
+    Till { row: row("wechat-v3", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
+    Till { row: row("wechat-v2", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
+    Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
+    Till { row: row("alipay-v3", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
+    // The answer only says that the code was taken.
+    Till { row: row("unionpay", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", ended: "failed" },
+    Till { row: row("unionpay-sm2", "unionpay.barcode", "{}", ""), begin: "622", told: "pending", ended: "failed" },
+];
+
+/// A world whose channel scans codes, which WeChat Pay's APIv3 is to be told.
+async fn with_a_till(provider: &'static str) -> World {
+    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
+    match provider {
+        "wechat-v3" => World::with(Wishes { edit, ..Wishes::default() }).await,
+        other => World::of(other).await,
+    }
+}
+
+/// A till's request. `end` is how the code ends: `0001` waits for a password, `0002` is too poor, others pay at once.
+async fn scan(world: &World, Till { row, begin, .. }: &Till, order: &str, end: &str) -> crate::harness::Answer {
+    let serial = u64::from_str_radix(&World::number(order)[..8], 16).unwrap();
+    let mut body = row.order(order);
+    body["payer"] = json!({"auth_code": format!("{begin}{serial:012}{end}"), "client_ip": "203.0.113.9"});
+    world.ask("POST", "/v1/payments", Some(&format!("pay-{order}")), &body).await
+}
+
+#[tokio::test]
+async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
+    for entry in SCANNED {
+        let row = &entry.row;
+        let world = with_a_till(row.provider).await;
+        let paid = scan(&world, entry, "at-once", "1000").await;
+        // The provider's notification can be there before its answer.
+        assert_eq!(paid.status, 201, "{}", paid.json());
+        assert!(paid.json()["status"] == entry.told || paid.json()["status"] == "succeeded", "{}", paid.json());
+        assert_eq!(paid.json()["action"], Value::Null);
+        notified_and_refunded(&world, row, "at-once").await;
+        let again = scan(&world, entry, "at-once", "1000").await;
+        assert!(again.is_replayed() && again.body == paid.body, "{:?}", again.body);
+
+        let poor = scan(&world, entry, "poor", "0002").await;
+        assert_eq!((poor.status, &poor.json()["code"]), (402, &json!("declined")), "{}", poor.json());
+        assert_eq!(world.payment("poor").await["money_state"], "not_moved");
+
+        let typing = scan(&world, entry, "typing", "0001").await;
+        assert_eq!((typing.status, &typing.json()["status"]), (201, &json!("pending")), "{}", typing.json());
+        world.pay("typing").await;
+        notified_and_refunded(&world, row, "typing").await;
+
+        // The till's own word: enough waited.
+        scan(&world, entry, "given-up", "0001").await;
+        let closed = world.ask("POST", "/v1/payments/given-up/close", Some("close"), &Value::Null).await;
+        assert_eq!((closed.status, &closed.json()["status"]), (200, &json!(entry.ended)), "{}", closed.json());
+    }
+}
+
+#[tokio::test]
+async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_about() {
+    let mut worlds = Vec::new();
+    for entry in SCANNED {
+        let world = with_a_till(entry.row.provider).await;
+        let waiting = scan(&world, entry, "nobody-types", "0001").await;
+        assert_eq!(waiting.json()["status"], "pending", "{}", waiting.json());
+        for fault in ["cut_after", "wrong_signature"] {
+            world.fault(json!({"operation": "create", "fault": fault, "number": World::number(fault)})).await;
+            let answer = scan(&world, entry, fault, "1000").await;
+            let told = (answer.status, answer.json()["status"].clone());
+            // The provider's notification can be there before the gateway sees that it got no answer.
+            assert!(told == (202, json!("unknown")) || told == (201, json!("succeeded")), "{}", answer.json());
+        }
+        worlds.push(world);
+    }
+    for (world, Till { row, ended, .. }) in worlds.iter().zip(SCANNED) {
+        for order in ["cut_after", "wrong_signature"] {
+            world.until_status(order, "succeeded").await;
+            assert_eq!(world.seen(order).await["arrivals"]["create"], 1, "{} {order}", row.method);
+        }
+        let reversed = world.until_status("nobody-types", ended).await;
+        assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
+    }
+}

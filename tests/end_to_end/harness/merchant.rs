@@ -1,0 +1,118 @@
+//! A merchant: its file, what it asks for, and how it signs.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tollgate::sign::{Credentials, plain};
+
+use super::*;
+
+pub struct Merchant {
+    pub key: &'static str,
+    pub secret: &'static str,
+}
+
+pub const SHOP: Merchant = Merchant { key: "shop-1", secret: "0123456789abcdef0123456789abcdef" };
+pub const OTHER: Merchant = Merchant { key: "other-1", secret: "fedcba9876543210fedcba9876543210" };
+/// 32 bytes, base64.
+pub const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+pub fn write_merchants(conf: &Path, webhook: &str) {
+    for (name, merchant) in [("shop", &SHOP), ("other", &OTHER)] {
+        write_merchant(conf, name, merchant, webhook);
+    }
+}
+
+pub fn write_merchant(conf: &Path, name: &str, merchant: &Merchant, webhook: &str) {
+    let (key, secret) = (merchant.key, merchant.secret);
+    let webhook = format!("webhook = {{ url = \"{webhook}\", secrets = [\"plain:{WEBHOOK_SECRET}\"] }}");
+    let text = format!("keys = [{{ id = \"{key}\", secret = \"plain:{secret}\" }}]\n{webhook}\n");
+    std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
+}
+
+pub fn order_of(order: &str) -> Value {
+    json!({"order_id": order, "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"})
+}
+
+/// A signed request.
+pub async fn ask(
+    to: SocketAddr,
+    merchant: &Merchant,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: &Value,
+) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    try_ask(to, merchant, method, target, key, body.as_bytes()).await.unwrap()
+}
+
+pub async fn try_ask(
+    to: SocketAddr,
+    merchant: &Merchant,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: &[u8],
+) -> Result<Answer, String> {
+    let mut headers = signed(merchant, method, target, body);
+    headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
+    send(method, &format!("http://{to}{target}"), &headers, body).await
+}
+
+/// A signed POST of the merchant `shop` whose answer says only that it will be done.
+pub async fn ask_later(to: SocketAddr, target: &str, key: &str, body: &Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
+    headers.extend([("idempotency-key", key.to_owned()), ("prefer", "respond-async".to_owned())]);
+    send("POST", &format!("http://{to}{target}"), &headers, body.as_bytes()).await.unwrap()
+}
+
+pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+    let stamp = tollgate::clock::stamp();
+    let secret = merchant.secret.as_bytes();
+    plain(
+        &Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce },
+        method,
+        target,
+        body,
+    )
+}
+
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {:?}", self.status, self.body))
+    }
+
+    pub fn is_replayed(&self) -> bool {
+        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Result<Answer, String> {
+    let uri: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
+    let authority = uri.authority().unwrap().to_string();
+    let stream = TcpStream::connect(&authority).await.map_err(|error| format!("connect: {error}"))?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;
+    tokio::spawn(connection);
+    let target = uri.path_and_query().unwrap().as_str().to_owned();
+    let mut request = Request::builder().method(method).uri(target).header("host", authority);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
+    let answer = sender.send_request(request).await.map_err(|error| format!("send: {error}"))?;
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
