@@ -80,7 +80,7 @@ async fn play(stage: &Stage) -> Result<(), String> {
     fact(
         "resolved",
         &format!(
-            "status {}; the provider saw {} create and {} queries",
+            "status {}; the provider saw {} × create, {} × query",
             text(&found["status"]),
             seen["arrivals"]["create"],
             seen["arrivals"]["query"]
