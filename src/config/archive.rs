@@ -105,7 +105,7 @@ mod tests {
 
     fn archive(dir: &Path) -> PathBuf {
         std::fs::write(dir.join("one"), "1").unwrap();
-        std::fs::write(dir.join("two"), vec![b'2'; 100_000]).unwrap();
+        std::fs::write(dir.join("two"), vec![b'2'; 2_000]).unwrap();
         let path = dir.join("kept.tar.lz4");
         let long = format!("/etc/tollgate/{}", "long/".repeat(40));
         let names = [
@@ -130,8 +130,8 @@ mod tests {
         let read = |path: &Path| archive.read(path).map(|content| content.expose().len());
         assert_eq!(read(&inside("etc/tollgate/routes.toml")), Some(1));
         assert_eq!(read(&inside("etc/tollgate/channels/./../../keys/b.pem")), Some(1), "`channels` may be a link");
-        assert_eq!(read(Path::new("/etc/keys/b.pem")), Some(100_000));
-        assert_eq!(read(Path::new("/etc/tollgate/channels/a.toml")), Some(100_000), "named by an absolute path");
+        assert_eq!(read(Path::new("/etc/keys/b.pem")), Some(2_000));
+        assert_eq!(read(Path::new("/etc/tollgate/channels/a.toml")), Some(2_000), "named by an absolute path");
         assert_eq!(read(&inside("etc/tollgate/channels/../../../../../keys.pem")), None);
         assert_eq!(read(&inside("etc/tollgate").join("long/".repeat(40))), Some(1));
         assert_eq!(archive.list(&inside("etc/tollgate")), [inside("etc/tollgate/routes.toml")]);
@@ -146,15 +146,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(dir.path());
         let good = std::fs::read(&path).unwrap();
-        for (place, cut) in [(good.len() - 1, true), (good.len() / 2, true), (0, true), (good.len() / 2, false)] {
+        let read = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            let archive = Archive::open(&path).ok()?;
+            Some(archive.files.iter().map(|(name, file)| (name.clone(), file.expose().to_vec())).collect::<Vec<_>>())
+        };
+        let whole = read(&good);
+        assert_eq!(whole.as_ref().map(Vec::len), Some(5));
+        for length in [0, good.len() / 2, good.len() - 1] {
+            assert!(read(&good[..length]).is_none(), "cut to {length}");
+        }
+        for place in 0..good.len() {
             let mut bad = good.clone();
-            if cut {
-                bad.truncate(place)
-            } else {
-                bad[place] ^= 1
-            }
-            std::fs::write(&path, bad).unwrap();
-            assert!(Archive::open(&path).is_err(), "{place} {cut}");
+            bad[place] ^= 1;
+            // Among many zeros, others may be copied than were meant.
+            let found = read(&bad);
+            assert!(found.is_none() || found == whole, "byte {place} of {}", good.len());
         }
     }
 }
