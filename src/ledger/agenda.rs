@@ -32,7 +32,7 @@ impl Agenda {
         let mut agenda = Self::default();
         for space in LISTS {
             for (key, value) in view.all(space)? {
-                agenda.put(space, &key, Some(&value));
+                agenda.put(space, &key, Some(value.as_slice()));
             }
         }
         agenda.queued = outbox::queued(view, &agenda)?;
@@ -42,13 +42,13 @@ impl Agenda {
     pub(super) fn follow(&mut self, writes: &Writes) {
         for space in LISTS {
             for (key, value) in writes.rows.of(space) {
-                self.put(space, key, value);
+                self.put(space, key, value.map(|value| &**value));
             }
         }
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
-    fn put(&mut self, space: Space, key: &[u8], value: Option<&Vec<u8>>) {
+    fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {
         let rows = match space {
             Space::Searches => &mut self.searches,
             Space::Unknown => &mut self.unknown,
@@ -57,15 +57,15 @@ impl Agenda {
             _ => return,
         };
         match value {
-            Some(value) => drop(rows.insert(key.to_vec(), value.clone())),
+            Some(value) => drop(rows.insert(key.to_vec(), value.to_vec())),
             None => drop(rows.remove(key)),
         }
     }
 
-    fn put_in_lane(&mut self, key: &[u8], value: Option<&Vec<u8>>) {
+    fn put_in_lane(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(value) = value {
             let merchant = outbox::merchant(value).to_owned();
-            self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.clone());
+            self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.to_vec());
             self.lanes.insert(key.to_vec(), merchant);
         } else if let Some(merchant) = self.lanes.remove(key)
             && let Some(lane) = self.outbox.get_mut(&merchant)

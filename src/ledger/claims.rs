@@ -30,7 +30,7 @@ pub(super) fn claim(
     now: Timestamp,
 ) -> Result<Claimed, LedgerError> {
     let name = key_name(key);
-    if let Some(row) = tx.row::<KeyRow>(Space::Keys, &name.0)?
+    if let Some(row) = KeyRow::load(tx, name)?
         && let Some(claim) = ClaimRow::load(tx, row.claim)?
     {
         return if row.fingerprint == key.fingerprint { claim.repeat(tx) } else { Ok(Claimed::OtherRequest) };

@@ -33,6 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
 
 use self::job::{Job, reply_to};
@@ -45,7 +46,7 @@ use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::ids::Ids;
 use super::records::LedgerError;
-use super::transaction::{Pair, Read, Rows, Space, Transaction};
+use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
 const BATCH: usize = 128;
@@ -134,7 +135,8 @@ impl Engine {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.submit(Job::new(durability, work, reply_to(reply)))?;
+        let runtime = Handle::try_current().ok().filter(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+        self.shared.submit(Job { runtime, ..Job::new(durability, work, reply_to(reply)) })?;
         answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
     }
 
@@ -210,7 +212,7 @@ impl Drop for Engine {
 
 /// Each row as it is when it is read: nobody waits for whoever reads.
 impl Read for Engine {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         self.shared.disk.bytes(space, key)
     }
 }

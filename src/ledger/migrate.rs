@@ -57,7 +57,7 @@ fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
                 let kept = Kept::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
                 batch.queued.extend(kept.row.queue.iter().map(|event| (*event, true)));
             }
-            batch.rows.insert(space, key, Some(value));
+            batch.rows.insert(space, key, Some(value.into()));
             count += 1;
             if batch.rows.len() == BATCH {
                 filling.add(&std::mem::take(&mut batch))?;

@@ -48,10 +48,13 @@ pub struct Payment {
     /// The account that the channel had then: its provider and the provider's number of it.
     pub account: String,
     /// The provider's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_payment_id: Option<String>,
     /// What the payer's device needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
     /// The provider's word when it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
     /// Grows by one with each change.
     pub version: u64,
@@ -60,13 +63,16 @@ pub struct Payment {
     /// When it last changed.
     pub updated_at: Timestamp,
     /// When it ends unpaid, where the merchant or the channel has settled that.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// When the money moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<Timestamp>,
     /// The merchant's own notes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Until the end is known: how the search for the truth stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
 
@@ -113,12 +119,15 @@ pub struct Refund {
     /// How much goes back.
     pub amount: Money,
     /// What the payer reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The payment's channel.
     pub channel: String,
     /// The provider's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
     /// The provider's word when it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
     /// Grows by one with each change.
     pub version: u64,
@@ -127,8 +136,10 @@ pub struct Refund {
     /// When it last changed.
     pub updated_at: Timestamp,
     /// When the money moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refunded_at: Option<Timestamp>,
     /// While `status` is unknown: how the search for the truth stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
 

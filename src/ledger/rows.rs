@@ -19,23 +19,28 @@ pub(super) struct PaymentRow {
     /// The claim that made it.
     pub(super) claim: Id,
     /// The claim that closes it, or last tried to.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) close: Option<Id>,
     /// Its refunds, so that their sum is exact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) refunds: Vec<Id>,
     /// Events that the merchant does not have yet, its refunds' too, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) queue: Vec<Id>,
     /// When the first of them is due, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<u64>,
     /// The last event that was ever in the queue: the next one's id is greater.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_event: Option<Id>,
     /// The version at which a mismatch was told last.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
     /// What may be left of it on channels that it went away from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) attempts: Vec<Id>,
     /// The payment of which this is such a rest.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) attempt_of: Option<Id>,
 }
 
@@ -65,6 +70,7 @@ pub(super) struct RefundRow {
     /// The claim that made it.
     pub(super) claim: Id,
     /// The version at which a mismatch was told last.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
 }
 

@@ -90,7 +90,7 @@ impl Space {
 /// Where rows can be read: inside a transaction, or from outside.
 pub(super) trait Read {
     /// The bytes under a key.
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError>;
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError>;
 
     /// The row under a key.
     fn row<T: DeserializeOwned>(&self, space: Space, key: &[u8]) -> Result<Option<T>, LedgerError>
@@ -104,7 +104,7 @@ pub(super) trait Read {
 }
 
 impl<R: Read + ?Sized> Read for &R {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         (**self).bytes(space, key)
     }
 }
@@ -113,7 +113,7 @@ impl<R: Read + ?Sized> Read for &R {
 pub(super) struct Nothing;
 
 impl Read for Nothing {
-    fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Value>, LedgerError> {
         Ok(None)
     }
 }
@@ -123,6 +123,9 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// A key in memory. Ids lie in place, so that looking for one leads nowhere else.
 pub(super) type Key = fjall::Slice;
+
+/// A row in memory. Whoever reads it shares it.
+pub(super) type Value = fjall::Slice;
 
 /// Rows that are written or go, each once. Few of them are looked through; of many it is remembered where they are.
 #[derive(Default)]
@@ -135,7 +138,7 @@ pub(super) struct Rows {
 struct Row {
     space: Space,
     key: Key,
-    value: Option<Vec<u8>>,
+    value: Option<Value>,
 }
 
 type Places = [HashMap<Key, usize, RandomState>; Space::ALL.len()];
@@ -145,7 +148,7 @@ const FEW: usize = 16;
 
 impl Rows {
     /// The new value, or `None` within for a row that goes; `None` where nothing is written.
-    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
         self.rows.get(self.place(space, key)?).map(|row| &row.value)
     }
 
@@ -156,7 +159,7 @@ impl Rows {
         }
     }
 
-    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
+    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
         let key = key.into();
         if let Some(place) = self.place(space, &key) {
             self.rows[place].value = value;
@@ -175,17 +178,17 @@ impl Rows {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Space, &Key, Option<&Vec<u8>>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Space, &Key, Option<&Value>)> {
         self.rows.iter().map(|row| (row.space, &row.key, row.value.as_ref()))
     }
 
     /// Those of one space.
-    pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Vec<u8>>)> {
+    pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Value>)> {
         self.iter().filter(move |(of, ..)| *of == space).map(|(_, key, value)| (key, value))
     }
 
     /// Takes them out; the room for as many stays.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Space, Key, Option<Vec<u8>>)> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Space, Key, Option<Value>)> {
         self.places.iter_mut().flat_map(|places| places.iter_mut()).for_each(HashMap::clear);
         self.rows.drain(..).map(|row| (row.space, row.key, row.value))
     }
@@ -255,16 +258,16 @@ impl<'a> Transaction<'a> {
         self.ids.lock().next_after(last, now)
     }
 
-    pub(super) fn put(&mut self, space: Space, key: &[u8], value: impl Into<Vec<u8>>) {
+    pub(super) fn put(&mut self, space: Space, key: &[u8], value: impl Into<Value>) {
         self.own.rows.insert(space, key, Some(value.into()));
     }
 
     pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
-        // So that it has the right length from the beginning.
+        // Once more as long as it is.
         thread_local!(static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         let bytes = WRITTEN.with_borrow_mut(|written| {
             written.clear();
-            serde_json::to_writer(&mut *written, row).map(|()| written.clone())
+            serde_json::to_writer(&mut *written, row).map(|()| Value::from(written.as_slice()))
         });
         self.put(space, key, bytes.map_err(|error| LedgerError(error.to_string()))?);
         Ok(())
@@ -296,7 +299,7 @@ impl<'a> Transaction<'a> {
 }
 
 impl Read for Transaction<'_> {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         match self.own.rows.get(space, key) {
             Some(own) => Ok(own.clone()),
             None => self.base.bytes(space, key),
@@ -315,14 +318,14 @@ mod tests {
             let mut rows = Rows::default();
             for round in [0, 1] {
                 for number in 0..count {
-                    rows.insert(Space::Keys, [number], Some(vec![round]));
+                    rows.insert(Space::Keys, [number], Some([round].into()));
                     rows.insert(Space::Index, [number], None);
                 }
             }
             assert_eq!((rows.len(), rows.get(Space::Claims, &[0])), (2 * usize::from(count), None));
-            assert_eq!(rows.get(Space::Keys, &[count - 1]), Some(&Some(vec![1])));
+            assert_eq!(rows.get(Space::Keys, &[count - 1]), Some(&Some([1].into())));
             assert_eq!(rows.get(Space::Index, &[count - 1]), Some(&None));
-            assert!(rows.of(Space::Keys).all(|(_, value)| value == Some(&vec![1])));
+            assert!(rows.of(Space::Keys).all(|(_, value)| value == Some(&Value::from([1]))));
             assert_eq!(rows.of(Space::Keys).count(), usize::from(count));
             assert_eq!(rows.drain().count(), 2 * usize::from(count));
             assert!(rows.is_empty() && rows.get(Space::Keys, &[0]).is_none());

@@ -149,7 +149,7 @@ impl Asked {
 
     /// The same content under another key: that key is bound to it from now on.
     fn again(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<Claimed, LedgerError> {
-        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
         // the claim stays small.
         if claim.state == State::Running && claim.errand.is_none() {
@@ -204,7 +204,7 @@ impl Asked {
         let names = vec![self.name];
         let (created_at, bound_at) = (self.now, None);
         ClaimRow { what, payment, refund, names, state, created_at, bound_at, errand, turn: None }.save(tx, id)?;
-        tx.put_row(Space::Keys, &self.name.0, &KeyRow { claim: id, fingerprint: self.fingerprint })?;
+        KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         Ok(id)
     }
 }

@@ -32,15 +32,29 @@ pub(in crate::ledger) fn old(
 
 /// Whether what a key stands for is still open.
 pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
-    let Some(key) = from.row::<KeyRow>(Space::Keys, &name.0)? else { return Ok(false) };
+    let Some(key) = KeyRow::load(from, name)? else { return Ok(false) };
     ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
 }
 
-/// What a key stands for.
-#[derive(Serialize, Deserialize)]
+/// What a key stands for: on disk the one behind the other. Older ledgers have them as JSON, which is longer.
+#[derive(Deserialize)]
 pub(super) struct KeyRow {
     pub(super) claim: Id,
     pub(super) fingerprint: [u8; 32],
+}
+
+impl KeyRow {
+    pub(super) fn load(from: &impl Read, name: Id) -> Result<Option<Self>, LedgerError> {
+        let Some(bytes) = from.bytes(Space::Keys, &name.0)? else { return Ok(None) };
+        match (bytes.first_chunk(), bytes.last_chunk(), bytes.len()) {
+            (Some(claim), Some(fingerprint), 48) => Ok(Some(Self { claim: Id(*claim), fingerprint: *fingerprint })),
+            _ => from.row(Space::Keys, &name.0),
+        }
+    }
+
+    pub(super) fn save(&self, tx: &mut Transaction<'_>, name: Id) {
+        tx.put(Space::Keys, &name.0, [&self.claim.0[..], &self.fingerprint].concat());
+    }
 }
 
 /// One request that was let through once.
@@ -48,19 +62,20 @@ pub(super) struct KeyRow {
 pub(super) struct ClaimRow {
     pub(super) what: Action,
     pub(super) payment: Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund: Option<Id>,
     /// Where its keys lie.
     pub(super) names: Vec<Id>,
     pub(super) state: State,
     pub(super) created_at: Timestamp,
     /// When the last further key came to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
     /// What is to be made later, until it is made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) errand: Option<Errand>,
     /// Which of its turns runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) turn: Option<Id>,
 }
 
@@ -137,5 +152,34 @@ impl ClaimRow {
             State::Unknown => Claimed::Present(self.target(from)?.record()),
             State::Done(answer) => Claimed::Replay(answer.clone()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ledger::transaction::Value;
+
+    struct One(Value);
+
+    impl Read for One {
+        fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Value>, LedgerError> {
+            Ok(Some(self.0.clone()))
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written_and_as_older_ledgers_have_them() {
+        let (claim, fingerprint) = (Id([0xab; 16]), [7; 32]);
+        let written = [&claim.0[..], &fingerprint].concat();
+        let older = serde_json::json!({ "claim": claim, "fingerprint": fingerprint }).to_string();
+        for row in [written, older.into()] {
+            let key = KeyRow::load(&One(row.into()), claim).unwrap().unwrap();
+            assert_eq!((key.claim, key.fingerprint), (claim, fingerprint));
+        }
+        for wrong in ["", "{}", "0123456789abcdef0123456789abcdef0123456789abcde"] {
+            assert!(KeyRow::load(&One(wrong.into()), claim).is_err());
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::Durability;
@@ -12,6 +13,48 @@ use crate::ledger::transaction::Transaction;
 /// Tells whoever waits.
 pub(super) type Answer = Box<dyn FnOnce() + Send>;
 pub(super) type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (Verdict, Answer) + Send>;
+
+/// Those who wait for one sync.
+#[derive(Default)]
+pub(super) struct Answers {
+    answers: Vec<Answer>,
+    /// Where somebody of them waits.
+    runtime: Option<Handle>,
+}
+
+impl Answers {
+    pub(super) fn push(&mut self, answer: Answer, runtime: Option<&Handle>) {
+        self.answers.push(answer);
+        self.runtime = self.runtime.take().or_else(|| runtime.cloned());
+    }
+
+    pub(super) fn extend(&mut self, more: Self) {
+        self.answers.extend(more.answers);
+        self.runtime = self.runtime.take().or(more.runtime);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// Tells all. Many are told from within the runtime, where each that wakes goes to a queue: woken from here, one after
+    /// another would take this thread's core from it.
+    pub(super) fn tell(self) {
+        let told = Told(self.answers);
+        if let Some(runtime) = self.runtime.filter(|_| told.0.len() > 1) {
+            runtime.spawn(async move { drop(told) });
+        }
+    }
+}
+
+/// They are told, even by a runtime that ends before.
+struct Told(Vec<Answer>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|answer| answer());
+    }
+}
 
 /// What becomes of a transaction's writes.
 pub(super) enum Verdict {
@@ -28,6 +71,8 @@ pub(super) fn reply_to<T>(waiter: oneshot::Sender<Result<T, LedgerError>>) -> im
 /// One transaction on its way: what becomes of its writes, and whom to tell once they are safe.
 pub(super) struct Job {
     pub(super) durability: Durability,
+    /// Where somebody waits for it.
+    pub(super) runtime: Option<Handle>,
     pub(super) work: Work,
 }
 
@@ -49,7 +94,7 @@ impl Job {
             let answer: Answer = Box::new(move || tell(result));
             (verdict, answer)
         };
-        Self { durability, work: Box::new(work) }
+        Self { durability, runtime: None, work: Box::new(work) }
     }
 }
 
@@ -57,4 +102,34 @@ impl Job {
 pub(super) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn all_are_told_once_from_a_runtime_from_one_that_has_ended_and_from_none() {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let running = runtime();
+        let ended = runtime();
+        let handle = ended.handle().clone();
+        ended.shutdown_background();
+        for handle in [Some(running.handle()), Some(&handle), None] {
+            for count in [1, 2, 40] {
+                let (told, heard) = channel();
+                let mut answers = Answers::default();
+                for number in 0..count {
+                    let told = told.clone();
+                    answers.push(Box::new(move || told.send(number).unwrap()), handle);
+                }
+                answers.tell();
+                drop(told);
+                assert_eq!(heard.into_iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+            }
+        }
+    }
 }

@@ -134,7 +134,7 @@ impl Segment {
             bytes.extend([space as u8, key_length]);
             bytes.extend(length.to_le_bytes());
             bytes.extend_from_slice(key);
-            bytes.extend_from_slice(value.map_or(&[], Vec::as_slice));
+            bytes.extend_from_slice(value.map_or(&[][..], |value| value));
         }
         self.add(bytes)
     }
@@ -241,7 +241,7 @@ fn take(mut body: &[u8], rows: &mut Layer) -> Option<()> {
         let (key, rest) = rest.split_at_checked(usize::from(key_length))?;
         let length = u32::from_le_bytes(*length);
         let (value, rest) = rest.split_at_checked(if length == GONE { 0 } else { length as usize })?;
-        rows.insert(space, key, (length != GONE).then(|| value.to_vec()));
+        rows.insert(space, key, (length != GONE).then(|| value.into()));
         body = rest;
     }
     Some(())

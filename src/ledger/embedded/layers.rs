@@ -1,73 +1,54 @@
 //! What was written since the tables were filled last lies over them in memory, and readers see both as one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use parking_lot::RwLockReadGuard;
 
 use super::store::Store;
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Key, Pair, Read, Rows, Space};
+use crate::ledger::transaction::{Key, Pair, Read, Rows, Space, Value};
 
-/// What is written of each space; `None` for a row that goes.
-pub(super) struct Layer([Shelf; Space::ALL.len()]);
-
-/// What is looked for by the hash of a name is seldom read in order: when it is filed, and when all names are told.
-enum Shelf {
-    Sorted(BTreeMap<Key, Option<Vec<u8>>>),
-    Hashed(HashMap<Key, Option<Vec<u8>>, RandomState>),
-}
-
-impl Default for Layer {
-    fn default() -> Self {
-        Self(Space::ALL.map(|space| match space {
-            Space::Keys | Space::Index | Space::Seen => Shelf::Hashed(HashMap::default()),
-            _ => Shelf::Sorted(BTreeMap::new()),
-        }))
-    }
-}
+/// What is written of each space, in the order of its coming; `None` for a row that goes. Rows are looked for one by one, and
+/// seldom in order of their keys: when they are filed, and when all are told.
+#[derive(Default)]
+pub(super) struct Layer([IndexMap<Key, Option<Value>, RandomState>; Space::ALL.len()]);
 
 impl Layer {
-    fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
-        match &self.0[space as usize] {
-            Shelf::Sorted(rows) => rows.get(key),
-            Shelf::Hashed(rows) => rows.get(key),
-        }
+    fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
+        self.0[space as usize].get(key)
     }
 
-    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Vec<u8>>) {
-        match &mut self.0[space as usize] {
-            Shelf::Sorted(rows) => rows.insert(key.into(), value),
-            Shelf::Hashed(rows) => rows.insert(key.into(), value),
-        };
+    pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
+        self.0[space as usize].insert(key.into(), value);
     }
 
     /// A part of a space, in order.
-    pub(super) fn range(&self, space: Space, bounds: Bounds<'_>) -> Vec<(&Key, Option<&Vec<u8>>)> {
-        match &self.0[space as usize] {
-            Shelf::Sorted(rows) => rows.range::<[u8], _>(bounds).map(|(key, value)| (key, value.as_ref())).collect(),
-            Shelf::Hashed(rows) => {
-                let rows = rows.iter().filter(|(key, _)| RangeBounds::<[u8]>::contains(&bounds, &***key));
-                let mut rows: Vec<_> = rows.map(|(key, value)| (key, value.as_ref())).collect();
-                rows.sort_unstable_by_key(|(key, _)| *key);
-                rows
-            }
-        }
+    pub(super) fn range(&self, space: Space, bounds: Bounds<'_>) -> Vec<(&Key, Option<&Value>)> {
+        let rows = self.0[space as usize].iter().filter(|(key, _)| RangeBounds::<[u8]>::contains(&bounds, &***key));
+        let mut rows: Vec<_> = rows.map(|(key, value)| (key, value.as_ref())).collect();
+        // Quick where they are almost in order already, as ids are.
+        rows.sort_by_key(|(key, _)| *key);
+        rows
     }
 
     /// All of a space, in order.
-    pub(super) fn of(&self, space: Space) -> Vec<(&Key, Option<&Vec<u8>>)> {
+    pub(super) fn of(&self, space: Space) -> Vec<(&Key, Option<&Value>)> {
         self.range(space, ALL)
     }
 
+    /// Without its rows; the room for as many stays.
+    pub(super) fn emptied(mut self) -> Self {
+        self.0.iter_mut().for_each(IndexMap::clear);
+        self
+    }
+
     fn last_key(&self, space: Space) -> Option<&Key> {
-        match &self.0[space as usize] {
-            Shelf::Sorted(rows) => rows.keys().next_back(),
-            Shelf::Hashed(rows) => rows.keys().max(),
-        }
+        self.0[space as usize].keys().max()
     }
 
     /// Takes in what was written later.
@@ -85,12 +66,12 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
         self.fresh.get(space, key).or_else(|| self.sealed.as_ref()?.get(space, key))
     }
 
     /// What lies over a part of a space, with `what` is needed of its values.
-    fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Vec<u8>) -> V) -> BTreeMap<Key, Option<V>> {
+    fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Value) -> V) -> BTreeMap<Key, Option<V>> {
         let sealed = self.sealed.iter().flat_map(|rows| rows.range(space, bounds));
         let rows = sealed.chain(self.fresh.range(space, bounds));
         rows.map(|(key, value)| (key.clone(), value.map(&what))).collect()
@@ -125,7 +106,7 @@ impl<'a> View<'a> {
             let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
         });
-        merged(self.layers.over(space, ALL, Clone::clone), rows)
+        merged(self.layers.over(space, ALL, |value| value.to_vec()), rows)
     }
 
     /// The keys of a space from one on and before another, for reading them without the view.
@@ -155,7 +136,7 @@ impl<'a> View<'a> {
 }
 
 impl Read for View<'_> {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         match self.layers.get(space, key) {
             Some(known) => Ok(known.clone()),
             None => self.store.bytes(space, key),

@@ -14,7 +14,7 @@ use super::SEGMENT;
 use super::journal::{self, Segment};
 use super::layers::{Layer, Layers, View};
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Space};
+use crate::ledger::transaction::{Read, Space, Value};
 
 /// So much is free at least before a database that met a full disk is opened again, whatever the reserve: for what is still to be
 /// filed.
@@ -140,8 +140,8 @@ pub(super) struct Disk {
     /// None while they could be shut, but not yet opened again.
     store: RwLock<Option<Arc<Store>>>,
     pub(super) layers: RwLock<Layers>,
-    /// The journal's next segment, as soon as what was in its file is in the tables.
-    spare: Mutex<Option<Segment>>,
+    /// The journal's next segment, as soon as what was in its file is in the tables, with the room for its rows.
+    spare: Mutex<Option<(Segment, Layer)>>,
     is_spare: Condvar,
 }
 
@@ -165,7 +165,7 @@ impl Disk {
             path: path.to_owned(),
             store: RwLock::new(Some(Arc::new(store))),
             layers: RwLock::new(Layers { fresh, sealed: rows.map(Arc::new) }),
-            spare: Mutex::new(spare),
+            spare: Mutex::new(spare.map(|spare| (spare, Layer::default()))),
             is_spare: Condvar::new(),
         };
         Ok(Opened { disk, active, sealed })
@@ -183,7 +183,7 @@ impl Disk {
     }
 
     /// The segment after the one that is full, if there is one by then.
-    pub(super) fn spare(&self, patience: Duration) -> Option<Segment> {
+    pub(super) fn spare(&self, patience: Duration) -> Option<(Segment, Layer)> {
         let mut spare = self.spare.lock();
         if spare.is_none() && !patience.is_zero() {
             self.is_spare.wait_for(&mut spare, patience);
@@ -202,9 +202,9 @@ impl Disk {
     pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
         let next = segment.again()?;
         let filed = self.layers.write().sealed.take();
-        // Nobody waits for it.
-        drop(filed);
-        *self.spare.lock() = Some(next);
+        // Nobody waits while it is emptied.
+        let empty = filed.and_then(Arc::into_inner).map_or_else(Layer::default, Layer::emptied);
+        *self.spare.lock() = Some((next, empty));
         self.is_spare.notify_all();
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Disk {
 
 /// A row at a time: nobody waits for whoever reads.
 impl Read for Disk {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         self.view()?.bytes(space, key)
     }
 }
@@ -282,7 +282,7 @@ impl Store {
                     none => none.insert(keyspace.start_ingestion()?),
                 };
                 match value {
-                    Some(value) => table.write(key.clone(), value.as_slice())?,
+                    Some(value) => table.write(key.clone(), value.clone())?,
                     None => table.write_tombstone(key.clone())?,
                 }
             }
@@ -293,8 +293,8 @@ impl Store {
 }
 
 impl Read for Store {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         let found = self.space(space).get(key);
-        found.map(|value| value.map(|value| value.to_vec())).map_err(|error| LedgerError(error.to_string()))
+        found.map_err(|error| LedgerError(error.to_string()))
     }
 }

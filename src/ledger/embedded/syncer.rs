@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use super::Shared;
-use super::job::Answer;
+use super::job::Answers;
 use super::store::Failure;
 use crate::telemetry::METRICS;
 
@@ -17,7 +17,7 @@ pub(super) struct Wanted {
     pub(super) since: Instant,
     /// Whether something became due sooner.
     pub(super) wakes: bool,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Answers,
 }
 
 impl Shared {
@@ -47,11 +47,13 @@ impl Shared {
     }
 
     fn tell(&self, all: impl Iterator<Item = Wanted>) {
+        let mut told = Answers::default();
         for Wanted { wakes, answers, .. } in all {
             if wakes {
                 self.wake.send_modify(|count| *count += 1);
             }
-            answers.into_iter().for_each(|answer| answer());
+            told.extend(answers);
         }
+        told.tell();
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::job::{Answer, Job, Verdict, words};
+use super::job::{Answers, Job, Verdict, words};
 use super::journal::Segment;
 use super::layers::Layers;
 use super::store::{Failure, Store};
@@ -16,7 +16,7 @@ use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
 use crate::ledger::feed::Changes;
 use crate::ledger::ids::Ids;
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Rows, Space, Transaction, Writes};
+use crate::ledger::transaction::{Read, Rows, Space, Transaction, Value, Writes};
 use crate::telemetry::METRICS;
 
 /// What only this thread has.
@@ -45,7 +45,7 @@ impl Shared {
     /// Goes on in the journal's next segment. While the one before is still being filed, this one grows on, up to twice its
     /// length; then everybody waits.
     fn turn(&self, writer: &mut Writer) -> Result<(), Failure> {
-        let next = loop {
+        let (next, empty) = loop {
             let must = writer.journal.len() >= 2 * self.segment;
             match self.disk.spare(if must { AGAIN } else { Duration::ZERO }) {
                 Some(next) => break next,
@@ -58,15 +58,17 @@ impl Shared {
         };
         // Before anything is behind it.
         let (synced, is_synced) = channel();
-        let answer: Answer = Box::new(move || {
+        let mut answers = Answers::default();
+        let told = move || {
             let _ = synced.send(());
-        });
+        };
+        answers.push(Box::new(told), None);
         let file = Some(writer.journal.file());
-        let _ = writer.syncing.send(Wanted { file, since: Instant::now(), wakes: false, answers: vec![answer] });
+        let _ = writer.syncing.send(Wanted { file, since: Instant::now(), wakes: false, answers });
         is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
         let full = std::mem::replace(&mut writer.journal, next);
         let mut layers = self.disk.layers.write();
-        layers.sealed = Some(Arc::new(std::mem::take(&mut layers.fresh)));
+        layers.sealed = Some(Arc::new(std::mem::replace(&mut layers.fresh, empty)));
         drop(layers);
         writer.filing.send(full).map_err(|_| Failure { why: "the filing thread ended".into(), is_full: false })
     }
@@ -112,7 +114,7 @@ impl Shared {
             Err(error) => return tracing::error!(%error, "nothing can be written"),
         };
         let mut writes = Writes { rows: std::mem::take(&mut writer.rows), ..Writes::default() };
-        let (mut applied, mut durable) = (Vec::new(), Vec::new());
+        let (mut applied, mut durable) = (Answers::default(), Answers::default());
         let layers = self.disk.layers.read();
         for job in batch {
             let batch = Batch { store: &store, layers: &layers, writes: &writes };
@@ -128,7 +130,8 @@ impl Shared {
                     break;
                 }
             }
-            if job.durability == Durability::Applied { applied.push(answer) } else { durable.push(answer) }
+            let answers = if job.durability == Durability::Applied { &mut applied } else { &mut durable };
+            answers.push(answer, job.runtime.as_ref());
         }
         drop((layers, store));
         let start = Instant::now();
@@ -150,7 +153,7 @@ impl Shared {
             }
         }
         writer.rows = writes.rows;
-        applied.into_iter().for_each(|answer| answer());
+        applied.tell();
         if size > 0 {
             METRICS.ledger_batch_size.observe(size as f64);
         }
@@ -175,7 +178,7 @@ struct Batch<'a> {
 }
 
 impl Read for Batch<'_> {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         match self.writes.rows.get(space, key).or_else(|| self.layers.get(space, key)) {
             Some(known) => Ok(known.clone()),
             None => self.store.bytes(space, key),

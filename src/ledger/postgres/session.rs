@@ -19,7 +19,7 @@ use crate::ledger::engine::Durability;
 use crate::ledger::feed::Changes;
 use crate::ledger::ids::Id;
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Nothing, Read, Space, Transaction};
+use crate::ledger::transaction::{Nothing, Read, Space, Transaction, Value};
 use crate::telemetry::METRICS;
 
 /// How long one statement may take, waiting for locks included. The server gives up a little earlier, so that it says why.
@@ -238,14 +238,14 @@ impl Session {
 }
 
 impl Read for Session {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         let statement = if schema::is_due(space) {
             "SELECT value FROM tollgate_due WHERE space = $1 AND key = $2"
         } else {
             "SELECT value FROM tollgate_records WHERE space = $1 AND key = $2"
         };
         let rows = self.query(statement, &[&schema::number(space), &key])?;
-        Ok(rows.first().map(|row| row.get(0)))
+        Ok(rows.first().map(|row| row.get::<_, &[u8]>(0).into()))
     }
 }
 

@@ -17,7 +17,7 @@ use super::super::claims::{self, Later, errands};
 use super::super::held::{End, Turn};
 use super::super::ids::{Id, Ids};
 use super::super::rows::{Kept, PaymentRow, find_payment};
-use super::super::transaction::{Read, Space, Transaction};
+use super::super::transaction::{Read, Space, Transaction, Value as Bytes};
 use super::super::{changes, timeline};
 use super::*;
 
@@ -34,16 +34,16 @@ enum Broken {
 }
 
 #[derive(Clone, Default)]
-struct Rows(BTreeMap<(Space, Vec<u8>), Vec<u8>>);
+struct Rows(BTreeMap<(Space, Vec<u8>), Bytes>);
 
 impl Read for Rows {
-    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
         Ok(self.0.get(&(space, key.to_vec())).cloned())
     }
 }
 
 impl Rows {
-    fn of(&self, space: Space) -> impl Iterator<Item = (&Vec<u8>, &Vec<u8>)> {
+    fn of(&self, space: Space) -> impl Iterator<Item = (&Vec<u8>, &Bytes)> {
         self.0.iter().filter(move |((of, _), _)| *of == space).map(|((_, key), value)| (key, value))
     }
 

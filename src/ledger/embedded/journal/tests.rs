@@ -1,16 +1,17 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::ledger::transaction::Value;
 
 fn rows(of: &[(u8, Option<&str>)]) -> Rows {
     let mut rows = Rows::default();
     for (key, value) in of {
-        rows.insert(Space::Claims, vec![*key; 16], value.map(|value| value.as_bytes().to_vec()));
+        rows.insert(Space::Claims, vec![*key; 16], value.map(|value| value.into()));
     }
     rows
 }
 
 fn seen(rows: &Layer) -> Vec<(u8, Option<String>)> {
-    let text = |value: &Vec<u8>| String::from_utf8(value.clone()).unwrap();
+    let text = |value: &Value| String::from_utf8(value.to_vec()).unwrap();
     rows.of(Space::Claims).into_iter().map(|(key, value)| (key[0], value.map(text))).collect()
 }
 
