@@ -263,7 +263,7 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
-        // Once more as long as it is.
+        // Where rows are written first, so that each is then as long as it is from the beginning.
         thread_local!(static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         let bytes = WRITTEN.with_borrow_mut(|written| {
             written.clear();
