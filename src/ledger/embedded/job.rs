@@ -14,35 +14,38 @@ use crate::ledger::transaction::Transaction;
 pub(super) type Answer = Box<dyn FnOnce() + Send>;
 pub(super) type Work = Box<dyn FnOnce(&mut Transaction<'_>) -> (Verdict, Answer) + Send>;
 
-/// Those who wait for one sync.
+/// Those who wait for one sync, each with the runtime in which it waits.
 #[derive(Default)]
-pub(super) struct Answers {
-    answers: Vec<Answer>,
-    /// Where somebody of them waits.
-    runtime: Option<Handle>,
-}
+pub(super) struct Answers(Vec<(Option<Handle>, Answer)>);
 
 impl Answers {
-    pub(super) fn push(&mut self, answer: Answer, runtime: Option<&Handle>) {
-        self.answers.push(answer);
-        self.runtime = self.runtime.take().or_else(|| runtime.cloned());
+    pub(super) fn push(&mut self, runtime: Option<Handle>, answer: Answer) {
+        self.0.push((runtime, answer));
     }
 
     pub(super) fn extend(&mut self, more: Self) {
-        self.answers.extend(more.answers);
-        self.runtime = self.runtime.take().or(more.runtime);
+        self.0.extend(more.0);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.answers.is_empty()
+        self.0.is_empty()
     }
 
-    /// Tells all. Many are told from within the runtime, where each that wakes goes to a queue: woken from here, one after
-    /// another would take this thread's core from it.
+    /// Tells all. Many of one runtime are told from within it, where each that wakes goes to a queue: woken from here, one
+    /// after another would take this thread's core from it. No runtime tells those of another, which may be busier.
     pub(super) fn tell(self) {
-        let told = Told(self.answers);
-        if let Some(runtime) = self.runtime.filter(|_| told.0.len() > 1) {
-            runtime.spawn(async move { drop(told) });
+        let mut told = Vec::<(Option<Handle>, Told)>::new();
+        for (runtime, answer) in self.0 {
+            let id = runtime.as_ref().map(Handle::id);
+            match told.iter_mut().find(|(of, _)| of.as_ref().map(Handle::id) == id) {
+                Some((_, told)) => told.0.push(answer),
+                None => told.push((runtime, Told(vec![answer]))),
+            }
+        }
+        for (runtime, told) in told {
+            if let Some(runtime) = runtime.filter(|_| told.0.len() > 1) {
+                runtime.spawn(async move { drop(told) });
+            }
         }
     }
 }
@@ -107,29 +110,53 @@ pub(super) fn words(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, RecvError, channel};
+    use std::time::Duration;
 
     use super::*;
 
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap()
+    }
+
+    /// Those who wait, by their numbers, and where one hears who was told.
+    fn waiting(in_runtime: impl IntoIterator<Item = Option<Handle>>) -> (Answers, Receiver<usize>) {
+        let (told, heard) = channel();
+        let mut answers = Answers::default();
+        for (number, runtime) in in_runtime.into_iter().enumerate() {
+            let told = told.clone();
+            answers.push(runtime, Box::new(move || told.send(number).unwrap()));
+        }
+        (answers, heard)
+    }
+
     #[test]
     fn all_are_told_once_from_a_runtime_from_one_that_has_ended_and_from_none() {
-        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let running = runtime();
         let ended = runtime();
         let handle = ended.handle().clone();
         ended.shutdown_background();
         for handle in [Some(running.handle()), Some(&handle), None] {
             for count in [1, 2, 40] {
-                let (told, heard) = channel();
-                let mut answers = Answers::default();
-                for number in 0..count {
-                    let told = told.clone();
-                    answers.push(Box::new(move || told.send(number).unwrap()), handle);
-                }
+                let (answers, heard) = waiting(vec![handle.cloned(); count]);
                 answers.tell();
-                drop(told);
                 assert_eq!(heard.into_iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn a_runtime_that_is_busy_keeps_nobody_of_another_waiting() {
+        let (busy, free) = (runtime(), runtime());
+        let (release, held) = channel::<()>();
+        busy.spawn(async move {
+            let _ = held.recv();
+        });
+        let (answers, heard) = waiting([&busy, &free, &busy, &free].map(|of| Some(of.handle().clone())));
+        answers.tell();
+        let soon = Duration::from_secs(30);
+        assert_eq!([heard.recv_timeout(soon), heard.recv_timeout(soon)], [Ok(1), Ok(3)]);
+        drop(release);
+        assert_eq!([heard.recv(), heard.recv(), heard.recv()], [Ok(0), Ok(2), Err(RecvError)]);
     }
 }

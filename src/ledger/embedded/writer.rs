@@ -62,7 +62,7 @@ impl Shared {
         let told = move || {
             let _ = synced.send(());
         };
-        answers.push(Box::new(told), None);
+        answers.push(None, Box::new(told));
         let file = Some(writer.journal.file());
         let _ = writer.syncing.send(Wanted { file, since: Instant::now(), wakes: false, answers });
         is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
@@ -131,7 +131,7 @@ impl Shared {
                 }
             }
             let answers = if job.durability == Durability::Applied { &mut applied } else { &mut durable };
-            answers.push(answer, job.runtime.as_ref());
+            answers.push(job.runtime, answer);
         }
         drop((layers, store));
         let start = Instant::now();
