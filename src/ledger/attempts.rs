@@ -14,7 +14,7 @@ use super::records::{LedgerError, MoneyState, Payment, Record, Search};
 use super::rows::{self, Kept, PaymentRow};
 use super::rules;
 use super::timeline::{self, Action, What};
-use super::transaction::{Read, Transaction};
+use super::transaction::{Read, Space, Transaction};
 use crate::telemetry::METRICS;
 
 /// The event that tells of money on two channels.
@@ -25,18 +25,14 @@ fn order_id(payment: &Payment) -> String {
     format!("{}/{}", payment.order_id, payment.channel)
 }
 
-/// The index entries that lead to an attempt.
-pub(super) fn indexes(attempt: &Payment) -> [Id; 2] {
-    [index("order", &[&attempt.merchant, &attempt.order_id]), by_number(&attempt.channel, &attempt.number)]
-}
-
-fn by_number(channel: &str, number: &str) -> Id {
+/// The index entry that leads to an attempt.
+pub(super) fn index_of(channel: &str, number: &str) -> Id {
     index("attempt number", &[channel, number])
 }
 
 /// The attempt on this channel, if it was given up there.
 pub(super) fn find(from: &impl Read, channel: &str, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, by_number(channel, number))
+    Kept::find(from, index_of(channel, number))
 }
 
 /// Keeps what may be left on the channel that a payment is about to leave.
@@ -53,7 +49,11 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
     };
     let (id, claim) = (tx.new_id(now), main.row.claim);
     let what = What::Claimed { action: Action::Close, channel: attempt.channel.clone(), amount: attempt.amount };
-    rows::add_indexes(tx, indexes(&attempt), id)?;
+    let index = index_of(&attempt.channel, &attempt.number);
+    if tx.bytes(Space::Index, &index.0)?.is_some() {
+        return Err(LedgerError("the payment was on this channel before".into()));
+    }
+    tx.put(Space::Index, &index.0, id.0);
     let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
     Kept::new(id, row).save(tx)?;
     timeline::begin(tx, id, what, now)?;
@@ -65,7 +65,8 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
 pub(super) fn forget(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
     for id in &main.attempts {
         let Some(kept) = Kept::<PaymentRow>::load(tx, *id)? else { continue };
-        rows::remove_indexes(tx, indexes(&kept.row.payment));
+        let Payment { channel, number, .. } = &kept.row.payment;
+        tx.remove(Space::Index, &index_of(channel, number).0);
         timeline::remove(tx, kept.id);
         kept.remove(tx);
     }

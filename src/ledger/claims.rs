@@ -99,7 +99,7 @@ pub(super) fn release(
         }
         Target::Payment(kept) => {
             attempts::forget(tx, &kept.row)?;
-            rows::remove_indexes(tx, rows::payment_indexes(&kept.row.payment));
+            tx.remove(Space::Index, &rows::payment_index(&kept.row.payment.number).0);
             timeline::remove(tx, kept.id);
             kept.remove(tx);
         }
@@ -109,7 +109,7 @@ pub(super) fn release(
             payment.row.refunds.retain(|refund| *refund != kept.id);
             payment.save(tx)?;
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
-            rows::remove_indexes(tx, rows::refund_indexes(refund));
+            tx.remove(Space::Index, &rows::refund_index(&refund.number).0);
             kept.remove(tx);
         }
     }

@@ -7,8 +7,11 @@
 
 use std::time::Instant;
 
-use super::ids::{Id, index};
+use tollgate_plugins::payment::provider_number;
+
+use super::ids::Id;
 use super::records::{Payment, Record, Refund, Subject};
+use super::rows;
 use super::transaction::{Space, Writes};
 
 /// Names a payment or a refund as the ledger's index does: a hash over merchant, order and refund. Two merchants' orders never
@@ -21,8 +24,8 @@ impl Name {
     pub fn of(subject: &Subject) -> Self {
         let Subject { merchant, order_id, refund_id } = subject;
         Self(match refund_id {
-            Some(refund_id) => index("refund", &[merchant, order_id, refund_id]).0,
-            None => index("order", &[merchant, order_id]).0,
+            Some(refund_id) => rows::refund_index(&provider_number(&[merchant, order_id, refund_id])).0,
+            None => rows::order_index(merchant, order_id).0,
         })
     }
 }
@@ -71,7 +74,7 @@ fn age(created_at: jiff::Timestamp, version: u64) -> Age {
 /// What a transaction does to records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Every entry of the index that is new. Not all of them are a record's name: providers' numbers have entries too.
+    /// Every entry of the index that is new: the names of records, and of what is left of payments on other channels.
     pub born: Vec<Name>,
     /// Entries of the index that go.
     pub gone: Vec<Name>,

@@ -159,16 +159,18 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     }
     let mut claims = vec![row.claim];
     claims.extend(row.close);
-    let mut gone = vec![(Space::Payments, id), (Space::Timeline, id)];
-    gone.extend(rows::payment_indexes(payment).map(|index| (Space::Index, index)));
+    let mut gone = vec![
+        (Space::Payments, id),
+        (Space::Timeline, id),
+        (Space::Index, rows::order_index(&payment.merchant, &payment.order_id)),
+    ];
     for id in &row.refunds {
         let RefundRow { refund, claim, .. } = Kept::<RefundRow>::must(from, *id)?.row;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
         claims.push(claim);
-        gone.push((Space::Refunds, *id));
-        gone.extend(rows::refund_indexes(&refund).map(|index| (Space::Index, index)));
+        gone.extend([(Space::Refunds, *id), (Space::Index, rows::refund_index(&refund.number))]);
     }
     for claim in claims {
         if from.bytes(Space::Claims, &claim.0)?.is_some() {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::payment::{Money, Status};
+use tollgate_plugins::payment::{Money, Status, provider_number};
 
 use super::attempts;
 use super::feed::{Age, Name};
@@ -86,8 +86,8 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     fn is_told(&self) -> bool;
     /// How far it has come.
     fn age(&self) -> Age;
-    /// Its merchant's name of it.
-    fn subject(&self) -> Subject;
+    /// As those call it who hear of changes.
+    fn name(&self) -> Name;
 }
 
 impl Row for PaymentRow {
@@ -106,8 +106,8 @@ impl Row for PaymentRow {
         self.payment.age()
     }
 
-    fn subject(&self) -> Subject {
-        payment_subject(&self.payment)
+    fn name(&self) -> Name {
+        Name(payment_index(&self.payment.number).0)
     }
 }
 
@@ -127,8 +127,8 @@ impl Row for RefundRow {
         self.refund.age()
     }
 
-    fn subject(&self) -> Subject {
-        refund_subject(&self.refund)
+    fn name(&self) -> Name {
+        Name(refund_index(&self.refund.number).0)
     }
 }
 
@@ -168,7 +168,7 @@ impl<R: Row> Kept<R> {
         self.list(tx, Listed::of(&self.row, self.id));
         let age = self.row.age();
         if self.known.replace(age) != Some(age) && self.row.is_told() {
-            tx.became(Name::of(&self.row.subject()), age);
+            tx.became(self.row.name(), age);
         }
         Ok(())
     }
@@ -313,7 +313,7 @@ pub(super) fn find_payment(
     merchant: &str,
     order_id: &str,
 ) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, index("order", &[merchant, order_id]))
+    Kept::find(from, order_index(merchant, order_id))
 }
 
 pub(super) fn find_refund(
@@ -322,50 +322,39 @@ pub(super) fn find_refund(
     order_id: &str,
     refund_id: &str,
 ) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    Kept::find(from, index("refund", &[merchant, order_id, refund_id]))
+    refund_by_number(from, &provider_number(&[merchant, order_id, refund_id]))
 }
 
 pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, index("number", &[number]))
+    Kept::find(from, payment_index(number))
 }
 
 pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    Kept::find(from, index("refund number", &[number]))
+    Kept::find(from, refund_index(number))
 }
 
-/// The index entries that lead to a payment.
-pub(super) fn payment_indexes(payment: &Payment) -> [Id; 2] {
-    if payment.is_attempt() {
-        return attempts::indexes(payment);
+/// The index entry that leads to an order's payment. One is enough: the provider's number follows from the order.
+pub(super) fn order_index(merchant: &str, order_id: &str) -> Id {
+    match order_id.split_once('/') {
+        Some((order_id, channel)) => attempts::index_of(channel, &provider_number(&[merchant, order_id])),
+        None => payment_index(&provider_number(&[merchant, order_id])),
     }
-    [index("order", &[&payment.merchant, &payment.order_id]), index("number", &[&payment.number])]
 }
 
-/// The index entries that lead to a refund.
-pub(super) fn refund_indexes(refund: &Refund) -> [Id; 2] {
-    [
-        index("refund", &[&refund.merchant, &refund.order_id, &refund.refund_id]),
-        index("refund number", &[&refund.number]),
-    ]
+/// The index entry that leads to a payment.
+pub(super) fn payment_index(number: &str) -> Id {
+    index("number", &[number])
 }
 
-/// Makes the index lead to a new row. A number that leads elsewhere already must not be taken over: the provider's
-/// notifications would change the wrong payment.
-pub(super) fn add_indexes(tx: &mut Transaction<'_>, indexes: [Id; 2], id: Id) -> Result<(), LedgerError> {
-    indexes.into_iter().try_for_each(|index| add_index(tx, index, id))
+/// The index entry that leads to a refund.
+pub(super) fn refund_index(number: &str) -> Id {
+    index("refund number", &[number])
 }
 
-/// As [`add_indexes`], one of them.
-pub(super) fn add_index(tx: &mut Transaction<'_>, index: Id, id: Id) -> Result<(), LedgerError> {
-    if tx.bytes(Space::Index, &index.0)?.is_some() {
-        return Err(LedgerError("the provider's number is used by another order already".into()));
-    }
-    tx.put(Space::Index, &index.0, id.0);
-    Ok(())
-}
-
-pub(super) fn remove_indexes(tx: &mut Transaction<'_>, indexes: [Id; 2]) {
-    for index in indexes {
-        tx.remove(Space::Index, &index.0);
+/// Under another number than its own it would not be found, and could take the notifications of another one.
+pub(super) fn must_follow(number: &str, name: &[&str]) -> Result<(), LedgerError> {
+    match number == provider_number(name) {
+        true => Ok(()),
+        false => Err(LedgerError(format!("{number} is not the provider's number for {}", name.join("/")))),
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct Asked {
 impl Asked {
     pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
         let now = self.now;
-        let [order, number] = rows::payment_indexes(&payment);
-        if let Some(mut known) = Kept::<PaymentRow>::find(tx, order)? {
+        rows::must_follow(&payment.number, &[&payment.merchant, &payment.order_id])?;
+        if let Some(mut known) = rows::payment_by_number(tx, &payment.number)? {
             if known.row.payment.content != payment.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -53,8 +53,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Pay, id, None)?;
-        rows::add_index(tx, number, id)?;
-        tx.put(Space::Index, &order.0, id.0);
+        tx.put(Space::Index, &rows::payment_index(&payment.number).0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
         let mut kept = Kept::new(id, PaymentRow::new(payment, begun.claim));
         kept.save(tx)?;
@@ -64,7 +63,8 @@ impl Asked {
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
         let now = self.now;
-        if let Some(mut known) = rows::find_refund(tx, &refund.merchant, &refund.order_id, &refund.refund_id)? {
+        rows::must_follow(&refund.number, &[&refund.merchant, &refund.order_id, &refund.refund_id])?;
+        if let Some(mut known) = rows::refund_by_number(tx, &refund.number)? {
             if known.row.refund.content != refund.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -101,7 +101,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Refund, kept.id, Some(id))?;
-        rows::add_indexes(tx, rows::refund_indexes(&refund), id)?;
+        tx.put(Space::Index, &rows::refund_index(&refund.number).0, id.0);
         let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
         Kept::new(id, row).save(tx)?;
         kept.row.refunds.push(id);

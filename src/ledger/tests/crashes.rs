@@ -72,7 +72,7 @@ async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory
 async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
-    // Another order with the same provider's number: it would take the first one's notifications.
+    // Another order's number: it would take that one's notifications.
     let twin = Payment { number: provider_number(&["shop", "o"]), ..a_payment("twin") };
     assert!(bench.ledger.claim(claim_key("twin", ""), Intent::Pay(twin), at(0)).await.is_err());
     assert!(bench.ledger.is_healthy());

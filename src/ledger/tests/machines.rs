@@ -71,24 +71,6 @@ async fn refunds_over_two_processes_never_exceed_what_was_paid() {
     assert_eq!((given, payment.refunded), (980, 980));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_orders_with_one_number_one_runs() {
-    let (_place, ledgers) = two();
-    for round in 0..20 {
-        let claims = [0, 1].map(|side: usize| {
-            let ledger = ledgers[side].clone();
-            let order = format!("{round}-{side}");
-            let payment = Payment { number: format!("number {round}"), ..a_payment(&order) };
-            tokio::spawn(async move { ledger.claim(claim_key(&order, ""), Intent::Pay(payment), at(0)).await })
-        });
-        let mut running = 0;
-        for claim in claims {
-            running += usize::from(matches!(claim.await.unwrap(), Ok(Claimed::Run(_))));
-        }
-        assert_eq!(running, 1, "no lock is shared by them, but the number is");
-    }
-}
-
 #[tokio::test]
 async fn who_lives_is_left_alone_when_others_start() {
     let bench = Bench::<Schema>::new();

@@ -199,7 +199,7 @@ async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back()
     assert!(left > 1 && left < 81, "{left}: a few at a time");
     let after = bench.crash();
     after.purge(now).await;
-    for (space, count) in [(Space::Payments, 1), (Space::Claims, 1), (Space::Index, 2), (Space::Timeline, 1)] {
+    for (space, count) in [(Space::Payments, 1), (Space::Claims, 1), (Space::Index, 1), (Space::Timeline, 1)] {
         assert_eq!(after.count(space).await, count, "{space:?}");
     }
     // The same purge, round after round: what stayed is met again.
