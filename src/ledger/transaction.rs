@@ -241,7 +241,8 @@ pub(super) struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>) -> Self {
-        Self { base, own: Writes::default(), ids }
+        let rows = Rows { rows: Vec::with_capacity(FEW), places: None };
+        Self { base, own: Writes { rows, ..Writes::default() }, ids }
     }
 
     pub(super) fn into_writes(self) -> Writes {

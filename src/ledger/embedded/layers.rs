@@ -1,22 +1,20 @@
 //! What was written since the tables were filled last lies over them in memory, and readers see both as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use indexmap::IndexMap;
 use parking_lot::RwLockReadGuard;
 
 use super::store::Store;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Key, Pair, Read, Rows, Space, Value};
 
-/// What is written of each space, in the order of its coming; `None` for a row that goes. Rows are looked for one by one, and
-/// seldom in order of their keys: when they are filed, and when all are told.
+/// What is written of each space.
 #[derive(Default)]
-pub(super) struct Layer([IndexMap<Key, Option<Value>, RandomState>; Space::ALL.len()]);
+pub(super) struct Layer([Shelf; Space::ALL.len()]);
 
 impl Layer {
     fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
@@ -29,9 +27,13 @@ impl Layer {
 
     /// A part of a space, in order.
     pub(super) fn range(&self, space: Space, bounds: Bounds<'_>) -> Vec<(&Key, Option<&Value>)> {
-        let rows = self.0[space as usize].iter().filter(|(key, _)| RangeBounds::<[u8]>::contains(&bounds, &***key));
-        let mut rows: Vec<_> = rows.map(|(key, value)| (key, value.as_ref())).collect();
-        // Quick where they are almost in order already, as ids are.
+        let shelf = &self.0[space as usize];
+        let is_within = |key: &Key| RangeBounds::<[u8]>::contains(&bounds, &**key);
+        let ascending =
+            shelf.ascending.iter().filter(|(key, _)| is_within(key)).map(|(key, value)| (key, value.as_ref()));
+        let others = shelf.others.iter().filter(|(key, _)| is_within(key)).map(|(key, value)| (key, value.as_ref()));
+        let mut rows: Vec<_> = ascending.chain(others).collect();
+        // Quick where they are in order already.
         rows.sort_by_key(|(key, _)| *key);
         rows
     }
@@ -43,17 +45,58 @@ impl Layer {
 
     /// Without its rows; the room for as many stays.
     pub(super) fn emptied(mut self) -> Self {
-        self.0.iter_mut().for_each(IndexMap::clear);
+        for shelf in &mut self.0 {
+            shelf.ascending.clear();
+            shelf.others.clear();
+        }
         self
     }
 
     fn last_key(&self, space: Space) -> Option<&Key> {
-        self.0[space as usize].keys().max()
+        let shelf = &self.0[space as usize];
+        shelf.ascending.last().map(|(key, _)| key).max(shelf.others.keys().max())
     }
 
     /// Takes in what was written later.
     pub(super) fn merge(&mut self, later: &mut Rows) {
         later.drain().for_each(|(space, key, value)| self.insert(space, key, value));
+    }
+}
+
+/// A space's rows; `None` for one that goes.
+#[derive(Default)]
+struct Shelf {
+    /// Those that came with a greater key than all before, as ids do: to put one here touches no other memory.
+    ascending: Vec<(Key, Option<Value>)>,
+    others: HashMap<Key, Option<Value>, RandomState>,
+}
+
+impl Shelf {
+    fn get(&self, key: &[u8]) -> Option<&Option<Value>> {
+        match self.place(key) {
+            Ok(place) => Some(&self.ascending[place].1),
+            Err(_) => self.others.get(key),
+        }
+    }
+
+    fn insert(&mut self, key: Key, value: Option<Value>) {
+        match self.place(&key) {
+            Ok(place) => self.ascending[place].1 = value,
+            Err(place) if place == self.ascending.len() => self.ascending.push((key, value)),
+            Err(_) => drop(self.others.insert(key, value)),
+        }
+    }
+
+    /// Where it is among the ascending ones, or would be. Looked for from their end: who has come last is asked for most.
+    fn place(&self, key: &[u8]) -> Result<usize, usize> {
+        let rows = &self.ascending;
+        let mut near = 1;
+        while near < rows.len() && *rows[rows.len() - near].0 > *key {
+            near *= 2;
+        }
+        let from = rows.len().saturating_sub(near);
+        let place = rows[from..].binary_search_by(|(row, _)| (**row).cmp(key));
+        place.map(|place| from + place).map_err(|place| from + place)
     }
 }
 
@@ -185,5 +228,33 @@ mod tests {
         let under = [(vec![2], 2), (vec![3], 3), (vec![4], 4), (vec![5], 5)].into_iter().map(Ok);
         let found: Vec<_> = merged(over, under).map(Result::unwrap).collect();
         assert_eq!(found, [(vec![1], 10), (vec![2], 2), (vec![4], 40), (vec![5], 5)]);
+    }
+
+    #[test]
+    fn a_shelf_has_the_last_of_each_in_order_however_they_come() {
+        let mut shuffled: Vec<u8> = (0..=255).collect();
+        shuffled.sort_by_key(|number| number.wrapping_mul(167));
+        for coming in [(0..=255).collect(), (0..=255).rev().collect(), shuffled] {
+            let mut layer = Layer::default();
+            for round in 0..2_u8 {
+                for key in coming.iter().filter(|key| round == 0 || **key % 3 > 0) {
+                    layer.insert(Space::Claims, [*key], (round == 0 || *key % 3 == 1).then(|| [round].into()));
+                }
+            }
+            let wanted = |key: u8| match key % 3 {
+                0 => Some([0].into()),
+                1 => Some([1].into()),
+                _ => None,
+            };
+            let all: Vec<(Key, Option<Value>)> = (0..=255).map(|key| ([key].into(), wanted(key))).collect();
+            let found = layer.of(Space::Claims);
+            assert_eq!(found, all.iter().map(|(key, value)| (key, value.as_ref())).collect::<Vec<_>>());
+            assert!(all.iter().all(|(key, value)| layer.get(Space::Claims, key) == Some(value)));
+            assert_eq!((layer.get(Space::Claims, &[7, 7]), layer.get(Space::Keys, &[7])), (None, None));
+            assert_eq!(layer.last_key(Space::Claims), Some(&[255].into()));
+            let part = layer.range(Space::Claims, (Included(&[9]), Excluded(&[12])));
+            assert_eq!(part.into_iter().map(|(key, _)| key[0]).collect::<Vec<_>>(), [9, 10, 11]);
+            assert!(layer.emptied().of(Space::Claims).is_empty());
+        }
     }
 }
