@@ -40,7 +40,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use self::about::About;
-use self::claims::{Later, errands};
+use self::claims::{Asked, Later, errands};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
 pub use self::feed::{Age, Changes, Listener, Name};
@@ -95,15 +95,18 @@ impl Ledger {
         let ledger = self.engine.holder();
         let about = self.engine.about(|| About::claim(&key, &intent));
         let room = self.engine.room();
+        // Large, both ways: in boxes, or each step on the way would copy it.
+        let request = Box::new((Asked::of(&key, &intent, None, now)?, intent));
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let mut claimed = claims::claim(tx, &key, intent, None, now)?;
+            let (asked, intent) = *request;
+            let mut claimed = claims::claim(tx, asked, intent)?;
             if let Claimed::Run(ticket) = &mut claimed {
                 room?;
                 ticket.held = Held::new(ledger, ticket.turn);
             }
-            Ok(claimed)
+            Ok(Box::new(claimed))
         };
-        let mut claimed = self.engine.write(Durable, about, work).await?;
+        let mut claimed = *self.engine.write(Durable, about, work).await?;
         if let Claimed::Run(ticket) = &mut claimed {
             ticket.held.reached_caller();
         }
@@ -123,8 +126,9 @@ impl Ledger {
         let later = Later { body, is_full: self.engine.errands(most).await? >= most };
         let about = About::claim(&key, &intent);
         let room = self.engine.room();
+        let asked = Asked::of(&key, &intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let claimed = claims::claim(tx, &key, intent, Some(later), now)?;
+            let claimed = claims::claim(tx, asked, intent)?;
             if matches!(claimed, Claimed::Accepted(_)) {
                 room?;
             }

@@ -7,7 +7,7 @@ mod row;
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
-use self::asked::Asked;
+pub(super) use self::asked::Asked;
 pub(super) use self::errands::Later;
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
@@ -22,25 +22,16 @@ use super::timeline::{self, Action, Exchanged, Heard, Source, What};
 use super::transaction::{Pair, Read, Space, Transaction};
 
 /// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
-pub(super) fn claim(
-    tx: &mut Transaction<'_>,
-    key: &ClaimKey,
-    intent: Intent,
-    later: Option<Later>,
-    now: Timestamp,
-) -> Result<Claimed, LedgerError> {
-    let name = key_name(key);
-    if let Some(row) = KeyRow::load(tx, name)?
+pub(super) fn claim(tx: &mut Transaction<'_>, asked: Asked, intent: Intent) -> Result<Claimed, LedgerError> {
+    if let Some(row) = KeyRow::load(tx, asked.name)?
         && let Some(claim) = ClaimRow::load(tx, row.claim)?
     {
-        return if row.fingerprint == key.fingerprint { claim.repeat(tx) } else { Ok(Claimed::OtherRequest) };
+        return if row.fingerprint == asked.fingerprint { claim.repeat(tx) } else { Ok(Claimed::OtherRequest) };
     }
-    let asked = Asked { name, fingerprint: key.fingerprint, later, now };
     match intent {
-        Intent::Pay(payment) if payment.merchant == key.merchant => asked.pay(tx, payment),
-        Intent::Refund(refund) if refund.merchant == key.merchant => asked.refund(tx, refund),
-        Intent::Close(subject) if subject.merchant == key.merchant => asked.close(tx, subject),
-        _ => Err(LedgerError("the key is of one merchant and the order of another".into())),
+        Intent::Pay(payment) => asked.pay(tx, payment),
+        Intent::Refund(refund) => asked.refund(tx, refund),
+        Intent::Close(_) => asked.close(tx),
     }
 }
 

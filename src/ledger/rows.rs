@@ -350,11 +350,3 @@ pub(super) fn payment_index(number: &str) -> Id {
 pub(super) fn refund_index(number: &str) -> Id {
     index("refund number", &[number])
 }
-
-/// Under another number than its own it would not be found, and could take the notifications of another one.
-pub(super) fn must_follow(number: &str, name: &[&str]) -> Result<(), LedgerError> {
-    match number == provider_number(name) {
-        true => Ok(()),
-        false => Err(LedgerError(format!("{number} is not the provider's number for {}", name.join("/")))),
-    }
-}

@@ -66,6 +66,11 @@ impl Space {
         Self::Errands,
     ];
 
+    /// Whether its keys are hashes, in no order.
+    pub(super) fn is_hashed(self) -> bool {
+        matches!(self, Self::Keys | Self::Index | Self::Seen)
+    }
+
     /// Its name on disk.
     pub(super) fn name(self) -> &'static str {
         match self {

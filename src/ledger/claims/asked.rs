@@ -1,33 +1,61 @@
 //! A request that no claim is known of by its key: what it may begin.
 
 use jiff::Timestamp;
-use tollgate_plugins::payment::Status;
+use tollgate_plugins::payment::{Status, provider_number};
 
 use super::errands::{self, Later};
+use super::key_name;
 use super::row::{ClaimRow, KeyRow, State};
 use crate::ledger::held::Turn;
 use crate::ledger::ids::Id;
-use crate::ledger::records::{Claimed, Errand, LedgerError, MoneyState, Payment, Record, Refund, Subject, Ticket};
+use crate::ledger::records::{
+    ClaimKey, Claimed, Errand, Intent, LedgerError, MoneyState, Payment, Record, Refund, Subject, Ticket,
+};
 use crate::ledger::retention::{self, Kind};
 use crate::ledger::rows::{self, Kept, PaymentRow, RefundRow};
 use crate::ledger::searches;
 use crate::ledger::timeline::{self, Action, What};
 use crate::ledger::transaction::{Space, Transaction};
 
-/// The request.
-pub(super) struct Asked {
+/// The request, with what can be told of it before it is its turn.
+pub(in crate::ledger) struct Asked {
+    /// Where its key lies.
     pub(super) name: Id,
     pub(super) fingerprint: [u8; 32],
+    /// The index entry of what it is to make or to close.
+    index: Id,
     /// What is to be made later.
-    pub(super) later: Option<Later>,
-    pub(super) now: Timestamp,
+    later: Option<Later>,
+    now: Timestamp,
 }
 
 impl Asked {
+    pub(in crate::ledger) fn of(
+        key: &ClaimKey,
+        intent: &Intent,
+        later: Option<Later>,
+        now: Timestamp,
+    ) -> Result<Self, LedgerError> {
+        let (merchant, index) = match intent {
+            Intent::Pay(Payment { merchant, order_id, number, .. }) => {
+                must_follow(number, &[merchant, order_id])?;
+                (merchant, rows::payment_index(number))
+            }
+            Intent::Refund(Refund { merchant, order_id, refund_id, number, .. }) => {
+                must_follow(number, &[merchant, order_id, refund_id])?;
+                (merchant, rows::refund_index(number))
+            }
+            Intent::Close(Subject { merchant, order_id, .. }) => (merchant, rows::order_index(merchant, order_id)),
+        };
+        if *merchant != key.merchant {
+            return Err(LedgerError("the key is of one merchant and the order of another".into()));
+        }
+        Ok(Self { name: key_name(key), fingerprint: key.fingerprint, index, later, now })
+    }
+
     pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
-        let now = self.now;
-        rows::must_follow(&payment.number, &[&payment.merchant, &payment.order_id])?;
-        if let Some(mut known) = rows::payment_by_number(tx, &payment.number)? {
+        let (now, index) = (self.now, self.index);
+        if let Some(mut known) = Kept::<PaymentRow>::find(tx, self.index)? {
             if known.row.payment.content != payment.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -53,7 +81,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Pay, id, None)?;
-        tx.put(Space::Index, &rows::payment_index(&payment.number).0, id.0);
+        tx.put(Space::Index, &index.0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
         let mut kept = Kept::new(id, PaymentRow::new(payment, begun.claim));
         kept.save(tx)?;
@@ -62,9 +90,8 @@ impl Asked {
     }
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
-        let now = self.now;
-        rows::must_follow(&refund.number, &[&refund.merchant, &refund.order_id, &refund.refund_id])?;
-        if let Some(mut known) = rows::refund_by_number(tx, &refund.number)? {
+        let (now, index) = (self.now, self.index);
+        if let Some(mut known) = Kept::<RefundRow>::find(tx, self.index)? {
             if known.row.refund.content != refund.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -101,7 +128,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Refund, kept.id, Some(id))?;
-        tx.put(Space::Index, &rows::refund_index(&refund.number).0, id.0);
+        tx.put(Space::Index, &index.0, id.0);
         let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
         Kept::new(id, row).save(tx)?;
         kept.row.refunds.push(id);
@@ -112,8 +139,8 @@ impl Asked {
         begun.told(tx, kept.id, kept.row.payment, Some(refund), now)
     }
 
-    pub(super) fn close(self, tx: &mut Transaction<'_>, subject: Subject) -> Result<Claimed, LedgerError> {
-        let Some(mut kept) = rows::find_payment(tx, &subject.merchant, &subject.order_id)? else {
+    pub(super) fn close(self, tx: &mut Transaction<'_>) -> Result<Claimed, LedgerError> {
+        let Some(mut kept) = Kept::<PaymentRow>::find(tx, self.index)? else {
             return Ok(Claimed::NotFound);
         };
         match kept.row.payment.status {
@@ -246,5 +273,13 @@ impl Begun {
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
         timeline::add(tx, kept, refund_id, What::Queued { action: self.what }, now)?;
         Ok(Claimed::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
+    }
+}
+
+/// Under another number than its own it would not be found, and could take the notifications of another one.
+fn must_follow(number: &str, name: &[&str]) -> Result<(), LedgerError> {
+    match number == provider_number(name) {
+        true => Ok(()),
+        false => Err(LedgerError(format!("{number} is not the provider's number for {}", name.join("/")))),
     }
 }

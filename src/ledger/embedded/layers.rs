@@ -22,24 +22,35 @@ impl Layer {
     }
 
     pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
-        self.0[space as usize].insert(key.into(), value);
+        let (shelf, key) = (&mut self.0[space as usize], key.into());
+        match shelf.place(&key) {
+            Ok(place) => shelf.ascending[place].1 = value,
+            Err(place) if place == shelf.ascending.len() && !space.is_hashed() => shelf.ascending.push((key, value)),
+            Err(_) => drop(shelf.others.insert(key, value)),
+        }
     }
 
     /// A part of a space, in order.
-    pub(super) fn range(&self, space: Space, bounds: Bounds<'_>) -> Vec<(&Key, Option<&Value>)> {
-        let shelf = &self.0[space as usize];
-        let is_within = |key: &Key| RangeBounds::<[u8]>::contains(&bounds, &**key);
-        let ascending =
-            shelf.ascending.iter().filter(|(key, _)| is_within(key)).map(|(key, value)| (key, value.as_ref()));
-        let others = shelf.others.iter().filter(|(key, _)| is_within(key)).map(|(key, value)| (key, value.as_ref()));
-        let mut rows: Vec<_> = ascending.chain(others).collect();
-        // Quick where they are in order already.
-        rows.sort_by_key(|(key, _)| *key);
-        rows
+    pub(super) fn range<'a>(
+        &'a self,
+        space: Space,
+        bounds: Bounds<'a>,
+    ) -> impl Iterator<Item = (&'a Key, Option<&'a Value>)> {
+        let Shelf { ascending, others } = &self.0[space as usize];
+        let is_within = move |key: &Key| RangeBounds::<[u8]>::contains(&bounds, &**key);
+        let mut others: Vec<_> = others.iter().filter(|(key, _)| is_within(key)).collect();
+        others.sort_unstable_by_key(|(key, _)| *key);
+        let ascending = ascending.iter().map(|(key, value)| (key, value)).filter(move |(key, _)| is_within(key));
+        let (mut ascending, mut others) = (ascending.peekable(), others.into_iter().peekable());
+        std::iter::from_fn(move || {
+            let before = ascending.peek().map(|(key, _)| *key);
+            let next = others.next_if(|(key, _)| before.is_none_or(|before| *key < before));
+            next.or_else(|| ascending.next()).map(|(key, value)| (key, value.as_ref()))
+        })
     }
 
     /// All of a space, in order.
-    pub(super) fn of(&self, space: Space) -> Vec<(&Key, Option<&Value>)> {
+    pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Value>)> {
         self.range(space, ALL)
     }
 
@@ -68,6 +79,7 @@ impl Layer {
 struct Shelf {
     /// Those that came with a greater key than all before, as ids do: to put one here touches no other memory.
     ascending: Vec<(Key, Option<Value>)>,
+    /// All of those whose keys are hashes, and the others.
     others: HashMap<Key, Option<Value>, RandomState>,
 }
 
@@ -76,14 +88,6 @@ impl Shelf {
         match self.place(key) {
             Ok(place) => Some(&self.ascending[place].1),
             Err(_) => self.others.get(key),
-        }
-    }
-
-    fn insert(&mut self, key: Key, value: Option<Value>) {
-        match self.place(&key) {
-            Ok(place) => self.ascending[place].1 = value,
-            Err(place) if place == self.ascending.len() => self.ascending.push((key, value)),
-            Err(_) => drop(self.others.insert(key, value)),
         }
     }
 
@@ -115,8 +119,8 @@ impl Layers {
 
     /// What lies over a part of a space, with `what` is needed of its values.
     fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Value) -> V) -> BTreeMap<Key, Option<V>> {
-        let sealed = self.sealed.iter().flat_map(|rows| rows.range(space, bounds));
-        let rows = sealed.chain(self.fresh.range(space, bounds));
+        let layers = self.sealed.as_deref().into_iter().chain([&self.fresh]);
+        let rows = layers.flat_map(|rows| rows.range(space, bounds));
         rows.map(|(key, value)| (key.clone(), value.map(&what))).collect()
     }
 }
@@ -248,13 +252,16 @@ mod tests {
             };
             let all: Vec<(Key, Option<Value>)> = (0..=255).map(|key| ([key].into(), wanted(key))).collect();
             let found = layer.of(Space::Claims);
-            assert_eq!(found, all.iter().map(|(key, value)| (key, value.as_ref())).collect::<Vec<_>>());
+            assert_eq!(
+                found.collect::<Vec<_>>(),
+                all.iter().map(|(key, value)| (key, value.as_ref())).collect::<Vec<_>>()
+            );
             assert!(all.iter().all(|(key, value)| layer.get(Space::Claims, key) == Some(value)));
             assert_eq!((layer.get(Space::Claims, &[7, 7]), layer.get(Space::Keys, &[7])), (None, None));
             assert_eq!(layer.last_key(Space::Claims), Some(&[255].into()));
             let part = layer.range(Space::Claims, (Included(&[9]), Excluded(&[12])));
-            assert_eq!(part.into_iter().map(|(key, _)| key[0]).collect::<Vec<_>>(), [9, 10, 11]);
-            assert!(layer.emptied().of(Space::Claims).is_empty());
+            assert_eq!(part.map(|(key, _)| key[0]).collect::<Vec<_>>(), [9, 10, 11]);
+            assert!(layer.emptied().of(Space::Claims).next().is_none());
         }
     }
 }

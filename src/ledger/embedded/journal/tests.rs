@@ -12,7 +12,7 @@ fn rows(of: &[(u8, Option<&str>)]) -> Rows {
 
 fn seen(rows: &Layer) -> Vec<(u8, Option<String>)> {
     let text = |value: &Value| String::from_utf8(value.to_vec()).unwrap();
-    rows.of(Space::Claims).into_iter().map(|(key, value)| (key[0], value.map(text))).collect()
+    rows.of(Space::Claims).map(|(key, value)| (key[0], value.map(text))).collect()
 }
 
 /// One that was begun, with these batches in it.

@@ -30,8 +30,7 @@ impl World {
             // Told that nothing was sent, a merchant asks anew for a new one.
             next.told_none &= self.rows.payment().is_some();
             let waits = later.then(|| Later { body: "{}".into(), is_full: false });
-            let key = claim_key("k", "body");
-            let claimed = next.write(machine, hears, |tx| claims::claim(tx, &key, pay("o"), waits, at(0))).unwrap();
+            let claimed = next.write(machine, hears, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
             if let Claimed::Run(ticket) = claimed {
                 next.give(machine, ticket.turn, false, hears);
             } else if hears != Hears::All && !later {
@@ -41,8 +40,7 @@ impl World {
         }
         if let Some(asks) = self.left.asks.checked_sub(1) {
             let mut next = Self { left: Left { asks, ..self.left }, ..self.clone() };
-            let key = claim_key("c", "body");
-            let claimed = next.write(machine, Hears::All, |tx| claims::claim(tx, &key, close("o"), None, at(0)));
+            let claimed = next.write(machine, Hears::All, |tx| claim(tx, "c", close("o"), None));
             // A close that is sent says nothing about how often the payment is.
             if matches!(claimed, Ok(Claimed::Present(_))) {
                 steps.push((format!("{machine} is asked to close it"), next));
@@ -218,4 +216,9 @@ impl World {
         next.write(0, Hears::All, |tx| changes::apply(tx, &of("o"), news.clone().into(), at(2))).unwrap();
         steps.push((format!("the provider is asked: {news:?}"), next));
     }
+}
+
+fn claim(tx: &mut Transaction<'_>, key: &str, intent: Intent, later: Option<Later>) -> Result<Claimed, LedgerError> {
+    let asked = claims::Asked::of(&claim_key(key, "body"), &intent, later, at(0))?;
+    claims::claim(tx, asked, intent)
 }
