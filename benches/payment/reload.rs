@@ -63,7 +63,7 @@ pub async fn felt() {
             None => print!("\nas many payments as there is CPU for"),
         }
         println!("; every one of {CHANNELS} channels changes with each reload, one reload after the other");
-        let before = reloads(stage.admin).await;
+        let (before, mut took) = (reloads(stage.admin).await, Vec::new());
         let mut turns = BESIDE.map(|_| Vec::new());
         // In turns, so that a neighbour's noise falls on all.
         for _ in 0..TURNS {
@@ -84,7 +84,7 @@ pub async fn felt() {
                 drop(spinning);
                 is_over.store(true, Ordering::Relaxed);
                 if let Some(swapping) = swapping {
-                    swapping.await.unwrap();
+                    took.extend(swapping.await.unwrap().iter().map(Duration::as_secs_f64));
                 }
                 turns.push(drive::percentiles(times).map(|time| time.as_secs_f64() * 1e3));
             }
@@ -100,7 +100,8 @@ pub async fn felt() {
                 p99
             );
         }
-        println!("{} reloads", reloads(stage.admin).await - before);
+        let (count, took) = (reloads(stage.admin).await - before, sorted(took.into_iter()));
+        println!("{count} reloads, {:.1} s each", middle(&took));
     }
 }
 
@@ -149,13 +150,19 @@ fn middle(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-async fn swap_and_reload(conf: PathBuf, admin: SocketAddr, is_over: Arc<AtomicBool>) {
-    for name in ["channels-b", "channels-a"].into_iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
-        let next = conf.join("next");
-        symlink(name, &next).unwrap();
-        std::fs::rename(&next, conf.join("channels")).unwrap();
+/// How long each took.
+async fn swap_and_reload(conf: PathBuf, admin: SocketAddr, is_over: Arc<AtomicBool>) -> Vec<Duration> {
+    let (channels, next) = (conf.join("channels"), conf.join("next"));
+    let mut times = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let is_first = std::fs::read_link(&channels).unwrap().ends_with("channels-a");
+        symlink(if is_first { "channels-b" } else { "channels-a" }, &next).unwrap();
+        std::fs::rename(&next, &channels).unwrap();
+        let started = Instant::now();
         drive::run(admin, vec![asked("POST", "/reload")], 200).await;
+        times.push(started.elapsed());
     }
+    times
 }
 
 async fn reloads(admin: SocketAddr) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a function makes of each, in their order; a thread takes a part that lies together.
 pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
@@ -35,7 +35,7 @@ pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send 
     let runtime = tokio::runtime::Handle::current();
     let polite = move || {
         lower_priority();
-        AT_WORK.set(Some(Instant::now()));
+        RESTED_AT.set(Some(worked()));
         // What it makes may want to start tasks.
         let _inside = runtime.enter();
         // Nobody waits any more when the process leaves.
@@ -59,29 +59,29 @@ fn lower_priority() {
 /// A polite thread works so long, then rests as long.
 const STINT: Duration = Duration::from_micros(300);
 
-/// It rests no longer, however long it waited for a disk.
-const LONGEST_REST: Duration = Duration::from_millis(3);
-
 thread_local! {
-    /// Since when a polite thread has not rested.
-    static AT_WORK: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// How much a polite thread had worked when it rested last.
+    static RESTED_AT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// Whoever waits for this core gets it now. Long work says so with every file: priorities alone let a thread that runs go on
 /// for milliseconds, and a payment passes many threads. A polite thread leaves the core alone for half of the time, too: on
 /// one that is always busy, others come late however readily it is given up.
 pub(super) fn give_way() {
-    match AT_WORK.get().and_then(|since| rest_after(since.elapsed())) {
-        Some(rest) => {
-            thread::sleep(rest);
-            AT_WORK.set(Some(Instant::now()));
+    let work = RESTED_AT.get().map(|before| worked().saturating_sub(before)).filter(|work| *work >= STINT);
+    match work {
+        Some(work) => {
+            thread::sleep(work);
+            RESTED_AT.set(Some(worked()));
         }
         None => thread::yield_now(),
     }
 }
 
-fn rest_after(work: Duration) -> Option<Duration> {
-    (work >= STINT).then(|| work.min(LONGEST_REST))
+/// For how long this thread has had a core.
+fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -98,20 +98,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn polite_work_rests_as_long_as_it_lasts() {
-        let long = 10 * LONGEST_REST;
-        assert_eq!([STINT / 2, STINT, long].map(rest_after), [None, Some(STINT), Some(LONGEST_REST)]);
-        let work = || {
-            let since = AT_WORK.get();
-            while since.is_some_and(|since| since.elapsed() < STINT) {
+    async fn polite_work_rests_after_a_stint() {
+        let work = |stint: Duration| {
+            let (rested, begun) = (RESTED_AT.get(), worked());
+            while worked() < begun + stint {
                 std::hint::spin_loop();
             }
             give_way();
-            (since, AT_WORK.get())
+            (rested, RESTED_AT.get())
         };
-        assert_eq!(work(), (None, None), "whoever starts the process waits for it");
-        let (before, after) = politely(work).await.unwrap();
-        assert!(before.is_some() && after > before, "a new stint begins");
+        assert_eq!(work(STINT), (None, None), "whoever starts the process waits for it");
+        let (before, after) = politely(move || work(STINT)).await.unwrap();
+        assert!(before.is_some() && after > before, "{before:?} {after:?}");
+        let (before, after) = politely(move || work(Duration::ZERO)).await.unwrap();
+        assert!(before.is_some() && after == before, "{before:?} {after:?}: too early");
     }
 
     #[tokio::test]
