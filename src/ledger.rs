@@ -40,7 +40,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use self::about::About;
-use self::claims::{Asked, Later, errands};
+use self::claims::{Later, Request, errands};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
 pub use self::feed::{Age, Changes, Listener, Name};
@@ -95,15 +95,14 @@ impl Ledger {
         let ledger = self.engine.holder();
         let about = self.engine.about(|| About::claim(&key, &intent));
         let room = self.engine.room();
-        // Large, both ways: in boxes, or each step on the way would copy it.
-        let request = Box::new((Asked::of(&key, &intent, None, now)?, intent));
+        let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let (asked, intent) = *request;
-            let mut claimed = claims::claim(tx, asked, intent)?;
+            let mut claimed = claims::claim(tx, *request)?;
             if let Claimed::Run(ticket) = &mut claimed {
                 room?;
                 ticket.held = Held::new(ledger, ticket.turn);
             }
+            // As the request: large, and a long way back.
             Ok(Box::new(claimed))
         };
         let mut claimed = *self.engine.write(Durable, about, work).await?;
@@ -126,9 +125,9 @@ impl Ledger {
         let later = Later { body, is_full: self.engine.errands(most).await? >= most };
         let about = About::claim(&key, &intent);
         let room = self.engine.room();
-        let asked = Asked::of(&key, &intent, Some(later), now)?;
+        let request = Request::new(&key, intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let claimed = claims::claim(tx, asked, intent)?;
+            let claimed = claims::claim(tx, *request)?;
             if matches!(claimed, Claimed::Accepted(_)) {
                 room?;
             }

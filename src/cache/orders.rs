@@ -168,10 +168,10 @@ mod tests {
         let unknown =
             |orders: &Orders| (0..1000).filter(|number| orders.is_unknown(name(&format!("x-{number}")))).count();
         assert!(unknown(&orders) > 950, "{}", unknown(&orders));
-        // 300 orders have 600 entries: 64 and 256 were too few.
+        // For 300 orders, 64 and 256 were too few.
         assert_eq!(orders.filter.load().as_ref().unwrap().most(), 1024);
 
-        let new: Vec<Name> = (0..700).map(|number| name(&format!("new-{number}"))).collect();
+        let new: Vec<Name> = (0..800).map(|number| name(&format!("new-{number}"))).collect();
         orders.born(&new);
         assert!(new.iter().all(|name| !orders.is_unknown(*name)));
         tokio::time::timeout(Duration::from_secs(5), orders.wanted.notified()).await.expect("it is too full by now");

@@ -28,14 +28,22 @@ pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn
     })
 }
 
-/// Runs it on a thread of its own that every other one goes before: it may take a second, and requests may not feel it.
-/// Nothing when it panicked.
+/// Runs it on a thread of its own that every other one goes before, and that [rests](give_way): it may take a second, and
+/// requests may not feel it. Nothing when it panicked.
 pub(super) async fn politely<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+    let restful = move || {
+        RESTED_AT.set(Some(worked()));
+        work()
+    };
+    promptly(restful).await
+}
+
+/// As [`politely`], without rests: what is bad must not stay in force the longer.
+pub(super) async fn promptly<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
     let (done, result) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let polite = move || {
         lower_priority();
-        RESTED_AT.set(Some(worked()));
         // What it makes may want to start tasks.
         let _inside = runtime.enter();
         // Nobody waits any more when the process leaves.
@@ -87,6 +95,8 @@ fn worked() -> Duration {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -99,19 +109,22 @@ mod tests {
 
     #[tokio::test]
     async fn polite_work_rests_after_a_stint() {
-        let work = |stint: Duration| {
-            let (rested, begun) = (RESTED_AT.get(), worked());
-            while worked() < begun + stint {
+        let work = || {
+            let begun = worked();
+            while worked() < begun + STINT {
                 std::hint::spin_loop();
             }
-            give_way();
-            (rested, RESTED_AT.get())
+            [0, 1].map(|_| {
+                let (before, since) = (RESTED_AT.get(), Instant::now());
+                give_way();
+                (since.elapsed() >= STINT, before, RESTED_AT.get())
+            })
         };
-        assert_eq!(work(STINT), (None, None), "whoever starts the process waits for it");
-        let (before, after) = politely(move || work(STINT)).await.unwrap();
-        assert!(before.is_some() && after > before, "{before:?} {after:?}");
-        let (before, after) = politely(move || work(Duration::ZERO)).await.unwrap();
-        assert!(before.is_some() && after == before, "{before:?} {after:?}: too early");
+        assert!(work().iter().all(|(_, before, after)| before.or(*after).is_none()), "whoever starts waits for it");
+        assert!(promptly(work).await.unwrap().iter().all(|(_, before, after)| before.or(*after).is_none()));
+        let [(rested, before, after), (_, once, again)] = politely(work).await.unwrap();
+        assert!(rested && before.is_some() && before < after, "{before:?} {after:?}");
+        assert_eq!((after, once), (once, again), "no rest before the next stint is over");
     }
 
     #[tokio::test]

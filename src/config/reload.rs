@@ -16,7 +16,7 @@ use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
 use super::origin::Origin;
-use super::parallel::{give_way, politely};
+use super::parallel::{give_way, politely, promptly};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, LedgerPlace, Process, Snapshot, process, words};
@@ -205,12 +205,12 @@ impl ReloadHandle {
         kept.retain(|kept| number.map_or(!running.hash.starts_with(&kept.hash), |number| kept.number == number));
         let Some(kept) = kept.pop() else { return Err(none("there is no such generation")) };
         let (generations, previous, from) = (shared.generations.clone(), Arc::clone(&running), kept.clone());
-        let read = politely(move || generations.load(&from, Some(&previous))).await;
+        let read = promptly(move || generations.load(&from, Some(&previous))).await;
         let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
         // What is watched are the files, not their copies.
         read.sources.files = shared.files.borrow().clone();
         let disk = (shared.dir.clone(), Arc::clone(&running));
-        let disk = politely(move || file::load(&disk.0, Some(&disk.1))).await;
+        let disk = promptly(move || file::load(&disk.0, Some(&disk.1))).await;
         shared.generations.take_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
         let result = shared.put_in_force(&running, read).await;
         self.keep(Some(kept), result.as_ref().ok().cloned()).await;

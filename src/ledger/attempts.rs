@@ -26,13 +26,13 @@ fn order_id(payment: &Payment) -> String {
 }
 
 /// The index entry that leads to an attempt.
-pub(super) fn index_of(channel: &str, number: &str) -> Id {
+pub(super) fn entry(channel: &str, number: &str) -> Id {
     index("attempt number", &[channel, number])
 }
 
 /// The attempt on this channel, if it was given up there.
 pub(super) fn find(from: &impl Read, channel: &str, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, index_of(channel, number))
+    Kept::find(from, entry(channel, number))
 }
 
 /// Keeps what may be left on the channel that a payment is about to leave.
@@ -49,11 +49,11 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
     };
     let (id, claim) = (tx.new_id(now), main.row.claim);
     let what = What::Claimed { action: Action::Close, channel: attempt.channel.clone(), amount: attempt.amount };
-    let index = index_of(&attempt.channel, &attempt.number);
-    if tx.bytes(Space::Index, &index.0)?.is_some() {
+    let entry = rows::entry_of_payment(&attempt);
+    if tx.bytes(Space::Index, &entry.0)?.is_some() {
         return Err(LedgerError("the payment was on this channel before".into()));
     }
-    tx.put(Space::Index, &index.0, id.0);
+    tx.put(Space::Index, &entry.0, id.0);
     let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
     Kept::new(id, row).save(tx)?;
     timeline::begin(tx, id, what, now)?;
@@ -65,8 +65,7 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
 pub(super) fn forget(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
     for id in &main.attempts {
         let Some(kept) = Kept::<PaymentRow>::load(tx, *id)? else { continue };
-        let Payment { channel, number, .. } = &kept.row.payment;
-        tx.remove(Space::Index, &index_of(channel, number).0);
+        tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
         timeline::remove(tx, kept.id);
         kept.remove(tx);
     }

@@ -7,7 +7,7 @@ mod row;
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
-pub(super) use self::asked::Asked;
+pub(super) use self::asked::Request;
 pub(super) use self::errands::Later;
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
@@ -22,7 +22,8 @@ use super::timeline::{self, Action, Exchanged, Heard, Source, What};
 use super::transaction::{Pair, Read, Space, Transaction};
 
 /// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
-pub(super) fn claim(tx: &mut Transaction<'_>, asked: Asked, intent: Intent) -> Result<Claimed, LedgerError> {
+pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<Claimed, LedgerError> {
+    let Request { asked, intent } = request;
     if let Some(row) = KeyRow::load(tx, asked.name)?
         && let Some(claim) = ClaimRow::load(tx, row.claim)?
     {
@@ -90,7 +91,7 @@ pub(super) fn release(
         }
         Target::Payment(kept) => {
             attempts::forget(tx, &kept.row)?;
-            tx.remove(Space::Index, &rows::payment_index(&kept.row.payment.number).0);
+            tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
             timeline::remove(tx, kept.id);
             kept.remove(tx);
         }
@@ -100,7 +101,7 @@ pub(super) fn release(
             payment.row.refunds.retain(|refund| *refund != kept.id);
             payment.save(tx)?;
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
-            tx.remove(Space::Index, &rows::refund_index(&refund.number).0);
+            tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
             kept.remove(tx);
         }
     }

@@ -7,14 +7,12 @@
 
 use std::time::Instant;
 
-use tollgate_plugins::payment::provider_number;
-
 use super::ids::Id;
 use super::records::{Payment, Record, Refund, Subject};
 use super::rows;
 use super::transaction::{Space, Writes};
 
-/// Names a payment or a refund as the ledger's index does: a hash over merchant, order and refund. Two merchants' orders never
+/// Names a payment or a refund as the ledger's index does: a hash that follows from merchant, order and refund. Two merchants' orders never
 /// have one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(pub(crate) [u8; 16]);
@@ -24,8 +22,8 @@ impl Name {
     pub fn of(subject: &Subject) -> Self {
         let Subject { merchant, order_id, refund_id } = subject;
         Self(match refund_id {
-            Some(refund_id) => rows::refund_index(&provider_number(&[merchant, order_id, refund_id])).0,
-            None => rows::order_index(merchant, order_id).0,
+            Some(refund_id) => rows::refund_entry(merchant, order_id, refund_id).0,
+            None => rows::order_entry(merchant, order_id).0,
         })
     }
 }

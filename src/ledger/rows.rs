@@ -107,7 +107,7 @@ impl Row for PaymentRow {
     }
 
     fn name(&self) -> Name {
-        Name(payment_index(&self.payment.number).0)
+        Name(entry_of_payment(&self.payment).0)
     }
 }
 
@@ -128,7 +128,7 @@ impl Row for RefundRow {
     }
 
     fn name(&self) -> Name {
-        Name(refund_index(&self.refund.number).0)
+        Name(entry_of_refund(&self.refund).0)
     }
 }
 
@@ -313,7 +313,7 @@ pub(super) fn find_payment(
     merchant: &str,
     order_id: &str,
 ) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, order_index(merchant, order_id))
+    Kept::find(from, order_entry(merchant, order_id))
 }
 
 pub(super) fn find_refund(
@@ -322,31 +322,48 @@ pub(super) fn find_refund(
     order_id: &str,
     refund_id: &str,
 ) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    refund_by_number(from, &provider_number(&[merchant, order_id, refund_id]))
+    Kept::find(from, refund_entry(merchant, order_id, refund_id))
 }
 
 pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, payment_index(number))
+    Kept::find(from, payment_number(number))
 }
 
 pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    Kept::find(from, refund_index(number))
+    Kept::find(from, refund_number(number))
 }
 
-/// The index entry that leads to an order's payment. One is enough: the provider's number follows from the order.
-pub(super) fn order_index(merchant: &str, order_id: &str) -> Id {
+/// The index entry that leads to an order's payment, or to what is left of it on a channel (`ORDER/CHANNEL`). One is enough,
+/// because the provider's number follows from the order.
+pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     match order_id.split_once('/') {
-        Some((order_id, channel)) => attempts::index_of(channel, &provider_number(&[merchant, order_id])),
-        None => payment_index(&provider_number(&[merchant, order_id])),
+        Some((order_id, channel)) => attempts::entry(channel, &provider_number(&[merchant, order_id])),
+        None => payment_number(&provider_number(&[merchant, order_id])),
     }
 }
 
-/// The index entry that leads to a payment.
-pub(super) fn payment_index(number: &str) -> Id {
+/// The index entry that leads to a refund.
+pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
+    refund_number(&provider_number(&[merchant, order_id, refund_id]))
+}
+
+/// As [`order_entry`], with less work.
+pub(super) fn entry_of_payment(payment: &Payment) -> Id {
+    match payment.is_attempt() {
+        true => attempts::entry(&payment.channel, &payment.number),
+        false => payment_number(&payment.number),
+    }
+}
+
+/// As [`refund_entry`], with less work.
+pub(super) fn entry_of_refund(refund: &Refund) -> Id {
+    refund_number(&refund.number)
+}
+
+fn payment_number(number: &str) -> Id {
     index("number", &[number])
 }
 
-/// The index entry that leads to a refund.
-pub(super) fn refund_index(number: &str) -> Id {
+fn refund_number(number: &str) -> Id {
     index("refund number", &[number])
 }

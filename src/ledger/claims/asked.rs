@@ -1,7 +1,7 @@
-//! A request that no claim is known of by its key: what it may begin.
+//! A request on its way to become a claim, and what it may begin where none is known by its key.
 
 use jiff::Timestamp;
-use tollgate_plugins::payment::{Status, provider_number};
+use tollgate_plugins::payment::Status;
 
 use super::errands::{self, Later};
 use super::key_name;
@@ -17,45 +17,67 @@ use crate::ledger::searches;
 use crate::ledger::timeline::{self, Action, What};
 use crate::ledger::transaction::{Space, Transaction};
 
-/// The request, with what can be told of it before it is its turn.
-pub(in crate::ledger) struct Asked {
+/// A request, with what can be told of it before it is its turn.
+pub(in crate::ledger) struct Request {
+    pub(super) asked: Asked,
+    pub(super) intent: Intent,
+}
+
+impl Request {
+    /// In a box: each step on its way to where it is its turn would copy it.
+    pub(in crate::ledger) fn new(
+        key: &ClaimKey,
+        intent: Intent,
+        later: Option<Later>,
+        now: Timestamp,
+    ) -> Result<Box<Self>, LedgerError> {
+        let (merchant, entry) = match &intent {
+            Intent::Pay(payment) => {
+                let Payment { merchant, order_id, number, .. } = payment;
+                let entry = rows::order_entry(merchant, order_id);
+                must_follow(number, !payment.is_attempt() && rows::entry_of_payment(payment) == entry)?;
+                (merchant, entry)
+            }
+            Intent::Refund(refund) => {
+                let Refund { merchant, order_id, refund_id, number, .. } = refund;
+                let entry = rows::refund_entry(merchant, order_id, refund_id);
+                must_follow(number, rows::entry_of_refund(refund) == entry)?;
+                (merchant, entry)
+            }
+            Intent::Close(Subject { merchant, order_id, .. }) => (merchant, rows::order_entry(merchant, order_id)),
+        };
+        if *merchant != key.merchant {
+            return Err(LedgerError("the key is of one merchant and the order of another".into()));
+        }
+        let asked = Asked { name: key_name(key), fingerprint: key.fingerprint, entry, later, now };
+        Ok(Box::new(Self { asked, intent }))
+    }
+}
+
+/// Under another number than its own it would not be found, and could take the notifications of another one.
+fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
+    match follows {
+        true => Ok(()),
+        false => Err(LedgerError(format!("`{number}` is not the provider's number that follows from its name"))),
+    }
+}
+
+/// All of it but what it intends.
+pub(super) struct Asked {
     /// Where its key lies.
     pub(super) name: Id,
     pub(super) fingerprint: [u8; 32],
     /// The index entry of what it is to make or to close.
-    index: Id,
+    entry: Id,
     /// What is to be made later.
     later: Option<Later>,
     now: Timestamp,
 }
 
 impl Asked {
-    pub(in crate::ledger) fn of(
-        key: &ClaimKey,
-        intent: &Intent,
-        later: Option<Later>,
-        now: Timestamp,
-    ) -> Result<Self, LedgerError> {
-        let (merchant, index) = match intent {
-            Intent::Pay(Payment { merchant, order_id, number, .. }) => {
-                must_follow(number, &[merchant, order_id])?;
-                (merchant, rows::payment_index(number))
-            }
-            Intent::Refund(Refund { merchant, order_id, refund_id, number, .. }) => {
-                must_follow(number, &[merchant, order_id, refund_id])?;
-                (merchant, rows::refund_index(number))
-            }
-            Intent::Close(Subject { merchant, order_id, .. }) => (merchant, rows::order_index(merchant, order_id)),
-        };
-        if *merchant != key.merchant {
-            return Err(LedgerError("the key is of one merchant and the order of another".into()));
-        }
-        Ok(Self { name: key_name(key), fingerprint: key.fingerprint, index, later, now })
-    }
-
     pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<Claimed, LedgerError> {
-        let (now, index) = (self.now, self.index);
-        if let Some(mut known) = Kept::<PaymentRow>::find(tx, self.index)? {
+        let (now, entry) = (self.now, self.entry);
+        if let Some(mut known) = Kept::<PaymentRow>::find(tx, entry)? {
             if known.row.payment.content != payment.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -81,7 +103,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Pay, id, None)?;
-        tx.put(Space::Index, &index.0, id.0);
+        tx.put(Space::Index, &entry.0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
         let mut kept = Kept::new(id, PaymentRow::new(payment, begun.claim));
         kept.save(tx)?;
@@ -90,8 +112,8 @@ impl Asked {
     }
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<Claimed, LedgerError> {
-        let (now, index) = (self.now, self.index);
-        if let Some(mut known) = Kept::<RefundRow>::find(tx, self.index)? {
+        let (now, entry) = (self.now, self.entry);
+        if let Some(mut known) = Kept::<RefundRow>::find(tx, entry)? {
             if known.row.refund.content != refund.content {
                 return Ok(Claimed::OtherContent);
             }
@@ -128,7 +150,7 @@ impl Asked {
         };
         let id = tx.new_id(now);
         let begun = self.run(tx, Action::Refund, kept.id, Some(id))?;
-        tx.put(Space::Index, &index.0, id.0);
+        tx.put(Space::Index, &entry.0, id.0);
         let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
         Kept::new(id, row).save(tx)?;
         kept.row.refunds.push(id);
@@ -140,7 +162,7 @@ impl Asked {
     }
 
     pub(super) fn close(self, tx: &mut Transaction<'_>) -> Result<Claimed, LedgerError> {
-        let Some(mut kept) = Kept::<PaymentRow>::find(tx, self.index)? else {
+        let Some(mut kept) = Kept::<PaymentRow>::find(tx, self.entry)? else {
             return Ok(Claimed::NotFound);
         };
         match kept.row.payment.status {
@@ -273,13 +295,5 @@ impl Begun {
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
         timeline::add(tx, kept, refund_id, What::Queued { action: self.what }, now)?;
         Ok(Claimed::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
-    }
-}
-
-/// Under another number than its own it would not be found, and could take the notifications of another one.
-fn must_follow(number: &str, name: &[&str]) -> Result<(), LedgerError> {
-    match number == provider_number(name) {
-        true => Ok(()),
-        false => Err(LedgerError(format!("{number} is not the provider's number for {}", name.join("/")))),
     }
 }

@@ -14,7 +14,7 @@ use crate::ledger::transaction::{Key, Pair, Read, Rows, Space, Value};
 
 /// What is written of each space.
 #[derive(Default)]
-pub(super) struct Layer([Shelf; Space::ALL.len()]);
+pub(super) struct Layer([Part; Space::ALL.len()]);
 
 impl Layer {
     fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
@@ -22,11 +22,11 @@ impl Layer {
     }
 
     pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
-        let (shelf, key) = (&mut self.0[space as usize], key.into());
-        match shelf.place(&key) {
-            Ok(place) => shelf.ascending[place].1 = value,
-            Err(place) if place == shelf.ascending.len() && !space.is_hashed() => shelf.ascending.push((key, value)),
-            Err(_) => drop(shelf.others.insert(key, value)),
+        let (part, key) = (&mut self.0[space as usize], key.into());
+        match part.place(&key) {
+            Ok(place) => part.ascending[place].1 = value,
+            Err(place) if place == part.ascending.len() && !space.is_hashed() => part.ascending.push((key, value)),
+            Err(_) => drop(part.others.insert(key, value)),
         }
     }
 
@@ -36,7 +36,7 @@ impl Layer {
         space: Space,
         bounds: Bounds<'a>,
     ) -> impl Iterator<Item = (&'a Key, Option<&'a Value>)> {
-        let Shelf { ascending, others } = &self.0[space as usize];
+        let Part { ascending, others } = &self.0[space as usize];
         let is_within = move |key: &Key| RangeBounds::<[u8]>::contains(&bounds, &**key);
         let mut others: Vec<_> = others.iter().filter(|(key, _)| is_within(key)).collect();
         others.sort_unstable_by_key(|(key, _)| *key);
@@ -56,16 +56,16 @@ impl Layer {
 
     /// Without its rows; the room for as many stays.
     pub(super) fn emptied(mut self) -> Self {
-        for shelf in &mut self.0 {
-            shelf.ascending.clear();
-            shelf.others.clear();
+        for part in &mut self.0 {
+            part.ascending.clear();
+            part.others.clear();
         }
         self
     }
 
     fn last_key(&self, space: Space) -> Option<&Key> {
-        let shelf = &self.0[space as usize];
-        shelf.ascending.last().map(|(key, _)| key).max(shelf.others.keys().max())
+        let part = &self.0[space as usize];
+        part.ascending.last().map(|(key, _)| key).max(part.others.keys().max())
     }
 
     /// Takes in what was written later.
@@ -76,14 +76,14 @@ impl Layer {
 
 /// A space's rows; `None` for one that goes.
 #[derive(Default)]
-struct Shelf {
+struct Part {
     /// Those that came with a greater key than all before, as ids do: to put one here touches no other memory.
     ascending: Vec<(Key, Option<Value>)>,
     /// All of those whose keys are hashes, and the others.
     others: HashMap<Key, Option<Value>, RandomState>,
 }
 
-impl Shelf {
+impl Part {
     fn get(&self, key: &[u8]) -> Option<&Option<Value>> {
         match self.place(key) {
             Ok(place) => Some(&self.ascending[place].1),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shelf_has_the_last_of_each_in_order_however_they_come() {
+    fn a_layer_has_the_last_of_each_in_order_however_they_come() {
         let mut shuffled: Vec<u8> = (0..=255).collect();
         shuffled.sort_by_key(|number| number.wrapping_mul(167));
         for coming in [(0..=255).collect(), (0..=255).rev().collect(), shuffled] {
@@ -259,8 +259,8 @@ mod tests {
             assert!(all.iter().all(|(key, value)| layer.get(Space::Claims, key) == Some(value)));
             assert_eq!((layer.get(Space::Claims, &[7, 7]), layer.get(Space::Keys, &[7])), (None, None));
             assert_eq!(layer.last_key(Space::Claims), Some(&[255].into()));
-            let part = layer.range(Space::Claims, (Included(&[9]), Excluded(&[12])));
-            assert_eq!(part.map(|(key, _)| key[0]).collect::<Vec<_>>(), [9, 10, 11]);
+            let some = layer.range(Space::Claims, (Included(&[9]), Excluded(&[12])));
+            assert_eq!(some.map(|(key, _)| key[0]).collect::<Vec<_>>(), [9, 10, 11]);
             assert!(layer.emptied().of(Space::Claims).next().is_none());
         }
     }

@@ -47,6 +47,20 @@ async fn keys_differ_by_merchant_method_path_and_key() {
 }
 
 #[tokio::test]
+async fn under_a_number_that_is_not_its_own_nothing_is_made() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let of_another = Payment { order_id: "twin".into(), ..a_payment("o") };
+    let of_a_rest = Payment { order_id: "o/wechat".into(), ..a_payment("o") };
+    let refund = Refund { refund_id: "twin".into(), ..a_refund("o", "r", 1) };
+    for intent in [Intent::Pay(of_another), Intent::Pay(of_a_rest), Intent::Refund(refund)] {
+        let error = bench.ledger.claim(claim_key("twin", ""), intent, at(0)).await.unwrap_err();
+        assert!(error.0.contains("is not the provider's number"), "{error}");
+    }
+    assert_eq!(bench.ledger.refund("shop", "o", "twin").await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn one_order_is_one_payment_whatever_the_key() {
     let bench = Bench::new();
     let ticket = bench.run("k1", pay("o")).await;

@@ -1,5 +1,6 @@
 //! What a crash leaves of the ledger, and what an error does.
 
+use super::super::transaction::Transaction;
 use super::*;
 
 #[tokio::test]
@@ -72,9 +73,12 @@ async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory
 async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
-    // Another order's number: it would take that one's notifications.
-    let twin = Payment { number: provider_number(&["shop", "o"]), ..a_payment("twin") };
-    assert!(bench.ledger.claim(claim_key("twin", ""), Intent::Pay(twin), at(0)).await.is_err());
+    let (key, about) = (claim_key("twin", ""), About::order("shop", "twin"));
+    let errs = move |tx: &mut Transaction<'_>| {
+        assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, Claimed::Run(_)));
+        Err::<(), _>(LedgerError("an example".into()))
+    };
+    assert_eq!(bench.ledger.engine.write(Durable, about, errs).await.unwrap_err().0, "an example");
     assert!(bench.ledger.is_healthy());
     assert_eq!(bench.ledger.payment("shop", "twin").await.unwrap(), None);
     bench.run("twin", pay("twin")).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::transaction::{Space, Transaction};
 use super::*;
 
 impl Schema {
@@ -69,6 +70,27 @@ async fn refunds_over_two_processes_never_exceed_what_was_paid() {
     }
     let payment = ledgers[1].payment("shop", "o").await.unwrap().unwrap();
     assert_eq!((given, payment.refunded), (980, 980));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
+    let (_place, ledgers) = two();
+    for round in 0..20_u8 {
+        let writes = [0, 1_u8].map(|side| {
+            let (ledger, about) =
+                (ledgers[usize::from(side)].clone(), About::order("shop", &format!("{round}-{side}")));
+            let entry = move |tx: &mut Transaction<'_>| {
+                tx.put(Space::Index, &[round; 16], [side; 16]);
+                Ok(())
+            };
+            tokio::spawn(async move { ledger.engine.write(Durable, about, entry).await })
+        });
+        let mut written = 0;
+        for write in writes {
+            written += usize::from(write.await.unwrap().is_ok());
+        }
+        assert_eq!(written, 1, "the index is the last line behind the locks");
+    }
 }
 
 #[tokio::test]

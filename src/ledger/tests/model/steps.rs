@@ -219,6 +219,5 @@ impl World {
 }
 
 fn claim(tx: &mut Transaction<'_>, key: &str, intent: Intent, later: Option<Later>) -> Result<Claimed, LedgerError> {
-    let asked = claims::Asked::of(&claim_key(key, "body"), &intent, later, at(0))?;
-    claims::claim(tx, asked, intent)
+    claims::claim(tx, *claims::Request::new(&claim_key(key, "body"), intent, later, at(0))?)
 }
