@@ -90,7 +90,7 @@ pub struct Metrics {
     pub config_reloads_total: IntCounterVec,
     /// New generations that were taken back by themselves.
     pub config_reverts_total: IntCounter,
-    /// Seconds that the last reload took to read and check everything, its rests included.
+    /// Seconds that the last reload took, its rests included.
     pub config_reload_seconds: Gauge,
     /// What reloads changed, by kind of file.
     pub config_changes_total: IntCounterVec,
@@ -300,7 +300,7 @@ impl Metrics {
             ),
             config_reload_seconds: add!(
                 Gauge,
-                Opts::new("config_reload_seconds", "Seconds that the last reload took to read and check everything, its rests included")
+                Opts::new("config_reload_seconds", "Seconds that the last reload took, its rests included")
             ),
             config_changes_total: add_vec!(
                 IntCounterVec,
