@@ -20,7 +20,7 @@ use super::parallel::{give_way, politely, promptly};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, LedgerPlace, Process, Snapshot, process, words};
-use crate::telemetry::METRICS;
+use crate::telemetry::{LABELS, METRICS};
 
 /// Certificates come nearer to their end although nothing is reloaded.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
@@ -58,6 +58,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     if let Err(why) = generations.keep(&snapshot, kept.as_ref(), None) {
         eprintln!("{why}");
     }
+    LABELS.follow(&snapshot);
     tell_in_force(&snapshot, &[]);
     if kept.is_some() {
         METRICS.config_last_reload_success.set(0);
@@ -367,8 +368,11 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, ..running_process };
     read.process = Arc::new(now_read);
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
+    // Before the first request that bears a new name; the rest is told when it is so.
+    LABELS.follow(&read);
+    let read = Arc::new(read);
+    current.store(Arc::clone(&read));
     tell_in_force(&read, &running.sources.certificates);
-    current.store(Arc::new(read));
     report
 }
 

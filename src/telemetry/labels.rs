@@ -1,7 +1,7 @@
 //! Whose names may stand in a label: those of the configuration, and no more than a page of metrics bears.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
@@ -52,11 +52,12 @@ impl Labels {
         metrics: &Metrics,
     ) {
         let before = self.0.load_full();
-        let names = Names {
+        let names = Arc::new(Names {
             merchants: chosen(&before.merchants, merchants),
             channels: chosen(&before.channels, channels.clone()),
             all_channels: channels.cloned().collect(),
-        };
+        });
+        self.0.store(Arc::clone(&names));
         let is_gone = |label: &str, name: &str| match label {
             "merchant" => before.merchants.contains(name) && !names.merchants.contains(name),
             "channel" => before.all_channels.contains(name) && !names.all_channels.contains(name),
@@ -67,7 +68,6 @@ impl Labels {
         if any_gone {
             metrics.forget(&is_gone);
         }
-        self.0.store(names.into());
     }
 }
 

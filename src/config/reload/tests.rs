@@ -204,6 +204,29 @@ fn certificates_and_generation_are_on_the_metrics_page() {
 }
 
 #[tokio::test]
+async fn a_generation_is_told_when_it_is_in_force_and_not_before() {
+    /// No other test's, they count from 1.
+    const NUMBER: u64 = 7_000_000;
+    let dir = sandbox();
+    let (current, _) = loaded(&dir);
+    let running = current.load_full();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
+    let mut read = Snapshot { generation: NUMBER, ..file::load(dir.path(), Some(&running)).unwrap() };
+    // To tell of them all takes a while.
+    let ends = read.sources.certificates.clone();
+    read.sources.certificates = ends.iter().cycle().take(20_000).cloned().collect();
+    let taken = Arc::clone(&current);
+    let reload = tokio::spawn(politely(move || put_in_force(&taken, &running, read)));
+    while !reload.is_finished() {
+        if METRICS.config_generation.get() == NUMBER as i64 {
+            assert_eq!(current.load().generation, NUMBER);
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(reload.await.unwrap().unwrap().generation, NUMBER);
+}
+
+#[tokio::test]
 async fn the_last_good_generation_survives_a_restart_with_broken_files() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);

@@ -11,7 +11,7 @@ use crate::config::identity::Now;
 use crate::config::parallel::give_way;
 use crate::config::report::Mistake;
 use crate::config::{CertificateEnd, Snapshot};
-use crate::telemetry::{LABELS, METRICS};
+use crate::telemetry::METRICS;
 
 /// So many changes are told one by one where people read them.
 const MOST: usize = 50;
@@ -116,10 +116,10 @@ pub(super) fn tell(running: &Snapshot, result: &Result<Report, Vec<Mistake>>) {
     }
 }
 
+/// Of what is in force already: whoever reads the metrics believes them.
 pub(super) fn tell_in_force(snapshot: &Snapshot, before: &[CertificateEnd]) {
     METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
     METRICS.config_last_reload_success.set(1);
-    LABELS.follow(snapshot);
     // What is gone must not be told on. One that is missing there was never told.
     let name = |end: &CertificateEnd| (end.channel.clone(), end.certificate.clone());
     let known: HashSet<_> = snapshot.sources.certificates.iter().map(name).collect();
