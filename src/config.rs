@@ -77,7 +77,7 @@ pub struct Snapshot {
 #[derive(Clone, Default)]
 pub struct Sources {
     /// Every file and directory that was looked at, those that files name included.
-    pub files: BTreeSet<PathBuf>,
+    pub files: Arc<BTreeSet<PathBuf>>,
     /// The certificates that were shown or believed, with their ends.
     pub certificates: Vec<CertificateEnd>,
     /// Changes when `tollgate.toml`, or a file that it names, changes.

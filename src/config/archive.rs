@@ -29,7 +29,7 @@ impl Archive {
             give_way();
             let mut entry = entry?;
             // At once, so that no piece of a key is left behind.
-            let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(LARGEST as usize));
+            let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(LARGEST));
             entry.read_to_end(&mut content)?;
             files.insert(entry.path()?.into_owned(), Secret::new(content));
         }

@@ -1,11 +1,14 @@
 //! Where a configuration's files are read: on the disk, or in a generation that was kept.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::fs::{DirEntry, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tollgate_plugins::secret::Secret;
 
@@ -13,7 +16,7 @@ use super::archive::Archive;
 use super::parallel::give_way;
 
 /// No key, certificate or configuration is longer (a hundred thousand routes have a third of it); what is, is a mistake in a path.
-pub(super) const LARGEST: u64 = 32 << 20;
+pub(super) const LARGEST: usize = 32 << 20;
 /// Enough for the files of some accounts that take turns.
 const MOST_CONTENTS: usize = 256;
 
@@ -91,17 +94,27 @@ impl Origin {
         }
     }
 
-    /// What is in a directory; nothing when there is none.
-    pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+    /// The files in a directory, and whatever else in it is no directory; nothing when there is none.
+    pub(super) fn files_in(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         if let Some(archive) = &self.kept {
             return Ok(archive.list(dir));
         }
         match std::fs::read_dir(dir) {
-            Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+            Ok(entries) => entries.filter_map(|entry| entry.map(path_of_file).transpose()).collect(),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
+}
+
+fn path_of_file(entry: DirEntry) -> Option<PathBuf> {
+    let path = entry.path();
+    let is_dir = match entry.file_type() {
+        // Where a link leads the directory does not say.
+        Ok(known) if !known.is_symlink() => known.is_dir(),
+        _ => path.is_dir(),
+    };
+    (!is_dir).then_some(path)
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, String> {
@@ -110,21 +123,62 @@ fn read_small(path: &Path) -> Result<Vec<u8>, String> {
         ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),
         _ => format!("this file cannot be read: {error}"),
     };
-    let metadata = std::fs::metadata(path).map_err(told)?;
-    // A named pipe would stop the reload, a device could fill the memory.
+    // Waiting for who opens the other end of a named pipe would stop the reload.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(told)?;
+    let metadata = file.metadata().map_err(told)?;
+    // A device could fill the memory.
     if !metadata.is_file() {
         return Err("this is not a file".to_owned());
     }
-    if metadata.len() > LARGEST {
-        return Err(format!("this file has more than {LARGEST} bytes: it cannot be the right one"));
-    }
-    std::fs::read(path).map_err(told)
+    let size = usize::try_from(metadata.len()).ok().filter(|size| *size <= LARGEST);
+    let too_large = || format!("this file has more than {LARGEST} bytes: it cannot be the right one");
+    let mut content = Vec::with_capacity(size.ok_or_else(too_large)?);
+    // It may grow meanwhile.
+    file.take(LARGEST as u64 + 1).read_to_end(&mut content).map_err(told)?;
+    if content.len() > LARGEST { Err(too_large()) } else { Ok(content) }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_are_read_and_none_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let read = |name: &str| Origin::default().read(&at(name));
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        for name in ["pipe", "directory", "/dev/zero"] {
+            assert_eq!(read(name).unwrap_err(), "this is not a file", "{name}");
+        }
+        let file = File::create(at("file")).unwrap();
+        for (size, is_read) in [(0, true), (LARGEST, true), (LARGEST + 1, false)] {
+            file.set_len(size as u64).unwrap();
+            match read("file") {
+                Ok(content) => assert!(is_read && content.len() == size, "{size}"),
+                Err(message) => assert!(!is_read && message.contains("more than 33554432 bytes"), "{size} {message}"),
+            }
+        }
+        assert_eq!(read("gone").unwrap_err(), "this file does not exist");
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_one_and_a_link_to_a_directory_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("directory")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for name in ["directory", "file", "nothing"] {
+            std::os::unix::fs::symlink(name, at(&format!("to {name}"))).unwrap();
+        }
+        let mut found = Origin::default().files_in(dir.path()).unwrap();
+        found.sort();
+        assert_eq!(found, ["file", "to file", "to nothing"].map(at));
+        assert!(Origin::default().files_in(&at("none")).unwrap().is_empty());
+    }
 
     #[test]
     fn a_file_that_many_name_is_read_once_a_generation() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a function makes of each, in their order; a thread takes a part that lies together.
 pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
@@ -64,10 +64,14 @@ fn lower_priority() {
     }
 }
 
+/// Nothing is given up twice within this, which nobody feels.
+const SHARE: Duration = Duration::from_micros(50);
 /// A polite thread works so long, then rests as long.
 const STINT: Duration = Duration::from_micros(300);
 
 thread_local! {
+    /// When this thread gave way last.
+    static GAVE_WAY_AT: Cell<Option<Instant>> = const { Cell::new(None) };
     /// How much a polite thread had worked when it rested last.
     static RESTED_AT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
@@ -76,6 +80,10 @@ thread_local! {
 /// for milliseconds, and a payment passes many threads. A polite thread leaves the core alone for half of the time, too: on
 /// one that is always busy, others come late however readily it is given up.
 pub(super) fn give_way() {
+    // The clock costs no call of the system, as the rest does.
+    if GAVE_WAY_AT.get().is_some_and(|before| before.elapsed() < SHARE) {
+        return;
+    }
     let work = RESTED_AT.get().map(|before| worked().saturating_sub(before)).filter(|work| *work >= STINT);
     match work {
         Some(work) => {
@@ -84,6 +92,7 @@ pub(super) fn give_way() {
         }
         None => thread::yield_now(),
     }
+    GAVE_WAY_AT.set(Some(Instant::now()));
 }
 
 /// For how long this thread has had a core.
@@ -95,8 +104,6 @@ fn worked() -> Duration {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]
@@ -115,6 +122,9 @@ mod tests {
                 std::hint::spin_loop();
             }
             [0, 1].map(|_| {
+                while GAVE_WAY_AT.get().is_some_and(|before| before.elapsed() < SHARE) {
+                    std::hint::spin_loop();
+                }
                 let (before, since) = (RESTED_AT.get(), Instant::now());
                 give_way();
                 (since.elapsed() >= STINT, before, RESTED_AT.get())

@@ -120,13 +120,13 @@ struct Shared {
     /// What was counted before, and before that: what is usual.
     usual: parking_lot::Mutex<[Counts; 2]>,
     /// What the last attempt looked at, taken or refused.
-    files: watch::Sender<BTreeSet<PathBuf>>,
+    files: watch::Sender<Arc<BTreeSet<PathBuf>>>,
 }
 
 impl Reloader {
     /// For the configuration in `dir`, of which `current` is what was read first.
     pub fn new(dir: PathBuf, current: Current) -> Self {
-        let (files, _) = watch::channel(current.load().sources.files.clone());
+        let (files, _) = watch::channel(Arc::clone(&current.load().sources.files));
         let generations = Generations::of(&dir);
         let one_at_a_time = Mutex::new(());
         let (trial, usual) = Default::default();
@@ -159,7 +159,7 @@ impl Reloader {
                     files.mark_changed();
                 }
                 Ok(()) = files.changed() => {
-                    let wanted = files.borrow_and_update().clone();
+                    let wanted = Arc::clone(&files.borrow_and_update());
                     if watch.follow(&wanted) {
                         // What happened before it was watched was missed.
                         self.handle.reload_quietly().await;
@@ -209,7 +209,7 @@ impl ReloadHandle {
         let read = promptly(move || generations.load(&from, Some(&previous))).await;
         let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
         // What is watched are the files, not their copies.
-        read.sources.files = shared.files.borrow().clone();
+        read.sources.files = Arc::clone(&shared.files.borrow());
         let disk = (shared.dir.clone(), Arc::clone(&running));
         let disk = promptly(move || file::load(&disk.0, Some(&disk.1))).await;
         shared.generations.take_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
@@ -238,7 +238,7 @@ impl ReloadHandle {
         let attempt = politely(move || file::attempt(&dir, Origin::default(), Some(&previous))).await;
         let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
             result: Err(vec![Mistake::in_file(&shared.dir, "reading the configuration failed", None)]),
-            files: running.sources.files.clone(),
+            files: Arc::clone(&running.sources.files),
         });
         shared.files.send_if_modified(|known| {
             *known != files && {

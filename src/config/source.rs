@@ -1,7 +1,6 @@
 //! One TOML file while it is read: its text, where its mistakes are, and everything that it names.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,7 +21,7 @@ pub(super) struct Source {
     path: PathBuf,
     text: String,
     hasher: RefCell<Sha256>,
-    named: RefCell<BTreeSet<PathBuf>>,
+    named: RefCell<Vec<PathBuf>>,
     trace: RefCell<Vec<Fed>>,
     origin: Arc<Origin>,
     known: Arc<Known>,
@@ -91,7 +90,7 @@ impl Source {
             path: path.to_owned(),
             text,
             hasher: RefCell::default(),
-            named: RefCell::new([path.into()].into()),
+            named: RefCell::new(vec![path.into()]),
             trace: RefCell::default(),
             origin: Arc::default(),
             known: Arc::default(),
@@ -128,7 +127,10 @@ impl Source {
 
     /// The mistakes, and the keys that the reader asked for.
     #[cfg(test)]
-    pub(super) fn read_watching(&self, reader: impl FnOnce(Settings<'_>)) -> (Vec<Mistake>, BTreeSet<String>) {
+    pub(super) fn read_watching(
+        &self,
+        reader: impl FnOnce(Settings<'_>),
+    ) -> (Vec<Mistake>, std::collections::BTreeSet<String>) {
         let problems = Problems::watching();
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         assert!(errors.is_empty(), "{errors:?} in {}", self.text);
@@ -140,7 +142,7 @@ impl Source {
     /// The content of a file that this one names; says what is wrong in a sentence.
     pub(super) fn read_named(&self, name: &str) -> Result<Arc<Content>, String> {
         let path = self.resolve(name);
-        self.named.borrow_mut().insert(path.clone());
+        self.named.borrow_mut().push(path.clone());
         match self.origin.read_shared(&path) {
             Ok(content) => {
                 self.feed("named", &content.digest);
@@ -196,14 +198,14 @@ impl Source {
     /// Whether this file, not read yet, and all that it named then, are what they were when it had this fingerprint.
     pub(super) fn is_as_before(&self, trace: &Trace, fingerprint: &str) -> bool {
         let mut hasher = self.hasher.borrow().clone();
-        let mut named = BTreeSet::new();
+        let mut named = Vec::new();
         for fed in &trace.fed {
             match &fed.what {
                 Named::File(name) => {
                     let path = self.resolve(name);
                     let Ok(content) = self.origin.read_shared(&path) else { return false };
                     feed(&mut hasher, "named", &content.digest);
-                    named.insert(path);
+                    named.push(path);
                 }
                 Named::Variable(name) => {
                     let value = std::env::var_os(name).unwrap_or_default();
@@ -224,7 +226,7 @@ impl Source {
     }
 
     /// This file and those that it names.
-    pub(super) fn files(&self) -> BTreeSet<PathBuf> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         self.named.borrow().clone()
     }
 
