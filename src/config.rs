@@ -27,7 +27,7 @@ mod token;
 mod watch;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,8 +76,8 @@ pub struct Snapshot {
 /// What a snapshot was made from: for watching, for telling what changed, and for keeping a copy of what was good.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// Every file and directory that was looked at, those that files name included.
-    pub files: Arc<BTreeSet<PathBuf>>,
+    /// Every file and directory that was looked at, those that files name included, each once.
+    pub files: Arc<[PathBuf]>,
     /// The certificates that were shown or believed, with their ends.
     pub certificates: Vec<CertificateEnd>,
     /// Changes when `tollgate.toml`, or a file that it names, changes.

@@ -6,7 +6,7 @@
 //! DIR/channels/*    ─▶ channel ─┘      └─▶ Snapshot, if nobody found a mistake
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +76,7 @@ pub(super) struct Attempt {
     /// All or nothing.
     pub(super) result: Result<Snapshot, Vec<Mistake>>,
     /// Every file and directory that was looked at, or for: a change of one of them is worth another attempt.
-    pub(super) files: Arc<BTreeSet<PathBuf>>,
+    pub(super) files: Arc<[PathBuf]>,
 }
 
 /// Reads the configuration, and tells what to watch even when it is refused.
@@ -92,10 +92,13 @@ pub(super) fn attempt(dir: &Path, origin: Origin, previous: Option<&Snapshot>) -
         sources: Sources::default(),
     };
     let snapshot = loading.snapshot();
-    let Loading { mut mistakes, files, sources, known, .. } = loading;
+    let Loading { mut mistakes, mut files, sources, known, .. } = loading;
     known.tidy();
     mistakes.sort();
-    let files = Arc::new(BTreeSet::from_iter(files));
+    // By their bytes, as a whole: paths are compared part by part, and there may be fifty thousand.
+    files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+    files.dedup();
+    let files: Arc<[PathBuf]> = files.into();
     let result = match snapshot {
         Some(snapshot) if mistakes.is_empty() => {
             Ok(Snapshot { sources: Sources { files: Arc::clone(&files), ..sources }, ..snapshot })
@@ -112,7 +115,7 @@ struct Loading<'a> {
     known: Arc<Known>,
     now: Now,
     mistakes: Vec<Mistake>,
-    /// As [`Sources::files`], in the order in which they were looked at: to sort them once costs less than a place for each.
+    /// As [`Sources::files`], in the order in which they were looked at, some more than once.
     files: Vec<PathBuf>,
     sources: Sources,
 }

@@ -8,7 +8,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::archive::Archive;
 use super::file;
@@ -173,7 +172,7 @@ impl Generations {
             let ledger = LedgerPlace::Embedded(outside(path));
             snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
         }
-        snapshot.sources.files = Arc::new(snapshot.sources.files.iter().map(|file| outside(file)).collect());
+        snapshot.sources.files = snapshot.sources.files.iter().map(|file| outside(file)).collect();
         Ok(snapshot)
     }
 

@@ -112,10 +112,16 @@ fn path_of_file(entry: DirEntry) -> Option<PathBuf> {
     let is_dir = match entry.file_type() {
         // Where a link leads the directory does not say.
         Ok(known) if !known.is_symlink() => known.is_dir(),
-        _ => path.is_dir(),
+        _ => {
+            give_way();
+            path.is_dir()
+        }
     };
     (!is_dir).then_some(path)
 }
+
+/// Nothing that ends.
+const NO_FILE: &str = "this is not a file";
 
 fn read_small(path: &Path) -> Result<Vec<u8>, String> {
     let told = |error: io::Error| match error.kind() {
@@ -123,13 +129,19 @@ fn read_small(path: &Path) -> Result<Vec<u8>, String> {
         ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),
         _ => format!("this file cannot be read: {error}"),
     };
-    // Waiting for who opens the other end of a named pipe would stop the reload.
+    // To wait for who opens the other end of a named pipe would stop the reload.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(told)?;
+    let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        // Another machine writes it over the network; whoever waits gets it when that is done.
+        Err(error) if error.kind() == ErrorKind::WouldBlock && path.is_file() => File::open(path).map_err(told)?,
+        Err(_) if path.exists() && !path.is_file() => return Err(NO_FILE.to_owned()),
+        opened => opened.map_err(told)?,
+    };
     let metadata = file.metadata().map_err(told)?;
     // A device could fill the memory.
     if !metadata.is_file() {
-        return Err("this is not a file".to_owned());
+        return Err(NO_FILE.to_owned());
     }
     let size = usize::try_from(metadata.len()).ok().filter(|size| *size <= LARGEST);
     let too_large = || format!("this file has more than {LARGEST} bytes: it cannot be the right one");
@@ -149,10 +161,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let read = |name: &str| Origin::default().read(&at(name));
-        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+        assert!(made.success());
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         std::fs::create_dir(at("directory")).unwrap();
-        for name in ["pipe", "directory", "/dev/zero"] {
-            assert_eq!(read(name).unwrap_err(), "this is not a file", "{name}");
+        for name in ["pipe", "socket", "directory", "/dev/zero"] {
+            assert_eq!(read(name).unwrap_err(), NO_FILE, "{name}");
         }
         let file = File::create(at("file")).unwrap();
         for (size, is_read) in [(0, true), (LARGEST, true), (LARGEST + 1, false)] {

@@ -2,7 +2,6 @@
 //!
 //! A mistake anywhere changes nothing. Requests in flight finish on the snapshot that they began with.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,7 +119,7 @@ struct Shared {
     /// What was counted before, and before that: what is usual.
     usual: parking_lot::Mutex<[Counts; 2]>,
     /// What the last attempt looked at, taken or refused.
-    files: watch::Sender<Arc<BTreeSet<PathBuf>>>,
+    files: watch::Sender<Arc<[PathBuf]>>,
 }
 
 impl Reloader {
@@ -341,6 +340,7 @@ async fn retire(mut old: Arc<Snapshot>) {
 
 /// Piece by piece, so that others get their turns.
 fn free(last: Snapshot) {
+    LABELS.forget(&last);
     let Snapshot { channels, merchants, merchant_keys, .. } = last;
     drop(merchant_keys);
     channels.into_values().for_each(|channel| {

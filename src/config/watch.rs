@@ -43,7 +43,7 @@ impl Watch {
 
     /// Watches what concerns these files and nothing else; says whether something is watched that was not before (then
     /// what happened to it until now was missed).
-    pub(super) fn follow(&mut self, files: &BTreeSet<PathBuf>) -> bool {
+    pub(super) fn follow(&mut self, files: &[PathBuf]) -> bool {
         let wanted = directories(files);
         let stale = |path: &PathBuf, id: &(u64, u64)| wanted.get(path) != Some(id);
         let stale: Vec<_> =
@@ -119,7 +119,7 @@ fn teller(events: mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + Send 
 
 /// The directories where something happens when one of the files changes: its own, those with links on the way to it, that
 /// of the file which a link leads to, and for a missing one the nearest that exists.
-fn directories(files: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, (u64, u64)> {
+fn directories(files: &[PathBuf]) -> BTreeMap<PathBuf, (u64, u64)> {
     let mut found = BTreeMap::new();
     // Of ten thousand files in one directory it is looked at once.
     let mut seen = BTreeSet::new();
@@ -178,7 +178,7 @@ mod tests {
         std::fs::write(root.join("real/key.pem"), "").unwrap();
         std::fs::create_dir(root.join("conf")).unwrap();
         std::os::unix::fs::symlink(root.join("real/key.pem"), root.join("conf/key.pem")).unwrap();
-        let files = ["conf", "conf/key.pem", "none/deep/key.pem"].map(|name| root.join(name)).into();
+        let files = ["conf", "conf/key.pem", "none/deep/key.pem"].map(|name| root.join(name));
         let found: Vec<_> = directories(&files).into_keys().collect();
         assert_eq!(found, [root.clone(), root.join("conf"), root.join("real")]);
     }
@@ -193,7 +193,7 @@ mod tests {
         std::os::unix::fs::symlink("revisions/1", root.join("current")).unwrap();
         std::os::unix::fs::symlink("../current", root.join("etc/conf")).unwrap();
         let file = root.join("etc/conf/channels/a.toml");
-        let found: Vec<_> = directories(&[file.clone()].into()).into_keys().collect();
+        let found: Vec<_> = directories(std::slice::from_ref(&file)).into_keys().collect();
         for wanted in ["etc", "etc/conf/channels"] {
             assert!(found.contains(&root.join(wanted)), "{wanted}: {found:?}");
         }
@@ -209,7 +209,7 @@ mod tests {
         let (events, mut arrivals) = mpsc::channel(1);
         let mut watch = Watch::new(events);
         watch.poll_instead(&notify::Error::generic("a test"));
-        assert!(watch.follow(&[dir.path().to_owned()].into()) && watch.polling);
+        assert!(watch.follow(&[dir.path().to_owned()]) && watch.polling);
         std::fs::write(dir.path().join("shop.toml"), "").unwrap();
         tokio::time::timeout(Duration::from_secs(10), arrivals.recv()).await.unwrap().unwrap();
     }

@@ -1,7 +1,7 @@
 //! Whose names may stand in a label: those of the configuration, and no more than a page of metrics bears.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
 
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
@@ -40,34 +40,41 @@ impl Labels {
         if name.is_empty() || self.0.load().channels.contains(name) { name } else { OTHER }
     }
 
-    /// Takes the names of a new configuration. What is told already stays told; what is gone goes from the metrics.
+    /// Takes the names of a new configuration. What is told already stays told.
     pub fn follow(&self, snapshot: &Snapshot) {
-        self.take(snapshot.merchants.keys(), snapshot.channels.keys(), &METRICS);
+        self.take(&snapshot.merchants, &snapshot.channels);
     }
 
-    fn take<'a>(
-        &self,
-        merchants: impl Iterator<Item = &'a String> + Clone,
-        channels: impl Iterator<Item = &'a String> + Clone,
-        metrics: &Metrics,
-    ) {
+    /// Takes from the metrics what is told of names that this configuration had and the newest has not. Whoever still
+    /// worked with it would tell of them anew.
+    pub fn forget(&self, last: &Snapshot) {
+        self.leave_out(&last.merchants, &last.channels, &METRICS);
+    }
+
+    fn take<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
         let before = self.0.load_full();
-        let names = Arc::new(Names {
-            merchants: chosen(&before.merchants, merchants),
-            channels: chosen(&before.channels, channels.clone()),
-            all_channels: channels.cloned().collect(),
-        });
-        self.0.store(Arc::clone(&names));
-        let is_gone = |label: &str, name: &str| match label {
-            "merchant" => before.merchants.contains(name) && !names.merchants.contains(name),
-            "channel" => before.all_channels.contains(name) && !names.all_channels.contains(name),
-            _ => false,
+        let names = Names {
+            merchants: chosen(&before.merchants, merchants.keys()),
+            channels: chosen(&before.channels, channels.keys()),
+            all_channels: channels.keys().cloned().collect(),
         };
-        let any_gone =
-            !before.merchants.is_subset(&names.merchants) || !before.all_channels.is_subset(&names.all_channels);
-        if any_gone {
-            metrics.forget(&is_gone);
+        self.0.store(names.into());
+    }
+
+    fn leave_out<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>, metrics: &Metrics) {
+        let names = self.0.load_full();
+        let merchants: HashSet<_> =
+            merchants.keys().map(String::as_str).filter(|name| !names.merchants.contains(*name)).collect();
+        let channels: HashSet<_> =
+            channels.keys().map(String::as_str).filter(|name| !names.all_channels.contains(*name)).collect();
+        if merchants.is_empty() && channels.is_empty() {
+            return;
         }
+        metrics.forget(&|label, name| match label {
+            "merchant" => merchants.contains(name),
+            "channel" => channels.contains(name),
+            _ => false,
+        });
     }
 }
 
@@ -116,32 +123,33 @@ fn forget<T: MetricVecBuilder>(metric: &MetricVec<T>, is_gone: &impl Fn(&str, &s
 mod tests {
     use super::*;
 
-    fn names(range: std::ops::Range<usize>) -> Vec<String> {
-        range.map(|number| format!("n-{number:05}")).collect()
+    fn names(range: std::ops::Range<usize>) -> BTreeMap<String, ()> {
+        range.map(|number| (format!("n-{number:05}"), ())).collect()
     }
 
     #[test]
     fn unknown_names_and_those_beyond_the_bound_are_others_and_who_was_told_stays_told() {
-        let (labels, metrics) = (Labels::default(), Metrics::new());
+        let labels = Labels::default();
         assert_eq!((labels.merchant("anyone"), labels.merchant(""), labels.channel("x")), (OTHER, "", OTHER));
         let many = names(500..500 + MOST);
-        labels.take(many.iter(), many.iter(), &metrics);
+        labels.take(&many, &many);
         assert_eq!(labels.merchant("n-00500"), "n-00500");
         let more = names(0..500 + MOST);
-        labels.take(more.iter(), more.iter(), &metrics);
+        labels.take(&more, &more);
         assert_eq!((labels.merchant("n-00500"), labels.channel("n-01499")), ("n-00500", "n-01499"));
         assert_eq!((labels.merchant("n-00001"), labels.channel("n-00001")), (OTHER, OTHER));
         // When some go, there is room for others.
         let fewer = names(0..MOST);
-        labels.take(fewer.iter(), fewer.iter(), &metrics);
+        labels.take(&fewer, &fewer);
         assert_eq!((labels.merchant("n-00001"), labels.merchant("n-01499")), ("n-00001", OTHER));
     }
 
     #[test]
     fn what_is_gone_goes_from_the_metrics_and_nothing_else() {
         let (labels, metrics) = (Labels::default(), Metrics::new());
-        let (both, one) = (["a".to_owned(), "b".to_owned()], ["a".to_owned()]);
-        labels.take(both.iter(), both.iter(), &metrics);
+        let both = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), ())));
+        let one = BTreeMap::from([("a".to_owned(), ())]);
+        labels.take(&both, &both);
         for name in ["a", "b"] {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
@@ -149,10 +157,13 @@ mod tests {
             metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();
-        labels.take(one.iter(), both.iter(), &metrics);
+        labels.take(&one, &both);
+        assert!(metrics.render().contains("merchant=\"b\""), "somebody may still work with the configuration before");
+        labels.leave_out(&both, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("merchant=\"b\"") && page.contains("channel=\"b\""), "{page}");
-        labels.take(one.iter(), one.iter(), &metrics);
+        labels.take(&one, &one);
+        labels.leave_out(&one, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("\"b\""), "{page}");
         assert_eq!(page.matches("tollgate_requests_total{").count(), 2, "{page}");
