@@ -24,6 +24,7 @@ use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
 use crate::probe::Probes;
+use crate::server::Deaf;
 use crate::telemetry::{METRICS, readings};
 
 /// The admin listener.
@@ -32,6 +33,8 @@ pub struct Admin {
     pub gateway: Arc<Gateway>,
     /// True once the process was told to leave.
     pub draining: Arc<AtomicBool>,
+    /// Which signals would still end the process at once.
+    pub(crate) deaf: Arc<Deaf>,
     /// Reloads on demand.
     pub reload: ReloadHandle,
     /// Whether channels' hosts can be reached.
@@ -61,8 +64,8 @@ impl ServeHttp for Admin {
             },
             (&Method::POST, "/reload") => reported(self.reload.reload().await, as_json),
             (&Method::GET, "/generations") => {
-                let running = self.gateway.current.load().generation;
-                listed(&self.reload.generations().await, running, as_json)
+                let (kept, running) = self.reload.generations().await;
+                listed(&kept, running, as_json)
             }
             (&Method::POST, "/rollback") => match number(header.uri.query()) {
                 Ok(number) => reported(self.reload.roll_back(number).await, as_json),
@@ -97,6 +100,9 @@ impl Admin {
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Acquire) {
             return Some("the process is leaving");
+        }
+        if self.deaf.to_any() {
+            return Some("the process is starting");
         }
         (!self.gateway.ledger.is_healthy()).then_some(
             "the ledger cannot write: the log says why (a full disk: free some and it goes on by itself; a failing one: restart on a good one; PostgreSQL: start it)",

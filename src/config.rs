@@ -86,6 +86,8 @@ pub struct Sources {
     trace: source::Trace,
     /// Changes when `routes.toml` changes.
     pub routes: String,
+    /// The SHA-256 of that file, if there is one.
+    routes_digest: Option<[u8; 32]>,
 }
 
 /// When a certificate ends.

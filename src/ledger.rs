@@ -223,8 +223,9 @@ impl Ledger {
         self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes, now)).await
     }
 
-    /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is.
-    pub async fn ask_person(&self, subject: &Subject, why: &str, now: Timestamp) -> Result<(), LedgerError> {
+    /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is. Says whether
+    /// that is new.
+    pub async fn ask_person(&self, subject: &Subject, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
         let (about, subject, why) = (About::subject(subject), subject.clone(), why.to_owned());
         self.engine.write(Durable, about, move |tx| changes::ask_person(tx, &subject, why, now)).await
     }

@@ -106,13 +106,14 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             return if matches!(error, Error::Mismatch(_)) { Verdict::Mismatch } else { Verdict::Unreadable };
         }
     };
-    if let Some(why) = event.outcome.as_ref().and_then(|outcome| outcome.needs_person.as_deref()) {
-        tracing::error!(channel = channel.name, why, "a person must look at it");
-        METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
-    }
+    let needs_person = event.outcome.as_ref().and_then(|outcome| outcome.needs_person.clone());
     match gateway.ledger.record(&channel.name, Told { event, seen: Some(seen) }, clock::now()).await {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
+            if let Some(why) = needs_person {
+                tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
+                METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+            }
             Verdict::Recorded
         }
         Ok(Recorded::Duplicate) => Verdict::Duplicate,

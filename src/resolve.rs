@@ -95,17 +95,18 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let mut evidence = Vec::new();
     let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
     let now = clock::now();
-    if let Some(why) = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.as_deref()) {
-        tracing::error!(order_id = subject.order_id, why, "a person must look at it");
-        METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
-    }
+    let needs_person = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
     let manners = Manners::of(snapshot.channels.get(channel_of(&record)));
     let random = gateway.exchanger.clock().random();
     let next = after(search, &record, &answered.result, manners, now, random);
     if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
         // It is still due: without a pause the provider would be asked again at once.
-        tokio::time::sleep(FIRST_PAUSE).await;
+        return tokio::time::sleep(FIRST_PAUSE).await;
+    }
+    if let Some(why) = needs_person {
+        tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+        METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
     }
 }
 
@@ -211,11 +212,10 @@ async fn write(
         Next::NeverHappened => drop(ledger.apply(subject, News::NeverHappened, now).await?),
         Next::Enough => drop(ledger.searched(subject, None).await?),
         Next::Again(search) => {
-            if search.needs_person && !search_of(record).is_some_and(|before| before.needs_person) {
+            let why = "the outcome stays unknown: a person must look at it";
+            if search.needs_person && ledger.ask_person(subject, why, now).await? {
                 METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
-                let why = "the outcome stays unknown: a person must look at it";
                 tracing::error!(order_id, why);
-                ledger.ask_person(subject, why, now).await?;
             }
             ledger.searched(subject, Some(search)).await?;
         }

@@ -112,6 +112,7 @@ impl Bound {
         server.bootstrap();
         let in_flight = InFlight::default();
         let draining = Arc::new(AtomicBool::new(false));
+        let deaf = Deaf::to_all();
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
         let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
@@ -133,6 +134,7 @@ impl Bound {
         let app = Admin {
             gateway: Arc::clone(&gateway),
             draining: Arc::clone(&draining),
+            deaf: Arc::clone(&deaf),
             reload: reload.clone(),
             probes: Arc::clone(&probes),
         };
@@ -147,7 +149,9 @@ impl Bound {
         server.add_service(OnSocket::new(service, admin_address, admin));
 
         server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
-        server.add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, stop))));
+        let hears = Arc::clone(&deaf);
+        server
+            .add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, hears, stop))));
         let current = Arc::clone(&gateway.current);
         server.add_service(background_service("probe", Task::new(move |stop| probe::run(probes, current, stop))));
         let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
@@ -169,7 +173,7 @@ impl Bound {
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 
         println!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
-        server.run(RunArgs { shutdown_signal: Box::new(Signals) });
+        server.run(RunArgs { shutdown_signal: Box::new(Signals(deaf)) });
         Ok(())
     }
 }
@@ -200,8 +204,10 @@ impl Drain {
     }
 }
 
-async fn reload_on_hang_up(reload: ReloadHandle, mut shutdown: ShutdownWatch) {
-    let Ok(mut hang_up) = signal(SignalKind::hangup()) else { return };
+async fn reload_on_hang_up(reload: ReloadHandle, deaf: Arc<Deaf>, mut shutdown: ShutdownWatch) {
+    let hang_up = signal(SignalKind::hangup());
+    deaf.to_hang_up.store(false, Ordering::Release);
+    let Ok(mut hang_up) = hang_up else { return };
     loop {
         let stop = tokio::select! {
             _ = hang_up.recv() => false,
@@ -215,13 +221,31 @@ async fn reload_on_hang_up(reload: ReloadHandle, mut shutdown: ShutdownWatch) {
     }
 }
 
-struct Signals;
+/// The signals that would end the process, because nobody waits for them yet.
+#[derive(Debug)]
+pub(crate) struct Deaf {
+    to_hang_up: AtomicBool,
+    to_the_end: AtomicBool,
+}
+
+impl Deaf {
+    fn to_all() -> Arc<Self> {
+        Arc::new(Self { to_hang_up: true.into(), to_the_end: true.into() })
+    }
+
+    pub(crate) fn to_any(&self) -> bool {
+        self.to_hang_up.load(Ordering::Acquire) || self.to_the_end.load(Ordering::Acquire)
+    }
+}
+
+struct Signals(Arc<Deaf>);
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+        let waited_for = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        self.0.to_the_end.store(false, Ordering::Release);
+        let (Ok(mut terminate), Ok(mut interrupt)) = waited_for else {
             tracing::error!("signals cannot be heard");
             return ShutdownSignal::FastShutdown;
         };

@@ -41,14 +41,22 @@ impl Archive {
         Ok(Self { path: path.to_owned(), files })
     }
 
-    /// Writes an archive of these files, each with the absolute path that it shall have there. It is on the disk when this
-    /// returns.
-    pub(super) fn write<'a>(to: File, files: impl Iterator<Item = (PathBuf, &'a Path)>) -> io::Result<()> {
+    /// Writes an archive of these files, each with the absolute path that it shall have there, if they all hold what they
+    /// should. It is on the disk when this returns.
+    pub(super) fn write<'a>(
+        to: File,
+        files: impl Iterator<Item = (PathBuf, &'a Path)>,
+        is_right: impl Fn(&Path, &[u8]) -> bool,
+    ) -> io::Result<()> {
         let frame = FrameInfo::new().content_checksum(true);
         let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
         for (name, file) in files {
             give_way();
-            let content = Secret::new(std::fs::read(file)?);
+            let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+            let content = Secret::new(std::fs::read(file).map_err(told)?);
+            if !is_right(file, content.expose()) {
+                return Err(io::Error::other(format!("{} has changed since it was read", file.display())));
+            }
             let mut header = tar::Header::new_gnu();
             header.set_size(content.expose().len() as u64);
             header.set_mode(0o600);
@@ -117,7 +125,7 @@ mod tests {
         ];
         let files = ["one", "two", "one", "two", "one"].map(|file| dir.join(file));
         let files = names.iter().map(PathBuf::from).zip(files.iter().map(PathBuf::as_path));
-        Archive::write(File::create(&path).unwrap(), files).unwrap();
+        Archive::write(File::create(&path).unwrap(), files, |_, _| true).unwrap();
         path
     }
 

@@ -258,6 +258,7 @@ impl Loading<'_> {
         }
         let Some(source) = self.open(&path) else { return Arc::default() };
         self.sources.routes = source.fingerprint();
+        self.sources.routes_digest = Some(source.digest());
         let previous = self.previous.filter(|previous| {
             let methods = |channel: &Arc<Channel>| Some(channel.methods);
             previous.sources.routes == self.sources.routes

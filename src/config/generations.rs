@@ -4,14 +4,18 @@
 //! one, keys and certificates too, readable by the owner only. It is read in memory, so that a disk that is full stops no
 //! start.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::archive::Archive;
 use super::file;
 use super::origin::Origin;
+use super::parallel::give_way;
 use super::reload::Report;
 use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
@@ -120,8 +124,12 @@ impl Generations {
         let written = match from {
             Some(from) => copy(&from.path, file),
             None => {
-                let files = snapshot.sources.files.iter().filter(|file| file.is_file());
-                Archive::write(file, files.flat_map(|file| self.names(file).map(|name| (name, file.as_path()))))
+                let contents = self.contents(snapshot);
+                let files = snapshot.sources.files.iter().filter(|file| contents.contains_key(*file) || file.is_file());
+                let files = files.flat_map(|file| self.names(file).map(|name| (name, file.as_path())));
+                Archive::write(file, files, |file, content| {
+                    contents.get(file).is_none_or(|digest| <[u8; 32]>::from(Sha256::digest(content)) == *digest)
+                })
             }
         };
         // In one step: half a generation is never found. Half of one would only fill the disk further.
@@ -132,6 +140,21 @@ impl Generations {
         let Some(report) = report else { return Ok(()) };
         let _ = fs::remove_file(kept.report());
         private_file(&kept.report())?.write_all(&serde_json::to_vec(report)?)
+    }
+
+    /// What each file held when the generation was read: whoever saves it again meanwhile must not be kept under its name.
+    fn contents(&self, snapshot: &Snapshot) -> HashMap<PathBuf, [u8; 32]> {
+        let file = |kind: &str, name: &str| self.given.join(kind).join(format!("{name}.toml"));
+        let mut contents: HashMap<_, _> = snapshot.sources.trace.contents(&self.given.join("tollgate.toml")).collect();
+        contents.extend(snapshot.sources.routes_digest.map(|digest| (self.given.join("routes.toml"), digest)));
+        for merchant in snapshot.merchants.values() {
+            contents.extend(merchant.trace.contents(&file("merchants", &merchant.name)));
+        }
+        for channel in snapshot.channels.values() {
+            give_way();
+            contents.extend(channel.trace.contents(&file("channels", &channel.name)));
+        }
+        contents
     }
 
     /// What the reload did that put it in force; nothing when that is not known.

@@ -250,7 +250,9 @@ impl ReloadHandle {
         {
             let (generation, hash) = (running.generation, running.hash.clone());
             let kept = running.merchants.len() + running.channels.len();
-            return Ok(Report { generation, hash, kept, ..Report::default() });
+            let unchanged = Ok(Report { generation, hash, kept, ..Report::default() });
+            tell(&running, &unchanged);
+            return unchanged;
         }
         // Before the swap: what fails from the first moment on must count against the new one.
         let trial = result.as_ref().ok().and_then(|read| Trial::begin(&running, read, &shared.usual.lock()[1]));
@@ -279,6 +281,9 @@ impl ReloadHandle {
             trial::Verdict::Bad(why) => {
                 let (generation, back) = (trial.generation, trial.before);
                 tracing::error!(generation, back, why, "the new generation is taken back by itself");
+                // What was in force for a moment only may not have been kept.
+                let kept = self.0.generations.list().into_iter().map(|kept| kept.number);
+                let back = kept.filter(|number| *number <= back).max().unwrap_or(back);
                 match self.roll_back(Some(back)).await {
                     Ok(_) => METRICS.config_reverts_total.inc(),
                     Err(mistakes) => mistakes.iter().for_each(|mistake| {
@@ -289,14 +294,17 @@ impl ReloadHandle {
         }
     }
 
-    /// The generations that were in force, each with what its reload did, where that is known.
-    pub async fn generations(&self) -> Vec<(Kept, Option<Report>)> {
+    /// The generations that were in force, each with what its reload did, where that is known; and the number of the one
+    /// that is.
+    pub async fn generations(&self) -> (Vec<(Kept, Option<Report>)>, u64) {
+        // One that came into force a moment ago may not be kept yet.
+        let _turn = self.0.one_at_a_time.lock().await;
         let generations = self.0.generations.clone();
         let list = move || {
             let kept = generations.list().into_iter();
             kept.map(|kept| (kept.clone(), generations.report(&kept))).collect()
         };
-        tokio::task::spawn_blocking(list).await.unwrap_or_default()
+        (tokio::task::spawn_blocking(list).await.unwrap_or_default(), self.0.current.load().generation)
     }
 
     /// For callers that have nobody to tell beyond the log.
@@ -310,6 +318,9 @@ impl Shared {
     async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Mistake>> {
         let (current, before) = (Arc::clone(&self.current), Arc::clone(running));
         let report = politely(move || put_in_force(&current, &before, read)).await;
+        if let Some(report) = &report {
+            METRICS.config_needs_restart.set(i64::try_from(report.needs_restart.len()).unwrap_or(i64::MAX));
+        }
         report.ok_or_else(|| {
             let advice = "the log says why: reload again";
             vec![Mistake::in_file(&self.dir, "putting the configuration in force failed", Some(advice))]

@@ -51,6 +51,17 @@ pub(super) enum Named {
     Variable(String),
 }
 
+impl Trace {
+    /// The file at this path and those that it names, each with the SHA-256 of what it held.
+    pub(super) fn contents(&self, path: &Path) -> impl Iterator<Item = (PathBuf, [u8; 32])> {
+        let named = self.fed.iter().filter_map(move |fed| match &fed.what {
+            Named::File(name) => Some((beside(path, name), fed.digest)),
+            Named::Variable(_) => None,
+        });
+        std::iter::once((path.to_owned(), Sha256::digest(self.text.expose()).into())).chain(named)
+    }
+}
+
 impl Fed {
     /// Whether the same words name something else than they did.
     pub(super) fn differs(&self, before: &Self) -> bool {
@@ -176,7 +187,7 @@ impl Source {
 
     /// A path as this file means it: relative to the directory that the file is in.
     pub(super) fn resolve(&self, name: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).join(name)
+        beside(&self.path, name)
     }
 
     /// Adds something that decides what the file means.
@@ -220,6 +231,11 @@ impl Source {
         is_same
     }
 
+    /// SHA-256 of the text alone.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.text).into()
+    }
+
     /// SHA-256 over everything so far, in hexadecimal.
     pub(super) fn fingerprint(&self) -> String {
         hex::encode(self.hasher.borrow().clone().finalize())
@@ -240,6 +256,11 @@ impl Source {
         let Problem { message, suggestion, .. } = problem;
         Mistake { file: self.path.clone(), line, column, message, suggestion }
     }
+}
+
+/// What a path means that stands in a file.
+fn beside(file: &Path, name: &str) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(name)
 }
 
 /// Lengths keep `ab` + `c` apart from `a` + `bc`.

@@ -86,8 +86,9 @@ fn draft(found: &Payment) -> Refund {
 }
 
 async fn ask_a_person(gateway: &Gateway, found: &Payment, why: &str) -> Result<(), LedgerError> {
-    METRICS.needs_person_total.with_label_values(&[found.channel.as_str()]).inc();
     let (merchant, order_id) = (found.merchant.clone(), found.order_id.clone());
     let subject = Subject { merchant, order_id, refund_id: None };
-    gateway.ledger.note(&subject, vec![What::NeedsPerson { why: why.to_owned() }], clock::now()).await
+    gateway.ledger.note(&subject, vec![What::NeedsPerson { why: why.to_owned() }], clock::now()).await?;
+    METRICS.needs_person_total.with_label_values(&[found.channel.as_str()]).inc();
+    Ok(())
 }

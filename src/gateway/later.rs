@@ -122,11 +122,13 @@ fn end_of(errand: &Errand, ticket: &Ticket, give_up: Duration) -> Timestamp {
 }
 
 async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action) -> Result<(), LedgerError> {
-    tracing::warn!(order_id = ticket.subject.order_id, ?action, "given up: nothing could be sent");
-    count(action, "given_up");
+    let order_id = ticket.subject.order_id.clone();
     // Nobody waits for it, and a repetition is told how the record stands.
     let answer = |record: &Record| Answer { status: 202, content_type: String::new(), body: body_of(record) };
-    gateway.ledger.settle(ticket, News::Unsent(Status::Failed), clock::now(), answer).await.map(drop)
+    gateway.ledger.settle(ticket, News::Unsent(Status::Failed), clock::now(), answer).await?;
+    tracing::warn!(order_id, ?action, "given up: nothing could be sent");
+    count(action, "given_up");
+    Ok(())
 }
 
 fn count(action: Action, result: &str) {

@@ -109,17 +109,21 @@ pub(super) fn ask_person(
     subject: &Subject,
     why: String,
     now: Timestamp,
-) -> Result<(), LedgerError> {
-    let Some(target) = Target::find(tx, subject)? else { return Ok(()) };
+) -> Result<bool, LedgerError> {
+    let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
+    // It may have ended while the provider was asked.
+    let Some(search) = target.search().as_mut().filter(|search| !search.needs_person) else { return Ok(false) };
+    search.needs_person = true;
     target.add(tx, What::NeedsPerson { why }, now)?;
-    match target {
-        Target::Payment(mut kept) if kept.row.payment.status == Status::Unknown && kept.row.attempt_of.is_none() => {
-            let data = Record::Payment(kept.row.payment.clone());
-            outbox::tell(tx, &mut kept, "payment.unknown", subject.clone(), data, now)?;
-            kept.save(tx)
-        }
-        _ => Ok(()),
+    if let Target::Payment(kept) = &mut target
+        && kept.row.payment.status == Status::Unknown
+        && kept.row.attempt_of.is_none()
+    {
+        let data = Record::Payment(kept.row.payment.clone());
+        outbox::tell(tx, kept, "payment.unknown", subject.clone(), data, now)?;
     }
+    target.save(tx)?;
+    Ok(true)
 }
 
 /// Adds what was sent about a record and what came back.

@@ -179,6 +179,10 @@ impl Engine {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
+                // Nobody may hear of what a power cut would still take back: everything so far is on the disk after this.
+                if due.is_empty() || engine.write(Durability::Durable, |_| Ok(())).await.is_err() {
+                    return Vec::new();
+                }
                 outbox::deliveries(&**engine, due)
             }
             Self::Postgres(engine) => engine.due_deliveries(now, limit, free, under_way).await,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tollgate::sign::{Credentials, rfc9421};
 
-use crate::harness::{Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, ask, order_of, send, signed};
+use crate::harness::{Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, ask, order_of, send, signed, until};
 
 #[tokio::test]
 async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
@@ -78,7 +78,15 @@ async fn the_log_is_json_and_holds_no_secret() {
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
+    until("the payment is in the log", || async {
+        let log = world.log();
+        let is_there = log.lines().any(|line| line.contains("create_payment") && line.ends_with('}'));
+        is_there.then_some(()).ok_or(log)
+    })
+    .await;
     let log = world.log();
+    // The last line may be on its way.
+    let log = &log[..=log.rfind('\n').unwrap()];
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let access: Vec<&Value> = lines.iter().filter(|line| line["target"] == "access").collect();
     let created = access.iter().find(|line| line["fields"]["operation"] == "create_payment").unwrap();

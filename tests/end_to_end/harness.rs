@@ -141,9 +141,11 @@ impl World {
 
     /// The same where the admin port speaks TLS.
     pub async fn start_tls(&mut self) {
-        let listen = self.gateway.listen;
+        let (listen, admin) = (self.gateway.listen, self.gateway.admin);
         let log = self.dir.path().join("gateway.log");
-        self.gateway.start_until(&log, || async move { TcpStream::connect(listen).await.is_ok() }).await;
+        let is_there =
+            move || async move { TcpStream::connect(listen).await.and(TcpStream::connect(admin).await).is_ok() };
+        self.gateway.start_until(&log, is_there).await;
     }
 
     /// Another gateway with the same configuration, on addresses of its own.

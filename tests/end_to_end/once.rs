@@ -274,7 +274,7 @@ async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
 #[tokio::test]
 async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 2500})).await;
     let within = async |limit: &str, order: &str| {
         let body = order_of(order).to_string();
         let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
@@ -286,10 +286,10 @@ async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
         let refused = within(wrong, "o-0").await;
         assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("malformed")), "{wrong}");
     }
-    let answer = within("400ms", "o-1").await;
+    let answer = within("1200ms", "o-1").await;
     assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);
     world.until_status("o-1", "pending").await;
-    assert_eq!(within("5s", "o-2").await.status, 201);
+    assert_eq!(within("20s", "o-2").await.status, 201);
     let seen = world.seen("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
 }

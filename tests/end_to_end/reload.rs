@@ -36,8 +36,8 @@ fn swap_routes(conf: &Path, version: usize, text: &str) {
     std::fs::rename(conf.join("..data-next"), conf.join("..data")).unwrap();
     let routes = conf.join("routes.toml");
     if !routes.is_symlink() {
-        std::fs::remove_file(&routes).unwrap();
-        symlink("..data/routes.toml", &routes).unwrap();
+        symlink("..data/routes.toml", conf.join("routes-next")).unwrap();
+        std::fs::rename(conf.join("routes-next"), &routes).unwrap();
     }
     if let Some(old) = old {
         std::fs::remove_dir_all(conf.join(old)).unwrap();
@@ -243,7 +243,18 @@ async fn saving_a_file_or_a_hang_up_signal_is_enough() {
     })
     .await;
     assert_eq!(world.create("o-2", "k-2").await.json()["channel"], "west");
+    let unchanged = async || {
+        let name = "tollgate_config_reloads_total{result=\"unchanged\"} ";
+        let count = world.metrics().await.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        count.unwrap_or(0_u64)
+    };
+    let before = unchanged().await;
     world.gateway.signal("HUP");
+    until("the signal is followed", || async {
+        let now = unchanged().await;
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
     assert_eq!(world.create("o-3", "k-3").await.status, 201, "it goes on after a hang-up signal");
     assert_eq!(generation(&world).await, 2, "nothing changed, so nothing was swapped");
 }

@@ -302,4 +302,24 @@ async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
     }
 }
 
+#[tokio::test]
+async fn where_the_one_before_was_not_kept_the_last_that_was_comes_back() {
+    let dir = sandbox();
+    let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
+    put(&dir, "tollgate.toml", &format!("{text}[reload]\nrevert_if = {{ window = \"60s\" }}\n"));
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    let first = current.load().hash.clone();
+    for (before, after) in [("\nrate = 600", "\nrate = 700"), ("\nrate = 700", "\nrate = 1")] {
+        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
+        edit(&dir, "channels/wechat.toml", before, after);
+        handle.reload().await.unwrap();
+    }
+    let second = Generations::of(dir.path()).list().remove(1);
+    fs::remove_file(&second.path).unwrap();
+    METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
+    handle.try_out().await;
+    assert_eq!((current.load().generation, &current.load().hash), (4, &first));
+}
+
 mod kept;

@@ -141,11 +141,10 @@ pub(super) fn tell_certificates(snapshot: &Snapshot) {
     }
 }
 
-/// How long reading took, and what of it waits for a restart.
+/// How long reading took, and how much it changed.
 pub(super) fn tell_cost(took: Duration, result: &Result<Report, Vec<Mistake>>) {
     METRICS.config_reload_seconds.set(took.as_secs_f64());
     if let Ok(report) = result {
-        METRICS.config_needs_restart.set(i64::try_from(report.needs_restart.len()).unwrap_or(i64::MAX));
         for change in &report.changed {
             let kind = change.split_whitespace().next().unwrap_or_default();
             METRICS.config_changes_total.with_label_values(&[kind]).inc();

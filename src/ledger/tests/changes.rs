@@ -224,6 +224,21 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
 }
 
 #[tokio::test]
+async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    let ask = async || bench.ledger.ask_person(&of("o"), "nobody knows", at(90_000)).await.unwrap();
+    // As it would be when the process ends behind the first, before the next question has its time.
+    assert_eq!((ask().await, ask().await), (true, false));
+    assert!(bench.payment("o").await.search.unwrap().needs_person);
+    assert_eq!(bench.kinds().await, ["payment.unknown", "payment.unknown"], "the merchant hears it once more");
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(90_001)).await.unwrap();
+    assert!(!ask().await, "it ended while the provider was asked");
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+}
+
+#[tokio::test]
 async fn news_that_proves_nothing_starts_a_question() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;

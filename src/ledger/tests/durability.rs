@@ -165,3 +165,13 @@ async fn what_nobody_waited_for_is_synced_soon_and_at_the_latest_at_the_end() {
     assert_eq!(shared.hooks().syncs(), before + 1);
     drop((shared, place));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_goes_out_when_it_is_on_the_disk_and_not_before() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.engine().hooks().fail_next("sync");
+    bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    assert_eq!(bench.payment("o").await.status, Status::Succeeded, "it is seen already");
+    assert!(bench.deliveries(at(10), 10).await.is_empty(), "a power cut would take it back");
+}

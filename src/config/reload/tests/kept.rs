@@ -113,6 +113,34 @@ async fn a_link_to_the_directory_may_lead_elsewhere_by_then() {
     assert_eq!((report.generation, current.load().channels.len()), (3, 1));
 }
 
+#[test]
+fn what_was_saved_again_meanwhile_is_not_kept_in_the_place_of_what_is_in_force() {
+    for name in
+        ["tollgate.toml", "routes.toml", "merchants/shop.toml", "channels/wechat.toml", "channels/wechat/ca.pem"]
+    {
+        for change in [
+            |path: &Path| fs::remove_file(path).unwrap(),
+            |path: &Path| {
+                let text = fs::read_to_string(path).unwrap();
+                fs::write(path, format!("# again\n{text}")).unwrap();
+            },
+        ] {
+            let dir = sandbox();
+            let read = file::load(dir.path(), None).unwrap();
+            let generations = Generations::of(dir.path());
+            let path = dir.path().join(name);
+            let before = fs::read(&path).unwrap();
+            change(&path);
+            let why = generations.keep(&read, None, None).unwrap_err();
+            assert!(why.starts_with("generation 1 cannot be kept in"), "{name}: {why}");
+            assert!(generations.list().is_empty(), "{name}");
+            fs::write(&path, before).unwrap();
+            generations.keep(&read, None, None).unwrap();
+            assert_eq!(generations.load(&generations.last().unwrap(), None).unwrap().hash, read.hash, "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_damaged_says_so() {
     let dir = sandbox();
