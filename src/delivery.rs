@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use self::webhook::{Client, Reply};
 use crate::clock;
@@ -38,6 +38,10 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     let mut under_way = JoinSet::new();
     let mut lanes = Lanes::default();
     loop {
+        // All that ended: a look at what is due waits for the disk.
+        while let Some(ended) = under_way.try_join_next_with_id() {
+            lanes.ended(ended);
+        }
         // What cannot be written down as delivered would be delivered again and again.
         if worker.ledger.is_healthy() {
             let free = AT_ONCE.saturating_sub(under_way.len());
@@ -55,10 +59,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
             }
         }
         tokio::select! {
-            Some(ended) = under_way.join_next_with_id() => match ended {
-                Ok((task, had)) => lanes.leave(task, had),
-                Err(broken) => lanes.leave(broken.id(), false),
-            },
+            Some(ended) = under_way.join_next_with_id() => lanes.ended(ended),
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -95,6 +96,13 @@ impl Lanes {
     fn enter(&mut self, task: tokio::task::Id, merchant: String, event: String) {
         self.lanes.entry(merchant.clone()).or_default().events.insert(event.clone());
         self.places.insert(task, (merchant, event));
+    }
+
+    fn ended(&mut self, ended: Result<(tokio::task::Id, bool), JoinError>) {
+        match ended {
+            Ok((task, had)) => self.leave(task, had),
+            Err(broken) => self.leave(broken.id(), false),
+        }
     }
 
     fn leave(&mut self, task: tokio::task::Id, had: bool) {

@@ -278,7 +278,8 @@ impl Ledger {
 
     /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
     /// none that is `under_way` by its id. Only the oldest of each payment is among them, so that a merchant hears of one
-    /// payment in order. What one process was given is not given to another for a while.
+    /// payment in order. What one process was given is not given to another for a while. No power cut takes back what was
+    /// given.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,

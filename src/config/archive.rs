@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
-use super::origin::LARGEST;
+use super::origin::{Content, LARGEST, read_small};
 use super::parallel::give_way;
 
 /// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`
@@ -41,21 +41,20 @@ impl Archive {
         Ok(Self { path: path.to_owned(), files })
     }
 
-    /// Writes an archive of these files, each with the absolute path that it shall have there, if they all hold what they
-    /// should. It is on the disk when this returns.
+    /// Writes an archive of these files, each with the absolute path that it shall have there, if they all hold what has this
+    /// SHA-256. It is on the disk when this returns.
     pub(super) fn write<'a>(
         to: File,
-        files: impl Iterator<Item = (PathBuf, &'a Path)>,
-        is_right: impl Fn(&Path, &[u8]) -> bool,
+        files: impl Iterator<Item = (PathBuf, &'a PathBuf, &'a [u8; 32])>,
     ) -> io::Result<()> {
         let frame = FrameInfo::new().content_checksum(true);
         let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
-        for (name, file) in files {
+        for (name, file, digest) in files {
             give_way();
-            let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
-            let content = Secret::new(std::fs::read(file).map_err(told)?);
-            if !is_right(file, content.expose()) {
-                return Err(io::Error::other(format!("{} has changed since it was read", file.display())));
+            let told = |why: &str| io::Error::other(format!("`{}`: {why}", file.display()));
+            let content = Content::new(read_small(file).map_err(|why| told(&why))?);
+            if content.digest != *digest {
+                return Err(told("this file has changed since it was read"));
             }
             let mut header = tar::Header::new_gnu();
             header.set_size(content.expose().len() as u64);
@@ -124,8 +123,9 @@ mod tests {
             &long,
         ];
         let files = ["one", "two", "one", "two", "one"].map(|file| dir.join(file));
-        let files = names.iter().map(PathBuf::from).zip(files.iter().map(PathBuf::as_path));
-        Archive::write(File::create(&path).unwrap(), files, |_, _| true).unwrap();
+        let digests = files.clone().map(|file| Content::new(std::fs::read(file).unwrap()).digest);
+        let files = names.iter().map(PathBuf::from).zip(&files).zip(&digests);
+        Archive::write(File::create(&path).unwrap(), files.map(|((name, file), digest)| (name, file, digest))).unwrap();
         path
     }
 

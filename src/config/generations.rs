@@ -4,13 +4,10 @@
 //! one, keys and certificates too, readable by the owner only. It is read in memory, so that a disk that is full stops no
 //! start.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 use super::archive::Archive;
 use super::file;
@@ -21,7 +18,7 @@ use super::report::Mistake;
 use super::{LedgerPlace, Process, Snapshot};
 
 /// How many are kept.
-const MOST: usize = 20;
+pub(super) const MOST: usize = 20;
 /// Names the configuration that was taken back, by its hash, so that no restart puts it in force again.
 const REFUSED: &str = "taken-back";
 
@@ -125,11 +122,9 @@ impl Generations {
             Some(from) => copy(&from.path, file),
             None => {
                 let contents = self.contents(snapshot);
-                let files = snapshot.sources.files.iter().filter(|file| contents.contains_key(*file) || file.is_file());
-                let files = files.flat_map(|file| self.names(file).map(|name| (name, file.as_path())));
-                Archive::write(file, files, |file, content| {
-                    contents.get(file).is_none_or(|digest| <[u8; 32]>::from(Sha256::digest(content)) == *digest)
-                })
+                let files = contents.iter();
+                let named = files.flat_map(|(file, digest)| self.names(file).map(move |name| (name, file, digest)));
+                Archive::write(file, named)
             }
         };
         // In one step: half a generation is never found. Half of one would only fill the disk further.
@@ -143,17 +138,20 @@ impl Generations {
     }
 
     /// What each file held when the generation was read: whoever saves it again meanwhile must not be kept under its name.
-    fn contents(&self, snapshot: &Snapshot) -> HashMap<PathBuf, [u8; 32]> {
+    fn contents(&self, snapshot: &Snapshot) -> Vec<(PathBuf, [u8; 32])> {
         let file = |kind: &str, name: &str| self.given.join(kind).join(format!("{name}.toml"));
-        let mut contents: HashMap<_, _> = snapshot.sources.trace.contents(&self.given.join("tollgate.toml")).collect();
+        let mut contents: Vec<_> = snapshot.sources.trace.contents(&self.given.join("tollgate.toml")).collect();
         contents.extend(snapshot.sources.routes_digest.map(|digest| (self.given.join("routes.toml"), digest)));
         for merchant in snapshot.merchants.values() {
+            give_way();
             contents.extend(merchant.trace.contents(&file("merchants", &merchant.name)));
         }
         for channel in snapshot.channels.values() {
             give_way();
             contents.extend(channel.trace.contents(&file("channels", &channel.name)));
         }
+        contents.sort_unstable_by(|(one, _), (other, _)| one.as_os_str().cmp(other.as_os_str()));
+        contents.dedup();
         contents
     }
 
@@ -182,7 +180,7 @@ impl Generations {
             return Err(mistaken("this was kept of a configuration in another directory"));
         }
         let mut snapshot = file::attempt(&dir, Origin::kept(archive), previous).result?;
-        // A file changed between reading and copying, or a variable since.
+        // A variable changed since, or how a fingerprint is made.
         if !snapshot.hash.starts_with(&kept.hash) {
             return Err(mistaken("this is not what was in force"));
         }

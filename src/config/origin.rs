@@ -123,7 +123,8 @@ fn path_of_file(entry: DirEntry) -> Option<PathBuf> {
 /// Nothing that ends.
 const NO_FILE: &str = "this is not a file";
 
-fn read_small(path: &Path) -> Result<Vec<u8>, String> {
+/// The whole of a file; says what is wrong in a sentence.
+pub(super) fn read_small(path: &Path) -> Result<Vec<u8>, String> {
     let told = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => "this file does not exist".to_owned(),
         ErrorKind::PermissionDenied => "this file may not be read by the user that tollgate runs as".to_owned(),

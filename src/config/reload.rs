@@ -28,6 +28,8 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 const TRIALS_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked whether nobody uses an old generation any more.
 const RETIRED_EVERY: Duration = Duration::from_millis(100);
+/// How long a list of generations waits for a reload to be over.
+const LISTED_AFTER: Duration = Duration::from_secs(3);
 /// How far back what is usual reaches, at the least.
 const USUAL_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,7 +41,9 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let generations = Generations::of(dir);
     let last = generations.last();
     let is_taken_back = |read: &Snapshot| last.is_some() && generations.is_taken_back(&read.hash);
-    let (snapshot, kept) = match file::load(dir, None) {
+    let first = file::load(dir, None);
+    let has_mistakes = first.is_err();
+    let (snapshot, kept) = match first {
         Ok(read) if is_taken_back(&read) => match last_kept(&generations, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
             Err(mistakes) => {
@@ -59,9 +63,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     }
     LABELS.follow(&snapshot);
     tell_in_force(&snapshot, &[]);
-    if kept.is_some() {
-        METRICS.config_last_reload_success.set(0);
-    }
+    METRICS.config_last_reload_success.set(i64::from(!has_mistakes));
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
 
@@ -256,14 +258,22 @@ impl ReloadHandle {
         }
         // Before the swap: what fails from the first moment on must count against the new one.
         let trial = result.as_ref().ok().and_then(|read| Trial::begin(&running, read, &shared.usual.lock()[1]));
+        let trial = trial.map(|trial| trial.after(shared.trial.lock().as_ref()));
         let result = match result {
             Ok(read) => shared.put_in_force(&running, read).await,
             Err(mistakes) => Err(mistakes),
         };
         let took = started.elapsed();
-        if result.as_ref().is_ok_and(|report| !report.changed.is_empty()) {
+        let changed = result.as_ref().ok().filter(|report| !report.changed.is_empty()).cloned();
+        let is_changed = changed.is_some();
+        if is_changed {
             shared.generations.take_back(None);
-            self.keep(None, result.as_ref().ok().cloned()).await;
+        }
+        if result.is_ok() {
+            // What could not be kept before can be now.
+            self.keep(None, changed).await;
+        }
+        if is_changed {
             *shared.trial.lock() = trial;
         }
         tell(&running, &result);
@@ -279,11 +289,8 @@ impl ReloadHandle {
             trial::Verdict::Over => {}
             trial::Verdict::Open => *self.0.trial.lock() = Some(trial),
             trial::Verdict::Bad(why) => {
-                let (generation, back) = (trial.generation, trial.before);
+                let (generation, back) = (trial.generation, self.best_of(&trial));
                 tracing::error!(generation, back, why, "the new generation is taken back by itself");
-                // What was in force for a moment only may not have been kept.
-                let kept = self.0.generations.list().into_iter().map(|kept| kept.number);
-                let back = kept.filter(|number| *number <= back).max().unwrap_or(back);
                 match self.roll_back(Some(back)).await {
                     Ok(_) => METRICS.config_reverts_total.inc(),
                     Err(mistakes) => mistakes.iter().for_each(|mistake| {
@@ -294,11 +301,20 @@ impl ReloadHandle {
         }
     }
 
+    /// The one before, or where that was in force too shortly to be kept, the one that would have come back for it.
+    fn best_of(&self, trial: &Trial) -> u64 {
+        let (kept, running) = (self.0.generations.list(), self.0.current.load());
+        let is_other = |kept: &&Kept| !running.hash.starts_with(&kept.hash);
+        let is_there = |number: &u64| kept.iter().filter(is_other).any(|kept| kept.number == *number);
+        // None is there: who goes back to the first is told so.
+        trial.candidates().find(is_there).or(trial.candidates().next()).unwrap_or_default()
+    }
+
     /// The generations that were in force, each with what its reload did, where that is known; and the number of the one
     /// that is.
     pub async fn generations(&self) -> (Vec<(Kept, Option<Report>)>, u64) {
-        // One that came into force a moment ago may not be kept yet.
-        let _turn = self.0.one_at_a_time.lock().await;
+        // One that came into force a moment ago may not be kept yet. Who asks while a reload hangs is told what there is.
+        let _turn = tokio::time::timeout(LISTED_AFTER, self.0.one_at_a_time.lock()).await;
         let generations = self.0.generations.clone();
         let list = move || {
             let kept = generations.list().into_iter();

@@ -75,8 +75,10 @@ pub(super) async fn not_done(gateway: &Gateway, ticket: Ticket, error: &Error) -
             give_up(gateway, ticket, action).await
         }
         Some(errand) => {
-            count(errand.action, "put_back");
-            gateway.ledger.release(ticket).await
+            let action = errand.action;
+            gateway.ledger.release(ticket).await?;
+            count(action, "put_back");
+            Ok(())
         }
         None => gateway.ledger.release(ticket).await,
     }

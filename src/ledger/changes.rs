@@ -73,7 +73,9 @@ pub(super) fn record(
     }
     if !change.mismatch {
         tx.put(Space::Seen, &seen_key.0, BELIEVED);
-        return Ok(if change.changed { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
+        let needs_person = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_person.is_some());
+        let is_news = change.changed || needs_person;
+        return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
     }
     // Not believed, so not done with: the same news may come again and be right then. But it is told once only.
     if seen.is_none() {
@@ -111,8 +113,11 @@ pub(super) fn ask_person(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
-    // It may have ended while the provider was asked.
-    let Some(search) = target.search().as_mut().filter(|search| !search.needs_person) else { return Ok(false) };
+    // It may be known meanwhile.
+    let is_open = target.status() == Status::Unknown;
+    let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
+        return Ok(false);
+    };
     search.needs_person = true;
     target.add(tx, What::NeedsPerson { why }, now)?;
     if let Target::Payment(kept) = &mut target

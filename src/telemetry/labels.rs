@@ -26,6 +26,7 @@ struct Names {
     merchants: HashSet<String>,
     /// Of requests: every exchange is counted by its channel.
     channels: HashSet<String>,
+    all_merchants: HashSet<String>,
     all_channels: HashSet<String>,
 }
 
@@ -56,6 +57,7 @@ impl Labels {
         let names = Names {
             merchants: chosen(&before.merchants, merchants.keys()),
             channels: chosen(&before.channels, channels.keys()),
+            all_merchants: merchants.keys().cloned().collect(),
             all_channels: channels.keys().cloned().collect(),
         };
         self.0.store(names.into());
@@ -64,7 +66,7 @@ impl Labels {
     fn leave_out<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>, metrics: &Metrics) {
         let names = self.0.load_full();
         let merchants: HashSet<_> =
-            merchants.keys().map(String::as_str).filter(|name| !names.merchants.contains(*name)).collect();
+            merchants.keys().map(String::as_str).filter(|name| !names.all_merchants.contains(*name)).collect();
         let channels: HashSet<_> =
             channels.keys().map(String::as_str).filter(|name| !names.all_channels.contains(*name)).collect();
         if merchants.is_empty() && channels.is_empty() {

@@ -42,6 +42,8 @@ pub struct Wishes {
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
     pub server: &'static str,
+    /// Refunds end when a test says so, not at once.
+    pub refunds_wait: bool,
     /// What `[ledger]` says, where it is not to be what the run is over.
     pub ledger: Option<String>,
 }
@@ -54,6 +56,7 @@ impl Default for Wishes {
             schedule: Duration::from_millis(100),
             edit: |_, _| {},
             server: "",
+            refunds_wait: false,
             ledger: None,
         }
     }
@@ -128,6 +131,7 @@ impl World {
         let mut options = Options::new(vec![conf.join("channels")]);
         options.listen = sandbox_address;
         options.notify_schedule = vec![wishes.schedule; 200];
+        options.refund_auto = !wishes.refunds_wait;
         let sandbox = Sandbox::start(options).await.unwrap();
         let gateway = Gateway::new(conf, listen, admin);
         let mut world = Self { dir, sandbox, gateway, receiver, _stores: stores };

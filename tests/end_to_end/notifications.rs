@@ -117,6 +117,25 @@ async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn a_refund_that_is_stuck_calls_a_person() {
+    let world = World::with(Wishes { refunds_wait: true, ..Wishes::default() }).await;
+    world.create("o-1", "k-1").await;
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
+    world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    let path = format!("/refunds/{}/finish", provider_number(&["shop", "o-1", "r-1"]));
+    world.control("POST", &path, json!({"status": "ABNORMAL"})).await;
+    world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+    let told = world.explained("o-1").await;
+    assert!(told.contains("\"what\":\"needs_person\""), "{told}");
+    let asked = world.ask("GET", "/v1/payments/o-1/refunds/r-1", None, &serde_json::Value::Null).await.json();
+    assert_eq!(asked["status"], "pending", "{asked}");
+    world.control("POST", &path, json!({"status": "SUCCESS"})).await;
+    world.receiver.until("o-1", "refund.succeeded").await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_never_answers_delays_nobody_else() {
     let world = World::new().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

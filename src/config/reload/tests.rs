@@ -280,10 +280,9 @@ async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
 
 #[tokio::test]
 async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
+    let _counting = COUNTING.lock().await;
     for (is_kept, errors) in [(true, 1_000), (false, 100_000)] {
-        let dir = sandbox();
-        let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
-        put(&dir, "tollgate.toml", &format!("{text}[reload]\nrevert_if = {{ window = \"60s\" }}\n"));
+        let dir = wary();
         let (current, reloader) = loaded(&dir);
         let handle = reloader.handle();
         // The round before left errors, which are not the usual ones.
@@ -302,24 +301,53 @@ async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
     }
 }
 
-#[tokio::test]
-async fn where_the_one_before_was_not_kept_the_last_that_was_comes_back() {
+/// Errors are counted for the whole process.
+static COUNTING: Mutex<()> = Mutex::const_new(());
+
+/// Takes its generations back by itself.
+fn wary() -> Dir {
     let dir = sandbox();
     let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
     put(&dir, "tollgate.toml", &format!("{text}[reload]\nrevert_if = {{ window = \"60s\" }}\n"));
-    let (current, reloader) = loaded(&dir);
-    let handle = reloader.handle();
-    let first = current.load().hash.clone();
-    for (before, after) in [("\nrate = 600", "\nrate = 700"), ("\nrate = 700", "\nrate = 1")] {
-        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
-        edit(&dir, "channels/wechat.toml", before, after);
+    dir
+}
+
+#[tokio::test]
+async fn where_the_one_before_was_not_kept_the_last_that_was_comes_back() {
+    let _counting = COUNTING.lock().await;
+    for was_tried in [true, false] {
+        let dir = wary();
+        let (current, reloader) = loaded(&dir);
+        let handle = reloader.handle();
+        let first = current.load().hash.clone();
+        edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
         handle.reload().await.unwrap();
+        let second = Generations::of(dir.path()).list().remove(1);
+        if !was_tried {
+            *handle.0.trial.lock() = None;
+        }
+        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
+        edit(&dir, "channels/wechat.toml", "\nrate = 700", "\nrate = 1");
+        handle.reload().await.unwrap();
+        fs::remove_file(&second.path).unwrap();
+        METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
+        handle.try_out().await;
+        let (generation, is_first) = (current.load().generation, current.load().hash == first);
+        let expected = if was_tried { (4, true) } else { (3, false) };
+        assert_eq!((generation, is_first), expected, "what was good for long is not passed over");
     }
-    let second = Generations::of(dir.path()).list().remove(1);
-    fs::remove_file(&second.path).unwrap();
-    METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
-    handle.try_out().await;
-    assert_eq!((current.load().generation, &current.load().hash), (4, &first));
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_is_once_it_can_be() {
+    let dir = sandbox();
+    let (_, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    let generations = Generations::of(dir.path());
+    let kept = generations.last().unwrap();
+    fs::remove_file(&kept.path).unwrap();
+    assert!(handle.reload().await.unwrap().changed.is_empty());
+    assert_eq!(generations.list(), [kept]);
 }
 
 mod kept;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tollgate_plugins::payment::Kind;
 
 use super::{Channel, Snapshot};
-use crate::config::RevertIf;
+use crate::config::{RevertIf, generations};
 use crate::telemetry::METRICS;
 
 /// Exchanges of each channel since the process began, and how many of them ended in an error.
@@ -47,7 +47,9 @@ pub(super) struct Trial {
     /// Which.
     pub(super) generation: u64,
     /// Which one comes back.
-    pub(super) before: u64,
+    before: u64,
+    /// Which instead where that one was not kept, the nearest first: it was being tried itself.
+    earlier: Vec<u64>,
     rule: RevertIf,
     ends: Instant,
     channels: Vec<Tried>,
@@ -92,11 +94,24 @@ impl Trial {
         (!channels.is_empty()).then(|| Self {
             generation: new.generation,
             before: old.generation,
+            earlier: Vec::new(),
             rule,
             ends: Instant::now() + rule.window,
             channels,
             at_begin: now,
         })
+    }
+
+    /// The same, with what was being tried until now.
+    pub(super) fn after(mut self, last: Option<&Self>) -> Self {
+        let last = last.filter(|last| last.generation == self.before && Instant::now() < last.ends);
+        self.earlier = last.into_iter().flat_map(Self::candidates).take(generations::MOST).collect();
+        self
+    }
+
+    /// What may come back, the best first.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.before).chain(self.earlier.iter().copied())
     }
 
     pub(super) fn look(&mut self, running: &Snapshot) -> Verdict {
@@ -140,7 +155,8 @@ mod tests {
     fn trial(usual_errors: f64) -> (Trial, Tried) {
         let rule = RevertIf { window: Duration::from_secs(60), calls: 20, error_percentage: 20, breaker_trips: 1 };
         let (channels, at_begin) = (Vec::new(), Counts::default());
-        let trial = Trial { generation: 2, before: 1, rule, ends: Instant::now(), channels, at_begin };
+        let (before, earlier, ends) = (1, Vec::new(), Instant::now());
+        let trial = Trial { generation: 2, before, earlier, rule, ends, channels, at_begin };
         (trial, Tried { name: "main".into(), usual_errors, open: BTreeSet::new() })
     }
 

@@ -239,6 +239,21 @@ async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
 }
 
 #[tokio::test]
+async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let stuck = Outcome { needs_person: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
+    let subject = Subject { refund_id: Some("r".into()), ..of("o") };
+    for expected in [Recorded::Applied(subject), Recorded::Duplicate] {
+        let recorded = bench.ledger.record("wechat", told("e", "o", Some("r"), stuck.clone()), at(2)).await.unwrap();
+        assert_eq!(recorded, expected);
+    }
+    assert_eq!(bench.refund("o", "r").await.status, Status::Pending);
+}
+
+#[tokio::test]
 async fn news_that_proves_nothing_starts_a_question() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;

@@ -173,5 +173,6 @@ async fn an_event_goes_out_when_it_is_on_the_disk_and_not_before() {
     bench.engine().hooks().fail_next("sync");
     bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "it is seen already");
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 1);
     assert!(bench.deliveries(at(10), 10).await.is_empty(), "a power cut would take it back");
 }
