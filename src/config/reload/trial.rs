@@ -161,6 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_being_tried_is_passed_over() {
+        let now = Instant::now();
+        let tried = |generation, ends| Trial { generation, before: generation - 1, ends, ..trial(0.0).0 };
+        let [first, second] = [1, 2].map(|generation| tried(generation, now + Duration::from_secs(60)));
+        let candidates = |last: &Trial| tried(3, now).after(Some(last)).candidates().collect::<Vec<_>>();
+        assert_eq!(candidates(&second), [2, 1]);
+        assert_eq!(candidates(&tried(2, now)), [2], "it has proved itself");
+        assert_eq!(candidates(&first), [2], "that was long ago");
+        assert_eq!(candidates(&second.after(Some(&first))), [2, 1, 0]);
+    }
+
+    #[test]
     fn errors_count_above_what_was_usual_and_from_enough_calls_on() {
         for (usual, counted, is_bad) in [
             (0.0, (19, 19), false),
