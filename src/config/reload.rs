@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
+use self::retire::retire;
 pub use self::told::Report;
 use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
 use super::origin::Origin;
-use super::parallel::{give_way, politely, promptly};
+use super::parallel::{politely, promptly};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
 use super::{Channel, Current, LedgerPlace, Process, Snapshot, process, words};
@@ -26,8 +27,6 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 
 /// How often a generation that has yet to prove itself is looked at.
 const TRIALS_EVERY: Duration = Duration::from_millis(250);
-/// How often it is looked whether nobody uses an old generation any more.
-const RETIRED_EVERY: Duration = Duration::from_millis(100);
 /// How long a list of generations waits for a reload to be over.
 const LISTED_AFTER: Duration = Duration::from_secs(3);
 /// How far back what is usual reaches, at the least.
@@ -351,35 +350,6 @@ impl Shared {
     }
 }
 
-/// Frees a generation where no request waits for that: ten thousand channels take a while.
-async fn retire(mut old: Arc<Snapshot>) {
-    loop {
-        match Arc::try_unwrap(old) {
-            Ok(last) => {
-                politely(move || free(last)).await;
-                return;
-            }
-            Err(used) => old = used,
-        }
-        tokio::time::sleep(RETIRED_EVERY).await;
-    }
-}
-
-/// Piece by piece, so that others get their turns.
-fn free(last: Snapshot) {
-    LABELS.forget(&last);
-    let Snapshot { channels, merchants, merchant_keys, .. } = last;
-    drop(merchant_keys);
-    channels.into_values().for_each(|channel| {
-        drop(channel);
-        give_way();
-    });
-    merchants.into_values().for_each(|merchant| {
-        drop(merchant);
-        give_way();
-    });
-}
-
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
     let needs_restart = process::needs_restart(&running.process, &read.process);
     let (changed, effects) = (words::changes(running, &read), words::effects(running, &read));
@@ -403,6 +373,7 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
     report
 }
 
+mod retire;
 mod told;
 mod trial;
 
