@@ -44,6 +44,18 @@ async fn sigterm_ends_an_idle_process_before_its_drain_time() {
 }
 
 #[tokio::test]
+async fn who_is_ready_hears_the_signals_that_would_end_it() {
+    let mut world = World::new().await;
+    for start in 0..20 {
+        for (signal, name) in [(1, "HUP"), (2, "INT"), (15, "TERM")] {
+            assert!(world.gateway.hears(signal), "{name} at start {start}");
+        }
+        world.gateway.kill();
+        world.start().await;
+    }
+}
+
+#[tokio::test]
 async fn http2_over_tls_and_no_entry_without_a_client_certificate() {
     let edit = |_: &Path, _| {};
     let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\", client_ca = \"channels/main/ca.pem\" }";

@@ -53,10 +53,19 @@ impl Gateway {
 
     /// The memory that the process has now, in KiB.
     pub fn memory(&self) -> u64 {
+        self.told_by_the_system("VmRSS:").trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Whether the process waits for this signal, by its number; another one ends it.
+    pub fn hears(&self, signal: u32) -> bool {
+        let caught = u64::from_str_radix(&self.told_by_the_system("SigCgt:"), 16).unwrap();
+        caught & (1 << (signal - 1)) != 0
+    }
+
+    fn told_by_the_system(&self, what: &str) -> String {
         let id = self.process.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        status.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim().to_owned()
     }
 
     /// As a power cut would.
