@@ -97,16 +97,21 @@ impl ServeHttp for Admin {
 }
 
 impl Admin {
-    fn not_ready(&self) -> Option<&'static str> {
+    /// Returns the first reason why this process should get no new requests; each part is asked for its own.
+    fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Acquire) {
-            return Some("the process is leaving");
+            return Some("the process is leaving".to_owned());
         }
         if self.deaf.to_any() {
-            return Some("the process is starting");
+            return Some("the process is starting".to_owned());
         }
-        (!self.gateway.ledger.is_healthy()).then_some(
-            "the ledger cannot write: the log says why (a full disk: free some and it goes on by itself; a failing one: restart on a good one; PostgreSQL: start it)",
-        )
+        if !self.gateway.ledger.is_healthy() {
+            return Some(
+                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart; PostgreSQL: unreachable)"
+                    .to_owned(),
+            );
+        }
+        None
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.
