@@ -102,18 +102,55 @@ impl Access {
     }
 }
 
+/// What the head alone says of a signature.
+struct Announced {
+    key_id: String,
+    created: u64,
+    expires: Option<u64>,
+}
+
+/// Checks what the head alone says: a signature with a known key id, made within the window. The body need not be read for
+/// what fails here. `now` is unix seconds.
+pub(crate) fn plausible(snapshot: &Snapshot, head: &Head<'_>, now: u64) -> Result<(), Denied> {
+    let announced = match scheme(head)? {
+        Scheme::MessageSignature => rfc9421::announced(head, |key_id| snapshot.merchant_keys.contains_key(key_id))?,
+        Scheme::Plain => plain::announced(head)?,
+    };
+    in_window(announced.created, announced.expires, now)?;
+    if snapshot.merchant_keys.contains_key(&announced.key_id) { Ok(()) } else { Err(Denied::UnknownKey) }
+}
+
+enum Scheme {
+    MessageSignature,
+    Plain,
+}
+
+fn scheme(head: &Head<'_>) -> Result<Scheme, Denied> {
+    if head.headers.contains_key("signature-input") {
+        Ok(Scheme::MessageSignature)
+    } else if head.headers.contains_key("x-tollgate-signature") {
+        Ok(Scheme::Plain)
+    } else {
+        Err(Denied::Unsigned)
+    }
+}
+
+fn in_window(created: u64, expires: Option<u64>, now: u64) -> Result<(), Denied> {
+    match created.abs_diff(now) > WINDOW || expires.is_some_and(|end| end < now) {
+        true => Err(Denied::OutsideWindow),
+        false => Ok(()),
+    }
+}
+
 /// Everything but the nonce.
 fn signed(snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<(Arc<Merchant>, Claim), Denied> {
-    let claim = if head.headers.contains_key("signature-input") {
-        rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
-    } else if head.headers.contains_key("x-tollgate-signature") {
-        plain::read(head, body)?
-    } else {
-        return Err(Denied::Unsigned);
+    let claim = match scheme(head)? {
+        Scheme::MessageSignature => {
+            rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
+        }
+        Scheme::Plain => plain::read(head, body)?,
     };
-    if claim.created.abs_diff(now) > WINDOW || claim.expires.is_some_and(|end| end < now) {
-        return Err(Denied::OutsideWindow);
-    }
+    in_window(claim.created, claim.expires, now)?;
     let known = snapshot.merchant_keys.get(&claim.key_id);
     // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.
     let secret = known.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());

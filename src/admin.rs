@@ -23,6 +23,7 @@ use crate::config::reload::{ReloadHandle, Report};
 use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
+use crate::listener;
 use crate::probe::Probes;
 use crate::server::Deaf;
 use crate::telemetry::{METRICS, readings};
@@ -44,6 +45,7 @@ pub struct Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        drop(listener::begin(session));
         let header = session.req_header();
         let open = ["/healthz", "/readyz"].contains(&header.uri.path());
         let shown = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);

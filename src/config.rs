@@ -21,6 +21,7 @@ pub mod report;
 mod routes;
 pub mod schema;
 mod secret;
+mod server;
 mod source;
 mod times;
 mod token;
@@ -41,6 +42,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
 pub(crate) use self::address::Address;
+pub use self::server::{ServerLimits, ServerTls};
 pub use self::token::Token;
 use crate::cache::{CacheKind, LONGEST};
 use crate::ledger::{Address as LedgerAddress, Keep};
@@ -116,8 +118,8 @@ impl Default for Fresh {
     }
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `keep`, `queue`, `fresh`, `admin_token`, `revert_if`
-/// and `webhook_allow` needs a restart to change.
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `fresh`, `admin_token`,
+/// `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -152,6 +154,8 @@ pub struct Process {
     pub body_limit: u64,
     /// How many requests are served at the same time.
     pub in_flight: u32,
+    /// Bounds of the callers' connections and bodies.
+    pub limits: ServerLimits,
     /// When a new generation is taken back by itself; nothing for never.
     pub revert_if: Option<RevertIf>,
     /// Networks that webhooks may reach although they are private.
@@ -193,15 +197,6 @@ pub enum LedgerPlace {
     Embedded(PathBuf),
     /// In a PostgreSQL that several processes may share.
     Postgres(Box<LedgerAddress>),
-}
-
-/// A listener's certificate, and whose certificates callers must show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerTls {
-    /// Shown to callers.
-    pub identity: Identity,
-    /// When given (DER), a caller without a certificate of one of these authorities does not get in.
-    pub client_ca: Option<Vec<Vec<u8>>>,
 }
 
 /// Who calls the gateway.

@@ -1,5 +1,6 @@
 //! The request's way, top to bottom: who asks → what → once → channels → exchange → recorded → answered.
 
+mod admission;
 mod answers;
 mod bills;
 mod close;
@@ -31,6 +32,8 @@ use crate::ledger::{Exchanged, Ledger, Turn};
 use crate::notify;
 use crate::problem::{Problem, Retryable};
 
+pub(crate) use self::admission::Admission;
+use self::admission::{Route, segments};
 use self::answers::{OnChannel, served};
 pub(crate) use double::settle as settle_double;
 pub(crate) use later::make;
@@ -197,39 +200,20 @@ impl Gateway {
 
     /// Finds the operation that method and path name, and runs it.
     async fn operate(self: &Arc<Self>, asked: Arc<Asked>) -> (&'static str, Result<Response<Bytes>, Problem>) {
-        let segments: Vec<Option<String>> = asked.path.split('/').skip(1).map(decoded).collect();
-        let Some(segments) = segments.iter().map(Option::as_deref).collect::<Option<Vec<&str>>>() else {
-            return ("unknown", Err(Problem::malformed("The path is not valid percent-encoded UTF-8.")));
+        let segments = match segments(&asked.path) {
+            Ok(segments) => segments,
+            Err(problem) => return ("unknown", Err(problem)),
         };
-        let get = asked.incoming.method == Method::GET;
-        let post = asked.incoming.method == Method::POST;
-        match segments.as_slice() {
-            ["v1", "payments"] if post => ("create_payment", pay::create(self, &asked).await),
-            ["v1", "payments", order] if get => ("query_payment", query::payment(self, &asked, order).await),
-            ["v1", "payments", order, "timeline"] if get => ("timeline", timeline::show(self, &asked, order).await),
-            ["v1", "payments", order, "close"] if post => ("close_payment", close::close(self, &asked, order).await),
-            ["v1", "payments", order, "refunds"] if post => {
-                ("create_refund", refund::create(self, &asked, order).await)
-            }
-            ["v1", "payments", order, "refunds", refund] if get => {
-                ("query_refund", query::refund(self, &asked, order, refund).await)
-            }
-            ["v1", "channels", channel, "bills", date] if get => {
-                ("bill", bills::bill(self, &asked, channel, date).await)
-            }
-            ["v1", "channels", _, "bills", _]
-            | ["v1", "payments"]
-            | ["v1", "payments", _]
-            | ["v1", "payments", _, "close" | "refunds" | "timeline"]
-            | ["v1", "payments", _, "refunds", _] => {
-                let detail = "This path exists, but not for this method.";
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                ("unknown", Err(Problem::new(status, "method_not_allowed", Retryable::NewKey, detail)))
-            }
-            _ => (
-                "unknown",
-                Err(Problem::not_found("There is nothing at this path; see the README for those that exist.")),
-            ),
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        match Route::find(&asked.incoming.method, &segments) {
+            Err(problem) => ("unknown", Err(problem)),
+            Ok(Route::CreatePayment) => ("create_payment", pay::create(self, &asked).await),
+            Ok(Route::QueryPayment(order)) => ("query_payment", query::payment(self, &asked, order).await),
+            Ok(Route::Timeline(order)) => ("timeline", timeline::show(self, &asked, order).await),
+            Ok(Route::ClosePayment(order)) => ("close_payment", close::close(self, &asked, order).await),
+            Ok(Route::CreateRefund(order)) => ("create_refund", refund::create(self, &asked, order).await),
+            Ok(Route::QueryRefund(order, refund)) => ("query_refund", query::refund(self, &asked, order, refund).await),
+            Ok(Route::Bill(channel, date)) => ("bill", bills::bill(self, &asked, channel, date).await),
         }
     }
 

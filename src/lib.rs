@@ -41,6 +41,7 @@ mod idempotency;
 pub mod keygen;
 pub mod keys;
 pub mod ledger;
+mod listener;
 mod notify;
 mod pem;
 mod places;

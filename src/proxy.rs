@@ -1,153 +1,166 @@
 //! Pingora at the door: HTTP in, HTTP out. A unified request is answered inside `request_filter`, because only there can
 //! an answer be verified and recorded before its first byte leaves.
+//!
+//! ```text
+//! head ─▶ admitted by the head alone (known route, channel, key id, time)   400 401 404 405 417
+//!      ─▶ body, bounded in size, time, rate, and in memory over all bodies   408 413 503
+//!      ─▶ permit ─▶ gateway ─▶ answer known: permit given back              503
+//!      ─▶ response, given up when it is not taken
+//! ```
+
+mod body;
+mod permits;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::{ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use rand::Rng;
+use tokio::sync::Semaphore;
 
-use crate::gateway::{Gateway, Incoming, Served};
+use self::permits::Permits;
+pub use self::permits::InFlight;
+pub(crate) use self::permits::Inside;
+use crate::gateway::{Admission, Gateway, Incoming, Served};
+use crate::listener::{self, Reason};
 use crate::problem::{Code, Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
 
-/// How long a caller may take to send its body.
-const BODY_TIME: Duration = Duration::from_secs(30);
+/// Maximum size of a notification: those of every provider are a few KiB.
+const MAX_NOTIFICATION: usize = 64 << 10;
+/// Requests with an unknown key id whose bodies are read at the same time, only to be thrown away. Beyond, they are refused
+/// without reading.
+const MAX_DISCARDED: usize = 64;
+/// Bytes of a response that must be taken within the write timeout.
+const WRITE_CHUNK: usize = 64 << 10;
 
 /// The door.
 pub struct Door {
     gateway: Arc<Gateway>,
     in_flight: InFlight,
-    places: Places,
+    permits: Permits,
+    discards: Semaphore,
     scheme: &'static str,
     body_limit: usize,
-}
-
-/// Counts requests that are being served, so that the process can leave when there are none.
-#[derive(Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    /// How many there are now.
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Counts one more until what is given is dropped.
-    pub(crate) fn enter(&self) -> Inside {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        METRICS.requests_in_flight.inc();
-        Inside(Arc::clone(&self.0))
-    }
-}
-
-/// How many are served now, of each kind.
-#[derive(Default)]
-struct Places {
-    requests: Arc<AtomicUsize>,
-    notifications: Arc<AtomicUsize>,
-}
-
-/// One of them; given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A request that is being served, or what is done for one that was answered already.
-pub(crate) struct Inside(Arc<AtomicUsize>);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-        METRICS.requests_in_flight.dec();
-    }
 }
 
 impl Door {
     /// `scheme` is what callers see: `https` when the listener speaks TLS.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
-        let places = Places::default();
-        Self { gateway, in_flight, places, scheme, body_limit: usize::try_from(body_limit).unwrap_or(usize::MAX) }
+        let body_limit = usize::try_from(body_limit).unwrap_or(usize::MAX);
+        let discards = Semaphore::new(MAX_DISCARDED);
+        Self { gateway, in_flight, permits: Permits::default(), discards, scheme, body_limit }
     }
 
-    /// A place for a request, taken before its body is read; who finds none is turned away at once. Providers have places of
-    /// their own: no flood of merchants may keep a notification out.
-    fn place(&self, session: &mut Session) -> Result<Place, Problem> {
-        let most = self.gateway.current.load().process.in_flight as usize;
-        let header = session.req_header();
-        let (kind, taken, most) = match header.uri.path().starts_with("/notify/") {
-            true => ("notification", &self.places.notifications, most / 4),
-            false => ("request", &self.places.requests, most),
+    async fn answer(&self, session: &mut Session, request_id: &str) -> Response<Bytes> {
+        let refused = |(problem, operation): (Problem, &'static str)| {
+            let mut response = problem.response(request_id);
+            response.extensions_mut().insert(Served { operation, ..Served::default() });
+            response
         };
-        let place = Place(Arc::clone(taken));
-        if taken.fetch_add(1, Ordering::AcqRel) < most {
-            return Ok(place);
-        }
-        METRICS.requests_shed_total.with_label_values(&[kind]).inc();
-        // A body that is not read would be taken for the next request.
-        let length = header.headers.get(http::header::CONTENT_LENGTH);
-        if length.is_some_and(|length| length != "0") || header.headers.contains_key(http::header::TRANSFER_ENCODING) {
-            session.downstream_session.set_keepalive(None);
-        }
-        let detail = "Nothing was done, because the gateway serves as many requests as it can. Send the same request again after 1 s.";
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Retryable::SameKey, detail);
-        Err(problem.retry_after(1))
-    }
-
-    /// Reads head and body, both bounded.
-    async fn read(&self, session: &mut Session, request_id: String) -> Result<Incoming, Problem> {
+        let shed = |problem: Problem| refused((problem, ""));
         let header = session.req_header();
-        let target = header.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let authority = header
-            .headers
-            .get(http::header::HOST)
-            .and_then(|value| value.to_str().ok())
-            .or_else(|| header.uri.authority().map(http::uri::Authority::as_str))
-            .unwrap_or_default()
-            .to_owned();
-        let (method, headers) = (header.method.clone(), header.headers.clone());
-        let too_large = || {
-            let detail = format!("The body is larger than {} bytes; send a smaller one.", self.body_limit);
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", Retryable::NewKey, detail)
+        let expects = match check_head(header.version, &header.headers) {
+            Ok(expects) => expects,
+            Err(problem) => return refused((problem, "malformed")),
         };
-        let announced =
-            headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > self.body_limit as u64) {
-            return Err(too_large());
-        }
-        if headers.get(http::header::EXPECT).is_some()
-            && session.downstream_session.write_continue_response().await.is_err()
+        let mut incoming = self.incoming(session, request_id);
+        let snapshot = self.gateway.current.load_full();
+        let (limits, in_flight) = (snapshot.process.limits, snapshot.process.in_flight);
+        let admission = match self.gateway.admit(&snapshot, &incoming) {
+            Ok(admission) => admission,
+            Err(denied) => return refused(denied),
+        };
+        drop(snapshot);
+        let most = match admission {
+            Admission::Notification => self.body_limit.min(MAX_NOTIFICATION),
+            Admission::Request | Admission::UnknownKey => self.body_limit,
+        };
+        if let Err(problem) =
+            body::check_length(&incoming.headers, most).and_then(|()| self.permits.check(admission, in_flight))
         {
-            return Err(Problem::malformed("The connection broke."));
+            return shed(problem);
         }
-        let read_all = async {
-            let mut body = BytesMut::new();
-            loop {
-                match session.downstream_session.read_request_body().await {
-                    Ok(Some(part)) if body.len() + part.len() > self.body_limit => return Err(too_large()),
-                    Ok(Some(part)) => body.extend_from_slice(&part),
-                    Ok(None) => return Ok(body.freeze()),
-                    Err(_) => return Err(Problem::malformed("The body ended before it was complete.")),
-                }
-            }
+        // A caller with an unknown key learns that when it would learn that its signature is wrong: key ids are not to be
+        // found out.
+        let discard = match admission {
+            Admission::UnknownKey => match self.discards.try_acquire() {
+                Ok(discard) => Some(discard),
+                Err(_) => return refused((Problem::unauthorized(), "denied")),
+            },
+            Admission::Request | Admission::Notification => None,
         };
-        let body = tokio::time::timeout(BODY_TIME, read_all).await.unwrap_or_else(|_| {
-            let detail = "The body did not come in time. Send the same request again.";
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", Retryable::SameKey, detail))
-        })?;
-        Ok(Incoming { method, scheme: self.scheme, authority, target, headers, body, request_id })
+        if expects && let Err(problem) = let_body_come(session).await {
+            return shed(problem);
+        }
+        let mut buffered = self.permits.buffer(admission, limits.max_buffered_bytes);
+        let keep = discard.is_none().then_some(&mut buffered);
+        match body::read(&mut session.downstream_session, &limits, most, keep).await {
+            Ok(body) => incoming.body = body,
+            Err(problem) => return shed(problem),
+        }
+        if discard.is_some() {
+            return refused((Problem::unauthorized(), "denied"));
+        }
+        let permit = match self.permits.take(admission, in_flight) {
+            Ok(permit) => permit,
+            Err(problem) => return shed(problem),
+        };
+        let response = self.gateway.handle(incoming).await;
+        drop(permit);
+        response
     }
+
+    /// The head as the gateway sees it.
+    fn incoming(&self, session: &Session, request_id: &str) -> Incoming {
+        let header = session.req_header();
+        let host = header.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
+        let authority = host.or_else(|| header.uri.authority().map(http::uri::Authority::as_str));
+        Incoming {
+            method: header.method.clone(),
+            scheme: self.scheme,
+            authority: authority.unwrap_or_default().to_owned(),
+            target: header.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+            headers: header.headers.clone(),
+            body: Bytes::new(),
+            request_id: request_id.to_owned(),
+        }
+    }
+}
+
+/// Checks what RFC 9110 and 9112 ask of every head. True when the caller waits for `100 Continue`.
+fn check_head(version: Version, headers: &HeaderMap) -> Result<bool, Problem> {
+    if version == Version::HTTP_11 && !headers.contains_key(http::header::HOST) {
+        return Err(Problem::malformed("An HTTP/1.1 request needs a `Host` header."));
+    }
+    // HTTP/1.0 knows no expectations.
+    if version < Version::HTTP_11 {
+        return Ok(false);
+    }
+    let mut expectations = headers.get_all(http::header::EXPECT).iter();
+    match (expectations.next(), expectations.next()) {
+        (None, _) => Ok(false),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
+        _ => {
+            let detail = "`Expect` may only be `100-continue`.";
+            Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", Retryable::NewKey, detail))
+        }
+    }
+}
+
+/// Sends `100 Continue`. Pingora would take that for a response before the end of the body and close the connection for it.
+async fn let_body_come(session: &mut Session) -> Result<(), Problem> {
+    let session = &mut session.downstream_session;
+    session.set_close_on_response_before_downstream_finish(false);
+    let written = session.write_continue_response().await;
+    session.set_close_on_response_before_downstream_finish(true);
+    written.map_err(|_| Problem::malformed("The connection broke."))
 }
 
 #[async_trait]
@@ -157,34 +170,31 @@ impl ProxyHttp for Door {
     fn new_ctx(&self) -> Self::CTX {
         Context {
             started: Instant::now(),
-            _inside: self.in_flight.enter(),
-            place: None,
+            inside: Some(self.in_flight.enter()),
+            response: None,
             request_id: String::new(),
             answered: None,
         }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> pingora::Result<bool> {
+        // A connection that is being closed gets no answer, so nothing must be done for it.
+        let Some(request) = listener::begin(&mut session.downstream_session) else { return Ok(true) };
         context.request_id = request_id(session);
-        let place = match self.place(session) {
-            Ok(place) => place,
-            Err(problem) => {
-                let response = problem.response(&context.request_id);
-                context.answered = Some(Answered::of(&response));
-                return write(session, response, &context.request_id).await.map(|()| true);
+        let response = self.answer(session, &context.request_id).await;
+        context.response = context.inside.take().map(Inside::answered);
+        let answered = Answered::of(&response);
+        if answered.served.merchant.is_some() {
+            request.connection().trust();
+        }
+        context.answered = Some(answered);
+        match write(session, response, &context.request_id).await {
+            Ok(()) => request.connection().answered(),
+            Err(error) => {
+                tracing::debug!(%error, request_id = context.request_id, "the response was not taken");
+                give_up(session, &request);
             }
-        };
-        context.place = Some(place);
-        let response = match self.read(session, context.request_id.clone()).await {
-            Ok(incoming) => self.gateway.handle(incoming).await,
-            Err(problem) => {
-                // What is left of the body is not read, so the connection cannot carry another request.
-                session.downstream_session.set_keepalive(None);
-                problem.response(&context.request_id)
-            }
-        };
-        context.answered = Some(Answered::of(&response));
-        write(session, response, &context.request_id).await?;
+        }
         Ok(true)
     }
 
@@ -193,6 +203,8 @@ impl ProxyHttp for Door {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&pingora::Error>, context: &mut Self::CTX) {
+        context.inside = None;
+        context.response = None;
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
         let seconds = context.started.elapsed().as_secs_f64();
         let Answered { served, code } = context.answered.take().unwrap_or_default();
@@ -221,8 +233,10 @@ impl ProxyHttp for Door {
 /// What one request carries through Pingora's phases.
 pub struct Context {
     started: Instant,
-    _inside: Inside,
-    place: Option<Place>,
+    /// Until the answer is known.
+    inside: Option<Inside>,
+    /// From then on.
+    response: Option<permits::Response>,
     request_id: String,
     answered: Option<Answered>,
 }
@@ -251,8 +265,18 @@ fn request_id(session: &Session) -> String {
     }
 }
 
+/// Ends a response that is not taken. An HTTP/2 connection goes on while its other streams do.
+fn give_up(session: &mut Session, request: &listener::Request) {
+    let session = &mut session.downstream_session;
+    session.set_keepalive(None);
+    session.shutdown_with_reason(h2::Reason::CANCEL);
+    if !session.is_http2() || request.connection().is_stuck() {
+        request.connection().close(Reason::Write);
+    }
+}
+
 async fn write(session: &mut Session, response: Response<Bytes>, request_id: &str) -> pingora::Result<()> {
-    let (parts, body) = response.into_parts();
+    let (parts, mut body) = response.into_parts();
     let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 3))?;
     for (name, value) in &parts.headers {
         header.append_header(name.clone(), value.clone())?;
@@ -261,10 +285,46 @@ async fn write(session: &mut Session, response: Response<Bytes>, request_id: &st
     if parts.status != StatusCode::NO_CONTENT {
         header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
     }
-    let empty = body.is_empty();
-    session.write_response_header(Box::new(header), empty).await?;
-    if !empty {
-        session.write_response_body(Some(body), true).await?;
+    session.write_response_header(Box::new(header), body.is_empty()).await?;
+    while !body.is_empty() {
+        let part = body.split_to(body.len().min(WRITE_CHUNK));
+        session.write_response_body(Some(part), body.is_empty()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::{EXPECT, HOST};
+
+    use super::*;
+
+    #[test]
+    fn head_without_host_or_with_a_strange_expectation_is_refused() {
+        let head = |expect: &'static str, has_host: bool| {
+            let mut headers = HeaderMap::new();
+            if has_host {
+                headers.insert(HOST, HeaderValue::from_static("a"));
+            }
+            if !expect.is_empty() {
+                headers.insert(EXPECT, HeaderValue::from_static(expect));
+            }
+            headers
+        };
+        let code = |version, headers: &HeaderMap| check_head(version, headers).map_err(|problem| problem.code().to_owned());
+        let refused = |code: &str| Err(code.to_owned());
+        for (version, headers, expected) in [
+            (Version::HTTP_11, head("", true), Ok(false)),
+            (Version::HTTP_11, head("", false), refused("malformed")),
+            (Version::HTTP_2, head("", false), Ok(false)),
+            (Version::HTTP_10, head("", false), Ok(false)),
+            (Version::HTTP_11, head("100-Continue", true), Ok(true)),
+            (Version::HTTP_11, head("nonsense", true), refused("expectation_failed")),
+            (Version::HTTP_11, head("100-continue, 100-continue", true), refused("expectation_failed")),
+            (Version::HTTP_10, head("nonsense", false), Ok(false)),
+        ] {
+            assert_eq!(code(version, &headers), expected, "{version:?} {headers:?}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! The process: listeners bound, background work started, signals heard, everything finished before it leaves.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,25 +8,18 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora::listeners::tls::TlsSettings;
-use pingora::proxy::http_proxy_service_with_name;
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{Fds, ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::services::listening::Service;
-use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
 use crate::config::reload::{self, ReloadHandle, Reloader};
-use crate::config::{LedgerPlace, Process, ServerTls};
+use crate::config::{LedgerPlace, Process};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
+use crate::listener::{self, Descriptors, Listener};
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
 use crate::{clock, delivery, queue, resolve, retention, telemetry};
@@ -41,6 +33,7 @@ pub struct Bound {
     admin: TcpListener,
     address: SocketAddr,
     admin_address: SocketAddr,
+    descriptors: Descriptors,
 }
 
 /// Reads the configuration, opens the ledger and binds the sockets; says what is wrong in words.
@@ -52,6 +45,13 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let process = Arc::clone(&current.load().process);
     telemetry::start_log(&process.log);
     clock::go_wrong(&process.public_url)?;
+    let descriptors = listener::raise_limit();
+    let wanted = process.limits.max_connections as usize;
+    let connections = descriptors.connections(wanted);
+    if connections < wanted {
+        let limit = descriptors.limit();
+        tracing::warn!(connections, limit, "fewer connections than server.max_connections: raise the limit of open files");
+    }
     let listen = |address: SocketAddr, key: &str| {
         let cannot =
             |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
@@ -65,7 +65,7 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let ledger = open_ledger(&process)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
-    Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
+    Ok(Bound { gateway, process, reloader, door, admin, address, admin_address, descriptors })
 }
 
 /// Opens the ledger, or says in words why it cannot be opened.
@@ -100,7 +100,7 @@ impl Bound {
     }
 
     fn run(self) -> Result<(), String> {
-        let Self { gateway, process, reloader, door, admin, address, admin_address } = self;
+        let Self { gateway, process, reloader, door, admin, address, admin_address, descriptors } = self;
         let conf = ServerConf {
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             // Pingora sleeps this long after SIGTERM whatever happens; `Drain` leaves before.
@@ -116,17 +116,9 @@ impl Bound {
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
         let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
-        let mut service = http_proxy_service_with_name(&server.configuration, app, "door");
-        match &process.tls {
-            Some(tls) => service.add_tls_with_settings(&address.to_string(), None, tls_settings(tls, "server.tls")?),
-            None => service.add_tcp(&address.to_string()),
-        }
-        if let Some(app) = service.app_logic_mut() {
-            let mut options = pingora::apps::HttpServerOptions::default();
-            options.h2c = process.tls.is_none();
-            app.server_options = Some(options);
-        }
-        server.add_service(OnSocket::new(service, address, door));
+        let app = http_proxy(&server.configuration, app);
+        let current = || Arc::clone(&gateway.current);
+        server.add_service(Listener::new(listener::Kind::Public, app, door, current(), descriptors));
 
         let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
@@ -138,15 +130,7 @@ impl Bound {
             reload: reload.clone(),
             probes: Arc::clone(&probes),
         };
-        let mut service = Service::new("admin".to_owned(), app);
-        service.threads = Some(1);
-        match &process.admin_tls {
-            Some(tls) => {
-                service.add_tls_with_settings(&admin_address.to_string(), None, tls_settings(tls, "admin.tls")?);
-            }
-            None => service.add_tcp(&admin_address.to_string()),
-        }
-        server.add_service(OnSocket::new(service, admin_address, admin));
+        server.add_service(Listener::new(listener::Kind::Admin, app, admin, current(), descriptors));
 
         server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
         let hears = Arc::clone(&deaf);
@@ -169,7 +153,8 @@ impl Bound {
         server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
         server.add_service(background_service("statuses", Task::new(move |stop| statuses.run(ledger, stop))));
-        let drain = Drain { in_flight, draining, limit: process.drain };
+        let stuck = process.limits.write_timeout.min(LONGEST_STUCK);
+        let drain = Drain { in_flight, draining, limit: process.drain, stuck };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 
         println!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
@@ -183,7 +168,12 @@ struct Drain {
     in_flight: InFlight,
     draining: Arc<AtomicBool>,
     limit: Duration,
+    /// How long responses that nobody takes are waited for, once all requests are answered.
+    stuck: Duration,
 }
+
+/// Callers that go on reading take a response within this time or make progress.
+const LONGEST_STUCK: Duration = Duration::from_secs(5);
 
 impl Drain {
     async fn run(self, mut shutdown: ShutdownWatch) {
@@ -194,12 +184,19 @@ impl Drain {
         let until = Instant::now() + self.limit;
         // Sockets just accepted have not been counted yet: being idle counts only when it lasts a moment.
         let mut idle_rounds = 0;
+        let (mut responses, mut since) = (0, Instant::now());
         while idle_rounds < 5 && Instant::now() < until {
-            idle_rounds = if self.in_flight.count() == 0 { idle_rounds + 1 } else { 0 };
+            let now = (self.in_flight.count(), self.in_flight.responses());
+            if now.0 > 0 || now.1 != responses {
+                (responses, since) = (now.1, Instant::now());
+            }
+            if now.0 == 0 && since.elapsed() >= self.stuck {
+                break;
+            }
+            idle_rounds = if now == (0, 0) { idle_rounds + 1 } else { 0 };
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let left = self.in_flight.count();
-        tracing::info!(unfinished = left, "leaving");
+        tracing::info!(unfinished = self.in_flight.count(), unread = self.in_flight.responses(), "leaving");
         std::process::exit(0);
     }
 }
@@ -277,61 +274,4 @@ where
             start(shutdown).await;
         }
     }
-}
-
-/// A service on a socket that is bound already: the port may have been 0, and a taken one was told in words.
-struct OnSocket<S> {
-    service: S,
-    name: String,
-    fds: ListenFds,
-}
-
-impl<S: ServiceWithDependents> OnSocket<S> {
-    fn new(service: S, address: SocketAddr, socket: TcpListener) -> Self {
-        let mut fds = Fds::new();
-        fds.add(address.to_string(), socket.into_raw_fd());
-        Self { name: service.name().to_owned(), service, fds: Arc::new(Mutex::new(fds)) }
-    }
-}
-
-#[async_trait]
-impl<S: ServiceWithDependents> ServiceWithDependents for OnSocket<S> {
-    async fn start_service(
-        &mut self,
-        _: Option<ListenFds>,
-        shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
-        ready: ServiceReadyNotifier,
-    ) {
-        self.service.start_service(Some(Arc::clone(&self.fds)), shutdown, listeners_per_fd, ready).await;
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn threads(&self) -> Option<usize> {
-        self.service.threads()
-    }
-}
-
-/// Made from memory: the files may be others than those that were read, or broken by now.
-fn tls_settings(tls: &ServerTls, name: &str) -> Result<TlsSettings, String> {
-    let cannot = |key: &str, error: &dyn std::fmt::Display| format!("{name}.{key}: {error}");
-    let key = PrivateKeyDer::try_from(tls.identity.key.expose()).map_err(|error| cannot("key", &error))?.clone_key();
-    let chain = tls.identity.certificates.iter().cloned().map(CertificateDer::from).collect();
-    let shown = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| cannot("cert", &error))?;
-    let mut settings = TlsSettings::intermediate("", "").map_err(|error| cannot("cert", &error))?;
-    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
-    settings.enable_h2();
-    if let Some(authorities) = &tls.client_ca {
-        let mut roots = RootCertStore::empty();
-        for certificate in authorities {
-            let certificate = CertificateDer::from(certificate.as_slice());
-            roots.add(certificate).map_err(|error| cannot("client_ca", &error))?;
-        }
-        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-        settings.set_client_cert_verifier(verifier.map_err(|error| cannot("client_ca", &error))?);
-    }
-    Ok(settings)
 }

@@ -52,6 +52,14 @@ pub struct Metrics {
     pub adaptive_shed_total: IntCounterVec,
     /// Requests that were turned away at the door because there were too many, by what they wanted.
     pub requests_shed_total: IntCounterVec,
+    /// Open connections, by listener.
+    pub connections: IntGaugeVec,
+    /// Connections that the gateway closed or refused, by listener and reason.
+    pub connections_closed_total: IntCounterVec,
+    /// Failed attempts to accept a connection, by listener.
+    pub accept_errors_total: IntCounterVec,
+    /// Bytes of request bodies in memory.
+    pub buffered_bytes: IntGauge,
     /// Seconds of one ledger commit, its sync included.
     pub ledger_commit_seconds: Histogram,
     /// Transactions in one ledger commit.
@@ -216,6 +224,18 @@ impl Metrics {
                 Opts::new("adaptive_shed_total", "Calls that an adaptive limit turned away"),
                 &["channel", "operation"]
             ),
+            connections: add_vec!(IntGaugeVec, Opts::new("connections", "Open connections"), &["listener"]),
+            connections_closed_total: add_vec!(
+                IntCounterVec,
+                Opts::new("connections_closed_total", "Connections that the gateway closed or refused"),
+                &["listener", "reason"]
+            ),
+            accept_errors_total: add_vec!(
+                IntCounterVec,
+                Opts::new("accept_errors_total", "Failed attempts to accept a connection"),
+                &["listener"]
+            ),
+            buffered_bytes: add!(IntGauge, Opts::new("buffered_bytes", "Bytes of request bodies in memory")),
             requests_shed_total: add_vec!(
                 IntCounterVec,
                 Opts::new("requests_shed_total", "Requests turned away at the door because there were too many"),

@@ -3,22 +3,29 @@
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
-use super::{Claim, Denied, Head, is_nonce};
+use super::{Announced, Claim, Denied, Head, is_nonce};
+
+/// Reads key id and time.
+pub(super) fn announced(head: &Head<'_>) -> Result<Announced, Denied> {
+    let key_id = one(head.headers, "x-tollgate-key")?.to_owned();
+    let timestamp = one(head.headers, "x-tollgate-timestamp")?;
+    let digits = (1..=19).contains(&timestamp.len()) && timestamp.bytes().all(|byte| byte.is_ascii_digit());
+    let created = timestamp.parse().ok().filter(|_| digits).ok_or(Denied::Malformed("timestamp"))?;
+    Ok(Announced { key_id, created, expires: None })
+}
 
 pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<Claim, Denied> {
-    let key_id = one(head.headers, "x-tollgate-key")?;
+    let Announced { key_id, created, expires } = announced(head)?;
     let timestamp = one(head.headers, "x-tollgate-timestamp")?;
     let nonce = one(head.headers, "x-tollgate-nonce")?;
     let signature = one(head.headers, "x-tollgate-signature")?;
-    let digits = (1..=19).contains(&timestamp.len()) && timestamp.bytes().all(|byte| byte.is_ascii_digit());
-    let created = timestamp.parse().ok().filter(|_| digits).ok_or(Denied::Malformed("timestamp"))?;
     if !is_nonce(nonce) {
         return Err(Denied::Malformed("nonce"));
     }
     Ok(Claim {
-        key_id: key_id.to_owned(),
+        key_id,
         created,
-        expires: None,
+        expires,
         nonce: nonce.to_owned(),
         message: message(head.method, head.path_and_query, timestamp, nonce, body),
         signature: from_hex(signature).ok_or(Denied::Malformed("signature"))?,

@@ -4,21 +4,20 @@ use http::HeaderMap;
 use sfv::{BareItem, Dictionary, FieldType, InnerList, List, ListEntry, Parser};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{Claim, Denied, Head, is_nonce};
+use super::{Announced, Claim, Denied, Head, is_nonce};
+
+/// Reads key id and times of the first signature whose key is known.
+pub(super) fn announced(head: &Head<'_>, is_known: impl Fn(&str) -> bool) -> Result<Announced, Denied> {
+    let inputs = dictionary(head.headers, "signature-input")?;
+    let (_, input) = chosen(&inputs, is_known)?;
+    parameters(input)
+}
 
 /// Reads the first signature whose key is known: a proxy on the way may have added its own.
 pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool) -> Result<Claim, Denied> {
     let inputs = dictionary(head.headers, "signature-input")?;
     let signatures = dictionary(head.headers, "signature")?;
-    let ours = |entry: &ListEntry| match entry {
-        ListEntry::InnerList(input) => {
-            matches!(input.params.get("keyid"), Some(BareItem::String(id)) if is_known(id.as_str()))
-        }
-        ListEntry::Item(_) => false,
-    };
-    let chosen = inputs.iter().find(|(_, entry)| ours(entry)).or_else(|| inputs.iter().next());
-    let (label, input) = chosen.ok_or(Denied::Malformed("signature-input"))?;
-    let ListEntry::InnerList(input) = input else { return Err(Denied::Malformed("signature-input")) };
+    let (label, input) = chosen(&inputs, is_known)?;
     let Some(ListEntry::Item(signature)) = signatures.get(label) else { return Err(Denied::Malformed("signature")) };
     let BareItem::ByteSequence(signature) = &signature.bare_item else { return Err(Denied::Malformed("signature")) };
 
@@ -34,26 +33,47 @@ pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool
     if head.headers.contains_key("content-digest") || covered("content-digest") {
         check_digest(head.headers, body)?;
     }
-    let text = |name: &str| match input.params.get(name) {
-        Some(BareItem::String(text)) => Some(text.as_str()),
-        _ => None,
+    if input.params.contains_key("alg") && text(input, "alg") != Some("hmac-sha256") {
+        return Err(Denied::Malformed("alg"));
+    }
+    let Announced { key_id, created, expires } = parameters(input)?;
+    let nonce = text(input, "nonce").filter(|text| is_nonce(text)).ok_or(Denied::Malformed("nonce"))?.to_owned();
+    let message = base(head, &components, input)?;
+    Ok(Claim { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
+}
+
+fn chosen(inputs: &Dictionary, is_known: impl Fn(&str) -> bool) -> Result<(&str, &InnerList), Denied> {
+    let ours = |entry: &ListEntry| match entry {
+        ListEntry::InnerList(input) => {
+            matches!(input.params.get("keyid"), Some(BareItem::String(id)) if is_known(id.as_str()))
+        }
+        ListEntry::Item(_) => false,
     };
+    let chosen = inputs.iter().find(|(_, entry)| ours(entry)).or_else(|| inputs.iter().next());
+    let (label, input) = chosen.ok_or(Denied::Malformed("signature-input"))?;
+    let ListEntry::InnerList(input) = input else { return Err(Denied::Malformed("signature-input")) };
+    Ok((label.as_str(), input))
+}
+
+fn parameters(input: &InnerList) -> Result<Announced, Denied> {
     let time = |name: &str| match input.params.get(name) {
         Some(BareItem::Integer(time)) => u64::try_from(i64::from(*time)).ok(),
         _ => None,
     };
-    if input.params.contains_key("alg") && text("alg") != Some("hmac-sha256") {
-        return Err(Denied::Malformed("alg"));
-    }
     let created = time("created").ok_or(Denied::Malformed("created"))?;
     let expires = time("expires");
     if input.params.contains_key("expires") && expires.is_none() {
         return Err(Denied::Malformed("expires"));
     }
-    let key_id = text("keyid").ok_or(Denied::Malformed("keyid"))?.to_owned();
-    let nonce = text("nonce").filter(|text| is_nonce(text)).ok_or(Denied::Malformed("nonce"))?.to_owned();
-    let message = base(head, &components, input)?;
-    Ok(Claim { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
+    let key_id = text(input, "keyid").ok_or(Denied::Malformed("keyid"))?.to_owned();
+    Ok(Announced { key_id, created, expires })
+}
+
+fn text<'a>(input: &'a InnerList, name: &str) -> Option<&'a str> {
+    match input.params.get(name) {
+        Some(BareItem::String(text)) => Some(text.as_str()),
+        _ => None,
+    }
 }
 
 /// The names of the covered components. Parameters of components are not supported, and what is not supported must not

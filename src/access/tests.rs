@@ -50,6 +50,7 @@ fn snapshot() -> Snapshot {
         drain: std::time::Duration::ZERO,
         body_limit: 0,
         in_flight: 16,
+        limits: Default::default(),
         revert_if: None,
         webhook_allow: Vec::new(),
     };

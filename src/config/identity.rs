@@ -7,7 +7,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -125,6 +125,19 @@ pub(super) fn authorities_der(
 ) -> Option<Vec<Vec<u8>>> {
     let found = authorities(source, table, key, now)?;
     Some(found.iter().map(|authority| authority.der.clone()).collect())
+}
+
+/// Reads the revocation lists (PEM) in the file that a key names, as DER; none when the key is missing or wrong.
+pub(super) fn revocation_lists(source: &Source, table: &mut Settings<'_>, key: &'static str) -> Vec<Vec<u8>> {
+    let Some(file) = source.optional_file(table, key) else { return Vec::new() };
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(file.expose()).collect();
+    match lists {
+        Ok(lists) if !lists.is_empty() => lists.iter().map(|list| list.to_vec()).collect(),
+        _ => {
+            table.problem(key, "this file has no revocation list in it (PEM, -----BEGIN X509 CRL-----)", None);
+            Vec::new()
+        }
+    }
 }
 
 /// When the first certificate in a file ends; `None` when there is none in it (it may hold a bare key).

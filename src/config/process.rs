@@ -12,8 +12,9 @@ use super::address::Address;
 use super::identity::{self, Now};
 use super::ledger::{self, LedgerSection};
 use super::secret;
+use super::server;
 use super::source::{Source, suggest};
-use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerTls, Token, token};
+use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerLimits, ServerTls, Snapshot, Token, token};
 use crate::cache::{CacheKind, LONGEST, RedisUrl};
 
 /// Every kind of cache, in the order in which they are told.
@@ -53,6 +54,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     {
         server.problem("body_limit", "`server.body_limit` must be more than 0", None);
     }
+    let limits = server.as_mut().map_or(ServerLimits::default(), |server| server::limits(server, body_limit.0));
     drop(server);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
@@ -84,6 +86,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         drain,
         body_limit: body_limit.0,
         in_flight,
+        limits,
         revert_if,
         webhook_allow,
     });
@@ -94,17 +97,54 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
 pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
     let same = [
         ("server.listen", running.listen == file.listen),
-        ("server.tls", running.tls == file.tls),
+        ("server.tls", running.tls.is_some() == file.tls.is_some()),
         ("server.body_limit", running.body_limit == file.body_limit),
         ("server.drain", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
-        ("admin.tls", running.admin_tls == file.admin_tls),
+        ("admin.tls", running.admin_tls.is_some() == file.admin_tls.is_some()),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("ledger.reserve", running.reserve == file.reserve),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The values of the file that count without a restart, and those of the running process for the other keys.
+pub(super) fn in_force(running: &Process, file: &Process) -> Process {
+    let tls = |running: &Option<ServerTls>, file: &Option<ServerTls>| match (running, file) {
+        (Some(_), Some(file)) => Some(file.clone()),
+        (running, _) => running.clone(),
+    };
+    Process {
+        tls: tls(&running.tls, &file.tls),
+        admin_tls: tls(&running.admin_tls, &file.admin_tls),
+        public_url: file.public_url.clone(),
+        in_flight: file.in_flight,
+        limits: file.limits,
+        webhook_allow: file.webhook_allow.clone(),
+        revert_if: file.revert_if,
+        keep: file.keep,
+        queue: file.queue,
+        fresh: file.fresh,
+        admin_token: file.admin_token.clone(),
+        ..running.clone()
+    }
+}
+
+/// Keeps the ends of the certificates that are served: a listener whose TLS is turned on or off waits for a restart.
+pub(super) fn keep_served_certificates(running: &Snapshot, read: &mut Snapshot) {
+    let waits = |tls: fn(&Process) -> bool| tls(&running.process) != tls(&read.process);
+    let listeners = [
+        ("server", waits(|process| process.tls.is_some())),
+        ("admin", waits(|process| process.admin_tls.is_some())),
+    ];
+    for (listener, _) in listeners.into_iter().filter(|(_, waits)| *waits) {
+        let is_its = |end: &CertificateEnd| end.channel.is_empty() && end.certificate == listener;
+        read.sources.certificates.retain(|end| !is_its(end));
+        let served = running.sources.certificates.iter().filter(|end| is_its(end)).cloned();
+        read.sources.certificates.extend(served);
+    }
 }
 
 fn public_url(root: &mut Settings<'_>) -> Option<(String, Address)> {
@@ -274,9 +314,14 @@ fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
     let pair = identity::read(source, tls, now);
     let asks = tls.has("client_ca");
     let client_ca = identity::authorities_der(source, tls, "client_ca", now);
+    let client_crl = identity::revocation_lists(source, tls, "client_crl");
+    if !client_crl.is_empty() && !asks {
+        tls.problem("client_crl", "`client_crl` needs `client_ca`: without it no caller shows a certificate", None);
+    }
     let end = |not_after| CertificateEnd { channel: String::new(), certificate: "server".to_owned(), not_after };
     let certificates = pair.iter().map(|pair| end(pair.not_after())).collect();
-    let tls = pair.map(|pair| ServerTls { identity: pair.identity.clone(), client_ca });
+    let built = pair.map(|pair| ServerTls::new(pair.identity.clone(), client_ca, client_crl));
+    let tls = built.and_then(|built| built.map_err(|(key, message)| tls.problem(key, message, None)).ok());
     Door { tls, asks, certificates }
 }
 

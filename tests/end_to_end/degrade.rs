@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::harness::{OTHER, Wishes, World, ask, order_of, send, until};
 
@@ -60,29 +58,32 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
 
 #[tokio::test]
 async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notifications() {
-    let world = World::with(Wishes { server: "in_flight = 16", ..Wishes::default() }).await;
+    let world = Arc::new(World::with(Wishes { server: "in_flight = 16", ..Wishes::default() }).await);
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
-    // Requests whose bodies never come; the last of them find no place.
+    // Of two merchants each may have half of the permits.
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 16})).await;
     let mut stuck = Vec::new();
-    for _ in 0..20 {
-        let mut stream = TcpStream::connect(world.gateway.listen).await.unwrap();
-        let head = format!("POST /v1/payments HTTP/1.1\r\nhost: {}\r\ncontent-length: 5\r\n\r\n", world.gateway.listen);
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stuck.push(stream);
+    for number in 0..8 {
+        for merchant in [&SHOP, &OTHER] {
+            let (listen, order) = (world.gateway.listen, format!("slow-{number}"));
+            stuck.push(tokio::spawn(async move {
+                ask(listen, merchant, "POST", "/v1/payments", Some(&order), &order_of(&order)).await
+            }));
+        }
     }
-    until("it is full", || async {
-        let metrics = world.metrics().await;
-        if metrics.contains("tollgate_requests_shed_total{kind=\"request\"}") { Ok(()) } else { Err(metrics) }
-    })
-    .await;
+    world.until_metric("tollgate_requests_in_flight 16").await;
     let full = world.create("o-2", "k-2").await;
     assert_eq!(full.status, 503);
     let problem = full.json();
     assert_eq!((problem["code"].as_str(), retry_after(&full.headers)), (Some("overloaded"), Some(1)), "{problem}");
     assert_eq!((&problem["money_state"], &problem["retryable"]), (&json!("not_sent"), &json!("same_key")));
+    let shed = "tollgate_requests_shed_total{kind=\"request\"} 1";
+    assert!(world.metrics().await.contains(shed));
     let notified = send("POST", &format!("http://{}/notify/main", world.gateway.listen), &[], b"{}").await.unwrap();
     assert!(!String::from_utf8_lossy(&notified.body).contains("overloaded"), "{:?}", notified.body);
-    drop(stuck);
+    for request in stuck {
+        assert_eq!(request.await.unwrap().status, 201);
+    }
     until("it has room again", || async {
         let answer = world.create("o-3", "k-3").await;
         if answer.status == 201 { Ok(()) } else { Err(format!("{}", answer.status)) }

@@ -35,4 +35,5 @@ mod routing;
 mod server;
 mod statuses;
 mod stores;
+mod strangers;
 mod timeline;

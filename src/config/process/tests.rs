@@ -196,6 +196,34 @@ fn when_a_generation_is_taken_back_is_read_and_checked() {
 }
 
 #[test]
+fn limits_of_connections_are_read_and_bounded() {
+    let server = |server: &str| {
+        let (file, mistakes) = read_text(&format!("public_url = \"http://localhost\"\n[server]\n{server}"));
+        (file.process.unwrap().limits, mistakes.join("\n"))
+    };
+    assert_eq!(server(""), (ServerLimits::default(), String::new()));
+    let (limits, mistakes) = server(
+        "max_connections = 100\nmax_buffered_bytes = \"8MiB\"\nhandshake_timeout = \"1s\"\nheader_timeout = \"2s\"\n\
+         body_timeout = \"3s\"\nmin_body_rate = \"2KiB\"\nwrite_timeout = \"4s\"\nkeepalive_timeout = \"5s\"",
+    );
+    assert_eq!(mistakes, "");
+    assert_eq!((limits.max_connections, limits.max_connections_per_address), (100, 50), "half, where it is not said");
+    let times = [limits.handshake_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout];
+    assert_eq!((times.map(|time| time.as_secs()), limits.keepalive_timeout.as_secs()), ([1, 2, 3, 4], 5));
+    assert_eq!((limits.max_buffered_bytes, limits.min_body_rate), (8 << 20, 2 << 10));
+    for (text, expected) in [
+        ("max_connections = 0", "must be from 1 to 1000000 connections"),
+        ("max_connections_per_address = 0", "must be from 1 to 1000000 connections"),
+        ("max_buffered_bytes = \"1KiB\"", "must be at least `server.body_limit`"),
+        ("header_timeout = \"1ms\"", "`server.header_timeout` must be from 10ms to 1h"),
+        ("keepalive_timeout = \"2h\"", "`server.keepalive_timeout` must be from 10ms to 1h"),
+    ] {
+        let (_, mistakes) = server(text);
+        assert!(mistakes.contains(expected), "{text}: {mistakes}");
+    }
+}
+
+#[test]
 fn what_needs_a_restart_is_named() {
     let (file, _) = read_text("public_url = \"https://a.example\"");
     let running = file.process.unwrap();
@@ -209,11 +237,18 @@ fn what_needs_a_restart_is_named() {
         ..running.clone()
     };
     assert_eq!(needs_restart(&running, &changed), ["ledger.reserve", "telemetry.log"]);
-    let tls = |key: &str| {
-        let identity = Identity { certificates: Vec::new(), key: Secret::new(key) };
-        Some(ServerTls { identity, client_ca: None })
+    let tls = || {
+        let (cert, key) = super::super::identity::tests::pair(2020..2090);
+        let cert = rustls_pki_types::pem::PemObject::from_pem_slice(cert.as_bytes()).unwrap();
+        let key = rustls_pki_types::pem::PemObject::from_pem_slice(key.as_bytes()).unwrap();
+        let (cert, key): (rustls_pki_types::CertificateDer<'_>, rustls_pki_types::PrivateKeyDer<'_>) = (cert, key);
+        let identity = Identity { certificates: vec![cert.to_vec()], key: Secret::new(key.secret_der()) };
+        Some(ServerTls::new(identity, None, Vec::new()).unwrap())
     };
-    let [one, other] = ["one", "two"].map(|key| Process { tls: tls(key), admin_tls: tls(key), ..running.clone() });
-    assert_eq!(needs_restart(&one, &other), ["server.tls", "admin.tls"], "the files' contents count");
-    assert!(needs_restart(&one, &one.clone()).is_empty());
+    let [one, other] = [(); 2].map(|()| Process { tls: tls(), admin_tls: tls(), ..running.clone() });
+    assert_ne!(one, other);
+    assert!(needs_restart(&one, &other).is_empty(), "new certificates are served without one");
+    assert_eq!(in_force(&one, &other), other);
+    assert_eq!(needs_restart(&running, &one), ["server.tls", "admin.tls"], "but TLS is not turned on");
+    assert_eq!(in_force(&running, &one).tls, None);
 }

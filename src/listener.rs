@@ -1,0 +1,231 @@
+//! Connections of callers, public and admin: accepted, counted, secured, bounded in time, handed to Pingora's HTTP.
+//!
+//! ```text
+//! accept ─▶ registry    total and share of an address; when full, the oldest idle connection is closed
+//!        ─▶ stream      TLS handshake, first bytes (HTTP/1 or HTTP/2), deadlines of reads and writes
+//!        ─▶ connection  one task: Pingora's HTTP on that stream, with this connection's state in reach of the app
+//! state:    the phase that a connection is in, and why it is closed
+//! refusal:  answers to what never becomes a request
+//! files:    how many descriptors there are, and how many of them connections may have
+//! ```
+
+mod connection;
+mod files;
+mod refusal;
+mod registry;
+mod state;
+mod stream;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora::apps::HttpServerApp;
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
+use tokio::net::TcpStream;
+
+pub(crate) use self::connection::{Request, begin};
+pub(crate) use self::files::{Descriptors, raise_limit};
+use self::registry::Registry;
+pub(crate) use self::state::Reason;
+use crate::config::{Current, Process, ServerLimits, ServerTls};
+use crate::telemetry::METRICS;
+
+/// Maximum number of connections to the admin port.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Pause after a failed accept; doubles up to [`LONGEST_PAUSE`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Minimum time between two log lines about the same trouble of a listener.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Names the listener, and finds its part of the configuration in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// For merchants and providers.
+    Public,
+    /// For operators.
+    Admin,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Admin => "admin",
+        }
+    }
+
+    fn tls(self, process: &Process) -> Option<&ServerTls> {
+        match self {
+            Self::Public => process.tls.as_ref(),
+            Self::Admin => process.admin_tls.as_ref(),
+        }
+    }
+}
+
+/// What a new connection is bound to: taken from the configuration in force when it is accepted.
+#[derive(Clone)]
+struct Terms {
+    limits: ServerLimits,
+    max_connections: usize,
+    max_per_address: usize,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// A listener as a service of Pingora, on a socket that is bound already.
+pub(crate) struct Listener<A> {
+    kind: Kind,
+    app: Arc<A>,
+    socket: Option<TcpListener>,
+    current: Current,
+    descriptors: Descriptors,
+}
+
+impl<A> Listener<A> {
+    /// `app` answers what comes in on `socket`.
+    pub(crate) fn new(kind: Kind, app: A, socket: TcpListener, current: Current, descriptors: Descriptors) -> Self {
+        Self { kind, app: Arc::new(app), socket: Some(socket), current, descriptors }
+    }
+
+    fn terms(&self) -> Terms {
+        let snapshot = self.current.load();
+        let limits = snapshot.process.limits;
+        let (max_connections, max_per_address) = match self.kind {
+            Kind::Public => {
+                let most = self.descriptors.connections(limits.max_connections as usize);
+                (most, most.min(limits.max_connections_per_address as usize))
+            }
+            Kind::Admin => (ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
+        };
+        let tls = self.kind.tls(&snapshot.process).map(|tls| Arc::clone(&tls.config));
+        Terms { limits, max_connections, max_per_address, tls }
+    }
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listener<A> {
+    async fn start_service(
+        &mut self,
+        _: Option<ListenFds>,
+        mut shutdown: ShutdownWatch,
+        _: usize,
+        ready: ServiceReadyNotifier,
+    ) {
+        let Some(socket) = self.socket.take() else { return };
+        let socket = match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(%error, listener = self.kind.name(), "the listener cannot start"),
+        };
+        ready.notify_ready();
+        let registry = Arc::new(Registry::new(self.kind.name()));
+        let mut trouble = Trouble::default();
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                stop = shutdown.changed() => match stop {
+                    Ok(()) if !*shutdown.borrow() => continue,
+                    _ => break,
+                },
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    trouble.ends();
+                    self.serve(stream, address, &registry, &shutdown, &mut trouble);
+                }
+                Err(error) => {
+                    METRICS.accept_errors_total.with_label_values(&[self.kind.name()]).inc();
+                    // An idle connection gives its descriptor away, where those are what is missing.
+                    registry.close_idle();
+                    if trouble.is_to_log() {
+                        let limit = self.descriptors.limit();
+                        tracing::error!(%error, limit, listener = self.kind.name(), "cannot accept connections; raise the limit of open files or lower server.max_connections");
+                    }
+                    tokio::time::sleep(trouble.pause()).await;
+                }
+            }
+        }
+        drop(socket);
+        self.app.http_cleanup().await;
+    }
+
+    fn name(&self) -> &str {
+        self.kind.name()
+    }
+
+    fn threads(&self) -> Option<usize> {
+        (self.kind == Kind::Admin).then_some(1)
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        registry: &Arc<Registry>,
+        shutdown: &ShutdownWatch,
+        trouble: &mut Trouble,
+    ) {
+        let terms = self.terms();
+        let Some(entry) = registry.enter(address.ip(), terms.max_connections, terms.max_per_address, &terms.limits)
+        else {
+            METRICS.connections_closed_total.with_label_values(&[self.kind.name(), "refused"]).inc();
+            if trouble.is_to_log() {
+                tracing::warn!(
+                    connections = registry.count(),
+                    max_connections = terms.max_connections,
+                    max_connections_per_address = terms.max_per_address,
+                    listener = self.kind.name(),
+                    "connections are refused: all that are open are busy"
+                );
+            }
+            return;
+        };
+        tokio::spawn(connection::serve(self.kind, stream, terms, Arc::clone(&self.app), entry, shutdown.clone()));
+    }
+}
+
+/// Bounds log lines and loops when a listener cannot accept.
+#[derive(Default)]
+struct Trouble {
+    logged: Option<Instant>,
+    pause: Option<Duration>,
+}
+
+impl Trouble {
+    fn is_to_log(&mut self) -> bool {
+        let is_due = self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);
+        if is_due {
+            self.logged = Some(Instant::now());
+        }
+        is_due
+    }
+
+    fn pause(&mut self) -> Duration {
+        let pause = self.pause.map_or(SHORTEST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        self.pause = Some(pause);
+        pause
+    }
+
+    fn ends(&mut self) {
+        self.pause = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_pauses_longer_each_time_and_logs_once() {
+        let mut trouble = Trouble::default();
+        assert_eq!((trouble.is_to_log(), trouble.is_to_log()), (true, false));
+        let pauses: Vec<_> = (0..9).map(|_| trouble.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        trouble.ends();
+        assert_eq!(trouble.pause(), SHORTEST_PAUSE);
+    }
+}

@@ -1,0 +1,151 @@
+//! The task of one connection: handshake, first bytes, then Pingora's HTTP until it ends or is closed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::server::ShutdownWatch;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::registry::Entry;
+use super::state::{ConnectionState, Reason};
+use super::stream::{Stream, Transport};
+use super::{Kind, Terms};
+use crate::telemetry::METRICS;
+
+/// Streams that an HTTP/2 connection has open at the same time, at most.
+const MAX_STREAMS: u32 = 100;
+/// Bytes of the header fields of an HTTP/2 request, at most.
+const MAX_HEADER_LIST: u32 = 64 << 10;
+/// Streams that a caller has reset and that are still remembered, and those that were reset before they were accepted (rapid
+/// reset). Beyond, the connection is closed.
+const MAX_RESET_STREAMS: usize = 20;
+/// Streams that the gateway reset for a caller's errors, over the life of a connection. Beyond, the connection is closed.
+const MAX_ERROR_RESETS: usize = 128;
+
+tokio::task_local! {
+    static REQUEST: Arc<Request>;
+}
+
+/// One request on a connection, for the app that answers it.
+pub(crate) struct Request {
+    state: Arc<ConnectionState>,
+    has_begun: AtomicBool,
+}
+
+/// Begins the request that this task serves: its head is complete, and its connection is not evicted until it ends. `None`
+/// when the connection is being closed: then nothing must be done for it.
+pub(crate) fn begin(session: &mut ServerSession) -> Option<Arc<Request>> {
+    let request = REQUEST.try_with(Arc::clone).ok()?;
+    let has_begun = request.state.begin();
+    request.has_begun.store(has_begun, Ordering::Relaxed);
+    session.set_write_timeout(Some(request.state.write_timeout()));
+    has_begun.then_some(request)
+}
+
+impl Request {
+    /// State of its connection.
+    pub(crate) fn connection(&self) -> &ConnectionState {
+        &self.state
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.has_begun.load(Ordering::Relaxed) {
+            self.state.end();
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
+    kind: Kind,
+    tcp: TcpStream,
+    terms: Terms,
+    app: Arc<A>,
+    entry: Entry,
+    shutdown: ShutdownWatch,
+) {
+    let state = entry.state();
+    let reason = tokio::select! {
+        biased;
+        reason = state.closed() => Some(reason),
+        result = converse(tcp, terms, app, Arc::clone(state), shutdown) => result.err(),
+    };
+    if let Some(reason) = reason {
+        METRICS.connections_closed_total.with_label_values(&[kind.name(), reason.name()]).inc();
+    }
+}
+
+async fn converse<A: HttpServerApp + Send + Sync + 'static>(
+    tcp: TcpStream,
+    terms: Terms,
+    app: Arc<A>,
+    state: Arc<ConnectionState>,
+    shutdown: ShutdownWatch,
+) -> Result<(), Reason> {
+    // Without it a response may wait for the acknowledgement of the one before; it works all the same.
+    drop(tcp.set_nodelay(true));
+    let transport = match terms.tls {
+        None => Transport::Plain(tcp),
+        Some(tls) => {
+            let handshake = timeout(terms.limits.handshake_timeout, TlsAcceptor::from(tls).accept(tcp));
+            let Ok(Ok(stream)) = handshake.await else { return Err(Reason::Handshake) };
+            Transport::Tls(Box::new(stream))
+        }
+    };
+    state.expect_first_head();
+    let mut stream = Stream::new(transport, Arc::clone(&state));
+    let Ok(is_http2) = stream.detect_http2().await else { return Ok(()) };
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(terms.limits.keepalive_timeout);
+    let connection = Arc::new(Connection { app, state, is_http2, has_served: AtomicBool::new(false), options });
+    // Boxed, so that an idle connection does not have the size of a request being served.
+    Box::pin(async move { connection.process_new(Box::new(stream), &shutdown).await }).await;
+    Ok(())
+}
+
+/// The app, on one connection.
+struct Connection<A> {
+    app: Arc<A>,
+    state: Arc<ConnectionState>,
+    is_http2: bool,
+    has_served: AtomicBool,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if self.has_served.swap(true, Ordering::Relaxed) && !self.is_http2 {
+            self.state.expect_next_head();
+        }
+        let request = Arc::new(Request { state: Arc::clone(&self.state), has_begun: AtomicBool::new(false) });
+        REQUEST.scope(request, self.app.process_new_http(session, shutdown)).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let mut options = default_h2_options();
+        options
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+            .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
+        Some(options)
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}

@@ -1,0 +1,179 @@
+//! Open connections of one listener: how many, of which address, and which is closed when there are too many.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::state::ConnectionState;
+use crate::config::ServerLimits;
+use crate::telemetry::METRICS;
+
+/// Connections of one listener.
+pub(super) struct Registry {
+    listener: &'static str,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    /// In the order in which they were accepted.
+    all: BTreeMap<u64, (IpAddr, Arc<ConnectionState>)>,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// One connection among them, until dropped.
+pub(super) struct Entry {
+    registry: Arc<Registry>,
+    number: u64,
+    state: Arc<ConnectionState>,
+}
+
+impl Registry {
+    pub(super) fn new(listener: &'static str) -> Self {
+        Self { listener, open: Mutex::default() }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.lock().all.len()
+    }
+
+    /// Adds a connection. When `most` are open, or `most_of_address` of its address, the oldest idle one is closed for it;
+    /// `None` when all of them are busy.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        address: IpAddr,
+        most: usize,
+        most_of_address: usize,
+        limits: &ServerLimits,
+    ) -> Option<Entry> {
+        let address = network(address);
+        let mut open = self.open.lock();
+        if open.by_address.get(&address).is_some_and(|count| *count >= most_of_address)
+            && !open.close_idle(Some(address))
+        {
+            return None;
+        }
+        if open.all.len() >= most && !open.close_idle(None) {
+            return None;
+        }
+        let number = open.next;
+        open.next += 1;
+        let state = ConnectionState::new(limits);
+        open.all.insert(number, (address, Arc::clone(&state)));
+        *open.by_address.entry(address).or_default() += 1;
+        METRICS.connections.with_label_values(&[self.listener]).set(open.len());
+        Some(Entry { registry: Arc::clone(self), number, state })
+    }
+
+    /// Closes the oldest idle connection.
+    pub(super) fn close_idle(&self) {
+        self.open.lock().close_idle(None);
+    }
+}
+
+impl Open {
+    fn len(&self) -> i64 {
+        i64::try_from(self.all.len()).unwrap_or(i64::MAX)
+    }
+
+    /// Strangers' connections go first; those of known callers only when there is no other.
+    fn close_idle(&mut self, of: Option<IpAddr>) -> bool {
+        let mut known = None;
+        let mut chosen = None;
+        for (number, (address, state)) in &self.all {
+            if of.is_some_and(|of| of != *address) || !state.is_idle() {
+                continue;
+            }
+            if state.is_trusted() {
+                known.get_or_insert(*number);
+            } else if state.evict() {
+                chosen = Some(*number);
+                break;
+            }
+        }
+        let chosen = chosen.or_else(|| known.filter(|number| self.all.get(number).is_some_and(|(_, it)| it.evict())));
+        chosen.is_some_and(|number| self.remove(number))
+    }
+
+    fn remove(&mut self, number: u64) -> bool {
+        let Some((address, _)) = self.all.remove(&number) else { return false };
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+        true
+    }
+}
+
+impl Entry {
+    pub(super) fn state(&self) -> &Arc<ConnectionState> {
+        &self.state
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.registry.open.lock();
+        open.remove(self.number);
+        METRICS.connections.with_label_values(&[self.registry.listener]).set(open.len());
+    }
+}
+
+/// One IPv4 address, or the /64 network of an IPv6 address: whoever has one of its addresses has all.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(registry: &Arc<Registry>, address: &str, most: usize, of_address: usize) -> Option<Entry> {
+        registry.enter(address.parse().unwrap(), most, of_address, &ServerLimits::default())
+    }
+
+    #[test]
+    fn full_registry_closes_the_oldest_idle_connection_of_a_stranger_first() {
+        let registry = Arc::new(Registry::new("test"));
+        let busy = enter(&registry, "10.0.0.1", 4, 4).unwrap();
+        assert!(busy.state().begin());
+        let known = enter(&registry, "10.0.0.2", 4, 4).unwrap();
+        known.state().trust();
+        let (first, second) =
+            (enter(&registry, "10.0.0.3", 4, 4).unwrap(), enter(&registry, "10.0.0.4", 4, 4).unwrap());
+        let new = enter(&registry, "10.0.0.5", 4, 4).unwrap();
+        assert!(!first.state().begin() && second.state().begin(), "the older of the two");
+        drop(first);
+        assert_eq!(registry.count(), 4, "it was counted out when it was closed");
+        assert!(new.state().begin());
+        let newer = enter(&registry, "10.0.0.6", 4, 4).unwrap();
+        assert!(!known.state().begin(), "the known caller's goes when all others are busy");
+        assert!(newer.state().begin());
+        assert!(enter(&registry, "10.0.0.7", 4, 4).is_none(), "all are busy");
+    }
+
+    #[test]
+    fn address_has_a_share_and_an_ipv6_network_counts_as_one_address() {
+        let registry = Arc::new(Registry::new("test"));
+        let held: Vec<_> = ["2001:db8::1", "2001:db8::2"].map(|one| enter(&registry, one, 9, 2).unwrap()).into();
+        assert!(held.iter().all(|entry| entry.state().begin()));
+        assert!(enter(&registry, "2001:db8::3", 9, 2).is_none());
+        assert!(enter(&registry, "2001:db8:0:1::1", 9, 2).is_some(), "another network");
+        let mapped = enter(&registry, "::ffff:10.0.0.1", 9, 1).unwrap();
+        assert!(mapped.state().begin());
+        assert!(enter(&registry, "10.0.0.1", 9, 1).is_none(), "the same address in another form");
+        drop(held);
+        assert!(enter(&registry, "2001:db8::3", 9, 2).is_some());
+    }
+}
