@@ -52,6 +52,7 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let process = Arc::clone(&current.load().process);
     telemetry::start_log(&process.log);
     clock::go_wrong(&process.public_url)?;
+    clock::allow_offset(process.max_clock_offset);
     let listen = |address: SocketAddr, key: &str| {
         let cannot =
             |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
