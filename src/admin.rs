@@ -113,7 +113,7 @@ impl Admin {
                     .to_owned(),
             );
         }
-        None
+        clock::refusal()
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.
@@ -128,6 +128,7 @@ impl Admin {
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
+        METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {

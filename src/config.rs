@@ -138,6 +138,8 @@ pub struct Process {
     pub ledger: LedgerPlace,
     /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
     pub reserve: u64,
+    /// How far this machine's clock may be from PostgreSQL's before the gateway does no background work.
+    pub max_clock_offset: Duration,
     /// How long the ledger keeps what has come to its end.
     pub keep: Keep,
     /// What waits to be made later.

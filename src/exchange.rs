@@ -14,7 +14,7 @@ use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
 use crate::cache::Counters;
-use crate::clock::{self, SystemClock, stamp, unix_now};
+use crate::clock::{self, Reading, SystemClock, stamp, unix_now};
 use crate::config::Channel;
 use crate::keys::Keys;
 use crate::ledger::{Exchanged, Seen, Written};
@@ -159,7 +159,8 @@ impl ChannelExchange<'_> {
         match verified(self.channel, self.keys, &answer).await {
             Ok(reply) => {
                 *key_id = Some(reply.key_id().to_owned());
-                provider.decode(operation, answer.status, reply, signing(self.channel, stamp))
+                let stamp = decoded_at(operation, stamp, clock::reading());
+                provider.decode(operation, answer.status, reply, signing(self.channel, &stamp))
             }
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
@@ -196,6 +197,15 @@ fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<E
     Ok(encoded)
 }
 
+/// Returns the time by which an answer is judged. Of a payment's status it is the time that has come for certain: a clock that
+/// jumped must not end an order whose payer can still pay.
+fn decoded_at(operation: &Operation, stamp: &Stamp, time: Reading) -> Stamp {
+    let Operation::Query(order) = operation else { return stamp.clone() };
+    let certain = order.created_at.saturating_add(time.certain_age(order.created_at));
+    let certain = certain.ok().and_then(|time| u64::try_from(time.as_second()).ok());
+    Stamp { unix_time: certain.map_or(stamp.unix_time, |certain| certain.min(stamp.unix_time)), ..stamp.clone() }
+}
+
 /// What a breaker tells of a failure: what the provider answered, or what came instead.
 fn symptom_of(error: &Error, seen: &Exchanged) -> Option<Cow<'static, str>> {
     let is_timeout = |why: &str| ["imedout", "in time", "is over"].iter().any(|word| why.contains(word));
@@ -228,4 +238,29 @@ fn unanswered(error: SendError) -> Error {
 
 fn signing<'a>(channel: &'a Channel, stamp: &'a Stamp) -> Signing<'a> {
     Signing { signer: channel.signer.as_ref(), keys: &channel.configured_keys, stamp }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::gateway::order;
+    use crate::ledger::{Payment, a_payment};
+
+    #[test]
+    fn status_answer_is_judged_by_the_time_that_has_come_for_certain() {
+        let at = |seconds: i64| Timestamp::from_second(1_750_000_000 + seconds).unwrap();
+        let order = order(&Payment { created_at: at(0), ..a_payment("o") });
+        let judged = |operation: &Operation, now, steady_for| {
+            let stamp = Stamp { unix_time: at(now).as_second().unsigned_abs(), nonce: String::new() };
+            let time = Reading { now: at(now), steady_for: SignedDuration::from_secs(steady_for) };
+            decoded_at(operation, &stamp, time).unix_time - at(0).as_second().unsigned_abs()
+        };
+        let query = Operation::Query(order.clone());
+        assert_eq!(judged(&query, 3600, 7200), 3600, "the clock has run for long enough");
+        assert_eq!(judged(&query, 3600, 20), 20, "the clock jumped, or the process has just started");
+        assert_eq!(judged(&Operation::Close(order), 3600, 20), 3600);
+    }
 }

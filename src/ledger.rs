@@ -19,6 +19,7 @@ mod engine;
 mod feed;
 mod held;
 mod ids;
+mod known_time;
 mod migrate;
 mod outbox;
 mod postgres;
@@ -47,6 +48,7 @@ pub use self::feed::{Age, Changes, Listener, Name};
 use self::held::Held;
 pub(crate) use self::held::Turn;
 pub(crate) use self::ids::Id as ClaimId;
+pub use self::known_time::{PurgeGuard, PurgeTime};
 pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
 pub use self::purge::Purge;
@@ -55,7 +57,7 @@ pub use self::retention::Keep;
 #[cfg(test)]
 pub(crate) use self::tests::a_payment;
 pub use self::timeline::*;
-use crate::clock;
+use crate::clock::{self, Reading};
 use crate::telemetry::METRICS;
 
 /// How much of the disk is kept free for the end of what is under way, where nothing else is said.
@@ -65,6 +67,7 @@ pub const RESERVE: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Ledger {
     engine: Engine,
+    witness: known_time::Witness,
 }
 
 impl Ledger {
@@ -78,13 +81,17 @@ impl Ledger {
     /// through, so that there is room for the end of what is under way.
     pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
         let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
-        Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
+        Ok(Self::over(Engine::Embedded(Arc::new(engine))))
     }
 
     /// Connects to a ledger in PostgreSQL, which several processes may share, and brings its tables up to date. A claim of
     /// a process that is gone (it has not renewed its lease) is unknown now, and so on as in [`open`](Self::open).
     pub fn connect(address: Address) -> Result<Self, LedgerError> {
-        Ok(Self { engine: Engine::Postgres(Arc::new(postgres::Engine::open(address)?)) })
+        Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address)?))))
+    }
+
+    fn over(engine: Engine) -> Self {
+        Self { engine, witness: known_time::Witness::default() }
     }
 
     /// Asks for the right to run a request. [`Claimed::Run`] is given once; whatever else it says, nothing may be sent.
@@ -95,6 +102,7 @@ impl Ledger {
         let ledger = self.engine.holder();
         let about = self.engine.about(|| About::claim(&key, &intent));
         let room = self.engine.room();
+        let is_merchants = !key.path.is_empty();
         let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, *request)?;
@@ -108,6 +116,10 @@ impl Ledger {
         let mut claimed = *self.engine.write(Durable, about, work).await?;
         if let Claimed::Run(ticket) = &mut claimed {
             ticket.held.reached_caller();
+            // The gateway's own claims have no path.
+            if is_merchants {
+                self.witness.agreed();
+            }
         }
         Ok(claimed)
     }
@@ -133,7 +145,11 @@ impl Ledger {
             }
             Ok(claimed)
         };
-        self.engine.write(Durable, about, work).await
+        let claimed = self.engine.write(Durable, about, work).await?;
+        if matches!(claimed, Claimed::Accepted(_)) {
+            self.witness.agreed();
+        }
+        Ok(claimed)
     }
 
     /// What was accepted and is due to be made, the longest due first. What one process was given is not given to another
@@ -351,6 +367,11 @@ impl Ledger {
     pub async fn mismatch(&self, subject: &Subject, now: Timestamp) -> Result<(), LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
         self.engine.write(Durable, about, move |tx| changes::mismatch(tx, &subject, now)).await
+    }
+
+    /// Counts the ledger's own time on, and returns by which time may be purged now, if by any.
+    pub(crate) async fn purge_time(&self, guard: &mut PurgeGuard, clock: Reading) -> Result<PurgeTime, LedgerError> {
+        known_time::purge_time(&self.engine, &self.witness, guard, clock).await
     }
 
     /// Lets the next few go of what is older than `keep` says; true at the end of a round. An error leaves the purge where it

@@ -21,7 +21,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
     let here: Arc<str> = name().into();
     loop {
         // Taking is writing.
-        if gateway.ledger.is_healthy() && !places.is_full() {
+        if gateway.ledger.is_healthy() && clock::is_trusted() && !places.is_full() {
             // No more than are made at once: what one gateway has found is not given to another for a while.
             for claim in gateway.ledger.due_errands(clock::now(), places.free()).await {
                 let (gateway, here, inside) = (Arc::clone(&gateway), Arc::clone(&here), in_flight.enter());

@@ -20,7 +20,7 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use self::next::{FIRST_PAUSE, Manners, Next, after, doubled};
-use crate::clock;
+use crate::clock::{self, Reading};
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, order, question, settle_double};
 use crate::ledger::{Exchanged, Heard, LedgerError, News, Payment, Record, Search, Subject, What};
@@ -47,7 +47,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut stepping = JoinSet::new();
     loop {
         // What cannot be written down would be asked again and again.
-        if gateway.ledger.is_healthy() && !places.is_full() {
+        if gateway.ledger.is_healthy() && clock::is_trusted() && !places.is_full() {
             // Among them are those that are being asked about, but no more than have a place: every free one is filled.
             let due = gateway.ledger.due_searches(clock::now(), LOOK).await;
             let is_crowd = due.len() == LOOK;
@@ -94,11 +94,12 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     }
     let mut evidence = Vec::new();
     let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
-    let now = clock::now();
+    let time = clock::reading();
+    let now = time.now;
     let needs_person = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
     let manners = Manners::of(snapshot.channels.get(channel_of(&record)));
     let random = gateway.exchanger.clock().random();
-    let next = after(search, &record, &answered.result, manners, now, random);
+    let next = after(search, &record, &answered.result, manners, time, random);
     if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
         // It is still due: without a pause the provider would be asked again at once.
@@ -149,7 +150,7 @@ async fn ask(
         Ok(asked) => asked,
         Err(error) => return (subject, Answered { result: Err(error), is_close: false }),
     };
-    let Some(close) = closing(record, search, &outcome) else {
+    let Some(close) = closing(record, search, &outcome, clock::reading()) else {
         return (subject, Answered { result: Ok(outcome), is_close: false });
     };
     // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted.
@@ -171,9 +172,9 @@ async fn put(
 }
 
 /// What takes back a payment that is open and should not be.
-fn closing(record: &Record, search: &Search, outcome: &Outcome) -> Option<Operation> {
+fn closing(record: &Record, search: &Search, outcome: &Outcome, time: Reading) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_over = payment.method.is_scanned() && clock::now().duration_since(search.since) >= TYPING;
+    let is_over = payment.method.is_scanned() && time.certain_age(search.since) >= TYPING;
     let is_wanted = outcome.status == Status::Pending && (search.closing || is_over);
     is_wanted.then(|| Operation::Close(order(payment)))
 }
@@ -269,15 +270,18 @@ mod tests {
     #[test]
     fn what_is_open_and_should_not_be_is_closed() {
         let (now, long_ago) = (Timestamp::now(), Timestamp::UNIX_EPOCH);
+        let time = Reading { now, steady_for: SignedDuration::MAX };
         let search = |since, closing| Search { since, due: since, asked: 0, absent: 0, needs_person: false, closing };
         let pending = Outcome::of(Status::Pending);
         let open = Record::Payment(a_payment("o"));
         let method = Method::all().find(Method::is_scanned).unwrap();
         let till = Record::Payment(Payment { method, ..a_payment("o") });
-        assert_eq!(closing(&open, &search(long_ago, false), &pending), None);
-        assert!(matches!(closing(&open, &search(now, true), &pending), Some(Operation::Close(_))));
-        assert_eq!(closing(&open, &search(now, true), &Outcome::of(Status::Closed)), None);
-        assert_eq!(closing(&till, &search(now, false), &pending), None, "the payer may be typing");
-        assert!(closing(&till, &search(long_ago, false), &pending).is_some());
+        assert_eq!(closing(&open, &search(long_ago, false), &pending, time), None);
+        assert!(matches!(closing(&open, &search(now, true), &pending, time), Some(Operation::Close(_))));
+        assert_eq!(closing(&open, &search(now, true), &Outcome::of(Status::Closed), time), None);
+        assert_eq!(closing(&till, &search(now, false), &pending, time), None, "the payer may be typing");
+        assert!(closing(&till, &search(long_ago, false), &pending, time).is_some());
+        let jumped = Reading { steady_for: SignedDuration::from_secs(29), ..time };
+        assert_eq!(closing(&till, &search(long_ago, false), &pending, jumped), None, "nobody knows for how long");
     }
 }

@@ -52,6 +52,7 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
         let limit = descriptors.limit();
         tracing::warn!(connections, limit, "fewer connections than server.max_connections: raise the limit of open files");
     }
+    clock::allow_offset(process.max_clock_offset);
     let listen = |address: SocketAddr, key: &str| {
         let cannot =
             |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");

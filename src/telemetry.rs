@@ -68,6 +68,10 @@ pub struct Metrics {
     pub ledger_has_room: IntGauge,
     /// Rows of the ledger that went because they were old, by list.
     pub ledger_purged_total: IntCounterVec,
+    /// 1 while nothing is purged because the clock jumped.
+    pub ledger_purge_refused: IntGauge,
+    /// Seconds by which this machine's clock is ahead of PostgreSQL's.
+    pub clock_offset_seconds: Gauge,
     /// Age of the oldest that is left in the ledger, by list.
     pub ledger_oldest_seconds: GaugeVec,
     /// Payments and refunds whose end is unknown.
@@ -263,6 +267,14 @@ impl Metrics {
                 IntCounterVec,
                 Opts::new("ledger_purged_total", "Rows that went because they were old"),
                 &["rows"]
+            ),
+            ledger_purge_refused: add!(
+                IntGauge,
+                Opts::new("ledger_purge_refused", "1 while nothing is purged because the clock jumped")
+            ),
+            clock_offset_seconds: add!(
+                Gauge,
+                Opts::new("clock_offset_seconds", "Seconds by which this machine's clock is ahead of PostgreSQL's")
             ),
             ledger_oldest_seconds: add_vec!(
                 GaugeVec,

@@ -42,6 +42,7 @@ fn snapshot() -> Snapshot {
         admin_token: None,
         ledger: LedgerPlace::Embedded(PathBuf::new()),
         reserve: 0,
+        max_clock_offset: crate::clock::MAX_OFFSET,
         keep: Keep::default(),
         queue: Default::default(),
         fresh: Fresh::default(),

@@ -26,7 +26,7 @@ impl Stores {
         let ledger = postgres_url.through(&postgres_relay, &format!("/{database}"));
         let cache = redis_url.through(&redis_relay, redis_url.path);
         let sections = format!(
-            "[ledger]\nkind = \"postgres\"\nurl = \"plain:{ledger}\"\n[cache]\nkind = \"redis\"\nurl = \"plain:{cache}\"\n"
+            "[ledger]\nkind = \"postgres\"\nurl = \"plain:{ledger}\"\nmax_clock_offset = \"1h\"\n[cache]\nkind = \"redis\"\nurl = \"plain:{cache}\"\n"
         );
         Ok(Self { postgres: postgres_relay, redis: redis_relay, sections, url: postgres.to_owned(), database })
     }

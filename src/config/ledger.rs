@@ -1,11 +1,14 @@
 //! `[ledger]`: where it lies, and how long it keeps what.
 
+use std::time::Duration;
+
 use tollgate_plugins::settings::{Settings, Size};
 
 use super::LedgerPlace;
 use super::identity::{self, Now};
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
+use crate::clock::MAX_OFFSET;
 use crate::ledger::{Address, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
@@ -16,6 +19,7 @@ pub(super) struct LedgerSection {
     /// None when it is wrong.
     pub(super) place: Option<LedgerPlace>,
     pub(super) reserve: u64,
+    pub(super) max_clock_offset: Duration,
     pub(super) keep: Keep,
 }
 
@@ -23,11 +27,11 @@ pub(super) struct LedgerSection {
 pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
     let Some(mut section) = section else {
         let place = Some(LedgerPlace::Embedded(source.resolve("data")));
-        return LedgerSection { place, reserve: RESERVE, keep: Keep::default() };
+        return LedgerSection { place, reserve: RESERVE, max_clock_offset: MAX_OFFSET, keep: Keep::default() };
     };
     let keep = section.section("keep").map_or(Keep::default(), keep);
-    let (place, reserve) = place(source, section, is_sandbox, now);
-    LedgerSection { place, reserve, keep }
+    let (place, reserve, max_clock_offset) = place(source, section, is_sandbox, now);
+    LedgerSection { place, reserve, max_clock_offset, keep }
 }
 
 fn keep(mut section: Settings<'_>) -> Keep {
@@ -49,16 +53,25 @@ fn keep(mut section: Settings<'_>) -> Keep {
     keep
 }
 
-fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> (Option<LedgerPlace>, u64) {
+fn place(
+    source: &Source,
+    mut section: Settings<'_>,
+    is_sandbox: bool,
+    now: Now,
+) -> (Option<LedgerPlace>, u64, Duration) {
+    let mut max_clock_offset = MAX_OFFSET;
     let kind = section.or("kind", KINDS[0].to_owned());
     section.choices("kind", KINDS);
     let place = match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
             let reserve = section.or("reserve", Size(RESERVE)).0;
-            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve);
+            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve, max_clock_offset);
         }
-        "postgres" => postgres(source, &mut section, is_sandbox, now),
+        "postgres" => {
+            max_clock_offset = offset(&mut section);
+            postgres(source, &mut section, is_sandbox, now)
+        }
         other => {
             let message = format!("there is no ledger of the kind `{other}`");
             section.problem("kind", message, suggest(other, KINDS.into_iter()));
@@ -68,11 +81,22 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now)
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
                 section.optional::<Size>("reserve"),
+                section.optional::<Duration>("max_clock_offset"),
             );
             None
         }
     };
-    (place, RESERVE)
+    (place, RESERVE, max_clock_offset)
+}
+
+/// How far a gateway's clock may be from PostgreSQL's.
+fn offset(section: &mut Settings<'_>) -> Duration {
+    let offset = section.or("max_clock_offset", MAX_OFFSET);
+    if !(1..=86_400).contains(&offset.as_secs()) {
+        let message = "`ledger.max_clock_offset` must be from 1s to 24h";
+        section.problem("max_clock_offset", message, Some("\"5s\"".to_owned()));
+    }
+    offset
 }
 
 fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
@@ -150,6 +174,12 @@ mod tests {
                 "4:1: unknown key `ledger.path`",
             ),
             ("url = \"plain:postgres://b/c\"", true, "2:1: unknown key `ledger.url`"),
+            (
+                "kind = \"postgres\"\nurl = \"plain:postgres://b/c\"\nmax_clock_offset = \"900ms\"",
+                true,
+                "4:20: `ledger.max_clock_offset` must be from 1s to 24h",
+            ),
+            ("max_clock_offset = \"5s\"", true, "2:1: unknown key `ledger.max_clock_offset`"),
             ("keep = { claims = \"23h\" }", true, "2:19: `ledger.keep.claims` must be 24h at least"),
             ("keep = { claims = \"3d\", payments = \"2d\" }", true, "2:36: `ledger.keep.payments` must not be shorter"),
             ("keep = { payment = \"9d\" }", true, "2:10: unknown key `ledger.keep.payment`"),

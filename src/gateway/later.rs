@@ -12,7 +12,7 @@ use tollgate_plugins::payment::Status;
 use super::answers::body_of;
 use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
 use crate::clock;
-use crate::ledger::{Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Record, Ticket};
+use crate::ledger::{Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, Record, Ticket};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
 
@@ -89,7 +89,7 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
     let Some(errand) = ticket.errand.clone() else { return };
     let (order_id, action) = (ticket.subject.order_id.clone(), errand.action);
     let snapshot = gateway.current.load_full();
-    if clock::now() >= end_of(&errand, &ticket, snapshot.process.queue.give_up) {
+    if has_expired(&errand, &ticket.payment, snapshot.process.queue.give_up, clock::now()) {
         if let Err(error) = give_up(gateway, ticket, action).await {
             tracing::error!(%error, order_id, "what could not be sent could not be given up either");
         }
@@ -110,17 +110,16 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
     }
 }
 
-/// Until when it is tried.
-fn end_of(errand: &Errand, ticket: &Ticket, give_up: Duration) -> Timestamp {
-    let payment = &ticket.payment;
-    let is_scanned = errand.action == Action::Pay && payment.method.is_scanned();
-    let tried_for = if is_scanned { give_up.min(SCANNED) } else { give_up };
-    let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
-    let end = errand.since.saturating_add(tried_for).unwrap_or(Timestamp::MAX);
-    match payment.expires_at.filter(|_| errand.action == Action::Pay) {
-        Some(expires_at) => end.min(expires_at),
-        None => end,
+/// Whether a job is given up: the payment's own time is over, or it was tried for long enough. However old it seems to be, one
+/// that was never tried is tried once, because the clock may be wrong, or all gateways were off.
+fn has_expired(errand: &Errand, payment: &Payment, give_up: Duration, now: Timestamp) -> bool {
+    let is_payment = errand.action == Action::Pay;
+    if is_payment && payment.expires_at.is_some_and(|expires_at| now >= expires_at) {
+        return true;
     }
+    let tried_for = if is_payment && payment.method.is_scanned() { give_up.min(SCANNED) } else { give_up };
+    let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
+    errand.tries > 0 && now.duration_since(errand.since) >= tried_for
 }
 
 async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action) -> Result<(), LedgerError> {
@@ -155,7 +154,30 @@ fn is_preferred(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tollgate_plugins::payment::Method;
+
     use super::*;
+    use crate::ledger::a_payment;
+
+    #[test]
+    fn job_expires_after_a_try_or_when_its_payment_does() {
+        let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
+        let at = |seconds| start + SignedDuration::from_secs(seconds);
+        let errand = |tries| Errand { action: Action::Pay, body: String::new(), since: start, tries, due: start };
+        let web = Payment { method: Method::all().find(|method| !method.is_scanned()).unwrap(), ..a_payment("o") };
+        let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..a_payment("o") };
+        for (payment, time) in [(&web, 3600), (&till, 60)] {
+            assert!(!has_expired(&errand(1), payment, hour, at(time - 1)));
+            assert!(has_expired(&errand(1), payment, hour, at(time)));
+            for never in [at(time), at(400 * 86_400)] {
+                assert!(!has_expired(&errand(0), payment, hour, never), "it was never tried");
+            }
+        }
+        let dated = Payment { expires_at: Some(at(100)), ..web };
+        assert!(!has_expired(&errand(0), &dated, hour, at(99)) && has_expired(&errand(0), &dated, hour, at(100)));
+        let refund = Errand { action: Action::Refund, ..errand(0) };
+        assert!(!has_expired(&refund, &dated, hour, at(100)), "the payment's end is none of a refund's");
+    }
 
     #[test]
     fn the_preference_is_read_as_rfc_7240_writes_it() {

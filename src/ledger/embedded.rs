@@ -32,6 +32,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
@@ -44,7 +45,7 @@ use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
-use super::ids::Ids;
+use super::ids::{Ids, millis_at, time};
 use super::records::LedgerError;
 use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
@@ -154,6 +155,13 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, LedgerError> {
         self.view()?.keys(space, from, until).take(limit).collect()
+    }
+
+    /// Returns the time of the newest row in these spaces, whose keys begin with their times.
+    pub(super) fn newest(&self, spaces: &[Space]) -> Result<Option<Timestamp>, LedgerError> {
+        let view = self.view()?;
+        let keys = spaces.iter().map(|space| view.last_key(*space)).collect::<Result<Vec<_>, _>>()?;
+        Ok(keys.into_iter().flatten().map(|key| time(millis_at(&key))).max())
     }
 
     /// Whether there is room on the disk for something new.

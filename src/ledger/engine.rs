@@ -15,6 +15,9 @@ use super::records::{Delivery, LedgerError, Record, Waiting};
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 
+/// Spaces whose keys begin with the times at which their rows were made.
+const TIMED: [Space; 4] = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
+
 /// When a transaction is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
@@ -139,6 +142,14 @@ impl Engine {
         let from = after.map_or_else(Vec::new, |Name(last)| [&last[..], &[0]].concat());
         let keys = self.keys(Space::Index, from, vec![0xff; 17], limit).await?;
         keys.iter().map(|key| Id::from_bytes(key).map(|Id(name)| Name(name))).collect()
+    }
+
+    /// Returns the time of the newest record.
+    pub(super) async fn newest(&self) -> Result<Option<Timestamp>, LedgerError> {
+        match self {
+            Self::Embedded(engine) => engine.newest(&TIMED),
+            Self::Postgres(engine) => engine.newest(&TIMED).await,
+        }
     }
 
     /// As [`Ledger::due_searches`](super::Ledger::due_searches).

@@ -11,6 +11,7 @@
 //! When the server is gone, whatever is asked fails, so that nothing is sent; when it is back, everything goes on.
 
 mod address;
+mod clock;
 mod due;
 mod feed;
 mod filling;
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     tickets: Mutex<Tickets>,
     feed: feed::Feed,
     wake: watch::Sender<u64>,
+    due: due::Looks,
 }
 
 /// Until when nobody holds this process for dead.
@@ -153,8 +155,9 @@ impl Engine {
 
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
         let owner = self.shared.owner;
+        let when = self.shared.due.when(Space::Searches, now, searches::LATEST_DUE);
         let taken = self.ask(move |session| {
-            let keys = due::take(session, Space::Searches, owner, now, limit)?;
+            let keys = due::take(session, Space::Searches, owner, &when, limit)?;
             Ok(searches::records(session, &keys))
         });
         or_none(taken.await)
@@ -162,7 +165,9 @@ impl Engine {
 
     pub(super) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<Id> {
         let owner = self.shared.owner;
-        let taken = self.ask(move |session| Ok(errands::ids(&due::take(session, Space::Errands, owner, now, limit)?)));
+        let when = self.shared.due.when(Space::Errands, now, errands::LATEST_DUE);
+        let taken =
+            self.ask(move |session| Ok(errands::ids(&due::take(session, Space::Errands, owner, &when, limit)?)));
         or_none(taken.await)
     }
 
@@ -178,7 +183,8 @@ impl Engine {
         under_way: impl Fn(&str, &str) -> bool,
     ) -> Vec<Delivery> {
         let owner = self.shared.owner;
-        let lanes = self.ask(move |session| Ok(due::lanes(session, owner, now)?)).await;
+        let when = self.shared.due.when(Space::Outbox, now, searches::LATEST_DUE);
+        let lanes = self.ask(move |session| Ok(due::lanes(session, owner, &when)?)).await;
         let chosen = match lanes {
             Ok(lanes) => due::choose(lanes, limit, free, under_way),
             Err(error) => return or_none(Err(error)),
@@ -195,6 +201,11 @@ impl Engine {
 
     pub(super) async fn waiting(&self) -> Result<Waiting, LedgerError> {
         self.ask(due::waiting).await
+    }
+
+    /// As [`Engine::newest`](super::engine::Engine::newest).
+    pub(super) async fn newest(&self, spaces: &'static [Space]) -> Result<Option<Timestamp>, LedgerError> {
+        self.ask(move |session| Ok(clock::newest(session, spaces)?)).await
     }
 
     /// Changes whenever this process made something due sooner. What others make due is found by looking now and then.
@@ -323,6 +334,7 @@ impl Holder for Shared {
 fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
+    clock::measure_first(&session)?;
     let owner = keeper::number(&session)?;
     let shared = Shared {
         address,
@@ -334,6 +346,7 @@ fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
         tickets: Mutex::default(),
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
+        due: due::Looks::default(),
     };
     Ok((Arc::new(shared), session))
 }

@@ -1,6 +1,6 @@
 //! The search for the truth about unknown outcomes: what is due, and how each search stands.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::agenda::Agenda;
 use super::errands;
@@ -45,10 +45,31 @@ pub(super) fn after_close(
     payment.save(tx)
 }
 
-/// Keys of the searches that are due.
+/// A later due time than this was written by a clock that was wrong: what has it is due now. The longest pauses are those of
+/// what is pending (30 hours) and of deliveries (27 hours).
+pub(super) const LATEST_DUE: SignedDuration = SignedDuration::from_hours(48);
+
+/// Keys of the searches that are due: the longest due first, then those that a wrong clock has written.
 pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Vec<u8>> {
-    let now = millis(now);
-    agenda.searches.keys().take_while(|key| millis_at(key) <= now).take(limit).cloned().collect()
+    let due = agenda.searches.keys().take_while(|key| millis_at(key) <= millis(now));
+    let lost = agenda.searches.range(after(now, LATEST_DUE)..).map(|(key, _)| key);
+    // These keys too name their records behind eight bytes.
+    let unborn = agenda.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
+    let mut keys: Vec<_> = due.chain(lost).take(limit).cloned().collect();
+    let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
+    let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
+    keys.extend(unborn);
+    keys.truncate(limit);
+    keys
+}
+
+/// What became unknown later than so long from now did so by a clock that was wrong.
+const FUTURE: SignedDuration = SignedDuration::from_mins(1);
+
+/// The first key that begins with a time so much later.
+pub(super) fn after(now: Timestamp, later: SignedDuration) -> Vec<u8> {
+    let bound = now.saturating_add(later).unwrap_or(Timestamp::MAX);
+    millis(bound).saturating_add(1).to_be_bytes().to_vec()
 }
 
 /// The records behind them. One that cannot be read must not keep the others waiting.

@@ -40,7 +40,7 @@ pub(super) enum Space {
     Seen,
     /// Payment's id → what happened to it.
     Timeline,
-    /// List, when, hash: keys and notifications by their age, where nothing else tells it.
+    /// List, when, hash: keys and notifications by their age, where nothing else tells it; and the ledger's own time.
     Ages,
     /// When due, claim: what was accepted to be made later.
     Errands,

@@ -25,6 +25,9 @@ const PENDING: &str = "payment.pending";
 /// The longest pause before another try; the first is a second, and each is twice the one before.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 
+/// A later due time than this was written by a clock that was wrong.
+pub(in crate::ledger) const LATEST_DUE: SignedDuration = SignedDuration::from_mins(5);
+
 /// That something is to be made later.
 pub(in crate::ledger) struct Later {
     /// As [`Errand::body`].
@@ -83,6 +86,8 @@ pub(super) fn put_back(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let Some(errand) = &mut claim.errand else { return Ok(()) };
+    // A clock that was wrong may have written the future.
+    errand.since = errand.since.min(now);
     errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
     errand.tries = errand.tries.saturating_add(1);
     tx.remove(Space::Running, &id.0);
@@ -138,9 +143,10 @@ pub(super) fn unlist(tx: &mut Transaction<'_>, id: Id, errand: &Errand) {
 
 /// As [`Ledger::due_errands`](crate::ledger::Ledger::due_errands).
 pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Id> {
-    let now = millis(now);
-    let due = agenda.errands.keys().take_while(|key| millis_at(key) <= now).take(limit);
-    due.filter_map(|key| claim_of(key)).collect()
+    let due = agenda.errands.keys().take_while(|key| millis_at(key) <= millis(now));
+    // Put there by a clock that was wrong.
+    let lost = agenda.errands.range(searches::after(now, LATEST_DUE)..).map(|(key, _)| key);
+    due.chain(lost).take(limit).filter_map(|key| claim_of(key)).collect()
 }
 
 /// The claims that keys of the list name.

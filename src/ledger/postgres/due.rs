@@ -1,15 +1,17 @@
 //! What is waiting, shared between processes: whoever takes a row has it for a while, and nobody waits for anybody.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
-use crate::ledger::ids::{millis, millis_at, time};
+use crate::ledger::ids::{millis_at, time};
 use crate::ledger::outbox;
 use crate::ledger::records::{LedgerError, Waiting};
+use crate::ledger::searches::after;
 use crate::ledger::transaction::{Pair, Space};
 
 /// How long a row is its taker's. Longer than a delivery or a question takes; when the taker is gone, the next takes it
@@ -18,6 +20,33 @@ const TAKEN: Duration = Duration::from_secs(45);
 
 /// How many of one merchant's events are looked at; no merchant has more places.
 const LANE: i64 = 64;
+
+/// How often it is looked for what a wrong clock has written.
+const LOST_LOOK: Duration = Duration::from_secs(10);
+
+/// A range of due times that are looked for.
+pub(super) struct When {
+    from: Vec<u8>,
+    until: Vec<u8>,
+}
+
+/// When each space was last searched for what a wrong clock has written.
+#[derive(Default)]
+pub(super) struct Looks(Mutex<BTreeMap<i16, Instant>>);
+
+impl Looks {
+    /// Returns what is to be looked for in a space: what is due and, now and then, what a wrong clock has written, because
+    /// nothing else is due later than `latest` from now.
+    pub(super) fn when(&self, space: Space, now: Timestamp, latest: SignedDuration) -> Vec<When> {
+        let mut when = vec![When { from: Vec::new(), until: after(now, SignedDuration::ZERO) }];
+        let (mut looks, space) = (self.0.lock(), schema::number(space));
+        if looks.get(&space).is_none_or(|last| last.elapsed() >= LOST_LOOK) {
+            looks.insert(space, Instant::now());
+            when.push(When { from: after(now, latest), until: vec![0xff; 9] });
+        }
+        when
+    }
+}
 
 /// Whether process `$1` may take the row `it`: nobody has it, or not any more, or who has it is dead.
 macro_rules! free {
@@ -32,27 +61,32 @@ pub(super) fn take(
     session: &Session,
     space: Space,
     owner: u32,
-    now: Timestamp,
+    when: &[When],
     limit: usize,
 ) -> Result<Vec<Vec<u8>>, Failure> {
     const TAKE: &str = concat!(
         "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
-            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key < $3 AND ",
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $6 AND key < $3 AND ",
         free!(),
         "
             ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
         RETURNING key"
     );
-    let rows = session
-        .query(TAKE, &[&i64::from(owner), &schema::number(space), &bound(now), &many(limit), &TAKEN.as_secs_f64()])?;
-    let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
-    keys.sort();
-    Ok(keys)
+    let (owner, space) = (i64::from(owner), schema::number(space));
+    let mut taken = Vec::new();
+    for When { from, until } in when {
+        let left = many(limit.saturating_sub(taken.len()));
+        let rows = session.query(TAKE, &[&owner, &space, until, &left, &TAKEN.as_secs_f64(), from])?;
+        let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
+        keys.sort();
+        taken.extend(keys);
+    }
+    Ok(taken)
 }
 
 /// Rows of the outbox that are due and that nobody else has, by merchant.
-pub(super) fn lanes(session: &Session, owner: u32, now: Timestamp) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
+pub(super) fn lanes(session: &Session, owner: u32, when: &[When]) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
     // From lane to lane by the index, so that a merchant with many events costs no more than one with few.
     const LOOK: &str = concat!(
         "WITH RECURSIVE lanes AS (
@@ -61,14 +95,16 @@ pub(super) fn lanes(session: &Session, owner: u32, now: Timestamp) -> Result<BTr
             SELECT (SELECT it.lane FROM tollgate_due AS it WHERE it.lane > lanes.lane ORDER BY it.lane LIMIT 1)
             FROM lanes WHERE lanes.lane IS NOT NULL)
         SELECT lanes.lane, due.key, due.value FROM lanes CROSS JOIN LATERAL (
-            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key < $2 AND ",
+            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key >= $4 AND key < $2 AND ",
         free!(),
         " ORDER BY key LIMIT $3) AS due
         WHERE lanes.lane IS NOT NULL"
     );
     let mut lanes = BTreeMap::<String, Vec<Pair>>::new();
-    for row in session.query(LOOK, &[&i64::from(owner), &bound(now), &LANE])? {
-        lanes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+    for When { from, until } in when {
+        for row in session.query(LOOK, &[&i64::from(owner), until, &LANE, from])? {
+            lanes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+        }
     }
     Ok(lanes)
 }
@@ -132,11 +168,6 @@ pub(super) fn waiting(session: &Session) -> Result<Waiting, LedgerError> {
     let oldest_errand = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
     Ok(Waiting { deliveries, unknown, oldest_unknown, errands: count(errands)?, oldest_errand })
-}
-
-/// The first key that is not due.
-fn bound(now: Timestamp) -> Vec<u8> {
-    millis(now).saturating_add(1).to_be_bytes().to_vec()
 }
 
 fn many(limit: usize) -> i64 {

@@ -14,6 +14,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::clock;
 use super::pool::Line;
 use super::schema;
 use super::session::{Failure, Session};
@@ -76,6 +77,7 @@ fn beat(shared: &Arc<Shared>, session: &Session) -> Result<(), Failure> {
     }
     lease.until = Some(from + LEASE);
     drop(lease);
+    clock::measure(session)?;
     sweep(shared, session)?;
     session.query("DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'", &[])?;
     Ok(())

@@ -61,7 +61,7 @@ impl Tables {
             claims::recover(tx, running, clock::now())
         });
         let engine = engine.unwrap();
-        Ledger { engine: Engine::Embedded(Arc::new(engine)) }
+        Ledger::over(Engine::Embedded(Arc::new(engine)))
     }
 }
 
@@ -162,7 +162,7 @@ impl Schema {
     /// With so many connections.
     pub(super) fn connect(&self, connections: usize) -> Ledger {
         let engine = postgres::Engine::with(self.address(), connections).unwrap();
-        Ledger { engine: Engine::Postgres(Arc::new(engine)) }
+        Ledger::over(Engine::Postgres(Arc::new(engine)))
     }
 
     pub(super) fn sql(&self, statements: &str) {

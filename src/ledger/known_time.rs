@@ -1,0 +1,193 @@
+//! The ledger's own time, by which it forgets: no single reading of a wall clock deletes anything.
+//!
+//! The newest time that the ledger knows is kept in it. It runs on with the monotonic clock of whoever uses the ledger, and
+//! never past the clock that decides. A jump of that clock (it was set, or no gateway ran for a while) is believed after the
+//! clock has run with it as long as the jump was, a day at most. A jump of more than a day needs a witness as well: a request
+//! that was signed meanwhile, because its signature must agree with our clock. Until then nothing is purged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+
+use super::about::About;
+use super::engine::Durability::Durable;
+use super::engine::Engine;
+use super::ids::{Id, index, millis, millis_at, time};
+use super::records::LedgerError;
+use super::transaction::{Read, Space, Transaction};
+use crate::clock::Reading;
+
+/// Where it is kept, beside the lists of what grows old.
+const KEY: &[u8] = &[2];
+
+/// A larger jump is refused until it is confirmed.
+const LARGEST_JUMP: SignedDuration = SignedDuration::from_hours(24);
+/// How long the clock must run with a larger jump before it is believed.
+const CONFIRMED_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// How long the clock must run without a step, or after a start, before anything is purged.
+const GRACE: SignedDuration = SignedDuration::from_mins(10);
+
+/// Whether the ledger may forget now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PurgeTime {
+    /// It may purge as if it were this time.
+    Until(Timestamp),
+    /// The process started a moment ago, or the clock was set.
+    TooEarly,
+    /// The clock is ahead of the newest time that the ledger knows by more than a day, and nothing confirms that.
+    Refused {
+        /// The newest time that the ledger knows.
+        known: Timestamp,
+    },
+}
+
+/// Remembers when a signed request was last taken in; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Witness(Arc<Mutex<Option<Instant>>>);
+
+impl Witness {
+    /// A merchant's signature agreed with our clock.
+    pub(super) fn agreed(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// Whether that was within this time.
+    fn within(&self, time: SignedDuration) -> bool {
+        self.0.lock().is_some_and(|at| SignedDuration::try_from(at.elapsed()).is_ok_and(|ago| ago < time))
+    }
+}
+
+/// How far this process has counted the ledger's time on.
+#[derive(Debug)]
+pub struct PurgeGuard {
+    counted: Instant,
+}
+
+impl Default for PurgeGuard {
+    fn default() -> Self {
+        Self { counted: Instant::now() }
+    }
+}
+
+/// As [`Ledger::purge_time`](super::Ledger::purge_time).
+pub(super) async fn purge_time(
+    engine: &Engine,
+    witness: &Witness,
+    guard: &mut PurgeGuard,
+    clock: Reading,
+) -> Result<PurgeTime, LedgerError> {
+    let counted = Instant::now();
+    let newest = engine.newest().await?;
+    let facts = Facts {
+        passed: counted.saturating_duration_since(guard.counted),
+        is_witnessed: witness.within(clock.steady_for),
+        clock,
+    };
+    let work = move |tx: &mut Transaction<'_>| {
+        let stored = tx.bytes(Space::Ages, KEY)?.map(|value| time(millis_at(&value)));
+        let (known, verdict) = judge(stored.or(newest), facts);
+        if stored != Some(known) {
+            tx.put(Space::Ages, KEY, millis(known).to_be_bytes());
+        }
+        Ok(verdict)
+    };
+    let verdict = engine.write(Durable, About::Names(vec![name()]), work).await?;
+    guard.counted = counted;
+    Ok(verdict)
+}
+
+/// What is locked while it is changed.
+fn name() -> Id {
+    index("known time", &[])
+}
+
+#[derive(Clone, Copy)]
+struct Facts {
+    /// By the monotonic clock, since the time was last counted on.
+    passed: Duration,
+    is_witnessed: bool,
+    clock: Reading,
+}
+
+/// Returns the ledger's time from now on, and what may be purged. An empty ledger has none and takes the clock's.
+fn judge(known: Option<Timestamp>, facts: Facts) -> (Timestamp, PurgeTime) {
+    let Facts { passed, is_witnessed, clock: Reading { now, steady_for } } = facts;
+    // In keys are milliseconds.
+    let now = time(millis(now));
+    let known = known.unwrap_or(now);
+    let passed = SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX);
+    let counted_on = known.max(known.saturating_add(passed).unwrap_or(Timestamp::MAX).min(now));
+    let jump = now.duration_since(counted_on).abs();
+    let is_confirmed = steady_for >= jump.min(CONFIRMED_AFTER) && (jump <= LARGEST_JUMP || is_witnessed);
+    let known = if is_confirmed { now } else { counted_on };
+    let verdict = match now.duration_since(known) {
+        ahead if ahead > LARGEST_JUMP => PurgeTime::Refused { known },
+        _ if steady_for < GRACE => PurgeTime::TooEarly,
+        _ => PurgeTime::Until(now.min(known)),
+    };
+    (known, verdict)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3600;
+    const DAY: i64 = 24 * HOUR;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_750_000_000 + seconds).unwrap()
+    }
+
+    fn facts(now: i64, steady_for: i64, passed: u64) -> Facts {
+        let clock = Reading { now: at(now), steady_for: SignedDuration::from_secs(steady_for) };
+        Facts { passed: Duration::from_secs(passed), is_witnessed: false, clock }
+    }
+
+    #[test]
+    fn time_runs_with_the_monotonic_clock_and_never_past_the_clock_that_decides() {
+        assert_eq!(judge(None, facts(0, 0, 0)), (at(0), PurgeTime::TooEarly), "an empty ledger");
+        assert_eq!(judge(Some(at(0)), facts(60, 3600, 60)), (at(60), PurgeTime::Until(at(60))));
+        assert_eq!(judge(Some(at(0)), facts(60, 3600, 500)), (at(60), PurgeTime::Until(at(60))));
+        assert_eq!(judge(Some(at(0)), facts(61, 599, 60)), (at(61), PurgeTime::TooEarly), "a second is soon believed");
+    }
+
+    #[test]
+    fn clock_that_is_wrong_for_seconds_moves_the_time_by_seconds() {
+        for ahead in [25 * HOUR, 401 * DAY] {
+            let (known, verdict) = judge(Some(at(0)), facts(ahead, 5, 5));
+            assert_eq!((known, verdict), (at(5), PurgeTime::Refused { known: at(5) }), "{ahead}");
+        }
+        // A smaller jump is not refused, but purges nothing that a right clock would not.
+        for ahead in [HOUR, 23 * HOUR] {
+            let (known, verdict) = judge(Some(at(0)), facts(ahead, 5, 5));
+            assert_eq!((known, verdict), (at(5), PurgeTime::TooEarly), "{ahead}");
+            let (known, verdict) = judge(Some(at(5)), facts(ahead, 700, 60));
+            assert_eq!((known, verdict), (at(65), PurgeTime::Until(at(65))), "{ahead}");
+        }
+    }
+
+    #[test]
+    fn jump_is_believed_after_the_clock_has_run_with_it() {
+        let (known, _) = judge(Some(at(0)), facts(HOUR + 60, HOUR, 60));
+        assert_eq!(known, at(HOUR + 60), "an hour after an hour");
+        let three_weeks = 21 * DAY;
+        let waits = facts(three_weeks, DAY - 1, 60);
+        assert!(matches!(judge(Some(at(0)), Facts { is_witnessed: true, ..waits }).1, PurgeTime::Refused { .. }));
+        let ran = facts(three_weeks, DAY, 60);
+        assert!(matches!(judge(Some(at(0)), ran).1, PurgeTime::Refused { .. }), "nobody agreed with the clock");
+        let witnessed = judge(Some(at(0)), Facts { is_witnessed: true, ..ran });
+        assert_eq!(witnessed, (at(three_weeks), PurgeTime::Until(at(three_weeks))));
+    }
+
+    #[test]
+    fn clock_that_went_back_purges_by_itself_and_heals_a_time_from_the_future() {
+        let future = 400 * DAY;
+        assert_eq!(judge(Some(at(future)), facts(0, HOUR, 60)), (at(future), PurgeTime::Until(at(0))));
+        let healed = judge(Some(at(future)), Facts { is_witnessed: true, ..facts(0, DAY, 60) });
+        assert_eq!(healed, (at(0), PurgeTime::Until(at(0))));
+    }
+}
