@@ -8,6 +8,7 @@ pub(crate) mod plain;
 mod rfc9421;
 mod shares;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -15,7 +16,8 @@ use http::HeaderMap;
 
 pub use self::limits::Limits;
 pub use self::shares::{Share, Shares};
-use crate::cache::{Admitted, CacheError, Nonces, Redis, Toll};
+use crate::cache::{CacheError, Capacity, Nonce, Nonces, NotAdmitted, Redis, Toll};
+use crate::clock::unix_now;
 use crate::config::{Merchant, Snapshot};
 
 /// How far a caller's clock may be off, in seconds, either way.
@@ -52,6 +54,12 @@ pub enum Denied {
     WrongSignature,
     /// The nonce was used before.
     NonceSeen,
+    /// The nonce may have been used before this process started, or before the clock was set back.
+    MaybeSeen,
+    /// There is no room to remember the nonce.
+    NoRoom,
+    /// The merchant is over its rate; seconds until the same request may come again.
+    OverRate(u64),
     /// Whether the nonce was used before cannot be found out now.
     NoCache(CacheError),
 }
@@ -66,8 +74,14 @@ struct Claim {
     signature: Vec<u8>,
 }
 
-/// What a merchant's rate says, when it is counted for several machines together: go on, or come again after so many seconds.
-pub type Counted = Option<Result<(), u64>>;
+/// A request with a right signature whose nonce is not remembered yet.
+pub struct Signed {
+    /// Who signed it.
+    pub merchant: Arc<Merchant>,
+    key_id: String,
+    nonce: String,
+    created: u64,
+}
 
 /// Checks requests and remembers nonces.
 pub struct Access {
@@ -75,30 +89,51 @@ pub struct Access {
 }
 
 impl Access {
-    /// Remembers nonces there, or in this machine's memory.
+    /// Remembers nonces in Redis, or in this machine's memory until the process ends.
     pub fn new(redis: Option<Arc<Redis>>) -> Self {
-        Self { nonces: Nonces::new(redis) }
+        Self { nonces: Nonces::new(redis, None, 0, WINDOW) }
     }
 
-    /// Finds the merchant who signed this request, and what its rate says if that is counted for several machines together;
-    /// `now` is unix seconds.
-    pub async fn check(
+    /// The same; what is remembered in memory is written down in this directory for the next process.
+    pub fn kept_in(redis: Option<Arc<Redis>>, directory: &Path) -> Self {
+        Self { nonces: Nonces::new(redis, Some(directory), unix_now(), WINDOW) }
+    }
+
+    /// Finds the merchant who signed this request; `now` is unix seconds. Nothing is remembered or counted yet.
+    pub fn authenticate(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Signed, Denied> {
+        let (merchant, claim) = signed(snapshot, head, body, now)?;
+        let signed = Signed { merchant, key_id: claim.key_id, nonce: claim.nonce, created: claim.created };
+        // A repetition uses up nothing of its merchant's.
+        if self.nonces.is_seen(signed.nonce()) { Err(Denied::NonceSeen) } else { Ok(signed) }
+    }
+
+    /// Lets a request in once: remembers its nonce, unless its merchant is over its rate. `take` takes a token of the rate
+    /// where it is not counted for several machines together. `now` is unix seconds.
+    pub async fn admit(
         &self,
         snapshot: &Snapshot,
-        head: &Head<'_>,
-        body: &[u8],
+        signed: &Signed,
         now: u64,
-    ) -> Result<(Arc<Merchant>, Counted), Denied> {
-        let (merchant, claim) = signed(snapshot, head, body, now)?;
-        let rate = merchant.limit.and_then(|allowance| allowance.rate());
-        let toll = rate.map(|rate| Toll { merchant: &merchant.name, rate });
-        // Last, so that only valid signatures are remembered.
-        let end = claim.created.max(now) + 2 * WINDOW;
-        let admitted = self.nonces.admit((&claim.key_id, &claim.nonce), (end, now), toll).await;
-        match admitted.map_err(Denied::NoCache)? {
-            Admitted { first_time: true, counted } => Ok((merchant, counted)),
-            Admitted { first_time: false, .. } => Err(Denied::NonceSeen),
-        }
+        take: impl FnOnce() -> Result<(), u64>,
+    ) -> Result<(), Denied> {
+        let rate = signed.merchant.limit.and_then(|allowance| allowance.rate());
+        let toll = rate.map(|rate| Toll { merchant: &signed.merchant.name, rate });
+        let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.merchants.len() > 1 };
+        let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), toll, take).await;
+        admitted.map_err(|not| match not {
+            NotAdmitted::Seen => Denied::NonceSeen,
+            NotAdmitted::OverRate(seconds) => Denied::OverRate(seconds),
+            NotAdmitted::Forgotten => Denied::MaybeSeen,
+            NotAdmitted::Full => Denied::NoRoom,
+            NotAdmitted::NoCache(error) => Denied::NoCache(error),
+        })
+    }
+}
+
+impl Signed {
+    fn nonce(&self) -> Nonce<'_> {
+        let (merchant, key_id, nonce) = (&self.merchant.name, &self.key_id, &self.nonce);
+        Nonce { merchant, key_id, nonce, end: self.created.saturating_add(WINDOW) }
     }
 }
 

@@ -8,6 +8,7 @@ mod bloom;
 mod counters;
 pub(crate) mod flights;
 mod memory;
+mod nonce_log;
 mod nonces;
 mod orders;
 mod redis;
@@ -16,6 +17,7 @@ mod statuses;
 #[cfg(test)]
 mod testing;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -31,6 +33,7 @@ pub enum CacheKind {
 }
 
 pub(crate) use self::counters::Counters;
+pub(crate) use self::memory::{Capacity, Remembered};
 pub(crate) use self::nonces::Toll;
 pub use self::redis::{Redis, RedisUrl};
 pub(crate) use self::shared::Elsewhere;
@@ -53,13 +56,38 @@ pub(crate) enum Nonces {
     Redis(Box<nonces::Nonces>),
 }
 
+/// The nonce of a signed request.
+#[derive(Clone, Copy)]
+pub(crate) struct Nonce<'a> {
+    pub(crate) merchant: &'a str,
+    pub(crate) key_id: &'a str,
+    pub(crate) nonce: &'a str,
+    /// The last second in which its signature can be accepted, by the wall clock.
+    pub(crate) end: u64,
+}
+
 /// What is known of a request whose signature is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Admitted {
-    /// Whether its nonce was never seen before; from now on it was.
+    /// Whether its nonce was never seen before; from now on it was, unless the rate turns the request away.
     pub(crate) first_time: bool,
     /// What its merchant's rate says, counted for all machines; or the seconds after which it is worth another try.
     pub(crate) counted: Option<Result<(), u64>>,
+}
+
+/// Why a nonce is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    /// It was seen before.
+    Seen,
+    /// Its merchant is over its rate. Nothing was remembered; it is worth another try after so many seconds.
+    OverRate(u64),
+    /// It may have been seen before this process started, or before the clock was set back.
+    Forgotten,
+    /// There is no room to remember it.
+    Full,
+    /// Whether it was seen cannot be found out now.
+    NoCache(CacheError),
 }
 
 /// The cache does not answer; says why.
@@ -68,25 +96,72 @@ pub(crate) struct Admitted {
 pub struct CacheError(String);
 
 impl Nonces {
-    pub(crate) fn new(redis: Option<Arc<Redis>>) -> Self {
-        match redis {
-            None => Self::Memory(memory::Nonces::default()),
-            Some(redis) => Self::Redis(Box::new(nonces::Nonces::new(redis))),
+    /// In Redis; or in memory, with a log in `directory` if one is given. Signatures are good for `window` seconds before and
+    /// after their time.
+    pub(crate) fn new(redis: Option<Arc<Redis>>, directory: Option<&Path>, now: u64, window: u64) -> Self {
+        if let Some(redis) = redis {
+            return Self::Redis(Box::new(nonces::Nonces::new(redis)));
+        }
+        let Some(directory) = directory else { return Self::Memory(memory::Nonces::default()) };
+        let opened = memory::Nonces::open(directory, now, window).unwrap_or_else(|error| {
+            let directory = directory.display().to_string();
+            tracing::error!(
+                %error,
+                directory,
+                "no nonces can be kept there for the next start: requests signed before each start are answered 503; make the directory writable"
+            );
+            memory::Nonces::without_log(now, window)
+        });
+        Self::Memory(opened)
+    }
+
+    /// Whether this machine has seen it. Cheap: for what need not be counted or remembered.
+    pub(crate) fn is_seen(&self, nonce: Nonce<'_>) -> bool {
+        match self {
+            Self::Memory(nonces) => nonces.is_seen(&nonce.mark()),
+            Self::Redis(nonces) => nonces.is_seen(&nonce.mark()),
         }
     }
 
-    /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds.
+    /// Remembers a nonce that was never seen, unless its merchant is over its rate: `take` takes a token where no other
+    /// machine counts. `now` is unix seconds; another machine's clock may be off by `window` seconds.
     pub(crate) async fn admit(
         &self,
-        (key_id, nonce): (&str, &str),
-        (end, now): (u64, u64),
+        nonce: Nonce<'_>,
+        capacity: Capacity,
+        (now, window): (u64, u64),
         toll: Option<Toll<'_>>,
-    ) -> Result<Admitted, CacheError> {
-        let mark = mark(key_id, nonce);
+        take: impl FnOnce() -> Result<(), u64>,
+    ) -> Result<(), NotAdmitted> {
+        let mark = nonce.mark();
         match self {
-            Self::Memory(nonces) => Ok(Admitted { first_time: nonces.first_time(mark, end, now), counted: None }),
-            Self::Redis(nonces) => nonces.admit(mark, (end, now), toll).await,
+            Self::Memory(nonces) => {
+                // First: what is over the rate leaves nothing behind.
+                take().map_err(NotAdmitted::OverRate)?;
+                match nonces.remember(mark, nonce.merchant, capacity, now) {
+                    Remembered::First => Ok(()),
+                    Remembered::Seen => Err(NotAdmitted::Seen),
+                    Remembered::Forgotten => Err(NotAdmitted::Forgotten),
+                    Remembered::Full => Err(NotAdmitted::Full),
+                }
+            }
+            Self::Redis(nonces) => {
+                let end = mark.end.max(now + window) + window;
+                let admitted = nonces.admit(mark.hash, (end, now), toll).await.map_err(NotAdmitted::NoCache)?;
+                match admitted {
+                    Admitted { first_time: false, .. } => Err(NotAdmitted::Seen),
+                    Admitted { counted: Some(Err(seconds)), .. } => Err(NotAdmitted::OverRate(seconds)),
+                    Admitted { counted: Some(Ok(())), .. } => Ok(()),
+                    Admitted { counted: None, .. } => take().map_err(NotAdmitted::OverRate),
+                }
+            }
         }
+    }
+}
+
+impl Nonce<'_> {
+    fn mark(&self) -> memory::Mark {
+        memory::Mark { hash: mark(self.key_id, self.nonce), end: self.end }
     }
 }
 

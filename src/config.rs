@@ -118,8 +118,8 @@ impl Default for Fresh {
     }
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `fresh`, `admin_token`,
-/// `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
+/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`,
+/// `admin_token`, `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -146,6 +146,8 @@ pub struct Process {
     pub queue: Queue,
     /// Where nonces, and what machines share of answers and limits, are remembered.
     pub cache: CacheKind,
+    /// How many nonces of signed requests are remembered in memory at the same time.
+    pub nonces: u64,
     /// How long answers to status queries are good.
     pub fresh: Fresh,
     /// The log's filter, as in `info` or `tollgate=debug`.

@@ -12,6 +12,7 @@ mod query;
 mod refund;
 mod timeline;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::settings::duration;
 
-use crate::access::{Access, Counted, Denied, Head, Limits, Shares};
+use crate::access::{Access, Denied, Head, Limits, Shares, Signed};
 use crate::cache::flights::Flights;
 use crate::cache::{Counters, Statuses};
 use crate::clock::unix_now;
@@ -112,14 +113,15 @@ impl Making {
 }
 
 impl Gateway {
-    /// Makes a gateway over a ledger and a configuration.
-    pub fn new(current: Current, ledger: Ledger) -> Self {
+    /// Makes a gateway over a ledger and a configuration. Nonces that are remembered in memory are kept for the next process
+    /// in the directory `nonces`.
+    pub fn new(current: Current, ledger: Ledger, nonces: &Path) -> Self {
         let redis = current.load().process.cache.redis();
         Self {
             current,
             ledger,
             exchanger: Exchanger::counting(Counters::new(redis.clone())),
-            access: Access::new(redis.clone()),
+            access: Access::kept_in(redis.clone(), nonces),
             limits: Limits::default(),
             shares: Shares::default(),
             statuses: Arc::new(Statuses::new(redis, Instant::now())),
@@ -144,20 +146,20 @@ impl Gateway {
         if let Some(channel) = path.strip_prefix("/notify/") {
             return notify::receive(self, &snapshot, channel, incoming).await;
         }
-        let (merchant, counted) = match self.who(&snapshot, &incoming).await {
-            Ok(known) => known,
+        let signed = match self.who(&snapshot, &incoming) {
+            Ok(signed) => signed,
             Err(problem) => {
                 return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() });
             }
         };
-        let _inside = match self.limits.enter(&merchant, counted, self.exchanger.clock().now()) {
+        let merchant = Arc::clone(&signed.merchant);
+        let refused = |operation, problem: Problem| {
+            let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation };
+            served(problem.response(&request_id), by)
+        };
+        let _inside = match self.limits.place(&merchant) {
             Ok(guard) => guard,
-            Err(seconds) => {
-                let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
-                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
-                let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation: "limited" };
-                return served(problem.retry_after(seconds).response(&request_id), by);
-            }
+            Err(seconds) => return refused("limited", over_limit(seconds)),
         };
         // With several merchants, each leaves half of the places to the others.
         let most = if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX };
@@ -165,17 +167,19 @@ impl Gateway {
             let detail =
                 "You have too many requests under way. Send the same request again when some of them are answered.";
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
-            let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation: "limited" };
-            return served(problem.retry_after(1).response(&request_id), by);
+            return refused("limited", problem.retry_after(1));
         };
-        let name = merchant.name.clone();
+        // Last: whoever is turned away before may send the same bytes again.
+        let take = || self.limits.token(&merchant, self.exchanger.clock().now());
+        if let Err(denied) = self.access.admit(&snapshot, &signed, unix_now(), take).await {
+            let operation = if matches!(denied, Denied::OverRate(_)) { "limited" } else { "denied" };
+            return refused(operation, told(&denied, &request_id));
+        }
         let waits = match waits(&incoming.headers) {
             Ok(waits) => (waits, arrived),
-            Err(problem) => {
-                let by = Served { merchant: Some(name), channel: None, operation: "malformed" };
-                return served(problem.response(&request_id), by);
-            }
+            Err(problem) => return refused("malformed", problem),
         };
+        let name = merchant.name.clone();
         let asked = Arc::new(Asked { snapshot, merchant, incoming, path, waits });
         let (operation, result) = self.operate(asked).await;
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
@@ -217,7 +221,7 @@ impl Gateway {
         }
     }
 
-    async fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<(Arc<Merchant>, Counted), Problem> {
+    fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Signed, Problem> {
         let head = Head {
             method: incoming.method.as_str(),
             scheme: incoming.scheme,
@@ -225,17 +229,37 @@ impl Gateway {
             path_and_query: &incoming.target,
             headers: &incoming.headers,
         };
-        let checked = self.access.check(snapshot, &head, &incoming.body, unix_now()).await;
-        checked.map_err(|denied| {
-            let request_id = &incoming.request_id;
-            if let Denied::NoCache(error) = denied {
-                tracing::error!(%error, request_id, "nobody can be let in");
-                return Problem::no_cache();
-            }
-            tracing::info!(reason = ?denied, request_id, "request denied");
-            Problem::unauthorized()
-        })
+        let signed = self.access.authenticate(snapshot, &head, &incoming.body, unix_now());
+        signed.map_err(|denied| told(&denied, &incoming.request_id))
     }
+}
+
+/// What a caller is told who is not let in. The reason of a 401 is for the log.
+fn told(denied: &Denied, request_id: &str) -> Problem {
+    match denied {
+        Denied::OverRate(seconds) => return over_limit(*seconds),
+        // Each was logged once where it was found.
+        Denied::NoRoom => return Problem::no_room_for_nonces(),
+        Denied::NoCache(error) => {
+            tracing::error!(%error, request_id, "nobody can be let in");
+            return Problem::no_cache();
+        }
+        Denied::MaybeSeen => {
+            tracing::info!(
+                request_id,
+                "request refused: its nonce may have been seen before the start, or before the clock was set back"
+            );
+            return Problem::signed_too_early();
+        }
+        _ => {}
+    }
+    tracing::info!(reason = ?denied, request_id, "request denied");
+    Problem::unauthorized()
+}
+
+fn over_limit(seconds: u64) -> Problem {
+    let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail).retry_after(seconds)
 }
 
 impl Asked {

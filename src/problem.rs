@@ -75,6 +75,20 @@ impl Problem {
         Self { retry_after: Some(1), ..Self::new(status, "cache_unavailable", Retryable::SameKey, detail) }
     }
 
+    /// 503: the nonce may have been seen by the process before this one. A request that is signed now is accepted.
+    pub fn signed_too_early() -> Self {
+        let detail = "Nothing was sent, because the request was signed before the gateway could tell new requests from repeated ones. Sign the same request anew and send it again.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(1), ..Self::new(status, "cache_unavailable", Retryable::SameKey, detail) }
+    }
+
+    /// 503: no more nonces can be remembered, so that a repetition would not be noticed.
+    pub fn no_room_for_nonces() -> Self {
+        let detail = "Nothing was sent, because so many requests were signed in the last minutes that the gateway can remember no more of them. Send the same request again later.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(30), ..Self::new(status, "overloaded", Retryable::SameKey, detail) }
+    }
+
     /// 404.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", Retryable::No, detail)
@@ -93,6 +107,15 @@ impl Problem {
     /// 503: so much waits already that nothing more is accepted to be made later.
     pub fn queue_full() -> Self {
         let detail = "Nothing was accepted or sent, because the queue is full. Send the same request again with the same key later, or without `prefer: respond-async`.";
+        Self {
+            retry_after: Some(5),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+        }
+    }
+
+    /// 503: so many of this merchant's requests are in the queue that the rest of it is for the others.
+    pub fn queue_share_full() -> Self {
+        let detail = "Nothing was accepted or sent, because half of the queue is taken by your requests and the rest is for other merchants. Send the same request again with the same key when some of yours are done, or without `prefer: respond-async`.";
         Self {
             retry_after: Some(5),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)

@@ -15,6 +15,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
+use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process};
 use crate::gateway::Gateway;
@@ -64,7 +65,11 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
     let ledger = open_ledger(&process)?;
-    let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
+    let nonces = match &process.ledger {
+        LedgerPlace::Embedded(path) => path.join("nonces"),
+        LedgerPlace::Postgres(_) => Generations::of(&conf).nonces(),
+    };
+    let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger, &nonces));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address, descriptors })
 }

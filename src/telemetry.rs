@@ -113,6 +113,10 @@ pub struct Metrics {
     /// Status queries by whether the cache had the answer: `hit`, `miss`, `unknown` (no such order, without looking), `stale`
     /// (the provider could not be asked), `bypass` (the caller wanted the provider's word).
     pub status_cache_total: IntCounterVec,
+    /// Nonces of signed requests that this process remembers.
+    pub nonces_remembered: IntGauge,
+    /// Signed requests whose nonce could not be remembered, by why: `full`, `forgotten`.
+    pub nonces_refused_total: IntCounterVec,
     /// 1 while answers of other machines are believed, which Redis shares.
     pub status_cache_shared: IntGauge,
     /// Payments and refunds read from the ledger one by one.
@@ -352,6 +356,18 @@ impl Metrics {
                 IntCounterVec,
                 Opts::new("status_cache_total", "Status queries by whether the cache had the answer"),
                 &["result"]
+            ),
+            nonces_remembered: add!(
+                IntGauge,
+                Opts::new("nonces_remembered", "Nonces of signed requests that this process remembers")
+            ),
+            nonces_refused_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "nonces_refused_total",
+                    "Signed requests answered 503 because their nonce could not be remembered (full) or is no longer known (forgotten)"
+                ),
+                &["reason"]
             ),
             status_cache_shared: add!(
                 IntGauge,

@@ -10,7 +10,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tollgate_plugins::filter::limit::{Over, Place, Usage};
 
-use super::Counted;
 use crate::config::Merchant;
 
 /// The merchants' usage.
@@ -19,23 +18,27 @@ pub struct Limits(Mutex<HashMap<String, Arc<Usage>>>);
 
 impl Limits {
     /// Lets a request in (the place is given back when dropped), or says after how many seconds to come again.
-    /// `counted` is what the rate says where it was counted already.
-    pub fn enter(&self, merchant: &Merchant, counted: Counted, now: Duration) -> Result<Option<Place>, u64> {
+    pub fn place(&self, merchant: &Merchant) -> Result<Option<Place>, u64> {
         let Some(allowance) = &merchant.limit else { return Ok(None) };
-        let usage = {
-            let mut known = self.0.lock();
-            match known.get(&merchant.name) {
-                Some(usage) => Arc::clone(usage),
-                None => Arc::clone(known.entry(merchant.name.clone()).or_default()),
-            }
-        };
-        let place = usage.place(allowance).and_then(|place| {
-            let taken = counted.map(|verdict| verdict.map_err(Over::Rate));
-            taken.unwrap_or_else(|| usage.token(allowance, now)).map(|()| place)
-        });
-        match place {
-            Ok(place) => Ok(Some(place)),
-            Err(Over::Rate(seconds) | Over::InFlight(seconds)) => Err(seconds),
+        self.usage(merchant).place(allowance).map(Some).map_err(seconds)
+    }
+
+    /// Takes a token of the merchant's rate, or says after how many seconds there is one.
+    pub fn token(&self, merchant: &Merchant, now: Duration) -> Result<(), u64> {
+        let Some(allowance) = &merchant.limit else { return Ok(()) };
+        self.usage(merchant).token(allowance, now).map_err(seconds)
+    }
+
+    fn usage(&self, merchant: &Merchant) -> Arc<Usage> {
+        let mut known = self.0.lock();
+        match known.get(&merchant.name) {
+            Some(usage) => Arc::clone(usage),
+            None => Arc::clone(known.entry(merchant.name.clone()).or_default()),
         }
     }
+}
+
+fn seconds(over: Over) -> u64 {
+    let (Over::Rate(seconds) | Over::InFlight(seconds)) = over;
+    seconds
 }

@@ -7,7 +7,7 @@ use tollgate_plugins::filter::limit::Rate;
 
 use super::counters::{TAKE, interval, verdict};
 use super::redis::Redis;
-use super::{Admitted, CacheError, memory};
+use super::{Admitted, CacheError, Capacity, Remembered, memory};
 
 /// Each nonce is a key of its own, which Redis forgets by itself.
 pub(crate) struct Nonces {
@@ -15,6 +15,9 @@ pub(crate) struct Nonces {
     /// Those that passed here, should Redis lose what it knows.
     own: memory::Nonces,
 }
+
+/// Redis is what remembers; these only tell when it has lost something.
+const OWN: Capacity = Capacity { total: 16_000_000, is_shared: false };
 
 /// A bucket from which a request takes a token, if it is let in.
 #[derive(Clone, Copy)]
@@ -35,7 +38,21 @@ impl Nonces {
         toll: Option<Toll<'_>>,
     ) -> Result<Admitted, CacheError> {
         let admitted = self.shared(mark, end.saturating_sub(now).max(1), toll).await?;
-        Ok(Admitted { first_time: admitted.first_time && self.own.first_time(mark, end, now), ..admitted })
+        // A request over its rate leaves nothing behind, here as there.
+        if !admitted.first_time || matches!(admitted.counted, Some(Err(_))) {
+            return Ok(admitted);
+        }
+        match self.own.remember(memory::Mark { hash: mark, end }, "", OWN, now) {
+            Remembered::First => Ok(admitted),
+            Remembered::Seen => Ok(Admitted { first_time: false, ..admitted }),
+            Remembered::Forgotten => Err(CacheError("the clock of this machine was set back".to_owned())),
+            Remembered::Full => Err(CacheError("this machine can remember no more nonces".to_owned())),
+        }
+    }
+
+    /// Whether it passed here.
+    pub(super) fn is_seen(&self, mark: &memory::Mark) -> bool {
+        self.own.is_seen(mark)
     }
 
     async fn shared(&self, mark: [u8; 16], seconds: u64, toll: Option<Toll<'_>>) -> Result<Admitted, CacheError> {
@@ -72,12 +89,14 @@ fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
     command
 }
 
-/// The same, and takes a token if it was the first time.
+/// The same, if a token could be taken. A repetition takes none, and a request over its rate sets no key.
 fn admission(key: &str, own: &str, seconds: u64, Toll { merchant, rate }: Toll<'_>) -> redis::Cmd {
     const ADMIT: &str = "\
-local known = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
-if known and known ~= ARGV[1] then return {0, 0} end
-return {1, take(KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4]))}";
+local known = redis.call('GET', KEYS[1])
+if known then return {known == ARGV[1] and 1 or 0, 0} end
+local wait = take(KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+if wait == 0 then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return {1, wait}";
     let mut command = redis::cmd("EVAL");
     command.arg(format!("{TAKE}{ADMIT}")).arg(2);
     command.arg(key).arg(format!("tollgate:limit:merchant:{merchant}"));

@@ -72,6 +72,11 @@ impl Generations {
         Self { given, conf, dir }
     }
 
+    /// Where nonces of signed requests are kept when the ledger has no directory on this machine.
+    pub fn nonces(&self) -> PathBuf {
+        self.dir.join("nonces")
+    }
+
     /// Those that are kept, the newest last.
     pub fn list(&self) -> Vec<Kept> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();

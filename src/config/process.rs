@@ -23,6 +23,9 @@ pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
 /// Each is a body in memory, and work that its caller may not wait for any more.
 const IN_FLIGHT: u32 = 4096;
 
+/// About 40,000 signed requests a second, for as long as each is remembered.
+const NONCES: u64 = 16_000_000;
+
 /// What the file holds, and what was learnt from the files that it names.
 pub(super) struct ProcessFile {
     /// Everything in it, when nothing is wrong.
@@ -60,7 +63,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let LedgerSection { place: ledger, reserve, max_clock_offset, keep } =
         ledger::read(source, root.section("ledger"), is_sandbox, now);
-    let (cache, fresh) = cache(source, root.section("cache"), is_sandbox);
+    let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
     let log = log(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
@@ -83,6 +86,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         keep,
         queue,
         cache,
+        nonces,
         fresh,
         log,
         drain,
@@ -129,6 +133,7 @@ pub(super) fn in_force(running: &Process, file: &Process) -> Process {
         revert_if: file.revert_if,
         keep: file.keep,
         queue: file.queue,
+        nonces: file.nonces,
         fresh: file.fresh,
         admin_token: file.admin_token.clone(),
         ..running.clone()
@@ -209,10 +214,14 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
     Admin { listen, door, token: token.map(Token::new) }
 }
 
-fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, Fresh) {
-    let Some(mut section) = section else { return (CacheKind::Memory, Fresh::default()) };
+fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, Fresh) {
+    let Some(mut section) = section else { return (CacheKind::Memory, NONCES, Fresh::default()) };
     let fresh = fresh(&mut section);
-    (cache_kind(source, section, is_sandbox), fresh)
+    let nonces = section.or("nonces", NONCES);
+    if !(1_000..=1_000_000_000).contains(&nonces) {
+        section.problem("nonces", "`cache.nonces` must be from 1000 to 1000000000", None);
+    }
+    (cache_kind(source, section, is_sandbox), nonces, fresh)
 }
 
 /// How long answers to status queries are good.

@@ -29,6 +29,7 @@ mod queue;
 mod receiver;
 mod redis;
 mod reload;
+mod replays;
 mod rotation;
 mod routing;
 #[path = "../servers/server.rs"]

@@ -1,0 +1,116 @@
+use super::super::mark;
+use super::*;
+
+const ALONE: Capacity = Capacity { total: 1_000_000, is_shared: false };
+
+fn nonce(name: &str, end: u64) -> Mark {
+    Mark { hash: mark("k", name), end }
+}
+
+/// `wall` and `monotonic` are seconds.
+fn insert(nonces: &Nonces, mark: Mark, (wall, monotonic): (u64, u64)) -> Remembered {
+    nonces.insert(mark, "shop", ALONE, (wall, Duration::from_secs(monotonic)))
+}
+
+fn held(nonces: &Nonces) -> usize {
+    nonces.shards.iter().map(|shard| shard.lock().seen.len()).sum()
+}
+
+#[test]
+fn nonce_is_accepted_once_until_its_signature_ends() {
+    let nonces = Nonces::default();
+    assert_eq!(insert(&nonces, nonce("n", 1300), (1000, 0)), Remembered::First);
+    assert_eq!(insert(&nonces, nonce("n", 1300), (1300, 300)), Remembered::Seen);
+    assert_eq!(insert(&nonces, nonce("other", 1600), (1300, 300)), Remembered::First);
+    for number in 0..200 {
+        insert(&nonces, nonce(&number.to_string(), 2800), (2500, 1500));
+    }
+    assert_eq!(held(&nonces), 200, "what can be accepted no more is forgotten");
+}
+
+#[test]
+fn future_signature_is_remembered_until_it_ends_not_for_a_fixed_time() {
+    let nonces = Nonces::default();
+    // Signed 300 s ahead of the gateway's clock, so that it is good for 600 s.
+    assert_eq!(insert(&nonces, nonce("n", 1600), (1000, 0)), Remembered::First);
+    for number in 0..200 {
+        insert(&nonces, nonce(&number.to_string(), 1900), (1600, 600));
+    }
+    assert_eq!(insert(&nonces, nonce("n", 1600), (1600, 600)), Remembered::Seen);
+}
+
+#[test]
+fn clock_that_jumps_ahead_and_comes_back_forgets_no_nonce() {
+    let nonces = Nonces::default();
+    assert_eq!(insert(&nonces, nonce("n", 10_300), (10_000, 0)), Remembered::First);
+    for number in 0..200 {
+        insert(&nonces, nonce(&number.to_string(), 13_900), (13_600, 5));
+    }
+    assert_eq!(insert(&nonces, nonce("n", 10_300), (10_010, 10)), Remembered::Seen);
+    assert_eq!(insert(&nonces, nonce("new", 10_310), (10_010, 10)), Remembered::First);
+}
+
+#[test]
+fn clock_that_is_set_back_accepts_nothing_that_was_forgotten() {
+    let nonces = Nonces::default();
+    assert_eq!(insert(&nonces, nonce("n", 10_300), (10_000, 0)), Remembered::First);
+    for number in 0..200 {
+        insert(&nonces, nonce(&number.to_string(), 11_800), (11_500, 1_500));
+    }
+    assert_eq!(held(&nonces), 200);
+    // An hour back: the signature is in its window again.
+    assert_eq!(insert(&nonces, nonce("n", 10_300), (10_000, 1_600)), Remembered::Forgotten);
+    assert_eq!(insert(&nonces, nonce("new", 10_301), (10_001, 1_601)), Remembered::First);
+}
+
+#[test]
+fn of_many_at_once_one_is_first() {
+    let nonces = Nonces::default();
+    let first = std::thread::scope(|scope| {
+        let tries: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| insert(&nonces, nonce("n", 1600), (1000, 0)) == Remembered::First)).collect();
+        tries.into_iter().map(|handle| handle.join().unwrap()).filter(|first| *first).count()
+    });
+    assert_eq!(first, 1);
+}
+
+#[test]
+fn full_memory_refuses_and_leaves_room_to_every_other_merchant() {
+    let nonces = Nonces::default();
+    let shared = Capacity { total: 1_000, is_shared: true };
+    let fill = |merchant: &str, now: u64| {
+        let name = |number: usize| nonce(&format!("{merchant}-{now}-{number}"), 10_300 + now);
+        (0..2_000)
+            .filter(|number| {
+                let now = (10_000 + now, Duration::from_secs(now));
+                nonces.insert(name(*number), merchant, shared, now) == Remembered::First
+            })
+            .count()
+    };
+    assert_eq!([fill("a", 0), fill("b", 0), fill("c", 0)], [500, 250, 125], "there is always room for the next");
+    assert!(nonces.alarmed.load(Ordering::Acquire));
+    assert_eq!(fill("a", 1_000), 500, "what was forgotten makes room again");
+}
+
+#[test]
+fn restart_remembers_what_the_process_before_it_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |now| Nonces::open(directory.path(), now, 300).unwrap();
+    let first = open(10_000);
+    assert_eq!(first.remember(nonce("n", 10_300), "shop", ALONE, 10_000), Remembered::First);
+    // Killed: nothing is written at its end.
+    std::mem::forget(first);
+    for now in [10_000, 10_001, 6_400, 13_600, 10_002] {
+        let next = open(now);
+        assert_eq!(next.remember(nonce("n", 10_300), "shop", ALONE, now), Remembered::Seen, "{now}");
+        let fresh = nonce(&format!("fresh-{now}"), now + 299);
+        assert_eq!(next.remember(fresh, "shop", ALONE, now), Remembered::First, "signed before the start: {now}");
+    }
+}
+
+#[test]
+fn no_log_refuses_what_was_signed_before_the_start() {
+    let nonces = Nonces::without_log(10_000, 300);
+    assert_eq!(nonces.remember(nonce("n", 10_300), "shop", ALONE, 10_000), Remembered::Forgotten);
+    assert_eq!(nonces.remember(nonce("m", 10_301), "shop", ALONE, 10_001), Remembered::First);
+}

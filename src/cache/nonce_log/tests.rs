@@ -1,0 +1,121 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+const KEPT: u64 = 660;
+
+fn open(directory: &Path, now: u64) -> (NonceLog, Logged) {
+    NonceLog::open(directory, now, 300, KEPT).unwrap()
+}
+
+fn mark(number: u8) -> Mark {
+    Mark { hash: [number; 16], end: 10_300 }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn append(log: &NonceLog, mark: Mark, elapsed: u64) {
+    log.append(mark, 0, (10_000, Duration::from_secs(elapsed)));
+}
+
+#[test]
+fn records_are_read_by_the_next_process_and_only_their_owner_reads_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().join("nonces");
+    let (log, logged) = open(&at, 10_000);
+    assert_eq!((logged.marks.len(), logged.floor), (0, 0));
+    append(&log, mark(1), 0);
+    append(&log, mark(2), 1);
+    drop(log);
+    let (_log, logged) = open(&at, 10_001);
+    assert_eq!((logged.marks, logged.floor), (vec![mark(1), mark(2)], 0));
+    let [file] = &files(&at)[..] else { panic!("the old file was taken away") };
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o077, 0);
+    assert_eq!(std::fs::metadata(&at).unwrap().permissions().mode() & 0o077, 0);
+}
+
+#[test]
+fn file_of_a_living_process_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, _) = open(directory.path(), 10_000);
+    append(&first, mark(1), 0);
+    let (_second, logged) = open(directory.path(), 10_000);
+    assert_eq!(logged.marks, [mark(1)]);
+    append(&first, mark(2), 0);
+    let (_third, logged) = open(directory.path(), 10_000);
+    assert!(logged.marks.contains(&mark(2)));
+}
+
+#[test]
+fn damage_and_another_boot_refuse_what_was_signed_before_the_start() {
+    let damage: [fn(&mut Vec<u8>); 5] = [
+        |content| content.truncate(HEADER - 1),
+        |content| content.clear(),
+        |content| content[0] ^= 1,
+        |content| content[HEADER + 3] ^= 1,
+        |content| {
+            content[MAGIC.len()] ^= 1;
+            let sum = check(&content[..HEADER - CHECK]);
+            content[HEADER - CHECK..HEADER].copy_from_slice(&sum);
+        },
+    ];
+    for (number, damage) in damage.iter().enumerate() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, _) = open(directory.path(), 10_000);
+        append(&log, mark(1), 0);
+        drop(log);
+        let [file] = &files(directory.path())[..] else { panic!() };
+        let mut content = std::fs::read(file).unwrap();
+        damage(&mut content);
+        std::fs::write(file, content).unwrap();
+        let (log, logged) = open(directory.path(), 10_001);
+        assert_eq!(logged.floor, 10_301, "{number}");
+        drop(log);
+        assert_eq!(open(directory.path(), 10_002).1.floor, 10_301, "{number}: the floor outlives the next start");
+    }
+    // The last record of a process that was killed while it wrote.
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path(), 10_000);
+    append(&log, mark(1), 0);
+    append(&log, mark(2), 0);
+    drop(log);
+    let [file] = &files(directory.path())[..] else { panic!() };
+    let length = std::fs::metadata(file).unwrap().len();
+    File::options().write(true).open(file).unwrap().set_len(length - 5).unwrap();
+    let (_log, logged) = open(directory.path(), 10_000);
+    assert_eq!((logged.marks, logged.floor), (vec![mark(1)], 0));
+}
+
+#[test]
+fn files_go_when_nothing_in_them_matters_and_leave_their_floor() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path(), 10_000);
+    append(&log, mark(1), 0);
+    let late = |end, elapsed| log.append(Mark { hash: [9; 16], end }, 0, (end - 300, Duration::from_secs(elapsed)));
+    late(10_700, 400);
+    late(11_100, 800);
+    assert_eq!(files(directory.path()).len(), 3);
+    late(11_700, 1_400);
+    assert_eq!(files(directory.path()).len(), 3, "the first went");
+    drop(log);
+    let (_log, logged) = open(directory.path(), 11_400);
+    assert!(!logged.marks.contains(&mark(1)) && logged.floor == 10_300, "{logged:?}");
+}
+
+#[test]
+fn what_cannot_be_written_is_known_to_the_next_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().join("nonces");
+    let (log, _) = open(&at, 10_000);
+    append(&log, mark(1), 0);
+    // No new file can be made, as where the disk has no room.
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::rename(&at, &elsewhere).unwrap();
+    append(&log, mark(2), 400);
+    append(&log, mark(3), 401);
+    drop(log);
+    let (_log, logged) = open(&elsewhere, 10_500);
+    assert_eq!(logged.floor, 10_800);
+}

@@ -1,0 +1,108 @@
+//! A signed request is accepted once: over restarts, reloads and wrong clocks, and whatever its merchant's rate says.
+
+use serde_json::Value;
+use tollgate::sign::{Credentials, plain};
+
+use crate::harness::{OTHER, SHOP, World, ask, send, signed, until};
+
+type Headers = Vec<(&'static str, String)>;
+
+const TARGET: &str = "/v1/payments/none";
+
+/// Signed by a clock that is so many seconds ahead.
+fn signed_ahead(seconds: i64) -> Headers {
+    let stamp = tollgate::clock::stamp();
+    let created = stamp.unix_time.checked_add_signed(seconds).unwrap();
+    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created, nonce: &stamp.nonce };
+    plain(&with, "GET", TARGET, b"")
+}
+
+async fn status(world: &World, headers: &Headers) -> u16 {
+    send("GET", &format!("http://{}{TARGET}", world.gateway.listen), headers, b"").await.unwrap().status
+}
+
+#[tokio::test]
+async fn captured_request_is_refused_after_every_kind_of_restart() {
+    let mut world = World::new().await;
+    let captured: Vec<Headers> = [0, -200, 290].map(signed_ahead).to_vec();
+    for headers in &captured {
+        assert_eq!(status(&world, headers).await, 404, "let in");
+    }
+    let stops = ["-KILL", "-TERM", "reload", "-KILL"];
+    for stop in stops {
+        // Signed before the stop and sent after it: nobody has seen it.
+        let waiting = signed_ahead(0);
+        match stop {
+            "-KILL" => world.gateway.kill(),
+            "-TERM" => {
+                world.gateway.signal("TERM");
+                world.gateway.ended().await;
+            }
+            _ => assert_eq!(world.reload().await.status, 200),
+        }
+        if stop != "reload" {
+            world.start().await;
+        }
+        for headers in &captured {
+            assert_eq!(status(&world, headers).await, 401, "after {stop}");
+        }
+        assert_eq!(status(&world, &waiting).await, 404, "{stop}: an honest request goes on");
+        assert_eq!(status(&world, &signed_ahead(0)).await, 404, "{stop}: and so does a new one");
+    }
+}
+
+#[tokio::test]
+async fn captured_request_is_refused_whatever_the_clock_said_meanwhile() {
+    let mut world = World::new().await;
+    let captured = signed_ahead(0);
+    assert_eq!(status(&world, &captured).await, 404, "let in");
+    for ahead in [3600, 0, -3600, 0] {
+        world.gateway.kill();
+        world.gateway.ahead = ahead;
+        world.start().await;
+        assert_eq!(status(&world, &captured).await, 401, "{ahead}");
+        assert_eq!(status(&world, &signed_ahead(ahead)).await, 404, "{ahead}: who has the same clock is served");
+    }
+}
+
+#[tokio::test]
+async fn payment_that_was_not_sent_is_not_made_by_a_replay_after_a_restart() {
+    let mut world = World::new().await;
+    crate::harness::force(&world.gateway, "open").await;
+    let body = crate::harness::order_of("o-1").to_string();
+    let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+    headers.push(("idempotency-key", "k-1".to_owned()));
+    let url = format!("http://{}/v1/payments", world.gateway.listen);
+    let refused = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
+    assert_eq!((refused.status, &refused.json()["money_state"]), (503, &Value::from("not_sent")));
+    world.gateway.kill();
+    world.start().await;
+    let again = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
+    assert_eq!((again.status, world.seen("o-1").await["arrivals"].clone()), (401, Value::Null), "{:?}", again.body);
+}
+
+#[tokio::test]
+async fn request_over_the_rate_leaves_no_nonce_and_a_replay_costs_no_rate() {
+    let world = World::new().await;
+    let path = world.conf().join("merchants/shop.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("limit = {{ rate = 0.5, burst = 2 }}\n{text}")).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let captured = signed_ahead(0);
+    assert_eq!(status(&world, &captured).await, 404, "let in");
+    for _ in 0..20 {
+        assert_eq!(status(&world, &captured).await, 401);
+    }
+    assert_eq!(status(&world, &signed_ahead(0)).await, 404, "the second of the burst was left");
+    let over = signed_ahead(0);
+    assert_eq!(status(&world, &over).await, 429);
+    let let_in = until("there is a token", || async {
+        let status = status(&world, &over).await;
+        if status == 429 { Err(status) } else { Ok(status) }
+    })
+    .await;
+    assert_eq!(let_in, 404, "the same bytes are let in later");
+    assert_eq!(status(&world, &over).await, 401, "once");
+    let other = ask(world.gateway.listen, &OTHER, "GET", TARGET, None, &Value::Null).await;
+    assert_eq!(other.status, 404);
+}
