@@ -180,9 +180,7 @@ fn in_window(created: u64, expires: Option<u64>, now: u64) -> Result<(), Denied>
 /// Everything but the nonce.
 fn signed(snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<(Arc<Merchant>, Claim), Denied> {
     let claim = match scheme(head)? {
-        Scheme::MessageSignature => {
-            rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?
-        }
+        Scheme::MessageSignature => rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?,
         Scheme::Plain => plain::read(head, body)?,
     };
     in_window(claim.created, claim.expires, now)?;

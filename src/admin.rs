@@ -45,7 +45,9 @@ pub struct Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        drop(listener::begin(session));
+        if let Some(request) = listener::begin(session) {
+            request.begin_work();
+        }
         let header = session.req_header();
         let open = ["/healthz", "/readyz"].contains(&header.uri.path());
         let shown = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -61,7 +63,7 @@ impl ServeHttp for Admin {
             }
             (&Method::GET, "/healthz") => text(StatusCode::OK, "text/plain", "alive\n".to_owned()),
             (&Method::GET, "/readyz") => match self.not_ready() {
-                None => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+                None => text(StatusCode::OK, "text/plain", format!("ready\n{}", listener::strain().unwrap_or_default())),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
             },
             (&Method::POST, "/reload") => reported(self.reload.reload().await, as_json),

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! accept ─▶ registry    total and share of an address; when full, the oldest idle connection is closed
-//!        ─▶ stream      TLS handshake, first bytes (HTTP/1 or HTTP/2), deadlines of reads and writes
-//!        ─▶ connection  one task: Pingora's HTTP on that stream, with this connection's state in reach of the app
-//! state:    the phase that a connection is in, and why it is closed
-//! refusal:  answers to what never becomes a request
-//! files:    how many descriptors there are, and how many of them connections may have
+//!        ─▶ connection  one task: TLS handshake, HTTP/1 or HTTP/2, then Pingora's HTTP on
+//!           stream      deadlines of reads and writes, over
+//!           transport   TCP or TLS
+//! state     phase of a connection, and why it is closed: shared by stream, registry and the app's requests
+//! refusal   answers to what never becomes a request
+//! files     descriptors: the limit is raised, and some are kept for everything else
 //! ```
 
 mod connection;
@@ -15,6 +16,7 @@ mod refusal;
 mod registry;
 mod state;
 mod stream;
+mod transport;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -170,6 +172,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         trouble: &mut Trouble,
     ) {
         let terms = self.terms();
+        let most = i64::try_from(terms.max_connections).unwrap_or(i64::MAX);
+        METRICS.connections_limit.with_label_values(&[self.kind.name()]).set(most);
         let Some(entry) = registry.enter(address.ip(), terms.max_connections, terms.max_per_address, &terms.limits)
         else {
             METRICS.connections_closed_total.with_label_values(&[self.kind.name(), "refused"]).inc();
@@ -186,6 +190,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         };
         tokio::spawn(connection::serve(self.kind, stream, terms, Arc::clone(&self.app), entry, shutdown.clone()));
     }
+}
+
+/// Says that the public listener has as many connections as it may. A gateway is ready all the same: new connections take the
+/// place of idle ones, and a stranger who could make it "not ready" could take every gateway out of the load balancer.
+pub(crate) fn strain() -> Option<String> {
+    let listener = [Kind::Public.name()];
+    let (open, most) =
+        (METRICS.connections.with_label_values(&listener), METRICS.connections_limit.with_label_values(&listener));
+    let (open, most) = (open.get(), most.get());
+    (most > 0 && open >= most)
+        .then(|| format!("{open} of {most} connections are open: new ones take the place of idle ones\n"))
 }
 
 /// Bounds log lines and loops when a listener cannot accept.

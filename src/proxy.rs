@@ -24,9 +24,9 @@ use pingora::upstreams::peer::HttpPeer;
 use rand::Rng;
 use tokio::sync::Semaphore;
 
-use self::permits::Permits;
 pub use self::permits::InFlight;
 pub(crate) use self::permits::Inside;
+use self::permits::{Buffered, Permits};
 use crate::gateway::{Admission, Gateway, Incoming, Served};
 use crate::listener::{self, Reason};
 use crate::problem::{Code, Problem, Retryable};
@@ -50,6 +50,16 @@ pub struct Door {
     body_limit: usize,
 }
 
+/// A request that was received as a whole.
+struct Received {
+    incoming: Incoming,
+    admission: Admission,
+    _buffered: Buffered,
+}
+
+/// Why a request is refused, and the operation that metrics name.
+type Refused = (Problem, &'static str);
+
 impl Door {
     /// `scheme` is what callers see: `https` when the listener speaks TLS.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
@@ -58,63 +68,69 @@ impl Door {
         Self { gateway, in_flight, permits: Permits::default(), discards, scheme, body_limit }
     }
 
-    async fn answer(&self, session: &mut Session, request_id: &str) -> Response<Bytes> {
-        let refused = |(problem, operation): (Problem, &'static str)| {
+    /// Answers a request; `None` when its connection was closed before work on it began.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        request: &listener::Request,
+        request_id: &str,
+    ) -> Option<Response<Bytes>> {
+        let refused = |(problem, operation): Refused| {
             let mut response = problem.response(request_id);
             response.extensions_mut().insert(Served { operation, ..Served::default() });
-            response
+            Some(response)
         };
-        let shed = |problem: Problem| refused((problem, ""));
+        let received = match self.receive(session, request_id).await {
+            Ok(received) => received,
+            Err(why) => return refused(why),
+        };
+        let in_flight = self.gateway.current.load().process.in_flight;
+        let permit = match self.permits.take(received.admission, in_flight) {
+            Ok(permit) => permit,
+            Err(problem) => return refused((problem, "")),
+        };
+        if !request.begin_work() {
+            return None;
+        }
+        let response = self.gateway.handle(received.incoming).await;
+        drop(permit);
+        Some(response)
+    }
+
+    /// Receives a request: its head is checked, and its body is read where that says so.
+    async fn receive(&self, session: &mut Session, request_id: &str) -> Result<Received, Refused> {
+        let shed = |problem: Problem| (problem, "");
         let header = session.req_header();
-        let expects = match check_head(header.version, &header.headers) {
-            Ok(expects) => expects,
-            Err(problem) => return refused((problem, "malformed")),
-        };
+        let waits_for_continue =
+            check_head(header.version, &header.headers).map_err(|problem| (problem, "malformed"))?;
         let mut incoming = self.incoming(session, request_id);
         let snapshot = self.gateway.current.load_full();
         let (limits, in_flight) = (snapshot.process.limits, snapshot.process.in_flight);
-        let admission = match self.gateway.admit(&snapshot, &incoming) {
-            Ok(admission) => admission,
-            Err(denied) => return refused(denied),
-        };
+        let admission = self.gateway.admit(&snapshot, &incoming)?;
         drop(snapshot);
         let most = match admission {
             Admission::Notification => self.body_limit.min(MAX_NOTIFICATION),
             Admission::Request | Admission::UnknownKey => self.body_limit,
         };
-        if let Err(problem) =
-            body::check_length(&incoming.headers, most).and_then(|()| self.permits.check(admission, in_flight))
-        {
-            return shed(problem);
-        }
-        // A caller with an unknown key learns that when it would learn that its signature is wrong: key ids are not to be
-        // found out.
+        body::check_length(&incoming.headers, most).map_err(shed)?;
+        self.permits.check(admission, in_flight).map_err(shed)?;
+        // A caller with an unknown key is answered when it would be with a wrong signature: key ids are not to be found out.
+        let unauthorized = || (Problem::unauthorized(), "denied");
         let discard = match admission {
-            Admission::UnknownKey => match self.discards.try_acquire() {
-                Ok(discard) => Some(discard),
-                Err(_) => return refused((Problem::unauthorized(), "denied")),
-            },
+            Admission::UnknownKey => Some(self.discards.try_acquire().map_err(|_| unauthorized())?),
             Admission::Request | Admission::Notification => None,
         };
-        if expects && let Err(problem) = let_body_come(session).await {
-            return shed(problem);
+        if waits_for_continue {
+            let_body_come(session).await.map_err(shed)?;
         }
         let mut buffered = self.permits.buffer(admission, limits.max_buffered_bytes);
         let keep = discard.is_none().then_some(&mut buffered);
-        match body::read(&mut session.downstream_session, &limits, most, keep).await {
-            Ok(body) => incoming.body = body,
-            Err(problem) => return shed(problem),
+        let read = body::read(&mut session.downstream_session, &limits, most, keep).await;
+        incoming.body = read.map_err(shed)?;
+        match discard {
+            Some(_) => Err(unauthorized()),
+            None => Ok(Received { incoming, admission, _buffered: buffered }),
         }
-        if discard.is_some() {
-            return refused((Problem::unauthorized(), "denied"));
-        }
-        let permit = match self.permits.take(admission, in_flight) {
-            Ok(permit) => permit,
-            Err(problem) => return shed(problem),
-        };
-        let response = self.gateway.handle(incoming).await;
-        drop(permit);
-        response
     }
 
     /// The head as the gateway sees it.
@@ -181,11 +197,13 @@ impl ProxyHttp for Door {
         // A connection that is being closed gets no answer, so nothing must be done for it.
         let Some(request) = listener::begin(&mut session.downstream_session) else { return Ok(true) };
         context.request_id = request_id(session);
-        let response = self.answer(session, &context.request_id).await;
+        let Some(response) = self.answer(session, &request, &context.request_id).await else { return Ok(true) };
         context.response = context.inside.take().map(Inside::answered);
         let answered = Answered::of(&response);
-        if answered.served.merchant.is_some() {
-            request.connection().trust();
+        match answered.served.merchant {
+            Some(_) => request.connection().trust(),
+            // A response to a stranger keeps no connection from being evicted.
+            None => request.end_work(),
         }
         context.answered = Some(answered);
         match write(session, response, &context.request_id).await {
@@ -312,7 +330,8 @@ mod tests {
             }
             headers
         };
-        let code = |version, headers: &HeaderMap| check_head(version, headers).map_err(|problem| problem.code().to_owned());
+        let code =
+            |version, headers: &HeaderMap| check_head(version, headers).map_err(|problem| problem.code().to_owned());
         let refused = |code: &str| Err(code.to_owned());
         for (version, headers, expected) in [
             (Version::HTTP_11, head("", true), Ok(false)),

@@ -51,7 +51,11 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let connections = descriptors.connections(wanted);
     if connections < wanted {
         let limit = descriptors.limit();
-        tracing::warn!(connections, limit, "fewer connections than server.max_connections: raise the limit of open files");
+        tracing::warn!(
+            connections,
+            limit,
+            "fewer connections than server.max_connections: raise the limit of open files"
+        );
     }
     clock::allow_offset(process.max_clock_offset);
     let listen = |address: SocketAddr, key: &str| {

@@ -54,6 +54,8 @@ pub struct Metrics {
     pub requests_shed_total: IntCounterVec,
     /// Open connections, by listener.
     pub connections: IntGaugeVec,
+    /// Maximum number of open connections, by listener.
+    pub connections_limit: IntGaugeVec,
     /// Connections that the gateway closed or refused, by listener and reason.
     pub connections_closed_total: IntCounterVec,
     /// Failed attempts to accept a connection, by listener.
@@ -233,6 +235,11 @@ impl Metrics {
                 &["channel", "operation"]
             ),
             connections: add_vec!(IntGaugeVec, Opts::new("connections", "Open connections"), &["listener"]),
+            connections_limit: add_vec!(
+                IntGaugeVec,
+                Opts::new("connections_limit", "Maximum number of open connections"),
+                &["listener"]
+            ),
             connections_closed_total: add_vec!(
                 IntCounterVec,
                 Opts::new("connections_closed_total", "Connections that the gateway closed or refused"),

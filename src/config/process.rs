@@ -143,10 +143,8 @@ pub(super) fn in_force(running: &Process, file: &Process) -> Process {
 /// Keeps the ends of the certificates that are served: a listener whose TLS is turned on or off waits for a restart.
 pub(super) fn keep_served_certificates(running: &Snapshot, read: &mut Snapshot) {
     let waits = |tls: fn(&Process) -> bool| tls(&running.process) != tls(&read.process);
-    let listeners = [
-        ("server", waits(|process| process.tls.is_some())),
-        ("admin", waits(|process| process.admin_tls.is_some())),
-    ];
+    let listeners =
+        [("server", waits(|process| process.tls.is_some())), ("admin", waits(|process| process.admin_tls.is_some()))];
     for (listener, _) in listeners.into_iter().filter(|(_, waits)| *waits) {
         let is_its = |end: &CertificateEnd| end.channel.is_empty() && end.certificate == listener;
         read.sources.certificates.retain(|end| !is_its(end));

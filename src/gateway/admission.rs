@@ -62,11 +62,7 @@ pub(super) fn segments(path: &str) -> Result<Vec<String>, Problem> {
 
 impl Gateway {
     /// Decides by the head of a request whether its body is read; a refusal comes with the operation that metrics name.
-    pub(crate) fn admit(
-        &self,
-        snapshot: &Snapshot,
-        incoming: &Incoming,
-    ) -> Result<Admission, (Problem, &'static str)> {
+    pub(crate) fn admit(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Admission, (Problem, &'static str)> {
         let path = incoming.target.split('?').next().unwrap_or_default();
         if let Some(channel) = path.strip_prefix("/notify/") {
             let known = if snapshot.channels.contains_key(channel) {

@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::registry::Entry;
 use super::state::{ConnectionState, Reason};
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use super::transport::Transport;
 use super::{Kind, Terms};
 use crate::telemetry::METRICS;
 
@@ -36,10 +37,11 @@ tokio::task_local! {
 pub(crate) struct Request {
     state: Arc<ConnectionState>,
     has_begun: AtomicBool,
+    is_working: AtomicBool,
 }
 
-/// Begins the request that this task serves: its head is complete, and its connection is not evicted until it ends. `None`
-/// when the connection is being closed: then nothing must be done for it.
+/// Begins the request that this task serves: its head is complete. `None` when the connection is being closed: then nothing
+/// must be done for it.
 pub(crate) fn begin(session: &mut ServerSession) -> Option<Arc<Request>> {
     let request = REQUEST.try_with(Arc::clone).ok()?;
     let has_begun = request.state.begin();
@@ -49,6 +51,24 @@ pub(crate) fn begin(session: &mut ServerSession) -> Option<Arc<Request>> {
 }
 
 impl Request {
+    fn new(state: Arc<ConnectionState>) -> Arc<Self> {
+        Arc::new(Self { state, has_begun: AtomicBool::new(false), is_working: AtomicBool::new(false) })
+    }
+
+    /// Begins work: the connection is not evicted until it ends. False when it is being closed: then nothing must be done.
+    pub(crate) fn begin_work(&self) -> bool {
+        let is_working = self.state.begin_work();
+        self.is_working.store(is_working, Ordering::Relaxed);
+        is_working
+    }
+
+    /// Ends work, or the request does.
+    pub(crate) fn end_work(&self) {
+        if self.is_working.swap(false, Ordering::Relaxed) {
+            self.state.end_work();
+        }
+    }
+
     /// State of its connection.
     pub(crate) fn connection(&self) -> &ConnectionState {
         &self.state
@@ -57,6 +77,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        self.end_work();
         if self.has_begun.load(Ordering::Relaxed) {
             self.state.end();
         }
@@ -130,8 +151,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
         if self.has_served.swap(true, Ordering::Relaxed) && !self.is_http2 {
             self.state.expect_next_head();
         }
-        let request = Arc::new(Request { state: Arc::clone(&self.state), has_begun: AtomicBool::new(false) });
-        REQUEST.scope(request, self.app.process_new_http(session, shutdown)).await
+        REQUEST.scope(Request::new(Arc::clone(&self.state)), self.app.process_new_http(session, shutdown)).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {

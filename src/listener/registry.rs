@@ -41,7 +41,8 @@ impl Registry {
     }
 
     /// Adds a connection. When `most` are open, or `most_of_address` of its address, the oldest idle one is closed for it;
-    /// `None` when all of them are busy.
+    /// `None` when all of them are worked
+    /// for.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -143,23 +144,27 @@ mod tests {
         registry.enter(address.parse().unwrap(), most, of_address, &ServerLimits::default())
     }
 
+    fn work(entry: &Entry) -> bool {
+        entry.state().begin() && entry.state().begin_work()
+    }
+
     #[test]
     fn full_registry_closes_the_oldest_idle_connection_of_a_stranger_first() {
         let registry = Arc::new(Registry::new("test"));
         let busy = enter(&registry, "10.0.0.1", 4, 4).unwrap();
-        assert!(busy.state().begin());
+        assert!(work(&busy));
         let known = enter(&registry, "10.0.0.2", 4, 4).unwrap();
         known.state().trust();
         let (first, second) =
             (enter(&registry, "10.0.0.3", 4, 4).unwrap(), enter(&registry, "10.0.0.4", 4, 4).unwrap());
         let new = enter(&registry, "10.0.0.5", 4, 4).unwrap();
-        assert!(!first.state().begin() && second.state().begin(), "the older of the two");
+        assert!(!work(&first) && work(&second), "the older of the two");
         drop(first);
         assert_eq!(registry.count(), 4, "it was counted out when it was closed");
-        assert!(new.state().begin());
+        assert!(work(&new));
         let newer = enter(&registry, "10.0.0.6", 4, 4).unwrap();
-        assert!(!known.state().begin(), "the known caller's goes when all others are busy");
-        assert!(newer.state().begin());
+        assert!(!work(&known), "the known caller's goes when all others are busy");
+        assert!(work(&newer));
         assert!(enter(&registry, "10.0.0.7", 4, 4).is_none(), "all are busy");
     }
 
@@ -167,11 +172,11 @@ mod tests {
     fn address_has_a_share_and_an_ipv6_network_counts_as_one_address() {
         let registry = Arc::new(Registry::new("test"));
         let held: Vec<_> = ["2001:db8::1", "2001:db8::2"].map(|one| enter(&registry, one, 9, 2).unwrap()).into();
-        assert!(held.iter().all(|entry| entry.state().begin()));
+        assert!(held.iter().all(work));
         assert!(enter(&registry, "2001:db8::3", 9, 2).is_none());
         assert!(enter(&registry, "2001:db8:0:1::1", 9, 2).is_some(), "another network");
         let mapped = enter(&registry, "::ffff:10.0.0.1", 9, 1).unwrap();
-        assert!(mapped.state().begin());
+        assert!(work(&mapped));
         assert!(enter(&registry, "10.0.0.1", 9, 1).is_none(), "the same address in another form");
         drop(held);
         assert!(enter(&registry, "2001:db8::3", 9, 2).is_some());

@@ -55,12 +55,30 @@ pub(crate) struct ConnectionState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// No request has begun.
-    Idle { until: Option<Instant> },
+    Idle {
+        until: Option<Instant>,
+    },
     /// The head of a request is on its way.
-    Header { until: Instant },
-    /// So many requests are being served.
-    Busy(u32),
+    Header {
+        until: Instant,
+    },
+    /// So many requests have begun and did not end; so many of them are worked on. The others send their body, or take a
+    /// response.
+    Serving {
+        requests: u32,
+        working: u32,
+    },
     Closed(Reason),
+}
+
+impl Phase {
+    fn is_idle(self) -> bool {
+        match self {
+            Self::Idle { .. } | Self::Header { .. } => true,
+            Self::Serving { working, .. } => working == 0,
+            Self::Closed(_) => false,
+        }
+    }
 }
 
 impl ConnectionState {
@@ -112,7 +130,7 @@ impl ConnectionState {
         match *self.phase.lock() {
             Phase::Idle { until } => until.map(|until| (until, Reason::Idle)),
             Phase::Header { until } => Some((until, Reason::Header)),
-            Phase::Busy(_) | Phase::Closed(_) => None,
+            Phase::Serving { .. } | Phase::Closed(_) => None,
         }
     }
 
@@ -121,22 +139,40 @@ impl ConnectionState {
         matches!(*self.phase.lock(), Phase::Idle { .. } | Phase::Header { .. })
     }
 
-    /// A request begins; from here the connection is not evicted. False when it was closed already.
+    /// A request begins. False when the connection was closed already.
     pub(super) fn begin(&self) -> bool {
         let mut phase = self.phase.lock();
         *phase = match *phase {
             Phase::Closed(_) => return false,
-            Phase::Busy(requests) => Phase::Busy(requests + 1),
-            Phase::Idle { .. } | Phase::Header { .. } => Phase::Busy(1),
+            Phase::Serving { requests, working } => Phase::Serving { requests: requests + 1, working },
+            Phase::Idle { .. } | Phase::Header { .. } => Phase::Serving { requests: 1, working: 0 },
         };
         true
+    }
+
+    /// Work on a request begins: from here the connection is not evicted. False when it was closed already.
+    pub(super) fn begin_work(&self) -> bool {
+        match &mut *self.phase.lock() {
+            Phase::Serving { working, .. } => *working += 1,
+            Phase::Closed(_) | Phase::Idle { .. } | Phase::Header { .. } => return false,
+        }
+        true
+    }
+
+    /// Work on a request ended.
+    pub(super) fn end_work(&self) {
+        if let Phase::Serving { working, .. } = &mut *self.phase.lock() {
+            *working = working.saturating_sub(1);
+        }
     }
 
     /// A request ended.
     pub(super) fn end(&self) {
         self.unless_closed(|phase| {
             *phase = match *phase {
-                Phase::Busy(requests) if requests > 1 => Phase::Busy(requests - 1),
+                Phase::Serving { requests, working } if requests > 1 => {
+                    Phase::Serving { requests: requests - 1, working }
+                }
                 _ => Phase::Idle { until: None },
             };
         });
@@ -161,14 +197,15 @@ impl ConnectionState {
         self.is_trusted.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing is worked on for this connection.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_before_request()
+        self.phase.lock().is_idle()
     }
 
-    /// Closes the connection if no request is being served on it.
+    /// Closes the connection if nothing is worked on for it.
     pub(super) fn evict(&self) -> bool {
         let mut phase = self.phase.lock();
-        let is_idle = matches!(*phase, Phase::Idle { .. } | Phase::Header { .. });
+        let is_idle = phase.is_idle();
         if is_idle {
             *phase = Phase::Closed(Reason::Evicted);
             drop(phase);
@@ -206,15 +243,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn busy_connection_is_not_evicted_until_its_last_request_ended() {
-        let state = ConnectionState::new(&ServerLimits::default());
-        assert!(state.begin() && state.begin());
+    fn connection_is_evicted_unless_a_request_on_it_is_worked_on() {
+        let limits = ServerLimits::default();
+        let state = ConnectionState::new(&limits);
+        assert!(state.begin() && state.begin() && state.begin_work());
         assert!(!state.evict());
         state.end();
-        assert!(!state.evict());
-        state.end();
-        assert!(state.evict());
-        assert!(!state.begin(), "no request begins on a connection that is being closed");
+        assert!(!state.evict(), "another request on it ended");
+        state.end_work();
+        assert!(state.evict(), "its response is still to be taken");
+        assert!(!state.begin() && !state.begin_work(), "nothing begins on a connection that is being closed");
+        let state = ConnectionState::new(&limits);
+        assert!(state.begin() && state.evict(), "its body is still to come");
+        assert!(!state.begin_work());
         assert_eq!(state.read_deadline(), None);
     }
 

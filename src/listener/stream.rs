@@ -16,12 +16,11 @@ use pingora::protocols::{
     UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 
 use super::refusal::refusal;
 use super::state::{ConnectionState, Reason};
+use super::transport::Transport;
 
 /// First bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -32,13 +31,6 @@ const WRITE_BUFFER: usize = 4 << 10;
 /// Time and bytes for which a closed connection is still read: closing it with unread bytes would destroy the response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_LINGER_BYTES: usize = 1 << 20;
-
-/// TCP, or TLS on it.
-#[derive(Debug)]
-pub(super) enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// The stream of one connection.
 #[derive(Debug)]
@@ -75,9 +67,9 @@ impl Stream {
     /// Finds out which HTTP comes. Over TLS, ALPN says so; else the first byte that is not in HTTP/2's preface does, so that no
     /// short request waits for more bytes.
     pub(super) async fn detect_http2(&mut self) -> io::Result<bool> {
-        if let Transport::Tls(tls) = self.io.get_ref() {
-            self.is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-            return Ok(self.is_http2);
+        if let Some(is_http2) = self.io.get_ref().negotiated_http2() {
+            self.is_http2 = is_http2;
+            return Ok(is_http2);
         }
         let mut seen = [0; HTTP2_PREFACE.len()];
         let mut length = 0;
@@ -238,10 +230,7 @@ impl Shutdown for Stream {
 
 impl UniqueID for Stream {
     fn id(&self) -> UniqueIDType {
-        match self.io.get_ref() {
-            Transport::Plain(tcp) => tcp.as_raw_fd(),
-            Transport::Tls(tls) => tls.get_ref().0.as_raw_fd(),
-        }
+        self.io.get_ref().tcp().as_raw_fd()
     }
 }
 
@@ -285,41 +274,9 @@ impl Timer {
     }
 }
 
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::config::ServerLimits;
@@ -395,7 +352,10 @@ mod tests {
         let closing = tokio::spawn(async move { Shutdown::shutdown(&mut server).await });
         let mut read = String::new();
         client.read_to_string(&mut read).await.unwrap();
-        assert!(read.starts_with("HTTP/1.1 405 Method Not Allowed\r\ncontent-type: application/problem+json"), "{read}");
+        assert!(
+            read.starts_with("HTTP/1.1 405 Method Not Allowed\r\ncontent-type: application/problem+json"),
+            "{read}"
+        );
         assert!(read.contains("\"code\":\"method_not_allowed\"") && !read.contains("Pingora"), "{read}");
         assert!(read.ends_with('}'), "{read}");
         drop(client);

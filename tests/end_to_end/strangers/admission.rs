@@ -1,0 +1,160 @@
+//! Requests that are refused by their head, and bodies that come slowly or never.
+
+use serde_json::Value;
+
+use super::*;
+use crate::harness::{SHOP, Wishes, World, send, signed, until};
+
+/// Announced, never sent.
+const BODY: &str = "content-length: 1048576\r\n";
+
+#[tokio::test]
+async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
+    let world = World::with(Wishes { server: "body_timeout = \"10m\"", ..Wishes::default() }).await;
+    let signed_head = |method: &str, target: &str| {
+        let lines = signed(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{BODY}{}\r\n", lines.collect::<String>())
+    };
+    let old = plausible("shop-1", 100).replace("timestamp: 1", "timestamp: ");
+    for (head, status, code) in [
+        (format!("POST /v1/payments HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 401, "unauthorized"),
+        ("POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(), 401, "unauthorized"),
+        (old, 401, "unauthorized"),
+        (format!("POST /notify/none HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 404, "not_found"),
+        (format!("PUT /notify/main HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 405, "method_not_allowed"),
+        (format!("POST /notify/main HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 413, "too_large"),
+        (signed_head("POST", "/v1/paymints"), 404, "not_found"),
+        (signed_head("PUT", "/v1/payments"), 405, "method_not_allowed"),
+    ] {
+        let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
+        let answer = until_closed(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_never_come_hold_no_permit() {
+    let limits = "in_flight = 16\nbody_timeout = \"4s\"";
+    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let listen = world.gateway.listen;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
+        let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
+        slow.push(sends(listen, head.as_bytes()).await);
+    }
+    world.until_metric("tollgate_requests_in_flight 40").await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    let notified = send("POST", &format!("http://{listen}/notify/main"), &[], b"{}").await.unwrap();
+    assert_ne!(notified.status, 503);
+    for stream in &mut slow {
+        let answer = until_closed(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"too_slow\""), "{answer}");
+    }
+    assert!(!world.metrics().await.contains("tollgate_requests_shed_total{"));
+}
+
+#[tokio::test]
+async fn unknown_key_id_is_answered_like_a_wrong_signature() {
+    let world = World::with(Wishes { server: "body_timeout = \"500ms\"", ..Wishes::default() }).await;
+    let shape = |answer: &str| {
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head: Vec<_> = head
+            .lines()
+            .map(|line| line.split(": ").next().unwrap())
+            // A request that came to the gateway is answered under a generation.
+            .filter(|name| *name != "x-tollgate-generation")
+            .map(str::to_owned)
+            .collect();
+        let mut body: Value = serde_json::from_str(body).unwrap();
+        body["request_id"] = Value::Null;
+        (head, body)
+    };
+    for body in [b"".as_slice(), b"{}"] {
+        let mut answers = Vec::new();
+        for key in ["shop-1", "nobody-1"] {
+            let request = [plausible(key, 2).as_bytes(), body].concat();
+            let mut stream = sends(world.gateway.listen, &request).await;
+            answers.push(shape(&response(&mut stream).await));
+        }
+        assert_eq!(answers[0], answers[1]);
+        assert_eq!(
+            answers[0].0[0],
+            if body.is_empty() { "HTTP/1.1 408 Request Timeout" } else { "HTTP/1.1 401 Unauthorized" }
+        );
+    }
+}
+
+#[tokio::test]
+async fn bodies_in_memory_are_bounded_over_all_requests() {
+    let limits =
+        "body_limit = \"64KiB\"\nmax_buffered_bytes = \"128KiB\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
+    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let mut large = Vec::new();
+    for _ in 0..2 {
+        let request = [plausible("shop-1", 60_001).as_bytes(), &[b' '; 60_000]].concat();
+        large.push(sends(world.gateway.listen, &request).await);
+    }
+    world.until_metric("tollgate_buffered_bytes 120000").await;
+    let request = [plausible("shop-1", 60_000).as_bytes(), &[b' '; 60_000]].concat();
+    let mut beyond = sends(world.gateway.listen, &request).await;
+    let answer = response(&mut beyond).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "a small one fits");
+    let url = format!("http://{}/notify/main", world.gateway.listen);
+    assert_ne!(send("POST", &url, &[], &[b' '; 30_000]).await.unwrap().status, 503, "notifications have a share");
+    drop(large);
+    world.until_metric("tollgate_buffered_bytes 0").await;
+    until("there is room again", || async {
+        let mut stream = sends(world.gateway.listen, &request).await;
+        let answer = response(&mut stream).await;
+        if answer.starts_with("HTTP/1.1 401 ") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_with_a_problem() {
+    let world = World::new().await;
+    for (request, status) in [
+        ("nonsense\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n", 400),
+        ("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", 405),
+        ("GET / HTTP/1.1\r\nhost: a\r\nexpect: nonsense\r\nconnection: close\r\n\r\n", 417),
+        ("GET / HTTP/1.0\r\nexpect: nonsense\r\n\r\n", 401),
+    ] {
+        let mut stream = sends(world.gateway.listen, request.as_bytes()).await;
+        let answer = response(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+        assert!(answer.contains("application/problem+json") && !answer.contains("Pingora"), "{request:?}: {answer}");
+        let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(body["status"], status, "{request:?}");
+    }
+    assert!(world.log().contains("\"operation\":\"malformed\""), "each has a line");
+    assert!(!world.log().contains("\"level\":\"ERROR\""), "{}", world.log());
+}
+
+#[tokio::test]
+async fn continue_is_sent_only_where_the_body_is_wanted_and_costs_no_connection() {
+    let world = World::new().await;
+    let expects = |key: &str| plausible(key, 2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+    let mut stream = sends(world.gateway.listen, expects("shop-1").as_bytes()).await;
+    for _ in 0..2 {
+        assert!(response(&mut stream).await.starts_with("HTTP/1.1 100 Continue"));
+        stream.write_all(b"{}").await.unwrap();
+        let answer = response(&mut stream).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 401 ") && answer.to_lowercase().contains("connection: keep-alive"),
+            "{answer}"
+        );
+        stream.write_all(expects("shop-1").as_bytes()).await.unwrap();
+    }
+    let unsigned = b"POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
+    let mut stream = sends(world.gateway.listen, unsigned).await;
+    assert!(until_closed(&mut stream).await.starts_with("HTTP/1.1 401 "), "and no 100");
+}
