@@ -12,6 +12,8 @@ macro_rules! suite {
         mod changes;
         #[path = "claims.rs"]
         mod claims;
+        #[path = "clocks.rs"]
+        mod clocks;
         #[path = "crashes.rs"]
         mod crashes;
         #[path = "deliveries.rs"]

@@ -143,6 +143,14 @@ impl World {
         self.gateway.start(&self.dir.path().join("gateway.log")).await;
     }
 
+    /// The same where it is not to become ready.
+    pub async fn start_alive(&mut self) {
+        let url = format!("http://{}/healthz", self.gateway.admin);
+        let log = self.dir.path().join("gateway.log");
+        let is_alive = || async { send("GET", &url, &[], b"").await.is_ok_and(|answer| answer.status == 200) };
+        self.gateway.start_until(&log, is_alive).await;
+    }
+
     /// The same where the admin port speaks TLS.
     pub async fn start_tls(&mut self) {
         let (listen, admin) = (self.gateway.listen, self.gateway.admin);
@@ -154,6 +162,11 @@ impl World {
 
     /// Another gateway with the same configuration, on addresses of its own.
     pub async fn join(&self, name: &str) -> Gateway {
+        self.join_with_clock(name, 0).await
+    }
+
+    /// The same with a clock that is so many seconds ahead.
+    pub async fn join_with_clock(&self, name: &str, ahead: i64) -> Gateway {
         let conf = self.dir.path().join(name);
         copy(self.conf(), &conf);
         let (listen, admin) = (free_address(), free_address());
@@ -163,6 +176,7 @@ impl World {
             .replace(&self.gateway.admin.to_string(), &admin.to_string());
         std::fs::write(conf.join("tollgate.toml"), text).unwrap();
         let mut gateway = Gateway::new(conf, listen, admin);
+        gateway.ahead = ahead;
         gateway.start(&self.dir.path().join(format!("{name}.log"))).await;
         gateway
     }

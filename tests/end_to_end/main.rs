@@ -6,6 +6,7 @@ mod admin;
 mod bills;
 mod breaker;
 mod chaos;
+mod clocks;
 mod cluster;
 mod contract;
 mod degrade;

@@ -35,9 +35,14 @@ pub struct Stores {
 }
 
 impl Stores {
+    /// Whether this run is over stores that several gateways share: there a gateway's own clock decides nothing.
+    pub fn are_shared() -> bool {
+        std::env::var_os(SHARED).is_some()
+    }
+
     /// What this run is over.
     pub async fn of_this_run() -> Self {
-        if std::env::var_os(SHARED).is_none() {
+        if !Self::are_shared() {
             return Self::with_ledger("path = \"../data\"".to_owned());
         }
         let redis = Redis::start().await;

@@ -1,0 +1,86 @@
+//! Wrong clocks: what they wrote hides nothing that waits, and no jump lets anything be forgotten.
+
+use jiff::SignedDuration;
+
+use super::*;
+use crate::clock::Reading;
+
+const DAY: i64 = 86_400;
+/// When the clock that was wrong has written that something is due.
+const FAR: i64 = 401 * DAY;
+
+fn steady(now: Timestamp) -> Reading {
+    Reading { now, steady_for: SignedDuration::MAX }
+}
+
+/// A few seconds after a step of the clock, or a start.
+fn jumped(now: Timestamp) -> Reading {
+    Reading { now, steady_for: SignedDuration::from_secs(5) }
+}
+
+#[tokio::test]
+async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let [delivery] = &bench.deliveries(at(3), 9).await[..] else { panic!() };
+    for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
+        bench.ledger.postpone(&delivery.event.id, due, 1).await.unwrap();
+        let after = bench.crash();
+        assert_eq!(after.deliveries(at(4), 9).await.len(), count, "{due}");
+    }
+}
+
+#[tokio::test]
+async fn search_that_a_wrong_clock_put_off_is_due_now() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown).await;
+    let search = bench.payment("o").await.search.unwrap();
+    for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
+        let later = Search { due, ..search.clone() };
+        assert!(bench.ledger.searched(&of("o"), Some(later)).await.unwrap());
+        let after = bench.crash();
+        assert_eq!(after.ledger.due_searches(at(4), 9).await.len(), count, "{due}");
+    }
+}
+
+#[tokio::test]
+async fn job_that_a_wrong_clock_put_back_is_due_now_and_young() {
+    let bench = Bench::new();
+    let late = at(FAR);
+    let accepted = bench.ledger.accept(claim_key("k", "body"), pay("o"), String::new(), 9, late).await.unwrap();
+    assert!(matches!(accepted, Claimed::Accepted(_)));
+    let after = bench.crash();
+    let [claim] = after.ledger.due_errands(at(4), 9).await[..] else { panic!("it is not due") };
+    let ticket = after.ledger.take(claim, "here", at(4)).await.unwrap().unwrap();
+    after.ledger.release(ticket).await.unwrap();
+    let [claim] = after.crash().ledger.due_errands(late, 9).await[..] else { panic!("it is not there") };
+    let ticket = after.ledger.take(claim, "here", at(4)).await.unwrap().unwrap();
+    assert!(ticket.errand.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
+}
+
+#[tokio::test]
+async fn ledgers_time_survives_restarts_and_refuses_a_jump() {
+    let bench = Bench::new();
+    let first = bench.ledger.purge_time(&mut PurgeGuard::default(), steady(at(0))).await.unwrap();
+    assert_eq!(first, PurgeTime::Until(at(0)), "an empty ledger takes the clock's time");
+    let after = bench.crash();
+    let refused = after.ledger.purge_time(&mut PurgeGuard::default(), jumped(at(FAR))).await.unwrap();
+    let PurgeTime::Refused { known } = refused else { panic!("{refused:?}") };
+    assert!(known.duration_since(at(0)) < SignedDuration::from_hours(1), "{known}");
+    let again = after.crash();
+    let right = again.ledger.purge_time(&mut PurgeGuard::default(), steady(at(3600))).await.unwrap();
+    assert_eq!(right, PurgeTime::Until(at(3600)));
+}
+
+#[tokio::test]
+async fn ledger_without_a_time_takes_that_of_its_newest_record() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let refused = bench.ledger.purge_time(&mut PurgeGuard::default(), jumped(at(FAR))).await.unwrap();
+    let PurgeTime::Refused { known } = refused else { panic!("{refused:?}") };
+    assert!(known.duration_since(at(0)) < SignedDuration::from_hours(1), "{known}");
+    // A merchant's request, and a clock that has run with the jump for long enough.
+    let confirmed = bench.ledger.purge_time(&mut PurgeGuard::default(), steady(at(FAR))).await.unwrap();
+    assert_eq!(confirmed, PurgeTime::Until(at(FAR)));
+}
