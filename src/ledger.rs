@@ -20,6 +20,7 @@ mod feed;
 mod held;
 mod ids;
 mod known_time;
+mod limits;
 mod migrate;
 mod outbox;
 mod postgres;
@@ -49,6 +50,7 @@ use self::held::Held;
 pub(crate) use self::held::Turn;
 pub(crate) use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
+pub use self::limits::{DueLimit, QueueFull, QueueLimit};
 pub use self::migrate::{Moved, migrate};
 pub use self::postgres::Address;
 pub use self::purge::Purge;
@@ -125,37 +127,45 @@ impl Ledger {
     }
 
     /// As [`claim`](Self::claim) for what nobody waits for: [`Claimed::Accepted`] means that it is durable and will be made,
-    /// once, by whoever takes it. While `most` wait already, nothing new is accepted.
+    /// once, by whoever takes it. Once so many are waiting or being executed as `limit` says, nothing new is accepted.
     pub async fn accept(
         &self,
         key: ClaimKey,
         intent: Intent,
         body: String,
-        most: u64,
+        limit: impl Into<QueueLimit>,
         now: Timestamp,
     ) -> Result<Claimed, LedgerError> {
-        let later = Later { body, is_full: self.engine.errands(most).await? >= most };
+        let later = Later { body, full: None };
         let about = About::claim(&key, &intent);
         let room = self.engine.room();
-        let request = Request::new(&key, intent, Some(later), now)?;
-        let work = move |tx: &mut transaction::Transaction<'_>| {
+        let mut request = Request::new(&key, intent, Some(later), now)?;
+        let work = move |tx: &mut transaction::Transaction<'_>, full: Option<QueueFull>| {
+            request.queue_is(full);
             let claimed = claims::claim(tx, *request)?;
             if matches!(claimed, Claimed::Accepted(_)) {
                 room?;
             }
             Ok(claimed)
         };
-        let claimed = self.engine.write(Durable, about, work).await?;
+        let claimed = self.engine.accept(key.merchant, limit.into(), about, work).await?;
         if matches!(claimed, Claimed::Accepted(_)) {
             self.witness.agreed();
         }
         Ok(claimed)
     }
 
-    /// What was accepted and is due to be made, the longest due first. What one process was given is not given to another
-    /// for a while.
+    /// What was accepted and is due to be made, the longest due first, with its merchant. What one process was given is not
+    /// given to another for a while.
+    pub(crate) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(ClaimId, String)> {
+        self.engine.due_jobs(now, limit).await
+    }
+
+    /// The same, whosever they are.
+    #[cfg(test)]
     pub(crate) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<ClaimId> {
-        self.engine.due_errands(now, limit).await
+        let limit = DueLimit { total: limit, each: limit, ..DueLimit::default() };
+        self.engine.due_jobs(now, limit).await.into_iter().map(|(claim, _)| claim).collect()
     }
 
     /// The right to make what was accepted, durable when it is given. `None`: somebody else has it, or nothing is left to be

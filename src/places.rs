@@ -25,6 +25,15 @@ impl Places {
         self.limit.saturating_sub(self.tasks.len())
     }
 
+    /// How many are under way in each lane.
+    pub(crate) fn lanes(&self) -> HashMap<String, usize> {
+        let mut lanes = HashMap::new();
+        for (_, lane) in self.under_way.values() {
+            *lanes.entry(lane.clone()).or_default() += 1;
+        }
+        lanes
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.free() == 0
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::gateway::{Gateway, make};
-use crate::ledger::ClaimId;
+use crate::ledger::{ClaimId, DueLimit};
 use crate::places::Places;
 use crate::proxy::InFlight;
 
@@ -22,11 +22,17 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
     loop {
         // Taking is writing.
         if gateway.ledger.is_healthy() && clock::is_trusted() && !places.is_full() {
+            // With several merchants, each leaves half of the places to the others.
+            let each = if gateway.current.load().merchants.len() > 1 { AT_ONCE / 2 } else { AT_ONCE };
             // No more than are made at once: what one gateway has found is not given to another for a while.
-            for claim in gateway.ledger.due_errands(clock::now(), places.free()).await {
+            let limit = DueLimit { total: places.free(), each, under_way: places.lanes() };
+            for (claim, merchant) in gateway.ledger.due_jobs(clock::now(), limit).await {
+                if places.lanes().get(&merchant).is_some_and(|count| *count >= each) {
+                    continue;
+                }
                 let (gateway, here, inside) = (Arc::clone(&gateway), Arc::clone(&here), in_flight.enter());
                 let number: String = claim.into();
-                places.ask(&number, "", async move {
+                places.ask(&number, &merchant, async move {
                     take(&gateway, claim, &here).await;
                     drop(inside);
                 });

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode};
 use tollgate_plugins::payment::Status;
 
 use super::{Served, later};
-use crate::ledger::{Answer, Claimed, LedgerError, MoneyState, Payment, Record, Refund};
+use crate::ledger::{Answer, Claimed, LedgerError, MoneyState, Payment, QueueFull, Record, Refund};
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
@@ -74,7 +74,8 @@ pub(super) fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Res
         }
         Claimed::Accepted(record) => return Ok(later::applied(json(StatusCode::ACCEPTED, &record))),
         Claimed::Waiting(record) => return Ok(later::applied(replayed(json(StatusCode::ACCEPTED, &record)))),
-        Claimed::Full => Problem::queue_full(),
+        Claimed::Full(QueueFull::Total) => Problem::queue_full(),
+        Claimed::Full(QueueFull::Share) => Problem::queue_share_full(),
         Claimed::Running => Problem::running(),
         Claimed::OtherRequest => {
             other("key_reused", "This `Idempotency-Key` was used for another request. Use a new key for a new request.")

@@ -12,7 +12,11 @@ use tollgate_plugins::payment::Status;
 use super::answers::body_of;
 use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
 use crate::clock;
-use crate::ledger::{Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, Record, Ticket};
+use crate::config::Snapshot;
+use crate::ledger::{
+    Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, QueueFull, QueueLimit, Record,
+    Ticket,
+};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
 
@@ -38,13 +42,21 @@ pub(super) async fn claim(
         Intent::Refund(_) => Action::Refund,
     };
     let body = String::from_utf8_lossy(&asked.incoming.body).into_owned();
-    let claimed = gateway.ledger.accept(key, intent, body, asked.snapshot.process.queue.limit, now).await;
+    let claimed = gateway.ledger.accept(key, intent, body, limit(&asked.snapshot), now).await;
     match &claimed {
         Ok(Claimed::Accepted(_)) => count(action, "accepted"),
-        Ok(Claimed::Full) => count(action, "full"),
+        Ok(Claimed::Full(QueueFull::Total)) => count(action, "full"),
+        Ok(Claimed::Full(QueueFull::Share)) => count(action, "share_full"),
         _ => {}
     }
     claimed
+}
+
+/// Returns how many jobs may be in the queue. With several merchants, each leaves half of it to the others.
+fn limit(snapshot: &Snapshot) -> QueueLimit {
+    let total = snapshot.process.queue.limit;
+    let each = if snapshot.merchants.len() > 1 { (total / 2).max(1) } else { total };
+    QueueLimit { total, each }
 }
 
 /// As [`super::answers::not_run`]. Who prefers an answer at once is told how it stands as that answer.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::embedded::View;
+use super::errands;
+use super::limits::{QueueFull, QueueLimit};
 use super::outbox;
 use super::records::LedgerError;
 use super::transaction::{Space, Writes};
 
-const LISTS: [Space; 4] = [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands];
+const LISTS: [Space; 5] = [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands, Space::Running];
 
 /// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
 /// tombstones of all that was done since the last compaction.
@@ -19,8 +21,14 @@ pub(super) struct Agenda {
     lanes: HashMap<Vec<u8>, String>,
     /// Searches by when they are due.
     pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What was accepted to be made later, by when it is due.
+    /// What was accepted to be made later, by when it is due; and whose it is.
     pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Jobs that are being executed, by their claims; and whose they are.
+    executing: HashMap<Vec<u8>, Vec<u8>>,
+    /// Both kinds, counted.
+    jobs: Jobs,
+    /// Those of the batch that is being made, which are among the others once it is committed.
+    accepted: Jobs,
     /// What is unknown by since when.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Events that no merchant has yet.
@@ -45,6 +53,7 @@ impl Agenda {
                 self.put(space, key, value.map(|value| &**value));
             }
         }
+        self.accepted = Jobs::default();
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
@@ -52,7 +61,21 @@ impl Agenda {
         let rows = match space {
             Space::Searches => &mut self.searches,
             Space::Unknown => &mut self.unknown,
-            Space::Errands => &mut self.errands,
+            Space::Errands => {
+                let before = match value {
+                    Some(merchant) => self.errands.insert(key.to_vec(), merchant.to_vec()),
+                    None => self.errands.remove(key),
+                };
+                return self.jobs.change(before.as_deref(), value);
+            }
+            Space::Running => {
+                let merchant = value.and_then(errands::merchant_of_running);
+                let before = match merchant {
+                    Some(merchant) => self.executing.insert(key.to_vec(), merchant.to_vec()),
+                    None => self.executing.remove(key),
+                };
+                return self.jobs.change(before.as_deref(), merchant);
+            }
             Space::Outbox => return self.put_in_lane(key, value),
             _ => return,
         };
@@ -60,6 +83,17 @@ impl Agenda {
             Some(value) => drop(rows.insert(key.to_vec(), value.to_vec())),
             None => drop(rows.remove(key)),
         }
+    }
+
+    /// Which limit of the queue is reached for a merchant.
+    pub(super) fn queue_is(&self, merchant: &str, limit: QueueLimit) -> Option<QueueFull> {
+        let own = [&self.jobs, &self.accepted].map(|jobs| jobs.of(merchant.as_bytes()));
+        limit.reached(self.jobs.total + self.accepted.total, own.iter().sum())
+    }
+
+    /// Counts a job that was accepted and is not committed yet.
+    pub(super) fn accepted(&mut self, merchant: &str) {
+        self.accepted.change(None, Some(merchant.as_bytes()));
     }
 
     fn put_in_lane(&mut self, key: &[u8], value: Option<&[u8]>) {
@@ -73,6 +107,36 @@ impl Agenda {
             lane.remove(key);
             if lane.is_empty() {
                 self.outbox.remove(&merchant);
+            }
+        }
+    }
+}
+
+/// Jobs in all, and by merchant.
+#[derive(Default)]
+struct Jobs {
+    total: u64,
+    each: HashMap<Vec<u8>, u64>,
+}
+
+impl Jobs {
+    fn of(&self, merchant: &[u8]) -> u64 {
+        self.each.get(merchant).copied().unwrap_or(0)
+    }
+
+    /// A row is another merchant's, or comes, or goes.
+    fn change(&mut self, before: Option<&[u8]>, after: Option<&[u8]>) {
+        if let Some(merchant) = after {
+            self.total += 1;
+            *self.each.entry(merchant.to_vec()).or_default() += 1;
+        }
+        if let Some(merchant) = before {
+            self.total = self.total.saturating_sub(1);
+            if let Some(count) = self.each.get_mut(merchant) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.each.remove(merchant);
+                }
             }
         }
     }

@@ -46,7 +46,8 @@ pub(super) use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::ids::{Ids, millis_at, time};
-use super::records::LedgerError;
+use super::limits::{QueueFull, QueueLimit};
+use super::records::{Claimed, LedgerError};
 use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
@@ -167,6 +168,26 @@ impl Engine {
     /// Whether there is room on the disk for something new.
     pub(super) fn room(&self) -> Result<(), LedgerError> {
         self.shared.disk.room.check()
+    }
+
+    /// As [`Engine::accept`](super::engine::Engine::accept): transactions run one after another, and each sees what those
+    /// before it in the batch accepted.
+    pub(super) async fn accept(
+        &self,
+        merchant: String,
+        limit: QueueLimit,
+        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+    ) -> Result<Claimed, LedgerError> {
+        let shared = Arc::clone(&self.shared);
+        let work = move |tx: &mut Transaction<'_>| {
+            let full = shared.agenda.lock().queue_is(&merchant, limit);
+            let claimed = work(tx, full)?;
+            if matches!(claimed, Claimed::Accepted(_)) {
+                shared.agenda.lock().accepted(&merchant);
+            }
+            Ok(claimed)
+        };
+        self.write(Durability::Durable, work).await
     }
 
     /// What is waiting, by when it is due.

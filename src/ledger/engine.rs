@@ -10,8 +10,9 @@ use super::embedded;
 use super::feed::{Listener, Name};
 use super::held::{Holder, Turn};
 use super::ids::Id;
+use super::limits::{DueLimit, QueueFull, QueueLimit};
 use super::postgres;
-use super::records::{Delivery, LedgerError, Record, Waiting};
+use super::records::{Claimed, Delivery, LedgerError, Record, Waiting};
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 
@@ -163,19 +164,26 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::due_errands`](super::Ledger::due_errands).
-    pub(super) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<Id> {
+    /// As [`Ledger::due_jobs`](super::Ledger::due_jobs).
+    pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         match self {
-            Self::Embedded(engine) => engine.agenda(|agenda| errands::due(agenda, now, limit)),
-            Self::Postgres(engine) => engine.due_errands(now, limit).await,
+            Self::Embedded(engine) => engine.agenda(|agenda| errands::due(agenda, now, &limit)),
+            Self::Postgres(engine) => engine.due_jobs(now, limit).await,
         }
     }
 
-    /// How many errands wait; counted up to `most`.
-    pub(super) async fn errands(&self, most: u64) -> Result<u64, LedgerError> {
+    /// Runs the transaction that accepts a merchant's job. `work` is told which limit of the queue is reached; no other
+    /// transaction, on no machine, accepts a job between that and its end so that a limit would be passed.
+    pub(super) async fn accept(
+        &self,
+        merchant: String,
+        limit: QueueLimit,
+        about: About,
+        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+    ) -> Result<Claimed, LedgerError> {
         match self {
-            Self::Embedded(engine) => Ok(engine.agenda(|agenda| agenda.errands.len() as u64)),
-            Self::Postgres(engine) => engine.errands(most).await,
+            Self::Embedded(engine) => engine.accept(merchant, limit, work).await,
+            Self::Postgres(engine) => engine.accept(merchant, limit, about, work).await,
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Turn {
 impl Turn {
     /// As the list of what runs has it.
     pub(super) fn listed(claim: &[u8], number: &[u8]) -> Result<Self, LedgerError> {
+        // Behind the number of a job stands its merchant.
+        let number = number.get(..16).unwrap_or(number);
         let number = if number.is_empty() { None } else { Some(Id::from_bytes(number)?) };
         Ok(Self { claim: Id::from_bytes(claim)?, number })
     }

@@ -40,7 +40,8 @@ use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
 use super::ids::{Id, Ids};
-use super::records::{Delivery, LedgerError, Record, Waiting};
+use super::limits::{DueLimit, QueueFull, QueueLimit};
+use super::records::{Claimed, Delivery, LedgerError, Record, Waiting};
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 
@@ -163,16 +164,32 @@ impl Engine {
         or_none(taken.await)
     }
 
-    pub(super) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<Id> {
+    pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         let owner = self.shared.owner;
         let when = self.shared.due.when(Space::Errands, now, errands::LATEST_DUE);
-        let taken =
-            self.ask(move |session| Ok(errands::ids(&due::take(session, Space::Errands, owner, &when, limit)?)));
+        let taken = self.ask(move |session| Ok(errands::jobs(&due::take_jobs(session, owner, &when, &limit)?)));
         or_none(taken.await)
     }
 
-    pub(super) async fn errands(&self, most: u64) -> Result<u64, LedgerError> {
-        self.ask(move |session| Ok(due::count(session, Space::Errands, most)?)).await
+    /// As [`Engine::accept`](super::engine::Engine::accept).
+    pub(super) async fn accept(
+        &self,
+        merchant: String,
+        limit: QueueLimit,
+        about: About,
+        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+    ) -> Result<Claimed, LedgerError> {
+        let shared = Arc::downgrade(&self.shared);
+        self.ask(move |session| {
+            let Some(shared) = shared.upgrade() else { return Err(shut()) };
+            let work = |tx: &mut Transaction<'_>| work(tx, due::queue_is(session, &merchant, limit)?);
+            let (claimed, wakes) = session.transaction(Durability::Durable, &about, &shared, work)?;
+            if wakes {
+                shared.wake();
+            }
+            Ok(claimed)
+        })
+        .await
     }
 
     pub(super) async fn due_deliveries(

@@ -6,6 +6,7 @@ use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
 
 use super::held::{Held, Turn};
+use super::limits::QueueFull;
 use super::timeline::{self, Exchanged};
 
 /// What is certain about the money.
@@ -213,7 +214,7 @@ pub enum Claimed {
     /// It was accepted before and is not made yet.
     Waiting(Record),
     /// So many wait already that no more are accepted; nothing was written down.
-    Full,
+    Full(QueueFull),
     /// The key was used for another request.
     OtherRequest,
     /// The order or refund number was used for another content.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Wishes, World, ask_later, force, order_of, until};
+use crate::harness::{Answer, Merchant, OTHER, Wishes, World, ask_later, force, order_of, send, signed, until};
 
 async fn create(world: &World, order: &str, key: &str) -> Answer {
     ask_later(world.gateway.listen, "/v1/payments", key, &order_of(order)).await
@@ -140,6 +140,41 @@ async fn a_full_queue_says_so_before_anything_is_accepted() {
     world.receiver.until("o-1", "payment.pending").await;
     assert!(is_accepted(&create(&world, "o-2", "k-2").await));
     world.receiver.until("o-2", "payment.pending").await;
+}
+
+/// As [`ask_later`], of any merchant.
+async fn create_of(world: &World, merchant: &Merchant, order: &str) -> Answer {
+    let body = order_of(order).to_string();
+    let mut headers = signed(merchant, "POST", "/v1/payments", body.as_bytes());
+    headers.extend([("idempotency-key", order.to_owned()), ("prefer", "respond-async".to_owned())]);
+    let url = format!("http://{}/v1/payments", world.gateway.listen);
+    send("POST", &url, &headers, body.as_bytes()).await.unwrap()
+}
+
+#[tokio::test]
+async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
+    let world = world("[queue]\nlimit = 20").await;
+    force(&world.gateway, "open").await;
+    let mut accepted = 0;
+    for number in 0..15 {
+        let answer = create(&world, &format!("o-{number}"), &format!("k-{number}")).await;
+        if is_accepted(&answer) {
+            accepted += 1;
+            continue;
+        }
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["retryable"]), (503, &json!("same_key")), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("half of the queue"), "{problem}");
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    assert_eq!(accepted, 10, "half, those included that are under way");
+    for number in 0..10 {
+        let answer = create_of(&world, &OTHER, &format!("p-{number}")).await;
+        assert!(is_accepted(&answer), "{number}: {answer:?}");
+    }
+    let full = create_of(&world, &OTHER, "p-10").await;
+    assert!(full.json()["detail"].as_str().unwrap().contains("the queue is full"), "{:?}", full.body);
+    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"share_full\"} 5").await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use super::key_name;
 use super::row::{ClaimRow, KeyRow, State};
 use crate::ledger::held::Turn;
 use crate::ledger::ids::Id;
+use crate::ledger::limits::QueueFull;
 use crate::ledger::records::{
     ClaimKey, Claimed, Errand, Intent, LedgerError, MoneyState, Payment, Record, Refund, Subject, Ticket,
 };
@@ -62,6 +63,15 @@ fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
     }
 }
 
+impl Request {
+    /// Says which limit of the queue is reached, for what is to be made later.
+    pub(in crate::ledger) fn queue_is(&mut self, full: Option<QueueFull>) {
+        if let Some(later) = &mut self.asked.later {
+            later.full = full;
+        }
+    }
+}
+
 /// All of it but what it intends.
 pub(super) struct Asked {
     /// Where its key lies.
@@ -88,8 +98,8 @@ impl Asked {
             known.save(tx)?;
             return Ok(Claimed::Present(Record::Payment(known.row.payment)));
         }
-        if self.is_full() {
-            return Ok(Claimed::Full);
+        if let Some(full) = self.full() {
+            return Ok(Claimed::Full(full));
         }
         let payment = Payment {
             status: Status::Pending,
@@ -102,7 +112,7 @@ impl Asked {
             ..payment
         };
         let id = tx.new_id(now);
-        let begun = self.run(tx, Action::Pay, id, None)?;
+        let begun = self.run(tx, &payment.merchant, Action::Pay, id, None)?;
         tx.put(Space::Index, &entry.0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
         let mut kept = Kept::new(id, PaymentRow::new(payment, begun.claim));
@@ -135,8 +145,8 @@ impl Asked {
         if refund.amount.value > left {
             return Ok(Claimed::TooMuch { left });
         }
-        if self.is_full() {
-            return Ok(Claimed::Full);
+        if let Some(full) = self.full() {
+            return Ok(Claimed::Full(full));
         }
         let refund = Refund {
             status: Status::Pending,
@@ -149,7 +159,7 @@ impl Asked {
             ..refund
         };
         let id = tx.new_id(now);
-        let begun = self.run(tx, Action::Refund, kept.id, Some(id))?;
+        let begun = self.run(tx, &refund.merchant, Action::Refund, kept.id, Some(id))?;
         tx.put(Space::Index, &entry.0, id.0);
         let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
         Kept::new(id, row).save(tx)?;
@@ -185,11 +195,11 @@ impl Asked {
                 State::Done(_) | State::Unknown => {}
             }
         }
-        if self.is_full() {
-            return Ok(Claimed::Full);
+        if let Some(full) = self.full() {
+            return Ok(Claimed::Full(full));
         }
         let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
-        let begun = self.run(tx, Action::Close, kept.id, None)?;
+        let begun = self.run(tx, &kept.row.payment.merchant, Action::Close, kept.id, None)?;
         timeline::add(tx, kept.id, None, What::Claimed { action: Action::Close, channel, amount }, now)?;
         kept.row.close = Some(begun.claim);
         kept.save(tx)?;
@@ -217,14 +227,15 @@ impl Asked {
         self.begin(tx, what, payment, refund, State::Unknown, None)
     }
 
-    fn is_full(&self) -> bool {
-        self.later.as_ref().is_some_and(|later| later.is_full)
+    fn full(&self) -> Option<QueueFull> {
+        self.later.as_ref().and_then(|later| later.full)
     }
 
     /// Begins a claim that runs now, or waits until somebody takes it.
     fn run(
         mut self,
         tx: &mut Transaction<'_>,
+        merchant: &str,
         what: Action,
         payment: Id,
         refund: Option<Id>,
@@ -234,7 +245,7 @@ impl Asked {
         let state = if errand.is_some() { State::Queued } else { State::Running };
         let claim = self.begin(tx, what, payment, refund, state, errand.clone())?;
         match &errand {
-            Some(errand) => errands::list(tx, claim, errand),
+            Some(errand) => errands::list(tx, claim, errand, merchant),
             None => tx.put(Space::Running, &claim.0, []),
         }
         Ok(Begun { claim, what, waits: errand.is_some() })

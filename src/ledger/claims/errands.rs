@@ -13,12 +13,13 @@ use crate::ledger::attempts;
 use crate::ledger::changes::hear_payment;
 use crate::ledger::held::Turn;
 use crate::ledger::ids::{Id, millis, millis_at, time};
+use crate::ledger::limits::{DueLimit, QueueFull};
 use crate::ledger::outbox;
 use crate::ledger::records::{Claimed, Errand, LedgerError, News, Record, Ticket};
 use crate::ledger::rows::{self, Kept, PaymentRow, Target};
 use crate::ledger::searches;
 use crate::ledger::timeline::{Action, Source, What};
-use crate::ledger::transaction::{Space, Transaction};
+use crate::ledger::transaction::{Pair, Space, Transaction};
 
 /// The event that tells what was made and is not at its end: the payer can pay now, or it is as open as before.
 const PENDING: &str = "payment.pending";
@@ -32,8 +33,8 @@ pub(in crate::ledger) const LATEST_DUE: SignedDuration = SignedDuration::from_mi
 pub(in crate::ledger) struct Later {
     /// As [`Errand::body`].
     pub(in crate::ledger) body: String,
-    /// So many wait that no more may.
-    pub(in crate::ledger) is_full: bool,
+    /// Whether so many are in the queue that no more may.
+    pub(in crate::ledger) full: Option<QueueFull>,
 }
 
 impl Later {
@@ -68,7 +69,9 @@ pub(in crate::ledger) fn take(
     claim.turn = turn.number;
     claim.state = State::Running;
     claim.save(tx, id)?;
-    tx.put(Space::Running, &id.0, turn.number.map(|number| number.0.to_vec()).unwrap_or_default());
+    // With the merchant, in whose share it stays until its end.
+    let listed = turn.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
+    tx.put(Space::Running, &id.0, listed.unwrap_or_default());
     target.add(tx, What::Taken { by: by.to_owned() }, now)?;
     let (payment, refund) = match target {
         Target::Payment(kept) => (kept.row.payment, None),
@@ -91,7 +94,7 @@ pub(super) fn put_back(
     errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
     errand.tries = errand.tries.saturating_add(1);
     tx.remove(Space::Running, &id.0);
-    list(tx, id, errand);
+    list(tx, id, errand, merchant_of(&target));
     let due = errand.due;
     (claim.state, claim.turn) = (State::Queued, None);
     if let Target::Payment(payment) = &mut target
@@ -132,24 +135,56 @@ pub(super) fn tell(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp
 }
 
 /// Puts it on the list of what waits.
-pub(super) fn list(tx: &mut Transaction<'_>, id: Id, errand: &Errand) {
-    tx.put(Space::Errands, &key(id, errand), []);
+pub(super) fn list(tx: &mut Transaction<'_>, id: Id, errand: &Errand, merchant: &str) {
+    tx.put(Space::Errands, &key(id, errand), merchant.as_bytes());
     tx.wake();
+}
+
+fn merchant_of(target: &Target) -> &str {
+    match target {
+        Target::Payment(kept) => &kept.row.payment.merchant,
+        Target::Refund(kept) => &kept.row.refund.merchant,
+    }
+}
+
+/// Whose job a row of the list of what runs is; nothing where it is no job.
+pub(in crate::ledger) fn merchant_of_running(value: &[u8]) -> Option<&[u8]> {
+    value.get(16..).filter(|merchant| !merchant.is_empty())
 }
 
 pub(super) fn unlist(tx: &mut Transaction<'_>, id: Id, errand: &Errand) {
     tx.remove(Space::Errands, &key(id, errand));
 }
 
-/// As [`Ledger::due_errands`](crate::ledger::Ledger::due_errands).
-pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Id> {
-    let due = agenda.errands.keys().take_while(|key| millis_at(key) <= millis(now));
+/// As [`Ledger::due_jobs`](crate::ledger::Ledger::due_jobs).
+pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
+    let due = agenda.errands.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
     // Put there by a clock that was wrong.
-    let lost = agenda.errands.range(searches::after(now, LATEST_DUE)..).map(|(key, _)| key);
-    due.chain(lost).take(limit).filter_map(|key| claim_of(key)).collect()
+    let lost = agenda.errands.range(searches::after(now, LATEST_DUE)..);
+    let mut taken = limit.under_way.clone();
+    let within_share = due.chain(lost).filter_map(|(key, merchant)| {
+        let merchant = String::from_utf8_lossy(merchant);
+        let of_merchant = match taken.get_mut(&*merchant) {
+            Some(known) => known,
+            None => taken.entry(merchant.clone().into_owned()).or_default(),
+        };
+        if *of_merchant >= limit.each {
+            return None;
+        }
+        *of_merchant += 1;
+        Some((claim_of(key)?, merchant.into_owned()))
+    });
+    within_share.take(limit.total).collect()
+}
+
+/// The claims that rows of the list name, and whose they are.
+pub(in crate::ledger) fn jobs(rows: &[Pair]) -> Vec<(Id, String)> {
+    let job = |(key, merchant): &Pair| Some((claim_of(key)?, String::from_utf8_lossy(merchant).into_owned()));
+    rows.iter().filter_map(job).collect()
 }
 
 /// The claims that keys of the list name.
+#[cfg(test)]
 pub(in crate::ledger) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
     keys.iter().filter_map(|key| claim_of(key)).collect()
 }

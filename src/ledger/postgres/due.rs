@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
 use crate::ledger::ids::{millis_at, time};
+use crate::ledger::limits::{DueLimit, QueueFull, QueueLimit};
 use crate::ledger::outbox;
 use crate::ledger::records::{LedgerError, Waiting};
 use crate::ledger::searches::after;
@@ -145,12 +146,64 @@ pub(super) fn choose(
     chosen
 }
 
-/// How many rows a space has; counted up to `most`.
-pub(super) fn count(session: &Session, space: Space, most: u64) -> Result<u64, Failure> {
-    const COUNT: &str = "SELECT count(*) FROM (SELECT FROM tollgate_due WHERE space = $1 LIMIT $2) AS it";
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let rows = session.query(COUNT, &[&schema::number(space), &most])?;
-    Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
+/// Jobs that are due, taken; none of merchants that have all their places.
+pub(super) fn take_jobs(
+    session: &Session,
+    owner: u32,
+    when: &[When],
+    limit: &DueLimit,
+) -> Result<Vec<Pair>, Failure> {
+    const TAKE: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+        WHERE space = $2 AND key = ANY (ARRAY(
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $7 AND key < $3 AND value <> ALL ($6) AND ",
+        free!(),
+        "
+            ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
+        RETURNING key, value"
+    );
+    let is_busy = |(_, count): &(&String, &usize)| **count >= limit.each;
+    let busy: Vec<&[u8]> = limit.under_way.iter().filter(is_busy).map(|(merchant, _)| merchant.as_bytes()).collect();
+    let (owner, space) = (i64::from(owner), schema::number(Space::Errands));
+    let mut taken = Vec::new();
+    for When { from, until } in when {
+        let left = many(limit.total.saturating_sub(taken.len()));
+        let rows = session.query(TAKE, &[&owner, &space, until, &left, &TAKEN.as_secs_f64(), &busy, from])?;
+        let mut rows: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        rows.sort();
+        taken.extend(rows);
+    }
+    Ok(taken)
+}
+
+/// Fewer transactions than this accept jobs at the same time, on all machines together.
+const AT_ONCE: u64 = 512;
+
+/// Which limit of the queue is reached for a merchant, inside a transaction that may accept a job. Near a limit one such
+/// transaction waits for another, so that together they do not pass it.
+pub(super) fn queue_is(session: &Session, merchant: &str, limit: QueueLimit) -> Result<Option<QueueFull>, Failure> {
+    // Any number that is no order's; the same in every version.
+    const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453002178192741)";
+    let (total, own) = jobs(session, merchant)?;
+    let is_near = total + AT_ONCE >= limit.total || own + AT_ONCE >= limit.each;
+    if limit.reached(total, own).is_some() || !is_near {
+        return Ok(limit.reached(total, own));
+    }
+    session.query(LOCK, &[])?;
+    let (total, own) = jobs(session, merchant)?;
+    Ok(limit.reached(total, own))
+}
+
+/// Jobs that wait or are executed: of all, and of a merchant.
+fn jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> {
+    // Behind the number of an execution stands its merchant; where no job runs, nothing does.
+    const COUNT: &str = "SELECT count(*), count(*) FILTER (WHERE merchant = $3) FROM (
+        SELECT value AS merchant FROM tollgate_due WHERE space = $1
+        UNION ALL SELECT substr(value, 17) FROM tollgate_due WHERE space = $2 AND length(value) > 16) AS it";
+    let numbers = [Space::Errands, Space::Running].map(schema::number);
+    let rows = session.query(COUNT, &[&numbers[0], &numbers[1], &merchant.as_bytes()])?;
+    let count = |column: usize| rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0));
+    Ok((count(0), count(1)))
 }
 
 pub(super) fn waiting(session: &Session) -> Result<Waiting, LedgerError> {

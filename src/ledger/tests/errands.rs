@@ -165,7 +165,7 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
 async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
     let bench = Bench::new();
     assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Accepted(_)));
-    assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, Claimed::Full));
+    assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, Claimed::Full(QueueFull::Total)));
     assert_eq!(bench.ledger.payment("shop", "o2").await.unwrap(), None);
     assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Waiting(_)), "what was accepted stays so");
     bench.run("k2", pay("o2")).await;
@@ -219,4 +219,76 @@ async fn what_waits_is_never_too_old() {
     while !bench.ledger.purge(&mut purge, &Keep::default(), at(1000 * 86_400)).await.unwrap() {}
     assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)));
     assert!(bench.take().await.is_some());
+}
+
+/// A payment of another merchant.
+fn of_merchant(merchant: &str, order: &str) -> (ClaimKey, Intent) {
+    let number = provider_number(&[merchant, order]);
+    let payment = Payment { merchant: merchant.into(), number, ..a_payment(order) };
+    (ClaimKey { merchant: merchant.into(), ..claim_key(order, order) }, Intent::Pay(payment))
+}
+
+impl Bench {
+    async fn accept_of(&self, merchant: &str, order: &str, limit: QueueLimit) -> Claimed {
+        let (key, intent) = of_merchant(merchant, order);
+        self.ledger.accept(key, intent, "{}".into(), limit, at(0)).await.unwrap()
+    }
+
+    /// How many of so many at once are accepted.
+    async fn flood(&self, merchant: &str, name: &str, count: usize, limit: QueueLimit) -> usize {
+        let asked = (0..count).map(|number| {
+            let (ledger, (key, intent)) = (self.ledger.clone(), of_merchant(merchant, &format!("{name}{number}")));
+            tokio::spawn(async move { ledger.accept(key, intent, "{}".into(), limit, at(0)).await.unwrap() })
+        });
+        let mut accepted = 0;
+        for asked in asked.collect::<Vec<_>>() {
+            accepted += usize::from(matches!(asked.await.unwrap(), Claimed::Accepted(_)));
+        }
+        accepted
+    }
+}
+
+#[tokio::test]
+async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_under_way() {
+    let (bench, limit) = (Bench::new(), QueueLimit { total: 30, each: 20 });
+    assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
+    assert!(matches!(bench.accept_of("shop", "b", limit).await, Claimed::Full(QueueFull::Share)));
+    // What is being executed comes back when it cannot be sent: it keeps its place.
+    let mut tickets = Vec::new();
+    for claim in bench.ledger.due_errands(at(0), 15).await {
+        tickets.push(bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap());
+    }
+    assert_eq!(tickets.len(), 15);
+    assert!(matches!(bench.accept_of("shop", "b", limit).await, Claimed::Full(QueueFull::Share)));
+    assert_eq!(bench.flood("other", "a", 60, limit).await, 10, "the rest of the queue");
+    assert!(matches!(bench.accept_of("third", "a", limit).await, Claimed::Full(QueueFull::Total)));
+    for ticket in tickets.drain(..10) {
+        bench.ledger.release(ticket).await.unwrap();
+    }
+    assert!(matches!(bench.accept_of("third", "a", limit).await, Claimed::Full(QueueFull::Total)));
+    // What has its end makes room, however it ended.
+    let settled = tickets.pop().unwrap();
+    bench.settle(settled, outcome(Status::Succeeded)).await;
+    drop(tickets.pop());
+    let accepted = async || bench.flood("third", "b", 9, limit).await;
+    let mut made = accepted().await;
+    while made < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        made += bench.flood("third", &format!("c{made}-"), 9, limit).await;
+    }
+    assert_eq!(made, 2);
+    let bench = bench.crash();
+    std::mem::forget(tickets);
+    assert_eq!(bench.flood("third", "d", 9, QueueLimit { total: 31, each: 31 }).await, 4, "three were being executed");
+}
+
+#[tokio::test]
+async fn due_jobs_of_a_merchant_with_all_its_places_do_not_hide_those_of_others() {
+    let (bench, limit) = (Bench::new(), QueueLimit::from(1_000));
+    assert_eq!(bench.flood("shop", "a", 20, limit).await, 20);
+    assert_eq!(bench.flood("other", "a", 3, limit).await, 3);
+    let under_way = std::collections::HashMap::from([("shop".to_owned(), 4)]);
+    let due = bench.ledger.due_jobs(at(0), DueLimit { total: 10, each: 4, under_way }).await;
+    let merchants: Vec<_> = due.iter().map(|(_, merchant)| merchant.as_str()).collect();
+    assert_eq!(merchants, ["other"; 3]);
 }

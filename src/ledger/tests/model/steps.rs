@@ -29,7 +29,7 @@ impl World {
             next.left.asks = asks;
             // Told that nothing was sent, a merchant asks anew for a new one.
             next.told_none &= self.rows.payment().is_some();
-            let waits = later.then(|| Later { body: "{}".into(), is_full: false });
+            let waits = later.then(|| Later { body: "{}".into(), full: None });
             let claimed = next.write(machine, hears, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
             if let Claimed::Run(ticket) = claimed {
                 next.give(machine, ticket.turn, false, hears);
