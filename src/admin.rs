@@ -24,7 +24,7 @@ use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
 use crate::probe::Probes;
-use crate::server::Deaf;
+use crate::server::{Deaf, Workers};
 use crate::telemetry::{METRICS, readings};
 
 /// The admin listener.
@@ -39,6 +39,8 @@ pub struct Admin {
     pub reload: ReloadHandle,
     /// Whether channels' hosts can be reached.
     pub probes: Arc<Probes>,
+    /// Whether everything that is to run does.
+    pub(crate) workers: Workers,
 }
 
 #[async_trait]
@@ -111,7 +113,7 @@ impl Admin {
                     .to_owned(),
             );
         }
-        None
+        self.workers.not_working()
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.

@@ -42,6 +42,7 @@ pub mod keygen;
 pub mod keys;
 pub mod ledger;
 mod notify;
+mod output;
 mod pem;
 mod places;
 pub mod probe;

@@ -1,5 +1,7 @@
 //! The process: listeners bound, background work started, signals heard, everything finished before it leaves.
 
+mod workers;
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
@@ -13,7 +15,6 @@ use pingora::listeners::tls::TlsSettings;
 use pingora::proxy::http_proxy_service_with_name;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use rustls::RootCertStore;
@@ -23,14 +24,18 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::workers::Worker;
+pub(crate) use self::workers::Workers;
 use crate::admin::Admin;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
+use crate::output::say;
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
-use crate::{clock, delivery, queue, resolve, retention, telemetry};
+use crate::telemetry::log;
+use crate::{clock, delivery, queue, resolve, retention};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -45,12 +50,13 @@ pub struct Bound {
 
 /// Reads the configuration, opens the ledger and binds the sockets; says what is wrong in words.
 pub fn bind(conf: PathBuf) -> Result<Bound, String> {
+    log::start();
     let current = reload::load_first(&conf).map_err(|mistakes| {
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
         format!("the configuration has mistakes, nothing was started:{lines}")
     })?;
     let process = Arc::clone(&current.load().process);
-    telemetry::start_log(&process.log);
+    log::set(&process.log, process.log_buffer);
     clock::go_wrong(&process.public_url)?;
     let listen = |address: SocketAddr, key: &str| {
         let cannot =
@@ -94,9 +100,9 @@ impl Bound {
     pub fn serve(self) -> ! {
         if let Err(why) = self.run() {
             tracing::error!(why, "cannot serve");
-            std::process::exit(1);
+            log::exit(1);
         }
-        std::process::exit(0)
+        log::exit(0)
     }
 
     fn run(self) -> Result<(), String> {
@@ -113,6 +119,7 @@ impl Bound {
         let in_flight = InFlight::default();
         let draining = Arc::new(AtomicBool::new(false));
         let deaf = Deaf::to_all();
+        let workers = Workers::default();
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
         let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
@@ -126,7 +133,7 @@ impl Bound {
             options.h2c = process.tls.is_none();
             app.server_options = Some(options);
         }
-        server.add_service(OnSocket::new(service, address, door));
+        server.add_service(OnSocket::new(service, address, door, workers.add("serving")));
 
         let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
@@ -137,6 +144,7 @@ impl Bound {
             deaf: Arc::clone(&deaf),
             reload: reload.clone(),
             probes: Arc::clone(&probes),
+            workers: workers.clone(),
         };
         let mut service = Service::new("admin".to_owned(), app);
         service.threads = Some(1);
@@ -146,33 +154,32 @@ impl Bound {
             }
             None => service.add_tcp(&admin_address.to_string()),
         }
-        server.add_service(OnSocket::new(service, admin_address, admin));
+        server.add_service(OnSocket::new(service, admin_address, admin, workers.add("admin")));
 
-        server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
+        server.add_service(workers.background("reload", move |stop| reloader.run(stop)));
         let hears = Arc::clone(&deaf);
-        server
-            .add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, hears, stop))));
+        server.add_service(workers.background("hang-up", move |stop| reload_on_hang_up(reload, hears, stop)));
         let current = Arc::clone(&gateway.current);
-        server.add_service(background_service("probe", Task::new(move |stop| probe::run(probes, current, stop))));
+        server.add_service(workers.background("probe", move |stop| probe::run(probes, current, stop)));
         let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
-        server.add_service(background_service(
-            "keys",
-            Task::new(move |stop| async move { keys.0.run(keys.1, stop).await }),
-        ));
+        server.add_service(workers.background("keys", move |stop| async move { keys.0.run(keys.1, stop).await }));
         let resolver = Arc::clone(&gateway);
-        server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
+        server.add_service(workers.background("resolve", move |stop| resolve::run(resolver, stop)));
         let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());
-        server.add_service(background_service("queue", Task::new(move |stop| queue::run(worker, inside, stop))));
+        server.add_service(workers.background("queue", move |stop| queue::run(worker, inside, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
+        server.add_service(workers.background("delivery", move |stop| delivery::run(current, ledger, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
+        server.add_service(workers.background("purge", move |stop| retention::run(current, ledger, stop)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
-        server.add_service(background_service("statuses", Task::new(move |stop| statuses.run(ledger, stop))));
+        server.add_service(workers.background("statuses", move |stop| statuses.run(ledger, stop)));
         let drain = Drain { in_flight, draining, limit: process.drain };
-        server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
+        server.add_service(workers.background("drain", move |stop| drain.run(stop)));
 
-        println!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
+        // On a thread of its own: nobody may read standard output.
+        std::thread::spawn(move || {
+            say!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
+        });
         server.run(RunArgs { shutdown_signal: Box::new(Signals(deaf)) });
         Ok(())
     }
@@ -200,7 +207,7 @@ impl Drain {
         }
         let left = self.in_flight.count();
         tracing::info!(unfinished = left, "leaving");
-        std::process::exit(0);
+        log::exit(0);
     }
 }
 
@@ -256,41 +263,19 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-/// A background task as Pingora wants it.
-struct Task<F>(Mutex<Option<F>>);
-
-impl<F> Task<F> {
-    fn new(start: F) -> Self {
-        Self(Mutex::new(Some(start)))
-    }
-}
-
-#[async_trait]
-impl<F, T> BackgroundService for Task<F>
-where
-    F: FnOnce(ShutdownWatch) -> T + Send + 'static,
-    T: Future<Output = ()> + Send + 'static,
-{
-    async fn start(&self, shutdown: ShutdownWatch) {
-        let start = self.0.lock().take();
-        if let Some(start) = start {
-            start(shutdown).await;
-        }
-    }
-}
-
 /// A service on a socket that is bound already: the port may have been 0, and a taken one was told in words.
 struct OnSocket<S> {
     service: S,
     name: String,
     fds: ListenFds,
+    worker: Arc<Worker>,
 }
 
 impl<S: ServiceWithDependents> OnSocket<S> {
-    fn new(service: S, address: SocketAddr, socket: TcpListener) -> Self {
+    fn new(service: S, address: SocketAddr, socket: TcpListener, worker: Arc<Worker>) -> Self {
         let mut fds = Fds::new();
         fds.add(address.to_string(), socket.into_raw_fd());
-        Self { name: service.name().to_owned(), service, fds: Arc::new(Mutex::new(fds)) }
+        Self { name: service.name().to_owned(), service, fds: Arc::new(Mutex::new(fds)), worker }
     }
 }
 
@@ -303,6 +288,7 @@ impl<S: ServiceWithDependents> ServiceWithDependents for OnSocket<S> {
         listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
+        tokio::spawn(Arc::clone(&self.worker).give_signs());
         self.service.start_service(Some(Arc::clone(&self.fds)), shutdown, listeners_per_fd, ready).await;
     }
 
