@@ -25,7 +25,7 @@ use crate::explain;
 use crate::gateway::Gateway;
 use crate::listener;
 use crate::probe::Probes;
-use crate::server::Deaf;
+use crate::server::{Deaf, Workers};
 use crate::telemetry::{METRICS, readings};
 
 /// The admin listener.
@@ -40,6 +40,8 @@ pub struct Admin {
     pub reload: ReloadHandle,
     /// Whether channels' hosts can be reached.
     pub probes: Arc<Probes>,
+    /// Whether everything that is to run does.
+    pub(crate) workers: Workers,
 }
 
 #[async_trait]
@@ -115,7 +117,7 @@ impl Admin {
                     .to_owned(),
             );
         }
-        clock::refusal()
+        clock::refusal().or_else(|| self.workers.not_working())
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.

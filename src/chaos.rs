@@ -30,6 +30,7 @@ use self::client::Story;
 use self::disturb::Counts;
 use self::stores::Stores;
 use self::world::World;
+use crate::output::say;
 
 /// What `tollgate chaos` is told.
 #[derive(Args, Clone, Debug)]
@@ -72,9 +73,7 @@ async fn play(arguments: &ChaosArgs) -> Result<(), String> {
         _ => None,
     };
     let shared = stores.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
-    println!(
-        "seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it"
-    );
+    say!("seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it");
     let world = Arc::new(World::set(seed, usize::from(gateways), stores).await?);
     let (stop, stopped) = watch::channel(false);
     let disturbers = if arguments.calm { Vec::new() } else { disturbers(&world, &stopped, seed) };

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::LedgerPlace;
-use crate::{chaos, config, demo, explain, keygen, ledger, probe, routing, sandbox, server, sign};
+use crate::output::{complain, say};
+use crate::{chaos, config, demo, explain, keygen, ledger, output, probe, routing, sandbox, server, sign, telemetry};
 
 /// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
 #[derive(Parser)]
@@ -143,10 +144,15 @@ pub fn main() -> ExitCode {
         Command::Sign(arguments) => sign::run(arguments),
         Command::Keygen { what } => generate(&conf, what),
     };
+    telemetry::log::flush();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if output::is_complete() => ExitCode::SUCCESS,
+        Ok(()) => {
+            complain!("tollgate: not everything could be written to standard output; is the disk full?");
+            ExitCode::FAILURE
+        }
         Err(why) => {
-            eprintln!("tollgate: {why}");
+            complain!("tollgate: {why}");
             ExitCode::FAILURE
         }
     }
@@ -154,23 +160,23 @@ pub fn main() -> ExitCode {
 
 fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
     match what {
-        Keygen::Merchant => println!("{}", keygen::merchant_secret()),
-        Keygen::Webhook => println!("{}", keygen::webhook_secret()),
+        Keygen::Merchant => say!("{}", keygen::merchant_secret()),
+        Keygen::Webhook => say!("{}", keygen::webhook_secret()),
         Keygen::Rsa { name } => {
             let pair = keygen::rsa_key_pair().map_err(|error| error.to_string())?;
             for (suffix, text) in [("key", &pair.private_key), ("pub", &pair.public_key)] {
                 let path = format!("{name}_{suffix}.pem");
                 keygen::write_new(std::path::Path::new(&path), text).map_err(|error| format!("{path}: {error}"))?;
-                println!("{path}");
+                say!("{path}");
             }
         }
         Keygen::Sandbox { name, provider, address } => {
             let made = keygen::sandbox_channel_of(provider, &conf.join("channels"), &name, &address)
                 .map_err(|error| error.to_string())?;
             let account = made.account.display();
-            println!("channel    {}", made.channel.display());
-            println!("account    {account}");
-            println!("start it   tollgate sandbox --listen {address} {account}");
+            say!("channel    {}", made.channel.display());
+            say!("account    {account}");
+            say!("start it   tollgate sandbox --listen {address} {account}");
         }
     }
     Ok(())
@@ -185,8 +191,8 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
         return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
     let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("nothing was moved: {error}"))?;
-    println!("{moved}are in the {to} now.");
-    println!("{} is left as it was, to be kept as a backup: start no gateway on it any more.", from.display());
+    say!("{moved}are in the {to} now.");
+    say!("{} is left as it was, to be kept as a backup: start no gateway on it any more.", from.display());
     Ok(())
 }
 

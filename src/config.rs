@@ -152,6 +152,8 @@ pub struct Process {
     pub fresh: Fresh,
     /// The log's filter, as in `info` or `tollgate=debug`.
     pub log: String,
+    /// Bytes of the log that wait for their reader at most.
+    pub log_buffer: u64,
     /// How long SIGTERM waits for what is in flight.
     pub drain: Duration,
     /// The largest body of a request.

@@ -1,6 +1,8 @@
 //! Events to merchants, again until they have them. One dead endpoint delays no other, and the order is kept per payment
 //! (the ledger gives out only the oldest event of each).
 
+mod dial;
+mod special_purpose;
 pub mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +32,8 @@ const HELD: u64 = 3600;
 const AT_ONCE: usize = 512;
 const AT_ONCE_EACH: usize = 8;
 const AT_ONCE_FAILING: usize = 1;
+/// How long an event rests whose attempt could not be recorded. It is due still, and would be sent again at once.
+const UNRECORDED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs until shutdown.
 pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
@@ -40,7 +44,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     loop {
         // All that ended: a look at what is due waits for the disk.
         while let Some(ended) = under_way.try_join_next_with_id() {
-            lanes.ended(ended);
+            lanes.ended(ended, &mut under_way);
         }
         // What cannot be written down as delivered would be delivered again and again.
         if worker.ledger.is_healthy() && clock::is_trusted() {
@@ -54,12 +58,12 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
             for delivery in due.await {
                 let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
                 let worker = Arc::clone(&worker);
-                let task = under_way.spawn(async move { worker.deliver(delivery).await });
+                let task = under_way.spawn(worker.deliver(delivery));
                 lanes.enter(task.id(), merchant, event);
             }
         }
         tokio::select! {
-            Some(ended) = under_way.join_next_with_id() => lanes.ended(ended),
+            Some(ended) = under_way.join_next_with_id() => lanes.ended(ended, &mut under_way),
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -98,19 +102,29 @@ impl Lanes {
         self.places.insert(task, (merchant, event));
     }
 
-    fn ended(&mut self, ended: Result<(tokio::task::Id, bool), JoinError>) {
+    /// Frees the place of a task that ended. One that panicked keeps it for a while.
+    fn ended(&mut self, ended: Result<(tokio::task::Id, bool), JoinError>, tasks: &mut JoinSet<bool>) {
         match ended {
-            Ok((task, had)) => self.leave(task, had),
-            Err(broken) => self.leave(broken.id(), false),
+            Ok((task, had)) => drop(self.leave(task, had)),
+            Err(broken) => {
+                if let Some((merchant, event)) = self.leave(broken.id(), false) {
+                    let rest = tasks.spawn(async {
+                        tokio::time::sleep(UNRECORDED_PAUSE).await;
+                        false
+                    });
+                    self.enter(rest.id(), merchant, event);
+                }
+            }
         }
     }
 
-    fn leave(&mut self, task: tokio::task::Id, had: bool) {
-        let Some((merchant, event)) = self.places.remove(&task) else { return };
+    fn leave(&mut self, task: tokio::task::Id, had: bool) -> Option<(String, String)> {
+        let (merchant, event) = self.places.remove(&task)?;
         if let Some(lane) = self.lanes.get_mut(&merchant) {
             lane.events.remove(&event);
             lane.failing = !had;
         }
+        Some((merchant, event))
     }
 }
 
@@ -136,22 +150,23 @@ enum Next {
 }
 
 impl Worker {
-    /// Gives whether the merchant has it.
-    async fn deliver(&self, delivery: Delivery) -> bool {
-        let snapshot = self.current.load_full();
+    /// Makes one attempt and records its end; returns whether the merchant has the event.
+    async fn deliver(self: Arc<Self>, delivery: Delivery) -> bool {
         let merchant = delivery.event.subject.merchant.clone();
         let event = delivery.event.id.clone();
-        let (next, why) = self.attempt(&snapshot, &delivery).await;
-        let result = match &next {
-            Next::Done(result) | Next::GiveUp(result) => *result,
-            Next::Again(_) => "failed",
-            Next::Hold(_) => "held",
-        };
-        METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), result]).inc();
+        // An attempt of its own, so that a defect in it counts as one that failed.
+        let attempt = tokio::spawn({
+            let (worker, delivery) = (Arc::clone(&self), delivery.clone());
+            async move { worker.attempt(&worker.current.load_full(), &delivery).await }
+        });
+        let (next, why) = attempt.await.unwrap_or_else(|_| {
+            let why = "the attempt broke off; see the log".to_owned();
+            (after(&Err(why.clone()), delivery.tries, clock::now(), rand::rng().random()), Some(why))
+        });
         let now = clock::now();
         let had = matches!(next, Next::Done(_));
-        if let Some(why) = why {
-            let undelivered = vec![What::Undelivered { id: event.clone(), why }];
+        if let Some(why) = &why {
+            let undelivered = vec![What::Undelivered { id: event.clone(), why: why.clone() }];
             // What is written next waits for the disk, and takes this along.
             if let Err(error) = self.ledger.note(&delivery.event.subject, undelivered, now).await {
                 tracing::warn!(%error, event, "the timeline misses that it was not taken");
@@ -159,16 +174,24 @@ impl Worker {
         }
         let written = match next {
             Next::Done("delivered") => self.ledger.delivered(&event, now).await,
-            Next::Done(why) => self.ledger.dropped(&event, why, now).await,
-            Next::GiveUp(why) => {
-                tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
-                self.ledger.dropped(&event, why, now).await
-            }
+            Next::Done(why) | Next::GiveUp(why) => self.ledger.dropped(&event, why, now).await,
             Next::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
             Next::Hold(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
         };
+        let result = match &next {
+            Next::Done(result) | Next::GiveUp(result) => *result,
+            Next::Again(_) => "failed",
+            Next::Hold(_) => "held",
+        };
+        METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), result]).inc();
+        if let Next::GiveUp(why) = next {
+            tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
+        } else if let Some(outcome) = why {
+            tracing::info!(merchant, event, outcome, ?next, "an event was not delivered");
+        }
         if let Err(error) = written {
             tracing::error!(%error, event, "a delivery's end could not be recorded; the event is sent again");
+            tokio::time::sleep(UNRECORDED_PAUSE).await;
         }
         had
     }
@@ -185,7 +208,7 @@ impl Worker {
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
             return (Next::Hold(HELD), Some("the webhook said that it is gone (410)".to_owned()));
         }
-        let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event).await;
+        let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event, delivery.tries).await;
         if let Ok(Reply { status: 410, .. }) = reply {
             tracing::error!(
                 merchant = name,
@@ -199,7 +222,6 @@ impl Worker {
             return (next, None);
         }
         let outcome = reply.map_or_else(|why| why, |reply| format!("it answered {}", reply.status));
-        tracing::info!(merchant = name, event = delivery.event.id, outcome, ?next, "an event was not delivered");
         (next, Some(outcome))
     }
 }

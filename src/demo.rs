@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use self::shop::Shop;
 use self::stage::Stage;
+use crate::output::say;
 
 /// Plays the demo; with `keep` everything is left running until Ctrl-C.
 pub fn run(keep: bool) -> Result<(), String> {
@@ -42,7 +43,7 @@ async fn play(stage: &Stage) -> Result<(), String> {
     let (status, first) = shop.ask("POST", "/v1/payments", Some("demo-key-1"), &order).await?;
     fact("answer", &format!("{status}, status {}", text(&first["status"])));
     let link = first["action"]["data"].as_str().ok_or_else(|| format!("no QR code came: {first}"))?;
-    println!("{}", qr(link)?);
+    say!("{}", qr(link)?);
     why(
         "The claim was on disk before a byte left. The answer was believed because WeChat Pay's signature over it is right.",
     );
@@ -103,7 +104,7 @@ async fn play(stage: &Stage) -> Result<(), String> {
     fact("payment", &format!("{} of {} fen given back", payment["refunded"], payment["amount"]["value"]));
 
     title("That is all");
-    println!(
+    say!(
         "   Next: `tollgate demo --keep` leaves it running for your own requests; the README shows the first one with curl.\n"
     );
     Ok(())
@@ -131,15 +132,15 @@ fn qr(link: &str) -> Result<String, String> {
 }
 
 fn title(text: &str) {
-    println!("\n\x1b[1m{text}\x1b[0m");
+    say!("\n\x1b[1m{text}\x1b[0m");
 }
 
 fn fact(name: &str, text: &str) {
-    println!("   {name:<10}{text}");
+    say!("   {name:<10}{text}");
 }
 
 fn why(text: &str) {
-    println!("   \x1b[2m{text}\x1b[0m");
+    say!("   \x1b[2m{text}\x1b[0m");
 }
 
 fn text(value: &Value) -> &str {

@@ -18,6 +18,7 @@ use tollgate_plugins::payment::{Money, Status};
 use crate::admin;
 use crate::config::{Snapshot, operate};
 use crate::ledger::{Ledger, LedgerError, Life, MoneyState, Refund, Search, Timeline};
+use crate::output::say;
 use crate::server::open_ledger;
 
 /// Which payment.
@@ -56,11 +57,11 @@ pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
     }
     if arguments.json {
         let pretty = serde_json::to_string_pretty(&found).map_err(|error| error.to_string())?;
-        println!("{pretty}");
+        say!("{pretty}");
         return Ok(());
     }
     for one in &found {
-        println!("{}", text::of(one));
+        say!("{}", text::of(one));
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ pub mod keys;
 pub mod ledger;
 mod listener;
 mod notify;
+mod output;
 mod pem;
 mod places;
 pub mod probe;

@@ -33,6 +33,7 @@ pub(crate) use self::files::{Descriptors, raise_limit};
 use self::registry::Registry;
 pub(crate) use self::state::Reason;
 use crate::config::{Current, Process, ServerLimits, ServerTls};
+use crate::server::Worker;
 use crate::telemetry::METRICS;
 
 /// Maximum number of connections to the admin port.
@@ -84,12 +85,20 @@ pub(crate) struct Listener<A> {
     socket: Option<TcpListener>,
     current: Current,
     descriptors: Descriptors,
+    worker: Arc<Worker>,
 }
 
 impl<A> Listener<A> {
     /// `app` answers what comes in on `socket`.
-    pub(crate) fn new(kind: Kind, app: A, socket: TcpListener, current: Current, descriptors: Descriptors) -> Self {
-        Self { kind, app: Arc::new(app), socket: Some(socket), current, descriptors }
+    pub(crate) fn new(
+        kind: Kind,
+        app: A,
+        socket: TcpListener,
+        current: Current,
+        descriptors: Descriptors,
+        worker: Arc<Worker>,
+    ) -> Self {
+        Self { kind, app: Arc::new(app), socket: Some(socket), current, descriptors, worker }
     }
 
     fn terms(&self) -> Terms {
@@ -122,6 +131,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
             Err(error) => return tracing::error!(%error, listener = self.kind.name(), "the listener cannot start"),
         };
         ready.notify_ready();
+        tokio::spawn(Arc::clone(&self.worker).give_signs());
         let registry = Arc::new(Registry::new(self.kind.name()));
         let mut trouble = Trouble::default();
         loop {

@@ -1,8 +1,12 @@
 //! What is under way: no more than there are places, and never two at once about the same.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
+
+/// How long a task that panicked keeps its key. What it was about is due still, and would be done again at once.
+pub(crate) const PANIC_PAUSE: Duration = Duration::from_secs(5);
 
 /// Who has a place. A slow one keeps its own, and holds up no other.
 pub(crate) struct Places {
@@ -56,10 +60,17 @@ impl Places {
     pub(crate) async fn one_ends(&mut self) {
         let ended = match self.tasks.join_next_with_id().await {
             Some(Ok((task, ()))) => task,
-            Some(Err(broken)) => broken.id(),
+            Some(Err(broken)) => return self.rest(broken.id()),
             None => return std::future::pending().await,
         };
         self.under_way.remove(&ended);
+    }
+
+    fn rest(&mut self, panicked: Id) {
+        if let Some(place) = self.under_way.remove(&panicked) {
+            let task = self.tasks.spawn(tokio::time::sleep(PANIC_PAUSE)).id();
+            self.under_way.insert(task, place);
+        }
     }
 
     /// Until everything is done.
@@ -96,6 +107,21 @@ mod tests {
         answer.send(()).unwrap();
         places.all_end().await;
         assert_eq!(asked.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn task_that_panicked_is_not_done_again_at_once() {
+        let (done, mut places) = (Arc::new(AtomicUsize::new(0)), Places::new(16, 16));
+        let begin = tokio::time::Instant::now();
+        while begin.elapsed() < 3 * PANIC_PAUSE {
+            let done = Arc::clone(&done);
+            places.ask("o", "main", async move {
+                done.fetch_add(1, Ordering::Relaxed);
+                panic!("a defect");
+            });
+            places.one_ends().await;
+        }
+        assert_eq!(done.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]

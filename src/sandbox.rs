@@ -25,7 +25,7 @@ mod wechat_v3;
 mod zip;
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -175,13 +175,15 @@ impl Drop for Sandbox {
 /// Runs a sandbox until Ctrl-C or SIGTERM; prints where it is.
 pub async fn run_command(listen: SocketAddr, control: SocketAddr, accounts: Vec<PathBuf>) -> io::Result<()> {
     let sandbox = Sandbox::start(Options { listen, control, ..Options::new(accounts) }).await?;
-    println!("sandbox  https://{}", sandbox.address());
-    println!("control  http://{}", sandbox.control_address());
+    // A reader that is gone is no reason to end.
+    let mut out = io::stdout();
+    let _ = writeln!(out, "sandbox  https://{}", sandbox.address());
+    let _ = writeln!(out, "control  http://{}", sandbox.control_address());
     let accounts = sandbox.shared.accounts.iter();
     let mut accounts: Vec<_> = accounts.map(|(name, account)| (account.provider(), name)).collect();
     accounts.sort_unstable();
     for (provider, name) in accounts {
-        println!("account  {provider} {name}");
+        let _ = writeln!(out, "account  {provider} {name}");
     }
     terminated().await?;
     sandbox.stop().await;

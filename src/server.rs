@@ -1,5 +1,7 @@
 //! The process: listeners bound, background work started, signals heard, everything finished before it leaves.
 
+mod workers;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(crate) use self::workers::{Worker, Workers};
 use crate::admin::Admin;
 use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
@@ -21,9 +22,11 @@ use crate::config::{LedgerPlace, Process};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::listener::{self, Descriptors, Listener};
+use crate::output::say;
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
-use crate::{clock, delivery, queue, resolve, retention, telemetry};
+use crate::telemetry::log;
+use crate::{clock, delivery, queue, resolve, retention};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -39,12 +42,13 @@ pub struct Bound {
 
 /// Reads the configuration, opens the ledger and binds the sockets; says what is wrong in words.
 pub fn bind(conf: PathBuf) -> Result<Bound, String> {
+    log::start();
     let current = reload::load_first(&conf).map_err(|mistakes| {
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
         format!("the configuration has mistakes, nothing was started:{lines}")
     })?;
     let process = Arc::clone(&current.load().process);
-    telemetry::start_log(&process.log);
+    log::set(&process.log, process.log_buffer);
     clock::go_wrong(&process.public_url)?;
     let descriptors = listener::raise_limit();
     let wanted = process.limits.max_connections as usize;
@@ -104,9 +108,9 @@ impl Bound {
     pub fn serve(self) -> ! {
         if let Err(why) = self.run() {
             tracing::error!(why, "cannot serve");
-            std::process::exit(1);
+            log::exit(1);
         }
-        std::process::exit(0)
+        log::exit(0)
     }
 
     fn run(self) -> Result<(), String> {
@@ -123,12 +127,14 @@ impl Bound {
         let in_flight = InFlight::default();
         let draining = Arc::new(AtomicBool::new(false));
         let deaf = Deaf::to_all();
+        let workers = Workers::default();
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
         let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
         let app = http_proxy(&server.configuration, app);
         let current = || Arc::clone(&gateway.current);
-        server.add_service(Listener::new(listener::Kind::Public, app, door, current(), descriptors));
+        let worker = workers.add("serving");
+        server.add_service(Listener::new(listener::Kind::Public, app, door, current(), descriptors, worker));
 
         let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
@@ -139,35 +145,36 @@ impl Bound {
             deaf: Arc::clone(&deaf),
             reload: reload.clone(),
             probes: Arc::clone(&probes),
+            workers: workers.clone(),
         };
-        server.add_service(Listener::new(listener::Kind::Admin, app, admin, current(), descriptors));
+        let worker = workers.add("admin");
+        server.add_service(Listener::new(listener::Kind::Admin, app, admin, current(), descriptors, worker));
 
-        server.add_service(background_service("reload", Task::new(move |stop| reloader.run(stop))));
+        server.add_service(workers.background("reload", move |stop| reloader.run(stop)));
         let hears = Arc::clone(&deaf);
-        server
-            .add_service(background_service("hang-up", Task::new(move |stop| reload_on_hang_up(reload, hears, stop))));
+        server.add_service(workers.background("hang-up", move |stop| reload_on_hang_up(reload, hears, stop)));
         let current = Arc::clone(&gateway.current);
-        server.add_service(background_service("probe", Task::new(move |stop| probe::run(probes, current, stop))));
+        server.add_service(workers.background("probe", move |stop| probe::run(probes, current, stop)));
         let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
-        server.add_service(background_service(
-            "keys",
-            Task::new(move |stop| async move { keys.0.run(keys.1, stop).await }),
-        ));
+        server.add_service(workers.background("keys", move |stop| async move { keys.0.run(keys.1, stop).await }));
         let resolver = Arc::clone(&gateway);
-        server.add_service(background_service("resolve", Task::new(move |stop| resolve::run(resolver, stop))));
+        server.add_service(workers.background("resolve", move |stop| resolve::run(resolver, stop)));
         let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());
-        server.add_service(background_service("queue", Task::new(move |stop| queue::run(worker, inside, stop))));
+        server.add_service(workers.background("queue", move |stop| queue::run(worker, inside, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(background_service("delivery", Task::new(move |stop| delivery::run(current, ledger, stop))));
+        server.add_service(workers.background("delivery", move |stop| delivery::run(current, ledger, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
+        server.add_service(workers.background("purge", move |stop| retention::run(current, ledger, stop)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
-        server.add_service(background_service("statuses", Task::new(move |stop| statuses.run(ledger, stop))));
+        server.add_service(workers.background("statuses", move |stop| statuses.run(ledger, stop)));
         let stuck = process.limits.write_timeout.min(LONGEST_STUCK);
         let drain = Drain { in_flight, draining, limit: process.drain, stuck };
-        server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
+        server.add_service(workers.background("drain", move |stop| drain.run(stop)));
 
-        println!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
+        // On a thread of its own: nobody may read standard output.
+        std::thread::spawn(move || {
+            say!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
+        });
         server.run(RunArgs { shutdown_signal: Box::new(Signals(deaf)) });
         Ok(())
     }
@@ -207,7 +214,7 @@ impl Drain {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         tracing::info!(unfinished = self.in_flight.count(), unread = self.in_flight.responses(), "leaving");
-        std::process::exit(0);
+        log::exit(0);
     }
 }
 
@@ -259,29 +266,6 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-        }
-    }
-}
-
-/// A background task as Pingora wants it.
-struct Task<F>(Mutex<Option<F>>);
-
-impl<F> Task<F> {
-    fn new(start: F) -> Self {
-        Self(Mutex::new(Some(start)))
-    }
-}
-
-#[async_trait]
-impl<F, T> BackgroundService for Task<F>
-where
-    F: FnOnce(ShutdownWatch) -> T + Send + 'static,
-    T: Future<Output = ()> + Send + 'static,
-{
-    async fn start(&self, shutdown: ShutdownWatch) {
-        let start = self.0.lock().take();
-        if let Some(start) = start {
-            start(shutdown).await;
         }
     }
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::access::plain::message;
 use crate::clock::stamp;
+use crate::output::say;
 
 /// What `tollgate sign` takes.
 #[derive(Args)]
@@ -105,7 +106,7 @@ pub fn run(arguments: SignArgs) -> Result<(), String> {
         Scheme::Rfc9421 => rfc9421(&with, &method, target, &body),
     };
     for (name, value) in headers {
-        println!("{name}: {value}");
+        say!("{name}: {value}");
     }
     Ok(())
 }

@@ -1,18 +1,17 @@
 //! What is seen from outside: metrics and the log.
 
+pub mod log;
 pub mod readings;
 
 mod labels;
 
 use std::sync::LazyLock;
 
+pub use self::labels::{LABELS, Labels};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use tracing_subscriber::EnvFilter;
-
-pub use self::labels::{LABELS, Labels};
 
 /// The process's metrics. One set for all, because Prometheus knows a process by one page.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
@@ -133,6 +132,8 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
     /// Addresses of a channel's host: all that are known, and those that stand behind the others.
     pub upstream_addresses: IntGaugeVec,
+    /// Lines of the log that were dropped, because nobody read them fast enough or they could not be written.
+    pub log_lines_dropped_total: IntCounter,
     /// Look-ups of hosts' names that failed.
     pub upstream_lookup_failures_total: IntCounterVec,
     /// 1 when a channel's host was reached as a payment would reach it, 0 when it was not.
@@ -402,6 +403,13 @@ impl Metrics {
                 Opts::new("upstream_addresses", "Addresses of a channel's host: known, and of these unhealthy"),
                 &["channel", "host", "state"]
             ),
+            log_lines_dropped_total: add!(
+                IntCounter,
+                Opts::new(
+                    "log_lines_dropped_total",
+                    "Lines of the log that nobody read in time or that could not be written"
+                )
+            ),
             upstream_lookup_failures_total: add_vec!(
                 IntCounterVec,
                 Opts::new("upstream_lookup_failures_total", "Look-ups of a host's name that failed"),
@@ -427,12 +435,6 @@ impl Metrics {
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
-}
-
-/// Starts the JSON log on standard error; later calls change nothing.
-pub fn start_log(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
 #[cfg(test)]

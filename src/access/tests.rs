@@ -49,6 +49,7 @@ fn snapshot() -> Snapshot {
         fresh: Fresh::default(),
         cache: CacheKind::Memory,
         log: String::new(),
+        log_buffer: 0,
         drain: std::time::Duration::ZERO,
         body_limit: 0,
         in_flight: 16,

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::client::Story;
 use super::disturb::Counts;
 use super::world::{World, refund_number};
+use crate::output::say;
 
 /// How long after the last request everything must be known: a few settle windows, and an event's third try.
 const SETTLED: Duration = Duration::from_secs(480);
@@ -123,7 +124,7 @@ impl Report {
     }
 
     pub(super) fn print(&self, took: Duration, disturbed: &[(String, Counts)]) {
-        let line = |name: &str, value: String| println!("{name:<34} {value}");
+        let line = |name: &str, value: String| say!("{name:<34} {value}");
         let list = |counts: &mut dyn Iterator<Item = (String, u64)>| {
             counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
         };
@@ -154,9 +155,9 @@ impl Report {
             line(name, self.open.get(kind).copied().unwrap_or(0).to_string());
         }
         for wrong in self.wrong.iter().take(20) {
-            println!("WRONG  {wrong}");
+            say!("WRONG  {wrong}");
         }
-        println!("{}", if self.is_right() { "the books agree" } else { "THE BOOKS DO NOT AGREE" });
+        say!("{}", if self.is_right() { "the books agree" } else { "THE BOOKS DO NOT AGREE" });
     }
 }
 

@@ -10,6 +10,7 @@ use super::process;
 use super::report::Mistake;
 use super::words;
 use crate::admin;
+use crate::output::say;
 
 /// Prints what the files would change of the generation that was last put in force.
 pub fn diff(conf: &Path) -> Result<(), String> {
@@ -20,14 +21,14 @@ pub fn diff(conf: &Path) -> Result<(), String> {
     let (number, hash) = (last.number, &last.hash);
     let changed = words::changes(&running, &files);
     if changed.is_empty() {
-        println!("nothing would change: generation {number} ({hash}) is made from these files");
+        say!("nothing would change: generation {number} ({hash}) is made from these files");
         return Ok(());
     }
-    println!("against generation {number} ({hash}):");
+    say!("against generation {number} ({hash}):");
     let effects = words::effects(&running, &files);
-    changed.iter().chain(&effects).for_each(|change| println!("  {change}"));
+    changed.iter().chain(&effects).for_each(|change| say!("  {change}"));
     for key in process::needs_restart(&running.process, &files.process) {
-        println!("  `{key}` would be in force after a restart only");
+        say!("  `{key}` would be in force after a restart only");
     }
     Ok(())
 }
@@ -41,7 +42,7 @@ pub async fn roll_back(conf: &Path, to: Option<u64>) -> Result<(), String> {
         .map_err(|why| format!("{why}; is `tollgate run` running with this configuration?"))?;
     let said = said.as_str().unwrap_or_default().trim_end().to_owned();
     if status == 200 {
-        println!("{said}");
+        say!("{said}");
         return Ok(());
     }
     Err(said)

@@ -6,7 +6,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tollgate_plugins::settings::{Form, Setting, Settings, Size};
 use toml::de::DeValue;
-use tracing_subscriber::EnvFilter;
 
 use super::address::Address;
 use super::identity::{self, Now};
@@ -16,6 +15,7 @@ use super::server;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerLimits, ServerTls, Snapshot, Token, token};
 use crate::cache::{CacheKind, LONGEST, RedisUrl};
+use crate::telemetry::log::{self, LOG_BUFFER};
 
 /// Every kind of cache, in the order in which they are told.
 pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
@@ -65,7 +65,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         ledger::read(source, root.section("ledger"), is_sandbox, now);
     let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
-    let log = log(root.section("telemetry"));
+    let (log, log_buffer) = telemetry(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
@@ -89,6 +89,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         nonces,
         fresh,
         log,
+        log_buffer,
         drain,
         body_limit: body_limit.0,
         in_flight,
@@ -113,6 +114,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
         ("ledger.max_clock_offset", running.max_clock_offset == file.max_clock_offset),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
+        ("telemetry.log_buffer", running.log_buffer == file.log_buffer),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
 }
@@ -302,14 +304,19 @@ fn revert_if(mut table: Settings<'_>) -> Option<RevertIf> {
     (table.problems().len() == before).then_some(revert_if)
 }
 
-fn log(section: Option<Settings<'_>>) -> String {
-    let Some(mut section) = section else { return "info".to_owned() };
-    let log = section.or("log", "info".to_owned());
-    if EnvFilter::try_new(&log).is_err() {
+/// What is logged, and how many bytes of it may wait to be written.
+fn telemetry(section: Option<Settings<'_>>) -> (String, u64) {
+    let Some(mut section) = section else { return ("info".to_owned(), LOG_BUFFER) };
+    let text = section.or("log", "info".to_owned());
+    if log::filter(&text).is_err() {
         let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
-        section.problem("log", format!("`telemetry.log` is no filter: \"{log}\""), Some(suggestion));
+        section.problem("log", format!("`telemetry.log` is no filter: \"{text}\""), Some(suggestion));
     }
-    log
+    let Size(buffer) = section.or("log_buffer", Size(LOG_BUFFER));
+    if !(64 << 10..=1 << 30).contains(&buffer) {
+        section.problem("log_buffer", "`telemetry.log_buffer` must be from 64KiB to 1GiB", None);
+    }
+    (text, buffer)
 }
 
 #[derive(Default)]

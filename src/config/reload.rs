@@ -46,8 +46,10 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
         Ok(read) if is_taken_back(&read) => match last_kept(&generations, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
             Err(mistakes) => {
-                mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
-                eprintln!("the configuration was taken back, and comes into force again: no other one can be read");
+                mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
+                tracing::error!(
+                    "the configuration was taken back, and comes into force again: no other one can be read"
+                );
                 (read, None)
             }
         },
@@ -58,7 +60,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let generation = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
     let snapshot = Snapshot { generation, ..snapshot };
     if let Err(why) = generations.keep(&snapshot, kept.as_ref(), None) {
-        eprintln!("{why}");
+        tracing::error!("{why}");
     }
     LABELS.follow(&snapshot);
     tell_in_force(&snapshot, &[]);
@@ -93,12 +95,11 @@ fn with_its_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Mistake>> {
     }
 }
 
-/// Before there is a log.
 fn start_loudly(why: &str, mistakes: &[Mistake], last: &Kept) {
     for mistake in mistakes {
-        eprintln!("{mistake}");
+        tracing::error!("{mistake}");
     }
-    eprintln!("{why}: generation {} ({}), the last that was in force, goes on", last.number, last.hash);
+    tracing::error!("{why}: generation {} ({}), the last that was in force, goes on", last.number, last.hash);
 }
 
 /// Keeps the configuration in force equal to the one in the directory.

@@ -16,6 +16,7 @@ use super::identity::Now;
 use super::routes::Names;
 use super::source::Source;
 use super::{channel, ledger, merchant, process, routes};
+use crate::output::say;
 
 /// A kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,7 +47,7 @@ pub struct SchemaArgs {
 /// Prints a schema, or writes files.
 pub fn run(arguments: &SchemaArgs) -> Result<(), String> {
     let Some(dir) = &arguments.dir else {
-        arguments.file.iter().for_each(|file| println!("{:#}", file.schema()));
+        arguments.file.iter().for_each(|file| say!("{:#}", file.schema()));
         return Ok(());
     };
     let cannot = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
@@ -54,7 +55,7 @@ pub fn run(arguments: &SchemaArgs) -> Result<(), String> {
     for file in FILES.into_iter().filter(|file| arguments.file.is_none_or(|wanted| wanted == *file)) {
         let path = dir.join(format!("{}.schema.json", file.name()));
         std::fs::write(&path, format!("{:#}\n", file.schema())).map_err(|error| cannot(&path, error))?;
-        println!("{}", path.display());
+        say!("{}", path.display());
     }
     Ok(())
 }

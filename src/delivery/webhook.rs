@@ -1,6 +1,6 @@
 //! One event to one merchant's URL, signed as Standard Webhooks says (webhook-id, webhook-timestamp, webhook-signature).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tollgate_plugins::secret::Secret;
 
+use super::{dial, special_purpose};
 use crate::clock::unix_now;
 use crate::config::Webhook;
 use crate::ledger::{Event, Record};
@@ -27,6 +27,8 @@ use crate::view::{payment_view, refund_view};
 
 /// Within this time an endpoint must have answered.
 const LIMIT: Duration = Duration::from_secs(15);
+/// Within this part of it the TLS handshake must be done, or the next address is tried.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 /// So long and so much of an answer is read, to let the other side finish; it is not looked at.
 const BODY_LIMIT: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -45,11 +47,11 @@ pub struct Reply {
 }
 
 impl Client {
-    /// Sends one event; the error says in words why there was no reply.
-    pub async fn post(&self, target: &Webhook, allowed: &[IpNet], event: &Event) -> Result<Reply, String> {
+    /// Sends one event, after so many tries; the error says in words why there was no reply.
+    pub async fn post(&self, target: &Webhook, allowed: &[IpNet], event: &Event, tries: u32) -> Result<Reply, String> {
         let uri: Uri = target.url.parse().map_err(|_| "the webhook's URL cannot be read".to_owned())?;
         let request = request(target, &uri, event, unix_now())?;
-        tokio::time::timeout(LIMIT, send(&uri, allowed, request))
+        tokio::time::timeout(LIMIT, send(&uri, allowed, request, tries))
             .await
             .unwrap_or_else(|_| Err("no answer within 15 s".to_owned()))
     }
@@ -105,7 +107,7 @@ fn signatures(secrets: &[Secret], id: &str, timestamp: u64, body: &[u8]) -> Stri
     secrets.iter().map(sign).collect::<Vec<_>>().join(" ")
 }
 
-async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>) -> Result<Reply, String> {
+async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>, tries: u32) -> Result<Reply, String> {
     let host = uri.host().ok_or("the webhook's URL has no host")?.trim_matches(['[', ']']).to_owned();
     let tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -113,15 +115,35 @@ async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>) -> Re
     let found = tokio::net::lookup_host((host.as_str(), port))
         .await
         .map_err(|error| format!("cannot look up the host: {error}"))?;
-    let addresses = permitted(found.collect(), allowed)?;
-    let stream = TcpStream::connect(&*addresses).await.map_err(|error| format!("cannot connect: {error}"))?;
-    if tls {
-        let name = ServerName::try_from(host).map_err(|_| "the host is no TLS name".to_owned())?;
-        let connector = TlsConnector::from(Arc::clone(&PUBLIC_ROOTS));
-        let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-        exchange(stream, request).await
-    } else {
-        exchange(stream, request).await
+    let addresses = dial::sorted(permitted(found.collect(), allowed)?, tries);
+    let name = match tls {
+        true => Some(ServerName::try_from(host).map_err(|_| "the host is no TLS name".to_owned())?),
+        false => None,
+    };
+    send_to(addresses, name, &PUBLIC_ROOTS, request).await
+}
+
+/// Sends to the first address that can be reached; with a name, over TLS. Nothing of the request is written before that.
+async fn send_to(
+    mut addresses: Vec<SocketAddr>,
+    name: Option<ServerName<'static>>,
+    roots: &Arc<ClientConfig>,
+    request: Request<Full<Bytes>>,
+) -> Result<Reply, String> {
+    loop {
+        let (stream, address) = dial::first(&addresses).await?;
+        let Some(name) = name.clone() else { return exchange(stream, request).await };
+        let handshake = TlsConnector::from(Arc::clone(roots)).connect(name, stream);
+        let why = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => return exchange(stream, request).await,
+            Ok(Err(error)) => format!("TLS with {address}: {error}"),
+            Err(_) => format!("TLS with {address}: no answer within {} s", HANDSHAKE_TIMEOUT.as_secs()),
+        };
+        // What is behind another address may be well.
+        addresses.retain(|other| *other != address);
+        if addresses.is_empty() {
+            return Err(why);
+        }
     }
 }
 
@@ -154,45 +176,16 @@ static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
 
 /// The addresses, if all of them may be reached: a name with one private address among public ones is refused too.
 fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, String> {
-    let refused = |address: &&SocketAddr| {
+    for address in &addresses {
         let ip = address.ip().to_canonical();
-        !is_public(ip) && !allowed.iter().any(|net| net.contains(&ip))
-    };
-    match addresses.iter().find(refused) {
-        None => Ok(addresses),
-        Some(address) => Err(format!(
-            "{} is a private address; add its network to `delivery.allow` in tollgate.toml to permit it",
-            address.ip()
-        )),
+        if let Some(purpose) = special_purpose::not_global(ip)
+            && !allowed.iter().any(|net| net.contains(&ip))
+        {
+            let advice = "add its network to `delivery.allow` in tollgate.toml to permit it";
+            return Err(format!("{ip} is not a public address: {purpose}; {advice}"));
+        }
     }
-}
-
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    !(address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_broadcast()
-        || address.is_documentation()
-        || address.is_multicast()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 198 && (18..20).contains(&b))
-        || (a == 192 && b == 0 && c == 0))
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [first, second, ..] = address.segments();
-    // Only global unicast is public, and of it not what carries IPv4 inside (6to4, Teredo) nor documentation.
-    (first & 0xe000) == 0x2000 && first != 0x2002 && !(first == 0x2001 && (second == 0 || second == 0xdb8))
+    Ok(addresses)
 }
 
 #[cfg(test)]
@@ -239,6 +232,8 @@ mod tests {
             "64:ff9b::a00:1",
             "2002:a00:1::",
             "2001:db8::1",
+            "192.88.99.1",
+            "3fff::1",
         ];
         for text in refused {
             let address = SocketAddr::new(text.parse().unwrap(), 443);
@@ -252,5 +247,70 @@ mod tests {
         }
         let loopback = SocketAddr::new("127.0.0.1".parse().unwrap(), 80);
         assert_eq!(permitted(vec![loopback], &["127.0.0.0/8".parse().unwrap()]), Ok(vec![loopback]));
+    }
+
+    /// Answers every request with 204, over TLS if there is a configuration for it; where it listens.
+    async fn receiver(tls: Option<Arc<rustls::ServerConfig>>) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let answer = async |mut stream: Box<dyn Both>| {
+                    let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096]).await;
+                    let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+                    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+                };
+                match &tls {
+                    Some(tls) => match tokio_rustls::TlsAcceptor::from(Arc::clone(tls)).accept(stream).await {
+                        Ok(stream) => answer(Box::new(stream)).await,
+                        Err(_) => continue,
+                    },
+                    None => answer(Box::new(stream)).await,
+                }
+            }
+        });
+        address
+    }
+
+    trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
+    impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
+
+    fn a_request() -> Request<Full<Bytes>> {
+        Request::post("/").header("host", "a.test").body(Full::new(Bytes::from_static(b"{}"))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn webhook_whose_first_address_takes_no_connection_is_delivered_by_the_next_one() {
+        let (mute, _kept) = dial::tests::mute("127.0.0.1").await;
+        let good = receiver(None).await;
+        let reply = send_to(vec![mute, good], None, &PUBLIC_ROOTS, a_request()).await;
+        assert_eq!(reply.unwrap().status, 204);
+    }
+
+    #[tokio::test]
+    async fn webhook_whose_first_address_speaks_no_tls_is_delivered_by_the_next_one() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let server = server.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
+
+        let good = receiver(Some(Arc::new(server))).await;
+        let plain = receiver(None).await;
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = ServerName::try_from("a.test").unwrap();
+        for before in [plain, silent.local_addr().unwrap()] {
+            let reply = send_to(vec![before, good], Some(name.clone()), &client, a_request()).await;
+            assert_eq!(reply.unwrap().status, 204, "{before}");
+        }
+        let why = send_to(vec![plain], Some(name), &client, a_request()).await.unwrap_err();
+        assert!(why.starts_with(&format!("TLS with {plain}: ")), "{why}");
     }
 }

@@ -8,6 +8,7 @@ use tollgate_plugins::payment::provider_number;
 
 use super::shop::Shop;
 use crate::keygen;
+use crate::output::say;
 use crate::sandbox::{Options, Sandbox};
 use crate::stage::{Gateway, PATIENCE, call, free};
 
@@ -78,15 +79,15 @@ impl Stage {
     /// What to try by hand while it is left running.
     pub(super) fn hints(&self) {
         let (conf, gateway) = (self.directory.join("conf"), self.gateway.address);
-        println!("   It goes on until Ctrl-C. In another terminal:");
-        println!("     export SHOP_SECRET={}", self.shop.secret);
-        println!("     URL=http://{gateway}/v1/payments/tea-1");
-        println!("     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL", self.shop.key_id);
-        println!("     tollgate explain --conf {} tea-2            where is my money", conf.display());
-        println!("     curl http://{}/metrics", self.gateway.admin);
-        println!("     curl http://{}/orders            what the sandbox knows", self.sandbox.control_address());
-        println!("     $EDITOR {}     and watch it reload", conf.join("channels/wechat.toml").display());
-        println!("     tail -f {}", self.gateway.log().display());
+        say!("   It goes on until Ctrl-C. In another terminal:");
+        say!("     export SHOP_SECRET={}", self.shop.secret);
+        say!("     URL=http://{gateway}/v1/payments/tea-1");
+        say!("     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL", self.shop.key_id);
+        say!("     tollgate explain --conf {} tea-2            where is my money", conf.display());
+        say!("     curl http://{}/metrics", self.gateway.admin);
+        say!("     curl http://{}/orders            what the sandbox knows", self.sandbox.control_address());
+        say!("     $EDITOR {}     and watch it reload", conf.join("channels/wechat.toml").display());
+        say!("     tail -f {}", self.gateway.log().display());
     }
 
     /// Ends the gateway and removes the directory.

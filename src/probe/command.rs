@@ -1,6 +1,5 @@
 //! `tollgate check --probe`: says of every channel whether its hosts can be reached, and what to do where they cannot.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +10,12 @@ use tokio::task::JoinSet;
 use super::AT_ONCE;
 use crate::config::file;
 use crate::config::report::Mistake;
+use crate::output::{complain, say};
 
 /// Probes what is in the directory; its mistakes have been told already.
 pub fn check(dir: &Path) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Runtime::new() else {
-        eprintln!("tollgate: cannot start a runtime");
+        complain!("tollgate: cannot start a runtime");
         return ExitCode::FAILURE;
     };
     let Ok(snapshot) = file::load(dir, None) else { return ExitCode::FAILURE };
@@ -37,11 +37,11 @@ pub fn check(dir: &Path) -> ExitCode {
     for (channel, hosts) in results {
         for (host, result) in hosts {
             match result {
-                Ok(reached) => drop(writeln!(std::io::stdout(), "{channel} {host}: {reached}")),
+                Ok(reached) => say!("{channel} {host}: {reached}"),
                 Err(trouble) => {
                     unreached += 1;
                     let file = dir.join("channels").join(format!("{channel}.toml"));
-                    eprintln!("{}", Mistake::in_file(file, format!("{host}: {trouble}"), Some(trouble.advice())));
+                    complain!("{}", Mistake::in_file(file, format!("{host}: {trouble}"), Some(trouble.advice())));
                 }
             }
         }
@@ -49,7 +49,7 @@ pub fn check(dir: &Path) -> ExitCode {
     match unreached {
         0 => ExitCode::SUCCESS,
         count => {
-            eprintln!(
+            complain!(
                 "{}: {count} host{} not be reached",
                 dir.display(),
                 if count == 1 { " could" } else { "s could" }

@@ -10,6 +10,7 @@ use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 
 use super::{Question, Route, choose};
 use crate::config::{self, Snapshot};
+use crate::output::say;
 
 /// Of more routes nobody reads why each was passed over.
 const MANY: usize = 100;
@@ -75,7 +76,7 @@ pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
         number: &provider_number(&[&arguments.merchant, &arguments.order]),
         at: arguments.at.unwrap_or_else(Timestamp::now),
     };
-    explain(&snapshot, &question).iter().for_each(|line| println!("{line}"));
+    explain(&snapshot, &question).iter().for_each(|line| say!("{line}"));
     Ok(())
 }
 

@@ -12,14 +12,14 @@ use super::*;
 use crate::config::{Identity, Pool};
 
 fn settings(channel: &str, certificate: &[u8], authority: &[u8]) -> UpstreamSettings {
-    let second = Duration::from_secs(1);
+    let minute = Duration::from_secs(60);
     UpstreamSettings {
         channel: channel.into(),
         hosts: vec![Host { name: "127.0.0.1".into(), port: 1, tls: false }],
         ca: Some(vec![authority.to_vec()]),
         identity: Some(Identity { certificates: vec![certificate.to_vec()], key: Secret::new("k") }),
-        timeouts: Timeouts { connect: second, read: second, write: second, total: second },
-        pool: Pool { idle: 1, idle_timeout: second },
+        timeouts: Timeouts { connect: minute, read: minute, write: minute, total: minute },
+        pool: Pool { idle: 1, idle_timeout: minute },
         answer_limit: ANSWER_LIMIT,
         http2: false,
     }
@@ -51,7 +51,7 @@ async fn a_closed_port_is_not_sent_and_the_next_host_is_tried() {
     settings.hosts.push(Host { name: "127.0.0.1".into(), port: open, tls: false });
     let upstream = Upstream::new(settings).unwrap();
     let request = Request::get("/x").body(Bytes::new()).unwrap();
-    let answer = upstream.send(&request, Duration::from_secs(5)).await.unwrap();
+    let answer = upstream.send(&request, Duration::from_secs(60)).await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.body.as_ref()), (200, b"ok".as_ref()));
 }
 
@@ -72,7 +72,7 @@ async fn a_cut_after_the_request_is_maybe_sent() {
     settings.hosts = vec![Host { name: "127.0.0.1".into(), port, tls: false }; 2];
     let upstream = Upstream::new(settings).unwrap();
     let request = Request::get("/x").body(Bytes::new()).unwrap();
-    let error = upstream.send(&request, Duration::from_secs(5)).await.unwrap_err();
+    let error = upstream.send(&request, Duration::from_secs(60)).await.unwrap_err();
     assert!(matches!(error, SendError::MaybeSent(_)), "{error:?}");
     assert_eq!(served.await.unwrap(), 1, "sent once, though two hosts are known");
 }
@@ -81,9 +81,15 @@ async fn a_cut_after_the_request_is_maybe_sent() {
 fn named(script: &Arc<Scripted>, port: u16) -> Upstream {
     let mut settings = settings("a", b"", b"");
     (settings.ca, settings.identity) = (None, None);
-    settings.timeouts.total = Duration::from_secs(20);
     settings.hosts = vec![Host { name: "provider.test".into(), port, tls: false }];
     Upstream::with_names(settings, &Names::new(script.clone())).unwrap()
+}
+
+/// The same, where an answer may take three seconds.
+fn named_with_read_timeout(script: &Arc<Scripted>, port: u16) -> Upstream {
+    let mut upstream = named(script, port);
+    upstream.timeouts.read = Duration::from_secs(3);
+    upstream
 }
 
 /// Says `ok` on the same port of each address; counts the requests of each.
@@ -114,7 +120,7 @@ async fn serve(
 
 async fn ask(upstream: &Upstream) -> Result<u16, SendError> {
     let request = Request::get("/x").body(Bytes::new()).unwrap();
-    Ok(upstream.send(&request, Duration::from_secs(20)).await?.status.as_u16())
+    Ok(upstream.send(&request, Duration::from_secs(60)).await?.status.as_u16())
 }
 
 #[tokio::test]
@@ -147,7 +153,7 @@ async fn an_address_that_does_not_answer_stands_behind() {
             held.push(stream);
         }
     });
-    let upstream = named(&script, port);
+    let upstream = named_with_read_timeout(&script, port);
     let mut unclear = 0;
     for _ in 0..10 {
         unclear += usize::from(matches!(ask(&upstream).await, Err(SendError::MaybeSent(_))));
@@ -195,7 +201,7 @@ async fn a_probe_says_what_a_payment_would_meet() {
     assert_eq!(trouble.to_string(), "name not found: the name has no address");
 
     let mute = tokio::net::TcpListener::bind(("127.0.0.7", 0)).await.unwrap();
-    let slow = named(&script, mute.local_addr().unwrap().port()).probe().await.remove(0).1;
+    let slow = named_with_read_timeout(&script, mute.local_addr().unwrap().port()).probe().await.remove(0).1;
     assert!(matches!(slow, Err(Trouble::Refused(_) | Trouble::TooSlow(_))), "{slow:?}");
 }
 

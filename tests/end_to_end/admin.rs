@@ -112,7 +112,9 @@ async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart
     std::fs::write(&process, format!("{before}[telemetry]\nlog = \"warn\"\n")).unwrap();
     save(
         &path,
-        &channel.replace("sleep_window = \"5s\"", "sleep_window = \"6s\"").replace("total = \"5s\"", "total = \"6s\""),
+        &channel
+            .replace("sleep_window = \"5s\"", "sleep_window = \"6s\"")
+            .replace("total = \"100s\"", "total = \"90s\""),
     );
     let json = [("accept", "application/json".to_owned())];
     let report = world.admin("POST", "/reload", &json).await.json();

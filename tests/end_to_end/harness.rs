@@ -5,12 +5,14 @@ mod merchant;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tollgate::keygen::{self, SandboxProvider};
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate_plugins::payment::provider_number;
@@ -24,7 +26,21 @@ use crate::receiver::Receiver;
 use crate::stores::Stores;
 
 /// Long enough for a busy machine; a condition that never comes ends the test with what was seen last.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The product's time-outs of a channel, which a busy machine cannot always keep.
+const PRODUCT_TIMEOUTS: &str = "timeouts = { connect = \"1s\", read = \"2s\", write = \"2s\", total = \"5s\" }";
+/// Those of the tests' channels: a test that is not about a time-out must not meet one.
+pub const TIMEOUTS: &str = "timeouts = { connect = \"60s\", read = \"60s\", write = \"60s\", total = \"100s\" }";
+
+/// Waits for a turn to make keys or to start a process: all worlds at once would only wait for each other.
+async fn turn() -> SemaphorePermit<'static> {
+    static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Semaphore::new(cores.clamp(2, 8))
+    });
+    TURNS.acquire().await.unwrap()
+}
 
 pub struct World {
     pub dir: TempDir,
@@ -98,6 +114,7 @@ impl World {
         let sandbox_address = free_address();
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
+        let turn = turn().await;
         for name in &wishes.channels {
             keygen::sandbox_channel_of(wishes.provider, &conf.join("channels"), name, &sandbox_address.to_string())
                 .unwrap();
@@ -105,8 +122,11 @@ impl World {
         for name in &wishes.channels {
             let file = conf.join("channels").join(format!("{name}.toml"));
             let text = std::fs::read_to_string(&file).unwrap();
+            assert!(text.contains(PRODUCT_TIMEOUTS), "{text}");
+            let text = text.replace(PRODUCT_TIMEOUTS, TIMEOUTS);
             std::fs::write(&file, format!("{SETTLE_WINDOW}\n{text}")).unwrap();
         }
+        drop(turn);
         (wishes.edit)(&conf, sandbox_address);
         let receiver = Receiver::start().await;
         write_merchants(&conf, &receiver.url());

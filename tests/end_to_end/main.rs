@@ -1,5 +1,13 @@
 //! Everything together, on real sockets: the gateway as its own process, the sandbox as provider, a merchant with a webhook.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod access;
 mod admin;
@@ -20,6 +28,7 @@ mod identities;
 mod isolation;
 mod judges;
 mod load;
+mod log;
 mod malformed;
 mod nonces;
 mod notifications;

@@ -106,7 +106,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
                 true
             }
             1 | 5 => {
-                save(&channel, &good.replace("total = \"5s\"", &format!("total = \"5.{round}s\"")));
+                save(&channel, &good.replace("total = \"100s\"", &format!("total = \"100.{round}s\"")));
                 true
             }
             3 => {
@@ -375,9 +375,9 @@ async fn it_goes_back_and_starts_on_the_last_good_generation() {
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), said)
     };
-    save(&channel, &whole.replace("total = \"5s\"", "total = \"4s\""));
+    save(&channel, &whole.replace("total = \"100s\"", "total = \"90s\""));
     assert!(world.reload().await.status == 200 && generation(&world).await == 2);
-    save(&channel, &whole.replace("total = \"5s\"", "total = \"3s\""));
+    save(&channel, &whole.replace("total = \"100s\"", "total = \"80s\""));
     let (_, said) = tollgate(&world, &["diff"]);
     assert!(said.contains("channel main changed: timeouts.total") || said.contains("nothing would change"), "{said}");
     world.reload().await;

@@ -50,6 +50,7 @@ give_up = "10m"
 kind = "memory"
 [telemetry]
 log = "tollgate=debug"
+log_buffer = "64KiB"
 [delivery]
 allow = ["10.0.0.0/8", "127.0.0.1"]
 "#,
@@ -59,7 +60,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
     let process = file.process.unwrap();
     assert_eq!(process.listen.to_string(), "[::]:80");
     assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
-    assert_eq!((process.reserve, process.in_flight), (1 << 30, 100));
+    assert_eq!((process.reserve, process.in_flight, process.log_buffer), (1 << 30, 100, 64 << 10));
     assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
     let hours = |hours| Duration::from_hours(hours);
     assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
@@ -90,6 +91,7 @@ limit = 2000000
 give_up = "8d"
 [telemetry]
 log = "a=b=c"
+log_buffer = "1KiB"
 [delivery]
 allow = ["10.0.0.0/8", "10.0.0.0/99"]
 "#,
@@ -108,7 +110,8 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
         "15:9: `queue.limit` must be at most 1000000",
         "16:11: `queue.give_up` must be from 1s to 7d",
         "18:7: `telemetry.log` is no filter",
-        "20:24: an item of `delivery.allow` must be a network",
+        "19:14: `telemetry.log_buffer` must be from 64KiB to 1GiB",
+        "21:24: an item of `delivery.allow` must be a network",
     ];
     assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
     for (mistake, expected) in mistakes.iter().zip(expected) {

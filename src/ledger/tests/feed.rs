@@ -49,7 +49,7 @@ async fn two(place: Schema) -> (Schema, [Ledger; 2], Arc<Ear>) {
 }
 
 async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     while !is_so().await {
         assert!(Instant::now() < end, "waited in vain");
         tokio::time::sleep(Duration::from_millis(5)).await;

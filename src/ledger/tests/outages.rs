@@ -15,7 +15,7 @@ use super::*;
 
 /// Waits for what comes by itself; says so when it does not.
 pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(120);
     while !look().await {
         assert!(Instant::now() < end, "waited in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;

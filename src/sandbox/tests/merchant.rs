@@ -311,7 +311,7 @@ impl Receiver {
     }
 
     pub(super) async fn next(&mut self) -> (HeaderMap, Bytes) {
-        tokio::time::timeout(Duration::from_secs(10), self.came.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.came.recv()).await.unwrap().unwrap()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -97,7 +97,7 @@ impl RawHost {
         let mut settings = settings("a", b"", b"");
         (settings.ca, settings.identity) = (Some(vec![self.certificate.clone()]), None);
         settings.hosts = vec![Host { name: "127.0.0.1".into(), port: self.port, tls: true }; hosts];
-        settings.timeouts.total = Duration::from_secs(10);
+        settings.timeouts.total = Duration::from_secs(60);
         settings.http2 = true;
         Upstream::new(settings).unwrap()
     }
@@ -195,7 +195,7 @@ async fn lines<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, requests: &Atom
 
 async fn pay(upstream: &Upstream) -> Result<u16, SendError> {
     let request = Request::post("/pay").body(Bytes::from_static(b"{\"amount\":1}")).unwrap();
-    Ok(upstream.send(&request, Duration::from_secs(10)).await?.status.as_u16())
+    Ok(upstream.send(&request, Duration::from_secs(60)).await?.status.as_u16())
 }
 
 /// The codes of RFC 9113, section 7.

@@ -11,13 +11,15 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// How many seconds its clock is ahead from its next start on.
     pub ahead: i64,
+    /// Where its next start writes, if not to nowhere and to its log file.
+    pub stdio: Option<(Stdio, Stdio)>,
     process: Option<Child>,
 }
 
 impl Gateway {
     /// One that is yet to be started.
     pub(super) fn new(conf: PathBuf, listen: SocketAddr, admin: SocketAddr) -> Self {
-        Self { conf, listen, admin, ahead: 0, process: None }
+        Self { conf, listen, admin, ahead: 0, stdio: None, process: None }
     }
 
     /// Starts it and waits until it may take traffic.
@@ -28,17 +30,15 @@ impl Gateway {
     }
 
     pub(super) async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
+        let _turn = turn().await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         if self.ahead != 0 {
             command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.ahead.to_string());
         }
-        let process = command
-            .args(["run", "--conf"])
-            .arg(&self.conf)
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::options().create(true).append(true).open(log).unwrap())
-            .spawn()
-            .unwrap();
+        let (stdout, stderr) = self.stdio.take().unwrap_or_else(|| {
+            (Stdio::null(), std::fs::File::options().create(true).append(true).open(log).unwrap().into())
+        });
+        let process = command.args(["run", "--conf"]).arg(&self.conf).stdout(stdout).stderr(stderr).spawn().unwrap();
         let process = self.process.insert(process);
         let until = Instant::now() + PATIENCE;
         loop {

@@ -1,0 +1,147 @@
+//! The log: one JSON object a line on standard error. Logging can neither block nor fail what it reports.
+//!
+//! Lines wait in a bounded buffer, which a thread of its own writes ([`buffer`]). What does not fit is dropped and counted. The
+//! lines name no file of the machine that built the program ([`json`]).
+
+mod buffer;
+mod json;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+use tracing_log::AsLog;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use self::buffer::Buffer;
+use self::json::JsonLines;
+use super::METRICS;
+
+/// The most bytes that wait for their reader unless `[telemetry] log_buffer` says otherwise.
+pub const LOG_BUFFER: u64 = 4 << 20;
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// What `[telemetry] log` means where it names no level.
+const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
+/// Targets of our own that do not begin with the crate's name.
+const OWN_TARGETS: [&str; 3] = ["tollgate", "access", "breaker"];
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    buffer: &'static Buffer,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// Starts the log with what matters before the configuration is read. Panics are logged too. Later calls change nothing.
+pub fn start() {
+    if LOG.get().is_some() {
+        return;
+    }
+    // A copy of the descriptor, because whoever holds the lock of `io::stderr` while its pipe is full blocks all others.
+    let Ok(descriptor) = io::stderr().as_fd().try_clone_to_owned() else { return };
+    let buffer: &'static Buffer = Box::leak(Box::new(Buffer::new(bytes(LOG_BUFFER), &METRICS.log_lines_dropped_total)));
+    let Ok(first) = filter("info") else { return };
+    let (filter, handle) = reload::Layer::new(first);
+    let write = move || buffer.write_to(&mut File::from(descriptor));
+    let is_running = std::thread::Builder::new().name("log".to_owned()).spawn(write).is_ok();
+    if is_running && LOG.set(Log { buffer, filter: handle }).is_ok() {
+        let _ = Registry::default().with(filter).with(JsonLines(buffer)).try_init();
+        std::panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// Follows `[telemetry]`: what is logged, and how many bytes may wait.
+pub fn set(text: &str, buffer_limit: u64) {
+    let Some(log) = LOG.get() else { return };
+    log.buffer.set_limit(bytes(buffer_limit));
+    if let Ok(filter) = filter(text) {
+        let _ = log.filter.reload(filter);
+        tracing_log::log::set_max_level(LevelFilter::current().as_log());
+    }
+}
+
+/// Ends the process with this code once the last lines are written, or after half a second.
+pub fn exit(code: i32) -> ! {
+    flush();
+    std::process::exit(code)
+}
+
+/// Waits until the lines so far are written, for half a second at most.
+pub fn flush() {
+    if let Some(log) = LOG.get() {
+        log.buffer.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Reads `[telemetry] log`. A level without a target is for Tollgate; other crates log at `warn`, or less if it is less. A
+/// target with a level is for whatever crate it names.
+pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let level_of = |directive: &str| directive.parse::<LevelFilter>().ok();
+    let level = directives.clone().filter_map(level_of).next_back().unwrap_or(DEFAULT_LEVEL);
+    let others = level.min(LevelFilter::WARN);
+    let own = OWN_TARGETS.map(|target| format!("{target}={level}"));
+    let named = directives.filter(|directive| level_of(directive).is_none()).map(str::to_owned);
+    let all: Vec<String> = std::iter::once(others.to_string()).chain(own).chain(named).collect();
+    EnvFilter::try_new(all.join(","))
+}
+
+fn bytes(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("without a message");
+    let place = panic.location().map(|place| format!("{}:{}", json::short_path(place.file()), place.line()));
+    let thread = std::thread::current();
+    tracing::error!(place, thread = thread.name(), "panicked: {message}");
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn is_logged(text: &str, target: &str, level: LevelFilter) -> bool {
+        let all = filter(text).unwrap().to_string();
+        let matching = all.split(',').filter_map(|directive| match directive.split_once('=') {
+            Some((named, level)) if target.starts_with(named) => Some((named.len() + 1, level.parse().unwrap())),
+            Some(_) => None,
+            None => Some((0, directive.parse::<LevelFilter>().unwrap())),
+        });
+        let (_, most) = matching.max_by_key(|(length, _)| *length).unwrap();
+        level <= most
+    }
+
+    #[test]
+    fn level_without_a_target_is_for_tollgate_and_other_crates_log_at_warn() {
+        for (text, target, level, wanted) in [
+            ("info", "tollgate::gateway", LevelFilter::INFO, true),
+            ("info", "tollgate_plugins::filter", LevelFilter::INFO, true),
+            ("info", "access", LevelFilter::INFO, true),
+            ("info", "pingora_core::server", LevelFilter::INFO, false),
+            ("info", "pingora_core::server", LevelFilter::WARN, true),
+            ("debug", "tollgate", LevelFilter::DEBUG, true),
+            ("debug", "hyper", LevelFilter::INFO, false),
+            ("debug,hyper=info", "hyper", LevelFilter::INFO, true),
+            ("hyper=debug", "tollgate", LevelFilter::INFO, true),
+            ("info,tollgate=debug", "tollgate", LevelFilter::DEBUG, true),
+            ("error", "tollgate", LevelFilter::WARN, false),
+            ("error", "hyper", LevelFilter::WARN, false),
+            ("off", "tollgate", LevelFilter::ERROR, false),
+            ("off", "hyper", LevelFilter::ERROR, false),
+            ("", "tollgate", LevelFilter::INFO, true),
+        ] {
+            assert_eq!(is_logged(text, target, level), wanted, "{text}: {target} at {level}");
+        }
+        assert!(filter("tollgate=loud").is_err());
+    }
+}

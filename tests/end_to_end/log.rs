@@ -1,0 +1,164 @@
+//! The log, and a reader of it that is slow, stuck or gone: no payment waits for it or fails with it.
+
+use std::io::{BufRead, BufReader, PipeReader, pipe};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{SHOP, Wishes, World, send, try_ask, until};
+use crate::statuses::reading;
+
+const DROPPED: &str = "tollgate_log_lines_dropped_total";
+
+/// A world whose gateway was started anew with a pipe for its log.
+async fn with_pipe() -> (World, PipeReader) {
+    let server = "[telemetry]\nlog_buffer = \"64KiB\"";
+    let mut world = World::with(Wishes { server, ..Wishes::default() }).await;
+    world.gateway.kill();
+    let (reader, writer) = pipe().unwrap();
+    world.gateway.stdio = Some((Stdio::null(), writer.into()));
+    world.start().await;
+    (world, reader)
+}
+
+/// Asks until lines of the log are dropped.
+async fn fill(world: &World) {
+    let before = reading(&world.gateway, DROPPED).await;
+    for _ in 0..100 {
+        for number in 0..50 {
+            let target = format!("/v1/payments/none-{number}");
+            try_ask(world.gateway.listen, &SHOP, "GET", &target, None, b"").await.unwrap();
+        }
+        if reading(&world.gateway, DROPPED).await > before {
+            return;
+        }
+    }
+    panic!("no line was dropped");
+}
+
+/// Reads lines, each of which must be JSON, until one has this in it.
+fn read_until(reader: PipeReader, wanted: &'static str) -> (BufReader<PipeReader>, Value) {
+    let mut lines = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the log ended");
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        if line.contains(wanted) {
+            return (lines, value);
+        }
+    }
+}
+
+#[tokio::test]
+async fn log_that_nobody_reads_holds_up_neither_payments_nor_the_end() {
+    let (mut world, reader) = with_pipe().await;
+    fill(&world).await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    assert_eq!(world.admin("GET", "/readyz", &[]).await.status, 200);
+
+    let read = tokio::task::spawn_blocking(move || read_until(reader, "log lines were dropped"));
+    let asking = async {
+        loop {
+            world.payment("o-1").await;
+        }
+    };
+    let (_stuck, told) = tokio::select! {
+        read = read => read.unwrap(),
+        () = asking => unreachable!(),
+    };
+    assert_eq!((&told["level"], told["fields"]["dropped"].as_u64() > Some(0)), (&json!("WARN"), true), "{told}");
+
+    fill(&world).await;
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_are_gone() {
+    let mut world = World::new().await;
+    world.gateway.kill();
+    let [(_, out), (_, err)] = [pipe().unwrap(), pipe().unwrap()];
+    world.gateway.stdio = Some((out.into(), err.into()));
+    world.start().await;
+    world.receiver.answer_with(500);
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    world.pay("o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let first = Instant::now();
+    until("the attempt is recorded", || async {
+        let told = world.explained("o-1").await;
+        if told.contains("it answered 500") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    // The second attempt is due after 4.5 s at the earliest.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let attempts = world.receiver.of("o-1").len();
+    assert!(attempts == 1 || first.elapsed() > Duration::from_secs(4), "{attempts} attempts");
+    assert!(reading(&world.gateway, DROPPED).await > 0.0);
+    assert_eq!(world.admin("GET", "/readyz", &[]).await.status, 200);
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
+    let server = "[telemetry]\nlog = \"info,pingora=debug\"";
+    let world = World::with(Wishes { server, ..Wishes::default() }).await;
+    let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
+    world.create("o-1", "k-1").await;
+    let log = until("a library that is named is in the log", || async {
+        let log = world.log();
+        let is_there = log.contains("Fail to proxy") && log.contains("create_payment");
+        if is_there { Ok(log) } else { Err(log) }
+    })
+    .await;
+    let log = &log[..=log.rfind('\n').unwrap()];
+    for line in log.lines() {
+        assert!(!line.contains(".rs\"") && !line.contains("/registry/"), "{line}");
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let is_named = ["tollgate", "access", "breaker", "pingora"].iter().any(|name| {
+            let target = line["target"].as_str().unwrap();
+            target.starts_with(name)
+        });
+        assert!(is_named || ["WARN", "ERROR"].map(Value::from).contains(&line["level"]), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn command_whose_reader_is_gone_ends_quietly() {
+    let world = World::new().await;
+    world.create("o-1", "k-1").await;
+    for command in [
+        &["--help"][..],
+        &["schema"],
+        &["check"],
+        &["check", "--probe"],
+        &["diff"],
+        &["explain", "o-1"],
+        &["route", "--merchant", "shop", "--method", "wechat.native", "--amount", "1"],
+        &["keygen", "merchant"],
+        &["sign", "--key", "k", "--secret", "plain:0123456789abcdef", "GET", "http://127.0.0.1/"],
+        &["rollback", "--to", "99"],
+        &["nonsense"],
+    ] {
+        let run = |out: Stdio, err: Stdio| {
+            let mut tollgate = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+            let process = tollgate.arg("--conf").arg(world.conf()).args(command).stdout(out).stderr(err).spawn();
+            process.unwrap().wait_with_output().unwrap()
+        };
+        let (gone, with_reader) = (|| Stdio::from(pipe().unwrap().1), run(Stdio::null(), Stdio::null()));
+        let quiet = run(gone(), Stdio::piped());
+        let said = String::from_utf8_lossy(&quiet.stderr);
+        assert!(!said.contains("panicked"), "{command:?}: {said}");
+        assert_eq!(quiet.status.code(), with_reader.status.code(), "{command:?}: {said}");
+        assert_eq!(run(gone(), gone()).status.code(), with_reader.status.code(), "{command:?}");
+    }
+    let url = format!("http://{}/healthz", world.gateway.admin);
+    assert_eq!(send("GET", &url, &[], b"").await.unwrap().status, 200);
+}
