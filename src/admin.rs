@@ -105,9 +105,12 @@ impl Admin {
         if self.deaf.to_any() {
             return Some("the process is starting".to_owned());
         }
+        if let Some(why) = self.gateway.ledger.not_ready() {
+            return Some(why);
+        }
         if !self.gateway.ledger.is_healthy() {
             return Some(
-                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart; PostgreSQL: unreachable)"
+                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart)"
                     .to_owned(),
             );
         }
@@ -125,6 +128,7 @@ impl Admin {
         }
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
+        METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         self.probes.tell(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();

@@ -24,10 +24,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
+use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, refuse_moved};
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
 use crate::{clock, delivery, queue, resolve, retention, telemetry};
@@ -62,7 +63,10 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
+    let in_use = Generations::of(&conf).in_use();
+    in_use.admit(&process.ledger)?;
     let ledger = open_ledger(&process)?;
+    in_use.confirm(&process.ledger, &ledger)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
@@ -71,9 +75,11 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
 /// Opens the ledger, or says in words why it cannot be opened.
 pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
     match &process.ledger {
+        // It says what to do by itself.
+        LedgerPlace::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
         LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
-        LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
+        LedgerPlace::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }
 }

@@ -3,6 +3,7 @@
 pub mod readings;
 
 mod labels;
+mod stores;
 
 use std::sync::LazyLock;
 
@@ -13,6 +14,7 @@ use prometheus::{
 use tracing_subscriber::EnvFilter;
 
 pub use self::labels::{LABELS, Labels};
+pub use self::stores::StoreMetrics;
 
 /// The process's metrics. One set for all, because Prometheus knows a process by one page.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
@@ -20,6 +22,8 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 /// Every metric, by its name without the prefix `tollgate_`.
 pub struct Metrics {
     registry: Registry,
+    /// Those of the stores that several machines share.
+    pub stores: StoreMetrics,
     /// Answered requests by merchant, channel, operation and code.
     pub requests_total: IntCounterVec,
     /// Seconds from the first byte of a request to its answer.
@@ -362,6 +366,7 @@ impl Metrics {
                 Opts::new("upstream_connections_total", "Connections taken for exchanges"),
                 &["channel", "reused"]
             ),
+            stores: StoreMetrics::new(&registry),
             registry,
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
 use super::file;
+use super::in_use::InUse;
 use super::origin::Origin;
 use super::parallel::give_way;
 use super::reload::Report;
@@ -70,6 +71,11 @@ impl Generations {
         let name = conf.file_name().map_or_else(|| "conf".into(), |name| name.to_string_lossy().into_owned());
         let dir = conf.with_file_name(format!("{name}.generations"));
         Self { given, conf, dir }
+    }
+
+    /// What says which ledger the last start used.
+    pub(crate) fn in_use(&self) -> InUse {
+        InUse::in_dir(&self.dir)
     }
 
     /// Those that are kept, the newest last.

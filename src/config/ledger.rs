@@ -6,15 +6,19 @@ use super::LedgerPlace;
 use super::identity::{self, Now};
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
-use crate::ledger::{Address, Keep, RESERVE};
+use crate::ledger::{Address, CONNECTIONS, FEWEST_CONNECTIONS, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
 pub(super) const KINDS: [&str; 2] = ["embedded", "postgres"];
+
+/// Each is a thread here and a process there.
+const MOST_CONNECTIONS: usize = 500;
 
 /// What the section says.
 pub(super) struct LedgerSection {
     /// None when it is wrong.
     pub(super) place: Option<LedgerPlace>,
+    pub(super) connections: usize,
     pub(super) reserve: u64,
     pub(super) keep: Keep,
 }
@@ -23,11 +27,11 @@ pub(super) struct LedgerSection {
 pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
     let Some(mut section) = section else {
         let place = Some(LedgerPlace::Embedded(source.resolve("data")));
-        return LedgerSection { place, reserve: RESERVE, keep: Keep::default() };
+        return LedgerSection { place, connections: CONNECTIONS, reserve: RESERVE, keep: Keep::default() };
     };
     let keep = section.section("keep").map_or(Keep::default(), keep);
-    let (place, reserve) = place(source, section, is_sandbox, now);
-    LedgerSection { place, reserve, keep }
+    let read = LedgerSection { place: None, connections: CONNECTIONS, reserve: RESERVE, keep };
+    place(source, section, is_sandbox, now, read)
 }
 
 fn keep(mut section: Settings<'_>) -> Keep {
@@ -49,16 +53,19 @@ fn keep(mut section: Settings<'_>) -> Keep {
     keep
 }
 
-fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now) -> (Option<LedgerPlace>, u64) {
+fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now, read: LedgerSection) -> LedgerSection {
     let kind = section.or("kind", KINDS[0].to_owned());
     section.choices("kind", KINDS);
-    let place = match kind.as_str() {
+    match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
             let reserve = section.or("reserve", Size(RESERVE)).0;
-            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve);
+            LedgerSection { place: Some(LedgerPlace::Embedded(source.resolve(&path))), reserve, ..read }
         }
-        "postgres" => postgres(source, &mut section, is_sandbox, now),
+        "postgres" => {
+            let place = postgres(source, &mut section, is_sandbox, now);
+            LedgerSection { place, connections: connections(&mut section), ..read }
+        }
         other => {
             let message = format!("there is no ledger of the kind `{other}`");
             section.problem("kind", message, suggest(other, KINDS.into_iter()));
@@ -67,12 +74,24 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now)
                 section.optional::<String>("path"),
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
+                section.optional::<u32>("connections"),
                 section.optional::<Size>("reserve"),
             );
-            None
+            read
         }
-    };
-    (place, RESERVE)
+    }
+}
+
+fn connections(section: &mut Settings<'_>) -> usize {
+    let connections = section.or("connections", CONNECTIONS as u32) as usize;
+    if !(FEWEST_CONNECTIONS..=MOST_CONNECTIONS).contains(&connections) {
+        let message = format!(
+            "`ledger.connections` must be from {FEWEST_CONNECTIONS} to {MOST_CONNECTIONS}: one keeps the lease, two tell and hear of \
+             changes, the others work for requests"
+        );
+        section.problem("connections", message, Some(format!("as in {CONNECTIONS}")));
+    }
+    connections
 }
 
 fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
@@ -150,6 +169,12 @@ mod tests {
                 "4:1: unknown key `ledger.path`",
             ),
             ("url = \"plain:postgres://b/c\"", true, "2:1: unknown key `ledger.url`"),
+            (
+                "kind = \"postgres\"\nurl = \"plain:postgres://b/c\"\nconnections = 3",
+                true,
+                "4:15: `ledger.connections` must be from 4",
+            ),
+            ("connections = 15", true, "2:1: unknown key `ledger.connections`"),
             ("keep = { claims = \"23h\" }", true, "2:19: `ledger.keep.claims` must be 24h at least"),
             ("keep = { claims = \"3d\", payments = \"2d\" }", true, "2:36: `ledger.keep.payments` must not be shorter"),
             ("keep = { payment = \"9d\" }", true, "2:10: unknown key `ledger.keep.payment`"),

@@ -26,6 +26,7 @@ const PENDING: &str = "payment.pending";
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 
 /// That something is to be made later.
+#[derive(Clone)]
 pub(in crate::ledger) struct Later {
     /// As [`Errand::body`].
     pub(in crate::ledger) body: String,
