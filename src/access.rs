@@ -94,7 +94,11 @@ impl Access {
         let toll = rate.map(|rate| Toll { merchant: &merchant.name, rate });
         // Last, so that only valid signatures are remembered.
         let end = claim.created.max(now) + 2 * WINDOW;
-        let admitted = self.nonces.admit((&claim.key_id, &claim.nonce), (end, now), toll).await;
+        let admitted = self.nonces.admit((&merchant.name, &claim.key_id, &claim.nonce), (end, now), toll).await;
+        // Behind it, because that is where a loss is noticed.
+        if let Some(error) = self.nonces.forgotten(claim.created) {
+            return Err(Denied::NoCache(error));
+        }
         match admitted.map_err(Denied::NoCache)? {
             Admitted { first_time: true, counted } => Ok((merchant, counted)),
             Admitted { first_time: false, .. } => Err(Denied::NonceSeen),

@@ -114,7 +114,7 @@ impl Admin {
                     .to_owned(),
             );
         }
-        None
+        self.gateway.redis.as_ref().and_then(|redis| redis.not_ready())
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.

@@ -15,6 +15,7 @@ mod shared;
 mod statuses;
 #[cfg(test)]
 mod testing;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
@@ -75,17 +76,26 @@ impl Nonces {
         }
     }
 
+    /// Says why a signature of that unix second is refused although its nonce is new: the cache lost what it knew since.
+    pub(crate) fn forgotten(&self, created: u64) -> Option<CacheError> {
+        let is_forgotten = match self {
+            Self::Memory(_) => false,
+            Self::Redis(nonces) => nonces.has_forgotten(created),
+        };
+        is_forgotten.then(|| CacheError("it lost its memory after this request was signed".to_owned()))
+    }
+
     /// Whether this is the first time; from now on it is not. Remembered until `end`; both in unix seconds.
     pub(crate) async fn admit(
         &self,
-        (key_id, nonce): (&str, &str),
+        (merchant, key_id, nonce): (&str, &str, &str),
         (end, now): (u64, u64),
         toll: Option<Toll<'_>>,
     ) -> Result<Admitted, CacheError> {
         let mark = mark(key_id, nonce);
         match self {
             Self::Memory(nonces) => Ok(Admitted { first_time: nonces.first_time(mark, end, now), counted: None }),
-            Self::Redis(nonces) => nonces.admit(mark, (end, now), toll).await,
+            Self::Redis(nonces) => nonces.admit((merchant, mark), (end, now), toll).await,
         }
     }
 }

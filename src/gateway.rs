@@ -23,7 +23,7 @@ use tollgate_plugins::settings::duration;
 
 use crate::access::{Access, Counted, Denied, Head, Limits, Shares};
 use crate::cache::flights::Flights;
-use crate::cache::{Counters, Statuses};
+use crate::cache::{Counters, Redis, Statuses};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
@@ -42,6 +42,8 @@ pub struct Gateway {
     pub current: Current,
     /// What must not be forgotten.
     pub ledger: Ledger,
+    /// Where several machines share nonces, if they do.
+    pub(crate) redis: Option<Arc<Redis>>,
     /// Asks providers.
     pub exchanger: Exchanger,
     access: Access,
@@ -115,6 +117,7 @@ impl Gateway {
         Self {
             current,
             ledger,
+            redis: redis.clone(),
             exchanger: Exchanger::counting(Counters::new(redis.clone())),
             access: Access::new(redis.clone()),
             limits: Limits::default(),

@@ -31,7 +31,7 @@ use crate::gateway::Gateway;
 use crate::ledger::{Ledger, refuse_moved};
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
-use crate::{clock, delivery, queue, resolve, retention, telemetry};
+use crate::{cache, clock, delivery, queue, resolve, retention, telemetry};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -175,6 +175,8 @@ impl Bound {
         server.add_service(background_service("purge", Task::new(move |stop| retention::run(current, ledger, stop))));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
         server.add_service(background_service("statuses", Task::new(move |stop| statuses.run(ledger, stop))));
+        let redis = gateway.redis.clone();
+        server.add_service(background_service("redis", Task::new(move |stop| cache::watch::run(redis, stop))));
         let drain = Drain { in_flight, draining, limit: process.drain };
         server.add_service(background_service("drain", Task::new(move |stop| drain.run(stop))));
 

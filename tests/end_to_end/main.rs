@@ -20,6 +20,7 @@ mod isolation;
 mod judges;
 mod load;
 mod malformed;
+mod moving;
 mod nonces;
 mod notifications;
 mod once;

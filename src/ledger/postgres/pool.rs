@@ -233,7 +233,13 @@ impl Queue {
     }
 
     fn has_lost(&self) {
-        self.state.lock().connected -= 1;
+        let mut state = self.state.lock();
+        state.connected -= 1;
+        if state.connected == 0 {
+            // Nobody works for those who come: an attempt tells them at once how it stands.
+            state.rests_until = None;
+        }
+        drop(state);
         self.wanted.notify_one();
     }
 }
