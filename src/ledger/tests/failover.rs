@@ -54,25 +54,115 @@ async fn what_is_wrong_with_a_write_itself_is_not_retried() {
     bench.place.sql("SELECT 1 / (last_value = 1)::int FROM hits");
 }
 
+fn socket(server: &Server) -> &str {
+    server.url.split_once('@').unwrap().1.split('/').next().unwrap()
+}
+
+fn address(url: &str) -> Address {
+    Address::parse(&Secret::new(url.to_owned()), None).unwrap()
+}
+
+fn sql(server: &Server, text: &str) {
+    postgres::sql(address(&server.url), text.to_owned()).unwrap();
+}
+
+/// Takes writes no more, and keeps its connections.
+fn make_read_only(server: &Server) {
+    sql(server, "ALTER SYSTEM SET default_transaction_read_only = on");
+    sql(server, "SELECT pg_reload_conf()");
+}
+
+/// A server and one that follows it, with every commit on both; and where both are.
+fn pair() -> ([Server; 2], Address) {
+    let first = Server::start(&[]);
+    let second = Server::start(&["--standby", &first.url]);
+    sql(&first, "ALTER SYSTEM SET synchronous_standby_names = '*'");
+    sql(&first, "SELECT pg_reload_conf()");
+    let both = address(&format!("postgres://tollgate@{},{}/postgres", socket(&first), socket(&second)));
+    ([first, second], both)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switchover_to_a_standby_is_followed_and_loses_nothing() {
+    let ([first, second], both) = pair();
+    let bench = Bench { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
+    for number in 0..20 {
+        bench.paid(&format!("o{number}")).await;
+    }
+    let open = bench.run("open", pay("open")).await;
+    sql(&first, "ALTER SYSTEM RESET synchronous_standby_names");
+    make_read_only(&first);
+    second.promote();
+    until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
+    for number in 0..20 {
+        let order = format!("o{number}");
+        assert!(matches!(bench.claim(&format!("pay {order}"), pay(&order)).await, Claimed::Replay(_)), "{order}");
+    }
+    bench.settle(open, outcome(Status::Succeeded)).await;
+    assert_eq!(bench.payment("open").await.status, Status::Succeeded);
+    until("it is ready", async || bench.ledger.not_ready().is_none()).await;
+}
+
+/// Prints how many payments a second were made over a switchover, and how many were not.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn figures_of_a_switchover() {
+    const RATE: u64 = 500;
+    let ([first, second], both) = pair();
+    let mut second = Some(second);
+    let ledger = Ledger::connect(both).unwrap();
+    let began = Instant::now();
+    let mut payments = Vec::new();
+    let mut ticks = tokio::time::interval(std::time::Duration::from_micros(1_000_000 / RATE));
+    let mut flip = None;
+    for number in 0..RATE * 15 {
+        ticks.tick().await;
+        if number == RATE * 5 {
+            sql(&first, "ALTER SYSTEM RESET synchronous_standby_names");
+            flip = Some(std::thread::spawn({
+                let (url, second) = (first.url.clone(), second.take().unwrap());
+                move || {
+                    for text in ["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"] {
+                        postgres::sql(address(&url), text.to_owned()).unwrap();
+                    }
+                    second.promote();
+                    second
+                }
+            }));
+        }
+        let ledger = ledger.clone();
+        payments.push(tokio::spawn(async move {
+            let (order, at_second) = (format!("o{number}"), began.elapsed().as_secs());
+            let claimed = ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await;
+            let Ok(Claimed::Run(ticket)) = claimed else { return (at_second, "refused") };
+            match ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await {
+                Ok(_) => (at_second, "paid"),
+                Err(_) => (at_second, "unknown"),
+            }
+        }));
+    }
+    let mut seconds = std::collections::BTreeMap::<(u64, &str), u64>::new();
+    for payment in payments {
+        *seconds.entry(payment.await.unwrap()).or_default() += 1;
+    }
+    println!("{seconds:?}");
+    drop(flip.map(std::thread::JoinHandle::join));
+    drop(first);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_became_read_only_is_left_for_the_one_that_takes_writes() {
     let [one, other] = [Server::start(&[]), Server::start(&[])];
-    let socket = |server: &Server| server.url.split_once('@').unwrap().1.split('/').next().unwrap().to_owned();
-    drop(Ledger::connect(Address::parse(&Secret::new(other.url.clone()), None).unwrap()).unwrap());
-    let url = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
-    let ledger = Ledger::connect(Address::parse(&Secret::new(url), None).unwrap()).unwrap();
+    drop(Ledger::connect(address(&other.url)).unwrap());
+    let both = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
+    let ledger = Ledger::connect(address(&both)).unwrap();
     let ear = Arc::new(Ear::default());
     ledger.listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
     let bench = Bench { ledger, place: Schema::on(&other) };
     bench.paid("before").await;
     until("it hears", async || bench.ledger.caught_up().await).await;
     ear.0.lock().clear();
-    let sql = |text: &str| {
-        let address = Address::parse(&Secret::new(one.url.clone()), None).unwrap();
-        postgres::sql(address, text.to_owned()).unwrap();
-    };
-    sql("ALTER SYSTEM SET default_transaction_read_only = on");
-    sql("SELECT pg_reload_conf()");
+    make_read_only(&one);
     // Its sockets stay open; whoever writes or reads goes to the other, which knows of nothing here.
     until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
     until("nobody reads the old one", async || bench.ledger.payment("shop", "before").await.unwrap().is_none()).await;
@@ -94,7 +184,7 @@ async fn process_works_with_the_connections_that_it_gets() {
             shared().url.replace("tollgate@", &format!("{role}@")),
             place.name()
         );
-        let ledger = Ledger::connect(Address::parse(&Secret::new(url), None).unwrap()).unwrap();
+        let ledger = Ledger::connect(address(&url)).unwrap();
         let bench = Arc::new(Bench { ledger, place });
         let payments = (0..60).map(|number| {
             let bench = Arc::clone(&bench);

@@ -8,10 +8,14 @@ use super::*;
 async fn left_behind(claims: usize) -> Schema {
     let place = Schema::on(shared());
     let first = place.connect(4);
-    for number in 0..claims {
-        let order = format!("o{number}");
-        let claimed = first.claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
-        std::mem::forget(claimed);
+    let claimed = (0..claims).map(|number| {
+        let (order, first) = (format!("o{number}"), first.clone());
+        tokio::spawn(async move {
+            std::mem::forget(first.claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap());
+        })
+    });
+    for claimed in claimed.collect::<Vec<_>>() {
+        claimed.await.unwrap();
     }
     place.sql(
         "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
@@ -42,6 +46,38 @@ async fn claims_of_a_dead_process_are_each_ended_once_by_its_survivors() {
         let lost = serde_json::to_string(&timeline).unwrap().matches("\"lost\"").count();
         assert_eq!((payment.status, payment.version, lost), (Status::Unknown, 2, 1));
     }
+}
+
+/// Prints how long a takeover lasts, and what the survivors do meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn figures_of_a_takeover() {
+    const CLAIMS: usize = 4000;
+    let place = left_behind(CLAIMS).await;
+    let survivors = [place.connect(12), place.connect(12)];
+    let leases = survivors.each_ref().map(|survivor| match &survivor.engine {
+        Engine::Postgres(engine) => Arc::clone(engine),
+        Engine::Embedded(_) => panic!(),
+    });
+    dies(&place);
+    let (began, mut paid, mut longest) = (std::time::Instant::now(), 0, std::time::Duration::ZERO);
+    let mut said = 0;
+    while said < CLAIMS as u64 {
+        let order = format!("paid {paid}");
+        let at_begin = std::time::Instant::now();
+        let claimed = survivors[paid % 2].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
+        let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+        survivors[paid % 2].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+        (paid, longest) = (paid + 1, longest.max(at_begin.elapsed()));
+        if paid % 10 == 0 {
+            said = survivors[0].waiting().await.unwrap().unknown;
+        }
+    }
+    let renewals = leases.map(|engine| engine.lease().renewals());
+    println!(
+        "{CLAIMS} claims in {:?}; {paid} payments one by one meanwhile, the longest {longest:?}; renewals {renewals:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
