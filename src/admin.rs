@@ -111,13 +111,17 @@ impl Admin {
         if self.deaf.to_any() {
             return Some("the process is starting".to_owned());
         }
+        if let Some(why) = self.gateway.ledger.not_ready() {
+            return Some(why);
+        }
         if !self.gateway.ledger.is_healthy() {
             return Some(
-                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart; PostgreSQL: unreachable)"
+                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart)"
                     .to_owned(),
             );
         }
-        clock::refusal().or_else(|| self.workers.not_working())
+        let redis = self.gateway.redis.as_ref().and_then(|redis| redis.not_ready());
+        redis.or_else(clock::refusal).or_else(|| self.workers.not_working())
     }
 
     /// Brings the gauges up to date that nobody sets as things happen.
@@ -131,6 +135,7 @@ impl Admin {
         }
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
+        METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());

@@ -16,6 +16,7 @@ mod shared;
 mod statuses;
 #[cfg(test)]
 mod testing;
+pub(crate) mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -147,7 +148,12 @@ impl Nonces {
             }
             Self::Redis(nonces) => {
                 let end = mark.end.max(now + window) + window;
-                let admitted = nonces.admit(mark.hash, (end, now), toll).await.map_err(NotAdmitted::NoCache)?;
+                let admitted = nonces.admit((nonce.merchant, mark.hash), (end, now), toll).await;
+                let admitted = admitted.map_err(NotAdmitted::NoCache)?;
+                // After the answer, because that is where a loss is noticed.
+                if nonces.has_forgotten(nonce.end.saturating_sub(window)) {
+                    return Err(NotAdmitted::Forgotten);
+                }
                 match admitted {
                     Admitted { first_time: false, .. } => Err(NotAdmitted::Seen),
                     Admitted { counted: Some(Err(seconds)), .. } => Err(NotAdmitted::OverRate(seconds)),

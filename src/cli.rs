@@ -190,9 +190,9 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
     let LedgerPlace::Postgres(to) = &snapshot.process.ledger else {
         return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("nothing was moved: {error}"))?;
+    let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("not moved: {}", error.0))?;
     say!("{moved}are in the {to} now.");
-    say!("{} is left as it was, to be kept as a backup: start no gateway on it any more.", from.display());
+    say!("{} is marked as moved and opens no more; keep it as a backup.", from.display());
     Ok(())
 }
 

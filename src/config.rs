@@ -7,10 +7,12 @@ pub mod file;
 mod filters;
 pub mod generations;
 mod identity;
+pub(crate) mod in_use;
 mod keys;
 mod known;
 mod ledger;
 mod merchant;
+mod named;
 pub mod operate;
 mod origin;
 mod parallel;
@@ -136,6 +138,8 @@ pub struct Process {
     pub admin_token: Option<Token>,
     /// Where the ledger lies.
     pub ledger: LedgerPlace,
+    /// How many connections to a ledger in PostgreSQL this process has at most.
+    pub connections: usize,
     /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
     pub reserve: u64,
     /// How far this machine's clock may be from PostgreSQL's before the gateway does no background work.

@@ -25,7 +25,7 @@ use tollgate_plugins::settings::duration;
 
 use crate::access::{Access, Denied, Head, Limits, Shares, Signed};
 use crate::cache::flights::Flights;
-use crate::cache::{Counters, Statuses};
+use crate::cache::{Counters, Redis, Statuses};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
 use crate::exchange::Exchanger;
@@ -46,6 +46,8 @@ pub struct Gateway {
     pub current: Current,
     /// What must not be forgotten.
     pub ledger: Ledger,
+    /// Where several machines share nonces, if they do.
+    pub(crate) redis: Option<Arc<Redis>>,
     /// Asks providers.
     pub exchanger: Exchanger,
     access: Access,
@@ -120,6 +122,7 @@ impl Gateway {
         Self {
             current,
             ledger,
+            redis: redis.clone(),
             exchanger: Exchanger::counting(Counters::new(redis.clone())),
             access: Access::kept_in(redis.clone(), nonces),
             limits: Limits::default(),

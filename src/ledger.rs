@@ -22,6 +22,7 @@ mod ids;
 mod known_time;
 mod limits;
 mod migrate;
+mod moved;
 mod outbox;
 mod postgres;
 mod purge;
@@ -52,7 +53,8 @@ pub(crate) use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
 pub use self::limits::{DueLimit, QueueFull, QueueLimit};
 pub use self::migrate::{Moved, migrate};
-pub use self::postgres::Address;
+pub(crate) use self::moved::{Mark, refuse_moved};
+pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
 pub use self::records::*;
 pub use self::retention::Keep;
@@ -82,6 +84,7 @@ impl Ledger {
     /// As [`open`](Self::open), with another reserve: while no more than so many bytes are free on its disk, no claim is let
     /// through, so that there is room for the end of what is under way.
     pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
+        refuse_moved(path)?;
         let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
         Ok(Self::over(Engine::Embedded(Arc::new(engine))))
     }
@@ -89,11 +92,24 @@ impl Ledger {
     /// Connects to a ledger in PostgreSQL, which several processes may share, and brings its tables up to date. A claim of
     /// a process that is gone (it has not renewed its lease) is unknown now, and so on as in [`open`](Self::open).
     pub fn connect(address: Address) -> Result<Self, LedgerError> {
-        Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address)?))))
+        Self::connect_with(address, CONNECTIONS)
+    }
+
+    /// As [`connect`](Self::connect), with so many connections at most.
+    pub fn connect_with(address: Address, connections: usize) -> Result<Self, LedgerError> {
+        Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address, connections)?))))
     }
 
     fn over(engine: Engine) -> Self {
         Self { engine, witness: known_time::Witness::default() }
+    }
+
+    /// The name of a ledger in PostgreSQL, and the ids of the moves that filled it.
+    pub(crate) fn origin(&self) -> Option<(&str, &[String])> {
+        match &self.engine {
+            Engine::Embedded(_) => None,
+            Engine::Postgres(engine) => Some(engine.origin()),
+        }
     }
 
     /// Asks for the right to run a request. [`Claimed::Run`] is given once; whatever else it says, nothing may be sent.
@@ -107,10 +123,10 @@ impl Ledger {
         let is_merchants = !key.path.is_empty();
         let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            let mut claimed = claims::claim(tx, *request)?;
+            let mut claimed = claims::claim(tx, request.as_ref().clone())?;
             if let Claimed::Run(ticket) = &mut claimed {
-                room?;
-                ticket.held = Held::new(ledger, ticket.turn);
+                room.clone()?;
+                ticket.held = Held::new(ledger.clone(), ticket.turn);
             }
             // As the request: large, and a long way back.
             Ok(Box::new(claimed))
@@ -139,12 +155,13 @@ impl Ledger {
         let later = Later { body, full: None };
         let about = About::claim(&key, &intent);
         let room = self.engine.room();
-        let mut request = Request::new(&key, intent, Some(later), now)?;
+        let request = Request::new(&key, intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>, full: Option<QueueFull>| {
+            let mut request = request.as_ref().clone();
             request.queue_is(full);
-            let claimed = claims::claim(tx, *request)?;
+            let claimed = claims::claim(tx, request)?;
             if matches!(claimed, Claimed::Accepted(_)) {
-                room?;
+                room.clone()?;
             }
             Ok(claimed)
         };
@@ -173,10 +190,10 @@ impl Ledger {
     pub(crate) async fn take(&self, claim: ClaimId, by: &str, now: Timestamp) -> Result<Option<Ticket>, LedgerError> {
         let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.room());
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            room?;
+            room.clone()?;
             let mut taken = errands::take(tx, claim, &by, now)?;
             if let Some(ticket) = &mut taken {
-                ticket.held = Held::new(ledger, ticket.turn);
+                ticket.held = Held::new(ledger.clone(), ticket.turn);
             }
             Ok(taken)
         };
@@ -192,7 +209,7 @@ impl Ledger {
     pub async fn moved_to(&self, ticket: &mut Ticket, to: Destination, now: Timestamp) -> Result<Payment, LedgerError> {
         let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, turn, to, evidence, now)).await
+        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, turn, to.clone(), evidence.clone(), now)).await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
@@ -200,7 +217,7 @@ impl Ledger {
     pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
         let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::release(tx, turn, evidence, clock::now())).await?;
+        self.engine.write(Durable, about, move |tx| claims::release(tx, turn, evidence.clone(), clock::now())).await?;
         ticket.held.done();
         Ok(())
     }
@@ -215,11 +232,11 @@ impl Ledger {
         mut ticket: Ticket,
         news: News,
         now: Timestamp,
-        answer: impl FnOnce(&Record) -> Answer + Send + 'static,
+        answer: impl Fn(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
         let (turn, about) = (ticket.turn, self.engine.about(|| About::subject(&ticket.subject)));
         let heard = Heard { news, evidence: std::mem::take(&mut ticket.evidence) };
-        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard, now, answer);
+        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard.clone(), now, &answer);
         let settled = self.engine.write(Applied, about, work).await?;
         ticket.held.done();
         Ok(settled)
@@ -233,7 +250,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Option<Record>, LedgerError> {
         let (about, subject, heard) = (About::subject(subject), subject.clone(), heard.into());
-        self.engine.write(Durable, about, move |tx| changes::apply(tx, &subject, heard, now)).await
+        self.engine.write(Durable, about, move |tx| changes::apply(tx, &subject, heard.clone(), now)).await
     }
 
     /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
@@ -246,14 +263,14 @@ impl Ledger {
     /// Adds to the timeline what changed nothing. Does not wait for the disk: what is lost in a power cut was no news.
     pub async fn note(&self, subject: &Subject, notes: Vec<What>, now: Timestamp) -> Result<(), LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes, now)).await
+        self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes.clone(), now)).await
     }
 
     /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is. Says whether
     /// that is new.
     pub async fn ask_person(&self, subject: &Subject, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
         let (about, subject, why) = (About::subject(subject), subject.clone(), why.to_owned());
-        self.engine.write(Durable, about, move |tx| changes::ask_person(tx, &subject, why, now)).await
+        self.engine.write(Durable, about, move |tx| changes::ask_person(tx, &subject, why.clone(), now)).await
     }
 
     /// A payment as it stands, and everything that is known to have happened to it.
@@ -299,7 +316,7 @@ impl Ledger {
     /// happens, and false is told, when the search has ended.
     pub async fn searched(&self, subject: &Subject, search: Option<Search>) -> Result<bool, LedgerError> {
         let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| searches::searched(tx, &subject, search)).await
+        self.engine.write(Durable, about, move |tx| searches::searched(tx, &subject, search.clone())).await
     }
 
     /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
@@ -328,7 +345,7 @@ impl Ledger {
 
     async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
         let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::ended(tx, &event_id, dropped, now)).await
+        self.engine.write(Durable, about, move |tx| outbox::ended(tx, &event_id, dropped.clone(), now)).await
     }
 
     /// The merchant did not take the event: it is due again then.
@@ -400,6 +417,14 @@ impl Ledger {
     /// Asked last before sending; an error means that another process may be finding out already what became of it.
     pub(crate) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
         self.engine.may_send(turn)
+    }
+
+    /// Why this process should get no new requests, in PostgreSQL: it cannot be reached, or this process's lease is over.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Embedded(_) => None,
+            Engine::Postgres(engine) => engine.not_ready(),
+        }
     }
 
     /// Whether it can write. Embedded, false for good once a commit or sync failed, or until there is room again on a disk that

@@ -20,13 +20,13 @@ use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process};
 use crate::gateway::Gateway;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, refuse_moved};
 use crate::listener::{self, Descriptors, Listener};
 use crate::output::say;
 use crate::probe::{self, Probes};
 use crate::proxy::{Door, InFlight};
 use crate::telemetry::log;
-use crate::{clock, delivery, queue, resolve, retention};
+use crate::{cache, clock, delivery, queue, resolve, retention};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -72,7 +72,10 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
+    let in_use = Generations::of(&conf).in_use();
+    in_use.admit(&process.ledger)?;
     let ledger = open_ledger(&process)?;
+    in_use.confirm(&process.ledger, &ledger)?;
     let nonces = match &process.ledger {
         LedgerPlace::Embedded(path) => path.join("nonces"),
         LedgerPlace::Postgres(_) => Generations::of(&conf).nonces(),
@@ -85,9 +88,11 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
 /// Opens the ledger, or says in words why it cannot be opened.
 pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
     match &process.ledger {
+        // It says what to do by itself.
+        LedgerPlace::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
         LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
             .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
-        LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
+        LedgerPlace::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }
 }
@@ -167,6 +172,8 @@ impl Bound {
         server.add_service(workers.background("purge", move |stop| retention::run(current, ledger, stop)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
         server.add_service(workers.background("statuses", move |stop| statuses.run(ledger, stop)));
+        let redis = gateway.redis.clone();
+        server.add_service(workers.background("redis", move |stop| cache::watch::run(redis, stop)));
         let stuck = process.limits.write_timeout.min(LONGEST_STUCK);
         let drain = Drain { in_flight, draining, limit: process.drain, stuck };
         server.add_service(workers.background("drain", move |stop| drain.run(stop)));

@@ -4,10 +4,12 @@ pub mod log;
 pub mod readings;
 
 mod labels;
+mod stores;
 
 use std::sync::LazyLock;
 
 pub use self::labels::{LABELS, Labels};
+pub use self::stores::StoreMetrics;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -19,6 +21,8 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 /// Every metric, by its name without the prefix `tollgate_`.
 pub struct Metrics {
     registry: Registry,
+    /// Those of the stores that several machines share.
+    pub stores: StoreMetrics,
     /// Answered requests by merchant, channel, operation and code.
     pub requests_total: IntCounterVec,
     /// Seconds from the first byte of a request to its answer.
@@ -425,6 +429,7 @@ impl Metrics {
                 Opts::new("upstream_connections_total", "Connections taken for exchanges"),
                 &["channel", "reused"]
             ),
+            stores: StoreMetrics::new(&registry),
             registry,
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

@@ -41,6 +41,7 @@ fn snapshot() -> Snapshot {
         admin_tls: None,
         admin_token: None,
         ledger: LedgerPlace::Embedded(PathBuf::new()),
+        connections: 15,
         reserve: 0,
         max_clock_offset: crate::clock::MAX_OFFSET,
         keep: Keep::default(),

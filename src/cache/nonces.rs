@@ -31,13 +31,18 @@ impl Nonces {
         Self { redis, own: memory::Nonces::default() }
     }
 
+    /// Whether a signature of that unix second may have been used before Redis forgot.
+    pub(super) fn has_forgotten(&self, created: u64) -> bool {
+        self.redis.watched.has_forgotten(created)
+    }
+
     pub(super) async fn admit(
         &self,
-        mark: [u8; 16],
+        (merchant, mark): (&str, [u8; 16]),
         (end, now): (u64, u64),
         toll: Option<Toll<'_>>,
     ) -> Result<Admitted, CacheError> {
-        let admitted = self.shared(mark, end.saturating_sub(now).max(1), toll).await?;
+        let admitted = self.shared((merchant, mark), end.saturating_sub(now).max(1), toll).await?;
         // A request over its rate leaves nothing behind, here as there.
         if !admitted.first_time || matches!(admitted.counted, Some(Err(_))) {
             return Ok(admitted);
@@ -55,17 +60,23 @@ impl Nonces {
         self.own.is_seen(mark)
     }
 
-    async fn shared(&self, mark: [u8; 16], seconds: u64, toll: Option<Toll<'_>>) -> Result<Admitted, CacheError> {
-        let key = format!("tollgate:nonce:{}", hex::encode(mark));
+    async fn shared(
+        &self,
+        (merchant, mark): (&str, [u8; 16]),
+        seconds: u64,
+        toll: Option<Toll<'_>>,
+    ) -> Result<Admitted, CacheError> {
+        // In braces what decides the slot: a script in a cluster may touch only one.
+        let key = format!("tollgate:nonce:{{{merchant}}}:{}", hex::encode(mark));
         // Who set it: when an answer is lost, the second try must know its own mark from somebody else's.
         let own = hex::encode(rand::random::<[u8; 16]>());
         let command = match toll {
             Some(toll) => admission(&key, &own, seconds, toll),
             None => set_once(&key, &own, seconds),
         };
-        let answer = match self.redis.ask(&command).await {
+        let answer = match self.redis.ask_surely(&command).await {
             // Also after the server's restart: the connection notices only now.
-            Err(_) => self.redis.ask(&command).await?,
+            Err(_) => self.redis.ask_surely(&command).await?,
             Ok(answer) => answer,
         };
         let wrong = |error: redis::ParsingError| CacheError(error.to_string());
@@ -99,7 +110,7 @@ if wait == 0 then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 return {1, wait}";
     let mut command = redis::cmd("EVAL");
     command.arg(format!("{TAKE}{ADMIT}")).arg(2);
-    command.arg(key).arg(format!("tollgate:limit:merchant:{merchant}"));
+    command.arg(key).arg(format!("tollgate:limit:{{{merchant}}}"));
     command.arg(own).arg(seconds).arg(interval(rate)).arg(rate.at_once);
     command
 }

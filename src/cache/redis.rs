@@ -9,6 +9,7 @@ use redis::{Client, Cmd, RedisError, Value};
 use tollgate_plugins::secret::Secret;
 
 use super::CacheError;
+use super::watch::{Watched, look};
 
 /// A caller waits for no more than this.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -54,12 +55,19 @@ pub struct Redis {
     connection: Mutex<Option<ConnectionManager>>,
     /// When it failed last, since it last answered.
     failed: Mutex<Option<Instant>>,
+    /// Whether it can be relied on.
+    pub(super) watched: Watched,
 }
 
 impl Redis {
     /// Opens no connection yet.
     pub fn new(url: &RedisUrl) -> Self {
-        Self { client: url.client(), connection: Mutex::default(), failed: Mutex::default() }
+        Self {
+            client: url.client(),
+            connection: Mutex::default(),
+            failed: Mutex::default(),
+            watched: Watched::default(),
+        }
     }
 
     /// Whether it failed a moment ago.
@@ -80,12 +88,29 @@ impl Redis {
         let mut failed = self.failed.lock();
         match &answer {
             Ok(_) => *failed = None,
-            Err(_) => *failed = Some(Instant::now()),
+            Err(_) => {
+                *failed = Some(Instant::now());
+                self.watched.doubt();
+            }
         }
         answer
     }
 
-    async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
+    /// As [`ask`](Self::ask), for nonces: after an answer that failed, it is looked first whether the server has forgotten
+    /// something.
+    pub(super) async fn ask_surely(&self, command: &Cmd) -> Result<Value, CacheError> {
+        if self.watched.is_in_doubt() {
+            look(self).await?;
+        }
+        self.ask(command).await
+    }
+
+    /// Why no signed request can be let in.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        self.watched.not_ready()
+    }
+
+    pub(super) async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
         let mut connection = self.connection()?;
         let answer = tokio::time::timeout(PATIENCE, command.query_async::<Value>(&mut connection)).await;
         let answer = answer.map_err(|_| CacheError(format!("it took longer than {PATIENCE:?}")))?;
@@ -157,11 +182,11 @@ mod tests {
                     stream.write_all(greeting.as_bytes()).await.unwrap();
                 }
             });
-            nonces.admit([1; 16], (2, 1), None).await.unwrap_err();
+            nonces.admit(("shop", [1; 16]), (2, 1), None).await.unwrap_err();
             bad.abort();
             let _ = bad.await;
             let served = tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
-            let admitted = nonces.admit([1; 16], (2, 1), None).await;
+            let admitted = nonces.admit(("shop", [1; 16]), (2, 1), None).await;
             assert_eq!(admitted, Ok(Admitted { first_time: true, counted: None }), "{greeting}");
             drop(nonces);
             served.await.unwrap();

@@ -141,7 +141,8 @@ impl Shared {
 
     fn keys(&self, Name(name): Name) -> Option<[String; 2]> {
         let (ledger, name) = (self.ledger.get()?, hex::encode(name));
-        Some(["status", "asking"].map(|kind| format!("tollgate:{kind}:{ledger}:{name}")))
+        // In braces what decides the slot: a script in a cluster may touch only one.
+        Some(["status", "asking"].map(|kind| format!("tollgate:{kind}:{ledger}:{{{name}}}")))
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
 use super::file;
+use super::in_use::InUse;
 use super::origin::Origin;
 use super::parallel::give_way;
 use super::reload::Report;
@@ -75,6 +76,11 @@ impl Generations {
     /// Where nonces of signed requests are kept when the ledger has no directory on this machine.
     pub fn nonces(&self) -> PathBuf {
         self.dir.join("nonces")
+    }
+
+    /// What says which ledger the last start used.
+    pub(crate) fn in_use(&self) -> InUse {
+        InUse::in_dir(&self.dir)
     }
 
     /// Those that are kept, the newest last.

@@ -9,15 +9,19 @@ use super::identity::{self, Now};
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
 use crate::clock::MAX_OFFSET;
-use crate::ledger::{Address, Keep, RESERVE};
+use crate::ledger::{Address, CONNECTIONS, FEWEST_CONNECTIONS, Keep, RESERVE};
 
 /// Every kind, in the order in which they are told.
 pub(super) const KINDS: [&str; 2] = ["embedded", "postgres"];
+
+/// Each is a thread here and a process there.
+const MOST_CONNECTIONS: usize = 500;
 
 /// What the section says.
 pub(super) struct LedgerSection {
     /// None when it is wrong.
     pub(super) place: Option<LedgerPlace>,
+    pub(super) connections: usize,
     pub(super) reserve: u64,
     pub(super) max_clock_offset: Duration,
     pub(super) keep: Keep,
@@ -25,13 +29,19 @@ pub(super) struct LedgerSection {
 
 /// Reads the section.
 pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
+    let none = LedgerSection {
+        place: None,
+        connections: CONNECTIONS,
+        reserve: RESERVE,
+        max_clock_offset: MAX_OFFSET,
+        keep: Keep::default(),
+    };
     let Some(mut section) = section else {
         let place = Some(LedgerPlace::Embedded(source.resolve("data")));
-        return LedgerSection { place, reserve: RESERVE, max_clock_offset: MAX_OFFSET, keep: Keep::default() };
+        return LedgerSection { place, ..none };
     };
     let keep = section.section("keep").map_or(Keep::default(), keep);
-    let (place, reserve, max_clock_offset) = place(source, section, is_sandbox, now);
-    LedgerSection { place, reserve, max_clock_offset, keep }
+    place(source, section, is_sandbox, now, LedgerSection { keep, ..none })
 }
 
 fn keep(mut section: Settings<'_>) -> Keep {
@@ -53,24 +63,19 @@ fn keep(mut section: Settings<'_>) -> Keep {
     keep
 }
 
-fn place(
-    source: &Source,
-    mut section: Settings<'_>,
-    is_sandbox: bool,
-    now: Now,
-) -> (Option<LedgerPlace>, u64, Duration) {
-    let mut max_clock_offset = MAX_OFFSET;
+fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now, read: LedgerSection) -> LedgerSection {
     let kind = section.or("kind", KINDS[0].to_owned());
     section.choices("kind", KINDS);
-    let place = match kind.as_str() {
+    match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
             let reserve = section.or("reserve", Size(RESERVE)).0;
-            return (Some(LedgerPlace::Embedded(source.resolve(&path))), reserve, max_clock_offset);
+            LedgerSection { place: Some(LedgerPlace::Embedded(source.resolve(&path))), reserve, ..read }
         }
         "postgres" => {
-            max_clock_offset = offset(&mut section);
-            postgres(source, &mut section, is_sandbox, now)
+            let place = postgres(source, &mut section, is_sandbox, now);
+            let (connections, max_clock_offset) = (connections(&mut section), offset(&mut section));
+            LedgerSection { place, connections, max_clock_offset, ..read }
         }
         other => {
             let message = format!("there is no ledger of the kind `{other}`");
@@ -80,13 +85,13 @@ fn place(
                 section.optional::<String>("path"),
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
+                section.optional::<u32>("connections"),
                 section.optional::<Size>("reserve"),
                 section.optional::<Duration>("max_clock_offset"),
             );
-            None
+            read
         }
-    };
-    (place, RESERVE, max_clock_offset)
+    }
 }
 
 /// How far a gateway's clock may be from PostgreSQL's.
@@ -97,6 +102,18 @@ fn offset(section: &mut Settings<'_>) -> Duration {
         section.problem("max_clock_offset", message, Some("\"5s\"".to_owned()));
     }
     offset
+}
+
+fn connections(section: &mut Settings<'_>) -> usize {
+    let connections = section.or("connections", CONNECTIONS as u32) as usize;
+    if !(FEWEST_CONNECTIONS..=MOST_CONNECTIONS).contains(&connections) {
+        let message = format!(
+            "`ledger.connections` must be from {FEWEST_CONNECTIONS} to {MOST_CONNECTIONS}: one keeps the lease, two tell and hear of \
+             changes, the others work for requests"
+        );
+        section.problem("connections", message, Some(format!("as in {CONNECTIONS}")));
+    }
+    connections
 }
 
 fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
@@ -180,6 +197,12 @@ mod tests {
                 "4:20: `ledger.max_clock_offset` must be from 1s to 24h",
             ),
             ("max_clock_offset = \"5s\"", true, "2:1: unknown key `ledger.max_clock_offset`"),
+            (
+                "kind = \"postgres\"\nurl = \"plain:postgres://b/c\"\nconnections = 3",
+                true,
+                "4:15: `ledger.connections` must be from 4",
+            ),
+            ("connections = 15", true, "2:1: unknown key `ledger.connections`"),
             ("keep = { claims = \"23h\" }", true, "2:19: `ledger.keep.claims` must be 24h at least"),
             ("keep = { claims = \"3d\", payments = \"2d\" }", true, "2:36: `ledger.keep.payments` must not be shorter"),
             ("keep = { payment = \"9d\" }", true, "2:10: unknown key `ledger.keep.payment`"),

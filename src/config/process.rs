@@ -61,8 +61,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     drop(server);
     let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
-    let LedgerSection { place: ledger, reserve, max_clock_offset, keep } =
-        ledger::read(source, root.section("ledger"), is_sandbox, now);
+    let section = ledger::read(source, root.section("ledger"), is_sandbox, now);
+    let LedgerSection { place: ledger, connections, reserve, max_clock_offset, keep } = section;
     let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
     let (log, log_buffer) = telemetry(root.section("telemetry"));
@@ -81,6 +81,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         admin_tls,
         admin_token: admin.token,
         ledger,
+        connections,
         reserve,
         max_clock_offset,
         keep,
@@ -110,6 +111,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
         ("admin.listen", running.admin_listen == file.admin_listen),
         ("admin.tls", running.admin_tls.is_some() == file.admin_tls.is_some()),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
+        ("ledger.connections", running.connections == file.connections),
         ("ledger.reserve", running.reserve == file.reserve),
         ("ledger.max_clock_offset", running.max_clock_offset == file.max_clock_offset),
         ("cache", running.cache == file.cache),

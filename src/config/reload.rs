@@ -15,6 +15,8 @@ use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
 use self::trial::{Counts, Trial};
 use super::file::{self, Attempt};
 use super::generations::{Generations, Kept};
+use super::in_use;
+use super::named::{self, Named};
 use super::origin::Origin;
 use super::parallel::{politely, promptly};
 use super::report::Mistake;
@@ -35,7 +37,7 @@ const USUAL_EVERY: Duration = Duration::from_secs(60);
 /// Reads the configuration that the process starts with, and puts it in force.
 ///
 /// With mistakes in it, or when it was taken back before, the last generation that was in force and can be read goes on,
-/// loudly.
+/// loudly; but never over a change of `[ledger]`, because the payments of one ledger are unknown in another.
 pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let generations = Generations::of(dir);
     let last = generations.last();
@@ -43,7 +45,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
     let first = file::load(dir, None);
     let has_mistakes = first.is_err();
     let (snapshot, kept) = match first {
-        Ok(read) if is_taken_back(&read) => match last_kept(&generations, Vec::new()) {
+        Ok(read) if is_taken_back(&read) => match last_kept(&generations, dir, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
             Err(mistakes) => {
                 mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
@@ -54,7 +56,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
             }
         },
         Ok(read) => (read, None),
-        Err(mistakes) => last_kept(&generations, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
+        Err(mistakes) => last_kept(&generations, dir, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
     };
     let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
     let generation = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
@@ -69,10 +71,17 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
 }
 
 /// The newest generation that can be read, in the place of what is not in force for these mistakes, or was taken back.
-fn last_kept(generations: &Generations, mut mistakes: Vec<Mistake>) -> Result<(Snapshot, Kept), Vec<Mistake>> {
+fn last_kept(
+    generations: &Generations,
+    dir: &Path,
+    mut mistakes: Vec<Mistake>,
+) -> Result<(Snapshot, Kept), Vec<Mistake>> {
     let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
+    let named = Named::read(dir);
+    let in_use = generations.in_use().read();
     for kept in generations.list().into_iter().rev() {
-        match generations.load(&kept, None).and_then(with_its_ledger) {
+        let loaded = generations.load(&kept, None).and_then(with_its_ledger);
+        match loaded.and_then(|snapshot| on_same_ledger(snapshot, &kept, dir, &named, &in_use)) {
             Ok(snapshot) => {
                 start_loudly(why, &mistakes, &kept);
                 return Ok((snapshot, kept));
@@ -81,6 +90,31 @@ fn last_kept(generations: &Generations, mut mistakes: Vec<Mistake>) -> Result<(S
         }
     }
     Err(mistakes)
+}
+
+/// Refuses a generation unless its ledger is certainly the one that the files name and that the last start used.
+fn on_same_ledger(
+    snapshot: Snapshot,
+    kept: &Kept,
+    dir: &Path,
+    named: &Named,
+    in_use: &Result<Option<in_use::Known>, String>,
+) -> Result<Snapshot, Vec<Mistake>> {
+    let place = &snapshot.process.ledger;
+    let why = match (in_use, named) {
+        (Err(why), _) => why.clone(),
+        (Ok(Some(known)), _) if !known.is_named_by(place) => format!("{known} is in use"),
+        (Ok(_), named) if named.is_that_of(&snapshot) => return Ok(snapshot),
+        (Ok(_), Named::Place(other)) => format!("`[ledger]` of the files names {}", named::told(other)),
+        (Ok(_), Named::Lines(_) | Named::Nothing) => {
+            "`[ledger]` of the files is not the same or cannot be read".to_owned()
+        }
+    };
+    let (number, hash, place) = (kept.number, &kept.hash, named::told(place));
+    let message =
+        format!("generation {number} ({hash}) names {place}, but {why}: a start on it could make payments twice");
+    let advice = "correct the mistakes in the files; nothing starts until then";
+    Err(vec![Mistake::in_file(dir.join("tollgate.toml"), message, Some(advice))])
 }
 
 /// What was in force has written a ledger. Where that is gone, with a disk that is not mounted or a link that leads elsewhere,
@@ -209,6 +243,13 @@ impl ReloadHandle {
         let (generations, previous, from) = (shared.generations.clone(), Arc::clone(&running), kept.clone());
         let read = promptly(move || generations.load(&from, Some(&previous))).await;
         let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
+        if !named::is_same(&running.process.ledger, &read.process.ledger) {
+            let (number, place) = (kept.number, named::told(&read.process.ledger));
+            let used = named::told(&running.process.ledger);
+            return Err(none(&format!(
+                "generation {number} names the ledger {place}, but this process uses {used}: no rollback crosses a change of `[ledger]`"
+            )));
+        }
         // What is watched are the files, not their copies.
         read.sources.files = Arc::clone(&shared.files.borrow());
         let disk = (shared.dir.clone(), Arc::clone(&running));

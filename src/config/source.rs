@@ -180,6 +180,11 @@ impl Source {
         self.read_named(name).map_err(|message| settings.problem(key, message, None)).ok()
     }
 
+    /// The file's text.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// What was made of other files before.
     pub(super) fn known(&self) -> &Known {
         &self.known

@@ -212,6 +212,11 @@ pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timesta
     Ok(())
 }
 
+/// The payment that a claim is about, and the refund if it is about one.
+pub(super) fn records_of(from: &impl Read, id: Id) -> Result<Option<(Id, Option<Id>)>, LedgerError> {
+    Ok(ClaimRow::load(from, id)?.map(|claim| (claim.payment, claim.refund)))
+}
+
 /// The payment that a claim is about.
 pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| claim.payment))

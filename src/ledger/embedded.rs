@@ -176,7 +176,7 @@ impl Engine {
         &self,
         merchant: String,
         limit: QueueLimit,
-        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
     ) -> Result<Claimed, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let work = move |tx: &mut Transaction<'_>| {

@@ -45,12 +45,13 @@ impl Engine {
         }
     }
 
-    /// Runs one transaction. An error of `work` leaves nothing written.
+    /// Runs one transaction. An error of `work` leaves nothing written. It may run again where several processes are in each
+    /// other's way: only its last run counts.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
         about: About,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.write(durability, work).await,
@@ -61,7 +62,7 @@ impl Engine {
     /// Looks at everything as it is at this moment.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
             Self::Embedded(engine) => look(&engine.view()?),
@@ -72,7 +73,7 @@ impl Engine {
     /// Looks at each row as it is when it is read: nobody waits for whoever looks, however long it takes.
     pub(super) async fn glance<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
             Self::Embedded(engine) => look(&**engine),
@@ -179,7 +180,7 @@ impl Engine {
         merchant: String,
         limit: QueueLimit,
         about: About,
-        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+        work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
     ) -> Result<Claimed, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.accept(merchant, limit, work).await,

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::claims;
 use super::embedded::{self, View};
 use super::ids::Id;
-use super::postgres::{Address, Filling};
+use super::moved::Mark;
+use super::postgres::{Address, Begun, Filling};
 use super::records::LedgerError;
 use super::rows::{Kept, PaymentRow};
 use super::transaction::{Space, Writes};
@@ -31,24 +32,51 @@ impl fmt::Display for Moved {
 
 /// Copies everything of an embedded ledger that no gateway runs on into an empty one in PostgreSQL: all of it or nothing.
 /// What was running when its last gateway ended is unknown then, as after any start.
+///
+/// From then on the embedded ledger is marked as moved and refuses to be opened. A move that a crash interrupted is finished by
+/// calling this again.
 pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
     let is_empty = std::fs::read_dir(from).map_or(true, |mut entries| entries.next().is_none());
     if is_empty {
         return Err(LedgerError(format!("there is none in {}; name the directory of the old one", from.display())));
     }
+    let begun = match Mark::read(from)? {
+        Some(Mark { complete: true, to, at, .. }) => {
+            return Err(LedgerError(format!("the ledger in {} was moved to {to} at {at} already", from.display())));
+        }
+        // That one may have all rows, which cannot be seen from here.
+        Some(mark) if mark.to != to.to_string() => {
+            let Mark { to: first, at, .. } = mark;
+            return Err(LedgerError(format!(
+                "a move to {first} began at {at} and may be complete: name that PostgreSQL in `ledger.url` to finish it"
+            )));
+        }
+        begun => begun,
+    };
     // Open until the end, so that no gateway starts on it meanwhile.
     let engine = embedded::Engine::open(from, 0, |tx, running| claims::recover(tx, running, Timestamp::now()))?;
     let view = engine.view()?;
     // The server is waited for on a thread of its own: who calls may be a task.
     std::thread::scope(|scope| {
-        let moved = scope.spawn(|| fill(&view, &to)).join();
+        let moved = scope.spawn(|| fill(&view, from, begun, &to)).join();
         moved.unwrap_or_else(|_| Err(LedgerError("it panicked".to_owned())))
     })
 }
 
-fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
-    let filling = Filling::begin(to)?;
+fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Result<Moved, LedgerError> {
+    let mark = begun.unwrap_or_else(|| Mark::begin(to.to_string()));
     let mut counts = Vec::new();
+    let filling = match Filling::begin(to, &mark.id)? {
+        Begun::Filling(filling) => filling,
+        // The commit of the first run was done, and only the mark was not finished.
+        Begun::Complete => {
+            Mark { complete: true, ..mark }.write(from)?;
+            for space in Space::ALL {
+                counts.push((space.name(), view.each(space).count()));
+            }
+            return Ok(Moved(counts));
+        }
+    };
     for space in Space::ALL {
         let (mut count, mut batch) = (0, Writes::default());
         for row in view.each(space) {
@@ -66,6 +94,9 @@ fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
         filling.add(&batch)?;
         counts.push((space.name(), count));
     }
-    filling.end()?;
+    // Before the rows can be seen: a crash in between leaves two ledgers of which nobody can use either.
+    mark.write(from)?;
+    filling.end(&mark.id)?;
+    Mark { complete: true, ..mark }.write(from)?;
     Ok(Moved(counts))
 }

@@ -14,7 +14,7 @@ use super::retention::Old;
 use super::rows::{Kept, PaymentRow};
 use super::searches::{LATEST_DUE, after};
 use super::timeline::{self, What};
-use super::transaction::{Pair, Read, Space, Transaction};
+use super::transaction::{Pair, Read, Space, Transaction, Watched};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
 pub(super) fn tell(
@@ -118,13 +118,14 @@ pub(super) fn merchant(value: &[u8]) -> &str {
 
 /// The deliveries behind them. One that cannot be read must not keep the others waiting.
 pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
+    let from = Watched::new(from);
     let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
         let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
         match from.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
             Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
             Ok(None) => None,
             Err(error) => {
-                tracing::error!(%error, "an event cannot be read; a person must look at it");
+                from.tell(&error, "an event");
                 None
             }
         }

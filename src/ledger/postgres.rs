@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! claim, settle, … ─▶ queue ─▶ thread with a connection: lock the order ▶ read, run the rules ▶ write ▶ commit ─▶ answer
-//!                              keeper: renew the lease ▶ end the claims of those that are gone
+//!                              keeper: renew the lease      sweeper: end the claims of those that are gone
 //! ```
 //! The rules are the embedded ledger's to the letter: the same functions over rows of bytes. What one thread is there, a
 //! lock is here: whatever is about one order takes the lock of its name first, in every process, so that no two race.
@@ -12,27 +12,34 @@
 
 mod address;
 mod clock;
+mod connect;
 mod due;
+mod failure;
 mod feed;
 mod filling;
+mod health;
 mod keeper;
+mod origin;
 mod pool;
 mod save;
 mod schema;
 mod session;
+mod sweep;
 mod tickets;
 
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use self::address::Address;
-pub(super) use self::filling::Filling;
-use self::pool::{Health, Queue};
+pub(super) use self::filling::{Begun, Filling};
+use self::health::Health;
+use self::keeper::Lease;
+use self::pool::{Next, Queue, Tries};
 use self::session::{Failure, Session};
 use self::tickets::Tickets;
 use super::about::About;
@@ -45,8 +52,12 @@ use super::records::{Claimed, Delivery, LedgerError, Record, Waiting};
 use super::transaction::{Read, Space, Transaction};
 use super::{errands, outbox, searches};
 
-/// How many connections a process has at most, beside the keeper's.
-const CONNECTIONS: usize = 12;
+/// Connections of a process beside those that work for requests: the keeper's, the announcer's and the listener's.
+const BESIDE: usize = 3;
+/// The fewest connections that a process can work with.
+pub const FEWEST_CONNECTIONS: usize = BESIDE + 1;
+/// The most connections of a process, where nothing else is said.
+pub const CONNECTIONS: usize = 15;
 /// How long anybody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,7 +65,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Engine {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    keeper: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// The keeper and the sweeper, each with what ends it.
+    keepers: Vec<(mpsc::Sender<()>, JoinHandle<()>)>,
     /// Announces changes, and hears of others' as soon as somebody wants to know.
     feed: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -67,34 +79,31 @@ pub(super) struct Shared {
     ids: Mutex<Ids>,
     queue: Queue,
     health: Health,
-    lease: Mutex<Lease>,
+    lease: Lease,
+    /// How many threads work for requests, with a connection each if there are so many.
+    wanted_connections: usize,
+    /// The ledger's name, and the moves that filled it.
+    origin: (String, Vec<String>),
     tickets: Mutex<Tickets>,
     feed: feed::Feed,
     wake: watch::Sender<u64>,
     due: due::Looks,
 }
 
-/// Until when nobody holds this process for dead.
-#[derive(Default)]
-struct Lease {
-    until: Option<Instant>,
-    /// Grows whenever somebody may have held it for dead in between: what it had before it has no right to any more.
-    term: u64,
-}
-
 impl Engine {
-    /// Connects, brings the tables up to date, and ends what dead processes left.
-    pub(super) fn open(address: Address) -> Result<Self, LedgerError> {
-        Self::with(address, CONNECTIONS)
+    /// Connects with so many connections at most, brings the tables up to date, and ends what dead processes left.
+    pub(super) fn open(address: Address, connections: usize) -> Result<Self, LedgerError> {
+        Self::with(address, connections.max(FEWEST_CONNECTIONS) - BESIDE)
     }
 
+    /// As [`open`](Self::open), with so many connections that work for requests.
     pub(super) fn with(address: Address, connections: usize) -> Result<Self, LedgerError> {
         let (said, ready) = mpsc::channel();
         let (keeper_stop, stop) = mpsc::channel();
         let (handed, shared) = mpsc::channel();
         // Everything that waits for the server does so on threads of its own: who opens may be a task.
         let keeper = thread("ledger keeper", move || {
-            let started = start(address);
+            let started = start(address, connections);
             let (shared, session) = match started {
                 Ok(started) => started,
                 Err(failure) => return drop(said.send(Err(failure))),
@@ -106,13 +115,19 @@ impl Engine {
         ready.recv().map_err(|_| gone())??;
         let shared = shared.recv().map_err(|_| gone())?;
         let mut engine =
-            Self { shared, threads: Vec::new(), keeper: Some((keeper_stop, keeper)), feed: Mutex::default() };
-        let announcer = Arc::clone(&engine.shared);
-        engine.feed.get_mut().push(thread("ledger announcer", move || feed::announce(&announcer))?);
+            Self { shared, threads: Vec::new(), keepers: vec![(keeper_stop, keeper)], feed: Mutex::default() };
         for _ in 0..connections {
             let shared = Arc::clone(&engine.shared);
             engine.threads.push(thread("ledger", move || pool::work(&shared))?);
         }
+        let (sweeper, (sweeper_stop, stop)) = (Arc::clone(&engine.shared), mpsc::channel());
+        let (said, swept) = mpsc::channel();
+        let sweeper = thread("ledger sweeper", move || sweep::run(&sweeper, &stop, said))?;
+        engine.keepers.push((sweeper_stop, sweeper));
+        let announcer = Arc::clone(&engine.shared);
+        engine.feed.get_mut().push(thread("ledger announcer", move || feed::announce(&announcer))?);
+        // Its end is the sign.
+        let _ = swept.recv();
         Ok(engine)
     }
 
@@ -121,12 +136,12 @@ impl Engine {
         &self,
         durability: Durability,
         about: About,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
         self.ask(move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
-            let (value, wakes) = session.transaction(durability, &about, &shared, work)?;
+            let (value, wakes) = session.transaction(durability, &about, &shared, &mut work)?;
             if wakes {
                 shared.wake();
             }
@@ -138,9 +153,9 @@ impl Engine {
     /// As [`Engine::read`](super::engine::Engine::read).
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.ask(move |session| session.look(look)).await
+        self.ask(move |session| session.look(&mut look)).await
     }
 
     /// As [`Engine::keys`](super::engine::Engine::keys).
@@ -159,7 +174,7 @@ impl Engine {
         let when = self.shared.due.when(Space::Searches, now, searches::LATEST_DUE);
         let taken = self.ask(move |session| {
             let keys = due::take(session, Space::Searches, owner, &when, limit)?;
-            Ok(searches::records(session, &keys))
+            whole(session, searches::records(session, &keys))
         });
         or_none(taken.await)
     }
@@ -177,7 +192,7 @@ impl Engine {
         merchant: String,
         limit: QueueLimit,
         about: About,
-        work: impl FnOnce(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
+        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
     ) -> Result<Claimed, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
         self.ask(move |session| {
@@ -211,7 +226,7 @@ impl Engine {
         }
         let taken = self.ask(move |session| {
             let taken = due::take_deliveries(session, owner, &chosen)?;
-            Ok(outbox::deliveries(session, taken))
+            whole(session, outbox::deliveries(session, taken))
         });
         or_none(taken.await)
     }
@@ -255,40 +270,63 @@ impl Engine {
         self.shared.health.is_good()
     }
 
+    /// As [`Ledger::not_ready`](super::Ledger::not_ready).
+    pub(super) fn not_ready(&self) -> Option<String> {
+        let unreachable = self.shared.health.why().map(|why| {
+            format!("the ledger cannot be reached ({why}); see that PostgreSQL runs and that `ledger.url` leads to it")
+        });
+        unreachable.or_else(|| self.shared.lease.over())
+    }
+
+    /// The ledger's name, and the moves that filled it.
+    pub(super) fn origin(&self) -> (&str, &[String]) {
+        (&self.shared.origin.0, &self.shared.origin.1)
+    }
+
     pub(super) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
         let given = self.shared.tickets.lock().term(turn);
-        let lease = self.shared.lease.lock();
-        let is_alive = lease.until.is_some_and(|until| Instant::now() < until);
-        if is_alive && given == Some(lease.term) {
+        if let Some(why) = self.shared.lease.over() {
+            return Err(LedgerError(why));
+        }
+        if given == Some(self.shared.lease.term()) {
             return Ok(());
         }
-        Err(LedgerError("this process could not renew its lease, so that others held it for dead".to_owned()))
+        let why = "the lease of this gateway in PostgreSQL ended while the request was served, so that the other gateways held it for \
+                   dead; it is renewed now, and the same request may be sent again";
+        Err(LedgerError(why.to_owned()))
     }
 
-    /// As when the lease could not be renewed for too long.
     #[cfg(test)]
-    pub(super) fn let_lease_end(&self) {
-        self.shared.lease.lock().until = None;
-    }
-
-    /// As when the lease was renewed too late.
-    #[cfg(test)]
-    pub(super) fn let_lease_break(&self) {
-        self.shared.lease.lock().term += 1;
+    pub(super) fn lease(&self) -> &Lease {
+        &self.shared.lease
     }
 
     pub(super) fn weak(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
     }
 
+    /// Runs work over a connection. What fails for a reason that passes, and certainly did nothing, is tried again: a conflict
+    /// with another transaction, a connection that was lost.
     async fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Session) -> Result<T, LedgerError> + Send + 'static,
+        mut work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
+        let (mut reply, mut tries) = (Some(reply), Tries::default());
         self.shared.queue.push(Box::new(move |session| {
+            let done = match session {
+                Ok(session) => {
+                    let done = work(session);
+                    if done.is_err() && tries.again(session) {
+                        return Next::Again;
+                    }
+                    done
+                }
+                Err(error) => Err(error),
+            };
             // Whoever waited may be gone; what a claim holds is given back then.
-            let _ = reply.send(session.and_then(work));
+            reply.take().map(|reply| reply.send(done));
+            Next::Done
         }));
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(shut())),
@@ -308,7 +346,7 @@ impl Drop for Engine {
             }
         };
         self.threads.drain(..).for_each(join);
-        if let Some((stop, keeper)) = self.keeper.take() {
+        for (stop, keeper) in self.keepers.drain(..) {
             drop(stop);
             join(keeper);
         }
@@ -326,7 +364,7 @@ impl Shared {
 
 impl Holder for Shared {
     fn holds(&self, turn: Turn) {
-        let term = self.lease.lock().term;
+        let term = self.lease.term();
         self.tickets.lock().given(turn, term);
     }
 
@@ -337,29 +375,28 @@ impl Holder for Shared {
     fn end(self: Arc<Self>, turn: Turn, end: End) {
         self.tickets.lock().dropped(turn, end);
         let shared = Arc::downgrade(&self);
-        self.queue.push(Box::new(move |session| {
-            let Some(shared) = shared.upgrade() else { return };
-            let ended = session.and_then(|session| keeper::end_claim(&shared, session, turn, end));
-            if let Err(error) = ended {
-                tracing::error!(%error, "a claim that nobody holds any more is ended when PostgreSQL is back");
-            }
-        }));
+        self.queue.push(Box::new(move |session| sweep::end_soon(&shared, turn, end, session)));
     }
 }
 
 /// Connects for the first time.
-fn start(address: Address) -> Result<(Arc<Shared>, Session), Failure> {
+fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
     clock::measure_first(&session)?;
     let owner = keeper::number(&session)?;
+    feed::prove(&address, &session, owner)?;
+    let origin = (origin::name(&session)?, origin::moves(&session)?);
+    let session = session.hasty(keeper::RENEWAL)?;
     let shared = Shared {
         address,
         owner,
         ids: Mutex::new(Ids::of(owner)),
         queue: Queue::default(),
         health: Health::default(),
-        lease: Mutex::default(),
+        lease: Lease::default(),
+        wanted_connections: connections,
+        origin,
         tickets: Mutex::default(),
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
@@ -381,6 +418,14 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 
 fn shut() -> LedgerError {
     LedgerError("it is shut".to_owned())
+}
+
+/// What was read, unless something could not be read for want of a connection: that is looked for once more.
+fn whole<T>(session: &Session, found: Vec<T>) -> Result<Vec<T>, LedgerError> {
+    match session.is_in_trouble() {
+        false => Ok(found),
+        true => Err(LedgerError("PostgreSQL was lost while it was read".to_owned())),
+    }
 }
 
 /// What is due can wait for the next look.

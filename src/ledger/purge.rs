@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::ids::{millis, millis_at};
 use super::records::LedgerError;
 use super::retention::{Keep, Kind, Old, old};
-use super::transaction::{Read, Space, Transaction};
+use super::transaction::{Read, Space, Transaction, Watched};
 use crate::telemetry::METRICS;
 
 /// So many of a list are looked at together.
@@ -69,7 +69,7 @@ async fn forget(
     keep: Keep,
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, LedgerError> {
-    let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys, &keep, now));
+    let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys.clone(), &keep, now));
     let found = engine.glance(look).await?;
     if found.is_empty() {
         return Ok(Vec::new());
@@ -78,7 +78,7 @@ async fn forget(
     let keys: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
     let work = move |tx: &mut Transaction<'_>| {
         // Somebody may have been faster, or needs it again.
-        let found = all_old(tx, kind, keys, &keep, now);
+        let found = all_old(tx, kind, keys.clone(), &keep, now);
         let rows = found.iter().flat_map(|(_, old)| &old.rows);
         let mut counts = BTreeMap::<Space, u64>::new();
         for (space, key) in rows {
@@ -96,10 +96,11 @@ async fn forget(
 
 /// Those that may go. One that cannot be read stays and keeps no other.
 fn all_old(from: &impl Read, kind: Kind, keys: Vec<Vec<u8>>, keep: &Keep, now: Timestamp) -> Vec<(Vec<u8>, Old)> {
-    let look = |key: Vec<u8>| match old(from, kind, &key, keep, now) {
+    let from = Watched::new(from);
+    let look = |key: Vec<u8>| match old(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            tracing::error!(%error, list = kind.name(), "what is old cannot be read and stays; a person must look at it");
+            from.tell(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };

@@ -9,7 +9,7 @@ use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target};
 use super::rules;
 use super::timeline::{self, What};
-use super::transaction::{Read, Transaction};
+use super::transaction::{Read, Transaction, Watched};
 
 /// As [`Ledger::searched`](super::Ledger::searched).
 pub(super) fn searched(
@@ -74,10 +74,11 @@ pub(super) fn after(now: Timestamp, later: SignedDuration) -> Vec<u8> {
 
 /// The records behind them. One that cannot be read must not keep the others waiting.
 pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
-    let record = |key: &Vec<u8>| match Target::listed(from, key) {
+    let from = Watched::new(from);
+    let record = |key: &Vec<u8>| match Target::listed(&from, key) {
         Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
         Err(error) => {
-            tracing::error!(%error, "a record that is to be asked about cannot be read");
+            from.tell(&error, "a record that is to be asked about");
             None
         }
     };

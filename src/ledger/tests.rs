@@ -30,6 +30,7 @@ macro_rules! suite {
 }
 
 mod durability;
+mod failover;
 mod feed;
 mod filing;
 mod full_disk;
@@ -42,8 +43,10 @@ mod on_tables;
 mod outages;
 mod places;
 mod protection;
+mod relay;
 #[path = "../../tests/servers/server.rs"]
 mod server;
+mod takeover;
 
 use jiff::{Timestamp, ToSpan};
 use tollgate_plugins::error::Word;

@@ -1,6 +1,6 @@
 //! What one transaction sees and writes: its own writes, over what the engine has.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
@@ -105,6 +105,32 @@ pub(super) trait Read {
         let Some(bytes) = self.bytes(space, key)? else { return Ok(None) };
         let row = serde_json::from_slice(&bytes);
         row.map(Some).map_err(|error| LedgerError(format!("a row in {} cannot be read: {error}", space.name())))
+    }
+}
+
+/// Tells what could not be asked for from what was found and cannot be understood: the first passes, the second needs a person.
+pub(super) struct Watched<'a, R: ?Sized> {
+    from: &'a R,
+    has_failed: Cell<bool>,
+}
+
+impl<'a, R: Read + ?Sized> Watched<'a, R> {
+    pub(super) fn new(from: &'a R) -> Self {
+        Self { from, has_failed: Cell::new(false) }
+    }
+
+    /// Logs why something could not be read.
+    pub(super) fn tell(&self, error: &LedgerError, what: &str) {
+        match self.has_failed.replace(false) {
+            true => tracing::warn!(%error, "{what} could not be read from the ledger; it is read again"),
+            false => tracing::error!(%error, "{what} cannot be read; a person must look at it"),
+        }
+    }
+}
+
+impl<R: Read + ?Sized> Read for Watched<'_, R> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
+        self.from.bytes(space, key).inspect_err(|_| self.has_failed.set(true))
     }
 }
 

@@ -46,6 +46,16 @@ pub fn check(dir: &Path) -> ExitCode {
             }
         }
     }
+    if let Some(redis) = snapshot.process.cache.redis() {
+        match runtime.block_on(crate::cache::watch::probe(&redis)) {
+            Ok(reached) => say!("Redis: {reached}"),
+            Err(why) => {
+                unreached += 1;
+                let advice = "see `cache.url`, its password, and that it leads to a server that takes writes";
+                complain!("{}", Mistake::in_file(dir.join("tollgate.toml"), format!("Redis: {why}"), Some(advice)));
+            }
+        }
+    }
     match unreached {
         0 => ExitCode::SUCCESS,
         count => {

@@ -30,6 +30,7 @@ mod judges;
 mod load;
 mod log;
 mod malformed;
+mod moving;
 mod nonces;
 mod notifications;
 mod once;

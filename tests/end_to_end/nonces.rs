@@ -2,8 +2,10 @@
 
 use http::StatusCode;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::harness::{Answer, SHOP, Wishes, World, send, signed};
+use crate::harness::{Answer, SHOP, Wishes, World, send, signed, until};
 use crate::redis::Redis;
 
 async fn world_on(redis: &Redis) -> World {
@@ -44,4 +46,94 @@ async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone
     for world in [&one, &other] {
         assert_eq!(repeat(world, &once()).await.status, StatusCode::NOT_FOUND, "let in at the first request");
     }
+}
+
+async fn redis_said(redis: &Redis, line: &str) -> String {
+    let mut stream = TcpStream::connect(redis.address).await.unwrap();
+    stream.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; 512];
+    let count = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+async fn until_ready(world: &World, is_ready: bool, why: &str) {
+    until("what /readyz says", || async {
+        let answer = world.admin("GET", "/readyz", &[]).await;
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        ((answer.status == 200) == is_ready && said.contains(why)).then_some(()).ok_or(said)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
+    let mut redis = Redis::start().await;
+    let world = world_on(&redis).await;
+    until_ready(&world, true, "ready").await;
+    redis_said(&redis, "REPLICAOF 127.0.0.1 1").await;
+    until_ready(&world, false, "Redis cannot be used").await;
+    redis_said(&redis, "REPLICAOF NO ONE").await;
+    until_ready(&world, true, "ready").await;
+    redis_said(&redis, "CONFIG SET requirepass secret").await;
+    redis.kill();
+    until_ready(&world, false, "no signed request can be let in").await;
+    world.until_metric("\ntollgate_cache_ready 0\n").await;
+    redis.start_again().await;
+    until_ready(&world, true, "ready").await;
+    assert!(world.log().contains("Redis cannot be used: signed requests are answered 503"));
+}
+
+#[tokio::test]
+async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
+    let redis = Redis::start().await;
+    let (one, other) = (world_on(&redis).await, world_on(&redis).await);
+    let headers = once();
+    assert_eq!(repeat(&one, &headers).await.status, StatusCode::NOT_FOUND, "let in");
+    // Signatures have whole seconds, and those of the last one are still let in.
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    assert!(redis_said(&redis, "FLUSHALL").await.starts_with("+OK"));
+    for world in [&one, &other] {
+        world.until_metric("\ntollgate_cache_losses_total 1\n").await;
+    }
+    let refused = repeat(&other, &headers).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("cache_unavailable")));
+    until("new signatures are let in", || async {
+        let status = repeat(&other, &once()).await.status;
+        (status == StatusCode::NOT_FOUND).then_some(()).ok_or(status)
+    })
+    .await;
+    assert!(other.log().contains("Redis may have forgotten nonces"));
+}
+
+#[tokio::test]
+async fn redis_that_evicts_keys_is_warned_about() {
+    let redis = Redis::start().await;
+    redis_said(&redis, "CONFIG SET maxmemory-policy allkeys-lru").await;
+    let world = world_on(&redis).await;
+    until("the log", || async {
+        let log = world.log();
+        log.contains("set maxmemory-policy to noeviction").then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(world.metrics().await.contains("\ntollgate_cache_evicted_keys 0\n"));
+}
+
+#[tokio::test]
+async fn redis_cluster_of_one_node_serves_merchants_with_a_rate() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    assert!(redis_said(&redis, "CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
+    until("the cluster is there", || async {
+        let said = redis_said(&redis, "CLUSTER INFO").await;
+        said.contains("cluster_state:ok").then_some(()).ok_or(said)
+    })
+    .await;
+    let world = world_on(&redis).await;
+    let merchant = world.conf().join("merchants/shop.toml");
+    let text = std::fs::read_to_string(&merchant).unwrap();
+    std::fs::write(&merchant, format!("{text}\n[limit]\nrate = 500\nburst = 1000\n")).unwrap();
+    let reloaded = world.reload().await;
+    assert_eq!(reloaded.status, 200, "{:?}", reloaded.body);
+    let headers = once();
+    assert_eq!(repeat(&world, &headers).await.status, StatusCode::NOT_FOUND, "let in");
+    assert_eq!(repeat(&world, &headers).await.status, 401, "once");
 }

@@ -23,12 +23,18 @@ fn program(package: &str, name: &str) -> String {
 /// A Redis that keeps nothing on disk.
 pub struct Redis {
     pub address: SocketAddr,
+    arguments: &'static [&'static str],
     process: Option<Child>,
 }
 
 impl Redis {
     pub async fn start() -> Self {
-        let mut redis = Self { address: free_address(), process: None };
+        Self::start_with(&[]).await
+    }
+
+    /// With further arguments.
+    pub async fn start_with(arguments: &'static [&'static str]) -> Self {
+        let mut redis = Self { address: free_address(), arguments, process: None };
         redis.start_again().await;
         redis
     }
@@ -39,6 +45,8 @@ impl Redis {
         let mut command = Command::new(program);
         command.args(["--bind", &self.address.ip().to_string(), "--port", &self.address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--dir", env!("CARGO_TARGET_TMPDIR")]);
+        // Of a cluster's node its own.
+        command.args(["--cluster-config-file", &format!("nodes-{}.conf", self.address)]).args(self.arguments);
         self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let address = self.address;
         until("Redis answers", || async move {

@@ -36,6 +36,11 @@ impl Server {
         self.command("start");
     }
 
+    /// Makes a standby take writes.
+    pub(crate) fn promote(&self) {
+        self.command("promote");
+    }
+
     fn command(&self, command: &str) {
         let mut line = self.line.lock().unwrap();
         let (input, output) = line.as_mut().unwrap();

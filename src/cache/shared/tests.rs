@@ -157,7 +157,9 @@ async fn a_token_is_taken_only_by_who_is_let_in() {
     let server = Server::start();
     let machines = [Nonces::new(server.line()), Nonces::new(server.line())];
     let toll = Some(Toll { merchant: "shop", rate: Rate { a_second: 0.01, at_once: 2.0 } });
-    let admit = async |machine: usize, mark: u8| machines[machine].admit([mark; 16], (1600, 1000), toll).await.unwrap();
+    let admit = async |machine: usize, mark: u8| {
+        machines[machine].admit(("shop", [mark; 16]), (1600, 1000), toll).await.unwrap()
+    };
     assert_eq!(admit(0, 1).await, Admitted { first_time: true, counted: Some(Ok(())) });
     for _ in 0..5 {
         assert_eq!(admit(1, 1).await, Admitted { first_time: false, counted: None }, "seen on the other machine");
@@ -177,7 +179,7 @@ async fn without_redis_no_nonce_is_good_anywhere() {
     let server = Server::start();
     let machines = [Nonces::new(server.line()), Nonces::new(server.line())];
     let admit = async |machine: usize, mark: u8| {
-        machines[machine].admit([mark; 16], (1600, 1000), None).await.map(|admitted| admitted.first_time)
+        machines[machine].admit(("shop", [mark; 16]), (1600, 1000), None).await.map(|admitted| admitted.first_time)
     };
     assert_eq!(admit(0, 1).await, Ok(true));
     assert_eq!(admit(1, 1).await, Ok(false));

@@ -236,6 +236,7 @@ fn what_needs_a_restart_is_named() {
         log: "debug".into(),
         keep: Keep { payments: Duration::MAX, ..running.keep },
         queue: Queue { limit: 1, ..running.queue },
+        connections: 15,
         reserve: 1,
         ..running.clone()
     };

@@ -19,6 +19,7 @@ use crate::ledger::timeline::{self, Action, What};
 use crate::ledger::transaction::{Space, Transaction};
 
 /// A request, with what can be told of it before it is its turn.
+#[derive(Clone)]
 pub(in crate::ledger) struct Request {
     pub(super) asked: Asked,
     pub(super) intent: Intent,
@@ -73,6 +74,7 @@ impl Request {
 }
 
 /// All of it but what it intends.
+#[derive(Clone)]
 pub(super) struct Asked {
     /// Where its key lies.
     pub(super) name: Id,

@@ -30,6 +30,7 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 pub(in crate::ledger) const LATEST_DUE: SignedDuration = SignedDuration::from_mins(5);
 
 /// That something is to be made later.
+#[derive(Clone)]
 pub(in crate::ledger) struct Later {
     /// As [`Errand::body`].
     pub(in crate::ledger) body: String,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -19,6 +20,10 @@ const UNANSWERED: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub struct Address {
     pub(super) config: Arc<Config>,
+    /// The same for each host alone, so that one that hangs does not keep the next from being tried.
+    pub(super) hosts: Arc<[Config]>,
+    /// Which of the hosts took writes last.
+    pub(super) preferred: Arc<AtomicUsize>,
     /// `None` on this machine or when it was refused in so many words.
     pub(super) tls: Option<MakeRustlsConnect>,
     url: Secret,
@@ -67,7 +72,14 @@ impl Address {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        Ok(Self { config: Arc::new(config), tls, url: url.clone(), authorities: authorities.map(<[_]>::to_vec) })
+        Ok(Self {
+            hosts: (0..config.get_hosts().len()).map(|number| alone(&config, number)).collect(),
+            config: Arc::new(config),
+            preferred: Arc::default(),
+            tls,
+            url: url.clone(),
+            authorities: authorities.map(<[_]>::to_vec),
+        })
     }
 }
 
@@ -103,6 +115,45 @@ impl fmt::Display for Address {
             None => Ok(()),
         }
     }
+}
+
+/// The same, with one of its hosts only.
+fn alone(config: &Config, number: usize) -> Config {
+    let mut one = Config::new();
+    match config.get_hosts().get(number) {
+        Some(Host::Tcp(name)) => _ = one.host(name),
+        Some(Host::Unix(path)) => _ = one.host_path(path),
+        None => {}
+    }
+    if let Some(address) = config.get_hostaddrs().get(number) {
+        one.hostaddr(*address);
+    }
+    if let Some(port) = config.get_ports().get(number).or(config.get_ports().first()) {
+        one.port(*port);
+    }
+    if let Some(user) = config.get_user() {
+        one.user(user);
+    }
+    if let Some(database) = config.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(options) = config.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = config.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(password) = config.get_password() {
+        one.password(password);
+    }
+    one.ssl_mode(config.get_ssl_mode()).ssl_negotiation(config.get_ssl_negotiation());
+    one.channel_binding(config.get_channel_binding()).target_session_attrs(config.get_target_session_attrs());
+    one.connect_timeout(CONNECT).tcp_user_timeout(UNANSWERED).keepalives(config.get_keepalives());
+    one.keepalives_idle(config.get_keepalives_idle());
+    if let (Some(interval), Some(retries)) = (config.get_keepalives_interval(), config.get_keepalives_retries()) {
+        one.keepalives_interval(interval).keepalives_retries(retries);
+    }
+    one
 }
 
 fn is_near(host: &Host) -> bool {

@@ -21,7 +21,7 @@ pub(super) fn measure(session: &Session) -> Result<Duration, Failure> {
     let rows = session.query(TIME, &[])?;
     let received = Instant::now();
     let told = rows.first().and_then(|row| Timestamp::from_microsecond(row.get(0)).ok());
-    let told = told.ok_or_else(|| Failure("PostgreSQL tells no time".to_owned()))?;
+    let told = told.ok_or_else(|| Failure::other("PostgreSQL tells no time"))?;
     clock::measured(sent, received, told);
     Ok(received.duration_since(sent))
 }

@@ -147,12 +147,7 @@ pub(super) fn choose(
 }
 
 /// Jobs that are due, taken; none of merchants that have all their places.
-pub(super) fn take_jobs(
-    session: &Session,
-    owner: u32,
-    when: &[When],
-    limit: &DueLimit,
-) -> Result<Vec<Pair>, Failure> {
+pub(super) fn take_jobs(session: &Session, owner: u32, when: &[When], limit: &DueLimit) -> Result<Vec<Pair>, Failure> {
     const TAKE: &str = concat!(
         "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(

@@ -10,10 +10,12 @@
 //! wait at that moment together. When that connection fails, the transaction carries the NOTIFY itself.
 //!
 //! So nothing is ever visible of which the others were not told before. What they are told may be late all the same, or the
-//! connection may be cut without a word. Against the latter there is a question a second, whose answer comes behind all
-//! that was told before it; without answers nothing is believed any more ([`LIVE`]). Who must know that it has heard everything until
-//! now (that there is no such order) asks for such an answer, which all who ask at the time share.
+//! connection may be cut, or swallow what is told, without a word. Against that there is an echo: each process announces a number
+//! a second, over the connection that announces changes, and must hear it over the one that listens. It comes behind all that was
+//! told before it; without it nothing is believed any more ([`LIVE`]). Who must know that it has heard everything until now (that
+//! there is no such order) asks a question on the listening connection, whose answer all who ask at the time share.
 
+mod echo;
 mod wire;
 
 use std::collections::VecDeque;
@@ -22,25 +24,28 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
+pub(super) use self::echo::prove;
+use self::echo::{Echoes, channel};
 use self::wire::{Item, changes, items, messages, read};
-use super::address::{Address, chain};
-use super::session::{Failure, Session};
+use super::address::chain;
+use super::connect::{Link, connect};
+use super::pool::Next;
+use super::session::{Failure, Session, says_yes};
 use super::{Shared, thread};
 use crate::ledger::feed::{Changes, Listener};
 use crate::ledger::records::LedgerError;
 
-/// How long what was heard is believed to be all, from the last question that was answered.
+/// How long what was heard is believed to be all, from the moment when the last echo that came back was sent.
 const LIVE: Duration = Duration::from_secs(3);
-/// How often a question is asked.
+/// How often an echo is sent.
 const BEAT: Duration = Duration::from_secs(1);
 /// How soon it is tried again to listen.
 const AGAIN: Duration = Duration::from_millis(300);
-/// How long it may take to connect.
-const REACHED: Duration = Duration::from_secs(8);
+/// For how long the announcer does not try to connect after it could not.
+const RESTS: Duration = Duration::from_secs(1);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a transaction waits for its announcement before it makes it itself.
@@ -49,7 +54,12 @@ const ANNOUNCED: Duration = Duration::from_secs(2);
 /// Tells everybody that nothing is as they know it.
 pub(super) const ALL: &str = "SELECT pg_notify('tollgate_changes', '*')";
 
-const NOTIFY: &str = "SELECT pg_notify('tollgate_changes', message) FROM unnest($1::text[]) AS message";
+/// Tells what is in two lists, and whether the server takes writes: to a standby's listeners nobody may talk.
+const NOTIFY: &str = "\
+    SELECT current_setting('transaction_read_only')::bool, pg_notify(channel, message)
+    FROM unnest($1::text[], $2::text[]) AS it (channel, message)";
+
+const CHANGES: &str = "tollgate_changes";
 
 /// Both directions, of one process.
 #[derive(Default)]
@@ -65,23 +75,29 @@ pub(super) struct Feed {
 /// What waits to be announced.
 #[derive(Default)]
 struct Line {
-    waiting: VecDeque<(Vec<Item>, Option<mpsc::Sender<()>>)>,
+    waiting: VecDeque<Word>,
     is_shut: bool,
+}
+
+enum Word {
+    /// With whom to tell when it was announced.
+    Changes(Vec<Item>, Option<mpsc::Sender<()>>),
+    Echo(u64),
 }
 
 impl Feed {
     /// Returns once the others were told that this may change; false when it could not be done.
     fn announce(&self, changes: &Changes) -> bool {
         let (told, done) = mpsc::channel();
-        self.push(items(changes, false), Some(told)) && done.recv_timeout(ANNOUNCED).is_ok()
+        self.push(Word::Changes(items(changes, false), Some(told))) && done.recv_timeout(ANNOUNCED).is_ok()
     }
 
-    fn push(&self, items: Vec<Item>, told: Option<mpsc::Sender<()>>) -> bool {
+    fn push(&self, word: Word) -> bool {
         let mut line = self.line.lock();
         if line.is_shut {
             return false;
         }
-        line.waiting.push_back((items, told));
+        line.waiting.push_back(word);
         self.came.notify_one();
         true
     }
@@ -116,7 +132,7 @@ impl<'a> Announced<'a> {
                 listener.changing(&changes);
             }
             if !shared.feed.announce(&changes) {
-                session.query(NOTIFY, &[&messages(shared.owner, &items(&changes, false))])?;
+                notify(session, shared.owner, &items(&changes, false), &[])?;
             }
         }
         Ok(Self { shared, changes })
@@ -130,14 +146,15 @@ impl<'a> Announced<'a> {
         }
         let items = items(&self.changes, true);
         if !items.is_empty() {
-            feed.push(items, None);
+            feed.push(Word::Changes(items, None));
         }
     }
 }
 
 /// Announces until it is shut.
-pub(super) fn announce(shared: &Shared) {
+pub(super) fn announce(shared: &Arc<Shared>) {
     let mut session = None;
+    let mut refused: Option<Instant> = None;
     loop {
         let mut line = shared.feed.line.lock();
         while line.waiting.is_empty() && !line.is_shut {
@@ -148,19 +165,43 @@ pub(super) fn announce(shared: &Shared) {
         if batch.is_empty() {
             return;
         }
-        let items: Vec<Item> = batch.iter().flat_map(|(items, _)| items.iter().copied()).collect();
-        let sent = tell(shared, &mut session, &messages(shared.owner, &items));
-        if let Err(Failure(why)) = &sent {
-            tracing::warn!(why, "what changes could not be announced; each transaction does it itself");
+        let (mut items, mut told, mut echoes) = (Vec::new(), Vec::new(), Vec::new());
+        for word in batch {
+            match word {
+                Word::Changes(more, waiter) => {
+                    items.extend(more);
+                    told.extend(waiter);
+                }
+                Word::Echo(number) => echoes.push(number),
+            }
         }
-        for told in batch.into_iter().filter_map(|(_, told)| told.filter(|_| sent.is_ok())) {
-            // Whoever waited too long has done it himself.
-            let _ = told.send(());
+        if refused.is_some_and(|since| since.elapsed() < RESTS) {
+            // Each transaction does it itself.
+            echoes.into_iter().for_each(|number| echo_over_the_pool(shared, number));
+            continue;
+        }
+        match tell(shared, &mut session, &items, &echoes) {
+            Ok(()) => {
+                if refused.take().is_some() {
+                    tracing::info!("changes are announced together again");
+                }
+                // Whoever waited too long has done it himself.
+                told.into_iter().for_each(|told| _ = told.send(()));
+            }
+            Err(Failure { why, .. }) => {
+                if refused.replace(Instant::now()).is_none() {
+                    tracing::warn!(
+                        why,
+                        "what changes cannot be announced; each transaction does it itself until it can"
+                    );
+                }
+                echoes.into_iter().for_each(|number| echo_over_the_pool(shared, number));
+            }
         }
     }
 }
 
-fn tell(shared: &Shared, session: &mut Option<Session>, messages: &[String]) -> Result<(), Failure> {
+fn tell(shared: &Shared, session: &mut Option<Session>, items: &[Item], echoes: &[u64]) -> Result<(), Failure> {
     let used = session.take().filter(|session| !session.is_broken());
     let session = match used {
         Some(used) => session.insert(used),
@@ -171,7 +212,31 @@ fn tell(shared: &Shared, session: &mut Option<Session>, messages: &[String]) -> 
             session.insert(new)
         }
     };
-    session.query(NOTIFY, &[&messages]).map(drop)
+    notify(session, shared.owner, items, echoes)
+}
+
+/// Where the announcer has no connection.
+fn echo_over_the_pool(shared: &Arc<Shared>, number: u64) {
+    let weak = Arc::downgrade(shared);
+    shared.queue.push(Box::new(move |session| {
+        if let (Ok(session), Some(shared)) = (session, weak.upgrade()) {
+            // Without it the feed is deaf, and says so.
+            let _ = notify(session, shared.owner, &[], &[number]);
+        }
+        Next::Done
+    }));
+}
+
+fn notify(session: &Session, owner: u32, items: &[Item], echoes: &[u64]) -> Result<(), Failure> {
+    let mut texts = messages(owner, items);
+    let mut channels = vec![CHANGES.to_owned(); texts.len()];
+    texts.extend(echoes.iter().map(u64::to_string));
+    channels.resize(texts.len(), channel(owner));
+    let rows = session.query(NOTIFY, &[&channels, &texts])?;
+    if rows.first().is_some_and(|row| row.get(0)) {
+        return Err(session.must_go("PostgreSQL takes no more writes here: it became read-only"));
+    }
+    Ok(())
 }
 
 /// Tells the first who asks for it of every change from now on.
@@ -195,11 +260,16 @@ pub(super) fn listen(
 
 async fn hear(shared: &Shared) {
     let Some(listener) = shared.feed.listener.get() else { return };
-    let ear = Ear { shared, listener: listener.as_ref() };
+    let mut is_told = false;
     loop {
+        let mut ear = Ear { shared, listener: listener.as_ref(), echoes: Echoes::default() };
         tokio::select! {
             ended = ear.connect() => if let Err(why) = ended {
-                tracing::warn!(why, "changes on other machines are not heard of: every status is read from the ledger");
+                // Once until it hears again.
+                if ear.echoes.heard().is_some() || !is_told {
+                    tracing::warn!(why, "changes on other machines are not heard of: every status is read from the ledger");
+                }
+                is_told = true;
             },
             () = shared.feed.stop.notified() => return,
         }
@@ -215,83 +285,81 @@ async fn hear(shared: &Shared) {
 struct Ear<'a> {
     shared: &'a Shared,
     listener: &'a dyn Listener,
+    echoes: Echoes,
 }
 
 impl Ear<'_> {
-    async fn connect(&self) -> Result<(), String> {
-        let Address { config, tls, .. } = &self.shared.address;
-        let told = |error: tokio_postgres::Error| chain(&error);
-        let late = |_| "PostgreSQL does not answer".to_owned();
-        match tls {
-            Some(tls) => {
-                let connecting = tokio::time::timeout(REACHED, config.connect(tls.clone()));
-                let (client, connection) = connecting.await.map_err(late)?.map_err(told)?;
-                self.listen(&client, connection).await
-            }
-            None => {
-                let connecting = tokio::time::timeout(REACHED, config.connect(NoTls));
-                let (client, connection) = connecting.await.map_err(late)?.map_err(told)?;
-                self.listen(&client, connection).await
-            }
-        }
+    async fn connect(&mut self) -> Result<(), String> {
+        let (client, mut link) = connect(&self.shared.address).await.map_err(|failure| failure.why)?;
+        self.listen(&client, &mut link).await
     }
 
     /// Until the connection is of no use any more.
-    async fn listen<S, T>(&self, client: &Client, mut connection: Connection<S, T>) -> Result<(), String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.ask(client, &mut connection, "LISTEN tollgate_changes").await?;
+    async fn listen(&mut self, client: &Client, link: &mut Link) -> Result<(), String> {
+        let echo = channel(self.shared.owner);
+        let begin = format!("SET application_name = 'tollgate feed'; LISTEN {CHANGES}; LISTEN {echo}");
+        self.ask(client, link, &begin).await?;
         let mut beat = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
                 biased;
-                message = poll_fn(|context| connection.poll_message(context)) => self.heard(message)?,
-                () = self.shared.feed.asked.notified() => self.question(client, &mut connection).await?,
-                _ = beat.tick() => self.question(client, &mut connection).await?,
+                message = poll_fn(|context| link.poll_message(context)) => self.heard(message)?,
+                () = self.shared.feed.asked.notified() => self.question(client, link).await?,
+                _ = beat.tick() => {
+                    if self.echoes.are_missing(LIVE) {
+                        return Err("what this process announces does not come back to it".to_owned());
+                    }
+                    self.shared.feed.push(Word::Echo(self.echoes.next()));
+                }
             }
         }
     }
 
-    /// Asks something, so that the answer comes behind everything that was told before.
-    async fn question<S, T>(&self, client: &Client, connection: &mut Connection<S, T>) -> Result<(), String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
+    /// Asks something, so that the answer comes behind everything that was told before. Only a connection that brought its last
+    /// echo, to a server that takes writes, is worth asking.
+    async fn question(&mut self, client: &Client, link: &mut Link) -> Result<(), String> {
+        const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+        if self.echoes.heard().is_none_or(|sent| sent.elapsed() > LIVE) {
+            // The next echo brings them back.
+            return Ok(());
+        }
         let waiting = std::mem::take(&mut *self.shared.feed.questions.lock());
-        let asked = Instant::now();
-        self.ask(client, connection, "SELECT 1").await?;
-        self.listener.hears(Some(asked + LIVE));
+        if says_yes(&self.ask(client, link, IS_READ_ONLY).await?) {
+            return Err("PostgreSQL takes no more writes here: it became read-only".to_owned());
+        }
         for waiter in waiting {
             let _ = waiter.send(());
         }
         Ok(())
     }
 
-    async fn ask<S, T>(&self, client: &Client, connection: &mut Connection<S, T>, what: &str) -> Result<(), String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn ask(&mut self, client: &Client, link: &mut Link, what: &str) -> Result<Vec<SimpleQueryMessage>, String> {
         let answer = client.simple_query(what);
         tokio::pin!(answer);
         let asking = async {
             loop {
                 tokio::select! {
                     biased;
-                    message = poll_fn(|context| connection.poll_message(context)) => self.heard(message)?,
-                    answer = &mut answer => return answer.map(drop).map_err(|error| chain(&error)),
+                    message = poll_fn(|context| link.poll_message(context)) => self.heard(message)?,
+                    answer = &mut answer => return answer.map_err(|error| chain(&error)),
                 }
             }
         };
         tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned()))
     }
 
-    fn heard(&self, message: Option<Result<AsyncMessage, tokio_postgres::Error>>) -> Result<(), String> {
+    fn heard(&mut self, message: Option<Result<AsyncMessage, tokio_postgres::Error>>) -> Result<(), String> {
         let message = message.ok_or("the connection was closed")?.map_err(|error| chain(&error))?;
         let AsyncMessage::Notification(told) = message else { return Ok(()) };
+        if told.channel() != CHANGES {
+            if let Some(sent) = told.payload().parse().ok().and_then(|number| self.echoes.back(number)) {
+                self.listener.hears(Some(sent + LIVE));
+                if !self.shared.feed.questions.lock().is_empty() {
+                    self.shared.feed.asked.notify_one();
+                }
+            }
+            return Ok(());
+        }
         if told.payload() == "*" {
             return Err("a whole ledger came".to_owned());
         }

@@ -2,8 +2,9 @@
 
 use super::address::Address;
 use super::feed::ALL;
+use super::origin;
 use super::save::save;
-use super::schema;
+use super::schema::{self, ABOUT};
 use super::session::Session;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::Writes;
@@ -11,19 +12,32 @@ use crate::ledger::transaction::Writes;
 /// A ledger while it is filled. Dropped before its [`end`](Self::end), it is as empty as before.
 pub(in crate::ledger) struct Filling(Session);
 
+/// State of a ledger that is to be filled.
+pub(in crate::ledger) enum Begun {
+    /// It is empty.
+    Filling(Filling),
+    /// The same move has filled it before.
+    Complete,
+}
+
 impl Filling {
-    /// Refuses a ledger in which there is something. Nobody else writes until the end.
-    pub(in crate::ledger) fn begin(to: &Address) -> Result<Self, LedgerError> {
+    /// Begins the move with this id, or continues it. Refuses a ledger that has payments from elsewhere. Nobody else writes until
+    /// the end.
+    pub(in crate::ledger) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
+        const USED: &str = "\
+            SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1) OR EXISTS (SELECT FROM tollgate_due)";
         let session = Session::connect(to)?;
         schema::migrate(&session)?;
+        // An interrupted move may be committing still: the lock waits for its end.
         session.run("BEGIN; LOCK TABLE tollgate_records, tollgate_due IN EXCLUSIVE MODE")?;
-        let used =
-            session.query("SELECT EXISTS (SELECT FROM tollgate_records) OR EXISTS (SELECT FROM tollgate_due)", &[])?;
-        if used.first().is_none_or(|row| row.get(0)) {
+        if origin::moves(&session)?.iter().any(|known| known == id) {
+            return Ok(Begun::Complete);
+        }
+        if session.query(USED, &[&ABOUT])?.first().is_none_or(|row| row.get(0)) {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
             return Err(LedgerError(why));
         }
-        Ok(Self(session))
+        Ok(Begun::Filling(Self(session)))
     }
 
     pub(in crate::ledger) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {
@@ -31,7 +45,9 @@ impl Filling {
         Ok(save(&self.0, rows, 0)?)
     }
 
-    pub(in crate::ledger) fn end(self) -> Result<(), LedgerError> {
+    /// Commits all rows, with the move's id.
+    pub(in crate::ledger) fn end(self, id: &str) -> Result<(), LedgerError> {
+        origin::moved(&self.0, id)?;
         // Whoever runs on it already knows of nothing that is in it now.
         Ok(self.0.run(&format!("{ALL}; COMMIT"))?)
     }

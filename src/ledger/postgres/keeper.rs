@@ -1,4 +1,4 @@
-//! Who runs a claim, and what becomes of it when the process that runs it is gone.
+//! The lease of this process: until when no other process may hold it for dead.
 //!
 //! Each process has a lease, which it renews while it lives, by the server's clock. A claim names the process that runs
 //! it. When the lease is over, any other process ends the claim as unknown, which means: the provider is asked, nothing is
@@ -6,36 +6,121 @@
 //! run it a second time is not possible, because a claim begins to run when it is made, or when one process takes it from
 //! the queue, and goes back there only from the hands of the process that had that turn.
 //!
-//! A process also looks after its own claims: one that runs according to the tables and of which nobody here has the ticket
-//! (its end could not be written, or was lost with the server's memory) is ended too.
+//! Renewal waits for nothing else: it has a thread and a connection of its own, and short time-outs. Where the server allows no
+//! further connection, it goes before all other work over one of the pool's.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Shared;
 use super::clock;
-use super::pool::Line;
-use super::schema;
+use super::failure::Kind;
+use super::health::Part;
+use super::pool::Next;
 use super::session::{Failure, Session};
-use crate::ledger::about::About;
-use crate::ledger::engine::Durability;
-use crate::ledger::held::{End, Turn};
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::Space;
 
 /// How long a process may be silent before it is held for dead.
 const LEASE: Duration = Duration::from_secs(15);
 /// How often it speaks.
-const BEAT: Duration = Duration::from_secs(3);
+pub(super) const BEAT: Duration = Duration::from_secs(3);
 /// How soon it tries again when it was not heard.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long one renewal may take, in seconds: several fit into a lease.
+pub(super) const RENEWAL: u64 = 3;
+
+/// Until when nobody holds this process for dead.
+#[derive(Default)]
+pub(in crate::ledger) struct Lease(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    until: Option<Instant>,
+    /// Grows whenever somebody may have held it for dead in between: what it had before it has no right to any more.
+    term: u64,
+    renewals: u64,
+    /// Why it could not be renewed the last time.
+    why: Option<String>,
+    /// The operator knows that it is over.
+    is_told: bool,
+}
+
+impl Lease {
+    pub(super) fn term(&self) -> u64 {
+        self.0.lock().term
+    }
+
+    /// How often it was renewed.
+    #[cfg(test)]
+    pub(in crate::ledger) fn renewals(&self) -> u64 {
+        self.0.lock().renewals
+    }
+
+    /// Says why nothing may be sent, once the lease is over. The first who asks then also tells the operator.
+    pub(super) fn over(&self) -> Option<String> {
+        let mut state = self.0.lock();
+        let until = state.until.filter(|until| *until <= Instant::now());
+        let ago = match (until, state.until) {
+            (Some(until), _) => format!("{} s ago", until.elapsed().as_secs()),
+            (None, Some(_)) => return None,
+            (None, None) => "before it was renewed".to_owned(),
+        };
+        let cause = state.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+        let why = format!(
+            "the lease of this gateway in PostgreSQL ended {ago} and could not be renewed{cause}: the other gateways end its payments, \
+             and nothing is sent until it is renewed; see that PostgreSQL answers within {RENEWAL} s"
+        );
+        if !std::mem::replace(&mut state.is_told, true) {
+            tracing::error!("{why}");
+        }
+        Some(why)
+    }
+
+    /// It was renewed by a statement that began then.
+    fn renewed(&self, from: Instant) {
+        let mut state = self.0.lock();
+        // Heard in time, it was renewed in time.
+        if state.until.is_none_or(|until| until < Instant::now()) {
+            state.term += 1;
+        }
+        state.until = Some(from + LEASE);
+        state.renewals += 1;
+        state.why = None;
+        if std::mem::replace(&mut state.is_told, false) {
+            tracing::info!("the lease of this gateway is renewed: payments go on");
+        }
+    }
+
+    fn failed(&self, why: &str) {
+        let mut state = self.0.lock();
+        state.why = Some(why.to_owned());
+        let was_held = state.until.is_some();
+        drop(state);
+        if was_held {
+            self.over();
+        }
+    }
+
+    /// As when the lease could not be renewed for too long.
+    #[cfg(test)]
+    pub(in crate::ledger) fn let_end(&self) {
+        self.0.lock().until = None;
+    }
+
+    /// As when the lease was renewed too late.
+    #[cfg(test)]
+    pub(in crate::ledger) fn let_break(&self) {
+        self.0.lock().term += 1;
+    }
+}
 
 /// Gives this process a number that no other ever had.
 pub(super) fn number(session: &Session) -> Result<u32, Failure> {
     let rows = session.query("SELECT nextval('tollgate_owner_numbers')", &[])?;
     let number = rows.first().and_then(|row| u32::try_from(row.get::<_, i64>(0)).ok());
-    number.ok_or_else(|| Failure("PostgreSQL gave no number to this process".to_owned()))
+    number.ok_or_else(|| Failure::other("PostgreSQL gave no number to this process"))
 }
 
 /// Keeps the lease until the other end of `stop` is gone, then gives it up.
@@ -45,77 +130,67 @@ pub(super) fn keep(
     stop: &Receiver<()>,
     ready: &mpsc::Sender<Result<(), Failure>>,
 ) {
-    let mut line = Line::of(session);
+    let mut own = Some(session);
     loop {
-        let beat = line.session(shared).and_then(|session| beat(shared, session));
-        let pause = if beat.is_ok() { BEAT } else { AGAIN };
-        match &beat {
-            Ok(()) => shared.health.good(),
-            Err(failure) => shared.health.bad(&failure.0),
+        let renewed = renew(shared, &mut own);
+        match &renewed {
+            Ok(()) => shared.health.good(Part::Keeper),
+            Err(failure) => {
+                shared.lease.failed(&failure.why);
+                // A renewal that was only slow says nothing about payments, as long as the lease lasts.
+                if failure.kind != Kind::Conflict {
+                    shared.health.bad(Part::Keeper, &failure.why);
+                }
+            }
         }
-        let _ = ready.send(beat);
+        let pause = if renewed.is_ok() { BEAT } else { AGAIN };
+        let _ = ready.send(renewed);
         if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             break;
         }
     }
-    if let Ok(session) = line.session(shared) {
+    if let Some(session) = own.filter(|session| !session.is_broken()) {
         let _ = session.query("DELETE FROM tollgate_owners WHERE owner = $1", &[&i64::from(shared.owner)]);
     }
 }
 
-fn beat(shared: &Arc<Shared>, session: &Session) -> Result<(), Failure> {
+/// Renews the lease over the own connection, a new one, or one of the pool's.
+fn renew(shared: &Arc<Shared>, own: &mut Option<Session>) -> Result<(), Failure> {
+    if let Some(session) = own.take().filter(|session| !session.is_broken()) {
+        let renewed = beat(shared, &session);
+        if renewed.is_ok() || !session.is_broken() {
+            *own = Some(session);
+            return renewed;
+        }
+    }
+    match Session::connect(&shared.address).and_then(|session| session.hasty(RENEWAL)) {
+        Ok(session) => beat(shared, own.insert(session)),
+        Err(failure) if shared.queue.connected() == 0 => Err(failure),
+        Err(failure) => over_the_pool(shared).unwrap_or(Err(failure)),
+    }
+}
+
+fn over_the_pool(shared: &Arc<Shared>) -> Option<Result<(), Failure>> {
+    let (said, renewed) = channel();
+    let weak = Arc::downgrade(shared);
+    shared.queue.push_first(Box::new(move |session| {
+        if let (Ok(session), Some(shared)) = (session, weak.upgrade()) {
+            let _ = said.send(beat(&shared, session));
+        }
+        Next::Done
+    }));
+    renewed.recv_timeout(Duration::from_secs(RENEWAL)).ok()
+}
+
+/// Renews the lease.
+fn beat(shared: &Shared, session: &Session) -> Result<(), Failure> {
     const RENEW: &str = "\
         INSERT INTO tollgate_owners (owner, expires) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
         ON CONFLICT (owner) DO UPDATE SET expires = excluded.expires";
     // From before it is asked: what is ours ends rather too early than too late.
     let from = Instant::now();
     session.query(RENEW, &[&i64::from(shared.owner), &LEASE.as_secs_f64()])?;
-    let mut lease = shared.lease.lock();
-    // Heard in time, it was renewed in time.
-    if lease.until.is_none_or(|until| until < Instant::now()) {
-        lease.term += 1;
-    }
-    lease.until = Some(from + LEASE);
-    drop(lease);
+    shared.lease.renewed(from);
     clock::measure(session)?;
-    sweep(shared, session)?;
-    session.query("DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'", &[])?;
-    Ok(())
-}
-
-/// Ends the claims of those whose lease is over, and our own that nobody holds.
-fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<(), Failure> {
-    const RUNNING: &str = "\
-        SELECT key, owner, value FROM tollgate_due AS it WHERE space = $1 AND (owner = $2 OR NOT EXISTS (
-            SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp()))";
-    let owner = i64::from(shared.owner);
-    for row in session.query(RUNNING, &[&schema::number(Space::Running), &owner])? {
-        let Ok(turn) = Turn::listed(row.get(0), row.get(2)) else { continue };
-        let is_ours = row.get::<_, Option<i64>>(1) == Some(owner);
-        let end = match shared.tickets.lock().end(turn) {
-            None if is_ours => continue,
-            Some(end) if is_ours => end,
-            _ => End::Lost,
-        };
-        // One that cannot be read must not keep all others from being served.
-        if let Err(error) = end_claim(shared, session, turn, end) {
-            if session.is_broken() {
-                return Err(Failure(error.0));
-            }
-            let claim = String::from(turn.claim);
-            tracing::error!(%error, claim, "a claim that nobody runs cannot be ended; a person must look at it");
-        }
-    }
-    Ok(())
-}
-
-/// Ends one claim that runs; one that does not is left alone.
-pub(super) fn end_claim(shared: &Arc<Shared>, session: &Session, turn: Turn, end: End) -> Result<(), LedgerError> {
-    let work = move |tx: &mut crate::ledger::transaction::Transaction<'_>| end.of(tx, turn);
-    let ((), wakes) = session.transaction(Durability::Durable, &About::Claim(turn.claim), shared, work)?;
-    shared.tickets.lock().ended(turn);
-    if wakes {
-        shared.wake();
-    }
     Ok(())
 }

@@ -56,6 +56,9 @@ pub(super) fn number(space: Space) -> i16 {
 /// Events that no merchant has yet: only counted.
 pub(super) const QUEUED: i16 = 100;
 
+/// What the ledger knows of itself, among the records: its name and the moves that filled it.
+pub(super) const ABOUT: i16 = 101;
+
 /// Whether rows of a space are waiting for something; they are in a table of their own.
 pub(super) fn is_due(space: Space) -> bool {
     matches!(space, Space::Running | Space::Outbox | Space::Searches | Space::Unknown | Space::Errands)

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::Shared;
-use super::address::{Address, chain};
+use super::address::Address;
+use super::connect::connect;
+pub(super) use super::failure::Failure;
+use super::failure::Kind;
 use super::feed::Announced;
 use super::save::save;
 use super::schema;
@@ -24,23 +27,18 @@ use crate::telemetry::METRICS;
 
 /// How long one statement may take, waiting for locks included. The server gives up a little earlier, so that it says why.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the server may take to say that it still takes writes.
+const CHECKED: Duration = Duration::from_secs(3);
 
 /// What every session begins with. Plans are by key always: tables that were empty when a plan was made must not be read
 /// from end to end later. Whoever set the database to forget commits did not think of money.
-const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '6s'; \
+const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '2s'; \
     SET idle_in_transaction_session_timeout = '10s'; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Why a statement failed.
-#[derive(Debug)]
-pub(super) struct Failure(pub(super) String);
-
-impl From<Failure> for LedgerError {
-    fn from(failure: Failure) -> Self {
-        Self(failure.0)
-    }
-}
+/// What a statement sees is what was committed before it began, so that what is read behind a lock is the truth.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// A connection.
 pub(super) struct Session {
@@ -51,42 +49,87 @@ pub(super) struct Session {
     broken: Cell<bool>,
     /// A statement of the present transaction failed, so that it must not be committed, whoever overlooked it.
     failed: Cell<bool>,
+    /// Why the last statement failed that did, since the present work began.
+    trouble: Cell<Option<Kind>>,
+    /// A commit was sent, and nobody knows what became of it.
+    in_doubt: Cell<bool>,
+    /// How long an answer is waited for.
+    patience: Cell<Duration>,
     used: Cell<Instant>,
+    /// When the server said last that it takes writes.
+    checked: Cell<Instant>,
 }
 
 impl Session {
     pub(super) fn connect(address: &Address) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure(error.to_string()))?;
-        let config = &address.config;
-        let connecting = async {
-            match &address.tls {
-                Some(tls) => {
-                    let (client, connection) = config.connect(tls.clone()).await?;
-                    tokio::spawn(connection);
-                    Ok(client)
-                }
-                None => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    tokio::spawn(connection);
-                    Ok(client)
-                }
-            }
-        };
-        let client = runtime.block_on(async { tokio::time::timeout(PATIENCE, connecting).await });
-        let client = client.map_err(|_| "it does not answer".to_owned());
-        let client = client.and_then(|client| client.map_err(|error: tokio_postgres::Error| chain(&error)));
-        let client = client.map_err(|why| Failure(format!("{address} cannot be reached: {why}")))?;
+        let runtime = runtime.map_err(|error| Failure::other(error.to_string()))?;
+        let (client, link) = runtime.block_on(connect(address))?;
+        runtime.spawn(link.carry());
         let session = Self {
             runtime,
             client,
             statements: RefCell::default(),
             broken: Cell::new(false),
             failed: Cell::new(false),
+            trouble: Cell::new(None),
+            in_doubt: Cell::new(false),
+            patience: Cell::new(PATIENCE),
             used: Cell::new(Instant::now()),
+            checked: Cell::new(Instant::now()),
         };
         session.run(SETTINGS)?;
         Ok(session)
+    }
+
+    /// The same for work that must not wait long: the server gives up after these seconds, and the client a second later.
+    pub(super) fn hasty(self, seconds: u64) -> Result<Self, Failure> {
+        self.run(&format!("SET statement_timeout = '{seconds}s'; SET lock_timeout = '{seconds}s'"))?;
+        self.patience.set(Duration::from_secs(seconds + 1));
+        Ok(self)
+    }
+
+    /// Begins another piece of work, with nothing known of the one before.
+    pub(super) fn fresh(&self) -> &Self {
+        self.trouble.set(None);
+        self.in_doubt.set(false);
+        self
+    }
+
+    /// Whether a statement failed since then, so that an error says nothing about the rows.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.get().is_some()
+    }
+
+    /// Whether the present work failed for a reason that passes, and certainly did nothing.
+    pub(super) fn may_repeat(&self) -> bool {
+        self.trouble.get().is_some_and(|kind| kind != Kind::Other) && !self.in_doubt.get()
+    }
+
+    /// Makes sure that the server is there and still takes writes: one that became a standby keeps its connections.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+        let patience = self.patience.replace(CHECKED);
+        let answer = self.wait(self.client.simple_query(IS_READ_ONLY));
+        self.patience.set(patience);
+        if says_yes(&answer?) {
+            return Err(self.must_go("PostgreSQL takes no more writes here: it became a standby or read-only"));
+        }
+        self.checked.set(Instant::now());
+        Ok(())
+    }
+
+    /// Says that this connection must not be used any more.
+    pub(super) fn must_go(&self, why: &str) -> Failure {
+        self.failed.set(true);
+        self.trouble.set(Some(Kind::Lost));
+        self.broken.set(true);
+        Failure::lost(why)
+    }
+
+    /// For how long that is known.
+    pub(super) fn unchecked(&self) -> Duration {
+        self.checked.get().elapsed()
     }
 
     /// Whether it is of no use any more.
@@ -123,28 +166,24 @@ impl Session {
     }
 
     fn wait<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        let answer = self.runtime.block_on(async { tokio::time::timeout(self.patience.get(), answer).await });
         self.used.set(Instant::now());
-        match answer {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                self.failed.set(true);
-                if error.as_db_error().is_none() {
-                    self.broken.set(true);
-                }
-                Err(Failure(format!("PostgreSQL: {}", chain(&error))))
-            }
-            Err(_) => {
-                // What it does with the statement nobody knows: this connection must not be used for anything else.
-                self.failed.set(true);
-                self.broken.set(true);
-                Err(Failure("PostgreSQL does not answer".to_owned()))
-            }
+        let failure = match answer {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Failure::of(&error),
+            // What it does with the statement nobody knows: this connection must not be used for anything else.
+            Err(_) => Failure::lost("PostgreSQL does not answer"),
+        };
+        self.failed.set(true);
+        self.trouble.set(Some(failure.kind));
+        if matches!(failure.kind, Kind::Lost | Kind::Crowded) {
+            self.broken.set(true);
         }
+        Err(failure)
     }
 
     /// Looks at everything as it is at one moment.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&dyn Read) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+    pub(super) fn look<T>(&self, mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let found = look(self);
         self.end(found, "COMMIT")
@@ -161,14 +200,12 @@ impl Session {
         durability: Durability,
         about: &About,
         shared: &Shared,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
-        // What a statement sees is what was committed before it began, so that what is read behind the lock is the truth.
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
         let is_known = match about {
             About::Names(_) => {
                 let names = about.names(self)?.unwrap_or_default();
-                self.begin(&format!("{BEGIN}{}", locks(&names)))?;
+                self.begin_alone(&names)?;
                 true
             }
             _ => {
@@ -180,7 +217,27 @@ impl Session {
             }
         };
         // What there was nothing of before the lock must not be there behind it, where no lock protects it.
-        let base: &dyn Read = if is_known { self } else { &Nothing };
+        self.finish(if is_known { self } else { &Nothing }, durability, shared, work)
+    }
+
+    /// Begins a transaction that is alone with these names. Its end is [`finish`](Self::finish).
+    pub(super) fn begin_alone(&self, names: &[Id]) -> Result<(), Failure> {
+        self.begin(&format!("{BEGIN}{}", locks(names)))
+    }
+
+    /// Gives up a transaction that was begun.
+    pub(super) fn give_up(&self) {
+        self.roll_back();
+    }
+
+    /// Runs the rules over what can be read in a transaction that was begun, and commits.
+    pub(super) fn finish<T>(
+        &self,
+        base: &dyn Read,
+        durability: Durability,
+        shared: &Shared,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
+    ) -> Result<(T, bool), LedgerError> {
         let mut transaction = Transaction::new(base, &shared.ids);
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)));
         let writes = transaction.into_writes();
@@ -221,7 +278,8 @@ impl Session {
             if self.failed.get() {
                 return Err(LedgerError("a statement failed".to_owned()));
             }
-            self.run(commit)?;
+            // A conflict at the commit has rolled it back; of what else goes wrong there nobody knows.
+            self.run(commit).inspect_err(|failure| self.in_doubt.set(failure.kind != Kind::Conflict))?;
             Ok(value)
         });
         if done.is_err() {
@@ -247,6 +305,11 @@ impl Read for Session {
         let rows = self.query(statement, &[&schema::number(space), &key])?;
         Ok(rows.first().map(|row| row.get::<_, &[u8]>(0).into()))
     }
+}
+
+/// Whether the answer to a question of one value is true.
+pub(super) fn says_yes(answer: &[SimpleQueryMessage]) -> bool {
+    answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
 }
 
 fn locks(names: &[Id]) -> String {

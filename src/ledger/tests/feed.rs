@@ -108,7 +108,7 @@ async fn who_cannot_announce_beforehand_tells_in_the_transaction() {
     for round in 0..3 {
         place.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE query LIKE 'SELECT pg_notify%' AND pid <> pg_backend_pid()",
+             WHERE query LIKE '%pg_notify(channel%' AND pid <> pg_backend_pid()",
         );
         let order = format!("o-{round}");
         let _ticket = run(&maker, &order).await;
@@ -121,7 +121,7 @@ async fn who_cannot_announce_beforehand_tells_in_the_transaction() {
 async fn a_listener_that_was_cut_off_knows_it_and_hears_again() {
     let server = Server::start(&[]);
     let (place, [maker, other], ear) = two(Schema::on(&server)).await;
-    place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT 1'");
+    place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tollgate feed'");
     until(|| async { ear.0.lock().contains(&Told::Deaf) }).await;
     until(|| async { other.caught_up().await }).await;
     let _ticket = run(&maker, "o").await;

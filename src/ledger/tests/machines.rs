@@ -165,11 +165,11 @@ async fn without_a_lease_nothing_may_be_sent() {
     let ticket = bench.run("k", pay("o")).await;
     assert!(bench.ledger.may_send(ticket.turn).is_ok());
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
-    engine.let_lease_break();
+    engine.lease().let_break();
     assert!(bench.ledger.may_send(ticket.turn).is_err(), "others may have ended it before the lease was renewed");
     let later = bench.run("k2", pay("o2")).await;
     assert!(bench.ledger.may_send(later.turn).is_ok());
-    engine.let_lease_end();
+    engine.lease().let_end();
     assert!(bench.ledger.may_send(later.turn).is_err());
 }
 

@@ -54,7 +54,7 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
 
     let again = migrate(old.path(), bench.place.address());
-    assert!(again.unwrap_err().to_string().contains("into an empty one only"));
+    assert!(again.unwrap_err().to_string().contains("was moved to PostgreSQL at"));
 }
 
 #[tokio::test]
@@ -64,4 +64,56 @@ async fn where_there_is_no_ledger_none_is_made() {
         assert!(migrate(&missing, place.address()).unwrap_err().to_string().contains("there is none in"));
     }
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+/// An embedded ledger with one payment, that nobody runs on.
+async fn one_payment() -> Directory {
+    let old = Bench::<Directory>::new();
+    old.paid("paid").await;
+    old.place
+}
+
+#[tokio::test]
+async fn moved_ledger_refuses_to_be_opened_and_says_what_to_do() {
+    let (old, place) = (one_payment().await, Schema::new());
+    migrate(old.path(), place.address()).unwrap();
+    let refused = Ledger::open(old.path()).err().unwrap().to_string();
+    assert!(refused.contains("was moved to PostgreSQL at") && refused.contains("Name that PostgreSQL"), "{refused}");
+    let again = migrate(old.path(), Schema::new().address()).unwrap_err().to_string();
+    assert!(again.contains("already"), "also into another one: {again}");
+}
+
+#[tokio::test]
+async fn crash_before_the_commit_leaves_both_ledgers_unused_and_second_migrate_finishes() {
+    let (old, place) = (one_payment().await, Schema::new());
+    moved::Mark::begin(place.address().to_string()).write(old.path()).unwrap();
+    let refused = Ledger::open(old.path()).err().unwrap().to_string();
+    assert!(refused.contains("was not finished") && refused.contains("tollgate migrate"), "{refused}");
+    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    assert!(moved.contains("payments          1"), "{moved}");
+    assert_eq!(Bench { ledger: place.open(), place }.payment("paid").await.status, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn crash_after_the_commit_is_finished_by_second_migrate_without_a_second_copy() {
+    let (old, place) = (one_payment().await, Schema::new());
+    migrate(old.path(), place.address()).unwrap();
+    let mark = moved::Mark::read(old.path()).unwrap().unwrap();
+    moved::Mark { complete: false, ..mark.clone() }.write(old.path()).unwrap();
+    let bench = Bench { ledger: place.open(), place };
+    bench.paid("later").await;
+    let moved = migrate(old.path(), bench.place.address()).unwrap().to_string();
+    assert!(moved.contains("payments          1"), "{moved}");
+    assert_eq!(moved::Mark::read(old.path()).unwrap().unwrap(), mark);
+    // Into another database it may not be finished: the first may have it all.
+    moved::Mark { complete: false, to: "PostgreSQL elsewhere".into(), ..mark }.write(old.path()).unwrap();
+    let refused = migrate(old.path(), bench.place.address()).unwrap_err().to_string();
+    assert!(refused.contains("a move to PostgreSQL elsewhere began"), "{refused}");
+}
+
+#[tokio::test]
+async fn mark_that_cannot_be_read_keeps_the_ledger_shut() {
+    let old = one_payment().await;
+    std::fs::write(old.path().join(moved::MARK), "{").unwrap();
+    assert!(Ledger::open(old.path()).err().unwrap().to_string().contains("cannot be read"));
 }

@@ -179,3 +179,86 @@ async fn what_is_kept_is_for_its_owner_only() {
     assert_eq!(mode(&kept.path), 0o600);
     assert_eq!(fs::read_dir(root).unwrap().count(), 1, "nothing unfinished");
 }
+
+#[test]
+fn fallback_at_a_start_never_crosses_a_change_of_the_ledger() {
+    let dir = sandbox();
+    load_first(dir.path()).unwrap();
+    let whole = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
+    let said = || {
+        let mistakes = load_first(dir.path()).map(|current| current.load().generation);
+        mistakes.map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    };
+    let with = |ledger: &str| put(&dir, "tollgate.toml", &format!("{whole}\n{ledger}"));
+    put(&dir, "routes.toml", "[[route]\n");
+    assert_eq!(said(), Ok(1), "the ledger is the same");
+    // In force would be the ledger in `data`, which may have been moved away.
+    let postgres = "[ledger]\nkind = \"postgres\"\nurl = \"plain:postgres://localhost/pay\"";
+    for (ledger, why) in [
+        (postgres, "`[ledger]` of the files names PostgreSQL at localhost:5432, database pay"),
+        ("[ledger]\npath = \"elsewhere\"", "`[ledger]` of the files names"),
+        ("[ledger]\nkind = \"postgres\"\nurl = \"env:TOLLGATE_NO_SUCH_URL\"", "is not the same or cannot be read"),
+        ("[ledger]\nkind = \"postgres\nurl = \"\"", "is not the same or cannot be read"),
+        ("[ledger", "is not the same or cannot be read"),
+    ] {
+        with(ledger);
+        let refused = said().unwrap_err();
+        assert!(refused.contains(why) && refused.contains("could make payments twice"), "{ledger}: {refused}");
+    }
+    // A mistake elsewhere in the file says nothing about the ledger.
+    with("[telemetry]\nlog = info");
+    assert_eq!(said(), Ok(1));
+    with("[telemetry]\nlogg = \"info\"");
+    assert_eq!(said(), Ok(1));
+}
+
+#[test]
+fn fallback_at_a_start_never_leaves_the_ledger_in_use() {
+    let dir = sandbox();
+    load_first(dir.path()).unwrap();
+    let generations = Generations::of(dir.path());
+    let file = dir.path().with_file_name("conf.generations").join("ledger.json");
+    put(&dir, "routes.toml", "[[route]\n");
+    fs::write(&file, r#"{"kind": "postgres", "name": "0a", "place": "PostgreSQL at localhost:5432, database pay"}"#)
+        .unwrap();
+    let refused = load_first(dir.path()).err().unwrap().iter().map(ToString::to_string).collect::<String>();
+    assert!(refused.contains("the ledger in PostgreSQL at localhost:5432, database pay is in use"), "{refused}");
+    let place = LedgerPlace::Embedded(dir.path().join("data"));
+    let refused = generations.in_use().admit(&place).unwrap_err();
+    assert!(refused.contains("is in use") && refused.contains("delete"), "{refused}");
+    fs::write(&file, "{").unwrap();
+    assert!(load_first(dir.path()).is_err() && generations.in_use().admit(&place).is_err(), "it may say anything");
+    fs::remove_file(&file).unwrap();
+    assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
+}
+
+#[test]
+fn empty_directory_in_the_place_of_the_ledger_in_use_is_refused() {
+    let dir = sandbox();
+    let at = |name: &str| LedgerPlace::Embedded(dir.path().join(name));
+    load_first(dir.path()).unwrap();
+    let in_use = Generations::of(dir.path()).in_use();
+    let ledger = crate::ledger::Ledger::open(&dir.path().join("data")).unwrap();
+    in_use.confirm(&at("data"), &ledger).unwrap();
+    assert!(in_use.admit(&at("data")).is_ok());
+    let refused = in_use.admit(&at("dta")).unwrap_err();
+    assert!(refused.contains("dta") && refused.contains("is in use"), "{refused}");
+    drop(ledger);
+    fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
+    assert!(in_use.admit(&at("moved")).is_ok(), "it may be moved with all that is in it");
+}
+
+#[tokio::test]
+async fn rollback_does_not_cross_a_change_of_the_ledger() {
+    let dir = sandbox();
+    let (_, first) = loaded(&dir);
+    drop(first);
+    let whole = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    put(&dir, "tollgate.toml", &format!("{whole}\n[ledger]\npath = \"elsewhere\""));
+    let (current, reloader) = loaded(&dir);
+    assert_eq!(current.load().generation, 2);
+    let refused = reloader.handle().roll_back(None).await.unwrap_err()[0].to_string();
+    assert!(refused.contains("no rollback crosses a change of `[ledger]`"), "{refused}");
+    assert_eq!(current.load().generation, 2);
+}

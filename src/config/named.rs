@@ -1,0 +1,120 @@
+//! What the files say of `[ledger]` when the configuration as a whole is not usable.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tollgate_plugins::settings::Settings;
+
+use super::identity::Now;
+use super::known::Known;
+use super::origin::Origin;
+use super::source::Source;
+use super::{LedgerPlace, Snapshot, ledger};
+
+/// `[ledger]` of the files.
+#[derive(Debug)]
+pub(super) enum Named {
+    /// It can be understood.
+    Place(LedgerPlace),
+    /// It cannot; its lines, if they can be told from the rest of the file.
+    Lines(Option<Vec<String>>),
+    /// There is no tollgate.toml.
+    Nothing,
+}
+
+impl Named {
+    /// Reads `[ledger]` of a configuration's directory, whatever mistakes are elsewhere.
+    pub(super) fn read(dir: &Path) -> Self {
+        let path = dir.join("tollgate.toml");
+        let origin = Arc::new(Origin::default());
+        if origin.is_missing(&path) {
+            return Self::Nothing;
+        }
+        let Ok(source) = Source::open(&path, &origin, &Arc::new(Known::default())) else { return Self::Lines(None) };
+        let (place, _) = source.read(|mut root| place(&source, &mut root));
+        place.flatten().map_or_else(|| Self::Lines(lines(source.text())), Self::Place)
+    }
+
+    /// Whether a generation that was kept certainly names the same ledger.
+    pub(super) fn is_that_of(&self, kept: &Snapshot) -> bool {
+        match self {
+            Self::Place(place) => is_same(place, &kept.process.ledger),
+            Self::Lines(None) => false,
+            Self::Lines(ours) => {
+                let text = String::from_utf8_lossy(kept.sources.trace.text.expose());
+                *ours == lines(&text)
+            }
+            Self::Nothing => true,
+        }
+    }
+}
+
+/// One database, whoever asks for it: a password may have changed.
+pub(super) fn is_same(one: &LedgerPlace, other: &LedgerPlace) -> bool {
+    match (one, other) {
+        (LedgerPlace::Postgres(one), LedgerPlace::Postgres(other)) => one.to_string() == other.to_string(),
+        (one, other) => one == other,
+    }
+}
+
+/// The place in words, without secrets.
+pub(super) fn told(place: &LedgerPlace) -> String {
+    match place {
+        LedgerPlace::Embedded(path) => path.display().to_string(),
+        LedgerPlace::Postgres(address) => address.to_string(),
+    }
+}
+
+fn place(source: &Source, root: &mut Settings<'_>) -> Option<LedgerPlace> {
+    let section = root.section("ledger");
+    let before = root.problems().len();
+    let place = ledger::read(source, section, true, Now::read()).place;
+    place.filter(|_| root.problems().len() == before)
+}
+
+/// The lines about the ledger, without comments. `None` where they cannot be told apart.
+fn lines(text: &str) -> Option<Vec<String>> {
+    let (mut found, mut is_ledger, mut is_top) = (Vec::new(), false, true);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
+            is_top = false;
+            is_ledger = name == "ledger" || name.starts_with("ledger.");
+        }
+        let is_here = is_ledger || (is_top && line.starts_with("ledger"));
+        // What goes on in the next line cannot be told apart.
+        if is_here
+            && (line.contains("\"\"\"")
+                || line.contains("'''")
+                || line.matches('{').count() != line.matches('}').count())
+        {
+            return None;
+        }
+        if is_here {
+            found.push(line.to_owned());
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lines;
+
+    #[test]
+    fn lines_of_the_ledger_are_told_from_all_others() {
+        let text = "public_url = \"x\"\nledger.keep = { claims = \"24h\" }\n[server]\nledger = 1\n[ledger] # here\nkind = \"embedded\"\n\
+                    # path = \"old\"\npath = \"a\"\n[ledger.keep]\nevents = \"1d\"\n[queue]\nlimit = 1\n";
+        let expected = [
+            "ledger.keep = { claims = \"24h\" }",
+            "[ledger] # here",
+            "kind = \"embedded\"",
+            "path = \"a\"",
+            "[ledger.keep]",
+            "events = \"1d\"",
+        ];
+        assert_eq!(lines(text), Some(expected.map(str::to_owned).to_vec()));
+        assert_eq!(lines("ledger = {\n kind = \"postgres\" }"), None);
+        assert_eq!(lines("[ledger]\npath = \"\"\"\na\"\"\""), None);
+    }
+}

@@ -1,0 +1,83 @@
+//! The mark in an embedded ledger's directory that says that its payments went to PostgreSQL.
+//!
+//! `migrate` writes it before the rows in PostgreSQL become visible. After a crash in between, the old ledger stays shut and
+//! the new one is empty: nobody can pay twice, and a second `migrate` finishes the move.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::records::LedgerError;
+
+/// Name of the file in the ledger's directory.
+pub(crate) const MARK: &str = "MOVED";
+
+/// Content of the mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// Names this move; a ledger in PostgreSQL has the same id once the move is complete.
+    pub(crate) id: String,
+    /// Host and database of the PostgreSQL.
+    pub(crate) to: String,
+    /// Start of the move.
+    pub(crate) at: Timestamp,
+    /// Whether PostgreSQL has confirmed all rows.
+    pub(crate) complete: bool,
+}
+
+impl Mark {
+    /// A move that begins now.
+    pub(super) fn begin(to: String) -> Self {
+        Self { id: hex::encode(rand::random::<[u8; 16]>()), to, at: Timestamp::now(), complete: false }
+    }
+
+    /// Reads the mark of a ledger's directory; `None` if the ledger was never moved. A mark that cannot be read is an error,
+    /// because the ledger may have been moved.
+    pub(crate) fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
+        let path = directory.join(MARK);
+        let cannot = |why: String| LedgerError(format!("{} cannot be read: {why}", path.display()));
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| cannot(error.to_string())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(cannot(error.to_string())),
+        }
+    }
+
+    /// Writes the mark durably: a crash leaves the old one or the new one.
+    pub(super) fn write(&self, directory: &Path) -> Result<(), LedgerError> {
+        let cannot =
+            |error| LedgerError(format!("the mark {MARK} cannot be written to {}: {error}", directory.display()));
+        let unfinished = directory.join(format!("{MARK}.unfinished"));
+        let write = || {
+            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, directory.join(MARK))?;
+            File::open(directory)?.sync_all()
+        };
+        write().map_err(cannot)
+    }
+}
+
+/// Refuses a ledger's directory whose payments went to PostgreSQL, or may have gone there.
+pub(crate) fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
+    let Some(Mark { to, at, complete, .. }) = Mark::read(directory)? else { return Ok(()) };
+    let directory = directory.display();
+    Err(LedgerError(match complete {
+        true => format!(
+            "the ledger in {directory} was moved to {to} at {at}: it would not know of later payments and could make them twice. \
+             Name that PostgreSQL in [ledger] of tollgate.toml and keep the directory as a backup"
+        ),
+        false => format!(
+            "the ledger in {directory} is being moved to {to} since {at}, and the move was not finished: run \
+             `tollgate migrate {directory}` again, which finishes it or says why not. Only if that PostgreSQL holds no payment and the \
+             move is given up, delete {directory}/{MARK}"
+        ),
+    }))
+}

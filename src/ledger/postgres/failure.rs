@@ -1,0 +1,114 @@
+//! Why a statement failed, by PostgreSQL's code for it and never by its words.
+
+use tokio_postgres::error::SqlState;
+
+use super::address::chain;
+use crate::ledger::records::LedgerError;
+
+/// What a pooler that gives each transaction another connection breaks.
+pub(super) const POOLER: &str = "LISTEN or prepared statements do not work over this connection: is it a pooler in transaction mode? Name \
+    PostgreSQL itself in `ledger.url`, or a pooler in session mode";
+
+/// Why a statement failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) kind: Kind,
+    pub(super) why: String,
+}
+
+/// What can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The connection is of no use any more; another one may work.
+    Lost,
+    /// The server, the database or the role allows no more connections.
+    Crowded,
+    /// Other transactions were in the way (serialization, deadlock, lock time-out), or somebody cancelled it; the same again may work.
+    Conflict,
+    /// The same will fail again.
+    Other,
+}
+
+impl Failure {
+    pub(super) fn other(why: impl Into<String>) -> Self {
+        Self { kind: Kind::Other, why: why.into() }
+    }
+
+    pub(super) fn lost(why: impl Into<String>) -> Self {
+        Self { kind: Kind::Lost, why: why.into() }
+    }
+
+    /// From the client's error.
+    pub(super) fn of(error: &tokio_postgres::Error) -> Self {
+        let why = format!("PostgreSQL: {}", chain(error));
+        match error.code() {
+            // It came from the network or the protocol.
+            None => Self::lost(why),
+            Some(code) => {
+                Self { kind: kind(code), why: if is_pooler(code) { format!("{why} ({POOLER})") } else { why } }
+            }
+        }
+    }
+}
+
+impl From<Failure> for LedgerError {
+    fn from(failure: Failure) -> Self {
+        Self(failure.why)
+    }
+}
+
+fn kind(code: &SqlState) -> Kind {
+    const CONFLICTS: [SqlState; 4] = [
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::QUERY_CANCELED,
+    ];
+    // The server leaves, became a standby, or knows nothing of this session's state.
+    const LOST: [SqlState; 7] = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::DATABASE_DROPPED,
+    ];
+    if *code == SqlState::TOO_MANY_CONNECTIONS {
+        Kind::Crowded
+    } else if CONFLICTS.contains(code) {
+        Kind::Conflict
+    // 08: connection exception; 57P05: idle session time-out.
+    } else if LOST.contains(code) || is_pooler(code) || code.code().starts_with("08") || code.code() == "57P05" {
+        Kind::Lost
+    } else {
+        Kind::Other
+    }
+}
+
+/// A prepared statement is gone, or belongs to somebody else.
+fn is_pooler(code: &SqlState) -> bool {
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_apart_by_their_code() {
+        for (codes, expected) in [
+            (
+                &["25006", "57P01", "57P02", "57P03", "57P05", "25P03", "26000", "42P05", "0A000", "08006", "08P01"][..],
+                Kind::Lost,
+            ),
+            (&["53300"], Kind::Crowded),
+            (&["40001", "40P01", "55P03", "57014"], Kind::Conflict),
+            (&["23505", "42501", "22001", "XX001"], Kind::Other),
+        ] {
+            for code in codes {
+                assert_eq!(kind(&SqlState::from_code(code)), expected, "{code}");
+            }
+        }
+    }
+}

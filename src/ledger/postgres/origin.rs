@@ -1,0 +1,40 @@
+//! Identity of a ledger: a random name that it gets once and keeps in a copy, and the moves that filled it.
+
+use super::schema::ABOUT;
+use super::session::{Failure, Session};
+
+/// Key of the ledger's name.
+const NAME: &[u8] = b"name";
+/// Begins the key of a move.
+const MOVE: &[u8] = b"move:";
+
+/// Returns the ledger's name; a ledger without one gets it now.
+pub(super) fn name(session: &Session) -> Result<String, Failure> {
+    const GIVE: &str = "\
+        INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, decode(md5(gen_random_uuid()::text), 'hex'))
+        ON CONFLICT (space, key) DO NOTHING";
+    const READ: &str = "SELECT encode(value, 'hex') FROM tollgate_records WHERE space = $1 AND key = $2";
+    let mut rows = session.query(READ, &[&ABOUT, &NAME])?;
+    if rows.is_empty() {
+        session.query(GIVE, &[&ABOUT, &NAME])?;
+        rows = session.query(READ, &[&ABOUT, &NAME])?;
+    }
+    let name = rows.first().map(|row| row.get(0));
+    name.ok_or_else(|| Failure::other("PostgreSQL did not keep the name of the ledger"))
+}
+
+/// Returns the ids of the moves that filled this ledger.
+pub(super) fn moves(session: &Session) -> Result<Vec<String>, Failure> {
+    const READ: &str = "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3";
+    let until: &[u8] = b"move;";
+    let rows = session.query(READ, &[&ABOUT, &MOVE, &until])?;
+    let id = |key: &[u8]| String::from_utf8_lossy(key.get(MOVE.len()..).unwrap_or_default()).into_owned();
+    Ok(rows.iter().map(|row| id(row.get(0))).collect())
+}
+
+/// Writes down the move that fills this ledger.
+pub(super) fn moved(session: &Session, id: &str) -> Result<(), Failure> {
+    const WRITE: &str = "INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, '')";
+    let key = [MOVE, id.as_bytes()].concat();
+    session.query(WRITE, &[&ABOUT, &key]).map(drop)
+}

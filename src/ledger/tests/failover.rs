@@ -1,0 +1,244 @@
+//! Servers that change their role, limit their connections, refuse a transaction, or stand behind a pooler.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tollgate_plugins::secret::Secret;
+
+use super::outages::until;
+use super::places::shared;
+use super::relay::Relay;
+use super::server::Server;
+use super::*;
+
+impl Schema {
+    /// Refuses the next writes of records with these codes.
+    fn refuse(&self, codes: &[&str]) {
+        let arms: String = codes
+            .iter()
+            .enumerate()
+            .map(|(place, code)| format!("WHEN {} THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; ", place + 1))
+            .collect();
+        self.sql(&format!(
+            "CREATE SEQUENCE hits; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN CASE nextval('hits') {arms} ELSE NULL; END CASE; RETURN new; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON tollgate_records FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ));
+    }
+
+    /// Without them all writes go on.
+    fn was_refused(&self, times: usize) {
+        self.sql(&format!("SELECT 1 / (last_value > {times})::int FROM hits"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_and_lost_connections_are_retried_inside() {
+    for codes in [&["40001", "40P01", "55P03", "57014", "40001"][..], &["25006", "26000", "0A000", "57P01", "57P03"]] {
+        let place = Schema::new();
+        let bench = Bench { ledger: place.connect(2), place };
+        bench.place.refuse(codes);
+        bench.paid("o").await;
+        bench.place.was_refused(codes.len());
+        assert!(bench.ledger.is_healthy());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_write_itself_is_not_retried() {
+    let place = Schema::new();
+    let bench = Bench { ledger: place.connect(1), place };
+    bench.place.refuse(&["23514", "23514"]);
+    assert!(bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await.is_err());
+    bench.place.sql("SELECT 1 / (last_value = 1)::int FROM hits");
+}
+
+fn socket(server: &Server) -> &str {
+    server.url.split_once('@').unwrap().1.split('/').next().unwrap()
+}
+
+fn address(url: &str) -> Address {
+    Address::parse(&Secret::new(url.to_owned()), None).unwrap()
+}
+
+fn sql(server: &Server, text: &str) {
+    postgres::sql(address(&server.url), text.to_owned()).unwrap();
+}
+
+/// Takes writes no more, and keeps its connections.
+fn make_read_only(server: &Server) {
+    sql(server, "ALTER SYSTEM SET default_transaction_read_only = on");
+    sql(server, "SELECT pg_reload_conf()");
+}
+
+/// A server and one that follows it, with every commit on both; and where both are.
+fn pair() -> ([Server; 2], Address) {
+    let first = Server::start(&[]);
+    let second = Server::start(&["--standby", &first.url]);
+    sql(&first, "ALTER SYSTEM SET synchronous_standby_names = '*'");
+    sql(&first, "SELECT pg_reload_conf()");
+    let both = address(&format!("postgres://tollgate@{},{}/postgres", socket(&first), socket(&second)));
+    ([first, second], both)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switchover_to_a_standby_is_followed_and_loses_nothing() {
+    let ([first, second], both) = pair();
+    let bench = Bench { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
+    for number in 0..20 {
+        bench.paid(&format!("o{number}")).await;
+    }
+    let open = bench.run("open", pay("open")).await;
+    sql(&first, "ALTER SYSTEM RESET synchronous_standby_names");
+    make_read_only(&first);
+    second.promote();
+    until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
+    for number in 0..20 {
+        let order = format!("o{number}");
+        assert!(matches!(bench.claim(&format!("pay {order}"), pay(&order)).await, Claimed::Replay(_)), "{order}");
+    }
+    bench.settle(open, outcome(Status::Succeeded)).await;
+    assert_eq!(bench.payment("open").await.status, Status::Succeeded);
+    until("it is ready", async || bench.ledger.not_ready().is_none()).await;
+}
+
+/// Prints how many payments a second were made over a switchover, and how many were not.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn figures_of_a_switchover() {
+    const RATE: u64 = 500;
+    let ([first, second], both) = pair();
+    let mut second = Some(second);
+    let ledger = Ledger::connect(both).unwrap();
+    let began = Instant::now();
+    let mut payments = Vec::new();
+    let mut ticks = tokio::time::interval(std::time::Duration::from_micros(1_000_000 / RATE));
+    let mut flip = None;
+    for number in 0..RATE * 15 {
+        ticks.tick().await;
+        if number == RATE * 5 {
+            sql(&first, "ALTER SYSTEM RESET synchronous_standby_names");
+            flip = Some(std::thread::spawn({
+                let (url, second) = (first.url.clone(), second.take().unwrap());
+                move || {
+                    for text in ["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"] {
+                        postgres::sql(address(&url), text.to_owned()).unwrap();
+                    }
+                    second.promote();
+                    second
+                }
+            }));
+        }
+        let ledger = ledger.clone();
+        payments.push(tokio::spawn(async move {
+            let (order, at_second) = (format!("o{number}"), began.elapsed().as_secs());
+            let claimed = ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await;
+            let Ok(Claimed::Run(ticket)) = claimed else { return (at_second, "refused") };
+            match ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await {
+                Ok(_) => (at_second, "paid"),
+                Err(_) => (at_second, "unknown"),
+            }
+        }));
+    }
+    let mut seconds = std::collections::BTreeMap::<(u64, &str), u64>::new();
+    for payment in payments {
+        *seconds.entry(payment.await.unwrap()).or_default() += 1;
+    }
+    println!("{seconds:?}");
+    drop(flip.map(std::thread::JoinHandle::join));
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_became_read_only_is_left_for_the_one_that_takes_writes() {
+    let [one, other] = [Server::start(&[]), Server::start(&[])];
+    drop(Ledger::connect(address(&other.url)).unwrap());
+    let both = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
+    let ledger = Ledger::connect(address(&both)).unwrap();
+    let ear = Arc::new(Ear::default());
+    ledger.listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
+    let bench = Bench { ledger, place: Schema::on(&other) };
+    bench.paid("before").await;
+    until("it hears", async || bench.ledger.caught_up().await).await;
+    ear.0.lock().clear();
+    make_read_only(&one);
+    // Its sockets stay open; whoever writes or reads goes to the other, which knows of nothing here.
+    until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
+    until("nobody reads the old one", async || bench.ledger.payment("shop", "before").await.unwrap().is_none()).await;
+    until("it hears again", async || ear.0.lock().contains(&"deaf") && bench.ledger.caught_up().await).await;
+    until("it is ready", async || bench.ledger.not_ready().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_works_with_the_connections_that_it_gets() {
+    for limit in [2, 6] {
+        let place = Schema::new();
+        let role = format!("few_{limit}_{}", place.name());
+        place.sql(&format!(
+            "CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit}; GRANT ALL ON SCHEMA {} TO {role}",
+            place.name()
+        ));
+        let url = format!(
+            "{}?options=-csearch_path%3D{}",
+            shared().url.replace("tollgate@", &format!("{role}@")),
+            place.name()
+        );
+        let ledger = Ledger::connect(address(&url)).unwrap();
+        let bench = Arc::new(Bench { ledger, place });
+        let payments = (0..60).map(|number| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.paid(&format!("o{number}")).await })
+        });
+        for payment in payments.collect::<Vec<_>>() {
+            payment.await.unwrap();
+        }
+        assert_eq!((bench.ledger.not_ready(), bench.ledger.is_healthy()), (None, true), "{limit}");
+        let Ok(Bench { ledger, place }) = Arc::try_unwrap(bench) else { panic!() };
+        drop(ledger);
+        place.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    }
+}
+
+/// Writes down whether it hears.
+#[derive(Default)]
+struct Ear(Mutex<Vec<&'static str>>);
+
+impl Listener for Ear {
+    fn changing(&self, _: &Changes) {}
+
+    fn changed(&self, _: &Changes) {}
+
+    fn hears(&self, _: Option<Instant>) {
+        self.0.lock().push("hears");
+    }
+
+    fn deaf(&self) {
+        self.0.lock().push("deaf");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listener_whose_notifications_are_swallowed_knows_that_it_is_deaf() {
+    let place = Schema::new();
+    let relay = Relay::new(shared());
+    let ledger = relay.ledger(&place);
+    let ear = Arc::new(Ear::default());
+    ledger.listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
+    until("it hears", async || ledger.caught_up().await).await;
+    relay.swallows.store(true, Ordering::SeqCst);
+    until("it is deaf", async || ear.0.lock().contains(&"deaf")).await;
+    let heard = ear.0.lock().len();
+    assert!(!ledger.caught_up().await, "its answers prove nothing");
+    relay.swallows.store(false, Ordering::SeqCst);
+    until("it hears again", async || ear.0.lock()[heard..].contains(&"hears") && ledger.caught_up().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pooler_in_transaction_mode_is_refused_at_the_start() {
+    let place = Schema::new();
+    let relay = Relay::new(shared());
+    relay.swallows.store(true, Ordering::SeqCst);
+    let refused = Ledger::connect(relay.address(&place)).err().unwrap().to_string();
+    assert!(refused.contains("is it a pooler in transaction mode?"), "{refused}");
+}

@@ -1,0 +1,44 @@
+//! Metrics of the stores that several machines share.
+
+use prometheus::{IntCounter, IntGauge, Opts, Registry};
+
+/// Every one, by its name without the prefix `tollgate_`.
+pub struct StoreMetrics {
+    /// Claims that this gateway ended because the gateway that ran them is gone, or nobody held them any more.
+    pub ledger_claims_taken_over_total: IntCounter,
+    /// 1 while the lease of this gateway in the ledger is good, or the ledger needs none.
+    pub ledger_lease: IntGauge,
+    /// 1 while Redis can remember nonces, or the nonces are in memory.
+    pub cache_ready: IntGauge,
+    /// Keys that Redis evicted since it started: nonces among them are good again.
+    pub cache_evicted_keys: IntGauge,
+    /// Times that Redis had forgotten what it was told: a restart, a failover, `FLUSHALL`.
+    pub cache_losses_total: IntCounter,
+}
+
+impl StoreMetrics {
+    // A name that Prometheus refuses is a mistake in the lines below, found by the first test that runs.
+    #[allow(clippy::expect_used)]
+    pub(super) fn new(registry: &Registry) -> Self {
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::with_opts(Opts::new(name, help)).expect("metric is valid");
+            registry.register(Box::new(metric.clone())).expect("metric is new");
+            metric
+        };
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::with_opts(Opts::new(name, help)).expect("metric is valid");
+            registry.register(Box::new(metric.clone())).expect("metric is new");
+            metric
+        };
+        Self {
+            ledger_claims_taken_over_total: counter(
+                "ledger_claims_taken_over_total",
+                "Claims ended here because the gateway that ran them is gone, or nobody held them any more",
+            ),
+            ledger_lease: gauge("ledger_lease", "1 while the lease of this gateway in the ledger is good"),
+            cache_ready: gauge("cache_ready", "1 while the cache can remember nonces"),
+            cache_evicted_keys: gauge("cache_evicted_keys", "Keys that Redis evicted since it started"),
+            cache_losses_total: counter("cache_losses_total", "Times that Redis had forgotten what it was told"),
+        }
+    }
+}

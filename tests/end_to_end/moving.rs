@@ -1,0 +1,89 @@
+//! From an embedded ledger into PostgreSQL, and every way back that must not be.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::{Wishes, World};
+use crate::server::Server;
+
+fn tollgate(world: &World, command: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("--conf").arg(world.conf()).args(command).output().unwrap()
+}
+
+/// Runs the gateway, which must end by itself; what it said.
+fn refused(world: &World) -> String {
+    let output = tollgate(world, &["run"]);
+    assert!(!output.status.success());
+    said(&output)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn replace(file: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{from} in {text}");
+    std::fs::write(file, text.replace(from, to)).unwrap();
+}
+
+#[tokio::test]
+async fn nothing_brings_a_moved_ledger_back_into_force() {
+    let server = Server::start(&["--port"]);
+    let mut world = World::with(Wishes { ledger: Some("path = \"../data\"".to_owned()), ..Wishes::default() }).await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201);
+    world.gateway.kill();
+    let file = world.conf().join("tollgate.toml");
+    let postgres = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
+    let data = world.dir.path().join("data").display().to_string();
+
+    // PostgreSQL without a move: the payment would be unknown there.
+    replace(&file, "path = \"../data\"", &postgres);
+    let why = refused(&world);
+    assert!(why.contains("was not moved") && why.contains("tollgate migrate"), "{why}");
+    let moved = tollgate(&world, &["migrate", &data]);
+    assert!(moved.status.success(), "{}", said(&moved));
+    let again = tollgate(&world, &["migrate", &data]);
+    assert!(!again.status.success() && said(&again).contains("was moved to PostgreSQL at"), "{}", said(&again));
+
+    // A mistake in any file: the generation before names the old ledger.
+    let typo = world.conf().join("merchants/typo.toml");
+    std::fs::write(&typo, "keys = [\n").unwrap();
+    let why = refused(&world);
+    assert!(why.contains("typo.toml") && why.contains("could make payments twice"), "{why}");
+    std::fs::remove_file(&typo).unwrap();
+    // The old ledger by name, for a gateway and for a look.
+    replace(&file, &postgres, "path = \"../data\"");
+    assert!(refused(&world).contains("was moved to PostgreSQL at"));
+    std::fs::remove_dir_all(world.dir.path().join("conf.generations")).unwrap();
+    assert!(refused(&world).contains("was moved to PostgreSQL at"), "whatever else is gone");
+    assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("was moved to PostgreSQL at"));
+
+    replace(&file, "path = \"../data\"", &postgres);
+    world.start().await;
+    let again = world.create("o-1", "k-1").await;
+    assert!(again.status == 201 && again.is_replayed(), "{:?}", again.body);
+    assert_eq!(world.seen("o-1").await["arrivals"]["create"], Value::from(1));
+    world.gateway.kill();
+
+    // Another database, or the same one made anew: it knows of nothing.
+    let (client, connection) = tokio_postgres::connect(&server.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("CREATE DATABASE other").await.unwrap();
+    replace(&file, "/postgres\"", "/other\"");
+    let why = refused(&world);
+    assert!(
+        why.contains("database other") && why.contains("is in use (another database, or one that was made anew)"),
+        "{why}"
+    );
+    replace(&file, "/other\"", "/postgres\"");
+    client.batch_execute("DROP TABLE tollgate_records, tollgate_due, tollgate_owners, tollgate_schema; DROP SEQUENCE tollgate_owner_numbers").await.unwrap();
+    let why = refused(&world);
+    assert!(why.contains("made anew") && why.contains("ledger.json"), "{why}");
+    // Back to an embedded ledger that knows of nothing.
+    replace(&file, &postgres, "path = \"../fresh\"");
+    assert!(refused(&world).contains("is in use"));
+    assert!(!world.dir.path().join("fresh").exists());
+}
