@@ -286,12 +286,9 @@ impl Metrics {
             ),
             ledger_purge_refused: add!(
                 IntGauge,
-                Opts::new("ledger_purge_refused", "1 while nothing is purged because the clock jumped")
+                Opts::new("ledger_purge_refused", "1 while a clock that jumped stops it")
             ),
-            clock_offset_seconds: add!(
-                Gauge,
-                Opts::new("clock_offset_seconds", "Seconds by which this machine's clock is ahead of PostgreSQL's")
-            ),
+            clock_offset_seconds: add!(Gauge, Opts::new("clock_offset_seconds", "Seconds ahead of PostgreSQL's clock")),
             ledger_oldest_seconds: add_vec!(
                 GaugeVec,
                 Opts::new("ledger_oldest_seconds", "Age of the oldest that is left"),
