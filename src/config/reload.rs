@@ -19,7 +19,7 @@ use super::origin::Origin;
 use super::parallel::{politely, promptly};
 use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{Channel, Current, LedgerPlace, Process, Snapshot, process, words};
+use super::{Channel, Current, LedgerPlace, Snapshot, process, words};
 use crate::telemetry::{LABELS, METRICS};
 
 /// Certificates come nearer to their end although nothing is reloaded.
@@ -358,12 +358,7 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    let Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, .. } =
-        read.process.as_ref().clone();
-    let running_process = running.process.as_ref().clone();
-    let now_read =
-        Process { public_url, in_flight, webhook_allow, revert_if, keep, queue, fresh, admin_token, ..running_process };
-    read.process = Arc::new(now_read);
+    read.process = Arc::new(process::reloaded(&running.process, &read.process));
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
     // Before the first request that bears a new name; the rest is told when it is so.
     LABELS.follow(&read);

@@ -23,6 +23,7 @@ mod malformed;
 mod nonces;
 mod notifications;
 mod once;
+mod paths;
 mod payer;
 mod payments;
 mod queue;
