@@ -18,6 +18,9 @@ pub use self::outline::{Form, Key, Outline, Shape};
 use self::setting::describe;
 pub use self::setting::{Setting, Size, duration};
 
+/// A key of more characters is told by its beginning, and is nobody's misspelling.
+const LONGEST_NEAR: usize = 64;
+
 /// One mistake in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -320,9 +323,12 @@ impl Drop for Settings<'_> {
             return;
         }
         for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
+            // A long key is near to none, and to compare it would take long.
+            let is_short = key.get_ref().len() <= LONGEST_NEAR;
             let near = self
                 .asked
                 .iter()
+                .filter(|_| is_short)
                 .map(|known| (strsim::osa_distance(known, key.get_ref()), known))
                 .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
                 .min();
@@ -331,7 +337,10 @@ impl Drop for Settings<'_> {
                 None if self.asked.is_empty() => "remove it".to_owned(),
                 None => format!("known keys here: {}", self.asked.join(", ")),
             };
-            let path = self.path(key.get_ref());
+            let path = match key.get_ref().char_indices().nth(LONGEST_NEAR) {
+                Some((end, _)) => self.path(&format!("{}…", &key.get_ref()[..end])),
+                None => self.path(key.get_ref()),
+            };
             self.problems.push(key.span(), format!("unknown key `{path}`"), Some(suggestion));
         }
     }

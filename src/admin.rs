@@ -1,6 +1,7 @@
 //! For operators and machines that watch: metrics, alive, ready.
 
 mod breakers;
+mod browsers;
 mod client;
 
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use jiff::Timestamp;
 use pingora::apps::http_app::ServeHttp;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
 use tollgate_plugins::filter::Clock;
 
+use self::browsers::{Shown, refusal};
 pub(crate) use self::client::ask;
 use crate::clock;
 use crate::config::generations::Kept;
@@ -51,14 +54,40 @@ impl ServeHttp for Admin {
             request.begin_work();
         }
         let header = session.req_header();
-        let open = ["/healthz", "/readyz"].contains(&header.uri.path());
-        let shown = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let token = self.gateway.current.load().process.admin_token.clone();
-        if !open && token.is_some_and(|token| !token.is_shown(shown)) {
-            return unauthorized();
+        if let Some(refused) = self.refused(header) {
+            return refused;
         }
+        match header.method {
+            Method::HEAD => headers_only(self.answer(&Method::GET, header).await),
+            ref method => self.answer(method, header).await,
+        }
+    }
+}
+
+impl Admin {
+    /// Refuses whoever may not use this port. `/healthz` and `/readyz` say nothing and are open; `/metrics` is not, because it
+    /// names merchants and tells what they take in: without a token it is scraped by an address, `localhost` or a name in
+    /// `admin.hosts`.
+    fn refused(&self, header: &RequestHeader) -> Option<Response<Vec<u8>>> {
+        if ["/healthz", "/readyz"].contains(&header.uri.path()) {
+            return None;
+        }
+        let process = Arc::clone(&self.gateway.current.load().process);
+        let authorization = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let shown = match &process.admin_token {
+            Some(token) if !token.is_shown(authorization) => return Some(unauthorized()),
+            Some(_) => Shown::Token,
+            None if process.admin_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) => Shown::Certificate,
+            None => Shown::Nothing,
+        };
+        let authority = header.uri.authority().map(http::uri::Authority::as_str);
+        let why = refusal(&header.method, &header.headers, authority, &process.admin_hosts, shown)?;
+        Some(text(StatusCode::FORBIDDEN, PLAIN, format!("{why}\n")))
+    }
+
+    async fn answer(&self, method: &Method, header: &RequestHeader) -> Response<Vec<u8>> {
         let as_json = wants_json(&header.headers);
-        match (&header.method, header.uri.path()) {
+        match (method, header.uri.path()) {
             (&Method::GET, "/metrics") => {
                 self.collect().await;
                 text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", METRICS.render())
@@ -100,9 +129,7 @@ impl ServeHttp for Admin {
             ),
         }
     }
-}
 
-impl Admin {
     /// Returns the first reason why this process should get no new requests; each part is asked for its own.
     fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Acquire) {
@@ -154,6 +181,12 @@ fn seconds_since(since: Option<Timestamp>) -> f64 {
 
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The same without its body, but with its length.
+fn headers_only(mut response: Response<Vec<u8>>) -> Response<Vec<u8>> {
+    response.body_mut().clear();
+    response
+}
 
 fn unauthorized() -> Response<Vec<u8>> {
     let said = "send the token that `[admin]` of tollgate.toml names, as `authorization: Bearer TOKEN`\n".to_owned();

@@ -84,6 +84,8 @@ pub struct Sources {
     pub files: Arc<[PathBuf]>,
     /// The certificates that were shown or believed, with their ends.
     pub certificates: Vec<CertificateEnd>,
+    /// What is no mistake but may surprise, as far as only reading shows it.
+    pub(crate) notes: Vec<report::Mistake>,
     /// Changes when `tollgate.toml`, or a file that it names, changes.
     pub process: String,
     /// What that covers.
@@ -121,7 +123,7 @@ impl Default for Fresh {
 }
 
 /// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`,
-/// `admin_token`, `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
+/// `admin_hosts`, `admin_token`, `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -134,6 +136,8 @@ pub struct Process {
     pub admin_listen: SocketAddr,
     /// TLS there; without it, plain HTTP.
     pub admin_tls: Option<ServerTls>,
+    /// Names under which it is asked there, besides addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// What callers must know there, if anything.
     pub admin_token: Option<Token>,
     /// Where the ledger lies.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome};
@@ -57,6 +58,8 @@ pub struct Gateway {
     pub(crate) statuses: Arc<Statuses>,
     /// Questions to providers, one at a time about an order.
     queries: Flights<query::Found>,
+    /// How many questions of each merchant are under way. They go on when their callers are gone.
+    asking: Shares,
 }
 
 /// A request with its whole body, as it came in.
@@ -129,6 +132,7 @@ impl Gateway {
             shares: Shares::default(),
             statuses: Arc::new(Statuses::new(redis, Instant::now())),
             queries: Flights::default(),
+            asking: Shares::default(),
         }
     }
 
@@ -149,6 +153,8 @@ impl Gateway {
         if let Some(channel) = path.strip_prefix("/notify/") {
             return notify::receive(self, &snapshot, channel, incoming).await;
         }
+        // From here on the path as it is meant; the signature is over the path as it was sent.
+        let path = canonical(&path);
         let signed = match self.who(&snapshot, &incoming) {
             Ok(signed) => signed,
             Err(problem) => {
@@ -164,13 +170,8 @@ impl Gateway {
             Ok(guard) => guard,
             Err(seconds) => return refused("limited", over_limit(seconds)),
         };
-        // With several merchants, each leaves half of the places to the others.
-        let most = if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX };
-        let Some(_share) = self.shares.enter(&merchant.name, most) else {
-            let detail =
-                "You have too many requests under way. Send the same request again when some of them are answered.";
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
-            return refused("limited", problem.retry_after(1));
+        let Some(_share) = self.shares.enter(&merchant.name, share_of_places(&snapshot)) else {
+            return refused("limited", too_many_under_way());
         };
         // Last: whoever is turned away before may send the same bytes again.
         let take = || self.limits.token(&merchant, self.exchanger.clock().now());
@@ -260,6 +261,17 @@ fn told(denied: &Denied, request_id: &str) -> Problem {
     Problem::unauthorized()
 }
 
+/// With several merchants, each leaves half of the places to the others.
+fn share_of_places(snapshot: &Snapshot) -> u32 {
+    if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX }
+}
+
+fn too_many_under_way() -> Problem {
+    let detail = "You have too many requests under way. Send the same request again when some of them are answered.";
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
+    problem.retry_after(1)
+}
+
 fn over_limit(seconds: u64) -> Problem {
     let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail).retry_after(seconds)
@@ -283,7 +295,44 @@ fn waits(headers: &HeaderMap) -> Result<Duration, Problem> {
     wanted.map(|wanted| wanted.min(LONGEST)).ok_or_else(|| Problem::malformed(detail))
 }
 
+/// A path in the one form in which the routing and the idempotency keys see it: `/v1/%70ayments` is `/v1/payments`. What is no
+/// UTF-8 stays as it is, and leads nowhere.
+fn canonical(path: &str) -> String {
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let segments: Option<Vec<String>> = path.split('/').map(decoded).collect();
+    let encoded = |segment: &String| utf8_percent_encode(segment, ESCAPED).to_string();
+    segments.map_or_else(|| path.to_owned(), |segments| segments.iter().map(encoded).collect::<Vec<_>>().join("/"))
+}
+
 /// One segment of a path, percent-decoded; `None` when it is no UTF-8.
 fn decoded(segment: &str) -> Option<String> {
     percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_write_a_path_is_one_path() {
+        for (written, meant) in [
+            ("/v1/payments", "/v1/payments"),
+            ("/v1/%70ayments", "/v1/payments"),
+            ("/%76%31/payments", "/v1/payments"),
+            ("/v1/payments/a:1/close", "/v1/payments/a%3A1/close"),
+            ("/v1/payments/a%3a1/close", "/v1/payments/a%3A1/close"),
+            ("/v1/payments/a%2Fb", "/v1/payments/a%2Fb"),
+            ("/v1/payments/a%2fb", "/v1/payments/a%2Fb"),
+            ("/v1//payments", "/v1//payments"),
+            ("/v1/payments/", "/v1/payments/"),
+            ("/v1/payments;x", "/v1/payments%3Bx"),
+            ("/V1/Payments", "/V1/Payments"),
+            ("/v1/./payments", "/v1/./payments"),
+            ("/v1/%2e/payments", "/v1/./payments"),
+            ("/v1/%ff", "/v1/%ff"),
+        ] {
+            assert_eq!(canonical(written), meant, "{written}");
+            assert_eq!(canonical(&canonical(written)), meant, "{written}");
+        }
+    }
 }

@@ -9,7 +9,10 @@ use crate::ledger::ClaimKey;
 pub(crate) fn claim_key(asked: &Asked, key: String) -> ClaimKey {
     let method = asked.incoming.method.as_str();
     let mut hash = Sha256::new();
-    for part in [method.as_bytes(), asked.incoming.target.as_bytes(), &asked.incoming.body] {
+    // The path as the routing sees it, however it was written; the query as it came.
+    let query = asked.incoming.target.split_once('?').map_or("", |(_, query)| query);
+    let target = if query.is_empty() { asked.path.clone() } else { format!("{}?{query}", asked.path) };
+    for part in [method.as_bytes(), target.as_bytes(), &asked.incoming.body] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

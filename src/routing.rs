@@ -74,7 +74,7 @@ pub enum NoChannel {
     #[error("the route answers {} {} by itself, and nothing is sent", .0.status, .0.code)]
     Refused(Arc<Refusal>),
     /// No rule matches.
-    #[error("no route leads this payment to a channel; add one to routes.toml or name a `channel`")]
+    #[error("no route leads this payment to a channel; the operator must add one to routes.toml")]
     NoRoute,
 }
 
@@ -82,7 +82,7 @@ pub enum NoChannel {
 /// made by the order's number, so that the same order always comes to the same channel. A `pinned` channel must be one
 /// to which some route would lead this payment: whose money goes where is the operator's word, not the caller's.
 pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Channel>>, NoChannel> {
-    let mut matching = snapshot.routes.candidates(question).filter(|route| route.wanted.matches(question));
+    let matching = snapshot.routes.candidates(question).filter(|route| route.wanted.matches(question));
     let Some(name) = question.pinned else {
         let mut back = None;
         for route in matching {
@@ -97,6 +97,11 @@ pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Ch
         }
         return Err(back.map_or(NoChannel::NoRoute, NoChannel::Maintenance));
     };
+    let mut matching = matching.peekable();
+    // To leave the channel out would not help.
+    if matching.peek().is_none() {
+        return Err(NoChannel::NoRoute);
+    }
     let leading = matching.find(|route| route.answer.is_some() || route.names(name));
     if let Some(refusal) = leading.and_then(|route| route.answer.as_ref()) {
         return Err(NoChannel::Refused(Arc::clone(refusal)));

@@ -39,6 +39,7 @@ fn snapshot() -> Snapshot {
         tls: None,
         admin_listen: ([127, 0, 0, 1], 0).into(),
         admin_tls: None,
+        admin_hosts: Vec::new(),
         admin_token: None,
         ledger: LedgerPlace::Embedded(PathBuf::new()),
         connections: 15,

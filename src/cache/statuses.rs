@@ -28,6 +28,7 @@
 //! takes its place.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,8 @@ pub(crate) struct Statuses {
     /// Each with the end of its life. Put there and taken away under its shard's lock; whoever looks needs none.
     answers: Cache<Name, (Arc<Status>, Instant)>,
     shards: Vec<Mutex<Shard>>,
+    /// Chooses a name's shard. Its key is random, so that no merchant can fill one shard by its choice of order ids.
+    hasher: RandomState,
     hearing: RwLock<Option<Hearing>>,
     /// Answers of other machines. Where there may be some, changes are remembered.
     shared: Option<Shared>,
@@ -122,6 +125,7 @@ impl Statuses {
             orders: Orders::default(),
             answers: Cache::builder().max_capacity(ANSWERS).time_to_live(LONGEST).build(),
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            hasher: RandomState::new(),
             hearing: RwLock::default(),
             shared: redis.map(Shared::new),
         }
@@ -225,7 +229,7 @@ impl Statuses {
     }
 
     fn shard(&self, Name(name): Name) -> &Mutex<Shard> {
-        &self.shards[usize::from(name[0]) % SHARDS]
+        &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
     }
 
     /// What other machines know; waits for one that is asking.

@@ -6,6 +6,8 @@
 //! DIR/channels/*    ─▶ channel ─┘      └─▶ Snapshot, if nobody found a mistake
 //! ```
 
+mod notes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::channel::{ChannelFile, Served};
 use super::identity::Now;
 use super::known::Known;
+use super::merchant::Around;
 use super::origin::Origin;
 use super::parallel::{self, give_way};
 use super::process::ProcessFile;
@@ -39,35 +42,10 @@ pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
         merchants: snapshot.merchants.len(),
         channels: snapshot.channels.len(),
         routes: snapshot.routes.len(),
-        notes: {
-            let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
-            snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends).collect()
-        },
+        notes: notes::of(dir, &snapshot),
     })
 }
 
-/// What is no mistake yet, or no more: a key that has ended may stand beside its successor.
-fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Mistake> {
-    let days = (end.not_after - now).div_euclid(24 * 3600);
-    let file = match end.channel.as_str() {
-        "" => dir.join("tollgate.toml"),
-        channel => dir.join("channels").join(format!("{channel}.toml")),
-    };
-    let name = &end.certificate;
-    let message = match days {
-        ..0 => format!("the certificate `{name}` has ended and is believed no more"),
-        0..SOON => format!("the certificate `{name}` ends in {days} days"),
-        _ => return None,
-    };
-    Some(Mistake::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
-}
-
-fn note(dir: &Path, channel: &Channel) -> Option<Mistake> {
-    Some(Mistake::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
-}
-
-/// In days: ordering a certificate takes some.
-const SOON: i64 = 30;
 /// Of one kind; beyond this somebody named the wrong directory.
 const MOST_FILES: usize = if cfg!(test) { 100 } else { 50_000 };
 
@@ -94,7 +72,9 @@ pub(super) fn attempt(dir: &Path, origin: Origin, previous: Option<&Snapshot>) -
     let snapshot = loading.snapshot();
     let Loading { mut mistakes, mut files, sources, known, .. } = loading;
     known.tidy();
-    mistakes.sort();
+    // First what the others may follow from.
+    let process = dir.join("tollgate.toml");
+    mistakes.sort_by(|one, other| (one.file != process, one).cmp(&(other.file != process, other)));
     // By their bytes, as a whole: paths are compared part by part, and there may be fifty thousand.
     files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
     files.dedup();
@@ -128,10 +108,13 @@ impl Loading<'_> {
             return None;
         }
         let process = self.process();
-        let sandbox = process.as_ref().is_some_and(|file| file.is_sandbox);
+        let sandbox = process.as_ref().and_then(|file| file.is_sandbox);
+        let allowed = process.as_ref().and_then(|file| file.process.as_ref()).map(|it| it.webhook_allow.clone());
+        self.look_beside();
         let merchant_files = self.list("merchants");
         let channel_files = self.list("channels");
-        let merchants = self.merchants(&merchant_files, sandbox, &channel_files);
+        let around = Around { sandbox, allowed: allowed.as_deref(), channels: &channel_files };
+        let merchants = self.merchants(&merchant_files, &around);
         let (channels, methods) = self.channels(&channel_files);
         let names = Names { merchants: &merchant_files.into_keys().collect(), channels: &methods };
         let routes = self.routes(&names);
@@ -171,18 +154,13 @@ impl Loading<'_> {
         Some(file)
     }
 
-    fn merchants(
-        &mut self,
-        files: &BTreeMap<String, PathBuf>,
-        sandbox: bool,
-        channels: &BTreeMap<String, PathBuf>,
-    ) -> BTreeMap<String, Arc<Merchant>> {
+    fn merchants(&mut self, files: &BTreeMap<String, PathBuf>, around: &Around<'_>) -> BTreeMap<String, Arc<Merchant>> {
         let mut merchants = BTreeMap::new();
         let mut owners: HashMap<String, &Path> = HashMap::new();
         for (name, path) in files {
             let Some(source) = self.open(path) else { continue };
             let previous = self.previous.and_then(|previous| previous.merchants.get(name));
-            let (file, mistakes) = source.read(|root| merchant::read(&source, root, name, sandbox, channels, previous));
+            let (file, mistakes) = source.read(|root| merchant::read(&source, root, name, around, previous));
             self.close(&source, mistakes);
             let Some(file) = file else { continue };
             for (place, id) in file.key_ids {
@@ -249,7 +227,7 @@ impl Loading<'_> {
         (channels, methods)
     }
 
-    /// Without the file there are no routes: each payment then names its channel.
+    /// Without the file there are no routes, and no payment can be made: where money goes is the operator's word.
     fn routes(&mut self, names: &Names<'_>) -> Arc<Routes> {
         let path = self.dir.join("routes.toml");
         if self.origin.is_missing(&path) {
@@ -289,9 +267,9 @@ impl Loading<'_> {
         let mut files = BTreeMap::new();
         for path in paths {
             give_way();
-            let Some(stem) =
-                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"))
-            else {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(stem) = name.strip_suffix(".toml") else {
+                self.misnamed(&path, name);
                 continue;
             };
             if stem.is_empty() || stem.starts_with('.') {
@@ -312,6 +290,46 @@ impl Loading<'_> {
             files.clear();
         }
         files
+    }
+
+    /// A file that is not read although somebody may think so.
+    fn misnamed(&mut self, path: &Path, name: &str) {
+        let Some((stem, extension)) = name.rsplit_once('.') else { return };
+        if stem.is_empty() {
+            return;
+        }
+        let right = format!("{stem}.toml");
+        if extension.eq_ignore_ascii_case("toml") {
+            let advice = format!("call it {right}");
+            let message = "this file is not read: its name must end in `.toml`, in small letters";
+            self.mistakes.push(Mistake::in_file(path, message, Some(&advice)));
+        } else if !extension.ends_with('~') && strsim::osa_distance(extension, "toml") <= 1
+            || ["conf", "yaml", "yml", "json"].contains(&extension)
+        {
+            let message = "this file is not read: its name does not end in `.toml`";
+            let advice = format!("call it {right}, or take it away");
+            self.sources.notes.push(Mistake::in_file(path, message, Some(&advice)));
+        }
+    }
+
+    /// Looks at the names beside `tollgate.toml`: one that is nearly right would be missed in silence.
+    fn look_beside(&mut self) {
+        for path in self.origin.files_in(self.dir).unwrap_or_default() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if ["tollgate.toml", "routes.toml"].contains(&name) || name.starts_with('.') {
+                continue;
+            }
+            let right = ["tollgate.toml", "routes.toml"].into_iter().find(|right| right.eq_ignore_ascii_case(name));
+            if let Some(right) = right {
+                let advice = format!("call it {right}");
+                let message = "this file is not read: its name must be in small letters";
+                self.mistakes.push(Mistake::in_file(&path, message, Some(&advice)));
+            } else if name.ends_with(".toml") {
+                let message = "this file is not read: only tollgate.toml and routes.toml are read here";
+                let advice = "merchants have their files in merchants/, channels in channels/";
+                self.sources.notes.push(Mistake::in_file(&path, message, Some(advice)));
+            }
+        }
     }
 
     fn open(&mut self, path: &Path) -> Option<Source> {

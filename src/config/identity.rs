@@ -38,9 +38,15 @@ impl Now {
 pub(super) struct Pair {
     pub(super) identity: Identity,
     leaf: Validity,
+    is_for_servers: bool,
 }
 
 impl Pair {
+    /// Whether callers believe it of a server, as far as its extended key usage goes.
+    pub(super) fn is_for_servers(&self) -> bool {
+        self.is_for_servers
+    }
+
     /// When the certificate ends, in unix seconds.
     pub(super) fn not_after(&self) -> i64 {
         self.leaf.not_after
@@ -78,10 +84,11 @@ fn pair(table: &Settings<'_>, cert: Option<&Content>, key: Option<&Content>) -> 
     });
     let (certificates, key) = certificates.zip(key)?;
     let leaf = Validity::of(certificates.first()?).map_err(|message| table.problem("cert", message, None)).ok()?;
+    let is_for_servers = certificates.first().is_some_and(|der| is_for_servers(der));
     let secret = Secret::new(key.secret_der());
     let chain = certificates.iter().map(|der| CertificateDer::from(der.clone())).collect();
     match CertifiedKey::from_der(chain, key, &default_provider()) {
-        Ok(_) => Some(Pair { identity: Identity { certificates, key: secret }, leaf }),
+        Ok(_) => Some(Pair { identity: Identity { certificates, key: secret }, leaf, is_for_servers }),
         Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             let suggestion = "the two files must be of one pair".to_owned();
             table.problem("key", "this key does not belong to the certificate in `cert`", Some(suggestion));
@@ -91,6 +98,16 @@ fn pair(table: &Settings<'_>, cert: Option<&Content>, key: Option<&Content>) -> 
             table.problem("key", "this key, or the certificate in `cert`, is of a kind that TLS cannot use here", None);
             None
         }
+    }
+}
+
+/// Without the extension a certificate is for everything.
+fn is_for_servers(der: &[u8]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    match certificate.extended_key_usage() {
+        Ok(Some(usage)) => usage.value.server_auth || usage.value.any,
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 

@@ -1,19 +1,21 @@
 //! `merchants/NAME.toml`: who calls the gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use ipnet::IpNet;
 use tollgate_plugins::filter::limit::Allowance;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
-use super::source::{Source, suggest};
+use super::source::{MOST_SUGGESTED, Source, suggest};
 use super::{Merchant, Webhook};
 
 /// The shortest secret: 128 bits, if each of its bits is random.
@@ -34,24 +36,34 @@ pub(super) struct MerchantFile {
     pub(super) key_ids: Vec<(std::ops::Range<usize>, String)>,
 }
 
+/// What the reader knows of the other files.
+pub(super) struct Around<'a> {
+    /// Whether it is a sandbox; nothing when `tollgate.toml` does not say, whose own mistake that is.
+    pub(super) sandbox: Option<bool>,
+    /// Private networks that webhooks may reach; nothing as above.
+    pub(super) allowed: Option<&'a [IpNet]>,
+    /// The files of channels, by name.
+    pub(super) channels: &'a BTreeMap<String, PathBuf>,
+}
+
 /// Reads the file; the merchant of the generation before goes on when nothing about it changed.
 pub(super) fn read(
     source: &Source,
     mut root: Settings<'_>,
     name: &str,
-    sandbox: bool,
-    channels: &BTreeMap<String, PathBuf>,
+    around: &Around<'_>,
     previous: Option<&Arc<Merchant>>,
 ) -> MerchantFile {
+    let sandbox = around.sandbox.unwrap_or(true);
     let plain = match sandbox {
         true => Plain::Allowed,
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
     };
     source.feed("sandbox", &[u8::from(sandbox)]);
-    let mut key_ids = Vec::new();
+    let (mut key_ids, mut ids) = (Vec::new(), HashSet::new());
     let mut keys = Vec::new();
     for mut key in root.sections("keys") {
-        let id = key_id(&mut key, &key_ids);
+        let id = key_id(&mut key, &mut ids);
         let secret = secret::required(source, &mut key, "secret", plain);
         if secret.as_ref().is_some_and(|secret| secret.expose().len() < SHORTEST_SECRET) {
             let message = format!("the secret is too short: {SHORTEST_SECRET} bytes at least");
@@ -66,9 +78,9 @@ pub(super) fn read(
         let suggestion = format!("add `keys = [{{ id = \"{name}-1\", secret = \"env:NAME\" }}]`");
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
-    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain));
+    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, around.allowed));
     let limit = root.section("limit").and_then(|mut limit| Allowance::read(&mut limit));
-    let bills = bills(&mut root, channels);
+    let bills = bills(&mut root, around.channels);
     drop(root);
     let fingerprint = source.fingerprint();
     let merchant = match previous {
@@ -91,7 +103,8 @@ fn bills(root: &mut Settings<'_>, channels: &BTreeMap<String, PathBuf>) -> Vec<S
     let mut bills = Vec::new();
     for (place, name) in root.items::<String>("bills") {
         if !channels.contains_key(&name) {
-            let suggestion = suggest(&name, channels.keys().map(String::as_str));
+            let near = || suggest(&name, channels.keys().map(String::as_str));
+            let suggestion = if root.problems().len() < MOST_SUGGESTED { near() } else { None };
             root.problems().push(place, format!("there is no channel `{name}`"), suggestion);
         }
         bills.push(name);
@@ -99,26 +112,35 @@ fn bills(root: &mut Settings<'_>, channels: &BTreeMap<String, PathBuf>) -> Vec<S
     bills
 }
 
-fn key_id(key: &mut Settings<'_>, others: &[(std::ops::Range<usize>, String)]) -> Option<String> {
+fn key_id(key: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String> {
     let id: String = key.required("id")?;
     let visible = |byte: u8| byte.is_ascii_graphic() && !b"\"'`\\".contains(&byte);
     if id.is_empty() || id.len() > 64 || !id.bytes().all(visible) {
         key.problem("id", "`id` must be 1 to 64 visible characters without spaces and quotes", None);
         return None;
     }
-    if others.iter().any(|(_, other)| *other == id) {
+    if !others.insert(id.clone()) {
         key.problem("id", format!("the key id `{id}` stands here twice"), None);
         return None;
     }
     Some(id)
 }
 
-fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain) -> Option<Webhook> {
+fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Option<&[IpNet]>) -> Option<Webhook> {
     let url: Option<String> = section.required("url");
     if let Some(url) = &url {
         let wrong = match Address::parse(url) {
             Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
-            Ok(_) => None,
+            Ok(address) => {
+                let ip = address.host.parse::<IpAddr>().ok().filter(is_private);
+                if let Some(ip) = ip.filter(|ip| allowed.is_some_and(|nets| !nets.iter().any(|net| net.contains(ip)))) {
+                    let message = format!("`webhook.url` is the private address {ip}, which no event may be sent to");
+                    let advice =
+                        format!("add \"{ip}\" or its network to `delivery.allow` in tollgate.toml to permit it");
+                    section.problem("url", message, Some(advice));
+                }
+                None
+            }
             Err(wrong) => Some(wrong),
         };
         if let Some(wrong) = wrong {
@@ -140,6 +162,18 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain) -> Option<W
         section.problem("secrets", "`webhook.secrets` must have at least one secret", None);
     }
     Some(Webhook { url: url?, secrets })
+}
+
+/// Whether an address leads into a private network or to this machine. Delivery itself looks at every address that a name
+/// has, and refuses more.
+fn is_private(ip: &IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || a == 0 || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
 }
 
 fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
@@ -166,7 +200,9 @@ bills = ["wechat-main"]
         std::fs::write(dir.path().join("second"), "abcdef0123456789\r\n").unwrap();
         let source = Source::with_text(&dir.path().join("shop.toml"), text.into());
         let channels = BTreeMap::from([("wechat-main".to_owned(), PathBuf::new())]);
-        let (file, mistakes) = source.read(|root| read(&source, root, "shop", sandbox, &channels, previous));
+        let allowed = ["127.0.0.0/8".parse().unwrap()];
+        let around = Around { sandbox: Some(sandbox), allowed: Some(&allowed), channels: &channels };
+        let (file, mistakes) = source.read(|root| read(&source, root, "shop", &around, previous));
         let told = |mistake: &super::super::report::Mistake| {
             mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
         };
@@ -247,6 +283,26 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
         for (mistake, expected) in mistakes.iter().zip(expected) {
             assert!(mistake.starts_with(expected), "{mistake} / {expected}");
             assert!(!mistake.contains("hunter2") && !mistake.contains("22222"), "{mistake}");
+        }
+    }
+
+    #[test]
+    fn private_webhook_address_is_refused_unless_its_network_is_allowed() {
+        for (url, refused) in [
+            ("https://10.1.2.3/x", true),
+            ("https://192.168.0.1:8443/x", true),
+            ("https://169.254.169.254/x", true),
+            ("https://100.64.0.1/x", true),
+            ("https://[fd00::1]/x", true),
+            ("https://[::ffff:10.0.0.1]/x", true),
+            ("http://[::1]:9000/x", true),
+            ("http://127.0.0.1:9000/x", false),
+            ("https://203.0.113.9/x", false),
+            ("https://shop.example.com/x", false),
+        ] {
+            let (_, mistakes) = read_text(&GOOD.replace("http://127.0.0.1:1/x", url), true, None);
+            assert_eq!(mistakes.len(), usize::from(refused), "{url}: {mistakes:?}");
+            assert!(mistakes.iter().all(|told| told.contains("`delivery.allow`")), "{mistakes:?}");
         }
     }
 

@@ -30,8 +30,8 @@ const NONCES: u64 = 16_000_000;
 pub(super) struct ProcessFile {
     /// Everything in it, when nothing is wrong.
     pub(super) process: Option<Process>,
-    /// Whether providers would call this machine itself: then it is a sandbox.
-    pub(super) is_sandbox: bool,
+    /// Whether providers would call this machine itself: then it is a sandbox. Nothing when the file does not say.
+    pub(super) is_sandbox: Option<bool>,
     /// The listeners' own.
     pub(super) certificates: Vec<CertificateEnd>,
 }
@@ -59,7 +59,9 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     }
     let limits = server.as_mut().map_or(ServerLimits::default(), |server| server::limits(server, body_limit.0));
     drop(server);
-    let is_sandbox = public.as_ref().is_some_and(|(_, address)| address.is_loopback());
+    let sandbox = public.as_ref().map(|(_, address)| address.is_loopback());
+    // Where that is not known, no secret is refused for it: that the URL is missing or wrong is told already.
+    let is_sandbox = sandbox.unwrap_or(true);
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let section = ledger::read(source, root.section("ledger"), is_sandbox, now);
     let LedgerSection { place: ledger, connections, reserve, max_clock_offset, keep } = section;
@@ -79,6 +81,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         tls,
         admin_listen: admin.listen,
         admin_tls,
+        admin_hosts: admin.hosts,
         admin_token: admin.token,
         ledger,
         connections,
@@ -98,7 +101,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         revert_if,
         webhook_allow,
     });
-    ProcessFile { process, is_sandbox, certificates }
+    ProcessFile { process, is_sandbox: sandbox, certificates }
 }
 
 /// The names of the keys that differ although they are read only at start.
@@ -135,6 +138,7 @@ pub(super) fn in_force(running: &Process, file: &Process) -> Process {
         limits: file.limits,
         webhook_allow: file.webhook_allow.clone(),
         revert_if: file.revert_if,
+        admin_hosts: file.admin_hosts.clone(),
         keep: file.keep,
         queue: file.queue,
         nonces: file.nonces,
@@ -181,13 +185,17 @@ fn listener(section: Option<&mut Settings<'_>>, port: u16) -> SocketAddr {
 /// What `[admin]` says.
 struct Admin {
     listen: SocketAddr,
+    hosts: Vec<String>,
     door: Option<Door>,
     token: Option<Token>,
 }
 
 fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_sandbox: bool, now: Now) -> Admin {
-    let Some(mut section) = section else { return Admin { listen: listener(None, 9090), door: None, token: None } };
+    let Some(mut section) = section else {
+        return Admin { listen: listener(None, 9090), hosts: Vec::new(), door: None, token: None };
+    };
     let listen = listener(Some(&mut section), 9090);
+    let hosts = section.items::<HostName>("hosts").into_iter().map(|(_, name)| name.0).collect();
     let door = section.section("tls").map(|mut tls| server_tls(source, &mut tls, now));
     let plain = match is_sandbox {
         true => secret::Plain::Allowed,
@@ -213,7 +221,7 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
     if listen == server && listen.port() != 0 {
         section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
     }
-    Admin { listen, door, token: token.map(Token::new) }
+    Admin { listen, hosts, door, token: token.map(Token::new) }
 }
 
 fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, Fresh) {
@@ -313,12 +321,29 @@ fn telemetry(section: Option<Settings<'_>>) -> (String, u64) {
     if log::filter(&text).is_err() {
         let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
         section.problem("log", format!("`telemetry.log` is no filter: \"{text}\""), Some(suggestion));
+    } else if let Some(word) = text.split(',').map(str::trim).find(|word| is_misspelled_level(word)) {
+        let near = LEVELS.iter().find(|level| strsim::osa_distance(level, &word.to_ascii_lowercase()) <= 2);
+        let suggestion = match near {
+            Some(level) => format!("did you mean `{level}`?"),
+            None => format!("there are {}; for all of a crate write `{word}=trace`", LEVELS.join(", ")),
+        };
+        section.problem("log", format!("`telemetry.log` has `{word}` in it, which is no level"), Some(suggestion));
     }
     let Size(buffer) = section.or("log_buffer", Size(LOG_BUFFER));
     if !(64 << 10..=1 << 30).contains(&buffer) {
         section.problem("log_buffer", "`telemetry.log_buffer` must be from 64KiB to 1GiB", None);
     }
     (text, buffer)
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A lone word is a level. The filter itself would take it for the name of a crate, and log nothing of any other.
+fn is_misspelled_level(word: &str) -> bool {
+    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte));
+    let is_level =
+        LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || matches!(word.as_bytes(), [b'0'..=b'5']);
+    is_word && !is_level && word != "tollgate" && !word.starts_with("tollgate::")
 }
 
 #[derive(Default)]
@@ -331,6 +356,11 @@ struct Door {
 
 fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
     let pair = identity::read(source, tls, now);
+    if pair.as_ref().is_some_and(|pair| !pair.is_for_servers()) {
+        let message =
+            "this certificate is not for servers: its extended key usage lacks serverAuth, and callers would refuse it";
+        tls.problem("cert", message, Some("order one for servers (TLS Web Server Authentication)".to_owned()));
+    }
     let asks = tls.has("client_ca");
     let client_ca = identity::authorities_der(source, tls, "client_ca", now);
     let client_crl = identity::revocation_lists(source, tls, "client_crl");
@@ -355,6 +385,24 @@ impl Setting for Listen {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let text = String::read(value)?;
         text.parse().map(Self).map_err(|_| format!("\"{text}\""))
+    }
+}
+
+/// A name without a port.
+struct HostName(String);
+
+impl Setting for HostName {
+    const EXPECTED: &'static str = "a host name without a port, as in \"ops.example.com\"";
+    const EXAMPLE: &'static str = "\"ops.example.com\"";
+    fn form() -> Form {
+        Form::Text
+    }
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        match rustls_pki_types::DnsName::try_from(text.as_str()) {
+            Ok(_) => Ok(Self(text)),
+            Err(_) => Err(format!("\"{text}\"")),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `routes.toml`: which operation leads to which channels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tollgate_plugins::settings::Settings;
 
 use super::channel::Served;
 use super::parallel::give_way;
-use super::source::suggest;
+use super::source::{MOST_SUGGESTED, suggest};
 use super::times::{DayOfWeek, TimeOfDay, Zone};
 use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
 
@@ -58,12 +58,14 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     let before = table.problems().len();
     let entries = table.sections("to");
     let any_entry = !entries.is_empty();
+    let (mut in_to, mut in_fallback) = (HashSet::new(), HashSet::new());
     for mut entry in entries {
         let weight = entry.or("weight", 1);
         let Some(name) = entry.required::<String>("channel") else { continue };
-        let wrong = match route.to.iter().any(|(other, _)| *other == name) {
-            true => Some((format!("the channel `{name}` stands in `to` twice"), None)),
-            false => wrong_channel(&name, names, &route),
+        let is_long = entry.problems().len() >= MOST_SUGGESTED;
+        let wrong = match in_to.insert(name.clone()) {
+            false => Some((format!("the channel `{name}` stands in `to` twice"), None)),
+            true => wrong_channel(&name, names, &route, is_long),
         };
         if let Some((message, suggestion)) = wrong {
             entry.problem("channel", message, suggestion);
@@ -79,12 +81,13 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     for (place, name) in table.items::<String>("fallback") {
         // With several channels in `to`, one of them may well stand in for another.
         let only_one = route.to.len() == 1 && route.to[0].0 == name;
-        let wrong = if route.fallback.contains(&name) {
+        let is_long = table.problems().len() >= MOST_SUGGESTED;
+        let wrong = if !in_fallback.insert(name.clone()) {
             Some((format!("the channel `{name}` stands in `fallback` twice"), None))
         } else if only_one {
             Some((format!("the channel `{name}` cannot stand in for itself"), None))
         } else {
-            wrong_channel(&name, names, &route)
+            wrong_channel(&name, names, &route, is_long)
         };
         if let Some((message, suggestion)) = wrong {
             table.problems().push(place, message, suggestion);
@@ -171,7 +174,9 @@ fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
         && !names.merchants.contains(name)
     {
         let message = format!("there is no merchant `{name}`");
-        wanted.problem("merchant", message, suggest(name, names.merchants.iter().map(String::as_str)));
+        let near = || suggest(name, names.merchants.iter().map(String::as_str));
+        let suggestion = if wanted.problems().len() < MOST_SUGGESTED { near() } else { None };
+        wanted.problem("merchant", message, suggestion);
     }
     if let Some(mut amount) = wanted.section("amount") {
         condition.at_least = amount.optional("at_least");
@@ -200,8 +205,12 @@ fn hours(mut time: Settings<'_>) -> Option<Hours> {
     Some(Hours { from, to, days, zone: zone?.0 })
 }
 
-fn wrong_channel(name: &str, names: &Names<'_>, route: &Route) -> Option<(String, Option<String>)> {
+/// `is_long`: so many mistakes are known that no suggestion is made.
+fn wrong_channel(name: &str, names: &Names<'_>, route: &Route, is_long: bool) -> Option<(String, Option<String>)> {
     let Some(methods) = names.channels.get(name) else {
+        if is_long {
+            return Some((format!("there is no channel `{name}`"), None));
+        }
         let suggestion = suggest(name, names.channels.keys().map(String::as_str))
             .or_else(|| Some(format!("make channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`")));
         return Some((format!("there is no channel `{name}`"), suggestion));

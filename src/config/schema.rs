@@ -13,6 +13,7 @@ use tollgate_plugins::provider::PROVIDERS;
 use tollgate_plugins::settings::{Form, Key, Outline, Settings, Shape};
 
 use super::identity::Now;
+use super::merchant::Around;
 use super::routes::Names;
 use super::source::Source;
 use super::{channel, ledger, merchant, process, routes};
@@ -104,7 +105,10 @@ impl File {
         let names = Names { merchants: &Default::default(), channels: &Default::default() };
         match self {
             Self::Tollgate => drop(process::read(source, root, now)),
-            Self::Merchant => drop(merchant::read(source, root, "schema", true, &Default::default(), None)),
+            Self::Merchant => {
+                let around = Around { sandbox: Some(true), allowed: None, channels: &Default::default() };
+                drop(merchant::read(source, root, "schema", &around, None));
+            }
             Self::Channel => drop(channel::read(source, root, "schema", now, None)),
             Self::Routes => drop(routes::read(root, &names)),
         }

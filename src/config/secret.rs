@@ -82,10 +82,11 @@ pub(super) fn resolve(
             say("what follows `env:` is no name of an environment variable".into(), Some("as in \"env:SHOP_SECRET\""))
         }
         "env" => match std::env::var_os(rest) {
-            Some(value) if !value.is_empty() => {
+            Some(value) if !without_newline(value.as_encoded_bytes()).is_empty() => {
                 let value = value.into_encoded_bytes();
                 source.feed_variable(rest, &value);
-                Some(Secret::new(value))
+                // As from a file: `export SECRET="$(cat file; echo)"` and the like leave one.
+                Some(Secret::new(without_newline(&value)))
             }
             _ => say(format!("the environment variable `{rest}` is not set"), Some("set it before starting tollgate")),
         },

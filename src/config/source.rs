@@ -1,6 +1,8 @@
 //! One TOML file while it is read: its text, where its mistakes are, and everything that it names.
 
-use std::cell::RefCell;
+mod places;
+
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,15 +13,21 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
+use self::places::Places;
 use super::known::Known;
 use super::origin::{Content, Origin};
 use super::report::Mistake;
+
+/// So many mistakes of one file are listed: nobody reads more.
+const MOST_MISTAKES: usize = 1_000;
 
 /// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
 /// be watched.
 pub(super) struct Source {
     path: PathBuf,
     text: String,
+    /// Made with the first mistake.
+    places: OnceCell<Places>,
     hasher: RefCell<Sha256>,
     named: RefCell<Vec<PathBuf>>,
     trace: RefCell<Vec<Fed>>,
@@ -62,6 +70,16 @@ impl Trace {
     }
 }
 
+impl Trace {
+    /// The files that are named, as it is written and where they are.
+    pub(super) fn files(&self, path: &Path) -> impl Iterator<Item = (&str, PathBuf)> {
+        self.fed.iter().filter_map(move |fed| match &fed.what {
+            Named::File(name) => Some((name.as_str(), beside(path, name))),
+            Named::Variable(_) => None,
+        })
+    }
+}
+
 impl Fed {
     /// Whether the same words name something else than they did.
     pub(super) fn differs(&self, before: &Self) -> bool {
@@ -88,7 +106,8 @@ impl Source {
         let content = origin.read(path).map_err(|message| Mistake::in_file(path, message, None))?;
         let text = String::from_utf8(content).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
-            let (line, column) = place(&String::from_utf8_lossy(&error.as_bytes()[..valid]), valid);
+            let text = String::from_utf8_lossy(&error.as_bytes()[..valid]);
+            let (line, column) = Places::of(&text).find(&text, valid);
             let message = "this is not UTF-8 text".to_owned();
             Mistake { file: path.to_owned(), line, column, message, suggestion: None }
         })?;
@@ -100,6 +119,7 @@ impl Source {
         let source = Self {
             path: path.to_owned(),
             text,
+            places: OnceCell::new(),
             hasher: RefCell::default(),
             named: RefCell::new(vec![path.into()]),
             trace: RefCell::default(),
@@ -121,6 +141,14 @@ impl Source {
             problems.push(error.span().unwrap_or(0..0), error.message(), None);
         }
         let mut mistakes: Vec<_> = problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect();
+        let more = mistakes.len().saturating_sub(MOST_MISTAKES);
+        mistakes.truncate(MOST_MISTAKES + 1);
+        if more > 0
+            && let Some(next) = mistakes.last_mut()
+        {
+            next.message = format!("from here on there are {more} more mistakes in this file, which are not listed");
+            next.suggestion = None;
+        }
         if broken {
             // What the parser says next of the same line follows from the first.
             mistakes.dedup_by_key(|mistake| mistake.line);
@@ -257,7 +285,8 @@ impl Source {
     }
 
     fn mistake(&self, problem: Problem) -> Mistake {
-        let (line, column) = place(&self.text, problem.span.start);
+        let places = self.places.get_or_init(|| Places::of(&self.text));
+        let (line, column) = places.find(&self.text, problem.span.start);
         let Problem { message, suggestion, .. } = problem;
         Mistake { file: self.path.clone(), line, column, message, suggestion }
     }
@@ -274,6 +303,11 @@ fn feed(hasher: &mut Sha256, what: &str, content: &[u8]) {
     hasher.update(content);
 }
 
+/// Once so many mistakes of a file are known, no name is looked for that is near another: with many of both it takes long.
+pub(super) const MOST_SUGGESTED: usize = 100;
+/// So many names are said where none is near.
+const MOST_NAMED: usize = 20;
+
 /// "did you mean …?" for the known name that is nearest, or the list of those that exist.
 pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let near = known
@@ -284,30 +318,19 @@ pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Cl
     if let Some((_, name)) = near {
         return Some(format!("did you mean `{name}`?"));
     }
-    let known: Vec<_> = known.collect();
-    if known.is_empty() { None } else { Some(format!("there are {}", known.join(", "))) }
-}
-
-/// Line and column of a byte, both from 1, the column in characters.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let end = (0..=offset.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    let before = &text[..end];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    let first: Vec<_> = known.clone().take(MOST_NAMED).collect();
+    let more = known.count() - first.len();
+    match (first.join(", "), more) {
+        (none, _) if none.is_empty() => None,
+        (all, 0) => Some(format!("there are {all}")),
+        (first, more) => Some(format!("there are {first} and {more} more")),
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_counted_as_editors_count() {
-        assert_eq!(place("a\nbc\n", 0), (1, 1));
-        assert_eq!(place("a\n付款x", 2 + 6), (2, 3));
-        assert_eq!(place("a\n付款x", 3), (2, 1), "inside a character");
-        assert_eq!(place("a\n", 99), (2, 1), "behind the end");
-    }
 
     #[test]
     fn every_break_of_the_grammar_is_told_and_nothing_else() {

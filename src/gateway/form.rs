@@ -159,14 +159,20 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
 
 /// Whether a text can be a merchant's own number.
 pub(super) fn is_identifier(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%\"\\".contains(&byte))
+    // Clients take `.` and `..` out of a path before they send it.
+    (1..=64).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%\"\\".contains(&byte))
 }
 
 fn identifier(name: &str, text: &str) -> Result<(), Problem> {
     if is_identifier(text) {
         return Ok(());
     }
-    Err(Problem::malformed(format!("`{name}` must have 1 to 64 visible ASCII characters, none of / ? # % \" \\.")))
+    Err(Problem::malformed(format!(
+        "`{name}` must have 1 to 64 visible ASCII characters, none of / ? # % \" \\, and must not be `.` or `..`."
+    )))
 }
 
 fn amount(amount: Money) -> Result<(), Problem> {
@@ -215,6 +221,8 @@ mod tests {
             &long,
             &good.replace("o-1", ""),
             &good.replace("o-1", "a/b"),
+            &good.replace("o-1", "."),
+            &good.replace("o-1", ".."),
             &good.replace("\"value\":1", "\"value\":0"),
             &good.replace("\"value\":1", "\"value\":-1"),
             &good.replace("\"value\":1", "\"value\":1.0"),

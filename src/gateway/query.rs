@@ -12,7 +12,7 @@ use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::answers::{OnChannel, body_of, channel_of, is_sent};
 use super::form::is_identifier;
-use super::{Asked, Gateway};
+use super::{Asked, Gateway, share_of_places, too_many_under_way};
 use crate::cache::{Elsewhere, Status, Statuses, Token};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
@@ -68,7 +68,12 @@ async fn look_up(
     }
     let flight = || {
         let (gateway, snapshot, subject) = (Arc::clone(gateway), Arc::clone(&asked.snapshot), subject.clone());
-        async move { find_out(&gateway, &snapshot, &subject, forced).await }
+        // Held until the provider has answered: callers who give up early must not start ever more questions.
+        let share = gateway.asking.enter(&subject.merchant, share_of_places(&snapshot));
+        async move {
+            let Some(_share) = share else { return Err(too_many_under_way()) };
+            find_out(&gateway, &snapshot, &subject, forced).await
+        }
     };
     loop {
         let Ok((found, is_own)) =

@@ -70,6 +70,69 @@ async fn with_a_token_only_who_shows_it_gets_in() {
     assert_eq!(world.admin("GET", "/metrics", &with(TOKEN)).await.status, 401);
 }
 
+/// What a page of somebody else makes a browser send.
+const FOREIGN: [(&str, &str); 4] = [
+    ("host", "evil.example"),
+    ("origin", "https://evil.example"),
+    ("sec-fetch-site", "cross-site"),
+    ("content-type", "text/plain"),
+];
+
+#[tokio::test]
+async fn pages_of_strangers_are_refused_and_change_nothing() {
+    let mut world = World::new().await;
+    let force = "/breakers?channel=main&force=open&for=24h";
+    for (name, value) in FOREIGN {
+        let refused = world.admin("POST", force, &[(name, value.to_owned())]).await;
+        assert_eq!(refused.status, 403, "{name}: {:?}", refused.body);
+        assert!(text(&refused).ends_with('\n') && text(&refused).len() > 20, "it says why");
+        if name != "content-type" {
+            for target in ["/metrics", "/generations", "/explain/o-1?merchant=shop", "/breakers", "/x"] {
+                let refused = world.admin("GET", target, &[(name, value.to_owned())]).await;
+                assert_eq!(refused.status, 403, "{name} {target}");
+            }
+        }
+        for target in ["/healthz", "/readyz"] {
+            assert_eq!(world.admin("GET", target, &[(name, value.to_owned())]).await.status, 200, "{name} {target}");
+        }
+    }
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "no breaker was forced");
+    let own = [("origin", format!("http://{}", world.gateway.admin)), ("sec-fetch-site", "same-origin".to_owned())];
+    assert_eq!(world.admin("POST", "/reload", &own).await.status, 200, "its own pages may");
+    assert!(said(&tollgate(&world, &["rollback", "--to", "99"])).contains("kept are"), "and so may the commands");
+
+    // A name that the operator has given it, and a token, which no page knows.
+    let named = [("host", "ops.example.com:9090".to_owned())];
+    assert_eq!(world.admin("GET", "/breakers", &named).await.status, 403);
+    admin(world.conf(), "hosts = [\"ops.example.com\"]");
+    assert_eq!(world.reload().await.status, 200);
+    assert_eq!(world.admin("GET", "/breakers", &named).await.status, 200);
+    world.gateway.kill();
+    save(&world.conf().join("admin.token"), TOKEN);
+    admin(world.conf(), "token = \"file:admin.token\"");
+    world.start().await;
+    let token = ("authorization", format!("Bearer {TOKEN}"));
+    for (name, value) in FOREIGN {
+        let with = [token.clone(), (name, value.to_owned())];
+        assert_eq!(world.admin("GET", "/metrics", &with).await.status, 200, "{name}");
+        let expected = if ["origin", "sec-fetch-site"].contains(&name) { 403 } else { 200 };
+        assert_eq!(world.admin("POST", "/reload", &with).await.status, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_as_get_without_a_body() {
+    let world = World::new().await;
+    for target in ["/healthz", "/readyz", "/metrics", "/breakers", "/x"] {
+        let get = world.admin("GET", target, &[]).await;
+        let head = world.admin("HEAD", target, &[]).await;
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{target}");
+        let length: usize = head.headers["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(length > 0 && (target == "/metrics" || length == get.body.len()), "{target}");
+    }
+    assert_eq!(world.admin("HEAD", "/reload", &[]).await.status, 404, "nothing is done by looking");
+}
+
 #[tokio::test]
 async fn over_tls_the_commands_know_whom_they_talk_to() {
     let mut world = World::new().await;

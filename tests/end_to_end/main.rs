@@ -34,6 +34,7 @@ mod moving;
 mod nonces;
 mod notifications;
 mod once;
+mod paths;
 mod payer;
 mod payments;
 mod queue;

@@ -145,14 +145,17 @@ fn who_cannot_remember_all_changes_believes_less_and_keeps_nothing() {
         shard.lock().changes.most = 2;
     }
     let now = start + 60 * SECOND;
-    let in_one_shard = |number: u8| Changes { became: vec![(Name([number * 64; 16]), age(2))], ..Changes::default() };
-    for number in 0..2 {
-        statuses.changed_at(&in_one_shard(number), now);
-    }
     let first = Name([0; 16]);
+    let is_with_first = |name: &Name| std::ptr::eq(statuses.shard(*name), statuses.shard(first));
+    let names = (0..10_000u128).map(|number| Name(number.to_be_bytes())).filter(is_with_first);
+    let [one, two, three] = names.take(3).collect::<Vec<_>>()[..] else { panic!("a shard has its part of the names") };
+    let in_one_shard = |name: Name| Changes { became: vec![(name, age(2))], ..Changes::default() };
+    for name in [one, two] {
+        statuses.changed_at(&in_one_shard(name), now);
+    }
     let kept = |at| statuses.keep(first, statuses.token(first, at), answer(3), LONGEST, at);
     assert!(kept(now) && statuses.believes(first, age(2), SECOND, now));
-    statuses.changed_at(&in_one_shard(2), now);
+    statuses.changed_at(&in_one_shard(three), now);
     assert_eq!(statuses.find(first, now), None);
     assert!(!kept(now) && !statuses.believes(first, age(2), SECOND, now));
     assert!(kept(now + BARRED));

@@ -126,6 +126,7 @@ fn every_mistake_in_every_file_is_told_at_once() {
     assert_told(
         &dir,
         &[
+            "tollgate.toml:2:2: unknown key `sever` (did you mean `server`?)",
             "channels/other.toml:1:1: the table `keys` is missing",
             "channels/other.toml:1:12: there is no provider `wechat-v4` (did you mean `wechat-v2`?)",
             "channels/other.toml:2:9: a channel must have at least one host",
@@ -135,7 +136,6 @@ fn every_mistake_in_every_file_is_told_at_once() {
             "merchants/broken.toml:2:1: ",
             "merchants/shop.toml:1:16: the key id `shop-1` is used already in merchants/second.toml",
             "routes.toml:2:19: there is no channel `wehcat` (did you mean `wechat`?)",
-            "tollgate.toml:2:2: unknown key `sever` (did you mean `server`?)",
         ],
     );
 }
@@ -264,12 +264,13 @@ fn certificates_that_end_soon_or_have_ended_are_noted() {
         certificate: "mtls".to_owned(),
         not_after: 1_000_000 + days * 24 * 3600 + 5,
     };
-    let note = |days| end_note(Path::new("conf"), &end(days), Now(1_000_000)).map(|note| note.to_string());
+    let note = |days| notes::end_note(Path::new("conf"), &end(days), Now(1_000_000)).map(|note| note.to_string());
     assert_eq!(note(30), None);
     assert!(note(29).unwrap().starts_with("conf/channels/main.toml: the certificate `mtls` ends in 29 days"));
     assert!(note(-1).unwrap().contains("has ended and is believed no more"));
 }
 
 mod again;
+mod names;
 
 mod channels;

@@ -17,7 +17,7 @@ fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
 fn what_is_not_said_has_a_default() {
     let (file, mistakes) = read_text("public_url = \"http://localhost:8080/pay/\"");
     assert!(mistakes.is_empty(), "{mistakes:?}");
-    assert!(file.is_sandbox);
+    assert_eq!(file.is_sandbox, Some(true));
     let process = file.process.unwrap();
     assert_eq!(process.public_url, "http://localhost:8080/pay");
     assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
@@ -56,7 +56,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
 "#,
     );
     assert!(mistakes.is_empty(), "{mistakes:?}");
-    assert!(!file.is_sandbox);
+    assert_eq!(file.is_sandbox, Some(false));
     let process = file.process.unwrap();
     assert_eq!(process.listen.to_string(), "[::]:80");
     assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
@@ -227,6 +227,19 @@ fn limits_of_connections_are_read_and_bounded() {
 }
 
 #[test]
+fn reload_takes_what_needs_no_restart_and_keeps_the_rest() {
+    let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n{more}")).0.process.unwrap();
+    let running = read("");
+    let file = read(
+        "[server]\nlisten = \"127.0.0.1:1\"\n[admin]\nhosts = [\"ops\"]\n[cache]\nnonces = 2000\n[queue]\nlimit = 3",
+    );
+    let next = in_force(&running, &file);
+    assert_eq!((next.nonces, &next.admin_hosts, next.queue.limit), (2_000, &vec!["ops".to_owned()], 3));
+    assert_eq!(next.listen, running.listen);
+    assert_eq!(needs_restart(&running, &file), ["server.listen"]);
+}
+
+#[test]
 fn what_needs_a_restart_is_named() {
     let (file, _) = read_text("public_url = \"https://a.example\"");
     let running = file.process.unwrap();
@@ -255,4 +268,75 @@ fn what_needs_a_restart_is_named() {
     assert_eq!(in_force(&one, &other), other);
     assert_eq!(needs_restart(&running, &one), ["server.tls", "admin.tls"], "but TLS is not turned on");
     assert_eq!(in_force(&running, &one).tls, None);
+}
+
+#[test]
+fn log_filter_with_a_misspelled_level_is_refused() {
+    let told = |log: &str| {
+        read_text(&format!("public_url = \"https://a.example\"\n[telemetry]\nlog = \"{log}\"")).1.join("\n")
+    };
+    for good in [
+        "info",
+        "WARN",
+        "off",
+        "info,tollgate=debug",
+        "tollgate",
+        "tollgate::ledger",
+        "warn,h2=off",
+        "3",
+        "h2=trace",
+        "",
+    ] {
+        assert_eq!(told(good), "", "{good}");
+    }
+    for (wrong, suggestion) in [
+        ("inof", "did you mean `info`?"),
+        ("infos", "did you mean `info`?"),
+        ("warn,debgu", "did you mean `debug`?"),
+        ("pingora", "write `pingora=trace`"),
+        ("tollgate=inof", "is no filter"),
+    ] {
+        assert!(
+            told(wrong).starts_with("conf/tollgate.toml:3:7: ") && told(wrong).contains(suggestion),
+            "{}",
+            told(wrong)
+        );
+    }
+}
+
+#[test]
+fn certificate_for_clients_only_is_refused_for_a_listener() {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
+    for (usages, is_taken) in [
+        (vec![], true),
+        (vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], true),
+        (vec![ExtendedKeyUsagePurpose::Any], true),
+        (vec![ExtendedKeyUsagePurpose::ClientAuth], false),
+        (vec![ExtendedKeyUsagePurpose::CodeSigning], false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.extended_key_usages = usages.clone();
+        std::fs::write(dir.path().join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
+        for section in ["server", "admin"] {
+            let text = format!(
+                "public_url = \"https://a.example\"\n[{section}]\ntls = {{ cert = \"cert.pem\", key = \"key.pem\" }}"
+            );
+            let source = Source::with_text(&dir.path().join("tollgate.toml"), text);
+            let (_, mistakes) = source.read(|root| read(&source, root, Now::for_test()));
+            assert_eq!(mistakes.is_empty(), is_taken, "{usages:?}: {mistakes:?}");
+            assert!(mistakes.iter().all(|told| told.line == 3 && told.message.contains("serverAuth")), "{mistakes:?}");
+        }
+    }
+}
+
+#[test]
+fn names_of_the_admin_port_are_read() {
+    let read = |hosts: &str| read_text(&format!("public_url = \"http://localhost\"\n[admin]\nhosts = {hosts}"));
+    assert_eq!(read("[\"ops.example.com\"]").0.process.unwrap().admin_hosts, ["ops.example.com"]);
+    for wrong in ["[\"ops.example.com:9090\"]", "[\"http://ops\"]", "[\"\"]", "\"ops\""] {
+        assert_eq!(read(wrong).1.len(), 1, "{wrong}");
+    }
 }

@@ -106,7 +106,10 @@ pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], b
     let (mut sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;
     tokio::spawn(connection);
     let target = uri.path_and_query().unwrap().as_str().to_owned();
-    let mut request = Request::builder().method(method).uri(target).header("host", authority);
+    let mut request = Request::builder().method(method).uri(target);
+    if headers.iter().all(|(name, _)| *name != "host") {
+        request = request.header("host", authority);
+    }
     for (name, value) in headers {
         request = request.header(*name, value);
     }

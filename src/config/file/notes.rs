@@ -1,0 +1,82 @@
+//! What is no mistake but may surprise; `tollgate check` says it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::super::identity::Now;
+use super::super::origin::read_small;
+use super::super::report::Mistake;
+use super::super::source::Trace;
+use super::super::{CertificateEnd, Channel, Snapshot};
+
+/// In days: ordering a certificate takes some.
+const SOON: i64 = 30;
+
+/// All notes about a configuration.
+pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
+    let mut notes = snapshot.sources.notes.clone();
+    let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
+    notes.extend(snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends));
+    if snapshot.routes.len() == 0 && !snapshot.channels.is_empty() {
+        let message = "there are no routes, so that every payment is answered 503";
+        let advice = "add `[[route]]` with `to = [{ channel = \"…\" }]`";
+        notes.push(Mistake::in_file(dir.join("routes.toml"), message, Some(advice)));
+    }
+    notes.extend(open_secrets(dir, snapshot));
+    notes
+}
+
+/// What is no mistake yet, or no more: a key that has ended may stand beside its successor.
+pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Mistake> {
+    let days = (end.not_after - now).div_euclid(24 * 3600);
+    let file = match end.channel.as_str() {
+        "" => dir.join("tollgate.toml"),
+        channel => dir.join("channels").join(format!("{channel}.toml")),
+    };
+    let name = &end.certificate;
+    let message = match days {
+        ..0 => format!("the certificate `{name}` has ended and is believed no more"),
+        0..SOON => format!("the certificate `{name}` ends in {days} days"),
+        _ => return None,
+    };
+    Some(Mistake::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
+}
+
+fn note(dir: &Path, channel: &Channel) -> Option<Mistake> {
+    Some(Mistake::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
+}
+
+/// Files with private keys or secrets that others than their owner may read.
+fn open_secrets(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
+    let (merchants, channels) = (dir.join("merchants"), dir.join("channels"));
+    let file = |dir: &Path, name: &str| dir.join(format!("{name}.toml"));
+    let merchants = snapshot.merchants.values().map(|it| (file(&merchants, &it.name), &it.trace));
+    let channels = snapshot.channels.values().map(|it| (file(&channels, &it.name), &it.trace));
+    let process = (dir.join("tollgate.toml"), &snapshot.sources.trace);
+    let all = merchants.chain(channels).chain([process]);
+    let mut found: Vec<PathBuf> = all.flat_map(|(path, trace)| secrets_of(&path, trace)).collect();
+    found.sort();
+    found.dedup();
+    let is_open = |path: &PathBuf| path.metadata().is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
+    let say = |path: PathBuf| {
+        let message = "this file holds a private key or a secret, and others than its owner may read it";
+        Mistake::in_file(path, message, Some("chmod 600, or put it where only the user of tollgate looks"))
+    };
+    found.into_iter().filter(is_open).map(say).collect()
+}
+
+/// The files with secrets that a file names: by the word `file:` before them, or by what they hold.
+fn secrets_of(path: &Path, trace: &Trace) -> Vec<PathBuf> {
+    let text = String::from_utf8_lossy(trace.text.expose()).into_owned();
+    let named = trace.files(path).filter(|(name, file)| {
+        let is_pfx =
+            file.extension().is_some_and(|it| it.eq_ignore_ascii_case("pfx") || it.eq_ignore_ascii_case("p12"));
+        let has_key = || read_small(file).is_ok_and(|content| contains(&content, b"PRIVATE KEY-----"));
+        is_pfx || text.contains(&format!("\"file:{name}\"")) || has_key()
+    });
+    named.map(|(_, file)| file).collect()
+}
+
+fn contains(content: &[u8], word: &[u8]) -> bool {
+    content.windows(word.len()).any(|window| window == word)
+}

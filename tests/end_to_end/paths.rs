@@ -1,0 +1,94 @@
+//! Every way to write a path is one path, for the routing and for idempotency keys; the signature is over what was sent.
+
+use serde_json::Value;
+
+use crate::harness::{Answer, SHOP, World, order_of, send, signed};
+
+async fn post(world: &World, target: &str, key: &str, body: &str) -> Answer {
+    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
+    headers.push(("idempotency-key", key.to_owned()));
+    send("POST", &format!("http://{}{target}", world.gateway.listen), &headers, body.as_bytes()).await.unwrap()
+}
+
+#[tokio::test]
+async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
+    let world = World::new().await;
+    let (first, second) = (order_of("o-1").to_string(), order_of("o-2").to_string());
+    let created = post(&world, "/v1/payments", "k-1", &first).await;
+    assert_eq!(created.status, 201, "{:?}", created.body);
+    for target in ["/v1/%70ayments", "/%761/payments", "/v1/payment%73"] {
+        let again = post(&world, target, "k-1", &first).await;
+        assert!(again.status == 201 && again.is_replayed() && again.body == created.body, "{target}: {again:?}");
+        let other = post(&world, target, "k-1", &second).await;
+        assert_eq!((other.status, &other.json()["code"]), (422, &Value::from("key_reused")), "{target}");
+    }
+    for target in
+        ["/v1//payments", "/v1/payments/", "/V1/payments", "/v1/payments;x=1", "/v1/./payments", "/v1/%2e/payments"]
+    {
+        let lost = post(&world, target, "k-1", &second).await;
+        assert!([404, 405].contains(&lost.status), "{target}: {lost:?}");
+    }
+    // The query is no part of the scope, but of what a repetition must have in common.
+    let with_query = post(&world, "/v1/payments?x=1", "k-1", &first).await;
+    assert_eq!((with_query.status, &with_query.json()["code"]), (422, &Value::from("key_reused")));
+    assert_eq!(world.seen("o-2").await["arrivals"], Value::Null, "no second order ran under a used key");
+    // The same of an order in the path, which clients write with and without percent signs.
+    let odd = order_of("a:1").to_string();
+    assert_eq!(post(&world, "/v1/payments", "k-2", &odd).await.status, 201);
+    let closed = post(&world, "/v1/payments/a:1/close", "c-1", "").await;
+    assert_eq!(closed.status, 200, "{:?}", closed.body);
+    for target in ["/v1/payments/a%3A1/close", "/v1/payments/a%3a1/close"] {
+        let again = post(&world, target, "c-1", "").await;
+        assert!(again.status == 200 && again.is_replayed(), "{target}: {again:?}");
+    }
+}
+
+#[tokio::test]
+async fn order_id_that_no_client_can_ask_for_is_400() {
+    let world = World::new().await;
+    for order in [".", ".."] {
+        let refused = post(&world, "/v1/payments", &format!("k{order}"), &order_of(order).to_string()).await;
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &Value::from("malformed")), "{order}");
+    }
+    for target in ["/v1/payments/..", "/v1/payments/%2e%2E"] {
+        let headers = signed(&SHOP, "GET", target, b"");
+        let answer = send("GET", &format!("http://{}{target}", world.gateway.listen), &headers, b"").await.unwrap();
+        assert_eq!(answer.status, 404, "{target}");
+    }
+    for order in ["...", ".a", "a..", "-"] {
+        assert_eq!(world.create(order, order).await.status, 201, "{order}");
+    }
+}
+
+#[tokio::test]
+async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_a_channel() {
+    let world = World::new().await;
+    std::fs::remove_file(world.conf().join("routes.toml")).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let mut named = order_of("o-1");
+    named["channel"] = "main".into();
+    for body in [named, order_of("o-2")] {
+        let refused = post(&world, "/v1/payments", body["order_id"].as_str().unwrap(), &body.to_string()).await;
+        let problem = refused.json();
+        assert_eq!((refused.status, &problem["code"]), (503, &Value::from("no_channel")), "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("the operator must add one to routes.toml") && !detail.contains("leave"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn secret_from_the_environment_loses_its_newline_as_one_from_a_file_does() {
+    let world = World::new().await;
+    let merchant = world.conf().join("merchants/third.toml");
+    std::fs::write(&merchant, "keys = [{ id = \"third-1\", secret = \"env:TOLLGATE_TEST_NEWLINE\" }]\n").unwrap();
+    for (value, expected) in
+        [("0123456789abcdef\n", None), ("0123456789abcde\n", Some("too short")), ("\r\n", Some("is not set"))]
+    {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(["check", "--conf"]).arg(world.conf()).env("TOLLGATE_TEST_NEWLINE", value);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), expected.is_none(), "{value:?}: {said}");
+        assert!(expected.is_none_or(|expected| said.contains(expected)), "{value:?}: {said}");
+    }
+}
