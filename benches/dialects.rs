@@ -1,7 +1,7 @@
 //! What a dialect adds to the bare cryptography, side by side in one run: encode + sign, verify + decode, for each provider.
 //!
 //! `cargo bench --bench dialects`. Machines differ and are noisy: the ratios count, not the numbers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! What each filter costs a request by itself, next to a call without any.
 //!
 //! `cargo bench -p tollgate-plugins --bench filters`. The exchange at the end answers at once, so that nothing but the filters is measured.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::future::Future;
 use std::hint::black_box;

@@ -1,7 +1,7 @@
 //! What finding a payment's route costs with 10, 1,000 and 100,000 routes.
 //!
 //! `cargo bench --bench routing`. The ratios count, not the numbers.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench payment`, or with `-- ledger`, `-- throughput`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 mod bare;
 mod drive;

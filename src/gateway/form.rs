@@ -1,5 +1,7 @@
 //! What merchants write: the bodies of requests, read strictly and checked before anything else happens.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -49,9 +51,10 @@ pub(super) struct NewRefund {
 
 impl NewPayment {
     pub(super) fn read(body: &Bytes) -> Result<Self, Problem> {
-        let form: Self = read(body)?;
+        let mut form: Self = read(body)?;
         identifier("order_id", &form.order_id)?;
         amount(form.amount)?;
+        readable("description", &mut form.description)?;
         if form.description.trim().is_empty() || form.description.chars().count() > 127 {
             return Err(Problem::malformed("`description` must have 1 to 127 characters; the payer reads it."));
         }
@@ -77,6 +80,14 @@ impl NewPayment {
             if value.as_ref().is_some_and(|value| value.is_empty() || value.len() > 128) {
                 return Err(Problem::malformed(format!("`payer.{name}` must have 1 to 128 bytes.")));
             }
+            if value.as_ref().is_some_and(|value| value.chars().any(|letter| is_control(letter) || letter.is_control()))
+            {
+                return Err(Problem::malformed(format!("`payer.{name}` must have no control characters.")));
+            }
+        }
+        if payer.client_ip.as_ref().is_some_and(|address| address.parse::<IpAddr>().is_err()) {
+            let detail = "`payer.client_ip` must be the payer's IPv4 or IPv6 address, as in \"203.0.113.9\".";
+            return Err(Problem::malformed(detail));
         }
         Ok(form)
     }
@@ -111,9 +122,12 @@ impl NewPayment {
 
 impl NewRefund {
     pub(super) fn read(body: &Bytes) -> Result<Self, Problem> {
-        let form: Self = read(body)?;
+        let mut form: Self = read(body)?;
         identifier("refund_id", &form.refund_id)?;
         amount(form.amount)?;
+        if let Some(reason) = &mut form.reason {
+            readable("reason", reason)?;
+        }
         if form.reason.as_ref().is_some_and(|reason| reason.trim().is_empty() || reason.chars().count() > 80) {
             return Err(Problem::malformed("`reason` must have 1 to 80 characters; the payer reads it."));
         }
@@ -122,6 +136,29 @@ impl NewRefund {
 
     pub(super) fn content(&self) -> String {
         digest(&[&self.refund_id, &self.amount.to_string(), self.reason.as_deref().unwrap_or_default()])
+    }
+}
+
+/// Checks a text that the payer reads, and ends its lines with LF. XML and HTML change CR on the way, and providers sign.
+fn readable(name: &str, text: &mut String) -> Result<(), Problem> {
+    if text.contains('\r') {
+        *text = text.replace("\r\n", "\n").replace('\r', "\n");
+    }
+    match text.chars().find(|letter| is_control(*letter)) {
+        None => Ok(()),
+        Some(letter) => Err(Problem::malformed(format!(
+            "`{name}` has the control character U+{:04X}; of those only tabs and line ends are taken.",
+            u32::from(letter)
+        ))),
+    }
+}
+
+/// Whether no provider's protocol carries this character safely: controls but tab and LF, and what XML forbids.
+fn is_control(letter: char) -> bool {
+    match letter {
+        '\t' | '\n' => false,
+        '\u{fffe}' | '\u{ffff}' => true,
+        other => other.is_control(),
     }
 }
 
@@ -203,6 +240,7 @@ fn digest(parts: &[&str]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -245,6 +283,49 @@ mod tests {
         let late = good.replace("\"method\"", "\"expires_at\":\"2001-01-01T00:00:00Z\",\"method\"");
         let late = NewPayment::read(&Bytes::from(late)).unwrap();
         assert!(late.in_time(Timestamp::now()).is_err() && late.in_time(Timestamp::UNIX_EPOCH).is_ok());
+    }
+
+    #[test]
+    fn control_characters_are_refused_by_the_name_of_their_field() {
+        let payment = |field: &str, text: &str| {
+            let mut body = serde_json::json!({"order_id": "o-1", "amount": {"value": 1, "currency": "CNY"},
+                "description": "tea", "method": "wechat.native", "payer": {}});
+            match field.strip_prefix("payer.") {
+                Some(of_payer) => body["payer"][of_payer] = text.into(),
+                None => body[field] = text.into(),
+            }
+            NewPayment::read(&Bytes::from(body.to_string()))
+        };
+        let refund = |text: &str| {
+            let body =
+                serde_json::json!({"refund_id": "r-1", "amount": {"value": 1, "currency": "CNY"}, "reason": text});
+            NewRefund::read(&Bytes::from(body.to_string()))
+        };
+        let said = |problem: Problem| String::from_utf8(problem.response("r").into_body().to_vec()).unwrap();
+        let controls = (0..0x20).chain(0x7f..0xa0).chain([0xfffe, 0xffff]).filter_map(char::from_u32);
+        for letter in controls.filter(|letter| !"\t\n\r".contains(*letter)) {
+            let text = format!("a{letter}b");
+            for field in ["description", "payer.openid", "payer.auth_code", "payer.buyer_id", "payer.client_ip"] {
+                let problem = said(payment(field, &text).unwrap_err());
+                assert!(problem.contains(field) && problem.contains("malformed"), "{letter:?}: {problem}");
+            }
+            assert!(said(refund(&text).unwrap_err()).contains("`reason`"), "{letter:?}");
+        }
+        for address in ["", "here", "1.2.3", "1.2.3.4\n", "1.2.3.4:80", "fe80::1%eth0"] {
+            assert!(payment("payer.client_ip", address).is_err(), "{address:?}");
+        }
+        for address in ["203.0.113.9", "2001:db8::7"] {
+            assert!(payment("payer.client_ip", address).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn line_ends_are_taken_as_line_feeds() {
+        let one = r#"{"order_id":"o","amount":{"value":1,"currency":"CNY"},"description":"tea\r\ntwo\rcups\n\t!","method":"wechat.native"}"#;
+        let form = NewPayment::read(&Bytes::from(one)).unwrap();
+        assert_eq!(form.description, "tea\ntwo\ncups\n\t!");
+        let refund = r#"{"refund_id":"r","amount":{"value":1,"currency":"CNY"},"reason":"a\r\nb"}"#;
+        assert_eq!(NewRefund::read(&Bytes::from(refund)).unwrap().reason.as_deref(), Some("a\nb"));
     }
 
     #[test]

@@ -56,6 +56,51 @@ async fn malformed_input_to_each_endpoint_is_a_problem() {
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
 
+/// One merchant's text must not be taken for a fault of the channel that all share.
+#[tokio::test]
+async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_provider_as_signed() {
+    let world = World::of("wechat-v2").await;
+    let pay = async |order: &str, field: &str, text: &str| {
+        let mut body = order_of(order);
+        match field.strip_prefix("payer.") {
+            Some(of_payer) => body["payer"] = serde_json::json!({ of_payer: text }),
+            None => body[field] = text.into(),
+        }
+        world.ask("POST", "/v1/payments", Some(order), &body).await
+    };
+    for (number, (field, text)) in [
+        ("description", "tea\u{0}"),
+        ("description", "\u{1b}[31mtea"),
+        ("description", "tea\u{fffe}"),
+        ("description", "tea\u{85}"),
+        ("payer.client_ip", "1.2.3.4\r\n"),
+        ("payer.client_ip", "here"),
+        ("payer.openid", "o\u{7f}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let order = format!("bad-{number}");
+        let refused = pay(&order, field, text).await;
+        let problem = refused.json();
+        assert_eq!((refused.status, &problem["code"]), (400, &"malformed".into()), "{field} {text:?}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(field), "{problem}");
+        assert_eq!(pay(&order, "description", "tea").await.status, 201, "nothing was claimed");
+    }
+    for number in 0..25 {
+        let order = format!("lines-{number}");
+        let answer = pay(&order, "description", "tea\r\ntwo cups\rand more\n\t]]> <&>").await;
+        assert_eq!(answer.status, 201, "{:?}", answer.body);
+    }
+    world.pay("lines-0").await;
+    world.until_status("lines-0", "succeeded").await;
+    let refund = serde_json::json!({"refund_id": "r-1", "amount": {"value": 1, "currency": "CNY"}, "reason": "a\r\nb"});
+    let answer = world.ask("POST", "/v1/payments/lines-0/refunds", Some("r-1"), &refund).await;
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    let metrics = world.metrics().await;
+    assert!(!metrics.contains("result=\"unauthorized\"") && !metrics.contains("result=\"unfit\""), "{metrics}");
+}
+
 #[tokio::test]
 async fn strange_paths_and_methods_are_problems_too() {
     let world = World::new().await;

@@ -1,5 +1,7 @@
 //! Operations in APIv2's words: fields that become flat XML.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
@@ -44,7 +46,27 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
         }
     };
     put_common(&mut fields, account, account.key.sign_type, with);
-    Ok(post(path, &fields))
+    match fields.iter().find(|(_, value)| !xml::is_writable(value)) {
+        None => Ok(post(path, &fields)),
+        Some((name, _)) => {
+            let name = callers_name(name);
+            Err(Error::Unfit(format!(
+                "`{name}` has a control character, which WeChat Pay's XML cannot carry: leave it out"
+            )))
+        }
+    }
+}
+
+/// A field's name as the caller knows it.
+fn callers_name(name: &str) -> &str {
+    match name {
+        "body" => "description",
+        "refund_desc" => "reason",
+        "openid" | "sub_openid" => "payer.openid",
+        "auth_code" => "payer.auth_code",
+        "spbill_create_ip" => "payer.client_ip",
+        other => other,
+    }
 }
 
 /// What every request says.
@@ -79,6 +101,9 @@ fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -
     let address = pay.payer.client_ip.as_deref();
     if product == Product::H5 && address.is_none() {
         return Err(unfit("wechat.h5 needs `payer.client_ip`: the address of the payer's browser"));
+    }
+    if address.is_some_and(|address| address.parse::<IpAddr>().is_err()) {
+        return Err(unfit("`payer.client_ip` must be the payer's IPv4 or IPv6 address"));
     }
     put(fields, "spbill_create_ip", address.unwrap_or(UNKNOWN_ADDRESS));
     if let Some(end) = pay.order.expires_at {

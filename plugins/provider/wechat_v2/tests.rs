@@ -171,6 +171,29 @@ fn no_field_can_be_hidden_in_another() {
 }
 
 #[test]
+fn text_that_xml_cannot_carry_is_refused_by_the_name_of_its_field() {
+    let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
+    let keys = Keyring::default();
+    let with = Signing { signer: &*crate::signer::none(), keys: &keys, stamp: &stamp };
+    let pay = |text: &str, payer: Payer| {
+        let Operation::Pay(pay) = golden::pay("wechat.jsapi") else { panic!() };
+        let payer = Payer { openid: payer.openid.or(Some("o1".into())), ..payer };
+        provider().encode(&Operation::Pay(Pay { description: text.to_owned(), payer, ..pay }), with)
+    };
+    for text in ["a\rb", "a\r\nb", "\u{0}", "\u{1b}", "\u{fffe}"] {
+        let Err(Error::Unfit(why)) = pay(text, Payer::default()) else { panic!("{text:?}") };
+        assert!(why.contains("`description`"), "{why}");
+        let payer = Payer { openid: Some(text.to_owned()), ..Payer::default() };
+        let Err(Error::Unfit(why)) = pay("tea", payer) else { panic!("{text:?}") };
+        assert!(why.contains("`payer.openid`"), "{why}");
+        let payer = Payer { client_ip: Some(text.to_owned()), ..Payer::default() };
+        let Err(Error::Unfit(why)) = pay("tea", payer) else { panic!("{text:?}") };
+        assert!(why.contains("`payer.client_ip`"), "{why}");
+    }
+    assert!(matches!(pay("a\n\tb]]>", Payer::default()), Ok(Encoded::Send(_))));
+}
+
+#[test]
 fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
     let Operation::Pay(pay) = golden::pay("wechat.jsapi") else { panic!() };
     let payer = Payer { openid: Some("o1".into()), ..Payer::default() };

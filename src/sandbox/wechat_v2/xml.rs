@@ -10,6 +10,10 @@ pub(super) type Fields = BTreeMap<String, String>;
 
 /// Reads `<xml>` with its fields; says what is wrong with it.
 pub(super) fn read(text: &str) -> Result<Fields, String> {
+    // As expat does: a message with any of them is no XML.
+    if let Some(letter) = text.chars().find(|letter| !is_char(*letter)) {
+        return Err(format!("U+{:04X} is no character of XML", u32::from(letter)));
+    }
     let mut reader = Reader::from_str(text);
     let mut place = Place::Before;
     let mut fields = Fields::new();
@@ -27,6 +31,9 @@ pub(super) fn read(text: &str) -> Result<Fields, String> {
             (Place::Field(name, value), Event::End(_)) => {
                 add(&mut fields, name, value)?;
                 Place::Root
+            }
+            (Place::Field(_, _), Event::Text(text)) if text.contains("]]>") => {
+                return Err("]]> ends no section".to_owned());
             }
             (Place::Field(name, value), Event::Text(text)) => Place::Field(name, value + &text.xml10_content()),
             (Place::Field(name, value), Event::CData(text)) => Place::Field(name, value + &text.xml10_content()),
@@ -49,11 +56,22 @@ enum Place {
     After,
 }
 
+/// The production `Char` of XML 1.0.
+fn is_char(letter: char) -> bool {
+    matches!(letter, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
 fn name(tag: &BytesStart<'_>) -> Result<String, String> {
     if !tag.attributes_raw().trim().is_empty() {
         return Err("attributes mean nothing here".to_owned());
     }
-    Ok(tag.name().as_ref().to_owned())
+    let name = tag.name().as_ref().to_owned();
+    let is_begin = |letter: &char| letter.is_alphabetic() || *letter == '_';
+    let is_inside = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+    match name.chars().next().filter(is_begin).is_some() && name.chars().all(is_inside) {
+        true => Ok(name),
+        false => Err(format!("`{name}` is no name")),
+    }
 }
 
 fn add(fields: &mut Fields, name: String, value: String) -> Result<(), String> {
@@ -65,7 +83,8 @@ fn add(fields: &mut Fields, name: String, value: String) -> Result<(), String> {
 
 fn referred(reference: &BytesRef<'_>) -> Result<char, String> {
     if let Some(character) = reference.resolve_char_ref().map_err(|error| error.to_string())? {
-        return Ok(character);
+        let refused = || format!("U+{:04X} is no character of XML", u32::from(character));
+        return Some(character).filter(|character| is_char(*character)).ok_or_else(refused);
     }
     match &*reference.xml10_content() {
         "lt" => Ok('<'),
@@ -97,6 +116,7 @@ mod tests {
         let fields = read(good).unwrap();
         assert_eq!(fields, [("a", "<茶>&amp;"), ("b", "1 <茶&amp;")].map(|(a, b)| (a.into(), b.into())).into());
         assert_eq!(read(&write("xml", &fields)).unwrap(), fields);
+        assert_eq!(read("<xml><a><![CDATA[1\r\n2\r3]]></a></xml>").unwrap()["a"], "1\n2\n3", "line ends");
         let hard: Fields = [("a".to_owned(), "x]]>y".to_owned())].into();
         assert_eq!(read(&write("xml", &hard)).unwrap(), hard);
         for wrong in [
@@ -115,6 +135,13 @@ mod tests {
             "<xml><a>1</a></xml>tail",
             "<xml><?php?><a>1</a></xml>",
             "{\"a\": 1}",
+            "<xml><a><![CDATA[\u{0}]]></a></xml>",
+            "<xml><a>\u{1b}</a></xml>",
+            "<xml><a><![CDATA[\u{fffe}]]></a></xml>",
+            "<xml><a>&#0;</a></xml>",
+            "<xml><a>&#x1b;</a></xml>",
+            "<xml><a>]]></a></xml>",
+            "<xml><1a>1</1a></xml>",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
