@@ -36,6 +36,8 @@ use crate::config::{Current, Process, ServerLimits, ServerTls};
 use crate::server::Worker;
 use crate::telemetry::METRICS;
 
+/// Connections that the kernel completes before they are accepted. With the usual 128 a burst makes callers wait for a second.
+const BACKLOG: i32 = 4096;
 /// Maximum number of connections to the admin port.
 const ADMIN_CONNECTIONS: usize = 256;
 /// Pause after a failed accept; doubles up to [`LONGEST_PAUSE`].
@@ -130,6 +132,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = self.kind.name(), "the listener cannot start"),
         };
+        // Without it the smaller backlog stays, and everything works.
+        drop(socket2::SockRef::from(&socket).listen(BACKLOG));
         ready.notify_ready();
         tokio::spawn(Arc::clone(&self.worker).give_signs());
         let registry = Arc::new(Registry::new(self.kind.name()));

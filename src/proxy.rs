@@ -10,6 +10,7 @@
 
 mod body;
 mod permits;
+mod waiting;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 pub use self::permits::InFlight;
 pub(crate) use self::permits::Inside;
 use self::permits::{Buffered, Permits};
+use self::waiting::Waiting;
 use crate::gateway::{Admission, Gateway, Incoming, Served};
 use crate::listener::{self, Reason};
 use crate::problem::{Code, Problem, Retryable};
@@ -46,6 +48,7 @@ pub struct Door {
     in_flight: InFlight,
     permits: Permits,
     discards: Semaphore,
+    responses: Arc<Waiting>,
     scheme: &'static str,
     body_limit: usize,
 }
@@ -65,7 +68,15 @@ impl Door {
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
         let body_limit = usize::try_from(body_limit).unwrap_or(usize::MAX);
         let discards = Semaphore::new(MAX_DISCARDED);
-        Self { gateway, in_flight, permits: Permits::default(), discards, scheme, body_limit }
+        Self {
+            gateway,
+            in_flight,
+            permits: Permits::default(),
+            discards,
+            responses: Arc::default(),
+            scheme,
+            body_limit,
+        }
     }
 
     /// Answers a request; `None` when its connection was closed before work on it began.
@@ -106,7 +117,8 @@ impl Door {
         let mut incoming = self.incoming(session, request_id);
         let snapshot = self.gateway.current.load_full();
         let (limits, in_flight) = (snapshot.process.limits, snapshot.process.in_flight);
-        let admission = self.gateway.admit(&snapshot, &incoming)?;
+        let is_empty = session.downstream_session.is_body_empty();
+        let admission = self.gateway.admit(&snapshot, &incoming, !is_empty)?;
         drop(snapshot);
         let most = match admission {
             Admission::Notification => self.body_limit.min(MAX_NOTIFICATION),
@@ -120,13 +132,15 @@ impl Door {
             Admission::UnknownKey => Some(self.discards.try_acquire().map_err(|_| unauthorized())?),
             Admission::Request | Admission::Notification => None,
         };
-        if waits_for_continue {
-            let_body_come(session).await.map_err(shed)?;
-        }
         let mut buffered = self.permits.buffer(admission, limits.max_buffered_bytes);
-        let keep = discard.is_none().then_some(&mut buffered);
-        let read = body::read(&mut session.downstream_session, &limits, most, keep).await;
-        incoming.body = read.map_err(shed)?;
+        if !is_empty {
+            let waiter = self.permits.wait_for_body(admission, in_flight);
+            if waits_for_continue {
+                let_body_come(session).await.map_err(shed)?;
+            }
+            let to = (waiter, &mut buffered, discard.is_none());
+            incoming.body = body::read(&mut session.downstream_session, &limits, most, to).await.map_err(shed)?;
+        }
         match discard {
             Some(_) => Err(unauthorized()),
             None => Ok(Received { incoming, admission, _buffered: buffered }),
@@ -200,13 +214,23 @@ impl ProxyHttp for Door {
         let Some(response) = self.answer(session, &request, &context.request_id).await else { return Ok(true) };
         context.response = context.inside.take().map(Inside::answered);
         let answered = Answered::of(&response);
-        match answered.served.merchant {
-            Some(_) => request.connection().trust(),
-            // A response to a stranger keeps no connection from being evicted.
-            None => request.end_work(),
-        }
+        let is_known = answered.served.merchant.is_some();
         context.answered = Some(answered);
-        match write(session, response, &context.request_id).await {
+        let written = if is_known {
+            request.connection().trust();
+            write(session, response, &context.request_id).await
+        } else {
+            // A stranger's response keeps no connection from being evicted, and no memory for long.
+            request.end_work();
+            let most = self.gateway.current.load().process.in_flight as usize;
+            let waiter = self.responses.enter(most);
+            tokio::select! {
+                biased;
+                written = write(session, response, &context.request_id) => written,
+                () = waiter.given_up() => pingora::Error::e_explain(pingora::ErrorType::WriteTimedout, "too many are waited for"),
+            }
+        };
+        match written {
             Ok(()) => request.connection().answered(),
             Err(error) => {
                 tracing::debug!(%error, request_id = context.request_id, "the response was not taken");

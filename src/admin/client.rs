@@ -25,7 +25,7 @@ pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result
     let name = ServerName::from(to.ip());
     let stream = TlsConnector::from(config(tls)?).connect(name, stream).await;
     let stream = stream.map_err(|error| {
-        let advice = "after a change of its certificate it needs a restart; until then ask it with curl";
+        let advice = "after a change of the file, send the gateway SIGHUP: a reload serves the new certificate";
         format!("the admin port at {to} does not show the certificate that `admin.tls` names: {error}; {advice}")
     })?;
     exchange(stream, to, method, target, &headers, String::new()).await.map_err(|error| match &tls.client_ca {

@@ -61,8 +61,14 @@ pub(super) fn segments(path: &str) -> Result<Vec<String>, Problem> {
 }
 
 impl Gateway {
-    /// Decides by the head of a request whether its body is read; a refusal comes with the operation that metrics name.
-    pub(crate) fn admit(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Admission, (Problem, &'static str)> {
+    /// Decides by the head of a request whether its body is read; a refusal comes with the operation that metrics name. Without
+    /// a body, the complete check of the signature comes before that of the route.
+    pub(crate) fn admit(
+        &self,
+        snapshot: &Snapshot,
+        incoming: &Incoming,
+        has_body: bool,
+    ) -> Result<Admission, (Problem, &'static str)> {
         let path = incoming.target.split('?').next().unwrap_or_default();
         if let Some(channel) = path.strip_prefix("/notify/") {
             let known = if snapshot.channels.contains_key(channel) {
@@ -86,6 +92,9 @@ impl Gateway {
                 tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
                 return Err((Problem::unauthorized(), "denied"));
             }
+        }
+        if !has_body {
+            return Ok(Admission::Request);
         }
         let segments = segments(path).map_err(|problem| (problem, "unknown"))?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();

@@ -10,6 +10,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until};
 
 use super::permits::Buffered;
+use super::waiting::Waiter;
 use crate::config::ServerLimits;
 use crate::problem::{Problem, Retryable};
 
@@ -25,12 +26,12 @@ pub(super) fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Probl
     }
 }
 
-/// Reads the body. Without `buffered` it is read and thrown away.
+/// Reads the body. Without `keep` it is thrown away.
 pub(super) async fn read(
     session: &mut ServerSession,
     limits: &ServerLimits,
     most: usize,
-    mut buffered: Option<&mut Buffered>,
+    (waiter, buffered, keep): (Waiter, &mut Buffered, bool),
 ) -> Result<Bytes, Problem> {
     let mut pace = Pace::new(limits, Instant::now());
     let mut body = BytesMut::new();
@@ -40,6 +41,7 @@ pub(super) async fn read(
         let part = loop {
             tokio::select! {
                 biased;
+                () = waiter.given_up() => return Err(buffered.overloaded()),
                 part = &mut part => break part,
                 () = sleep_until(pace.next_check()) => {
                     if pace.is_too_slow(Instant::now()) {
@@ -59,7 +61,7 @@ pub(super) async fn read(
                 if Instant::now() >= pace.next_check() && pace.is_too_slow(Instant::now()) {
                     return Err(too_slow());
                 }
-                if let Some(buffered) = &mut buffered {
+                if keep {
                     buffered.grow(part.len())?;
                     body.extend_from_slice(&part);
                 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::StatusCode;
 
+use super::waiting::{Waiter, Waiting};
 use crate::gateway::Admission;
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
@@ -77,6 +78,7 @@ pub(super) struct Permits {
 struct Used {
     permits: AtomicUsize,
     bytes: AtomicU64,
+    bodies: Arc<Waiting>,
 }
 
 /// Permission to work on one request, until dropped.
@@ -120,6 +122,12 @@ impl Permits {
         let (kind, used, part) = self.of(admission);
         Buffered { kind, used: Arc::clone(used), most: most / u64::from(part), bytes: 0 }
     }
+
+    /// Begins to wait for a body; as many are waited for as there are permits.
+    pub(super) fn wait_for_body(&self, admission: Admission, most: u32) -> Waiter {
+        let (_, used, part) = self.of(admission);
+        used.bodies.enter((most / part) as usize)
+    }
 }
 
 /// Bytes of one body in memory, until dropped.
@@ -131,15 +139,21 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    /// Counts more bytes of the body.
+    /// Counts more bytes of the body. Beyond three quarters, the body that is waited for longest is given up.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let bytes = bytes as u64;
         self.bytes += bytes;
         METRICS.buffered_bytes.add(signed(bytes));
-        match self.used.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= self.most {
-            true => Ok(()),
-            false => Err(overloaded(self.kind)),
+        let used = self.used.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if used > self.most - self.most / 4 {
+            self.used.bodies.give_up_oldest();
         }
+        if used <= self.most { Ok(()) } else { Err(self.overloaded()) }
+    }
+
+    /// The answer when the body is given up.
+    pub(super) fn overloaded(&self) -> Problem {
+        overloaded(self.kind)
     }
 }
 
