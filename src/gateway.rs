@@ -202,7 +202,7 @@ impl Gateway {
     ) -> Result<Outcome, Error> {
         match self.ledger.may_send(turn) {
             Ok(()) => self.exchanger.ask(channel, what, limit, evidence).await,
-            Err(error) => Err(Error::NotSent(error.to_string())),
+            Err(error) => Err(Error::NotSent(error.0)),
         }
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::channel::{ChannelFile, Served};
+use super::generations::Generations;
 use super::identity::Now;
 use super::known::Known;
 use super::merchant::Around;
@@ -37,6 +38,11 @@ pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mis
 /// Reads the configuration as a start would, and says what there is.
 pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
     let snapshot = load(dir, None)?;
+    // A start would refuse it.
+    Generations::of(dir)
+        .in_use()
+        .admit(&snapshot.process.ledger)
+        .map_err(|why| vec![Mistake::in_file(dir.join("tollgate.toml"), why, None)])?;
     Ok(Summary {
         dir: dir.to_owned(),
         merchants: snapshot.merchants.len(),

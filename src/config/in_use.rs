@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::LedgerPlace;
-use crate::ledger::{Ledger, Mark};
+use crate::ledger::{Ledger, Mark, refuse_moved};
 
 /// Name of the file.
 const FILE: &str = "ledger.json";
@@ -75,10 +75,11 @@ impl InUse {
         }
     }
 
-    /// Refuses to open an embedded ledger while another ledger is in use. Called before it is opened, because opening would
+    /// Refuses to open an embedded ledger that was moved, or while another ledger is in use. Called before it is opened, because opening would
     /// make an empty one.
     pub(crate) fn admit(&self, place: &LedgerPlace) -> Result<(), String> {
         let LedgerPlace::Embedded(path) = place else { return Ok(()) };
+        refuse_moved(path).map_err(|error| error.0)?;
         match self.read()? {
             None => Ok(()),
             Some(known) if known.is_named_by(place) => Ok(()),
@@ -100,7 +101,12 @@ impl InUse {
             (LedgerPlace::Embedded(path), _) => Known::embedded(path),
             (LedgerPlace::Postgres(_), None) => return Ok(()),
         };
-        self.write(&opened).map_err(|error| format!("{} cannot be written: {error}", self.0.display()))
+        if let Err(error) = self.write(&opened) {
+            // As with the kept generations: a directory that is read-only stops nothing.
+            let file = self.0.display().to_string();
+            tracing::warn!(%error, file, "which ledger is in use cannot be written down: no later start is held against it");
+        }
+        Ok(())
     }
 
     fn follows(&self, opened: &Known, name: &str, moves: &[String]) -> Result<(), String> {

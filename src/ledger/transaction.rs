@@ -344,6 +344,31 @@ impl Read for Transaction<'_> {
 mod tests {
     use super::*;
 
+    struct Gone;
+
+    impl Read for Gone {
+        fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Value>, LedgerError> {
+            Err(LedgerError("gone".to_owned()))
+        }
+    }
+
+    struct Garbage;
+
+    impl Read for Garbage {
+        fn bytes(&self, _: Space, _: &[u8]) -> Result<Option<Value>, LedgerError> {
+            Ok(Some(Value::from("{".as_bytes())))
+        }
+    }
+
+    #[test]
+    fn failed_read_is_told_from_a_row_that_cannot_be_understood() {
+        let (gone, garbage) = (Watched::new(&Gone), Watched::new(&Garbage));
+        assert!(gone.row::<String>(Space::Events, &[]).is_err() && gone.has_failed.get());
+        assert!(garbage.row::<String>(Space::Events, &[]).is_err() && !garbage.has_failed.get());
+        gone.tell(&LedgerError("gone".to_owned()), "a row");
+        assert!(!gone.has_failed.get(), "each failure is told once");
+    }
+
     #[test]
     fn few_rows_and_many_are_each_there_once_with_what_was_written_last() {
         for count in [1, FEW as u8, FEW as u8 + 1, 200] {

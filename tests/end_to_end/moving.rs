@@ -57,6 +57,8 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     // The old ledger by name, for a gateway and for a look.
     replace(&file, &postgres, "path = \"../data\"");
     assert!(refused(&world).contains("was moved to PostgreSQL at"));
+    let checked = tollgate(&world, &["check"]);
+    assert!(!checked.status.success() && said(&checked).contains("was moved to PostgreSQL at"), "{}", said(&checked));
     std::fs::remove_dir_all(world.dir.path().join("conf.generations")).unwrap();
     assert!(refused(&world).contains("was moved to PostgreSQL at"), "whatever else is gone");
     assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("was moved to PostgreSQL at"));

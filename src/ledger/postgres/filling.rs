@@ -10,7 +10,7 @@ use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::Writes;
 
 /// A ledger while it is filled. Dropped before its [`end`](Self::end), it is as empty as before.
-pub(in crate::ledger) struct Filling(Session);
+pub(in crate::ledger) struct Filling(Box<Session>);
 
 /// State of a ledger that is to be filled.
 pub(in crate::ledger) enum Begun {
@@ -37,7 +37,7 @@ impl Filling {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
             return Err(LedgerError(why));
         }
-        Ok(Begun::Filling(Self(session)))
+        Ok(Begun::Filling(Self(Box::new(session))))
     }
 
     pub(in crate::ledger) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {

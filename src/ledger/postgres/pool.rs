@@ -247,7 +247,7 @@ impl Queue {
 /// Not under the lock: what a job holds may come back to us.
 fn refuse(jobs: VecDeque<Job>, why: &str) {
     for mut job in jobs {
-        drop(job(Err(LedgerError(why.to_owned()))));
+        _ = job(Err(LedgerError(why.to_owned())));
     }
 }
 
