@@ -81,6 +81,12 @@ impl Ledger {
         Ok(Self { engine: Engine::Embedded(Arc::new(engine)) })
     }
 
+    /// Identity of the embedded ledger in a directory; `None` where there is none. Opens and changes nothing. Fails where
+    /// the file that holds it is damaged.
+    pub fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
+        embedded::identity_in(path)
+    }
+
     /// Connects to a ledger in PostgreSQL, which several processes may share, and brings its tables up to date. A claim of
     /// a process that is gone (it has not renewed its lease) is unknown now, and so on as in [`open`](Self::open).
     pub fn connect(address: Address) -> Result<Self, LedgerError> {

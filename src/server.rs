@@ -24,6 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::Admin;
+use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerPlace, Process, ServerTls};
 use crate::gateway::Gateway;
@@ -62,17 +63,44 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let (door, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
-    let ledger = open_ledger(&process)?;
+    let ledger = open_known_ledger(&Generations::of(&conf), &process)?;
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger));
     let reloader = Reloader::new(conf, current);
     Ok(Bound { gateway, process, reloader, door, admin, address, admin_address })
 }
 
+/// Opens the ledger that was in use under this configuration. A missing volume must not be taken for a new ledger: it would
+/// know of no payment, and the same payment could be made a second time.
+fn open_known_ledger(generations: &Generations, process: &Process) -> Result<Ledger, String> {
+    let LedgerPlace::Embedded(path) = &process.ledger else { return open_ledger(process) };
+    let marker = generations.ledger_file();
+    let known = generations.ledger().map_err(|error| format!("cannot read {}: {error}", marker.display()))?;
+    let found = Ledger::identity_in(path).map_err(|error| error.to_string())?;
+    if let Some(known) = known
+        && found.as_ref() != Some(&known)
+    {
+        let found = if found.is_some() { "holds another ledger" } else { "holds no ledger" };
+        return Err(format!(
+            "{} {found}, but this configuration was in use with ledger {known}, which knows of payments. Nothing was started. \
+             Mount its volume, restore it from a backup, or set `ledger.path` in tollgate.toml to its directory. To begin with \
+             another ledger, in which payments so far are unknown and can be made a second time, remove {}",
+            path.display(),
+            marker.display()
+        ));
+    }
+    let ledger = open_ledger(process)?;
+    let identity = Ledger::identity_in(path).map_err(|error| error.to_string())?;
+    if let Err(error) = identity.map_or(Ok(()), |identity| generations.remember_ledger(&identity)) {
+        tracing::warn!(%error, file = %marker.display(), "cannot write which ledger is in use: a start with an empty \
+            directory in its place would not be refused; make the directory of this file writable");
+    }
+    Ok(ledger)
+}
+
 /// Opens the ledger, or says in words why it cannot be opened.
 pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
     match &process.ledger {
-        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
-            .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
+        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
         LedgerPlace::Postgres(address) => Ledger::connect(address.as_ref().clone())
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }

@@ -22,6 +22,9 @@ pub(super) const MOST: usize = 20;
 /// Names the configuration that was taken back, by its hash, so that no restart puts it in force again.
 const REFUSED: &str = "taken-back";
 
+/// Holds the identity of the embedded ledger that was in use under this configuration.
+const LEDGER: &str = "ledger";
+
 /// What follows a generation's name in the name of its archive, and of the report beside it.
 const ARCHIVE: &str = ".tar.lz4";
 const REPORT: &str = ".report.json";
@@ -210,6 +213,35 @@ impl Generations {
         if let Err(error) = written {
             tracing::warn!(%error, "what was taken back cannot be written down: a restart may put it in force again");
         }
+    }
+
+    /// File that names the embedded ledger in use.
+    pub fn ledger_file(&self) -> PathBuf {
+        self.dir.join(LEDGER)
+    }
+
+    /// Identity of the embedded ledger that was in use last under this configuration, if there was one.
+    pub fn ledger(&self) -> io::Result<Option<String>> {
+        match fs::read_to_string(self.ledger_file()) {
+            Ok(identity) => Ok(Some(identity.trim().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers the embedded ledger in use, durably, so that no start takes an empty directory for it.
+    pub fn remember_ledger(&self, identity: &str) -> io::Result<()> {
+        if self.ledger()?.as_deref() == Some(identity) {
+            return Ok(());
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let unfinished = self.dir.join(format!("unfinished-{LEDGER}"));
+        let _ = fs::remove_file(&unfinished);
+        let mut file = private_file(&unfinished)?;
+        file.write_all(format!("{identity}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&unfinished, self.ledger_file())?;
+        fs::File::open(&self.dir)?.sync_all()
     }
 
     /// Whether the configuration of this hash was taken back.

@@ -27,6 +27,7 @@ macro_rules! suite {
     };
 }
 
+mod damage;
 mod durability;
 mod feed;
 mod filing;
