@@ -98,11 +98,11 @@ pub(super) fn release(
         Target::Refund(kept) => {
             let refund = &kept.row.refund;
             let mut payment = Kept::<PaymentRow>::must(tx, claim.payment)?;
-            payment.row.refunds.retain(|refund| *refund != kept.id);
-            payment.save(tx)?;
+            payment.row.refunding = payment.row.refunding.saturating_sub(refund.amount.value);
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
             tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
-            kept.remove(tx);
+            rows::remove_refund(tx, kept, &mut payment)?;
+            payment.save(tx)?;
         }
     }
     for name in &claim.names {

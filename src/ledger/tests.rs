@@ -33,6 +33,7 @@ mod feed;
 mod filing;
 mod full_disk;
 mod machines;
+mod many_refunds;
 mod migration;
 mod model;
 mod on_disk;

@@ -18,6 +18,7 @@ mod hosts;
 mod identities;
 mod isolation;
 mod judges;
+mod ledger_files;
 mod load;
 mod malformed;
 mod nonces;

@@ -45,7 +45,7 @@ async fn refused_or_whole(place: &Tables, case: &str) -> bool {
 
 fn all_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => found.extend(all_files(&path)),
@@ -144,12 +144,13 @@ async fn files_are_readable_by_the_owner_only_also_those_that_were_there() {
     for number in 40..80 {
         bench.paid(&format!("o{number}")).await;
     }
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    for file in all_files(bench.place.path()) {
-        assert_eq!(mode(&file) & 0o077, 0, "{}", file.display());
-    }
+    let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
+    // Compaction may have removed a file meanwhile.
+    let modes: Vec<_> =
+        all_files(bench.place.path()).into_iter().filter_map(|file| Some((mode(&file).ok()?, file))).collect();
+    assert!(modes.len() > 30 && modes.iter().all(|(mode, _)| mode & 0o077 == 0), "{modes:?}");
     for folder in ["", "journal", "keyspaces", "keyspaces/1/tables"] {
-        assert_eq!(mode(&bench.place.path().join(folder)), 0o700, "{folder}");
+        assert_eq!(mode(&bench.place.path().join(folder)).unwrap(), 0o700, "{folder}");
     }
 }
 
