@@ -95,6 +95,8 @@ pub(super) struct Wal {
     manifest: Mutex<Manifest>,
     /// Up to where the log is synced.
     synced: Mutex<Position>,
+    /// The last mark of this run.
+    marked: Mutex<Position>,
     /// Files whose content is of no value, with the length of what lies in them.
     left: [usize; 2],
 }
@@ -192,7 +194,7 @@ impl Wal {
     }
 
     fn new(storage: Arc<dyn Storage>, manifest: Manifest, left: [usize; 2]) -> Self {
-        Self { storage, manifest: Mutex::new(manifest), synced: Mutex::default(), left }
+        Self { storage, manifest: Mutex::new(manifest), synced: Mutex::default(), marked: Mutex::default(), left }
     }
 
     /// Makes both segments empty, durably, once all rows that were read are in the tables. Returns the one to write and the
@@ -267,19 +269,16 @@ impl Wal {
     /// Writes down, durably, up to where the log is synced. Records say so of those before them; this says it of the last.
     pub(super) fn mark(&self) -> io::Result<()> {
         let synced = self.synced();
-        let mut manifest = self.manifest.lock();
-        if synced.end == 0 || manifest.marked.contains(&synced) {
-            return Ok(());
+        if !self.is_marked() {
+            self.manifest.lock().mark(synced, &*self.storage)?;
+            *self.marked.lock() = synced;
         }
-        manifest.mark(synced, &*self.storage)?;
-        manifest.marked = vec![synced];
         Ok(())
     }
 
-    /// Whether [`mark`](Self::mark) has something to write.
+    /// Whether [`mark`](Self::mark) has nothing to write.
     pub(super) fn is_marked(&self) -> bool {
-        let synced = self.synced();
-        synced.end == 0 || self.manifest.lock().marked.contains(&synced)
+        *self.marked.lock() == self.synced()
     }
 
     /// Fails if the directory was removed, replaced or covered by a mount.

@@ -28,6 +28,18 @@ enum Dirty {
     Length(usize),
 }
 
+impl Dirty {
+    fn reach(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => bytes.resize(*length, 0),
+            Self::Sector(at, sector) => {
+                bytes.resize(bytes.len().max(at + sector.len()), 0);
+                bytes[*at..at + sector.len()].copy_from_slice(sector);
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     inodes: Vec<Inode>,
@@ -75,16 +87,8 @@ impl Simulated {
         }
         let inodes = state.inodes.iter().map(|inode| {
             let mut bytes = inode.durable.clone();
-            for dirty in &inode.dirty {
-                match dirty {
-                    _ if !random.random_bool(share) => {}
-                    Dirty::Length(length) => bytes.resize(*length, 0),
-                    Dirty::Sector(at, sector) => {
-                        bytes.resize(bytes.len().max(at + sector.len()), 0);
-                        bytes[*at..at + sector.len()].copy_from_slice(sector);
-                    }
-                }
-            }
+            let reached: Vec<_> = inode.dirty.iter().filter(|_| random.random_bool(share)).collect();
+            reached.into_iter().for_each(|dirty| dirty.reach(&mut bytes));
             Inode { cached: bytes.clone(), durable: bytes, dirty: Vec::new() }
         });
         let inodes = inodes.collect();
@@ -177,12 +181,12 @@ impl Storage for Simulated {
         let fails = state.step()?;
         let inode = state.inode(name);
         if fails {
-            // Part of it is lost although the page cache has it.
+            // Lost, although the page cache has it: no later sync writes it.
             inode.dirty.clear();
             return Err(io::Error::other("a sync failed"));
         }
-        inode.durable = inode.cached.clone();
-        inode.dirty.clear();
+        let dirty = std::mem::take(&mut inode.dirty);
+        dirty.iter().for_each(|dirty| dirty.reach(&mut inode.durable));
         Ok(())
     }
 
