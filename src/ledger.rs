@@ -24,6 +24,7 @@ mod outbox;
 mod postgres;
 mod purge;
 mod records;
+mod refunds;
 mod retention;
 mod rows;
 mod rules;

@@ -88,34 +88,6 @@ pub(super) struct RefundRow {
     pub(super) mismatch: Option<u64>,
 }
 
-/// Refunds of a payment, the newest first, also the released ones. Reads each.
-pub(super) fn refunds<'a, R: Read>(
-    from: &'a R,
-    payment: &PaymentRow,
-) -> impl Iterator<Item = Result<Kept<RefundRow>, LedgerError>> + use<'a, R> {
-    let mut next = payment.last_refund;
-    std::iter::from_fn(move || {
-        let refund = Kept::<RefundRow>::must(from, next.take()?);
-        next = refund.as_ref().ok().and_then(|refund| refund.row.previous);
-        Some(refund)
-    })
-}
-
-/// Removes a refund of which nothing was sent. The caller saves the payment.
-pub(super) fn remove_refund(
-    tx: &mut Transaction<'_>,
-    mut refund: Kept<RefundRow>,
-    payment: &mut Kept<PaymentRow>,
-) -> Result<(), LedgerError> {
-    if payment.row.last_refund == Some(refund.id) {
-        payment.row.last_refund = refund.row.previous;
-        refund.remove(tx);
-        return Ok(());
-    }
-    (refund.row.released, refund.row.refund.search) = (true, None);
-    refund.save(tx)
-}
-
 /// What payments and refunds have in common as rows.
 pub(super) trait Row: Serialize + DeserializeOwned {
     /// Where they lie.

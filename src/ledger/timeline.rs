@@ -14,6 +14,7 @@ use tollgate_plugins::payment::Event as ProviderEvent;
 pub use self::what::*;
 use super::ids::Id;
 use super::records::{LedgerError, News, Payment, Refund};
+use super::refunds;
 use super::rows::{self, Kept, PaymentRow};
 use super::transaction::{Read, Space, Transaction};
 
@@ -120,9 +121,9 @@ pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Resu
     let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
     let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
     let life = |kept: Kept<PaymentRow>| {
-        let mut refunds = rows::refunds(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
-        refunds.retain(|refund| !refund.row.released);
-        let refunds = refunds.into_iter().rev().map(|refund| refund.row.refund).collect();
+        let mut all = refunds::of(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
+        all.retain(|refund| !refund.row.released);
+        let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
         Ok::<_, LedgerError>(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
     };
     let mut lives = Vec::new();
