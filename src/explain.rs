@@ -69,7 +69,7 @@ pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
 /// Looks into the ledger when no gateway does.
 async fn alone(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
     if let crate::config::LedgerPlace::Embedded(path) = &snapshot.process.ledger
-        && !path.exists()
+        && Ledger::identity_in(path).map_err(|error| error.to_string())?.is_none()
     {
         return Err(format!("there is no ledger in {}", path.display()));
     }

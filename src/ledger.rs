@@ -27,6 +27,7 @@ mod outbox;
 mod postgres;
 mod purge;
 mod records;
+mod refunds;
 mod retention;
 mod rows;
 mod rules;
@@ -87,6 +88,12 @@ impl Ledger {
         refuse_moved(path)?;
         let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
         Ok(Self::over(Engine::Embedded(Arc::new(engine))))
+    }
+
+    /// Identity of the embedded ledger in a directory; `None` where there is none. Opens and changes nothing. Fails where
+    /// the file that holds it is damaged.
+    pub fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
+        embedded::identity_in(path)
     }
 
     /// Connects to a ledger in PostgreSQL, which several processes may share, and brings its tables up to date. A claim of

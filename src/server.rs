@@ -90,8 +90,7 @@ pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
     match &process.ledger {
         // It says what to do by itself.
         LedgerPlace::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
-        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve)
-            .map_err(|error| format!("{error} ({}); is another tollgate running on it?", path.display())),
+        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
         LedgerPlace::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }

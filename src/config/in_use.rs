@@ -20,32 +20,31 @@ const FILE: &str = "ledger.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Known {
-    /// By its directory.
-    Embedded { path: PathBuf },
+    /// By the identity in its manifest; the directory may change.
+    Embedded { path: PathBuf, identity: String },
     /// By the name that it gave itself; the place may change.
     Postgres { name: String, place: String },
 }
 
 impl Known {
-    fn embedded(path: &Path) -> Self {
-        let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
-        Self::Embedded { path }
-    }
-
     /// Whether a configuration names this ledger, as far as can be told without opening it.
     pub(super) fn is_named_by(&self, place: &LedgerPlace) -> bool {
         match (self, place) {
-            (Self::Embedded { .. }, LedgerPlace::Embedded(path)) => *self == Self::embedded(path),
+            (Self::Embedded { path, .. }, LedgerPlace::Embedded(named)) => *path == absolute(named),
             (Self::Postgres { place, .. }, LedgerPlace::Postgres(address)) => *place == address.to_string(),
             _ => false,
         }
     }
 }
 
+fn absolute(path: &Path) -> PathBuf {
+    fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
 impl std::fmt::Display for Known {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Embedded { path } => write!(f, "the embedded ledger in {}", path.display()),
+            Self::Embedded { path, .. } => write!(f, "the embedded ledger in {}", path.display()),
             Self::Postgres { place, .. } => write!(f, "the ledger in {place}"),
         }
     }
@@ -75,17 +74,29 @@ impl InUse {
         }
     }
 
-    /// Refuses to open an embedded ledger that was moved, or while another ledger is in use. Called before it is opened, because opening would
-    /// make an empty one.
+    /// Refuses an embedded ledger that was moved, and a directory that does not hold the ledger in use: a missing volume must not
+    /// be taken for a new ledger. Called before it is opened, because opening would make an empty one.
     pub(crate) fn admit(&self, place: &LedgerPlace) -> Result<(), String> {
         let LedgerPlace::Embedded(path) = place else { return Ok(()) };
         refuse_moved(path).map_err(|error| error.0)?;
-        match self.read()? {
-            None => Ok(()),
-            Some(known) if known.is_named_by(place) => Ok(()),
-            // A directory that was moved or restored has a ledger in it; an empty one is a typing error.
-            Some(Known::Embedded { path: before }) if has_ledger(path) || !has_ledger(&before) => Ok(()),
-            Some(known) => Err(self.refusal(&known, &Known::embedded(path).to_string(), "")),
+        let Some(known) = self.read()? else { return Ok(()) };
+        let found = Ledger::identity_in(path).map_err(|error| error.to_string())?;
+        match &known {
+            Known::Embedded { identity, .. } if found.as_ref() == Some(identity) => Ok(()),
+            Known::Embedded { path: before, .. } => {
+                let found = if found.is_some() { "holds another ledger" } else { "holds no ledger" };
+                Err(format!(
+                    "{} {found}, but a ledger in {} is in use, which knows of payments. Nothing was started. Mount its volume, restore it \
+                     from a backup, or set `ledger.path` in tollgate.toml to its directory. To begin with another ledger, in which \
+                     payments so far are unknown and can be made a second time, delete {}",
+                    path.display(),
+                    before.display(),
+                    self.0.display()
+                ))
+            }
+            Known::Postgres { .. } => {
+                Err(self.refusal(&known, &format!("the embedded ledger in {}", absolute(path).display()), ""))
+            }
         }
     }
 
@@ -98,7 +109,10 @@ impl InUse {
                 self.follows(&opened, name, moves)?;
                 opened
             }
-            (LedgerPlace::Embedded(path), _) => Known::embedded(path),
+            (LedgerPlace::Embedded(path), _) => match Ledger::identity_in(path).map_err(|error| error.to_string())? {
+                Some(identity) => Known::Embedded { path: absolute(path), identity },
+                None => return Err(format!("the ledger in {} was removed while it was opened", path.display())),
+            },
             (LedgerPlace::Postgres(_), None) => return Ok(()),
         };
         if let Err(error) = self.write(&opened) {
@@ -110,26 +124,21 @@ impl InUse {
     }
 
     fn follows(&self, opened: &Known, name: &str, moves: &[String]) -> Result<(), String> {
-        let path = match self.read()? {
-            None => return Ok(()),
-            Some(Known::Postgres { name: before, .. }) if before == name => return Ok(()),
-            Some(known @ Known::Postgres { .. }) => {
-                let why = " (another database, or one that was made anew)";
-                return Err(self.refusal(&known, &opened.to_string(), why));
-            }
-            Some(Known::Embedded { path }) => path,
+        let Some(known) = self.read()? else { return Ok(()) };
+        let why = match &known {
+            Known::Postgres { name: before, .. } if before == name => return Ok(()),
+            Known::Postgres { .. } => " (another database, or one that was made anew)".to_owned(),
+            Known::Embedded { path, .. } => match Mark::read(path).map_err(|error| error.0)? {
+                Some(mark) if moves.contains(&mark.id) => return Ok(()),
+                Some(mark) => format!(", and was moved to {}", mark.to),
+                // The old directory was removed after the move; without a move nothing knows of its payments.
+                None if !has_ledger(path) && !moves.is_empty() => return Ok(()),
+                None => {
+                    format!(", and was not moved: stop every gateway and run `tollgate migrate {}`", path.display())
+                }
+            },
         };
-        let known = Known::Embedded { path: path.clone() };
-        match Mark::read(&path).map_err(|error| error.0)? {
-            Some(mark) if moves.contains(&mark.id) => Ok(()),
-            Some(mark) => Err(self.refusal(&known, &opened.to_string(), &format!(", and was moved to {}", mark.to))),
-            None if !has_ledger(&path) => Ok(()),
-            None => Err(self.refusal(
-                &known,
-                &opened.to_string(),
-                &format!(", and was not moved: stop every gateway and run `tollgate migrate {}`", path.display()),
-            )),
-        }
+        Err(self.refusal(&known, &opened.to_string(), &why))
     }
 
     fn refusal(&self, known: &Known, named: &str, why: &str) -> String {

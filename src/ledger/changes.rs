@@ -205,6 +205,7 @@ pub(super) fn hear_refund(
     source: Source,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
+    let had_failed = kept.row.refund.status == Status::Failed;
     let change = rules::refund(&mut kept.row.refund, news, source, now);
     let Refund { status, money_state, version, ref refund_id, .. } = kept.row.refund;
     let became = What::Became { status, money_state, version, by: source };
@@ -219,6 +220,12 @@ pub(super) fn hear_refund(
         paid.refunded = paid.refunded.saturating_add(refund.amount.value);
         paid.version += 1;
         paid.updated_at = now;
+    }
+    let (refunding, has_failed) = (&mut payment.row.refunding, status == Status::Failed);
+    match (had_failed, has_failed) {
+        (false, true) => *refunding = refunding.saturating_sub(refund.amount.value),
+        (true, false) => *refunding = refunding.saturating_add(refund.amount.value),
+        _ => {}
     }
     let data = Record::Refund(refund.clone());
     outbox::tell(tx, &mut payment, kind, rows::refund_subject(refund), data, now)?;

@@ -16,6 +16,7 @@ use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Turn;
 use super::ids::{Id, index};
 use super::records::{Answer, ClaimKey, Claimed, Destination, Intent, LedgerError, MoneyState, News, Payment, Record};
+use super::refunds;
 use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
 use super::searches;
 use super::timeline::{self, Action, Exchanged, Heard, Source, What};
@@ -98,11 +99,11 @@ pub(super) fn release(
         Target::Refund(kept) => {
             let refund = &kept.row.refund;
             let mut payment = Kept::<PaymentRow>::must(tx, claim.payment)?;
-            payment.row.refunds.retain(|refund| *refund != kept.id);
-            payment.save(tx)?;
+            payment.row.refunding = payment.row.refunding.saturating_sub(refund.amount.value);
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
             tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
-            kept.remove(tx);
+            refunds::remove(tx, kept, &mut payment)?;
+            payment.save(tx)?;
         }
     }
     for name in &claim.names {

@@ -1,28 +1,29 @@
 //! How bytes become durable: one thread owns all writes, takes everything that waits, and syncs it together.
 //!
 //! ```text
-//! claim, settle, … ─▶ writer: run each against what there is so far ▶ append to the journal ─▶ (Applied)
+//! claim, settle, … ─▶ writer: run each against what there is so far ▶ append to the log ─▶ (Applied)
 //!                        │                                               └─▶ syncer: sync ─▶ (Durable)
-//!                        └─▶ a full segment of the journal ─▶ filing: into the tables
+//!                        └─▶ a full segment of the log ─▶ filing: into the tables
 //! ```
-//! A batch for whose sync nobody waits shares that of a later one, which soon comes. What the journal holds is in memory as
-//! well and lies over the tables; a start reads it anew.
+//! A batch for whose sync nobody waits shares that of a later one, which soon comes. What the log holds is in memory as
+//! well and lies over the tables; a start writes it to the tables before anything else.
 //!
 //! Because transactions run one after another, none of them can race; because they share one sync, many cost little
 //! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
 //! who wait get an error, nothing more is written until the process starts anew, and only reading goes on. One failure
 //! is known: a full disk. Nothing is written after it either, until there is room; then the tables
-//! are opened again, and the journal goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
+//! are opened again, and the log goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
 //! more than the reserve is free, so that there is room for the end of what is under way.
 
 mod filing;
 #[cfg(test)]
 mod hooks;
 mod job;
-mod journal;
 mod layers;
 mod store;
 mod syncer;
+mod tables;
+mod wal;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,8 @@ use tokio::sync::{oneshot, watch};
 
 use self::job::{Job, reply_to};
 pub(super) use self::layers::View;
-use self::store::{Disk, Failure, Opened};
+use self::store::{Disk, Failure};
+use self::wal::Wal;
 use self::writer::Writer;
 use super::agenda::Agenda;
 pub(super) use super::engine::Durability;
@@ -59,8 +61,11 @@ const SYNC_LAG: Duration = Duration::from_millis(20);
 /// How often it is seen whether there is room again after the disk was full.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// The journal's segment is full then. What it holds is in memory as well, and read at each start.
+/// A segment of the log is full then. What it holds is in memory as well, and read at each start.
 const SEGMENT: u64 = 32 << 20;
+
+/// Directory of the log, in the ledger's.
+const LOG: &str = "journal";
 
 /// The ledger with its threads. Dropped, it finishes what waits and ends them.
 pub(super) struct Engine {
@@ -87,7 +92,7 @@ impl Engine {
         segment: u64,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let Opened { disk, active, sealed } = Disk::open(path, reserve)?;
+        let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
         let (agenda, ids) = (Agenda::read(&view)?, Ids::after(&view)?);
         let running = view.all(Space::Running)?;
@@ -106,8 +111,6 @@ impl Engine {
             hooks: hooks::Hooks::default(),
         });
         let (filing, full) = channel();
-        // A segment that was full when the process ended.
-        sealed.into_iter().for_each(|sealed| drop(filing.send(sealed)));
         let filer = thread("ledger filing", {
             let shared = shared.clone();
             move || full.into_iter().for_each(|segment| shared.file(&segment))
@@ -115,10 +118,9 @@ impl Engine {
         let (syncing, wanted) = channel();
         let syncer = thread("ledger sync", {
             let shared = shared.clone();
-            move || shared.sync(wanted)
+            move || shared.sync(&wanted)
         })?;
-        let mut writer =
-            Writer { ids: Mutex::new(ids), journal: active, syncing, filing, unsynced: None, rows: Rows::default() };
+        let mut writer = Writer { ids: Mutex::new(ids), log, syncing, filing, unsynced: None, rows: Rows::default() };
         let (reply, recovered) = channel();
         let told = move |recovered| drop(reply.send(recovered));
         shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);
@@ -220,6 +222,12 @@ impl Engine {
         self.shared.hooks()
     }
 
+    /// Why it cannot write.
+    #[cfg(test)]
+    pub(super) fn refusal(&self) -> String {
+        self.shared.refusal().0
+    }
+
     /// As if so much were free on the disk.
     #[cfg(test)]
     pub(super) fn pretend_free(&self, free: Option<u64>) {
@@ -246,6 +254,17 @@ impl Read for Engine {
     }
 }
 
+/// As [`Ledger::identity_in`](super::Ledger::identity_in).
+pub(super) fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
+    Wal::identity_in(&path.join(LOG)).map_err(|error| LedgerError(error.to_string()))
+}
+
+/// Creates a log without tables, as a start does that is then interrupted.
+#[cfg(test)]
+pub(super) fn create_log(path: &Path) {
+    drop(Wal::open(&path.join(LOG), false));
+}
+
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
     std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
 }
@@ -253,7 +272,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 /// What the thread and the handles share.
 pub(super) struct Shared {
     disk: Disk,
-    /// How long a segment of the journal becomes.
+    /// How long a segment of the log becomes.
     segment: u64,
     jobs: Mutex<Option<Sender<Job>>>,
     /// Why nothing can be written, and whether it can again once there is room on the disk.

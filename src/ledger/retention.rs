@@ -11,6 +11,7 @@ use tollgate_plugins::payment::Status;
 use super::about;
 use super::ids::{Id, millis};
 use super::records::{LedgerError, Search};
+use super::refunds;
 use super::rows::{self, Kept, PaymentRow, RefundRow};
 use super::transaction::{Read, Space, Transaction};
 use super::{claims, outbox};
@@ -160,13 +161,13 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     let mut claims = vec![row.claim];
     claims.extend(row.close);
     let mut gone = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
-    for id in &row.refunds {
-        let RefundRow { refund, claim, .. } = Kept::<RefundRow>::must(from, *id)?.row;
+    for kept in refunds::of(from, &row) {
+        let Kept { id, row: RefundRow { refund, claim, .. }, .. } = kept?;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
         claims.push(claim);
-        gone.extend([(Space::Refunds, *id), (Space::Index, rows::entry_of_refund(&refund))]);
+        gone.extend([(Space::Refunds, id), (Space::Index, rows::entry_of_refund(&refund))]);
     }
     for claim in claims {
         if from.bytes(Space::Claims, &claim.0)?.is_some() {

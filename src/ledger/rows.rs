@@ -21,9 +21,12 @@ pub(super) struct PaymentRow {
     /// The claim that closes it, or last tried to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) close: Option<Id>,
-    /// Its refunds, so that their sum is exact.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) refunds: Vec<Id>,
+    /// Sum of its refunds that have not failed, so that a refund costs the same however many there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) refunding: u64,
+    /// Its newest refund, which leads to the one before it, and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_refund: Option<Id>,
     /// Events that the merchant does not have yet, its refunds' too, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) queue: Vec<Id>,
@@ -50,7 +53,8 @@ impl PaymentRow {
             payment,
             claim,
             close: None,
-            refunds: Vec::new(),
+            refunding: 0,
+            last_refund: None,
             queue: Vec::new(),
             due: None,
             last_event: None,
@@ -61,6 +65,10 @@ impl PaymentRow {
     }
 }
 
+fn is_zero(sum: &u64) -> bool {
+    *sum == 0
+}
+
 /// A refund with what belongs to it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RefundRow {
@@ -69,6 +77,12 @@ pub(super) struct RefundRow {
     pub(super) payment: Id,
     /// The claim that made it.
     pub(super) claim: Id,
+    /// The refund of the same payment before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) previous: Option<Id>,
+    /// Whether it was released: nothing was sent, and the row stays only because a later refund leads over it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) released: bool,
     /// The version at which a mismatch was told last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,

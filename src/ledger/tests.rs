@@ -29,12 +29,14 @@ macro_rules! suite {
     };
 }
 
+mod damage;
 mod durability;
 mod failover;
 mod feed;
 mod filing;
 mod full_disk;
 mod machines;
+mod many_refunds;
 mod migration;
 mod model;
 mod on_disk;

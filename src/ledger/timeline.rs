@@ -14,7 +14,8 @@ use tollgate_plugins::payment::Event as ProviderEvent;
 pub use self::what::*;
 use super::ids::Id;
 use super::records::{LedgerError, News, Payment, Refund};
-use super::rows::{self, Kept, PaymentRow, RefundRow};
+use super::refunds;
+use super::rows::{self, Kept, PaymentRow};
 use super::transaction::{Read, Space, Transaction};
 
 /// So many entries from the beginning are kept, and as many from the end.
@@ -120,8 +121,9 @@ pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Resu
     let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
     let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
     let life = |kept: Kept<PaymentRow>| {
-        let refund = |id: &Id| Ok(Kept::<RefundRow>::must(from, *id)?.row.refund);
-        let refunds = kept.row.refunds.iter().map(refund).collect::<Result<_, LedgerError>>()?;
+        let mut all = refunds::of(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
+        all.retain(|refund| !refund.row.released);
+        let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
         Ok::<_, LedgerError>(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
     };
     let mut lives = Vec::new();

@@ -47,7 +47,7 @@ pub(super) enum Space {
 }
 
 impl Space {
-    /// In the order of the declaration: the position is the number, also in the embedded ledger's journal, so that new ones
+    /// In the order of the declaration: the position is the number, also in the embedded ledger's log, so that new ones
     /// come at the end.
     pub(super) const ALL: [Self; 14] = [
         Self::Payments,

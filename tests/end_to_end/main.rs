@@ -27,6 +27,7 @@ mod hosts;
 mod identities;
 mod isolation;
 mod judges;
+mod ledger_files;
 mod load;
 mod log;
 mod malformed;

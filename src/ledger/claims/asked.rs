@@ -143,7 +143,7 @@ impl Asked {
         if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
             return Ok(Claimed::Refused(kept.row.payment));
         }
-        let left = left(tx, &kept.row)?;
+        let left = paid.amount.value.saturating_sub(kept.row.refunding);
         if refund.amount.value > left {
             return Ok(Claimed::TooMuch { left });
         }
@@ -163,9 +163,18 @@ impl Asked {
         let id = tx.new_id(now);
         let begun = self.run(tx, &refund.merchant, Action::Refund, kept.id, Some(id))?;
         tx.put(Space::Index, &entry.0, id.0);
-        let row = RefundRow { refund: refund.clone(), payment: kept.id, claim: begun.claim, mismatch: None };
+        let (previous, released) = (kept.row.last_refund, false);
+        let row = RefundRow {
+            refund: refund.clone(),
+            payment: kept.id,
+            claim: begun.claim,
+            previous,
+            released,
+            mismatch: None,
+        };
         Kept::new(id, row).save(tx)?;
-        kept.row.refunds.push(id);
+        kept.row.last_refund = Some(id);
+        kept.row.refunding = kept.row.refunding.saturating_add(refund.amount.value);
         kept.save(tx)?;
         let (channel, amount) = (refund.channel.clone(), refund.amount);
         let what = What::Claimed { action: Action::Refund, channel, amount };
@@ -269,18 +278,6 @@ impl Asked {
         KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         Ok(id)
     }
-}
-
-/// What no refund has taken yet; one whose end is open has taken its part.
-fn left(tx: &Transaction<'_>, row: &PaymentRow) -> Result<u64, LedgerError> {
-    let mut left = row.payment.amount.value;
-    for id in &row.refunds {
-        let refund = Kept::<RefundRow>::must(tx, *id)?.row.refund;
-        if refund.status != Status::Failed {
-            left = left.saturating_sub(refund.amount.value);
-        }
-    }
-    Ok(left)
 }
 
 /// A claim that was begun.

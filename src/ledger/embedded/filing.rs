@@ -1,10 +1,10 @@
-//! The thread that files what the journal holds into the tables.
+//! The thread that writes what the log holds into the tables.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::job::words;
-use super::journal::Segment;
 use super::store::Failure;
+use super::wal::Segment;
 use super::{AGAIN, Shared};
 
 impl Shared {
@@ -18,7 +18,7 @@ impl Shared {
                 Ok(()) => return,
                 Err(failure) => self.fail("filing failed", failure),
             }
-            // The journal has it until then, and a start goes on with it.
+            // The log has it until then, and a start goes on with it.
             while self.failed.lock().is_some() {
                 if !self.waits_for_room() || self.jobs.lock().is_none() {
                     return;

@@ -1,7 +1,10 @@
 //! The tables on disk, how much room they have there, and how they are opened again after the disk was full.
 
 use std::error::Error;
+use std::fmt::Display;
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Condvar, Mutex, RwLock};
+use rustix::fs::Mode;
 
-use super::SEGMENT;
-use super::journal::{self, Segment};
 use super::layers::{Layer, Layers, View};
+use super::tables;
+use super::wal::{Segment, Wal, create_durably};
+use super::{LOG, SEGMENT};
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Space, Value};
 
@@ -140,35 +145,42 @@ pub(super) struct Disk {
     /// None while they could be shut, but not yet opened again.
     store: RwLock<Option<Arc<Store>>>,
     pub(super) layers: RwLock<Layers>,
-    /// The journal's next segment, as soon as what was in its file is in the tables, with the room for its rows.
+    pub(super) wal: Arc<Wal>,
+    /// Next segment of the log, as soon as what was in its file is in the tables, with the room for its rows.
     spare: Mutex<Option<(Segment, Layer)>>,
     is_spare: Condvar,
 }
 
-/// What only the threads have that write.
-pub(super) struct Opened {
-    pub(super) disk: Disk,
-    /// The journal's segment that is being written.
-    pub(super) active: Segment,
-    /// The one before it, which is to be filed.
-    pub(super) sealed: Option<Segment>,
-}
-
 impl Disk {
-    pub(super) fn open(path: &Path, reserve: u64) -> Result<Opened, LedgerError> {
+    /// Opens the tables and the log. Returns the segment to write too.
+    pub(super) fn open(path: &Path, reserve: u64) -> Result<(Self, Segment), LedgerError> {
+        let cannot = |error: &dyn Display| LedgerError(format!("cannot open {}: {error}", path.display()));
+        // The tables' files are made by threads of the database, which sets no mode: this process's mask does.
+        let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        rustix::process::umask(mask | Mode::RWXG | Mode::RWXO);
+        create_durably(path).and_then(|()| close_to_others(&path.canonicalize()?)).map_err(|error| cannot(&error))?;
+        let has_tables = tables::any(path).map_err(|error| cannot(&error))?;
+        let (wal, rows) = Wal::open(&path.join(LOG), has_tables).map_err(|error| cannot(&error))?;
+        let wal = Arc::new(wal);
+        match wal.tables() {
+            known if known.is_empty() => tables::remove_unfinished(path).map_err(|error| cannot(&error))?,
+            known => tables::check(path, &known).map_err(LedgerError)?,
+        }
         let store = Store::open(path)?;
-        let cannot = |error| LedgerError(format!("cannot open the journal in {}: {error}", path.display()));
-        let journal::Found { active, fresh, sealed, spare } = journal::open(&path.join("journal")).map_err(cannot)?;
-        let (sealed, rows) = sealed.unzip();
+        tables::list(path).and_then(|found| wal.set_tables(found)).map_err(|error| cannot(&error))?;
+        // From here on, what was read from the log is durable in another place, whether the log is or not.
+        store.take(&rows).map_err(|error| cannot(&error))?;
+        let [active, spare] = Arc::clone(&wal).begin().map_err(|error| cannot(&error))?;
         let disk = Self {
             room: Room::new(path, reserve),
             path: path.to_owned(),
             store: RwLock::new(Some(Arc::new(store))),
-            layers: RwLock::new(Layers { fresh, sealed: rows.map(Arc::new) }),
-            spare: Mutex::new(spare.map(|spare| (spare, Layer::default()))),
+            layers: RwLock::new(Layers { fresh: rows.emptied(), sealed: None }),
+            wal,
+            spare: Mutex::new(Some((spare, Layer::default()))),
             is_spare: Condvar::new(),
         };
-        Ok(Opened { disk, active, sealed })
+        Ok((disk, active))
     }
 
     pub(super) fn store(&self) -> Result<Arc<Store>, LedgerError> {
@@ -198,9 +210,9 @@ impl Disk {
         sealed.map_or(Ok(()), |rows| store.take(&rows)).map_err(|error| Failure::of(&error, &self.room))
     }
 
-    /// The journal does not need the sealed segment any more: its file may be written again.
+    /// The log does not need the sealed segment any more: its file may be written again.
     pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
-        let next = segment.again()?;
+        let next = Arc::clone(&self.wal).recycle(segment)?;
         let filed = self.layers.write().sealed.take();
         // Nobody waits while it is emptied.
         let empty = filed.and_then(Arc::into_inner).map_or_else(Layer::default, Layer::emptied);
@@ -236,6 +248,28 @@ impl Disk {
             }
         }
     }
+}
+
+/// Takes every right to a directory and all in it from everybody but the owner.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let mode = found.permissions().mode();
+    if found.is_symlink() {
+        return Ok(());
+    }
+    if mode & 0o077 != 0 {
+        match fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::warn!(
+                path = %path.display(),
+                "others may read this part of the ledger, and it belongs to another user: change its owner or its mode"
+            ),
+            changed => changed?,
+        }
+    }
+    if found.is_dir() {
+        fs::read_dir(path)?.try_for_each(|entry| close_to_others(&entry?.path()))?;
+    }
+    Ok(())
 }
 
 /// A row at a time: nobody waits for whoever reads.

@@ -1,4 +1,4 @@
-//! The thread that runs every transaction and writes the journal.
+//! The thread that runs every transaction and writes the log.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::job::{Answers, Job, Verdict, words};
-use super::journal::Segment;
 use super::layers::Layers;
 use super::store::{Failure, Store};
 use super::syncer::Wanted;
+use super::wal::Segment;
 use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
 use crate::ledger::feed::Changes;
 use crate::ledger::ids::Ids;
@@ -22,7 +22,7 @@ use crate::telemetry::METRICS;
 /// What only this thread has.
 pub(super) struct Writer {
     pub(super) ids: Mutex<Ids>,
-    pub(super) journal: Segment,
+    pub(super) log: Segment,
     /// Where those go who wait for a sync.
     pub(super) syncing: Sender<Wanted>,
     /// Where full segments go.
@@ -34,19 +34,19 @@ pub(super) struct Writer {
 }
 
 impl Shared {
-    /// Writes a batch into the journal, into its next segment when this one is full.
+    /// Writes a batch into the log, into its next segment when this one is full.
     fn append(&self, writes: &Writes, writer: &mut Writer) -> Result<(), Failure> {
-        if writer.journal.len() >= self.segment {
+        if writer.log.len() >= self.segment {
             self.turn(writer)?;
         }
-        writer.journal.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.room))
+        writer.log.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.room))
     }
 
-    /// Goes on in the journal's next segment. While the one before is still being filed, this one grows on, up to twice its
+    /// Goes on in the log's next segment. While the one before is still being filed, this one grows on, up to twice its
     /// length; then everybody waits.
     fn turn(&self, writer: &mut Writer) -> Result<(), Failure> {
         let (next, empty) = loop {
-            let must = writer.journal.len() >= 2 * self.segment;
+            let must = writer.log.len() >= 2 * self.segment;
             match self.disk.spare(if must { AGAIN } else { Duration::ZERO }) {
                 Some(next) => break next,
                 None if !must => return Ok(()),
@@ -63,10 +63,10 @@ impl Shared {
             let _ = synced.send(());
         };
         answers.push(None, Box::new(told));
-        let file = Some(writer.journal.file());
-        let _ = writer.syncing.send(Wanted { file, since: Instant::now(), wakes: false, answers });
+        let upto = Some(writer.log.position());
+        let _ = writer.syncing.send(Wanted { upto, since: Instant::now(), wakes: false, answers });
         is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
-        let full = std::mem::replace(&mut writer.journal, next);
+        let full = std::mem::replace(&mut writer.log, next);
         let mut layers = self.disk.layers.write();
         layers.sealed = Some(Arc::new(std::mem::replace(&mut layers.fresh, empty)));
         drop(layers);
@@ -83,6 +83,7 @@ impl Shared {
             };
             // Nobody comes any more once another thread has met a full disk: that is seen here, too.
             if !waits_for_room && writer.unsynced.is_none() && matches!(first, Err(RecvTimeoutError::Timeout)) {
+                self.look_at_directory();
                 continue;
             }
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
@@ -98,6 +99,15 @@ impl Shared {
             if is_last {
                 return;
             }
+        }
+    }
+
+    /// While nothing is written, nobody else would notice that the directory is gone.
+    fn look_at_directory(&self) {
+        if self.failed.lock().is_none()
+            && let Err(error) = self.disk.wal.check_in_place()
+        {
+            self.fail("its files are gone", Failure::for_good(&error));
         }
     }
 
@@ -164,9 +174,9 @@ impl Shared {
             return;
         }
         // What a read says may rest on what is not synced yet, or is just being synced.
-        let file = writer.unsynced.take().map(|_| writer.journal.file());
+        let upto = writer.unsynced.take().map(|_| writer.log.position());
         // Without the syncing thread nobody is answered.
-        let _ = writer.syncing.send(Wanted { file, since: start, wakes: writes.wakes, answers: durable });
+        let _ = writer.syncing.send(Wanted { upto, since: start, wakes: writes.wakes, answers: durable });
     }
 }
 

@@ -1,4 +1,4 @@
-//! From the journal into the tables: nothing is lost on the way, whatever stops it.
+//! From the log into the tables: nothing is lost on the way, whatever stops it.
 
 use super::super::engine;
 use super::outages::until;
@@ -110,38 +110,18 @@ async fn a_disk_that_is_full_when_a_segment_is_filed_is_waited_for() {
     assert_eq!(after.payment("later39").await.status, Status::Unknown);
 }
 
-/// As it was before there was a journal of our own.
-fn as_an_older_version_wrote_it(bench: &Bench) -> Tables {
-    let place = Tables::new();
-    let database = fjall::Database::builder(place.path()).open().unwrap();
-    let view = bench.engine().view().unwrap();
-    for space in transaction::Space::ALL {
-        let keyspace = database.keyspace(space.name(), fjall::KeyspaceCreateOptions::default).unwrap();
-        for row in view.each(space) {
-            let (key, value) = row.unwrap();
-            keyspace.insert(key, value).unwrap();
-        }
-    }
-    database.persist(fjall::PersistMode::SyncAll).unwrap();
+/// Tables without a log, as if its directory had been removed.
+fn without_its_log(bench: &Bench) -> Tables {
+    let place = bench.place.copy();
+    std::fs::remove_dir_all(place.path().join("journal")).unwrap();
     place
 }
 
 #[tokio::test]
-async fn a_ledger_of_an_older_version_goes_on() {
-    let old = Bench::new();
-    old.fill(0, 20).await;
-    let place = as_an_older_version_wrote_it(&old);
-    let bench = Bench { ledger: place.open(), place };
-    bench.check(20).await;
-    assert!(matches!(bench.claim("k1", pay("o1")).await, Claimed::Replay(_)));
-    for number in (2..20).step_by(4) {
-        let order = of(&format!("o{number}"));
-        bench.ledger.apply(&order, outcome(Status::Closed), at(3)).await.unwrap();
-    }
-    bench.fill(20, 80).await;
-    for bench in [bench.crash(), bench] {
-        assert_eq!(bench.payment("o18").await.status, Status::Closed);
-        assert_eq!(bench.payment("o78").await.status, Status::Unknown);
-        assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 15);
-    }
+async fn tables_without_a_log_are_refused() {
+    let bench = Bench::new();
+    bench.fill(0, 20).await;
+    let place = without_its_log(&bench);
+    let refusal = Ledger::open(place.path()).err().unwrap().to_string();
+    assert!(refusal.contains("journal/manifest") && refusal.contains("backup"), "{refusal}");
 }

@@ -1,4 +1,4 @@
-//! The suite over the embedded engine where hardly anything stays in memory: the journal's segments are full at once, and what
+//! The suite over the embedded engine where hardly anything stays in memory: the log's segments are full at once, and what
 //! they held is read from the tables.
 
 use super::places::Tables;

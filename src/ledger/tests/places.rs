@@ -40,14 +40,19 @@ impl Place for Directory {
         Ledger::open(self.path()).unwrap()
     }
 
+    /// What is written by threads must not be caught half-way by copying one file after another: a crash stops all at once.
     fn copy(&self) -> Self {
-        let other = Self::new();
-        copy(self.path(), other.path());
-        other
+        loop {
+            let (before, other) = (files(self.path()), Self::new());
+            if try_copy(self.path(), other.path()).is_ok() && files(self.path()) == before {
+                return other;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }
 
-/// A directory of a ledger whose journal's segments are short.
+/// A directory of a ledger whose log's segments are short.
 pub(super) struct Tables(Directory);
 
 impl Tables {
@@ -74,15 +79,8 @@ impl Place for Tables {
         self.open_with(24 << 10)
     }
 
-    /// What is being filed must not be caught half-way by copying one file after another: a crash stops all at once.
     fn copy(&self) -> Self {
-        loop {
-            let (before, other) = (files(self.path()), Directory::new());
-            if try_copy(self.path(), other.path()).is_ok() && files(self.path()) == before {
-                return Self(other);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        Self(self.0.copy())
     }
 }
 
@@ -101,10 +99,6 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, u64, Option<std::time::Syste
     found
 }
 
-fn copy(from: &Path, to: &Path) {
-    try_copy(from, to).unwrap();
-}
-
 fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -113,9 +107,10 @@ fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
             std::fs::create_dir(&target)?;
             try_copy(&entry.path(), &target)?;
         } else {
-            // A journal is mostly the zeros that were set aside for it: those stay a hole.
+            // A log is mostly the zeros that were set aside for it: those stay a hole.
             let bytes = std::fs::read(entry.path())?;
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let used = bytes.chunks(4096).rposition(|part| *part != [0; 4096][..part.len()]);
+            let used = used.map_or(0, |last| bytes.len().min((last + 1) * 4096));
             std::fs::write(&target, &bytes[..used])?;
             std::fs::File::options().write(true).open(target)?.set_len(bytes.len() as u64)?;
         }

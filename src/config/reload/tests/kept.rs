@@ -242,7 +242,7 @@ fn empty_directory_in_the_place_of_the_ledger_in_use_is_refused() {
     in_use.confirm(&at("data"), &ledger).unwrap();
     assert!(in_use.admit(&at("data")).is_ok());
     let refused = in_use.admit(&at("dta")).unwrap_err();
-    assert!(refused.contains("dta") && refused.contains("is in use"), "{refused}");
+    assert!(refused.contains("dta holds no ledger") && refused.contains("is in use"), "{refused}");
     drop(ledger);
     fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
     assert!(in_use.admit(&at("moved")).is_ok(), "it may be moved with all that is in it");

@@ -1,0 +1,53 @@
+//! Whether the tables' files are there. fjall takes a missing file for one that was never made: it forgets a table space whose
+//! directory is gone, deletes one without its `current` file, and all of them when its own list of names is gone.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// Written when a database was created.
+const VERSION: &str = "version";
+/// Holds a directory for each table space.
+const SPACES: &str = "keyspaces";
+/// Names the version of a table space in force.
+const CURRENT: &str = "current";
+
+/// Whether there are tables, whole or not.
+pub(super) fn any(path: &Path) -> io::Result<bool> {
+    Ok(path.join(VERSION).try_exists()? || path.join(SPACES).try_exists()?)
+}
+
+/// Directories of the table spaces.
+pub(super) fn list(path: &Path) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path.join(SPACES))? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Fails unless all of these are there; says which file is missing.
+pub(super) fn check(path: &Path, known: &[u32]) -> Result<(), String> {
+    let version = path.join(VERSION);
+    let files = known.iter().map(|space| path.join(SPACES).join(space.to_string()).join(CURRENT));
+    match [version].into_iter().chain(files).find(|file| !is_file(file)) {
+        Some(file) => Err(format!(
+            "the ledger is damaged: {} is missing. Nothing was started and no file was changed. Restore the directory from a \
+             backup",
+            file.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+fn is_file(path: &PathBuf) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
+}
+
+/// Removes what a creation left that did not come to its end. Nothing was ever written to such tables.
+pub(super) fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let ignore_missing = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    fs::remove_dir_all(path.join(SPACES)).or_else(ignore_missing)?;
+    ["lock", VERSION, "0.jnl"].into_iter().try_for_each(|name| fs::remove_file(path.join(name)).or_else(ignore_missing))
+}

@@ -1,0 +1,131 @@
+//! A segment of the write-ahead log: batches are appended here.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use super::manifest::Slot;
+use super::{PIECE, Position, SEGMENTS, Wal, record};
+use crate::ledger::embedded::layers::Layer;
+use crate::ledger::transaction::{Rows, Space};
+
+/// A value's length where the row is deleted.
+const DELETED: u32 = u32::MAX;
+/// Bytes by which a file grows at a time, at least and at most. Little in tests, which read thousands of logs.
+const GROWTH: (u64, u64) = if cfg!(test) { (1 << 12, 1 << 16) } else { (1 << 20, 16 << 20) };
+
+/// One of the two segments, for the one thread that writes it.
+pub(in super::super) struct Segment {
+    wal: Arc<Wal>,
+    /// Which of the files it is in.
+    pub(super) file: usize,
+    number: u64,
+    root: u64,
+    /// Where the next record goes.
+    end: u64,
+    /// Length of the file, filled with zeros behind the end.
+    size: u64,
+    /// Up to where a write that failed may have left something.
+    spoiled: u64,
+    bytes: Vec<u8>,
+}
+
+impl Segment {
+    /// An empty one.
+    pub(super) fn new(wal: Arc<Wal>, file: usize, slot: Slot) -> Self {
+        let Slot { number, root, size } = slot;
+        Self { wal, file, number, root, end: 0, size, spoiled: 0, bytes: Vec::new() }
+    }
+
+    /// Bytes written.
+    pub(in super::super) fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// What a sync makes durable at this moment.
+    pub(in super::super) fn position(&self) -> (usize, Position) {
+        (self.file, Position { segment: self.number, end: self.end })
+    }
+
+    /// Length of what lies in the file.
+    pub(super) fn reach(&self) -> usize {
+        self.end.max(self.spoiled) as usize
+    }
+
+    /// Appends a batch, not yet synced. It survives the end of this process.
+    pub(in super::super) fn append(&mut self, rows: &Rows) -> io::Result<()> {
+        let invalid = |why: &str| io::Error::new(ErrorKind::InvalidInput, why);
+        self.restore_zeros()?;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        record::begin(&mut bytes);
+        for (space, key, value) in rows.iter() {
+            let length = value.map_or(Ok(DELETED), |value| u32::try_from(value.len()));
+            let (Ok(key_length), Ok(length)) = (u8::try_from(key.len()), length) else {
+                return Err(invalid("a row is too long"));
+            };
+            bytes.extend([space as u8, key_length]);
+            bytes.extend(length.to_le_bytes());
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(value.map_or(&[][..], |value| value));
+        }
+        record::finish(&mut bytes, self.root, self.end, self.wal.synced())
+            .ok_or_else(|| invalid("a batch is too long"))?;
+        let end = self.end + bytes.len() as u64;
+        if end > self.size {
+            self.grow(end)?;
+        }
+        self.spoiled = end;
+        self.wal.storage.write_at(SEGMENTS[self.file], &bytes, self.end)?;
+        (self.end, self.spoiled, self.bytes) = (end, 0, bytes);
+        Ok(())
+    }
+
+    /// After a write that failed: what it left must not lie behind the records that follow.
+    fn restore_zeros(&mut self) -> io::Result<()> {
+        if self.spoiled > self.end {
+            let zeros = vec![0; (self.spoiled - self.end) as usize];
+            self.wal.storage.write_at(SEGMENTS[self.file], &zeros, self.end)?;
+            self.wal.storage.sync_apart(SEGMENTS[self.file])?;
+        }
+        self.spoiled = 0;
+        Ok(())
+    }
+
+    /// Makes the file longer, at least up to there, and by as much as it is long, within bounds.
+    fn grow(&mut self, end: u64) -> io::Result<()> {
+        let (storage, name) = (&*self.wal.storage, SEGMENTS[self.file]);
+        let size = end.max(self.size + self.size.clamp(GROWTH.0, GROWTH.1));
+        let zeros = vec![0; PIECE];
+        let mut at = self.size;
+        while at < size {
+            let part = zeros.len().min((size - at) as usize);
+            if let Err(error) = storage.write_at(name, &zeros[..part], at) {
+                // Others need the space now.
+                let _ = storage.set_len(name, self.size);
+                return Err(error);
+            }
+            at += part as u64;
+        }
+        let synced = storage.sync_apart(name).and_then(|()| storage.sync_directory());
+        synced.and_then(|()| self.wal.grew(self.file, size)).map_err(|error| {
+            // Unlike a full disk, this is final.
+            io::Error::other(format!("a sync failed: {error}"))
+        })?;
+        self.size = size;
+        Ok(())
+    }
+}
+
+/// Takes a record's rows in; `None` when they make no sense.
+pub(super) fn take(mut body: &[u8], rows: &mut Layer) -> Option<()> {
+    while let Some((&space, rest)) = body.split_first() {
+        let space = *Space::ALL.get(usize::from(space))?;
+        let (&key_length, rest) = rest.split_first()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_at_checked(usize::from(key_length))?;
+        let length = u32::from_le_bytes(*length);
+        let (value, rest) = rest.split_at_checked(if length == DELETED { 0 } else { length as usize })?;
+        rows.insert(space, key, (length != DELETED).then(|| value.into()));
+        body = rest;
+    }
+    Some(())
+}

@@ -1,0 +1,34 @@
+//! Refunds of a payment as a linked list: the payment's row names the newest, and each refund's row the one before it. Rows of
+//! a payment cost the same however many refunds it has; only whoever wants all of them reads all of them.
+
+use super::records::LedgerError;
+use super::rows::{Kept, PaymentRow, RefundRow};
+use super::transaction::{Read, Transaction};
+
+/// Refunds of a payment, the newest first, also the released ones. Reads each.
+pub(super) fn of<'a, R: Read>(
+    from: &'a R,
+    payment: &PaymentRow,
+) -> impl Iterator<Item = Result<Kept<RefundRow>, LedgerError>> + use<'a, R> {
+    let mut next = payment.last_refund;
+    std::iter::from_fn(move || {
+        let refund = Kept::<RefundRow>::must(from, next.take()?);
+        next = refund.as_ref().ok().and_then(|refund| refund.row.previous);
+        Some(refund)
+    })
+}
+
+/// Removes a refund of which nothing was sent. The caller saves the payment.
+pub(super) fn remove(
+    tx: &mut Transaction<'_>,
+    mut refund: Kept<RefundRow>,
+    payment: &mut Kept<PaymentRow>,
+) -> Result<(), LedgerError> {
+    if payment.row.last_refund == Some(refund.id) {
+        payment.row.last_refund = refund.row.previous;
+        refund.remove(tx);
+        return Ok(());
+    }
+    (refund.row.released, refund.row.refund.search) = (true, None);
+    refund.save(tx)
+}

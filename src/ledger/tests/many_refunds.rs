@@ -1,0 +1,115 @@
+//! A refund of a payment that has many costs as much as the first one.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::ids::Ids;
+use super::super::transaction::{Read, Space, Transaction, Value};
+use super::*;
+
+/// Counts what is read through it.
+struct Counting<'a> {
+    rows: &'a transaction::Rows,
+    reads: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Read for Counting<'_> {
+    fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
+        let found = self.rows.get(space, key).cloned().flatten();
+        // The timeline is cut to a number of entries of its own.
+        if space != Space::Timeline {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(found.as_ref().map_or(0, |value| value.len()), Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+}
+
+/// A ledger in memory.
+struct Memory {
+    rows: transaction::Rows,
+    ids: parking_lot::Mutex<Ids>,
+}
+
+impl Memory {
+    /// Runs a transaction. Returns rows read, bytes read and bytes written too.
+    fn run<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>) -> (T, [usize; 3]) {
+        let base = Counting { rows: &self.rows, reads: AtomicUsize::new(0), bytes: AtomicUsize::new(0) };
+        let mut tx = Transaction::new(&base, &self.ids);
+        let done = work(&mut tx).unwrap();
+        let writes = tx.into_writes();
+        let written = writes.rows.iter().filter(|(space, ..)| *space != Space::Timeline);
+        let written = written.map(|(.., value)| value.map_or(0, |value| value.len())).sum();
+        let cost = [base.reads.into_inner(), base.bytes.into_inner(), written];
+        let later: Vec<_> =
+            writes.rows.iter().map(|(space, key, value)| (space, key.clone(), value.cloned())).collect();
+        later.into_iter().for_each(|(space, key, value)| self.rows.insert(space, key, value));
+        (done, cost)
+    }
+
+    fn claim(&mut self, key: &str, intent: Intent) -> (Claimed, [usize; 3]) {
+        let request = claims::Request::new(&claim_key(key, key), intent, None, at(0)).unwrap();
+        self.run(|tx| claims::claim(tx, *request))
+    }
+
+    fn settle(&mut self, claimed: Claimed, news: News) -> [usize; 3] {
+        let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+        let turn = ticket.turn;
+        let cost = self.run(|tx| claims::settle(tx, turn, news.into(), at(1), answer)).1;
+        // The merchant takes its events.
+        self.run(|tx| {
+            let payment = rows::find_payment(tx, "shop", "o")?.unwrap();
+            let queue = payment.row.queue.into_iter().map(|event| format!("evt_{}", String::from(event)));
+            queue.into_iter().try_for_each(|event| outbox::ended(tx, &event, None, at(2)))
+        });
+        cost
+    }
+}
+
+#[test]
+fn refund_costs_the_same_however_many_the_payment_has() {
+    let mut ledger = Memory { rows: transaction::Rows::default(), ids: Ids::of(1).into() };
+    let (claimed, _) = ledger.claim("pay", pay("o"));
+    ledger.settle(claimed, outcome(Status::Succeeded));
+    let mut costs = Vec::new();
+    for number in 0..600 {
+        let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
+        let news = if number < 300 { News::Declined(word()) } else { News::Unknown };
+        costs.push((claim, ledger.settle(claimed, news)));
+    }
+    let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };
+    assert!(sum(&costs[599]) < sum(&costs[301]) + 100, "{:?} {:?}", costs[301], costs[599]);
+    assert!(sum(&costs[299]) < sum(&costs[1]) + 100, "{:?} {:?}", costs[1], costs[299]);
+}
+
+#[tokio::test]
+async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
+    for released in ["a", "b", "c"] {
+        let bench = super::Bench::<Directory>::new();
+        bench.paid("o").await;
+        let mut left = Vec::new();
+        for refund in ["a", "b", "c"] {
+            let ticket = bench.run(refund, give_back("o", refund, 300)).await;
+            left.push((refund, ticket));
+        }
+        let at = left.iter().position(|(refund, _)| *refund == released).unwrap();
+        let (_, ticket) = left.remove(at);
+        bench.ledger.release(ticket).await.unwrap();
+        assert!(bench.ledger.refund("shop", "o", released).await.unwrap().is_none());
+        assert!(matches!(bench.claim("much", give_back("o", "much", 401)).await, Claimed::TooMuch { left: 400 }));
+        let refunds = async |bench: &super::Bench<Directory>| -> Vec<String> {
+            let lives = bench.ledger.lives("o", vec!["shop".into()]).await.unwrap();
+            lives[0].refunds.iter().map(|refund| refund.refund_id.clone()).collect()
+        };
+        let others: Vec<_> = left.iter().map(|(refund, _)| (*refund).to_owned()).collect();
+        assert_eq!(refunds(&bench).await, others);
+        // The same again, and this time it is made.
+        let ticket = bench.run("again", give_back("o", released, 400)).await;
+        bench.settle(ticket, outcome(Status::Succeeded)).await;
+        for (_, ticket) in left {
+            bench.settle(ticket, News::Declined(word())).await;
+        }
+        assert_eq!(refunds(&bench).await, [others, vec![released.to_owned()]].concat());
+        assert!(matches!(bench.claim("rest", give_back("o", "rest", 601)).await, Claimed::TooMuch { left: 600 }));
+    }
+}
