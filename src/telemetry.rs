@@ -284,10 +284,7 @@ impl Metrics {
                 Opts::new("ledger_purged_total", "Rows that went because they were old"),
                 &["rows"]
             ),
-            ledger_purge_refused: add!(
-                IntGauge,
-                Opts::new("ledger_purge_refused", "1 while a clock that jumped stops it")
-            ),
+            ledger_purge_refused: add!(IntGauge, Opts::new("ledger_purge_refused", "Whether the clock has jumped")),
             clock_offset_seconds: add!(Gauge, Opts::new("clock_offset_seconds", "Seconds ahead of PostgreSQL's clock")),
             ledger_oldest_seconds: add_vec!(
                 GaugeVec,
