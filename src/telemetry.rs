@@ -405,7 +405,7 @@ impl Metrics {
                 IntCounter,
                 Opts::new(
                     "log_lines_dropped_total",
-                    "Lines of the log that nobody read in time or that could not be written"
+                    "Lines of the log that were dropped: not read in time, or not written"
                 )
             ),
             upstream_lookup_failures_total: add_vec!(
