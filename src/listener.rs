@@ -36,8 +36,13 @@ use crate::config::{Current, Process, ServerLimits, ServerTls};
 use crate::server::Worker;
 use crate::telemetry::METRICS;
 
-/// Connections that the kernel completes before they are accepted. With the usual 128 a burst makes callers wait for a second.
-const BACKLOG: i32 = 4096;
+/// Connections that the kernel completes before they are accepted: with the usual 128 a burst makes callers wait a second for
+/// their next SYN, with thousands a flood makes them wait in the queue.
+const BACKLOG: i32 = 1024;
+/// Connections beyond the limit whose closing is under way, each with its descriptor.
+const MAX_CLOSING: usize = 16;
+/// How often a closing is waited for, a millisecond each.
+const CLOSING_ROUNDS: usize = 100;
 /// Maximum number of connections to the admin port.
 const ADMIN_CONNECTIONS: usize = 256;
 /// Pause after a failed accept; doubles up to [`LONGEST_PAUSE`].
@@ -149,7 +154,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
             match accepted {
                 Ok((stream, address)) => {
                     trouble.ends();
-                    self.serve(stream, address, &registry, &shutdown, &mut trouble);
+                    let most = self.serve(stream, address, &registry, &shutdown, &mut trouble) + MAX_CLOSING;
+                    for _ in 0..CLOSING_ROUNDS {
+                        if registry.descriptors() <= most {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
                 }
                 Err(error) => {
                     METRICS.accept_errors_total.with_label_values(&[self.kind.name()]).inc();
@@ -177,6 +188,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
+    /// Serves or refuses a connection, and gives the maximum number of connections.
     fn serve(
         &self,
         stream: TcpStream,
@@ -184,10 +196,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         registry: &Arc<Registry>,
         shutdown: &ShutdownWatch,
         trouble: &mut Trouble,
-    ) {
+    ) -> usize {
         let terms = self.terms();
-        let most = i64::try_from(terms.max_connections).unwrap_or(i64::MAX);
-        METRICS.connections_limit.with_label_values(&[self.kind.name()]).set(most);
+        let most = terms.max_connections;
+        let shown = i64::try_from(most).unwrap_or(i64::MAX);
+        METRICS.connections_limit.with_label_values(&[self.kind.name()]).set(shown);
         let Some(entry) = registry.enter(address.ip(), terms.max_connections, terms.max_per_address, &terms.limits)
         else {
             METRICS.connections_closed_total.with_label_values(&[self.kind.name(), "refused"]).inc();
@@ -200,9 +213,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
                     "connections are refused: all that are open are busy"
                 );
             }
-            return;
+            return most;
         };
         tokio::spawn(connection::serve(self.kind, stream, terms, Arc::clone(&self.app), entry, shutdown.clone()));
+        most
     }
 }
 

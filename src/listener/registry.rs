@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,8 @@ use crate::telemetry::METRICS;
 pub(super) struct Registry {
     listener: &'static str,
     open: Mutex<Open>,
+    /// Those that are being closed included.
+    descriptors: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -33,11 +36,16 @@ pub(super) struct Entry {
 
 impl Registry {
     pub(super) fn new(listener: &'static str) -> Self {
-        Self { listener, open: Mutex::default() }
+        Self { listener, open: Mutex::default(), descriptors: AtomicUsize::new(0) }
     }
 
     pub(super) fn count(&self) -> usize {
         self.open.lock().all.len()
+    }
+
+    /// Number of connections that have a descriptor still.
+    pub(super) fn descriptors(&self) -> usize {
+        self.descriptors.load(Ordering::Acquire)
     }
 
     /// Adds a connection. When `most` are open, or `most_of_address` of its address, the oldest idle one is closed for it;
@@ -66,6 +74,7 @@ impl Registry {
         open.all.insert(number, (address, Arc::clone(&state)));
         *open.by_address.entry(address).or_default() += 1;
         METRICS.connections.with_label_values(&[self.listener]).set(open.len());
+        self.descriptors.fetch_add(1, Ordering::AcqRel);
         Some(Entry { registry: Arc::clone(self), number, state })
     }
 
@@ -119,6 +128,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.registry.descriptors.fetch_sub(1, Ordering::AcqRel);
         let mut open = self.registry.open.lock();
         open.remove(self.number);
         METRICS.connections.with_label_values(&[self.registry.listener]).set(open.len());
@@ -159,8 +169,9 @@ mod tests {
             (enter(&registry, "10.0.0.3", 4, 4).unwrap(), enter(&registry, "10.0.0.4", 4, 4).unwrap());
         let new = enter(&registry, "10.0.0.5", 4, 4).unwrap();
         assert!(!work(&first) && work(&second), "the older of the two");
+        assert_eq!((registry.count(), registry.descriptors()), (4, 5), "it is counted out, and being closed");
         drop(first);
-        assert_eq!(registry.count(), 4, "it was counted out when it was closed");
+        assert_eq!((registry.count(), registry.descriptors()), (4, 4));
         assert!(work(&new));
         let newer = enter(&registry, "10.0.0.6", 4, 4).unwrap();
         assert!(!work(&known), "the known caller's goes when all others are busy");
