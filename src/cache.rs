@@ -53,7 +53,7 @@ impl CacheKind {
 
 /// Nonces seen: each is good once while its signature could still be accepted.
 pub(crate) enum Nonces {
-    Memory(memory::Nonces),
+    Memory(Box<memory::Nonces>),
     Redis(Box<nonces::Nonces>),
 }
 
@@ -103,7 +103,7 @@ impl Nonces {
         if let Some(redis) = redis {
             return Self::Redis(Box::new(nonces::Nonces::new(redis)));
         }
-        let Some(directory) = directory else { return Self::Memory(memory::Nonces::default()) };
+        let Some(directory) = directory else { return Self::Memory(Box::default()) };
         let opened = memory::Nonces::open(directory, now, window).unwrap_or_else(|error| {
             let directory = directory.display().to_string();
             tracing::error!(
@@ -113,7 +113,7 @@ impl Nonces {
             );
             memory::Nonces::without_log(now, window)
         });
-        Self::Memory(opened)
+        Self::Memory(Box::new(opened))
     }
 
     /// Whether this machine has seen it. Cheap: for what need not be counted or remembered.

@@ -255,5 +255,5 @@ fn boot_id() -> [u8; BOOT_ID] {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;

@@ -17,7 +17,7 @@ pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
     let mut notes = snapshot.sources.notes.clone();
     let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
     notes.extend(snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends));
-    if snapshot.routes.len() == 0 && !snapshot.channels.is_empty() {
+    if snapshot.routes.is_empty() && !snapshot.channels.is_empty() {
         let message = "there are no routes, so that every payment is answered 503";
         let advice = "add `[[route]]` with `to = [{ channel = \"…\" }]`";
         notes.push(Mistake::in_file(dir.join("routes.toml"), message, Some(advice)));
