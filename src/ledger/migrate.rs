@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::claims;
 use super::embedded::{self, View};
 use super::ids::Id;
+use super::outbox;
 use super::postgres::{Address, Filling};
 use super::records::LedgerError;
 use super::rows::{Kept, PaymentRow};
@@ -55,7 +56,7 @@ fn fill(view: &View<'_>, to: &Address) -> Result<Moved, LedgerError> {
             let (key, value) = row?;
             if space == Space::Payments {
                 let kept = Kept::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
-                batch.queued.extend(kept.row.queue.iter().map(|event| (*event, true)));
+                batch.queued.extend(outbox::waiting(view, &kept.row)?.into_iter().map(|event| (event, true)));
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;
