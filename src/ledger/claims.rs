@@ -231,8 +231,8 @@ pub(super) fn key_name(key: &ClaimKey) -> Id {
 /// Whether nothing was heard of what is to be made, so that it can be as if it had never been begun.
 fn is_untouched(target: &Target) -> bool {
     match target {
-        Target::Payment(Kept { row: PaymentRow { payment, queue, mismatch, .. }, .. }) => {
-            is_unsent(payment.status, payment.money_state) && queue.is_empty() && mismatch.is_none()
+        Target::Payment(Kept { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {
+            is_unsent(payment.status, payment.money_state) && first_event.is_none() && mismatch.is_none()
         }
         Target::Refund(Kept { row: RefundRow { refund, mismatch, .. }, .. }) => {
             is_unsent(refund.status, refund.money_state) && mismatch.is_none()

@@ -9,6 +9,7 @@ use super::claims;
 use super::embedded::{self, View};
 use super::ids::Id;
 use super::moved::Mark;
+use super::outbox;
 use super::postgres::{Address, Begun, Filling};
 use super::records::LedgerError;
 use super::rows::{Kept, PaymentRow};
@@ -83,7 +84,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
             let (key, value) = row?;
             if space == Space::Payments {
                 let kept = Kept::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
-                batch.queued.extend(kept.row.queue.iter().map(|event| (*event, true)));
+                batch.queued.extend(outbox::waiting(view, &kept.row)?.into_iter().map(|event| (event, true)));
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;

@@ -25,18 +25,22 @@ pub(super) fn tell(
     data: Record,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
+    let before = payment.row.first_event.and(payment.row.last_event);
     let id = tx.new_id_after(payment.row.last_event, now);
     payment.row.last_event = Some(id);
     let what = What::Event { id: event_id(id), kind: kind.to_owned() };
     timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
-    tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, event })?;
+    tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, next: None, event })?;
     tx.queued(id);
-    payment.row.queue.push(id);
-    if payment.row.queue.len() == 1 {
-        schedule(tx, payment, now, 0);
-        tx.wake();
+    payment.row.waiting_events += 1;
+    if let Some(before) = before {
+        let row = EventRow { next: Some(id), ..EventRow::must(tx, before)? };
+        return tx.put_row(Space::Events, &before.0, &row);
     }
+    payment.row.first_event = Some(id);
+    schedule(tx, payment, now, 0);
+    tx.wake();
     Ok(())
 }
 
@@ -48,7 +52,7 @@ pub(super) fn ended(
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(Queued { id, mut payment, place, refund_id }) = queued_as(tx, event_id)? else { return Ok(()) };
+    let Some(Head { id, next, mut payment, refund_id }) = head_as(tx, event_id)? else { return Ok(()) };
     let named = event_id.to_owned();
     let what = match dropped {
         Some(why) => What::Dropped { id: named, why },
@@ -56,13 +60,12 @@ pub(super) fn ended(
     };
     timeline::add(tx, payment.id, refund_id.as_deref(), what, now)?;
     tx.unqueued(id);
-    payment.row.queue.remove(place);
-    if place == 0 {
-        unschedule(tx, &mut payment, id);
-        if !payment.row.queue.is_empty() {
-            schedule(tx, &mut payment, now, 0);
-            tx.wake();
-        }
+    unschedule(tx, &mut payment, id);
+    payment.row.first_event = next;
+    payment.row.waiting_events = payment.row.waiting_events.saturating_sub(1);
+    if next.is_some() {
+        schedule(tx, &mut payment, now, 0);
+        tx.wake();
     }
     payment.save(tx)
 }
@@ -75,7 +78,7 @@ pub(super) fn postpone(
     tries: u32,
 ) -> Result<(), LedgerError> {
     // Behind its queue's head nothing was tried, so there is nothing to put off.
-    let Some(Queued { id, mut payment, place: 0, .. }) = queued_as(tx, event_id)? else { return Ok(()) };
+    let Some(Head { id, mut payment, .. }) = head_as(tx, event_id)? else { return Ok(()) };
     unschedule(tx, &mut payment, id);
     schedule(tx, &mut payment, due, tries);
     payment.save(tx)
@@ -138,7 +141,7 @@ pub(super) fn queued(view: &View<'_>, agenda: &Agenda) -> Result<i64, LedgerErro
     let mut queued = 0;
     for value in agenda.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
-        queued += Kept::<PaymentRow>::must(view, payment)?.row.queue.len() as i64;
+        queued += Kept::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
     }
     Ok(queued)
 }
@@ -151,48 +154,73 @@ pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>,
 
 /// An event that no queue holds any more, when its time is over.
 pub(super) fn old(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Old>, LedgerError> {
-    let Some(EventRow { payment, event }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
+    let Some(EventRow { payment, event, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
     let payment = Kept::<PaymentRow>::load(from, payment)?;
-    if !is_over(event.created_at) || payment.is_some_and(|payment| payment.row.queue.contains(&id)) {
+    if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
         return Ok(None);
     }
     let names = vec![about::name(&event.subject.merchant, &event.subject.order_id)];
     Ok(Some(Old { names, rows: vec![(Space::Events, id.0.to_vec())] }))
 }
 
+/// Whether an event of this payment is still in its queue. Later events have greater ids, and only the first one leaves.
+fn is_waiting(payment: &PaymentRow, event: Id) -> bool {
+    payment.first_event.is_some_and(|first| event.0 >= first.0)
+}
+
+/// Events of a payment that its merchant does not have yet, oldest first. Reads each.
+pub(super) fn waiting(from: &impl Read, payment: &PaymentRow) -> Result<Vec<Id>, LedgerError> {
+    let (mut events, mut next) = (Vec::new(), payment.first_event);
+    while let Some(event) = next {
+        events.push(event);
+        next = EventRow::must(from, event)?.next;
+    }
+    Ok(events)
+}
+
 #[derive(Serialize, Deserialize)]
 struct EventRow {
     /// In whose queue it is.
     payment: Id,
+    /// The event behind it in the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Id>,
     event: Event,
 }
 
-/// An event that no merchant has yet.
-struct Queued {
+impl EventRow {
+    fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
+        let row = from.row(Space::Events, &id.0)?;
+        row.ok_or_else(|| LedgerError("an event in a payment's queue is missing".to_owned()))
+    }
+}
+
+/// The first event of a payment's queue.
+struct Head {
     id: Id,
+    next: Option<Id>,
     payment: Kept<PaymentRow>,
-    /// Where in the payment's queue.
-    place: usize,
     /// The refund that it is about.
     refund_id: Option<String>,
 }
 
-fn queued_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Queued>, LedgerError> {
+/// The event of this name, if it is the first of its queue. No other is ever given out.
+fn head_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Head>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     // One that was delivered may be kept for longer than its payment.
     let Some(payment) = Kept::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
-    let place = payment.row.queue.iter().position(|queued| *queued == id);
+    let is_first = payment.row.first_event == Some(id);
     let refund_id = row.event.subject.refund_id;
-    Ok(place.map(|place| Queued { id, payment, place, refund_id }))
+    Ok(is_first.then_some(Head { id, next: row.next, payment, refund_id }))
 }
 
 fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Timestamp, tries: u32) {
-    let Some(head) = payment.row.queue.first() else { return };
+    let Some(head) = payment.row.first_event else { return };
     let due = millis(due);
     // Tries (4 bytes), payment (16), merchant: so that what is due can be chosen without reading it.
     let value = [&tries.to_be_bytes()[..], &payment.id.0, payment.row.payment.merchant.as_bytes()].concat();
-    tx.put(Space::Outbox, &outbox_key(due, *head), value);
+    tx.put(Space::Outbox, &outbox_key(due, head), value);
     payment.row.due = Some(due);
 }
 

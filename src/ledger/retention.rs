@@ -155,7 +155,7 @@ pub(super) fn is_open(status: Status, search: Option<&Search>) -> bool {
 fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Old>, LedgerError> {
     let Some(Kept { row, .. }) = Kept::<PaymentRow>::load(from, id)? else { return Ok(None) };
     let payment = &row.payment;
-    if !row.queue.is_empty() || is_open(payment.status, payment.search.as_ref()) || !is_over(payment.updated_at) {
+    if row.first_event.is_some() || is_open(payment.status, payment.search.as_ref()) || !is_over(payment.updated_at) {
         return Ok(None);
     }
     let mut claims = vec![row.claim];

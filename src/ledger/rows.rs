@@ -12,8 +12,10 @@ use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
 use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction};
 
-/// A payment with what belongs to it.
+/// A payment with what belongs to it. A row with a field of another version is refused: a sum that is not understood must not
+/// count as zero.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PaymentRow {
     pub(super) payment: Payment,
     /// The claim that made it.
@@ -27,9 +29,12 @@ pub(super) struct PaymentRow {
     /// Its newest refund, which leads to the one before it, and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_refund: Option<Id>,
-    /// Events that the merchant does not have yet, its refunds' too, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) queue: Vec<Id>,
+    /// Oldest event that the merchant does not have yet, its refunds' too. It leads to the next one, and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_event: Option<Id>,
+    /// Number of events that the merchant does not have yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) waiting_events: u64,
     /// When the first of them is due, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<u64>,
@@ -55,7 +60,8 @@ impl PaymentRow {
             close: None,
             refunding: 0,
             last_refund: None,
-            queue: Vec::new(),
+            first_event: None,
+            waiting_events: 0,
             due: None,
             last_event: None,
             mismatch: None,

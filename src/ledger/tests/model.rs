@@ -158,8 +158,7 @@ impl World {
             return done;
         }
         // What only tells of what was, or when, no rule reads again.
-        let is_told =
-            |space| matches!(space, Space::Timeline | Space::Events | Space::Outbox | Space::Searches | Space::Unknown);
+        let is_told = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Searches | Space::Unknown);
         for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_told(*space)) {
             if space == Space::Running {
                 let claim = Id::from_bytes(key).unwrap();
@@ -218,7 +217,7 @@ impl World {
                 let row: PaymentRow = serde_json::from_slice(row).unwrap();
                 let Payment { status, money_state, search, channel, .. } = row.payment;
                 let closing = search.map(|search| search.closing);
-                (status, money_state, closing, channel, row.queue.is_empty(), rank(row.claim), row.attempts.len())
+                (status, money_state, closing, channel, row.first_event.is_none(), rank(row.claim), row.attempts.len())
             })
             .collect();
         let machines = self.machines.each_ref().map(|it| {
