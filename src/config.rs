@@ -25,6 +25,8 @@ pub mod schema;
 mod secret;
 mod server;
 mod source;
+pub(crate) mod special_purpose;
+mod telemetry;
 mod times;
 mod token;
 mod watch;

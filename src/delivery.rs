@@ -2,7 +2,6 @@
 //! (the ledger gives out only the oldest event of each).
 
 mod dial;
-mod special_purpose;
 pub mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -16,7 +16,7 @@ use tollgate_plugins::settings::Settings;
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
 use super::source::{MOST_SUGGESTED, Source, suggest};
-use super::{Merchant, Webhook};
+use super::{Merchant, Webhook, special_purpose};
 
 /// The shortest secret: 128 bits, if each of its bits is random.
 const SHORTEST_SECRET: usize = 16;
@@ -132,9 +132,12 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Op
         let wrong = match Address::parse(url) {
             Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
             Ok(address) => {
-                let ip = address.host.parse::<IpAddr>().ok().filter(is_private);
-                if let Some(ip) = ip.filter(|ip| allowed.is_some_and(|nets| !nets.iter().any(|net| net.contains(ip)))) {
-                    let message = format!("`webhook.url` is the private address {ip}, which no event may be sent to");
+                let ip = address.host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+                let is_refused = |ip: &IpAddr| allowed.is_some_and(|nets| !nets.iter().any(|net| net.contains(ip)));
+                if let Some(ip) = ip.filter(is_refused)
+                    && let Some(purpose) = special_purpose::not_global(ip)
+                {
+                    let message = format!("`webhook.url` is not a public address: {ip} is {purpose}");
                     let advice =
                         format!("add \"{ip}\" or its network to `delivery.allow` in tollgate.toml to permit it");
                     section.problem("url", message, Some(advice));
@@ -162,18 +165,6 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Op
         section.problem("secrets", "`webhook.secrets` must have at least one secret", None);
     }
     Some(Webhook { url: url?, secrets })
-}
-
-/// Whether an address leads into a private network or to this machine. Delivery itself looks at every address that a name
-/// has, and refuses more.
-fn is_private(ip: &IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            ip.is_private() || ip.is_loopback() || ip.is_link_local() || a == 0 || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
 }
 
 fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
@@ -297,7 +288,9 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
             ("https://[::ffff:10.0.0.1]/x", true),
             ("http://[::1]:9000/x", true),
             ("http://127.0.0.1:9000/x", false),
-            ("https://203.0.113.9/x", false),
+            ("https://203.0.113.9/x", true),
+            ("https://[3fff::1]/x", true),
+            ("https://8.8.8.8/x", false),
             ("https://shop.example.com/x", false),
         ] {
             let (_, mistakes) = read_text(&GOOD.replace("http://127.0.0.1:1/x", url), true, None);

@@ -13,9 +13,9 @@ use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::server;
 use super::source::{Source, suggest};
+use super::telemetry;
 use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerLimits, ServerTls, Snapshot, Token, token};
 use crate::cache::{CacheKind, LONGEST, RedisUrl};
-use crate::telemetry::log::{self, LOG_BUFFER};
 
 /// Every kind of cache, in the order in which they are told.
 pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
@@ -67,7 +67,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let LedgerSection { place: ledger, connections, reserve, max_clock_offset, keep } = section;
     let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
-    let (log, log_buffer) = telemetry(root.section("telemetry"));
+    let (log, log_buffer) = telemetry::read(root.section("telemetry"));
     let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
     let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
@@ -312,38 +312,6 @@ fn revert_if(mut table: Settings<'_>) -> Option<RevertIf> {
         table.problem("error_percentage", "`reload.revert_if.error_percentage` must be from 1 to 100", None);
     }
     (table.problems().len() == before).then_some(revert_if)
-}
-
-/// What is logged, and how many bytes of it may wait to be written.
-fn telemetry(section: Option<Settings<'_>>) -> (String, u64) {
-    let Some(mut section) = section else { return ("info".to_owned(), LOG_BUFFER) };
-    let text = section.or("log", "info".to_owned());
-    if log::filter(&text).is_err() {
-        let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
-        section.problem("log", format!("`telemetry.log` is no filter: \"{text}\""), Some(suggestion));
-    } else if let Some(word) = text.split(',').map(str::trim).find(|word| is_misspelled_level(word)) {
-        let near = LEVELS.iter().find(|level| strsim::osa_distance(level, &word.to_ascii_lowercase()) <= 2);
-        let suggestion = match near {
-            Some(level) => format!("did you mean `{level}`?"),
-            None => format!("there are {}; for all of a crate write `{word}=trace`", LEVELS.join(", ")),
-        };
-        section.problem("log", format!("`telemetry.log` has `{word}` in it, which is no level"), Some(suggestion));
-    }
-    let Size(buffer) = section.or("log_buffer", Size(LOG_BUFFER));
-    if !(64 << 10..=1 << 30).contains(&buffer) {
-        section.problem("log_buffer", "`telemetry.log_buffer` must be from 64KiB to 1GiB", None);
-    }
-    (text, buffer)
-}
-
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-/// A lone word is a level. The filter itself would take it for the name of a crate, and log nothing of any other.
-fn is_misspelled_level(word: &str) -> bool {
-    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte));
-    let is_level =
-        LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || matches!(word.as_bytes(), [b'0'..=b'5']);
-    is_word && !is_level && word != "tollgate" && !word.starts_with("tollgate::")
 }
 
 #[derive(Default)]

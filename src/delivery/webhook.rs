@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tollgate_plugins::secret::Secret;
 
-use super::{dial, special_purpose};
+use super::dial;
 use crate::clock::unix_now;
-use crate::config::Webhook;
+use crate::config::{Webhook, special_purpose};
 use crate::ledger::{Event, Record};
 use crate::view::{payment_view, refund_view};
 

@@ -33,7 +33,7 @@ impl StoreMetrics {
         Self {
             ledger_claims_taken_over_total: counter(
                 "ledger_claims_taken_over_total",
-                "Claims ended here because the gateway that ran them is gone, or nobody held them any more",
+                "Claims ended here because the gateway that ran them is gone, or that had no holder any more",
             ),
             ledger_lease: gauge("ledger_lease", "1 while the lease of this gateway in the ledger is good"),
             cache_ready: gauge("cache_ready", "1 while the cache can remember nonces"),

@@ -83,7 +83,7 @@ const IPV6: &[Row<Ipv6Addr>] = &[
 ];
 
 /// Returns what the address is for when it is not globally reachable.
-pub(super) fn not_global(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn not_global(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => {
             let (_, _, reach, name) =
