@@ -54,7 +54,7 @@ pub(crate) use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
 pub use self::limits::{DueLimit, QueueFull, QueueLimit};
 pub use self::migrate::{Moved, migrate};
-pub(crate) use self::moved::{Mark, refuse_moved};
+pub(crate) use self::moved::{MARK, Mark, refuse_moved};
 pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
 pub use self::records::*;

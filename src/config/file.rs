@@ -38,17 +38,24 @@ pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mis
 /// Reads the configuration as a start would, and says what there is.
 pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
     let snapshot = load(dir, None)?;
-    // A start would refuse it.
-    Generations::of(dir)
-        .in_use()
-        .admit(&snapshot.process.ledger)
-        .map_err(|why| vec![Mistake::in_file(dir.join("tollgate.toml"), why, None)])?;
+    let mut notes = notes::of(dir, &snapshot);
+    let (in_use, place) = (Generations::of(dir).in_use(), &snapshot.process.ledger);
+    match in_use.unreadable(place) {
+        Some(file) => {
+            let message = "whether `[ledger]` names the ledger in use cannot be told, because this file cannot be read";
+            notes.push(Mistake::in_file(file, message, Some("run `tollgate check` as the gateway's user")));
+        }
+        // A start would refuse it.
+        None => {
+            in_use.admit(place).map_err(|why| vec![Mistake::in_file(dir.join("tollgate.toml"), why, None)])?;
+        }
+    }
     Ok(Summary {
         dir: dir.to_owned(),
         merchants: snapshot.merchants.len(),
         channels: snapshot.channels.len(),
         routes: snapshot.routes.len(),
-        notes: notes::of(dir, &snapshot),
+        notes,
     })
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::LedgerPlace;
-use crate::ledger::{Ledger, Mark, refuse_moved};
+use crate::ledger::{Ledger, MARK, Mark, refuse_moved};
 
 /// Name of the file.
 const FILE: &str = "ledger.json";
@@ -61,17 +61,25 @@ impl InUse {
 
     /// Reads it; `None` before the first start.
     pub(super) fn read(&self) -> Result<Option<Known>, String> {
-        let cannot = |why: String| {
-            let file = self.0.display();
-            format!(
-                "{file}, which says what ledger was used last, cannot be read: {why}; bring it back, or delete it if `[ledger]` is right"
-            )
-        };
+        let cannot =
+            |why: String| format!("{}, which says what ledger was used last, cannot be read: {why}", self.0.display());
         match fs::read(&self.0) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| cannot(error.to_string())),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| cannot(format!("{error}; bring it back, or delete it if `[ledger]` is right"))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(cannot(error.to_string())),
+            Err(error) => Err(cannot(format!("{error}; make it readable for the gateway's user"))),
         }
+    }
+
+    /// Returns a file of the ledger in use that this user may not read. Only the gateway's user may read all of them.
+    pub(super) fn unreadable(&self, place: &LedgerPlace) -> Option<PathBuf> {
+        let marks = match place {
+            LedgerPlace::Embedded(path) => vec![self.0.clone(), path.join(MARK)],
+            LedgerPlace::Postgres(_) => vec![self.0.clone()],
+        };
+        let is_denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+        marks.into_iter().find(|file| File::open(file).is_err_and(is_denied))
     }
 
     /// Refuses an embedded ledger that was moved, and a directory that does not hold the ledger in use: a missing volume must not
@@ -165,6 +173,7 @@ impl InUse {
     }
 }
 
+/// Whether there is a ledger, or something that cannot be looked at.
 fn has_ledger(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+    Ledger::identity_in(path).map_or(true, |identity| identity.is_some())
 }

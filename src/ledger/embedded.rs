@@ -15,6 +15,7 @@
 //! are opened again, and the log goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
 //! more than the reserve is free, so that there is room for the end of what is under way.
 
+mod directory;
 mod filing;
 #[cfg(test)]
 mod hooks;
@@ -38,6 +39,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
 
+pub(super) use self::directory::holds_ledger;
 use self::job::{Job, reply_to};
 pub(super) use self::layers::View;
 use self::store::{Disk, Failure};

@@ -37,8 +37,7 @@ impl fmt::Display for Moved {
 /// From then on the embedded ledger is marked as moved and refuses to be opened. A move that a crash interrupted is finished by
 /// calling this again.
 pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
-    let is_empty = std::fs::read_dir(from).map_or(true, |mut entries| entries.next().is_none());
-    if is_empty {
+    if !embedded::holds_ledger(from).map_err(|error| LedgerError(format!("{}: {error}", from.display())))? {
         return Err(LedgerError(format!("there is none in {}; name the directory of the old one", from.display())));
     }
     let begun = match Mark::read(from)? {

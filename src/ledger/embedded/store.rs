@@ -2,9 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +13,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::fs::Mode;
 
 use super::layers::{Layer, Layers, View};
-use super::tables;
 use super::wal::{Segment, Wal, create_durably};
 use super::{LOG, SEGMENT};
+use super::{directory, tables};
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Space, Value};
 
@@ -158,7 +156,10 @@ impl Disk {
         // The tables' files are made by threads of the database, which sets no mode: this process's mask does.
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         rustix::process::umask(mask | Mode::RWXG | Mode::RWXO);
-        create_durably(path).and_then(|()| close_to_others(&path.canonicalize()?)).map_err(|error| cannot(&error))?;
+        create_durably(path).map_err(|error| cannot(&error))?;
+        directory::refuse_foreign(path)
+            .and_then(|()| directory::close_to_others(&path.canonicalize()?))
+            .map_err(|error| cannot(&error))?;
         let has_tables = tables::any(path).map_err(|error| cannot(&error))?;
         let (wal, rows) = Wal::open(&path.join(LOG), has_tables).map_err(|error| cannot(&error))?;
         let wal = Arc::new(wal);
@@ -248,28 +249,6 @@ impl Disk {
             }
         }
     }
-}
-
-/// Takes every right to a directory and all in it from everybody but the owner.
-fn close_to_others(path: &Path) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    let mode = found.permissions().mode();
-    if found.is_symlink() {
-        return Ok(());
-    }
-    if mode & 0o077 != 0 {
-        match fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::warn!(
-                path = %path.display(),
-                "others may read this part of the ledger, and it belongs to another user: change its owner or its mode"
-            ),
-            changed => changed?,
-        }
-    }
-    if found.is_dir() {
-        fs::read_dir(path)?.try_for_each(|entry| close_to_others(&entry?.path()))?;
-    }
-    Ok(())
 }
 
 /// A row at a time: nobody waits for whoever reads.

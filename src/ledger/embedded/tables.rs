@@ -12,6 +12,9 @@ const SPACES: &str = "keyspaces";
 /// Names the version of a table space in force.
 const CURRENT: &str = "current";
 
+/// Names of the files and directories beside which the log lies. Journals have a number as well, as in `0.jnl`.
+pub(super) const NAMES: [&str; 3] = [VERSION, SPACES, "lock"];
+
 /// Whether there are tables, whole or not.
 pub(super) fn any(path: &Path) -> io::Result<bool> {
     Ok(path.join(VERSION).try_exists()? || path.join(SPACES).try_exists()?)

@@ -36,9 +36,17 @@ pub(super) trait Storage: Send + Sync {
 /// A directory, locked against other processes while this value lives.
 pub(super) struct Directory {
     path: PathBuf,
-    handles: RwLock<HashMap<&'static str, Arc<File>>>,
-    /// Holds the lock.
-    _lock: File,
+    /// Two handles of each file, opened together: later nothing fails because no descriptor is left.
+    handles: RwLock<HashMap<&'static str, Handles>>,
+    /// The directory itself; holds the lock.
+    directory: File,
+}
+
+#[derive(Clone)]
+struct Handles {
+    written: Arc<File>,
+    /// For [`Storage::sync_apart`].
+    apart: Arc<File>,
 }
 
 impl Directory {
@@ -53,22 +61,23 @@ impl Directory {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        Ok(Self { path: path.to_owned(), handles: RwLock::default(), _lock: lock })
+        Ok(Self { path: path.to_owned(), handles: RwLock::default(), directory: lock })
     }
 
-    fn handle(&self, name: &'static str) -> io::Result<Arc<File>> {
-        if let Some(handle) = self.handles.read().get(name) {
-            return Ok(Arc::clone(handle));
+    fn handles(&self, name: &'static str) -> io::Result<Handles> {
+        if let Some(known) = self.handles.read().get(name) {
+            return Ok(known.clone());
         }
         let mut handles = self.handles.write();
-        if let Some(handle) = handles.get(name) {
-            return Ok(Arc::clone(handle));
+        if let Some(known) = handles.get(name) {
+            return Ok(known.clone());
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let handle = Arc::new(options.open(self.path(name))?);
-        handles.insert(name, Arc::clone(&handle));
-        Ok(handle)
+        let written = Arc::new(options.open(self.path(name))?);
+        let opened = Handles { written, apart: Arc::new(File::open(self.path(name))?) };
+        handles.insert(name, opened.clone());
+        Ok(opened)
     }
 }
 
@@ -82,19 +91,19 @@ impl Storage for Directory {
     }
 
     fn write_at(&self, name: &'static str, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.handle(name)?.write_all_at(bytes, at)
+        self.handles(name)?.written.write_all_at(bytes, at)
     }
 
     fn set_len(&self, name: &'static str, length: u64) -> io::Result<()> {
-        self.handle(name)?.set_len(length)
+        self.handles(name)?.written.set_len(length)
     }
 
     fn sync(&self, name: &'static str) -> io::Result<()> {
-        self.handle(name)?.sync_data()
+        self.handles(name)?.written.sync_data()
     }
 
     fn sync_apart(&self, name: &'static str) -> io::Result<()> {
-        File::open(self.path(name))?.sync_all()
+        self.handles(name)?.apart.sync_all()
     }
 
     fn rename(&self, from: &'static str, to: &'static str) -> io::Result<()> {
@@ -105,11 +114,11 @@ impl Storage for Directory {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.directory.sync_all()
     }
 
     fn is_in_place(&self, name: &'static str) -> bool {
-        let Ok(written) = self.handle(name).and_then(|handle| handle.metadata()) else { return false };
+        let Ok(written) = self.handles(name).and_then(|handles| handles.written.metadata()) else { return false };
         let named = std::fs::metadata(self.path(name));
         named.is_ok_and(|named| (named.dev(), named.ino()) == (written.dev(), written.ino()))
     }
@@ -128,8 +137,9 @@ pub(in super::super) fn create_durably(path: &Path) -> io::Result<()> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     match File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all()) {
-        // A parent that may be entered but not read belongs to somebody else, who made this directory.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        // A parent that may be entered but not read belongs to somebody else, who made this directory. A read-only file system
+        // as the parent of a volume has nothing to sync.
+        Err(error) if [ErrorKind::PermissionDenied, ErrorKind::InvalidInput].contains(&error.kind()) => Ok(()),
         synced => synced,
     }
 }
