@@ -139,11 +139,11 @@ impl InUse {
             Known::Embedded { path, .. } => match Mark::read(path).map_err(|error| error.0)? {
                 Some(mark) if moves.contains(&mark.id) => return Ok(()),
                 Some(mark) => format!(", and was moved to {}", mark.to),
-                // The old directory was removed after the move; without a move nothing knows of its payments.
-                None if !has_ledger(path) && !moves.is_empty() => return Ok(()),
-                None => {
-                    format!(", and was not moved: stop every gateway and run `tollgate migrate {}`", path.display())
-                }
+                // Also where its volume is not mounted: nothing else says that its payments are known here.
+                None => format!(
+                    ", and {0} has no mark of a move: mount it if it was moved, else stop every gateway and run `tollgate migrate {0}`",
+                    path.display()
+                ),
             },
         };
         Err(self.refusal(&known, &opened.to_string(), &why))
@@ -171,9 +171,4 @@ impl InUse {
         fs::rename(&unfinished, &self.0)?;
         File::open(dir)?.sync_all()
     }
-}
-
-/// Whether there is a ledger, or something that cannot be looked at.
-fn has_ledger(path: &Path) -> bool {
-    Ledger::identity_in(path).map_or(true, |identity| identity.is_some())
 }
