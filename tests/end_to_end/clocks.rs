@@ -37,8 +37,8 @@ async fn payment_that_is_executed_late_is_never_failed_by_a_gateway_with_a_wrong
         assert!(text.contains("settle_window = \"2s\"") && text.contains(TIMEOUTS), "{text}");
         let text = text.replace("settle_window = \"2s\"", "settle_window = \"14s\"");
         // The request ends before the provider executes it.
-        let short = TIMEOUTS.replace("total = \"100s\"", "total = \"5s\"");
-        std::fs::write(&file, text.replace(TIMEOUTS, &short)).unwrap();
+        let short = "timeouts = { connect = \"5s\", read = \"5s\", write = \"5s\", total = \"5s\" }";
+        std::fs::write(&file, text.replace(TIMEOUTS, short)).unwrap();
     })
     .await;
     let mut others = Vec::new();

@@ -42,7 +42,7 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     // PostgreSQL without a move: the payment would be unknown there.
     replace(&file, "path = \"../data\"", &postgres);
     let why = refused(&world);
-    assert!(why.contains("was not moved") && why.contains("tollgate migrate"), "{why}");
+    assert!(why.contains("has no mark of a move") && why.contains("tollgate migrate"), "{why}");
     let moved = tollgate(&world, &["migrate", &data]);
     assert!(moved.status.success(), "{}", said(&moved));
     let again = tollgate(&world, &["migrate", &data]);
