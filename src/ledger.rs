@@ -138,7 +138,7 @@ impl Ledger {
             // As the request: large, and a long way back.
             Ok(Box::new(claimed))
         };
-        let mut claimed = *self.engine.write(Durable, about, work).await?;
+        let mut claimed = *self.engine.claim(about, work).await?;
         if let Claimed::Run(ticket) = &mut claimed {
             ticket.held.reached_caller();
             // The gateway's own claims have no path.
