@@ -46,7 +46,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
             lanes.ended(ended, &mut under_way);
         }
         // What cannot be written down as delivered would be delivered again and again.
-        if worker.ledger.is_healthy() && clock::is_trusted() {
+        if worker.ledger.may_work() && clock::is_trusted() {
             let free = AT_ONCE.saturating_sub(under_way.len());
             let due = worker.ledger.due_deliveries(
                 clock::now(),

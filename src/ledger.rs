@@ -44,7 +44,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use self::about::About;
-use self::claims::{Later, Request, errands};
+use self::claims::{Attempt, Later, Request, errands};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
 pub use self::feed::{Age, Changes, Listener, Name};
@@ -138,7 +138,7 @@ impl Ledger {
             // As the request: large, and a long way back.
             Ok(Box::new(claimed))
         };
-        let mut claimed = *self.engine.write(Durable, about, work).await?;
+        let mut claimed = *self.engine.claim(about, work).await?;
         if let Claimed::Run(ticket) = &mut claimed {
             ticket.held.reached_caller();
             // The gateway's own claims have no path.
@@ -221,10 +221,22 @@ impl Ledger {
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
     /// was heard of the payment or refund meanwhile, it stays and the provider is asked.
-    pub async fn release(&self, mut ticket: Ticket) -> Result<(), LedgerError> {
+    pub async fn release(&self, ticket: Ticket) -> Result<(), LedgerError> {
+        self.release_after(Attempt::Made, ticket).await
+    }
+
+    /// As [`release`](Self::release), for a job that was not even tried: it is not counted as a try.
+    pub(crate) async fn release_untried(&self, ticket: Ticket) -> Result<(), LedgerError> {
+        self.release_after(Attempt::None, ticket).await
+    }
+
+    async fn release_after(&self, attempt: Attempt, mut ticket: Ticket) -> Result<(), LedgerError> {
         let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::release(tx, turn, evidence.clone(), clock::now())).await?;
+        let work = move |tx: &mut transaction::Transaction<'_>| {
+            claims::release(tx, turn, attempt, evidence.clone(), clock::now())
+        };
+        self.engine.write(Durable, about, work).await?;
         ticket.held.done();
         Ok(())
     }
@@ -432,6 +444,11 @@ impl Ledger {
             Engine::Embedded(_) => None,
             Engine::Postgres(engine) => engine.not_ready(),
         }
+    }
+
+    /// Whether background work may begin: the ledger can write, and this process has its lease.
+    pub(crate) fn may_work(&self) -> bool {
+        self.is_healthy() && self.not_ready().is_none()
     }
 
     /// Whether it can write. Embedded, false for good once a commit or sync failed, or until there is room again on a disk that

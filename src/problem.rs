@@ -139,6 +139,12 @@ impl Problem {
         Self { detail: detail.to_owned(), ..Self::ledger(error).money(MoneyState::Unknown) }
     }
 
+    /// 503: the ledger did not say whether it accepted a job. If it did, the job is executed.
+    pub fn acceptance_unknown(error: &LedgerError) -> Self {
+        let detail = "The ledger did not answer in time, so the gateway cannot tell whether it accepted this request. Send the same request again, or ask for the status later.";
+        Self { detail: detail.to_owned(), ..Self::ledger(error).money(MoneyState::Unknown) }
+    }
+
     /// 402: the provider refused to close it, which says nothing about the money.
     pub fn close_refused(word: Word, money_state: MoneyState) -> Self {
         let detail = "The provider refused to close the payment. See `provider` for its own words, and ask for the payment's status.";

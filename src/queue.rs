@@ -20,8 +20,8 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
     let mut places = Places::new(AT_ONCE, AT_ONCE);
     let here: Arc<str> = name().into();
     loop {
-        // Taking is writing.
-        if gateway.ledger.is_healthy() && clock::is_trusted() && !places.is_full() {
+        // Taking is writing, and without the lease nothing of it may be sent.
+        if gateway.ledger.may_work() && clock::is_trusted() && !places.is_full() {
             // With several merchants, each leaves half of the places to the others.
             let each = if gateway.current.load().merchants.len() > 1 { AT_ONCE / 2 } else { AT_ONCE };
             // No more than are made at once: what one gateway has found is not given to another for a while.

@@ -47,7 +47,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut stepping = JoinSet::new();
     loop {
         // What cannot be written down would be asked again and again.
-        if gateway.ledger.is_healthy() && clock::is_trusted() && !places.is_full() {
+        if gateway.ledger.may_work() && clock::is_trusted() && !places.is_full() {
             // Among them are those that are being asked about, but no more than have a place: every free one is filled.
             let due = gateway.ledger.due_searches(clock::now(), LOOK).await;
             let is_crowd = due.len() == LOOK;

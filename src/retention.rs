@@ -56,7 +56,7 @@ async fn purge_time(
             %known,
             "nothing is purged: the clock says `now`, but the newest time that the ledger knows is `known`. Is the clock wrong, \
              set it right (NTP), and nothing is lost. Is it right because no gateway ran for so long, nothing is to be done: \
-             purging goes on after a day of running with payments"
+             purging goes on after an hour of running without a step, as soon as a merchant's signed request is accepted"
         ),
         PurgeTime::Refused { .. } => {}
         _ if before => tracing::info!("the clock agrees with the ledger's time again: purging goes on"),

@@ -74,6 +74,7 @@ pub(super) fn not_run(claimed: Claimed, order_id: &str, done: StatusCode) -> Res
         }
         Claimed::Accepted(record) => return Ok(later::applied(json(StatusCode::ACCEPTED, &record))),
         Claimed::Waiting(record) => return Ok(later::applied(replayed(json(StatusCode::ACCEPTED, &record)))),
+        Claimed::InDoubt(error) => Problem::acceptance_unknown(&error),
         Claimed::Full(QueueFull::Total) => Problem::queue_full(),
         Claimed::Full(QueueFull::Share) => Problem::queue_share_full(),
         Claimed::Running => Problem::running(),

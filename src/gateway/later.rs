@@ -11,7 +11,7 @@ use tollgate_plugins::payment::Status;
 
 use super::answers::body_of;
 use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
-use crate::clock;
+use crate::clock::{self, Reading};
 use crate::config::Snapshot;
 use crate::ledger::{
     Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, QueueFull, QueueLimit, Record,
@@ -86,6 +86,10 @@ pub(super) async fn not_done(gateway: &Gateway, ticket: Ticket, error: &Error) -
             let action = errand.action;
             give_up(gateway, ticket, action).await
         }
+        // A refusal to send is for good in this turn, so that it can be asked for once more.
+        Some(_) if gateway.ledger.may_send(ticket.turn).is_err() && !was_tried(&ticket) => {
+            put_back(gateway, ticket).await
+        }
         Some(errand) => {
             let action = errand.action;
             gateway.ledger.release(ticket).await?;
@@ -96,12 +100,35 @@ pub(super) async fn not_done(gateway: &Gateway, ticket: Ticket, error: &Error) -
     }
 }
 
+/// Whether a channel was tried in this turn, or held the call back.
+fn was_tried(ticket: &Ticket) -> bool {
+    !ticket.evidence.is_empty()
+}
+
+/// Puts a job back that was not tried.
+async fn put_back(gateway: &Gateway, ticket: Ticket) -> Result<(), LedgerError> {
+    let action = ticket.errand.as_ref().map(|errand| errand.action);
+    gateway.ledger.release_untried(ticket).await?;
+    if let Some(action) = action {
+        count(action, "put_back");
+    }
+    Ok(())
+}
+
 /// Makes what was taken from the queue, as if its caller waited for it.
 pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
     let Some(errand) = ticket.errand.clone() else { return };
     let (order_id, action) = (ticket.subject.order_id.clone(), errand.action);
+    // Another gateway may have ended it by now: this one must neither make it nor give it up.
+    if let Err(why) = gateway.ledger.may_send(ticket.turn) {
+        tracing::info!(order_id, ?action, %why, "put back into the queue without a try");
+        if let Err(error) = put_back(gateway, ticket).await {
+            tracing::error!(%error, order_id, "what could not be sent could not be put back into the queue either");
+        }
+        return;
+    }
     let snapshot = gateway.current.load_full();
-    if has_expired(&errand, &ticket.payment, snapshot.process.queue.give_up, clock::now()) {
+    if has_expired(&errand, &ticket.payment, snapshot.process.queue.give_up, clock::reading()) {
         if let Err(error) = give_up(gateway, ticket, action).await {
             tracing::error!(%error, order_id, "what could not be sent could not be given up either");
         }
@@ -123,15 +150,18 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
 }
 
 /// Whether a job is given up: the payment's own time is over, or it was tried for long enough. However old it seems to be, one
-/// that was never tried is tried once, because the clock may be wrong, or all gateways were off.
-fn has_expired(errand: &Errand, payment: &Payment, give_up: Duration, now: Timestamp) -> bool {
+/// that was never tried is tried once, because the clock may be wrong, or all gateways were off. Only the time that has passed
+/// for certain counts: a step of the clock gives nothing up.
+fn has_expired(errand: &Errand, payment: &Payment, give_up: Duration, time: Reading) -> bool {
     let is_payment = errand.action == Action::Pay;
-    if is_payment && payment.expires_at.is_some_and(|expires_at| now >= expires_at) {
+    let created_at = payment.created_at;
+    let is_over = |expires_at: Timestamp| time.certain_age(created_at) >= expires_at.duration_since(created_at);
+    if is_payment && payment.expires_at.is_some_and(is_over) {
         return true;
     }
     let tried_for = if is_payment && payment.method.is_scanned() { give_up.min(SCANNED) } else { give_up };
     let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
-    errand.tries > 0 && now.duration_since(errand.since) >= tried_for
+    errand.tries > 0 && time.certain_age(errand.since) >= tried_for
 }
 
 async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action) -> Result<(), LedgerError> {
@@ -175,20 +205,48 @@ mod tests {
     fn job_expires_after_a_try_or_when_its_payment_does() {
         let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
         let at = |seconds| start + SignedDuration::from_secs(seconds);
+        let steady = |now| Reading { now: at(now), steady_for: SignedDuration::MAX };
         let errand = |tries| Errand { action: Action::Pay, body: String::new(), since: start, tries, due: start };
-        let web = Payment { method: Method::all().find(|method| !method.is_scanned()).unwrap(), ..a_payment("o") };
+        let web = Payment {
+            method: Method::all().find(|method| !method.is_scanned()).unwrap(),
+            created_at: start,
+            ..a_payment("o")
+        };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..a_payment("o") };
         for (payment, time) in [(&web, 3600), (&till, 60)] {
-            assert!(!has_expired(&errand(1), payment, hour, at(time - 1)));
-            assert!(has_expired(&errand(1), payment, hour, at(time)));
-            for never in [at(time), at(400 * 86_400)] {
+            assert!(!has_expired(&errand(1), payment, hour, steady(time - 1)));
+            assert!(has_expired(&errand(1), payment, hour, steady(time)));
+            for never in [steady(time), steady(400 * 86_400)] {
                 assert!(!has_expired(&errand(0), payment, hour, never), "it was never tried");
             }
         }
         let dated = Payment { expires_at: Some(at(100)), ..web };
-        assert!(!has_expired(&errand(0), &dated, hour, at(99)) && has_expired(&errand(0), &dated, hour, at(100)));
+        assert!(
+            !has_expired(&errand(0), &dated, hour, steady(99)) && has_expired(&errand(0), &dated, hour, steady(100))
+        );
         let refund = Errand { action: Action::Refund, ..errand(0) };
-        assert!(!has_expired(&refund, &dated, hour, at(100)), "the payment's end is none of a refund's");
+        assert!(!has_expired(&refund, &dated, hour, steady(100)), "the payment's end is none of a refund's");
+    }
+
+    #[test]
+    fn clock_step_expires_no_job_until_the_time_has_passed_for_certain() {
+        let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
+        let errand = |tries| Errand { action: Action::Pay, body: String::new(), since: start, tries, due: start };
+        let stepped = |ahead: i64, steady_for: i64| {
+            let steady_for = SignedDuration::from_secs(steady_for);
+            Reading { now: start + SignedDuration::from_secs(ahead) + steady_for, steady_for }
+        };
+        let web = Payment { method: Method::all().find(|method| !method.is_scanned()).unwrap(), ..a_payment("o") };
+        let web = Payment { created_at: start, expires_at: None, ..web };
+        let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..web.clone() };
+        let dated = Payment { expires_at: Some(start + SignedDuration::from_secs(100)), ..web.clone() };
+        for (payment, tries, time) in [(&web, 1, 3600), (&till, 1, 60), (&dated, 0, 100), (&dated, 1, 100)] {
+            for ahead in [time, 400 * 86_400] {
+                assert!(!has_expired(&errand(tries), payment, hour, stepped(ahead, 0)), "{ahead}");
+                assert!(!has_expired(&errand(tries), payment, hour, stepped(ahead, time - 1)), "{ahead}");
+                assert!(has_expired(&errand(tries), payment, hour, stepped(ahead, time)), "{ahead}");
+            }
+        }
     }
 
     #[test]

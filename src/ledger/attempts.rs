@@ -20,6 +20,24 @@ use crate::telemetry::METRICS;
 /// The event that tells of money on two channels.
 pub(super) const DOUBLE: &str = "payment.double_payment";
 
+/// Money that was found on a channel that its payment had left.
+pub(super) struct DoublePayment {
+    order_id: String,
+    channel: String,
+}
+
+impl DoublePayment {
+    /// Counts and logs it. Called after the commit only: a transaction may run again, or be rolled back.
+    pub(super) fn report(&self) {
+        METRICS.double_payments_total.with_label_values(&[self.channel.as_str()]).inc();
+        tracing::error!(
+            order_id = self.order_id,
+            channel = self.channel,
+            "money is on a channel that the payment left"
+        );
+    }
+}
+
 /// The order id of what is left on a channel.
 fn order_id(payment: &Payment) -> String {
     format!("{}/{}", payment.order_id, payment.channel)
@@ -80,8 +98,7 @@ pub(super) fn paid(
 ) -> Result<(), LedgerError> {
     let channel = attempt.row.payment.channel.clone();
     attempt.row.payment.search = Some(rules::new_search(now));
-    METRICS.double_payments_total.with_label_values(&[channel.as_str()]).inc();
-    tracing::error!(order_id = attempt.row.payment.order_id, channel, "money is on a channel that the payment left");
+    tx.found_double_payment(DoublePayment { order_id: attempt.row.payment.order_id.clone(), channel: channel.clone() });
     let Some(main) = attempt.row.attempt_of else { return Ok(()) };
     let Some(mut main) = Kept::<PaymentRow>::load(tx, main)? else { return Ok(()) };
     main.row.payment.version += 1;

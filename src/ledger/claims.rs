@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 pub(super) use self::asked::Request;
-pub(super) use self::errands::Later;
+pub(super) use self::errands::{Attempt, Later};
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
 use super::attempts;
@@ -71,6 +71,7 @@ pub(super) fn moved_to(
 pub(super) fn release(
     tx: &mut Transaction<'_>,
     turn: Turn,
+    attempt: Attempt,
     evidence: Vec<Exchanged>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -81,7 +82,7 @@ pub(super) fn release(
         return lost(tx, turn, now);
     }
     if claim.errand.is_some() {
-        return errands::put_back(tx, turn.claim, claim, target, now);
+        return errands::put_back(tx, turn.claim, claim, target, attempt, now);
     }
     let released = What::Released { action: claim.what };
     match target {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::about::About;
+use super::attempts::DoublePayment;
 use super::embedded;
 use super::feed::{Listener, Name};
 use super::held::{Holder, Turn};
@@ -51,11 +52,28 @@ impl Engine {
         &self,
         durability: Durability,
         about: About,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        match self {
+            Self::Embedded(engine) => {
+                let work = move |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
+                let (value, double_payments) = engine.write(durability, work).await?;
+                double_payments.iter().for_each(DoublePayment::report);
+                Ok(value)
+            }
+            Self::Postgres(engine) => engine.write(durability, about, work).await,
+        }
+    }
+
+    /// Runs the transaction of a durable claim. Once its caller has stopped waiting it is not begun, and not repeated.
+    pub(super) async fn claim<T: Send + 'static>(
+        &self,
+        about: About,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
-            Self::Embedded(engine) => engine.write(durability, work).await,
-            Self::Postgres(engine) => engine.write(durability, about, work).await,
+            Self::Embedded(engine) => engine.write(Durability::Durable, work).await,
+            Self::Postgres(engine) => engine.claim(about, work).await,
         }
     }
 
@@ -174,7 +192,8 @@ impl Engine {
     }
 
     /// Runs the transaction that accepts a merchant's job. `work` is told which limit of the queue is reached; no other
-    /// transaction, on no machine, accepts a job between that and its end so that a limit would be passed.
+    /// transaction, on no machine, accepts a job between that and its end so that a limit would be passed. Once its caller has
+    /// stopped waiting it is not begun, and not repeated.
     pub(super) async fn accept(
         &self,
         merchant: String,

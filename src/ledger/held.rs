@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::claims::{lost, release};
+use super::claims::{Attempt, lost, release};
 use super::ids::Id;
 use super::records::LedgerError;
 use super::transaction::Transaction;
@@ -49,7 +49,7 @@ pub(super) enum End {
 impl End {
     pub(super) fn of(self, tx: &mut Transaction<'_>, turn: Turn) -> Result<(), LedgerError> {
         match self {
-            Self::Released => release(tx, turn, Vec::new(), clock::now()),
+            Self::Released => release(tx, turn, Attempt::None, Vec::new(), clock::now()),
             Self::Lost => lost(tx, turn, clock::now()),
         }
     }

@@ -1,9 +1,10 @@
 //! The ledger's own time, by which it forgets: no single reading of a wall clock deletes anything.
 //!
 //! The newest time that the ledger knows is kept in it. It runs on with the monotonic clock of whoever uses the ledger, and
-//! never past the clock that decides. A jump of that clock (it was set, or no gateway ran for a while) is believed after the
-//! clock has run with it as long as the jump was, a day at most. A jump of more than a day needs a witness as well: a request
-//! that was signed meanwhile, because its signature must agree with our clock. Until then nothing is purged.
+//! never past the clock that decides. A jump of that clock (it was set, or no gateway ran for a while) is believed after an
+//! hour in which the clock ran with it and a witness agreed: an accepted request, whose signature must agree with our clock.
+//! Without a witness a jump of up to a day is believed after the clock has run with it as long as the jump was, and a longer
+//! one never. Until then nothing is purged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,12 +21,13 @@ use super::transaction::{Read, Space, Transaction};
 use crate::clock::Reading;
 
 /// Where it is kept, beside the lists of what grows old.
-const KEY: &[u8] = &[2];
+pub(super) const KEY: &[u8] = &[2];
 
 /// A larger jump is refused until it is confirmed.
 const LARGEST_JUMP: SignedDuration = SignedDuration::from_hours(24);
-/// How long the clock must run with a larger jump before it is believed.
-const CONFIRMED_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// How long the clock must run with a jump that a witness confirms before it is believed. Short enough for a machine that is
+/// off every night.
+const CONFIRMED_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// How long the clock must run without a step, or after a start, before anything is purged.
 const GRACE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -120,7 +122,10 @@ fn judge(known: Option<Timestamp>, facts: Facts) -> (Timestamp, PurgeTime) {
     let passed = SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX);
     let counted_on = known.max(known.saturating_add(passed).unwrap_or(Timestamp::MAX).min(now));
     let jump = now.duration_since(counted_on).abs();
-    let is_confirmed = steady_for >= jump.min(CONFIRMED_AFTER) && (jump <= LARGEST_JUMP || is_witnessed);
+    let is_confirmed = match is_witnessed {
+        true => steady_for >= jump.min(CONFIRMED_AFTER),
+        false => jump <= LARGEST_JUMP && steady_for >= jump,
+    };
     let known = if is_confirmed { now } else { counted_on };
     let verdict = match now.duration_since(known) {
         ahead if ahead > LARGEST_JUMP => PurgeTime::Refused { known },
@@ -175,19 +180,42 @@ mod tests {
         let (known, _) = judge(Some(at(0)), facts(HOUR + 60, HOUR, 60));
         assert_eq!(known, at(HOUR + 60), "an hour after an hour");
         let three_weeks = 21 * DAY;
-        let waits = facts(three_weeks, DAY - 1, 60);
+        let waits = facts(three_weeks, HOUR - 1, 60);
         assert!(matches!(judge(Some(at(0)), Facts { is_witnessed: true, ..waits }).1, PurgeTime::Refused { .. }));
-        let ran = facts(three_weeks, DAY, 60);
+        let ran = facts(three_weeks, 10 * DAY, 60);
         assert!(matches!(judge(Some(at(0)), ran).1, PurgeTime::Refused { .. }), "nobody agreed with the clock");
+        let ran = facts(three_weeks, HOUR, 60);
         let witnessed = judge(Some(at(0)), Facts { is_witnessed: true, ..ran });
         assert_eq!(witnessed, (at(three_weeks), PurgeTime::Until(at(three_weeks))));
+    }
+
+    #[test]
+    fn machine_that_is_off_every_night_purges_every_day_it_has_payments() {
+        let mut known = at(0);
+        for day in 1..=30 {
+            let (mut is_purging, mut refused) = (false, 0);
+            // Ten hours of running after fourteen without, looked at every minute.
+            for minute in 0..600 {
+                let ran = facts(day * DAY + minute * 60, minute * 60, if minute == 0 { 0 } else { 60 });
+                let (next, verdict) = judge(Some(known), Facts { is_witnessed: minute >= 5, ..ran });
+                known = next;
+                is_purging = matches!(verdict, PurgeTime::Until(until) if until == ran.clock.now);
+                refused += i32::from(matches!(verdict, PurgeTime::Refused { .. }));
+            }
+            assert!(is_purging && refused == 0, "day {day}: {known}, refused {refused} times");
+        }
+        // One that comes back after a month is believed within its first hours.
+        let back = facts(60 * DAY, HOUR - 1, 60);
+        assert!(matches!(judge(Some(known), Facts { is_witnessed: true, ..back }).1, PurgeTime::Refused { .. }));
+        let back = Facts { is_witnessed: true, ..facts(60 * DAY, HOUR, 60) };
+        assert_eq!(judge(Some(known), back).1, PurgeTime::Until(at(60 * DAY)));
     }
 
     #[test]
     fn clock_that_went_back_purges_by_itself_and_heals_a_time_from_the_future() {
         let future = 400 * DAY;
         assert_eq!(judge(Some(at(future)), facts(0, HOUR, 60)), (at(future), PurgeTime::Until(at(0))));
-        let healed = judge(Some(at(future)), Facts { is_witnessed: true, ..facts(0, DAY, 60) });
+        let healed = judge(Some(at(future)), Facts { is_witnessed: true, ..facts(0, HOUR, 60) });
         assert_eq!(healed, (at(0), PurgeTime::Until(at(0))));
     }
 }

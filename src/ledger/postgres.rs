@@ -43,6 +43,7 @@ use self::pool::{Next, Queue, Tries};
 use self::session::{Failure, Session};
 use self::tickets::Tickets;
 use super::about::About;
+use super::attempts::DoublePayment;
 use super::engine::Durability;
 use super::feed::Listener;
 use super::held::{End, Holder, Turn};
@@ -136,18 +137,39 @@ impl Engine {
         &self,
         durability: Durability,
         about: About,
-        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.ask(self.transaction(durability, about, work)).await
+    }
+
+    /// As [`Engine::claim`](super::engine::Engine::claim).
+    pub(super) async fn claim<T: Send + 'static>(
+        &self,
+        about: About,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, about, work)).await;
+        claimed.unwrap_or_else(|| Err(not_in_time()))
+    }
+
+    fn transaction<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        about: About,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
-        self.ask(move |session| {
+        move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
-            let (value, wakes) = session.transaction(durability, &about, &shared, &mut work)?;
+            let work = |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
+            let ((value, double_payments), wakes) = session.transaction(durability, &about, &shared, work)?;
+            // Here and not where it is waited for: nobody may wait any more.
+            double_payments.iter().for_each(DoublePayment::report);
             if wakes {
                 shared.wake();
             }
             Ok(value)
-        })
-        .await
+        }
     }
 
     /// As [`Engine::read`](super::engine::Engine::read).
@@ -195,16 +217,22 @@ impl Engine {
         mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
     ) -> Result<Claimed, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
-        self.ask(move |session| {
+        let accepted = self.submit(Unawaited::Skipped, move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
             let work = |tx: &mut Transaction<'_>| work(tx, due::queue_is(session, &merchant, limit)?);
-            let (claimed, wakes) = session.transaction(Durability::Durable, &about, &shared, work)?;
-            if wakes {
-                shared.wake();
+            match session.transaction(Durability::Durable, &about, &shared, work) {
+                Ok((claimed, wakes)) => {
+                    if wakes {
+                        shared.wake();
+                    }
+                    Ok(claimed)
+                }
+                Err(error) if session.is_in_doubt() => Ok(Claimed::InDoubt(error)),
+                Err(error) => Err(error),
             }
-            Ok(claimed)
-        })
-        .await
+        });
+        // What has begun may still be committed.
+        accepted.await.unwrap_or_else(|| Ok(Claimed::InDoubt(not_in_time())))
     }
 
     pub(super) async fn due_deliveries(
@@ -309,11 +337,23 @@ impl Engine {
     /// with another transaction, a connection that was lost.
     async fn ask<T: Send + 'static>(
         &self,
-        mut work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.submit(Unawaited::Done, work).await.unwrap_or_else(|| Err(not_in_time()))
+    }
+
+    /// As [`ask`](Self::ask); `None` when there was no answer in time. What has begun may still be done then.
+    async fn submit<T: Send + 'static>(
+        &self,
+        unawaited: Unawaited,
+        mut work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Option<Result<T, LedgerError>> {
         let (reply, answer) = oneshot::channel();
         let (mut reply, mut tries) = (Some(reply), Tries::default());
         self.shared.queue.push(Box::new(move |session| {
+            if unawaited == Unawaited::Skipped && reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                return Next::Done;
+            }
             let done = match session {
                 Ok(session) => {
                     let done = work(session);
@@ -328,10 +368,8 @@ impl Engine {
             reply.take().map(|reply| reply.send(done));
             Next::Done
         }));
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(shut())),
-            Err(_) => Err(LedgerError("PostgreSQL does not answer in time".to_owned())),
-        }
+        let answer = tokio::time::timeout(PATIENCE, answer).await.ok()?;
+        Some(answer.unwrap_or_else(|_| Err(shut())))
     }
 }
 
@@ -379,6 +417,14 @@ impl Holder for Shared {
     }
 }
 
+/// What becomes of work that has not begun when its caller stops waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unawaited {
+    Done,
+    /// Its caller is told that nothing was done.
+    Skipped,
+}
+
 /// Connects for the first time.
 fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
@@ -414,6 +460,10 @@ pub(super) fn sql(address: Address, statements: String) -> Result<(), LedgerErro
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
     std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
+}
+
+fn not_in_time() -> LedgerError {
+    LedgerError("PostgreSQL does not answer in time".to_owned())
 }
 
 fn shut() -> LedgerError {

@@ -213,6 +213,8 @@ pub enum Claimed {
     Accepted(Record),
     /// It was accepted before and is not made yet.
     Waiting(Record),
+    /// Nobody knows whether it was accepted: the ledger did not answer in time, or was lost during the commit.
+    InDoubt(LedgerError),
     /// So many wait already that no more are accepted; nothing was written down.
     Full(QueueFull),
     /// The key was used for another request.

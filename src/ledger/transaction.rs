@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::attempts::DoublePayment;
 use super::feed::{Age, Name};
 use super::ids::{Id, Ids};
 use super::records::LedgerError;
@@ -267,13 +268,14 @@ impl Writes {
 pub(super) struct Transaction<'a> {
     base: &'a dyn Read,
     own: Writes,
+    double_payments: Vec<DoublePayment>,
     ids: &'a Mutex<Ids>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>) -> Self {
         let rows = Rows { rows: Vec::with_capacity(FEW), places: None };
-        Self { base, own: Writes { rows, ..Writes::default() }, ids }
+        Self { base, own: Writes { rows, ..Writes::default() }, double_payments: Vec::new(), ids }
     }
 
     pub(super) fn into_writes(self) -> Writes {
@@ -317,6 +319,16 @@ impl<'a> Transaction<'a> {
     /// Counts an event that leaves the queues.
     pub(super) fn unqueued(&mut self, event: Id) {
         self.own.queued.push((event, false));
+    }
+
+    /// Remembers money on two channels, to be reported once this is committed.
+    pub(super) fn found_double_payment(&mut self, found: DoublePayment) {
+        self.double_payments.push(found);
+    }
+
+    /// Takes out what is to be reported after the commit.
+    pub(super) fn take_double_payments(&mut self) -> Vec<DoublePayment> {
+        std::mem::take(&mut self.double_payments)
     }
 
     /// A record is other than it was.

@@ -44,6 +44,15 @@ impl Later {
     }
 }
 
+/// Whether a turn in which nothing was sent counts as a try of its job. A job is given up only after a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ledger) enum Attempt {
+    /// A channel was tried, or the configuration names none.
+    Made,
+    /// This gateway was not allowed to send, or nobody ever had the ticket.
+    None,
+}
+
 /// As [`Ledger::take`](crate::ledger::Ledger::take).
 pub(in crate::ledger) fn take(
     tx: &mut Transaction<'_>,
@@ -87,13 +96,14 @@ pub(super) fn put_back(
     id: Id,
     mut claim: ClaimRow,
     mut target: Target,
+    attempt: Attempt,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let Some(errand) = &mut claim.errand else { return Ok(()) };
     // A clock that was wrong may have written the future.
     errand.since = errand.since.min(now);
     errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
-    errand.tries = errand.tries.saturating_add(1);
+    errand.tries = errand.tries.saturating_add(u32::from(attempt == Attempt::Made));
     tx.remove(Space::Running, &id.0);
     list(tx, id, errand, merchant_of(&target));
     let due = errand.due;

@@ -6,8 +6,9 @@ use super::origin;
 use super::save::save;
 use super::schema::{self, ABOUT};
 use super::session::Session;
+use crate::ledger::known_time;
 use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::Writes;
+use crate::ledger::transaction::{Space, Writes};
 
 /// A ledger while it is filled. Dropped before its [`end`](Self::end), it is as empty as before.
 pub(in crate::ledger) struct Filling(Box<Session>);
@@ -25,7 +26,8 @@ impl Filling {
     /// the end.
     pub(in crate::ledger) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
         const USED: &str = "\
-            SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1) OR EXISTS (SELECT FROM tollgate_due)";
+            SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1 AND NOT (space = $2 AND key = $3)) \
+            OR EXISTS (SELECT FROM tollgate_due)";
         let session = Session::connect(to)?;
         schema::migrate(&session)?;
         // An interrupted move may be committing still: the lock waits for its end.
@@ -33,7 +35,12 @@ impl Filling {
         if origin::moves(&session)?.iter().any(|known| known == id) {
             return Ok(Begun::Complete);
         }
-        if session.query(USED, &[&ABOUT])?.first().is_none_or(|row| row.get(0)) {
+        // A gateway that was only started has written the ledger's time and nothing else.
+        if session
+            .query(USED, &[&ABOUT, &schema::number(Space::Ages), &known_time::KEY])?
+            .first()
+            .is_none_or(|row| row.get(0))
+        {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
             return Err(LedgerError(why));
         }

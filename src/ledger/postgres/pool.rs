@@ -36,13 +36,14 @@ pub(super) enum Next {
 
 /// How often one piece of work is tried, so that its caller is answered in time.
 pub(super) struct Tries {
-    began: Option<Instant>,
+    /// When it was queued.
+    began: Instant,
     left: u32,
 }
 
 impl Default for Tries {
     fn default() -> Self {
-        Self { began: None, left: 8 }
+        Self { began: Instant::now(), left: 8 }
     }
 }
 
@@ -51,8 +52,7 @@ impl Tries {
 
     /// Whether to try once more what ran on this connection.
     pub(super) fn again(&mut self, session: &Session) -> bool {
-        let began = *self.began.get_or_insert_with(Instant::now);
-        if self.left == 0 || began.elapsed() > Self::LONGEST || !session.may_repeat() {
+        if self.left == 0 || self.began.elapsed() > Self::LONGEST || !session.may_repeat() {
             return false;
         }
         self.left -= 1;

@@ -106,6 +106,11 @@ impl Session {
         self.trouble.get().is_some_and(|kind| kind != Kind::Other) && !self.in_doubt.get()
     }
 
+    /// Whether nobody knows if the present work was committed.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.get()
+    }
+
     /// Makes sure that the server is there and still takes writes: one that became a standby keeps its connections.
     pub(super) fn check(&self) -> Result<(), Failure> {
         const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";

@@ -113,3 +113,24 @@ async fn news_of_the_payments_own_channel_are_its_own() {
     assert_eq!(bench.payment(LEFT).await.status, Status::Unknown);
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }
+
+#[tokio::test]
+async fn money_on_two_channels_is_counted_after_the_commit_only() {
+    let bench = Bench::new();
+    // The counter is the process's: each engine's test has a channel of its own.
+    let channel = format!("{}-double", module_path!());
+    let counted = || crate::telemetry::METRICS.double_payments_total.with_label_values(&[channel.as_str()]).get();
+    let found = |fails: bool| {
+        let payment = Payment { channel: channel.clone(), ..a_payment(LEFT) };
+        move |tx: &mut transaction::Transaction<'_>| {
+            let (id, claim) = (tx.new_id(at(0)), tx.new_id(at(0)));
+            let mut attempt = rows::Kept::new(id, rows::PaymentRow::new(payment.clone(), claim));
+            crate::ledger::attempts::paid(tx, &mut attempt, at(0))?;
+            if fails { Err(LedgerError("rolled back".into())) } else { Ok(()) }
+        }
+    };
+    assert!(bench.ledger.engine.write(Durable, About::order("shop", LEFT), found(true)).await.is_err());
+    assert_eq!(counted(), 0);
+    bench.ledger.engine.write(Durable, About::order("shop", LEFT), found(false)).await.unwrap();
+    assert_eq!(counted(), 1);
+}

@@ -97,6 +97,31 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
 }
 
 #[tokio::test]
+async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
+    let bench = Bench::new();
+    let tries = |ticket: &Ticket| ticket.errand.as_ref().unwrap().tries;
+    let ticket = bench.accepted("k", pay("o")).await;
+    bench.ledger.release_untried(ticket).await.unwrap();
+    // Its ticket never came to whoever took it.
+    let [claim] = bench.ledger.due_errands(at(LATE), 9).await[..] else { panic!() };
+    let holder = bench.ledger.engine.holder();
+    let take = move |tx: &mut transaction::Transaction<'_>| {
+        let mut ticket = crate::ledger::errands::take(tx, claim, "here", at(0))?.unwrap();
+        ticket.held = Held::new(holder.clone(), ticket.turn);
+        Ok(ticket)
+    };
+    drop(bench.ledger.engine.write(Durable, About::Claim(claim), take).await.unwrap());
+    let mut ticket = bench.take().await;
+    while ticket.is_none() {
+        ticket = bench.take().await;
+    }
+    let ticket = ticket.unwrap();
+    assert_eq!(tries(&ticket), 0);
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(tries(&bench.take().await.unwrap()), 1);
+}
+
+#[tokio::test]
 async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
     let bench = Bench::new();
     drop(bench.accepted("k", pay("o")).await);

@@ -117,3 +117,15 @@ async fn mark_that_cannot_be_read_keeps_the_ledger_shut() {
     std::fs::write(old.path().join(moved::MARK), "{").unwrap();
     assert!(Ledger::open(old.path()).err().unwrap().to_string().contains("cannot be read"));
 }
+
+#[tokio::test]
+async fn postgres_on_which_a_gateway_was_only_started_is_filled() {
+    let (old, place) = (one_payment().await, Schema::new());
+    let started = place.open();
+    started.purge_time(&mut PurgeGuard::default(), crate::clock::reading()).await.unwrap();
+    drop(started);
+    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    assert!(moved.contains("payments          1"), "{moved}");
+    let refused = migrate(one_payment().await.path(), place.address()).unwrap_err().to_string();
+    assert!(refused.contains("there are payments in"), "{refused}");
+}

@@ -79,3 +79,44 @@ async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
     assert!(matches!(claimed, Claimed::Replay(_)), "{claimed:?}");
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
 }
+
+/// A ledger with one connection for requests, and who keeps everybody from writing its records.
+async fn locked() -> (Schema, Ledger, tokio_postgres::Client) {
+    let place = Schema::on(shared());
+    let ledger = place.connect(1);
+    let (client, connection) = tokio_postgres::connect(&shared().url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let lock = format!("BEGIN; LOCK TABLE {}.tollgate_records IN EXCLUSIVE MODE", place.name());
+    client.batch_execute(&lock).await.unwrap();
+    (place, ledger, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
+    let (_place, ledger, client) = locked().await;
+    let mut first = Box::pin(ledger.claim(claim_key("first", ""), pay("first"), at(0)));
+    let mut job = Box::pin(ledger.accept(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
+    let mut claim = Box::pin(ledger.claim(claim_key("claim", ""), pay("claim"), at(0)));
+    // Each is asked once, so that it is queued; the first has the only connection.
+    tokio::select! { biased; _ = &mut first => panic!(), () = std::future::ready(()) => {} }
+    tokio::select! { biased; _ = &mut job => panic!(), () = std::future::ready(()) => {} }
+    tokio::select! { biased; _ = &mut claim => panic!(), () = std::future::ready(()) => {} }
+    drop((job, claim));
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert!(matches!(first.await.unwrap(), Claimed::Run(_)));
+    // One after another: what was queued before this has run, or never will.
+    assert_eq!(ledger.payment("shop", "job").await.unwrap(), None);
+    assert_eq!(ledger.payment("shop", "claim").await.unwrap(), None);
+    assert_eq!(ledger.due_errands(at(10), 9).await.len(), 0);
+}
+
+#[tokio::test]
+async fn acceptance_that_is_not_answered_in_time_is_in_doubt_and_not_refused() {
+    let (_place, ledger, client) = locked().await;
+    // From here on a time-out is over as soon as everybody waits.
+    tokio::time::pause();
+    let accepted = ledger.accept(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)).await.unwrap();
+    assert!(matches!(accepted, Claimed::InDoubt(_)), "{accepted:?}");
+    tokio::time::resume();
+    client.batch_execute("ROLLBACK").await.unwrap();
+}

@@ -114,6 +114,7 @@ async fn process_with_an_expired_lease_is_not_ready_and_says_why() {
     assert_eq!(bench.ledger.not_ready(), None);
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
     engine.lease().let_end();
+    assert!(!bench.ledger.may_work(), "what it took now it could not send");
     let why = bench.ledger.not_ready().unwrap();
     assert!(why.contains("the lease of this gateway in PostgreSQL ended"), "{why}");
     assert!(bench.ledger.may_send(ticket.turn).unwrap_err().to_string().contains("the lease of this gateway"));

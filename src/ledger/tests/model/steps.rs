@@ -139,7 +139,7 @@ impl World {
         for hears in Hears::ANY {
             let Some(mut next) = self.hearing(hears) else { continue };
             next.left.returns = returns;
-            next.write(machine, hears, |tx| claims::release(tx, hand.turn, Vec::new(), at(1))).unwrap();
+            next.write(machine, hears, |tx| claims::release(tx, hand.turn, Attempt::Made, Vec::new(), at(1))).unwrap();
             if hears == Hears::All {
                 next.machines[machine].hand = None;
                 // 503: nothing was sent.
