@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tollgate_plugins::provider::{PublishedKeys, Signing};
 use tollgate_plugins::signer::Keyring;
@@ -19,11 +19,14 @@ const REFRESH_EVERY: Duration = Duration::from_secs(11 * 3600);
 const RETRY_EVERY: Duration = Duration::from_secs(30);
 /// A flood of answers under made-up key ids must not become a flood of refreshes.
 const LEAST_PAUSE: Duration = Duration::from_secs(10);
+/// Notifications under unknown key ids that wait for a channel's refresh at the same time. Anybody can send them.
+const MAX_WAITING_NOTIFICATIONS: usize = 8;
 
 /// Refreshes published keys, one flight a channel.
 #[derive(Default)]
 pub struct Keys {
     flights: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Flight>>>>>,
+    notifications: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 struct Flight {
@@ -55,6 +58,17 @@ impl Keys {
         }
         *last = Some(Flight { fingerprint: channel.fingerprint.clone(), at: Instant::now(), worked: result.is_ok() });
         result.is_ok()
+    }
+
+    /// Does the same for a notification. When many wait already, it is refused at once, so that they do not hold the permits of
+    /// those whose keys are known; the provider sends it again.
+    pub async fn refresh_for_notification(&self, channel: &Channel) -> bool {
+        let new = || Arc::new(Semaphore::new(MAX_WAITING_NOTIFICATIONS));
+        let places = Arc::clone(self.notifications.lock().entry(channel.name.clone()).or_insert_with(new));
+        match places.try_acquire() {
+            Ok(_place) => self.refresh(channel).await,
+            Err(_) => false,
+        }
     }
 
     /// Keeps the keys of all channels fresh that have none of their own in the configuration.

@@ -154,9 +154,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
             match accepted {
                 Ok((stream, address)) => {
                     trouble.ends();
-                    let most = self.serve(stream, address, &registry, &shutdown, &mut trouble) + MAX_CLOSING;
+                    let most = self.serve(stream, address, &registry, &shutdown, &mut trouble);
                     for _ in 0..CLOSING_ROUNDS {
-                        if registry.descriptors() <= most {
+                        if registry.descriptors() <= most.max(registry.count()) + MAX_CLOSING {
                             break;
                         }
                         tokio::time::sleep(Duration::from_millis(1)).await;

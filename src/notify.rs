@@ -84,7 +84,9 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         provider.verify(Source::Notification, &incoming.headers, body, &keys, unix_now())
     };
     let mut checked = verify();
-    if matches!(checked, Err(BadSignature::UnknownKey(_))) && gateway.exchanger.keys().refresh(channel).await {
+    if matches!(checked, Err(BadSignature::UnknownKey(_)))
+        && gateway.exchanger.keys().refresh_for_notification(channel).await
+    {
         checked = verify();
     }
     let verified = match checked {

@@ -2,7 +2,7 @@
 //! an answer be verified and recorded before its first byte leaves.
 //!
 //! ```text
-//! head ─▶ admitted by the head alone (known route, channel, key id, time)   400 401 404 405 417
+//! head ─▶ admitted by the head alone (known route, channel, time)           400 401 404 405 417
 //!      ─▶ body, bounded in size, time, rate, and in memory over all bodies   408 413 503
 //!      ─▶ permit ─▶ gateway ─▶ answer known: permit given back              503
 //!      ─▶ response, given up when it is not taken
@@ -23,11 +23,10 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::{ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use rand::Rng;
-use tokio::sync::Semaphore;
 
 pub use self::permits::InFlight;
 pub(crate) use self::permits::Inside;
-use self::permits::{Buffered, Permits};
+use self::permits::{Buffered, Permits, Stage};
 use self::waiting::Waiting;
 use crate::gateway::{Admission, Gateway, Incoming, Served};
 use crate::listener::{self, Reason};
@@ -36,9 +35,6 @@ use crate::telemetry::{LABELS, METRICS};
 
 /// Maximum size of a notification: those of every provider are a few KiB.
 const MAX_NOTIFICATION: usize = 64 << 10;
-/// Requests with an unknown key id whose bodies are read at the same time, only to be thrown away. Beyond, they are refused
-/// without reading.
-const MAX_DISCARDED: usize = 64;
 /// Bytes of a response that must be taken within the write timeout.
 const WRITE_CHUNK: usize = 64 << 10;
 
@@ -47,7 +43,6 @@ pub struct Door {
     gateway: Arc<Gateway>,
     in_flight: InFlight,
     permits: Permits,
-    discards: Semaphore,
     responses: Arc<Waiting>,
     scheme: &'static str,
     body_limit: usize,
@@ -67,16 +62,7 @@ impl Door {
     /// `scheme` is what callers see: `https` when the listener speaks TLS.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
         let body_limit = usize::try_from(body_limit).unwrap_or(usize::MAX);
-        let discards = Semaphore::new(MAX_DISCARDED);
-        Self {
-            gateway,
-            in_flight,
-            permits: Permits::default(),
-            discards,
-            responses: Arc::default(),
-            scheme,
-            body_limit,
-        }
+        Self { gateway, in_flight, permits: Permits::default(), responses: Arc::default(), scheme, body_limit }
     }
 
     /// Answers a request; `None` when its connection was closed before work on it began.
@@ -84,8 +70,9 @@ impl Door {
         &self,
         session: &mut Session,
         request: &listener::Request,
-        request_id: &str,
+        context: &mut Context,
     ) -> Option<Response<Bytes>> {
+        let request_id = context.request_id.as_str();
         let refused = |(problem, operation): Refused| {
             let mut response = problem.response(request_id);
             response.extensions_mut().insert(Served { operation, ..Served::default() });
@@ -103,6 +90,7 @@ impl Door {
         if !request.begin_work() {
             return None;
         }
+        context.inside.advance(Stage::Work);
         let response = self.gateway.handle(received.incoming).await;
         drop(permit);
         Some(response)
@@ -122,29 +110,20 @@ impl Door {
         drop(snapshot);
         let most = match admission {
             Admission::Notification => self.body_limit.min(MAX_NOTIFICATION),
-            Admission::Request | Admission::UnknownKey => self.body_limit,
+            Admission::Request => self.body_limit,
         };
         body::check_length(&incoming.headers, most).map_err(shed)?;
         self.permits.check(admission, in_flight).map_err(shed)?;
-        // A caller with an unknown key is answered when it would be with a wrong signature: key ids are not to be found out.
-        let unauthorized = || (Problem::unauthorized(), "denied");
-        let discard = match admission {
-            Admission::UnknownKey => Some(self.discards.try_acquire().map_err(|_| unauthorized())?),
-            Admission::Request | Admission::Notification => None,
-        };
         let mut buffered = self.permits.buffer(admission, limits.max_buffered_bytes);
         if !is_empty {
             let waiter = self.permits.wait_for_body(admission, in_flight);
             if waits_for_continue {
                 let_body_come(session).await.map_err(shed)?;
             }
-            let to = (waiter, &mut buffered, discard.is_none());
+            let to = (waiter, &mut buffered);
             incoming.body = body::read(&mut session.downstream_session, &limits, most, to).await.map_err(shed)?;
         }
-        match discard {
-            Some(_) => Err(unauthorized()),
-            None => Ok(Received { incoming, admission, _buffered: buffered }),
-        }
+        Ok(Received { incoming, admission, _buffered: buffered })
     }
 
     /// The head as the gateway sees it.
@@ -198,21 +177,15 @@ impl ProxyHttp for Door {
     type CTX = Context;
 
     fn new_ctx(&self) -> Self::CTX {
-        Context {
-            started: Instant::now(),
-            inside: Some(self.in_flight.enter()),
-            response: None,
-            request_id: String::new(),
-            answered: None,
-        }
+        Context { started: Instant::now(), inside: self.in_flight.arrive(), request_id: String::new(), answered: None }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> pingora::Result<bool> {
         // A connection that is being closed gets no answer, so nothing must be done for it.
         let Some(request) = listener::begin(&mut session.downstream_session) else { return Ok(true) };
         context.request_id = request_id(session);
-        let Some(response) = self.answer(session, &request, &context.request_id).await else { return Ok(true) };
-        context.response = context.inside.take().map(Inside::answered);
+        let Some(response) = self.answer(session, &request, context).await else { return Ok(true) };
+        context.inside.advance(Stage::Response);
         let answered = Answered::of(&response);
         let is_known = answered.served.merchant.is_some();
         context.answered = Some(answered);
@@ -234,7 +207,7 @@ impl ProxyHttp for Door {
             Ok(()) => request.connection().answered(),
             Err(error) => {
                 tracing::debug!(%error, request_id = context.request_id, "the response was not taken");
-                give_up(session, &request);
+                give_up(session, &request, &error);
             }
         }
         Ok(true)
@@ -245,8 +218,6 @@ impl ProxyHttp for Door {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&pingora::Error>, context: &mut Self::CTX) {
-        context.inside = None;
-        context.response = None;
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
         let seconds = context.started.elapsed().as_secs_f64();
         let Answered { served, code } = context.answered.take().unwrap_or_default();
@@ -275,10 +246,7 @@ impl ProxyHttp for Door {
 /// What one request carries through Pingora's phases.
 pub struct Context {
     started: Instant,
-    /// Until the answer is known.
-    inside: Option<Inside>,
-    /// From then on.
-    response: Option<permits::Response>,
+    inside: Inside,
     request_id: String,
     answered: Option<Answered>,
 }
@@ -307,13 +275,17 @@ fn request_id(session: &Session) -> String {
     }
 }
 
-/// Ends a response that is not taken. An HTTP/2 connection goes on while its other streams do.
-fn give_up(session: &mut Session, request: &listener::Request) {
+/// Ends a response that is not taken. An HTTP/2 connection goes on while its other streams do: its caller may have cancelled
+/// this one only.
+fn give_up(session: &mut Session, request: &listener::Request, error: &pingora::Error) {
     let session = &mut session.downstream_session;
     session.set_keepalive(None);
     session.shutdown_with_reason(h2::Reason::CANCEL);
-    if !session.is_http2() || request.connection().is_stuck() {
+    request.end_work();
+    if !session.is_http2() {
         request.connection().close(Reason::Write);
+    } else if *error.etype() == pingora::ErrorType::WriteTimedout {
+        request.connection().close_stuck();
     }
 }
 
@@ -327,10 +299,19 @@ async fn write(session: &mut Session, response: Response<Bytes>, request_id: &st
     if parts.status != StatusCode::NO_CONTENT {
         header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
     }
-    session.write_response_header(Box::new(header), body.is_empty()).await?;
+    // Closing a connection with unread bytes may destroy the response, and so may ending an HTTP/2 stream before its caller has.
+    let is_unread = !session.downstream_session.is_body_done();
+    let stays_open = is_unread && session.is_http2();
+    session.write_response_header(Box::new(header), body.is_empty() && !stays_open).await?;
     while !body.is_empty() {
         let part = body.split_to(body.len().min(WRITE_CHUNK));
-        session.write_response_body(Some(part), body.is_empty()).await?;
+        session.write_response_body(Some(part), body.is_empty() && !stays_open).await?;
+    }
+    if is_unread {
+        body::discard(&mut session.downstream_session).await;
+    }
+    if stays_open {
+        session.write_response_body(None, true).await?;
     }
     Ok(())
 }

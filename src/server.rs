@@ -191,11 +191,11 @@ struct Drain {
     in_flight: InFlight,
     draining: Arc<AtomicBool>,
     limit: Duration,
-    /// How long responses that nobody takes are waited for, once all requests are answered.
+    /// How long callers are waited for that send a request or take a response, once no request is worked on.
     stuck: Duration,
 }
 
-/// Callers that go on reading take a response within this time or make progress.
+/// Callers that go on take a response within this time. Strangers who never end a request are not waited for longer.
 const LONGEST_STUCK: Duration = Duration::from_secs(5);
 
 impl Drain {
@@ -209,17 +209,22 @@ impl Drain {
         let mut idle_rounds = 0;
         let (mut responses, mut since) = (0, Instant::now());
         while idle_rounds < 5 && Instant::now() < until {
-            let now = (self.in_flight.count(), self.in_flight.responses());
-            if now.0 > 0 || now.1 != responses {
-                (responses, since) = (now.1, Instant::now());
+            let (bodies, working, unread) =
+                (self.in_flight.bodies(), self.in_flight.count(), self.in_flight.responses());
+            // A body that ends, or is given up, is no reason to wait longer for the others.
+            if working > 0 || unread < responses {
+                since = Instant::now();
             }
-            if now.0 == 0 && since.elapsed() >= self.stuck {
+            responses = unread;
+            if working == 0 && since.elapsed() >= self.stuck {
                 break;
             }
-            idle_rounds = if now == (0, 0) { idle_rounds + 1 } else { 0 };
+            idle_rounds = if bodies + working + unread == 0 { idle_rounds + 1 } else { 0 };
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tracing::info!(unfinished = self.in_flight.count(), unread = self.in_flight.responses(), "leaving");
+        let in_flight = &self.in_flight;
+        let (unfinished, unsent, unread) = (in_flight.count(), in_flight.bodies(), in_flight.responses());
+        tracing::info!(unfinished, unsent, unread, "leaving");
         log::exit(0);
     }
 }

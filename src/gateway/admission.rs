@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 
 use super::{Gateway, Incoming, decoded};
-use crate::access::{self, Denied, Head};
+use crate::access::{self, Head};
 use crate::clock::unix_now;
 use crate::config::Snapshot;
 use crate::problem::{Problem, Retryable};
@@ -13,10 +13,8 @@ use crate::problem::{Problem, Retryable};
 pub(crate) enum Admission {
     /// From a provider, for a channel that exists.
     Notification,
-    /// From a merchant: key id and time are right, the signature is to be checked with the body.
+    /// As if from a merchant: the time is right. Key id and signature are to be checked with the body.
     Request,
-    /// The time is right, the key id is nobody's.
-    UnknownKey,
 }
 
 /// An operation of the gateway's own interface, with the parts of its path.
@@ -62,7 +60,7 @@ pub(super) fn segments(path: &str) -> Result<Vec<String>, Problem> {
 
 impl Gateway {
     /// Decides by the head of a request whether its body is read; a refusal comes with the operation that metrics name. Without
-    /// a body, the complete check of the signature comes before that of the route.
+    /// a body, the complete check of the signature comes before that of the route. Nothing here depends on the key id.
     pub(crate) fn admit(
         &self,
         snapshot: &Snapshot,
@@ -85,13 +83,9 @@ impl Gateway {
             path_and_query: &incoming.target,
             headers: &incoming.headers,
         };
-        match access::plausible(snapshot, &head, unix_now()) {
-            Ok(()) => {}
-            Err(Denied::UnknownKey) => return Ok(Admission::UnknownKey),
-            Err(denied) => {
-                tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
-                return Err((Problem::unauthorized(), "denied"));
-            }
+        if let Err(denied) = access::plausible(&head, unix_now()) {
+            tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
+            return Err((Problem::unauthorized(), "denied"));
         }
         if !has_body {
             return Ok(Admission::Request);

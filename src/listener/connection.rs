@@ -22,12 +22,9 @@ use crate::telemetry::METRICS;
 /// Streams that an HTTP/2 connection has open at the same time, at most.
 const MAX_STREAMS: u32 = 100;
 /// Bytes of the header fields of an HTTP/2 request, at most.
-const MAX_HEADER_LIST: u32 = 64 << 10;
-/// Streams that a caller has reset and that are still remembered, and those that were reset before they were accepted (rapid
-/// reset). Beyond, the connection is closed.
+const MAX_HEADER_LIST: u32 = 16 << 10;
+/// Streams that were reset before they were accepted (rapid reset). Beyond, the connection is closed.
 const MAX_RESET_STREAMS: usize = 20;
-/// Streams that the gateway reset for a caller's errors, over the life of a connection. Beyond, the connection is closed.
-const MAX_ERROR_RESETS: usize = 128;
 
 tokio::task_local! {
     static REQUEST: Arc<Request>;
@@ -159,9 +156,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
         options
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADER_LIST)
-            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-            .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
-            .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
+            .max_pending_accept_reset_streams(MAX_RESET_STREAMS);
         Some(options)
     }
 

@@ -60,12 +60,13 @@ impl Registry {
     ) -> Option<Entry> {
         let address = network(address);
         let mut open = self.open.lock();
-        if open.by_address.get(&address).is_some_and(|count| *count >= most_of_address)
-            && !open.close_idle(Some(address))
-        {
+        // More than one are too many after a reload that lowered the limit.
+        let of_address = open.by_address.get(&address).copied().unwrap_or_default();
+        if !open.close_idle(Some(address), (of_address + 1).saturating_sub(most_of_address)) {
             return None;
         }
-        if open.all.len() >= most && !open.close_idle(None) {
+        let too_many = (open.all.len() + 1).saturating_sub(most);
+        if !open.close_idle(None, too_many) {
             return None;
         }
         let number = open.next;
@@ -80,7 +81,7 @@ impl Registry {
 
     /// Closes the oldest idle connection.
     pub(super) fn close_idle(&self) {
-        self.open.lock().close_idle(None);
+        self.open.lock().close_idle(None, 1);
     }
 }
 
@@ -89,34 +90,47 @@ impl Open {
         i64::try_from(self.all.len()).unwrap_or(i64::MAX)
     }
 
-    /// Strangers' connections go first; those of known callers only when there is no other.
-    fn close_idle(&mut self, of: Option<IpAddr>) -> bool {
-        let mut known = None;
-        let mut chosen = None;
+    /// Closes so many idle connections, the oldest first; true when there were as many. Strangers' connections go first, those
+    /// of known callers only when there is no other.
+    fn close_idle(&mut self, of: Option<IpAddr>, count: usize) -> bool {
+        if count == 0 {
+            return true;
+        }
+        let mut known = Vec::new();
+        let mut closed = Vec::new();
         for (number, (address, state)) in &self.all {
+            if closed.len() == count {
+                break;
+            }
             if of.is_some_and(|of| of != *address) || !state.is_idle() {
                 continue;
             }
             if state.is_trusted() {
-                known.get_or_insert(*number);
+                known.push((*number, state));
             } else if state.evict() {
-                chosen = Some(*number);
-                break;
+                closed.push(*number);
             }
         }
-        let chosen = chosen.or_else(|| known.filter(|number| self.all.get(number).is_some_and(|(_, it)| it.evict())));
-        chosen.is_some_and(|number| self.remove(number))
+        for (number, state) in known {
+            if closed.len() < count && state.evict() {
+                closed.push(number);
+            }
+        }
+        let is_enough = closed.len() == count;
+        for number in closed {
+            self.remove(number);
+        }
+        is_enough
     }
 
-    fn remove(&mut self, number: u64) -> bool {
-        let Some((address, _)) = self.all.remove(&number) else { return false };
+    fn remove(&mut self, number: u64) {
+        let Some((address, _)) = self.all.remove(&number) else { return };
         if let Some(count) = self.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
                 self.by_address.remove(&address);
             }
         }
-        true
     }
 }
 
@@ -177,6 +191,17 @@ mod tests {
         assert!(!work(&known), "the known caller's goes when all others are busy");
         assert!(work(&newer));
         assert!(enter(&registry, "10.0.0.7", 4, 4).is_none(), "all are busy");
+    }
+
+    #[test]
+    fn idle_connections_beyond_a_lowered_limit_are_closed_with_the_next_one() {
+        let registry = Arc::new(Registry::new("test"));
+        let enters = |most, of_address| enter(&registry, "10.0.0.1", most, of_address);
+        let _held: Vec<_> = (0..40).map(|_| enters(40, 40).unwrap()).collect();
+        let _of_address = enters(40, 30).unwrap();
+        assert_eq!(registry.count(), 30);
+        let _of_all = enters(10, 30).unwrap();
+        assert_eq!(registry.count(), 10);
     }
 
     #[test]

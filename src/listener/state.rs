@@ -145,7 +145,11 @@ impl ConnectionState {
         *phase = match *phase {
             Phase::Closed(_) => return false,
             Phase::Serving { requests, working } => Phase::Serving { requests: requests + 1, working },
-            Phase::Idle { .. } | Phase::Header { .. } => Phase::Serving { requests: 1, working: 0 },
+            Phase::Idle { .. } | Phase::Header { .. } => {
+                // The time without a request is not time in which a response was not taken.
+                self.answered();
+                Phase::Serving { requests: 1, working: 0 }
+            }
         };
         true
     }
@@ -183,9 +187,11 @@ impl ConnectionState {
         *self.last_answer.lock() = Instant::now();
     }
 
-    /// Whether no response was taken for as long as one may take.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.last_answer.lock().elapsed() >= self.write_timeout
+    /// Closes the connection if no response was taken for as long as one may take, and nothing is worked on for it.
+    pub(crate) fn close_stuck(&self) {
+        if self.last_answer.lock().elapsed() >= self.write_timeout {
+            self.close_idle(Reason::Write);
+        }
     }
 
     /// Its caller is known: it is evicted after those of strangers.
@@ -204,10 +210,14 @@ impl ConnectionState {
 
     /// Closes the connection if nothing is worked on for it.
     pub(super) fn evict(&self) -> bool {
+        self.close_idle(Reason::Evicted)
+    }
+
+    fn close_idle(&self, reason: Reason) -> bool {
         let mut phase = self.phase.lock();
         let is_idle = phase.is_idle();
         if is_idle {
-            *phase = Phase::Closed(Reason::Evicted);
+            *phase = Phase::Closed(reason);
             drop(phase);
             self.closing.notify_one();
         }
@@ -257,6 +267,22 @@ mod tests {
         assert!(state.begin() && state.evict(), "its body is still to come");
         assert!(!state.begin_work());
         assert_eq!(state.read_deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stuck_connection_stays_while_a_request_on_it_is_worked_on() {
+        let limits = ServerLimits::default();
+        let state = ConnectionState::new(&limits);
+        tokio::time::advance(limits.write_timeout * 2).await;
+        assert!(state.begin() && state.begin());
+        state.close_stuck();
+        assert!(state.begin_work(), "it was without a request before");
+        tokio::time::advance(limits.write_timeout).await;
+        state.close_stuck();
+        assert!(state.begin(), "a request on it is worked on");
+        state.end_work();
+        state.close_stuck();
+        assert!(!state.begin());
     }
 
     #[test]

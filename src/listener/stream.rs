@@ -25,12 +25,12 @@ use super::transport::Transport;
 /// First bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Maximum size of the head of an HTTP/1 request.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD: usize = 16 << 10;
 /// One response of a usual size leaves in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
 /// Time and bytes for which a closed connection is still read: closing it with unread bytes would destroy the response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_LINGER_BYTES: usize = 1 << 20;
+const MAX_LINGER_BYTES: usize = 64 << 20;
 
 /// The stream of one connection.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::permits::Buffered;
 use super::waiting::Waiter;
@@ -16,6 +16,9 @@ use crate::problem::{Problem, Retryable};
 
 /// Time over which the rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// Time and bytes for which the rest of a refused body is still read.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_DISCARDED: usize = 64 << 20;
 
 /// Refuses a body that is announced to be too large.
 pub(super) fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
@@ -26,12 +29,39 @@ pub(super) fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Probl
     }
 }
 
-/// Reads the body. Without `keep` it is thrown away.
+/// Reads the body. After an error the connection is of no more use: nobody knows where the next request would begin.
 pub(super) async fn read(
     session: &mut ServerSession,
     limits: &ServerLimits,
     most: usize,
-    (waiter, buffered, keep): (Waiter, &mut Buffered, bool),
+    (waiter, buffered): (Waiter, &mut Buffered),
+) -> Result<Bytes, Problem> {
+    let body = read_all(session, limits, most, (waiter, buffered)).await;
+    if body.is_err() {
+        session.set_keepalive(None);
+    }
+    body
+}
+
+/// Reads the rest of a body that is not wanted, for a bounded time and size.
+pub(super) async fn discard(session: &mut ServerSession) {
+    let all = async {
+        let mut length = 0;
+        while let Ok(Some(part)) = session.read_request_body().await {
+            length += part.len();
+            if length > MAX_DISCARDED {
+                break;
+            }
+        }
+    };
+    drop(timeout(DISCARD_TIMEOUT, all).await);
+}
+
+async fn read_all(
+    session: &mut ServerSession,
+    limits: &ServerLimits,
+    most: usize,
+    (waiter, buffered): (Waiter, &mut Buffered),
 ) -> Result<Bytes, Problem> {
     let mut pace = Pace::new(limits, Instant::now());
     let mut body = BytesMut::new();
@@ -61,10 +91,8 @@ pub(super) async fn read(
                 if Instant::now() >= pace.next_check() && pace.is_too_slow(Instant::now()) {
                     return Err(too_slow());
                 }
-                if keep {
-                    buffered.grow(part.len())?;
-                    body.extend_from_slice(&part);
-                }
+                buffered.grow(part.len())?;
+                body.extend_from_slice(&part);
             }
             Ok(None) => return Ok(body.freeze()),
             Err(_) => return Err(Problem::malformed("The body ended before it was complete.")),

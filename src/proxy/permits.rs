@@ -10,59 +10,88 @@ use crate::gateway::Admission;
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
 
-/// Counts requests until their answer is known, and then their responses until they are taken.
+/// Counts requests by what they wait for. A leaving process waits longer for its own work than for callers.
 #[derive(Clone, Default)]
-pub struct InFlight(Arc<Counts>);
+pub struct InFlight(Arc<[AtomicUsize; 3]>);
 
-#[derive(Default)]
-struct Counts {
-    requests: AtomicUsize,
-    responses: AtomicUsize,
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The caller, who sends it.
+    Body,
+    /// The gateway, until the answer is known.
+    Work,
+    /// The caller, who takes the response.
+    Response,
 }
 
 impl InFlight {
-    /// Number of requests whose answer is not known yet.
+    /// Number of requests that are still being received.
+    pub fn bodies(&self) -> usize {
+        self.count_in(Stage::Body)
+    }
+
+    /// Number of requests being worked on.
     pub fn count(&self) -> usize {
-        self.0.requests.load(Ordering::Acquire)
+        self.count_in(Stage::Work)
     }
 
     /// Number of responses that are being written.
     pub fn responses(&self) -> usize {
-        self.0.responses.load(Ordering::Acquire)
+        self.count_in(Stage::Response)
     }
 
-    /// Counts a request until the guard is dropped.
+    /// Counts work until the guard is dropped.
     pub(crate) fn enter(&self) -> Inside {
-        self.0.requests.fetch_add(1, Ordering::AcqRel);
-        METRICS.requests_in_flight.inc();
-        Inside(Arc::clone(&self.0))
+        self.enter_at(Stage::Work)
+    }
+
+    /// Counts a request that has arrived.
+    pub(super) fn arrive(&self) -> Inside {
+        self.enter_at(Stage::Body)
+    }
+
+    fn enter_at(&self, stage: Stage) -> Inside {
+        self.add(stage);
+        Inside { counts: self.clone(), stage }
+    }
+
+    fn count_in(&self, stage: Stage) -> usize {
+        self.0[stage as usize].load(Ordering::Acquire)
+    }
+
+    fn add(&self, stage: Stage) {
+        self.0[stage as usize].fetch_add(1, Ordering::AcqRel);
+        if stage == Stage::Work {
+            METRICS.requests_in_flight.inc();
+        }
+    }
+
+    fn subtract(&self, stage: Stage) {
+        self.0[stage as usize].fetch_sub(1, Ordering::AcqRel);
+        if stage == Stage::Work {
+            METRICS.requests_in_flight.dec();
+        }
     }
 }
 
 /// A request being served, or work for one that was answered already.
-pub(crate) struct Inside(Arc<Counts>);
+pub(crate) struct Inside {
+    counts: InFlight,
+    stage: Stage,
+}
 
 impl Inside {
-    /// The answer is known: from here only its response is counted.
-    pub(super) fn answered(self) -> Response {
-        self.0.responses.fetch_add(1, Ordering::AcqRel);
-        Response(Arc::clone(&self.0))
+    /// Counts the request in its next stage.
+    pub(super) fn advance(&mut self, stage: Stage) {
+        self.counts.add(stage);
+        self.counts.subtract(std::mem::replace(&mut self.stage, stage));
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
-        METRICS.requests_in_flight.dec();
-    }
-}
-
-/// A response being written.
-pub(super) struct Response(Arc<Counts>);
-
-impl Drop for Response {
-    fn drop(&mut self) {
-        self.0.responses.fetch_sub(1, Ordering::AcqRel);
+        self.counts.subtract(self.stage);
     }
 }
 
@@ -94,7 +123,7 @@ impl Permits {
     fn of(&self, admission: Admission) -> (&'static str, &Arc<Used>, u32) {
         match admission {
             Admission::Notification => ("notification", &self.notifications, 4),
-            Admission::Request | Admission::UnknownKey => ("request", &self.requests, 1),
+            Admission::Request => ("request", &self.requests, 1),
         }
     }
 
@@ -199,11 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn request_is_in_flight_until_its_answer_is_known() {
+    fn request_is_counted_by_what_it_waits_for() {
         let in_flight = InFlight::default();
-        let response = in_flight.enter().answered();
-        assert_eq!((in_flight.count(), in_flight.responses()), (0, 1));
-        drop(response);
-        assert_eq!(in_flight.responses(), 0);
+        let counts = || (in_flight.bodies(), in_flight.count(), in_flight.responses());
+        let mut inside = in_flight.arrive();
+        assert_eq!(counts(), (1, 0, 0));
+        inside.advance(Stage::Work);
+        assert_eq!(counts(), (0, 1, 0));
+        inside.advance(Stage::Response);
+        assert_eq!(counts(), (0, 0, 1));
+        drop(inside);
+        assert_eq!(counts(), (0, 0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Requests that are refused by their head, and bodies that come slowly or never.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::harness::{SHOP, Wishes, World, send, signed};
@@ -45,7 +45,6 @@ async fn bodies_that_never_come_hold_no_permit() {
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
         slow.push(sends(listen, head.as_bytes()).await);
     }
-    world.until_metric("tollgate_requests_in_flight 8").await;
     for stream in &mut slow {
         let answer = until_closed(stream).await;
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"too_slow\""), "{answer}");
@@ -57,7 +56,9 @@ async fn bodies_that_never_come_hold_no_permit() {
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
         slow.push(sends(listen, head.as_bytes()).await);
     }
-    world.until_metric("tollgate_requests_in_flight 20").await;
+    world.until_metric("tollgate_requests_shed_total{kind=\"notification\"} 36").await;
+    world.until_metric("tollgate_requests_shed_total{kind=\"request\"} 24").await;
+    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"), "nothing is worked on");
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     let notified = send("POST", &format!("http://{listen}/notify/main"), &[], b"{}").await.unwrap();
     assert_ne!(notified.status, 503);
@@ -68,30 +69,89 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
     let world = World::with(Wishes { server: "body_timeout = \"500ms\"", ..Wishes::default() }).await;
     let shape = |answer: &str| {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let head: Vec<_> = head
-            .lines()
-            .map(|line| line.split(": ").next().unwrap())
-            // A request that came to the gateway is answered under a generation.
-            .filter(|name| *name != "x-tollgate-generation")
-            .map(str::to_owned)
-            .collect();
+        let head: Vec<_> = head.lines().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
         let mut body: Value = serde_json::from_str(body).unwrap();
         body["request_id"] = Value::Null;
         (head, body)
     };
-    for body in [b"".as_slice(), b"{}"] {
+    let signatures = |key: &str| {
+        let now = tollgate::clock::stamp().unix_time;
+        format!(
+            "POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nsignature: a=:AAAA:, b=:AAAA:\r\nsignature-input: \
+             a=(\"@method\" \"@target-uri\");created=1;nonce=\"n\";keyid=\"none\", b=(\"@method\" \"@target-uri\");created={now};nonce=\"n\";keyid=\"{key}\"\r\n\r\n"
+        )
+    };
+    let to = |method_and_path: &'static str| {
+        move |key: &str| plausible(key, 2).replace("POST /v1/payments", method_and_path)
+    };
+    let payment = to("POST /v1/payments");
+    let cases: [(&dyn Fn(&str) -> String, &str, &str); 7] = [
+        (&payment, "", "408 Request Timeout"),
+        (&payment, "{}", "401 Unauthorized"),
+        (&to("POST /nope"), "{}", "404 Not Found"),
+        (&to("PUT /v1/payments"), "{}", "405 Method Not Allowed"),
+        (&to("POST /%ff"), "{}", "400 Bad Request"),
+        (&signatures, "{}", "401 Unauthorized"),
+        (&signatures, "", "408 Request Timeout"),
+    ];
+    // As many as may be waited for have no place of their own that could be full.
+    let mut held = Vec::new();
+    for _ in 0..70 {
+        held.push(sends(world.gateway.listen, plausible("junk", 9).as_bytes()).await);
+    }
+    for (head, body, status) in cases {
         let mut answers = Vec::new();
         for key in ["shop-1", "nobody-1"] {
-            let request = [plausible(key, 2).as_bytes(), body].concat();
-            let mut stream = sends(world.gateway.listen, &request).await;
+            let mut stream = sends(world.gateway.listen, format!("{}{body}", head(key)).as_bytes()).await;
             answers.push(shape(&response(&mut stream).await));
         }
         assert_eq!(answers[0], answers[1]);
-        assert_eq!(
-            answers[0].0[0],
-            if body.is_empty() { "HTTP/1.1 408 Request Timeout" } else { "HTTP/1.1 401 Unauthorized" }
-        );
+        assert_eq!(answers[0].0[0], format!("HTTP/1.1 {status}"));
     }
+}
+
+#[tokio::test]
+async fn connection_is_closed_after_a_body_that_is_not_understood() {
+    let world = World::new().await;
+    let paid = plausible("shop-1", 2).replace("content-length: 2", "transfer-encoding: chunked");
+    let notified = "POST /notify/main HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for head in [paid.as_str(), notified] {
+        let hidden = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut stream = sends(world.gateway.listen, format!("{head}zz\r\n{hidden}").as_bytes()).await;
+        let answer = until_closed(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn refusal_of_a_large_body_is_received_by_a_caller_that_sends_all_of_it_first() {
+    let world = World::new().await;
+    let head = plausible("shop-1", 8 << 20);
+    let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
+    for _ in 0..128 {
+        stream.write_all(&[b' '; 64 << 10]).await.unwrap();
+    }
+    let answer = until_closed(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_only() {
+    let world = World::new().await;
+    world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
+    let head = format!(
+        "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nwechatpay-timestamp: {}\r\nwechatpay-nonce: n\r\n\
+         wechatpay-signature: AAAA\r\nwechatpay-serial: 7777\r\n\r\n{{}}",
+        tollgate::clock::stamp().unix_time
+    );
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        sent.push(sends(world.gateway.listen, head.as_bytes()).await);
+    }
+    world.until_metric("tollgate_notifications_total{channel=\"main\",result=\"bad_signature\"} 12").await;
+    assert!(world.metrics().await.contains("tollgate_requests_in_flight 8"));
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::Request;
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::harness::{Wishes, World, send};
+use crate::harness::{SHOP, Wishes, World, order_of, send, signed, until};
 
 /// Opens HTTP/2 streams whose responses do not fit into a window of 0 bytes. Ends when the connection does.
 async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
@@ -66,4 +67,93 @@ async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
     assert_eq!(world.gateway.ended().await, 0, "long before the 10 minutes");
     assert!(world.log().contains("\"unread\":20"), "{}", world.log());
     attack.await.unwrap();
+}
+
+#[tokio::test]
+async fn sigterm_does_not_wait_for_bodies_that_never_end() {
+    let limits = "drain = \"10m\"\nwrite_timeout = \"1s\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
+    let mut world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let mut held = Vec::new();
+    for key in ["shop-1", "junk"] {
+        let head = plausible(key, 1000) + "0123456789";
+        held.push(sends(world.gateway.listen, head.as_bytes()).await);
+    }
+    world.until_metric("tollgate_buffered_bytes 20").await;
+    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"));
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.ended().await, 0, "long before the 10 minutes");
+    assert!(world.log().contains("\"unsent\":2"), "{}", world.log());
+}
+
+#[tokio::test]
+async fn http2_stream_that_its_caller_cancels_costs_no_other_its_answer() {
+    let world = World::with(Wishes { server: "write_timeout = \"1s\"", ..Wishes::default() }).await;
+    let listen = world.gateway.listen;
+    let stream = TcpStream::connect(listen).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    let mut post = |body: Vec<u8>, whole: Vec<u8>, is_end: bool| {
+        let mut request = Request::post(format!("http://{listen}/v1/payments")).header("idempotency-key", "k-1");
+        for (name, value) in signed(&SHOP, "POST", "/v1/payments", &whole) {
+            request = request.header(name, value);
+        }
+        let (answer, mut stream) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        stream.send_data(body.into(), is_end).unwrap();
+        (answer, stream)
+    };
+    // Longer than a response may take, without a request.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 2000})).await;
+    let order = serde_json::to_vec(&order_of("o-1")).unwrap();
+    let (answer, _stream) = post(order.clone(), order.clone(), true);
+    until("the sandbox has the order", || async {
+        let seen = world.seen("o-1").await;
+        (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
+    })
+    .await;
+    let (_, mut cancelled) = post(b"{".to_vec(), b"{}".to_vec(), false);
+    world.until_metric(&format!("tollgate_buffered_bytes {}", order.len() + 1)).await;
+    cancelled.send_reset(h2::Reason::CANCEL);
+    let answer = timeout(PATIENCE, answer).await.expect("no answer").expect("the connection was closed");
+    assert_eq!(answer.status(), 201);
+}
+
+#[tokio::test]
+async fn refused_uploads_do_not_end_their_http2_connection() {
+    let world = World::new().await;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let start =
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[]), frame(8, 0, 0, &[0, 255, 255, 255])]
+            .concat();
+    let mut connection = sends(world.gateway.listen, &start).await;
+    // POST http://a/, without a signature.
+    let upload = [0x83, 0x86, 0x84, 0x41, 1, b'a'];
+    for number in 0..300 {
+        let stream = 2 * number + 1;
+        connection.write_all(&frame(1, 4, stream, &upload)).await.unwrap();
+        until_headers(&mut connection, stream).await;
+        connection.write_all(&frame(0, 1, stream, b"late")).await.unwrap();
+    }
+    connection.write_all(&frame(1, 5, 601, &upload)).await.unwrap();
+    until_headers(&mut connection, 601).await;
+}
+
+/// Reads frames up to the head of this stream's response.
+async fn until_headers(connection: &mut TcpStream, stream: u32) {
+    let read = async {
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+            connection.read_exact(&mut payload).await.unwrap();
+            assert_ne!(head[3], 7, "the connection is ended: {payload:?}");
+            if head[3] == 1 && head[5..] == stream.to_be_bytes() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, read).await.expect("no answer");
 }
