@@ -20,6 +20,8 @@ use crate::telemetry::METRICS;
 const PERIOD: u64 = 60;
 /// Seconds that a nonce is kept longer than its signature is good, so that small steps of the wall clock do no harm.
 const SLACK: u64 = 60;
+/// Seconds by which two ways to count the time may differ without a step of the wall clock.
+const STEP: u64 = 2;
 /// Locks, so that one holds up few.
 const SHARDS: usize = 16;
 
@@ -62,10 +64,41 @@ pub(crate) struct Nonces {
     usage: Mutex<Usage>,
     /// Signatures with this end or an earlier one may have been seen and forgotten.
     floor: AtomicU64,
+    /// What earlier processes may have accepted and this one does not know, if anything.
+    before: Option<BeforeStart>,
     /// Whether somebody was told that there is no room.
     alarmed: AtomicBool,
     started: Instant,
     log: Option<NonceLog>,
+}
+
+/// Signatures that earlier processes may have accepted without this one knowing them.
+struct BeforeStart {
+    /// The last end among them, by the clock of the start.
+    end: u64,
+    /// Unix seconds of the start.
+    start: u64,
+    /// Seconds that signatures are good before and after their time.
+    window: u64,
+}
+
+impl BeforeStart {
+    /// Returns the last end among them by the clock as it is now: at the start it may have been wrong. Some time after the
+    /// start, none of them is good any more.
+    fn floor(&self, (now, elapsed): (u64, Duration)) -> u64 {
+        if elapsed.as_secs() > 2 * self.window {
+            return 0;
+        }
+        in_present_time(self.start, (now, elapsed)) + self.end.saturating_sub(self.start)
+    }
+}
+
+/// Returns the unix second of a moment by the clock as it is now. `then` is what the clock said at that moment; since then
+/// `elapsed` has passed, which a step of the clock does not change.
+pub(super) fn in_present_time(then: u64, (now, elapsed): (u64, Duration)) -> u64 {
+    let counted = now.saturating_sub(elapsed.as_secs());
+    // Counted in whole seconds it is not exact.
+    if counted.abs_diff(then) <= STEP { then } else { counted }
 }
 
 #[derive(Default)]
@@ -101,6 +134,7 @@ impl Default for Nonces {
             hasher: RandomState::new(),
             usage: Mutex::default(),
             floor: AtomicU64::new(0),
+            before: None,
             alarmed: AtomicBool::new(false),
             started: Instant::now(),
             log: None,
@@ -112,16 +146,25 @@ impl Nonces {
     /// Begins with the nonces that earlier processes logged in a directory, and logs there. `now` is unix seconds; signatures
     /// are good for `window` seconds before and after their time.
     pub(super) fn open(directory: &Path, now: u64, window: u64) -> io::Result<Self> {
-        let kept = 2 * window + SLACK;
-        let (log, Logged { marks, floor }) = NonceLog::open(directory, now, window, kept)?;
-        let mut nonces = Self { log: Some(log), floor: AtomicU64::new(floor), ..Self::default() };
+        // Together with `now`: to read a log takes time.
+        let (started, kept) = (Instant::now(), 2 * window + SLACK);
+        let (log, Logged { marks, floor, missing }) = NonceLog::open(directory, now, window, kept)?;
+        let before = (missing > 0).then_some(BeforeStart { end: missing, start: now, window });
+        let mut nonces = Self { log: Some(log), floor: AtomicU64::new(floor), before, started, ..Self::default() };
         marks.into_iter().for_each(|mark| nonces.insert_logged(mark, kept));
         Ok(nonces)
     }
 
     /// Without a log: refuses what was signed before `now`, because earlier processes may have seen it.
     pub(super) fn without_log(now: u64, window: u64) -> Self {
-        Self { floor: AtomicU64::new(now + window), ..Self::default() }
+        let before = Some(BeforeStart { end: now + window, start: now, window });
+        Self { before, ..Self::default() }
+    }
+
+    /// Returns the last end that a signature may have which was seen and is not known any more.
+    fn floor(&self, now: (u64, Duration)) -> u64 {
+        let before = self.before.as_ref().map_or(0, |before| before.floor(now));
+        self.floor.load(Ordering::Acquire).max(before)
     }
 
     /// Whether it was seen.
@@ -131,11 +174,12 @@ impl Nonces {
 
     /// Remembers a merchant's nonce; `now` is unix seconds.
     pub(super) fn remember(&self, mark: Mark, merchant: &str, capacity: Capacity, now: u64) -> Remembered {
-        let remembered = self.insert(mark, merchant, capacity, (now, self.started.elapsed()));
+        let now = (now, self.started.elapsed());
+        let remembered = self.insert(mark, merchant, capacity, now);
         if remembered == Remembered::First
             && let Some(log) = &self.log
         {
-            log.append(mark, self.floor.load(Ordering::Acquire), (now, self.started.elapsed()));
+            log.append(mark, self.floor(now), now);
         }
         remembered
     }
@@ -148,7 +192,7 @@ impl Nonces {
             if shard.seen.contains(&mark.hash) {
                 return Remembered::Seen;
             }
-            if mark.end <= self.floor.load(Ordering::Acquire) {
+            if mark.end <= self.floor(now) {
                 METRICS.nonces_refused_total.with_label_values(&["forgotten"]).inc();
                 return Remembered::Forgotten;
             }

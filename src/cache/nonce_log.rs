@@ -44,8 +44,11 @@ pub(super) struct NonceLog {
 #[derive(Debug, Default)]
 pub(super) struct Logged {
     pub(super) marks: Vec<Mark>,
-    /// Signatures with this end or an earlier one may have been seen and forgotten.
+    /// Signatures with this end or an earlier one may have been seen and forgotten. It is in the past.
     pub(super) floor: u64,
+    /// Signatures with this end or an earlier one may have been seen without being among the marks, by a clock that may be
+    /// wrong; 0 where nothing is missing.
+    pub(super) missing: u64,
 }
 
 #[derive(Default)]
@@ -78,7 +81,7 @@ impl NonceLog {
     pub(super) fn open(directory: &Path, now: u64, window: u64, kept: u64) -> io::Result<(Self, Logged)> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let (boot, mut logged) = (boot_id(), Logged::default());
-        let (mut is_complete, mut old) = (true, Vec::new());
+        let (mut is_complete, mut is_first, mut old) = (true, true, Vec::new());
         for entry in std::fs::read_dir(directory)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "log") {
@@ -87,18 +90,24 @@ impl NonceLog {
             let mut content = Vec::new();
             let mut file = File::options().read(true).write(true).open(&path)?;
             file.read_to_end(&mut content)?;
-            let (is_whole, end) = logged.read(&content, &boot);
+            let (is_whole, end) = logged.read(&content, &boot, now);
             is_complete &= is_whole;
+            is_first = false;
             // A live process takes away its own.
             if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
                 old.push(Old { path, file, until: Duration::from_secs(kept), end });
             }
         }
-        if !is_complete {
-            // What is missing was signed before now, by clocks that are right.
-            logged.floor = logged.floor.max(now + window);
-        }
-        let segment = Segment::create(directory, logged.floor, Duration::ZERO)?;
+        // What is missing was signed before now, by clocks that are right. Where no log is, it may have been lost; callers may
+        // sign in the second of this start, though.
+        let before_now = now + window - 1;
+        logged.missing = match (is_complete, is_first) {
+            (false, _) => now + window,
+            (true, true) => before_now,
+            // The clock of an earlier start may have been wrong.
+            (true, false) => logged.missing.min(before_now),
+        };
+        let segment = Segment::create(directory, logged.floor.max(logged.missing), Duration::ZERO)?;
         if logged.marks.len() <= MOST_COPIED {
             let records: Vec<u8> = logged.marks.iter().flat_map(|mark| record(*mark)).collect();
             (&segment.file).write_all(&records)?;
@@ -198,7 +207,8 @@ impl Segment {
 
 impl Logged {
     /// Takes in a file that was perhaps written in this boot. Gives whether nothing in it can be missing, and the last end in it.
-    fn read(&mut self, content: &[u8], boot: &[u8; BOOT_ID]) -> (bool, u64) {
+    /// `now` is unix seconds.
+    fn read(&mut self, content: &[u8], boot: &[u8; BOOT_ID], now: u64) -> (bool, u64) {
         let Some((head, records)) = content.split_at_checked(HEADER) else { return (false, 0) };
         let (said, sum) = head.split_at(HEADER - CHECK);
         let (magic, rest) = said.split_at(MAGIC.len());
@@ -206,7 +216,9 @@ impl Logged {
         if magic != MAGIC || sum != check(said) {
             return (false, 0);
         }
-        self.floor = self.floor.max(number(floor));
+        let floor = number(floor);
+        let known = if floor < now { &mut self.floor } else { &mut self.missing };
+        *known = floor.max(*known);
         let (mut is_complete, mut last) = (written_in == boot && boot[0] != 0, 0);
         // A record that is not whole is of a request that went no further.
         for record in records.chunks_exact(RECORD) {

@@ -1,6 +1,7 @@
 //! Nonces in a Redis server that several machines share; what a merchant's limit allows is counted on the same way.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use redis::{SetExpiry, SetOptions};
 use tollgate_plugins::filter::limit::Rate;
@@ -8,6 +9,7 @@ use tollgate_plugins::filter::limit::Rate;
 use super::counters::{TAKE, interval, verdict};
 use super::redis::Redis;
 use super::{Admitted, CacheError, Capacity, Remembered, memory};
+use crate::clock::unix_now;
 
 /// Each nonce is a key of its own, which Redis forgets by itself.
 pub(crate) struct Nonces {
@@ -33,7 +35,7 @@ impl Nonces {
 
     /// Whether a signature of that unix second may have been used before Redis forgot.
     pub(super) fn has_forgotten(&self, created: u64) -> bool {
-        self.redis.watched.has_forgotten(created)
+        self.redis.watched.has_forgotten(created, (unix_now(), Instant::now()))
     }
 
     pub(super) async fn admit(

@@ -5,12 +5,13 @@
 //! were used, so those that were made before it was noticed are refused. That costs little: callers sign each request anew.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::CacheError;
+use super::memory::in_present_time;
 use super::redis::Redis;
 use crate::clock;
 use crate::telemetry::METRICS;
@@ -19,7 +20,7 @@ use crate::telemetry::METRICS;
 const BEAT: Duration = Duration::from_secs(1);
 /// How often its settings and counters are read, in beats.
 const SETTINGS: u32 = 30;
-/// The key that must stay.
+/// The key that must stay. It holds the unix second in which a gateway made it, and a random number.
 const MARK: &str = "tollgate:mark";
 /// Seconds by which signatures may be older than the loss: callers write whole seconds, and requests are under way.
 const SLACK: u64 = 1;
@@ -36,8 +37,9 @@ struct State {
     trouble: Option<String>,
     /// What the key held last, and which run of a server said so, where it says.
     mark: Option<(String, Option<String>)>,
-    /// Signatures made before that unix second may have been used.
-    forgotten: Option<u64>,
+    /// Signatures made before that moment may have been used: in unix seconds by the clock at that time, and in time that no
+    /// step of the clock changes.
+    forgotten: Option<(u64, Instant)>,
     /// An answer failed since the last look.
     is_in_doubt: bool,
     policy: Option<String>,
@@ -51,8 +53,10 @@ impl Watched {
         self.0.lock().is_in_doubt = true;
     }
 
+    /// Whether it must be looked at before an answer counts.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.0.lock().is_in_doubt
+        let state = self.0.lock();
+        !state.is_known || state.is_in_doubt
     }
 
     /// Why no signed request can be let in.
@@ -66,26 +70,51 @@ impl Watched {
         })
     }
 
-    /// Whether a signature of that unix second may have been used before Redis forgot.
-    pub(super) fn has_forgotten(&self, created: u64) -> bool {
-        self.0.lock().forgotten.is_some_and(|since| created < since)
+    /// Whether a signature of that unix second may have been used before Redis forgot. `now` is unix seconds and the same
+    /// moment in time that no step of the clock changes.
+    pub(super) fn has_forgotten(&self, created: u64, (now, at): (u64, Instant)) -> bool {
+        let forgotten = self.0.lock().forgotten;
+        forgotten.is_some_and(|(then, since)| {
+            let since = in_present_time(then, (now, at.saturating_duration_since(since)));
+            created < since.saturating_sub(SLACK)
+        })
     }
 
-    /// Redis answered with what the key held; nothing when it was not there.
-    fn found(&self, found: Option<String>, own: String, run: Option<String>, now: u64) {
+    /// Redis answered with what the key held; nothing when it was not there, and now holds `own`. `run` is missing where it
+    /// does not say which run it is.
+    fn found(&self, found: Option<String>, own: String, run: Option<String>, (now, at): (u64, Instant)) {
         let mut state = self.0.lock();
         state.is_known = true;
         state.is_in_doubt = false;
         let was_bad = state.trouble.take().is_some();
-        let mark = (found.unwrap_or(own), run);
-        let is_lost = state.mark.replace(mark.clone()).is_some_and(|before| before != mark);
+        let is_new = found.is_none();
+        let mark = found.unwrap_or(own);
+        let before = state.mark.take();
+        let is_first = before.is_none();
+        let is_lost = before.as_ref().is_some_and(|(key, known)| {
+            let is_another_run = known.is_some() && run.is_some() && *known != run;
+            *key != mark || is_another_run
+        });
         if is_lost {
-            state.forgotten = Some(now.saturating_sub(SLACK));
+            state.forgotten = Some((now, at));
+        } else if is_first {
+            // What it knew before the key was made is lost, whoever made it.
+            let made = made_at(&mark).map(|made| made.min(now));
+            let ago = made.map(|made| Duration::from_secs(now - made));
+            state.forgotten = made.zip(ago.and_then(|ago| at.checked_sub(ago)));
         }
+        // One that does not say it this time may say it the next time.
+        state.mark = Some((mark, run.or(before.and_then(|(_, known)| known))));
         drop(state);
         METRICS.stores.cache_ready.set(1);
         if was_bad {
             tracing::info!("Redis can be used again");
+        }
+        if is_first && is_new {
+            tracing::warn!(
+                "Redis is new or has forgotten all nonces: signatures made before now are refused; if gateways have used it before, \
+                 give it persistence"
+            );
         }
         if is_lost {
             METRICS.stores.cache_losses_total.inc();
@@ -163,8 +192,8 @@ pub(crate) async fn run(redis: Option<Arc<Redis>>, mut stop: watch::Receiver<boo
 
 /// Makes sure that Redis takes writes, and finds out whether it has forgotten something.
 pub(super) async fn look(redis: &Redis) -> Result<(), CacheError> {
-    let own = hex::encode(rand::random::<[u8; 8]>());
-    let now = clock::now().as_second().try_into().unwrap_or(0);
+    let now = (clock::unix_now(), Instant::now());
+    let own = mark(now.0);
     let answer = redis.asked(redis::cmd("SET").arg(MARK).arg(&own).arg("NX").arg("GET")).await;
     let found = answer.and_then(|answer| {
         redis::from_redis_value::<Option<String>>(answer).map_err(|error| CacheError(error.to_string()))
@@ -180,6 +209,16 @@ pub(super) async fn look(redis: &Redis) -> Result<(), CacheError> {
             Err(error)
         }
     }
+}
+
+/// Returns what the key is to hold if it is made in that unix second.
+fn mark(now: u64) -> String {
+    format!("{now}-{}", hex::encode(rand::random::<[u8; 8]>()))
+}
+
+/// Returns the unix second in which the key was made, if it says so.
+fn made_at(mark: &str) -> Option<u64> {
+    mark.split_once('-')?.0.parse().ok()
 }
 
 async fn settings(redis: &Redis) {
@@ -216,21 +255,89 @@ pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    /// What is known of a server, by a clock that is right.
+    struct Test {
+        watched: Watched,
+        start: Instant,
+    }
+
+    impl Default for Test {
+        fn default() -> Self {
+            Self { watched: Watched::default(), start: Instant::now() }
+        }
+    }
+
+    impl Test {
+        fn at(&self, now: u64) -> Instant {
+            self.start + Duration::from_secs(now)
+        }
+
+        fn found(&self, found: Option<&str>, run: Option<&str>, now: u64) {
+            let (found, run) = (found.map(str::to_owned), run.map(str::to_owned));
+            self.watched.found(found, mark(now), run, (now, self.at(now)));
+        }
+
+        fn has_forgotten(&self, created: u64, now: u64) -> bool {
+            self.watched.has_forgotten(created, (now, self.at(now)))
+        }
+    }
+
     #[test]
     fn loss_of_the_mark_refuses_signatures_made_before_it_was_noticed() {
-        let watched = Watched::default();
-        assert!(watched.not_ready().is_some());
-        watched.found(None, "a".to_owned(), None, 100);
-        watched.found(Some("a".to_owned()), "b".to_owned(), None, 110);
-        assert!(watched.not_ready().is_none() && !watched.has_forgotten(1));
-        watched.found(None, "c".to_owned(), None, 120);
-        assert!(watched.has_forgotten(118) && !watched.has_forgotten(119) && !watched.has_forgotten(120));
+        let test = Test::default();
+        assert!(test.watched.not_ready().is_some());
+        test.found(Some("a"), None, 100);
+        assert!(test.watched.not_ready().is_none() && !test.has_forgotten(1, 110));
+        test.found(None, None, 120);
+        assert!(test.has_forgotten(118, 121) && !test.has_forgotten(119, 121) && !test.has_forgotten(120, 121));
         // Another gateway was faster to set it.
-        watched.found(Some("d".to_owned()), "e".to_owned(), None, 130);
-        assert!(watched.has_forgotten(128));
+        test.found(Some("d"), Some("run"), 130);
+        assert!(test.has_forgotten(128, 131));
         // The key is there, but another server has it.
-        watched.found(Some("d".to_owned()), "f".to_owned(), Some("run".to_owned()), 140);
-        assert!(watched.has_forgotten(138));
+        test.found(Some("d"), Some("another"), 140);
+        assert!(test.has_forgotten(138, 141));
+    }
+
+    #[test]
+    fn redis_that_is_empty_at_the_start_refuses_signatures_made_before_it() {
+        let test = Test::default();
+        assert!(test.watched.is_in_doubt(), "it is looked at before the first request is let in");
+        test.found(None, None, 1_000);
+        assert!(!test.watched.is_in_doubt());
+        assert!(test.has_forgotten(998, 1_001) && !test.has_forgotten(999, 1_001) && !test.has_forgotten(1_000, 1_001));
+        // So does a gateway that starts later and finds the key of the first one.
+        let test = Test::default();
+        test.found(Some(&mark(1_000)), None, 1_010);
+        assert!(test.has_forgotten(998, 1_011) && !test.has_forgotten(999, 1_011));
+        // A gateway whose clock is ahead made it.
+        let test = Test::default();
+        test.found(Some(&mark(9_999_999)), None, 1_010);
+        assert!(test.has_forgotten(1_008, 1_011) && !test.has_forgotten(1_009, 1_011));
+    }
+
+    #[test]
+    fn loss_noticed_by_a_wrong_clock_is_judged_by_the_right_one() {
+        for wrong in [1_000 + 401 * 86_400, 600] {
+            let test = Test::default();
+            test.found(Some("a"), None, 990);
+            let at = test.at(1_000);
+            test.watched.found(None, mark(wrong), None, (wrong, at));
+            assert!(test.has_forgotten(998, 1_002), "{wrong}");
+            assert!(!test.has_forgotten(1_001, 1_002), "{wrong}: the clock was set right, and new signatures are good");
+        }
+    }
+
+    #[test]
+    fn info_that_fails_is_no_loss() {
+        let test = Test::default();
+        for run in [None, Some("run"), None, Some("run")] {
+            test.found(Some("a"), run, 100);
+            assert!(!test.has_forgotten(1, 101), "{run:?}");
+        }
+        // The server is another one, though its first answer did not say so.
+        test.found(Some("a"), None, 110);
+        test.found(Some("a"), Some("another"), 111);
+        assert!(test.has_forgotten(109, 112));
     }
 
     #[test]
@@ -246,7 +353,7 @@ mod tests {
         let watched = Watched::default();
         watched.failed("NOAUTH".to_owned());
         assert!(watched.not_ready().is_some_and(|why| why.contains("(NOAUTH)")));
-        watched.found(None, "a".to_owned(), None, 1);
+        watched.found(None, mark(1), None, (1, Instant::now()));
         assert!(watched.not_ready().is_none());
     }
 }

@@ -24,7 +24,8 @@ async fn status(world: &World, headers: &Headers) -> u16 {
 #[tokio::test]
 async fn captured_request_is_refused_after_every_kind_of_restart() {
     let mut world = World::new().await;
-    let captured: Vec<Headers> = [0, -200, 290].map(signed_ahead).to_vec();
+    // What was signed before the very first start is refused.
+    let captured: Vec<Headers> = [0, 100, 290].map(signed_ahead).to_vec();
     for headers in &captured {
         assert_eq!(status(&world, headers).await, 404, "let in");
     }

@@ -96,16 +96,52 @@ fn full_memory_refuses_and_leaves_room_to_every_other_merchant() {
 fn restart_remembers_what_the_process_before_it_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let open = |now| Nonces::open(directory.path(), now, 300).unwrap();
-    let first = open(10_000);
+    let first = open(9_000);
     assert_eq!(first.remember(nonce("n", 10_300), "shop", ALONE, 10_000), Remembered::First);
     // Killed: nothing is written at its end.
     std::mem::forget(first);
-    for now in [10_000, 10_001, 6_400, 13_600, 10_002] {
+    for now in [10_000, 10_001, 13_600, 10_002] {
         let next = open(now);
         assert_eq!(next.remember(nonce("n", 10_300), "shop", ALONE, now), Remembered::Seen, "{now}");
         let fresh = nonce(&format!("fresh-{now}"), now + 299);
         assert_eq!(next.remember(fresh, "shop", ALONE, now), Remembered::First, "signed before the start: {now}");
     }
+    // The clock was set back to a time before the log began.
+    let next = open(6_400);
+    assert_eq!(next.remember(nonce("n", 10_300), "shop", ALONE, 6_400), Remembered::Seen);
+    assert_eq!(next.remember(nonce("new", 6_700), "shop", ALONE, 6_400), Remembered::First);
+}
+
+#[test]
+fn missing_log_refuses_what_was_signed_before_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    for (number, at) in [directory.path().to_owned(), directory.path().join("new")].iter().enumerate() {
+        let nonces = Nonces::open(at, 10_000, 300).unwrap();
+        assert_eq!(insert(&nonces, nonce("captured", 10_299), (10_000, 0)), Remembered::Forgotten, "{number}");
+        // Callers sign whole seconds, and the process started in the middle of one.
+        assert_eq!(insert(&nonces, nonce("new", 10_300), (10_000, 0)), Remembered::First, "{number}");
+    }
+}
+
+#[test]
+fn start_by_a_wrong_clock_is_judged_by_the_right_one() {
+    let directory = tempfile::tempdir().unwrap();
+    for wrong in [10_000 + 401 * 86_400, 6_400] {
+        let at = directory.path().join(wrong.to_string());
+        let opened = Nonces::open(&at, wrong, 300).unwrap();
+        for nonces in [&opened, &Nonces::without_log(wrong, 300)] {
+            // Two seconds later the clock is set right.
+            let now = (10_002, 2);
+            assert_eq!(insert(nonces, nonce("captured", 10_290), now), Remembered::Forgotten, "{wrong}");
+            assert_eq!(insert(nonces, nonce("new", 10_301), now), Remembered::First, "{wrong}");
+        }
+        drop(opened);
+        let next = Nonces::open(&at, 10_010, 300).unwrap();
+        assert_eq!(insert(&next, nonce("signed later", 10_310), (10_010, 0)), Remembered::First, "{wrong}: next start");
+    }
+    let nonces = Nonces::without_log(10_000, 300);
+    assert_eq!(nonces.floor((10_600, Duration::from_secs(600))), 10_300);
+    assert_eq!(nonces.floor((10_601, Duration::from_secs(601))), 0, "nothing from before the start is good any more");
 }
 
 #[test]

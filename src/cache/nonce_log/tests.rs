@@ -25,7 +25,7 @@ fn records_are_read_by_the_next_process_and_only_their_owner_reads_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().join("nonces");
     let (log, logged) = open(&at, 10_000);
-    assert_eq!((logged.marks.len(), logged.floor), (0, 0));
+    assert_eq!((logged.marks.len(), logged.floor, logged.missing), (0, 0, 10_299), "it may have been lost");
     append(&log, mark(1), 0);
     append(&log, mark(2), 1);
     drop(log);
@@ -71,9 +71,9 @@ fn damage_and_another_boot_refuse_what_was_signed_before_the_start() {
         damage(&mut content);
         std::fs::write(file, content).unwrap();
         let (log, logged) = open(directory.path(), 10_001);
-        assert_eq!(logged.floor, 10_301, "{number}");
+        assert_eq!(logged.missing, 10_301, "{number}");
         drop(log);
-        assert_eq!(open(directory.path(), 10_002).1.floor, 10_301, "{number}: the floor outlives the next start");
+        assert_eq!(open(directory.path(), 10_002).1.missing, 10_301, "{number}: it outlives the next start");
     }
     // The last record of a process that was killed while it wrote.
     let directory = tempfile::tempdir().unwrap();
@@ -117,5 +117,18 @@ fn what_cannot_be_written_is_known_to_the_next_process() {
     append(&log, mark(3), 401);
     drop(log);
     let (_log, logged) = open(&elsewhere, 10_500);
-    assert_eq!(logged.floor, 10_800);
+    assert_eq!(logged.missing, 10_800);
+}
+
+#[test]
+fn clock_that_was_ahead_at_a_start_refuses_nothing_after_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, logged) = open(directory.path(), 10_000 + 401 * 86_400);
+    assert!(logged.missing > 10_000_000);
+    drop(log);
+    let (log, logged) = open(directory.path(), 10_000);
+    assert_eq!((logged.floor, logged.missing), (0, 10_299), "callers sign in the second of the start");
+    drop(log);
+    let (_log, logged) = open(directory.path(), 10_300);
+    assert_eq!((logged.floor, logged.missing), (10_299, 0), "it is over");
 }
