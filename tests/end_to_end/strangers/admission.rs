@@ -94,7 +94,7 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
         (&signatures, "{}", "401 Unauthorized"),
         (&signatures, "", "408 Request Timeout"),
     ];
-    // As many as may be waited for have no place of their own that could be full.
+    // Bodies under unknown keys that never come must not change the answer to others.
     let mut held = Vec::new();
     for _ in 0..70 {
         held.push(sends(world.gateway.listen, plausible("junk", 9).as_bytes()).await);
