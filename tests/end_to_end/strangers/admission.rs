@@ -85,7 +85,8 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
         move |key: &str| plausible(key, 2).replace("POST /v1/payments", method_and_path)
     };
     let payment = to("POST /v1/payments");
-    let cases: [(&dyn Fn(&str) -> String, &str, &str); 7] = [
+    type Request<'a> = &'a dyn Fn(&str) -> String;
+    let cases: [(Request<'_>, &str, &str); 7] = [
         (&payment, "", "408 Request Timeout"),
         (&payment, "{}", "401 Unauthorized"),
         (&to("POST /nope"), "{}", "404 Not Found"),
