@@ -1,6 +1,6 @@
 //! Time and chance: the only place where the machine's clock and random numbers come in.
 //!
-//! A process has one clock that decides ([`now`]). With a ledger in PostgreSQL it is PostgreSQL's, in every gateway. What
+//! A process has one clock that decides (`now`). With a ledger in PostgreSQL it is PostgreSQL's, in every gateway. What
 //! lasts within one process is measured by [`Instant`], which nobody can set.
 
 mod deciding;

@@ -1,7 +1,7 @@
 //! The log: one JSON object a line on standard error. Logging can neither block nor fail what it reports.
 //!
-//! Lines wait in a bounded buffer, which a thread of its own writes ([`buffer`]). What does not fit is dropped and counted. The
-//! lines name no file of the machine that built the program ([`json`]).
+//! Lines wait in a bounded buffer, which a thread of its own writes (`buffer`). What does not fit is dropped and counted. The
+//! lines name no file of the machine that built the program (`json`).
 
 mod buffer;
 mod json;
