@@ -81,6 +81,19 @@ pub struct Incoming {
     pub request_id: String,
 }
 
+impl Incoming {
+    /// Returns what a signature is checked against, besides the body.
+    fn head(&self) -> Head<'_> {
+        Head {
+            method: self.method.as_str(),
+            scheme: self.scheme,
+            authority: &self.authority,
+            path_and_query: &self.target,
+            headers: &self.headers,
+        }
+    }
+}
+
 /// Who and what a response was for; carried with it for metrics and the access log.
 #[derive(Clone, Debug, Default)]
 pub struct Served {
@@ -226,14 +239,7 @@ impl Gateway {
     }
 
     fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Signed, Problem> {
-        let head = Head {
-            method: incoming.method.as_str(),
-            scheme: incoming.scheme,
-            authority: &incoming.authority,
-            path_and_query: &incoming.target,
-            headers: &incoming.headers,
-        };
-        let signed = self.access.authenticate(snapshot, &head, &incoming.body, unix_now());
+        let signed = self.access.authenticate(snapshot, &incoming.head(), &incoming.body, unix_now());
         signed.map_err(|denied| told(&denied, &incoming.request_id))
     }
 }

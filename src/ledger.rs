@@ -225,7 +225,7 @@ impl Ledger {
         self.release_after(Attempt::Made, ticket).await
     }
 
-    /// As [`release`](Self::release), for a job that was not even tried: it is not counted as a try.
+    /// Releases a job that was never tried, without counting a try; see [`release`](Self::release).
     pub(crate) async fn release_untried(&self, ticket: Ticket) -> Result<(), LedgerError> {
         self.release_after(Attempt::None, ticket).await
     }

@@ -56,7 +56,7 @@ pub(super) struct Deciding {
 pub(super) struct Offset {
     /// Positive if this machine's clock is ahead.
     pub(super) ahead: SignedDuration,
-    /// How exact it is.
+    /// Bound of the error.
     pub(super) error: SignedDuration,
 }
 

@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 
 use super::{Gateway, Incoming, decoded};
-use crate::access::{self, Head};
+use crate::access;
 use crate::clock::unix_now;
 use crate::config::Snapshot;
 use crate::problem::{Problem, Retryable};
@@ -13,7 +13,7 @@ use crate::problem::{Problem, Retryable};
 pub(crate) enum Admission {
     /// From a provider, for a channel that exists.
     Notification,
-    /// As if from a merchant: the time is right. Key id and signature are to be checked with the body.
+    /// Signature header with a fresh time. Key id and signature are checked with the body.
     Request,
 }
 
@@ -76,14 +76,7 @@ impl Gateway {
             };
             return known.map_err(|problem| (problem, "notification"));
         }
-        let head = Head {
-            method: incoming.method.as_str(),
-            scheme: incoming.scheme,
-            authority: &incoming.authority,
-            path_and_query: &incoming.target,
-            headers: &incoming.headers,
-        };
-        if let Err(denied) = access::plausible(&head, unix_now()) {
+        if let Err(denied) = access::plausible(&incoming.head(), unix_now()) {
             tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
             return Err((Problem::unauthorized(), "denied"));
         }

@@ -103,13 +103,13 @@ impl Lease {
         }
     }
 
-    /// As when the lease could not be renewed for too long.
+    /// Ends the lease, as a renewal that fails for too long does.
     #[cfg(test)]
     pub(in crate::ledger) fn let_end(&self) {
         self.0.lock().until = None;
     }
 
-    /// As when the lease was renewed too late.
+    /// Begins a new term, as a renewal that comes too late does.
     #[cfg(test)]
     pub(in crate::ledger) fn let_break(&self) {
         self.0.lock().term += 1;

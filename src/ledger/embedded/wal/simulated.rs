@@ -15,7 +15,7 @@ const SECTOR: usize = 512;
 
 #[derive(Clone, Default)]
 struct Inode {
-    /// As the page cache has it.
+    /// Content in the page cache.
     cached: Vec<u8>,
     durable: Vec<u8>,
     /// Sectors that were written since the last sync, and the lengths that were set.
