@@ -165,6 +165,16 @@ async fn over_tls_the_commands_know_whom_they_talk_to() {
     assert!(world.log().contains("the last that was in force, goes on"), "loudly");
 }
 
+/// The newest generation of the list after a reload that was asked for. The watcher may have put it in force before.
+async fn last_generation_after_reload(world: &World) -> serde_json::Value {
+    let json = [("accept", "application/json".to_owned())];
+    let report = world.admin("POST", "/reload", &json).await.json();
+    let generations = world.admin("GET", "/generations", &json).await.json();
+    let last = generations.as_array().unwrap().last().unwrap().clone();
+    assert!(report["generation"] == last["generation"] && last["in_force"] == true, "{report} {generations}");
+    last
+}
+
 #[tokio::test]
 async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart() {
     let world = World::with(Wishes { channels: vec!["main", "other"], ..Wishes::default() }).await;
@@ -172,32 +182,28 @@ async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart
     let channel = std::fs::read_to_string(&path).unwrap();
     let process = world.conf().join("tollgate.toml");
     let before = std::fs::read_to_string(&process).unwrap();
-    std::fs::write(&process, format!("{before}[telemetry]\nlog = \"warn\"\n")).unwrap();
+    let json = [("accept", "application/json".to_owned())];
+    // One file at a time: the watcher may read between two saves, and then two generations tell the change of one.
     save(
         &path,
         &channel
             .replace("sleep_window = \"5s\"", "sleep_window = \"6s\"")
             .replace("total = \"100s\"", "total = \"90s\""),
     );
-    let json = [("accept", "application/json".to_owned())];
-    let report = world.admin("POST", "/reload", &json).await.json();
-    // The watcher may have been faster; then the list has it.
-    let generations = world.admin("GET", "/generations", &json).await.json();
-    let last = generations.as_array().unwrap().last().unwrap();
-    assert!(report["generation"] == last["generation"] && last["in_force"] == true, "{report} {generations}");
-    let told = last["report"].to_string();
+    let last = last_generation_after_reload(&world).await;
     for expected in [
         "channel main changed: ",
         "timeouts.total",
         "filter[2].sleep_window",
         "channel main: with what was known: limit, retry, breaker; connections are made anew",
-        "\"needs_restart\":[\"telemetry.log\"]",
     ] {
-        assert!(generations.to_string().contains(expected), "{expected} is missing: {generations}");
+        assert!(last["report"].to_string().contains(expected), "{expected} is missing: {last}");
     }
-    assert!(told.contains("generation"), "{told}");
     let lines = text(&world.admin("GET", "/generations", &[]).await);
     assert!(lines.contains("channel main changed: ") && lines.contains("in force"), "{lines}");
+    save(&process, &format!("{before}[telemetry]\nlog = \"warn\"\n"));
+    let last = last_generation_after_reload(&world).await;
+    assert_eq!(last["report"]["needs_restart"], serde_json::json!(["telemetry.log"]), "{last}");
     let metrics = world.metrics().await;
     assert!(metrics.contains("tollgate_config_needs_restart 1"), "{metrics}");
     assert!(metrics.contains("tollgate_config_changes_total{kind=\"channel\"} 1"), "{metrics}");
