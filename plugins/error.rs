@@ -61,6 +61,10 @@ pub enum Error {
         /// The provider's own word, where it gave one (as in `SYSTEM_ERROR`).
         word: Option<Word>,
     },
+    /// The provider refused with a verified answer whose code is in none of its tables: ask, never send again. The channel works,
+    /// so no breaker counts it.
+    #[error("the provider refused with a code that is not in its table ({0})")]
+    UnlistedRefusal(Word),
     /// The verified answer is about another amount, currency or account; it is not accepted.
     #[error("the provider's answer does not agree with the order: {0}")]
     Mismatch(String),
@@ -70,6 +74,20 @@ impl Error {
     /// An unclear end without a word of the provider.
     pub fn unclear(why: impl Into<String>) -> Self {
         Self::Unclear { why: why.into(), word: None }
+    }
+
+    /// The provider's own code and message, where the error carries them.
+    pub fn word(&self) -> Option<&Word> {
+        match self {
+            Self::Busy(word)
+            | Self::Unauthorized(word)
+            | Self::Declined(word)
+            | Self::Conflict(word)
+            | Self::Absent(word)
+            | Self::UnlistedRefusal(word) => Some(word),
+            Self::Unclear { word, .. } => word.as_ref(),
+            Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Mismatch(_) => None,
+        }
     }
 
     /// Whether the provider cannot have acted on the request.
@@ -96,6 +114,7 @@ impl Error {
             Self::Conflict(_) => "conflict",
             Self::Absent(_) => "absent",
             Self::Unclear { .. } => "unclear",
+            Self::UnlistedRefusal(_) => "unlisted_refusal",
             Self::Mismatch(_) => "mismatch",
         }
     }

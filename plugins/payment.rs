@@ -311,12 +311,24 @@ pub struct Outcome {
     /// Why a person must look at it, when the provider says that it does not go on by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs_person: Option<String>,
+    /// Whether the provider says that a scanned payment went wrong and must be reversed. Until the reversal the payer may have
+    /// been charged, so the status is [`Status::Pending`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_reversal: bool,
 }
 
 impl Outcome {
     /// An outcome of which only the status is known.
     pub fn of(status: Status) -> Self {
-        Self { status, provider_id: None, amount: None, action: None, at: None, needs_person: None }
+        Self {
+            status,
+            provider_id: None,
+            amount: None,
+            action: None,
+            at: None,
+            needs_person: None,
+            needs_reversal: false,
+        }
     }
 }
 

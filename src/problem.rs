@@ -182,10 +182,11 @@ impl Problem {
                 problem.provider(word.clone()).retry_after(5)
             }
             Error::Declined(word) | Error::Conflict(word) | Error::Absent(word) => Self::declined(word.clone()),
-            Error::Unclear { word, .. } => {
+            Error::Unclear { .. } | Error::UnlistedRefusal(_) => {
+                let word = error.word();
                 let detail = "The provider's answer cannot be used. Ask for the payment's status.";
                 let problem = Self::new(StatusCode::BAD_GATEWAY, "provider_unclear", Retryable::SameKey, detail);
-                Self { provider: word.clone(), money_state: MoneyState::Unknown, ..problem }
+                Self { provider: word.cloned(), money_state: MoneyState::Unknown, ..problem }
             }
             Error::Mismatch(_) => {
                 let detail = "The provider's answer is about another amount or account and was not accepted. People have been alerted; ask for the payment's status.";

@@ -175,7 +175,7 @@ async fn put(
 fn closing(record: &Record, search: &Search, outcome: &Outcome, time: Reading) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
     let is_over = payment.method.is_scanned() && time.certain_age(search.since) >= TYPING;
-    let is_wanted = outcome.status == Status::Pending && (search.closing || is_over);
+    let is_wanted = outcome.status == Status::Pending && (search.closing || is_over || outcome.needs_reversal);
     is_wanted.then(|| Operation::Close(order(payment)))
 }
 

@@ -73,7 +73,8 @@ async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
         Error::Declined(word.clone()),
         Error::Busy(word.clone()),
         Error::Conflict(word.clone()),
-        Error::Absent(word),
+        Error::Absent(word.clone()),
+        Error::UnlistedRefusal(word),
         Error::Unfit("x".into()),
         Error::Held { why: "x".into(), retry_after: 1 },
     ] {

@@ -212,7 +212,8 @@ impl Exchanged {
                 | Error::Unauthorized(word)
                 | Error::Declined(word)
                 | Error::Conflict(word)
-                | Error::Absent(word),
+                | Error::Absent(word)
+                | Error::UnlistedRefusal(word),
             ) => Some(word.code.clone()),
         };
     }
