@@ -95,9 +95,14 @@ impl NonceLog {
             is_first = false;
             // A live process takes away its own.
             if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                if end < now {
+                    logged.floor = logged.floor.max(end);
+                }
                 old.push(Old { path, file, until: Duration::from_secs(kept), end });
             }
         }
+        // The floor refuses them without a record each. A process that restarts every minute would otherwise keep every file.
+        logged.marks.retain(|mark| mark.end > logged.floor);
         // What is missing was signed before now, by clocks that are right. Where no log is, it may have been lost; callers may
         // sign in the second of this start, though.
         let before_now = now + window - 1;
@@ -108,6 +113,7 @@ impl NonceLog {
             (true, false) => logged.missing.min(before_now),
         };
         let segment = Segment::create(directory, logged.floor.max(logged.missing), Duration::ZERO)?;
+        old.retain(|old| old.end > logged.floor || std::fs::remove_file(&old.path).is_err());
         if logged.marks.len() <= MOST_COPIED {
             let records: Vec<u8> = logged.marks.iter().flat_map(|mark| record(*mark)).collect();
             (&segment.file).write_all(&records)?;

@@ -101,7 +101,30 @@ fn files_go_when_nothing_in_them_matters_and_leave_their_floor() {
     assert_eq!(files(directory.path()).len(), 3, "the first went");
     drop(log);
     let (_log, logged) = open(directory.path(), 11_400);
-    assert!(!logged.marks.contains(&mark(1)) && logged.floor == 10_300, "{logged:?}");
+    assert!(!logged.marks.contains(&mark(1)) && logged.floor == 11_100, "{logged:?}");
+}
+
+#[test]
+fn files_of_processes_that_restart_often_are_deleted_when_their_signatures_are_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let many = u64::try_from(MOST_COPIED).unwrap() + 1;
+    for (start, end) in [(10_000, 10_300), (10_001, 10_301)] {
+        let (log, _) = open(directory.path(), start);
+        for number in 0..many {
+            let mut hash = [0; 16];
+            hash[..8].copy_from_slice(&(end + number * 1000).to_be_bytes());
+            log.append(Mark { hash, end }, 0, (start, Duration::ZERO));
+        }
+    }
+    let (log, logged) = open(directory.path(), 10_299);
+    assert_eq!((logged.floor, logged.marks.len()), (0, 2 * (MOST_COPIED + 1)), "they can still be replayed");
+    assert_eq!(files(directory.path()).len(), 3);
+    drop(log);
+    let (log, logged) = open(directory.path(), 10_301);
+    assert_eq!((logged.floor, logged.marks.len()), (10_300, MOST_COPIED + 1), "the first file's signatures are over");
+    drop(log);
+    let (_log, logged) = open(directory.path(), 10_302);
+    assert_eq!((logged.floor, logged.marks.len(), files(directory.path()).len()), (10_301, 0, 1));
 }
 
 #[test]
