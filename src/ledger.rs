@@ -325,10 +325,11 @@ impl Ledger {
         Ok(self.engine.read(look).await?.map(|kept| kept.row.refund))
     }
 
-    /// Payments and refunds about which the provider must be asked now, the longest due first. What one process was given
-    /// is not given to another for a while.
-    pub async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
-        self.engine.due_searches(now, limit).await
+    /// Returns payments and refunds about which the provider must be asked now, none of the channels that are `busy`. What is
+    /// unknown or waited for comes before what is only pending; of each kind the longest due comes first. What one process was
+    /// given is not given to another for a while.
+    pub async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
+        self.engine.due_searches(now, limit, busy).await
     }
 
     /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing

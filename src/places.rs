@@ -29,6 +29,14 @@ impl Places {
         self.limit.saturating_sub(self.tasks.len())
     }
 
+    /// Returns the lanes that have all of their permits.
+    pub(crate) fn full_lanes(&self) -> Vec<String> {
+        let mut lanes: Vec<_> =
+            self.lanes().into_iter().filter(|(_, count)| *count >= self.each).map(|(lane, _)| lane).collect();
+        lanes.sort();
+        lanes
+    }
+
     /// How many are under way in each lane.
     pub(crate) fn lanes(&self) -> HashMap<String, usize> {
         let mut lanes = HashMap::new();
@@ -86,6 +94,22 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[tokio::test]
+    async fn lane_is_full_while_all_of_its_permits_are_used() {
+        let mut places = Places::new(4, 2);
+        let (end, ended) = tokio::sync::watch::channel(false);
+        for (number, lane) in [("1", "a"), ("2", "a"), ("3", "b")] {
+            let mut ended = ended.clone();
+            assert!(places.ask(number, lane, async move { drop(ended.wait_for(|it| *it).await) }));
+        }
+        assert_eq!(places.full_lanes(), ["a"]);
+        end.send_replace(true);
+        places.one_ends().await;
+        places.one_ends().await;
+        places.one_ends().await;
+        assert_eq!(places.full_lanes(), <[&str; 0]>::default());
+    }
 
     #[tokio::test]
     async fn a_slow_question_holds_up_no_other_and_is_not_asked_twice() {

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
@@ -35,35 +34,31 @@ const EACH: usize = 16;
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
 
-/// How many that are due are looked at: enough to see past those who have a place or wait for one.
-const LOOK: usize = 4 * PLACES;
-/// How far those step back who hide others.
-const STEP_BACK: SignedDuration = SignedDuration::from_secs(2);
+/// How long finished tasks are gathered before the ledger is asked for more: one look per task would cost more than the tasks.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
     let mut places = Places::new(PLACES, EACH);
-    let mut stepping = JoinSet::new();
     loop {
         // What cannot be written down would be asked again and again.
         if gateway.ledger.may_work() && clock::is_trusted() && !places.is_full() {
-            // Among them are those that are being asked about, but no more than have a place: every free one is filled.
-            let due = gateway.ledger.due_searches(clock::now(), LOOK).await;
-            let is_crowd = due.len() == LOOK;
+            let busy = places.full_lanes();
+            // Among them are those that are being asked about, but no more than have a permit: every free one is used.
+            let due = gateway.ledger.due_searches(clock::now(), PLACES, &busy).await;
             for record in due {
                 let (number, channel) = (number_of(&record).to_owned(), channel_of(&record).to_owned());
-                let (asking, asked) = (Arc::clone(&gateway), record.clone());
-                let has_place = places.ask(&number, &channel, async move { resolve(&asking, asked).await });
-                if !has_place && is_crowd && !places.is_full() {
-                    let gateway = Arc::clone(&gateway);
-                    stepping.spawn(async move { step_back(&gateway, &record).await });
-                }
+                let gateway = Arc::clone(&gateway);
+                places.ask(&number, &channel, async move { resolve(&gateway, record).await });
             }
-            while stepping.join_next().await.is_some() {}
+            // A crowd of a channel that has all of its permits only now may have hidden records of other channels.
+            if !places.is_full() && places.full_lanes() != busy {
+                continue;
+            }
         }
         tokio::select! {
-            () = places.one_ends() => {}
+            () = some_end(&mut places) => {}
             _ = wake.changed(), if !places.is_full() => {}
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
             _ = shutdown.wait_for(|stop| *stop) => break,
@@ -72,15 +67,11 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     places.all_end().await;
 }
 
-/// Lets others come first, when a crowd waits for a channel that has all of its places: it must not hide those who wait for
-/// another.
-async fn step_back(gateway: &Gateway, record: &Record) {
-    let Some(search) = search_of(record) else { return };
-    let due = clock::now().checked_add(STEP_BACK).unwrap_or(search.due);
-    let later = Search { due, ..search.clone() };
-    if let Err(error) = gateway.ledger.searched(&subject_of(record), Some(later)).await {
-        tracing::warn!(%error, "a question that waits could not step back");
-    }
+/// Waits until a task ends, and frees the permits of all that end shortly after it.
+async fn some_end(places: &mut Places) {
+    places.one_ends().await;
+    let end = tokio::time::Instant::now() + GATHERING;
+    while tokio::time::timeout_at(end, places.one_ends()).await.is_ok() {}
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {

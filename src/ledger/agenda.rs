@@ -7,6 +7,7 @@ use super::errands;
 use super::limits::{QueueFull, QueueLimit};
 use super::outbox;
 use super::records::LedgerError;
+use super::searches;
 use super::transaction::{Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands, Space::Running];
@@ -19,8 +20,10 @@ pub(super) struct Agenda {
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     /// In whose lane each of them is.
     lanes: HashMap<Vec<u8>, String>,
-    /// Searches by when they are due.
-    pub(super) searches: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Urgent searches by when they are due, each with its [`priority`](searches::priority).
+    pub(super) urgent: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Searches that can wait, in the same way.
+    pub(super) patient: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What was accepted to be made later, by when it is due; and whose it is.
     pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Jobs that are being executed, by their claims; and whose they are.
@@ -59,7 +62,15 @@ impl Agenda {
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {
         let rows = match space {
-            Space::Searches => &mut self.searches,
+            Space::Searches => {
+                let is_urgent = value.is_some_and(searches::is_urgent);
+                let (rows, others) = match is_urgent {
+                    true => (&mut self.urgent, &mut self.patient),
+                    false => (&mut self.patient, &mut self.urgent),
+                };
+                others.remove(key);
+                rows
+            }
             Space::Unknown => &mut self.unknown,
             Space::Errands => {
                 let before = match value {

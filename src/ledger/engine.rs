@@ -173,13 +173,13 @@ impl Engine {
     }
 
     /// As [`Ledger::due_searches`](super::Ledger::due_searches).
-    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
+    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| searches::due(agenda, now, limit));
+                let due = engine.agenda(|agenda| searches::due(agenda, now, limit, busy));
                 searches::records(&**engine, &due)
             }
-            Self::Postgres(engine) => engine.due_searches(now, limit).await,
+            Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
         }
     }
 

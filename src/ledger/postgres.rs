@@ -191,11 +191,12 @@ impl Engine {
         self.ask(move |session| Ok(session.keys(space, &from, &until, limit)?)).await
     }
 
-    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize) -> Vec<Record> {
+    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         let owner = self.shared.owner;
         let when = self.shared.due.when(Space::Searches, now, searches::LATEST_DUE);
+        let busy = busy.to_vec();
         let taken = self.ask(move |session| {
-            let keys = due::take(session, Space::Searches, owner, &when, limit)?;
+            let keys = due::take_searches(session, owner, &when, limit, &busy)?;
             whole(session, searches::records(session, &keys))
         });
         or_none(taken.await)

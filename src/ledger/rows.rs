@@ -9,6 +9,7 @@ use super::attempts;
 use super::feed::{Age, Name};
 use super::ids::{Id, index, millis};
 use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
+use super::searches::priority;
 use super::timeline::{self, What};
 use super::transaction::{Read, Space, Transaction};
 
@@ -104,6 +105,10 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     fn standing(&self) -> (Status, Option<&Search>);
     /// Whether the merchant knows it, so that it counts where it is unknown.
     fn is_told(&self) -> bool;
+    /// Returns the channel whose provider knows it.
+    fn channel(&self) -> &str;
+    /// Whether a till waits for it: the payer's code was scanned.
+    fn is_scanned(&self) -> bool;
     /// How far it has come.
     fn age(&self) -> Age;
     /// As those call it who hear of changes.
@@ -120,6 +125,14 @@ impl Row for PaymentRow {
 
     fn is_told(&self) -> bool {
         self.attempt_of.is_none()
+    }
+
+    fn channel(&self) -> &str {
+        &self.payment.channel
+    }
+
+    fn is_scanned(&self) -> bool {
+        self.payment.method.is_scanned()
     }
 
     fn age(&self) -> Age {
@@ -141,6 +154,14 @@ impl Row for RefundRow {
 
     fn is_told(&self) -> bool {
         true
+    }
+
+    fn channel(&self) -> &str {
+        &self.refund.channel
+    }
+
+    fn is_scanned(&self) -> bool {
+        false
     }
 
     fn age(&self) -> Age {
@@ -204,14 +225,15 @@ impl<R: Row> Kept<R> {
         if new.search.is_some() && (old.search.is_none() || new.search < old.search) {
             tx.wake();
         }
-        for (space, old, new) in
-            [(Space::Searches, old.search, &new.search), (Space::Unknown, old.unknown, &new.unknown)]
-        {
+        for (space, old, new, value) in [
+            (Space::Searches, old.search, &new.search, new.priority.as_slice()),
+            (Space::Unknown, old.unknown, &new.unknown, &[]),
+        ] {
             if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
                 tx.remove(space, &old);
             }
             if let Some(new) = new {
-                tx.put(space, new, []);
+                tx.put(space, new, value);
             }
         }
     }
@@ -222,13 +244,17 @@ impl<R: Row> Kept<R> {
 struct Listed {
     search: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
+    /// As [`priority`] makes it, for the list of searches.
+    priority: Vec<u8>,
 }
 
 impl Listed {
     fn of<R: Row>(row: &R, id: Id) -> Self {
         let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
         let (status, search) = row.standing();
+        let is_open = search.is_some_and(|search| status == Status::Pending && !search.closing && !row.is_scanned());
         Self {
+            priority: priority(!is_open, row.channel()),
             search: search.map(|search| key(search.due)),
             unknown: search.filter(|_| status == Status::Unknown && row.is_told()).map(|search| key(search.since)),
         }

@@ -49,13 +49,32 @@ pub(super) fn after_close(
 /// what is pending (30 hours) and of deliveries (27 hours).
 pub(super) const LATEST_DUE: SignedDuration = SignedDuration::from_hours(48);
 
-/// Keys of the searches that are due: the longest due first, then those that a wrong clock has written.
-pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize) -> Vec<Vec<u8>> {
-    let due = agenda.searches.keys().take_while(|key| millis_at(key) <= millis(now));
-    let lost = agenda.searches.range(after(now, LATEST_DUE)..).map(|(key, _)| key);
+/// First byte of the value of a search that can wait. Any other value, also the empty one of older versions, is urgent.
+pub(super) const PATIENT: u8 = 0;
+const URGENT: u8 = 1;
+
+/// Returns what the list of searches says of a record beside its due time: its priority and its channel.
+pub(super) fn priority(is_urgent: bool, channel: &str) -> Vec<u8> {
+    [&[if is_urgent { URGENT } else { PATIENT }], channel.as_bytes()].concat()
+}
+
+/// Whether a value of the list is that of an urgent search.
+pub(super) fn is_urgent(value: &[u8]) -> bool {
+    value.first() != Some(&PATIENT)
+}
+
+/// Keys of the searches that are due, none of the channels that are `busy`: the urgent ones first, of each kind the longest
+/// due first, then those that a wrong clock has written.
+pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Vec<u8>> {
+    let kinds = [&agenda.urgent, &agenda.patient];
+    let is_free = |value: &[u8]| !value.get(1..).is_some_and(|channel| busy.iter().any(|it| it.as_bytes() == channel));
+    let is_due = |key: &[u8]| millis_at(key) <= millis(now);
+    let due = kinds.into_iter().flat_map(|kind| kind.iter().take_while(|(key, _)| is_due(key)));
+    let lost = kinds.into_iter().flat_map(|kind| kind.range(after(now, LATEST_DUE)..));
     // These keys too name their records behind eight bytes.
     let unborn = agenda.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
-    let mut keys: Vec<_> = due.chain(lost).take(limit).cloned().collect();
+    let free = due.chain(lost).filter(|(_, value)| is_free(value)).map(|(key, _)| key);
+    let mut keys: Vec<_> = free.take(limit).cloned().collect();
     let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
     let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
     keys.extend(unborn);

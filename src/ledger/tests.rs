@@ -127,7 +127,7 @@ impl<P: Place> Bench<P> {
 
     /// What is asked about soon, without what only waits for its notification.
     async fn due(&self) -> Vec<Record> {
-        let mut due = self.ledger.due_searches(at(1_000_000_000), 100).await;
+        let mut due = self.ledger.due_searches(at(1_000_000_000), 100, &[]).await;
         due.retain(|record| {
             let search = match record {
                 Record::Payment(payment) => payment.search.clone().unwrap(),

@@ -12,7 +12,7 @@ use crate::ledger::ids::{millis_at, time};
 use crate::ledger::limits::{DueLimit, QueueFull, QueueLimit};
 use crate::ledger::outbox;
 use crate::ledger::records::{LedgerError, Waiting};
-use crate::ledger::searches::after;
+use crate::ledger::searches::{self, after};
 use crate::ledger::transaction::{Pair, Space};
 
 /// How long a row is its taker's. Longer than a delivery or a question takes; when the taker is gone, the next takes it
@@ -57,31 +57,40 @@ macro_rules! free {
     };
 }
 
-/// Keys of what is due in a space, taken.
-pub(super) fn take(
+/// Takes searches that are due and returns their keys: urgent ones first, and none of the channels that are `busy`.
+pub(super) fn take_searches(
     session: &Session,
-    space: Space,
     owner: u32,
     when: &[When],
     limit: usize,
+    busy: &[String],
 ) -> Result<Vec<Vec<u8>>, Failure> {
     const TAKE: &str = concat!(
         "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
-            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $6 AND key < $3 AND ",
+            SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $6 AND key < $3
+                AND (substr(value, 1, 1) = $7) = $8 AND substr(value, 2) <> ALL ($9) AND ",
         free!(),
         "
             ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
         RETURNING key"
     );
-    let (owner, space) = (i64::from(owner), schema::number(space));
+    let (owner, space, patient) = (i64::from(owner), schema::number(Space::Searches), [searches::PATIENT]);
+    let busy: Vec<&[u8]> = busy.iter().map(String::as_bytes).collect();
     let mut taken = Vec::new();
-    for When { from, until } in when {
-        let left = many(limit.saturating_sub(taken.len()));
-        let rows = session.query(TAKE, &[&owner, &space, until, &left, &TAKEN.as_secs_f64(), from])?;
-        let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
-        keys.sort();
-        taken.extend(keys);
+    for is_patient in [false, true] {
+        for When { from, until } in when {
+            let left = limit.saturating_sub(taken.len());
+            if left == 0 {
+                return Ok(taken);
+            }
+            let (left, time, patient) = (many(left), TAKEN.as_secs_f64(), &patient[..]);
+            let rows =
+                session.query(TAKE, &[&owner, &space, until, &left, &time, from, &patient, &is_patient, &busy])?;
+            let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
+            keys.sort();
+            taken.extend(keys);
+        }
     }
     Ok(taken)
 }

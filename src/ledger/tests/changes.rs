@@ -188,6 +188,38 @@ async fn a_notification_before_the_answer_wins_over_it() {
 }
 
 #[tokio::test]
+async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
+    let bench = Bench::new();
+    for (order, news) in [
+        ("pending", News::Outcome(Outcome::of(Status::Pending))),
+        ("unknown", News::Unknown),
+        ("closing", News::Outcome(Outcome::of(Status::Pending))),
+    ] {
+        let ticket = bench.run(order, pay(order)).await;
+        bench.settle(ticket, news).await;
+    }
+    let channel = bench.payment("unknown").await.channel;
+    let search = |due, closing| Search { since: at(1), due: at(due), asked: 0, absent: 0, needs_person: false, closing };
+    for (order, due, closing) in [("pending", 10, false), ("unknown", 30, false), ("closing", 20, true)] {
+        assert!(bench.ledger.searched(&of(order), Some(search(due, closing))).await.unwrap());
+    }
+    let names = async |limit, busy: &[String]| -> Vec<String> {
+        let due = bench.ledger.due_searches(at(60), limit, busy).await;
+        due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
+    };
+    assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
+    assert_eq!(names(2, &[]).await, ["closing", "unknown"], "a backlog of pending orders hides no unknown one");
+    assert_eq!(names(10, std::slice::from_ref(&channel)).await, <[&str; 0]>::default());
+    assert_eq!(names(10, &["another".to_owned()]).await.len(), 3);
+    // What was urgent and is only pending now waits with the others.
+    bench.ledger.apply(&of("unknown"), News::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
+    bench.ledger.searched(&of("unknown"), Some(search(5, false))).await.unwrap();
+    assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
+    bench.ledger.searched(&of("unknown"), Some(search(15, false))).await.unwrap();
+    assert_eq!(names(10, &[]).await, ["closing", "pending", "unknown"]);
+}
+
+#[tokio::test]
 async fn searches_are_due_in_order_and_end_with_the_truth() {
     let bench = Bench::new();
     let wake = bench.ledger.wake();
@@ -198,13 +230,13 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     // Settling is not waited for; anything that is comes after it.
     bench.ledger.apply(&of("nothing"), News::Unknown, at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
-    assert!(bench.ledger.due_searches(at(0), 10).await.is_empty());
-    assert_eq!(bench.ledger.due_searches(at(1), 1).await.len(), 1);
+    assert!(bench.ledger.due_searches(at(0), 10, &[]).await.is_empty());
+    assert_eq!(bench.ledger.due_searches(at(1), 1, &[]).await.len(), 1);
     let version = bench.payment("a").await.version;
     let search = Search { since: at(1), due: at(60), asked: 3, absent: 1, needs_person: true, closing: false };
     bench.ledger.searched(&of("a"), Some(search.clone())).await.unwrap();
     let names = async |now| -> Vec<String> {
-        let due = bench.ledger.due_searches(now, 10).await;
+        let due = bench.ledger.due_searches(now, 10, &[]).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
     };
     assert_eq!(names(at(59)).await, ["b"]);
@@ -284,8 +316,8 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
-    assert!(bench.ledger.due_searches(at(299), 10).await.is_empty());
-    assert_eq!(bench.ledger.due_searches(at(302), 10).await.len(), 1);
+    assert!(bench.ledger.due_searches(at(299), 10, &[]).await.is_empty());
+    assert_eq!(bench.ledger.due_searches(at(302), 10, &[]).await.len(), 1);
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
     assert!(bench.payment("o").await.search.is_some(), "until its end is known");
     bench.ledger.searched(&of("o"), None).await.unwrap();
@@ -293,7 +325,7 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
     bench.paid("paid").await;
     let ticket = bench.run("r", give_back("paid", "r", 10)).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
-    assert_eq!(bench.ledger.due_searches(at(1000), 10).await.len(), 1, "refunds too");
+    assert_eq!(bench.ledger.due_searches(at(1000), 10, &[]).await.len(), 1, "refunds too");
 }
 
 #[tokio::test]

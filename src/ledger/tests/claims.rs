@@ -308,7 +308,7 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
     let ticket = bench.run("c1", close("o")).await;
     bench.settle(ticket, News::Unknown).await;
-    assert_eq!(bench.ledger.due_searches(at(1), 10).await.len(), 1);
+    assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
     // The truth was asked: it is open still, and is closed until it is.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     assert!(bench.payment("o").await.search.unwrap().closing);

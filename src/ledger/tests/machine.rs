@@ -222,7 +222,7 @@ impl History {
         }
         let waiting = self.bench.ledger.waiting().await.unwrap();
         assert_eq!(
-            (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000).await.len()),
+            (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000, &[]).await.len()),
             (unknown, searched)
         );
         assert_eq!(waiting.deliveries as usize, self.changes.len() - self.told.len());

@@ -185,7 +185,7 @@ async fn two_processes_never_ask_about_the_same() {
     }
     let looks = (0..8).map(|number| {
         let ledger = ledgers[number % 2].clone();
-        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16).await) })
+        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16, &[]).await) })
     });
     let mut taken = [BTreeSet::new(), BTreeSet::new()];
     for look in looks.collect::<Vec<_>>() {
@@ -201,7 +201,7 @@ async fn two_processes_never_ask_about_the_same() {
     let mine = taken[0].first().unwrap();
     let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
     ledgers[0].searched(&of(mine), Some(Search { due: at(2), ..search })).await.unwrap();
-    let mut theirs = ledgers[1].due_searches(at(10), 100).await;
+    let mut theirs = ledgers[1].due_searches(at(10), 100, &[]).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
     assert_eq!(theirs.len(), 1);
 }

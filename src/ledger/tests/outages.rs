@@ -34,7 +34,7 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
         bench.ledger.record("wechat", told("e", "before", None, Outcome::of(Status::Closed)), at(1)).await.is_err()
     );
     assert!(bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await.is_err());
-    assert!(bench.ledger.due_searches(at(10), 10).await.is_empty());
+    assert!(bench.ledger.due_searches(at(10), 10, &[]).await.is_empty());
     assert!(!bench.ledger.is_healthy());
     server.revive();
     until("it is healthy", async || bench.ledger.is_healthy()).await;
