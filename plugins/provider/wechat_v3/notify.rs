@@ -40,10 +40,15 @@ pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<
     let Envelope { event_type, resource } = read(body)?;
     let plain = || resource.sealed.open(key).map_err(Error::unclear);
     match (resource.original_type.as_str(), event_type.split_once('.')) {
-        ("transaction", Some(("TRANSACTION", _))) => payment(account, &event_type, &read(&plain()?)?),
-        ("refund", Some(("REFUND", _))) => refund(account, &event_type, &read(&plain()?)?),
+        ("transaction", Some(("TRANSACTION", _))) => payment(account, &event_type, &opened(&event_type, &plain()?)?),
+        ("refund", Some(("REFUND", _))) => refund(account, &event_type, &opened(&event_type, &plain()?)?),
         _ => Err(Error::unclear(another_kind(&event_type))),
     }
+}
+
+/// Reads what was encrypted. A combined order's notification has the name of an order's, and another form.
+fn opened<'a, T: Deserialize<'a>>(event_type: &str, plain: &'a [u8]) -> Result<T, Error> {
+    read(plain).map_err(|_| Error::unclear(format!("what its `{event_type}` holds is neither an order nor a refund")))
 }
 
 /// Says which kind of notification it is, and why such ones come: an address for all of a merchant's notifications leads here.
