@@ -142,7 +142,8 @@ pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) ->
 /// sentence only. Whoever gave the payer nothing to pay with has made no order, whatever the sentence.
 pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &Fields, is_signed: bool) -> Error {
     let code = Some(text(fields, "err_code")).filter(|code| !code.is_empty()).unwrap_or(text(fields, "return_code"));
-    let message = text(fields, "return_msg");
+    // The platform's own test system writes `retmsg`.
+    let message = Some(text(fields, "return_msg")).filter(|said| !said.is_empty()).unwrap_or(text(fields, "retmsg"));
     let known = sentence(message).or_else(|| table::class(CODES, code, interface));
     let class = match known {
         // What a broken machine says of the order is not heard.

@@ -1,6 +1,7 @@
 mod bills;
 mod codes;
 mod leaving;
+mod shapes;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

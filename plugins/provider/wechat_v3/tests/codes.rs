@@ -173,3 +173,20 @@ fn nothing_is_concluded_of_an_unknown_form() {
         }
     }
 }
+
+/// Details come in many forms, and none of them hides the code.
+#[test]
+fn refusal_is_read_whatever_its_detail_is() {
+    for detail in [
+        json!({"location": null, "value": ["/body/payer/openid"]}),
+        json!({"field": "/amount/currency", "value": "XYZ", "issue": "Currency code is invalid", "location": "body"}),
+        json!({"field": 7}),
+        json!([{"issue": "x"}]),
+        json!("x"),
+        Value::Null,
+    ] {
+        let body = json!({"code": "PARAM_ERROR", "detail": detail, "message": "请求中含有未在API文档中定义的参数"});
+        let error = unsigned(&Operation::Pay(pay("wechat.jsapi")), 400, &body);
+        assert!(matches!(&error, Error::Declined(word) if word.code == "PARAM_ERROR"), "{detail}: {error}");
+    }
+}
