@@ -65,9 +65,10 @@ impl Message<'_> {
         if self.field("return_code") != Some("SUCCESS") {
             return Some(errors::not_understood(interface, status, &self.fields, true));
         }
-        match self.field("result_code") {
-            Some("SUCCESS") => None,
-            _ => Some(errors::refusal(interface, &self.fields, true)),
+        match self.needed("result_code") {
+            Ok("SUCCESS") => None,
+            Ok(_) => Some(errors::refusal(interface, &self.fields, true)),
+            Err(unclear) => Some(unclear),
         }
     }
 

@@ -227,6 +227,8 @@ fn signed_failure_that_names_no_account_is_heard_by_its_code() {
     assert_eq!(nameless("SYSTEMERROR"), "unclear");
     assert_eq!(nameless("NOAUTH"), "declined");
     assert_eq!(nameless("ORDERNOTEXIST"), "absent");
+    let neither = queried("wechat.native", &[("result_code", "")]).unwrap_err();
+    assert_eq!((neither.code(), neither.word()), ("unclear", None), "neither done nor refused");
     // One that is named must be ours, and a success must name it.
     let fail = [("result_code", "FAIL"), ("err_code", "ORDERNOTEXIST")];
     for (name, other) in [("appid", "wx1"), ("mch_id", "1")] {
