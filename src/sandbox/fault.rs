@@ -81,7 +81,7 @@ pub(super) enum Kind {
     OtherHash,
     /// A signed answer with a bill's link to a host that is not the provider's.
     OtherHost,
-    /// WeChat Pay: a signed answer that calls the payment PAYERROR, whatever the books say.
+    /// WeChat Pay: a signed answer that calls the payment PAYERROR whatever the books say, unless it was reversed or closed.
     PayError,
     /// WeChat Pay's APIv2: the right answer, signed with the same key in the other of its two ways.
     OtherSignType,

@@ -197,7 +197,9 @@ fn spoilt(reply: Reply, kind: Kind) -> Reply {
     let Ok(mut body) = serde_json::from_slice::<Value>(&reply.body) else { return reply };
     match kind {
         Kind::OtherAmount => notification::spoil_amount(&mut body),
-        Kind::PayError if body.get("trade_state").is_some() => orders::fail_payment(&mut body),
+        Kind::PayError if body["trade_state"].as_str().is_some_and(|state| state != "REVOKED" && state != "CLOSED") => {
+            orders::fail_payment(&mut body)
+        }
         Kind::OtherHash if body.get("hash_value").is_some() => bills::spoil_hash(&mut body),
         Kind::OtherHost if body.get("download_url").is_some() => body["download_url"] = json!(ELSEWHERE),
         Kind::OtherAccount if body.get("mchid").is_some() => body["mchid"] = json!("1900000000"),

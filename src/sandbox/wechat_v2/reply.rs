@@ -87,7 +87,7 @@ impl Reply {
                 Some(Kind::OtherAmount) => spoil_amounts(fields),
                 Some(Kind::OtherAccount) => spoil_account(fields),
                 Some(Kind::NoAccount) => fields.retain(|name, _| !ACCOUNT.contains(&name.as_str())),
-                Some(Kind::PayError) if fields.contains_key("trade_state") => fail_payment(fields),
+                Some(Kind::PayError) if is_alive(fields) => fail_payment(fields),
                 _ => {}
             }
             let how = if fault == Some(Kind::OtherSignType) { how.other() } else { how };
@@ -117,6 +117,11 @@ pub(super) fn sign(fields: &mut Fields, account: &Account, how: SignType, wrongl
 
 /// The fields that name an account.
 const ACCOUNT: &[&str] = &["appid", "mch_id", "sub_appid", "sub_mch_id"];
+
+/// Whether an answer to a query tells of an order that was neither reversed nor closed.
+fn is_alive(fields: &Fields) -> bool {
+    fields.get("trade_state").is_some_and(|state| state != "REVOKED" && state != "CLOSED")
+}
 
 /// Says that the payment failed, and nothing of who paid what.
 fn fail_payment(fields: &mut Fields) {
