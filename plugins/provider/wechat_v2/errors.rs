@@ -74,13 +74,14 @@ pub(super) const CODES: &[Row] = &[
 ];
 
 /// Sentences (`return_msg`) of a request that was not understood, which has no code. A sentence belongs to the first row of
-/// which it has all parts. Those about money are left to [`CODES`].
+/// which it has all parts. None says that an order does not exist: that needs a code.
 pub(super) const SENTENCES: &[(&[&str], Class)] = &[
     // The API key: 签名错误, 签名失败, 签名校验失败, 签名验证失败, 验签失败, 签名不正确.
     (&["签名", "错误"], Class::Credentials),
     (&["签名", "失败"], Class::Credentials),
     (&["签名", "不正确"], Class::Credentials),
     (&["验签", "失败"], Class::Credentials),
+    (&["invalid", "sign"], Class::Credentials),
     (&["密钥"], Class::Credentials), // none is set, or it is no longer valid
     // The API certificate: 证书已过期, 商户证书不合法, 证书校验错误, certificate not match.
     (&["证书"], Class::Credentials),
@@ -91,6 +92,10 @@ pub(super) const SENTENCES: &[(&[&str], Class)] = &[
     (&["系统"], Class::Query), // 系统繁忙, 系统错误, 系统超时
     (&["稍后"], Class::Query),
     (&["超时"], Class::Query),
+    // The order.
+    (&["已支付"], Class::State),
+    (&["已关闭"], Class::State),
+    (&["重复"], Class::State), // 商户订单号重复
     // Account and permission.
     (&["appid"], Class::Final), // appid和mch_id不匹配, appid不存在, sub_appid与appid不匹配
     (&["mch_id"], Class::Final),
@@ -144,7 +149,9 @@ pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &
     let code = Some(text(fields, "err_code")).filter(|code| !code.is_empty()).unwrap_or(text(fields, "return_code"));
     // The platform's own test system writes `retmsg`.
     let message = Some(text(fields, "return_msg")).filter(|said| !said.is_empty()).unwrap_or(text(fields, "retmsg"));
-    let known = sentence(message).or_else(|| table::class(CODES, code, interface));
+    // Some messages are a code themselves, as SIGN ERROR.
+    let listed = || table::class(CODES, message, interface).or_else(|| table::class(CODES, code, interface));
+    let known = sentence(message).or_else(listed);
     let class = match known {
         // What a broken machine says of the order is not heard.
         Some(Class::Final | Class::Absent | Class::State) | None if status.is_server_error() => Some(Class::Query),
