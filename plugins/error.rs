@@ -54,7 +54,7 @@ pub enum Error {
     #[error("the provider does not know it ({0})")]
     Absent(Word),
     /// Bytes were written and no trustworthy answer came: ask, never send again.
-    #[error("unclear what the provider did: {why}")]
+    #[error("unclear what the provider did: {why}{}", in_brackets(.word.as_ref()))]
     Unclear {
         /// What happened instead of an answer; holds nothing of an unverified body.
         why: String,
@@ -68,6 +68,10 @@ pub enum Error {
     /// The verified answer is about another amount, currency or account; it is not accepted.
     #[error("the provider's answer does not agree with the order: {0}")]
     Mismatch(String),
+}
+
+fn in_brackets(word: Option<&Word>) -> String {
+    word.map_or_else(String::new, |word| format!(" ({word})"))
 }
 
 impl Error {

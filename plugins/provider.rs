@@ -11,6 +11,7 @@ pub mod sandbox;
 mod text;
 pub mod unionpay;
 mod wechat_account;
+mod wechat_errors;
 pub mod wechat_v2;
 pub mod wechat_v3;
 

@@ -129,7 +129,7 @@ struct Explanation {
     account: String,
     created_at: Timestamp,
     paid_at: Option<Timestamp>,
-    /// The provider's code when it refused.
+    /// The provider's code and sentence when it refused.
     refused: Option<String>,
     search: Option<Search>,
     refunds: Vec<Given>,
@@ -167,7 +167,7 @@ impl From<Life> for Explanation {
             account: payment.account,
             created_at: payment.created_at,
             paid_at: payment.paid_at,
-            refused: payment.word.map(|word| word.code),
+            refused: payment.word.map(|word| word.to_string()),
             search: payment.search,
             refunds: refunds.into_iter().map(Given::from).collect(),
             timeline,

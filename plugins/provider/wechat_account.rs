@@ -80,6 +80,38 @@ pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
     })
 }
 
+/// The payer's identity in an app, for `wechat.jsapi`.
+pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
+    let is_openid =
+        |openid: &&str| (1..=128).contains(&openid.len()) && openid.bytes().all(|byte| byte.is_ascii_graphic());
+    pay.payer.openid.as_deref().filter(is_openid).ok_or_else(|| {
+        let needed =
+            "wechat.jsapi needs `payer.openid`: the payer's identity in the appid, 1 to 128 visible ASCII characters";
+        Error::Unfit(needed.to_owned())
+    })
+}
+
+/// Refuses a text for the payer that holds characters which WeChat Pay cannot carry; `name` is the caller's name of the field.
+/// XML 1.0 forbids most controls and takes a carriage return for a line feed, also in CDATA: a signature over it would be
+/// wrong.
+pub(super) fn carried<'a>(name: &str, text: &'a str) -> Result<&'a str, Error> {
+    match text.chars().all(is_carried) {
+        true => Ok(text),
+        false => {
+            Err(Error::Unfit(format!("`{name}` has a control character, which WeChat Pay cannot carry: leave it out")))
+        }
+    }
+}
+
+/// Whether each of WeChat Pay's APIs carries the character as it is.
+pub(super) fn is_carried(letter: char) -> bool {
+    match letter {
+        '\t' | '\n' => true,
+        '\u{fffe}' | '\u{ffff}' => false,
+        other => !other.is_control(),
+    }
+}
+
 fn mchid_from(name: &str) -> String {
     format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"")
 }

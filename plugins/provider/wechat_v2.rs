@@ -31,6 +31,7 @@ use self::answer::Message;
 use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
 use super::wechat_account;
+use super::wechat_errors::Interface;
 use super::{
     BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
 };
@@ -133,19 +134,15 @@ impl Provider for WechatV2 {
     fn decode(
         &self,
         operation: &Operation,
-        _: StatusCode,
+        status: StatusCode,
         reply: Verified,
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        self.message(reply.bytes())?.outcome(operation, with)
+        self.message(reply.bytes())?.outcome(operation, status, with)
     }
 
-    /// What WeChat Pay did not understand it answers without a signature: that proves nothing, unless it is our signature.
-    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        match xml::read("xml", body) {
-            Some(fields) => answer::protocol_failure(&fields),
-            None => Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())),
-        }
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        errors::unsigned(Interface::of(operation), status, body)
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {

@@ -33,6 +33,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::codepay::Till;
 use super::bill::Bills;
 use super::wechat_account::Account;
+use super::wechat_errors::Interface;
 use super::{
     BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
 };
@@ -121,11 +122,12 @@ impl Provider for WechatV3 {
         reply: Verified,
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        if codepay::is_typing(operation, reply.bytes()) {
-            return Ok(Outcome::of(Status::Pending));
-        }
-        if !status.is_success() {
-            return Err(errors::refusal(operation.kind(), status, reply.bytes()));
+        let interface = Interface::of(operation);
+        match (interface, errors::typing(reply.bytes())) {
+            (Interface::Scan, Some(_)) => return Ok(Outcome::of(Status::Pending)),
+            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::Conflict(word)),
+            _ if !status.is_success() => return Err(errors::refusal(interface, status, reply.bytes())),
+            _ => {}
         }
         match operation {
             Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
@@ -137,7 +139,7 @@ impl Provider for WechatV3 {
     }
 
     fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        errors::unsigned(operation, status, body)
+        errors::unsigned(Interface::of(operation), status, body)
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {

@@ -69,7 +69,7 @@ fn what_was_sent_is_told_with_its_evidence() {
     {
         assert!(told.contains(words) && told.contains("(3 times, last at 1970-01-01 00:00:00.000)"), "{told}");
     }
-    assert!(lines[2].contains("HTTP 502, 3 bytes, sha256 ba7816bf8f01cfea…, not signed"), "{}", lines[2]);
+    assert!(lines[2].contains("HTTP 502, 3 bytes, sha256 ba7816bf8f01cfea…, no verified signature"), "{}", lines[2]);
 }
 
 #[test]

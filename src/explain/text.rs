@@ -185,7 +185,7 @@ fn evidence(what: &What) -> Option<String> {
     let Seen { sha256, bytes, key_id } = seen;
     let status = status.map_or(String::new(), |status| format!("HTTP {status}, "));
     let digest = sha256.get(..16).unwrap_or(sha256);
-    let key = key_id.as_ref().map_or("not signed".to_owned(), |key| format!("signed with {key}"));
+    let key = key_id.as_ref().map_or("no verified signature".to_owned(), |key| format!("signed with {key}"));
     Some(format!("{status}{bytes} bytes, sha256 {digest}…, {key}"))
 }
 

@@ -27,6 +27,9 @@ pub(super) struct Fault {
     /// The `code` in the body of `status` and `status_after`; empty: the body is no JSON and unsigned, as from a proxy.
     #[serde(default = "system_error")]
     pub(super) code: String,
+    /// The sentence in the body of `status` and `status_after`; the provider's usual one when it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<String>,
     /// Leaves the answer without a signature, whatever else is wrong with it.
     #[serde(default)]
     pub(super) unsigned: bool,
@@ -78,6 +81,14 @@ pub(super) enum Kind {
     OtherHash,
     /// A signed answer with a bill's link to a host that is not the provider's.
     OtherHost,
+    /// WeChat Pay: a signed answer that calls the payment PAYERROR whatever the books say, unless it was reversed or closed.
+    PayError,
+    /// WeChat Pay's APIv2: the right answer, signed with the same key in the other of its two ways.
+    OtherSignType,
+    /// WeChat Pay's APIv2: the right answer, signed, but without the account's numbers in it.
+    NoAccount,
+    /// WeChat Pay's APIv3: the right answer with the platform's probe for a signature, which is wrong on purpose.
+    Signtest,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.

@@ -54,6 +54,8 @@ pub(super) enum Tamper {
     Serial,
     /// The platform's own probe: a signature that begins with `WECHATPAY/SIGNTEST/`.
     Signtest,
+    /// Rightly signed with the same key, but in the other of APIv2's two ways.
+    SignType,
     /// Rightly signed, with another amount.
     Amount,
     /// Rightly signed, with another mchid, app_id or merId.
@@ -96,7 +98,11 @@ pub(super) fn send(
     sending: &Sending,
 ) -> Result<(), String> {
     let (Subject::Payment(id) | Subject::Refund(id)) = subject;
-    let news = match shared.accounts.get(&id.0).ok_or("there is no such account")? {
+    let account = shared.accounts.get(&id.0).ok_or("there is no such account")?;
+    if sending.tamper == Some(Tamper::SignType) && !matches!(account, Account::WechatV2(_)) {
+        return Err("only APIv2 of WeChat Pay signs in two ways".to_owned());
+    }
+    let news = match account {
         Account::WechatV3(account) => wechat_v3::compose(books, account, subject, sending)?,
         Account::WechatV2(account) => wechat_v2::compose(books, account, subject, sending)?,
         Account::Alipay(account) => alipay::compose(books, account, subject, sending)?,

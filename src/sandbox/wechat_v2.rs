@@ -150,12 +150,13 @@ impl Exchange {
 /// What the fault's `code` says in APIv2's words: an `err_code`, signed; `FAIL`: not understood, unsigned; empty: a page of a
 /// proxy.
 fn scripted(fault: &Fault, call: Call) -> Reply {
+    let message = |usual| fault.message.as_deref().unwrap_or(usual);
     let reply = match fault.code.as_str() {
         _ if fault.fault == Kind::Garbage => return Reply::page(200, "<html>OK</html>"),
         "" => return Reply::page(fault.status, "<html><body>Bad Gateway</body></html>"),
-        "FAIL" => Reply::refused("系统繁忙，请稍后再试"),
-        "SYSTEM_ERROR" => Reply::error("SYSTEMERROR", "系统错误"),
-        code => Reply::error(code, "系统错误"),
+        "FAIL" => Reply::refused(message("系统繁忙，请稍后再试")),
+        "SYSTEM_ERROR" => Reply::error("SYSTEMERROR", message("系统错误")),
+        code => Reply::error(code, message("系统错误")),
     };
     let reply = reply.with_status(fault.status);
     if call == Call::Reverse { reply.with("recall", "Y") } else { reply }

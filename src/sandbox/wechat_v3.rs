@@ -186,7 +186,7 @@ fn scripted(fault: &Fault) -> Reply {
     if fault.code.is_empty() {
         return Reply::other(fault.status, "<html><body>Bad Gateway</body></html>");
     }
-    Reply::error(fault.status, &fault.code, "系统异常，请稍后重试")
+    Reply::error(fault.status, &fault.code, fault.message.as_deref().unwrap_or("系统异常，请稍后重试"))
 }
 
 /// A file that is none of the platform's; the name leads nowhere.
@@ -197,6 +197,9 @@ fn spoilt(reply: Reply, kind: Kind) -> Reply {
     let Ok(mut body) = serde_json::from_slice::<Value>(&reply.body) else { return reply };
     match kind {
         Kind::OtherAmount => notification::spoil_amount(&mut body),
+        Kind::PayError if body["trade_state"].as_str().is_some_and(|state| state != "REVOKED" && state != "CLOSED") => {
+            orders::fail_payment(&mut body)
+        }
         Kind::OtherHash if body.get("hash_value").is_some() => bills::spoil_hash(&mut body),
         Kind::OtherHost if body.get("download_url").is_some() => body["download_url"] = json!(ELSEWHERE),
         Kind::OtherAccount if body.get("mchid").is_some() => body["mchid"] = json!("1900000000"),

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::super::wechat_errors::Interface;
 use super::super::{Signing, beijing};
 use super::xml::Fields;
 use super::{Account, Product, errors};
 use crate::error::{Error, Word};
-use crate::payment::{Action, Currency, Event, Kind, Money, Operation, Order, Outcome, Pay, Refund, Status};
-
-/// How `return_msg` begins when the API key is another; there is no code for it.
-const WRONG_SIGNATURE: &str = "签名错误";
+use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
 /// The fields of one message.
 pub(super) struct Message<'a> {
@@ -28,20 +27,27 @@ impl Message<'_> {
         self.field(name).ok_or_else(|| Error::unclear(format!("it is signed but has no `{name}`")))
     }
 
+    /// Refuses what is about another order or account. Of what names none it is unclear.
     fn same(&self, name: &str, ours: &str) -> Result<(), Error> {
-        match self.field(name) {
-            Some(theirs) if theirs == ours => Ok(()),
-            _ => Err(Error::Mismatch(format!("it names another `{name}`"))),
-        }
+        if self.needed(name)? == ours { Ok(()) } else { Err(another(name)) }
     }
 
+    /// Refuses another account's message.
     fn is_ours(&self) -> Result<(), Error> {
-        self.same("appid", &self.account.appid)?;
-        self.same("mch_id", &self.account.mchid)?;
-        match &self.account.sub_mchid {
-            Some(sub_mchid) => self.same("sub_mch_id", sub_mchid),
-            None => Ok(()),
-        }
+        self.contradicts_account()?;
+        self.account_fields().into_iter().try_for_each(|(name, _)| self.needed(name).map(drop))
+    }
+
+    /// Refuses a message that names another account. A refusal may name none: the signature vouches for it.
+    fn contradicts_account(&self) -> Result<(), Error> {
+        let is_another = |(name, ours): &(&str, &str)| self.field(name).is_some_and(|theirs| theirs != *ours);
+        self.account_fields().into_iter().find(is_another).map_or(Ok(()), |(name, _)| Err(another(name)))
+    }
+
+    fn account_fields(&self) -> Vec<(&'static str, &str)> {
+        let Account { whose, .. } = self.account;
+        let sub_mchid = whose.sub_mchid.as_deref().map(|sub_mchid| ("sub_mch_id", sub_mchid));
+        [("appid", whose.appid.as_str()), ("mch_id", &whose.mchid)].into_iter().chain(sub_mchid).collect()
     }
 
     fn fen(&self, name: &str) -> Result<Option<Money>, Error> {
@@ -54,32 +60,38 @@ impl Message<'_> {
         Ok(Some(Money { value, currency: Currency::CNY }))
     }
 
-    /// What the two outer layers say: a protocol's failure, or the operation's.
-    fn refused(&self, kind: Kind) -> Option<Error> {
+    /// Returns the failure that one of the two outer layers says: of the protocol, or of the operation.
+    fn refused(&self, interface: Interface, status: StatusCode) -> Option<Error> {
         if self.field("return_code") != Some("SUCCESS") {
-            return Some(protocol_failure(&self.fields));
+            return Some(errors::not_understood(interface, status, &self.fields, true));
         }
-        if self.field("result_code") == Some("SUCCESS") {
-            return None;
+        match self.needed("result_code") {
+            Ok("SUCCESS") => None,
+            Ok(_) => Some(errors::refusal(interface, &self.fields, true)),
+            Err(unclear) => Some(unclear),
         }
-        let text = |name: &str| self.field(name).unwrap_or_default().to_owned();
-        Some(errors::refusal(kind, Word { code: text("err_code"), message: text("err_code_des") }))
     }
 
-    pub(super) fn outcome(&self, operation: &Operation, with: Signing<'_>) -> Result<Outcome, Error> {
-        if self.field("return_code") == Some("SUCCESS") {
-            self.is_ours()?;
-        }
-        match (self.refused(operation.kind()), operation) {
-            (Some(Error::Unclear { word: Some(word), .. }), Operation::Pay(pay))
-                if word.code == "USERPAYING" && pay.order.method.is_scanned() =>
+    pub(super) fn outcome(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        with: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        self.contradicts_account()?;
+        match self.refused(Interface::of(operation), status) {
+            Some(Error::Unclear { word: Some(word), .. })
+                if word.code == "USERPAYING" && Interface::of(operation) == Interface::Scan =>
             {
-                Ok(Outcome::of(Status::Pending))
+                return Ok(Outcome::of(Status::Pending));
             }
-            (Some(error), _) => Err(error),
-            (None, Operation::Pay(pay)) => self.created(pay, with),
-            (None, Operation::Query(order)) => self.found(order),
-            (None, Operation::Close(order)) if order.method.is_scanned() => match self.field("recall") {
+            Some(error) => return Err(error),
+            None => self.is_ours()?,
+        }
+        match operation {
+            Operation::Pay(pay) => self.created(pay, with),
+            Operation::Query(order) => self.found(order),
+            Operation::Close(order) if order.method.is_scanned() => match self.field("recall") {
                 Some("N") => Ok(Outcome::of(Status::Closed)),
                 Some("Y") => Err(Error::Conflict(Word {
                     code: "RECALL".to_owned(),
@@ -87,9 +99,9 @@ impl Message<'_> {
                 })),
                 _ => Err(Error::unclear("it does not say what its reversal did")),
             },
-            (None, Operation::Close(_)) => Ok(Outcome::of(Status::Closed)),
-            (None, Operation::Refund(refund)) => self.refund_taken(refund),
-            (None, Operation::QueryRefund(refund)) => self.refund_found(refund),
+            Operation::Close(_) => Ok(Outcome::of(Status::Closed)),
+            Operation::Refund(refund) => self.refund_taken(refund),
+            Operation::QueryRefund(refund) => self.refund_found(refund),
         }
     }
 
@@ -152,11 +164,14 @@ impl Message<'_> {
             "SUCCESS" | "REFUND" => return self.paid(),
             "NOTPAY" | "USERPAYING" | "ACCEPT" => Status::Pending,
             "CLOSED" | "REVOKED" => Status::Closed,
+            // The payer of a scanned code may have been charged all the same, until the order is reversed.
+            "PAYERROR" if order.method.is_scanned() => Status::Pending,
             "PAYERROR" => Status::Failed,
             _ => return Err(Error::unclear("it names an unknown `trade_state`")),
         };
+        let needs_reversal = order.method.is_scanned() && self.field("trade_state") == Some("PAYERROR");
         // What is not paid names its amount seldom.
-        Ok(Outcome { amount: self.fen("total_fee")?, ..Outcome::of(status) })
+        Ok(Outcome { amount: self.fen("total_fee")?, needs_reversal, ..Outcome::of(status) })
     }
 
     /// Taken on, which says nothing yet of the money.
@@ -215,7 +230,7 @@ impl Message<'_> {
             });
         }
         self.is_ours()?;
-        if let Some(error) = self.refused(Kind::Pay) {
+        if let Some(error) = self.refused(Interface::Prepay, StatusCode::OK) {
             return Err(error);
         }
         let order_number = self.needed("out_trade_no")?.to_owned();
@@ -225,15 +240,8 @@ impl Message<'_> {
     }
 }
 
-/// `return_code` FAIL: the request was not understood. It is seldom signed, and proves nothing; but whose signature is wrong
-/// is nobody for WeChat Pay, and nothing is done for him.
-pub(super) fn protocol_failure(fields: &Fields) -> Error {
-    let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
-    let word = Word { code: text("return_code"), message: text("return_msg") };
-    if word.code == "FAIL" && word.message.starts_with(WRONG_SIGNATURE) {
-        return Error::Unauthorized(word);
-    }
-    Error::Unclear { why: "it did not understand the request".to_owned(), word: Some(word) }
+fn another(name: &str) -> Error {
+    Error::Mismatch(format!("it names another `{name}`"))
 }
 
 fn h5_url(url: &str, return_url: Option<&str>) -> String {

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 
 use super::super::bill::{Answer, Bills, Desk, FUNDS, File, Form, Found, Proof, TRADE, Wanted};
+use super::super::wechat_errors::{self as table, Class, Interface};
 use super::super::{BadSignature, Signing};
 use super::request::{post, put, put_common};
 use super::signature::SignType;
 use super::xml::{self, Fields};
 use super::{WechatV2, errors};
 use crate::error::{Error, Word};
-use crate::payment::Kind;
 
 const TRADES: &str = "/pay/downloadbill";
 /// Over mutual TLS.
@@ -32,9 +32,8 @@ const KINDS: &[&str] =
 /// A service provider's funds are its own, and all its merchants' together: no request for them names one.
 const KINDS_OF_ONE_MERCHANT: &[&str] = &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund"];
 
-/// What an error says, in a code or in its message, without what stands between its words.
-const NOT_THERE: &[&str] = &["20002", "NOBILLEXIST"];
-const BEING_MADE: &[&str] = &["BILLCREATING"];
+/// How the heading of the totals begins, in a bill of payments and in one of funds.
+const TOTALS: &[&str] = &["总交易单数", "资金流水总笔数"];
 
 impl Bills for WechatV2 {
     fn kinds(&self) -> &'static [&'static str] {
@@ -81,35 +80,35 @@ impl Bills for WechatV2 {
     }
 }
 
-/// A bill ends with the totals; each value in it is marked with a backtick.
+/// Whether it is a whole bill. Nothing is signed and no hash comes, so only its form tells: it ends with the heading of the
+/// totals and a line of values, the first of which counts the rows before them. Each value is marked with a backtick.
 fn is_bill(content: &[u8]) -> bool {
-    std::str::from_utf8(content)
-        .is_ok_and(|text| text.trim_end().lines().last().is_some_and(|end| end.starts_with('`')))
+    let Ok(text) = std::str::from_utf8(content) else { return false };
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let [rows @ .., heading, values] = lines.as_slice() else { return false };
+    let values: Vec<&str> = values.split(',').collect();
+    let count = rows.iter().filter(|row| row.starts_with('`')).count();
+    let counted = values.first().and_then(|value| value.strip_prefix('`')?.trim().parse().ok());
+    TOTALS.iter().any(|totals| heading.starts_with(totals))
+        && values.len() == heading.split(',').count()
+        && values.iter().all(|value| value.len() > 1 && value.starts_with('`'))
+        && counted == Some(count)
 }
 
-/// The first layer and the second one name their codes differently, and some only say it in words.
+/// The first layer and the second one name their codes differently, and some only say it in words. `error_code` means several
+/// things, so the words come first.
 fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
     let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
     let word = Word { code: code.to_owned(), message: message.to_owned() };
-    let is_said = |known: &[&str]| [code, message].iter().any(|said| known.contains(&joined(said).as_str()));
-    if is_said(NOT_THERE) {
-        return Error::Absent(word);
-    }
-    if is_said(BEING_MADE) {
-        return Error::Busy(word);
-    }
+    let class = |said: &str| table::class(errors::CODES, said, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
-    match errors::refusal(Kind::Query, word) {
+    let credentials = errors::sentence(message).filter(|class| *class == Class::Credentials);
+    let class = match credentials.or_else(|| class(message)).or_else(|| class(code)) {
         // A code that is not known refuses as well as others: no money depends on it.
-        Error::Unclear { word: Some(word), .. } if is_refused && joined(&word.code) != "SYSTEMERROR" => {
-            Error::Declined(word)
-        }
-        other => other,
-    }
-}
-
-fn joined(words: &str) -> String {
-    words.replace(['_', ' '], "").to_ascii_uppercase()
+        None if is_refused => Some(Class::Final),
+        class => class,
+    };
+    table::error(class, Interface::Bill, false, word, "it answered with an error".to_owned())
 }

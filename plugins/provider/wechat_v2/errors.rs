@@ -1,79 +1,173 @@
-//! APIv2's error codes (`err_code`), sorted by what they say of the money.
+//! Error codes and sentences of APIv2, and the errors that they stand for.
 
+use http::StatusCode;
+
+use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, REFUND, REVERSE, Row};
+use super::xml::{self, Fields};
 use crate::error::{Error, Word};
-use crate::payment::Kind;
 
-/// What a code means.
-#[derive(Clone, Copy)]
-enum Class {
-    /// It may have been done: ask.
-    Unclear,
-    /// It was not done: the same again, later.
-    Busy,
-    /// The order is in another state: ask, and adopt it.
-    Conflict,
-    /// There is no such order or refund.
-    Absent,
-    /// Our signature was not accepted, so nothing was done.
-    Unauthorized,
-    /// It was not done and will not be.
-    Declined,
-    /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
-    Poor,
-}
-
-const CODES: &[(&str, Class)] = &[
-    ("SYSTEMERROR", Class::Unclear),
-    ("BANKERROR", Class::Unclear),
-    ("USERPAYING", Class::Unclear), // the payer is typing the password
-    ("BIZERR_NEED_RETRY", Class::Unclear),
-    ("FREQUENCY_LIMITED", Class::Busy),
-    ("FREQUENCY_LIMIT", Class::Busy),
-    ("INVALID_REQ_TOO_MUCH", Class::Busy),
-    ("ORDERPAID", Class::Conflict),
-    ("ORDERCLOSED", Class::Conflict),
-    ("ORDERREVERSED", Class::Conflict),
-    ("OUT_TRADE_NO_USED", Class::Conflict), // the same number with other parameters
-    ("TRADE_STATE_ERROR", Class::Conflict),
-    ("ORDERNOTEXIST", Class::Absent),
-    ("REFUNDNOTEXIST", Class::Absent),
-    ("NOAUTH", Class::Declined),
-    ("NOTENOUGH", Class::Poor),
-    ("NOTSUPORTCARD", Class::Declined),
-    ("AUTHCODEEXPIRE", Class::Declined),
-    ("AUTH_CODE_ERROR", Class::Declined),
-    ("AUTH_CODE_INVALID", Class::Declined),
-    ("BUYER_MISMATCH", Class::Declined),
-    ("TRADE_ERROR", Class::Declined),
-    ("INVALID_REQUEST", Class::Declined),
-    ("PARAM_ERROR", Class::Declined),
-    ("LACK_PARAMS", Class::Declined),
-    ("SIGNERROR", Class::Unauthorized),
-    ("XML_FORMAT_ERROR", Class::Declined),
-    ("REQUIRE_POST_METHOD", Class::Declined),
-    ("POST_DATA_EMPTY", Class::Declined),
-    ("NOT_UTF8", Class::Declined),
-    ("APPID_NOT_EXIST", Class::Declined),
-    ("MCHID_NOT_EXIST", Class::Declined),
-    ("APPID_MCHID_NOT_MATCH", Class::Declined),
-    ("TRADE_OVERDUE", Class::Declined),
-    ("USER_ACCOUNT_ABNORMAL", Class::Declined),
-    ("INVALID_TRANSACTIONID", Class::Declined),
-    ("ERROR", Class::Declined),
-    ("ACCOUNTERROR", Class::Declined),
-    ("RULELIMIT", Class::Declined),
+/// Codes (`err_code`, in bills also `return_msg` and `error_code`) of the official lists of `unifiedorder`, `micropay`,
+/// `orderquery`, `closeorder`, `reverse`, `refund`, `refundquery`, `downloadbill` and `downloadfundflow`. A code that one list
+/// has is known in every interface, because the platform uses more codes than it lists.
+pub(super) const CODES: &[Row] = &[
+    // Not done, and final.
+    ("ACCOUNTERROR", Class::Final, EVERY), // not in a v2 list, but in each of v3's
+    ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // unifiedorder, micropay
+    ("APPIDNOTEXIST", Class::Final, EVERY), // unifiedorder, micropay, refund, refundquery
+    ("AUTHCODEERROR", Class::Final, EVERY), // micropay
+    ("AUTHCODEEXPIRE", Class::Final, EVERY), // micropay
+    ("AUTHCODEINVALID", Class::Final, EVERY), // micropay
+    ("BUYERMISMATCH", Class::Final, EVERY), // micropay
+    ("DATAFORMATERROR", Class::Final, BILL), // downloadbill
+    ("ERROR", Class::Final, EVERY),        // refund: the reason is in the description
+    ("INVALIDBILLTYPE", Class::Final, BILL), // downloadbill
+    ("INVALIDREQUEST", Class::Final, EVERY), // unifiedorder, micropay, reverse, refund
+    ("INVALIDTRANSACTIONID", Class::Final, EVERY), // reverse, refund, refundquery
+    ("LACKPARAMS", Class::Final, EVERY),   // unifiedorder, micropay
+    ("MCHIDNOTEXIST", Class::Final, EVERY), // unifiedorder, micropay, refund, refundquery
+    ("MISSINGPARAMETER", Class::Final, BILL), // downloadbill
+    ("NOAUTH", Class::Final, EVERY),       // unifiedorder, micropay, refund
+    ("NOTENOUGH", Class::Final, PAY),      // unifiedorder, micropay: the payer's money
+    ("NOTSUPORTCARD", Class::Final, EVERY), // micropay, spelt so
+    ("NOTSUPPORTCARD", Class::Final, EVERY), // the same, spelt right
+    ("NOTUTF8", Class::Final, EVERY),      // unifiedorder, micropay
+    ("PARAMERROR", Class::Final, EVERY),   // micropay, reverse, refund, refundquery
+    ("POSTDATAEMPTY", Class::Final, EVERY), // unifiedorder
+    ("REQUIREPOSTMETHOD", Class::Final, EVERY), // all but the queries
+    ("REVERSEEXPIRE", Class::Final, REVERSE), // reverse: more than seven days old
+    ("RULELIMIT", Class::Final, EVERY),    // micropay
+    ("TRADEERROR", Class::Final, PAY),     // micropay: the payment failed for a business reason
+    ("TRADEOVERDUE", Class::Final, EVERY), // refund: more than a year old
+    ("USERACCOUNTABNORMAL", Class::Final, EVERY), // refund: the payer's account was closed
+    ("XMLFORMATERROR", Class::Final, EVERY), // all but the queries
+    // Not done: the same request later.
+    ("BILLCREATING", Class::Later, BILL),        // downloadbill
+    ("BIZERRNEEDRETRY", Class::Later, EVERY),    // refund: refused for concurrency, "same parameters again"
+    ("COMPRESSGZIPERROR", Class::Later, BILL),   // downloadbill
+    ("FREQUENCYLIMIT", Class::Later, EVERY),     // not listed: a spelling of the next one
+    ("FREQUENCYLIMITED", Class::Later, EVERY),   // refund
+    ("INVALIDREQTOOMUCH", Class::Later, EVERY),  // refund: blocked for a minute
+    ("NOTENOUGH", Class::Later, EVERY),          // refund: the merchant's money, which is topped up
+    ("ORDERNOTREADY", Class::Later, EVERY),      // refund: the order is being processed
+    ("UNCOMPRESSGZIPERROR", Class::Later, BILL), // downloadbill
+    // Another state: query and adopt it.
+    ("ORDERCLOSED", Class::State, EVERY),    // unifiedorder, micropay, closeorder
+    ("ORDERPAID", Class::State, EVERY),      // unifiedorder, micropay, closeorder
+    ("ORDERREVERSED", Class::State, EVERY),  // micropay
+    ("OUTTRADENOUSED", Class::State, EVERY), // unifiedorder, micropay: the same number with other parameters
+    ("REFUNDFEEMISMATCH", Class::State, REFUND), // refund: the same number with another amount
+    ("TRADEERROR", Class::State, EVERY),     // reverse
+    ("TRADESTATEERROR", Class::State, EVERY), // closeorder, refund
+    ("USERPAYING", Class::State, END),       // reverse: the payer is typing the password
+    // No such order, refund or bill.
+    ("20002", Class::Absent, BILL),           // downloadbill, `error_code`
+    ("NOBILLEXIST", Class::Absent, BILL),     // downloadbill, downloadfundflow
+    ("ORDERNOTEXIST", Class::Absent, EVERY),  // orderquery, closeorder, reverse, refund
+    ("REFUNDNOTEXIST", Class::Absent, EVERY), // refundquery
+    // It may have been done: query.
+    ("BANKERROR", Class::Query, EVERY),   // micropay
+    ("SYSTEMERROR", Class::Query, EVERY), // every list
+    ("USERPAYING", Class::Query, EVERY),  // micropay
+    // Our key or certificate.
+    ("CERTERROR", Class::Credentials, EVERY), // refund, reverse: the API certificate
+    ("SIGNERROR", Class::Credentials, EVERY), // every list
 ];
 
-/// What a verified `result_code` FAIL says. Of a code that is not in the table nothing is concluded.
-pub(super) fn refusal(kind: Kind, word: Word) -> Error {
-    let class = CODES.iter().find(|(code, _)| *code == word.code).map_or(Class::Unclear, |(_, class)| *class);
-    match class {
-        Class::Unclear => Error::Unclear { why: "it answered with an error".to_owned(), word: Some(word) },
-        Class::Busy => Error::Busy(word),
-        Class::Poor if kind == Kind::Refund => Error::Busy(word),
-        Class::Conflict => Error::Conflict(word),
-        Class::Absent => Error::Absent(word),
-        Class::Unauthorized => Error::Unauthorized(word),
-        Class::Declined | Class::Poor => Error::Declined(word),
+/// Sentences (`return_msg`) of a request that was not understood, which has no code. A sentence belongs to the first row of
+/// which it has all parts. None says that an order does not exist: that needs a code.
+pub(super) const SENTENCES: &[(&[&str], Class)] = &[
+    // The API key: 签名错误, 签名失败, 签名校验失败, 签名验证失败, 验签失败, 签名不正确.
+    (&["签名", "错误"], Class::Credentials),
+    (&["签名", "失败"], Class::Credentials),
+    (&["签名", "不正确"], Class::Credentials),
+    (&["验签", "失败"], Class::Credentials),
+    (&["invalid", "sign"], Class::Credentials),
+    (&["密钥"], Class::Credentials), // none is set, or it is no longer valid
+    // The API certificate: 证书已过期, 商户证书不合法, 证书校验错误, certificate not match.
+    (&["证书"], Class::Credentials),
+    (&["certificate"], Class::Credentials),
+    // The platform itself.
+    (&["频率"], Class::Later),
+    (&["频繁"], Class::Later),
+    (&["系统"], Class::Query), // 系统繁忙, 系统错误, 系统超时
+    (&["稍后"], Class::Query),
+    (&["超时"], Class::Query),
+    // The order.
+    (&["已支付"], Class::State),
+    (&["已关闭"], Class::State),
+    (&["重复"], Class::State), // 商户订单号重复
+    // Account and permission.
+    (&["appid"], Class::Final), // appid和mch_id不匹配, appid不存在, sub_appid与appid不匹配
+    (&["mch_id"], Class::Final),
+    (&["mchid"], Class::Final),
+    (&["商户号"], Class::Final),
+    (&["权限"], Class::Final),
+    (&["受理"], Class::Final), // a service provider without this merchant
+    // Form.
+    (&["参数"], Class::Final), // 缺少参数, 参数格式校验错误
+    (&["XML"], Class::Final),
+    (&["POST"], Class::Final),
+    (&["编码"], Class::Final),
+    (&["格式"], Class::Final),
+];
+
+/// Sentences in the HTML pages of the proxy before the platform, which looks at the client certificate: nothing was done.
+const CERTIFICATE_PAGES: &[&str] = &["No required SSL certificate was sent", "The SSL certificate error"];
+
+/// Returns the error of an unsigned answer. It can say no or "later", never yes.
+pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) -> Error {
+    let Some(fields) = xml::read("xml", body) else { return page(status, body) };
+    if text(&fields, "return_code") != "SUCCESS" {
+        return not_understood(interface, status, &fields, false);
     }
+    match text(&fields, "result_code") {
+        "" | "SUCCESS" => Error::unclear("it says SUCCESS without a signature"),
+        _ => refusal(interface, &fields, false),
+    }
+}
+
+fn page(status: StatusCode, body: &[u8]) -> Error {
+    let body = String::from_utf8_lossy(body);
+    match CERTIFICATE_PAGES.iter().find(|sentence| status == StatusCode::BAD_REQUEST && body.contains(**sentence)) {
+        Some(sentence) => {
+            Error::Unauthorized(Word { code: status.as_u16().to_string(), message: (*sentence).to_owned() })
+        }
+        None => Error::unclear(format!("it answered HTTP {} and no flat XML", status.as_u16())),
+    }
+}
+
+/// Returns the error of a `result_code` other than SUCCESS.
+pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) -> Error {
+    let word = Word { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
+    let class = table::class(CODES, &word.code, interface);
+    table::error(class, interface, is_signed, word, "it answered with an error".to_owned())
+}
+
+/// Returns the error of a `return_code` other than SUCCESS: the request was not understood. Most are unsigned and say why in a
+/// sentence only. Whoever gave the payer nothing to pay with has made no order, whatever the sentence.
+pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &Fields, is_signed: bool) -> Error {
+    let code = Some(text(fields, "err_code")).filter(|code| !code.is_empty()).unwrap_or(text(fields, "return_code"));
+    // The platform's own test system writes `retmsg`.
+    let message = Some(text(fields, "return_msg")).filter(|said| !said.is_empty()).unwrap_or(text(fields, "retmsg"));
+    // Some messages are a code themselves, as SIGN ERROR.
+    let listed = || table::class(CODES, message, interface).or_else(|| table::class(CODES, code, interface));
+    let known = sentence(message).or_else(listed);
+    let class = match known {
+        // What a broken machine says of the order is not heard.
+        Some(Class::Final | Class::Absent | Class::State) | None if status.is_server_error() => Some(Class::Query),
+        None if interface == Interface::Prepay => Some(Class::Final),
+        known => known,
+    };
+    let word = Word { code: code.to_owned(), message: message.to_owned() };
+    table::error(class, interface, is_signed, word, "it did not understand the request".to_owned())
+}
+
+/// Returns the class of a sentence without a code; `None` for one that is in no row.
+pub(super) fn sentence(text: &str) -> Option<Class> {
+    let holds = |part: &&str| text.to_ascii_lowercase().contains(&part.to_ascii_lowercase());
+    SENTENCES.iter().find(|(parts, _)| parts.iter().all(holds)).map(|(_, class)| *class)
+}
+
+fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
+    fields.get(name).map_or("", String::as_str)
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
 
-use super::super::wechat_account::scanned_code;
+use super::super::wechat_account::{is_carried, openid, scanned_code};
 use super::super::{Signing, beijing};
 use super::signature::SignType;
 use super::xml::{self, Fields};
@@ -46,7 +46,7 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
         }
     };
     put_common(&mut fields, account, account.key.sign_type, with);
-    match fields.iter().find(|(_, value)| !xml::is_writable(value)) {
+    match fields.iter().find(|(_, value)| !value.chars().all(is_carried)) {
         None => Ok(post(path, &fields)),
         Some((name, _)) => {
             let name = callers_name(name);
@@ -113,20 +113,14 @@ fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -
         put(fields, "auth_code", scanned_code(pay)?);
         return Ok(());
     }
-    if pay.notify_url.len() > 256 || pay.notify_url.contains('?') {
-        return Err(unfit(
-            "WeChat Pay takes a notification address of at most 256 bytes without a query: shorten `public_url`",
-        ));
-    }
-    put(fields, "notify_url", &pay.notify_url);
+    put(fields, "notify_url", notify_url(&pay.notify_url)?);
     put(fields, "trade_type", product.trade_type());
     match product {
         Product::Native => put(fields, "product_id", &pay.order.number),
         Product::Jsapi => {
-            let needed = "wechat.jsapi needs `payer.openid`: who opened the page in WeChat";
             // A service provider's merchant with an app of its own knows the payer by that app's number.
             let name = if account.sub_appid.is_some() { "sub_openid" } else { "openid" };
-            put(fields, name, pay.payer.openid.as_deref().ok_or_else(|| unfit(needed))?);
+            put(fields, name, openid(pay)?);
         }
         Product::H5 => put(fields, "scene_info", r#"{"h5_info":{"type":"Wap"}}"#),
         Product::App | Product::Codepay => {}
@@ -139,7 +133,7 @@ fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
     put(fields, "total_fee", &fen(refund.order.amount)?);
     put(fields, "refund_fee", &fen(refund.amount)?);
     put(fields, "refund_fee_type", "CNY");
-    put(fields, "notify_url", &refund.notify_url);
+    put(fields, "notify_url", notify_url(&refund.notify_url)?);
     if let Some(reason) = &refund.reason {
         if reason.chars().count() > 80 {
             return Err(unfit("WeChat Pay takes a `reason` of at most 80 characters"));
@@ -147,6 +141,15 @@ fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
         put(fields, "refund_desc", reason);
     }
     Ok(())
+}
+
+fn notify_url(url: &str) -> Result<&str, Error> {
+    match url.len() > 256 || url.contains(['?', '#']) {
+        true => Err(unfit(
+            "WeChat Pay takes a notification address of at most 256 bytes without `?` or `#`: change `public_url`",
+        )),
+        false => Ok(url),
+    }
 }
 
 fn fen(money: Money) -> Result<String, Error> {

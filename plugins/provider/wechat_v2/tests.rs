@@ -1,4 +1,7 @@
 mod bills;
+mod codes;
+mod leaving;
+mod shapes;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -8,6 +11,7 @@ use serde_json::Value;
 
 use super::super::form;
 use super::super::golden::{self, Bench, Message as Golden, NOW};
+use super::super::wechat_errors as table;
 use super::xml::Fields;
 use super::*;
 use crate::payment::{Pay, Payer, Status};
@@ -210,32 +214,54 @@ fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
 }
 
 #[test]
-fn codes_say_what_the_table_says_and_unknown_ones_nothing() {
-    let code =
-        |code: &str| queried("wechat.native", &[("result_code", "FAIL"), ("err_code", code)]).unwrap_err().code();
-    assert_eq!(code("ORDERNOTEXIST"), "absent");
-    assert_eq!(code("SYSTEMERROR"), "unclear");
-    assert_eq!(code("ORDERPAID"), "conflict");
-    assert_eq!(code("PARAM_ERROR"), "declined");
-    assert_eq!(code("FREQUENCY_LIMITED"), "provider_busy");
-    assert_eq!(code("SOMETHING_NEW"), "unclear");
-    let poor = [("result_code", "FAIL"), ("err_code", "NOTENOUGH")];
-    assert_eq!(answered(&golden::pay("wechat.codepay"), &poor).unwrap_err().code(), "declined");
-    let refund = Operation::Refund(golden::refund("wechat.native"));
-    assert_eq!(answered(&refund, &poor).unwrap_err().code(), "provider_busy", "with the same number, later");
-    let typing = [("result_code", "FAIL"), ("err_code", "USERPAYING")];
-    assert_eq!(answered(&golden::pay("wechat.codepay"), &typing).unwrap().status, Status::Pending);
+fn reversal_is_done_only_when_it_need_not_be_sent_again() {
     let Operation::Pay(pay) = golden::pay("wechat.codepay") else { panic!() };
     let reverse = Operation::Close(pay.order);
     assert_eq!(answered(&reverse, &[("recall", "N")]).unwrap().status, Status::Closed);
     assert_eq!(answered(&reverse, &[("recall", "Y")]).unwrap_err().code(), "conflict", "the channel is well");
     assert_eq!(answered(&reverse, &[]).unwrap_err().code(), "unclear");
-    let unsigned = b"<xml><return_code>FAIL</return_code><return_msg>\xe7\xad\xbe\xe5\x90\x8d\xe9\x94\x99\xe8\xaf\xaf</return_msg></xml>";
-    let error = provider().refusal(&reverse, StatusCode::OK, unsigned);
-    assert!(matches!(&error, Error::Unauthorized(word) if word.message == "签名错误"), "{error}");
-    let other = "<xml><return_code>FAIL</return_code><return_msg>系统繁忙</return_msg></xml>";
-    assert_eq!(provider().refusal(&reverse, StatusCode::OK, other.as_bytes()).code(), "unclear");
-    assert_eq!(code("SIGNERROR"), "unauthorized");
+}
+
+#[test]
+fn pay_error_of_a_scanned_code_needs_a_reversal_and_of_others_is_final() {
+    let found = |method, state| {
+        let outcome = queried(method, &[("trade_state", state)]).unwrap();
+        (outcome.status, outcome.needs_reversal)
+    };
+    assert_eq!(found("wechat.codepay", "PAYERROR"), (Status::Pending, true));
+    assert_eq!(found("wechat.codepay", "SUCCESS"), (Status::Succeeded, false), "it was paid all the same");
+    assert_eq!(found("wechat.codepay", "REVOKED"), (Status::Closed, false), "after the reversal");
+    assert_eq!(found("wechat.codepay", "USERPAYING"), (Status::Pending, false));
+    for method in ["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"] {
+        assert_eq!(found(method, "PAYERROR"), (Status::Failed, false), "{method}");
+    }
+}
+
+#[test]
+fn message_signed_in_the_other_way_under_the_same_key_is_believed() {
+    let with = |key: &ApiKey, sign_type: SignType| {
+        let mut fields: Fields = PAID.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        fields.insert("sign".to_owned(), key.sign_as(sign_type, &fields));
+        xml::write(&fields)
+    };
+    let other = ApiKey { key: "0123456789abcdef0123456789abcdef".to_owned(), sign_type: SignType::Md5 };
+    for sign_type in [SignType::Md5, SignType::HmacSha256] {
+        for source in [Source::Answer, Source::Notification] {
+            let body = with(&key(SignType::HmacSha256), sign_type);
+            assert!(verify(source, body.as_bytes()).is_ok(), "{sign_type:?}");
+            assert!(matches!(verify(source, with(&other, sign_type).as_bytes()), Err(BadSignature::Wrong(_))));
+            let short = body.replace("</sign>", "</sign><sign_type>MD5</sign_type>");
+            assert!(verify(source, short.as_bytes()).is_err(), "what was added after signing is not believed");
+        }
+    }
+}
+
+#[test]
+fn notification_that_is_no_xml_is_named_so() {
+    for body in [&b"<xml><a>1</xml>"[..], b"", b"{}"] {
+        let error = verify(Source::Notification, body).unwrap_err();
+        assert!(error.to_string().contains("no flat XML"), "{error}");
+    }
 }
 
 proptest! {

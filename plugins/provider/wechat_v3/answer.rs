@@ -175,6 +175,11 @@ impl OrderNews<'_> {
         }
     }
 
+    /// Whether the payment failed in WeChat Pay's word. The payer of a scanned code may have been charged all the same.
+    pub(super) fn is_pay_error(&self) -> bool {
+        &*self.trade_state == "PAYERROR"
+    }
+
     /// What became of it. `REFUND` means that it was paid and that some refund was asked for since.
     pub(super) fn outcome(&self, account: &Account) -> Result<Outcome, Error> {
         self.is_ours(account)?;
@@ -204,6 +209,9 @@ pub(super) fn queried(account: &Account, order: &Order, news: &OrderNews<'_>) ->
     same("out_trade_no", &news.out_trade_no, &order.number)?;
     if let Some(amount) = outcome.amount {
         equal("amount.total", amount, order.amount)?;
+    }
+    if news.is_pay_error() && order.method.is_scanned() {
+        return Ok(Outcome { status: Status::Pending, needs_reversal: true, ..outcome });
     }
     Ok(outcome)
 }

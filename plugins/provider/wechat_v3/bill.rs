@@ -6,9 +6,9 @@ use serde::Deserialize;
 
 use super::super::Signing;
 use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
+use super::super::wechat_errors::Interface;
 use super::{WechatV3, answer, errors, request};
 use crate::error::Error;
-use crate::payment::Kind;
 
 /// Our kinds of bill, and what WeChat Pay is asked for each.
 const KINDS: &[&str] = &[TRADE, "trade_success", "trade_refund", FUNDS, "funds_operation", "funds_fees"];
@@ -25,10 +25,6 @@ fn interface(kind: &str) -> Option<(&'static str, &'static str)> {
         _ => return None,
     })
 }
-
-/// The codes that only bills have, without `_` as in [`errors`]; both come with HTTP 400.
-const NOT_THERE: &str = "NOSTATEMENTEXIST";
-const BEING_MADE: &str = "STATEMENTCREATING";
 
 impl Bills for WechatV3 {
     fn kinds(&self) -> &'static [&'static str] {
@@ -53,19 +49,11 @@ impl Bills for WechatV3 {
 
     fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
         let status = answer.status;
-        let reply = answer.believed(refusal)?;
+        let reply = answer.believed(|status, body| errors::unsigned(Interface::Bill, status, body))?;
         match status {
             StatusCode::OK => link(answer::read(reply.bytes())?).map(Found::Link),
-            _ => Err(refusal(status, reply.bytes())),
+            _ => Err(errors::refusal(Interface::Bill, status, reply.bytes())),
         }
-    }
-}
-
-fn refusal(status: StatusCode, body: &[u8]) -> Error {
-    match errors::refusal(Kind::Query, status, body) {
-        Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == NOT_THERE => Error::Absent(word),
-        Error::Unclear { word: Some(word), .. } if word.code.replace('_', "") == BEING_MADE => Error::Busy(word),
-        other => other,
     }
 }
 

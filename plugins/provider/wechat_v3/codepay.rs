@@ -3,15 +3,14 @@
 
 use bytes::Bytes;
 use http::Request;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::super::form::escape;
-use super::super::text::Text;
 use super::super::wechat_account::scanned_code;
 use super::Account;
 use super::request::{Identity, Total, description, desk, fen, post, uri};
 use crate::error::{Error, Word};
-use crate::payment::{Method, Operation, Order, Pay};
+use crate::payment::{Method, Order, Pay};
 use crate::settings::Settings;
 
 /// The till, as `[account]` names it.
@@ -70,17 +69,6 @@ pub(super) fn create(account: &Account, till: Option<&Till>, pay: &Pay) -> Resul
         scene_info: Scene { device_id: till.device_id.as_deref(), store_info: Store { id: &till.store_id } },
     };
     post(uri(format!("{}/codepay", desk(account)))?, &body)
-}
-
-/// Whether it says that the payer is typing the password: then the payment is under way, whatever the HTTP status.
-pub(super) fn is_typing(operation: &Operation, body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Said<'a> {
-        #[serde(borrow)]
-        code: Text<'a>,
-    }
-    matches!(operation, Operation::Pay(pay) if is_meant(pay.order.method))
-        && serde_json::from_slice::<Said<'_>>(body).is_ok_and(|said| said.code.replace('_', "") == "USERPAYING")
 }
 
 /// What was scanned is not closed but reversed.

@@ -1,105 +1,131 @@
-//! WeChat Pay's error codes, sorted by what they say of the money.
+//! Error codes of APIv3, and the errors that they stand for.
 
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, Row, bare};
 use crate::error::{Error, Word};
-use crate::payment::{Kind, Operation};
 
-/// What a code means.
-#[derive(Clone, Copy)]
-enum Class {
-    /// It may have been done: ask.
-    Unclear,
-    /// It was not done: the same again, later.
-    Busy,
-    /// The order is in another state: ask, and adopt it.
-    Conflict,
-    /// There is no such order or refund.
-    Absent,
-    /// Our signature was not accepted, so nothing was done.
-    Unauthorized,
-    /// It was not done and will not be.
-    Declined,
-    /// Money is missing. The payer's ends a payment; a refund waits for the merchant's, and is then asked for by the same number.
-    Poor,
-}
-
-/// Codes are written without `_`, because WeChat Pay writes them with and without.
-const CODES: &[(&str, Class)] = &[
-    ("SYSTEMERROR", Class::Unclear),
-    ("BANKERROR", Class::Unclear),
-    ("USERPAYING", Class::Unclear), // the payer is typing the password
-    ("FREQUENCYLIMITED", Class::Busy),
-    ("RATELIMITEXCEEDED", Class::Busy),
-    ("REQUESTBLOCKED", Class::Busy),
-    ("ORDERPAID", Class::Conflict),
-    ("OUTTRADENOUSED", Class::Conflict), // the same number with other parameters
-    ("ORDERCLOSED", Class::Conflict),
-    ("TRADEERROR", Class::Conflict),
-    ("ORDERNOTEXIST", Class::Absent),
-    ("RESOURCENOTEXISTS", Class::Absent), // a refund
-    ("MCHNOTEXISTS", Class::Declined),    // the account is wrong: that says nothing about the order
-    ("PARAMERROR", Class::Declined),
-    ("INVALIDREQUEST", Class::Declined),
-    ("APPIDMCHIDNOTMATCH", Class::Declined),
-    ("SIGNERROR", Class::Unauthorized), // the key, the certificate's serial number, or our clock
-    ("NOAUTH", Class::Declined),
-    ("RULELIMIT", Class::Declined),
-    ("ACCOUNTERROR", Class::Declined),
-    ("USERACCOUNTABNORMAL", Class::Declined),
-    ("OPENIDMISMATCH", Class::Declined),
-    ("INVALIDTRANSACTIONID", Class::Declined),
-    ("NOTENOUGH", Class::Poor),
+/// Codes of the official lists: the one that all interfaces share, those of create, query, close and reverse (one and the same
+/// list), of refund and refund query, and of bills.
+pub(super) const CODES: &[Row] = &[
+    // Not done, and final.
+    ("ACCOUNTERROR", Class::Final, EVERY),       // create 403: the payer's account
+    ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // create 400
+    ("AUTHCODEERROR", Class::Final, PAY),        // micropay of APIv2
+    ("AUTHCODEEXPIRE", Class::Final, PAY),       // shared: the scanned code is too old
+    ("AUTHCODEINVALID", Class::Final, PAY),      // shared: the scanned code is none
+    ("ERROR", Class::Final, EVERY),              // shared: the reason is in the message
+    ("INVALIDREQUEST", Class::Final, EVERY),     // every list, 400
+    ("INVALIDTRANSACTIONID", Class::Final, EVERY), // create 500
+    ("MCHNOTEXISTS", Class::Final, EVERY),       // create 400, refund 404: says nothing about the order
+    ("NOAUTH", Class::Final, EVERY),             // every list, 403
+    ("NOTENOUGH", Class::Final, PAY),            // create 403: the payer's money
+    ("NOTSUPORTCARD", Class::Final, PAY),        // micropay of APIv2, spelt so
+    ("OPENIDMISMATCH", Class::Final, EVERY),     // create 500
+    ("PARAMERROR", Class::Final, EVERY),         // every list, 400
+    ("RULELIMIT", Class::Final, EVERY),          // create 403
+    ("TRADEERROR", Class::Final, PAY),           // create 403: the payment failed for a business reason
+    ("USERACCOUNTABNORMAL", Class::Final, EVERY), // refund 403: the payer's account was closed
+    ("USERNOTEXIST", Class::Final, EVERY),       // shared: the payer's account was closed
+    ("USERNOTEXISTS", Class::Final, EVERY),      // shared: the openid is wrong
+    // Not done: the same request later.
+    ("BIZERRNEEDRETRY", Class::Later, EVERY), // refund: refused for concurrency, "same parameters again"
+    ("FREQUENCYLIMITED", Class::Later, EVERY), // every list, 429
+    ("FREQUENCYLIMITEXCEED", Class::Later, EVERY), // shared, 429
+    ("NOTENOUGH", Class::Later, EVERY),       // refund 403: the merchant's money, which is topped up
+    ("RATELIMITEXCEEDED", Class::Later, EVERY), // shared, 429
+    ("REQUESTBLOCKED", Class::Later, EVERY),  // refund 403
+    ("STATEMENTCREATING", Class::Later, BILL), // bills 400
+    // Another state: query and adopt it.
+    ("ALREADYEXISTS", Class::State, EVERY),         // shared
+    ("ORDERCLOSED", Class::State, EVERY),           // create 400
+    ("ORDERPAID", Class::State, EVERY),             // shared, 400
+    ("ORDERREVERSED", Class::State, EVERY),         // shared, 400
+    ("OUTTRADENOUSED", Class::State, EVERY),        // create 403: the same number with other parameters
+    ("RESOURCEALREADYEXISTS", Class::State, EVERY), // shared, 400
+    ("TRADEERROR", Class::State, EVERY),            // close 403
+    ("USERPAYING", Class::State, END),              // close 202: the payer is typing the password
+    // No such order, refund or bill.
+    ("NOSTATEMENTEXIST", Class::Absent, BILL),   // bills 400
+    ("ORDERNOTEXIST", Class::Absent, EVERY),     // create 404
+    ("REFUNDNOTEXISTS", Class::Absent, EVERY),   // shared, 404
+    ("RESOURCENOTEXISTS", Class::Absent, EVERY), // refund 404
+    // It may have been done: query.
+    ("BANKERROR", Class::Query, EVERY),   // create 500
+    ("NOTFOUND", Class::Query, EVERY),    // shared, 404: the address may be the one that does not exist
+    ("SYSTEMERROR", Class::Query, EVERY), // every list, 500
+    ("USERPAYING", Class::Query, EVERY),  // create 202
+    // Our key, certificate or clock.
+    ("SIGNERROR", Class::Credentials, EVERY), // every list, 401
 ];
+
+/// Final codes that the lists have with HTTP 500. Any other refusal with a status of that kind comes from a broken machine.
+const FINAL_WITH_500: &[&str] = &["INVALIDTRANSACTIONID", "OPENIDMISMATCH"];
+
+/// Parts of messages that are about our key or the key that we ask WeChat Pay to sign with. Their code is PARAM_ERROR.
+const CREDENTIALS: &[&str] = &["Wechatpay-Serial", "证书序列号", "公钥ID", "Authorization"];
 
 #[derive(Deserialize)]
 struct Refusal {
     code: String,
     #[serde(default)]
     message: String,
+    /// Has many forms; in most of them `field` names what is wrong.
+    #[serde(default)]
+    detail: Value,
 }
 
-/// What an error answer says that carries no signature. It can turn an order away that nobody can pay yet, but what moves
-/// money by itself is not given up on its word.
-pub(super) fn unsigned(operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-    let moves_money = match operation {
-        Operation::Pay(pay) => pay.order.method.is_scanned(),
-        other => other.kind() == Kind::Refund,
-    };
-    match refusal(operation.kind(), status, body) {
-        Error::Declined(word) | Error::Absent(word) if moves_money => {
-            Error::Unclear { why: "it refused without a signature".to_owned(), word: Some(word) }
+impl Refusal {
+    /// Reads an answer in WeChat Pay's form. Anything else came from something on the way.
+    fn read(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+
+    fn is_about_credentials(&self) -> bool {
+        let field = self.detail["field"].as_str().unwrap_or_default();
+        CREDENTIALS.iter().any(|part| self.message.contains(part) || field.contains(part))
+    }
+
+    fn class(&self, interface: Interface, status: StatusCode) -> Option<Class> {
+        if status == StatusCode::UNAUTHORIZED || status.is_client_error() && self.is_about_credentials() {
+            return Some(Class::Credentials);
         }
-        said => said,
+        let known = table::class(CODES, &self.code, interface);
+        let is_broken = status.is_server_error() && !FINAL_WITH_500.contains(&bare(&self.code).as_str());
+        match known {
+            // That a machine is overburdened can be heard from a broken one, and nothing else.
+            Some(Class::Later) => known,
+            _ if is_broken => Some(Class::Query),
+            None if status == StatusCode::TOO_MANY_REQUESTS => Some(Class::Later),
+            _ => known,
+        }
     }
 }
 
-/// What an error answer says. Only a code that is known to be final is; of all others, and of an answer that is not in
-/// WeChat Pay's form and so came from something on the way, nothing is concluded about the money.
-pub(super) fn refusal(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
-    let refusal =
-        (status.is_client_error() || status.is_server_error()).then(|| serde_json::from_slice::<Refusal>(body));
-    let Some(Ok(Refusal { code, message })) = refusal else {
+/// Returns the error of a verified answer with an error status.
+pub(super) fn refusal(interface: Interface, status: StatusCode, body: &[u8]) -> Error {
+    error(interface, status, body, true)
+}
+
+/// Returns the error of an unsigned answer with an error status.
+pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) -> Error {
+    error(interface, status, body, false)
+}
+
+fn error(interface: Interface, status: StatusCode, body: &[u8], is_signed: bool) -> Error {
+    let is_error = status.is_client_error() || status.is_server_error();
+    let Some(refusal) = Refusal::read(body).filter(|_| is_error) else {
         return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
     };
-    let bare = code.replace('_', "");
-    let known = CODES.iter().find(|(name, _)| *name == bare).map(|(_, class)| *class);
-    let class = match known {
-        Some(Class::Poor) if kind == Kind::Refund => Class::Busy,
-        Some(class) => class,
-        None if status == StatusCode::TOO_MANY_REQUESTS => Class::Busy,
-        None => Class::Unclear,
-    };
-    // A word about the order out of a broken machine is none; that it is overburdened is.
-    let class = if status.is_server_error() && !matches!(class, Class::Busy) { Class::Unclear } else { class };
-    let word = Word { code, message };
-    match class {
-        Class::Unclear => Error::Unclear { why: format!("it answered HTTP {}", status.as_u16()), word: Some(word) },
-        Class::Busy => Error::Busy(word),
-        Class::Conflict => Error::Conflict(word),
-        Class::Absent => Error::Absent(word),
-        Class::Unauthorized => Error::Unauthorized(word),
-        Class::Declined | Class::Poor => Error::Declined(word),
-    }
+    let class = refusal.class(interface, status);
+    let word = Word { code: refusal.code, message: refusal.message };
+    table::error(class, interface, is_signed, word, format!("it answered HTTP {}", status.as_u16()))
+}
+
+/// Returns WeChat Pay's word that the payer is typing the password, which comes with HTTP 202 among other statuses.
+pub(super) fn typing(body: &[u8]) -> Option<Word> {
+    let Refusal { code, message, .. } = Refusal::read(body).filter(|said| bare(&said.code) == "USERPAYING")?;
+    Some(Word { code, message })
 }

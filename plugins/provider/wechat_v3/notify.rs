@@ -37,25 +37,41 @@ struct RefundNotice {
 }
 
 pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<Event, Error> {
-    let envelope: Envelope = read(body)?;
-    let plain = envelope.resource.sealed.open(key).map_err(Error::unclear)?;
-    match (envelope.resource.original_type.as_str(), envelope.event_type.split_once('.')) {
-        ("transaction", Some(("TRANSACTION", _))) => payment(account, &envelope.event_type, &read(&plain)?),
-        ("refund", Some(("REFUND", _))) => refund(account, &envelope.event_type, &read(&plain)?),
-        _ => Err(Error::unclear("it is a notification of an unknown kind")),
+    let Envelope { event_type, resource } = read(body)?;
+    let plain = || resource.sealed.open(key).map_err(Error::unclear);
+    match (resource.original_type.as_str(), event_type.split_once('.')) {
+        ("transaction", Some(("TRANSACTION", _))) => payment(account, &event_type, &opened(&event_type, &plain()?)?),
+        ("refund", Some(("REFUND", _))) => refund(account, &event_type, &opened(&event_type, &plain()?)?),
+        _ => Err(Error::unclear(another_kind(&event_type))),
     }
+}
+
+/// Reads what was encrypted. A combined order's notification has the name of an order's, and another form.
+fn opened<'a, T: Deserialize<'a>>(event_type: &str, plain: &'a [u8]) -> Result<T, Error> {
+    read(plain).map_err(|_| Error::unclear(format!("what its `{event_type}` holds is neither an order nor a refund")))
+}
+
+/// Says which kind of notification it is, and why such ones come: an address for all of a merchant's notifications leads here.
+fn another_kind(event_type: &str) -> String {
+    let name: String = event_type.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!(
+        "it is a notification of the kind `{name}`, which is about neither a payment nor a refund: \
+         give that product another notification address at WeChat Pay"
+    )
 }
 
 /// The envelope's own id is not used: the same news may come in two envelopes.
 fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<Event, Error> {
     let outcome = news.outcome(account)?;
+    // Only a query can tell whether its payer may have been charged.
+    let outcome = (!news.is_pay_error()).then_some(outcome);
     let number = &*news.out_trade_no;
     let id = news.transaction_id.as_deref().ok_or_else(|| Error::unclear("it names no `transaction_id`"))?;
     Ok(Event {
         id: format!("{event_type}:{number}:{id}"),
         order_number: number.to_owned(),
         refund_number: None,
-        outcome: Some(outcome),
+        outcome,
         amount: None,
     })
 }

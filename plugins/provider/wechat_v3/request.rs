@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::super::beijing::CHINA;
 use super::super::form::escape;
+use super::super::wechat_account::{carried, openid};
 use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
@@ -92,6 +93,7 @@ fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error
     if reason.is_some_and(|reason| reason.chars().count() > 80) {
         return Err(unfit("`reason` must have at most 80 characters for WeChat Pay"));
     }
+    reason.map(|reason| carried("reason", reason)).transpose()?;
     let (back, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
     if back > total {
         return Err(Error::Unfit(format!("`amount.value` must be at most {total}, which is what was paid")));
@@ -109,7 +111,7 @@ fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error
 
 pub(super) fn description(pay: &Pay) -> Result<&str, Error> {
     match pay.description.chars().count() {
-        1..=127 => Ok(&pay.description),
+        1..=127 => carried("description", &pay.description),
         _ => Err(unfit("`description` must have 1 to 127 characters for WeChat Pay")),
     }
 }
@@ -132,13 +134,6 @@ fn notify_url(url: &str) -> Result<&str, Error> {
         ));
     }
     Ok(url)
-}
-
-fn openid(pay: &Pay) -> Result<&str, Error> {
-    let openid = pay.payer.openid.as_deref().filter(|openid| (1..=128).contains(&openid.len()));
-    openid.ok_or_else(|| {
-        unfit("`payer.openid` (the payer's identity in the appid, at most 128 characters) is needed for `wechat.jsapi`")
-    })
 }
 
 fn client_ip(pay: &Pay) -> Result<&str, Error> {

@@ -12,13 +12,13 @@ use super::super::*;
 use super::golden::*;
 use super::sealed::Sealed;
 use super::{API_V3, ROW};
-use crate::error::Word;
 use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
 use crate::settings::Problems;
 use crate::signer::KeyError;
 
 mod answers;
 mod bills;
+mod codes;
 mod malformed;
 mod partner;
 mod requests;

@@ -69,6 +69,7 @@ fn payment(account: &Account, number: &str, order: &Order, tamper: Option<Tamper
         _ => {}
     }
     let how = SignType::named(order.parameters["sign_type"].as_str()).unwrap_or(SignType::Md5);
+    let how = if tamper == Some(Tamper::SignType) { how.other() } else { how };
     sign(&mut fields, account, how, tamper == Some(Tamper::Signature));
     Ok(fields)
 }

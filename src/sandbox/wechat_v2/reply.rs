@@ -86,8 +86,11 @@ impl Reply {
             match fault {
                 Some(Kind::OtherAmount) => spoil_amounts(fields),
                 Some(Kind::OtherAccount) => spoil_account(fields),
+                Some(Kind::NoAccount) => fields.retain(|name, _| !ACCOUNT.contains(&name.as_str())),
+                Some(Kind::PayError) if is_alive(fields) => fail_payment(fields),
                 _ => {}
             }
+            let how = if fault == Some(Kind::OtherSignType) { how.other() } else { how };
             if fault != Some(Kind::Unsigned) {
                 sign(fields, account, how, fault == Some(Kind::WrongSignature));
             }
@@ -110,6 +113,22 @@ pub(super) fn sign(fields: &mut Fields, account: &Account, how: SignType, wrongl
     let other = if wrongly { "x" } else { "" };
     let sign = how.sign(fields, &format!("{}{other}", account.api));
     fields.insert("sign".to_owned(), sign);
+}
+
+/// The fields that name an account.
+const ACCOUNT: &[&str] = &["appid", "mch_id", "sub_appid", "sub_mch_id"];
+
+/// Whether an answer to a query tells of an order that was neither reversed nor closed.
+fn is_alive(fields: &Fields) -> bool {
+    fields.get("trade_state").is_some_and(|state| state != "REVOKED" && state != "CLOSED")
+}
+
+/// Says that the payment failed, and nothing of who paid what.
+fn fail_payment(fields: &mut Fields) {
+    const UNPAID: &[&str] = &["out_trade_no", "result_code", "return_code", "return_msg", "nonce_str"];
+    fields.retain(|name, _| UNPAID.contains(&name.as_str()) || ACCOUNT.contains(&name.as_str()));
+    fields.insert("trade_state".to_owned(), "PAYERROR".to_owned());
+    fields.insert("trade_state_desc".to_owned(), "支付失败，请撤销订单".to_owned());
 }
 
 /// Makes every amount one fen more.

@@ -25,6 +25,14 @@ impl SignType {
         }
     }
 
+    /// The other way with the same key.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Md5 => Self::HmacSha256,
+            Self::HmacSha256 => Self::Md5,
+        }
+    }
+
     /// The signature over all fields but `sign`.
     pub(super) fn sign(self, fields: &Fields, key: &str) -> String {
         let signed = fields.iter().filter(|(name, value)| *name != "sign" && !value.is_empty());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::orders::{order_object, refund_object, rfc3339};
 use super::partner::outward;
-use super::reply::{insert, sign};
+use super::reply::{insert, probe, sign};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v3::Account;
 use crate::sandbox::books::{Books, Id, RefundStatus};
@@ -154,11 +154,7 @@ impl notify::Letter for Letter {
         let mut headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
         match self.tamper {
             Some(Tamper::Serial) => insert(&mut headers, "wechatpay-serial", "PUB_KEY_ID_0100000000000000000000000000"),
-            Some(Tamper::Signtest) => {
-                let signature = headers.get("wechatpay-signature").and_then(|value| value.to_str().ok());
-                let probe = format!("WECHATPAY/SIGNTEST/{}", signature.unwrap_or_default());
-                insert(&mut headers, "wechatpay-signature", &probe);
-            }
+            Some(Tamper::Signtest) => probe(&mut headers),
             _ => {}
         }
         insert(&mut headers, "content-type", "application/json");

@@ -266,6 +266,15 @@ impl Desk<'_> {
     }
 }
 
+/// Says that the payment failed, and nothing of who paid what.
+pub(super) fn fail_payment(order: &mut Value) {
+    for paid in ["transaction_id", "trade_type", "bank_type", "success_time", "payer", "amount", "promotion_detail"] {
+        order.as_object_mut().map(|order| order.remove(paid));
+    }
+    order["trade_state"] = json!("PAYERROR");
+    order["trade_state_desc"] = json!("支付失败，请撤销订单");
+}
+
 /// An order, as queries and notifications tell it.
 pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Value {
     let (state, description) = state(order);

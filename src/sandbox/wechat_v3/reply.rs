@@ -92,6 +92,9 @@ impl Reply {
             let age = if fault == Some(FaultKind::Stale) { 600 } else { 0 };
             let salt: &[u8] = if fault == Some(FaultKind::WrongSignature) { b"\n" } else { b"" };
             headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
+            if fault == Some(FaultKind::Signtest) {
+                probe(&mut headers);
+            }
         }
         let id = format!("08{}-{}", random_text(30).to_uppercase(), self.internal);
         insert(&mut headers, "request-id", &id);
@@ -119,6 +122,13 @@ pub(super) fn sign(key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
         insert(&mut headers, "wechatpay-signature-type", "WECHATPAY2-SHA256-RSA2048");
     }
     headers
+}
+
+/// Makes the signature the platform's own probe of whether signatures are checked.
+pub(super) fn probe(headers: &mut HeaderMap) {
+    let signature = headers.get("wechatpay-signature").and_then(|value| value.to_str().ok());
+    let probe = format!("WECHATPAY/SIGNTEST/{}", signature.unwrap_or_default());
+    insert(headers, "wechatpay-signature", &probe);
 }
 
 /// Every value here is ASCII; one that is not would be left out.

@@ -3,8 +3,8 @@
 use super::*;
 
 /// What a till scans; the sandbox goes by how the codes end.
-struct Till {
-    row: Row,
+pub(super) struct Till {
+    pub(super) row: Row,
     /// How the codes begin.
     begin: &'static str,
     /// What the answer says of a code that pays at once.
@@ -13,7 +13,7 @@ struct Till {
     ended: &'static str,
 }
 
-const SCANNED: &[Till] = &[
+pub(super) const SCANNED: &[Till] = &[
     Till { row: row("wechat-v3", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
     Till { row: row("wechat-v2", "wechat.codepay", "{}", ""), begin: "13", told: "succeeded", ended: "closed" },
     Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", told: "succeeded", ended: "closed" },
@@ -24,7 +24,7 @@ const SCANNED: &[Till] = &[
 ];
 
 /// A world whose channel scans codes, which WeChat Pay's APIv3 is to be told.
-async fn with_a_till(provider: &'static str) -> World {
+pub(super) async fn with_a_till(provider: &'static str) -> World {
     let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
     match provider {
         "wechat-v3" => World::with(Wishes { edit, ..Wishes::default() }).await,
@@ -33,7 +33,12 @@ async fn with_a_till(provider: &'static str) -> World {
 }
 
 /// A till's request. `end` is how the code ends: `0001` waits for a password, `0002` is too poor, others pay at once.
-async fn scan(world: &World, Till { row, begin, .. }: &Till, order: &str, end: &str) -> crate::harness::Answer {
+pub(super) async fn scan(
+    world: &World,
+    Till { row, begin, .. }: &Till,
+    order: &str,
+    end: &str,
+) -> crate::harness::Answer {
     let serial = u64::from_str_radix(&World::number(order)[..8], 16).unwrap();
     let mut body = row.order(order);
     body["payer"] = json!({"auth_code": format!("{begin}{serial:012}{end}"), "client_ip": "203.0.113.9"});

@@ -52,10 +52,18 @@ fn only_a_bill_is_a_bill() {
     let Ok(Found::File(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
     assert_eq!((file.content.as_ref(), file.proof), (TEXT.as_bytes(), Proof::Host));
     let cut = TEXT.strip_suffix("`1\r\n").unwrap();
+    let within_a_row = TEXT.split_once(",`1000").unwrap().0;
+    let after_a_row = TEXT.split_once("总交易单数").unwrap().0;
+    let one_row_lost = TEXT.replace("`2023-11-13 10:00:00,`10000100\r\n", "");
+    let one_value_lost = TEXT.replace("总交易单数", "总交易单数,总金额");
     for (status, body) in [
         (500, TEXT.as_bytes()),
         (302, TEXT.as_bytes()),
         (200, cut.as_bytes()),
+        (200, within_a_row.as_bytes()),
+        (200, after_a_row.as_bytes()),
+        (200, one_row_lost.as_bytes()),
+        (200, one_value_lost.as_bytes()),
         (200, b""),
         (200, b"<html>expired</html>"),
         (200, b"{}"),
@@ -63,6 +71,25 @@ fn only_a_bill_is_a_bill() {
         (200, b"<xml><return_code>FAIL</return_code>"),
     ] {
         assert_eq!(find(status, body).unwrap_err().code(), "unclear", "{status} {}", body.escape_ascii());
+    }
+}
+
+/// In both kinds of bill, at every byte.
+#[test]
+fn bill_that_is_cut_anywhere_is_not_taken() {
+    let row = |number: u32| format!("`2023-11-13 10:00:00,`420000{number},`茶\r\n");
+    let rows: String = (1..=3).map(row).collect();
+    for (totals, values) in [
+        ("总交易单数,应结订单总金额,退款总金额", "`3,`0.03,`0.00"),
+        ("资金流水总笔数,收入笔数,收入金额", "`3,`3,`0.03"),
+    ] {
+        let text = format!("\u{feff}交易时间,微信订单号,商品名称\r\n{rows}{totals}\r\n{values}\r\n");
+        assert!(find(200, text.as_bytes()).is_ok(), "{text}");
+        // The last value is whole only with its line's end, but nothing tells how many digits it should have.
+        let end = text.len() - "0.03\r\n".len();
+        for length in 1..=end {
+            assert!(find(200, &text.as_bytes()[..length]).is_err(), "{length} of {}", text.len());
+        }
     }
 }
 
@@ -74,6 +101,17 @@ fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
         (vec![fail, ("return_msg", "NO Bill Exist")], "absent"),
         (vec![fail, ("error_code", "20002")], "absent"),
         (vec![fail, ("return_msg", "Bill Creating")], "provider_busy"),
+        // One number for both: the words tell.
+        (vec![fail, ("return_msg", "Bill Creating"), ("error_code", "20002")], "provider_busy"),
+        (vec![fail, ("return_msg", "NO Bill Exist"), ("error_code", "20002")], "absent"),
+        (vec![fail, ("return_msg", "CompressGZip Error"), ("error_code", "20007")], "provider_busy"),
+        (vec![fail, ("return_msg", "UnCompressGZip Error"), ("error_code", "20007")], "provider_busy"),
+        (vec![fail, ("return_msg", "data format error"), ("error_code", "20001")], "declined"),
+        (vec![fail, ("return_msg", "missing parameter"), ("error_code", "20001")], "declined"),
+        (vec![fail, ("return_msg", "SIGN ERROR"), ("error_code", "20001")], "unauthorized"),
+        (vec![fail, ("return_msg", "签名错误")], "unauthorized"),
+        (vec![fail, ("return_msg", "商户证书不合法")], "unauthorized"),
+        (vec![fail, ("return_msg", "系统繁忙")], "declined"),
         (vec![fail, ("return_msg", "invalid bill_type")], "declined"),
         (vec![fail, ("error_code", "20099")], "declined"),
         (vec![fail, ("error_code", "SYSTEMERROR")], "unclear"),
@@ -85,7 +123,7 @@ fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
     ] {
         assert_eq!(refused(&pairs).code(), code, "{pairs:?}");
     }
-    let Error::Declined(word) = refused(&[fail, ("return_msg", "签名错误")]) else { panic!("not declined") };
+    let Error::Unauthorized(word) = refused(&[fail, ("return_msg", "签名错误")]) else { panic!("not our key") };
     assert_eq!((word.code.as_str(), word.message.as_str()), ("FAIL", "签名错误"));
 }
 

@@ -72,6 +72,18 @@ fn every_trade_state_has_its_meaning() {
         assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{state}");
         assert_eq!(outcome.at.unwrap().to_string(), "2023-11-14T22:13:25.123Z");
     }
+    let scanned = Operation::Query(Order { method: Method::parse("wechat.codepay").unwrap(), ..order() });
+    for (state, status, needs_reversal) in [
+        ("PAYERROR", Status::Pending, true),
+        ("SUCCESS", Status::Succeeded, false),
+        ("USERPAYING", Status::Pending, false),
+        ("REVOKED", Status::Closed, false),
+    ] {
+        let outcome = decode(&scanned, 200, &order_news(state)).unwrap();
+        assert_eq!((outcome.status, outcome.needs_reversal), (status, needs_reversal), "scanned, {state}");
+    }
+    let answered = decode(&Operation::Pay(pay("wechat.codepay")), 200, &order_news("PAYERROR")).unwrap();
+    assert!(answered.needs_reversal, "in the till's own answer");
     for state in ["", "success", "PAID"] {
         assert!(is_unclear(&decode(&query, 200, &order_news(state))), "{state}");
     }
@@ -137,95 +149,4 @@ fn an_answer_that_does_not_say_it_is_unclear() {
     }
     assert!(is_unclear(&decode(&Operation::Close(order()), 200, &Value::Null)));
     assert!(is_unclear(&decode(&Operation::Query(order()), 204, &Value::Null)));
-}
-
-#[test]
-fn every_code_of_the_specification_has_its_class() {
-    type Make = fn(Word) -> Error;
-    let unclear =
-        |status: u16| move |word| Error::Unclear { why: format!("it answered HTTP {status}"), word: Some(word) };
-    let rows: [(u16, &str, Make); 6] = [
-        (429, "FREQUENCY_LIMITED RATELIMIT_EXCEEDED REQUEST_BLOCKED", Error::Busy),
-        (400, "ORDER_PAID OUT_TRADE_NO_USED ORDER_CLOSED TRADE_ERROR", Error::Conflict),
-        (404, "ORDER_NOT_EXIST RESOURCE_NOT_EXISTS", Error::Absent),
-        (
-            400,
-            "PARAM_ERROR INVALID_REQUEST APPID_MCHID_NOT_MATCH NO_AUTH RULE_LIMIT ACCOUNT_ERROR \
-             USER_ACCOUNT_ABNORMAL OPENID_MISMATCH INVALID_TRANSACTIONID MCH_NOT_EXISTS",
-            Error::Declined,
-        ),
-        (401, "SIGN_ERROR", Error::Unauthorized),
-        (500, "SYSTEM_ERROR BANK_ERROR", |_| Error::unclear("")),
-    ];
-    let operations = operations();
-    for (status, codes, make) in rows {
-        for code in codes.split_whitespace().flat_map(|code| [code.to_owned(), code.replace('_', "")]) {
-            // The code decides, unless the machine that says it is broken.
-            for status in [status, 400, 403, 404, 500] {
-                let body = json!({"code": code, "message": "余额不足", "detail": {"field": "x"}});
-                let word = Word { code: code.clone(), message: "余额不足".to_owned() };
-                let is_broken = status == 500 && !codes.starts_with("FREQUENCY");
-                let expected =
-                    if is_broken || codes.starts_with("SYSTEM") { unclear(status)(word) } else { make(word) };
-                for operation in &operations {
-                    assert_eq!(decode(operation, status, &body), Err(expected.clone()), "{code} {status}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_refund_waits_for_money_and_a_payment_does_not() {
-    for (operation, code) in [
-        (Operation::Refund(refund()), "provider_busy"),
-        (Operation::Pay(pay("wechat.codepay")), "declined"),
-        (Operation::Pay(pay("wechat.native")), "declined"),
-    ] {
-        for word in ["NOT_ENOUGH", "NOTENOUGH"] {
-            let said = decode(&operation, 403, &json!({"code": word, "message": "余额不足"}));
-            assert_eq!(said.unwrap_err().code(), code, "{word}");
-        }
-    }
-}
-
-#[test]
-fn what_moves_money_by_itself_is_not_given_up_on_an_unsigned_word() {
-    let said = |operation: &Operation, code: &str| {
-        let body = json!({"code": code, "message": "m"}).to_string();
-        provider().refusal(operation, StatusCode::FORBIDDEN, body.as_bytes()).code()
-    };
-    for operation in [Operation::Refund(refund()), Operation::Pay(pay("wechat.codepay"))] {
-        for code in ["PARAM_ERROR", "RULE_LIMIT", "ACCOUNT_ERROR", "RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
-            assert_eq!(said(&operation, code), "unclear", "{code}");
-        }
-        assert_eq!(said(&operation, "FREQUENCY_LIMITED"), "provider_busy");
-        assert_eq!(said(&operation, "ORDER_PAID"), "conflict");
-    }
-    assert_eq!(said(&Operation::Refund(refund()), "NOT_ENOUGH"), "provider_busy");
-    assert_eq!(said(&Operation::Pay(pay("wechat.codepay")), "NOT_ENOUGH"), "unclear");
-    // Nobody can pay yet what gave nobody anything to pay with, and a question moves nothing.
-    assert_eq!(said(&Operation::Pay(pay("wechat.native")), "PARAM_ERROR"), "declined");
-    assert_eq!(said(&Operation::QueryRefund(refund()), "RESOURCE_NOT_EXISTS"), "absent");
-}
-
-#[test]
-fn nothing_is_concluded_of_an_unknown_code_or_form() {
-    let code = |operation: &Operation, status: u16| {
-        let body = br#"{"code":"BRAND_NEW","message":"m"}"#;
-        provider().refusal(operation, StatusCode::from_u16(status).unwrap(), body).code()
-    };
-    let (write, query) = (Operation::Refund(refund()), Operation::QueryRefund(refund()));
-    for status in [200, 302, 400, 403, 404, 408, 409, 500, 502] {
-        assert_eq!((code(&write, status), code(&query, status)), ("unclear", "unclear"), "{status}");
-    }
-    assert_eq!((code(&write, 429), code(&query, 429)), ("provider_busy", "provider_busy"));
-    for body in ["", "<html>", "{}", "[]", r#"{"code":5}"#, r#"{"message":"m"}"#] {
-        for status in [400, 401, 403, 404, 429, 500, 503] {
-            let said = provider().refusal(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
-            assert_eq!(said, Error::unclear(format!("it answered HTTP {status} in an unknown form")));
-        }
-    }
-    let said = provider().refusal(&write, StatusCode::OK, br#"{"code":"PARAM_ERROR","message":"m"}"#);
-    assert_eq!(said.code(), "unclear", "an unsigned 2xx never says no");
 }

@@ -32,7 +32,13 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
     for url in ["https://x/n?a=1", "ftp://x/n", "x", &format!("https://x/{}", "n".repeat(255))] {
         assert!(native(&|pay| pay.notify_url = url.to_owned()).contains("notification URL"), "{url}");
     }
-    for openid in [None, Some(String::new()), Some("o".repeat(129))] {
+    for text in ["a\rb", "\u{0}", "\u{1b}", "\u{7f}", "\u{9f}", "\u{fffe}"] {
+        assert!(native(&|pay| pay.description = text.to_owned()).contains("`description`"), "{text:?}");
+        let scanned = create("wechat.codepay", &|pay| pay.description = text.to_owned());
+        assert!(unfit(scanned).contains("`description`"), "{text:?}");
+    }
+    assert!(encoded(&create("wechat.native", &|pay| pay.description = "tea\n\tmilk \u{1f375}".to_owned())).is_ok());
+    for openid in [None, Some(String::new()), Some("o".repeat(129)), Some("o 1".to_owned()), Some("o\n".to_owned())] {
         assert!(unfit(create("wechat.jsapi", &|pay| pay.payer.openid = openid.clone())).contains("`payer.openid`"));
     }
     for ip in [None, Some("localhost"), Some("1.2.3")] {
@@ -45,6 +51,7 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
         unfit(Operation::Refund(refund))
     };
     assert!(back(&|refund| refund.reason = Some("退".repeat(81))).contains("80"));
+    assert!(back(&|refund| refund.reason = Some("a\u{1}".to_owned())).contains("`reason`"));
     assert!(back(&|refund| refund.amount.value = 6801).contains("at most 6800"));
     assert!(back(&|refund| refund.amount.value = 0).contains("`amount.value`"));
     assert!(back(&|refund| refund.amount.currency = euro).contains("\"CNY\""));

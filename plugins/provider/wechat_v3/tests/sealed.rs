@@ -107,6 +107,34 @@ fn notifications_for_others_and_of_unknown_kinds_are_refused() {
     assert_eq!(event("REFUND.SUCCESS", "refund", &notice("?")).unwrap_err().code(), "unclear");
 }
 
+/// Such ones come when an address for all of a merchant's notifications leads here; their form is not ours to know.
+#[test]
+fn notification_of_another_product_is_refused_by_its_event_type() {
+    for (event_type, original) in [
+        ("MCHTRANSFER.BATCH.FINISHED", "mch_payment"),
+        ("PROFITSHARING", "profitsharing"),
+        ("COUPON.USE", "coupon"),
+        ("TRANSACTION.SUCCESS", "combine-transaction"),
+        ("PAYSCORE.USER_PAID", "payscore"),
+    ] {
+        let body = envelope(event_type, original, b"{}").to_string();
+        let error = provider().decode_notification(vouched(body)).unwrap_err();
+        assert_eq!(error.code(), "unclear");
+        assert!(error.to_string().contains(&format!("`{event_type}`")), "{error}");
+    }
+    let body = envelope(&"茶\n\u{1b}[31mX".repeat(100), "x", b"{}").to_string();
+    let said = provider().decode_notification(vouched(body)).unwrap_err().to_string();
+    assert!(said.len() < 300 && !said.contains('\n') && !said.contains('\u{1b}'), "{said}");
+}
+
+/// Payments that failed are not notified of; should one be, a query tells whether its payer may have been charged.
+#[test]
+fn notified_pay_error_is_asked_about() {
+    let body =
+        envelope("TRANSACTION.SUCCESS", "transaction", order_news("PAYERROR").to_string().as_bytes()).to_string();
+    assert_eq!(provider().decode_notification(vouched(body)).unwrap().outcome, None);
+}
+
 #[test]
 fn acknowledgements_are_in_the_providers_form() {
     let taken = provider().acknowledge(true);

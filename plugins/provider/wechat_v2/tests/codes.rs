@@ -1,0 +1,246 @@
+//! Every code of the official lists, and every shape in which a refusal comes: its error, what a breaker counts, what may be
+//! sent next.
+
+use std::collections::BTreeSet;
+
+use super::super::super::wechat_errors::{Class, Interface};
+use super::super::errors::{CODES, SENTENCES};
+use super::*;
+
+/// The operations by the names of their interfaces.
+fn operations() -> Vec<(&'static str, Operation)> {
+    let order = |method: &str| {
+        let Operation::Pay(pay) = golden::pay(method) else { panic!() };
+        pay.order
+    };
+    vec![
+        ("unifiedorder", golden::pay("wechat.native")),
+        ("micropay", golden::pay("wechat.codepay")),
+        ("orderquery", Operation::Query(order("wechat.native"))),
+        ("closeorder", Operation::Close(order("wechat.native"))),
+        ("reverse", Operation::Close(order("wechat.codepay"))),
+        ("refund", Operation::Refund(golden::refund("wechat.native"))),
+        ("refundquery", Operation::QueryRefund(golden::refund("wechat.native"))),
+    ]
+}
+
+const PAY: &str = "unifiedorder micropay";
+const END: &str = "closeorder reverse";
+const REST: &str = "orderquery refundquery";
+
+/// What a signed `err_code` comes to: interfaces, codes as the lists write them, the error's name.
+const LISTED: &[(&[&str], &str, &str)] = &[
+    (
+        &[PAY, END, REST, "refund"],
+        "ACCOUNTERROR APPID_MCHID_NOT_MATCH APPID_NOT_EXIST AUTH_CODE_ERROR AUTHCODEEXPIRE AUTH_CODE_INVALID BUYER_MISMATCH \
+         ERROR INVALID_REQUEST INVALID_TRANSACTIONID LACK_PARAMS MCHID_NOT_EXIST NOAUTH NOTSUPORTCARD NOTSUPPORTCARD NOT_UTF8 \
+         PARAM_ERROR POST_DATA_EMPTY REQUIRE_POST_METHOD RULELIMIT TRADE_OVERDUE USER_ACCOUNT_ABNORMAL XML_FORMAT_ERROR",
+        "declined",
+    ),
+    (&[PAY], "NOTENOUGH TRADE_ERROR", "declined"),
+    (&["reverse"], "REVERSE_EXPIRE", "declined"),
+    (
+        &[PAY, END, REST, "refund"],
+        "BIZERR_NEED_RETRY FREQUENCY_LIMIT FREQUENCY_LIMITED INVALID_REQ_TOO_MUCH ORDER_NOT_READY",
+        "provider_busy",
+    ),
+    (&["refund"], "NOTENOUGH", "provider_busy"),
+    (
+        &[PAY, END, REST, "refund"],
+        "ORDERCLOSED ORDERPAID ORDERREVERSED OUT_TRADE_NO_USED TRADE_STATE_ERROR",
+        "conflict",
+    ),
+    (&["refund"], "REFUND_FEE_MISMATCH", "conflict"),
+    (&[END, REST, "refund"], "TRADE_ERROR", "conflict"),
+    (&[END], "USERPAYING", "conflict"),
+    (&[PAY, END, REST, "refund"], "ORDERNOTEXIST REFUNDNOTEXIST", "absent"),
+    (&[PAY, END, REST, "refund"], "BANKERROR SYSTEMERROR", "unclear"),
+    (&["unifiedorder", REST, "refund"], "USERPAYING", "unclear"),
+    (&[PAY, END, REST, "refund"], "CERT_ERROR SIGNERROR", "unauthorized"),
+    // In no list.
+    (&[PAY, END, REST, "refund"], "SOMETHING_NEW REFUND_LOCKED", "unlisted_refusal"),
+    (&[PAY, END, REST], "REFUND_FEE_MISMATCH", "unlisted_refusal"),
+];
+
+fn refused(operation: &Operation, code: &str) -> Error {
+    let fields = [("result_code", "FAIL"), ("err_code", code), ("err_code_des", "余额不足"), ("recall", "N")];
+    answered(operation, &fields).unwrap_err()
+}
+
+#[test]
+fn every_listed_code_has_its_class_in_every_interface() {
+    let mut seen = BTreeSet::new();
+    for (interfaces, codes, wanted) in LISTED {
+        for (name, operation) in operations()
+            .iter()
+            .filter(|(name, _)| interfaces.iter().any(|names| names.split(' ').any(|it| it == *name)))
+        {
+            for code in codes.split_whitespace() {
+                seen.insert(table::bare(code));
+                let error = refused(operation, code);
+                assert_eq!(error.code(), *wanted, "{name} {code}");
+                let word = error.word().unwrap();
+                assert_eq!((word.code.as_str(), word.message.as_str()), (code, "余额不足"), "{name} {code}");
+                let is_ill = matches!(*wanted, "unclear" | "unauthorized");
+                assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {code}");
+                let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
+                assert_eq!(error.provably_not_executed(), is_released, "the same key sends again: {name} {code}");
+            }
+        }
+    }
+    let untested: Vec<_> = CODES
+        .iter()
+        .filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code))
+        .collect();
+    assert!(untested.is_empty(), "{untested:?}");
+    // The payer types the password: the payment is under way.
+    let typing = [("result_code", "FAIL"), ("err_code", "USERPAYING")];
+    assert_eq!(answered(&golden::pay("wechat.codepay"), &typing).unwrap().status, Status::Pending);
+}
+
+/// Without a signature what can move money stays open, and what nobody can pay yet is refused.
+#[test]
+fn unsigned_refusal_ends_only_what_moves_no_money() {
+    let said = |operation: &Operation, code: &str| {
+        let body = format!(
+            "<xml><return_code>SUCCESS</return_code><result_code>FAIL</result_code><err_code>{code}</err_code></xml>"
+        );
+        provider().refusal(operation, StatusCode::OK, body.as_bytes())
+    };
+    for (name, operation) in operations() {
+        let moves = ["micropay", "reverse", "refund"].contains(&name);
+        assert_eq!(said(&operation, "NOAUTH").code(), if moves { "unclear" } else { "declined" }, "{name}");
+        assert_eq!(said(&operation, "ORDERNOTEXIST").code(), if moves { "unclear" } else { "absent" }, "{name}");
+        assert_eq!(said(&operation, "NOAUTH").word().unwrap().code, "NOAUTH");
+        assert_eq!(said(&operation, "SIGNERROR").code(), "unauthorized", "{name}");
+        assert_eq!(said(&operation, "FREQUENCY_LIMITED").code(), "provider_busy", "{name}");
+        assert_eq!(said(&operation, "SOMETHING_NEW").code(), "unclear", "{name}");
+        assert_eq!(said(&operation, "SYSTEMERROR").code(), "unclear", "{name}");
+    }
+    let done = b"<xml><return_code>SUCCESS</return_code><result_code>SUCCESS</result_code></xml>";
+    let error = provider().refusal(&golden::pay("wechat.native"), StatusCode::OK, done);
+    assert_eq!((error.code(), error.word()), ("unclear", None));
+}
+
+fn not_understood(code: &str, sentence: &str) -> String {
+    format!("<xml><return_code><![CDATA[{code}]]></return_code><return_msg><![CDATA[{sentence}]]></return_msg></xml>")
+}
+
+#[test]
+fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_code() {
+    for sentence in [
+        "签名错误",
+        "签名错误，请检查后再试",
+        "签名失败",
+        "签名校验失败，请检查后重试",
+        "签名验证失败",
+        "验签失败",
+        "签名不正确",
+        "证书已过期",
+        "商户证书不合法",
+        "证书校验错误",
+        "certificate not match",
+        "商户号未设置API密钥",
+        "SIGN ERROR",
+        "invalid signature",
+    ] {
+        for code in ["FAIL", "PARAM_ERROR", "SIGNERROR", "SYSTEMERROR", ""] {
+            for (name, operation) in operations() {
+                let body = not_understood(code, sentence);
+                let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+                assert!(
+                    matches!(&error, Error::Unauthorized(word) if word.message == sentence),
+                    "{name} {code} {error}"
+                );
+            }
+        }
+    }
+    for page in ["No required SSL certificate was sent", "The SSL certificate error"] {
+        let html = format!("<html><head><title>400 {page}</title></head><body><hr>nginx</body></html>");
+        for (name, operation) in operations() {
+            let said = |status| provider().refusal(&operation, status, html.as_bytes()).code();
+            assert_eq!(said(StatusCode::BAD_REQUEST), "unauthorized", "{name} {page}");
+            assert_eq!(said(StatusCode::BAD_GATEWAY), "unclear", "{name} {page}");
+        }
+    }
+}
+
+#[test]
+fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
+    for (sentence, prepaid) in [
+        ("appid和mch_id不匹配", "declined"),
+        ("appid不存在", "declined"),
+        ("商户号mch_id不存在", "declined"),
+        ("商户号该产品权限未开通，请前往商户平台>产品中心检查后重试", "declined"),
+        ("受理关系不存在", "declined"),
+        ("XML格式错误", "declined"),
+        ("缺少参数", "declined"),
+        ("Something that nobody has seen", "declined"),
+        ("", "declined"),
+        ("系统繁忙，请稍后再试", "unclear"),
+        ("系统超时", "unclear"),
+        ("请求过于频繁", "provider_busy"),
+        ("该订单已支付", "conflict"),
+        ("201 商户订单号重复", "conflict"),
+    ] {
+        let body = not_understood("FAIL", sentence);
+        for (name, operation) in operations() {
+            let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            assert_eq!(error.word().unwrap().message, sentence, "{name}");
+            if name == "unifiedorder" {
+                assert_eq!(error.code(), prepaid, "{sentence}");
+            } else if ["micropay", "reverse", "refund"].contains(&name) {
+                let wanted = if prepaid == "declined" { "unclear" } else { prepaid };
+                assert_eq!(error.code(), wanted, "{name} {sentence}");
+                assert!(error.to_string().contains(sentence), "the log has the sentence: {error}");
+                assert!(!matches!(error, Error::Declined(_) | Error::Absent(_)), "{name} {sentence}");
+            }
+            let broken = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            let is_final = matches!(broken, Error::Declined(_) | Error::Absent(_) | Error::Conflict(_));
+            assert!(!is_final, "a broken machine says nothing of the order: {name} {sentence}");
+        }
+    }
+    // Every row is reached by one of its own sentences, and none says that there is no order.
+    for (parts, class) in SENTENCES {
+        assert_eq!(super::super::errors::sentence(&parts.concat()), Some(*class), "{parts:?}");
+        assert_ne!(*class, Class::Absent, "{parts:?}");
+    }
+}
+
+/// A signed `return_code` FAIL is the platform's own word, which may end what moves money; but not an unknown sentence.
+#[test]
+fn signed_request_that_was_not_understood_is_declined_by_a_known_sentence_only() {
+    let said = |sentence: &str| {
+        let fail = [("return_code", "FAIL"), ("return_msg", sentence)];
+        answered(&golden::pay("wechat.codepay"), &fail).unwrap_err().code()
+    };
+    assert_eq!(said("appid和mch_id不匹配"), "declined");
+    assert_eq!(said("Something that nobody has seen"), "unlisted_refusal");
+}
+
+#[test]
+fn signed_failure_that_names_no_account_is_heard_by_its_code() {
+    let nameless = |code: &str| {
+        let fields = [("return_code", "SUCCESS"), ("result_code", "FAIL"), ("err_code", code)];
+        let body = signed(&fields);
+        let verified = verify(Source::Answer, body.as_bytes()).unwrap();
+        let stamp = super::super::super::Stamp { unix_time: NOW, nonce: String::new() };
+        let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
+        let Operation::Pay(pay) = golden::pay("wechat.native") else { panic!() };
+        provider().decode(&Operation::Close(pay.order), StatusCode::OK, verified, with).unwrap_err().code()
+    };
+    assert_eq!(nameless("SYSTEMERROR"), "unclear");
+    assert_eq!(nameless("NOAUTH"), "declined");
+    assert_eq!(nameless("ORDERNOTEXIST"), "absent");
+    let neither = queried("wechat.native", &[("result_code", "")]).unwrap_err();
+    assert_eq!((neither.code(), neither.word()), ("unclear", None), "neither done nor refused");
+    // One that is named must be ours, and a success must name it.
+    let fail = [("result_code", "FAIL"), ("err_code", "ORDERNOTEXIST")];
+    for (name, other) in [("appid", "wx1"), ("mch_id", "1")] {
+        let error = queried("wechat.native", &[&fail[..], &[(name, other)]].concat()).unwrap_err();
+        assert_eq!(error.code(), "mismatch", "{name}");
+        assert_eq!(queried("wechat.native", &[&fail[..], &[(name, "")]].concat()).unwrap_err().code(), "absent");
+        let nameless = queried("wechat.native", &[(name, "")]).unwrap_err();
+        assert_eq!(nameless.code(), "unclear", "no other {name} is named: {nameless}");
+    }
+}

@@ -1,0 +1,203 @@
+//! WeChat Pay as it is reported to behave: payments that it calls failed and that were charged, sentences instead of codes,
+//! signatures in the other of two ways, answers that name nobody, probes, and every code of its lists.
+
+use crate::harness::Answer;
+
+use super::tills::{SCANNED, scan, with_a_till};
+use super::*;
+
+fn told(answer: &Answer) -> (u16, Value, Value) {
+    let json = answer.json();
+    (answer.status, json["code"].clone(), json["retryable"].clone())
+}
+
+/// WeChat Pay says USERPAYING, charges the payer, and then calls the payment PAYERROR.
+#[tokio::test]
+async fn pay_error_of_a_charged_code_is_reversed_unless_a_later_query_says_success() {
+    let tills = SCANNED.iter().filter(|till| till.row.provider.starts_with("wechat"));
+    join_all(tills.map(async |till| {
+        let world = with_a_till(till.row.provider).await;
+        let typing = if till.row.provider == "wechat-v3" { 202 } else { 200 };
+        for order in ["reversed", "paid"] {
+            let number = World::number(order);
+            let fault = json!({"operation": "create", "fault": "status_after", "status": typing, "code": "USERPAYING",
+                               "number": number});
+            world.fault(fault).await;
+            // Whoever asks for the status uses one up.
+            let times = if order == "reversed" { 1000 } else { 1 };
+            world.fault(json!({"operation": "query", "fault": "pay_error", "number": number, "times": times})).await;
+            if order == "paid" {
+                world.fault(json!({"operation": "cancel", "fault": "status", "number": number})).await;
+            }
+            let scanned = scan(&world, till, order, "1000").await;
+            assert_eq!((scanned.status, &scanned.json()["status"]), (201, &json!("pending")), "{}", scanned.json());
+        }
+        let closed = world.until_status("reversed", "closed").await;
+        assert_eq!(closed["money_state"], "not_moved", "{closed}");
+        let seen = world.seen("reversed").await;
+        assert_eq!(seen["executions"]["cancel"], 1, "the charge was given back: {seen}");
+        until("the other reversal is tried", || async {
+            let seen = world.seen("paid").await;
+            (seen["arrivals"]["cancel"] == 1).then_some(()).ok_or(seen)
+        })
+        .await;
+        world.until_status("paid", "succeeded").await;
+        let seen = world.seen("paid").await;
+        assert_eq!((&seen["arrivals"]["cancel"], &seen["executions"]["cancel"]), (&json!(1), &Value::Null), "{seen}");
+        for order in ["reversed", "paid"] {
+            let events = world.receiver.of(order);
+            assert!(!events.iter().any(|event| event.json()["type"] == "payment.failed"), "{order}");
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn request_that_was_not_understood_is_told_with_its_sentence() {
+    let world = World::of("wechat-v2").await;
+    let row = row("wechat-v2", "wechat.native", "{}", "qr");
+    let fail = async |operation: &str, order: &str, sentence: &str| {
+        let number = World::number(order);
+        let fault = json!({"operation": operation, "fault": "status", "status": 200, "code": "FAIL", "number": number,
+                           "message": sentence});
+        world.fault(fault).await;
+    };
+    let wrong_account = "appid和mch_id不匹配";
+    fail("create", "account", wrong_account).await;
+    let answer = create(&world, &row, "account").await;
+    assert_eq!(told(&answer), (402, json!("declined"), json!("new_key")), "{}", answer.json());
+    assert_eq!(answer.json()["provider"], json!({"code": "FAIL", "message": wrong_account}));
+    assert!(world.explained("account").await.contains(wrong_account), "{}", world.explained("account").await);
+
+    fail("create", "key", "签名校验失败，请检查后重试").await;
+    let answer = create(&world, &row, "key").await;
+    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    assert_eq!(answer.json()["money_state"], "not_sent");
+    assert_eq!(create(&world, &row, "key").await.status, 201, "the same key");
+
+    // Refunds: the certificate is ours; of the account nothing is concluded without a signature.
+    world.pay("key").await;
+    world.receiver.until("key", "payment.succeeded").await;
+    let refund = async |id: &str| {
+        let body = json!({"refund_id": id, "amount": {"value": 300, "currency": "CNY"}});
+        world.ask("POST", "/v1/payments/key/refunds", Some(id), &body).await
+    };
+    fail("refund", "key", "商户证书已过期").await;
+    let answer = refund("r-1").await;
+    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    fail("refund", "key", "受理关系不存在").await;
+    let answer = refund("r-1").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+    // A refusal without a signature is as little.
+    let fault = json!({"operation": "refund", "fault": "status", "status": 200, "code": "NOAUTH", "unsigned": true});
+    world.fault(fault).await;
+    let answer = refund("r-2").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+    for id in ["r-1", "r-2"] {
+        until(&format!("{id} never happened"), || async {
+            let answer = world.ask("GET", &format!("/v1/payments/key/refunds/{id}"), None, &Value::Null).await.json();
+            (answer["status"] == "failed").then_some(()).ok_or(answer)
+        })
+        .await;
+    }
+    let log = world.log();
+    for sentence in [wrong_account, "签名校验失败", "商户证书已过期", "受理关系不存在"] {
+        assert!(log.contains(sentence), "{sentence}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn apiv2_is_believed_in_both_kinds_of_signature_and_without_the_accounts_numbers() {
+    let world = World::of("wechat-v2").await;
+    let row = row("wechat-v2", "wechat.native", "{}", "qr");
+    for operation in ["create", "refund"] {
+        world.fault(json!({"operation": operation, "fault": "other_sign_type", "number": World::number("o-1")})).await;
+    }
+    let made = create(&world, &row, "o-1").await;
+    assert_eq!((made.status, &made.json()["action"]["type"]), (201, &json!("qr")), "{}", made.json());
+    let path = format!("/orders/{}", World::number("o-1"));
+    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    world.control("POST", &format!("{path}/notify"), json!({"tamper": "signtype"})).await;
+    notified_and_refunded(&world, &row, "o-1").await;
+
+    // It was never made, which answers say that name no account.
+    let number = World::number("nameless");
+    world.fault(json!({"operation": "create", "fault": "cut_before", "number": number})).await;
+    let nameless = json!({"operation": "query", "fault": "no_account", "number": number, "times": 20});
+    world.fault(nameless).await;
+    assert_eq!(create(&world, &row, "nameless").await.status, 202);
+    world.until_status("nameless", "failed").await;
+    let events = world.receiver.of("nameless");
+    assert!(!events.iter().any(|event| event.json()["type"] == "payment.mismatch"), "nobody else was named");
+}
+
+/// A probe's signature, and SYSTEM_ERROR for an order that exists: both come often, and neither is the order's end.
+#[tokio::test]
+async fn order_behind_a_probe_or_a_system_error_is_found() {
+    let world = World::of("wechat-v3").await;
+    let row = row("wechat-v3", "wechat.native", "{}", "qr");
+    for fault in ["signtest", "status_after"] {
+        world.fault(json!({"operation": "create", "fault": fault, "number": World::number(fault)})).await;
+        let answer = create(&world, &row, fault).await;
+        assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+        world.until_status(fault, "pending").await;
+        world.pay(fault).await;
+        world.until_status(fault, "succeeded").await;
+    }
+    assert!(world.log().contains("the provider's probe"), "{}", world.log());
+}
+
+/// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
+#[tokio::test]
+async fn every_code_of_a_new_order_is_told_by_its_class() {
+    const V2: &[(&str, u16, &str, &str)] = &[
+        (
+            "APPID_MCHID_NOT_MATCH APPID_NOT_EXIST INVALID_REQUEST LACK_PARAMS MCHID_NOT_EXIST NOAUTH NOTENOUGH NOT_UTF8 \
+             PARAM_ERROR POST_DATA_EMPTY REQUIRE_POST_METHOD RULELIMIT TRADE_ERROR XML_FORMAT_ERROR",
+            402,
+            "declined",
+            "new_key",
+        ),
+        ("FREQUENCY_LIMITED INVALID_REQ_TOO_MUCH", 503, "provider_busy", "same_key"),
+        ("SOMETHING_NEW ORDERPAID OUT_TRADE_NO_USED", 202, "", ""),
+        ("SIGNERROR CERT_ERROR", 503, "not_sent", "same_key"),
+        ("SYSTEMERROR", 202, "", ""),
+    ];
+    const V3: &[(&str, u16, &str, &str)] = &[
+        (
+            "ACCOUNT_ERROR APPID_MCHID_NOT_MATCH INVALID_REQUEST MCH_NOT_EXISTS NOT_ENOUGH NO_AUTH PARAM_ERROR RULE_LIMIT \
+             TRADE_ERROR USER_NOT_EXISTS",
+            402,
+            "declined",
+            "new_key",
+        ),
+        ("FREQUENCY_LIMITED RATELIMIT_EXCEEDED", 503, "provider_busy", "same_key"),
+        ("SOMETHING_NEW ORDER_PAID OUT_TRADE_NO_USED", 202, "", ""),
+        ("SIGN_ERROR", 503, "not_sent", "same_key"),
+        ("SYSTEM_ERROR", 202, "", ""),
+    ];
+    let work = [("wechat-v2", 200, V2), ("wechat-v3", 403, V3)].map(async |(provider, status, table)| {
+        let world = World::of(provider).await;
+        let row = row(provider, "wechat.native", "{}", "qr");
+        for (codes, wanted, problem, retryable) in table {
+            for code in codes.split_whitespace() {
+                let order = format!("o-{}", code.to_ascii_lowercase().replace('_', "-"));
+                let fault = json!({"operation": "create", "fault": "status", "status": status, "code": code,
+                                   "number": World::number(&order), "message": "余额不足"});
+                world.fault(fault).await;
+                let answer = create(&world, &row, &order).await;
+                let json = answer.json();
+                assert_eq!(answer.status, *wanted, "{provider} {code}: {json}");
+                if *wanted == 202 {
+                    assert_eq!(json["status"], "unknown", "{provider} {code}: {json}");
+                    continue;
+                }
+                assert_eq!(told(&answer), (*wanted, json!(problem), json!(retryable)), "{provider} {code}: {json}");
+                assert_eq!(json["provider"], json!({"code": code, "message": "余额不足"}), "{json}");
+            }
+        }
+        let next = create(&world, &row, "next").await;
+        assert_eq!(next.status, 201, "no breaker is open: {}", next.json());
+    });
+    join_all(work).await;
+}
