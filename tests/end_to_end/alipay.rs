@@ -45,9 +45,7 @@ async fn refund_that_did_not_happen_fails_after_settle_window_and_frees_its_amou
         assert_eq!(event["data"]["refund"]["money_state"], "not_moved", "{event}");
         assert_eq!(world.payment(order).await["refunded"], 0);
         let seen = world.seen(order).await;
-        let sent: Vec<_> =
-            seen["refunds"].as_object().unwrap().values().map(|refund| &refund["arrivals"]["refund"]).collect();
-        assert_eq!(sent, [&json!(1)], "{order}: it was sent once: {seen}");
+        assert_eq!(seen["arrivals"]["refund"], 1, "{order}: it was sent once: {seen}");
         // The whole amount may go back.
         let body = json!({"refund_id": "r-2", "amount": {"value": 1000, "currency": "CNY"}});
         let again =
@@ -60,14 +58,13 @@ async fn refund_that_did_not_happen_fails_after_settle_window_and_frees_its_amou
 #[tokio::test]
 async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
     for (provider, fault) in [
-        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "code": "isv.invalid-app-id"})),
-        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "code": "isv.app-cert-expired"})),
+        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.invalid-app-id"})),
+        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.app-cert-expired"})),
         (SandboxProvider::AlipayV3, json!({"fault": "status", "status": 400, "code": "isv.app-cert-expired"})),
     ] {
         let world = World::with(Wishes { provider, ..Wishes::default() }).await;
         let mut fault = fault;
         fault["operation"] = "create".into();
-        fault["unsigned"] = true.into();
         world.fault(fault.clone()).await;
         let refused = create(&world, "o-1").await;
         let told = refused.json();

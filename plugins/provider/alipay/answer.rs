@@ -311,6 +311,9 @@ impl<'a> Reply<'a> {
         }
         let status = match given(&self.refund_status) {
             Some("REFUND_SUCCESS") => Status::Succeeded,
+            // Refunds that Alipay makes later.
+            Some("REFUND_PROCESSING") => Status::Pending,
+            Some("REFUND_FAIL") => Status::Failed,
             None if given(&self.gmt_refund_pay).is_some() => {
                 return Err(Error::unclear("it names the time of the refund but no `refund_status`"));
             }

@@ -88,6 +88,7 @@ const PAY: &[Row] = &[
     ("TRADE_HAS_SUCCESS", Conflict, "pqcw"),
     ("TRADE_HAS_CLOSE", Conflict, "pqcw"),
     ("TRADE_HAS_FINISHED", Conflict, "o"),
+    ("REASON_TRADE_STATUS_INVALID", Conflict, "o"),
     ("TRADE_STATUS_ERROR", Conflict, "p"),
     // The payer's account, card or limit.
     ("AUTH_AMOUNT_NOT_ENOUGH", Declined, "p"),

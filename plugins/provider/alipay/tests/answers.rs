@@ -127,7 +127,10 @@ fn a_refund_is_what_moved_and_is_this_one() {
     for name in ["out_request_no", "refund_amount", "out_trade_no"] {
         assert!(is_unclear(&decode(&query, &without(news.clone(), name))), "{name}");
     }
-    assert!(is_unclear(&decode(&query, &with(news.clone(), "refund_status", "REFUND_FAIL"))));
+    for (word, status) in [("REFUND_PROCESSING", Status::Pending), ("REFUND_FAIL", Status::Failed)] {
+        assert_eq!(decode(&query, &with(news.clone(), "refund_status", word)).unwrap().status, status);
+    }
+    assert!(is_unclear(&decode(&query, &with(news.clone(), "refund_status", "REFUND_CLOSED"))));
     let dated = with(without(news.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
     assert!(is_unclear(&decode(&query, &dated)), "it has a time, so it may have been made");
     let nothing = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42"});

@@ -210,3 +210,60 @@ fn unsigned_word_of_an_interface_decides_nothing() {
         }
     }
 }
+
+/// Samples of public reports and of the documents' own advice, written down apart from the tables.
+#[test]
+fn codes_of_known_reports_have_their_class() {
+    let (write, back) = (Operation::Pay(pay("alipay.barcode")), Operation::Refund(refund()));
+    let v3 = |operation: &Operation, code: &str| {
+        let body = json!({"code": code, "message": "m", "links": []}).to_string();
+        super::v3::v3("").refusal(operation, StatusCode::BAD_REQUEST, body.as_bytes()).code()
+    };
+    for code in "invalid-app-id invalid-signature missing-timestamp illegal-timestamp app-cert-expired app-cert-not-exist \
+                 invalid-alipay-root-cert-sn unsupported-expired-app-key-sign app-key-security-risk missing-encrypt-key \
+                 app-auth-token-time-out invalid-app-auth-token auth-token-time-out missing-signature-config \
+                 decryption-error-unknown illegal-client-ip"
+        .split_whitespace()
+    {
+        for operation in operations() {
+            assert_eq!(v3(&operation, code), "unauthorized", "{code}");
+        }
+    }
+    for code in ["app-call-limited", "method-call-limited"] {
+        assert_eq!([v3(&write, code), v3(&back, code)], ["provider_busy"; 2], "{code}");
+    }
+    for code in ["insufficient-isv-permissions", "invalid-parameter", "invalid-method", "insufficient-user-permissions"]
+    {
+        assert_eq!([v3(&write, code), v3(&back, code)], ["declined", "unclear"], "{code}");
+    }
+    let form = |operation: &Operation, code: &str| {
+        let content = json!({"code": "40004", "msg": "m", "sub_code": format!("ACQ.{code}"), "sub_msg": "m"});
+        form_says(operation, &content).code()
+    };
+    for code in
+        ["BUYER_BANKCARD_DECLINED", "BUYER_NOT_EXIST", "PRODUCT_AMOUNT_LIMIT_ERROR", "PAYMENT_AUTH_CODE_INVALID"]
+    {
+        assert_eq!(form(&write, code), "declined", "{code}");
+    }
+    for code in "REFUND_FEE_ERROR NOT_ALLOW_PARTIAL_REFUND BUYER_NOT_EXIST TRADE_SETTLE_ERROR REFUND_CHARGE_ERROR \
+                 TRADE_STATUS_ERROR TRADE_HAS_FINISHED"
+        .split_whitespace()
+    {
+        assert_eq!(form(&back, code), "declined", "{code}");
+    }
+    let close = Operation::Close(order("alipay.qr"));
+    for (operation, code, class) in [
+        (&write, "SYSTEM_ERROR", "unclear"),
+        (&write, "TRADE_HAS_SUCCESS", "conflict"),
+        (&write, "TRADE_STATUS_ERROR", "conflict"),
+        (&write, "REASON_TRADE_STATUS_INVALID", "conflict"),
+        (&close, "REASON_TRADE_STATUS_INVALID", "conflict"),
+        (&close, "TRADE_NOT_EXIST", "absent"),
+        (&back, "SYSTEM_ERROR", "unclear"),
+        (&back, "SELLER_BALANCE_NOT_ENOUGH", "provider_busy"),
+        (&back, "DISCORDANT_REPEAT_REQUEST", "conflict"),
+        (&back, "ANOTHER_NEW_ONE", "unlisted_refusal"),
+    ] {
+        assert_eq!(form(operation, code), class, "{code}");
+    }
+}
