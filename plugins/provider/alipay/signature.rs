@@ -85,9 +85,11 @@ pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Ver
     let signature = envelope.sign.and_then(Text::of).ok_or(BadSignature::Missing)?;
     let cert_sn = envelope.alipay_cert_sn.map(|raw| Text::of(raw).ok_or(BadSignature::Missing)).transpose()?;
     let signed = body.get(envelope.member.value.clone()).unwrap_or_default();
-    let unescaped = with_plain_slashes(&text, envelope.value);
-    let texts: Vec<&[u8]> = [signed].into_iter().chain(unescaped.as_ref().map(String::as_bytes)).collect();
-    let key = signing_key(cert_sn.as_deref(), &texts, &signature, keys, now)?;
+    let made_over = |text: &[u8]| signing_key(cert_sn.as_deref(), &[text], &signature, keys, now);
+    let key = made_over(signed).or_else(|error| {
+        let unescaped = matches!(text, Cow::Borrowed(_)).then(|| with_plain_slashes(envelope.value)).flatten();
+        unescaped.map_or(Err(error), |text| made_over(text.as_bytes()))
+    })?;
     let (id, member) = (key.id.clone(), envelope.member);
     drop(text);
     Ok(Verified::vouch_read(body, vec![member], id))
@@ -95,9 +97,9 @@ pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Ver
 
 /// The content with `/` for `\/`, which is the same JSON: Alipay signs some answers before it escapes them. `None` where that is
 /// no other text, or where a `\` stands for itself.
-fn with_plain_slashes(text: &Cow<'_, str>, value: &str) -> Option<String> {
-    let is_plain = matches!(text, Cow::Borrowed(_)) && value.contains(r"\/") && !value.contains(r"\\");
-    is_plain.then(|| value.replace(r"\/", "/"))
+fn with_plain_slashes(value: &str) -> Option<String> {
+    let is_escaped = value.contains(r"\/") && !value.contains(r"\\");
+    is_escaped.then(|| value.replace(r"\/", "/"))
 }
 
 /// Checks a notification. The algorithm is the account's own, and not what the message would like it to be.

@@ -10,7 +10,6 @@ use super::super::*;
 use super::envelope::Envelope;
 use super::golden::*;
 use super::{Alipay, readable};
-use crate::error::Word;
 use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Refunded, Status};
 use crate::signer::Key;
 

@@ -16,8 +16,8 @@ fn signed(content: &[u8], service: &str) -> Vec<u8> {
 }
 
 fn content(text: &str) -> Vec<u8> {
-    let at = text.find('#').unwrap();
-    [text[..at].as_bytes(), GBK, text[at + 1..].as_bytes()].concat()
+    let (before, after) = text.split_once('#').unwrap();
+    [before.as_bytes(), GBK, after.as_bytes()].concat()
 }
 
 #[test]
