@@ -345,6 +345,26 @@ pub struct Event {
     pub outcome: Option<Outcome>,
     /// The amount that it names where the provider is to be asked: one that is not ours is no reason to ask.
     pub amount: Option<Money>,
+    /// How much went back, where it tells of a refund that moved money. It counts only where the refund was not made here.
+    pub refunded: Option<Refunded>,
+}
+
+/// How much a notification says went back to the payer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refunded {
+    /// By this refund.
+    Part(Money),
+    /// By all refunds of the order together.
+    Total(Money),
+}
+
+impl fmt::Display for Refunded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(money) => write!(f, "part {money}"),
+            Self::Total(money) => write!(f, "total {money}"),
+        }
+    }
 }
 
 #[cfg(test)]

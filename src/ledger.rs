@@ -14,6 +14,7 @@ mod agenda;
 mod attempts;
 mod changes;
 mod claims;
+mod elsewhere;
 mod embedded;
 mod engine;
 mod feed;

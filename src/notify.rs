@@ -50,6 +50,8 @@ enum Verdict {
     BadSignature,
     /// Verified, but not readable or for another account.
     Unreadable,
+    /// About a refund of a payment whose success is not known yet.
+    TooEarly,
     /// About an order that is not ours.
     UnknownOrder,
     /// Amount, currency or channel differ from ours.
@@ -66,6 +68,7 @@ impl Verdict {
             Self::Probe => "probe",
             Self::BadSignature => "bad_signature",
             Self::Unreadable => "unreadable",
+            Self::TooEarly => "too_early",
             Self::UnknownOrder => "unknown_order",
             Self::Mismatch => "mismatch",
             Self::NotRecorded => "not_recorded",
@@ -108,6 +111,7 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             return if matches!(error, Error::Mismatch(_)) { Verdict::Mismatch } else { Verdict::Unreadable };
         }
     };
+    let order_number = event.order_number.clone();
     let needs_person = event.outcome.as_ref().and_then(|outcome| outcome.needs_person.clone());
     match gateway.ledger.record(&channel.name, Told { event, seen: Some(seen) }, clock::now()).await {
         Ok(Recorded::Applied(subject)) => {
@@ -119,8 +123,30 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             Verdict::Recorded
         }
         Ok(Recorded::Duplicate) => Verdict::Duplicate,
+        Ok(Recorded::RefundedElsewhere(subject, amount)) => {
+            tracing::error!(
+                channel = channel.name,
+                order_id = subject.order_id,
+                %amount,
+                "money went back to the payer by a refund that was not made here: a person must compare it with what was sold"
+            );
+            METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+            Verdict::Recorded
+        }
+        Ok(Recorded::TooEarly(subject)) => {
+            tracing::warn!(
+                channel = channel.name,
+                order_id = subject.order_id,
+                "a notification is about a refund of a payment that is not known to be paid; the provider is asked and sends it again"
+            );
+            Verdict::TooEarly
+        }
         Ok(Recorded::UnknownOrder) => {
-            tracing::warn!(channel = channel.name, "a notification is about an order that is not ours");
+            tracing::warn!(
+                channel = channel.name,
+                order_number,
+                "a notification is about an order or refund that is not ours"
+            );
             Verdict::UnknownOrder
         }
         Ok(Recorded::Mismatch(subject)) => {

@@ -14,6 +14,8 @@ struct PaymentView<'a> {
     money_state: MoneyState,
     amount: Money,
     refunded: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    refunded_elsewhere: u64,
     method: Method,
     channel: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +81,7 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
         money_state: payment.money_state,
         amount: payment.amount,
         refunded: payment.refunded,
+        refunded_elsewhere: payment.refunded_elsewhere,
         method: payment.method,
         channel: &payment.channel,
         provider_payment_id: payment.provider_payment_id.as_deref(),
@@ -89,6 +92,10 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
         paid_at: payment.paid_at,
         metadata: payment.metadata.as_ref(),
     }
+}
+
+fn is_zero(sum: &u64) -> bool {
+    *sum == 0
 }
 
 /// A refund, ready to be serialized.

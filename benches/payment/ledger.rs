@@ -85,6 +85,7 @@ fn payment(order: &str) -> Payment {
         money_state: MoneyState::NotSent,
         amount: Money { value: 888, currency: Currency::CNY },
         refunded: 0,
+        refunded_elsewhere: 0,
         method: Method::parse("wechat.native").unwrap(),
         channel: "main".into(),
         account: "wechat-v3:1900000109".into(),

@@ -3,7 +3,7 @@
 //! ```text
 //! Operation ─ request ─▶ form ─ signature ═▶ Alipay          (links and order strings need no exchange)
 //! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (what is signed, errors too)
-//! Error     ◀─ errors ─────────────────────── ◀═   (`error_response`, which nobody signs)
+//! Error     ◀─ errors ─ codes ─────────────── ◀═   (signed by interfaces, unsigned by the gateway)
 //! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
 //! ```
 //!
@@ -13,9 +13,12 @@ mod account;
 mod answer;
 mod bill;
 mod certificates;
+mod codes;
 mod envelope;
 mod errors;
+mod gateway_codes;
 mod notify;
+mod readable;
 mod request;
 mod sealed;
 mod signature;
@@ -32,6 +35,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use self::account::{Account, Protocol};
+use self::codes::Interface;
 use super::bill::Bills;
 use super::{
     BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
@@ -45,6 +49,10 @@ const SIGN_FROM: &str =
     "{ algorithm = \"rsa-sha256\", id = \"app\", file = \"…\" }: the application's private key (应用私钥)";
 const VERIFY_FROM: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's public key (支付宝公钥), or its certificate \
                            alipayCertPublicKey_RSA2.crt";
+
+/// Bounds how long an order without an end of its own can be paid: Alipay allows fifteen days at most. The end goes out with the
+/// order, so that "not exist" is Alipay's last word after it.
+const LIFETIME: Duration = Duration::from_hours(14 * 24);
 
 pub(super) const ROW: Row = Row {
     name: "alipay",
@@ -106,15 +114,17 @@ impl Provider for Alipay {
         operation: &Operation,
         status: StatusCode,
         reply: Verified,
-        _: Signing<'_>,
+        with: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        answer::decode(&self.account, operation, status, &reply)
+        answer::decode(&self.account, operation, status, &reply, with.stamp.unix_time)
     }
 
     fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        match self.account.protocol {
-            Protocol::Form => errors::unsigned(operation.kind(), status, body),
-            Protocol::V3 => errors::v3(operation.kind(), status, body, false),
+        let interface = Interface::of(operation);
+        match (self.account.protocol, request::service(operation)) {
+            (Protocol::Form, Ok(service)) => errors::unsigned(interface, service, status, body),
+            (Protocol::Form, Err(error)) => error,
+            (Protocol::V3, _) => errors::v3(interface, status, body, false),
         }
     }
 
@@ -136,7 +146,7 @@ impl Provider for Alipay {
     }
 
     fn lifetime(&self) -> Option<Duration> {
-        None
+        Some(LIFETIME)
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 /// All but the characters that RFC 3986 never needs escaped. A space becomes `%20`, which every reader takes.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -38,6 +38,26 @@ pub(super) fn read_into(form: &[u8], fields: &mut Fields) -> Option<()> {
     Some(())
 }
 
+/// Reads a form whose values may be in any charset. `None` as for [`read`], but values need not be UTF-8.
+pub(super) fn read_raw(form: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
+    let mut fields = BTreeMap::new();
+    for pair in form.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let name = String::from_utf8(unescape_raw(pair.get(..at)?)?).ok()?;
+        if fields.insert(name, unescape_raw(pair.get(at + 1..)?)?).is_some() {
+            return None;
+        }
+    }
+    Some(fields)
+}
+
+/// As [`text`], over values in any charset.
+pub(super) fn raw_text(fields: &BTreeMap<String, Vec<u8>>, without: &[&str]) -> Vec<u8> {
+    let signed = fields.iter().filter(|(name, value)| !value.is_empty() && !without.contains(&name.as_str()));
+    let pairs: Vec<Vec<u8>> = signed.map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();
+    pairs.join(&b'&')
+}
+
 /// The text that providers sign: `name=value&…` with raw values, without these fields and those that are empty.
 pub(super) fn text(fields: &Fields, without: &[&str]) -> String {
     let signed = fields.iter().filter(|(name, value)| !value.is_empty() && !without.contains(&name.as_str()));
@@ -57,13 +77,16 @@ pub(super) fn escape(text: impl AsRef<str>) -> String {
 }
 
 fn unescape(text: &str) -> Option<String> {
-    let bytes = text.as_bytes();
+    String::from_utf8(unescape_raw(text.as_bytes())?).ok()
+}
+
+fn unescape_raw(bytes: &[u8]) -> Option<Vec<u8>> {
     let is_whole = |at: usize| matches!(bytes.get(at + 1..at + 3), Some(hex) if hex.iter().all(u8::is_ascii_hexdigit));
     if bytes.iter().enumerate().any(|(at, byte)| *byte == b'%' && !is_whole(at)) {
         return None;
     }
-    let spaced = text.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    Some(percent_decode(&spaced).collect())
 }
 
 #[cfg(test)]

@@ -236,7 +236,13 @@ impl Bench<'_> {
                 new.request = Some(request_json(&request));
                 let message = new.answer.as_ref().unwrap();
                 let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
-                self.provider.decode(&operation, status, verified(Source::Answer, message), with).unwrap()
+                match self.provider.decode(&operation, status, verified(Source::Answer, message), with) {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        new.error = Some(error_json(&error));
+                        return new;
+                    }
+                }
             }
         };
         new.outcome = Some(serde_json::to_value(outcome).unwrap());

@@ -164,7 +164,7 @@ impl Provider for Sandbox {
             Some(order) => (order, Some(news.number)),
             None => (news.number, None),
         };
-        Ok(Event { id, order_number, refund_number, outcome, amount: None })
+        Ok(Event { id, order_number, refund_number, outcome, amount: None, refunded: None })
     }
 
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {

@@ -48,6 +48,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         money_state: MoneyState::NotSent,
         amount: form.amount,
         refunded: 0,
+        refunded_elsewhere: 0,
         method: form.method,
         channel,
         account,

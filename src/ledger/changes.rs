@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::attempts;
+use super::elsewhere;
 use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
@@ -36,6 +37,9 @@ pub(super) fn record(
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let event = &told.event;
+    if let Some(recorded) = elsewhere::record(tx, channel, told, now)? {
+        return Ok(recorded);
+    }
     let Some(mut target) = named(tx, channel, told)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Seen, &seen_key.0)?;
@@ -142,13 +146,13 @@ pub(super) fn add_evidence(
 }
 
 /// The news is no proof by itself: the provider is asked, now.
-fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let search = target.search().get_or_insert_with(|| rules::new_search(now));
     search.due = search.due.min(now);
     target.save(tx)
 }
 
-const BELIEVED: &[u8] = b"believed";
+pub(super) const BELIEVED: &[u8] = b"believed";
 const MISMATCHED: &[u8] = b"mismatched";
 
 /// As [`Ledger::mismatch`](super::Ledger::mismatch).
@@ -278,12 +282,21 @@ pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: 
 
 /// What a notification is about. A refund of another order than the one it names is about nothing of ours.
 fn named(tx: &Transaction<'_>, channel: &str, Told { event, .. }: &Told) -> Result<Option<Target>, LedgerError> {
-    let Some(payment) = rows::payment_by_number(tx, &event.order_number)? else { return Ok(None) };
-    let payment = match payment.row.payment.channel == channel {
-        true => payment,
-        false => attempts::find(tx, channel, &event.order_number)?.unwrap_or(payment),
-    };
+    let Some(payment) = payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
     let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
     let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);
     Ok(refund.map(Target::Refund))
+}
+
+/// The payment of an order, or what is left of it on this channel.
+pub(super) fn payment_named(
+    tx: &Transaction<'_>,
+    channel: &str,
+    order_number: &str,
+) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
+    let Some(payment) = rows::payment_by_number(tx, order_number)? else { return Ok(None) };
+    Ok(Some(match payment.row.payment.channel == channel {
+        true => payment,
+        false => attempts::find(tx, channel, order_number)?.unwrap_or(payment),
+    }))
 }

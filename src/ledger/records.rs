@@ -42,6 +42,9 @@ pub struct Payment {
     pub amount: Money,
     /// Minor units given back for certain.
     pub refunded: u64,
+    /// How much of `refunded` went back by refunds that were not made here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refunded_elsewhere: u64,
     /// How it is paid.
     pub method: Method,
     /// Where it was sent.
@@ -75,6 +78,10 @@ pub struct Payment {
     /// Until the end is known: how the search for the truth stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
+}
+
+fn is_zero(sum: &u64) -> bool {
+    *sum == 0
 }
 
 impl Payment {
@@ -324,6 +331,11 @@ pub enum Recorded {
     Applied(Subject),
     /// It had been recorded before, or says nothing new; durable all the same.
     Duplicate,
+    /// So much went back to the payer by a refund that was not made here; an event tells the merchant.
+    RefundedElsewhere(Subject, Money),
+    /// It is about a refund, and the payment's success is not known yet: the provider is asked. Nothing is recorded of the refund,
+    /// so the provider must send the notification again.
+    TooEarly(Subject),
     /// No such order here.
     UnknownOrder,
     /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.

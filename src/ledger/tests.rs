@@ -18,6 +18,8 @@ macro_rules! suite {
         mod crashes;
         #[path = "deliveries.rs"]
         mod deliveries;
+        #[path = "elsewhere.rs"]
+        mod elsewhere;
         #[path = "errands.rs"]
         mod errands;
         #[path = "machine.rs"]
@@ -169,6 +171,7 @@ pub(crate) fn a_payment(order: &str) -> Payment {
         money_state: MoneyState::NotSent,
         amount: cny(1000),
         refunded: 0,
+        refunded_elsewhere: 0,
         method: Method::all().next().unwrap(),
         channel: "wechat".into(),
         account: "wechat-v3:1900000109".into(),
@@ -254,5 +257,6 @@ fn told(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> Provid
         refund_number: refund.map(|refund| provider_number(&["shop", order, refund])),
         outcome: Some(outcome),
         amount: None,
+        refunded: None,
     }
 }

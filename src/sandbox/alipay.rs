@@ -3,6 +3,8 @@
 
 mod admission;
 pub(super) mod bills;
+mod console;
+mod gbk;
 mod notification;
 mod refund;
 mod reply;
@@ -22,6 +24,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::admission::Admitted;
+pub(super) use self::console::refund as refund_in_console;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use super::Shared;
@@ -117,6 +120,11 @@ impl Platform {
         let Some(fault) = self.arrive(method, &account, content.as_ref()) else {
             return Some((self.execute(method, &account, content, notify_url), None));
         };
+        if fault.fault == Kind::NotRefunded {
+            let number = content.as_ref().map(|content| content["out_trade_no"].clone()).unwrap_or_default();
+            let object = json!({"code": "10000", "msg": "Success", "out_trade_no": number, "fund_change": "N"});
+            return Some((Reply::method(object), None));
+        }
         let reply = disturbed(&fault, || self.execute(method, &account, content, notify_url), scripted).await?;
         let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
         Some((reply.spoilt(fault.fault), Some(kind)))

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use super::books::{Books, Id, Payment, RefundStatus, State};
 use super::fault::Fault;
 use super::notify::{Sending, Subject, send};
-use super::{Shared, accept};
+use super::{Shared, accept, alipay};
 
 /// Serves until the sandbox stops.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
@@ -91,6 +91,14 @@ struct Finish {
     notify: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConsoleRefund {
+    number: String,
+    /// Fen.
+    amount: u64,
+}
+
 impl Call<'_> {
     fn run(&self, method: &Method, path: &str) -> Result<Value, Refused> {
         let path: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -111,6 +119,11 @@ impl Call<'_> {
                     "pay" => self.pay(&mut books, &id)?,
                     "fail" => self.open_order(&mut books, &id)?.state = State::PayError,
                     "notify" => self.notify(&mut books, &Subject::Payment(id.clone()), &self.read()?)?,
+                    "refund_in_console" => {
+                        let ConsoleRefund { number, amount } = self.read()?;
+                        alipay::refund_in_console(self.shared, &mut books, &id, &number, amount)
+                            .map_err(|message| refused(StatusCode::CONFLICT, message))?;
+                    }
                     _ => return Err(unknown()),
                 }
                 Ok(books.view(&id, self.now).unwrap_or_default())

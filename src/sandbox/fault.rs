@@ -89,6 +89,12 @@ pub(super) enum Kind {
     NoAccount,
     /// WeChat Pay's APIv3: the right answer with the platform's probe for a signature, which is wrong on purpose.
     Signtest,
+    /// A signed answer with text in GBK, signed over those bytes. Only Alipay's form protocol has it.
+    Gbk,
+    /// Alipay's gateway refuses with the fault's `code` in the method's own envelope, unsigned.
+    OwnEnvelope,
+    /// Alipay answers a refund with success and `fund_change` N without making it.
+    NotRefunded,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.
@@ -199,7 +205,7 @@ pub(super) async fn disturbed<R>(
     }
     let reply = match fault.fault {
         Kind::CutBefore => None,
-        Kind::Status => Some(instead(fault)),
+        Kind::Status | Kind::OwnEnvelope => Some(instead(fault)),
         Kind::CutAfter => {
             execute();
             None

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// Parameters by name.
 #[derive(Clone, Default)]
@@ -63,7 +63,12 @@ impl Form {
 
     /// As the body of a form.
     pub(super) fn encoded(&self) -> String {
-        let coded = |text: &str| utf8_percent_encode(text, CODED).to_string().replace(' ', "+");
+        self.encoded_with(|text| text.as_bytes().to_vec())
+    }
+
+    /// The same in another charset.
+    pub(super) fn encoded_with(&self, charset: impl Fn(&str) -> Vec<u8>) -> String {
+        let coded = |text: &str| percent_encode(&charset(text), CODED).to_string().replace(' ', "+");
         let parts = self.0.iter().map(|(name, value)| format!("{}={}", coded(name), coded(value)));
         parts.collect::<Vec<_>>().join("&")
     }

@@ -32,11 +32,13 @@ pub(super) struct Sending {
     pub(super) tamper: Option<Tamper>,
     /// Which of WeChat's keys signs; the public key's when there is one.
     pub(super) key: Option<Key>,
+    /// Whether its text is in GBK, signed over those bytes; only Alipay's are.
+    pub(super) gbk: bool,
 }
 
 impl Default for Sending {
     fn default() -> Self {
-        Self { times: 1, delay_ms: 0, tamper: None, key: None }
+        Self { times: 1, delay_ms: 0, tamper: None, key: None, gbk: false }
     }
 }
 

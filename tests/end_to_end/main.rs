@@ -11,6 +11,7 @@
 
 mod access;
 mod admin;
+mod alipay;
 mod bills;
 mod breaker;
 mod chaos;

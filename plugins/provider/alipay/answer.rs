@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -10,8 +11,10 @@ use super::super::Verified;
 use super::super::text::Text;
 use super::Product;
 use super::account::{Account, Protocol};
+use super::codes::Interface;
 use super::envelope::Envelope;
-use super::errors::Head;
+use super::errors::{Head, is_written};
+use super::readable::readable;
 use super::request::service;
 use super::signature::at;
 use super::v3;
@@ -23,11 +26,26 @@ pub(super) fn decode(
     operation: &Operation,
     status: StatusCode,
     answer: &Verified,
+    now: u64,
 ) -> Result<Outcome, Error> {
-    match account.protocol {
+    let outcome = match account.protocol {
         Protocol::Form => in_form(account, operation, status, answer),
         Protocol::V3 => v3::decode(account, operation, status, answer.bytes()),
+    };
+    match (operation, outcome) {
+        (Operation::Query(order), Err(Error::Absent(_))) if is_over(order, now) => Ok(Outcome::of(Status::Closed)),
+        (_, outcome) => outcome,
     }
+}
+
+/// Whether nobody can begin to pay the order any more, for certain. A trade that was begun in time is known to Alipay by then.
+/// A till's payment is cancelled instead.
+fn is_over(order: &Order, now: u64) -> bool {
+    /// Bounds how far Alipay's clock and a trade's way into its books may be behind.
+    const MARGIN: SignedDuration = SignedDuration::from_mins(10);
+    let now = i64::try_from(now).ok().and_then(|now| Timestamp::from_second(now).ok());
+    let late = now.zip(order.expires_at).map(|(now, end)| now.duration_since(end));
+    !order.method.is_scanned() && late.is_some_and(|late| late > MARGIN)
 }
 
 fn in_form(account: &Account, operation: &Operation, status: StatusCode, answer: &Verified) -> Result<Outcome, Error> {
@@ -36,7 +54,7 @@ fn in_form(account: &Account, operation: &Operation, status: StatusCode, answer:
     let head = reply.head()?;
     let is_typing = &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
     if &*head.code != "10000" && !is_typing {
-        return Err(head.error());
+        return Err(head.error(Interface::of(operation)));
     }
     if !is_ours || status != StatusCode::OK {
         return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
@@ -57,11 +75,6 @@ pub(super) fn taken_apart<'a>(
     }
     let content = opened(account, text)?;
     Ok((is_ours, content))
-}
-
-/// Whether the name is the interface's, with `_` for each `.` in it.
-fn is_written(service: &str, name: &str) -> bool {
-    service.bytes().map(|byte| if byte == b'.' { b'_' } else { byte }).eq(name.bytes())
 }
 
 /// What a content says that is no error; `word` is what it says to an empty one.
@@ -90,20 +103,20 @@ pub(super) fn unknown_form() -> Error {
 }
 
 /// An object as it stands, or what is in an encrypted text.
-fn opened<'a>(account: &Account, value: &'a str) -> Result<Cow<'a, str>, Error> {
+fn opened<'a>(account: &Account, value: Cow<'a, str>) -> Result<Cow<'a, str>, Error> {
     if !value.starts_with('"') {
-        return Ok(Cow::Borrowed(value));
+        return Ok(value);
     }
-    let sealed: String = serde_json::from_str(value).map_err(|_| unknown_form())?;
+    let sealed: String = serde_json::from_str(&value).map_err(|_| unknown_form())?;
     unsealed(account, &sealed).map(Cow::Owned)
 }
 
 /// An answer of the v3 protocol, which is an object or an encrypted text.
 pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, str>, Error> {
-    let body = std::str::from_utf8(body).map_err(|_| unknown_form())?;
+    let body = readable(body);
     match body.trim_ascii_start().starts_with('{') {
-        true => Ok(Cow::Borrowed(body)),
-        false => unsealed(account, body).map(Cow::Owned),
+        true => Ok(body),
+        false => unsealed(account, &body).map(Cow::Owned),
     }
 }
 
@@ -111,7 +124,7 @@ fn unsealed(account: &Account, sealed: &str) -> Result<String, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
         sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
-    let opened = sealer.open(sealed).and_then(|opened| String::from_utf8(opened).ok());
+    let opened = sealer.open(sealed).map(|opened| readable(&opened).into_owned());
     opened.ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
 }
 
@@ -188,10 +201,7 @@ impl<'a> Reply<'a> {
         let action = match Product::of(pay.order.method)? {
             Product::Barcode => return self.paid_at_once(pay),
             Product::Qr => Action::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
-            Product::Jsapi => {
-                let number = needed("trade_no", &self.trade_no)?.to_owned();
-                Action::Jsapi { params: [("tradeNO".to_owned(), number)].into() }
-            }
+            Product::Jsapi => trade_to_pay(needed("trade_no", &self.trade_no)?),
             Product::Page | Product::Wap | Product::App => {
                 return Err(Error::unclear("it answered what was never asked"));
             }
@@ -229,7 +239,10 @@ impl<'a> Reply<'a> {
         if status == Status::Succeeded && amount.is_none() {
             return Err(no_amount());
         }
-        Ok(Outcome { amount, at: paid.and_then(at), ..self.outcome(status) })
+        // The answer to the creation may be lost, but the trade's number is all that the payer's device needs.
+        let can_be_paid = status == Status::Pending && Product::of(order.method)? == Product::Jsapi;
+        let action = given(&self.trade_no).filter(|_| can_be_paid).map(trade_to_pay);
+        Ok(Outcome { amount, action, at: paid.and_then(at), ..self.outcome(status) })
     }
 
     /// A cancellation ends what is unpaid, and gives back what was paid meanwhile: in both the merchant has no money.
@@ -246,7 +259,7 @@ impl<'a> Reply<'a> {
     }
 
     /// `refund_fee` is the sum of all refunds of the order, so it is at least this one's amount. Without a change of funds
-    /// this call moved nothing: an earlier one of the same number may have, which only a query tells.
+    /// this call moved nothing: an earlier one of the same number may have, which only a query tells. The channel works.
     fn refunded(&self, refund: &Refund) -> Result<Outcome, Error> {
         self.is_about(&refund.order)?;
         if let Some(sum) = yuan("refund_fee", self.refund_fee)? {
@@ -257,7 +270,12 @@ impl<'a> Reply<'a> {
         }
         let status = match given(&self.fund_change) {
             Some("Y") => Status::Succeeded,
-            Some("N") => Status::Pending,
+            Some("N") => {
+                return Err(Error::Conflict(Word {
+                    code: "fund_change=N".to_owned(),
+                    message: "this call moved no money".to_owned(),
+                }));
+            }
             _ => return Err(Error::unclear("it does not say whether its refund moved money (fund_change)")),
         };
         Ok(Outcome { at: given(&self.gmt_refund_pay).and_then(at), ..Outcome::of(status) })
@@ -275,18 +293,31 @@ impl<'a> Reply<'a> {
         let number = given(&self.out_request_no);
         let (None, None, None) = (number, amount, given(&self.refund_status)) else {
             same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
-            return self.known_refund(refund, amount);
+            return self.known_refund(refund, amount, word);
         };
         Err(Error::Absent(word()))
     }
 
-    fn known_refund(&self, refund: &Refund, amount: Option<Money>) -> Result<Outcome, Error> {
+    /// Alipay's word for a missing `refund_status`: the request was not received, or the refund failed. Both are no refund, so it
+    /// is as good as absent.
+    fn known_refund(
+        &self,
+        refund: &Refund,
+        amount: Option<Money>,
+        word: impl FnOnce() -> Word,
+    ) -> Result<Outcome, Error> {
         if let Some(amount) = amount {
             equal("refund_amount", amount, refund.amount)?;
         }
         let status = match given(&self.refund_status) {
             Some("REFUND_SUCCESS") => Status::Succeeded,
-            None => Status::Pending,
+            // Refunds that Alipay makes later.
+            Some("REFUND_PROCESSING") => Status::Pending,
+            Some("REFUND_FAIL") => Status::Failed,
+            None if given(&self.gmt_refund_pay).is_some() => {
+                return Err(Error::unclear("it names the time of the refund but no `refund_status`"));
+            }
+            None => return Err(Error::Absent(word())),
             Some(_) => return Err(Error::unclear("the refund's status is none that is known")),
         };
         if status == Status::Succeeded {
@@ -307,6 +338,11 @@ fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> 
         "TRADE_CLOSED" => Ok(Status::Closed),
         _ => Err(Error::unclear("its `trade_status` is none that is known")),
     }
+}
+
+/// What a mini program needs to let its user pay a trade.
+fn trade_to_pay(trade_no: &str) -> Action {
+    Action::Jsapi { params: [("tradeNO".to_owned(), trade_no.to_owned())].into() }
 }
 
 /// What is there and not empty.

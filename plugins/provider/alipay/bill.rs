@@ -9,14 +9,12 @@ use super::super::form::Fields;
 use super::super::{Signing, Verified};
 use super::account::Protocol;
 use super::answer::{self, taken_apart, unknown_form};
+use super::codes::Interface;
 use super::errors::Head;
 use super::{Alipay, errors, request, v3};
 use crate::error::Error;
-use crate::payment::Kind;
 
 const SERVICE: &str = "alipay.data.dataservice.bill.downloadurl.query";
-/// With and without a prefix, which was told in several ways.
-const NOT_THERE: &str = "bill_not_exist";
 
 #[derive(Serialize)]
 struct Content {
@@ -64,16 +62,10 @@ impl Bills for Alipay {
     fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
         let status = answer.status;
         let reply = answer.believed(|status, body| match self.account.protocol {
-            Protocol::Form => errors::unsigned(Kind::Query, status, body),
-            Protocol::V3 => errors::v3(Kind::Query, status, body, false),
+            Protocol::Form => errors::unsigned(Interface::Bill, SERVICE, status, body),
+            Protocol::V3 => errors::v3(Interface::Bill, status, body, false),
         });
-        let link = reply.and_then(|reply| self.link(status, &reply));
-        link.map(Found::Link).map_err(|error| match error {
-            Error::Unclear { word: Some(word), .. } if word.code.to_ascii_lowercase().ends_with(NOT_THERE) => {
-                Error::Absent(word)
-            }
-            other => other,
-        })
+        reply.and_then(|reply| self.link(status, &reply)).map(Found::Link)
     }
 }
 
@@ -89,7 +81,7 @@ impl Alipay {
                 let (is_ours, content) = taken_apart(&self.account, SERVICE, reply)?;
                 let head: Head<'_> = serde_json::from_str(&content).map_err(|_| unknown_form())?;
                 if &*head.code != "10000" {
-                    return Err(head.error());
+                    return Err(head.error(Interface::Bill));
                 }
                 if !is_ours || status != StatusCode::OK {
                     return Err(unknown_form());
@@ -99,7 +91,7 @@ impl Alipay {
             Protocol::V3 => {
                 let content = answer::plain(&self.account, reply.bytes())?;
                 if status != StatusCode::OK {
-                    return Err(errors::v3(Kind::Query, status, content.as_bytes(), true));
+                    return Err(errors::v3(Interface::Bill, status, content.as_bytes(), true));
                 }
                 content
             }

@@ -1,5 +1,6 @@
 //! The answer's outside: which part of it is signed, exactly as it came.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -8,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::super::text::Text;
 use super::super::{Member, Verified};
+use super::readable::readable;
 
 /// More members than any answer has.
 const MOST: usize = 16;
@@ -27,10 +29,8 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// `None` when it has another form, or a member twice.
-    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
-        // Once for the whole, and not for each of its texts.
-        let body = std::str::from_utf8(body).ok()?;
+    /// `None` when it has another form, or a member twice. Places in the text are places in the answer's bytes.
+    pub(super) fn read(body: &'a str) -> Option<Self> {
         let Members(mut members) = serde_json::from_str(body).ok()?;
         let mut take = |is_it: fn(&str) -> bool| {
             let place = members.iter().position(|(name, _)| is_it(name))?;
@@ -46,9 +46,9 @@ impl<'a> Envelope<'a> {
     }
 
     /// The name and the signed text of an answer that was verified.
-    pub(super) fn signed(answer: &Verified) -> Option<(&str, &str)> {
+    pub(super) fn signed(answer: &Verified) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
         let Member { name, value } = answer.members().first()?;
-        let text = |place: &Range<usize>| std::str::from_utf8(answer.bytes().get(place.clone())?).ok();
+        let text = |place: &Range<usize>| answer.bytes().get(place.clone()).map(readable);
         Some((text(name)?, text(value)?))
     }
 }

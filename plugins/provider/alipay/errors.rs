@@ -1,108 +1,17 @@
-//! Alipay's codes, sorted by what they say of the money.
+//! Refusals: which part of an answer is believed, and what it says.
 
 use http::StatusCode;
 use serde::Deserialize;
 
 use super::super::text::Text;
 use super::answer::given;
+use super::codes::{Class, Interface};
 use super::envelope::Envelope;
+use super::gateway_codes::{by_name, by_number};
+use super::readable::readable;
 use crate::error::{Error, Word};
-use crate::payment::Kind;
 
-/// What a code means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    /// It may have been done: ask.
-    Unclear,
-    /// It was not done: the same again, later.
-    Busy,
-    /// The order is in another state: ask, and adopt it.
-    Conflict,
-    /// There is no such order.
-    Absent,
-    /// Our signature, key or certificate was not accepted, so nothing was done.
-    Unauthorized,
-    /// It was not done and will not be.
-    Declined,
-}
-
-/// By the gateway, before or instead of the interface that was called. `40004` hands over to [`CODES`].
-const GATEWAY: &[(&str, Class)] = &[
-    ("20000", Class::Unclear),  // service unavailable; isp.*, aop.*
-    ("20001", Class::Declined), // the token of partner mode
-    ("40001", Class::Declined), // a parameter is missing
-    ("40002", Class::Declined), // a parameter is wrong
-    ("40005", Class::Busy),     // called too often
-    ("40006", Class::Declined), // no permission
-];
-
-/// By the gateway too, as the `sub_code` of 40001, 40002 and 40006, and as the code in the v3 protocol: it looks at the
-/// signature before it passes anything on.
-const SIGNATURES: &[&str] = &[
-    "isv.invalid-signature",
-    "isv.invalid-signature-*",
-    "isv.missing-signature",
-    "isv.missing-signature-*", // also that no key was uploaded for the app
-    "isv.*-cert-sn",
-    "isv.invalid-timestamp", // our clock
-    "isv.invalid-app-id",
-    "isv.decryption-error-*", // the key for contents
-    "isv.invalid-encrypt*",
-];
-
-/// By the interface, as `sub_code` without `ACQ.`.
-const CODES: &[(&str, Class)] = &[
-    ("SYSTEM_ERROR", Class::Unclear), // a refund or a cancellation is sent again as it was
-    ("DISCORDANT_REPEAT_REQUEST", Class::Unclear), // a refund of this number with another amount
-    ("TRADE_HAS_SUCCESS", Class::Conflict),
-    ("TRADE_HAS_CLOSE", Class::Conflict),
-    ("TRADE_HAS_FINISHED", Class::Conflict),
-    ("TRADE_STATUS_ERROR", Class::Conflict),
-    ("REASON_TRADE_STATUS_INVALID", Class::Conflict),
-    ("REASON_ILLEGAL_STATUS", Class::Conflict),
-    ("CONTEXT_INCONSISTENT", Class::Conflict), // the same number with other parameters
-    ("TRADE_CANCEL_TIME_OUT", Class::Conflict), // older than a day: only a refund is left
-    ("TRADE_NOT_EXIST", Class::Absent),        // also a code that nobody has scanned yet
-    ("PAYMENT_AUTH_CODE_INVALID", Class::Declined),
-    ("BUYER_BALANCE_NOT_ENOUGH", Class::Declined),
-    ("BUYER_BANKCARD_BALANCE_NOT_ENOUGH", Class::Declined),
-    ("ERROR_BALANCE_PAYMENT_DISABLE", Class::Declined),
-    ("PAYMENT_FAIL", Class::Declined),
-    ("PAYMENT_REQUEST_HAS_RISK", Class::Declined),
-    ("NO_PAYMENT_INSTRUMENTS_AVAILABLE", Class::Declined),
-    ("BUYER_SELLER_EQUAL", Class::Declined),
-    ("TRADE_BUYER_NOT_MATCH", Class::Declined),
-    ("BUYER_ENABLE_STATUS_FORBID", Class::Declined),
-    ("BUYER_PAYMENT_AMOUNT_*_LIMIT_ERROR", Class::Declined),
-    ("BEYOND_PAY_RESTRICTION", Class::Declined),
-    ("BEYOND_PER_RECEIPT_*RESTRICTION", Class::Declined),
-    ("TOTAL_FEE_EXCEED", Class::Declined),
-    ("EXIST_FORBIDDEN_WORD", Class::Declined),
-    ("ACCESS_FORBIDDEN", Class::Declined),
-    ("PARTNER_ERROR", Class::Declined),
-    ("INVALID_PARAMETER", Class::Declined),
-    ("INVALID_STORE_ID", Class::Declined),
-    ("SELLER_BEEN_BLOCKED", Class::Declined),
-    ("MERCHANT_STATUS_NOT_NORMAL", Class::Declined),
-    ("MERCHANT_AGREEMENT_*", Class::Declined),
-    ("USER_FACE_PAYMENT_SWITCH_OFF", Class::Declined),
-    ("MOBILE_PAYMENT_SWITCH_OFF", Class::Declined),
-    ("PULL_MOBILE_CASHIER_FAIL", Class::Declined),
-    ("NOW_TIME_AFTER_EXPIRE_TIME_ERROR", Class::Declined),
-    ("NOT_CERTIFIED_USER", Class::Declined),
-    ("SELLER_BALANCE_NOT_ENOUGH", Class::Busy), // what is given back waits for money, and keeps its number
-    ("REFUND_AMT_NOT_EQUAL_TOTAL", Class::Declined),
-    ("REASON_TRADE_REFUND_FEE_ERR", Class::Declined),
-    ("REASON_TRADE_BEEN_FREEZEN", Class::Declined),
-    ("TRADE_NOT_ALLOW_REFUND", Class::Declined),
-    ("CANCEL_NOT_ALLOWED", Class::Declined),
-];
-
-/// By the gateway in the v3 protocol, which has no numbers for them.
-const DOOR: &[(&str, Class)] =
-    &[("isv.app-call-limited", Class::Busy), ("isv.method-call-limited", Class::Busy), ("isv.*", Class::Declined)];
-
-/// The head of every content.
+/// The head of every content in the form protocol.
 #[derive(Deserialize)]
 pub(super) struct Head<'a> {
     #[serde(borrow)]
@@ -116,20 +25,18 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// What its code says; of an unknown one nothing is concluded.
-    pub(super) fn error(&self) -> Error {
+    /// What the code of a verified answer says.
+    pub(super) fn error(&self, interface: Interface) -> Error {
+        let sub_code = given(&self.sub_code);
         let class = match &*self.code {
-            "40004" => self.sub_code.as_deref().map_or(Class::Unclear, business),
-            _ => self.gateway(),
+            "40004" => sub_code.and_then(|code| interface.class(code).or_else(|| by_name(code))),
+            number => by_number(number, sub_code),
         };
-        class.error(self.word())
-    }
-
-    /// What the gateway's own code says.
-    fn gateway(&self) -> Class {
-        match class(GATEWAY, &self.code) {
-            Class::Declined if self.sub_code.as_deref().is_some_and(is_about_signature) => Class::Unauthorized,
-            class => class,
+        match class {
+            Some(class) => error(class, self.word()),
+            None if self.code.starts_with('4') => Error::UnlistedRefusal(self.word()),
+            // Other numbers are no refusals.
+            None => error(Class::Unclear, self.word()),
         }
     }
 
@@ -142,61 +49,50 @@ impl Head<'_> {
     }
 }
 
-/// `ACQ.SYSTEM_ERROR` also comes misspelled.
-fn business(sub_code: &str) -> Class {
-    let bare = sub_code.strip_prefix("ACQ.").or(sub_code.strip_prefix("AQC."));
-    bare.map_or(Class::Unclear, |bare| class(CODES, bare))
-}
-
-fn class(table: &[(&str, Class)], code: &str) -> Class {
-    table.iter().find(|(known, _)| is_named(code, known)).map_or(Class::Unclear, |(_, class)| *class)
-}
-
-fn is_about_signature(code: &str) -> bool {
-    SIGNATURES.iter().any(|known| is_named(code, known))
-}
-
-/// A `*` in a table stands for any part of a name.
-fn is_named(code: &str, known: &str) -> bool {
-    match known.split_once('*') {
-        Some((start, end)) => code.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
-        None => known == code,
+fn error(class: Class, word: Word) -> Error {
+    match class {
+        Class::Unclear => Error::Unclear { why: "it answered without saying what it did".to_owned(), word: Some(word) },
+        Class::Busy => Error::Busy(word),
+        Class::Conflict => Error::Conflict(word),
+        Class::Absent => Error::Absent(word),
+        Class::Unauthorized => Error::Unauthorized(word),
+        Class::Declined => Error::Declined(word),
     }
 }
 
-impl Class {
-    fn error(self, word: Word) -> Error {
-        match self {
-            Self::Unclear => {
-                Error::Unclear { why: "it answered without saying what it did".to_owned(), word: Some(word) }
-            }
-            Self::Busy => Error::Busy(word),
-            Self::Conflict => Error::Conflict(word),
-            Self::Absent => Error::Absent(word),
-            Self::Unauthorized => Error::Unauthorized(word),
-            Self::Declined => Error::Declined(word),
-        }
-    }
-}
-
-/// What an unsigned answer says. Only the gateway's own refusals come so, as `error_response`, and the host's TLS identity
-/// stands behind them: it can have turned a payment away at the door, but no refund is given up on its word. One that was
-/// not begun because of our signature is given back: sent again, it has the same number.
-pub(super) fn unsigned(kind: Kind, status: StatusCode, body: &[u8]) -> Error {
-    let envelope = Envelope::read(body).filter(|envelope| envelope.name == "error_response");
-    let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
-    let Some(head) = head.filter(|_| !status.is_server_error()) else {
-        return Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));
-    };
-    let class = match head.gateway() {
-        Class::Unauthorized => Class::Unauthorized,
-        _ if kind == Kind::Refund => Class::Unclear,
+/// What is believed of a refusal by the gateway that nobody signed. The gateway cannot sign for whom it does not know, and the
+/// host's TLS identity stands behind it: it can turn a request away at the door. A refund is given back on its word, since it
+/// keeps its number when it is sent again, but no refund is given up on it.
+fn at_the_door(interface: Interface, class: Class) -> Class {
+    match class {
+        Class::Unauthorized | Class::Busy => class,
+        _ if interface == Interface::Refund => Class::Unclear,
         class => class,
-    };
-    class.error(head.word())
+    }
 }
 
-/// An error of the v3 protocol: the interface's codes by the same names, and the gateway's by their finer ones.
+/// What an unsigned answer of the form protocol says. The gateway writes its refusals as `error_response`, or in the envelope of
+/// the interface that was called.
+pub(super) fn unsigned(interface: Interface, service: &str, status: StatusCode, body: &[u8]) -> Error {
+    let unknown = || Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));
+    let text = readable(body);
+    let is_its = |name: &str| {
+        name == "error_response" || name.strip_suffix("_response").is_some_and(|name| is_written(service, name))
+    };
+    let envelope = Envelope::read(&text).filter(|envelope| is_its(envelope.name));
+    let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
+    let Some(head) = head.filter(|_| !status.is_server_error()) else { return unknown() };
+    // A refusal by the interface is signed; without a signature only its code is passed on.
+    let class = by_number(&head.code, given(&head.sub_code)).unwrap_or(Class::Unclear);
+    error(at_the_door(interface, class), head.word())
+}
+
+/// Whether the name is the interface's, with `_` for each `.` in it.
+pub(super) fn is_written(service: &str, name: &str) -> bool {
+    service.bytes().map(|byte| if byte == b'.' { b'_' } else { byte }).eq(name.bytes())
+}
+
+/// An error of the v3 protocol: the names of interfaces and of the gateway, without numbers.
 #[derive(Deserialize)]
 struct Plain {
     code: String,
@@ -204,20 +100,22 @@ struct Plain {
     message: String,
 }
 
-/// What an error answer of the v3 protocol says. Unsigned, it can answer a question or turn a payment away at the door;
-/// of the fate of money that was asked for, only a signed one tells. To whom the signature is wrong Alipay cannot sign.
-pub(super) fn v3(kind: Kind, status: StatusCode, body: &[u8], signed: bool) -> Error {
+/// What an error answer of the v3 protocol says. The gateway signs none of its refusals. Unsigned, an answer can also answer a
+/// question; of the fate of money that was asked for, only a signed one tells.
+pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: bool) -> Error {
     let is_error = status.is_client_error() || status.is_server_error();
-    let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_slice(body)) else {
+    let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_str(&readable(body))) else {
         return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
     };
-    let at_the_door = class(DOOR, &code);
-    let class = match (at_the_door, kind) {
-        (Class::Declined, _) if is_about_signature(&code) => Class::Unauthorized,
-        (Class::Unclear, Kind::Pay | Kind::Refund) if !signed => Class::Unclear,
-        (Class::Unclear, _) => business(&code),
-        (_, Kind::Refund) if !signed => Class::Unclear,
-        (door, _) => door,
-    };
-    class.error(Word { code, message })
+    let (door, business) = (by_name(&code), interface.class(&code));
+    let word = Word { code, message };
+    match (door, business) {
+        (Some(class), _) if signed => error(class, word),
+        (None, Some(class)) if signed => error(class, word),
+        // A broken server may say anything.
+        (None, None) if signed && status.is_client_error() => Error::UnlistedRefusal(word),
+        (Some(class), _) if status.is_client_error() => error(at_the_door(interface, class), word),
+        (None, Some(class)) if !interface.moves_money() => error(class, word),
+        _ => error(Class::Unclear, word),
+    }
 }

@@ -1,11 +1,12 @@
 //! Alipay's notifications: one form for everything that becomes of a trade.
 
-use super::super::form::{self, Fields};
+use super::super::form::Fields;
 use super::account::Account;
 use super::answer::same;
+use super::readable;
 use super::signature::at;
 use crate::error::Error;
-use crate::payment::{Event, Money, Outcome, Status};
+use crate::payment::{Event, Money, Outcome, Refunded, Status};
 
 /// The fields that decide.
 pub(super) const READ: &[&str] = &[
@@ -22,11 +23,22 @@ pub(super) const READ: &[&str] = &[
     "trade_status",
 ];
 
+/// Reads a notification. An error names the order, so that a person finds it.
+///
 /// A verified text that is no trade notification (as the parameters of a return link, which are signed in the same way)
 /// has no `trade_status` and is refused.
 pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
-    let mut params = Fields::new();
-    form::read_into(body, &mut params).ok_or_else(|| Error::unclear("it is no form"))?;
+    let params = readable::form(body).ok_or_else(|| Error::unclear("it is no form"))?;
+    let is_number = |number: &&String| number.len() <= 64 && number.bytes().all(|byte| byte.is_ascii_graphic());
+    let number = params.get("out_trade_no").filter(is_number).map_or("unknown", String::as_str);
+    read(account, &params).map_err(|error| match error {
+        Error::Unclear { why, word } => Error::Unclear { why: format!("{why} (order number {number})"), word },
+        Error::Mismatch(why) => Error::Mismatch(format!("{why} (order number {number})")),
+        other => other,
+    })
+}
+
+fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
     let given = |name: &str| params.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let needed = |name: &str| given(name).ok_or_else(|| Error::unclear(format!("it names no `{name}`")));
     same("app_id", needed("app_id")?, &account.app_id)?;
@@ -45,6 +57,7 @@ pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
         refund_number: refund_number.map(str::to_owned),
         outcome,
         amount: None,
+        refunded: None,
     };
     let is_sum = |text| Money::of_yuan(text).is_none_or(|sum| sum.value > 0);
     let is_refund = given("refund_fee").is_some_and(is_sum) || given("gmt_refund").is_some();
@@ -52,14 +65,18 @@ pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
         // The sum of all refunds is told, and not how much this one is: Alipay is asked.
         let refund = given("out_biz_no");
         let (name, sum) = (refund.unwrap_or_default(), given("refund_fee").unwrap_or_default());
-        return Ok(about(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None));
+        let event = about(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None);
+        return Ok(Event { refunded: Money::of_yuan(sum).map(Refunded::Total), ..event });
     }
     let paid = given("gmt_payment");
     let status = match word {
         "WAIT_BUYER_PAY" => Status::Pending,
         "TRADE_SUCCESS" | "TRADE_FINISHED" => Status::Succeeded,
         // Given back in full, and not closed.
-        "TRADE_CLOSED" if paid.is_some() => return Ok(about(format!("{word}:{number}:{trade_no}"), None, None)),
+        "TRADE_CLOSED" if paid.is_some() => {
+            let event = about(format!("{word}:{number}:{trade_no}"), None, None);
+            return Ok(Event { refunded: Some(Refunded::Total(amount)), ..event });
+        }
         "TRADE_CLOSED" => Status::Closed,
         _ => return Err(Error::unclear("its `trade_status` is none that is known")),
     };

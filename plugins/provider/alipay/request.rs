@@ -106,7 +106,7 @@ pub(super) struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     total_amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
+    subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     product_code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,7 +130,7 @@ pub(super) struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     refund_amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    refund_reason: Option<&'a str>,
+    refund_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out_request_no: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -158,7 +158,7 @@ fn create<'a>(account: &'a Account, pay: &'a Pay, named: Content<'a>) -> Result<
     }
     let common = Content {
         total_amount: Some(yuan(pay.order.amount)?),
-        subject: Some(&pay.description),
+        subject: Some(subject(&pay.description)),
         seller_id: account.seller_id.as_deref(),
         time_expire: pay.order.expires_at.map(china_time),
         ..named
@@ -208,10 +208,26 @@ fn give_back<'a>(refund: &'a Refund, named: Content<'a>) -> Result<Content<'a>, 
     }
     Ok(Content {
         refund_amount: Some(yuan(refund.amount)?),
-        refund_reason: reason,
+        refund_reason: reason.map(without_controls),
         out_request_no: Some(&refund.number),
         ..named
     })
+}
+
+/// A description as Alipay takes it: it forbids `/`, `=` and `&` in a subject. Their full-width twins look the same to the payer.
+fn subject(description: &str) -> String {
+    let twin = |letter| match letter {
+        '/' => '／',
+        '=' => '＝',
+        '&' => '＆',
+        other => other,
+    };
+    without_controls(description).chars().map(twin).collect()
+}
+
+/// A line break or another control character becomes a space.
+fn without_controls(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn yuan(amount: Money) -> Result<String, Error> {

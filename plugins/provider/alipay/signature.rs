@@ -1,6 +1,8 @@
 //! Signatures, both ways. Requests and notifications are signed over their sorted parameters, and only the requests'
 //! text has `sign_type` in it; answers are signed over their content's bytes as they came.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
 use super::envelope::Envelope;
 use super::notify;
+use super::readable::{readable, readable_fields};
 use crate::error::Error;
 use crate::signer::{Key, Keyring, from_base64};
 
@@ -77,12 +80,26 @@ pub(super) fn at(time: &str) -> Option<Timestamp> {
 /// Checks an answer. One without a form or a signature is told apart from one that is signed wrongly: the first may be an
 /// honest refusal at the door.
 pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
-    let envelope = Envelope::read(&body).ok_or(BadSignature::Missing)?;
+    let text = readable(&body);
+    let envelope = Envelope::read(&text).ok_or(BadSignature::Missing)?;
     let signature = envelope.sign.and_then(Text::of).ok_or(BadSignature::Missing)?;
     let cert_sn = envelope.alipay_cert_sn.map(|raw| Text::of(raw).ok_or(BadSignature::Missing)).transpose()?;
-    let key = signing_key(cert_sn.as_deref(), &[envelope.value.as_bytes()], &signature, keys, now)?;
+    let signed = body.get(envelope.member.value.clone()).unwrap_or_default();
+    let made_over = |text: &[u8]| signing_key(cert_sn.as_deref(), &[text], &signature, keys, now);
+    let key = made_over(signed).or_else(|error| {
+        let unescaped = matches!(text, Cow::Borrowed(_)).then(|| with_plain_slashes(envelope.value)).flatten();
+        unescaped.map_or(Err(error), |text| made_over(text.as_bytes()))
+    })?;
     let (id, member) = (key.id.clone(), envelope.member);
+    drop(text);
     Ok(Verified::vouch_read(body, vec![member], id))
+}
+
+/// The content with `/` for `\/`, which is the same JSON: Alipay signs some answers before it escapes them. `None` where that is
+/// no other text, or where a `\` stands for itself.
+fn with_plain_slashes(value: &str) -> Option<String> {
+    let is_escaped = value.contains(r"\/") && !value.contains(r"\\");
+    is_escaped.then(|| value.replace(r"\/", "/"))
 }
 
 /// Checks a notification. The algorithm is the account's own, and not what the message would like it to be.
@@ -92,8 +109,8 @@ pub(super) fn verify_notification(
     keys: &Keyring,
     now: u64,
 ) -> Result<Verified, BadSignature> {
-    let mut params = Fields::new();
-    form::read_into(&body, &mut params).ok_or(BadSignature::Wrong("it is no form in UTF-8 with every name once"))?;
+    let raw = form::read_raw(&body).ok_or(BadSignature::Wrong("it is no form with every name once"))?;
+    let params = readable_fields(&raw);
     let signature = params.get(SIGN).ok_or(BadSignature::Missing)?;
     if params.get(SIGN_TYPE).is_none_or(|kind| kind != account.sign_type) {
         return Err(BadSignature::Wrong("it is of another type"));
@@ -103,11 +120,11 @@ pub(super) fn verify_notification(
     }
     let cert_sn = params.get(CERT_SN).map(String::as_str);
     // Whether the certificate's number is signed too is told in two ways.
-    let mut texts = vec![form::text(&params, &[SIGN, SIGN_TYPE])];
+    let mut texts = vec![form::raw_text(&raw, &[SIGN, SIGN_TYPE])];
     if cert_sn.is_some() {
-        texts.push(form::text(&params, &[SIGN, SIGN_TYPE, CERT_SN]));
+        texts.push(form::raw_text(&raw, &[SIGN, SIGN_TYPE, CERT_SN]));
     }
-    let texts: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
     let key = signing_key(cert_sn, &texts, signature, keys, now)?;
     Ok(Verified::vouch(body, &key.id))
 }

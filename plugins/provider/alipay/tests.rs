@@ -7,16 +7,17 @@ use serde_json::{Value, json};
 
 use super::super::form::{self, Fields};
 use super::super::*;
-use super::Alipay;
 use super::envelope::Envelope;
 use super::golden::*;
-use crate::error::Word;
-use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
+use super::{Alipay, readable};
+use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Refunded, Status};
 use crate::signer::Key;
 
 mod accounts;
 mod answers;
 mod bills;
+mod charsets;
+mod codes;
 mod malformed;
 mod notifications;
 mod requests;
@@ -70,7 +71,7 @@ fn refund() -> Refund {
 /// With what a check reads of an answer.
 fn vouched(body: impl Into<Bytes>) -> Verified {
     let body = body.into();
-    match Envelope::read(&body).map(|envelope| envelope.member) {
+    match Envelope::read(&readable::readable(&body)).map(|envelope| envelope.member) {
         Some(member) => Verified::vouch_read(body, vec![member], "k"),
         None => Verified::vouch(body, "k"),
     }

@@ -11,6 +11,7 @@ use super::super::form::{self, Fields};
 use super::super::{BadSignature, Signing, Verified};
 use super::account::Account;
 use super::answer::{Reply, outcome, plain};
+use super::codes::Interface;
 use super::errors;
 use super::request::{content, service, url, written};
 use super::signature::signing_key;
@@ -131,7 +132,7 @@ pub(super) fn decode(
 ) -> Result<Outcome, Error> {
     let content = &*plain(account, body)?;
     if !status.is_success() {
-        return Err(errors::v3(operation.kind(), status, content.as_bytes(), true));
+        return Err(errors::v3(Interface::of(operation), status, content.as_bytes(), true));
     }
     // At a till, no time of payment means that the payer's password is waited for.
     let is_scanned = matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());

@@ -25,5 +25,7 @@ pub(super) fn decode(account: &Account, fields: &Message<'_>) -> Result<Event, E
         refund_number,
         outcome: None,
         amount: amount(fields)?,
+        // Only our own refunds carry the order's number; a refund in UnionPay's console is not notified here.
+        refunded: None,
     })
 }

@@ -10,7 +10,7 @@ use super::super::{Signing, beijing};
 use super::xml::Fields;
 use super::{Account, Product, errors};
 use crate::error::{Error, Word};
-use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Refunded, Status};
 
 /// The fields of one message.
 pub(super) struct Message<'a> {
@@ -221,12 +221,14 @@ impl Message<'_> {
             let inner = Message { account: self.account, fields: self.account.key.open(sealed).ok_or_else(unread)? };
             let number = inner.needed("out_refund_no")?.to_owned();
             let status = inner.needed("refund_status")?;
+            let amount = inner.fen("refund_fee")?;
             return Ok(Event {
                 id: format!("refund:{number}:{status}"),
                 order_number: inner.needed("out_trade_no")?.to_owned(),
                 refund_number: Some(number),
                 outcome: None,
-                amount: inner.fen("refund_fee")?,
+                amount,
+                refunded: amount.filter(|_| status == "SUCCESS").map(Refunded::Part),
             });
         }
         self.is_ours()?;
@@ -236,7 +238,7 @@ impl Message<'_> {
         let order_number = self.needed("out_trade_no")?.to_owned();
         let outcome = self.paid()?;
         let id = format!("payment:{order_number}:{}", self.needed("transaction_id")?);
-        Ok(Event { id, order_number, refund_number: None, outcome: Some(outcome), amount: None })
+        Ok(Event { id, order_number, refund_number: None, outcome: Some(outcome), amount: None, refunded: None })
     }
 }
 

@@ -7,7 +7,7 @@ use super::Account;
 use super::answer::{OrderNews, RefundAmount, at, named, read, refund_status, stuck};
 use super::sealed::Sealed;
 use crate::error::Error;
-use crate::payment::{Event, Outcome};
+use crate::payment::{Event, Outcome, Refunded, Status};
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -73,6 +73,7 @@ fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<
         refund_number: None,
         outcome,
         amount: None,
+        refunded: None,
     })
 }
 
@@ -84,17 +85,19 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
             named("sub_mchid", notice.sub_mchid.as_deref(), sub_mchid)?;
         }
     }
+    let (status, amount) = (refund_status(&notice.refund_status)?, notice.amount.refund()?);
     Ok(Event {
         id: format!("{event_type}:{}:{}", notice.out_refund_no, notice.refund_id),
         order_number: notice.out_trade_no.clone(),
         refund_number: Some(notice.out_refund_no.clone()),
         outcome: Some(Outcome {
             provider_id: Some(notice.refund_id.clone()),
-            amount: Some(notice.amount.refund()?),
+            amount: Some(amount),
             at: at(notice.success_time.as_deref()),
             needs_person: stuck(&notice.refund_status),
-            ..Outcome::of(refund_status(&notice.refund_status)?)
+            ..Outcome::of(status)
         }),
         amount: None,
+        refunded: (status == Status::Succeeded).then_some(Refunded::Part(amount)),
     })
 }

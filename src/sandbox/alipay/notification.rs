@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::gbk;
 use super::reply::spoil_amounts;
 use super::words::{add, china, finished, trade_object};
 use super::yuan::yuan;
@@ -48,7 +49,11 @@ pub(in crate::sandbox) fn compose(
         form.set(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     form.set("notify_id", &id);
-    let letter = Letter { account: account.clone(), form, tamper: sending.tamper };
+    if sending.gbk {
+        form.set("charset", "GBK");
+        form.set("subject", "誠");
+    }
+    let letter = Letter { account: account.clone(), form, tamper: sending.tamper, gbk: sending.gbk };
     Ok(News { id, event_type, url, letter: Arc::new(letter) })
 }
 
@@ -115,6 +120,7 @@ struct Letter {
     account: Arc<Account>,
     form: Form,
     tamper: Option<Tamper>,
+    gbk: bool,
 }
 
 impl notify::Letter for Letter {
@@ -125,14 +131,16 @@ impl notify::Letter for Letter {
         form.set("sign_type", "RSA2");
         let salt = if self.tamper == Some(Tamper::Signature) { "\n" } else { "" };
         let text = form.signed_text(&["sign", "sign_type"]) + salt;
-        form.set("sign", self.account.alipay.sign(text.as_bytes())?);
+        let bytes = if self.gbk { gbk::encoded(&text) } else { text.into_bytes() };
+        form.set("sign", self.account.alipay.sign(&bytes)?);
         if self.tamper == Some(Tamper::Body) {
             form.set("body", "changed after it was signed");
         }
         let mut headers = HeaderMap::new();
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
         headers.insert("content-type", kind);
-        Some((headers, form.encoded().into()))
+        let body = if self.gbk { form.encoded_with(gbk::encoded) } else { form.encoded() };
+        Some((headers, body.into()))
     }
 
     fn is_acknowledged(&self, status: u16, body: &[u8]) -> bool {

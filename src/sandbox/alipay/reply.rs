@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Method;
 use super::bills::spoil_link;
+use super::gbk;
 use super::yuan::{fen, yuan};
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::fault::Kind;
@@ -86,18 +87,28 @@ impl Reply {
 
     /// Signs, or spoils the signature as the fault says. (There is no time in what is signed: `stale` changes nothing.)
     pub(super) fn signed(self, method: Method, account: &Account, fault: Option<Kind>) -> Response<Full<Bytes>> {
-        let Content::Method(object) = &self.content else { return self.sent() };
-        let object = text(object);
-        let mut body = format!("{{\"{}_response\":{object}", method.name().replace('.', "_"));
+        let object = match &self.content {
+            Content::Method(object) => object,
+            Content::Gateway(object) if fault == Some(Kind::OwnEnvelope) => object,
+            _ => return self.sent(),
+        };
+        let object = match fault {
+            Some(Kind::Gbk) => gbk::encoded(&with_a_letter(object)),
+            _ => text(object).into_bytes(),
+        };
+        let name = method.name().replace('.', "_");
+        let mut body = [format!("{{\"{name}_response\":").as_bytes(), &object].concat();
         if let Some(certificates) = &account.certificates {
-            body += &format!(",\"alipay_cert_sn\":\"{}\"", certificates.alipay_cert_sn);
+            body.extend(format!(",\"alipay_cert_sn\":\"{}\"", certificates.alipay_cert_sn).bytes());
         }
-        let salt = if fault == Some(Kind::WrongSignature) { "\n" } else { "" };
-        let signature = account.alipay.sign(format!("{object}{salt}").as_bytes());
-        if let Some(signature) = signature.filter(|_| fault != Some(Kind::Unsigned)) {
-            body += &format!(",\"sign\":\"{signature}\"");
+        let salt: &[u8] = if fault == Some(Kind::WrongSignature) { b"\n" } else { b"" };
+        let signature = account.alipay.sign(&[&object, salt].concat());
+        let is_unsigned = matches!(fault, Some(Kind::Unsigned | Kind::OwnEnvelope));
+        if let Some(signature) = signature.filter(|_| !is_unsigned) {
+            body.extend(format!(",\"sign\":\"{signature}\"").bytes());
         }
-        respond(self.status, body + "}")
+        body.push(b'}');
+        respond(self.status, body)
     }
 }
 
@@ -116,8 +127,15 @@ fn text(object: &Value) -> String {
     object.to_string().replace('/', "\\/")
 }
 
-fn respond(status: u16, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+/// JSON that has a letter outside ASCII in it.
+fn with_a_letter(object: &Value) -> String {
+    let mut object = object.clone();
+    object["store_name"] = json!("誠");
+    text(&object)
+}
+
+fn respond(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert("content-type", HeaderValue::from_static("text/html;charset=utf-8"));
     response

@@ -229,6 +229,9 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
 fn plain(mut object: Value, status: u16) -> (u16, Value) {
     let field = |object: &Value, name: &str| object[name].as_str().unwrap_or_default().to_owned();
     let (number, code, message) = (field(&object, "code"), field(&object, "sub_code"), field(&object, "sub_msg"));
+    // The gateway's names stand bare here; those of interfaces keep their prefix.
+    let bare = ["isv.", "isp.", "aop."].iter().find_map(|prefix| code.strip_prefix(prefix).map(str::to_owned));
+    let code = bare.unwrap_or(code);
     let refused = || json!({"code": code, "message": message, "links": []});
     let by_number = match number.as_str() {
         "10000" | "10003" => {
@@ -240,7 +243,7 @@ fn plain(mut object: Value, status: u16) -> (u16, Value) {
         "20000" => 500,
         "20001" | "40006" => 403,
         "40005" => 429,
-        _ if code == "isv.invalid-signature" => 401,
+        _ if code == "invalid-signature" => 401,
         _ => 400,
     };
     (if status == 200 { by_number } else { status }, refused())

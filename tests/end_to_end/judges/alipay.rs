@@ -105,7 +105,7 @@ async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
         let said = |step: &str, name: &str| (seen[step]["status"].clone(), seen[step][name].clone());
         assert!(seen["created"]["qr_code"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
         assert_eq!(said("unknown", "code"), (json!(400), json!("ACQ.TRADE_NOT_EXIST")), "{seen}");
-        assert_eq!(said("forged", "code"), (json!(401), json!("isv.invalid-signature")), "{seen}");
+        assert_eq!(said("forged", "code"), (json!(401), json!("invalid-signature")), "{seen}");
         assert_eq!(said("asked", "trade_status"), (json!(200), json!("TRADE_SUCCESS")), "{seen}");
         assert_eq!(said("refunded", "fund_change"), (json!(200), json!("Y")), "{seen}");
         assert_eq!(said("refund", "refund_status"), (json!(200), json!("REFUND_SUCCESS")), "{seen}");

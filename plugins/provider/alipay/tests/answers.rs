@@ -106,8 +106,10 @@ fn a_refund_is_what_moved_and_is_this_one() {
     };
     assert_eq!(said("Y", "3.00"), Ok(Status::Succeeded));
     assert_eq!(said("Y", "68.00"), Ok(Status::Succeeded), "the sum of several");
-    assert_eq!(said("N", "3.00"), Ok(Status::Pending));
-    assert_eq!(said("N", "0.00"), Ok(Status::Pending));
+    for sum in ["3.00", "0.00"] {
+        let Err(Error::Conflict(word)) = said("N", sum) else { panic!("only a query decides") };
+        assert_eq!(word.code, "fund_change=N");
+    }
     assert!(is_mismatch(&said("Y", "2.99")) && is_mismatch(&said("Y", "68.01")));
     assert!(is_unclear(&said("", "3.00")) && is_unclear(&said("y", "3.00")) && is_unclear(&said("Y", "x")));
     assert!(is_mismatch(&decode(&operation, &with(with(news(""), "fund_change", "Y"), "out_trade_no", "T"))));
@@ -125,113 +127,54 @@ fn a_refund_is_what_moved_and_is_this_one() {
     for name in ["out_request_no", "refund_amount", "out_trade_no"] {
         assert!(is_unclear(&decode(&query, &without(news.clone(), name))), "{name}");
     }
-    assert!(is_unclear(&decode(&query, &with(news.clone(), "refund_status", "REFUND_FAIL"))));
-    assert_eq!(decode(&query, &without(news.clone(), "refund_status")).unwrap().status, Status::Pending);
+    for (word, status) in [("REFUND_PROCESSING", Status::Pending), ("REFUND_FAIL", Status::Failed)] {
+        assert_eq!(decode(&query, &with(news.clone(), "refund_status", word)).unwrap().status, status);
+    }
+    assert!(is_unclear(&decode(&query, &with(news.clone(), "refund_status", "REFUND_CLOSED"))));
+    let dated = with(without(news.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
+    assert!(is_unclear(&decode(&query, &dated)), "it has a time, so it may have been made");
     let nothing = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42"});
     assert!(matches!(decode(&query, &nothing), Err(Error::Absent(_))));
 }
 
 #[test]
-fn every_code_of_the_specification_has_its_class() {
-    type Make = fn(Word) -> Error;
-    let unclear: Make = |word| Error::Unclear { why: String::new(), word: Some(word) };
-    let rows: [(&str, Make); 5] = [
-        ("SELLER_BALANCE_NOT_ENOUGH", Error::Busy),
-        ("SYSTEM_ERROR DISCORDANT_REPEAT_REQUEST BRAND_NEW BEYOND_PER_RECEIPT", unclear),
-        (
-            "TRADE_HAS_SUCCESS TRADE_HAS_CLOSE CONTEXT_INCONSISTENT TRADE_STATUS_ERROR REASON_TRADE_STATUS_INVALID \
-             REASON_ILLEGAL_STATUS TRADE_HAS_FINISHED TRADE_CANCEL_TIME_OUT",
-            Error::Conflict,
-        ),
-        ("TRADE_NOT_EXIST", Error::Absent),
-        (
-            "PAYMENT_AUTH_CODE_INVALID BUYER_BALANCE_NOT_ENOUGH BUYER_BANKCARD_BALANCE_NOT_ENOUGH \
-             ERROR_BALANCE_PAYMENT_DISABLE PAYMENT_FAIL PAYMENT_REQUEST_HAS_RISK NO_PAYMENT_INSTRUMENTS_AVAILABLE \
-             BUYER_SELLER_EQUAL TRADE_BUYER_NOT_MATCH BUYER_ENABLE_STATUS_FORBID BUYER_PAYMENT_AMOUNT_DAY_LIMIT_ERROR \
-             BUYER_PAYMENT_AMOUNT_MONTH_LIMIT_ERROR BEYOND_PAY_RESTRICTION BEYOND_PER_RECEIPT_RESTRICTION \
-             BEYOND_PER_RECEIPT_SINGLE_RESTRICTION TOTAL_FEE_EXCEED EXIST_FORBIDDEN_WORD ACCESS_FORBIDDEN PARTNER_ERROR \
-             INVALID_PARAMETER INVALID_STORE_ID SELLER_BEEN_BLOCKED MERCHANT_STATUS_NOT_NORMAL \
-             MERCHANT_AGREEMENT_NOT_EXIST USER_FACE_PAYMENT_SWITCH_OFF MOBILE_PAYMENT_SWITCH_OFF \
-             PULL_MOBILE_CASHIER_FAIL NOW_TIME_AFTER_EXPIRE_TIME_ERROR NOT_CERTIFIED_USER \
-             REFUND_AMT_NOT_EQUAL_TOTAL REASON_TRADE_REFUND_FEE_ERR REASON_TRADE_BEEN_FREEZEN TRADE_NOT_ALLOW_REFUND \
-             CANCEL_NOT_ALLOWED",
-            Error::Declined,
-        ),
-    ];
-    let word = |code: &str| Word { code: code.to_owned(), message: "余额不足".to_owned() };
-    let told = |operation: &Operation, code: &str, sub_code: &str| {
-        let content = json!({"code": code, "msg": "Failed", "sub_code": sub_code, "sub_msg": "余额不足"});
-        match decode(operation, &content).unwrap_err() {
-            Error::Unclear { word, .. } => Error::Unclear { why: String::new(), word },
-            other => other,
-        }
-    };
-    for operation in operations() {
-        for (codes, make) in rows {
-            for code in codes.split_whitespace().map(|code| format!("ACQ.{code}")) {
-                assert_eq!(told(&operation, "40004", &code), make(word(&code)), "{code}");
-            }
-        }
-        assert_eq!(told(&operation, "40004", "AQC.SYSTEM_ERROR"), unclear(word("AQC.SYSTEM_ERROR")));
-        for code in ["20001", "40001", "40002", "40006"] {
-            assert_eq!(told(&operation, code, "isv.x"), Error::Declined(word("isv.x")));
-        }
-        for code in SIGNATURES.split_whitespace() {
-            assert_eq!(told(&operation, "40002", code), Error::Unauthorized(word(code)));
-            assert_eq!(told(&operation, "20000", code).code(), "unclear", "a broken gateway says nothing: {code}");
-        }
-        assert_eq!(told(&operation, "40005", "isv.app-call-limited"), Error::Busy(word("isv.app-call-limited")));
-        for code in ["20000", "40003", "10001", "", "50000"] {
-            assert_eq!(told(&operation, code, "ACQ.PAYMENT_FAIL"), unclear(word("ACQ.PAYMENT_FAIL")), "{code}");
-        }
-        assert_eq!(told(&operation, "40004", ""), unclear(Word { code: "40004".to_owned(), ..word("") }));
+fn refund_query_without_status_says_that_there_is_no_refund() {
+    let query = Operation::QueryRefund(refund());
+    let known = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42",
+                       "out_request_no": REFUND, "total_amount": "68.00", "refund_amount": "3.00"});
+    for content in [known.clone(), with(known.clone(), "refund_status", ""), json!({"code": "10000", "msg": "Success"})]
+    {
+        assert!(matches!(decode(&query, &content), Err(Error::Absent(_))), "{content}");
     }
-}
-
-/// What says that our key, certificate or clock is wrong.
-const SIGNATURES: &str = "isv.invalid-signature isv.invalid-signature-type isv.missing-signature isv.missing-signature-key \
-                          isv.missing-signature-type isv.missing-signature-config isv.invalid-app-cert-sn isv.invalid-timestamp \
-                          isv.invalid-alipay-root-cert-sn isv.missing-app-cert-sn isv.decryption-error-unknown isv.invalid-app-id";
-
-#[test]
-fn whose_signature_is_not_accepted_was_turned_away_whatever_was_asked() {
-    for code in SIGNATURES.split_whitespace() {
-        let body =
-            format!(r#"{{"error_response":{{"code":"40002","msg":"m","sub_code":"{code}","sub_msg":"验签出错"}}}}"#);
-        for operation in operations() {
-            let said = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
-            assert_eq!(said, Error::Unauthorized(Word { code: code.to_owned(), message: "验签出错".to_owned() }));
-            let broken = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
-            assert_eq!(broken.code(), "unclear");
-        }
-    }
+    assert!(is_mismatch(&decode(&query, &with(known, "refund_amount", "2.99"))), "it is about another refund");
 }
 
 #[test]
-fn an_unsigned_refusal_is_believed_of_a_payment_at_the_door_only() {
-    let said = |operation: &Operation, status: u16, body: &str| {
-        provider().refusal(operation, StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
-    };
-    let error =
-        |code: &str| format!(r#"{{"error_response":{{"code":"{code}","msg":"m","sub_code":"ACQ.TRADE_NOT_EXIST"}}}}"#);
-    let (write, back) = (Operation::Pay(pay("alipay.qr")), Operation::Refund(refund()));
-    for code in ["20001", "40001", "40002", "40006"] {
-        assert_eq!(
-            (said(&write, 200, &error(code)), said(&back, 200, &error(code))),
-            ("declined", "unclear"),
-            "{code}"
-        );
-        assert_eq!(said(&write, 502, &error(code)), "unclear");
+fn order_that_does_not_exist_is_closed_once_its_end_is_surely_past() {
+    let content = json!({"code": "40004", "msg": "m", "sub_code": "ACQ.TRADE_NOT_EXIST", "sub_msg": "交易不存在"});
+    let end = NOW - 600;
+    let at = |seconds: u64| Some(jiff::Timestamp::from_second(i64::try_from(seconds).unwrap()).unwrap());
+    for method in ["alipay.qr", "alipay.page", "alipay.jsapi", "alipay.barcode"] {
+        for (expires_at, is_past) in [(None, false), (at(end), false), (at(end - 1), true), (at(NOW + 1), false)] {
+            let order = Order { expires_at, ..order(method) };
+            let ends = is_past && method != "alipay.barcode";
+            let said = decode(&Operation::Query(order.clone()), &content);
+            let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { said.clone() };
+            assert_eq!((said.is_ok(), &said), (ends, &expected), "{method} {expires_at:?}");
+            let close = decode(&Operation::Close(order), &content);
+            assert!(matches!(close, Err(Error::Absent(_))), "a close is judged by a clock that may be wrong");
+        }
     }
-    assert_eq!((said(&write, 200, &error("40005")), said(&back, 200, &error("40005"))), ("provider_busy", "unclear"));
-    for code in ["20000", "40003", "40004", "10000", "10003"] {
-        assert_eq!(said(&write, 200, &error(code)), "unclear", "{code}");
-        assert_eq!(said(&Operation::Query(order("alipay.qr")), 200, &error(code)), "unclear", "{code}");
-    }
-    let other = error("40002").replace("error_response", "alipay_trade_precreate_response");
-    for body in ["", "<html>", "{}", "[]", r#"{"error_response":5}"#, r#"{"error_response":{"code":40002}}"#, &other] {
-        assert_eq!(said(&write, 200, body), "unclear", "{body}");
-    }
+    assert!(provider().lifetime().is_some(), "an order without an end gets one");
+}
+
+#[test]
+fn query_of_a_jsapi_trade_gives_the_action_that_was_lost() {
+    let query = |method: &str, word: &str| decode(&Operation::Query(order(method)), &news(word)).unwrap().action;
+    let params = [("tradeNO".to_owned(), "42".to_owned())].into();
+    assert_eq!(query("alipay.jsapi", "WAIT_BUYER_PAY"), Some(Action::Jsapi { params }));
+    assert_eq!(query("alipay.jsapi", "TRADE_SUCCESS"), None);
+    assert_eq!(query("alipay.qr", "WAIT_BUYER_PAY"), None);
 }
 
 #[test]

@@ -56,6 +56,31 @@ fn money_given_back_is_asked_about_and_is_no_closed_payment() {
 }
 
 #[test]
+fn refund_names_the_sum_of_all_refunds_of_the_order() {
+    let refunded = |changes: &[(&str, &str)]| told(changes).unwrap().refunded;
+    assert_eq!(refunded(&[]), None);
+    assert_eq!(refunded(&[("refund_fee", "0.00")]), None);
+    let part = [("refund_fee", "3.00"), ("gmt_refund", "2023-11-15 06:20:00.1"), ("out_biz_no", "CONSOLE-1")];
+    assert_eq!(refunded(&part), Some(Refunded::Total(cny(300))));
+    let whole = [("trade_status", "TRADE_CLOSED"), ("gmt_payment", "2023-11-15 06:13:25")];
+    assert_eq!(refunded(&whole), Some(Refunded::Total(cny(6800))), "closed after it was paid: all of it went back");
+}
+
+#[test]
+fn notification_that_cannot_be_used_names_its_order() {
+    let provider = provider_of("app_id = \"2021000000000001\"\nseller_id = \"2088000000000001\"", &[]);
+    for (changes, why) in [
+        ([("seller_id", "")], "it names no `seller_id`"),
+        ([("seller_id", "2088000000000002")], "it names another `seller_id`"),
+    ] {
+        let said = told_by(&provider, &changes).unwrap_err().to_string();
+        assert!(said.contains(why) && said.contains(NUMBER), "{said}");
+    }
+    let said = told(&[("out_trade_no", "a\nb"), ("trade_status", "")]).unwrap_err().to_string();
+    assert!(said.contains("order number unknown"), "{said}");
+}
+
+#[test]
 fn repetitions_are_one_and_other_news_another() {
     let id = |changes: &[(&str, &str)]| told(changes).unwrap().id;
     assert_eq!(id(&[("notify_id", "1")]), id(&[("notify_id", "2"), ("notify_time", "later")]));

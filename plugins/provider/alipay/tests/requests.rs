@@ -89,6 +89,18 @@ fn what_a_person_reads_survives_encryption_and_the_way_there() {
 }
 
 #[test]
+fn characters_that_alipay_forbids_in_a_subject_go_out_as_their_twins() {
+    let description = "茶/水=1&2\r\n<\"+%>".to_owned();
+    for method in ["alipay.qr", "alipay.page", "alipay.app", "alipay.jsapi", "alipay.barcode"] {
+        let content = content(&provider(), Pay { description: description.clone(), ..pay(method) });
+        assert_eq!(content["subject"], "茶／水＝1＆2  <\"+%>", "{method}");
+    }
+    let operation = Operation::Refund(Refund { reason: Some("a\nb&c".to_owned()), ..refund() });
+    let content: Value = serde_json::from_str(&sent(&provider(), &operation).unwrap()["biz_content"]).unwrap();
+    assert_eq!(content["refund_reason"], "a b&c");
+}
+
+#[test]
 fn a_request_of_the_merchants_own_is_completed_and_signed_once() {
     let sign = |uri: &str, body: &str| {
         let mut request = Request::builder().uri(uri).body(Bytes::from(body.to_owned())).unwrap();

@@ -27,6 +27,9 @@ fn taken(golden: &super::super::super::golden::Golden, body: &[u8]) -> Option<St
 fn any_altered_byte_is_refused() {
     for (name, golden) in all() {
         let Some(message) = golden.answer.clone().or(golden.notification.clone()) else { continue };
+        if golden.error.is_some() {
+            continue;
+        }
         let body = message.body.as_bytes();
         assert!(taken(&golden, body).is_some(), "{name}");
         for at in 0..body.len() {

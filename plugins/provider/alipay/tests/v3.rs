@@ -170,9 +170,10 @@ fn an_error_counts_for_what_its_signature_is_worth() {
         ("ACQ.SYSTEM_ERROR", "unclear", ["unclear", "unclear", "unclear"]),
         ("isv.invalid-signature", "unauthorized", ["unauthorized", "unauthorized", "unauthorized"]),
         ("isv.invalid-format", "declined", ["declined", "unclear", "declined"]),
-        ("isv.app-call-limited", "provider_busy", ["provider_busy", "unclear", "provider_busy"]),
+        ("isv.app-call-limited", "provider_busy", ["provider_busy", "provider_busy", "provider_busy"]),
         ("isp.unknow-error", "unclear", ["unclear", "unclear", "unclear"]),
-        ("BRAND_NEW", "unclear", ["unclear", "unclear", "unclear"]),
+        ("BRAND_NEW", "unlisted_refusal", ["unclear", "unclear", "unclear"]),
+        ("brand-new", "unlisted_refusal", ["unclear", "unclear", "unclear"]),
     ] {
         let body = json!({"code": code, "message": "m", "links": []});
         for (operation, unsigned) in [&write, &back, &query].into_iter().zip(unsigned) {

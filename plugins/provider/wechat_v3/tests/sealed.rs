@@ -1,5 +1,7 @@
 //! Encrypted content: notifications and the published certificates.
 
+use crate::payment::Refunded;
+
 use super::*;
 
 #[test]
@@ -102,6 +104,8 @@ fn notifications_for_others_and_of_unknown_kinds_are_refused() {
         let outcome = known.outcome.unwrap();
         assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))));
         assert_eq!(known.refund_number.as_deref(), Some("R1"));
+        let moved = (status == Status::Succeeded).then_some(Refunded::Part(cny(300)));
+        assert_eq!(known.refunded, moved, "{word}: it counts should the refund be none of ours");
     }
     assert!(is_mismatch(&event("REFUND.SUCCESS", "refund", &with(notice("SUCCESS"), "/mchid", json!("1")))));
     assert_eq!(event("REFUND.SUCCESS", "refund", &notice("?")).unwrap_err().code(), "unclear");

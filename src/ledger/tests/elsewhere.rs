@@ -1,0 +1,83 @@
+//! Refunds that were not made here.
+
+use tollgate_plugins::payment::Refunded;
+
+use super::*;
+
+fn refunded(id: &str, order: &str, number: Option<&str>, refunded: Refunded) -> ProviderEvent {
+    let event = told(id, order, None, Outcome::of(Status::Succeeded));
+    ProviderEvent { refund_number: number.map(str::to_owned), outcome: None, refunded: Some(refunded), ..event }
+}
+
+fn total(value: u64) -> Refunded {
+    Refunded::Total(cny(value))
+}
+
+fn part(value: u64) -> Refunded {
+    Refunded::Part(cny(value))
+}
+
+#[tokio::test]
+async fn refund_made_elsewhere_is_told_once_and_counts() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let before = bench.payment("o").await;
+    let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
+    let applied = record(refunded("a", "o", Some("CONSOLE-1"), total(300))).await;
+    assert_eq!(applied, Recorded::RefundedElsewhere(of("o"), cny(300)));
+    let after = bench.payment("o").await;
+    assert_eq!((after.refunded, after.refunded_elsewhere, after.version), (300, 300, before.version + 1));
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.refunded_elsewhere"]);
+    // The same refund under another of the provider's states.
+    let again = record(refunded("b", "o", Some("CONSOLE-1"), total(300))).await;
+    assert_eq!(again, Recorded::Duplicate);
+    // The sum grows by another one; the last of it is named as a part.
+    let second = record(refunded("c", "o", Some("CONSOLE-2"), total(400))).await;
+    assert_eq!(second, Recorded::RefundedElsewhere(of("o"), cny(100)));
+    let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
+    assert_eq!(third, Recorded::RefundedElsewhere(of("o"), cny(600)));
+    assert_eq!(bench.payment("o").await.refunded, 1000);
+    let too_much = record(refunded("e", "o", Some("CONSOLE-4"), part(1))).await;
+    assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
+    let claimed = bench.claim("r", give_back("o", "r", 1)).await;
+    assert!(matches!(claimed, Claimed::TooMuch { left: 0 }), "{claimed:?}");
+}
+
+#[tokio::test]
+async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
+    // Open or done, it is ours.
+    assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::Duplicate);
+    let ours = provider_number(&["shop", "o", "r"]);
+    assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
+    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
+    assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
+    // What is more than that went back elsewhere, though no number says so.
+    let more = record(refunded("d", "o", None, total(350))).await;
+    assert_eq!(more, Recorded::RefundedElsewhere(of("o"), cny(50)));
+    assert_eq!(bench.payment("o").await.refunded, 350);
+}
+
+#[tokio::test]
+async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_told_later() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let event = || refunded("a", "o", Some("CONSOLE-1"), total(300));
+    let early = bench.ledger.record("wechat", event(), at(5)).await.unwrap();
+    assert_eq!(early, Recorded::TooEarly(of("o")));
+    let due = bench.ledger.due_searches(at(5), 10, &[]).await;
+    assert_eq!(due.len(), 1, "the provider is asked");
+    let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
+    bench.ledger.apply(&of("o"), News::Outcome(paid), at(6)).await.unwrap();
+    let later = bench.ledger.record("wechat", event(), at(7)).await.unwrap();
+    assert_eq!(later, Recorded::RefundedElsewhere(of("o"), cny(300)));
+    // Over another channel, of another order.
+    assert_eq!(bench.ledger.record("other", event(), at(7)).await.unwrap(), Recorded::UnknownOrder);
+    let unknown = ProviderEvent { order_number: "n".into(), ..event() };
+    assert_eq!(bench.ledger.record("wechat", unknown, at(7)).await.unwrap(), Recorded::UnknownOrder);
+}
