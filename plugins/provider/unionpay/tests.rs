@@ -18,6 +18,7 @@ mod certificates;
 mod configuration;
 mod malformed;
 mod notifications;
+mod reports;
 mod requests;
 mod signatures;
 
