@@ -94,6 +94,7 @@ fn payment(order: &str) -> Payment {
         word: None,
         version: 1,
         created_at: now,
+        sent_at: None,
         updated_at: now,
         expires_at: None,
         paid_at: None,

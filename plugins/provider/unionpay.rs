@@ -7,8 +7,9 @@
 //!                        chain: the certificate in the message
 //! ```
 //!
-//! UnionPay closes no orders: an unpaid one ends when its time has passed, and until then the payer may try again. So a
-//! failure counts only after that time, which travels with the order (`reqReserved`). What a till scanned is reversed.
+//! UnionPay closes no orders: an unpaid one ends when its payTimeout has passed, and until then the payer may try again. So a
+//! failure counts only after that time, which travels with the order (`reqReserved`). After it, whatever is no success has
+//! ended. What a till scanned is reversed.
 
 mod account;
 mod answer;
@@ -127,10 +128,10 @@ impl Provider for UnionPay {
 
     /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way, unless it is
     /// about our own.
-    fn refusal(&self, _: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
         let said = |fields: Message<'_>| {
             let code = fields.get("respCode").filter(|_| status.is_success())?;
-            codes::unsigned(code, fields.get("respMsg").unwrap_or_default())
+            codes::unsigned(code, codes::Request::of(operation), fields.get("respMsg").unwrap_or_default())
         };
         Message::read(self.0.codec, Source::Answer, body).and_then(said).unwrap_or_else(|| {
             Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))

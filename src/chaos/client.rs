@@ -20,6 +20,8 @@ pub(super) struct Story {
     pub(super) method: &'static str,
     /// The faults that were in its way.
     pub(super) faults: Vec<&'static str>,
+    /// How often the provider turned the order away, so that it is sent once more.
+    pub(super) sent_again: u64,
     /// Requests that the client sent for it.
     pub(super) requests: u64,
     /// What it did not wait for, but left to the queue.
@@ -43,6 +45,7 @@ pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Stor
     let door = random.random_range(0..world.gateways.len());
     let mut life = Life { world, random, story, door };
     life.maybe_fault("create", &number(&order), 0.35).await;
+    life.maybe_fault("query", &number(&order), 0.1).await;
     let body = order_of(&order, amount, way);
     let Some((status, mut payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
     life.story.told.push((status, payment.clone()));
@@ -78,9 +81,11 @@ impl Life<'_> {
         if !self.random.random_bool(chance) {
             return;
         }
-        let (name, fault) = faults::draw(&mut self.random, operation, number);
-        match self.world.fault(fault).await {
-            Ok(()) => self.story.faults.push(name),
+        let channel = World::channel_of(self.story.method);
+        let Some(drawn) = faults::draw(&mut self.random, channel, operation, number) else { return };
+        self.story.sent_again += u64::from(operation == "create" && drawn.sent_again);
+        match self.world.fault(drawn.fault).await {
+            Ok(()) => self.story.faults.push(drawn.name),
             Err(why) => self.story.wrong.push(why),
         }
     }
@@ -141,6 +146,7 @@ impl Life<'_> {
         let amount = self.random.random_range(1..=self.story.amount);
         let name = "r-1".to_owned();
         self.maybe_fault("refund", &refund_number(&order, &name), 0.3).await;
+        self.maybe_fault("refund_query", &refund_number(&order, &name), 0.1).await;
         let body = json!({"refund_id": name, "amount": {"value": amount, "currency": "CNY"}, "reason": "混沌"});
         let told = self.insist(&format!("/v1/payments/{order}/refunds"), "refund", &body).await;
         self.story.refunds.push((name, amount, told.map(|(status, _)| status)));

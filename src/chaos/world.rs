@@ -137,6 +137,12 @@ impl World {
         CHANNELS.iter().flat_map(|(_, _, ways)| ways.iter()).collect()
     }
 
+    /// The channel that serves a method.
+    pub(super) fn channel_of(method: &str) -> &'static str {
+        let serves = |ways: &[Way]| ways.iter().any(|way| way.method == method);
+        CHANNELS.iter().find(|(.., ways)| serves(ways)).map_or("", |(channel, ..)| channel)
+    }
+
     /// The channels' files of one gateway.
     pub(super) fn channel_files(&self, gateway: usize) -> Vec<PathBuf> {
         let folder = self.directory.join(format!("gateway-{}/conf/channels", gateway + 1));

@@ -79,6 +79,7 @@ fn draft(found: &Payment) -> Refund {
         word: None,
         version: 1,
         created_at: now,
+        sent_at: None,
         updated_at: now,
         refunded_at: None,
         search: None,

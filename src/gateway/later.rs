@@ -206,7 +206,14 @@ mod tests {
         let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
         let at = |seconds| start + SignedDuration::from_secs(seconds);
         let steady = |now| Reading { now: at(now), steady_for: SignedDuration::MAX };
-        let errand = |tries| Errand { action: Action::Pay, body: String::new(), since: start, tries, due: start };
+        let errand = |tries| Errand {
+            action: Action::Pay,
+            body: String::new(),
+            since: start,
+            tries,
+            due: start,
+            may_be_known: false,
+        };
         let web = Payment {
             method: Method::all().find(|method| !method.is_scanned()).unwrap(),
             created_at: start,
@@ -231,7 +238,14 @@ mod tests {
     #[test]
     fn clock_step_expires_no_job_until_the_time_has_passed_for_certain() {
         let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
-        let errand = |tries| Errand { action: Action::Pay, body: String::new(), since: start, tries, due: start };
+        let errand = |tries| Errand {
+            action: Action::Pay,
+            body: String::new(),
+            since: start,
+            tries,
+            due: start,
+            may_be_known: false,
+        };
         let stepped = |ahead: i64, steady_for: i64| {
             let steady_for = SignedDuration::from_secs(steady_for);
             Reading { now: start + SignedDuration::from_secs(ahead) + steady_for, steady_for }

@@ -57,6 +57,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         word: None,
         version: 1,
         created_at: now,
+        sent_at: None,
         updated_at: now,
         expires_at,
         paid_at: None,

@@ -272,7 +272,7 @@ pub(crate) fn order(payment: &Payment) -> Order {
         number: payment.number.clone(),
         method: payment.method,
         amount: payment.amount,
-        created_at: payment.created_at,
+        created_at: payment.sent_at.unwrap_or(payment.created_at),
         expires_at: payment.expires_at,
         provider_id: payment.provider_payment_id.clone(),
     }
@@ -284,7 +284,7 @@ pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &
         order: order(payment),
         number: refund.number.clone(),
         amount: refund.amount,
-        created_at: refund.created_at,
+        created_at: refund.sent_at.unwrap_or(refund.created_at),
         reason: refund.reason.clone(),
         notify_url: format!("{}/notify/{}", snapshot.process.public_url, payment.channel),
     }

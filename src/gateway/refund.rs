@@ -45,6 +45,7 @@ pub(super) async fn create(
         word: None,
         version: 1,
         created_at: now,
+        sent_at: None,
         updated_at: now,
         refunded_at: None,
         search: None,

@@ -75,13 +75,15 @@ pub(super) fn release(
     evidence: Vec<Exchanged>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(claim) = ClaimRow::running(tx, turn)? else { return Ok(()) };
+    let Some(mut claim) = ClaimRow::running(tx, turn)? else { return Ok(()) };
     let target = claim.target(tx)?;
+    let may_be_known = evidence.iter().any(Exchanged::may_have_reached);
     add_evidence(tx, &target, evidence, now)?;
     if claim.what != Action::Close && !is_untouched(&target) {
         return lost(tx, turn, now);
     }
-    if claim.errand.is_some() {
+    if let Some(errand) = &mut claim.errand {
+        errand.may_be_known |= may_be_known;
         return errands::put_back(tx, turn.claim, claim, target, attempt, now);
     }
     let released = What::Released { action: claim.what };

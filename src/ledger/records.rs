@@ -64,6 +64,9 @@ pub struct Payment {
     pub version: u64,
     /// When it was claimed.
     pub created_at: Timestamp,
+    /// When a queued one was sent first. It stays once a request may have left, because a query names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Timestamp>,
     /// When it last changed.
     pub updated_at: Timestamp,
     /// When it ends unpaid, where the merchant or the channel has settled that.
@@ -141,6 +144,9 @@ pub struct Refund {
     pub version: u64,
     /// When it was claimed.
     pub created_at: Timestamp,
+    /// As [`Payment::sent_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Timestamp>,
     /// When it last changed.
     pub updated_at: Timestamp,
     /// When the money moved.
@@ -286,6 +292,9 @@ pub struct Errand {
     pub tries: u32,
     /// When it is due.
     pub due: Timestamp,
+    /// Whether the provider may know a request of an earlier turn; then the time of the sending stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_be_known: bool,
 }
 
 /// A payment or a refund, as it stands.

@@ -1,6 +1,6 @@
 //! Scripted faults: what goes wrong, with which request, how often.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,8 @@ pub(super) enum Kind {
     OwnEnvelope,
     /// Alipay answers a refund with success and `fund_change` N without making it.
     NotRefunded,
+    /// UnionPay: a signed answer to a query that says of the trade what the fault's `code` says, whatever the books say.
+    TradeCode,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.
@@ -137,57 +139,84 @@ impl Fault {
     }
 }
 
-/// The entries that still wait, in the order in which they came.
+/// The entries that still wait, by the order or refund that they wait for. Of those that fit, the oldest comes first.
 #[derive(Default)]
-pub(super) struct Script(VecDeque<Fault>);
+pub(super) struct Script {
+    by_number: HashMap<String, VecDeque<Entry>>,
+    for_any: VecDeque<Entry>,
+    added: u64,
+}
+
+struct Entry {
+    /// How many came before.
+    serial: u64,
+    fault: Fault,
+}
 
 impl Script {
     /// Adds an entry.
     pub(super) fn add(&mut self, fault: Fault) {
-        self.0.push_back(fault);
+        let entry = Entry { serial: self.added, fault };
+        self.added += 1;
+        match entry.fault.number.clone() {
+            Some(number) => self.by_number.entry(number).or_default().push_back(entry),
+            None => self.for_any.push_back(entry),
+        }
     }
 
     /// Forgets all entries.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.by_number.clear();
+        self.for_any.clear();
     }
 
-    /// Those that still wait, with the times that are left.
+    /// Those that still wait, with the times that are left, in the order in which they came.
     pub(super) fn waiting(&self) -> Vec<Fault> {
-        self.0.iter().cloned().collect()
+        let mut entries: Vec<&Entry> = self.by_number.values().flatten().chain(&self.for_any).collect();
+        entries.sort_unstable_by_key(|entry| entry.serial);
+        entries.into_iter().map(|entry| entry.fault.clone()).collect()
     }
 
     /// The fault of the connection that was just accepted.
     pub(super) fn for_connection(&mut self) -> Option<Kind> {
-        self.take(|fault| fault.fault.is_for_connections()).map(|fault| fault.fault)
+        self.take(&[], |fault| fault.fault.is_for_connections()).map(|fault| fault.fault)
     }
 
     /// What to do now, with the head read and the body not.
     pub(super) fn for_head(&mut self, operation: &str, number: Option<&str>) -> Option<Kind> {
-        let fits = |fault: &Fault| {
-            let number_fits = fault.number.is_none() || fault.number.as_deref() == number;
-            fault.fault.is_for_heads() && fault.is_about(operation) && number_fits
-        };
-        self.take(fits).map(|fault| fault.fault)
+        let numbers: Vec<String> = number.map(str::to_owned).into_iter().collect();
+        self.take(&numbers, |fault| fault.fault.is_for_heads() && fault.is_about(operation)).map(|fault| fault.fault)
     }
 
     /// The fault of a request whose signature was verified.
     pub(super) fn for_request(&mut self, operation: &str, mchid: &str, numbers: &[String]) -> Option<Fault> {
-        self.take(|fault| {
+        self.take(numbers, |fault| {
             !fault.fault.is_for_connections()
                 && !fault.fault.is_for_heads()
                 && fault.is_about(operation)
                 && fault.mchid.as_deref().is_none_or(|wanted| wanted == mchid)
-                && fault.number.as_ref().is_none_or(|wanted| numbers.contains(wanted))
         })
     }
 
-    fn take(&mut self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
-        let at = self.0.iter().position(|fault| fault.times > 0 && fits(fault))?;
-        let fault = self.0.get_mut(at)?;
-        fault.times -= 1;
-        let taken = fault.clone();
-        self.0.retain(|fault| fault.times > 0);
+    /// Takes the oldest entry that fits and waits for one of these numbers, or for any.
+    fn take(&mut self, numbers: &[String], fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
+        let oldest =
+            |entries: &VecDeque<Entry>| entries.iter().find(|entry| fits(&entry.fault)).map(|entry| entry.serial);
+        let named = numbers.iter().filter_map(|number| Some((oldest(self.by_number.get(number)?)?, Some(number))));
+        let any = oldest(&self.for_any).map(|serial| (serial, None));
+        let (serial, number) = named.chain(any).min_by_key(|(serial, _)| *serial)?;
+        let entries = match number {
+            Some(number) => self.by_number.get_mut(number)?,
+            None => &mut self.for_any,
+        };
+        let entry = entries.iter_mut().find(|entry| entry.serial == serial)?;
+        entry.fault.times -= 1;
+        let taken = entry.fault.clone();
+        entries.retain(|entry| entry.fault.times > 0);
+        let is_empty = entries.is_empty();
+        if let Some(number) = number.filter(|_| is_empty) {
+            self.by_number.remove(number);
+        }
         Some(taken)
     }
 }

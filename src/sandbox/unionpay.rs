@@ -126,7 +126,10 @@ impl Exchange {
         let execute = || self.execute(transaction, &account);
         let reply = disturbed(&fault, execute, |fault| scripted(&self.form, fault)).await;
         let Some(reply) = reply else { return cut(&self.shared) };
-        let reply = reply.spoilt(fault.fault);
+        let reply = match fault.fault {
+            Kind::TradeCode => reply.about_trade(&fault.code),
+            kind => reply.spoilt(kind),
+        };
         let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
         Verdict::Answer(reply.signed(&account, method, self.codec, Some(kind)))
     }

@@ -307,4 +307,5 @@ async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
 }
 
 mod tills;
+mod unionpay;
 mod wechat;

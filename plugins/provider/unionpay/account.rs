@@ -203,7 +203,7 @@ fn certified(settings: &Settings<'_>, given: &Given<'_>, algorithm: &str, owners
     };
     let (root, middle) = (certificate(ROOT), certificate(MIDDLE));
     let (true, Some(root), Some(middle)) = (signs, root, middle) else { return None };
-    let wrong = |why: &str| {
+    let wrong = |why: String| {
         let suggestion = "take both from the same SDK and environment (acp_prod_*.cer, acp_test_*.cer)";
         problem(settings, "sign_method", why, suggestion)
     };

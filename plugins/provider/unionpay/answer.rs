@@ -6,11 +6,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::beijing;
 use super::account::Account;
-use super::codes::{self, Trade};
+use super::codes::{self, Request, Trade};
 use super::fields::Message;
 use super::request::{Product, back_kind, deadline, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
+
+/// A refund without an end for so long does not go on by itself.
+const SILENT_REFUND: SignedDuration = SignedDuration::from_hours(7 * 24);
+const SILENT: &str = "UnionPay has not said for a week what became of the refund: look for it in its statement";
 
 pub(super) fn decode(
     account: &Account,
@@ -22,20 +26,14 @@ pub(super) fn decode(
     let unnamed = subject.agrees(account, fields)?;
     let code = given(fields, "respCode")?;
     let word = || codes::word(code, fields.get("respMsg").unwrap_or_default());
-    let error = match operation {
+    let is_over = is_over(account, operation, fields, now);
+    // Done before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
+    let is_reversed = matches!(operation, Operation::Close(_)) && code == codes::REVERSED;
+    match codes::refusal(code, Request::of(operation), word) {
         // Nobody has ever opened it.
-        Operation::Query(order) if code == "34" && unnamed.is_none() && is_over(account, order, now) => {
-            return Ok(Outcome::of(Status::Closed));
-        }
-        Operation::Query(_) | Operation::QueryRefund(_) => codes::unanswered(code, word),
-        Operation::Refund(_) if codes::is_accepted(code) => None,
-        Operation::Pay(pay) if codes::is_accepted(code) && pay.order.method.is_scanned() => None,
-        // Said before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
-        Operation::Close(_) if code == "46" => None,
-        _ => codes::refusal(code, word),
-    };
-    if let Some(error) = error {
-        return Err(error);
+        Some(Error::Absent(_)) if is_over && unnamed.is_none() => return Ok(Outcome::of(Status::Closed)),
+        Some(error) if !is_reversed => return Err(error),
+        _ => {}
     }
     // A refused request may not be repeated in full; good news must say what it is about.
     if let Some(name) = unnamed {
@@ -43,24 +41,11 @@ pub(super) fn decode(
     }
     match operation {
         Operation::Pay(pay) => taken(pay, fields),
-        // Said before, it is done; else it is only taken on, and the order is asked about.
-        Operation::Close(_) if code == "46" => Ok(Outcome::of(Status::Closed)),
+        Operation::Close(_) if is_reversed => Ok(Outcome::of(Status::Closed)),
+        // It is only accepted: the order is queried.
         Operation::Close(_) => Err(Error::Conflict(word())),
-        // The word is only that it was accepted.
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
-        Operation::Query(order) => {
-            if order.method.is_scanned() {
-                return traded(&subject, fields, |status| status);
-            }
-            let is_over = is_over(account, order, now);
-            if is_over && matches!(fields.get("origRespCode"), Some("34" | "05" | "70")) {
-                return Ok(Outcome::of(Status::Closed));
-            }
-            traded(&subject, fields, |status| match status {
-                Status::Failed if !is_last_word(fields, now) => Status::Pending,
-                status => status,
-            })
-        }
+        Operation::Query(order) => traded(&subject, fields, Age { is_over, may_retry: !order.method.is_scanned() }),
         Operation::QueryRefund(refund) => {
             if let Some(original) = &refund.order.provider_id {
                 same("origQryId", fields, original)?;
@@ -68,7 +53,12 @@ pub(super) fn decode(
             if matches!(fields.get("origRespCode"), Some("42" | "74" | "75")) {
                 return Err(Error::unclear("it says that the payer was debited, which says nothing of the refund"));
             }
-            traded(&subject, fields, |status| status)
+            let outcome = traded(&subject, fields, Age { is_over: false, may_retry: false })?;
+            let is_silent = outcome.status == Status::Pending && is_older(refund.created_at, now, SILENT_REFUND);
+            Ok(Outcome {
+                needs_person: is_silent.then(|| SILENT.to_owned()).or(outcome.needs_person.clone()),
+                ..outcome
+            })
         }
     }
 }
@@ -166,17 +156,29 @@ fn taken(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
     Ok(Outcome { action, provider_id: own_id(fields), ..Outcome::of(Status::Pending) })
 }
 
-/// What became of the trade that was asked about; `adjust` has the last word on its status.
-fn traded(
-    subject: &Subject<'_>,
-    fields: &Message<'_>,
-    adjust: impl FnOnce(Status) -> Status,
-) -> Result<Outcome, Error> {
+/// How far a trade's time has come.
+#[derive(Clone, Copy)]
+struct Age {
+    /// The payer's time has surely passed.
+    is_over: bool,
+    /// Before that the payer may try another card, so a failure is not the end.
+    may_retry: bool,
+}
+
+/// What became of the trade that was queried. UnionPay's rule for an order with a payTimeout: once that has passed, whatever
+/// is not a success has failed. What nobody went on with is closed then.
+fn traded(subject: &Subject<'_>, fields: &Message<'_>, age: Age) -> Result<Outcome, Error> {
     let code = given(fields, "origRespCode")?;
-    let trade = codes::trade(code);
-    let Some((status, needs_person)) = trade.status() else {
-        let word = codes::word(code, fields.get("origRespMsg").unwrap_or_default());
-        return Err(if trade == Trade::Absent { Error::Absent(word) } else { codes::unclear(word) });
+    let word = || codes::word(code, fields.get("origRespMsg").unwrap_or_default());
+    let (status, needs_person) = match codes::trade(code) {
+        Some(Trade::Succeeded) => (Status::Succeeded, None),
+        Some(Trade::Review(why)) => (Status::Succeeded, Some(why.to_owned())),
+        Some(Trade::Waiting | Trade::Absent) if age.is_over => return Ok(Outcome::of(Status::Closed)),
+        Some(Trade::Absent) => return Err(Error::Absent(word())),
+        _ if age.is_over => (Status::Failed, None),
+        Some(Trade::Failed) if !age.may_retry => (Status::Failed, None),
+        Some(Trade::Waiting | Trade::Open | Trade::Failed) => (Status::Pending, None),
+        None => return Err(Error::UnlistedRefusal(word())),
     };
     let amount = amount(fields)?;
     if status == Status::Succeeded && amount.is_none() {
@@ -187,21 +189,23 @@ fn traded(
         amount,
         at: at(fields, subject.at),
         needs_person,
-        ..Outcome::of(adjust(status))
+        reason: (status == Status::Failed).then(word),
+        ..Outcome::of(status)
     })
 }
 
-/// A payer may try again until the order's time has passed, so a failure before that is not the end. The time comes back
-/// in `reqReserved`, where we wrote it; without it no failure is believed.
-fn is_last_word(fields: &Message<'_>, now: u64) -> bool {
-    let deadline = fields.get("reqReserved").and_then(read_time);
-    deadline.is_some_and(|deadline| is_past(deadline, now))
+/// Whether a query is about an order whose payTimeout has surely passed. The time comes back in `reqReserved`, where we wrote
+/// it; else it is the one that the order was made with. A till's payment has none: it is reversed instead.
+fn is_over(account: &Account, operation: &Operation, fields: &Message<'_>, now: u64) -> bool {
+    let Operation::Query(order) = operation else { return false };
+    let told = fields.get("reqReserved").and_then(read_time);
+    let end = told.or_else(|| deadline(account, order).ok());
+    !order.method.is_scanned() && end.is_some_and(|end| is_past(end, now))
 }
 
-/// Whether the payer's time has surely passed: then UnionPay says of what was never begun or never went on that it is
-/// unknown (34), accepted (05) or waiting for the payer (70), and stays with it. A till's payment is reversed instead.
-fn is_over(account: &Account, order: &Order, now: u64) -> bool {
-    !order.method.is_scanned() && deadline(account, order).is_ok_and(|deadline| is_past(deadline, now))
+fn is_older(moment: Timestamp, now: u64, than: SignedDuration) -> bool {
+    let now = i64::try_from(now).ok().and_then(|now| Timestamp::from_second(now).ok());
+    now.is_some_and(|now| now.duration_since(moment) > than)
 }
 
 /// `traceTime` has no year: it is the first such day from the order's own on.

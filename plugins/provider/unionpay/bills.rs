@@ -10,7 +10,7 @@ use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
 use super::super::bill::{self, Answer, Bills, Desk, File, Form, Found, Proof, TRADE, Wanted};
 use super::super::{Signing, Source, beijing};
-use super::codes::{self, Said};
+use super::codes;
 use super::fields::{Fields, Message};
 use super::request::{request, time};
 use super::{UnionPay, account::Account};
@@ -18,8 +18,6 @@ use crate::error::Error;
 
 /// Where files are asked for, on hosts of their own.
 const FILES: &str = "/";
-/// There is no file. Elsewhere the code is a refusal like others.
-const NOT_THERE: &str = "98";
 /// What an archive may be at most, once it is out of its compression: no statement is nearly as long, and a few bytes can
 /// claim to be any number.
 const LARGEST: usize = 64 << 20;
@@ -121,11 +119,11 @@ fn month_and_day(day: Date) -> String {
 /// What the answer says of the question; nothing when it brings a file.
 fn refusal(fields: &Message<'_>) -> Option<Error> {
     let (code, message) = (fields.get("respCode")?, fields.get("respMsg").unwrap_or_default());
-    match (code, codes::said(code)) {
-        (NOT_THERE, _) => Some(Error::Absent(codes::word(code, message))),
-        (_, Said::Taken) if fields.get("fileContent").is_some() => None,
-        (_, Said::Taken) => Some(Error::unclear("it says that there is a file but brings none")),
-        _ => codes::refusal(code, || codes::word(code, message)),
+    match codes::refusal(code, codes::Request::File, || codes::word(code, message)) {
+        None if fields.get("fileContent").is_none() => {
+            Some(Error::unclear("it says that there is a file but brings none"))
+        }
+        refused => refused,
     }
 }
 

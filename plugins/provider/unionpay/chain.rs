@@ -1,6 +1,10 @@
-//! The certificate that comes in each message: `signPubKeyCert`. It is believed when it is in its time, was signed by the
-//! configured middle certificate, which was signed by the configured root, and belongs to UnionPay by its name.
+//! The certificate that comes in each message: `signPubKeyCert`. It is believed when it is in its time, was signed by a
+//! configured middle certificate, which was signed by a configured root, and belongs to UnionPay by its name.
+//!
+//! UnionPay changes to a new middle certificate at a time of its own, so the old and the new one are believed side by side:
+//! `middle_cert` and `root_cert` may each hold several certificates.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -9,7 +13,7 @@ use aws_lc_rs::signature::{
 };
 use parking_lot::Mutex;
 use x509_parser::der_parser::asn1_rs::{Integer, Sequence};
-use x509_parser::pem::{Pem, parse_x509_pem};
+use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::super::BadSignature;
@@ -40,14 +44,17 @@ pub(super) enum Kind {
     Sm2,
 }
 
-/// The configured certificates.
+/// The configured certificates, in DER.
 pub(super) struct Chain {
-    middle: Vec<u8>,
-    root: Vec<u8>,
+    middles: Vec<Vec<u8>>,
+    roots: Vec<Vec<u8>>,
     owners: Owners,
-    /// The certificate that was believed last: messages nearly always bring the same one.
-    last: Mutex<Option<Known>>,
+    /// The certificates that were believed last: messages nearly always bring one of them.
+    known: Mutex<VecDeque<Known>>,
 }
+
+/// Certificates in messages that are remembered: an old and a new one, under each of two middle certificates.
+const MAX_KNOWN: usize = 4;
 
 /// A certificate that is believed.
 #[derive(Clone)]
@@ -61,70 +68,85 @@ pub(super) struct Leaf {
 struct Known {
     text: String,
     kind: Kind,
-    /// Unix seconds within which it and those above it are valid.
-    valid: RangeInclusive<i64>,
+    valid: Validity,
     leaf: Leaf,
 }
 
+/// For each way up to a root, the unix seconds within which all certificates of it are valid.
+type Validity = Vec<RangeInclusive<i64>>;
+
 impl Chain {
-    pub(super) fn new(middle: &[u8], root: &[u8], owners: Owners) -> Result<Self, &'static str> {
-        let chain = Self {
-            middle: der_of(middle).ok_or("`keys.middle_cert` is no X.509 certificate")?,
-            root: der_of(root).ok_or("`keys.root_cert` is no X.509 certificate")?,
-            owners,
-            last: Mutex::default(),
-        };
-        let unreadable = "a certificate in `[keys]` cannot be read";
-        let (middle, root) =
-            (certificate(&chain.middle).ok_or(unreadable)?, certificate(&chain.root).ok_or(unreadable)?);
-        if !is_signed_by(&middle, &root) {
-            return Err("`keys.middle_cert` was not signed by `keys.root_cert`");
-        }
-        if !is_authority(&middle) {
-            return Err("`keys.middle_cert` may not sign certificates");
+    /// Reads both files whole: a certificate in them that could not be used is an error.
+    pub(super) fn new(middle: &[u8], root: &[u8], owners: Owners) -> Result<Self, String> {
+        let (middles, roots) = (ders_of("middle_cert", middle)?, ders_of("root_cert", root)?);
+        let chain = Self { middles, roots, owners, known: Mutex::default() };
+        for (number, der) in (1..).zip(&chain.middles) {
+            let place = place("middle_cert", number, chain.middles.len());
+            let middle = certificate(der).ok_or_else(|| format!("{place} cannot be read"))?;
+            let name = middle.subject();
+            if chain.roots_of(&middle).next().is_none() {
+                return Err(format!("{place} ({name}) was not signed by `keys.root_cert`"));
+            }
+            if !is_authority(&middle) {
+                return Err(format!("{place} ({name}) may not sign certificates"));
+            }
         }
         Ok(chain)
     }
 
     /// The certificate in a message, when it is to be believed now.
     pub(super) fn leaf(&self, text: &str, kind: Kind, now: u64) -> Result<Leaf, BadSignature> {
-        let is_valid = |valid: &RangeInclusive<i64>| match i64::try_from(now).is_ok_and(|now| valid.contains(&now)) {
-            true => Ok(()),
-            false => Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time")),
+        let is_valid = |valid: &Validity| {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            match valid.iter().any(|valid| valid.contains(&now)) {
+                true => Ok(()),
+                false => Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time")),
+            }
         };
-        if let Some(known) = &*self.last.lock()
-            && known.text == text
-            && known.kind == kind
-        {
+        let is_it = |known: &&Known| known.text == text && known.kind == kind;
+        if let Some(known) = self.known.lock().iter().find(is_it) {
             return is_valid(&known.valid).map(|()| known.leaf.clone());
         }
         let (leaf, valid) = self.checked(text, kind)?;
         is_valid(&valid)?;
-        *self.last.lock() = Some(Known { text: text.to_owned(), kind, valid, leaf: leaf.clone() });
+        let mut known = self.known.lock();
+        known.truncate(MAX_KNOWN - 1);
+        known.push_front(Known { text: text.to_owned(), kind, valid, leaf: leaf.clone() });
         Ok(leaf)
     }
 
     /// A certificate by everything but the time, and when it is valid.
-    fn checked(&self, text: &str, kind: Kind) -> Result<(Leaf, RangeInclusive<i64>), BadSignature> {
-        let der = der_of(text.as_bytes()).ok_or(BadSignature::Wrong("its certificate cannot be read"))?;
-        let leaf = certificate(&der).ok_or(BadSignature::Wrong("its certificate cannot be read"))?;
-        let (middle, root) = certificate(&self.middle)
-            .zip(certificate(&self.root))
-            .ok_or(BadSignature::Wrong("the configured certificates cannot be read"))?;
-        if !is_signed_by(&leaf, &middle) {
-            return Err(BadSignature::Wrong("its certificate was not signed by the configured `middle_cert`"));
+    fn checked(&self, text: &str, kind: Kind) -> Result<(Leaf, Validity), BadSignature> {
+        let unreadable = BadSignature::Wrong("its certificate cannot be read");
+        let ders = ders_of("signPubKeyCert", text.as_bytes()).map_err(|_| unreadable.clone())?;
+        let [der] = &ders[..] else { return Err(unreadable) };
+        let leaf = certificate(der).ok_or(unreadable)?;
+        let middles: Vec<_> = readable(&self.middles).filter(|middle| is_signed_by(&leaf, middle)).collect();
+        if middles.is_empty() {
+            return Err(BadSignature::Wrong("its certificate was not signed by a configured `middle_cert`"));
         }
         if !owner(&leaf).is_some_and(|owner| self.owners.include(owner)) {
             return Err(BadSignature::Wrong("its certificate does not belong to UnionPay"));
         }
         let serial = leaf.tbs_certificate.serial.to_string();
         let verifier = match kind {
-            Kind::Rsa => rsa::verifier(&der),
+            Kind::Rsa => rsa::verifier(der),
             Kind::Sm2 => sm2::verifier_for(&serial, &leaf.public_key().subject_public_key.data),
         };
         let verifier = verifier.map_err(|_| BadSignature::Wrong("its certificate has a key that is not taken"))?;
-        Ok((Leaf { serial, verifier }, together([&leaf, &middle, &root])))
+        let ways = middles.iter().flat_map(|middle| self.roots_of(middle).map(move |root| (middle, root)));
+        let valid = ways.map(|(middle, root)| together([&leaf, middle, &root])).collect();
+        Ok((Leaf { serial, verifier }, valid))
     }
+
+    /// The configured roots that signed this middle certificate.
+    fn roots_of<'a>(&'a self, middle: &X509Certificate<'_>) -> impl Iterator<Item = X509Certificate<'a>> {
+        readable(&self.roots).filter(move |root| is_signed_by(middle, root))
+    }
+}
+
+fn readable(ders: &[Vec<u8>]) -> impl Iterator<Item = X509Certificate<'_>> {
+    ders.iter().filter_map(|der| certificate(der))
 }
 
 /// The decimal serial number of the certificate in a file that holds it with its private key. Certificates of authorities
@@ -139,18 +161,34 @@ pub(super) fn serial(file: &[u8]) -> Option<String> {
 
 /// Says what is wrong with a certificate file.
 pub(super) fn check(file: &[u8]) -> Result<(), String> {
-    let problem =
-        "this is no X.509 certificate: give UnionPay's own, as PEM (`BEGIN CERTIFICATE`) or DER, with \"file:PATH\"";
-    der_of(file).and_then(|der| certificate(&der).map(drop)).ok_or_else(|| problem.to_owned())
+    ders_of("", file).map(drop)
 }
 
-/// Of a file or text in PEM or, as certificates are also handed out, plain DER.
-fn der_of(file: &[u8]) -> Option<Vec<u8>> {
+/// The certificates in a file or text, all of them: PEM, or DER as certificates are also handed out. Byte order marks and text
+/// between PEM blocks are no part of it.
+fn ders_of(name: &str, file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let unreadable =
+        || "this is no X.509 certificate: give UnionPay's own, as PEM (`BEGIN CERTIFICATE`) or DER, with \"file:PATH\"";
+    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     if file.starts_with(&[0x30]) {
-        return Some(file.to_vec());
+        return certificate(file).map(|_| vec![file.to_vec()]).ok_or_else(|| unreadable().to_owned());
     }
-    let (_, block) = parse_x509_pem(file).ok()?;
-    (block.label == "CERTIFICATE").then_some(block.contents)
+    let blocks = Pem::iter_from_buffer(file).collect::<Result<Vec<_>, _>>();
+    let blocks = blocks.ok().filter(|blocks| !blocks.is_empty()).ok_or_else(|| unreadable().to_owned())?;
+    let count = blocks.len();
+    let one = |(number, block): (usize, Pem)| {
+        let is_certificate = block.label == "CERTIFICATE" && certificate(&block.contents).is_some();
+        let why =
+            || if count == 1 { unreadable().to_owned() } else { format!("{} is none", place(name, number, count)) };
+        if is_certificate { Ok(block.contents) } else { Err(why()) }
+    };
+    (1..).zip(blocks).map(one).collect()
+}
+
+/// Names a certificate of a file in an error.
+fn place(name: &str, number: usize, count: usize) -> String {
+    let file = if name.is_empty() { "the file".to_owned() } else { format!("`keys.{name}`") };
+    if count == 1 { file } else { format!("certificate {number} of {count} in {file}") }
 }
 
 fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {

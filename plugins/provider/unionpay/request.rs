@@ -143,8 +143,8 @@ fn create(account: &Account, product: Product, pay: &Pay) -> Result<Fields, Erro
     if let Product::Page | Product::App = product {
         fields.set("riskRateInfo", format!("{{commodityName={}}}", commodity(&pay.description)?));
     }
-    if let (Product::Page, Some(back)) = (product, &pay.return_url) {
-        fields.set("frontUrl", front_url(back)?);
+    if product == Product::Page {
+        fields.set("frontUrl", front_url(pay.return_url.as_deref())?);
     }
     if product == Product::Barcode {
         fields.set("qrNo", code(pay)?);
@@ -247,11 +247,21 @@ fn notify_url(url: &str) -> Result<&str, Error> {
     Ok(url)
 }
 
-fn front_url(url: &str) -> Result<&str, Error> {
+/// Every transaction that begins in the payer's browser has one.
+fn front_url(url: Option<&str>) -> Result<&str, Error> {
+    let url = url.ok_or_else(|| {
+        unfit("`return_url` is needed for `unionpay.page`: UnionPay sends the payer's browser there after the payment")
+    })?;
     let is_web = url.starts_with("https://") || url.starts_with("http://");
-    let fits = is_web && url.len() <= 256 && url.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = is_web
+        && url.len() <= 256
+        && url.bytes().all(|byte| byte.is_ascii_graphic())
+        && !url.contains(['{', '}', '[', ']']);
     fits.then_some(url).ok_or_else(|| {
-        unfit("`return_url` must start with http:// or https:// and have at most 256 visible characters for UnionPay")
+        unfit(
+            "`return_url` must start with http:// or https:// and have at most 256 visible characters, none of them one of \
+             { } [ ], for UnionPay",
+        )
     })
 }
 

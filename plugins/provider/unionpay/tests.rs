@@ -18,6 +18,7 @@ mod certificates;
 mod configuration;
 mod malformed;
 mod notifications;
+mod reports;
 mod requests;
 mod signatures;
 
@@ -48,7 +49,7 @@ fn pay(method: &str) -> Pay {
         order: Order { provider_id: None, ..order(method) },
         description: "测试 商品+1".to_owned(),
         payer: Payer { auth_code: Some("6220123456789012345".to_owned()), ..Payer::default() },
-        return_url: None,
+        return_url: Some("https://shop.example.com/thanks".to_owned()),
         notify_url: "http://127.0.0.1/n".to_owned(),
     }
 }

@@ -109,6 +109,7 @@ impl Asked {
             refunded: 0,
             version: 1,
             created_at: now,
+            sent_at: None,
             updated_at: now,
             search: None,
             ..payment
@@ -156,6 +157,7 @@ impl Asked {
             channel: paid.channel.clone(),
             version: 1,
             created_at: now,
+            sent_at: None,
             updated_at: now,
             search: None,
             ..refund

@@ -40,7 +40,7 @@ pub(in crate::ledger) struct Later {
 
 impl Later {
     pub(super) fn errand(self, action: Action, now: Timestamp) -> Errand {
-        Errand { action, body: self.body, since: now, tries: 0, due: now }
+        Errand { action, body: self.body, since: now, tries: 0, due: now, may_be_known: false }
     }
 }
 
@@ -83,11 +83,24 @@ pub(in crate::ledger) fn take(
     let listed = turn.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
     tx.put(Space::Running, &id.0, listed.unwrap_or_default());
     target.add(tx, What::Taken { by: by.to_owned() }, now)?;
+    if claim.what != Action::Close && !errand.may_be_known {
+        set_sending_time(tx, &mut target, now)?;
+    }
     let (payment, refund) = match target {
         Target::Payment(kept) => (kept.row.payment, None),
         Target::Refund(kept) => (Kept::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(kept.row.refund)),
     };
     Ok(Some(Ticket { errand: Some(errand), ..Ticket::new(turn, payment, refund) }))
+}
+
+/// Records the time of this sending, durable before anything is sent: a query after a crash names this time.
+fn set_sending_time(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    let sent_at = match target {
+        Target::Payment(kept) => &mut kept.row.payment.sent_at,
+        Target::Refund(kept) => &mut kept.row.refund.sent_at,
+    };
+    *sent_at = Some(now);
+    target.save(tx)
 }
 
 /// Nothing was sent in this turn: it waits for the next one.

@@ -237,6 +237,37 @@ async fn each_turn_may_go_from_channel_to_channel_anew() {
 }
 
 #[tokio::test]
+async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have_left() {
+    let bench = Bench::new();
+    bench.accept("o", pay("o")).await;
+    let take = async |now: i64| {
+        let [claim] = bench.ledger.due_errands(at(2 * 365 * 86_400), 9).await[..] else { panic!("no job waits") };
+        bench.ledger.take(claim, "here", at(now)).await.unwrap().unwrap()
+    };
+    let tried = |written, result| {
+        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        tried.written = written;
+        tried.ended(&Err(result));
+        tried
+    };
+    let word = tollgate_plugins::error::Word { code: "11".into(), message: String::new() };
+    for (now, sent_at, written, result) in [
+        (100, 100, Written::No, Error::NotSent("no connection".into())),
+        (200, 200, Written::Yes, Error::Busy(word.clone())),
+        (300, 300, Written::Yes, Error::Unauthorized(word.clone())),
+        (400, 300, Written::No, Error::NotSent("no connection".into())),
+    ] {
+        let mut ticket = take(now).await;
+        assert_eq!(ticket.payment.sent_at, Some(at(sent_at)), "{now}");
+        assert_eq!(ticket.payment.created_at, at(0), "when it was accepted stays as it is");
+        ticket.evidence.push(tried(written, result));
+        bench.ledger.release(ticket).await.unwrap();
+    }
+    let last = take(500).await;
+    assert_eq!(last.payment.sent_at, Some(at(300)), "a query names the time of the first sending");
+}
+
+#[tokio::test]
 async fn what_waits_is_never_too_old() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;

@@ -223,6 +223,11 @@ impl Exchanged {
         self.result != "held"
     }
 
+    /// Whether the provider may know the request: bytes left, and no verified answer says that it did nothing for now.
+    pub fn may_have_reached(&self) -> bool {
+        self.written != Written::No && self.result != "provider_busy"
+    }
+
     /// What it says, without when and by which bytes.
     fn says(&self) -> impl PartialEq + '_ {
         let key_id = self.answer.as_ref().map(|seen| seen.key_id.as_deref());

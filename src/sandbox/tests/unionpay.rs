@@ -244,6 +244,10 @@ async fn faults_spoil_answers_and_cut_connections() {
         let told = shop.query(&order).await;
         assert!(told.status == 500 && told.text.starts_with(text) && told.believed != code.is_empty(), "{told:?}");
     }
+    world.fault(json!({"operation": "query", "fault": "trade_code", "code": "61"})).await;
+    let told = shop.query(&order).await;
+    let said = ["respCode", "origRespCode", "txnAmt", "settleAmt"].map(|name| told.get(name));
+    assert_eq!((told.believed, said), (true, ["00", "61", "100", ""]), "{told:?}");
     // A page can be cut too.
     world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
     let fields = shop.sign(app_order(&town, "order005"));

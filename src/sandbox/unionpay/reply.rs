@@ -103,6 +103,20 @@ impl Reply {
         Self::to(request, Ok(fields))
     }
 
+    /// With this code for the trade that was queried, and without what tells of money that moved.
+    pub(super) fn about_trade(mut self, code: &str) -> Self {
+        if let Content::Fields(form) = &mut self.content
+            && form.get("origRespCode").is_some_and(|known| known != code)
+        {
+            form.set("origRespCode", code);
+            form.set("origRespMsg", message(code));
+            ["traceTime", "traceNo", "settleDate", "settleAmt", "settleCurrencyCode"]
+                .iter()
+                .for_each(|name| form.set(name, ""));
+        }
+        self
+    }
+
     /// HTML.
     pub(super) fn page(status: u16, text: &str) -> Self {
         Self { status, content: Content::Page(text.to_owned()) }

@@ -86,7 +86,7 @@ const ORDER: &[Field] = &[
 const PAGE: &[Field] = &[
     required("bizType", Text(6, 6, |kind| matches!(kind, "000201" | "000202"))),
     required("channelType", Text(2, 2, |channel| matches!(channel, "07" | "08"))),
-    optional("frontUrl", Text(1, 256, is_url)),
+    required("frontUrl", Text(1, 256, is_url)),
     optional("frontFailUrl", Text(1, 256, is_url)),
 ];
 const APP: &[Field] = &[

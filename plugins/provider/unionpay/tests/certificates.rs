@@ -20,7 +20,7 @@ fn only_unionpays_own_certificate_is_believed() {
     let leaf = |name: &str| why(chain().leaf(&text(name), Kind::Rsa, NOW));
     assert_eq!(leaf("up_acp.crt.pem"), "");
     assert_eq!(leaf("up_merchant.crt.pem"), "its certificate does not belong to UnionPay", "of the same authority");
-    let not_signed = "its certificate was not signed by the configured `middle_cert`";
+    let not_signed = "its certificate was not signed by a configured `middle_cert`";
     assert_eq!((leaf("up_middle.crt.pem"), leaf("up_root.crt.pem")), (not_signed, not_signed));
     assert_eq!(leaf("up_acp.key.pem"), "its certificate cannot be read");
     let production =
@@ -69,15 +69,66 @@ fn the_authoritys_own_certificates_belong_together() {
     let chain = Chain::new(&middle, &root, Owners::Test).unwrap();
     let merchants = chain.leaf(&text("up_acp_test_sign.crt.pem"), Kind::Rsa, 1_480_000_000);
     assert_eq!(why(merchants), "its certificate does not belong to UnionPay");
-    let wrong = |middle: &[u8], root: &[u8]| Chain::new(middle, root, Owners::Test).err().unwrap_or_default();
-    assert_eq!(wrong(&root, &middle), "`keys.middle_cert` was not signed by `keys.root_cert`");
-    assert_eq!(wrong(&key_file("up_middle.crt.pem"), &root), "`keys.middle_cert` was not signed by `keys.root_cert`");
-    assert_eq!(
-        wrong(&key_file("up_acp.crt.pem"), &key_file("up_middle.crt.pem")),
-        "`keys.middle_cert` may not sign certificates"
-    );
-    assert_eq!(wrong(b"", &root), "`keys.middle_cert` is no X.509 certificate");
-    assert_eq!(wrong(&middle, b"x"), "`keys.root_cert` is no X.509 certificate");
+    let wrong = |middle: &[u8], root: &[u8]| {
+        let why = Chain::new(middle, root, Owners::Test).err().unwrap_or_default();
+        assert!(why.starts_with("`keys.") || why.starts_with("this is no X.509"), "{why}");
+        why
+    };
+    let not_signed = "was not signed by `keys.root_cert`";
+    assert!(wrong(&root, &middle).ends_with(not_signed));
+    assert!(wrong(&key_file("up_middle.crt.pem"), &root).ends_with(not_signed));
+    let no_authority = wrong(&key_file("up_acp.crt.pem"), &key_file("up_middle.crt.pem"));
+    assert!(no_authority.ends_with("may not sign certificates"), "{no_authority}");
+    assert!(wrong(b"", &root).contains("no X.509 certificate"));
+    assert!(wrong(&middle, b"x").contains("no X.509 certificate"));
+}
+
+#[test]
+fn certificates_under_an_old_and_a_new_middle_are_believed_side_by_side() {
+    let join = |names: &[&str]| names.iter().map(|name| text(name)).collect::<String>();
+    let root = text("up_next_root.crt.pem");
+    let (old, new) = ("up_next_middle_1.crt.pem", "up_next_middle_2.crt.pem");
+    let (by_old, by_new) = ("up_next_acp_1.crt.pem", "up_next_acp_2.crt.pem");
+    let both = Chain::new(join(&[old, new]).as_bytes(), root.as_bytes(), Owners::Test).unwrap();
+    for name in [by_old, by_new, by_old, by_new] {
+        assert_eq!(why(both.leaf(&text(name), Kind::Rsa, NOW)), "", "{name}");
+    }
+    let under = |middle: &str, leaf: &str| {
+        let chain = Chain::new(text(middle).as_bytes(), root.as_bytes(), Owners::Test).unwrap();
+        why(chain.leaf(&text(leaf), Kind::Rsa, NOW))
+    };
+    assert_eq!((under(old, by_old), under(new, by_new)), ("", ""));
+    for (middle, leaf) in [(old, by_new), (new, by_old)] {
+        assert_eq!(under(middle, leaf), "its certificate was not signed by a configured `middle_cert`", "{leaf}");
+    }
+    let (middles, roots) = (["up_middle.crt.pem", new], ["up_next_root.crt.pem", "up_root.crt.pem"]);
+    let two = Chain::new(join(&middles).as_bytes(), join(&roots).as_bytes(), Owners::Test).unwrap();
+    for name in ["up_acp.crt.pem", by_new] {
+        assert_eq!(why(two.leaf(&text(name), Kind::Rsa, NOW)), "", "under two roots: {name}");
+    }
+}
+
+#[test]
+fn every_certificate_of_a_file_must_be_usable() {
+    let root = text("up_root.crt.pem");
+    let wrong = |middles: String, roots: &str| {
+        Chain::new(middles.as_bytes(), roots.as_bytes(), Owners::Test).err().unwrap_or_default()
+    };
+    let stray = wrong(text("up_middle.crt.pem") + &text("sm2_middle.crt.pem"), &root);
+    assert!(stray.starts_with("certificate 2 of 2 in `keys.middle_cert` ("), "{stray}");
+    assert!(stray.ends_with("was not signed by `keys.root_cert`"), "{stray}");
+    let leaf = wrong(text("up_acp.crt.pem") + &text("up_middle.crt.pem"), &(text("up_middle.crt.pem") + &root));
+    assert!(leaf.starts_with("certificate 1 of 2") && leaf.ends_with("may not sign certificates"), "{leaf}");
+    let key = wrong(text("up_middle.crt.pem") + &text("up_acp.key.pem"), &root);
+    assert_eq!(key, "certificate 2 of 2 in `keys.middle_cert` is none");
+    let half = text("up_middle.crt.pem");
+    let broken = wrong(half.clone() + &half.replacen("MII", "MIX", 1), &root);
+    assert_eq!(broken, "certificate 2 of 2 in `keys.middle_cert` is none");
+    let cut = wrong(half.clone() + &half[..half.len() / 2], &root);
+    assert!(!cut.is_empty(), "a file that ends in a certificate is not read in part");
+    assert_eq!(wrong(format!("\u{feff}{half}"), &root), "", "a byte order mark");
+    assert_eq!(wrong(half.replace('\n', "\r\n"), &root), "", "Windows line ends");
+    assert_eq!(wrong(format!("Bag Attributes\n    friendlyName: middle\n{half}"), &root), "", "openssl's text");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn unionpay_closes_nothing_and_is_not_asked_to() {
 #[test]
 fn what_does_not_fit_is_told_before_anything_is_sent() {
     type Change = fn(&mut Pay);
-    let unfit: [(&str, Change); 11] = [
+    let unfit: [(&str, Change); 13] = [
         ("app", |pay| pay.order.amount = cny(0)),
         ("app", |pay| pay.order.amount = cny(1_000_000_000_000)),
         ("app", |pay| pay.order.amount.currency = Currency::parse("USD").unwrap()),
@@ -87,7 +87,9 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
         ("app", |pay| pay.description = "x".repeat(257)),
         ("app", |pay| pay.notify_url = "https://x/n?a=b".to_owned()),
         ("app", |pay| pay.notify_url = "ftp://x".to_owned()),
+        ("page", |pay| pay.return_url = None),
         ("page", |pay| pay.return_url = Some("javascript:1".to_owned())),
+        ("page", |pay| pay.return_url = Some("https://x/{y}".to_owned())),
         ("page", |pay| pay.return_url = Some("https://x/ y".to_owned())),
         ("barcode", |pay| pay.payer.auth_code = None),
         ("barcode", |pay| pay.payer.auth_code = Some("12345&merId=1".to_owned())),
