@@ -36,6 +36,15 @@ pub enum Error {
         /// Whole seconds, at least one.
         retry_after: u64,
     },
+    /// No key is there that could verify the provider's answer, so nothing was sent: nobody could ever know what became of the
+    /// money. The same request may be tried again once the channel has a key.
+    #[error("nothing was sent, because no key could verify the provider's answer: {why}")]
+    Unverifiable {
+        /// Why there is no key, and what to do about it.
+        why: String,
+        /// The provider's own word on it, where it gave one.
+        word: Option<Word>,
+    },
     /// The provider turned it away without doing it (its rate limit; a refund for which the merchant's money is missing): the
     /// same request again, later.
     #[error("the provider asks to come back later ({0})")]
@@ -85,14 +94,27 @@ impl Error {
             | Self::Conflict(word)
             | Self::Absent(word)
             | Self::UnlistedRefusal(word) => Some(word),
-            Self::Unclear { word, .. } => word.as_ref(),
+            Self::Unclear { word, .. } | Self::Unverifiable { word, .. } => word.as_ref(),
             Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Mismatch(_) => None,
         }
     }
 
     /// Whether the provider cannot have acted on the request.
     pub fn provably_not_executed(&self) -> bool {
-        matches!(self, Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Busy(_) | Self::Unauthorized(_))
+        match self {
+            Self::Unfit(_)
+            | Self::NotSent(_)
+            | Self::Held { .. }
+            | Self::Unverifiable { .. }
+            | Self::Busy(_)
+            | Self::Unauthorized(_) => true,
+            Self::Declined(_)
+            | Self::Conflict(_)
+            | Self::Absent(_)
+            | Self::Unclear { .. }
+            | Self::UnlistedRefusal(_)
+            | Self::Mismatch(_) => false,
+        }
     }
 
     /// Whether it tells that the channel is ill, as a breaker counts it: transport, time-outs, provider's system
@@ -108,6 +130,7 @@ impl Error {
             Self::Unfit(_) => "unfit",
             Self::NotSent(_) => "not_sent",
             Self::Held { .. } => "held",
+            Self::Unverifiable { .. } => "unverifiable",
             Self::Busy(_) => "provider_busy",
             Self::Unauthorized(_) => "unauthorized",
             Self::Declined(_) => "declined",

@@ -166,6 +166,7 @@ impl Admin {
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());
+        self.gateway.exchanger.keys().show(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             readings::tell(channel, now);

@@ -84,8 +84,8 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         provider.verify(Source::Notification, &incoming.headers, body, &keys, unix_now())
     };
     let mut checked = verify();
-    if matches!(checked, Err(BadSignature::UnknownKey(_)))
-        && gateway.exchanger.keys().refresh_for_notification(channel).await
+    if let Err(BadSignature::UnknownKey(id)) = &checked
+        && gateway.exchanger.keys().refresh_for_notification(channel, id).await
     {
         checked = verify();
     }

@@ -142,6 +142,8 @@ pub struct Metrics {
     pub upstream_lookup_failures_total: IntCounterVec,
     /// 1 when a channel's host was reached as a payment would reach it, 0 when it was not.
     pub channel_probe: IntGaugeVec,
+    /// Keys that could verify the provider's answers now, of channels whose provider names its keys.
+    pub channel_usable_keys: IntGaugeVec,
     /// Seconds spent waiting in the connection pool and connecting, by channel and whether one was reused.
     pub upstream_connections_total: CounterVec,
 }
@@ -417,6 +419,14 @@ impl Metrics {
                 IntGaugeVec,
                 Opts::new("channel_probe", "1 when the channel's host was reached as a payment would reach it"),
                 &["channel", "host"]
+            ),
+            channel_usable_keys: add_vec!(
+                IntGaugeVec,
+                Opts::new(
+                    "channel_usable_keys",
+                    "Keys that could verify the provider's answers now; without any, nothing is sent on the channel"
+                ),
+                &["channel"]
             ),
             upstream_connections_total: add_vec!(
                 CounterVec,

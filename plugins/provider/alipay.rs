@@ -139,6 +139,10 @@ impl Provider for Alipay {
         None
     }
 
+    fn can_verify(&self, keys: &Keyring, now: u64) -> bool {
+        keys.has_valid(now)
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
     }

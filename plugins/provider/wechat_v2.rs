@@ -173,6 +173,10 @@ impl Provider for WechatV2 {
         None
     }
 
+    fn can_verify(&self, _: &Keyring, _: u64) -> bool {
+        true
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         None
     }

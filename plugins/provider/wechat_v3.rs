@@ -164,6 +164,10 @@ impl Provider for WechatV3 {
         None
     }
 
+    fn can_verify(&self, keys: &Keyring, now: u64) -> bool {
+        keys.has_valid(now)
+    }
+
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         Some(self)
     }

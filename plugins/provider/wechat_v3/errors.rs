@@ -53,11 +53,12 @@ const CODES: &[(&str, Class)] = &[
     ("NOTENOUGH", Class::Poor),
 ];
 
+/// An error answer's body.
 #[derive(Deserialize)]
-struct Refusal {
-    code: String,
+pub(super) struct Refusal {
+    pub(super) code: String,
     #[serde(default)]
-    message: String,
+    pub(super) message: String,
 }
 
 /// What an error answer says that carries no signature. It can turn an order away that nobody can pay yet, but what moves
