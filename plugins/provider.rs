@@ -61,6 +61,9 @@ pub trait Provider: Send + Sync {
     /// Decrypts and reads a verified notification; refuses one that is for another account.
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error>;
 
+    /// Says what a verified notification is about, for the log line of one that cannot be used.
+    fn describe(&self, notification: &Verified) -> Described;
+
     /// What the provider wants to hear to its notification: taken, or not (then it sends it again).
     fn acknowledge(&self, accepted: bool) -> Response<Bytes>;
 
@@ -101,6 +104,15 @@ pub struct NoKeys {
     pub word: Option<Word>,
     /// What an operator does about it.
     pub advice: &'static str,
+}
+
+/// What a verified notification says of itself, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The provider's name of the event, as in `TRANSACTION.SUCCESS`.
+    pub event: Option<String>,
+    /// The order number that the provider knows.
+    pub order_number: Option<String>,
 }
 
 /// An operation in a provider's words.

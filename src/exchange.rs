@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tollgate_plugins::error::Error;
+use tollgate_plugins::error::{Error, Word};
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next, Symptom};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
@@ -117,8 +117,17 @@ impl Exchange for ChannelExchange<'_> {
         METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(took.as_secs_f64());
         match &result {
             Err(error @ Error::Unauthorized(_)) => {
-                tracing::error!(channel = call.channel, operation, %error, "the channel's keys or certificates are wrong");
+                let advice = "see `keys.sign`, the certificates and `account` of the channel, and this machine's clock; \
+                              `tollgate check` holds the files against each other";
+                tracing::error!(
+                    channel = call.channel,
+                    operation,
+                    %error,
+                    advice,
+                    "the channel's keys or certificates are wrong"
+                );
             }
+            Err(Error::UnlistedRefusal(word)) => tell_unlisted(call.channel, operation, word),
             Err(error) => tracing::info!(channel = call.channel, operation, %error, "exchange"),
             Ok(_) => {}
         }
@@ -190,6 +199,22 @@ impl ChannelExchange<'_> {
                 _ => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
             },
         }
+    }
+}
+
+/// Counts a refusal whose code is in no table, and logs each code of a channel once.
+fn tell_unlisted(channel: &str, operation: &str, word: &Word) {
+    let (code, is_new) = METRICS.few.label("code", channel, &word.code);
+    METRICS.unlisted_refusals_total.with_label_values(&[channel, &code]).inc();
+    if is_new {
+        tracing::warn!(
+            channel,
+            operation,
+            code = word.code,
+            message = word.message,
+            "the provider refused with a code that is in no table: what became of it is asked about; report the code so that \
+             it gets its meaning"
+        );
     }
 }
 

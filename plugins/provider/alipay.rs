@@ -34,7 +34,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use self::account::{Account, Protocol};
 use super::bill::Bills;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -120,6 +121,10 @@ impl Provider for Alipay {
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
         notify::decode(&self.account, notification.bytes())
+    }
+
+    fn describe(&self, notification: &Verified) -> Described {
+        notify::describe(notification.bytes())
     }
 
     /// Alipay looks at the body alone: these seven bytes, or it sends the notification again.

@@ -15,7 +15,8 @@ use serde_json::json;
 
 use super::bill::Bills;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::{Error, Word};
 use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
@@ -165,6 +166,11 @@ impl Provider for Sandbox {
             None => (news.number, None),
         };
         Ok(Event { id, order_number, refund_number, outcome, amount: None })
+    }
+
+    fn describe(&self, notification: &Verified) -> Described {
+        let order_number = self.news(notification.bytes()).ok().map(|news| news.order.unwrap_or(news.number));
+        Described { event: None, order_number }
     }
 
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {

@@ -35,7 +35,9 @@ use self::account::{Account, MIDDLE, ROOT, SECURE_KEY};
 use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
-use super::{BadSignature, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Described, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::Error;
 use crate::payment::{Action, Event, Operation, Outcome, Status};
 use crate::signer::Keyring;
@@ -141,6 +143,12 @@ impl Provider for UnionPay {
         let unreadable = || Error::unclear("it is in no form that UnionPay writes");
         let fields = self.read(Source::Notification, &notification).ok_or_else(unreadable)?;
         notify::decode(&self.0, &fields)
+    }
+
+    fn describe(&self, notification: &Verified) -> Described {
+        let fields = self.read(Source::Notification, notification);
+        let field = |name: &str| fields.as_ref().and_then(|fields| fields.get(name)).map(str::to_owned);
+        Described { event: field("txnType").map(|kind| format!("txnType {kind}")), order_number: field("orderId") }
     }
 
     /// Only the status counts; the body is what UnionPay's own samples write.

@@ -32,7 +32,8 @@ use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
 use super::wechat_account;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -150,6 +151,14 @@ impl Provider for WechatV2 {
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
         self.message(notification.bytes())?.event()
+    }
+
+    fn describe(&self, notification: &Verified) -> Described {
+        let fields = xml::read("xml", notification.bytes()).unwrap_or_default();
+        let field = |name: &str| fields.get(name).cloned();
+        // Payments have no kind; refunds are the ones with encrypted content.
+        let event = if fields.contains_key("req_info") { "refund" } else { "payment" };
+        Described { event: Some(event.to_owned()), order_number: field("out_trade_no") }
     }
 
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {

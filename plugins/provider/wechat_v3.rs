@@ -34,7 +34,8 @@ use self::codepay::Till;
 use super::bill::Bills;
 use super::wechat_account::Account;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome, Status};
@@ -142,6 +143,10 @@ impl Provider for WechatV3 {
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
         notify::decode(&self.account, &self.api_v3, notification.bytes())
+    }
+
+    fn describe(&self, notification: &Verified) -> Described {
+        notify::describe(&self.api_v3, notification.bytes())
     }
 
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use x509_parser::pem::parse_x509_pem;
 
 use super::super::{NoKeys, PublishedKeys};
-use super::errors::Refusal;
 use super::sealed::Sealed;
 use super::{WechatV3, request, signature};
 use crate::error::Word;
@@ -47,6 +46,13 @@ impl PublishedKeys for WechatV3 {
         checked.map_err(|bad| unusable(format!("the list of certificates is not believed: {bad}"), SEE_PROVIDER))?;
         Ok(keys)
     }
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    #[serde(default)]
+    message: String,
 }
 
 /// Why WeChat Pay hands out no list.

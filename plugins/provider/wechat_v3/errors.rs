@@ -53,12 +53,11 @@ const CODES: &[(&str, Class)] = &[
     ("NOTENOUGH", Class::Poor),
 ];
 
-/// An error answer's body.
 #[derive(Deserialize)]
-pub(super) struct Refusal {
-    pub(super) code: String,
+struct Refusal {
+    code: String,
     #[serde(default)]
-    pub(super) message: String,
+    message: String,
 }
 
 /// What an error answer says that carries no signature. It can turn an order away that nobody can pay yet, but what moves
