@@ -5,6 +5,7 @@
 //! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (what is signed, errors too)
 //! Error     ◀─ errors ─────────────────────── ◀═   (`error_response`, which nobody signs)
 //! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
+//! Keys      ◀─ certificates ◀═ its next certificate
 //! ```
 //!
 //! With `protocol = "v3"`, `v3` stands where `form`, `envelope` and `signature` stand for requests and answers.
@@ -148,8 +149,9 @@ impl Provider for Alipay {
         keys.has_valid(now)
     }
 
+    /// Bare keys have no numbers by which the next one could be asked for.
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
+        self.account.certificates.is_some().then_some(self as &dyn PublishedKeys)
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

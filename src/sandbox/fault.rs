@@ -78,6 +78,8 @@ pub(super) enum Kind {
     OtherHash,
     /// A signed answer with a bill's link to a host that is not the provider's.
     OtherHost,
+    /// The right answer, signed with the provider's next key, which it names (Alipay's certificates).
+    NextKey,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.

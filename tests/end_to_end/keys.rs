@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tollgate::keygen::SandboxProvider;
 
 use crate::harness::{Answer, Wishes, World, ask_later, order_of, until};
 use crate::reload::save;
@@ -118,4 +119,29 @@ async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_name
     put_line_after(&file, "[keys]\n", &right);
     reloaded(&world).await;
     assert_eq!(world.create("o-3", "k-3").await.status, 201);
+}
+
+/// Alipay renews its certificate: answers are signed with the old one and the new one by turns, in both protocols.
+#[tokio::test]
+async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_and_the_old_one_too() {
+    for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
+        let world = World::with(Wishes { provider, ..Wishes::default() }).await;
+        let qr = |order: &str| {
+            let mut body = order_of(order);
+            body["method"] = "alipay.qr".into();
+            body
+        };
+        for (order, fault) in [("o-1", None), ("o-2", Some("next_key")), ("o-3", None), ("o-4", Some("next_key"))] {
+            if let Some(fault) = fault {
+                world.fault(json!({"operation": "create", "fault": fault})).await;
+            }
+            let answer = world.ask("POST", "/v1/payments", Some(order), &qr(order)).await;
+            assert_eq!(answer.status, 201, "{order}: {:?} {}", answer.body, world.log());
+        }
+        let log = world.log();
+        let fetched = log.lines().filter(|line| line.contains("the provider's keys were fetched")).count();
+        assert_eq!(fetched, 1, "once: {log}");
+        let metrics = world.metrics().await;
+        assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"main\"} 2"), "{metrics}");
+    }
 }

@@ -17,6 +17,7 @@ use crate::signer::Key;
 mod accounts;
 mod answers;
 mod bills;
+mod certificates;
 mod malformed;
 mod notifications;
 mod requests;

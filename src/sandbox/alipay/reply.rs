@@ -89,11 +89,12 @@ impl Reply {
         let Content::Method(object) = &self.content else { return self.sent() };
         let object = text(object);
         let mut body = format!("{{\"{}_response\":{object}", method.name().replace('.', "_"));
-        if let Some(certificates) = &account.certificates {
-            body += &format!(",\"alipay_cert_sn\":\"{}\"", certificates.alipay_cert_sn);
+        let (key, number) = account.signer(fault);
+        if let Some(number) = number {
+            body += &format!(",\"alipay_cert_sn\":\"{number}\"");
         }
         let salt = if fault == Some(Kind::WrongSignature) { "\n" } else { "" };
-        let signature = account.alipay.sign(format!("{object}{salt}").as_bytes());
+        let signature = key.sign(format!("{object}{salt}").as_bytes());
         if let Some(signature) = signature.filter(|_| fault != Some(Kind::Unsigned)) {
             body += &format!(",\"sign\":\"{signature}\"");
         }
