@@ -142,3 +142,31 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_no_channel_failure_and_a_key_that_is_not_accepted_is_one() {
+        let word = Word { code: "X".into(), message: String::new() };
+        let unverifiable = Error::Unverifiable { why: "x".into(), word: Some(word.clone()) };
+        for (error, not_executed, channel_failure) in [
+            (Error::Unfit("x".into()), true, false),
+            (Error::NotSent("x".into()), true, true),
+            (Error::Held { why: "x".into(), retry_after: 1 }, true, false),
+            (unverifiable, true, false),
+            (Error::Busy(word.clone()), true, false),
+            (Error::Unauthorized(word.clone()), true, true),
+            (Error::Declined(word.clone()), false, false),
+            (Error::Conflict(word.clone()), false, false),
+            (Error::Absent(word.clone()), false, false),
+            (Error::unclear("x"), false, true),
+            (Error::UnlistedRefusal(word), false, false),
+            (Error::Mismatch("x".into()), false, true),
+        ] {
+            assert_eq!(error.provably_not_executed(), not_executed, "{error:?}");
+            assert_eq!(error.is_channel_failure(), channel_failure, "{error:?}");
+        }
+    }
+}
