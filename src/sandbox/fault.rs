@@ -84,12 +84,46 @@ pub(super) enum Kind {
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.
     RefuseClientCertificate,
+    /// The right answer with a signature that is wrong on purpose: the provider's own test of whether signatures are checked.
+    ProbeSignature,
+    /// Executes nothing: a signed refusal with a code that is in no list, or with the fault's `code` where it names one.
+    UnlistedRefusal,
+    /// Executes nothing: a signed refusal with a documented code that is final.
+    Declined,
+    /// Executes nothing: a signed refusal because of the provider's rate limit.
+    RateLimited,
+    /// Executes nothing: a signed word that the end is unclear.
+    NotDone,
+    /// Executes nothing: an unsigned refusal of the signature, in the shape in which the provider writes one.
+    UnsignedRefusal,
+    /// Executes nothing: a failure that names no account.
+    NoAccount,
+    /// A scanned payment that is said to have failed and is charged afterwards.
+    PayError,
+    /// The right answer in GBK, signed over its bytes.
+    Gbk,
+    /// The right answer, signed by the account's other method.
+    OtherSignType,
 }
 
 impl Kind {
     /// Whether it happens to a connection, before there is any request.
     fn is_for_connections(self) -> bool {
         matches!(self, Self::RefuseConnection | Self::RefuseClientCertificate)
+    }
+
+    /// Whether an answer of its own takes the place of the execution.
+    pub(super) fn executes_nothing(self) -> bool {
+        matches!(
+            self,
+            Self::Status
+                | Self::UnlistedRefusal
+                | Self::Declined
+                | Self::RateLimited
+                | Self::NotDone
+                | Self::UnsignedRefusal
+                | Self::NoAccount
+        )
     }
 
     /// Whether it happens when the head was read and the body was not.
@@ -190,7 +224,7 @@ pub(super) async fn disturbed<R>(
     }
     let reply = match fault.fault {
         Kind::CutBefore => None,
-        Kind::Status => Some(instead(fault)),
+        kind if kind.executes_nothing() => Some(instead(fault)),
         Kind::CutAfter => {
             execute();
             None
