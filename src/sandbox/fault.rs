@@ -66,6 +66,8 @@ pub(super) enum Kind {
     Unsigned,
     /// The right answer with the signature of other bytes.
     WrongSignature,
+    /// The right answer, signed with the provider's next key, which it names (Alipay's certificates).
+    NextKey,
     /// The right answer, rightly signed ten minutes ago.
     Stale,
     /// A signed answer that is no JSON.
@@ -78,8 +80,6 @@ pub(super) enum Kind {
     OtherHash,
     /// A signed answer with a bill's link to a host that is not the provider's.
     OtherHost,
-    /// The right answer, signed with the provider's next key, which it names (Alipay's certificates).
-    NextKey,
     /// Closes a new connection at once: provably nothing was read.
     RefuseConnection,
     /// Refuses the client certificate in a new connection's handshake.
