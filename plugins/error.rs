@@ -36,6 +36,15 @@ pub enum Error {
         /// Whole seconds, at least one.
         retry_after: u64,
     },
+    /// No key is there that could verify the provider's answer, so nothing was sent: nobody could ever know what became of the
+    /// money. The same request may be tried again once the channel has a key.
+    #[error("nothing was sent, because no key could verify the provider's answer: {why}")]
+    Unverifiable {
+        /// Why there is no key, and what to do about it.
+        why: String,
+        /// The provider's own word on it, where it gave one.
+        word: Option<Word>,
+    },
     /// The provider turned it away without doing it (its rate limit; a refund for which the merchant's money is missing): the
     /// same request again, later.
     #[error("the provider asks to come back later ({0})")]
@@ -89,14 +98,27 @@ impl Error {
             | Self::Conflict(word)
             | Self::Absent(word)
             | Self::UnlistedRefusal(word) => Some(word),
-            Self::Unclear { word, .. } => word.as_ref(),
+            Self::Unclear { word, .. } | Self::Unverifiable { word, .. } => word.as_ref(),
             Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Mismatch(_) => None,
         }
     }
 
     /// Whether the provider cannot have acted on the request.
     pub fn provably_not_executed(&self) -> bool {
-        matches!(self, Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Busy(_) | Self::Unauthorized(_))
+        match self {
+            Self::Unfit(_)
+            | Self::NotSent(_)
+            | Self::Held { .. }
+            | Self::Unverifiable { .. }
+            | Self::Busy(_)
+            | Self::Unauthorized(_) => true,
+            Self::Declined(_)
+            | Self::Conflict(_)
+            | Self::Absent(_)
+            | Self::Unclear { .. }
+            | Self::UnlistedRefusal(_)
+            | Self::Mismatch(_) => false,
+        }
     }
 
     /// Whether it tells that the channel is ill, as a breaker counts it: transport, time-outs, provider's system
@@ -112,6 +134,7 @@ impl Error {
             Self::Unfit(_) => "unfit",
             Self::NotSent(_) => "not_sent",
             Self::Held { .. } => "held",
+            Self::Unverifiable { .. } => "unverifiable",
             Self::Busy(_) => "provider_busy",
             Self::Unauthorized(_) => "unauthorized",
             Self::Declined(_) => "declined",
@@ -120,6 +143,34 @@ impl Error {
             Self::Unclear { .. } => "unclear",
             Self::UnlistedRefusal(_) => "unlisted_refusal",
             Self::Mismatch(_) => "mismatch",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_no_channel_failure_and_a_key_that_is_not_accepted_is_one() {
+        let word = Word { code: "X".into(), message: String::new() };
+        let unverifiable = Error::Unverifiable { why: "x".into(), word: Some(word.clone()) };
+        for (error, not_executed, channel_failure) in [
+            (Error::Unfit("x".into()), true, false),
+            (Error::NotSent("x".into()), true, true),
+            (Error::Held { why: "x".into(), retry_after: 1 }, true, false),
+            (unverifiable, true, false),
+            (Error::Busy(word.clone()), true, false),
+            (Error::Unauthorized(word.clone()), true, true),
+            (Error::Declined(word.clone()), false, false),
+            (Error::Conflict(word.clone()), false, false),
+            (Error::Absent(word.clone()), false, false),
+            (Error::unclear("x"), false, true),
+            (Error::UnlistedRefusal(word), false, false),
+            (Error::Mismatch("x".into()), false, true),
+        ] {
+            assert_eq!(error.provably_not_executed(), not_executed, "{error:?}");
+            assert_eq!(error.is_channel_failure(), channel_failure, "{error:?}");
         }
     }
 }

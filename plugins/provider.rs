@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use self::bill::Bills;
-use crate::error::Error;
+use crate::error::{Error, Word};
 use crate::payment::{Event, Operation, Outcome};
 use crate::secret::Secret;
 use crate::settings::Settings;
@@ -62,6 +62,9 @@ pub trait Provider: Send + Sync {
     /// Decrypts and reads a verified notification; refuses one that is for another account.
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error>;
 
+    /// Says what a verified notification is about, for the log line of one that cannot be used.
+    fn describe(&self, notification: &Verified) -> Described;
+
     /// What the provider wants to hear to its notification: taken, or not (then it sends it again).
     fn acknowledge(&self, accepted: bool) -> Response<Bytes>;
 
@@ -72,6 +75,9 @@ pub trait Provider: Send + Sync {
     /// it the provider's word that an order was never begun is its last one.
     fn lifetime(&self) -> Option<Duration>;
 
+    /// Whether a key is there that could verify an answer now; `now` is unix seconds.
+    fn can_verify(&self, keys: &Keyring, now: u64) -> bool;
+
     /// Where the provider publishes its keys; `None` when they are only ever configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
 
@@ -81,10 +87,33 @@ pub trait Provider: Send + Sync {
 
 /// A provider that publishes its public keys itself.
 pub trait PublishedKeys: Send + Sync {
-    /// The request that asks for them, not yet signed.
-    fn request(&self) -> Request<Bytes>;
-    /// Checks and reads the answer; `now` is unix seconds.
-    fn read(&self, headers: &HeaderMap, body: &[u8], now: u64) -> Result<Vec<Key>, BadSignature>;
+    /// The request that asks for them, not yet signed. `key_id` is the id of an unknown key that a message was signed with.
+    /// `None` where the provider must be told which key is wanted, and none is named.
+    fn request(&self, key_id: Option<&str>) -> Option<Request<Bytes>>;
+
+    /// Checks and reads the answer; `keys` are those that are known already, `now` is unix seconds.
+    fn read(&self, answer: &Response<Bytes>, keys: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys>;
+}
+
+/// Why published keys could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NoKeys {
+    /// What happened; the same words for the same cause.
+    pub why: String,
+    /// The provider's own code and message, where it answered with them.
+    pub word: Option<Word>,
+    /// What an operator does about it.
+    pub advice: &'static str,
+}
+
+/// What a verified notification says of itself, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The provider's name of the event, as in `TRANSACTION.SUCCESS`.
+    pub event: Option<String>,
+    /// The order number that the provider knows.
+    pub order_number: Option<String>,
 }
 
 /// An operation in a provider's words.

@@ -95,6 +95,13 @@ pub struct Key {
     pub not_after: Option<u64>,
 }
 
+impl Key {
+    /// Whether it is believed at this time, in unix seconds.
+    pub fn is_valid(&self, now: u64) -> bool {
+        self.not_after.is_none_or(|end| now <= end)
+    }
+}
+
 impl Keyring {
     /// Makes a keyring.
     pub fn new(keys: Vec<Key>) -> Self {
@@ -104,6 +111,11 @@ impl Keyring {
     /// The keys, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.0.iter()
+    }
+
+    /// Whether a key is believed at this time, in unix seconds.
+    pub fn has_valid(&self, now: u64) -> bool {
+        self.0.iter().any(|key| key.is_valid(now))
     }
 
     /// Whether there is none.

@@ -12,9 +12,10 @@ use async_trait::async_trait;
 use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use jiff::Timestamp;
-use pingora::apps::http_app::ServeHttp;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
 use serde_json::json;
 use tollgate_plugins::filter::Clock;
 
@@ -30,6 +31,9 @@ use crate::listener;
 use crate::probe::Probes;
 use crate::server::{Deaf, Workers};
 use crate::telemetry::{METRICS, readings};
+
+/// Seconds for which an idle connection stays open.
+const KEEPALIVE: u64 = 60;
 
 /// The admin listener.
 pub struct Admin {
@@ -48,7 +52,36 @@ pub struct Admin {
 }
 
 #[async_trait]
-impl ServeHttp for Admin {
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        match session.read_request().await {
+            Ok(true) => {}
+            Ok(false) => return None,
+            // As the public port does; the stream makes a problem of it.
+            Err(_) => {
+                session.set_keepalive(None);
+                drop(session.respond_error(StatusCode::BAD_REQUEST.as_u16()).await);
+                session.shutdown().await;
+                return None;
+            }
+        }
+        session.set_keepalive(Some(KEEPALIVE).filter(|_| !*shutdown.borrow()));
+        let (parts, body) = self.response(&mut session).await.into_parts();
+        session.write_response_header(Box::new(parts.into())).await.ok()?;
+        if !body.is_empty() {
+            session.write_response_body(body.into(), true).await.ok()?;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok()??;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+}
+
+impl Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         if let Some(request) = listener::begin(session) {
             request.begin_work();
@@ -166,6 +199,7 @@ impl Admin {
         METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());
+        self.gateway.exchanger.keys().show(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             readings::tell(channel, now);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tollgate_plugins::error::Error;
+use tollgate_plugins::error::{Error, Word};
 use tollgate_plugins::filter::{Call, Clock, Exchange, Next, Symptom};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
@@ -16,7 +16,7 @@ use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, 
 use crate::cache::Counters;
 use crate::clock::{self, Reading, SystemClock, stamp, unix_now};
 use crate::config::Channel;
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::ledger::{Exchanged, Seen, Written};
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
@@ -60,10 +60,13 @@ impl Exchanger {
         let call =
             Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
-        let result = Next::new(&channel.filters, &exchange).run(&call).await;
+        let result = match self.verifiable(channel, operation, limit.min(total)).await {
+            Ok(()) => Next::new(&channel.filters, &exchange).run(&call).await,
+            Err(error) => Err(error),
+        };
         let mut seen = exchange.seen.into_inner();
         if seen.is_empty() {
-            // A filter held it back.
+            // A filter held it back, or no key is there.
             let mut held = Exchanged::begun(operation.kind(), &channel.name, clock::now());
             held.ended(&result);
             seen.push(held);
@@ -71,11 +74,24 @@ impl Exchanger {
         evidence.append(&mut seen);
         result
     }
+
+    /// Refuses what could not be verified. It stands before the filters: no call is made, so they have nothing to count.
+    async fn verifiable(&self, channel: &Arc<Channel>, operation: &Operation, limit: Duration) -> Result<(), Error> {
+        let kind = operation.kind();
+        // A question moves no money, and where keys are fetched by their names only its answer can name the next one.
+        if kind.is_query() && keys::are_fetched_by_name(channel) {
+            return Ok(());
+        }
+        let Err(cause) = self.keys.ensure(channel, limit).await else { return Ok(()) };
+        let error = Error::Unverifiable { why: format!("{cause}: {}", cause.advice), word: cause.word.clone() };
+        METRICS.exchanges_total.with_label_values(&[channel.name.as_str(), kind.as_str(), error.code()]).inc();
+        Err(error)
+    }
 }
 
 struct ChannelExchange<'a> {
     channel: &'a Arc<Channel>,
-    keys: &'a Keys,
+    keys: &'a Arc<Keys>,
     /// Each time that it was run.
     seen: Mutex<Vec<Exchanged>>,
 }
@@ -87,12 +103,13 @@ impl Exchange for ChannelExchange<'_> {
         let mut seen = Exchanged::begun(call.operation.kind(), call.channel, clock::now());
         let result = self.once(call, &mut seen).await;
         let took = call.clock.now().saturating_sub(started);
-        seen.ended(&result);
-        if let Err(error) = &result
-            && let Some(symptom) = symptom_of(error, &seen)
+        if let Err(failure) = &result
+            && let Some(symptom) = failure.symptom(&seen)
         {
             call.symptom.note(symptom);
         }
+        let result = result.map_err(|failure| failure.error);
+        seen.ended(&result);
         self.seen.lock().push(seen);
         let operation = call.operation.kind().as_str();
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
@@ -100,8 +117,17 @@ impl Exchange for ChannelExchange<'_> {
         METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(took.as_secs_f64());
         match &result {
             Err(error @ Error::Unauthorized(_)) => {
-                tracing::error!(channel = call.channel, operation, %error, "the channel's keys or certificates are wrong");
+                let advice = "see `keys.sign`, the certificates and `account` of the channel, and this machine's clock; \
+                              `tollgate check` holds the files against each other";
+                tracing::error!(
+                    channel = call.channel,
+                    operation,
+                    %error,
+                    advice,
+                    "the channel's keys or certificates are wrong"
+                );
             }
+            Err(Error::UnlistedRefusal(word)) => tell_unlisted(call.channel, operation, word),
             Err(error) => tracing::info!(channel = call.channel, operation, %error, "exchange"),
             Ok(_) => {}
         }
@@ -110,7 +136,7 @@ impl Exchange for ChannelExchange<'_> {
 }
 
 impl ChannelExchange<'_> {
-    async fn once(&self, call: &Call<'_>, seen: &mut Exchanged) -> Result<Outcome, Error> {
+    async fn once(&self, call: &Call<'_>, seen: &mut Exchanged) -> Result<Outcome, Failure> {
         let stamp = stamp();
         let request = match self.prepare(call.operation, &stamp).await? {
             Encoded::Answer(outcome) => return Ok(outcome),
@@ -118,7 +144,8 @@ impl ChannelExchange<'_> {
         };
         let left = call.deadline.saturating_sub(call.clock.now());
         if left.is_zero() {
-            return Err(Error::NotSent("the time for this request is over".to_owned()));
+            let error = Error::NotSent("the time for this request is over".to_owned());
+            return Err(Failure { error, is_timeout: true });
         }
         let sent = call.clock.now();
         seen.sent_at = clock::now();
@@ -129,12 +156,12 @@ impl ChannelExchange<'_> {
             if matches!(error, SendError::MaybeSent(_)) {
                 seen.written = Written::Maybe;
             }
-            unanswered(error)
+            Failure { is_timeout: error.lost().is_timeout, error: unanswered(error) }
         })?;
         seen.written = Written::Yes;
         seen.http_status = Some(answer.status.as_u16());
         let bytes = seen.answer.insert(Seen::of(&answer.body));
-        self.read(call.operation, answer, &stamp, &mut bytes.key_id).await
+        Ok(self.read(call.operation, answer, &stamp, &mut bytes.key_id).await?)
     }
 
     /// Encodes and signs on this thread, or beside it when the key is so long that other requests would feel it.
@@ -175,14 +202,32 @@ impl ChannelExchange<'_> {
     }
 }
 
+/// Counts a refusal whose code is in no table, and logs each code of a channel once.
+fn tell_unlisted(channel: &str, operation: &str, word: &Word) {
+    let (code, is_new) = METRICS.few.label("code", channel, &word.code);
+    METRICS.unlisted_refusals_total.with_label_values(&[channel, &code]).inc();
+    if is_new {
+        tracing::warn!(
+            channel,
+            operation,
+            code = word.code,
+            message = word.message,
+            "the provider refused with a code that is in no table: what became of it is asked about; report the code so that \
+             it gets its meaning"
+        );
+    }
+}
+
 /// Checks an answer's signature; one by an unknown key is worth one look at the keys that the provider publishes.
-async fn verified(channel: &Channel, keys: &Keys, answer: &Answer) -> Result<Verified, BadSignature> {
+async fn verified(channel: &Arc<Channel>, keys: &Arc<Keys>, answer: &Answer) -> Result<Verified, BadSignature> {
     let verify = || {
         let (body, keys) = (answer.body.clone(), channel.keys.load());
         channel.provider.verify(Source::Answer, &answer.headers, body, &keys, unix_now())
     };
     let mut checked = verify();
-    if matches!(checked, Err(BadSignature::UnknownKey(_))) && keys.refresh(channel).await {
+    if let Err(BadSignature::UnknownKey(id)) = &checked
+        && keys.refresh(channel, id).await
+    {
         checked = verify();
     }
     checked
@@ -206,33 +251,47 @@ fn decoded_at(operation: &Operation, stamp: &Stamp, time: Reading) -> Stamp {
     Stamp { unix_time: certain.map_or(stamp.unix_time, |certain| certain.min(stamp.unix_time)), ..stamp.clone() }
 }
 
-/// What a breaker tells of a failure: what the provider answered, or what came instead.
-fn symptom_of(error: &Error, seen: &Exchanged) -> Option<Cow<'static, str>> {
-    let is_timeout = |why: &str| ["imedout", "in time", "is over"].iter().any(|word| why.contains(word));
-    match error {
-        Error::NotSent(why) | Error::Unclear { why, word: None } if is_timeout(why) => Some("timeout".into()),
-        Error::NotSent(_) => Some("no connection".into()),
-        Error::Mismatch(_) => Some("mismatch".into()),
-        Error::Unclear { word, .. } => {
-            let status = seen.http_status.filter(|status| !(200..300).contains(status));
-            let believed = seen.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
-            Some(match (status, word) {
-                (Some(status), Some(word)) => format!("HTTP {status} {}", word.code).into(),
-                (Some(status), None) => format!("HTTP {status}").into(),
-                (None, Some(word)) => word.code.clone().into(),
-                (None, None) if seen.http_status.is_none() => "cut".into(),
-                (None, None) if believed => "odd answer".into(),
-                (None, None) => "bad signature".into(),
-            })
+/// An exchange without an outcome.
+struct Failure {
+    error: Error,
+    /// Whether a time limit ended it.
+    is_timeout: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, is_timeout: false }
+    }
+}
+
+impl Failure {
+    /// What a breaker tells of it: what the provider answered, or what came instead.
+    fn symptom(&self, seen: &Exchanged) -> Option<Cow<'static, str>> {
+        match &self.error {
+            _ if self.is_timeout => Some("timeout".into()),
+            Error::NotSent(_) => Some("no connection".into()),
+            Error::Mismatch(_) => Some("mismatch".into()),
+            Error::Unclear { word, .. } => {
+                let status = seen.http_status.filter(|status| !(200..300).contains(status));
+                let believed = seen.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
+                Some(match (status, word) {
+                    (Some(status), Some(word)) => format!("HTTP {status} {}", word.code).into(),
+                    (Some(status), None) => format!("HTTP {status}").into(),
+                    (None, Some(word)) => word.code.clone().into(),
+                    (None, None) if seen.http_status.is_none() => "cut".into(),
+                    (None, None) if believed => "odd answer".into(),
+                    (None, None) => "bad signature".into(),
+                })
+            }
+            _ => None,
         }
-        _ => None,
     }
 }
 
 fn unanswered(error: SendError) -> Error {
     match error {
-        SendError::NotSent(why) => Error::NotSent(why),
-        SendError::MaybeSent(why) => Error::unclear(why),
+        SendError::NotSent(lost) => Error::NotSent(lost.why),
+        SendError::MaybeSent(lost) => Error::unclear(lost.why),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::provider::{BadSignature, Provider, Source};
+use tollgate_plugins::provider::{BadSignature, Described, Provider, Source};
 
 use crate::clock::{self, unix_now};
 use crate::config::{Channel, Snapshot};
@@ -87,8 +87,8 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
         provider.verify(Source::Notification, &incoming.headers, body, &keys, unix_now())
     };
     let mut checked = verify();
-    if matches!(checked, Err(BadSignature::UnknownKey(_)))
-        && gateway.exchanger.keys().refresh_for_notification(channel).await
+    if let Err(BadSignature::UnknownKey(id)) = &checked
+        && gateway.exchanger.keys().refresh_for_notification(channel, id).await
     {
         checked = verify();
     }
@@ -107,7 +107,7 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
     let event = match provider.decode_notification(verified) {
         Ok(event) => event,
         Err(error) => {
-            tracing::error!(channel = channel.name, %error, "a verified notification cannot be used");
+            tell_unusable(channel, verify().map(|verified| provider.describe(&verified)).unwrap_or_default(), &error);
             return if matches!(error, Error::Mismatch(_)) { Verdict::Mismatch } else { Verdict::Unreadable };
         }
     };
@@ -162,4 +162,18 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             Verdict::NotRecorded
         }
     }
+}
+
+/// Logs and counts a verified notification that cannot be used. The provider sends it again, so each line is an error once more.
+fn tell_unusable(channel: &Channel, described: Described, error: &Error) {
+    let Described { event, order_number } = described;
+    let label = METRICS.few.label("event", &channel.name, event.as_deref().unwrap_or("unnamed")).0;
+    METRICS.notifications_unusable_total.with_label_values(&[channel.name.as_str(), &label]).inc();
+    tracing::error!(
+        channel = channel.name,
+        event,
+        order_number,
+        why = %error,
+        "a verified notification cannot be used: see which setting at the provider sends it here"
+    );
 }

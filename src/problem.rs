@@ -170,6 +170,14 @@ impl Problem {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
                 Self { retry_after: Some(*retry_after), ..problem }
             }
+            Error::Unverifiable { why, word } => {
+                let detail = format!(
+                    "Nothing was sent, because the gateway has no key to verify the provider's answer with. The gateway's operators \
+                     must see to it ({why}). Send the same request again with the same key later."
+                );
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                Self { provider: word.clone(), ..problem }.retry_after(5)
+            }
             Error::Busy(word) => {
                 let detail = "The provider did nothing: it is busy, or money is missing on its side (see `provider`). Send the same request again with the same key.";
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
@@ -296,6 +304,8 @@ mod tests {
             (Error::Unfit("x".into()), 400, "new_key", "not_sent"),
             (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
             (Error::Held { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
+            (Error::Unverifiable { why: "x".into(), word: Some(word.clone()) }, 503, "same_key", "not_sent"),
+            (Error::Unverifiable { why: "x".into(), word: None }, 503, "same_key", "not_sent"),
             (Error::Busy(word.clone()), 503, "same_key", "not_moved"),
             (Error::Unauthorized(word.clone()), 503, "same_key", "not_sent"),
             (Error::Declined(word.clone()), 402, "new_key", "not_moved"),

@@ -159,8 +159,8 @@ impl Bound {
         server.add_service(workers.background("hang-up", move |stop| reload_on_hang_up(reload, hears, stop)));
         let current = Arc::clone(&gateway.current);
         server.add_service(workers.background("probe", move |stop| probe::run(probes, current, stop)));
-        let keys = (Arc::clone(&gateway.exchanger.keys().clone()), Arc::clone(&gateway.current));
-        server.add_service(workers.background("keys", move |stop| async move { keys.0.run(keys.1, stop).await }));
+        let (keys, current) = (Arc::clone(gateway.exchanger.keys()), Arc::clone(&gateway.current));
+        server.add_service(workers.background("keys", move |stop| keys.run(current, stop)));
         let resolver = Arc::clone(&gateway);
         server.add_service(workers.background("resolve", move |stop| resolve::run(resolver, stop)));
         let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());

@@ -8,7 +8,7 @@ mod stores;
 
 use std::sync::LazyLock;
 
-pub use self::labels::{LABELS, Labels};
+pub use self::labels::{FewValues, LABELS, Labels};
 pub use self::stores::StoreMetrics;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -140,8 +140,16 @@ pub struct Metrics {
     pub log_lines_dropped_total: IntCounter,
     /// Look-ups of hosts' names that failed.
     pub upstream_lookup_failures_total: IntCounterVec,
+    /// Refusals of providers whose code is in no table.
+    pub unlisted_refusals_total: IntCounterVec,
+    /// Verified notifications that cannot be used, by the provider's name of the event.
+    pub notifications_unusable_total: IntCounterVec,
+    /// Labels whose values come from providers.
+    pub few: FewValues,
     /// 1 when a channel's host was reached as a payment would reach it, 0 when it was not.
     pub channel_probe: IntGaugeVec,
+    /// Keys that could verify the provider's answers now, of channels whose provider names its keys.
+    pub channel_usable_keys: IntGaugeVec,
     /// Seconds spent waiting in the connection pool and connecting, by channel and whether one was reused.
     pub upstream_connections_total: CounterVec,
 }
@@ -417,6 +425,25 @@ impl Metrics {
                 IntGaugeVec,
                 Opts::new("channel_probe", "1 when the channel's host was reached as a payment would reach it"),
                 &["channel", "host"]
+            ),
+            unlisted_refusals_total: add_vec!(
+                IntCounterVec,
+                Opts::new("unlisted_refusals_total", "Refusals of providers whose code is in no table"),
+                &["channel", "code"]
+            ),
+            notifications_unusable_total: add_vec!(
+                IntCounterVec,
+                Opts::new("notifications_unusable_total", "Verified notifications that cannot be used"),
+                &["channel", "event"]
+            ),
+            few: FewValues::default(),
+            channel_usable_keys: add_vec!(
+                IntGaugeVec,
+                Opts::new(
+                    "channel_usable_keys",
+                    "Keys that could verify the provider's answers now; without any, nothing is sent on the channel"
+                ),
+                &["channel"]
             ),
             upstream_connections_total: add_vec!(
                 CounterVec,

@@ -73,13 +73,42 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Why there is no answer. The words hold nothing that the other side sent.
+/// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendError {
     /// No byte of the request was written, or the other side proved that it did not process it.
-    NotSent(String),
+    NotSent(Lost),
     /// The other side may have read it.
-    MaybeSent(String),
+    MaybeSent(Lost),
+}
+
+/// How a request or its answer was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// What happened, for people. It holds nothing that the other side sent.
+    pub why: String,
+    /// Whether a time limit ended it.
+    pub is_timeout: bool,
+}
+
+impl Lost {
+    fn timeout(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_timeout: true }
+    }
+}
+
+impl<T: Into<String>> From<T> for Lost {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), is_timeout: false }
+    }
+}
+
+impl SendError {
+    /// Returns how it was lost.
+    pub fn lost(&self) -> &Lost {
+        let (Self::NotSent(lost) | Self::MaybeSent(lost)) = self;
+        lost
+    }
 }
 
 impl Upstream {
@@ -141,15 +170,15 @@ impl Upstream {
     /// of all hosts are tried: first those that nothing is known against, in the order of the hosts.
     pub async fn send(&self, request: &Request<Bytes>, limit: Duration) -> Result<Answer, SendError> {
         let deadline = Instant::now() + limit.min(self.timeouts.total);
-        let mut last = "no host could be tried in time".to_owned();
+        let mut last = Lost::timeout("no host could be tried in time");
         let mut tried = Vec::new();
         for round in [Round::Good, Round::All] {
             for (number, host) in self.hosts.iter().enumerate() {
                 let patience = deadline.min(Instant::now() + self.timeouts.connect);
                 let addresses = match host.addresses(round, patience).await {
                     Ok(addresses) => addresses,
-                    Err(why) => {
-                        last = format!("{}: {why}", host.host.name);
+                    Err(lost) => {
+                        last = at(host, lost);
                         continue;
                     }
                 };
@@ -162,7 +191,7 @@ impl Upstream {
                     }
                     tried.push((number, address));
                     match self.send_to(host, address, request, deadline).await {
-                        Err(SendError::NotSent(why)) => last = format!("{}: {why}", host.host.name),
+                        Err(SendError::NotSent(lost)) => last = at(host, lost),
                         other => return other,
                     }
                 }
@@ -179,17 +208,18 @@ impl Upstream {
         deadline: Instant,
     ) -> Result<Answer, SendError> {
         let not_sent = SendError::NotSent;
-        let header =
-            header(&host.host, request).map_err(|why| not_sent(format!("the request cannot be written: {why}")))?;
+        let header = header(&host.host, request)
+            .map_err(|why| not_sent(format!("the request cannot be written: {why}").into()))?;
         let peer = self.peer(&host.host, address);
         let connector =
             self.connector.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size.max(1)))));
         let (mut session, reused) = timeout_at(deadline, session(connector, &peer))
             .await
-            .map_err(|_| not_sent("no connection in time".to_owned()))?
+            .map_err(|_| not_sent(Lost::timeout("no connection in time")))?
             .map_err(|error| {
                 host.tell(address, false);
-                not_sent(format!("cannot connect: {}", error.etype().as_str()))
+                let why = format!("cannot connect: {}", error.etype().as_str());
+                not_sent(Lost { why, is_timeout: is_timeout(&error) })
             })?;
         METRICS
             .upstream_connections_total
@@ -201,7 +231,7 @@ impl Upstream {
         let exchanged = exchange(&mut session, header, request.body().clone(), self.answer_limit);
         let result = match timeout_at(deadline, exchanged).await {
             Ok(result) => result,
-            Err(_) => Err(SendError::MaybeSent("no complete answer in time".to_owned())),
+            Err(_) => Err(SendError::MaybeSent(Lost::timeout("no complete answer in time"))),
         };
         match &result {
             Ok(_) => {
@@ -239,6 +269,15 @@ impl Upstream {
         }
         peer
     }
+}
+
+fn at(host: &KnownHost, lost: Lost) -> Lost {
+    Lost { why: format!("{}: {}", host.host.name, lost.why), ..lost }
+}
+
+fn is_timeout(error: &pingora::Error) -> bool {
+    use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    matches!(error.etype(), ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout)
 }
 
 /// A connection, or a stream of one, on which nothing was written yet. One out of the pool may be about to end: then there

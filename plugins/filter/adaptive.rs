@@ -170,7 +170,7 @@ enum Sample {
 
 fn sample(result: &Result<Outcome, Error>) -> Sample {
     match result {
-        Err(Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. }) => Sample::None,
+        Err(Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. } | Error::Unverifiable { .. }) => Sample::None,
         Err(Error::Unclear { .. }) => Sample::AtLeast,
         _ => Sample::Latency,
     }

@@ -120,7 +120,7 @@ enum Verdict {
 
 fn verdict(call: &Call<'_>, result: &Result<Outcome, Error>) -> Verdict {
     match result {
-        Err(Error::Unfit(_) | Error::Held { .. }) => Verdict::Silent,
+        Err(Error::Unfit(_) | Error::Held { .. } | Error::Unverifiable { .. }) => Verdict::Silent,
         _ if call.is_given_up(result) => Verdict::Silent,
         Err(error) if error.is_channel_failure() => Verdict::Failed(call.symptom.take(error)),
         _ => Verdict::Healthy,

@@ -5,6 +5,7 @@
 //! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (what is signed, errors too)
 //! Error     ◀─ errors ─ codes ─────────────── ◀═   (signed by interfaces, unsigned by the gateway)
 //! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
+//! Keys      ◀─ certificates ◀═ its next certificate
 //! ```
 //!
 //! With `protocol = "v3"`, `v3` stands where `form`, `envelope` and `signature` stand for requests and answers.
@@ -38,7 +39,8 @@ use self::account::{Account, Protocol};
 use self::codes::Interface;
 use super::bill::Bills;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -132,6 +134,10 @@ impl Provider for Alipay {
         notify::decode(&self.account, notification.bytes())
     }
 
+    fn describe(&self, notification: &Verified) -> Described {
+        notify::describe(notification.bytes())
+    }
+
     /// Alipay looks at the body alone: these seven bytes, or it sends the notification again.
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(if accepted { b"success" } else { b"fail" }));
@@ -149,8 +155,13 @@ impl Provider for Alipay {
         Some(LIFETIME)
     }
 
+    fn can_verify(&self, keys: &Keyring, now: u64) -> bool {
+        keys.has_valid(now)
+    }
+
+    /// Bare keys have no numbers by which the next one could be asked for.
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
+        self.account.certificates.is_some().then_some(self as &dyn PublishedKeys)
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

@@ -120,6 +120,13 @@ impl Message {
         let pairs = self.headers.iter();
         pairs.map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap())).collect()
     }
+
+    pub(super) fn response(&self, status: u16) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.body.clone()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        *response.headers_mut() = self.header_map();
+        response
+    }
 }
 
 /// Every golden file by its name without `.json`.

@@ -15,7 +15,8 @@ use serde_json::json;
 
 use super::bill::Bills;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::{Error, Word};
 use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
@@ -167,6 +168,11 @@ impl Provider for Sandbox {
         Ok(Event { id, order_number, refund_number, outcome, amount: None, refunded: None })
     }
 
+    fn describe(&self, notification: &Verified) -> Described {
+        let order_number = self.news(notification.bytes()).ok().map(|news| news.order.unwrap_or(news.number));
+        Described { event: None, order_number }
+    }
+
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = if accepted { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
@@ -179,6 +185,10 @@ impl Provider for Sandbox {
 
     fn lifetime(&self) -> Option<Duration> {
         None
+    }
+
+    fn can_verify(&self, _: &Keyring, _: u64) -> bool {
+        true
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

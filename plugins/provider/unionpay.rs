@@ -36,7 +36,9 @@ use self::account::{Account, MIDDLE, ROOT, SECURE_KEY};
 use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
-use super::{BadSignature, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified};
+use super::{
+    BadSignature, Described, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+};
 use crate::error::Error;
 use crate::payment::{Action, Event, Operation, Outcome, Status};
 use crate::signer::Keyring;
@@ -144,6 +146,12 @@ impl Provider for UnionPay {
         notify::decode(&self.0, &fields)
     }
 
+    fn describe(&self, notification: &Verified) -> Described {
+        let fields = self.read(Source::Notification, notification);
+        let field = |name: &str| fields.as_ref().and_then(|fields| fields.get(name)).map(str::to_owned);
+        Described { event: field("txnType").map(|kind| format!("txnType {kind}")), order_number: field("orderId") }
+    }
+
     /// Only the status counts; the body is what UnionPay's own samples write.
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let body = if accepted { "ok" } else { "fail" };
@@ -161,6 +169,10 @@ impl Provider for UnionPay {
 
     fn lifetime(&self) -> Option<Duration> {
         Some(self.0.pay_timeout)
+    }
+
+    fn can_verify(&self, _: &Keyring, _: u64) -> bool {
+        true
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

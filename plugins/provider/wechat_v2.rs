@@ -33,7 +33,8 @@ use super::bill::Bills;
 use super::wechat_account;
 use super::wechat_errors::Interface;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -149,6 +150,14 @@ impl Provider for WechatV2 {
         self.message(notification.bytes())?.event()
     }
 
+    fn describe(&self, notification: &Verified) -> Described {
+        let fields = xml::read("xml", notification.bytes()).unwrap_or_default();
+        let field = |name: &str| fields.get(name).cloned();
+        // Payments have no kind; refunds are the ones with encrypted content.
+        let event = if fields.contains_key("req_info") { "refund" } else { "payment" };
+        Described { event: Some(event.to_owned()), order_number: field("out_trade_no") }
+    }
+
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let body: &[u8] = match accepted {
             true => b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>",
@@ -168,6 +177,10 @@ impl Provider for WechatV2 {
 
     fn lifetime(&self) -> Option<Duration> {
         None
+    }
+
+    fn can_verify(&self, _: &Keyring, _: u64) -> bool {
+        true
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

@@ -35,7 +35,8 @@ use super::bill::Bills;
 use super::wechat_account::Account;
 use super::wechat_errors::Interface;
 use super::{
-    BadSignature, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
+    Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome, Status};
@@ -146,6 +147,10 @@ impl Provider for WechatV3 {
         notify::decode(&self.account, &self.api_v3, notification.bytes())
     }
 
+    fn describe(&self, notification: &Verified) -> Described {
+        notify::describe(&self.api_v3, notification.bytes())
+    }
+
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         if accepted {
@@ -164,6 +169,10 @@ impl Provider for WechatV3 {
 
     fn lifetime(&self) -> Option<Duration> {
         None
+    }
+
+    fn can_verify(&self, keys: &Keyring, now: u64) -> bool {
+        keys.has_valid(now)
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

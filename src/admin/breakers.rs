@@ -17,11 +17,15 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const USAGE: &str = "write ?channel=NAME&force=open, closed, off or none; also &operation=pay, query, close, refund or \
                      query_refund (without: all, but `open` leaves queries alone) and &for=10m (at most 24h)\n";
 
-/// A line for each channel and operation that was called.
+/// A line for each channel and operation that was called, and for each channel on which nothing is sent for want of a key.
 pub(super) fn listed(gateway: &Gateway) -> String {
     let now = gateway.exchanger.clock().now();
     let mut lines = String::new();
     for channel in gateway.current.load().channels.values() {
+        if let Some(why) = gateway.exchanger.keys().missing(channel) {
+            let name = &channel.name;
+            lines += &format!("{name}: nothing is sent, because no key could verify the provider's answer: {why}\n");
+        }
         for stance in channel.filters.iter().flat_map(|filter| filter.stances(now)) {
             let operation = stance.operation.as_str();
             let forced = match (stance.forced, stance.forced_for) {

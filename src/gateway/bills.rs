@@ -103,9 +103,11 @@ fn problem(error: Error) -> Problem {
             let detail = "What came is not the bill that the provider vouches for, and is not passed on. Ask again; if it stays so, tell the operator.";
             say(StatusCode::BAD_GATEWAY, "mismatch", detail)
         }
-        error @ (Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. } | Error::Unauthorized(_)) => {
-            Problem::from_exchange(&error)
-        }
+        error @ (Error::Unfit(_)
+        | Error::NotSent(_)
+        | Error::Held { .. }
+        | Error::Unverifiable { .. }
+        | Error::Unauthorized(_)) => Problem::from_exchange(&error),
     }
 }
 

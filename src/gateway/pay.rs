@@ -165,7 +165,7 @@ impl Run {
                 (_, asked) => asked,
             };
             match &last {
-                Err(Error::NotSent(_) | Error::Held { .. }) => {
+                Err(Error::NotSent(_) | Error::Held { .. } | Error::Unverifiable { .. }) => {
                     tracing::warn!(
                         channel = channel.name,
                         order_id = self.form.order_id,

@@ -3,7 +3,7 @@
 use std::io;
 
 use md5::{Digest, Md5};
-use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
+use rcgen::{DnType, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
 use super::authority::{bad, issuer_parameters, parameters, serial, server};
 use super::{FILTERS, Made, Place, digits, rsa_key_pair};
@@ -33,11 +33,16 @@ pub(super) fn make(place: &Place<'_>, kind: Kind) -> io::Result<Made> {
         let other = issuer_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(bad)?;
         let app_certificate = root.certificate(&seller_id, &application.private_key)?;
         let alipay_certificate = root.certificate("Tollgate sandbox platform", &alipay.private_key)?;
+        let next = rsa_key_pair()?;
+        let next_certificate = root.platform_certificate(&seller_id, &next.private_key)?;
         let serials = Serials {
             app: serial_number(&app_certificate)?,
             root: serial_number(&root.pem)?,
             alipay: serial_number(&alipay_certificate)?,
+            next: serial_number(&next_certificate)?,
         };
+        files.push(("alipay_next_cert.pem", next_certificate));
+        files.push(("alipay_next_private_key.pem", next.private_key));
         files.push(("app_cert.pem", app_certificate));
         files.push(("alipay_cert.pem", alipay_certificate));
         files.push(("alipay_root_cert.pem", other.pem() + &root.pem));
@@ -59,12 +64,14 @@ struct Serials {
     app: String,
     root: String,
     alipay: String,
+    next: String,
 }
 
 /// An RSA authority of Alipay's certificates; the listener has another.
 struct Root {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    private_key: String,
 }
 
 impl Root {
@@ -73,7 +80,7 @@ impl Root {
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
         let root = issuer_parameters("Tollgate sandbox root R1")?;
         let pem = root.self_signed(&key).map_err(bad)?.pem();
-        Ok(Self { issuer: Issuer::new(root, key), pem })
+        Ok(Self { issuer: Issuer::new(root, key), pem, private_key: pair.private_key })
     }
 
     fn certificate(&self, subject: &str, private_key: &str) -> io::Result<String> {
@@ -81,6 +88,19 @@ impl Root {
         let mut certificate = parameters(subject, Vec::new())?;
         certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
         Ok(certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem())
+    }
+
+    /// One with the names that Alipay's own has, and the authority between it and the root.
+    fn platform_certificate(&self, seller_id: &str, private_key: &str) -> io::Result<String> {
+        let read = |pem: &str| KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).map_err(bad);
+        let between = issuer_parameters("Tollgate sandbox authority Class 2")?;
+        // Its key is the root's, so that no third one has to be made.
+        let between_pem = between.signed_by(&read(&self.private_key)?, &self.issuer).map_err(bad)?.pem();
+        let issuer = Issuer::new(between, read(&self.private_key)?);
+        let mut certificate = parameters(&format!("支付宝(中国)网络技术有限公司-{seller_id}"), Vec::new())?;
+        certificate.distinguished_name.push(DnType::OrganizationalUnitName, "Alipay");
+        certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
+        Ok(certificate.signed_by(&read(private_key)?, &issuer).map_err(bad)?.pem() + &between_pem)
     }
 }
 
@@ -103,13 +123,18 @@ pub(super) fn serial_number(pem: &str) -> io::Result<String> {
 }
 
 fn account_toml(address: &str, app_id: &str, seller_id: &str, serials: Option<&Serials>) -> String {
-    let certificates = serials.map_or_else(String::new, |Serials { app, root, alipay }| {
+    let certificates = serials.map_or_else(String::new, |Serials { app, root, alipay, next }| {
         format!(
             r#"
 [certificates]                                # the serial numbers that requests and answers must carry
 app_cert_sn = "{app}"
 alipay_root_cert_sn = "{root}"
 alipay_cert_sn = "{alipay}"
+
+[next]                                        # signs what a fault `next_key` says, as after a renewal
+private_key = "alipay_next_private_key.pem"
+certificate = "alipay_next_cert.pem"
+alipay_cert_sn = "{next}"
 "#
         )
     });

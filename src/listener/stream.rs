@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -28,9 +27,6 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_HEAD: usize = 16 << 10;
 /// One response of a usual size leaves in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
-/// Time and bytes for which a closed connection is still read: closing it with unread bytes would destroy the response.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_LINGER_BYTES: usize = 64 << 20;
 
 /// The stream of one connection.
 #[derive(Debug)]
@@ -210,21 +206,7 @@ impl AsyncWrite for Stream {
 #[async_trait]
 impl Shutdown for Stream {
     async fn shutdown(&mut self) {
-        if AsyncWriteExt::shutdown(self).await.is_err() {
-            return;
-        }
-        self.state.expect_next_head();
-        let rest = async {
-            let mut rest = [0; 2048];
-            let mut bytes = 0;
-            while let Ok(more @ 1..) = self.io.read(&mut rest).await {
-                bytes += more;
-                if bytes > MAX_LINGER_BYTES {
-                    break;
-                }
-            }
-        };
-        drop(tokio::time::timeout(LINGER_TIMEOUT, rest).await);
+        drop(AsyncWriteExt::shutdown(self).await);
     }
 }
 
@@ -276,6 +258,8 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -349,7 +333,7 @@ mod tests {
         let (mut server, mut client, _) = pair(ServerLimits::default()).await;
         server.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nServer: Pingora\r\n\r\n").await.unwrap();
         server.write_all(b"more").await.unwrap();
-        let closing = tokio::spawn(async move { Shutdown::shutdown(&mut server).await });
+        let closing = tokio::spawn(async move { AsyncWriteExt::shutdown(&mut server).await });
         let mut read = String::new();
         client.read_to_string(&mut read).await.unwrap();
         assert!(
@@ -359,6 +343,6 @@ mod tests {
         assert!(read.contains("\"code\":\"method_not_allowed\"") && !read.contains("Pingora"), "{read}");
         assert!(read.ends_with('}'), "{read}");
         drop(client);
-        closing.await.unwrap();
+        closing.await.unwrap().unwrap();
     }
 }

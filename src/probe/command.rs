@@ -1,4 +1,5 @@
-//! `tollgate check --probe`: says of every channel whether its hosts can be reached, and what to do where they cannot.
+//! `tollgate check --probe`: says of every channel whether its hosts can be reached and its provider's keys can be had, and what
+//! to do where not.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 use super::AT_ONCE;
 use crate::config::file;
 use crate::config::report::Mistake;
+use crate::keys;
 use crate::output::{complain, say};
 
 /// Probes what is in the directory; its mistakes have been told already.
@@ -26,22 +28,40 @@ pub fn check(dir: &Path) -> ExitCode {
             let (channel, turns) = (Arc::clone(channel), Arc::clone(&turns));
             probes.spawn(async move {
                 let _turn = turns.acquire_owned().await;
-                (channel.name.clone(), channel.upstream.probe().await)
+                let hosts = channel.upstream.probe().await;
+                // Where no host is reached, the keys would only say the same again.
+                let is_reached = hosts.iter().any(|(_, result)| result.is_ok());
+                let keys = if is_reached { keys::fetch_now(&channel).await } else { None };
+                (channel.name.clone(), hosts, keys)
             });
         }
         let mut results = probes.join_all().await;
-        results.sort_by(|(one, _), (other, _)| one.cmp(other));
+        results.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         results
     });
     let mut unreached = 0;
-    for (channel, hosts) in results {
+    let mut without_keys = 0;
+    for (channel, hosts, keys) in results {
+        let file = dir.join("channels").join(format!("{channel}.toml"));
+        match keys {
+            None => {}
+            Some(Ok(count)) => say!("{channel} keys: {count} fetched from the provider"),
+            Some(Err(cause)) => {
+                without_keys += 1;
+                let message =
+                    format!("nothing would be sent, because no key could verify the provider's answer: {cause}");
+                complain!("{}", Mistake::in_file(file.clone(), message, Some(cause.advice)));
+            }
+        }
         for (host, result) in hosts {
             match result {
                 Ok(reached) => say!("{channel} {host}: {reached}"),
                 Err(trouble) => {
                     unreached += 1;
-                    let file = dir.join("channels").join(format!("{channel}.toml"));
-                    complain!("{}", Mistake::in_file(file, format!("{host}: {trouble}"), Some(trouble.advice())));
+                    complain!(
+                        "{}",
+                        Mistake::in_file(file.clone(), format!("{host}: {trouble}"), Some(trouble.advice()))
+                    );
                 }
             }
         }
@@ -56,15 +76,12 @@ pub fn check(dir: &Path) -> ExitCode {
             }
         }
     }
-    match unreached {
-        0 => ExitCode::SUCCESS,
-        count => {
-            complain!(
-                "{}: {count} host{} not be reached",
-                dir.display(),
-                if count == 1 { " could" } else { "s could" }
-            );
-            ExitCode::FAILURE
+    for (count, what, trouble) in
+        [(unreached, "host", "could not be reached"), (without_keys, "channel", "without a key")]
+    {
+        if count > 0 {
+            complain!("{}: {count} {what}{} {trouble}", dir.display(), if count == 1 { "" } else { "s" });
         }
     }
+    if unreached + without_keys == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

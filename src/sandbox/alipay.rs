@@ -174,6 +174,7 @@ impl Platform {
             Method::Refund => desk.refund(content, notify_url, self.shared.refund_auto),
             Method::RefundQuery => desk.refund_query(&content),
             Method::BillLink => desk.bill(&content, &self.host),
+            Method::CertificateDownload => desk.certificate(&content),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
@@ -227,10 +228,11 @@ enum Method {
     Refund,
     RefundQuery,
     BillLink,
+    CertificateDownload,
 }
 
 impl Method {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Precreate,
         Self::Pay,
         Self::Page,
@@ -243,6 +245,7 @@ impl Method {
         Self::Refund,
         Self::RefundQuery,
         Self::BillLink,
+        Self::CertificateDownload,
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -263,6 +266,7 @@ impl Method {
             Self::Refund => "alipay.trade.refund",
             Self::RefundQuery => "alipay.trade.fastpay.refund.query",
             Self::BillLink => "alipay.data.dataservice.bill.downloadurl.query",
+            Self::CertificateDownload => "alipay.open.app.alipaycert.download",
         }
     }
 
@@ -275,6 +279,7 @@ impl Method {
             Self::Refund => "refund",
             Self::RefundQuery => "refund_query",
             Self::BillLink => "bill",
+            Self::CertificateDownload => "certificates",
             _ => "create",
         }
     }

@@ -69,6 +69,8 @@ pub(super) enum Kind {
     Unsigned,
     /// The right answer with the signature of other bytes.
     WrongSignature,
+    /// The right answer, signed with the provider's next key, which it names (Alipay's certificates).
+    NextKey,
     /// The right answer, rightly signed ten minutes ago.
     Stale,
     /// A signed answer that is no JSON.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 
 use super::{METRICS, Metrics};
@@ -80,6 +81,33 @@ impl Labels {
     }
 }
 
+/// The most values that are told apart for each label and channel.
+const MOST_VALUES: usize = 50;
+/// The longest value that is shown.
+const LONGEST_VALUE: usize = 64;
+
+/// Values that come from outside, as labels: their number and length are bounded.
+#[derive(Default)]
+pub struct FewValues(Mutex<HashMap<(&'static str, String), HashSet<String>>>);
+
+impl FewValues {
+    /// Returns the value as a label of this kind, and whether it is seen for the first time. Beyond the bound it is one of the
+    /// others, and never new.
+    pub fn label(&self, kind: &'static str, channel: &str, value: &str) -> (String, bool) {
+        let value: String = value.chars().filter(char::is_ascii_graphic).take(LONGEST_VALUE).collect();
+        let mut kinds = self.0.lock();
+        let known = kinds.entry((kind, channel.to_owned())).or_default();
+        if known.contains(&value) {
+            return (value, false);
+        }
+        if known.len() >= MOST_VALUES {
+            return (OTHER.to_owned(), false);
+        }
+        known.insert(value.clone());
+        (value, true)
+    }
+}
+
 /// Those that were told apart before and still exist; then as many others as there is room for.
 fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> + Clone) -> HashSet<String> {
     let (known, new): (Vec<_>, Vec<_>) = names.partition(|name| before.contains(*name));
@@ -103,6 +131,8 @@ impl Metrics {
         forget(&self.adaptive_usual_seconds, is_gone);
         forget(&self.adaptive_shed_total, is_gone);
         forget(&self.notifications_total, is_gone);
+        forget(&self.notifications_unusable_total, is_gone);
+        forget(&self.unlisted_refusals_total, is_gone);
         forget(&self.deliveries_total, is_gone);
         forget(&self.upstream_connections_total, is_gone);
     }
@@ -144,6 +174,18 @@ mod tests {
         let fewer = names(0..MOST);
         labels.take(&fewer, &fewer);
         assert_eq!((labels.merchant("n-00001"), labels.merchant("n-01499")), ("n-00001", OTHER));
+    }
+
+    #[test]
+    fn values_from_outside_are_bounded_in_number_and_length() {
+        let few = FewValues::default();
+        assert_eq!(few.label("code", "a", "ACQ.NEW\n码"), ("ACQ.NEW".to_owned(), true));
+        assert_eq!(few.label("code", "a", "ACQ.NEW"), ("ACQ.NEW".to_owned(), false));
+        assert_eq!(few.label("code", "b", &"x".repeat(100)).0.len(), LONGEST_VALUE);
+        let new = (0..100).filter(|number| few.label("code", "a", &number.to_string()).1).count();
+        assert_eq!(new, MOST_VALUES - 1);
+        assert_eq!(few.label("code", "a", "one more"), (OTHER.to_owned(), false));
+        assert_eq!(few.label("event", "a", "one more"), ("onemore".to_owned(), true));
     }
 
     #[test]

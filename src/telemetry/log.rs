@@ -32,9 +32,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
 /// Targets of our own that do not begin with the crate's name.
 const OWN_TARGETS: [&str; 3] = ["tollgate", "access", "breaker"];
-/// Targets of HTTP that log what callers do wrong, as errors, once for each connection. What matters of it has metrics and
-/// lines of our own.
-const CALLERS_TARGETS: [&str; 4] = ["pingora_proxy", "pingora_core::apps", "pingora_core::protocols", "h2"];
+/// Targets of HTTP that log, as errors and once for each connection, what callers and providers' hosts do wrong. What matters
+/// of it has metrics and lines of our own.
+const QUIET_TARGETS: [&str; 5] =
+    ["pingora_proxy", "pingora_core::apps", "pingora_core::connectors", "pingora_core::protocols", "h2"];
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
@@ -85,7 +86,7 @@ pub fn flush() {
 }
 
 /// Reads `[telemetry] log`. A level without a target is for Tollgate; other crates log at `warn`, or less if it is less, and
-/// not at all where they log what callers do wrong. A target with a level is for whatever crate it names.
+/// not at all where they log what the other side of a connection does wrong. A target with a level is for whatever crate it names.
 pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
     let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
     let level_of = |directive: &str| directive.parse::<LevelFilter>().ok();
@@ -97,7 +98,7 @@ pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
         let mut targets = named.iter().filter_map(|directive| directive.split(['=', '[']).next());
         targets.any(|named| !named.is_empty() && target.starts_with(named))
     };
-    let quiet = CALLERS_TARGETS.into_iter().filter(|target| !is_named(target)).map(|target| format!("{target}=off"));
+    let quiet = QUIET_TARGETS.into_iter().filter(|target| !is_named(target)).map(|target| format!("{target}=off"));
     let first = std::iter::once(others.to_string()).chain(own).chain(quiet);
     let all: Vec<String> = first.chain(named.iter().map(ToString::to_string)).collect();
     EnvFilter::try_new(all.join(","))
@@ -141,6 +142,9 @@ mod tests {
             ("debug", "pingora_proxy", LevelFilter::ERROR, false),
             ("info", "pingora_core::apps::http_app", LevelFilter::ERROR, false),
             ("info", "h2::codec", LevelFilter::ERROR, false),
+            ("info", "pingora_core::connectors", LevelFilter::ERROR, false),
+            ("trace", "pingora_core::connectors", LevelFilter::ERROR, false),
+            ("info,pingora_core::connectors=error", "pingora_core::connectors", LevelFilter::ERROR, true),
             ("info,pingora_proxy=warn", "pingora_proxy", LevelFilter::WARN, true),
             ("info,pingora_core=debug", "pingora_core::apps", LevelFilter::DEBUG, true),
             ("debug", "tollgate", LevelFilter::DEBUG, true),

@@ -58,7 +58,7 @@ impl Late {
         };
         match self.made.get_or_init(make) {
             Ok(upstream) => upstream.send(request, PATIENCE.total).await,
-            Err(why) => Err(SendError::NotSent(why.clone())),
+            Err(why) => Err(SendError::NotSent(why.clone().into())),
         }
     }
 }

@@ -9,7 +9,7 @@ use http::Request;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 
-use super::{Answer, SendError};
+use super::{Answer, Lost, SendError, is_timeout};
 use crate::config::Host;
 
 /// Writes the request and reads the whole answer.
@@ -36,7 +36,7 @@ pub(super) async fn exchange(
             // Over HTTP/2 they are left out already, and the header cannot be read a second time.
             Some(header) if header.status.is_informational() && !is_h2 => {}
             Some(header) => break (header.status, header.headers.clone()),
-            None => return Err(SendError::MaybeSent("the answer has no header".to_owned())),
+            None => return Err(SendError::MaybeSent("the answer has no header".into())),
         }
     };
     let mut body = BytesMut::new();
@@ -44,7 +44,7 @@ pub(super) async fn exchange(
     let unclear = |error: Box<pingora::Error>| SendError::MaybeSent(said("while reading the answer", &error));
     while let Some(part) = session.read_response_body().await.map_err(unclear)? {
         if body.len() + part.len() > limit {
-            return Err(SendError::MaybeSent(format!("the answer is longer than {limit} bytes")));
+            return Err(SendError::MaybeSent(format!("the answer is longer than {limit} bytes").into()));
         }
         body.extend_from_slice(&part);
     }
@@ -63,10 +63,10 @@ fn broken(during: &str, error: &pingora::Error) -> SendError {
     if is_unprocessed(error) { SendError::NotSent(why) } else { SendError::MaybeSent(why) }
 }
 
-fn said(during: &str, error: &pingora::Error) -> String {
+fn said(during: &str, error: &pingora::Error) -> Lost {
     let reason = error.root_cause().downcast_ref::<h2::Error>().and_then(h2::Error::reason);
     let reason = reason.map(|reason| format!(" ({reason:?})")).unwrap_or_default();
-    format!("{during}: {}{reason}", error.etype().as_str())
+    Lost { why: format!("{during}: {}{reason}", error.etype().as_str()), is_timeout: is_timeout(error) }
 }
 
 /// The library gives the error of a GOAWAY that came from the other side only to streams above the last one that it names.

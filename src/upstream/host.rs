@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
+use super::Lost;
 use super::health::Health;
 use super::names::{Name, Names};
 use crate::config::Host;
@@ -42,7 +43,7 @@ impl KnownHost {
     }
 
     /// The addresses to try, in this order; waits only for a name that was never looked up, until `limit`.
-    pub(super) async fn addresses(&self, round: Round, limit: Instant) -> Result<Vec<SocketAddr>, String> {
+    pub(super) async fn addresses(&self, round: Round, limit: Instant) -> Result<Vec<SocketAddr>, Lost> {
         let all = match &self.place {
             Place::Address(address) => Arc::from([*address]),
             Place::Name(name) => name.addresses(limit).await?,

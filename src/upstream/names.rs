@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Lost;
 use crate::telemetry::METRICS;
 
 /// How long an answer of the system holds when no name server says so.
@@ -108,19 +109,19 @@ impl State {
 impl Name {
     /// The last good addresses, whatever their age. Only when there never were any is a look-up waited for, until `limit`;
     /// and not even then when one has just failed.
-    pub(super) async fn addresses(self: &Arc<Self>, limit: Instant) -> Result<Arc<[IpAddr]>, String> {
+    pub(super) async fn addresses(self: &Arc<Self>, limit: Instant) -> Result<Arc<[IpAddr]>, Lost> {
         let mut changes = self.state.subscribe();
-        let known = |state: &State| -> Option<Result<Arc<[IpAddr]>, String>> {
+        let known = |state: &State| -> Option<Result<Arc<[IpAddr]>, Lost>> {
             match &state.addresses {
                 some if !some.is_empty() => Some(Ok(Arc::clone(some))),
                 _ if state.is_due() => None,
-                _ => Some(Err(state.why.clone())),
+                _ => Some(Err(state.why.clone().into())),
             }
         };
         self.refresh();
         let answer = timeout_at(limit, changes.wait_for(|state| known(state).is_some())).await;
         let answer = answer.ok().and_then(Result::ok).and_then(|state| known(&state));
-        answer.unwrap_or_else(|| Err("the name server did not answer in time".to_owned()))
+        answer.unwrap_or_else(|| Err(Lost::timeout("the name server did not answer in time")))
     }
 
     /// The last good addresses, without asking anybody.

@@ -74,7 +74,8 @@ impl Upstream {
     }
 
     async fn probe_host(&self, host: &KnownHost) -> Result<Reached, Trouble> {
-        let addresses = host.addresses(Round::All, Instant::now() + NAME_PATIENCE).await.map_err(Trouble::NoAddress)?;
+        let addresses = host.addresses(Round::All, Instant::now() + NAME_PATIENCE).await;
+        let addresses = addresses.map_err(|lost| Trouble::NoAddress(lost.why))?;
         let mut last = Trouble::NoAddress("the name has no address".to_owned());
         for address in addresses {
             match self.probe_address(&host.host, address).await {

@@ -47,7 +47,7 @@ fn with_strange_identity(conf: &Path, _: SocketAddr) {
     edit(conf, "main", OWN, STRANGE);
 }
 
-async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
+pub async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     let Output { status, stdout, stderr } =
         command.args(["check", "--conf"]).arg(conf).args(arguments).output().await.unwrap();

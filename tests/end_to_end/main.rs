@@ -28,6 +28,7 @@ mod hosts;
 mod identities;
 mod isolation;
 mod judges;
+mod keys;
 mod ledger_files;
 mod load;
 mod log;

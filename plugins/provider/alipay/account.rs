@@ -45,6 +45,8 @@ pub(super) enum Protocol {
 pub(super) struct Certificates {
     pub(super) app: String,
     pub(super) root: String,
+    /// The roots themselves, to which the chain of Alipay's next certificate must lead.
+    pub(super) roots: Vec<Vec<u8>>,
 }
 
 /// Secrets are checked by the row's own checks before this is called, so a wrong one is not told a second time here.
@@ -62,9 +64,11 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
     let protocol = protocol(settings, given.algorithm);
     let secret = |name| given.secrets.get(name).map(|secret| secret.expose());
     let certificates = match (secret(APP_CERT), secret(ROOT_CERT)) {
-        (Some(app), Some(root)) => {
-            Some(Certificates { app: certificates::app_number(app)?, root: certificates::root_number(root)? })
-        }
+        (Some(app), Some(root)) => Some(Certificates {
+            app: certificates::app_number(app)?,
+            root: certificates::root_number(root)?,
+            roots: certificates::roots(root),
+        }),
         (None, None) => None,
         (app, _) => {
             let (has, lacks) = if app.is_some() { (APP_CERT, ROOT_CERT) } else { (ROOT_CERT, APP_CERT) };

@@ -1,6 +1,7 @@
 //! Alipay's notifications: one form for everything that becomes of a trade.
 
-use super::super::form::Fields;
+use super::super::Described;
+use super::super::form::{self, Fields};
 use super::account::Account;
 use super::answer::same;
 use super::readable;
@@ -87,4 +88,17 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
         ..Outcome::of(status)
     };
     Ok(about(format!("{word}:{number}:{trade_no}"), None, Some(outcome)))
+}
+
+/// Says what a notification is about.
+pub(super) fn describe(body: &[u8]) -> Described {
+    let mut params = Fields::new();
+    let is_read = form::read_into(body, &mut params).is_some();
+    let given = |name: &str| params.get(name).filter(|value| is_read && !value.is_empty()).cloned();
+    let kind = given("notify_type").or_else(|| given("msg_method"));
+    let event = match (kind, given("trade_status")) {
+        (Some(kind), Some(status)) => Some(format!("{kind}.{status}")),
+        (kind, status) => kind.or(status),
+    };
+    Described { event, order_number: given("out_trade_no") }
 }

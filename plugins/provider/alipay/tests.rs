@@ -16,6 +16,7 @@ use crate::signer::Key;
 mod accounts;
 mod answers;
 mod bills;
+mod certificates;
 mod charsets;
 mod codes;
 mod malformed;

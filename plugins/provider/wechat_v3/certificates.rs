@@ -1,14 +1,26 @@
 //! The certificates that WeChat Pay publishes for merchants without its public key.
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 use x509_parser::pem::parse_x509_pem;
 
-use super::super::{BadSignature, PublishedKeys};
+use super::super::{NoKeys, PublishedKeys};
 use super::sealed::Sealed;
 use super::{WechatV3, request, signature};
+use crate::error::Word;
 use crate::signer::{Key, Keyring, rsa};
+
+/// Merchants opened since autumn 2024 have no platform certificates.
+const USE_PUBLIC_KEY: &str = "this account has no platform certificates: download WeChat Pay's public key (微信支付公钥) from \
+                              pay.weixin.qq.com (账户中心 → API安全) and put it in the channel's `keys.verify`, as in [{ id = \
+                              \"PUB_KEY_ID_…\", file = \"pub_key.pem\" }]";
+const SEE_SIGNER: &str = "see that `keys.sign` has the private key and the serial number of the API certificate (API证书), that \
+                          `account.mchid` is its merchant, and that this machine's clock is right";
+const SEE_API_V3: &str = "see that `keys.api_v3` is the APIv3 key that was set at pay.weixin.qq.com (账户中心 → API安全 → \
+                          APIv3密钥); it is another one than the API key of APIv2";
+const SEE_PROVIDER: &str = "it is tried again by itself; if it stays so, ask WeChat Pay, or put its public key (PUB_KEY_ID_…) in \
+                            the channel's `keys.verify`";
 
 /// A certificate's serial number as `Wechatpay-Serial` has it; a bare public key has only the id that WeChat Pay shows.
 pub(super) fn number(file: &[u8]) -> Option<String> {
@@ -18,17 +30,48 @@ pub(super) fn number(file: &[u8]) -> Option<String> {
 }
 
 impl PublishedKeys for WechatV3 {
-    fn request(&self) -> Request<Bytes> {
-        request::get(Uri::from_static("/v3/certificates"))
+    /// The list holds every certificate, so no key need be named.
+    fn request(&self, _: Option<&str>) -> Option<Request<Bytes>> {
+        Some(request::get(Uri::from_static("/v3/certificates")))
     }
 
     /// Trust begins with the APIv3 key: only WeChat Pay can have encrypted the certificates with it. Then one of them
     /// must have signed the whole answer.
-    fn read(&self, headers: &HeaderMap, body: &[u8], now: u64) -> Result<Vec<Key>, BadSignature> {
-        let keys = self.unseal(body, now).map_err(BadSignature::Wrong)?;
-        signature::verify(headers, Bytes::copy_from_slice(body), &Keyring::new(keys.clone()), now)?;
+    fn read(&self, answer: &Response<Bytes>, _: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys> {
+        if !answer.status().is_success() {
+            return Err(refused(answer.status(), answer.body()));
+        }
+        let keys = self.unseal(answer.body(), now)?;
+        let checked = signature::verify(answer.headers(), answer.body().clone(), &Keyring::new(keys.clone()), now);
+        checked.map_err(|bad| unusable(format!("the list of certificates is not believed: {bad}"), SEE_PROVIDER))?;
         Ok(keys)
     }
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Why WeChat Pay hands out no list.
+fn refused(status: StatusCode, body: &[u8]) -> NoKeys {
+    let word = serde_json::from_slice::<Refusal>(body).ok().map(|said| Word { code: said.code, message: said.message });
+    let code = word.as_ref().map(|word| word.code.replace('_', "")).unwrap_or_default();
+    let advice = match (code.as_str(), status) {
+        // Official: 404 with the advice to use the public key.
+        ("RESOURCENOTEXISTS", _) => USE_PUBLIC_KEY,
+        ("SIGNERROR", _) | (_, StatusCode::UNAUTHORIZED) => SEE_SIGNER,
+        _ => SEE_PROVIDER,
+    };
+    let said = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+    let why = format!("WeChat Pay hands out no certificates, it answered HTTP {}{said}", status.as_u16());
+    NoKeys { why, word, advice }
+}
+
+fn unusable(why: impl Into<String>, advice: &'static str) -> NoKeys {
+    NoKeys { why: why.into(), word: None, advice }
 }
 
 #[derive(Deserialize)]
@@ -44,15 +87,18 @@ struct Entry {
 
 impl WechatV3 {
     /// The keys whose certificates are valid now; of those that are not there is nothing to believe.
-    pub(super) fn unseal(&self, body: &[u8], now: u64) -> Result<Vec<Key>, &'static str> {
+    pub(super) fn unseal(&self, body: &[u8], now: u64) -> Result<Vec<Key>, NoKeys> {
+        let odd = |why| unusable(why, SEE_PROVIDER);
         let list: Certificates =
-            serde_json::from_slice(body).map_err(|_| "the list of certificates has an unknown form")?;
+            serde_json::from_slice(body).map_err(|_| odd("the list of certificates has an unknown form"))?;
         let mut keys = Vec::with_capacity(list.data.len());
         for entry in &list.data {
-            let pem = entry.encrypt_certificate.open(&self.api_v3)?;
-            keys.extend(key_of(&entry.serial_no, &pem, now)?);
+            let opened = entry.encrypt_certificate.open(&self.api_v3);
+            let pem = opened
+                .map_err(|why| unusable(format!("the list of certificates cannot be opened: {why}"), SEE_API_V3))?;
+            keys.extend(key_of(&entry.serial_no, &pem, now).map_err(odd)?);
         }
-        if keys.is_empty() { Err("no certificate in the list is valid now") } else { Ok(keys) }
+        if keys.is_empty() { Err(odd("no certificate in the list is valid now")) } else { Ok(keys) }
     }
 }
 

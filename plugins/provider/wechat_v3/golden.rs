@@ -138,8 +138,8 @@ fn ours(name: &str, golden: &Golden) -> Golden {
     }
     let message = new.answer.as_ref().unwrap();
     let Some(asked) = &golden.operation else {
-        new.request = Some(request_json(&provider, PublishedKeys::request(&provider)));
-        let keys = provider.read(&message.header_map(), message.body.as_bytes(), NOW).unwrap();
+        new.request = Some(request_json(&provider, PublishedKeys::request(&provider, None).unwrap()));
+        let keys = provider.read(&message.response(200), &Keyring::default(), NOW).unwrap();
         let keys = keys.iter().map(|key| json!({"id": key.id, "not_after": key.not_after}));
         new.keys = Some(keys.collect());
         return new;

@@ -2,7 +2,9 @@
 
 use aes_gcm::Aes256Gcm;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::super::Described;
 use super::Account;
 use super::answer::{OrderNews, RefundAmount, at, named, read, refund_status, stuck};
 use super::sealed::Sealed;
@@ -100,4 +102,15 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
         amount: None,
         refunded: (status == Status::Succeeded).then_some(Refunded::Part(amount)),
     })
+}
+
+/// Says what a notification is about. Those of other products name no order.
+pub(super) fn describe(key: &Aes256Gcm, body: &[u8]) -> Described {
+    let Ok(mut envelope) = serde_json::from_slice::<Value>(body) else { return Described::default() };
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let sealed = envelope.get_mut("resource").map(Value::take);
+    let plain = sealed.and_then(|sealed| serde_json::from_value::<Sealed>(sealed).ok()?.open(key).ok());
+    let plain: Option<Value> = plain.and_then(|plain| serde_json::from_slice(&plain).ok());
+    let order_number = plain.and_then(|plain| text(&plain, "out_trade_no"));
+    Described { event: text(&envelope, "event_type"), order_number }
 }

@@ -13,9 +13,36 @@ use super::{Channel, Snapshot};
 use crate::config::{RevertIf, generations};
 use crate::telemetry::METRICS;
 
-/// Exchanges of each channel since the process began, and how many of them ended in an error.
+/// Exchanges of each channel since the process began, by how they ended.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counts(BTreeMap<String, (u64, u64)>);
+pub(super) struct Counts(BTreeMap<String, Ended>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ended {
+    calls: u64,
+    succeeded: u64,
+    /// As a breaker counts them, or without a key that could verify the answer.
+    failed: u64,
+    /// Verified refusals of what was asked for: most are the payers' and merchants' doing.
+    refused: u64,
+}
+
+impl Ended {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(earlier.calls),
+            succeeded: self.succeeded.saturating_sub(earlier.succeeded),
+            failed: self.failed.saturating_sub(earlier.failed),
+            refused: self.refused.saturating_sub(earlier.refused),
+        }
+    }
+
+    /// The calls that speak against a generation. Refusals do only where nothing succeeds at all: then the account is likely to
+    /// be wrong, and not each payer.
+    fn errors(self) -> u64 {
+        if self.succeeded == 0 { self.failed + self.refused } else { self.failed }
+    }
+}
 
 impl Counts {
     /// By the metrics.
@@ -31,9 +58,15 @@ impl Counts {
                     continue;
                 }
                 let count = metric.get_counter().get_value() as u64;
-                let entry: &mut (u64, u64) = counts.entry(channel.value().to_owned()).or_default();
-                entry.0 += count;
-                entry.1 += if is("ok") { 0 } else { count };
+                let ended: &mut Ended = counts.entry(channel.value().to_owned()).or_default();
+                ended.calls += count;
+                if is("ok") {
+                    ended.succeeded += count;
+                } else if ["declined", "unlisted_refusal"].into_iter().any(is) {
+                    ended.refused += count;
+                } else if !["absent", "conflict", "provider_busy"].into_iter().any(is) {
+                    ended.failed += count;
+                }
             }
         }
         Self(counts)
@@ -42,8 +75,8 @@ impl Counts {
     /// Calls and errors of a channel since an earlier count.
     fn since(&self, earlier: &Self, channel: &str) -> (u64, u64) {
         let of = |counts: &Self| counts.0.get(channel).copied().unwrap_or_default();
-        let (now, then) = (of(self), of(earlier));
-        (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
+        let ended = of(self).since(of(earlier));
+        (ended.calls, ended.errors())
     }
 }
 
@@ -197,12 +230,37 @@ mod tests {
         for (result, times) in [("ok", 3), ("unclear", 1), ("declined", 1), ("unfit", 100)] {
             METRICS.exchanges_total.with_label_values(&["tried-out", "pay", result]).inc_by(times);
         }
-        assert_eq!(Counts::now().since(&Counts::default(), "tried-out"), (5, 2));
+        assert_eq!(Counts::now().since(&Counts::default(), "tried-out"), (5, 1));
+    }
+
+    #[test]
+    fn refusals_are_errors_only_where_nothing_succeeds() {
+        let count = |result: &str, times| {
+            METRICS.exchanges_total.with_label_values(&["refused-out", "pay", result]).inc_by(times);
+            Counts::now().since(&Counts::default(), "refused-out")
+        };
+        assert_eq!(count("declined", 20), (20, 20), "the account is wrong");
+        assert_eq!(count("unlisted_refusal", 2), (22, 22));
+        assert_eq!(count("ok", 1), (23, 0), "the payers were refused");
+        for (result, errors) in [
+            ("absent", 0),
+            ("conflict", 0),
+            ("provider_busy", 0),
+            ("not_sent", 1),
+            ("unverifiable", 2),
+            ("unauthorized", 3),
+            ("mismatch", 4),
+        ] {
+            assert_eq!(count(result, 1).1, errors, "{result}");
+        }
     }
 
     #[test]
     fn counts_are_differences() {
-        let counts = |calls, errors| Counts(BTreeMap::from([("main".to_owned(), (calls, errors))]));
+        let counts = |calls, failed| {
+            let ended = Ended { calls, succeeded: calls - failed, failed, refused: 0 };
+            Counts(BTreeMap::from([("main".to_owned(), ended)]))
+        };
         assert_eq!(counts(30, 5).since(&counts(10, 2), "main"), (20, 3));
         assert_eq!(counts(30, 5).since(&Counts::default(), "main"), (30, 5));
         assert_eq!(counts(30, 5).since(&Counts::default(), "other"), (0, 0));

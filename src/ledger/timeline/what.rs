@@ -204,7 +204,9 @@ impl Exchanged {
         self.result = result.as_ref().map_or_else(|error| error.code(), |outcome| outcome.status.as_str()).to_owned();
         self.why = match result {
             Ok(_) | Err(Error::Unfit(_)) => None,
-            Err(Error::NotSent(why) | Error::Held { why, .. } | Error::Mismatch(why)) => Some(why.clone()),
+            Err(
+                Error::NotSent(why) | Error::Held { why, .. } | Error::Unverifiable { why, .. } | Error::Mismatch(why),
+            ) => Some(why.clone()),
             Err(Error::Unclear { why, word: None }) => Some(why.clone()),
             Err(Error::Unclear { why, word: Some(word) }) => Some(format!("{why} ({})", word.code)),
             Err(
@@ -218,9 +220,9 @@ impl Exchanged {
         };
     }
 
-    /// Whether an attempt was made to reach the provider, and no filter held it back.
+    /// Whether an attempt was made to reach the provider: no filter held it back, and its answer could be verified.
     pub fn was_tried(&self) -> bool {
-        self.result != "held"
+        !["held", "unverifiable"].contains(&self.result.as_str())
     }
 
     /// Whether the provider may know the request: bytes left, and no verified answer says that it did nothing for now.

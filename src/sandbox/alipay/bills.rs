@@ -1,5 +1,7 @@
 //! Bills: a link that is good for half a minute, signed; then the archive, which anybody has who knows the link.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -53,6 +55,15 @@ impl Desk<'_> {
         self.books.bills.insert((self.account.app_id.clone(), token), bill);
         let mut object = success();
         add(&mut object, json!({"bill_download_url": url}));
+        done(Reply::method(object))
+    }
+
+    /// Hands out the next certificate of the platform, by its number.
+    pub(super) fn certificate(&mut self, content: &Value) -> Result {
+        let next = self.account.next.as_ref().filter(|next| content["alipay_cert_sn"] == *next.alipay_cert_sn);
+        let next = next.ok_or_else(|| Reply::business("INVALID_CERT_SN", "支付宝公钥证书序列号不存在"))?;
+        let mut object = success();
+        add(&mut object, json!({"alipay_cert_content": STANDARD.encode(&next.certificate)}));
         done(Reply::method(object))
     }
 

@@ -98,11 +98,12 @@ impl Reply {
         };
         let name = method.name().replace('.', "_");
         let mut body = [format!("{{\"{name}_response\":").as_bytes(), &object].concat();
-        if let Some(certificates) = &account.certificates {
-            body.extend(format!(",\"alipay_cert_sn\":\"{}\"", certificates.alipay_cert_sn).bytes());
+        let (key, number) = account.signer(fault);
+        if let Some(number) = number {
+            body.extend(format!(",\"alipay_cert_sn\":\"{number}\"").bytes());
         }
         let salt: &[u8] = if fault == Some(Kind::WrongSignature) { b"\n" } else { b"" };
-        let signature = account.alipay.sign(&[&object, salt].concat());
+        let signature = key.sign(&[&object, salt].concat());
         let is_unsigned = matches!(fault, Some(Kind::Unsigned | Kind::OwnEnvelope));
         if let Some(signature) = signature.filter(|_| !is_unsigned) {
             body.extend(format!(",\"sign\":\"{signature}\"").bytes());

@@ -26,17 +26,18 @@ pub(super) fn checked(content: Option<Value>, method: Method) -> Result<Value, R
         Method::Refund => REFUND,
         Method::RefundQuery => REFUND_QUERY,
         Method::BillLink => BILL_LINK,
+        Method::CertificateDownload => CERTIFICATE_DOWNLOAD,
     };
     let makes = method.operation() == "create";
     let common = match method {
-        Method::BillLink => &[],
+        Method::BillLink | Method::CertificateDownload => &[],
         _ if makes => ORDER,
         _ => TRADE,
     };
     let fields: Vec<&Field> = own.iter().chain(common).collect();
     fields::check_fields(&content, &fields).map_err(|issue| refused(&format!("{} {}", issue.field, issue.issue)))?;
     if !makes
-        && method != Method::BillLink
+        && !matches!(method, Method::BillLink | Method::CertificateDownload)
         && content.get("trade_no").is_none()
         && content.get("out_trade_no").is_none()
     {
@@ -125,6 +126,7 @@ const BILL_LINK: &[Field] = &[
     required("bill_type", Text(1, 20, |kind| matches!(kind, "trade" | "signcustomer"))),
     required("bill_date", Text(1, 15, any)),
 ];
+const CERTIFICATE_DOWNLOAD: &[Field] = &[required("alipay_cert_sn", Text(32, 32, any))];
 
 fn is_number(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -69,9 +69,14 @@ async fn run(shared: Arc<Shared>, method: Option<Method>, parts: &Parts, body: &
 /// `/v3/alipay/trade/query` is `alipay.trade.query`. What only a browser or an app calls has no path.
 fn method(parts: &Parts) -> Option<Method> {
     let name = parts.uri.path().strip_prefix("/v3/")?.replace('/', ".");
-    let verb = if name == Method::BillLink.name() { http::Method::GET } else { http::Method::POST };
     let served = |method: &Method| !matches!(method, Method::Page | Method::Wap | Method::App);
-    Method::named(&name).filter(served).filter(|_| parts.method == verb)
+    let verb = |method: &Method| if is_read(*method) { http::Method::GET } else { http::Method::POST };
+    Method::named(&name).filter(served).filter(|method| parts.method == verb(method))
+}
+
+/// Whether it only reads, and has what it asks in its query.
+fn is_read(method: Method) -> bool {
+    matches!(method, Method::BillLink | Method::CertificateDownload)
 }
 
 /// Who asks, by the parts of its authorization.
@@ -161,7 +166,7 @@ fn check_time(authorization: &Authorization<'_>) -> Result<(), Reply> {
 
 /// What is asked: in the query of a GET, else JSON in the body.
 fn content(method: Method, parts: &Parts, body: &[u8]) -> Result<Option<Value>, Reply> {
-    if method == Method::BillLink {
+    if is_read(method) {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         let form = Form::default().with(query);
         let form = form.map_err(|_| invalid("isv.invalid-parameter", "参数无法读取"))?;
@@ -210,12 +215,13 @@ fn sign(headers: &mut HeaderMap, account: &Account, body: &str, fault: Option<Ki
     let time = (Timestamp::now().as_millisecond() - age).to_string();
     let nonce = random_text(32);
     let salt = if fault == Some(Kind::WrongSignature) { " " } else { "" };
-    let Some(signature) = account.alipay.sign(format!("{time}\n{nonce}\n{body}{salt}\n").as_bytes()) else { return };
+    let (key, number) = account.signer(fault);
+    let Some(signature) = key.sign(format!("{time}\n{nonce}\n{body}{salt}\n").as_bytes()) else { return };
     put(headers, "alipay-timestamp", &time);
     put(headers, "alipay-nonce", &nonce);
     put(headers, "alipay-signature", &signature);
-    if let Some(numbers) = &account.certificates {
-        put(headers, "alipay-sn", &numbers.alipay_cert_sn);
+    if let Some(number) = number {
+        put(headers, "alipay-sn", number);
     }
 }
 

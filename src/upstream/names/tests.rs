@@ -58,7 +58,7 @@ fn scripted() -> (Arc<Scripted>, Names) {
 }
 
 async fn addresses(name: &Arc<Name>) -> Result<Vec<String>, String> {
-    let found = name.addresses(Instant::now() + Duration::from_secs(1)).await?;
+    let found = name.addresses(Instant::now() + Duration::from_secs(1)).await.map_err(|lost| lost.why)?;
     Ok(found.iter().map(IpAddr::to_string).collect())
 }
 

@@ -195,6 +195,17 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert_eq!(body["status"], status, "{request:?}");
     }
+    for (request, status) in [
+        ("GET http://evil.example/metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", 400),
+        ("GET http://evil.example/metrics HTTP/1.1\r\nhost: evil.example\r\n\r\n", 403),
+        ("GET http://127.0.0.1/healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", 200),
+        ("nonsense\r\n\r\n", 400),
+    ] {
+        let mut stream = sends(world.gateway.admin, request.as_bytes()).await;
+        let answer = response(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+        assert_eq!(answer.contains("application/problem+json"), status == 400, "{request:?}: {answer}");
+    }
     assert!(world.log().contains("\"operation\":\"malformed\""), "each has a line");
     assert!(!world.log().contains("\"level\":\"ERROR\""), "{}", world.log());
 }

@@ -5,8 +5,12 @@ use super::*;
 fn no_panic(body: &[u8]) {
     let provider = provider();
     let _: Result<_, KeyError> = crate::signer::rsa::verifier(body);
-    let headers = all().remove(0).1.answer.unwrap().header_map();
-    let _ = provider.read(&headers, body, NOW);
+    let message = all().remove(0).1.answer.unwrap();
+    for status in [200, 401, 404] {
+        let mut answer = message.response(status);
+        *answer.body_mut() = Bytes::copy_from_slice(body);
+        let _ = provider.read(&answer, &Keyring::default(), NOW);
+    }
     let _ = provider.decode_notification(vouched(body.to_vec()));
     for operation in operations() {
         for status in [200, 204, 400, 404, 500] {

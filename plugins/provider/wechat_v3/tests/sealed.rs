@@ -52,7 +52,7 @@ fn the_published_list_of_certificates_reads() {
         Some("2028-09-17T23:15:58+08:00".parse::<jiff::Timestamp>().unwrap().as_second() as u64)
     );
 
-    let said = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap();
+    let said = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap().why;
     assert!(said(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("another serial number"));
     assert!(said(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
     assert!(said(text, NOW - 100_000_000).contains("valid now"));
@@ -66,8 +66,43 @@ fn the_published_list_of_certificates_reads() {
         said(&fake(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"), NOW)
             .contains("cannot be read")
     );
-    let unsigned = provider().read(&HeaderMap::new(), text.as_bytes(), NOW);
-    assert_eq!(unsigned.err(), Some(BadSignature::Missing), "encrypted well is not enough");
+    let unsigned = provider().read(&Response::new(Bytes::copy_from_slice(text.as_bytes())), &Keyring::default(), NOW);
+    assert!(unsigned.err().unwrap().why.contains("it carries no signature"), "encrypted well is not enough");
+    let strange = json!({"data": [{"serial_no": "1", "encrypt_certificate": with(sealed(b"x", "y"), "/nonce", json!("000000000000"))}]});
+    let strange = provider().unseal(strange.to_string().as_bytes(), NOW).err().unwrap();
+    assert!(strange.why.contains("our APIv3 key") && strange.advice.contains("`keys.api_v3`"), "{strange:?}");
+}
+
+#[test]
+fn refusal_to_list_certificates_names_its_code_and_what_to_do() {
+    for (status, body, code, advice) in [
+        (
+            404,
+            r#"{"code":"RESOURCE_NOT_EXISTS","message":"无可用的平台证书，请在商户平台-API安全申请使用微信支付公钥"}"#,
+            Some("RESOURCE_NOT_EXISTS"),
+            "PUB_KEY_ID_…",
+        ),
+        (
+            404,
+            r#"{"code":"RESOURCENOTEXISTS","message":""}"#,
+            Some("RESOURCENOTEXISTS"),
+            "has no platform certificates",
+        ),
+        (401, r#"{"code":"SIGN_ERROR","message":"错误的签名"}"#, Some("SIGN_ERROR"), "`keys.sign`"),
+        (401, "<html>", None, "`keys.sign`"),
+        (500, r#"{"code":"SYSTEM_ERROR","message":"系统异常"}"#, Some("SYSTEM_ERROR"), "tried again by itself"),
+        (502, "<html>", None, "tried again by itself"),
+    ] {
+        let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+        let refused = provider().read(&answer, &Keyring::default(), NOW).err().unwrap();
+        assert_eq!(refused.word.as_ref().map(|word| word.code.as_str()), code, "{body}");
+        assert!(refused.advice.contains(advice), "{body}: {}", refused.advice);
+        assert!(
+            refused.why.contains(&status.to_string()) && code.is_none_or(|code| refused.why.contains(code)),
+            "{refused}"
+        );
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ fn any_altered_byte_is_refused() {
         let headers = message.header_map();
         let refused = |headers: &HeaderMap, body: &[u8]| {
             if name == "certificates" {
-                provider.read(headers, body, NOW).is_err()
+                let mut answer = Response::new(Bytes::copy_from_slice(body));
+                *answer.headers_mut() = headers.clone();
+                provider.read(&answer, &keys, NOW).is_err()
             } else {
                 provider.verify(Source::Answer, headers, Bytes::copy_from_slice(body), &keys, NOW).is_err()
             }

@@ -1,0 +1,99 @@
+//! Alipay's next certificate: what is asked, and what is believed.
+
+use super::*;
+use crate::provider::PublishedKeys;
+
+/// A leaf of Alipay, of a merchant, and one under a stranger's root, each with its chain; made with
+/// another implementation.
+fn chain(name: &str) -> String {
+    String::from_utf8(key_file(&format!("next_{name}.pem"))).unwrap()
+}
+
+/// A file of the official SDK's tests, with the names that Alipay's certificates really have.
+fn published(name: &str) -> String {
+    String::from_utf8(key_file(name)).unwrap()
+}
+
+fn in_certificate_mode(protocol: &str) -> Alipay {
+    let secrets = [("app_cert", key_file("ali_app.crt.pem")), ("root_cert", key_file("next_root.pem"))];
+    let secrets = secrets.each_ref().map(|(name, file)| (*name, file.as_slice()));
+    provider_of(&format!("app_id = \"2021000000000001\"\nprotocol = \"{protocol}\""), &secrets)
+}
+
+fn answer(protocol: &str, file: &str) -> Response<Bytes> {
+    let content = STANDARD.encode(file);
+    Response::new(Bytes::from(match protocol {
+        "form" => format!(
+            r#"{{"alipay_open_app_alipaycert_download_response":{{"code":"10000","msg":"Success","alipay_cert_content":"{content}"}},"sign":"x"}}"#
+        ),
+        _ => format!(r#"{{"alipay_cert_content":"{content}"}}"#),
+    }))
+}
+
+/// In the middle of 2030; the certificates are valid from 2025 to 2045.
+const THEN: u64 = 1_909_000_000;
+
+#[test]
+fn next_certificate_is_asked_for_by_its_number_in_both_protocols() {
+    let number = "b3e1a2c4d5f60718293a4b5c6d7e8f90";
+    let form = in_certificate_mode("form").request(Some(number)).unwrap();
+    let mut params = form::Fields::new();
+    form::read_into(form.body(), &mut params).unwrap();
+    assert_eq!(params["method"], "alipay.open.app.alipaycert.download");
+    assert_eq!(params["biz_content"], format!(r#"{{"alipay_cert_sn":"{number}"}}"#));
+    let v3 = in_certificate_mode("v3").request(Some(number)).unwrap();
+    assert_eq!(v3.uri().to_string(), format!("/v3/alipay/open/app/alipaycert/download?alipay_cert_sn={number}"));
+    for odd in [None, Some("x\"}"), Some("a b")] {
+        assert!(in_certificate_mode("form").request(odd).is_none(), "{odd:?}");
+    }
+    assert!(provider().published_keys().is_none(), "bare keys have no number");
+}
+
+#[test]
+fn next_certificate_is_believed_when_it_leads_to_the_root_and_is_alipays_own() {
+    let own = chain("alipay");
+    for protocol in ["form", "v3"] {
+        let provider = in_certificate_mode(protocol);
+        let keys = provider.read(&answer(protocol, &own), &Keyring::default(), THEN).unwrap();
+        assert_eq!(Some(keys[0].id.clone()), super::super::certificates::app_number(own.as_bytes()));
+        assert!(keys[0].is_valid(THEN) && !keys[0].is_valid(u64::MAX / 4));
+        let leaf = own.split_inclusive("-----END CERTIFICATE-----").next().unwrap();
+        for (file, now, why) in [
+            (chain("merchant"), THEN, "not Alipay's own"),
+            (chain("stranger"), THEN, "does not lead to"),
+            (leaf.to_owned(), THEN, "does not lead to"),
+            (own.clone(), 4_000_000_000, "not valid at this time"),
+            (own.clone(), 1_000_000_000, "not valid at this time"),
+            (published("appCertPublicKey_2021001161683774.crt"), THEN, "not Alipay's own"),
+            (published("alipayCertPublicKey_RSA2.crt"), THEN, "not valid at this time"),
+            ("hello".to_owned(), THEN, "no PEM"),
+        ] {
+            let refused = provider.read(&answer(protocol, &file), &Keyring::default(), now).err().unwrap();
+            assert!(refused.why.contains(why) && refused.advice.contains("`keys.verify`"), "{why}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn refusal_to_hand_out_the_next_certificate_names_its_code() {
+    for (body, code) in [
+        (
+            r#"{"alipay_open_app_alipaycert_download_response":{"code":"40004","msg":"Business Failed","sub_code":"INVALID_CERT","sub_msg":"无效"}}"#,
+            Some("INVALID_CERT"),
+        ),
+        (
+            r#"{"error_response":{"code":"40006","msg":"Insufficient Permissions","sub_code":"isv.insufficient-isv-permissions"}}"#,
+            Some("isv.insufficient-isv-permissions"),
+        ),
+        (r#"{"code":"invalid-app-id","message":"无效"}"#, Some("invalid-app-id")),
+        ("<html>", None),
+        ("[]", None),
+    ] {
+        let refused = in_certificate_mode("form").read(
+            &Response::new(Bytes::from_static(body.as_bytes())),
+            &Keyring::default(),
+            THEN,
+        );
+        assert_eq!(refused.err().unwrap().word.map(|word| word.code).as_deref(), code, "{body}");
+    }
+}

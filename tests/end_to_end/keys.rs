@@ -1,0 +1,147 @@
+//! Keys that verify providers' answers: without any, nothing is sent.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tollgate::keygen::SandboxProvider;
+
+use crate::harness::{Answer, Wishes, World, ask_later, order_of, until};
+use crate::reload::save;
+
+/// Takes a line that begins so out of a file, and returns it.
+fn take_line(file: &Path, start: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
+    save(file, &text.replace(&format!("{line}\n"), ""));
+    line
+}
+
+fn put_line_after(file: &Path, after: &str, line: &str) {
+    let text = std::fs::read_to_string(file).unwrap();
+    save(file, &text.replace(after, &format!("{after}{line}\n")));
+}
+
+async fn reloaded(world: &World) {
+    assert_eq!(world.reload().await.status, 200);
+}
+
+/// Checks that nothing was sent, and gives the problem.
+fn not_sent(answer: &Answer) -> Value {
+    let problem = answer.json();
+    assert_eq!((answer.status, &problem["code"]), (503, &json!("not_sent")), "{problem}");
+    assert_eq!((&problem["retryable"], &problem["money_state"]), (&json!("same_key"), &json!("not_sent")), "{problem}");
+    problem
+}
+
+/// A merchant opened since autumn 2024: it has no platform certificates, and here its public key was forgotten.
+#[tokio::test]
+async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_once_it_is_there() {
+    let edit = |conf: &Path, _| {
+        take_line(&conf.join("channels/main.toml"), "verify = ");
+        let account = conf.join("channels/main/sandbox.toml");
+        let text = std::fs::read_to_string(&account).unwrap();
+        let (head, rest) = text.split_once("[platform_certificate]").unwrap();
+        std::fs::write(&account, format!("{head}{}", &rest[rest.find("[tls]").unwrap()..])).unwrap();
+    };
+    let world = World::with(Wishes { edit, channels: vec!["main", "spare"], ..Wishes::default() }).await;
+    for _ in 0..3 {
+        let problem = not_sent(&world.create("o-1", "k-1").await);
+        assert_eq!(problem["provider"]["code"], "RESOURCE_NOT_EXISTS", "{problem}");
+        assert!(problem["provider"]["message"].as_str().unwrap().contains("微信支付公钥"), "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("PUB_KEY_ID_…") && detail.contains("`keys.verify`"), "{detail}");
+    }
+    let job = ask_later(world.gateway.listen, "/v1/payments", "k-2", &order_of("o-2")).await;
+    assert_eq!(job.status, 202, "{:?}", job.body);
+    until("the job goes back to the queue", || async {
+        let told = world.explained("o-2").await;
+        told.contains("\"what\":\"put_back\"").then_some(()).ok_or(told)
+    })
+    .await;
+    assert!(world.seen("o-1").await["arrivals"].is_null() && world.seen("o-2").await["arrivals"].is_null());
+
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"main\"} 0"), "{metrics}");
+    assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"spare\"} 1"), "{metrics}");
+    let breakers = String::from_utf8(world.admin("GET", "/breakers", &[]).await.body.to_vec()).unwrap();
+    assert!(breakers.contains("main: nothing is sent") && breakers.contains("PUB_KEY_ID_…"), "{breakers}");
+    let log = world.log();
+    let errors =
+        log.lines().filter(|line| line.contains("\"level\":\"ERROR\"") && line.contains("RESOURCE_NOT_EXISTS"));
+    let errors: Vec<&str> = errors.collect();
+    assert!(errors.len() == 1 && errors[0].contains("PUB_KEY_ID_…"), "once for the cause: {errors:#?}");
+    let (code, said) = crate::hosts::check(world.conf(), &["--probe"]).await;
+    assert!(code == 1 && said.contains("RESOURCE_NOT_EXISTS") && said.contains("PUB_KEY_ID_…"), "{said}");
+    assert!(said.contains("channels/main.toml") && !said.contains("channels/spare.toml"), "{said}");
+
+    // Another channel takes over, as with a breaker that is open.
+    let routes = world.conf().join("routes.toml");
+    let before = std::fs::read_to_string(&routes).unwrap();
+    save(&routes, "[[route]]\nto = [{ channel = \"main\" }]\nfallback = [\"spare\"]\n");
+    reloaded(&world).await;
+    let other = world.create("o-3", "k-3").await;
+    assert_eq!((other.status, &other.json()["channel"]), (201, &json!("spare")), "{:?}", other.body);
+    save(&routes, &before);
+
+    let spare = std::fs::read_to_string(world.conf().join("channels/spare.toml")).unwrap();
+    assert!(spare.contains("PUB_KEY_ID_"), "{spare}");
+    let account = std::fs::read_to_string(world.conf().join("channels/main/sandbox.toml")).unwrap();
+    let id = account.split('"').find(|word| word.starts_with("PUB_KEY_ID_")).unwrap();
+    let verify = format!("verify = [{{ id = \"{id}\", file = \"main/pub_key.pem\" }}]");
+    put_line_after(&world.conf().join("channels/main.toml"), "[keys]\n", &verify);
+    reloaded(&world).await;
+    let made = world.create("o-1", "k-1").await;
+    assert_eq!(made.status, 201, "the same key succeeds: {:?}", made.body);
+    assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
+    world.receiver.until("o-2", "payment.pending").await;
+}
+
+#[tokio::test]
+async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_named() {
+    let mut world = World::new().await;
+    world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 1000})).await;
+    let file = world.conf().join("channels/main.toml");
+    take_line(&file, "verify = ");
+    reloaded(&world).await;
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "it waited: {}", world.log());
+
+    let right = take_line(&file, "api_v3 = ");
+    put_line_after(&file, "[keys]\n", "api_v3 = \"plain:0123456789abcdef0123456789abcdef\"");
+    reloaded(&world).await;
+    assert_eq!(world.create("o-2", "k-2").await.status, 201, "what was fetched before a reload goes on");
+    world.gateway.kill();
+    world.start().await;
+    let problem = not_sent(&world.until_decided("o-3", "k-3").await);
+    assert!(problem["detail"].as_str().unwrap().contains("`keys.api_v3`"), "{problem}");
+    assert!(world.seen("o-3").await["arrivals"].is_null());
+
+    take_line(&file, "api_v3 = ");
+    put_line_after(&file, "[keys]\n", &right);
+    reloaded(&world).await;
+    assert_eq!(world.create("o-3", "k-3").await.status, 201);
+}
+
+/// Alipay renews its certificate: answers are signed with the old one and the new one by turns, in both protocols.
+#[tokio::test]
+async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_and_the_old_one_too() {
+    for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
+        let world = World::with(Wishes { provider, ..Wishes::default() }).await;
+        let qr = |order: &str| {
+            let mut body = order_of(order);
+            body["method"] = "alipay.qr".into();
+            body
+        };
+        for (order, fault) in [("o-1", None), ("o-2", Some("next_key")), ("o-3", None), ("o-4", Some("next_key"))] {
+            if let Some(fault) = fault {
+                world.fault(json!({"operation": "create", "fault": fault})).await;
+            }
+            let answer = world.ask("POST", "/v1/payments", Some(order), &qr(order)).await;
+            assert_eq!(answer.status, 201, "{order}: {:?} {}", answer.body, world.log());
+        }
+        let log = world.log();
+        let fetched = log.lines().filter(|line| line.contains("the provider's keys were fetched")).count();
+        assert_eq!(fetched, 1, "once: {log}");
+        let metrics = world.metrics().await;
+        assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"main\"} 2"), "{metrics}");
+    }
+}
