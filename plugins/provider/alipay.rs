@@ -15,6 +15,7 @@ mod bill;
 mod certificates;
 mod envelope;
 mod errors;
+mod files;
 mod notify;
 mod request;
 mod sealed;
@@ -61,6 +62,7 @@ pub(super) const ROW: Row = Row {
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
+    inspection: &files::INSPECTION,
     build,
 };
 

@@ -271,6 +271,8 @@ fn certificates_that_end_soon_or_have_ended_are_noted() {
 }
 
 mod again;
+mod inspection;
+mod key_files;
 mod names;
 
 mod channels;
