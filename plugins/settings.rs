@@ -6,7 +6,7 @@
 mod outline;
 mod setting;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -38,6 +38,8 @@ pub struct Problems {
     found: RefCell<Vec<Problem>>,
     /// What is no mistake, but odd.
     notes: RefCell<Vec<Problem>>,
+    /// Whether a key or certificate was refused.
+    are_keys_wrong: Cell<bool>,
     /// Every key that a reader asked for, by its path, where somebody wants to know.
     asked: Option<RefCell<BTreeSet<String>>>,
 }
@@ -61,6 +63,16 @@ impl Problems {
     /// Notes what is odd, and no mistake.
     pub fn note(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.notes.borrow_mut().push(Problem { span, message: message.into(), suggestion });
+    }
+
+    /// Notes that a key or certificate was refused: what would follow from that need not be told.
+    pub fn mark_wrong_keys(&self) {
+        self.are_keys_wrong.set(true);
+    }
+
+    /// Whether a key or certificate was refused.
+    pub fn are_keys_wrong(&self) -> bool {
+        self.are_keys_wrong.get()
     }
 
     /// Takes the notes, in the order of the file.

@@ -74,7 +74,11 @@ pub(super) fn read(
     );
     let shown = mtls.as_deref().map_or(&[][..], identity::Pair::certificates);
     let beside = Beside { mtls: shown, account: &texts, hosts: &names, now: now.0 };
+    let before = root.problems().len();
     let keys = keys.map(|keys| keys::read(source, keys, row, plain, &beside));
+    if root.problems().len() > before {
+        root.problems().mark_wrong_keys();
+    }
     if let (Some(keys), Some(account)) = (&keys, &account) {
         keys.inspect(row, &beside, root.problems(), |place| match place {
             Place::Account(key) => account.span_of(key),
@@ -224,7 +228,7 @@ fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Bo
         .secrets
         .iter()
         .all(|field| !matches!(field.need, Need::Required(_)) || given.secrets.contains_key(field.name));
-    if provider.is_none() && problems.len() == before && complete {
+    if provider.is_none() && problems.len() == before && complete && !problems.are_keys_wrong() {
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }
     provider

@@ -104,7 +104,12 @@ impl Keys {
         for Finding { place: at, severity, message, suggestion } in (row.inspection.run)(&facts) {
             let span = files.places.get(&at).cloned().unwrap_or_else(|| place(at));
             match severity {
-                Severity::Mistake => problems.push(span, message, suggestion),
+                Severity::Mistake => {
+                    if !matches!(at, Place::Hosts | Place::Account(_) | Place::Mtls) {
+                        problems.mark_wrong_keys();
+                    }
+                    problems.push(span, message, suggestion);
+                }
                 Severity::Note => problems.note(span, message, suggestion),
             }
         }

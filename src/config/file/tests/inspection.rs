@@ -25,7 +25,8 @@ fn assert_first(dir: &Dir, channel: &str, line_with: &str, in_words: &str) {
 /// Notes of `tollgate check`, without mistakes.
 fn notes(dir: &Dir) -> Vec<String> {
     let summary = check(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    summary.notes.iter().map(ToString::to_string).collect()
+    let of_permissions = |note: &String| note.contains("others than its owner may read it");
+    summary.notes.iter().map(ToString::to_string).filter(|note| !of_permissions(note)).collect()
 }
 
 /// A certificate over a key of the directory for these years, under an authority of this name whose key is `authority`.
@@ -99,9 +100,19 @@ fn wechat_serial_number_in_a_wrong_form_is_a_mistake_with_the_right_one() {
             ),
         ),
     ] {
-        edit(&dir, "channels/wechat.toml", &format!("id = \"{right}\""), &format!("id = \"{wrong}\""));
+        edit(
+            &dir,
+            "channels/wechat.toml",
+            &format!("rsa-sha256\", id = \"{right}\""),
+            &format!("rsa-sha256\", id = \"{wrong}\""),
+        );
         assert_first(&dir, "wechat", "sign = {", &in_words);
-        edit(&dir, "channels/wechat.toml", &format!("id = \"{wrong}\""), &format!("id = \"{right}\""));
+        edit(
+            &dir,
+            "channels/wechat.toml",
+            &format!("rsa-sha256\", id = \"{wrong}\""),
+            &format!("rsa-sha256\", id = \"{right}\""),
+        );
     }
     // Small letters are the same number.
     edit(&dir, "channels/wechat.toml", &format!("id = \"{right}\""), &format!("id = \"{}\"", right.to_lowercase()));
@@ -155,8 +166,7 @@ fn account_s_own_key_in_the_place_of_the_provider_s_is_a_mistake() {
         "verify = [{ file = \"ali/alipay_cert.pem\" }]",
     );
     put(&dir, "channels/union/acp_middle.pem", &read(&dir, "channels/union/acp_sign_cert.pem"));
-    let said = told(&dir).concat();
-    assert!(said.contains("this certificate may not sign others"), "{said}");
+    assert_first(&dir, "union", "middle_cert = ", "this is the merchant's own certificate");
 }
 
 #[test]
@@ -267,7 +277,7 @@ fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
 #[test]
 fn chain_that_leads_to_another_root_is_a_mistake() {
     let dir = everything();
-    let (another, key) = root(2020..2090);
+    let (another, _) = root(2020..2090);
     let right = read(&dir, "channels/ali/alipay_root_cert.pem");
     put(&dir, "channels/ali/alipay_root_cert.pem", &another);
     let told = told(&dir);
@@ -278,11 +288,10 @@ fn chain_that_leads_to_another_root_is_a_mistake() {
     );
     // One of the same name that has another key.
     put(&dir, "channels/ali/alipay_root_cert.pem", &right);
-    let mut renamed = CertificateParams::new(Vec::new()).unwrap();
-    renamed.distinguished_name = rcgen::DistinguishedName::new();
-    renamed.distinguished_name.push(DnType::CommonName, "Tollgate sandbox root R1");
-    let key = KeyPair::from_pem(&key).unwrap();
-    put(&dir, "channels/ali/alipay_root_cert.pem", &renamed.self_signed(&key).unwrap().pem());
+    let other = Dir::new();
+    keygen::sandbox_channel_of(keygen::SandboxProvider::AlipayCertificates, other.path(), "ali", "127.0.0.1:1")
+        .unwrap();
+    put(&dir, "channels/ali/alipay_root_cert.pem", &read(&other, "ali/alipay_root_cert.pem"));
     assert!(self::told(&dir)[0].contains("but not the one in `root_cert` signed it"), "{:#?}", self::told(&dir));
     put(&dir, "channels/ali/alipay_root_cert.pem", &read(&dir, "channels/ali/app_cert.pem"));
     assert_first(&dir, "ali", "root_cert = ", "there is no root certificate in this file");

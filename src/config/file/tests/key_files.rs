@@ -1,5 +1,7 @@
 //! One reader for every key and certificate file: the same file is taken wherever it is named.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::keygen::SandboxProvider;
 
@@ -20,6 +22,7 @@ pub(super) fn everything() -> Dir {
         let (cert, key) = identity::tests::pair(2020..2090);
         put(&dir, "cert.pem", &cert);
         put(&dir, "key.pem", &key);
+        fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
         let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"cert.pem\" }\n";
         put(&dir, "tollgate.toml", text);
         // WeChat Pay's certificate beside its bare key.
@@ -87,7 +90,7 @@ fn same_file_is_taken_in_every_shape_and_place() {
         }
         // What is none is refused there, with the file's line, by its true name.
         for (content, in_words) in
-            [("", "this file is empty"), ("hello", "neither PEM nor DER"), ("ssh-rsa AAAA", "in the form of SSH")]
+            [("", " is empty"), ("hello", "neither PEM nor DER"), ("ssh-rsa AAAA", "in the form of SSH")]
         {
             fs::write(&path, content).unwrap();
             let told = told(&dir);
