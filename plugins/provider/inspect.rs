@@ -8,8 +8,10 @@ use crate::signer::key_file::PublicKey;
 
 /// Rules of one provider.
 pub struct Inspection {
-    /// The secrets of its row that are certificate files.
+    /// The secrets of its row that are files with a certificate, and perhaps those above it.
     pub certificates: &'static [&'static str],
+    /// The secrets of its row that are files with certificates of authorities, whose order is kept.
+    pub authorities: &'static [&'static str],
     /// Where the provider's own key or certificate is found, for who named the merchant's in its place.
     pub verify_from: &'static str,
     /// Puts the id of a key into the provider's form, or says why it cannot be one.
@@ -20,8 +22,13 @@ pub struct Inspection {
 
 impl Inspection {
     /// For providers without files.
-    pub const NONE: Self =
-        Self { certificates: &[], verify_from: "", id: |_, id| Ok(id.to_owned()), run: |_| Vec::new() };
+    pub const NONE: Self = Self {
+        certificates: &[],
+        authorities: &[],
+        verify_from: "",
+        id: |_, id| Ok(id.to_owned()),
+        run: |_| Vec::new(),
+    };
 }
 
 /// Whose id it is.
@@ -49,7 +56,7 @@ pub struct Facts<'a> {
     pub verify: &'a [Verify],
     /// Certificates of `[mtls]`, leaf first; none without it.
     pub mtls: &'a [Certificate],
-    /// Certificate files among the secrets, each leaf first.
+    /// Certificate files among the secrets.
     pub secrets: &'a [(&'static str, Vec<Certificate>)],
 }
 

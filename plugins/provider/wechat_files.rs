@@ -6,6 +6,7 @@ use crate::signer::certificate::Certificate;
 /// For APIv3.
 pub(super) const V3: Inspection = Inspection {
     certificates: &[],
+    authorities: &[],
     verify_from: "download WeChat Pay's public key (pub_key.pem, 微信支付公钥) from pay.weixin.qq.com (账户中心 → API安全), and name its id \
                   PUB_KEY_ID_…",
     id,

@@ -78,7 +78,10 @@ impl From<FileError> for KeyError {
 pub struct KeyFile {
     private_keys: Vec<PrivateKey>,
     public_keys: Vec<PublicKey>,
+    /// In the order of the file.
     certificates: Vec<Certificate>,
+    /// Leaf first.
+    chain: Vec<Certificate>,
     revocation_lists: Vec<Vec<u8>>,
     /// Why a private key in the file stays closed.
     closed: Option<FileError>,
@@ -134,7 +137,7 @@ impl KeyFile {
                 Kind::Unknown => return Err(block.damaged()),
             }
         }
-        read.leaf_first();
+        read.chain = read.leaf_first();
         Ok(read)
     }
 
@@ -184,6 +187,11 @@ impl KeyFile {
 
     /// The certificates, leaf first, of which there must be one at least.
     pub fn certificates(&self) -> Result<&[Certificate], FileError> {
+        self.authorities().map(|_| self.chain.as_slice())
+    }
+
+    /// The certificates in the order of the file, which counts for some providers' roots; there must be one at least.
+    pub fn authorities(&self) -> Result<&[Certificate], FileError> {
         if !self.certificates.is_empty() {
             return Ok(&self.certificates);
         }
@@ -196,9 +204,9 @@ impl KeyFile {
         Err(FileError::new(format!("this file has no certificate in it: {}", self.what_it_is()), advice))
     }
 
-    /// Certificates, if there are any.
+    /// Certificates, leaf first, if there are any.
     pub fn all_certificates(&self) -> &[Certificate] {
-        &self.certificates
+        &self.chain
     }
 
     /// Public key of the provider: that of the leaf certificate, or a bare one.
@@ -207,7 +215,7 @@ impl KeyFile {
             let advice = "name the file with the public key or the certificate";
             return Err(FileError::new("this is a private key, and only its owner may have it", advice));
         }
-        if let Some(leaf) = self.certificates.first() {
+        if let Some(leaf) = self.chain.first() {
             return leaf
                 .public_key
                 .as_ref()
@@ -241,7 +249,7 @@ impl KeyFile {
     /// The same as PEM in the plain form that every reader takes.
     pub fn to_pem(&self) -> Secret {
         let mut text = Zeroizing::new(String::new());
-        for certificate in &self.certificates {
+        for certificate in &self.chain {
             text.push_str(&write_pem("CERTIFICATE", &certificate.der));
         }
         for key in &self.public_keys {
@@ -254,7 +262,7 @@ impl KeyFile {
     }
 
     /// Puts the certificate of the private key first, else the one that issued no other; the order of the rest is kept.
-    fn leaf_first(&mut self) {
+    fn leaf_first(&self) -> Vec<Certificate> {
         let key = match self.private_keys.as_slice() {
             [key] => key.public_key(),
             _ => None,
@@ -263,10 +271,12 @@ impl KeyFile {
         let is_key_s = |one: &Certificate| key.is_some() && one.public_key == key;
         let is_leaf = |one: &Certificate| !one.is_self_issued() && !all.iter().any(|other| other.names_as_issuer(one));
         let leaf = all.iter().position(is_key_s).or_else(|| all.iter().position(is_leaf));
-        if let Some(leaf) = leaf.filter(|leaf| *leaf > 0) {
-            let leaf = self.certificates.remove(leaf);
-            self.certificates.insert(0, leaf);
+        let mut chain = all.clone();
+        if let Some(leaf) = leaf {
+            let leaf = chain.remove(leaf);
+            chain.insert(0, leaf);
         }
+        chain
     }
 
     /// As in "it is a certificate".

@@ -91,6 +91,13 @@ pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: P
     }?;
     let leaf = pair.certificates.first()?;
     leaf.in_force(now.0).map_err(|message| table.problem("cert", message, None)).ok()?;
+    if let Some(next) = pair.certificates.get(1)
+        && (!leaf.names_as_issuer(next) || leaf.is_signed_by(next) == Some(false))
+    {
+        let message = "the certificates in this file are no chain: the second one did not issue the first";
+        let advice = "put the certificate of its issuer there; any other is of no use to who checks it";
+        table.problems().note(table.span_of("cert"), message, Some(advice.to_owned()));
+    }
     Some(pair)
 }
 

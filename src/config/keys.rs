@@ -67,9 +67,10 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
     };
     let mut secrets = Secrets::new();
     for field in row.secrets {
-        let is_file = row.inspection.certificates.contains(&field.name);
+        let is_chain = row.inspection.certificates.contains(&field.name);
+        let is_file = is_chain || row.inspection.authorities.contains(&field.name);
         let secret = match field.need {
-            _ if is_file => certificate_file(source, &mut table, field.name, plain, &mut files),
+            _ if is_file => certificate_file(source, &mut table, field.name, plain, is_chain, &mut files),
             Need::Required(advice) => secret::required_as(source, &mut table, field.name, plain, advice),
             _ => secret::optional(source, &mut table, field.name, plain),
         };
@@ -267,12 +268,14 @@ fn certificate_file(
     table: &mut Settings<'_>,
     name: &'static str,
     plain: Plain,
+    is_chain: bool,
     files: &mut Files,
 ) -> Option<Secret> {
     let content = secret::optional_content(source, table, name, plain)?;
     files.places.insert(Place::Secret(name), table.span_of(name));
     let file = key_file::plain(source, table, name, content.expose())?;
-    let certificates = file.certificates().map_err(|error| key_file::refuse(table, name, error)).ok()?;
+    let certificates = if is_chain { file.certificates() } else { file.authorities() };
+    let certificates = certificates.map_err(|error| key_file::refuse(table, name, error)).ok()?;
     files.certificates.push((name, certificates.to_vec()));
     // A private key that stands beside it is left out.
     let text: String = certificates.iter().map(|one| crate::pem::write("CERTIFICATE", &one.der)).collect();
@@ -285,6 +288,9 @@ fn key_id(table: &mut Settings<'_>, row: &Row, file: &KeyFile, whose: IdOf) -> O
     let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
         (true, _) => return known,
         (false, true) => table.optional("id")?,
+        (false, false) if whose == IdOf::BareKey && !row.inspection.verify_from.is_empty() => {
+            table.required_as("id", row.inspection.verify_from)?
+        }
         (false, false) => table.required("id")?,
     };
     let id = match (row.inspection.id)(whose, &id) {

@@ -143,6 +143,8 @@ fn is_variable_name(text: &str) -> bool {
 }
 
 fn without_newline(content: &[u8]) -> &[u8] {
+    // Editors put a byte order mark before it.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     content.strip_suffix(b"\r").unwrap_or(content)
 }

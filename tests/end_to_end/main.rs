@@ -27,6 +27,7 @@ mod hosts;
 mod identities;
 mod isolation;
 mod judges;
+mod key_files;
 mod ledger_files;
 mod load;
 mod log;

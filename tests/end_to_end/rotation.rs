@@ -71,7 +71,15 @@ fn somebody_elses_key() -> String {
 
 #[tokio::test]
 async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_doubt() {
-    let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+    let edit = |conf: &Path, _| {
+        own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+        // Beside the API certificate another key would be refused before it signs anything.
+        let path = conf.join("channels/main.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (before, mtls) = text.split_once("[mtls]").unwrap();
+        let (_, filters) = mtls.split_once("[[filter]]").unwrap();
+        std::fs::write(&path, format!("{before}[[filter]]{filters}")).unwrap();
+    };
     let wishes = Wishes { edit, ..Wishes::default() };
     a_bad_key_comes_back(wishes, "wechat.native", &somebody_elses_key(), "SIGN_ERROR").await;
 }

@@ -6,7 +6,8 @@ use super::account::{APP_CERT, ROOT_CERT};
 use crate::signer::certificate::{Certificate, Chain};
 
 pub(super) const INSPECTION: Inspection = Inspection {
-    certificates: &[APP_CERT, ROOT_CERT],
+    certificates: &[APP_CERT],
+    authorities: &[ROOT_CERT],
     verify_from: "take Alipay's public key (支付宝公钥, not 应用公钥) or its certificate alipayCertPublicKey_RSA2.crt from open.alipay.com",
     id,
     run,

@@ -5,7 +5,8 @@ use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
 use super::account::{MIDDLE, ROOT};
 use crate::signer::certificate::Certificate;
 
-pub(super) const INSPECTION: Inspection = Inspection { certificates: &[ROOT, MIDDLE], verify_from: "", id, run };
+pub(super) const INSPECTION: Inspection =
+    Inspection { certificates: &[], authorities: &[ROOT, MIDDLE], verify_from: "", id, run };
 
 const SDK: &str = "take acp_prod_root.cer and acp_prod_middle.cer from UnionPay's SDK (for tests acp_test_*.cer)";
 

@@ -72,7 +72,7 @@ impl PrivateKey {
         } else if RsaPrivateKey::try_from(der.as_slice()).is_ok() {
             ("RSA PRIVATE KEY", KeyAlgorithm::Rsa)
         } else {
-            ("EC PRIVATE KEY", algorithm(EC, Some(sec1_curve(&der)?)))
+            ("EC PRIVATE KEY", algorithm(EC, sec1_curve(&der)))
         };
         let mut key = Self { der, label, algorithm, public: None };
         key.public = match algorithm {

@@ -230,7 +230,15 @@ fn leaf_comes_first_whatever_the_order_in_the_file() {
         let certificates = read.certificates().unwrap();
         assert_eq!(certificates.len(), 3);
         assert_eq!(certificates[0].common_name, "2088000000000001-2021000000000001");
+        let written = read.authorities().unwrap().iter().map(|one| one.der.clone());
+        let again = KeyFile::read(&file, Password::NoPlace).unwrap();
+        assert!(written.eq(again.authorities().unwrap().iter().map(|one| one.der.clone())));
     }
+    let chain = KeyFile::read(&golden("keys/chain.p12"), Password::Given(b"000000")).unwrap();
+    let names: Vec<&str> = chain.certificates().unwrap().iter().map(|one| one.common_name.as_str()).collect();
+    assert_eq!((names.len(), names[0]), (3, "041@Z2025-01-01@700000000000001:SIGN@00000006"));
+    let bundle = KeyFile::read(&golden("alipay/keys/ali_root_bundle.pem"), Password::NoPlace).unwrap();
+    assert!(bundle.authorities().unwrap()[0].is_self_issued(), "the order of roots is kept");
 }
 
 #[test]

@@ -317,6 +317,27 @@ fn production_files_of_alipay_are_read_as_they_are_handed_out() {
 }
 
 #[test]
+fn order_of_alipay_s_roots_is_kept() {
+    let dir = everything();
+    let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/alipay/keys");
+    copy(&keys, &dir.path().join("channels/keys"));
+    let text = read(&dir, "channels/ali.toml");
+    let line = text.lines().find(|line| line.starts_with("app_id")).unwrap().to_owned();
+    for (from, to) in [
+        (line.as_str(), "app_id = \"2021000000000001\""),
+        ("ali/app_private_key.pem", "keys/ali_app.key.pem"),
+        ("ali/app_cert.pem", "keys/ali_app.crt.pem"),
+        ("ali/alipay_root_cert.pem", "keys/ali_root_bundle.pem"),
+        ("ali/alipay_cert.pem", "keys/ali_alipay.crt.pem"),
+    ] {
+        edit(&dir, "channels/ali.toml", from, to);
+    }
+    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let ends: Vec<_> = snapshot.sources.certificates.iter().filter(|end| end.channel == "ali").collect();
+    assert_eq!(ends.len(), 4, "{ends:?}");
+}
+
+#[test]
 fn alipay_sandbox_without_its_gateway_is_a_mistake() {
     let dir = everything();
     let text = read(&dir, "channels/alikeys.toml");
