@@ -6,12 +6,14 @@ pub mod bill;
 mod form;
 #[cfg(test)]
 mod golden;
+pub mod inspect;
 mod link;
 pub mod sandbox;
 mod text;
 pub mod unionpay;
 mod wechat_account;
 mod wechat_errors;
+mod wechat_files;
 pub mod wechat_v2;
 pub mod wechat_v3;
 
@@ -21,6 +23,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use self::bill::Bills;
+use self::inspect::Inspection;
 use crate::error::{Error, Word};
 use crate::payment::{Event, Operation, Outcome};
 use crate::secret::Secret;
@@ -238,6 +241,8 @@ pub struct Row {
     pub pace: Pace,
     /// What cannot be done without a client certificate in `[mtls]`, where some of it can.
     pub without_mtls: Option<&'static str>,
+    /// Holds its files and ids against each other.
+    pub inspection: &'static Inspection,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
     pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
 }

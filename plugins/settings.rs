@@ -6,7 +6,7 @@
 mod outline;
 mod setting;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -36,6 +36,10 @@ pub struct Problem {
 #[derive(Debug, Default)]
 pub struct Problems {
     found: RefCell<Vec<Problem>>,
+    /// What is no mistake, but odd.
+    notes: RefCell<Vec<Problem>>,
+    /// Whether a key or certificate was refused.
+    are_keys_wrong: Cell<bool>,
     /// Every key that a reader asked for, by its path, where somebody wants to know.
     asked: Option<RefCell<BTreeSet<String>>>,
 }
@@ -54,6 +58,28 @@ impl Problems {
     /// Notes one.
     pub fn push(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.found.borrow_mut().push(Problem { span, message: message.into(), suggestion });
+    }
+
+    /// Notes what is odd, and no mistake.
+    pub fn note(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
+        self.notes.borrow_mut().push(Problem { span, message: message.into(), suggestion });
+    }
+
+    /// Notes that a key or certificate was refused: what would follow from that need not be told.
+    pub fn mark_wrong_keys(&self) {
+        self.are_keys_wrong.set(true);
+    }
+
+    /// Whether a key or certificate was refused.
+    pub fn are_keys_wrong(&self) -> bool {
+        self.are_keys_wrong.get()
+    }
+
+    /// Takes the notes, in the order of the file.
+    pub fn take_notes(&self) -> Vec<Problem> {
+        let mut notes = self.notes.take();
+        notes.sort_by_key(|note| note.span.start);
+        notes
     }
 
     /// How many there are.
@@ -114,6 +140,12 @@ impl<'a> Settings<'a> {
     /// Notes a mistake in the value of a key.
     pub fn problem(&self, key: &str, message: impl Into<String>, suggestion: Option<String>) {
         self.problems.push(self.span_of(key), message, suggestion);
+    }
+
+    /// The texts of the table by their keys, without asking for them.
+    pub fn peek_texts(&self) -> Vec<(String, String)> {
+        let text = |value: &DeValue<'_>| value.as_str().map(str::to_owned);
+        self.table.iter().filter_map(|(key, value)| Some((key.get_ref().to_string(), text(value.get_ref())?))).collect()
     }
 
     /// Whether the key is there.

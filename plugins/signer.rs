@@ -1,6 +1,7 @@
 //! Algorithms with a key in them: a signer makes signatures, a verifier checks them.
 
-mod pem;
+pub mod certificate;
+pub mod key_file;
 pub mod rsa;
 pub mod sm2;
 

@@ -17,6 +17,7 @@ mod certificates;
 mod codes;
 mod envelope;
 mod errors;
+mod files;
 mod gateway_codes;
 mod notify;
 mod readable;
@@ -71,6 +72,7 @@ pub(super) const ROW: Row = Row {
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
+    inspection: &files::INSPECTION,
     build,
 };
 

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bill::Bills;
+use super::inspect::Inspection;
 use super::{
     BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
     Verified,
@@ -38,6 +39,7 @@ pub(super) const ROW: Row = Row {
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
+    inspection: &Inspection::NONE,
     build,
 };
 

@@ -17,6 +17,7 @@ mod bills;
 mod chain;
 mod codes;
 mod fields;
+mod files;
 mod notify;
 mod request;
 mod signature;
@@ -61,6 +62,7 @@ pub(super) const ROW: Row = Row {
     settle_window: Duration::from_secs(60),
     pace: Pace::Doubling,
     without_mtls: None,
+    inspection: &files::INSPECTION,
     build: account::build,
 };
 

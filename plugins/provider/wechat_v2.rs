@@ -30,12 +30,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
-use super::wechat_account;
 use super::wechat_errors::Interface;
 use super::{
     BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
     Verified,
 };
+use super::{wechat_account, wechat_files};
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
@@ -55,6 +55,7 @@ pub(super) const ROW: Row = Row {
         "refunds, reversals and bills of funds are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
     ),
+    inspection: &wechat_files::V2,
     build,
 };
 

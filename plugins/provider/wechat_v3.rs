@@ -34,6 +34,7 @@ use self::codepay::Till;
 use super::bill::Bills;
 use super::wechat_account::Account;
 use super::wechat_errors::Interface;
+use super::wechat_files;
 use super::{
     BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
     Verified,
@@ -54,6 +55,7 @@ pub(super) const ROW: Row = Row {
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
     without_mtls: None,
+    inspection: &wechat_files::V3,
     build,
 };
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use tollgate_plugins::provider::bill::{Bills, Desk};
+use tollgate_plugins::provider::inspect::Place;
 use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, Row, Secrets};
 
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::identity::{self, Now};
+use super::keys::Beside;
 use super::secret::Plain;
 use super::source::{Source, suggest};
 use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, times};
@@ -53,7 +55,11 @@ pub(super) fn read(
     let http2 = root.or("http2", false);
     let maintenance = times::windows(&mut root);
     let settle_window = settle_window(&mut root);
-    let mtls = root.section("mtls").and_then(|mut mtls| identity::read(source, &mut mtls, now));
+    let mut mtls_place = root.span();
+    let mtls = root.section("mtls").and_then(|mut mtls| {
+        mtls_place = mtls.span_of("cert");
+        identity::read(source, &mut mtls, now, plain)
+    });
     let account = root.required_section("account");
     let keys = root.required_section("keys");
     let tables = root.sections("filter");
@@ -62,17 +68,28 @@ pub(super) fn read(
         tables.into_iter().chain(account).chain(keys).for_each(Settings::ignore_rest);
         return ChannelFile { channel: None, methods: None, certificates: Vec::new() };
     };
-    let keys = keys.map(|keys| keys::read(source, keys, row, plain));
-    let certificates = mtls.iter().map(|pair| CertificateEnd {
-        channel: name.to_owned(),
-        certificate: "mtls".to_owned(),
-        not_after: pair.not_after(),
-    });
-    let believed = keys.iter().flat_map(|keys| keys.verify.iter()).filter_map(|key| {
-        let not_after = i64::try_from(key.not_after?).ok()?;
-        Some(CertificateEnd { channel: name.to_owned(), certificate: key.id.clone(), not_after })
-    });
-    let certificates = certificates.chain(believed).collect();
+    let (texts, names): (Vec<_>, Vec<_>) = (
+        account.as_ref().map(Settings::peek_texts).unwrap_or_default(),
+        hosts.iter().map(|(_, address)| address.host.clone()).collect(),
+    );
+    let shown = mtls.as_deref().map_or(&[][..], identity::Pair::certificates);
+    let beside = Beside { mtls: shown, account: &texts, hosts: &names, now: now.0 };
+    let before = root.problems().len();
+    let keys = keys.map(|keys| keys::read(source, keys, row, plain, &beside));
+    if root.problems().len() > before {
+        root.problems().mark_wrong_keys();
+    }
+    if let (Some(keys), Some(account)) = (&keys, &account) {
+        keys.inspect(row, &beside, root.problems(), |place| match place {
+            Place::Account(key) => account.span_of(key),
+            Place::Hosts => root.span_of("hosts"),
+            Place::Mtls => mtls_place.clone(),
+            _ => root.span_of("keys"),
+        });
+    }
+    let ends = identity::ends("mtls", shown).into_iter().chain(keys.iter().flat_map(keys::Keys::ends));
+    let end = |(certificate, not_after)| CertificateEnd { channel: name.to_owned(), certificate, not_after };
+    let certificates = ends.map(end).collect();
 
     let none = Secrets::new();
     let given = Given {
@@ -211,7 +228,7 @@ fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Bo
         .secrets
         .iter()
         .all(|field| !matches!(field.need, Need::Required(_)) || given.secrets.contains_key(field.name));
-    if provider.is_none() && problems.len() == before && complete {
+    if provider.is_none() && problems.len() == before && complete && !problems.are_keys_wrong() {
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }
     provider

@@ -209,10 +209,15 @@ impl Loading<'_> {
             if let Some(kept) = previous.filter(|kept| source.is_as_before(&kept.trace, &kept.fingerprint)) {
                 let certificates = known.get(name.as_str()).into_iter().flatten().copied().cloned().collect();
                 let (channel, methods) = (Some(Arc::clone(kept)), Some(kept.methods));
-                return Ok((source.files(), Vec::new(), Some(ChannelFile { channel, methods, certificates })));
+                return Ok((
+                    source.files(),
+                    Vec::new(),
+                    Vec::new(),
+                    Some(ChannelFile { channel, methods, certificates }),
+                ));
             }
             let (file, mistakes) = source.read(|root| channel::read(&source, root, name, self.now, previous));
-            Ok((source.files(), mistakes, file))
+            Ok((source.files(), mistakes, source.take_notes(), file))
         };
         // While nothing is served yet every core helps; later, one at a time leaves the others to the requests.
         let threads = match self.previous {
@@ -227,7 +232,8 @@ impl Loading<'_> {
                     self.files.push(path);
                     self.mistakes.push(mistake);
                 }
-                Ok((named, mistakes, file)) => {
+                Ok((named, mistakes, notes, file)) => {
+                    self.sources.notes.extend(notes);
                     self.files.extend(named);
                     self.mistakes.extend(mistakes);
                     let Some(file) = file else { continue };

@@ -6,15 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
+use tollgate_plugins::signer::certificate::Certificate;
+use tollgate_plugins::signer::key_file::{FileError, KeyFile, Password};
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::time::ASN1Time;
 
 use super::Identity;
-use super::origin::Content;
+use super::key_file;
+use super::secret::{self, Plain};
 use super::source::Source;
 
 /// Unix seconds: when the configuration is read.
@@ -37,7 +38,8 @@ impl Now {
 /// A certificate with the key that belongs to it.
 pub(super) struct Pair {
     pub(super) identity: Identity,
-    leaf: Validity,
+    /// Leaf first.
+    certificates: Vec<Certificate>,
     is_for_servers: bool,
 }
 
@@ -47,58 +49,108 @@ impl Pair {
         self.is_for_servers
     }
 
-    /// When the certificate ends, in unix seconds.
-    pub(super) fn not_after(&self) -> i64 {
-        self.leaf.not_after
+    /// The certificate and those above it.
+    pub(super) fn certificates(&self) -> &[Certificate] {
+        &self.certificates
     }
+}
+
+/// Names and ends of a chain's certificates: as in `mtls`, and `mtls 2` for the one above it.
+pub(super) fn ends(name: &str, certificates: &[Certificate]) -> Vec<(String, i64)> {
+    let name_of = |index: usize| if index == 0 { name.to_owned() } else { format!("{name} {}", index + 1) };
+    certificates.iter().enumerate().map(|(index, one)| (name_of(index), one.not_after)).collect()
 }
 
 /// One certificate of an authority.
 pub(super) struct Authority {
     pub(super) der: Vec<u8>,
-    validity: Validity,
+    certificate: Certificate,
 }
 
-/// Reads the files that `cert` and `key` of a table name.
-pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now) -> Option<Arc<Pair>> {
+/// Reads the files that `cert` and `key` of a table name, and opens them with its `password`.
+pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: Plain) -> Option<Arc<Pair>> {
     let cert = source.required_file(table, "cert");
     let key = source.required_file(table, "key");
+    let password = secret::optional(source, table, "password", plain);
+    let opened = |key, file: Option<Arc<_>>| {
+        file.and_then(|file| key_file::with_password(source, table, key, &file, password.as_ref()))
+    };
+    let (cert, key) = (opened("cert", cert), opened("key", key));
+    let files: Vec<&KeyFile> = [&cert, &key].into_iter().flatten().map(AsRef::as_ref).collect();
+    if files.len() == 2 {
+        key_file::needless_password(table, password.as_ref(), &files);
+    }
     let pair = match (cert.as_deref(), key.as_deref()) {
         (Some(cert), Some(key)) => {
-            let contents = [cert.expose(), key.expose()];
+            let (shown, secret) = (cert.to_pem(), key.to_pem());
+            let contents = [shown.expose(), secret.expose()];
             source.known().pairs.take(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(())).ok()
         }
         // What can be said of the other one is said.
         (cert, key) => pair(table, cert, key).map(Arc::new),
     }?;
-    pair.leaf.in_force(now).map_err(|message| table.problem("cert", message, None)).ok()?;
+    let leaf = pair.certificates.first()?;
+    leaf.in_force(now.0).map_err(|message| table.problem("cert", message, None)).ok()?;
+    if let Some(next) = pair.certificates.get(1)
+        && (!leaf.names_as_issuer(next) || leaf.is_signed_by(next) == Some(false))
+    {
+        let message = "the certificates in this file are no chain: the second one did not issue the first";
+        let advice = "put the certificate of its issuer there; any other is of no use to who checks it";
+        table.problems().note(table.span_of("cert"), message, Some(advice.to_owned()));
+    }
     Some(pair)
 }
 
-fn pair(table: &Settings<'_>, cert: Option<&Content>, key: Option<&Content>) -> Option<Pair> {
+fn pair(table: &Settings<'_>, cert: Option<&KeyFile>, key: Option<&KeyFile>) -> Option<Pair> {
+    if let (Some(cert), Some(key)) = (cert, key)
+        && (cert.certificates().is_err() && cert.private_key().is_ok())
+        && (key.certificates().is_ok() && key.private_key().is_err())
+    {
+        let message = "`cert` and `key` have changed places: this is the private key, and `key` is the certificate";
+        table.problem("cert", message, Some("exchange the two".to_owned()));
+        return None;
+    }
     let certificates =
-        cert.and_then(|file| certificates(file.expose()).map_err(|message| table.problem("cert", message, None)).ok());
-    let key = key.and_then(|file| {
-        let message = "this file has no private key in it (PEM: PKCS#8, PKCS#1 or SEC1)";
-        PrivateKeyDer::from_pem_slice(file.expose()).map_err(|_| table.problem("key", message, None)).ok()
-    });
+        cert.and_then(|file| file.certificates().map_err(|error| key_file::refuse(table, "cert", error)).ok());
+    let key = key.and_then(|file| file.private_key().map_err(|error| key_file::refuse(table, "key", error)).ok());
     let (certificates, key) = certificates.zip(key)?;
-    let leaf = Validity::of(certificates.first()?).map_err(|message| table.problem("cert", message, None)).ok()?;
-    let is_for_servers = certificates.first().is_some_and(|der| is_for_servers(der));
-    let secret = Secret::new(key.secret_der());
-    let chain = certificates.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    match CertifiedKey::from_der(chain, key, &default_provider()) {
-        Ok(_) => Some(Pair { identity: Identity { certificates, key: secret }, leaf, is_for_servers }),
-        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+    let certificates = in_order(certificates, |one| key.public_key().is_some() && one.public_key == key.public_key());
+    let der = PrivateKeyDer::try_from(key.der()).ok().map(|der| der.clone_key());
+    let chain = certificates.iter().map(|one| CertificateDer::from(one.der.clone())).collect();
+    match der.map(|der| CertifiedKey::from_der(chain, der, &default_provider())) {
+        Some(Ok(_)) => {
+            let is_for_servers = certificates.first().is_some_and(|leaf| is_for_servers(&leaf.der));
+            let shown = certificates.iter().map(|one| one.der.clone()).collect();
+            let identity = Identity { certificates: shown, key: Secret::new(key.der()) };
+            Some(Pair { identity, certificates, is_for_servers })
+        }
+        Some(Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) => {
             let suggestion = "the two files must be of one pair".to_owned();
             table.problem("key", "this key does not belong to the certificate in `cert`", Some(suggestion));
             None
         }
-        Err(_) => {
-            table.problem("key", "this key, or the certificate in `cert`, is of a kind that TLS cannot use here", None);
+        _ => {
+            let message = "this key, or the certificate in `cert`, is of a kind that TLS cannot use here";
+            let suggestion =
+                format!("this is a key for {}; RSA from 2048 bits, P-256 and P-384 are usual", key.algorithm());
+            table.problem("key", message, Some(suggestion));
             None
         }
     }
+}
+
+/// The leaf, then each one's issuer, as TLS wants them; files hold them in any order.
+fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool) -> Vec<Certificate> {
+    let mut rest = certificates.to_vec();
+    let mut ordered = Vec::with_capacity(rest.len());
+    let mut next = rest.iter().position(is_leaf).or((!rest.is_empty()).then_some(0));
+    while let Some(index) = next {
+        let current = rest.remove(index);
+        next = rest.iter().position(|other| current.names_as_issuer(other));
+        ordered.push(current);
+    }
+    ordered.append(&mut rest);
+    ordered
 }
 
 /// Without the extension a certificate is for everything.
@@ -119,18 +171,18 @@ pub(super) fn authorities(
     now: Now,
 ) -> Option<Arc<[Authority]>> {
     let file = source.optional_file(table, key)?;
-    let read = || -> Result<Arc<[Authority]>, String> {
-        let authority = |der: Vec<u8>| Validity::of(&der).map(|validity| Authority { der, validity });
-        certificates(file.expose())?.into_iter().map(authority).collect()
+    let read = || -> Result<Arc<[Authority]>, FileError> {
+        let authority = |one: &Certificate| Authority { der: one.der.clone(), certificate: one.clone() };
+        Ok(KeyFile::read(file.expose(), Password::NoPlace)?.certificates()?.iter().map(authority).collect())
     };
-    let found = source.known().authorities.take(&[file.expose()], read).and_then(|found| {
-        // A bundle may hold some that have ended; nothing is believed only when all have.
-        match found.iter().any(|authority| authority.validity.in_force(now).is_ok()) {
-            true => Ok(found),
-            false => Err("every certificate in this file is outside its time".to_owned()),
-        }
-    });
-    found.map_err(|message| table.problem(key, message, None)).ok()
+    let found = source.known().authorities.take(&[file.expose()], read);
+    let found = found.map_err(|error| key_file::refuse(table, key, error)).ok()?;
+    // A bundle may hold some that have ended; nothing is believed only when all have.
+    if !found.iter().any(|authority| authority.certificate.in_force(now.0).is_ok()) {
+        table.problem(key, "every certificate in this file is outside its time", None);
+        return None;
+    }
+    Some(found)
 }
 
 /// The same, only their bytes.
@@ -144,64 +196,12 @@ pub(super) fn authorities_der(
     Some(found.iter().map(|authority| authority.der.clone()).collect())
 }
 
-/// Reads the revocation lists (PEM) in the file that a key names, as DER; none when the key is missing or wrong.
+/// Reads the revocation lists in the file that a key names, as DER; none when the key is missing or wrong.
 pub(super) fn revocation_lists(source: &Source, table: &mut Settings<'_>, key: &'static str) -> Vec<Vec<u8>> {
     let Some(file) = source.optional_file(table, key) else { return Vec::new() };
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(file.expose()).collect();
-    match lists {
-        Ok(lists) if !lists.is_empty() => lists.iter().map(|list| list.to_vec()).collect(),
-        _ => {
-            table.problem(key, "this file has no revocation list in it (PEM, -----BEGIN X509 CRL-----)", None);
-            Vec::new()
-        }
-    }
-}
-
-/// When the first certificate in a file ends; `None` when there is none in it (it may hold a bare key).
-pub(super) fn end_of_first(file: &[u8]) -> Option<i64> {
-    let der = CertificateDer::from_pem_slice(file).ok()?;
-    X509Certificate::from_der(&der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
-}
-
-fn certificates(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(file).map(|item| item.map(|certificate| certificate.to_vec())).collect();
-    let found = found.map_err(|_| "this file is damaged: a PEM block in it cannot be read".to_owned())?;
-    if found.is_empty() {
-        return Err("this file has no certificate in it (PEM, -----BEGIN CERTIFICATE-----)".to_owned());
-    }
-    match found.iter().position(|der| X509Certificate::from_der(der).is_err()) {
-        None => Ok(found),
-        Some(index) => Err(format!("certificate {} in this file is damaged", index + 1)),
-    }
-}
-
-/// From when to when a certificate counts, in unix seconds.
-struct Validity {
-    not_before: i64,
-    not_after: i64,
-}
-
-impl Validity {
-    fn of(der: &[u8]) -> Result<Self, String> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "this certificate is damaged".to_owned())?;
-        let validity = certificate.validity();
-        Ok(Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
-    }
-
-    fn in_force(&self, Now(now): Now) -> Result<(), String> {
-        let day = |seconds: i64| {
-            let time = ASN1Time::from_timestamp(seconds).ok().and_then(|time| time.to_rfc2822().ok());
-            time.unwrap_or_else(|| seconds.to_string())
-        };
-        if self.not_after < now {
-            return Err(format!("this certificate ended on {}", day(self.not_after)));
-        }
-        if self.not_before > now {
-            return Err(format!("this certificate begins only on {}", day(self.not_before)));
-        }
-        Ok(())
-    }
+    let Some(file) = key_file::plain(source, table, key, file.expose()) else { return Vec::new() };
+    let lists = file.revocation_lists().map_err(|error| key_file::refuse(table, key, error));
+    lists.map(<[_]>::to_vec).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -229,7 +229,7 @@ pub(super) mod tests {
         let text = "cert = \"cert.pem\"\nkey = \"key.pem\"\nca = \"cert.pem\"\n";
         let source = Source::with_text(&dir.path().join("x.toml"), text.into());
         let (_, mistakes) = source.read(|mut root| {
-            read(&source, &mut root, Now::for_test());
+            read(&source, &mut root, Now::for_test(), Plain::Allowed);
             authorities(&source, &mut root, "ca", Now::for_test());
         });
         assert!(Path::new(&dir.path()).exists());
@@ -240,8 +240,6 @@ pub(super) mod tests {
     fn a_pair_that_belongs_together_and_is_in_force_is_taken() {
         let (cert, key) = pair(2020..2090);
         assert_eq!(mistakes(&cert, &key), [""; 0]);
-        assert!(end_of_first(cert.as_bytes()).unwrap() > Now::for_test().0);
-        assert_eq!(end_of_first(key.as_bytes()), None);
     }
 
     #[test]
@@ -251,13 +249,18 @@ pub(super) mod tests {
         assert_eq!(mistakes(&cert, &other), ["2: this key does not belong to the certificate in `cert`"]);
         let (ended, its_key) = pair(2020..2021);
         let said = mistakes(&ended, &its_key);
-        assert!(said[0].starts_with("1: this certificate ended on Fri, 01 Jan 2021"), "{said:?}");
+        assert!(said[0].starts_with("1: this certificate ended on 2021-01-01"), "{said:?}");
         assert!(said[1].starts_with("3: every certificate in this file is outside its time"), "{said:?}");
         let (early, its_key) = pair(2080..2090);
         assert!(mistakes(&early, &its_key)[0].starts_with("1: this certificate begins only on"));
-        assert!(mistakes(&key, &key)[0].starts_with("1: this file has no certificate in it"));
+        assert!(mistakes(&key, &key)[0].starts_with("1: this file has no certificate in it: this is a private key"));
+        assert!(mistakes(&key, &cert)[0].starts_with("1: `cert` and `key` have changed places"));
         assert!(mistakes(&cert, &cert)[0].starts_with("2: this file has no private key in it"));
         let cut = &cert[..cert.len() / 2];
-        assert!(mistakes(cut, &key)[0].starts_with("1: this file is damaged"), "{:?}", mistakes(cut, &key));
+        assert!(
+            mistakes(cut, &key)[0].starts_with("1: the PEM that begins in line 1 is cut off"),
+            "{:?}",
+            mistakes(cut, &key)
+        );
     }
 }

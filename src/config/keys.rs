@@ -1,15 +1,18 @@
 //! `[keys]` of a channel: whose signature goes out, whose is believed, and the provider's own secrets.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
+use tollgate_plugins::provider::inspect::{Facts, Finding, IdOf, Place, Severity, Sign, Verify};
 use tollgate_plugins::provider::{Need, Row, Secrets};
 use tollgate_plugins::secret::Secret;
-use tollgate_plugins::settings::Settings;
+use tollgate_plugins::settings::{Problems, Settings};
+use tollgate_plugins::signer::certificate::Certificate;
+use tollgate_plugins::signer::key_file::{KeyFile, PublicKey};
 use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
-use super::identity;
-use super::origin::Content;
-use super::pfx;
+use super::key_file;
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
 
@@ -23,27 +26,51 @@ pub(super) struct Keys {
     pub(super) verify: Keyring,
     /// The secrets of the provider's [`Row`].
     pub(super) secrets: Secrets,
+    /// What the files hold, to be held against each other.
+    files: Files,
+}
+
+/// Contents of the files, and where each is named.
+#[derive(Default)]
+struct Files {
+    sign: Option<(Arc<KeyFile>, String)>,
+    verify: Vec<Verify>,
+    certificates: Vec<(&'static str, Vec<Certificate>)>,
+    places: HashMap<Place, Range<usize>>,
+}
+
+/// What stands around `[keys]` in a channel's file.
+pub(super) struct Beside<'a> {
+    /// Certificates of `[mtls]`.
+    pub(super) mtls: &'a [Certificate],
+    pub(super) account: &'a [(String, String)],
+    pub(super) hosts: &'a [String],
+    pub(super) now: i64,
 }
 
 /// Reads the table as the provider wants it.
-pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain) -> Keys {
+pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain, beside: &Beside<'_>) -> Keys {
+    let mut files = Files::default();
     let sign = match row.sign {
         Need::Required(advice) => table.required_section_as("sign", advice),
         Need::Optional => table.section("sign"),
         Need::Nothing => None,
     };
     let (algorithm, signer) = match sign {
-        Some(sign) => signer(source, sign, row, plain),
+        Some(sign) => signer(source, sign, row, plain, &mut files),
         None if matches!(row.sign, Need::Required(_)) => (None, None),
         None => (None, Some(tollgate_plugins::signer::none())),
     };
     let verify = match row.verify {
         Need::Nothing => Keyring::default(),
-        _ => verify(source, &mut table, row, algorithm),
+        _ => verify(source, &mut table, row, algorithm, beside, &mut files),
     };
     let mut secrets = Secrets::new();
     for field in row.secrets {
+        let is_chain = row.inspection.certificates.contains(&field.name);
+        let is_file = is_chain || row.inspection.authorities.contains(&field.name);
         let secret = match field.need {
+            _ if is_file => certificate_file(source, &mut table, field.name, plain, is_chain, &mut files),
             Need::Required(advice) => secret::required_as(source, &mut table, field.name, plain, advice),
             _ => secret::optional(source, &mut table, field.name, plain),
         };
@@ -53,7 +80,53 @@ pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: P
             Err(message) => table.problem(field.name, message, None),
         }
     }
-    Keys { signer, algorithm: algorithm.map(|algorithm| algorithm.name), verify, secrets }
+    Keys { signer, algorithm: algorithm.map(|algorithm| algorithm.name), verify, secrets, files }
+}
+
+impl Keys {
+    /// Holds the files and ids against each other. The places are those outside of `[keys]`.
+    pub(super) fn inspect(
+        &self,
+        row: &Row,
+        beside: &Beside<'_>,
+        problems: &Problems,
+        place: impl Fn(Place) -> Range<usize>,
+    ) {
+        let files = &self.files;
+        let own = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
+        let sign = files.sign.as_ref().map(|(file, id)| Sign {
+            algorithm: self.algorithm.unwrap_or_default(),
+            id,
+            public_key: own.as_ref(),
+            certificates: file.all_certificates(),
+        });
+        let Beside { mtls, account, hosts, now } = *beside;
+        let facts = Facts { now, account, hosts, sign, verify: &files.verify, mtls, secrets: &files.certificates };
+        for Finding { place: at, severity, message, suggestion } in (row.inspection.run)(&facts) {
+            let span = files.places.get(&at).cloned().unwrap_or_else(|| place(at));
+            match severity {
+                Severity::Mistake => {
+                    if !matches!(at, Place::Hosts | Place::Account(_) | Place::Mtls) {
+                        problems.mark_wrong_keys();
+                    }
+                    problems.push(span, message, suggestion);
+                }
+                Severity::Note => problems.note(span, message, suggestion),
+            }
+        }
+    }
+
+    /// Ends of all certificates in the files, each with the name of its place.
+    pub(super) fn ends(&self) -> Vec<(String, i64)> {
+        let sign = self.files.sign.iter().flat_map(|(file, _)| file.all_certificates().first());
+        let sign = sign.map(|leaf| ("sign".to_owned(), leaf.not_after));
+        let verify = self.verify.iter().filter_map(|key| Some((key.id.clone(), i64::try_from(key.not_after?).ok()?)));
+        let others = self.files.certificates.iter().flat_map(|(name, all)| {
+            let name_of = |index: usize| if index == 0 { (*name).to_owned() } else { format!("{name} {}", index + 1) };
+            all.iter().enumerate().map(move |(index, one)| (name_of(index), one.not_after)).collect::<Vec<_>>()
+        });
+        sign.chain(verify).chain(others).collect()
+    }
 }
 
 fn signer(
@@ -61,6 +134,7 @@ fn signer(
     mut sign: Settings<'_>,
     row: &Row,
     plain: Plain,
+    files: &mut Files,
 ) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
     let name: Option<String> = sign.required("algorithm");
     sign.choices("algorithm", row.algorithms.iter().copied());
@@ -73,35 +147,62 @@ fn signer(
         }
         found
     });
-    let file = source.required_file(&mut sign, "file");
+    let named = source.required_file(&mut sign, "file");
     let password = secret::optional(source, &mut sign, "password", plain);
-    let file = file.and_then(|file| opened(&sign, &file, password.as_ref()));
-    let id = key_id(&mut sign, row, file.as_ref().map(Secret::expose));
+    files.places.insert(Place::SignFile, sign.span_of("file"));
+    files.places.insert(Place::SignId, sign.span_of("id"));
+    let file = named.and_then(|file| key_file::with_password(source, &sign, "file", &file, password.as_ref()));
+    if let Some(file) = &file {
+        key_file::needless_password(&sign, password.as_ref(), &[file]);
+    }
+    let file = file.filter(|file| belongs_together(&sign, file));
+    // Where the file cannot be read, nobody knows whether the id is missing.
+    let id = match &file {
+        Some(file) => key_id(&mut sign, row, file, IdOf::Sign),
+        None => {
+            check_visible(&mut sign);
+            None
+        }
+    };
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
-    let contents = [algorithm.name.as_bytes(), id.as_bytes(), file.expose()];
-    let signer = source.known().signers.take(&contents, || (algorithm.signer)(&id, file.expose()));
+    let pem = file.to_pem();
+    let contents = [algorithm.name.as_bytes(), id.as_bytes(), pem.expose()];
+    let signer = source.known().signers.take(&contents, || (algorithm.signer)(&id, pem.expose()));
     let signer = signer.map_err(|error| sign.problem("file", error.0, None)).ok();
+    files.sign = Some((file, id));
     (Some(algorithm), signer)
 }
 
-/// A PFX file as PEM; any other as it is.
-fn opened(sign: &Settings<'_>, file: &Content, password: Option<&Secret>) -> Option<Secret> {
-    let (key, message, suggestion) = match (pfx::is_one(file.expose()), password) {
-        (false, None) => return Some(Secret::new(file.expose())),
-        (false, Some(_)) => ("password", "only a PFX file is opened with a password", "remove `password`"),
-        (true, None) => {
-            ("file", "this is a PFX file, and its password is missing", "add password = \"env:…\" beside `file`")
+/// One private key, and where certificates stand beside it, the first is its own.
+fn belongs_together(sign: &Settings<'_>, file: &KeyFile) -> bool {
+    let key = match file.private_key() {
+        Ok(key) => key,
+        Err(error) => {
+            key_file::refuse(sign, "file", error);
+            return false;
         }
-        (true, Some(password)) => match pfx::to_pem(file.expose(), password) {
-            Ok(file) => return Some(file),
-            Err(why) => ("file", why, "try `openssl pkcs12 -in FILE -noout` with the same password"),
-        },
     };
-    sign.problem(key, message, Some(suggestion.to_owned()));
-    None
+    let leaf = file.all_certificates().first();
+    let is_another = leaf.is_some_and(|leaf| key.public_key().is_some() && leaf.public_key != key.public_key());
+    if is_another {
+        let message = "the private key in this file does not belong to the certificate beside it";
+        sign.problem(
+            "file",
+            message,
+            Some("put the key's own certificate there, or take the certificate away".to_owned()),
+        );
+    }
+    !is_another
 }
 
-fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Option<&Algorithm>) -> Keyring {
+fn verify(
+    source: &Source,
+    table: &mut Settings<'_>,
+    row: &Row,
+    algorithm: Option<&Algorithm>,
+    beside: &Beside<'_>,
+    files: &mut Files,
+) -> Keyring {
     let mut keys: Vec<Key> = Vec::new();
     if let Need::Required(advice) = row.verify
         && !table.has("verify")
@@ -109,47 +210,119 @@ fn verify(source: &Source, table: &mut Settings<'_>, row: &Row, algorithm: Optio
         table.problem("verify", "`keys.verify` is missing", Some(format!("add `verify = …`: {advice}")));
     }
     for mut entry in table.sections("verify") {
-        let file = source.required_file(&mut entry, "file");
-        let id = key_id(&mut entry, row, file.as_deref().map(Content::expose));
-        let (Some(id), Some(file), Some(algorithm)) = (id, file, algorithm) else { continue };
+        let named = source.required_file(&mut entry, "file");
+        let file = named.and_then(|file| key_file::plain(source, &entry, "file", file.expose()));
+        let public = file
+            .as_ref()
+            .and_then(|file| file.public_key().cloned().map_err(|error| key_file::refuse(&entry, "file", error)).ok());
+        let (Some(file), Some(public)) = (file, public) else {
+            check_visible(&mut entry);
+            continue;
+        };
+        if let Some(what) = own(&public, file.all_certificates(), beside, files) {
+            let message = format!("this is {what}, and the provider's belongs here: it signs what comes back");
+            entry.problem("file", message, Some(row.inspection.verify_from.to_owned()));
+            check_visible(&mut entry);
+            continue;
+        }
+        let whose = if file.all_certificates().is_empty() { IdOf::BareKey } else { IdOf::Certificate };
+        let has_id = entry.has("id");
+        let id = key_id(&mut entry, row, &file, whose);
+        let (Some(id), Some(algorithm)) = (id, algorithm) else { continue };
         if keys.iter().any(|key| key.id == id) {
             entry.problem("id", format!("the key id `{id}` stands here twice"), None);
         }
-        let contents = [algorithm.name.as_bytes(), file.expose()];
-        match source.known().verifiers.take(&contents, || (algorithm.verifier)(file.expose())) {
+        let pem = file.to_pem();
+        let contents = [algorithm.name.as_bytes(), pem.expose()];
+        match source.known().verifiers.take(&contents, || (algorithm.verifier)(pem.expose())) {
             // One that has ended may still stand here beside its successor: it is believed no more, but a restart at
             // night must not fail because of it.
             Ok(verifier) => {
-                let not_after = identity::end_of_first(file.expose()).and_then(|end| u64::try_from(end).ok());
+                let not_after = file.all_certificates().first().and_then(|leaf| u64::try_from(leaf.not_after).ok());
                 keys.push(Key { id, verifier, not_after });
             }
             Err(error) => entry.problem("file", error.0, None),
         }
+        files.places.insert(Place::VerifyFile(files.verify.len()), entry.span_of("file"));
+        let certificates = file.all_certificates().to_vec();
+        files.verify.push(Verify { has_id, public_key: public, certificates });
     }
     Keyring::new(keys)
 }
 
+/// What a key is that is the account's own.
+fn own(public: &PublicKey, certificates: &[Certificate], beside: &Beside<'_>, files: &Files) -> Option<&'static str> {
+    let signs = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
+    let is_signer = signs.as_ref() == Some(public);
+    let is_shown = beside.mtls.first().is_some_and(|leaf| leaf.public_key.as_ref() == Some(public));
+    match (is_signer || is_shown, certificates.is_empty()) {
+        (true, false) => Some("the account's own certificate"),
+        (true, true) => Some("the account's own public key"),
+        (false, _) => None,
+    }
+}
+
+/// A certificate file in the place of a secret: as PEM in the plain form.
+fn certificate_file(
+    source: &Source,
+    table: &mut Settings<'_>,
+    name: &'static str,
+    plain: Plain,
+    is_chain: bool,
+    files: &mut Files,
+) -> Option<Secret> {
+    let content = secret::optional_content(source, table, name, plain)?;
+    files.places.insert(Place::Secret(name), table.span_of(name));
+    let file = key_file::plain(source, table, name, content.expose())?;
+    let certificates = if is_chain { file.certificates() } else { file.authorities() };
+    let certificates = certificates.map_err(|error| key_file::refuse(table, name, error)).ok()?;
+    files.certificates.push((name, certificates.to_vec()));
+    // A private key that stands beside it is left out.
+    let text: String = certificates.iter().map(|one| crate::pem::write("CERTIFICATE", &one.der)).collect();
+    Some(Secret::new(text))
+}
+
 /// As the provider works it out from the key itself, or else as the file says.
-fn key_id(table: &mut Settings<'_>, row: &Row, file: Option<&[u8]>) -> Option<String> {
-    let known = file.and_then(row.key_id);
+fn key_id(table: &mut Settings<'_>, row: &Row, file: &KeyFile, whose: IdOf) -> Option<String> {
+    let known = (row.key_id)(file.to_pem().expose());
     let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
         (true, _) => return known,
         (false, true) => table.optional("id")?,
+        (false, false) if whose == IdOf::BareKey && !row.inspection.verify_from.is_empty() => {
+            table.required_as("id", row.inspection.verify_from)?
+        }
         (false, false) => table.required("id")?,
     };
-    let is_certificate =
-        file.is_some_and(|file| str::from_utf8(file).is_ok_and(|text| text.contains("BEGIN CERTIFICATE")));
+    let id = match (row.inspection.id)(whose, &id) {
+        Ok(id) => id,
+        Err(Finding { message, suggestion, .. }) => {
+            table.problem("id", message, suggestion);
+            return None;
+        }
+    };
+    let is_certificate = !file.all_certificates().is_empty();
     if let Some(known) = known.filter(|_| is_certificate)
         && !bare(&known).eq_ignore_ascii_case(bare(&id))
     {
         let message = format!("`id` is not this certificate's number, which is `{known}`");
         table.problem("id", message, Some("take `id` away, or name the right file".to_owned()));
     }
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
-        table.problem("id", "`id` must be 1 to 128 visible characters without spaces and quotes", None);
-        return None;
+    is_visible(table, &id).then_some(id)
+}
+
+/// What can be said of the id of a key that cannot be read.
+fn check_visible(table: &mut Settings<'_>) {
+    if let Some(id) = table.optional::<String>("id") {
+        is_visible(table, &id);
     }
-    Some(id)
+}
+
+fn is_visible(table: &Settings<'_>, id: &str) -> bool {
+    let fits = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    if !fits {
+        table.problem("id", "`id` must be 1 to 128 visible characters without spaces and quotes", None);
+    }
+    fits
 }
 
 /// Some write a serial number with leading zeros, some without.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tollgate_plugins::signer::key_file::KeyFile;
 use tollgate_plugins::signer::{Signer, Verifier};
 
 use super::identity::{Authority, Pair};
@@ -13,6 +14,7 @@ use super::identity::{Authority, Pair};
 /// Goes from generation to generation. What no generation uses any more is forgotten.
 #[derive(Default)]
 pub(crate) struct Known {
+    pub(super) files: Shelf<KeyFile>,
     pub(super) signers: Shelf<dyn Signer>,
     pub(super) verifiers: Shelf<dyn Verifier>,
     pub(super) pairs: Shelf<Pair>,
@@ -22,6 +24,7 @@ pub(crate) struct Known {
 impl Known {
     /// Forgets what only stands here.
     pub(super) fn tidy(&self) {
+        self.files.tidy();
         self.signers.tidy();
         self.verifiers.tidy();
         self.pairs.tidy();

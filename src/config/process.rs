@@ -11,6 +11,7 @@ use super::address::Address;
 use super::identity::{self, Now};
 use super::ledger::{self, LedgerSection};
 use super::secret;
+use super::secret::Plain;
 use super::server;
 use super::source::{Source, suggest};
 use super::telemetry;
@@ -74,7 +75,9 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
 
     let Door { tls, mut certificates, .. } = door.unwrap_or_default();
     let Door { tls: admin_tls, certificates: admins, .. } = admin.door.unwrap_or_default();
-    certificates.extend(admins.into_iter().map(|end| CertificateEnd { certificate: "admin".to_owned(), ..end }));
+    certificates.extend(
+        admins.into_iter().map(|end| CertificateEnd { certificate: end.certificate.replace("server", "admin"), ..end }),
+    );
     let process = public.zip(ledger).map(|((public_url, _), ledger)| Process {
         public_url,
         listen,
@@ -154,7 +157,7 @@ pub(super) fn keep_served_certificates(running: &Snapshot, read: &mut Snapshot) 
     let listeners =
         [("server", waits(|process| process.tls.is_some())), ("admin", waits(|process| process.admin_tls.is_some()))];
     for (listener, _) in listeners.into_iter().filter(|(_, waits)| *waits) {
-        let is_its = |end: &CertificateEnd| end.channel.is_empty() && end.certificate == listener;
+        let is_its = |end: &CertificateEnd| end.channel.is_empty() && end.certificate.starts_with(listener);
         read.sources.certificates.retain(|end| !is_its(end));
         let served = running.sources.certificates.iter().filter(|end| is_its(end)).cloned();
         read.sources.certificates.extend(served);
@@ -323,7 +326,7 @@ struct Door {
 }
 
 fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
-    let pair = identity::read(source, tls, now);
+    let pair = identity::read(source, tls, now, Plain::Refused("it would open the key of a listener"));
     if pair.as_ref().is_some_and(|pair| !pair.is_for_servers()) {
         let message =
             "this certificate is not for servers: its extended key usage lacks serverAuth, and callers would refuse it";
@@ -335,8 +338,9 @@ fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
     if !client_crl.is_empty() && !asks {
         tls.problem("client_crl", "`client_crl` needs `client_ca`: without it no caller shows a certificate", None);
     }
-    let end = |not_after| CertificateEnd { channel: String::new(), certificate: "server".to_owned(), not_after };
-    let certificates = pair.iter().map(|pair| end(pair.not_after())).collect();
+    let ends = pair.iter().flat_map(|pair| identity::ends("server", pair.certificates()));
+    let end = |(certificate, not_after)| CertificateEnd { channel: String::new(), certificate, not_after };
+    let certificates = ends.map(end).collect();
     let built = pair.map(|pair| ServerTls::new(pair.identity.clone(), client_ca, client_crl));
     let tls = built.and_then(|built| built.map_err(|(key, message)| tls.problem(key, message, None)).ok());
     Door { tls, asks, certificates }

@@ -64,6 +64,17 @@ pub(super) fn optional(
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
 
+/// Finds the content of a key that may be missing, byte for byte: a certificate may be binary.
+pub(super) fn optional_content(
+    source: &Source,
+    settings: &mut Settings<'_>,
+    key: &'static str,
+    plain: Plain,
+) -> Option<Secret> {
+    let text = settings.optional::<SecretText>(key)?;
+    resolve_as(source, settings, settings.span_of(key), &text, plain, |content| content)
+}
+
 /// Finds the secret that a text names; says what is wrong at the text's place.
 pub(super) fn resolve(
     source: &Source,
@@ -71,6 +82,17 @@ pub(super) fn resolve(
     place: Range<usize>,
     text: &SecretText,
     plain: Plain,
+) -> Option<Secret> {
+    resolve_as(source, settings, place, text, plain, without_newline)
+}
+
+fn resolve_as(
+    source: &Source,
+    settings: &Settings<'_>,
+    place: Range<usize>,
+    text: &SecretText,
+    plain: Plain,
+    trim: fn(&[u8]) -> &[u8],
 ) -> Option<Secret> {
     let say = |message: String, suggestion: Option<&str>| {
         settings.problems().push(place.clone(), message, suggestion.map(str::to_owned));
@@ -82,17 +104,17 @@ pub(super) fn resolve(
             say("what follows `env:` is no name of an environment variable".into(), Some("as in \"env:SHOP_SECRET\""))
         }
         "env" => match std::env::var_os(rest) {
-            Some(value) if !without_newline(value.as_encoded_bytes()).is_empty() => {
+            Some(value) if !trim(value.as_encoded_bytes()).is_empty() => {
                 let value = value.into_encoded_bytes();
                 source.feed_variable(rest, &value);
                 // As from a file: `export SECRET="$(cat file; echo)"` and the like leave one.
-                Some(Secret::new(without_newline(&value)))
+                Some(Secret::new(trim(&value)))
             }
             _ => say(format!("the environment variable `{rest}` is not set"), Some("set it before starting tollgate")),
         },
         "file" => match source.read_named(rest) {
             Ok(content) => {
-                let content = without_newline(content.expose());
+                let content = trim(content.expose());
                 if content.is_empty() {
                     say(format!("the file `{rest}` is empty"), None)
                 } else {
@@ -121,6 +143,8 @@ fn is_variable_name(text: &str) -> bool {
 }
 
 fn without_newline(content: &[u8]) -> &[u8] {
+    // Editors put a byte order mark before it.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     content.strip_suffix(b"\r").unwrap_or(content)
 }

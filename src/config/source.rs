@@ -31,6 +31,7 @@ pub(super) struct Source {
     hasher: RefCell<Sha256>,
     named: RefCell<Vec<PathBuf>>,
     trace: RefCell<Vec<Fed>>,
+    notes: RefCell<Vec<Mistake>>,
     origin: Arc<Origin>,
     known: Arc<Known>,
 }
@@ -123,6 +124,7 @@ impl Source {
             hasher: RefCell::default(),
             named: RefCell::new(vec![path.into()]),
             trace: RefCell::default(),
+            notes: RefCell::default(),
             origin: Arc::default(),
             known: Arc::default(),
         };
@@ -137,6 +139,7 @@ impl Source {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         let value = if errors.is_empty() { Some(reader(Settings::root(&table, &problems))) } else { None };
         let broken = !errors.is_empty();
+        self.notes.borrow_mut().extend(problems.take_notes().into_iter().map(|note| self.mistake(note)));
         for error in errors {
             problems.push(error.span().unwrap_or(0..0), error.message(), None);
         }
@@ -154,6 +157,11 @@ impl Source {
             mistakes.dedup_by_key(|mistake| mistake.line);
         }
         (value, mistakes)
+    }
+
+    /// Takes what the reader found odd, and no mistake.
+    pub(super) fn take_notes(&self) -> Vec<Mistake> {
+        self.notes.take()
     }
 
     /// What a reader would ask for in this file, whatever it holds; see [`Settings::sketch`].

@@ -28,6 +28,7 @@ mod hosts;
 mod identities;
 mod isolation;
 mod judges;
+mod key_files;
 mod keys;
 mod ledger_files;
 mod load;

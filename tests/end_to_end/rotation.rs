@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::Value;
 use tollgate::keygen::{SandboxProvider, rsa_key_pair};
 
@@ -65,15 +66,39 @@ async fn a_bad_key_comes_back(wishes: Wishes, method: &'static str, bad: &str, c
     assert_eq!(made.status, 201, "{:?}", made.body);
 }
 
+/// The key that signs stands beside its certificate, which says its id: beside the API certificate in `[mtls]` another key under
+/// the same id would be refused before it signs anything.
+fn beside_its_certificate(conf: &Path) {
+    let channels = conf.join("channels");
+    let path = channels.join("main.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("\"rsa-sha256\", id = \"").unwrap();
+    let (_, after) = rest.split_once("\", ").unwrap();
+    std::fs::write(&path, format!("{before}\"rsa-sha256\", {after}")).unwrap();
+    let read = |name: &str| std::fs::read_to_string(channels.join(name)).unwrap();
+    std::fs::write(channels.join("sign.key"), read("sign.key") + &read("main/apiclient_cert.pem")).unwrap();
+}
+
+/// Another key with a certificate that the provider never saw.
+fn unknown_certificate() -> String {
+    let private_key = somebody_elses_key();
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&private_key, &PKCS_RSA_SHA256).unwrap();
+    let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+    private_key + &certificate.pem()
+}
+
 fn somebody_elses_key() -> String {
     rsa_key_pair().unwrap().private_key
 }
 
 #[tokio::test]
 async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_doubt() {
-    let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+    let edit = |conf: &Path, _| {
+        own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+        beside_its_certificate(conf);
+    };
     let wishes = Wishes { edit, ..Wishes::default() };
-    a_bad_key_comes_back(wishes, "wechat.native", &somebody_elses_key(), "SIGN_ERROR").await;
+    a_bad_key_comes_back(wishes, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
 }
 
 #[tokio::test]

@@ -182,6 +182,10 @@ fn secure_key<'a>(settings: &Settings<'_>, secrets: &'a Secrets) -> Option<&'a [
 
 /// What is needed to sign with a private key and to believe certificates.
 fn certified(settings: &Settings<'_>, given: &Given<'_>, algorithm: &str, owners: Owners) -> Option<Chain> {
+    // What is refused is there, and was told of.
+    if settings.problems().are_keys_wrong() {
+        return None;
+    }
     let signs = given.algorithm == Some(algorithm);
     if !signs {
         let message = format!("this `sign_method` needs the merchant's private key for `{algorithm}`");

@@ -4,30 +4,31 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY;
+use aws_lc_rs::signature::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY;
 use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::rand_core::OsRng;
 use rsa::{Pkcs1v15Sign, RsaPrivateKey};
 
 use super::super::{KeyError, Signer, Verifier};
-use super::{PRIVATE_FORMATS, private, refused, verifier_with};
+use super::{damaged_private, private, verifier_with};
 use crate::error::Error;
 
 /// What stands before the digest in a signature: SHA-1's `DigestInfo` of RFC 8017, section 9.2.
 const SHA1_INFO: [u8; 15] = [0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a, 0x05, 0x00, 0x04, 0x14];
 
+/// Accounts so old have keys so short. With SHA-256 they are refused.
+const MIN_BITS: usize = 1024;
+
 /// Reads a private key file.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
-    let key = RsaPrivateKey::from_pkcs1_der(&private(file)?.pkcs1)
-        .map_err(|_| refused(PRIVATE_FORMATS, "this cannot be read as one"))?;
-    key.validate()
-        .map_err(|_| KeyError("the RSA private key is damaged: its numbers do not belong together".to_owned()))?;
+    let key = RsaPrivateKey::from_pkcs1_der(&private(file, MIN_BITS)?.pkcs1).map_err(|_| damaged_private())?;
+    key.validate().map_err(|_| damaged_private())?;
     Ok(Arc::new(Sha1Signer { id: id.to_owned(), key }))
 }
 
 /// Reads a public key or certificate file.
 pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
-    verifier_with(&RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, file)
+    verifier_with(&RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, file, MIN_BITS)
 }
 
 struct Sha1Signer {

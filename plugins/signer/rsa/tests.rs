@@ -1,5 +1,7 @@
 //! Two implementations against each other, and every format that a key file comes in.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use rsa::pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey, EncodeRsaPublicKey};
 use rsa::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding};
@@ -139,33 +141,35 @@ fn sizes_outside_the_range_are_refused_with_the_size() {
 }
 
 #[test]
-fn a_wrong_file_is_told_what_it_is_and_never_repeated() {
-    let secret = base64_of(PRIVATE);
-    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIE\n-----END ENCRYPTED PRIVATE KEY-----";
-    let old_encrypted =
-        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nMIIE\n-----END RSA PRIVATE KEY-----";
-    let cut = &PRIVATE[..600];
-    let spki = reference().to_public_key().to_public_key_pem(LineEnding::LF).unwrap();
-    for (file, expected) in [
-        (CERTIFICATE, "this is a certificate"),
-        (&spki, "this is a public key"),
-        (encrypted, "passphrase"),
-        (old_encrypted, "passphrase"),
-        (cut, "no END line"),
-        ("", "nothing in it"),
-        ("hunter2hunter2", "damaged"),
-        ("aGVsbG8=", "cannot be read"),
-    ] {
-        let said = error_of(signer("k", file.as_bytes()));
-        assert!(said.contains(expected), "{said}");
-        assert!(!said.contains("hunter2") && !said.contains(&secret[..12]), "{said}");
-    }
-    let said = error_of(verifier(PRIVATE.as_bytes()));
-    assert!(said.contains("this is a private key"), "{said}");
+fn damaged_private_key_is_refused() {
     let mut damaged = reference().to_pkcs8_der().unwrap().as_bytes().to_vec();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
     assert!(error_of(signer("k", &damaged)).contains("damaged"));
+}
+
+#[test]
+fn key_of_1024_bits_is_taken_for_sha1_alone() {
+    let small = generated(1024);
+    let private = small.to_pkcs8_pem(LineEnding::LF).unwrap();
+    let public = small.to_public_key().to_public_key_pem(LineEnding::LF).unwrap();
+    let signature = sha1::signer("k", private.as_bytes()).unwrap().sign(b"x").unwrap();
+    assert!(sha1::verifier(public.as_bytes()).unwrap().verify(b"x", &signature));
+    assert!(!sha1::verifier(public.as_bytes()).unwrap().verify(b"y", &signature));
+    assert!(signer("k", private.as_bytes()).is_err() && verifier(public.as_bytes()).is_err());
+    let smaller = generated(512);
+    let said = error_of(sha1::signer("k", smaller.to_pkcs8_pem(LineEnding::LF).unwrap().as_bytes()));
+    assert_eq!(said, "the RSA key has 512 bits; from 1024 to 4096 are taken");
+}
+
+#[test]
+fn key_of_another_algorithm_is_named() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/unionpay/keys/");
+    let key = std::fs::read(format!("{folder}sm2_leaf.key.pem")).unwrap();
+    let certificate = std::fs::read(format!("{folder}sm2_leaf.crt.pem")).unwrap();
+    for said in [error_of(signer("k", &key)), error_of(verifier(&certificate))] {
+        assert!(said.ends_with("of another algorithm: SM2"), "{said}");
+    }
 }
 
 #[test]

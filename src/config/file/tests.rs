@@ -219,7 +219,12 @@ fn the_example_has_no_mistakes() {
     let channels = dir.path().join("channels");
     let made = keygen::sandbox_channel(&channels, "wechat-sandbox", "127.0.0.1:8443").unwrap();
     assert_told(&dir, &[]);
-    fs::rename(channels.join("wechat-sandbox.toml.example"), made.channel).unwrap();
+    fs::rename(channels.join("wechat-sandbox.toml.example"), &made.channel).unwrap();
+    // Its numbers are nobody's, and the keys are of the account that was made.
+    let account = fs::read_to_string(made.account.join("sandbox.toml")).unwrap();
+    let serial = account.split_once("serial = \"").unwrap().1.split_once('"').unwrap().0;
+    edit(&dir, "channels/wechat-sandbox.toml", "7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6", serial);
+    edit(&dir, "channels/wechat-sandbox.toml", "1900000109", &made.mchid);
     assert_told(&dir, &[]);
 }
 
@@ -271,6 +276,8 @@ fn certificates_that_end_soon_or_have_ended_are_noted() {
 }
 
 mod again;
+mod inspection;
+mod key_files;
 mod names;
 
 mod channels;

@@ -36,7 +36,7 @@ fn a_changed_key_file_is_a_changed_channel() {
     let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let account = dir.path().join("channels/wechat");
     fs::copy(account.join("platform_cert.pem"), account.join("pub_key.pem")).unwrap();
-    assert!(told(&dir).concat().contains("`id` is not this certificate's number"));
+    assert!(told(&dir).concat().contains("this id is of WeChat Pay's public key, and the file is a certificate"));
     let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
     let (before, after) = text.split_once("verify = [{ id = ").unwrap();
     let (_, after) = after.split_once(", ").unwrap();

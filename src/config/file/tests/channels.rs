@@ -49,6 +49,7 @@ rolling_window = "1ms"
             "channels/wechat.toml:11:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
             "channels/wechat.toml:11:41: `id` must be 1 to 128 visible characters",
             "channels/wechat.toml:11:55: `channels/wechat/none.pem`: this file does not exist",
+            "channels/wechat.toml:12:32: this is a private key, and only its owner may have it",
             "channels/wechat.toml:12:69: `id` must be 1 to 128 visible characters",
             "channels/wechat.toml:12:80: `/`: this is not a file",
             "channels/wechat.toml:12:94: `id` is not this certificate's number, which is `",
@@ -83,11 +84,15 @@ fn a_pfx_file_is_opened_with_its_password() {
     assert_told(&dir, &[]);
     for (sign, place, expected) in [
         ("file = \"keys/up_merchant.pfx\", password = \"plain:1\"", 43, "this PFX file cannot be opened: its password"),
-        ("file = \"keys/up_merchant.pfx\"", 43, "this is a PFX file, and its password is missing (add password = "),
+        (
+            "file = \"keys/up_merchant.pfx\"",
+            43,
+            "this is a PFX file (PKCS#12), and its password is missing (add password = ",
+        ),
         (
             "file = \"keys/up_merchant.key.pem\", password = \"plain:1\"",
             82,
-            "only a PFX file is opened with a password",
+            "nothing is opened with this password: the file is not encrypted",
         ),
     ] {
         channel(sign);
@@ -123,7 +128,7 @@ fn each_provider_says_what_it_misses_in_its_own_words() {
 fn what_cannot_be_done_is_noted_and_is_no_mistake() {
     let dir = sandbox();
     assert_eq!(check(dir.path()).unwrap().notes, []);
-    let text = "provider = \"wechat-v2\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\nmchid = \"1\"\nappid = \"wx\"\n\
+    let text = "provider = \"wechat-v2\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\nmchid = \"1900000109\"\nappid = \"wx8888888888888888\"\n\
                 [keys]\napi = \"plain:192006250b4c09247ec02edce69f6a2d\"\n";
     put(&dir, "channels/second.toml", text);
     let notes = check(dir.path()).unwrap().notes;

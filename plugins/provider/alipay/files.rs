@@ -1,0 +1,218 @@
+//! Alipay's files held against each other: the app's key and its certificate, every certificate and its root, and the numbers
+//! of the account.
+
+use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use super::account::{APP_CERT, ROOT_CERT};
+use crate::signer::certificate::{Certificate, Chain};
+
+pub(super) const INSPECTION: Inspection = Inspection {
+    certificates: &[APP_CERT],
+    authorities: &[ROOT_CERT],
+    verify_from: "take Alipay's public key (支付宝公钥, not 应用公钥) or its certificate alipayCertPublicKey_RSA2.crt from open.alipay.com",
+    id,
+    run,
+};
+
+/// Alipay knows certificates by a digest in small letters; bare keys have no id there.
+fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
+    let is_number = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match whose {
+        IdOf::Certificate if is_number => Ok(id.to_ascii_lowercase()),
+        _ => Ok(id.to_owned()),
+    }
+}
+
+fn run(facts: &Facts<'_>) -> Vec<Finding> {
+    [app_certificate(facts), roots(facts), chains(facts), short_keys(facts), gateway(facts), numbers(facts)].concat()
+}
+
+/// The app's certificate: its key, its time, its app.
+fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(leaf) = facts.secret(APP_CERT).first() else { return Vec::new() };
+    let place = Place::Secret(APP_CERT);
+    let download = "download appCertPublicKey_….crt of this app from open.alipay.com (开发设置 → 接口加签方式)";
+    let is_alipays = facts.verify.iter().any(|key| key.certificates.first().is_some_and(|one| one.der == leaf.der));
+    if is_alipays {
+        return vec![Finding::mistake(
+            place,
+            "this is the same certificate as Alipay's in `keys.verify`, and not the app's",
+            download,
+        )];
+    }
+    let mut findings = Vec::new();
+    if let Some(key) = facts.sign.as_ref().and_then(|sign| sign.public_key)
+        && leaf.public_key.as_ref() != Some(key)
+    {
+        let message = "this app certificate does not belong to the private key in `keys.sign`";
+        findings.push(Finding::mistake(
+            place,
+            message,
+            format!("{download}, or name the key with which it was requested"),
+        ));
+    }
+    if let Err(message) = leaf.in_force(facts.now) {
+        findings.push(Finding::mistake(place, message, format!("Alipay refuses every request with it: {download}")));
+    }
+    // Alipay names them so: 2088… (the seller), a hyphen, the app.
+    if let (Some((seller, app)), Some(app_id)) = (leaf.common_name.split_once('-'), facts.account("app_id"))
+        && is_seller(seller)
+        && is_app(app)
+        && app != app_id
+    {
+        findings.push(Finding::mistake(
+            place,
+            format!("this certificate is of the app {app}, and `app_id` is {app_id}"),
+            download,
+        ));
+    }
+    findings
+}
+
+/// A root signed itself; a file without one is another file.
+fn roots(facts: &Facts<'_>) -> Vec<Finding> {
+    let roots = facts.secret(ROOT_CERT);
+    if roots.is_empty() || roots.iter().any(Certificate::is_self_issued) {
+        return Vec::new();
+    }
+    let message = "there is no root certificate in this file: none of its certificates signed itself";
+    vec![Finding::mistake(Place::Secret(ROOT_CERT), message, "download alipayRootCert.crt from open.alipay.com")]
+}
+
+/// The app's and Alipay's certificates under the root.
+fn chains(facts: &Facts<'_>) -> Vec<Finding> {
+    let roots = facts.secret(ROOT_CERT);
+    if !roots.iter().any(Certificate::is_self_issued) {
+        return Vec::new();
+    }
+    let beside = facts.secret(APP_CERT).iter().chain(facts.verify.iter().flat_map(|key| &key.certificates));
+    let known: Vec<&Certificate> = beside.collect();
+    let app = facts.secret(APP_CERT).first().map(|leaf| (Place::Secret(APP_CERT), leaf));
+    let verify = facts.verify.iter().enumerate();
+    let verify = verify.filter_map(|(index, key)| Some((Place::VerifyFile(index), key.certificates.first()?)));
+    let mut findings: Vec<Finding> = app
+        .into_iter()
+        .chain(verify)
+        .filter_map(|(place, leaf)| {
+            let message = match leaf.chain(&known, roots) {
+                Chain::Leads => return None,
+                // Alipay hands out the app's certificate without the one between it and the root.
+                Chain::Unknown(_) if roots.iter().any(|root| is_of_one_house(leaf, root)) => return None,
+                Chain::Broken(issuer) => {
+                    format!("this certificate names `{issuer}` as its issuer, but not the one in `root_cert` signed it")
+                }
+                Chain::Unknown(issuer) => {
+                    format!("this certificate leads to no root in `root_cert`: `{issuer}` issued it")
+                }
+            };
+            let advice = "take all certificates from the same app and environment of open.alipay.com";
+            Some(Finding::mistake(place, message, advice))
+        })
+        .collect();
+    if !facts.verify.is_empty() && facts.verify.iter().all(|key| key.certificates.is_empty() && !key.has_id) {
+        let message =
+            "with `app_cert` Alipay signs by a certificate and names its number, which a bare public key has not";
+        let advice = "name alipayCertPublicKey_RSA2.crt from open.alipay.com here";
+        findings.push(Finding::note(Place::VerifyFile(0), message, advice));
+    }
+    findings
+}
+
+fn is_of_one_house(leaf: &Certificate, root: &Certificate) -> bool {
+    !leaf.issuer_organization.is_empty() && root.organization() == leaf.issuer_organization
+}
+
+/// Only old accounts have them, and only with SHA-1.
+fn short_keys(facts: &Facts<'_>) -> Vec<Finding> {
+    let own = facts.sign.as_ref().and_then(|sign| Some((Place::SignFile, sign.public_key?)));
+    let theirs = facts.verify.iter().enumerate().map(|(index, key)| (Place::VerifyFile(index), &key.public_key));
+    let short = own
+        .into_iter()
+        .chain(theirs)
+        .filter_map(|(place, key)| Some((place, key.rsa_bits().filter(|bits| *bits < 2048)?)));
+    short
+        .filter(|_| facts.sign.as_ref().is_some_and(|sign| sign.algorithm == "rsa-sha1"))
+        .map(|(place, bits)| {
+            let message =
+                format!("this key has only {bits} bits and signs with SHA-1, which is taken for old accounts alone");
+            Finding::note(
+                place,
+                message,
+                "move the app to RSA2 with a key of 2048 bits on open.alipay.com, and to rsa-sha256 here",
+            )
+        })
+        .collect()
+}
+
+/// Where payers are led, and where requests go, must be one environment.
+fn gateway(facts: &Facts<'_>) -> Vec<Finding> {
+    let is_sandbox = |host: &str| host.contains("alipaydev.com") || host.contains("-sandbox");
+    let is_production = |host: &str| host.contains("openapi.alipay.com");
+    let gateway = facts.account("gateway");
+    let sandbox = facts.hosts.iter().find(|host| is_sandbox(host));
+    match (sandbox, gateway) {
+        (Some(host), None) => {
+            let message =
+                "the hosts are Alipay's sandbox, but links would lead payers to production: `gateway` is missing";
+            let advice = format!("add gateway = \"https://{host}/gateway.do\" to `[account]`");
+            vec![Finding::mistake(Place::Hosts, message, advice)]
+        }
+        (Some(host), Some(gateway)) if is_production(gateway) => {
+            let message = "the hosts are Alipay's sandbox, but `gateway` leads payers to production";
+            vec![Finding::mistake(
+                Place::Account("gateway"),
+                message,
+                format!("write gateway = \"https://{host}/gateway.do\""),
+            )]
+        }
+        (None, Some(gateway)) if is_sandbox(gateway) && facts.hosts.iter().any(|host| is_production(host)) => {
+            let message = "the hosts are Alipay's production, but `gateway` leads payers to the sandbox";
+            vec![Finding::mistake(Place::Account("gateway"), message, "take `gateway` away")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Numbers in each other's place.
+fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in ["app_id", "op_app_id"] {
+        let Some(id) = facts.account(name).filter(|id| !id.is_empty()) else { continue };
+        let advice = "copy the APPID from open.alipay.com, as in \"2021000000000001\"";
+        if is_seller(id) {
+            let message = format!("this {name} is a seller's number (PID, 2088…), and not an APPID");
+            findings.push(Finding::mistake(Place::Account(name), message, advice));
+        } else if id.starts_with("wx") {
+            findings.push(Finding::mistake(
+                Place::Account(name),
+                format!("this {name} is an AppID of WeChat's"),
+                advice,
+            ));
+        } else if !is_app(id) {
+            findings.push(Finding::note(
+                Place::Account(name),
+                format!("APPIDs have 16 digits, and this {name} has not"),
+                advice,
+            ));
+        }
+    }
+    if let Some(id) = facts.account("seller_id").filter(|id| !id.is_empty() && !is_seller(id)) {
+        let message = match is_app(id) {
+            true => "this seller_id is an APPID; a seller's number (PID) begins with 2088",
+            false => "a seller's number (PID) has 16 digits and begins with 2088, and this seller_id does not",
+        };
+        findings.push(Finding::mistake(
+            Place::Account("seller_id"),
+            message,
+            "copy the seller's PID from open.alipay.com, as in \"2088000000000001\"",
+        ));
+    }
+    findings
+}
+
+fn is_seller(id: &str) -> bool {
+    id.starts_with("2088") && is_app(id)
+}
+
+fn is_app(id: &str) -> bool {
+    id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_digit())
+}

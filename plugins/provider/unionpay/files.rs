@@ -1,0 +1,105 @@
+//! UnionPay's files held against each other: the merchant's certificate and its time, the authorities' certificates, and the
+//! environment that all of them are of.
+
+use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use super::account::{MIDDLE, ROOT};
+use crate::signer::certificate::Certificate;
+
+pub(super) const INSPECTION: Inspection =
+    Inspection { certificates: &[], authorities: &[ROOT, MIDDLE], verify_from: "", id, run };
+
+const SDK: &str = "take acp_prod_root.cer and acp_prod_middle.cer from UnionPay's SDK (for tests acp_test_*.cer)";
+
+/// `certId` is the serial number in decimal digits.
+fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
+    if whose != IdOf::Sign || (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Ok(id.to_owned());
+    }
+    let bare: String = id.chars().filter(|c| !matches!(c, ':' | ' ' | '-')).collect();
+    let bare = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X")).unwrap_or(&bare);
+    let advice = match u128::from_str_radix(bare, 16) {
+        Ok(number) => format!("this is hexadecimal, perhaps: write id = \"{number}\""),
+        Err(_) => "take `id` away, and name the PFX file, or a PEM file with the certificate beside the key".to_owned(),
+    };
+    Err(Finding::mistake(
+        Place::SignId,
+        "UnionPay's certId is the certificate's serial number in decimal digits, and this is not",
+        advice,
+    ))
+}
+
+fn run(facts: &Facts<'_>) -> Vec<Finding> {
+    let is_test = facts.account("environment") == Some("test");
+    let mut findings: Vec<Finding> = merchant(facts).filter(|_| !is_test).into_iter().collect();
+    findings.extend(authority(facts, ROOT, is_test));
+    findings.extend(authority(facts, MIDDLE, is_test));
+    findings.extend(environment(facts, is_test));
+    if let Some(sign) = facts.sign.as_ref().filter(|sign| facts.account("merId") == Some(sign.id)) {
+        let message = format!("this is the account's `merId`, and not the number of its certificate: {}", sign.id);
+        let advice = "take `id` away, and name the PFX file, or a PEM file with the certificate beside the key";
+        findings.push(Finding::mistake(Place::SignId, message, advice));
+    }
+    findings
+}
+
+/// The merchant's own certificate beside its key. UnionPay's test environment still uses one that has ended.
+fn merchant(facts: &Facts<'_>) -> Option<Finding> {
+    let leaf = facts.sign.as_ref()?.certificates.first()?;
+    let message = leaf.in_force(facts.now).err()?;
+    let message = format!("the merchant's own certificate in this file does not count: {message}");
+    let advice = "get its successor from cs.cfca.com.cn, and upload it at merchant.unionpay.com (证书管理)";
+    Some(Finding::mistake(Place::SignFile, message, advice))
+}
+
+/// Old and new certificates may stand side by side; one of them must count.
+fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Finding> {
+    let place = Place::Secret(name);
+    let certificates = facts.secret(name);
+    let own = facts.sign.as_ref().and_then(|sign| sign.public_key);
+    let is_own = |one: &Certificate| own.is_some() && one.public_key.as_ref() == own;
+    let mistake = match () {
+        () if certificates.is_empty() => None,
+        () if certificates.iter().any(is_own) => {
+            Some("this is the merchant's own certificate, and an authority's belongs here".to_owned())
+        }
+        () if name == MIDDLE
+            && certificates.iter().all(Certificate::is_self_issued)
+            && facts.secret(ROOT).iter().all(|root| !root.is_self_issued()) =>
+        {
+            Some("`root_cert` and `middle_cert` have changed places: this one signed itself, as a root does".to_owned())
+        }
+        () if !certificates.iter().any(|one| one.is_authority) => {
+            Some("this certificate may not sign others: it is none of an authority's".to_owned())
+        }
+        () => {
+            let counts: Vec<_> = certificates.iter().map(|one| one.in_force(facts.now)).collect();
+            match counts.iter().any(Result::is_ok) {
+                true => None,
+                false => counts.into_iter().next().and_then(Result::err),
+            }
+        }
+    };
+    let mut findings: Vec<Finding> = mistake.map(|message| Finding::mistake(place, message, SDK)).into_iter().collect();
+    let is_of_tests = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
+    let is_local = facts.hosts.iter().any(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok());
+    if !is_test && !is_local && certificates.iter().any(is_of_tests) {
+        let message = "this is a certificate of UnionPay's test environment, and `environment` is \"production\"";
+        findings.push(Finding::mistake(place, message, SDK));
+    }
+    findings
+}
+
+/// Hosts and `environment` go together: the other one's messages are not believed.
+fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
+    let is_of_tests = |host: &&String| host.ends_with("test.95516.com");
+    let is_production = |host: &&String| host.ends_with("95516.com") && !is_of_tests(host);
+    if let (false, Some(host)) = (is_test, facts.hosts.iter().find(is_of_tests)) {
+        let message = format!("{host} is UnionPay's test environment, and `environment` is \"production\"");
+        return Some(Finding::mistake(Place::Hosts, message, "add environment = \"test\" to `[account]`"));
+    }
+    if let (true, Some(host)) = (is_test, facts.hosts.iter().find(is_production)) {
+        let message = format!("{host} is UnionPay's production, and `environment` is \"test\"");
+        return Some(Finding::mistake(Place::Hosts, message, "take `environment` away"));
+    }
+    None
+}

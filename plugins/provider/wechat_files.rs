@@ -1,0 +1,266 @@
+//! Forms of WeChat Pay's ids, and its files held against each other.
+
+use super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use crate::signer::certificate::Certificate;
+
+/// For APIv3.
+pub(super) const V3: Inspection = Inspection {
+    certificates: &[],
+    authorities: &[],
+    verify_from: "download WeChat Pay's public key (pub_key.pem, 微信支付公钥) from pay.weixin.qq.com (账户中心 → API安全), and name its id \
+                  PUB_KEY_ID_…",
+    id,
+    run: |facts| [api_certificate(facts), account(facts)].concat(),
+};
+
+/// For APIv2, which has no private key of its own.
+pub(super) const V2: Inspection =
+    Inspection { run: |facts| [identity(facts).into_iter().collect(), account(facts)].concat(), ..Inspection::NONE };
+
+const PREFIX: &str = "PUB_KEY_ID_";
+/// Length of the serial numbers that WeChat Pay gives.
+const SERIAL_DIGITS: usize = 40;
+
+/// A serial number is hexadecimal, a bare key's id has a prefix.
+fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
+    let has_prefix = id.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+    match whose {
+        IdOf::BareKey if id.starts_with(PREFIX) => Ok(id.to_owned()),
+        IdOf::BareKey if has_prefix => {
+            let right = id.to_ascii_uppercase();
+            Err(Finding::mistake(
+                Place::VerifyId,
+                "the id of WeChat Pay's public key is in large letters",
+                format!("write id = \"{right}\""),
+            ))
+        }
+        IdOf::BareKey => {
+            let advice = match id.bytes().all(|byte| byte.is_ascii_digit()) && !id.is_empty() {
+                true => format!("its beginning is lost: write id = \"{PREFIX}{id}\""),
+                false => "copy it from pay.weixin.qq.com (账户中心 → API安全 → 微信支付公钥), as in id = \"PUB_KEY_ID_0119000001092024…\"".to_owned(),
+            };
+            Err(Finding::mistake(
+                Place::VerifyId,
+                "the id of WeChat Pay's public key begins with PUB_KEY_ID_, and this does not",
+                advice,
+            ))
+        }
+        IdOf::Sign if has_prefix => {
+            let advice = "copy the API certificate's serial number (API证书序列号), or: `openssl x509 -in apiclient_cert.pem -noout -serial`";
+            Err(Finding::mistake(
+                Place::SignId,
+                "this is the id of WeChat Pay's public key, which belongs into `keys.verify`",
+                advice,
+            ))
+        }
+        IdOf::Certificate if has_prefix => {
+            let advice = "name pub_key.pem, or take `id` away";
+            Err(Finding::mistake(
+                Place::VerifyId,
+                "this id is of WeChat Pay's public key, and the file is a certificate",
+                advice,
+            ))
+        }
+        IdOf::Sign => serial(id).map_err(|(message, advice)| Finding::mistake(Place::SignId, message, advice)),
+        IdOf::Certificate => serial(id).map_err(|(message, advice)| Finding::mistake(Place::VerifyId, message, advice)),
+    }
+}
+
+/// Large letters, as WeChat Pay writes it; small ones are the same number.
+fn serial(id: &str) -> Result<String, (&'static str, String)> {
+    let hexadecimal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_decimal = id.bytes().all(|byte| byte.is_ascii_digit());
+    if is_decimal && id.len() > SERIAL_DIGITS {
+        let right = decimal_as_hexadecimal(id);
+        return Err((
+            "this serial number is decimal, and WeChat Pay wants it hexadecimal",
+            format!("write id = \"{right}\""),
+        ));
+    }
+    if hexadecimal(id) {
+        return Ok(id.to_ascii_uppercase());
+    }
+    let bare: String = id.chars().filter(|c| !matches!(c, ':' | '-' | ' ')).collect();
+    let bare = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X")).unwrap_or(&bare);
+    let bare =
+        bare.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("serial")).map_or(bare, |(_, number)| number);
+    let message = "a serial number is hexadecimal digits and nothing else, and this is not";
+    Err(match hexadecimal(bare) {
+        true => (message, format!("write id = \"{}\"", bare.to_ascii_uppercase())),
+        false => (
+            message,
+            "copy it from pay.weixin.qq.com, or: `openssl x509 -in apiclient_cert.pem -noout -serial`".to_owned(),
+        ),
+    })
+}
+
+/// Of a number of any length.
+fn decimal_as_hexadecimal(digits: &str) -> String {
+    // In base 16, lowest first.
+    let mut number = vec![0u8];
+    for digit in digits.bytes().map(|byte| u16::from(byte.saturating_sub(b'0'))) {
+        let mut carry = digit;
+        for place in &mut number {
+            let value = u16::from(*place) * 10 + carry;
+            *place = (value % 16) as u8;
+            carry = value / 16;
+        }
+        while carry > 0 {
+            number.push((carry % 16) as u8);
+            carry /= 16;
+        }
+    }
+    let text: String = number.iter().rev().map(|digit| format!("{digit:X}")).collect();
+    text.trim_start_matches('0').to_owned()
+}
+
+/// Some write a serial number with leading zeros, some without.
+fn is_same_serial(one: &str, other: &str) -> bool {
+    one.trim_start_matches('0').eq_ignore_ascii_case(other.trim_start_matches('0'))
+}
+
+/// The key and its id against the API certificate in `[mtls]`.
+fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = identity(facts).into_iter().collect();
+    let Some(sign) = &facts.sign else { return findings };
+    if let Some((name, _)) = facts.account.iter().find(|(_, value)| value == sign.id) {
+        let message = format!("this is the account's `{name}`, and not the serial number of its API certificate");
+        let advice = "copy the serial number (API证书序列号), or: `openssl x509 -in apiclient_cert.pem -noout -serial`";
+        findings.push(Finding::mistake(Place::SignId, message, advice));
+        return findings;
+    }
+    if sign.id.len() != SERIAL_DIGITS {
+        let message =
+            format!("WeChat Pay's serial numbers have {SERIAL_DIGITS} digits, and this has {}", sign.id.len());
+        let advice = "compare it with `openssl x509 -in apiclient_cert.pem -noout -serial`";
+        findings.push(Finding::note(Place::SignId, message, advice));
+    }
+    let (Some(leaf), Some(key)) = (facts.mtls.first(), sign.public_key) else { return findings };
+    let is_its_key = leaf.public_key.as_ref() == Some(key);
+    let is_its_id = is_same_serial(&leaf.serial, sign.id);
+    let number = format!("{:0>SERIAL_DIGITS$}", leaf.serial);
+    match (is_its_key, is_its_id) {
+        (true, true) => {}
+        (true, false) => {
+            let message = "`id` is not the serial number of the API certificate in `[mtls]`, to which this key belongs";
+            findings.push(Finding::mistake(Place::SignId, message, format!("write id = \"{number}\"")));
+        }
+        (false, true) => {
+            let message = "this key does not belong to the API certificate in `[mtls]`, whose serial number `id` is";
+            let advice = "name the file of `mtls.key` (apiclient_key.pem), or the id of this key's own certificate";
+            findings.push(Finding::mistake(Place::SignFile, message, advice));
+        }
+        (false, false) if is_api_certificate(leaf) => {
+            let message = format!("`keys.sign` and `[mtls]` are of two API certificates: `{}` and `{number}`", sign.id);
+            findings.push(Finding::note(Place::SignFile, message, "both can be right while one follows the other"));
+        }
+        (false, false) => {}
+    }
+    findings
+}
+
+/// The API certificate bears the merchant's number.
+fn identity(facts: &Facts<'_>) -> Option<Finding> {
+    let (leaf, mchid) = (facts.mtls.first()?, facts.account("mchid")?);
+    (is_api_certificate(leaf) && leaf.common_name != mchid).then(|| {
+        let message =
+            format!("this API certificate is of the merchant {}, and `mchid` is {mchid}", printable(&leaf.common_name));
+        Finding::mistake(Place::Mtls, message, "name the API certificate (apiclient_cert.pem) of this merchant number")
+    })
+}
+
+fn is_api_certificate(leaf: &Certificate) -> bool {
+    (8..=10).contains(&leaf.common_name.len()) && leaf.common_name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Numbers in each other's place.
+fn account(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in ["mchid", "sub_mchid"] {
+        let Some(id) = facts.account(name).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
+        if id.starts_with("2088") && id.len() == 16 {
+            let message = format!("this {name} is a number of Alipay's");
+            findings.push(Finding::mistake(
+                Place::Account(name),
+                message,
+                "copy the merchant number (商户号) from pay.weixin.qq.com",
+            ));
+        } else if !(8..=10).contains(&id.len()) {
+            let message =
+                format!("WeChat Pay's merchant numbers have 8 to 10 digits, and this {name} has {}", id.len());
+            findings.push(Finding::note(
+                Place::Account(name),
+                message,
+                "compare it with pay.weixin.qq.com (账户中心 → 商户信息)",
+            ));
+        }
+    }
+    for name in ["appid", "sub_appid"] {
+        let Some(id) = facts.account(name) else { continue };
+        let is_usual =
+            id.len() == 18 && id.starts_with('w') && id.bytes().skip(2).all(|byte| byte.is_ascii_alphanumeric());
+        let advice = "copy the AppID that is bound to the merchant number, as in \"wx8888888888888888\"";
+        if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) {
+            let message = format!("this {name} is only digits, as a merchant number is; an AppID begins with wx");
+            findings.push(Finding::mistake(Place::Account(name), message, advice));
+        } else if !is_usual {
+            let message = format!("AppIDs have 18 characters and begin with wx, and this {name} does not look so");
+            findings.push(Finding::note(Place::Account(name), message, advice));
+        }
+    }
+    if let Some(id) = facts.account("sub_mchid").filter(|id| facts.account("mchid") == Some(id)) {
+        let message =
+            format!("`sub_mchid` and `mchid` are both {id}: a service provider and its merchant have two numbers");
+        findings.push(Finding::note(
+            Place::Account("sub_mchid"),
+            message,
+            "take `sub_mchid` away for a merchant of its own",
+        ));
+    }
+    findings
+}
+
+/// A name comes from a file that may be anything.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_number_in_a_wrong_form_is_named_with_the_right_one() {
+        let right = "7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6";
+        assert_eq!(id(IdOf::Sign, right).unwrap(), right);
+        assert_eq!(id(IdOf::Sign, &right.to_lowercase()).unwrap(), right);
+        let colons: Vec<&str> = (0..40).step_by(2).map(|at| &right[at..at + 2]).collect();
+        for wrong in [
+            colons.join(":"),
+            colons.join(" "),
+            format!("0x{right}"),
+            format!("serial={right}"),
+            // The same number in decimal digits.
+            "646249737801553860214244709215100082478222780342".to_owned(),
+        ] {
+            let finding = id(IdOf::Sign, &wrong).unwrap_err();
+            assert_eq!(finding.suggestion.unwrap(), format!("write id = \"{right}\""), "{wrong}");
+            assert_eq!((finding.place, finding.severity), (Place::SignId, super::super::inspect::Severity::Mistake));
+        }
+        for wrong in ["", "none", "apiclient", "PUB_KEY_ID_0119000001092024"] {
+            assert!(id(IdOf::Sign, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bare_public_key_without_its_prefix_is_refused_with_the_whole_id() {
+        let right = "PUB_KEY_ID_0119000001092024101100112200000000";
+        assert_eq!(id(IdOf::BareKey, right).unwrap(), right);
+        for wrong in [right.to_lowercase(), right.replace("PUB_KEY_ID_", "")] {
+            let advice = id(IdOf::BareKey, &wrong).unwrap_err().suggestion.unwrap();
+            assert!(advice.ends_with(&format!("write id = \"{right}\"")), "{advice}");
+        }
+        assert!(id(IdOf::BareKey, "7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6").is_err());
+        assert!(id(IdOf::Certificate, right).is_err());
+    }
+}

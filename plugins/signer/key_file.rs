@@ -1,0 +1,299 @@
+//! Reader of key and certificate files, in every form in which payment companies, tools and editors leave them.
+//!
+//! ```text
+//! file ─ text ─▶ blocks (PEM, DER, base64) ─ kind ─▶ what each is ─ pkcs12 ─▶ decrypted ─▶ KeyFile
+//! ```
+//!
+//! A byte order mark, UTF-16, CRLF, one long line and text around the blocks change nothing. What each block is, its content
+//! says: labels are often wrong. What cannot be taken is refused with what it is and how to mend it, and nothing of a file is
+//! ever repeated.
+
+mod keys;
+mod kind;
+mod pkcs12;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+pub(crate) use self::keys::bits as rsa_bits;
+pub use self::keys::{KeyAlgorithm, PrivateKey, PublicKey};
+use self::kind::Kind;
+pub use self::text::write_pem;
+use super::KeyError;
+use super::certificate::Certificate;
+use crate::secret::Secret;
+
+/// Where a password for a file may come from.
+#[derive(Clone, Copy)]
+pub enum Password<'a> {
+    /// The configuration names one.
+    Given(&'a [u8]),
+    /// The configuration may name one in `password`, and does not.
+    Missing,
+    /// The configuration has no `password` for this file.
+    NoPlace,
+}
+
+/// Reason why a file cannot be used, with a remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    /// What the file is, or what is wrong with it.
+    pub message: String,
+    /// What to do.
+    pub suggestion: Option<String>,
+}
+
+impl FileError {
+    fn new(message: impl Into<String>, suggestion: impl Into<String>) -> Self {
+        Self { message: message.into(), suggestion: Some(suggestion.into()) }
+    }
+
+    fn bare(message: impl Into<String>) -> Self {
+        Self { message: message.into(), suggestion: None }
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.suggestion {
+            Some(suggestion) => write!(f, "{} ({suggestion})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl From<FileError> for KeyError {
+    fn from(error: FileError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Contents of one key or certificate file.
+#[derive(Default)]
+pub struct KeyFile {
+    private_keys: Vec<PrivateKey>,
+    public_keys: Vec<PublicKey>,
+    /// In the order of the file.
+    certificates: Vec<Certificate>,
+    /// Leaf first.
+    chain: Vec<Certificate>,
+    revocation_lists: Vec<Vec<u8>>,
+    /// Why a private key in the file stays closed.
+    closed: Option<FileError>,
+    /// What else is in the file, in words.
+    others: Vec<&'static str>,
+    is_encrypted: bool,
+}
+
+impl KeyFile {
+    /// Reads a file. A block that is damaged is an error with its place, wherever in the file it stands.
+    pub fn read(file: &[u8], password: Password<'_>) -> Result<Self, FileError> {
+        let mut read = Self::default();
+        for block in text::blocks(file)? {
+            match kind::of(&block.der) {
+                _ if block.is_old_encryption => {
+                    read.is_encrypted = true;
+                    read.closed = Some(pkcs12::old_encryption());
+                }
+                _ if block.label.as_deref() == Some("OPENSSH PRIVATE KEY") => {
+                    read.others.push("an SSH private key");
+                    let advice = "convert it: `ssh-keygen -p -m PKCS8 -f KEY`";
+                    read.closed = Some(FileError::new("this is a private key in the form of OpenSSH", advice));
+                }
+                Kind::Certificate => read.certificate(&block.der, &block)?,
+                Kind::PublicKey => {
+                    let key = PublicKey::read(&block.der).ok_or_else(|| block.damaged())?;
+                    if !read.public_keys.contains(&key) {
+                        read.public_keys.push(key);
+                    }
+                }
+                Kind::PrivateKey => read.private_key_of(block.der.clone(), &block)?,
+                Kind::EncryptedKey => {
+                    read.is_encrypted = true;
+                    match pkcs12::decrypted(&block.der, password) {
+                        Ok(der) => read.private_key_of(der, &block)?,
+                        Err(error) => read.closed = Some(error),
+                    }
+                }
+                Kind::Pfx => {
+                    read.is_encrypted = true;
+                    let opened = pkcs12::opened(&block.der, password)?;
+                    opened.certificates.iter().try_for_each(|der| read.certificate(der, &block))?;
+                    opened.keys.into_iter().try_for_each(|key| read.private_key_of(key, &block))?;
+                }
+                Kind::RevocationList => read.revocation_lists.push(block.der.to_vec()),
+                Kind::Request => read.others.push("a certificate signing request (CSR)"),
+                Kind::Pkcs7 => {
+                    let advice = "take the certificates out: `openssl pkcs7 -in FILE -print_certs -out CERT.pem`, with `-inform DER` \
+                                  if the file is no text";
+                    return Err(FileError::new("this is a PKCS#7 file (.p7b)", advice));
+                }
+                Kind::Parameters => {}
+                Kind::Unknown => return Err(block.damaged()),
+            }
+        }
+        read.chain = read.leaf_first();
+        Ok(read)
+    }
+
+    fn certificate(&mut self, der: &[u8], block: &text::Block) -> Result<(), FileError> {
+        let certificate = Certificate::read(der).ok_or_else(|| block.damaged())?;
+        if !self.certificates.iter().any(|known| known.der == certificate.der) {
+            self.certificates.push(certificate);
+        }
+        Ok(())
+    }
+
+    fn private_key_of(&mut self, der: Zeroizing<Vec<u8>>, block: &text::Block) -> Result<(), FileError> {
+        let key = PrivateKey::read(der).ok_or_else(|| block.damaged())?;
+        if !self.private_keys.iter().any(|known| known.is_same(&key)) {
+            self.private_keys.push(key);
+        }
+        Ok(())
+    }
+
+    /// Whether a password was needed to read it.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// The private key, of which there must be exactly one.
+    pub fn private_key(&self) -> Result<&PrivateKey, FileError> {
+        match (self.private_keys.as_slice(), &self.closed) {
+            ([key], _) => Ok(key),
+            ([], Some(closed)) => Err(closed.clone()),
+            ([], None) => {
+                let advice = match () {
+                    () if !self.certificates.is_empty() => {
+                        "name the file with the private key; `BEGIN PRIVATE KEY` or `BEGIN RSA PRIVATE KEY` stands in it"
+                    }
+                    () if !self.public_keys.is_empty() => "name the file with the other half, the private key",
+                    () => "PKCS#8, PKCS#1, SEC1 and PKCS#12 (with `password`) are read, as PEM, DER or base64",
+                };
+                Err(FileError::new(format!("this file has no private key in it: {}", self.what_it_is()), advice))
+            }
+            (several, _) => {
+                let message =
+                    format!("there are {} private keys in this file: which is meant nobody can say", several.len());
+                Err(FileError::new(message, "leave one in it"))
+            }
+        }
+    }
+
+    /// The certificates, leaf first, of which there must be one at least.
+    pub fn certificates(&self) -> Result<&[Certificate], FileError> {
+        self.authorities().map(|_| self.chain.as_slice())
+    }
+
+    /// The certificates in the order of the file, which counts for some providers' roots; there must be one at least.
+    pub fn authorities(&self) -> Result<&[Certificate], FileError> {
+        if !self.certificates.is_empty() {
+            return Ok(&self.certificates);
+        }
+        let advice = match () {
+            () if self.others.iter().any(|other| other.contains("CSR")) => {
+                "name the certificate that the authority made of the request"
+            }
+            () => "`BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read",
+        };
+        Err(FileError::new(format!("this file has no certificate in it: {}", self.what_it_is()), advice))
+    }
+
+    /// Certificates, leaf first, if there are any.
+    pub fn all_certificates(&self) -> &[Certificate] {
+        &self.chain
+    }
+
+    /// Public key of the provider: that of the leaf certificate, or a bare one.
+    pub fn public_key(&self) -> Result<&PublicKey, FileError> {
+        if !self.private_keys.is_empty() || self.closed.is_some() {
+            let advice = "name the file with the public key or the certificate";
+            return Err(FileError::new("this is a private key, and only its owner may have it", advice));
+        }
+        if let Some(leaf) = self.chain.first() {
+            return leaf
+                .public_key
+                .as_ref()
+                .ok_or_else(|| FileError::bare("the key in this certificate is of an unknown kind"));
+        }
+        match self.public_keys.as_slice() {
+            [key] => Ok(key),
+            [] => {
+                let message = format!("this file has no public key or certificate in it: {}", self.what_it_is());
+                let advice =
+                    "`BEGIN PUBLIC KEY` or `BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read";
+                Err(FileError::new(message, advice))
+            }
+            several => {
+                let message =
+                    format!("there are {} public keys in this file: which is meant nobody can say", several.len());
+                Err(FileError::new(message, "put each into a file of its own"))
+            }
+        }
+    }
+
+    /// The revocation lists as DER, of which there must be one at least.
+    pub fn revocation_lists(&self) -> Result<&[Vec<u8>], FileError> {
+        if self.revocation_lists.is_empty() {
+            let message = format!("this file has no revocation list in it: {}", self.what_it_is());
+            return Err(FileError::new(message, "`BEGIN X509 CRL` stands in the right one"));
+        }
+        Ok(&self.revocation_lists)
+    }
+
+    /// The same as PEM in the plain form that every reader takes.
+    pub fn to_pem(&self) -> Secret {
+        let mut text = Zeroizing::new(String::new());
+        for certificate in &self.chain {
+            text.push_str(&write_pem("CERTIFICATE", &certificate.der));
+        }
+        for key in &self.public_keys {
+            text.push_str(&write_pem("PUBLIC KEY", &key.to_spki()));
+        }
+        for key in &self.private_keys {
+            text.push_str(&key.to_pem());
+        }
+        Secret::new(text.as_bytes())
+    }
+
+    /// Puts the certificate of the private key first, else the one that issued no other; the order of the rest is kept.
+    fn leaf_first(&self) -> Vec<Certificate> {
+        let key = match self.private_keys.as_slice() {
+            [key] => key.public_key(),
+            _ => None,
+        };
+        let all = &self.certificates;
+        let is_key_s = |one: &Certificate| key.is_some() && one.public_key == key;
+        let is_leaf = |one: &Certificate| !one.is_self_issued() && !all.iter().any(|other| other.names_as_issuer(one));
+        let leaf = all.iter().position(is_key_s).or_else(|| all.iter().position(is_leaf));
+        let mut chain = all.clone();
+        if let Some(leaf) = leaf {
+            let leaf = chain.remove(leaf);
+            chain.insert(0, leaf);
+        }
+        chain
+    }
+
+    /// As in "it is a certificate".
+    fn what_it_is(&self) -> String {
+        let known = [
+            (!self.private_keys.is_empty(), "a private key"),
+            (!self.certificates.is_empty(), "a certificate"),
+            (!self.public_keys.is_empty(), "a public key"),
+            (!self.revocation_lists.is_empty(), "a revocation list"),
+            (self.closed.is_some() && self.others.is_empty(), "an encrypted private key"),
+        ];
+        let known = known.into_iter().filter_map(|(is_there, what)| is_there.then_some(what));
+        let mut all: Vec<&str> = known.chain(self.others.iter().copied()).collect();
+        all.dedup();
+        match all.as_slice() {
+            [] => "there are only parameters in it".to_owned(),
+            all => format!("this is {}", all.join(" and ")),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! From the bytes of a file to its blocks: PEM with whatever stands around it, DER, or base64 alone.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use memchr::memmem;
+use zeroize::Zeroizing;
+
+use super::FileError;
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
+/// Some tools leave the padding out.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+/// A file of more blocks is no key file.
+const MAX_BLOCKS: usize = 2_000;
+
+/// One block of a file.
+pub(super) struct Block {
+    /// Label of the `BEGIN` line, if there is one.
+    pub(super) label: Option<String>,
+    pub(super) der: Zeroizing<Vec<u8>>,
+    /// Encrypted in the form that OpenSSL wrote before PKCS#8 (`Proc-Type: 4,ENCRYPTED`).
+    pub(super) is_old_encryption: bool,
+    number: usize,
+    /// Line of `BEGIN`, from 1.
+    line: usize,
+    is_only: bool,
+}
+
+impl Block {
+    /// Error that names the block's place.
+    pub(super) fn damaged(&self) -> FileError {
+        let advice = "get the file anew, and copy it as it is";
+        match &self.label {
+            Some(label) => {
+                let label = printable(label);
+                let place = if self.is_only { String::new() } else { format!("block {} of this file, ", self.number) };
+                let message =
+                    format!("{place}`BEGIN {label}` in line {}, is damaged: its content cannot be read", self.line);
+                FileError::new(message, advice)
+            }
+            None => FileError::new(
+                "what is in this file is no key and no certificate that can be read, or is damaged",
+                advice,
+            ),
+        }
+    }
+}
+
+/// All blocks of a file.
+pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, FileError> {
+    if file.iter().all(u8::is_ascii_whitespace) {
+        return Err(FileError::bare("this file is empty: there is nothing in it"));
+    }
+    if let Some(blocks) = binary(file) {
+        return blocks;
+    }
+    let text = as_text(file);
+    if memmem::find(&text, BEGIN).is_some() {
+        return pem(&text);
+    }
+    base64_alone(&text)
+}
+
+/// Writes one PEM block with lines of 64 characters.
+pub fn write_pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let base64 = Zeroizing::new(STANDARD.encode(der));
+    // With room for all, so that no part of a key is left behind in memory.
+    let mut text = Zeroizing::new(String::with_capacity(base64.len() + base64.len() / 64 + 2 * label.len() + 40));
+    let _ = writeln!(text, "-----BEGIN {label}-----");
+    for line in base64.as_bytes().chunks(64) {
+        text.extend(line.iter().map(|byte| char::from(*byte)));
+        text.push('\n');
+    }
+    let _ = writeln!(text, "-----END {label}-----");
+    text
+}
+
+/// One DER element after the other, when the file is that; nothing when it is text.
+fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
+    let mut blocks = Vec::new();
+    let mut rest = file;
+    while let Some(length) = element_length(rest) {
+        let Some((element, behind)) = rest.split_at_checked(length) else {
+            let advice = "get the file anew, and copy it as binary, not as text";
+            return Some(Err(FileError::new("the DER in this file is cut off", advice)));
+        };
+        blocks.push((None, element.to_vec()));
+        rest = behind;
+        if blocks.len() > MAX_BLOCKS {
+            break;
+        }
+    }
+    if blocks.is_empty() {
+        return None;
+    }
+    if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
+        let message = format!("{} bytes stand behind the end of the DER in this file", rest.len());
+        return Some(Err(FileError::new(message, "get the file anew, and copy it as binary, not as text")));
+    }
+    let is_only = blocks.len() == 1;
+    let block = |(number, (label, der)): (usize, (Option<String>, Vec<u8>))| Block {
+        label,
+        der: Zeroizing::new(der),
+        is_old_encryption: false,
+        number: number + 1,
+        line: 1,
+        is_only,
+    };
+    Some(Ok(blocks.into_iter().enumerate().map(block).collect()))
+}
+
+/// Length of the DER SEQUENCE at the beginning, with its head. Short ones are left out: text may look like them.
+pub(super) fn element_length(bytes: &[u8]) -> Option<usize> {
+    let (tag, size) = (*bytes.first()?, *bytes.get(1)?);
+    let count = usize::from(size.checked_sub(0x80)?);
+    if tag != 0x30 || !(1..=4).contains(&count) {
+        return None;
+    }
+    let length = bytes
+        .get(2..2 + count)?
+        .iter()
+        .try_fold(0usize, |length, byte| length.checked_mul(256)?.checked_add((*byte).into()))?;
+    length.checked_add(2 + count)
+}
+
+/// Without a byte order mark, and no UTF-16 any more.
+fn as_text(file: &[u8]) -> Zeroizing<Vec<u8>> {
+    let wide = |bytes: &[u8], from: fn([u8; 2]) -> u16| {
+        let units = bytes.chunks_exact(2).filter_map(|pair| <[u8; 2]>::try_from(pair).ok()).map(from);
+        // Keys and labels are ASCII; whatever else stands around them does not count.
+        Zeroizing::new(units.map(|unit| u8::try_from(unit).unwrap_or(b'?')).collect::<Vec<_>>())
+    };
+    match file {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => Zeroizing::new(rest.to_vec()),
+        [first, 0, second, 0, ..] if first.is_ascii() && second.is_ascii() && *first != 0 => {
+            wide(file, u16::from_le_bytes)
+        }
+        [0, first, 0, second, ..] if first.is_ascii() && second.is_ascii() && *first != 0 => {
+            wide(file, u16::from_be_bytes)
+        }
+        _ => Zeroizing::new(file.to_vec()),
+    }
+}
+
+fn pem(text: &[u8]) -> Result<Vec<Block>, FileError> {
+    let starts: Vec<usize> = memmem::find_iter(text, BEGIN).take(MAX_BLOCKS + 1).collect();
+    if starts.len() > MAX_BLOCKS {
+        return Err(FileError::bare(format!(
+            "this file has more than {MAX_BLOCKS} blocks: it cannot be the right one"
+        )));
+    }
+    let is_only = starts.len() == 1;
+    let mut blocks = Vec::with_capacity(starts.len());
+    let (mut line, mut counted) = (1, 0);
+    for (index, start) in starts.iter().enumerate() {
+        line += memchr::memchr_iter(b'\n', text.get(counted..*start).unwrap_or_default()).count();
+        counted = *start;
+        let end = starts.get(index + 1).copied().unwrap_or(text.len());
+        let part = text.get(start + BEGIN.len()..end).unwrap_or_default();
+        let cut = |what: &str| {
+            let place = if is_only { String::new() } else { format!("block {} of this file, ", index + 1) };
+            FileError::new(
+                format!("{place}the PEM that begins in line {line} {what}"),
+                "get the file anew, and copy the whole of it",
+            )
+        };
+        let label_end = memmem::find(part, DASHES)
+            .filter(|at| *at <= 64)
+            .ok_or_else(|| cut("is cut off: its BEGIN line has no end"))?;
+        let label = String::from_utf8_lossy(part.get(..label_end).unwrap_or_default()).trim().to_owned();
+        let body = part.get(label_end + DASHES.len()..).unwrap_or_default();
+        let body_end = memmem::find(body, END).ok_or_else(|| cut("is cut off: it has no END line"))?;
+        let closing = body.get(body_end + END.len()..).unwrap_or_default();
+        if !closing.trim_ascii_start().starts_with(label.as_bytes()) {
+            return Err(cut("ends with the END line of another one"));
+        }
+        let body = body.get(..body_end).unwrap_or_default();
+        let is_old_encryption =
+            memmem::find(body, b"Proc-Type").is_some() && memmem::find(body, b"ENCRYPTED").is_some();
+        let compact = compact(body);
+        let der = match STANDARD.decode(&compact).or_else(|_| LENIENT.decode(&compact)) {
+            _ if is_old_encryption => Vec::new(),
+            Ok(der) if !der.is_empty() => der,
+            Ok(_) => return Err(cut("has nothing in it")),
+            Err(_) => return Err(cut("is damaged: what is in it is no base64")),
+        };
+        blocks.push(Block {
+            label: Some(label),
+            der: Zeroizing::new(der),
+            is_old_encryption,
+            number: index + 1,
+            line,
+            is_only,
+        });
+    }
+    Ok(blocks)
+}
+
+/// The base64 of a block: without line breaks (also written as `\n`), and without the lines of its head (`Name: value`).
+fn compact(body: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut compact = Zeroizing::new(Vec::with_capacity(body.len()));
+    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.contains(&b':')) {
+        let mut bytes = line.iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\\' if bytes.peek().is_some_and(|next| matches!(next, b'n' | b'r')) => drop(bytes.next()),
+                byte if byte.is_ascii_whitespace() || byte == 0 => {}
+                byte => compact.push(byte),
+            }
+        }
+    }
+    compact
+}
+
+/// A file that is nothing but base64, of DER or of PEM.
+fn base64_alone(text: &[u8]) -> Result<Vec<Block>, FileError> {
+    let compact = compact(text.trim_ascii());
+    let compact = compact.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(&compact);
+    let decoded = STANDARD.decode(compact).or_else(|_| LENIENT.decode(compact)).map(Zeroizing::new);
+    match decoded {
+        Ok(decoded) if memmem::find(&decoded, BEGIN).is_some() => pem(&decoded),
+        Ok(decoded) => binary(&decoded).unwrap_or_else(|| Err(unknown(text))),
+        Err(_) => Err(unknown(text)),
+    }
+}
+
+/// What a file is that no key can be read from.
+fn unknown(text: &[u8]) -> FileError {
+    let start = text.trim_ascii_start();
+    let starts = |with: &[&str]| with.iter().any(|with| start.starts_with(with.as_bytes()));
+    let contains = |what: &str| memmem::find(text, what.as_bytes()).is_some();
+    let (message, advice) = match () {
+        () if starts(&["ssh-", "ecdsa-sha2-"]) || contains("---- BEGIN SSH2") => {
+            ("this is a public key in the form of SSH", "convert it: `ssh-keygen -e -m PKCS8 -f FILE`")
+        }
+        () if starts(&["PuTTY-User-Key-File"]) => (
+            "this is a private key in the form of PuTTY",
+            "convert it: `puttygen FILE -O private-openssh -o KEY`, then `ssh-keygen -p -m PKCS8 -f KEY`",
+        ),
+        () if text.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) => (
+            "this is a Java key store (JKS)",
+            "convert it: `keytool -importkeystore -srckeystore FILE -destkeystore NEW.p12 -deststoretype PKCS12`",
+        ),
+        () if contains("<RSAKeyValue") => ("this is a key in the XML form of .NET", "export it as PEM"),
+        () if starts(&["<"]) => {
+            ("this is a web page or XML, and no key", "was the download refused? get the file anew")
+        }
+        () if starts(&["{", "["]) => ("this is JSON, and no key", "take the key out of it"),
+        () if start.len() > 64
+            && starts(&["30"])
+            && start.iter().all(|byte| byte.is_ascii_hexdigit() || byte.is_ascii_whitespace()) =>
+        {
+            ("this is hexadecimal", "convert it: `xxd -r -p FILE > KEY.der`")
+        }
+        () if contains("BEGIN ") => {
+            ("the BEGIN line in this file is damaged", "five hyphens stand before and behind it: `-----BEGIN …-----`")
+        }
+        () if contains("-----END ") => ("this PEM has no BEGIN line", "copy the whole of the file"),
+        () if !text.is_ascii() => ("this file is neither text nor DER", "PEM, DER and base64 are read"),
+        () => (
+            "this file is damaged, or no key: it is neither PEM nor DER, nor the base64 of a key",
+            "get the file anew, and copy the whole of it",
+        ),
+    };
+    FileError::new(message, advice)
+}
+
+/// A label comes from a file that may be anything.
+fn printable(label: &str) -> String {
+    label.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect()
+}

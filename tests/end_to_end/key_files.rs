@@ -1,0 +1,44 @@
+//! Keys and certificates in the forms in which editors leave them sign, verify and open connections as the originals do.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::Value;
+use tollgate::keygen::SandboxProvider;
+
+use crate::harness::{Wishes, World, order_of};
+
+/// Gives the channel files of its own: with a byte order mark and CRLF, in UTF-16, and in one line. The sandbox keeps its own.
+fn odd_files(conf: &Path, _: SocketAddr) {
+    let channels = conf.join("channels");
+    let path = channels.join("main.toml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    let names: Vec<String> =
+        text.split("main/").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    for (number, name) in names.iter().filter(|name| name.ends_with(".pem")).enumerate() {
+        let pem = std::fs::read_to_string(channels.join("main").join(name)).unwrap();
+        let content: Vec<u8> = match number % 3 {
+            0 => format!("\u{feff}{}", pem.replace('\n', "\r\n")).into(),
+            1 => format!("\u{feff}{pem}").encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            _ => pem.replace('\n', "").into(),
+        };
+        std::fs::write(channels.join(format!("odd_{name}")), content).unwrap();
+        text = text.replace(&format!("main/{name}"), &format!("odd_{name}"));
+    }
+    std::fs::write(&path, text).unwrap();
+}
+
+#[tokio::test]
+async fn payments_succeed_with_files_that_editors_changed() {
+    for (provider, method) in
+        [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
+    {
+        let world = World::with(Wishes { edit: odd_files, provider, ..Wishes::default() }).await;
+        let mut order = order_of("o-1");
+        order["method"] = method.into();
+        let answer = world.ask("POST", "/v1/payments", Some("k-1"), &order).await;
+        assert_eq!(answer.status, 201, "{method}: {:?} {}", answer.body, world.log());
+        let answer = world.ask("GET", "/v1/payments/o-1", None, &Value::Null).await;
+        assert_eq!(answer.status, 200, "{method}: {:?}", answer.body);
+    }
+}
