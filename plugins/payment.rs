@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::money::{Currency, Money};
+use crate::error::Word;
 
 /// How the payer pays, as in `wechat.native`; one of those that the table of providers lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -315,6 +316,9 @@ pub struct Outcome {
     /// been charged, so the status is [`Status::Pending`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_reversal: bool,
+    /// The provider's own code and message of why it came to this status, where its answer gives them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Word>,
 }
 
 impl Outcome {
@@ -328,6 +332,7 @@ impl Outcome {
             at: None,
             needs_person: None,
             needs_reversal: false,
+            reason: None,
         }
     }
 }

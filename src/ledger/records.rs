@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
+use tollgate_plugins::error::{Error, Word};
+use tollgate_plugins::payment::{Action, Method, Money, Outcome, Payer, Status};
 
 use super::held::{Held, Turn};
 use super::limits::QueueFull;
@@ -54,9 +54,15 @@ pub struct Payment {
     /// What the payer's device needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
-    /// The provider's word when it refused.
+    /// The provider's word when it refused, or when its answer left the end open. Kept until the money has moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
+    /// The gateway's sentence about why it stands so, where the provider's word does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    /// The rest of the create request, while the identical create may have to be sent again to get a lost `action`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_request: Option<CreateRequest>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
@@ -77,7 +83,46 @@ pub struct Payment {
     pub search: Option<Search>,
 }
 
+/// What a create request says beside its payment's own fields. With both, the identical create can be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// What the payer reads.
+    pub description: String,
+    /// Who pays.
+    pub payer: Payer,
+    /// Where the payer's browser goes afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_url: Option<String>,
+    /// The gateway's `public_url` at that time, to which the notification is to come.
+    pub public_url: String,
+}
+
+/// How often the identical create is sent again at most. One would be too few: a crash, or another unclear answer, may cost it.
+pub const MAX_REPEATED_CREATES: u32 = 3;
+
 impl Payment {
+    /// Whether the provider's "not known", said for long enough, ends it. An unpaid order may come to life when the payer opens
+    /// it, so a pending one ends by its time instead, unless a till scanned it.
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self.status {
+            Status::Unknown => true,
+            Status::Pending => self.method.is_scanned() && self.money_state != MoneyState::NotSent,
+            _ => false,
+        }
+    }
+
+    /// Whether the payer cannot pay because the answer that held the `action` was lost.
+    pub fn lacks_action(&self) -> bool {
+        let is_open = self.status == Status::Pending && self.money_state == MoneyState::NotMoved;
+        is_open && self.action.is_none() && !self.method.is_scanned()
+    }
+
+    /// Whether the gateway still tries to get the lost `action` by the identical create.
+    pub fn awaits_action(&self) -> bool {
+        let may_repeat = |search: &Search| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+        self.create_request.is_some() && self.search.as_ref().is_some_and(may_repeat)
+    }
+
     /// Whether it is what may be left of a payment on a channel that it went away from: no merchant knows of it.
     pub fn is_attempt(&self) -> bool {
         self.order_id.contains('/')
@@ -127,9 +172,12 @@ pub struct Refund {
     /// The provider's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// The provider's word when it refused.
+    /// As [`Payment::word`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
+    /// As [`Payment::status_reason`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
@@ -160,6 +208,36 @@ pub struct Search {
     pub needs_person: bool,
     /// It is to be closed (or reversed) as long as it is open.
     pub closing: bool,
+    /// The provider has confirmed that it has it, so "not known" proves nothing any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirmed: bool,
+    /// The provider has accepted a reversal of a scanned payment that it did not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reversed: bool,
+    /// How often the identical create was sent again. Counted before each is sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated_creates: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl Search {
+    /// A search that starts now and is due at once.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            since: now,
+            due: now,
+            asked: 0,
+            absent: 0,
+            needs_person: false,
+            closing: false,
+            confirmed: false,
+            reversed: false,
+            repeated_creates: 0,
+        }
+    }
 }
 
 /// Names what a claim, a search or an event is about.
@@ -279,6 +357,9 @@ pub struct Errand {
     pub tries: u32,
     /// When it is due.
     pub due: Timestamp,
+    /// Why nothing could be sent when it was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// A payment or a refund, as it stands.
@@ -289,6 +370,33 @@ pub enum Record {
     Payment(Payment),
     /// A refund.
     Refund(Refund),
+}
+
+impl Record {
+    /// As [`Payment::ends_by_absence`] and [`Refund::ends_by_absence`].
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self {
+            Self::Payment(payment) => payment.ends_by_absence(),
+            Self::Refund(refund) => refund.ends_by_absence(),
+        }
+    }
+}
+
+impl Refund {
+    /// Whether the provider's "not known", said for long enough, ends it: it is unknown, or was accepted by an answer that does
+    /// not prove that the provider has it.
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self.status {
+            Status::Unknown => true,
+            Status::Pending => self.money_state != MoneyState::NotSent && !self.is_confirmed(),
+            _ => false,
+        }
+    }
+
+    /// Whether the provider has said that it has this refund: by a number of its own, or when it was asked.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.provider_refund_id.is_some() || self.search.as_ref().is_some_and(|search| search.confirmed)
+    }
 }
 
 /// What was answered to the merchant, for replays: status and body, to the byte.
@@ -310,11 +418,45 @@ pub enum News {
     /// The provider refused; final, no money moved.
     Declined(Word),
     /// Something was sent and no trustworthy answer came.
-    Unknown,
+    Unknown(Reason),
     /// Known after all: the provider never had it (believed after the settle window, twice).
     NeverHappened,
+    /// A payment's time is surely over and the provider does not know it: nobody has opened it, and nobody can any more.
+    Expired,
     /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
-    Unsent(Status),
+    Unsent(Status, Reason),
+}
+
+/// Why a record stands as it does: the provider's word where it gave one, else a sentence of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// As [`Payment::word`].
+    pub word: Option<Word>,
+    /// As [`Payment::status_reason`].
+    pub sentence: Option<String>,
+}
+
+/// The longest sentence of a reason, in characters.
+const LONGEST_REASON: usize = 200;
+
+impl Reason {
+    /// A sentence of the gateway.
+    pub fn sentence(sentence: impl Into<String>) -> Self {
+        let mut sentence = sentence.into();
+        if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
+            sentence.truncate(end);
+        }
+        Self { word: None, sentence: Some(sentence) }
+    }
+}
+
+impl From<&Error> for Reason {
+    fn from(error: &Error) -> Self {
+        match error.word() {
+            Some(word) => Self { word: Some(word.clone()), sentence: None },
+            None => Self::sentence(error.to_string()),
+        }
+    }
 }
 
 /// What [`Ledger::record`](super::Ledger::record) did with a notification.

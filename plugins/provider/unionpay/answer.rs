@@ -182,12 +182,15 @@ fn traded(
     if status == Status::Succeeded && amount.is_none() {
         return Err(Error::unclear("it says that money moved but not how much"));
     }
+    let status = adjust(status);
+    let reason = || codes::word(code, fields.get("origRespMsg").unwrap_or_default());
     Ok(Outcome {
         provider_id: own_id(fields),
         amount,
         at: at(fields, subject.at),
         needs_person,
-        ..Outcome::of(adjust(status))
+        reason: (status == Status::Failed).then(reason),
+        ..Outcome::of(status)
     })
 }
 
