@@ -24,13 +24,15 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use self::next::{
-    ABSENT_ENOUGH, FIRST_PAUSE, Manners, Next, Said, absences, after, doubled, is_expired, must_be_reversed, status_of,
+    ABSENT_ENOUGH, FIRST_PAUSE, Manners, Next, PERSON_AFTER, PERSON_QUESTIONS, Said, absences, after, doubled,
+    is_expired, must_be_reversed, status_of,
 };
 use crate::clock::{self, Reading};
 use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, identical_create, order, question, repeats_create, settle_double};
 use crate::ledger::{
     Exchanged, Heard, LedgerError, MAX_REPEATED_CREATES, News, Payment, Record, Search, Subject, What,
+    merchants_order_id,
 };
 use crate::places::Places;
 use crate::telemetry::METRICS;
@@ -113,23 +115,49 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         // It is still due: without a pause the provider would be asked again at once.
         return tokio::time::sleep(FIRST_PAUSE).await;
     }
+    // Nobody asks for such a refund again.
+    if let Record::Refund(refund) = &record
+        && refund.order_id != merchants_order_id(&refund.order_id)
+        && matches!(gateway.ledger.refund(&refund.merchant, &refund.order_id, &refund.refund_id).await, Ok(Some(it)) if it.status == Status::Failed)
+    {
+        needs_a_person(gateway, &subject, &refund.channel, "the refund of money on two channels has failed").await;
+    }
     if let Some(why) = needs_person {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
         METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
     }
 }
 
-/// Money that was left behind on another channel is given back, however often that has to be tried.
+/// Money that was left behind on another channel is given back, however often that has to be tried. After a day a person looks
+/// too.
 async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, search: Search) {
     let subject = Subject { merchant: found.merchant.clone(), order_id: found.order_id.clone(), refund_id: None };
     let settled = settle_double(gateway, snapshot, found).await;
     let wanted = doubled(search.asked);
     let due = SignedDuration::try_from(wanted).ok().and_then(|pause| clock::now().checked_add(pause).ok());
-    let again = Search { asked: search.asked.saturating_add(1), due: due.unwrap_or(search.due), ..search };
+    let age = clock::now().duration_since(search.since);
+    let needs_person = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS;
+    let is_news = needs_person && !search.needs_person && matches!(settled, Ok(false));
+    let needs_person = search.needs_person || is_news;
+    let again =
+        Search { asked: search.asked.saturating_add(1), due: due.unwrap_or(search.due), needs_person, ..search };
+    if is_news {
+        needs_a_person(gateway, &subject, &found.channel, "money on two channels cannot be given back").await;
+    }
     let next = if matches!(settled, Ok(true)) { None } else { Some(again) };
     if let Err(error) = settled.map(drop).and(gateway.ledger.searched(&subject, next).await) {
         tracing::error!(%error, order_id = subject.order_id, "money on two channels could not be seen to");
         tokio::time::sleep(FIRST_PAUSE).await;
+    }
+}
+
+/// Writes down that a person must look at it, and says so.
+async fn needs_a_person(gateway: &Gateway, subject: &Subject, channel: &str, why: &str) {
+    tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+    METRICS.needs_person_total.with_label_values(&[channel]).inc();
+    let notes = vec![What::NeedsPerson { why: why.to_owned() }];
+    if let Err(error) = gateway.ledger.note(subject, notes, clock::now()).await {
+        tracing::error!(%error, order_id = subject.order_id, "that a person must look at it could not be recorded");
     }
 }
 
@@ -170,6 +198,9 @@ async fn ask(
                 Ok(_) => {}
                 Err(error) => {
                     tracing::info!(order_id = subject.order_id, %error, "the identical create brought no action");
+                    if error.provably_not_executed() {
+                        search.repeated_creates = search.repeated_creates.saturating_sub(1);
+                    }
                 }
             }
         }

@@ -39,11 +39,13 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
     let repeats = |channel: &Arc<Channel>| repeats_create(channel, form.method);
-    let create_request = first.filter(|channel| repeats(channel)).map(|_| CreateRequest {
-        description: form.description.clone(),
-        payer: form.payer.clone(),
-        return_url: form.return_url.clone(),
-        public_url: asked.snapshot.process.public_url.clone(),
+    let create_request = first.filter(|channel| repeats(channel)).map(|_| {
+        Box::new(CreateRequest {
+            description: form.description.clone(),
+            payer: form.payer.clone(),
+            return_url: form.return_url.clone(),
+            public_url: asked.snapshot.process.public_url.clone(),
+        })
     });
     let first = first.map(|channel| destination(channel, &form, now));
     let nowhere = || Destination { channel: String::new(), account: String::new(), expires_at: None };
@@ -205,7 +207,7 @@ pub(crate) fn repeats_create(channel: &Channel, method: Method) -> bool {
 
 /// The create that was sent for this payment, once more. Nothing where its content is not kept.
 pub(crate) fn identical_create(payment: &Payment) -> Option<Operation> {
-    let CreateRequest { description, payer, return_url, public_url } = payment.create_request.clone()?;
+    let CreateRequest { description, payer, return_url, public_url } = *payment.create_request.clone()?;
     let notify_url = format!("{public_url}/notify/{}", payment.channel);
     Some(Operation::Pay(Pay { order: order(payment), description, payer, return_url, notify_url }))
 }

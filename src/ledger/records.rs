@@ -1,10 +1,15 @@
 //! What the ledger holds and hands out: the types of its records.
 
+mod news;
+mod search;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::{Error, Word};
-use tollgate_plugins::payment::{Action, Method, Money, Outcome, Payer, Status};
+use tollgate_plugins::error::Word;
+use tollgate_plugins::payment::{Action, Method, Money, Payer, Status};
 
+pub use self::news::*;
+pub use self::search::Search;
 use super::held::{Held, Turn};
 use super::limits::QueueFull;
 use super::timeline::{self, Exchanged};
@@ -62,7 +67,7 @@ pub struct Payment {
     pub status_reason: Option<String>,
     /// The rest of the create request, while the identical create may have to be sent again to get a lost `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub create_request: Option<CreateRequest>,
+    pub create_request: Option<Box<CreateRequest>>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
@@ -190,54 +195,6 @@ pub struct Refund {
     /// While `status` is unknown: how the search for the truth stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
-}
-
-/// How the search for the truth stands: about an unknown outcome at once, about a pending one after a while, because a
-/// notification may never come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Search {
-    /// When it came to its status.
-    pub since: Timestamp,
-    /// When the provider is asked next.
-    pub due: Timestamp,
-    /// How often it was asked.
-    pub asked: u32,
-    /// How often, since the settle window ended, it said that it does not know the order.
-    pub absent: u32,
-    /// Given up to a person; asked still, but seldom.
-    pub needs_person: bool,
-    /// It is to be closed (or reversed) as long as it is open.
-    pub closing: bool,
-    /// The provider has confirmed that it has it, so "not known" proves nothing any more.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub confirmed: bool,
-    /// The provider has accepted a reversal of a scanned payment that it did not know.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub reversed: bool,
-    /// How often the identical create was sent again. Counted before each is sent.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub repeated_creates: u32,
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-impl Search {
-    /// A search that starts now and is due at once.
-    pub fn new(now: Timestamp) -> Self {
-        Self {
-            since: now,
-            due: now,
-            asked: 0,
-            absent: 0,
-            needs_person: false,
-            closing: false,
-            confirmed: false,
-            reversed: false,
-            repeated_creates: 0,
-        }
-    }
 }
 
 /// Names what a claim, a search or an event is about.
@@ -408,110 +365,6 @@ pub struct Answer {
     pub content_type: String,
     /// The body.
     pub body: String,
-}
-
-/// What is newly known about a payment or refund.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The provider's verified outcome. A `Closed` for a refund never happens.
-    Outcome(Outcome),
-    /// The provider refused; final, no money moved.
-    Declined(Word),
-    /// Something was sent and no trustworthy answer came.
-    Unknown(Reason),
-    /// Known after all: the provider never had it (believed after the settle window, twice).
-    NeverHappened,
-    /// A payment's time is surely over and the provider does not know it: nobody has opened it, and nobody can any more.
-    Expired,
-    /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
-    Unsent(Status, Reason),
-}
-
-/// Why a record stands as it does: the provider's word where it gave one, else a sentence of the gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reason {
-    /// As [`Payment::word`].
-    pub word: Option<Word>,
-    /// As [`Payment::status_reason`].
-    pub sentence: Option<String>,
-}
-
-/// The longest sentence of a reason, in characters.
-const LONGEST_REASON: usize = 200;
-
-impl Reason {
-    /// A sentence of the gateway.
-    pub fn sentence(sentence: impl Into<String>) -> Self {
-        let mut sentence = sentence.into();
-        if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
-            sentence.truncate(end);
-        }
-        Self { word: None, sentence: Some(sentence) }
-    }
-}
-
-impl From<&Error> for Reason {
-    fn from(error: &Error) -> Self {
-        match error.word() {
-            Some(word) => Self { word: Some(word.clone()), sentence: None },
-            None => Self::sentence(error.to_string()),
-        }
-    }
-}
-
-/// What [`Ledger::record`](super::Ledger::record) did with a notification.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// It was news and is durable.
-    Applied(Subject),
-    /// It had been recorded before, or says nothing new; durable all the same.
-    Duplicate,
-    /// No such order here.
-    UnknownOrder,
-    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
-    Mismatch(Subject),
-}
-
-/// What the merchant is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// `evt_…`, ordered by time.
-    pub id: String,
-    /// As in `payment.succeeded`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// When it happened.
-    pub created_at: Timestamp,
-    /// What it is about.
-    pub subject: Subject,
-    /// The payment or refund as it was then.
-    pub data: Record,
-}
-
-/// One event on its way to a merchant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
-    /// What is told.
-    pub event: Event,
-    /// When the next try is due.
-    pub due: Timestamp,
-    /// Tries so far.
-    pub tries: u32,
-}
-
-/// How much is waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// Deliveries.
-    pub deliveries: u64,
-    /// Payments and refunds whose end is unknown.
-    pub unknown: u64,
-    /// Since when the oldest of them is.
-    pub oldest_unknown: Option<Timestamp>,
-    /// What was accepted to be made later and that nobody has taken.
-    pub errands: u64,
-    /// Since when the oldest of it waits.
-    pub oldest_errand: Option<Timestamp>,
 }
 
 /// The ledger cannot do its work (disk full, sync failed): nothing may be sent.

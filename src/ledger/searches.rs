@@ -21,11 +21,9 @@ pub(super) fn searched(
     let Some(known) = target.search() else { return Ok(false) };
     // A close that was asked for meanwhile is not forgotten, nor what was heard meanwhile.
     let (closing, confirmed) = (known.closing, known.confirmed);
-    let repeated = known.repeated_creates;
     *target.search() = search.map(|search| Search {
         closing: search.closing || closing,
         confirmed: search.confirmed || confirmed,
-        repeated_creates: search.repeated_creates.max(repeated),
         ..search
     });
     target.save(tx)?;

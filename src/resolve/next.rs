@@ -28,7 +28,7 @@ const SILENCE: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDurati
 /// ended is given up then.
 const ENOUGH: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// After this time a person is asked to look at what is unknown; the questions go on at the longest pause.
-const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// Questions that were asked before a search may end by its age alone. A clock that jumps ages a search in a moment, but
 /// brings forward only one question. In 24 hours an unknown outcome is asked about some 290 times, in 30 days a pending one
 /// some 38 times.
@@ -36,12 +36,14 @@ const ENOUGH_QUESTIONS: u32 = 20;
 const ATTEMPT_QUESTIONS: u32 = 100;
 /// Questions, and time without a step of the clock, before a person is asked: a clock that is wrong for some seconds asks
 /// nobody.
-const PERSON_QUESTIONS: u32 = 5;
+pub(super) const PERSON_QUESTIONS: u32 = 5;
 const PERSON_STEADY: SignedDuration = SignedDuration::from_secs(10);
 /// For so long somebody waits: a till, or whoever wants it closed.
 const WAITED_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// Time after an order's end before the end is believed to be over: a provider takes clocks that are so far off.
 const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_mins(5);
+/// The same where the provider's own answers are judged by the order's end; those come first.
+const JUDGED_EXPIRY_MARGIN: SignedDuration = SignedDuration::from_mins(15);
 /// Time without a step of the clock that makes a longer lifetime's end certain: no process runs for a fortnight.
 const EXPIRY_STEADY: SignedDuration = SignedDuration::from_hours(1);
 /// A till's payment that the provider does not know and refuses to reverse is believed to be absent after this time: the
@@ -55,6 +57,7 @@ pub(super) struct Manners {
     pace: Pace,
     /// How long it keeps an order open for which no end was asked.
     unpaid_lifetime: Option<Duration>,
+    expiry_margin: SignedDuration,
 }
 
 impl Manners {
@@ -63,15 +66,25 @@ impl Manners {
         settle_window: Duration::from_secs(30),
         pace: Pace::Steady(Duration::from_secs(3)),
         unpaid_lifetime: Some(Duration::from_secs(3600)),
+        expiry_margin: EXPIRY_MARGIN,
     };
 
     /// Those of a channel that is configured no more are as patient as any provider's.
     pub(super) fn of(channel: Option<&Arc<Channel>>) -> Self {
-        let patient = Self { settle_window: Duration::from_secs(300), pace: Pace::Doubling, unpaid_lifetime: None };
+        let patient = Self {
+            settle_window: Duration::from_secs(300),
+            pace: Pace::Doubling,
+            unpaid_lifetime: None,
+            expiry_margin: JUDGED_EXPIRY_MARGIN,
+        };
         channel.map_or(patient, |channel| Self {
             settle_window: channel.settle_window,
             pace: channel.pace,
             unpaid_lifetime: Row::named(channel.provider_name).and_then(|row| row.unpaid_lifetime),
+            expiry_margin: match channel.provider.lifetime() {
+                Some(_) => JUDGED_EXPIRY_MARGIN,
+                None => EXPIRY_MARGIN,
+            },
         })
     }
 }
@@ -162,16 +175,16 @@ pub(super) fn after(
     let is_steady = time.steady_for >= PERSON_STEADY;
     let is_late = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS && is_steady;
     let is_overdue = age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS && is_steady;
-    let wanted = if is_waited_for && (still_open || was_pending) {
+    let wanted = if is_waited_for && (still_open || was_pending || said.closed.is_some()) {
         match manners.pace {
             Pace::Steady(pause) => pause,
             Pace::Doubling => doubled,
         }
-    } else if is_taken || (absent > 0 && said.closed.is_none()) {
+    } else if absent > 0 && said.closed.is_none() {
         // The provider works: only the second word is waited for, or the window.
         SECOND_WORD_PAUSE
     } else if was_pending && awaits_action(record, &search) {
-        self::doubled(search.repeated_creates)
+        self::doubled(search.repeated_creates).max(by_age)
     } else if was_pending && (still_open || !is_unsure) {
         let silence = Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE);
         let until_expired = until_expired(record, manners, time).and_then(|left| Duration::try_from(left).ok());
@@ -232,7 +245,7 @@ fn until_expired(record: &Record, manners: Manners, time: Reading) -> Option<Sig
         Some(expires_at) => expires_at.duration_since(created_at),
         None => SignedDuration::try_from(manners.unpaid_lifetime?).ok()?,
     };
-    let lifetime = lifetime.checked_add(EXPIRY_MARGIN)?;
+    let lifetime = lifetime.checked_add(manners.expiry_margin)?;
     let by_clock = lifetime.checked_sub(time.now.duration_since(created_at))?;
     let until_certain = lifetime.min(EXPIRY_STEADY).checked_sub(time.certain_age(created_at))?;
     Some(by_clock.max(until_certain))

@@ -281,12 +281,12 @@ fn till_payment_that_waits_for_a_password_fails_when_the_provider_does_not_have_
 
 #[test]
 fn create_request_is_kept_until_the_payer_can_pay() {
-    let create_request = Some(super::super::records::CreateRequest {
+    let create_request = Some(Box::new(super::super::records::CreateRequest {
         description: "tea".into(),
         payer: tollgate_plugins::payment::Payer::default(),
         return_url: None,
         public_url: "https://pay.example.com".into(),
-    });
+    }));
     let begun = Payment { create_request, ..a_payment("o") };
     let action = Some(Action::Qr { data: "x".into() });
     let payable = News::Outcome(Outcome { action, ..Outcome::of(Status::Pending) });

@@ -163,12 +163,12 @@ fn till_payment_fails_only_after_its_reversal() {
 
 #[test]
 fn lost_action_is_asked_for_soon_and_not_for_ever() {
-    let create_request = Some(crate::ledger::CreateRequest {
+    let create_request = Some(Box::new(crate::ledger::CreateRequest {
         description: "tea".into(),
         payer: tollgate_plugins::payment::Payer::default(),
         return_url: None,
         public_url: "https://pay.example.com".into(),
-    });
+    }));
     let Record::Payment(pending) = unpaid(None) else { panic!() };
     let pending = Record::Payment(crate::ledger::Payment { create_request, ..pending });
     for (repeated_creates, wanted) in [(1, 2), (2, 4), (3, 300)] {
