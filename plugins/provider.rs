@@ -239,12 +239,25 @@ pub struct Row {
     pub settle_window: Duration,
     /// How often it may be asked about what somebody waits for.
     pub pace: Pace,
+    /// The methods whose identical create gives the same unpaid order again, by the provider's documentation. Never a scanned
+    /// method: its create moves money.
+    pub repeats_create: &'static [&'static str],
+    /// How long the provider keeps an order open for which no end was asked; `None` where [`Provider::lifetime`] sets the end
+    /// or nothing is known.
+    pub unpaid_lifetime: Option<Duration>,
     /// What cannot be done without a client certificate in `[mtls]`, where some of it can.
     pub without_mtls: Option<&'static str>,
     /// Holds its files and ids against each other.
     pub inspection: &'static Inspection,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
     pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
+}
+
+impl Row {
+    /// Finds a provider's row by its name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PROVIDERS.iter().find(|row| row.name == name)
+    }
 }
 
 /// How the pauses go between questions about one order.

@@ -20,6 +20,7 @@ use crate::config::{Snapshot, operate};
 use crate::ledger::{Ledger, LedgerError, Life, MoneyState, Refund, Search, Timeline};
 use crate::output::say;
 use crate::server::open_ledger;
+use crate::view::lost_action;
 
 /// Which payment.
 #[derive(Args, Clone, Debug)]
@@ -129,8 +130,11 @@ struct Explanation {
     account: String,
     created_at: Timestamp,
     paid_at: Option<Timestamp>,
-    /// The provider's code and sentence when it refused.
+    /// The provider's code and sentence when it refused, or when its answer left the end open.
     refused: Option<String>,
+    /// The gateway's sentence about why it stands so.
+    #[serde(default)]
+    status_reason: Option<String>,
     search: Option<Search>,
     refunds: Vec<Given>,
     #[serde(flatten)]
@@ -147,12 +151,19 @@ struct Given {
     money_state: MoneyState,
     amount: Money,
     refunded_at: Option<Timestamp>,
+    /// As [`Explanation::refused`].
+    #[serde(default)]
+    refused: Option<String>,
+    /// As [`Explanation::status_reason`].
+    #[serde(default)]
+    status_reason: Option<String>,
     search: Option<Search>,
 }
 
 impl From<Life> for Explanation {
     fn from(life: Life) -> Self {
         let Life { payment, refunds, timeline } = life;
+        let status_reason = lost_action(&payment).map(str::to_owned).or(payment.status_reason);
         Self {
             merchant: payment.merchant,
             order_id: payment.order_id,
@@ -168,6 +179,7 @@ impl From<Life> for Explanation {
             created_at: payment.created_at,
             paid_at: payment.paid_at,
             refused: payment.word.map(|word| word.to_string()),
+            status_reason,
             search: payment.search,
             refunds: refunds.into_iter().map(Given::from).collect(),
             timeline,
@@ -185,6 +197,8 @@ impl From<Refund> for Given {
             money_state: refund.money_state,
             amount: refund.amount,
             refunded_at: refund.refunded_at,
+            refused: refund.word.map(|word| word.code),
+            status_reason: refund.status_reason,
             search: refund.search,
         }
     }

@@ -39,6 +39,7 @@ use self::admission::{Route, segments};
 use self::answers::{OnChannel, served};
 pub(crate) use double::settle as settle_double;
 pub(crate) use later::make;
+pub(crate) use pay::{identical_create, repeats_create};
 pub(crate) use query::{order, question};
 
 /// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.

@@ -61,7 +61,7 @@ pub use self::purge::Purge;
 pub use self::records::*;
 pub use self::retention::Keep;
 #[cfg(test)]
-pub(crate) use self::tests::a_payment;
+pub(crate) use self::tests::{a_payment, a_refund};
 pub use self::timeline::*;
 use crate::clock::{self, Reading};
 use crate::telemetry::METRICS;

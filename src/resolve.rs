@@ -4,8 +4,12 @@
 //! its notification may never come. What is to be closed, or was scanned at a till and stayed open, is closed.
 //!
 //! "The provider does not know the order" proves nothing soon after the request, which may still be on its way: it is
-//! believed only when the settle window has passed, and then twice. Of an order that the provider once confirmed it proves
-//! nothing at all: it may come to life when the payer scans it.
+//! believed only when the settle window has passed, and then twice. Before a till's payment is called failed so, it is
+//! reversed. An order that the provider once confirmed may come to life when the payer scans it: of that one "not known" proves
+//! nothing before its time is over.
+//!
+//! An answer that was lost may have held what the payer needs. Where the provider documents that the identical create gives the
+//! same order, and says that the order is unpaid, the create is sent again.
 
 mod next;
 
@@ -18,11 +22,17 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
-use self::next::{FIRST_PAUSE, Manners, Next, after, doubled};
+use self::next::{
+    ABSENT_ENOUGH, FIRST_PAUSE, Manners, Next, PERSON_AFTER, PERSON_QUESTIONS, Said, absences, after, doubled,
+    is_expired, must_be_reversed, status_of,
+};
 use crate::clock::{self, Reading};
 use crate::config::{Channel, Snapshot};
-use crate::gateway::{Gateway, order, question, settle_double};
-use crate::ledger::{Exchanged, Heard, LedgerError, News, Payment, Record, Search, Subject, What};
+use crate::gateway::{Gateway, identical_create, order, question, repeats_create, settle_double};
+use crate::ledger::{
+    Exchanged, Heard, LedgerError, MAX_REPEATED_CREATES, News, Payment, Record, Search, Subject, What,
+    merchants_order_id,
+};
 use crate::places::Places;
 use crate::telemetry::METRICS;
 
@@ -75,7 +85,7 @@ async fn some_end(places: &mut Places) {
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
-    let Some(search) = search_of(&record).cloned() else { return };
+    let Some(mut search) = search_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
     if let Record::Payment(found) = &record
         && found.is_attempt()
@@ -84,17 +94,24 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         return give_back(gateway, &snapshot, found, search).await;
     }
     let mut evidence = Vec::new();
-    let (subject, answered) = ask(gateway, &snapshot, &record, &search, &mut evidence).await;
+    let manners = Manners::of(snapshot.channels.get(channel_of(&record)));
+    let (subject, said) = ask(gateway, &snapshot, &record, &mut search, manners, &mut evidence).await;
     let time = clock::reading();
     let now = time.now;
-    let needs_person = answered.result.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
-    let manners = Manners::of(snapshot.channels.get(channel_of(&record)));
+    let needs_person = said.asked.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
     let random = gateway.exchanger.clock().random();
-    let next = after(search, &record, &answered.result, manners, time, random);
-    if let Err(error) = write(gateway, &record, &subject, answered, evidence, next, now).await {
+    let next = after(search, &record, &said, manners, time, random);
+    if let Err(error) = write(gateway, &record, &subject, said, evidence, next, now).await {
         tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
         // It is still due: without a pause the provider would be asked again at once.
         return tokio::time::sleep(FIRST_PAUSE).await;
+    }
+    // Nobody asks for such a refund again.
+    if let Record::Refund(refund) = &record
+        && refund.order_id != merchants_order_id(&refund.order_id)
+        && matches!(gateway.ledger.refund(&refund.merchant, &refund.order_id, &refund.refund_id).await, Ok(Some(it)) if it.status == Status::Failed)
+    {
+        needs_a_person(gateway, &subject, &refund.channel, "the refund of money on two channels has failed").await;
     }
     if let Some(why) = needs_person {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
@@ -102,13 +119,22 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     }
 }
 
-/// Money that was left behind on another channel is given back, however often that has to be tried.
+/// Money that was left behind on another channel is given back, however often that has to be tried. After a day a person looks
+/// too.
 async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, search: Search) {
     let subject = Subject { merchant: found.merchant.clone(), order_id: found.order_id.clone(), refund_id: None };
     let settled = settle_double(gateway, snapshot, found).await;
     let wanted = doubled(search.asked);
     let due = SignedDuration::try_from(wanted).ok().and_then(|pause| clock::now().checked_add(pause).ok());
-    let again = Search { asked: search.asked.saturating_add(1), due: due.unwrap_or(search.due), ..search };
+    let age = clock::now().duration_since(search.since);
+    let needs_person = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS;
+    let is_news = needs_person && !search.needs_person && matches!(settled, Ok(false));
+    let needs_person = search.needs_person || is_news;
+    let again =
+        Search { asked: search.asked.saturating_add(1), due: due.unwrap_or(search.due), needs_person, ..search };
+    if is_news {
+        needs_a_person(gateway, &subject, &found.channel, "money on two channels cannot be given back").await;
+    }
     let next = if matches!(settled, Ok(true)) { None } else { Some(again) };
     if let Err(error) = settled.map(drop).and(gateway.ledger.searched(&subject, next).await) {
         tracing::error!(%error, order_id = subject.order_id, "money on two channels could not be seen to");
@@ -116,41 +142,61 @@ async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, sear
     }
 }
 
-/// What the provider said, and to what.
-struct Answered {
-    result: Result<Outcome, Error>,
-    /// Whether it is the answer to a close.
-    is_close: bool,
+/// Writes down that a person must look at it, and says so.
+async fn needs_a_person(gateway: &Gateway, subject: &Subject, channel: &str, why: &str) {
+    tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+    METRICS.needs_person_total.with_label_values(&[channel]).inc();
+    let notes = vec![What::NeedsPerson { why: why.to_owned() }];
+    if let Err(error) = gateway.ledger.note(subject, notes, clock::now()).await {
+        tracing::error!(%error, order_id = subject.order_id, "that a person must look at it could not be recorded");
+    }
 }
 
-/// Asks how it stands; what is open and should not be is closed.
+/// Asks how it stands. What is open and should not be is closed; what is open and cannot be paid is created again.
 async fn ask(
     gateway: &Gateway,
     snapshot: &Snapshot,
     record: &Record,
-    search: &Search,
+    search: &mut Search,
+    manners: Manners,
     evidence: &mut Vec<Exchanged>,
-) -> (Subject, Answered) {
-    let (subject, asked) = match question(gateway, snapshot, record).await {
-        (subject, Ok((channel, operation))) => {
-            (subject, put(gateway, channel, &operation, evidence).await.map(|it| (channel, it)))
+) -> (Subject, Said) {
+    let (subject, question) = question(gateway, snapshot, record).await;
+    let (channel, operation) = match question {
+        Ok(question) => question,
+        Err(error) => return (subject, Said::to_question(Err(error))),
+    };
+    let asked = put(gateway, channel, &operation, evidence).await;
+    // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted. Where nothing is
+    // written, what it was about may be over, or be given up and on its way anew.
+    if let Some(close) = closing(record, search, &asked, manners, clock::reading()) {
+        let marked = Search { closing: true, ..search.clone() };
+        if !matches!(gateway.ledger.searched(&subject, Some(marked)).await, Ok(true)) {
+            return (subject, Said::to_question(asked));
         }
-        (subject, Err(error)) => (subject, Err(error)),
-    };
-    let (channel, outcome) = match asked {
-        Ok(asked) => asked,
-        Err(error) => return (subject, Answered { result: Err(error), is_close: false }),
-    };
-    let Some(close) = closing(record, search, &outcome, clock::reading()) else {
-        return (subject, Answered { result: Ok(outcome), is_close: false });
-    };
-    // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted.
-    let marked = Search { closing: true, ..search.clone() };
-    // What it was about may be over, or be given up and on its way anew.
-    if !matches!(gateway.ledger.searched(&subject, Some(marked)).await, Ok(true)) {
-        return (subject, Answered { result: Ok(outcome), is_close: false });
+        let closed = put(gateway, channel, &close, evidence).await;
+        return (subject, Said { asked, closed: Some(closed) });
     }
-    (subject, Answered { result: put(gateway, channel, &close, evidence).await, is_close: true })
+    if let Some(create) = lost_create(channel, record, search, &asked) {
+        search.repeated_creates = search.repeated_creates.saturating_add(1);
+        if matches!(gateway.ledger.searched(&subject, Some(search.clone())).await, Ok(true)) {
+            // Only the action is wanted of its answer: how the order stands is what the question was answered.
+            match put(gateway, channel, &create, evidence).await {
+                Ok(Outcome { status: Status::Pending, action: Some(action), .. }) => {
+                    let with_action = asked.map(|outcome| Outcome { action: Some(action), ..outcome });
+                    return (subject, Said::to_question(with_action));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(order_id = subject.order_id, %error, "the identical create brought no action");
+                    if error.provably_not_executed() {
+                        search.repeated_creates = search.repeated_creates.saturating_sub(1);
+                    }
+                }
+            }
+        }
+    }
+    (subject, Said::to_question(asked))
 }
 
 async fn put(
@@ -162,28 +208,69 @@ async fn put(
     gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total, evidence).await
 }
 
-/// What takes back a payment that is open and should not be.
-fn closing(record: &Record, search: &Search, outcome: &Outcome, time: Reading) -> Option<Operation> {
+/// What takes back a payment that is open and should not be, or that a till scanned and the provider does not know: its request
+/// may still be on its way.
+fn closing(
+    record: &Record,
+    search: &Search,
+    asked: &Result<Outcome, Error>,
+    manners: Manners,
+    time: Reading,
+) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_over = payment.method.is_scanned() && time.certain_age(search.since) >= TYPING;
-    let is_wanted = outcome.status == Status::Pending && (search.closing || is_over || outcome.needs_reversal);
+    let is_wanted = match asked {
+        Ok(outcome) if outcome.status == Status::Pending => {
+            let is_over = payment.method.is_scanned() && time.certain_age(search.since) >= TYPING;
+            search.closing || is_over || outcome.needs_reversal || is_expired(record, manners, time)
+        }
+        Err(Error::Absent(_)) => {
+            let is_believed = absences(search, record, asked, manners, time) >= ABSENT_ENOUGH;
+            must_be_reversed(record) && !search.reversed && is_believed
+        }
+        _ => false,
+    };
     is_wanted.then(|| Operation::Close(order(payment)))
+}
+
+/// The identical create for an unpaid order whose `action` was lost with the answer to the first one.
+fn lost_create(
+    channel: &Channel,
+    record: &Record,
+    search: &Search,
+    asked: &Result<Outcome, Error>,
+) -> Option<Operation> {
+    let Record::Payment(payment) = record else { return None };
+    let is_open = matches!(asked, Ok(outcome) if outcome.status == Status::Pending);
+    let is_lost = payment.action.is_none() && !payment.status.is_final();
+    let may_repeat = search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+    let is_wanted = is_open && is_lost && may_repeat && repeats_create(channel, payment.method);
+    if is_wanted { identical_create(payment) } else { None }
 }
 
 async fn write(
     gateway: &Gateway,
     record: &Record,
     subject: &Subject,
-    answered: Answered,
+    said: Said,
     evidence: Vec<Exchanged>,
     next: Next,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let ledger = &gateway.ledger;
     let order_id = &subject.order_id;
-    match answered.result {
+    if let Some(Err(error)) = &said.closed {
+        tracing::info!(order_id, %error, "it could not be closed");
+        if let Error::Mismatch(_) = error {
+            ledger.mismatch(subject, now).await?;
+        }
+    }
+    let (heard, is_close) = match said {
+        Said { closed: Some(Ok(outcome)), .. } => (Ok(outcome), true),
+        Said { asked, .. } => (asked, false),
+    };
+    match heard {
         Ok(outcome) => {
-            let is_closed = answered.is_close && outcome.status == Status::Closed;
+            let is_closed = is_close && outcome.status == Status::Closed;
             let after = ledger.apply(subject, Heard { news: News::Outcome(outcome), evidence }, now).await?;
             if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
@@ -202,9 +289,13 @@ async fn write(
     match next {
         Next::Known => tracing::info!(order_id, "the outcome is known"),
         Next::NeverHappened => drop(ledger.apply(subject, News::NeverHappened, now).await?),
+        Next::Expired => drop(ledger.apply(subject, News::Expired, now).await?),
         Next::Enough => drop(ledger.searched(subject, None).await?),
         Next::Again(search) => {
-            let why = "the outcome stays unknown: a person must look at it";
+            let why = match status_of(record) {
+                Status::Pending => "it stays pending and nothing ends it: ask the provider how it stands",
+                _ => "the outcome stays unknown: a person must look at it",
+            };
             if search.needs_person && ledger.ask_person(subject, why, now).await? {
                 METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
                 tracing::error!(order_id, why);
@@ -219,19 +310,6 @@ fn search_of(record: &Record) -> Option<&Search> {
     match record {
         Record::Payment(payment) => payment.search.as_ref(),
         Record::Refund(refund) => refund.search.as_ref(),
-    }
-}
-
-fn subject_of(record: &Record) -> Subject {
-    match record {
-        Record::Payment(payment) => {
-            Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
-        }
-        Record::Refund(refund) => Subject {
-            merchant: refund.merchant.clone(),
-            order_id: refund.order_id.clone(),
-            refund_id: Some(refund.refund_id.clone()),
-        },
     }
 }
 
@@ -253,26 +331,70 @@ fn channel_of(record: &Record) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tollgate_plugins::error::Word;
     use tollgate_plugins::payment::Method;
 
     use super::*;
-    use crate::ledger::a_payment;
+    use crate::ledger::{MoneyState, a_payment};
+
+    const MANNERS: Manners = Manners::TEST;
 
     #[test]
     fn what_is_open_and_should_not_be_is_closed() {
         let (now, long_ago) = (Timestamp::now(), Timestamp::UNIX_EPOCH);
         let time = Reading { now, steady_for: SignedDuration::MAX };
-        let search = |since, closing| Search { since, due: since, asked: 0, absent: 0, needs_person: false, closing };
-        let pending = Outcome::of(Status::Pending);
-        let open = Record::Payment(a_payment("o"));
+        let search = |since, closing| Search { closing, ..Search::new(since) };
+        let pending = Ok(Outcome::of(Status::Pending));
+        let reversal = Ok(Outcome { needs_reversal: true, ..Outcome::of(Status::Pending) });
+        let new = |payment: Payment| Record::Payment(Payment { created_at: now, ..payment });
+        let open = new(a_payment("o"));
         let method = Method::all().find(Method::is_scanned).unwrap();
-        let till = Record::Payment(Payment { method, ..a_payment("o") });
-        assert_eq!(closing(&open, &search(long_ago, false), &pending, time), None);
-        assert!(matches!(closing(&open, &search(now, true), &pending, time), Some(Operation::Close(_))));
-        assert_eq!(closing(&open, &search(now, true), &Outcome::of(Status::Closed), time), None);
-        assert_eq!(closing(&till, &search(now, false), &pending, time), None, "the payer may be typing");
-        assert!(closing(&till, &search(long_ago, false), &pending, time).is_some());
+        let till = new(Payment { method, ..a_payment("o") });
+        let close = |record: &Record, search: &Search, asked: &Result<Outcome, Error>, time| {
+            closing(record, search, asked, MANNERS, time)
+        };
+        assert_eq!(close(&open, &search(long_ago, false), &pending, time), None);
+        assert!(matches!(close(&open, &search(now, true), &pending, time), Some(Operation::Close(_))));
+        assert_eq!(close(&open, &search(now, true), &Ok(Outcome::of(Status::Closed)), time), None);
+        assert_eq!(close(&till, &search(now, false), &pending, time), None, "the payer may be typing");
+        assert!(close(&till, &search(now, false), &reversal, time).is_some(), "the provider wants it reversed");
+        assert!(close(&till, &search(long_ago, false), &pending, time).is_some());
         let jumped = Reading { steady_for: SignedDuration::from_secs(29), ..time };
-        assert_eq!(closing(&till, &search(long_ago, false), &pending, jumped), None, "nobody knows for how long");
+        assert_eq!(close(&till, &search(long_ago, false), &pending, jumped), None, "nobody knows for how long");
+    }
+
+    #[test]
+    fn unpaid_order_past_its_end_is_closed() {
+        let created_at = Timestamp::UNIX_EPOCH;
+        let expires_at = Some(created_at + SignedDuration::from_secs(20));
+        let open = Payment { created_at, expires_at, money_state: MoneyState::NotMoved, ..a_payment("o") };
+        let record = Record::Payment(open.clone());
+        let unsent = Record::Payment(Payment { money_state: MoneyState::NotSent, ..open });
+        let pending = Ok(Outcome::of(Status::Pending));
+        let close = |record: &Record, age, steady_for| {
+            let now = created_at + SignedDuration::from_secs(age);
+            let time = Reading { now, steady_for: SignedDuration::from_secs(steady_for) };
+            closing(record, &Search::new(created_at), &pending, MANNERS, time)
+        };
+        assert_eq!(close(&record, 319, 319), None, "clocks may differ");
+        assert!(close(&record, 320, 320).is_some());
+        assert_eq!(close(&record, 86_400, 319), None, "the clock may have jumped");
+        assert_eq!(close(&unsent, 320, 320), None);
+    }
+
+    #[test]
+    fn till_payment_that_provider_does_not_know_is_reversed_once_absence_is_believed() {
+        let (start, method) = (Timestamp::UNIX_EPOCH, Method::all().find(Method::is_scanned).unwrap());
+        let at = |age| Reading { now: start + SignedDuration::from_secs(age), steady_for: SignedDuration::MAX };
+        let absent = Err(Error::Absent(Word { code: "NOT_EXIST".into(), message: String::new() }));
+        let till = Record::Payment(Payment { method, status: Status::Unknown, ..a_payment("o") });
+        let once = Search { absent: 1, ..Search::new(start) };
+        assert_eq!(closing(&till, &Search::new(start), &absent, MANNERS, at(40)), None, "said once");
+        assert_eq!(closing(&till, &once, &absent, MANNERS, at(20)), None, "within the settle window");
+        assert!(matches!(closing(&till, &once, &absent, MANNERS, at(40)), Some(Operation::Close(_))));
+        let reversed = Search { reversed: true, ..once.clone() };
+        assert_eq!(closing(&till, &reversed, &absent, MANNERS, at(40)), None, "it was taken before");
+        let web = Record::Payment(Payment { status: Status::Unknown, ..a_payment("o") });
+        assert_eq!(closing(&web, &once, &absent, MANNERS, at(40)), None, "nothing takes money by itself");
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Method, Money, Status};
 
 use crate::ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
@@ -22,6 +23,10 @@ struct PaymentView<'a> {
     provider_payment_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a Action>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<&'a str>,
     version: u64,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -43,6 +48,10 @@ struct RefundView<'a> {
     channel: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_refund_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<&'a str>,
     version: u64,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -73,6 +82,20 @@ pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl S
     }
 }
 
+/// What to do about a payment that nobody can pay, because the answer that held its `action` was lost.
+pub(crate) fn lost_action(payment: &Payment) -> Option<&'static str> {
+    let advice = match payment.awaits_action() {
+        true => {
+            "the answer with the `action` was lost, and the provider is asked for it again: ask for this payment in a moment"
+        }
+        false => {
+            "the answer with the `action` was lost, so nobody can pay this order: close it, and create another payment with a new \
+             `order_id`"
+        }
+    };
+    payment.lacks_action().then_some(advice)
+}
+
 /// A payment, ready to be serialized.
 pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
     PaymentView {
@@ -86,6 +109,8 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
         channel: &payment.channel,
         provider_payment_id: payment.provider_payment_id.as_deref(),
         action: payment.action.as_ref(),
+        provider: payment.word.as_ref(),
+        status_reason: lost_action(payment).or(payment.status_reason.as_deref()),
         version: payment.version,
         created_at: payment.created_at,
         updated_at: payment.updated_at,
@@ -109,6 +134,8 @@ pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
         reason: refund.reason.as_deref(),
         channel: &refund.channel,
         provider_refund_id: refund.provider_refund_id.as_deref(),
+        provider: refund.word.as_ref(),
+        status_reason: refund.status_reason.as_deref(),
         version: refund.version,
         created_at: refund.created_at,
         updated_at: refund.updated_at,

@@ -92,6 +92,8 @@ fn payment(order: &str) -> Payment {
         provider_payment_id: None,
         action: None,
         word: None,
+        status_reason: None,
+        create_request: None,
         version: 1,
         created_at: now,
         sent_at: None,

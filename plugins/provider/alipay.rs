@@ -71,6 +71,8 @@ pub(super) const ROW: Row = Row {
     key_id: certificates::key_id,
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
+    repeats_create: &["alipay.qr", "alipay.jsapi"],
+    unpaid_lifetime: Some(Duration::from_secs(15 * 24 * 3600)),
     without_mtls: None,
     inspection: &files::INSPECTION,
     build,

@@ -38,6 +38,8 @@ pub(super) const ROW: Row = Row {
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
+    repeats_create: &[],
+    unpaid_lifetime: None,
     without_mtls: None,
     inspection: &Inspection::NONE,
     build,

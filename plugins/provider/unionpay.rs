@@ -61,6 +61,8 @@ pub(super) const ROW: Row = Row {
     // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
     settle_window: Duration::from_secs(60),
     pace: Pace::Doubling,
+    repeats_create: &[],
+    unpaid_lifetime: None,
     without_mtls: None,
     inspection: &files::INSPECTION,
     build: account::build,

@@ -51,6 +51,8 @@ pub(super) const ROW: Row = Row {
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
+    repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
+    unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: Some(
         "refunds, reversals and bills of funds are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",

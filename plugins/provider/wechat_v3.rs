@@ -54,6 +54,8 @@ pub(super) const ROW: Row = Row {
     key_id: certificates::number,
     settle_window: Duration::from_secs(30),
     pace: Pace::Steady(Duration::from_secs(3)),
+    repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
+    unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: None,
     inspection: &wechat_files::V3,
     build,

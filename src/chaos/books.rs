@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::client::Story;
 use super::disturb::Counts;
 use super::world::{World, refund_number};
+use crate::ledger::MAX_REPEATED_CREATES;
 use crate::output::say;
 
 /// How long after the last request everything must be known: a few settle windows, and an event's third try.
@@ -233,7 +234,9 @@ async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
     let told_succeeded =
         verdict.status == "succeeded" || story.told.iter().any(|(_, told)| told["status"] == "succeeded");
     let events = heard.iter().filter(|kind| *kind == "payment.succeeded").count();
-    verdict.sent_too_often = verdict.sent > 1 + story.sent_again;
+    // Where the provider documents it, the identical create is repeated for a lost action.
+    let repeats = if story.method.starts_with("unionpay") { 0 } else { u64::from(MAX_REPEATED_CREATES) };
+    verdict.sent_too_often = verdict.sent > 1 + story.sent_again + repeats;
     if verdict.sent_too_often || verdict.executions > 1 {
         verdict.wrong.push(format!("sent {} times and executed {} times", verdict.sent, verdict.executions));
     }

@@ -22,14 +22,7 @@ fn entry(what: What, times: u32) -> Entry {
 
 #[test]
 fn the_second_line_says_where_the_money_is() {
-    let search = Search {
-        since: Timestamp::UNIX_EPOCH,
-        due: Timestamp::UNIX_EPOCH,
-        asked: 7,
-        absent: 0,
-        needs_person: true,
-        closing: true,
-    };
+    let search = Search { asked: 7, needs_person: true, closing: true, ..Search::new(Timestamp::UNIX_EPOCH) };
     let table = [
         (Status::Succeeded, MoneyState::Moved, 0, "PAID"),
         (Status::Succeeded, MoneyState::Moved, 300, "3.00 CNY of it went back"),
@@ -38,6 +31,7 @@ fn the_second_line_says_where_the_money_is() {
         (Status::Closed, MoneyState::NotMoved, 0, "CLOSED: it ended unpaid"),
         (Status::Pending, MoneyState::NotSent, 0, "BEGUN"),
         (Status::Pending, MoneyState::NotMoved, 0, "NOT PAID YET"),
+        (Status::Pending, MoneyState::Unknown, 0, "must be reversed"),
         (Status::Unknown, MoneyState::Unknown, 0, "UNKNOWN"),
     ];
     for (status, money_state, refunded, words) in table {
@@ -49,6 +43,20 @@ fn the_second_line_says_where_the_money_is() {
         assert_eq!(is_searched, !status.is_final(), "{told}");
         assert!(told.contains("before timelines were kept"), "{told}");
     }
+}
+
+#[test]
+fn reason_is_told_of_payment_and_refund() {
+    let word = Some(tollgate_plugins::error::Word { code: "SYSTEM_ERROR".into(), message: "secret".into() });
+    let failed = Payment { status: Status::Failed, money_state: MoneyState::NotMoved, word, ..a_payment("o") };
+    let told = |payment| super::tests::told(life(payment));
+    let text = told(failed);
+    assert!(text.contains("Why: the provider said SYSTEM_ERROR.") && !text.contains("secret"), "{text}");
+    let sentence = Some("no answer came in time".to_owned());
+    let cut = Payment { status: Status::Unknown, status_reason: sentence, ..a_payment("o") };
+    assert!(told(cut).contains("Why: no answer came in time."));
+    let lost = Payment { money_state: MoneyState::NotMoved, ..a_payment("o") };
+    assert!(told(lost).contains("close it, and create another payment with a new `order_id`"));
 }
 
 #[test]

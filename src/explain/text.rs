@@ -13,9 +13,13 @@ pub(super) fn of(it: &Explanation) -> String {
         format!("{order_id} of {merchant}: {} by {method} over {channel} ({account})", money(it.amount)),
         format!("  {}", standing(it)),
     ];
+    lines.extend(because(it.refused.as_deref(), it.status_reason.as_deref()).map(|line| format!("  {line}")));
     lines.extend(searching(it.search.as_ref(), it.status).map(|line| format!("  {line}")));
     for refund in &it.refunds {
         lines.push(format!("  {}", given_back(refund)));
+        lines.extend(
+            because(refund.refused.as_deref(), refund.status_reason.as_deref()).map(|line| format!("    {line}")),
+        );
         lines.extend(searching(refund.search.as_ref(), refund.status).map(|line| format!("    {line}")));
     }
     let known_as = it.provider_payment_id.as_ref().map_or(String::new(), |id| format!(", its own number {id}"));
@@ -50,16 +54,17 @@ fn standing(it: &Explanation) -> String {
         }
         (Status::Succeeded, _) => format!("PAID{when}, in the provider's verified word. The merchant has the money."),
         (Status::Failed, MoneyState::NotSent) => {
-            "FAILED: it could not be sent for so long that it was given up; nothing was sent anywhere.".to_owned()
+            "FAILED: it was given up before anything was sent anywhere.".to_owned()
         }
-        (Status::Failed, _) => {
-            let word = it.refused.as_ref().map_or(String::new(), |code| format!(" It was refused: {code}."));
-            format!("FAILED: no money moved.{word}")
-        }
+        (Status::Failed, _) => "FAILED: no money moved.".to_owned(),
         (Status::Closed, MoneyState::NotSent) => "CLOSED before anything was sent.".to_owned(),
         (Status::Closed, _) => "CLOSED: it ended unpaid, no money moved.".to_owned(),
         (Status::Pending, MoneyState::NotSent) => {
             "BEGUN: it is being sent, or waits in the queue. Nothing is at the provider as far as is known.".to_owned()
+        }
+        (Status::Pending, MoneyState::Unknown) => {
+            "NOT SETTLED: the provider says that it went wrong and must be reversed. The payer may have been charged until then."
+                .to_owned()
         }
         (Status::Pending, _) => "NOT PAID YET: the provider waits for the payer; no money moved so far.".to_owned(),
         (Status::Unknown, _) => {
@@ -67,6 +72,13 @@ fn standing(it: &Explanation) -> String {
                 .to_owned()
         }
     }
+}
+
+/// Why it stands so.
+fn because(code: Option<&str>, sentence: Option<&str>) -> Option<String> {
+    let said = code.map(|code| format!("the provider said {code}"));
+    let all: Vec<_> = said.into_iter().chain(sentence.map(str::to_owned)).collect();
+    (!all.is_empty()).then(|| format!("Why: {}.", all.join("; ")))
 }
 
 /// What is being done about it.

@@ -62,7 +62,7 @@ pub(super) async fn finish(
         }
         // It refused to close, and said nothing new of the money.
         Err(Error::Declined(word)) => News::Declined(word.clone()),
-        Err(_) => News::Unknown,
+        Err(error) => News::Unknown(error.into()),
     };
     let request_id = making.request_id;
     let error = result.err();

@@ -77,6 +77,7 @@ fn draft(found: &Payment) -> Refund {
         channel: found.channel.clone(),
         provider_refund_id: None,
         word: None,
+        status_reason: None,
         version: 1,
         created_at: now,
         sent_at: None,

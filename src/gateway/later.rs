@@ -14,8 +14,8 @@ use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
 use crate::clock::{self, Reading};
 use crate::config::Snapshot;
 use crate::ledger::{
-    Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, QueueFull, QueueLimit, Record,
-    Ticket,
+    Action, Answer, ClaimKey, Claimed, Errand, Intent, LedgerError, News, Payment, QueueFull, QueueLimit, Reason,
+    Record, Ticket,
 };
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
@@ -84,7 +84,7 @@ pub(super) async fn not_done(gateway: &Gateway, ticket: Ticket, error: &Error) -
     match &ticket.errand {
         Some(errand) if matches!(error, Error::Unfit(_)) => {
             let action = errand.action;
-            give_up(gateway, ticket, action).await
+            give_up(gateway, ticket, action, error.into()).await
         }
         // A refusal to send is for good in this turn, so that it can be asked for once more.
         Some(_) if gateway.ledger.may_send(ticket.turn).is_err() && !was_tried(&ticket) => {
@@ -129,7 +129,7 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
     }
     let snapshot = gateway.current.load_full();
     if has_expired(&errand, &ticket.payment, snapshot.process.queue.give_up, clock::reading()) {
-        if let Err(error) = give_up(gateway, ticket, action).await {
+        if let Err(error) = give_up(gateway, ticket, action, Reason::sentence(too_late(&errand))).await {
             tracing::error!(%error, order_id, "what could not be sent could not be given up either");
         }
         return;
@@ -164,11 +164,19 @@ fn has_expired(errand: &Errand, payment: &Payment, give_up: Duration, time: Read
     errand.tries > 0 && time.certain_age(errand.since) >= tried_for
 }
 
-async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action) -> Result<(), LedgerError> {
+/// Why a job is given up.
+fn too_late(errand: &Errand) -> String {
+    match &errand.last_error {
+        Some(why) => format!("it could not be sent in time; the last try ended with: {why}"),
+        None => "it could not be sent in time".to_owned(),
+    }
+}
+
+async fn give_up(gateway: &Gateway, ticket: Ticket, action: Action, reason: Reason) -> Result<(), LedgerError> {
     let order_id = ticket.subject.order_id.clone();
     // Nobody waits for it, and a repetition is told how the record stands.
     let answer = |record: &Record| Answer { status: 202, content_type: String::new(), body: body_of(record) };
-    gateway.ledger.settle(ticket, News::Unsent(Status::Failed), clock::now(), answer).await?;
+    gateway.ledger.settle(ticket, News::Unsent(Status::Failed, reason), clock::now(), answer).await?;
     tracing::warn!(order_id, ?action, "given up: nothing could be sent");
     count(action, "given_up");
     Ok(())
@@ -213,6 +221,7 @@ mod tests {
             tries,
             due: start,
             may_be_known: false,
+            last_error: None,
         };
         let web = Payment {
             method: Method::all().find(|method| !method.is_scanned()).unwrap(),
@@ -245,6 +254,7 @@ mod tests {
             tries,
             due: start,
             may_be_known: false,
+            last_error: None,
         };
         let stepped = |ahead: i64, steady_for: i64| {
             let steady_for = SignedDuration::from_secs(steady_for);

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Operation, Outcome, Pay, Status, provider_number};
+use tollgate_plugins::payment::{Method, Operation, Outcome, Pay, Status, provider_number};
+use tollgate_plugins::provider::Row;
 
 use super::answers::{body_of, broken_off, channel_of, json, kept, unclaimed, unknown};
 use super::form::{NewPayment, idempotency_key};
@@ -15,7 +16,7 @@ use super::{Asked, Gateway, Making, later};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::idempotency::claim_key;
-use crate::ledger::{Answer, Claimed, Destination, Intent, MoneyState, News, Payment, Record, Ticket};
+use crate::ledger::{Answer, Claimed, CreateRequest, Destination, Intent, MoneyState, News, Payment, Record, Ticket};
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
 
@@ -37,6 +38,15 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     }
     let order_id = form.order_id.clone();
     let first = channels.as_ref().ok().and_then(|list| list.first());
+    let repeats = |channel: &Arc<Channel>| repeats_create(channel, form.method);
+    let create_request = first.filter(|channel| repeats(channel)).map(|_| {
+        Box::new(CreateRequest {
+            description: form.description.clone(),
+            payer: form.payer.clone(),
+            return_url: form.return_url.clone(),
+            public_url: asked.snapshot.process.public_url.clone(),
+        })
+    });
     let first = first.map(|channel| destination(channel, &form, now));
     let nowhere = || Destination { channel: String::new(), account: String::new(), expires_at: None };
     let Destination { channel, account, expires_at } = first.unwrap_or_else(nowhere);
@@ -55,6 +65,8 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         provider_payment_id: None,
         action: None,
         word: None,
+        status_reason: None,
+        create_request,
         version: 1,
         created_at: now,
         sent_at: None,
@@ -132,7 +144,7 @@ impl Run {
                 return Err(Problem::from_exchange(error).order(self.form.order_id.clone()));
             }
             Err(Error::Declined(word)) => News::Declined(word.clone()),
-            Err(_) => News::Unknown,
+            Err(error) => News::Unknown(error.into()),
         };
         settle(&self.gateway, &self.making, ticket, news, result.err()).await
     }
@@ -187,6 +199,19 @@ impl Run {
             notify_url: format!("{}/notify/{}", self.making.snapshot.process.public_url, channel.name),
         })
     }
+}
+
+/// Whether the channel's provider documents that the identical create of this method gives the same unpaid order again.
+pub(crate) fn repeats_create(channel: &Channel, method: Method) -> bool {
+    let row = Row::named(channel.provider_name);
+    row.is_some_and(|row| !method.is_scanned() && row.repeats_create.contains(&method.as_str()))
+}
+
+/// The create that was sent for this payment, once more. Nothing where its content is not kept.
+pub(crate) fn identical_create(payment: &Payment) -> Option<Operation> {
+    let CreateRequest { description, payer, return_url, public_url } = *payment.create_request.clone()?;
+    let notify_url = format!("{public_url}/notify/{}", payment.channel);
+    Some(Operation::Pay(Pay { order: order(payment), description, payer, return_url, notify_url }))
 }
 
 /// Writes down what became of a new payment or refund, then answers: 201, 402, or 202 while the end is unknown.

@@ -43,6 +43,7 @@ pub(super) async fn create(
         channel: String::new(),
         provider_refund_id: None,
         word: None,
+        status_reason: None,
         version: 1,
         created_at: now,
         sent_at: None,
@@ -98,6 +99,6 @@ pub(super) fn news(result: &Result<Outcome, Error>) -> Option<News> {
         Ok(outcome) => Some(News::Outcome(outcome.clone())),
         Err(error) if error.provably_not_executed() => None,
         Err(Error::Declined(word) | Error::Absent(word)) => Some(News::Declined(word.clone())),
-        Err(_) => Some(News::Unknown),
+        Err(error) => Some(News::Unknown(error.into())),
     }
 }

@@ -12,7 +12,6 @@ use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, MoneyState, Payment, Record, Search};
 use super::rows::{self, Kept, PaymentRow};
-use super::rules;
 use super::timeline::{self, Action, What};
 use super::transaction::{Read, Space, Transaction};
 use crate::telemetry::METRICS;
@@ -60,9 +59,10 @@ pub(super) fn leave(tx: &mut Transaction<'_>, main: &mut Kept<PaymentRow>, now: 
         status: Status::Unknown,
         money_state: MoneyState::Unknown,
         metadata: None,
+        create_request: None,
         version: 1,
         updated_at: now,
-        search: Some(Search { closing: true, ..rules::new_search(now) }),
+        search: Some(Search { closing: true, ..Search::new(now) }),
         ..main.row.payment.clone()
     };
     let (id, claim) = (tx.new_id(now), main.row.claim);
@@ -97,7 +97,7 @@ pub(super) fn paid(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let channel = attempt.row.payment.channel.clone();
-    attempt.row.payment.search = Some(rules::new_search(now));
+    attempt.row.payment.search = Some(Search::new(now));
     tx.found_double_payment(DoublePayment { order_id: attempt.row.payment.order_id.clone(), channel: channel.clone() });
     let Some(main) = attempt.row.attempt_of else { return Ok(()) };
     let Some(mut main) = Kept::<PaymentRow>::load(tx, main)? else { return Ok(()) };

@@ -7,7 +7,7 @@ use super::attempts;
 use super::elsewhere;
 use super::ids::{Id, index};
 use super::outbox;
-use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Subject};
+use super::records::{LedgerError, News, Payment, Record, Recorded, Refund, Search, Subject};
 use super::retention::{self, Kind};
 use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
 use super::rules::{self, Change};
@@ -118,7 +118,7 @@ pub(super) fn ask_person(
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // It may be known meanwhile.
-    let is_open = target.status() == Status::Unknown;
+    let is_open = !target.status().is_final();
     let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
         return Ok(false);
     };
@@ -147,7 +147,7 @@ pub(super) fn add_evidence(
 
 /// The news is no proof by itself: the provider is asked, now.
 pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    let search = target.search().get_or_insert_with(|| rules::new_search(now));
+    let search = target.search().get_or_insert_with(|| Search::new(now));
     search.due = search.due.min(now);
     target.save(tx)
 }

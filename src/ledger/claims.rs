@@ -15,7 +15,9 @@ use super::attempts;
 use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
 use super::held::Turn;
 use super::ids::{Id, index};
-use super::records::{Answer, ClaimKey, Claimed, Destination, Intent, LedgerError, MoneyState, News, Payment, Record};
+use super::records::{
+    Answer, ClaimKey, Claimed, Destination, Intent, LedgerError, MoneyState, News, Payment, Reason, Record,
+};
 use super::refunds;
 use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
 use super::searches;
@@ -78,13 +80,17 @@ pub(super) fn release(
     let Some(mut claim) = ClaimRow::running(tx, turn)? else { return Ok(()) };
     let target = claim.target(tx)?;
     let may_be_known = evidence.iter().any(Exchanged::may_have_reached);
+    let last_error = evidence.last().map(|exchanged| match &exchanged.why {
+        Some(why) => format!("{} ({why})", exchanged.result),
+        None => exchanged.result.clone(),
+    });
     add_evidence(tx, &target, evidence, now)?;
     if claim.what != Action::Close && !is_untouched(&target) {
         return lost(tx, turn, now);
     }
     if let Some(errand) = &mut claim.errand {
         errand.may_be_known |= may_be_known;
-        return errands::put_back(tx, turn.claim, claim, target, attempt, now);
+        return errands::put_back(tx, turn.claim, claim, target, (attempt, last_error), now);
     }
     let released = What::Released { action: claim.what };
     match target {
@@ -138,11 +144,14 @@ pub(super) fn settle(
     if is_mismatch {
         tell_mismatch(tx, &mut target, now)?;
     }
-    if matches!(news, News::Unsent(_)) {
+    if matches!(news, News::Unsent(..)) {
         target.add(tx, What::Released { action: claim.what }, now)?;
     }
     let is_unclear = is_unclear || target.status() == Status::Unknown;
     let is_errand = claim.errand.is_some();
+    if let (true, Action::Close, Target::Payment(kept)) = (is_errand, claim.what, &mut target) {
+        keep_refusal(kept, &news, now);
+    }
     if is_errand && !is_unclear {
         errands::tell(tx, &mut target, now)?;
     }
@@ -161,7 +170,7 @@ pub(super) fn settle(
 fn hear_late(tx: &mut Transaction<'_>, target: &mut Target, news: &News, now: Timestamp) -> Result<bool, LedgerError> {
     match news {
         News::Outcome(_) => Ok(hear(tx, target, news, Source::Told, now)?.mismatch),
-        News::Declined(_) | News::Unknown | News::NeverHappened | News::Unsent(_) => Ok(false),
+        News::Declined(_) | News::Unknown(_) | News::NeverHappened | News::Expired | News::Unsent(..) => Ok(false),
     }
 }
 
@@ -175,14 +184,32 @@ fn settle_close(
 ) -> Result<(bool, bool), LedgerError> {
     let is_mismatch = match news {
         News::Outcome(_) => hear_payment(tx, payment, news, Source::Asked, now)?.mismatch,
-        News::Unknown => false,
-        News::Declined(_) | News::NeverHappened | News::Unsent(_) => return Ok((false, false)),
+        News::Unknown(_) => false,
+        News::Declined(_) | News::NeverHappened | News::Expired | News::Unsent(..) => return Ok((false, false)),
     };
-    let is_unclear = is_mismatch || *news == News::Unknown;
+    let is_unclear = is_mismatch || matches!(news, News::Unknown(_));
     if is_unclear {
         searches::after_close(tx, payment, now)?;
     }
     Ok((is_mismatch, is_unclear))
+}
+
+/// Nobody waits for the answer to a queued close, so why it was not made goes into the event that tells how the payment stands.
+fn keep_refusal(kept: &mut Kept<PaymentRow>, news: &News, now: Timestamp) {
+    let payment = &mut kept.row.payment;
+    let (word, sentence) = match news {
+        News::Declined(word) => (Some(word.clone()), "the provider refused to close it".to_owned()),
+        News::Unsent(_, Reason { word, sentence }) => {
+            let why = sentence.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            (word.clone(), format!("the close was given up{why}"))
+        }
+        _ => return,
+    };
+    if payment.status == Status::Pending {
+        (payment.word, payment.status_reason) = (word, Some(sentence));
+        payment.version += 1;
+        payment.updated_at = now;
+    }
 }
 
 /// Ends a running claim of which nobody can tell any more whether it was sent: from now on the provider is asked.
@@ -198,7 +225,10 @@ fn end_as_lost(tx: &mut Transaction<'_>, id: Id, claim: ClaimRow, now: Timestamp
     target.add(tx, What::Lost { action: claim.what }, now)?;
     match target {
         Target::Payment(mut payment) if claim.what == Action::Close => searches::after_close(tx, &mut payment, now)?,
-        mut target => drop(hear(tx, &mut target, &News::Unknown, Source::Own, now)?),
+        mut target => {
+            let reason = Reason::sentence("the gateway stopped while this was being sent");
+            hear(tx, &mut target, &News::Unknown(reason), Source::Own, now)?;
+        }
     }
     claim.end(tx, id, State::Unknown)
 }

@@ -22,9 +22,13 @@ pub(super) fn tell(
     payment: &mut Kept<PaymentRow>,
     kind: &str,
     subject: Subject,
-    data: Record,
+    mut data: Record,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
+    if let Record::Payment(payment) = &mut data {
+        // No merchant is told of it, and the payer may be named in it.
+        payment.create_request = None;
+    }
     let before = payment.row.first_event.and(payment.row.last_event);
     let id = tx.new_id_after(payment.row.last_event, now);
     payment.row.last_event = Some(id);

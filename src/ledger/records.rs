@@ -1,10 +1,15 @@
 //! What the ledger holds and hands out: the types of its records.
 
+mod news;
+mod search;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Method, Money, Outcome, Status};
+use tollgate_plugins::payment::{Action, Method, Money, Payer, Status};
 
+pub use self::news::*;
+pub use self::search::Search;
 use super::held::{Held, Turn};
 use super::limits::QueueFull;
 use super::timeline::{self, Exchanged};
@@ -57,9 +62,15 @@ pub struct Payment {
     /// What the payer's device needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
-    /// The provider's word when it refused.
+    /// The provider's word when it refused, or when its answer left the end open. Kept until the money has moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
+    /// The gateway's sentence about why it stands so, where the provider's word does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    /// The rest of the create request, while the identical create may have to be sent again to get a lost `action`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_request: Option<Box<CreateRequest>>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
@@ -87,7 +98,46 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
+/// What a create request says beside its payment's own fields. With both, the identical create can be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// What the payer reads.
+    pub description: String,
+    /// Who pays.
+    pub payer: Payer,
+    /// Where the payer's browser goes afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_url: Option<String>,
+    /// The gateway's `public_url` at that time, to which the notification is to come.
+    pub public_url: String,
+}
+
+/// How often the identical create is sent again at most. One would be too few: a crash, or another unclear answer, may cost it.
+pub const MAX_REPEATED_CREATES: u32 = 3;
+
 impl Payment {
+    /// Whether the provider's "not known", said for long enough, ends it. An unpaid order may come to life when the payer opens
+    /// it, so a pending one ends by its time instead, unless a till scanned it.
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self.status {
+            Status::Unknown => true,
+            Status::Pending => self.method.is_scanned() && self.money_state != MoneyState::NotSent,
+            _ => false,
+        }
+    }
+
+    /// Whether the payer cannot pay because the answer that held the `action` was lost.
+    pub fn lacks_action(&self) -> bool {
+        let is_open = self.status == Status::Pending && self.money_state == MoneyState::NotMoved;
+        is_open && self.action.is_none() && !self.method.is_scanned()
+    }
+
+    /// Whether the gateway still tries to get the lost `action` by the identical create.
+    pub fn awaits_action(&self) -> bool {
+        let may_repeat = |search: &Search| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+        self.create_request.is_some() && self.search.as_ref().is_some_and(may_repeat)
+    }
+
     /// Whether it is what may be left of a payment on a channel that it went away from: no merchant knows of it.
     pub fn is_attempt(&self) -> bool {
         self.order_id.contains('/')
@@ -137,9 +187,12 @@ pub struct Refund {
     /// The provider's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// The provider's word when it refused.
+    /// As [`Payment::word`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
+    /// As [`Payment::status_reason`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
@@ -155,24 +208,6 @@ pub struct Refund {
     /// While `status` is unknown: how the search for the truth stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
-}
-
-/// How the search for the truth stands: about an unknown outcome at once, about a pending one after a while, because a
-/// notification may never come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Search {
-    /// When it came to its status.
-    pub since: Timestamp,
-    /// When the provider is asked next.
-    pub due: Timestamp,
-    /// How often it was asked.
-    pub asked: u32,
-    /// How often, since the settle window ended, it said that it does not know the order.
-    pub absent: u32,
-    /// Given up to a person; asked still, but seldom.
-    pub needs_person: bool,
-    /// It is to be closed (or reversed) as long as it is open.
-    pub closing: bool,
 }
 
 /// Names what a claim, a search or an event is about.
@@ -295,6 +330,9 @@ pub struct Errand {
     /// Whether the provider may know a request of an earlier turn; then the time of the sending stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_be_known: bool,
+    /// Why nothing could be sent when it was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// A payment or a refund, as it stands.
@@ -307,6 +345,33 @@ pub enum Record {
     Refund(Refund),
 }
 
+impl Record {
+    /// As [`Payment::ends_by_absence`] and [`Refund::ends_by_absence`].
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self {
+            Self::Payment(payment) => payment.ends_by_absence(),
+            Self::Refund(refund) => refund.ends_by_absence(),
+        }
+    }
+}
+
+impl Refund {
+    /// Whether the provider's "not known", said for long enough, ends it: it is unknown, or was accepted by an answer that does
+    /// not prove that the provider has it.
+    pub(crate) fn ends_by_absence(&self) -> bool {
+        match self.status {
+            Status::Unknown => true,
+            Status::Pending => self.money_state != MoneyState::NotSent && !self.is_confirmed(),
+            _ => false,
+        }
+    }
+
+    /// Whether the provider has said that it has this refund: by a number of its own, or when it was asked.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.provider_refund_id.is_some() || self.search.as_ref().is_some_and(|search| search.confirmed)
+    }
+}
+
 /// What was answered to the merchant, for replays: status and body, to the byte.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -316,81 +381,6 @@ pub struct Answer {
     pub content_type: String,
     /// The body.
     pub body: String,
-}
-
-/// What is newly known about a payment or refund.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The provider's verified outcome. A `Closed` for a refund never happens.
-    Outcome(Outcome),
-    /// The provider refused; final, no money moved.
-    Declined(Word),
-    /// Something was sent and no trustworthy answer came.
-    Unknown,
-    /// Known after all: the provider never had it (believed after the settle window, twice).
-    NeverHappened,
-    /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
-    Unsent(Status),
-}
-
-/// What [`Ledger::record`](super::Ledger::record) did with a notification.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// It was news and is durable.
-    Applied(Subject),
-    /// It had been recorded before, or says nothing new; durable all the same.
-    Duplicate,
-    /// So much went back to the payer by a refund that was not made here; an event tells the merchant.
-    RefundedElsewhere(Subject, Money),
-    /// It is about a refund, and the payment's success is not known yet: the provider is asked. Nothing is recorded of the refund,
-    /// so the provider must send the notification again.
-    TooEarly(Subject),
-    /// No such order here.
-    UnknownOrder,
-    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
-    Mismatch(Subject),
-}
-
-/// What the merchant is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// `evt_…`, ordered by time.
-    pub id: String,
-    /// As in `payment.succeeded`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// When it happened.
-    pub created_at: Timestamp,
-    /// What it is about.
-    pub subject: Subject,
-    /// The payment or refund as it was then.
-    pub data: Record,
-}
-
-/// One event on its way to a merchant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
-    /// What is told.
-    pub event: Event,
-    /// When the next try is due.
-    pub due: Timestamp,
-    /// Tries so far.
-    pub tries: u32,
-}
-
-/// How much is waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// Deliveries.
-    pub deliveries: u64,
-    /// Payments and refunds whose end is unknown.
-    pub unknown: u64,
-    /// Since when the oldest of them is.
-    pub oldest_unknown: Option<Timestamp>,
-    /// What was accepted to be made later and that nobody has taken.
-    pub errands: u64,
-    /// Since when the oldest of it waits.
-    pub oldest_errand: Option<Timestamp>,
 }
 
 /// The ledger cannot do its work (disk full, sync failed): nothing may be sent.

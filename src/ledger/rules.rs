@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::error::Word;
 use tollgate_plugins::payment::{Action, Money, Outcome, Status};
 
-use super::records::{MoneyState, News, Payment, Refund, Search};
+use super::records::{MAX_REPEATED_CREATES, MoneyState, News, Payment, Reason, Refund, Search};
 use super::timeline::Source;
 
 /// What news did to a record.
@@ -22,16 +22,19 @@ pub(super) struct Change {
 }
 
 /// Lets a payment hear news. One whose payer may be typing a password is watched until its end: a till waits for it, and
-/// what stays open is reversed.
+/// what stays open is reversed. One that the provider wants reversed is marked so at once.
 pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: Timestamp) -> Change {
-    let search = payment.search.clone();
+    let (search, had_action) = (payment.search.clone(), payment.action.is_some());
+    let is_absence_end = payment.ends_by_absence();
     let standing = Standing {
+        is_absence_end,
         amount: payment.amount,
         status: &mut payment.status,
         money_state: &mut payment.money_state,
         provider_id: &mut payment.provider_payment_id,
         action: Some(&mut payment.action),
         word: &mut payment.word,
+        sentence: &mut payment.status_reason,
         version: &mut payment.version,
         updated_at: &mut payment.updated_at,
         moved_at: &mut payment.paid_at,
@@ -39,32 +42,63 @@ pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: T
     };
     let change = standing.hear(news, source, now);
     if payment.method.is_scanned() && payment.status == Status::Pending {
-        payment.search = search.or_else(|| Some(new_search(now)));
+        let search = payment.search.insert(search.unwrap_or_else(|| Search::new(now)));
+        if matches!(news, News::Outcome(outcome) if outcome.needs_reversal) {
+            search.closing = true;
+            search.due = search.due.min(now);
+        }
+    }
+    if payment.status.is_final() || payment.action.is_some() {
+        payment.create_request = None;
+    }
+    if payment.status == Status::Pending && payment.action.is_some() && !had_action {
+        (payment.word, payment.status_reason) = (None, None);
+    }
+    if change.became == Some(Status::Pending) && payment.lacks_action() && payment.awaits_action() {
+        hasten(payment.search.as_mut(), now);
     }
     change
 }
 
+/// Makes the search due at once, or after a pause where the identical create was already sent again in vain.
+fn hasten(search: Option<&mut Search>, now: Timestamp) {
+    let Some(search) = search else { return };
+    let pause = SignedDuration::from_secs(i64::from(search.repeated_creates.min(MAX_REPEATED_CREATES)));
+    search.due = now.saturating_add(pause).unwrap_or(now);
+}
+
 /// Lets a refund hear news. A closed refund is a failed one: either way no money went back.
 pub(super) fn refund(refund: &mut Refund, news: &News, source: Source, now: Timestamp) -> Change {
+    let had_search = refund.search.is_some();
+    let is_absence_end = refund.ends_by_absence();
     let standing = Standing {
+        is_absence_end,
         amount: refund.amount,
         status: &mut refund.status,
         money_state: &mut refund.money_state,
         provider_id: &mut refund.provider_refund_id,
         action: None,
         word: &mut refund.word,
+        sentence: &mut refund.status_reason,
         version: &mut refund.version,
         updated_at: &mut refund.updated_at,
         moved_at: &mut refund.refunded_at,
         search: &mut refund.search,
     };
-    match news {
+    let change = match news {
         News::Outcome(outcome) if outcome.status == Status::Closed => {
             let failed = Outcome { status: Status::Failed, ..outcome.clone() };
             standing.hear(&News::Outcome(failed), source, now)
         }
+        // A refund has no time of its own.
+        News::Expired => Change::default(),
         _ => standing.hear(news, source, now),
+    };
+    // Accepted, but nothing confirms that the provider has it: a query decides, and need not wait for a notification.
+    if !had_search && refund.status == Status::Pending && refund.ends_by_absence() {
+        refund.search = Some(Search::new(now));
     }
+    change
 }
 
 /// What the merchant is told when a payment came to this status.
@@ -90,24 +124,22 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
 /// How long a pending one is not asked about: most are paid by then, and their notifications are here.
 const SILENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// A search that starts now, due at once.
-pub(super) fn new_search(now: Timestamp) -> Search {
-    Search { since: now, due: now, asked: 0, absent: 0, needs_person: false, closing: false }
-}
-
 /// A search that waits for a notification first.
 fn watch(now: Timestamp) -> Search {
-    Search { due: now.saturating_add(SILENCE).unwrap_or(now), ..new_search(now) }
+    Search { due: now.saturating_add(SILENCE).unwrap_or(now), ..Search::new(now) }
 }
 
 /// What payments and refunds have in common, so that one set of rules serves both.
 struct Standing<'a> {
+    /// As [`Payment::ends_by_absence`].
+    is_absence_end: bool,
     amount: Money,
     status: &'a mut Status,
     money_state: &'a mut MoneyState,
     provider_id: &'a mut Option<String>,
     action: Option<&'a mut Option<Action>>,
     word: &'a mut Option<Word>,
+    sentence: &'a mut Option<String>,
     version: &'a mut u64,
     updated_at: &'a mut Timestamp,
     moved_at: &'a mut Option<Timestamp>,
@@ -116,22 +148,26 @@ struct Standing<'a> {
 
 impl Standing<'_> {
     fn hear(mut self, news: &News, source: Source, now: Timestamp) -> Change {
-        let (to, outcome, word) = match news {
+        let (to, outcome) = match news {
             News::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
                 // Our own request ended in an answer that cannot be believed: that is no answer.
                 let change =
                     if source == Source::Own { self.go(Status::Unknown, source, now) } else { Change::default() };
+                if change.became.is_some() {
+                    self.because(&Reason::sentence("the provider's answer names another amount"));
+                }
                 return Change { mismatch: true, ..change };
             }
-            News::Outcome(outcome) => (outcome.status, Some(outcome), None),
-            News::Declined(word) => (Status::Failed, None, Some(word)),
-            News::Unknown => (Status::Unknown, None, None),
+            News::Outcome(outcome) => (outcome.status, Some(outcome)),
+            News::Declined(_) => (Status::Failed, None),
+            News::Unknown(_) => (Status::Unknown, None),
             News::NeverHappened => return self.never_happened(source, now),
-            News::Unsent(to) => return self.unsent(*to, source, now),
+            News::Expired => return self.expired(source, now),
+            News::Unsent(to, reason) => return self.unsent(*to, reason, source, now),
         };
         let mut change = self.go(to, source, now);
         if change.became.is_some() {
-            *self.word = word.cloned();
+            self.take_reason(news);
         }
         if let Some(outcome) = outcome.filter(|_| *self.status == to) {
             let filled = self.fill(outcome, change.became.is_some());
@@ -142,36 +178,73 @@ impl Standing<'_> {
             }
         }
         match *self.status {
-            Status::Pending => drop(self.search.get_or_insert_with(|| watch(now))),
+            Status::Pending => {
+                let search = self.search.get_or_insert_with(|| watch(now));
+                search.confirmed |= outcome.is_some_and(|outcome| {
+                    outcome.status == Status::Pending && (source != Source::Own || outcome.provider_id.is_some())
+                });
+            }
             status if status.is_final() && source == Source::Asked => *self.search = None,
             _ => {}
         }
         change
     }
 
-    /// The provider does not know it. That ends what was unknown; but what it once confirmed may only not be there yet
-    /// (an order that comes to life when the payer scans it), so a pending one stays.
+    /// Takes over why it came to a new status. What ends without a reason of its own keeps the one that it began with; money
+    /// that moved needs none.
+    fn take_reason(&mut self, news: &News) {
+        match news {
+            News::Declined(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
+            News::Unknown(reason) | News::Unsent(_, reason) => self.because(reason),
+            News::Outcome(outcome) => match &outcome.reason {
+                _ if outcome.status == Status::Succeeded => (*self.word, *self.sentence) = (None, None),
+                Some(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
+                None => {}
+            },
+            News::NeverHappened | News::Expired => {}
+        }
+    }
+
+    fn because(&mut self, Reason { word, sentence }: &Reason) {
+        if word.is_some() || sentence.is_some() {
+            (*self.word, *self.sentence) = (word.clone(), sentence.clone());
+        }
+    }
+
+    /// The provider does not know it. That ends what was unknown, and what it only accepted without confirming that it has it.
+    /// An order that it once confirmed may come to life when the payer scans it, so it stays pending.
     fn never_happened(&mut self, source: Source, now: Timestamp) -> Change {
         if self.status.is_final() {
             *self.search = None;
             return Change::default();
         }
-        if *self.status == Status::Pending && source != Source::Own {
+        if *self.status == Status::Pending && source != Source::Own && !self.is_absence_end {
             return Change::default();
         }
         let change = self.go(Status::Failed, source, now);
-        if change.became.is_some() {
-            *self.word = None;
+        if change.became.is_some() && self.word.is_none() && self.sentence.is_none() {
+            *self.sentence = Some("the provider does not have it".to_owned());
         }
         change
     }
 
+    /// Nobody opened it in time, and nobody can any more. Says nothing of what is not sent yet.
+    fn expired(&mut self, source: Source, now: Timestamp) -> Change {
+        if *self.status != Status::Pending || *self.money_state == MoneyState::NotSent {
+            return Change::default();
+        }
+        let change = self.go(Status::Closed, source, now);
+        *self.sentence = Some("its time is over, and nobody has begun to pay it".to_owned());
+        change
+    }
+
     /// Nothing was sent and nothing will be. Of what was heard of all the same it says nothing.
-    fn unsent(&mut self, to: Status, source: Source, now: Timestamp) -> Change {
+    fn unsent(&mut self, to: Status, reason: &Reason, source: Source, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
             return Change::default();
         }
         let change = self.go(to, source, now);
+        self.because(reason);
         *self.money_state = MoneyState::NotSent;
         change
     }
@@ -183,13 +256,19 @@ impl Standing<'_> {
         }
         *self.status = to;
         *self.money_state = money_state(to);
-        let closing = self.search.as_ref().is_some_and(|search| search.closing);
-        *self.search = match to {
-            Status::Unknown => Some(Search { closing, ..new_search(now) }),
-            Status::Pending if closing => Some(Search { closing, ..new_search(now) }),
+        let new = match to {
+            Status::Unknown => Some(Search::new(now)),
+            Status::Pending if self.search.as_ref().is_some_and(|search| search.closing) => Some(Search::new(now)),
             Status::Pending => Some(watch(now)),
             _ => None,
         };
+        // What was done stays done.
+        *self.search = new.map(|new| match &*self.search {
+            Some(Search { closing, reversed, repeated_creates, .. }) => {
+                Search { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
+            }
+            None => new,
+        });
         *self.version += 1;
         *self.updated_at = now;
         Change { changed: true, became: Some(to), mismatch: false }
@@ -205,8 +284,13 @@ impl Standing<'_> {
         if outcome.status == Status::Succeeded {
             filled |= put(self.moved_at, outcome.at.as_ref(), is_new);
         }
-        if *self.money_state != money_state(outcome.status) {
-            *self.money_state = money_state(outcome.status);
+        if let Some(word) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
+            filled |= put(self.word, Some(word), is_new || outcome.status == Status::Pending);
+        }
+        // Until a payment that went wrong is reversed, its payer may have been charged.
+        let known = if outcome.needs_reversal { MoneyState::Unknown } else { money_state(outcome.status) };
+        if *self.money_state != known {
+            *self.money_state = known;
             filled = true;
         }
         filled

@@ -7,7 +7,6 @@ use super::errands;
 use super::ids::{millis, millis_at, time};
 use super::records::{LedgerError, Record, Search, Subject, Waiting};
 use super::rows::{Kept, PaymentRow, Target};
-use super::rules;
 use super::timeline::{self, What};
 use super::transaction::{Read, Transaction, Watched};
 
@@ -20,9 +19,13 @@ pub(super) fn searched(
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // It may have ended while the provider was asked.
     let Some(known) = target.search() else { return Ok(false) };
-    // A close that was asked for meanwhile is not forgotten.
-    let closing = known.closing;
-    *target.search() = search.map(|search| Search { closing: search.closing || closing, ..search });
+    // A close that was asked for meanwhile is not forgotten, nor what was heard meanwhile.
+    let (closing, confirmed) = (known.closing, known.confirmed);
+    *target.search() = search.map(|search| Search {
+        closing: search.closing || closing,
+        confirmed: search.confirmed || confirmed,
+        ..search
+    });
     target.save(tx)?;
     Ok(true)
 }
@@ -37,7 +40,7 @@ pub(super) fn after_close(
     if payment.row.payment.status.is_final() {
         return Ok(());
     }
-    let search = payment.row.payment.search.get_or_insert_with(|| rules::new_search(now));
+    let search = payment.row.payment.search.get_or_insert_with(|| Search::new(now));
     search.due = search.due.min(now);
     if !std::mem::replace(&mut search.closing, true) {
         timeline::add(tx, payment.id, None, What::ToBeClosed, now)?;

@@ -178,6 +178,8 @@ pub(crate) fn a_payment(order: &str) -> Payment {
         provider_payment_id: None,
         action: None,
         word: None,
+        status_reason: None,
+        create_request: None,
         version: 1,
         created_at: at(0),
         sent_at: None,
@@ -193,7 +195,7 @@ fn destination(channel: &str, account: &str) -> Destination {
     Destination { channel: channel.into(), account: account.into(), expires_at: None }
 }
 
-pub(super) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
+pub(crate) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
     Refund {
         merchant: "shop".into(),
         order_id: order.into(),
@@ -207,6 +209,7 @@ pub(super) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
         channel: String::new(),
         provider_refund_id: None,
         word: None,
+        status_reason: None,
         version: 1,
         created_at: at(0),
         sent_at: None,

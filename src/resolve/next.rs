@@ -6,14 +6,14 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Outcome, Status};
-use tollgate_plugins::provider::Pace;
+use tollgate_plugins::provider::{Pace, Row};
 
 use crate::clock::Reading;
 use crate::config::Channel;
-use crate::ledger::{Record, Search};
+use crate::ledger::{MAX_REPEATED_CREATES, MoneyState, Record, Search};
 
 /// "Not known" is believed when it was said this often after the settle window.
-const ABSENT_ENOUGH: u32 = 2;
+pub(super) const ABSENT_ENOUGH: u32 = 2;
 /// The first pause between two questions; doubles each time.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between the first and the second "not known" that count.
@@ -24,10 +24,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const LONGEST_EARLY_PAUSE: Duration = Duration::from_secs(60);
 /// The pauses between questions about what is pending grow with its age, within these bounds.
 const SILENCE: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
-/// What is pending for so long ended at its provider long ago; nobody pays it any more.
+/// A person is asked to look at what the provider has kept pending for so long; the questions go on. A doubt about what has
+/// ended is given up then.
 const ENOUGH: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// After this time a person is asked to look at what is unknown; the questions go on at the longest pause.
-const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const PERSON_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// Questions that were asked before a search may end by its age alone. A clock that jumps ages a search in a moment, but
 /// brings forward only one question. In 24 hours an unknown outcome is asked about some 290 times, in 30 days a pending one
 /// some 38 times.
@@ -35,24 +36,73 @@ const ENOUGH_QUESTIONS: u32 = 20;
 const ATTEMPT_QUESTIONS: u32 = 100;
 /// Questions, and time without a step of the clock, before a person is asked: a clock that is wrong for some seconds asks
 /// nobody.
-const PERSON_QUESTIONS: u32 = 5;
+pub(super) const PERSON_QUESTIONS: u32 = 5;
 const PERSON_STEADY: SignedDuration = SignedDuration::from_secs(10);
 /// For so long somebody waits: a till, or whoever wants it closed.
 const WAITED_FOR: SignedDuration = SignedDuration::from_mins(10);
+/// Time after an order's end before the end is believed to be over: a provider takes clocks that are so far off.
+const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_mins(5);
+/// The same where the provider's own answers are judged by the order's end; those come first.
+const JUDGED_EXPIRY_MARGIN: SignedDuration = SignedDuration::from_mins(15);
+/// Time without a step of the clock that makes a longer lifetime's end certain: no process runs for a fortnight.
+const EXPIRY_STEADY: SignedDuration = SignedDuration::from_hours(1);
+/// A till's payment that the provider does not know and refuses to reverse is believed to be absent after this time: the
+/// payer's code is good for a minute.
+const REVERSAL_REFUSED: SignedDuration = SignedDuration::from_hours(1);
+
 /// How a channel's provider is to be asked.
 #[derive(Clone, Copy)]
 pub(super) struct Manners {
     settle_window: Duration,
     pace: Pace,
+    /// How long it keeps an order open for which no end was asked.
+    unpaid_lifetime: Option<Duration>,
+    expiry_margin: SignedDuration,
 }
 
 impl Manners {
+    #[cfg(test)]
+    pub(super) const TEST: Self = Self {
+        settle_window: Duration::from_secs(30),
+        pace: Pace::Steady(Duration::from_secs(3)),
+        unpaid_lifetime: Some(Duration::from_secs(3600)),
+        expiry_margin: EXPIRY_MARGIN,
+    };
+
     /// Those of a channel that is configured no more are as patient as any provider's.
     pub(super) fn of(channel: Option<&Arc<Channel>>) -> Self {
-        channel.map_or(Self { settle_window: Duration::from_secs(300), pace: Pace::Doubling }, |channel| Self {
+        let patient = Self {
+            settle_window: Duration::from_secs(300),
+            pace: Pace::Doubling,
+            unpaid_lifetime: None,
+            expiry_margin: JUDGED_EXPIRY_MARGIN,
+        };
+        channel.map_or(patient, |channel| Self {
             settle_window: channel.settle_window,
             pace: channel.pace,
+            unpaid_lifetime: Row::named(channel.provider_name).and_then(|row| row.unpaid_lifetime),
+            expiry_margin: match channel.provider.lifetime() {
+                Some(_) => JUDGED_EXPIRY_MARGIN,
+                None => EXPIRY_MARGIN,
+            },
         })
+    }
+}
+
+/// What the provider said to a question, and to the close that followed it, if one did.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) asked: Result<Outcome, Error>,
+    pub(super) closed: Option<Result<Outcome, Error>>,
+}
+
+impl Said {
+    pub(super) fn to_question(asked: Result<Outcome, Error>) -> Self {
+        Self { asked, closed: None }
+    }
+
+    fn last(&self) -> &Result<Outcome, Error> {
+        self.closed.as_ref().unwrap_or(&self.asked)
     }
 }
 
@@ -63,6 +113,8 @@ pub(super) enum Next {
     Known,
     /// It never had it.
     NeverHappened,
+    /// The order's time is over and nobody has opened it.
+    Expired,
     /// Nothing more is expected.
     Enough,
     Again(Search),
@@ -75,7 +127,7 @@ pub(super) enum Next {
 pub(super) fn after(
     search: Search,
     record: &Record,
-    result: &Result<Outcome, Error>,
+    said: &Said,
     manners: Manners,
     time: Reading,
     chance: f64,
@@ -86,18 +138,31 @@ pub(super) fn after(
     let age = now.duration_since(search.since);
     let certain_age = time.certain_age(search.since);
     let was_pending = status_of(record) == Status::Pending;
+    let is_unsure = record.ends_by_absence();
     let is_waited_for = (search.closing || is_scanned(record)) && age < WAITED_FOR;
-    let still_open = result.as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
-    if result.is_ok() && !(still_open && (was_pending || is_scanned(record))) {
+    let still_open = said.last().as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
+    if said.last().is_ok() && !(still_open && (was_pending || is_scanned(record))) {
         return Next::Known;
     }
-    let is_absent = matches!(result, Err(Error::Absent(_)));
-    let absent = if is_absent && !was_pending && certain_age >= settle_window { search.absent + 1 } else { 0 };
-    let absent = if is_absent { absent } else { search.absent };
+    let is_absent = is_absent(&said.asked);
+    let absent = absences(&search, record, &said.asked, manners, time);
+    // A reversal that was taken may have to be carried out first: "not known" is counted anew.
+    let is_taken = is_absent && matches!(said.closed, Some(Err(Error::Conflict(_))));
+    let (reversed, absent) = if is_taken { (true, 0) } else { (search.reversed, absent) };
     if absent >= ABSENT_ENOUGH {
-        return Next::NeverHappened;
+        if was_pending && !is_unsure {
+            return Next::Expired;
+        }
+        let may_end = match &said.closed {
+            Some(Err(Error::Absent(_))) => true,
+            Some(Err(Error::Declined(_) | Error::Unfit(_))) => certain_age >= REVERSAL_REFUSED,
+            _ => reversed || !must_be_reversed(record),
+        };
+        if may_end {
+            return Next::NeverHappened;
+        }
     }
-    if was_pending && age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS {
+    if status_of(record).is_final() && age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS {
         return Next::Enough;
     }
     // Nothing was sent there, as far as anybody knows: no person need look.
@@ -107,31 +172,97 @@ pub(super) fn after(
     let by_age = Duration::try_from(age / 4).unwrap_or_default();
     let doubled = doubled(search.asked).min(by_age.max(LONGEST_EARLY_PAUSE));
     let until_settled = Duration::try_from(settle_window - certain_age).unwrap_or_default();
-    let is_late = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS && time.steady_for >= PERSON_STEADY;
-    let wanted = if is_waited_for && (still_open || was_pending) {
+    let is_steady = time.steady_for >= PERSON_STEADY;
+    let is_late = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS && is_steady;
+    let is_overdue = age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS && is_steady;
+    let wanted = if is_waited_for && (still_open || was_pending || said.closed.is_some()) {
         match manners.pace {
             Pace::Steady(pause) => pause,
             Pace::Doubling => doubled,
         }
-    } else if was_pending {
-        Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE)
-    } else if !is_absent {
-        doubled
-    } else if absent > 0 {
+    } else if absent > 0 && said.closed.is_none() {
         // The provider works: only the second word is waited for, or the window.
         SECOND_WORD_PAUSE
-    } else {
+    } else if was_pending && awaits_action(record, &search) {
+        self::doubled(search.repeated_creates).max(by_age)
+    } else if was_pending && (still_open || !is_unsure) {
+        let silence = Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE);
+        let until_expired = until_expired(record, manners, time).and_then(|left| Duration::try_from(left).ok());
+        silence.min(until_expired.map_or(silence, |left| left.max(FIRST_PAUSE)))
+    } else if is_absent && said.closed.is_none() {
         doubled.min(until_settled.max(FIRST_PAUSE))
+    } else {
+        doubled
     };
     // From three quarters to five quarters, so that what became open together is not asked about together.
     let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SignedDuration::from_secs(30));
+    let needs_person = is_late && (is_unsure || is_scanned(record)) || is_overdue;
     Next::Again(Search {
         due: now.checked_add(pause).unwrap_or(now),
         asked: search.asked.saturating_add(1),
         absent,
-        needs_person: search.needs_person || (is_late && !was_pending && !is_attempt(record)),
+        reversed,
+        needs_person: search.needs_person || (needs_person && !is_attempt(record) && !status_of(record).is_final()),
         ..search
     })
+}
+
+/// How often the provider has said by now that it does not know it, as far as that counts.
+pub(super) fn absences(
+    search: &Search,
+    record: &Record,
+    asked: &Result<Outcome, Error>,
+    manners: Manners,
+    time: Reading,
+) -> u32 {
+    if !is_absent(asked) {
+        return search.absent;
+    }
+    let settle_window = SignedDuration::try_from(manners.settle_window).unwrap_or(SignedDuration::from_hours(24));
+    let counts = if record.ends_by_absence() || status_of(record).is_final() {
+        time.certain_age(search.since.min(time.now)) >= settle_window
+    } else {
+        is_expired(record, manners, time)
+    };
+    if counts { search.absent.saturating_add(1) } else { 0 }
+}
+
+/// Whether an order that nobody has paid is surely past its end.
+pub(super) fn is_expired(record: &Record, manners: Manners, time: Reading) -> bool {
+    until_expired(record, manners, time).is_some_and(|left| left <= SignedDuration::ZERO)
+}
+
+/// How long until an unpaid order's end is over for certain; nothing for what has no such end. What a till scans is reversed
+/// instead.
+fn until_expired(record: &Record, manners: Manners, time: Reading) -> Option<SignedDuration> {
+    let Record::Payment(payment) = record else { return None };
+    let is_open = payment.status == Status::Pending && payment.money_state != MoneyState::NotSent;
+    if !is_open || payment.method.is_scanned() {
+        return None;
+    }
+    let created_at = payment.created_at;
+    let lifetime = match payment.expires_at {
+        Some(expires_at) => expires_at.duration_since(created_at),
+        None => SignedDuration::try_from(manners.unpaid_lifetime?).ok()?,
+    };
+    let lifetime = lifetime.checked_add(manners.expiry_margin)?;
+    let by_clock = lifetime.checked_sub(time.now.duration_since(created_at))?;
+    let until_certain = lifetime.min(EXPIRY_STEADY).checked_sub(time.certain_age(created_at))?;
+    Some(by_clock.max(until_certain))
+}
+
+/// Whether it must be reversed before it is told as failed: a till's payment that is on its way takes money when it arrives.
+pub(super) fn must_be_reversed(record: &Record) -> bool {
+    is_scanned(record) && !status_of(record).is_final()
+}
+
+fn is_absent(asked: &Result<Outcome, Error>) -> bool {
+    matches!(asked, Err(Error::Absent(_)))
+}
+
+fn awaits_action(record: &Record, search: &Search) -> bool {
+    let may_repeat = search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+    matches!(record, Record::Payment(payment) if payment.create_request.is_some() && payment.lacks_action() && may_repeat)
 }
 
 /// The pause after so many questions.
@@ -139,7 +270,7 @@ pub(super) fn doubled(asked: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1u32.checked_shl(asked.min(20)).unwrap_or(u32::MAX)).min(LONGEST_PAUSE)
 }
 
-fn status_of(record: &Record) -> Status {
+pub(super) fn status_of(record: &Record) -> Status {
     match record {
         Record::Payment(payment) => payment.status,
         Record::Refund(refund) => refund.status,
@@ -155,163 +286,4 @@ fn is_attempt(record: &Record) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use jiff::Timestamp;
-    use tollgate_plugins::error::Word;
-    use tollgate_plugins::payment::Method;
-
-    use super::*;
-    use crate::ledger::a_payment;
-
-    const STEADY: Manners =
-        Manners { settle_window: Duration::from_secs(30), pace: Pace::Steady(Duration::from_secs(3)) };
-    const START: Timestamp = Timestamp::UNIX_EPOCH;
-
-    fn search() -> Search {
-        Search { since: START, due: START, asked: 0, absent: 0, needs_person: false, closing: false }
-    }
-
-    fn payment(status: Status) -> Record {
-        Record::Payment(crate::ledger::Payment { status, ..a_payment("o") })
-    }
-
-    fn seconds(seconds: i64) -> Reading {
-        Reading { now: Timestamp::from_second(seconds).unwrap(), steady_for: SignedDuration::MAX }
-    }
-
-    /// After a step, or a start.
-    fn steady_for(reading: Reading, seconds: i64) -> Reading {
-        Reading { steady_for: SignedDuration::from_secs(seconds), ..reading }
-    }
-
-    fn absent() -> Result<Outcome, Error> {
-        Err(Error::Absent(Word { code: "ORDER_NOT_EXIST".into(), message: String::new() }))
-    }
-
-    fn again(next: Next) -> Search {
-        let Next::Again(search) = next else { panic!("{next:?}") };
-        search
-    }
-
-    fn pause(next: Next, time: Reading) -> i64 {
-        again(next).due.duration_since(time.now).as_secs()
-    }
-
-    #[test]
-    fn not_known_is_believed_after_the_settle_window_and_twice() {
-        let unknown = payment(Status::Unknown);
-        let early = again(after(search(), &unknown, &absent(), STEADY, seconds(29), 0.5));
-        assert_eq!(early.absent, 0, "too early to count");
-        let once = again(after(early, &unknown, &absent(), STEADY, seconds(31), 0.5));
-        assert_eq!(once.absent, 1);
-        let unclear = again(after(once, &unknown, &Err(Error::unclear("x")), STEADY, seconds(35), 0.5));
-        assert_eq!(unclear.absent, 1, "what says nothing takes nothing back");
-        assert_eq!(after(unclear, &unknown, &absent(), STEADY, seconds(40), 0.5), Next::NeverHappened);
-    }
-
-    #[test]
-    fn of_what_was_confirmed_not_known_proves_nothing() {
-        let mut state = search();
-        for at in [400, 1000, 2000, 100_000] {
-            state = again(after(state, &payment(Status::Pending), &absent(), STEADY, seconds(at), 0.5));
-        }
-        let end = seconds(31 * 24 * 3600);
-        let asked = Search { asked: ENOUGH_QUESTIONS, ..state };
-        assert_eq!(after(asked, &payment(Status::Pending), &absent(), STEADY, end, 0.5), Next::Enough);
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_longest_and_scatter() {
-        let (unknown, trouble) = (payment(Status::Unknown), Err(Error::unclear("x")));
-        let mut state = search();
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            state = again(after(state, &unknown, &trouble, STEADY, seconds(0), 0.5));
-            pauses.push(state.due.duration_since(START).as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        for (age, longest) in [(400, 100), (1200, 300), (80_000, 300)] {
-            let next = after(Search { asked: 20, ..search() }, &unknown, &trouble, STEADY, seconds(age), 0.5);
-            assert_eq!(pause(next, seconds(age)), longest);
-        }
-        let low = again(after(search(), &unknown, &trouble, STEADY, seconds(0), 0.0)).due;
-        let high = again(after(search(), &unknown, &trouble, STEADY, seconds(0), 0.999)).due;
-        assert!(low < high);
-    }
-
-    #[test]
-    fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
-        let trouble = Err(Error::unclear("x"));
-        let later = seconds(25 * 3600);
-        let asked = Search { asked: 290, ..search() };
-        assert!(again(after(asked.clone(), &payment(Status::Unknown), &trouble, STEADY, later, 0.5)).needs_person);
-        assert!(!again(after(asked, &payment(Status::Pending), &trouble, STEADY, later, 0.5)).needs_person);
-    }
-
-    #[test]
-    fn what_is_pending_is_asked_about_ever_more_seldom() {
-        let pending = Ok(Outcome::of(Status::Pending));
-        for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
-            let next = after(search(), &payment(Status::Pending), &pending, STEADY, seconds(age), 0.5);
-            assert_eq!(pause(next, seconds(age)), wanted);
-        }
-        assert_eq!(after(search(), &payment(Status::Unknown), &pending, STEADY, seconds(5), 0.5), Next::Known);
-        let paid = Ok(Outcome::of(Status::Succeeded));
-        assert_eq!(after(search(), &payment(Status::Pending), &paid, STEADY, seconds(5), 0.5), Next::Known);
-    }
-
-    #[test]
-    fn what_somebody_waits_for_is_asked_about_at_the_providers_pace() {
-        let open = Ok(Outcome::of(Status::Pending));
-        let wanted = Search { closing: true, ..search() };
-        assert_eq!(pause(after(wanted, &payment(Status::Pending), &open, STEADY, seconds(0), 0.5), seconds(0)), 3);
-        let Some(method) = Method::all().find(Method::is_scanned) else { panic!("no provider has tills") };
-        let till = Record::Payment(crate::ledger::Payment { method, status: Status::Pending, ..a_payment("o") });
-        assert_eq!(pause(after(search(), &till, &open, STEADY, seconds(0), 0.5), seconds(0)), 3);
-        let (mut state, mut pauses) = (search(), Vec::new());
-        for _ in 0..6 {
-            state = again(after(state, &till, &open, Manners { pace: Pace::Doubling, ..STEADY }, seconds(0), 0.5));
-            pauses.push(state.due.duration_since(START).as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32]);
-    }
-
-    #[test]
-    fn no_person_looks_at_what_may_be_left_elsewhere() {
-        let left = Record::Payment(crate::ledger::Payment { status: Status::Unknown, ..a_payment("o/main") });
-        let trouble = Err(Error::unclear("x"));
-        assert!(!again(after(search(), &left, &trouble, STEADY, seconds(80_000), 0.5)).needs_person);
-        let asked = Search { asked: 290, ..search() };
-        assert_eq!(after(asked, &left, &trouble, STEADY, seconds(25 * 3600), 0.5), Next::NeverHappened);
-    }
-
-    #[test]
-    fn clock_that_jumps_ahead_ends_no_search() {
-        let (trouble, left) = (Err(Error::unclear("x")), Record::Payment(a_payment("o/main")));
-        let (unknown, pending) = (payment(Status::Unknown), payment(Status::Pending));
-        for ahead in [60, 3600, 31 * 86_400, 400 * 86_400] {
-            let jumped = steady_for(seconds(ahead), 3);
-            let said = Search { absent: 1, asked: 4, ..search() };
-            let next = again(after(said.clone(), &unknown, &absent(), STEADY, jumped, 0.5));
-            assert_eq!((next.absent, next.needs_person), (0, false), "{ahead}: the window is not over for certain");
-            assert!(pause(Next::Again(next), jumped) <= 30, "{ahead}: it is asked again when it is");
-            for (record, result) in [(&unknown, &trouble), (&pending, &absent()), (&left, &trouble)] {
-                let next = again(after(said.clone(), record, result, STEADY, jumped, 0.5));
-                assert!(!next.needs_person, "{ahead}: {record:?}");
-            }
-            // Without another step the window ends as ever.
-            let window = steady_for(seconds(ahead + 30), 33);
-            assert_eq!(after(said, &unknown, &absent(), STEADY, window, 0.5), Next::NeverHappened);
-        }
-    }
-
-    #[test]
-    fn search_that_began_in_the_future_begins_now() {
-        let from_the_future = Search { since: seconds(400 * 86_400).now, absent: 0, ..search() };
-        let next = again(after(from_the_future, &payment(Status::Unknown), &absent(), STEADY, seconds(100), 0.5));
-        assert_eq!((next.since, next.absent), (seconds(100).now, 0));
-        let next = again(after(next, &payment(Status::Unknown), &absent(), STEADY, seconds(131), 0.5));
-        assert_eq!(after(next, &payment(Status::Unknown), &absent(), STEADY, seconds(136), 0.5), Next::NeverHappened);
-    }
-}
+mod tests;

@@ -203,10 +203,11 @@ async fn a_hung_probe_gives_its_permit_to_another() {
 async fn a_merchant_in_haste_does_not_open_it_for_the_others() {
     let world = eager_world().await;
     assert_eq!(world.create("first", "first").await.status, 201);
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 900, "times": 4})).await;
     let mut unknown = 0;
     for number in 0..4 {
         let order = format!("hasty-{number}");
+        let delay = json!({"operation": "create", "fault": "delay", "delay_ms": 900, "number": World::number(&order)});
+        world.fault(delay).await;
         let body = order_of(&order).to_string();
         let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
         headers.extend([("idempotency-key", order), ("x-tollgate-timeout", "400ms".to_owned())]);

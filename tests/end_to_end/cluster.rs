@@ -95,8 +95,7 @@ async fn when_one_is_killed_in_between_another_finds_the_truth_and_nothing_is_se
     assert_eq!(present["status"], "pending", "{present}");
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    let seen = world.seen("o-1").await;
-    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
+    world.was_made_once("o-1").await;
 }
 
 #[tokio::test]

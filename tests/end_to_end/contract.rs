@@ -179,7 +179,7 @@ mod once_only {
         assert!(world.until_decided("o-1", "k").await.is_replayed());
         world.until_status("o-1", "pending").await;
         assert_eq!(world.create("o-1", "k").await.status, 201);
-        assert_eq!(creations(&world, "o-1").await, 1);
+        world.was_made_once("o-1").await;
     }
 }
 
@@ -190,7 +190,10 @@ mod money_safety {
     async fn without_a_trustworthy_answer_it_is_unknown_until_the_provider_tells() {
         let world = World::new().await;
         for fault in ["cut_unread", "cut_after", "wrong_signature", "unsigned", "stale", "garbage"] {
-            world.fault(json!({"operation": "create", "fault": fault})).await;
+            // Only the first create of this order: the one that asks for a lost `action` is answered as it should be. What cuts
+            // before the body was read knows no number.
+            let number = (fault != "cut_unread").then(|| World::number(fault));
+            world.fault(json!({"operation": "create", "fault": fault, "number": number})).await;
             let payment = world.create(fault, fault).await.json();
             assert_eq!(
                 (&payment["status"], &payment["money_state"]),

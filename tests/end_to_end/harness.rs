@@ -249,6 +249,13 @@ impl World {
         self.control("GET", &format!("/orders/{}", Self::number(order)), Value::Null).await
     }
 
+    /// Checks that the provider made an order once, however often the identical create was sent again for a lost `action`.
+    pub async fn was_made_once(&self, order: &str) {
+        let seen = self.seen(order).await;
+        let (arrived, executed) = (seen["arrivals"]["create"].as_u64(), seen["executions"]["create"].as_u64());
+        assert!(executed == Some(1) && arrived.is_some_and(|times| (1..=4).contains(&times)), "{order}: {seen}");
+    }
+
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let url = format!("http://{}{path}", self.sandbox.control_address());

@@ -268,6 +268,8 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
         std::fs::write(path, text.replace("sleep_window = \"5s\"", "sleep_window = \"60s\"")).unwrap();
     };
     let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    // Nobody finds out that the orders exist meanwhile, and sends their creates again.
+    world.fault(serde_json::json!({"operation": "query", "fault": "cut_before", "times": 1000})).await;
     world.fault(serde_json::json!({"operation": "create", "fault": "status_after", "times": 2})).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.status, 202);
@@ -275,6 +277,7 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
     let held = world.create("o-3", "o-3").await;
     assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("not_sent")), "{:?}", held.body);
     assert!(held.headers.contains_key("retry-after"));
+    world.control("DELETE", "/faults", serde_json::Value::Null).await;
     world.until_status("o-1", "pending").await;
     let path = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();

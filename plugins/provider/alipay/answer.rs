@@ -250,6 +250,11 @@ impl<'a> Reply<'a> {
         self.is_about(order)?;
         match (given(&self.retry_flag), given(&self.action)) {
             (Some("N"), Some("close" | "refund")) => Ok(self.outcome(Status::Closed)),
+            // So Alipay answers where there is no trade.
+            (Some("N"), None) => Err(Error::Absent(Word {
+                code: "NO_TRADE".to_owned(),
+                message: "there is no trade to cancel".to_owned(),
+            })),
             (Some("Y"), _) => Err(Error::Conflict(Word {
                 code: "RETRY".to_owned(),
                 message: "it wants the cancellation again (retry_flag)".to_owned(),

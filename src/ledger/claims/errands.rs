@@ -15,7 +15,7 @@ use crate::ledger::held::Turn;
 use crate::ledger::ids::{Id, millis, millis_at, time};
 use crate::ledger::limits::{DueLimit, QueueFull};
 use crate::ledger::outbox;
-use crate::ledger::records::{Claimed, Errand, LedgerError, News, Record, Ticket};
+use crate::ledger::records::{Claimed, Errand, LedgerError, News, Reason, Record, Ticket};
 use crate::ledger::rows::{self, Kept, PaymentRow, Target};
 use crate::ledger::searches;
 use crate::ledger::timeline::{Action, Source, What};
@@ -40,7 +40,7 @@ pub(in crate::ledger) struct Later {
 
 impl Later {
     pub(super) fn errand(self, action: Action, now: Timestamp) -> Errand {
-        Errand { action, body: self.body, since: now, tries: 0, due: now, may_be_known: false }
+        Errand { action, body: self.body, since: now, tries: 0, due: now, last_error: None, may_be_known: false }
     }
 }
 
@@ -109,10 +109,11 @@ pub(super) fn put_back(
     id: Id,
     mut claim: ClaimRow,
     mut target: Target,
-    attempt: Attempt,
+    (attempt, last_error): (Attempt, Option<String>),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let Some(errand) = &mut claim.errand else { return Ok(()) };
+    errand.last_error = last_error.or(errand.last_error.take());
     // A clock that was wrong may have written the future.
     errand.since = errand.since.min(now);
     errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
@@ -141,7 +142,7 @@ pub(super) fn take_back(
     now: Timestamp,
 ) -> Result<Claimed, LedgerError> {
     if !payment.row.payment.status.is_final() {
-        hear_payment(tx, &mut payment, &News::Unsent(Status::Closed), Source::Own, now)?;
+        hear_payment(tx, &mut payment, &News::Unsent(Status::Closed, Reason::default()), Source::Own, now)?;
     }
     claim.end(tx, id, State::Unknown)?;
     Ok(Claimed::Present(Record::Payment(payment.row.payment)))

@@ -20,14 +20,14 @@ const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Faile
 fn news(name: &str) -> News {
     match name {
         "declined" => News::Declined(word()),
-        "unknown" => News::Unknown,
+        "unknown" => News::Unknown(Reason::default()),
         "never" => News::NeverHappened,
         _ => outcome(*STATUSES.iter().find(|status| status.as_str() == name).unwrap()),
     }
 }
 
 fn standing(status: Status) -> Payment {
-    let search = (!status.is_final()).then(|| new_search(at(1)));
+    let search = (!status.is_final()).then(|| Search::new(at(1)));
     Payment { status, money_state: money_state(status), version: 7, search, ..a_payment("o") }
 }
 
@@ -131,14 +131,15 @@ fn the_search_goes_on_until_the_end_is_known() {
         for name in ["pending", "unknown", "never"] {
             let mut it = standing(Status::Pending);
             let change = payment(&mut it, &news(name), source, at(5));
-            assert_eq!((&it.search, change.changed), (&Some(new_search(at(1))), false), "{name} from {source:?}");
+            let search = Search { confirmed: name == "pending", ..Search::new(at(1)) };
+            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {source:?}");
         }
         let mut it = standing(Status::Pending);
         payment(&mut it, &outcome(Status::Closed), source, at(5));
         assert_eq!(it.search, None);
     }
     // A doubt about what had ended is over as soon as the provider answers.
-    let mut doubted = Payment { search: Some(new_search(at(1))), ..standing(Status::Closed) };
+    let mut doubted = Payment { search: Some(Search::new(at(1))), ..standing(Status::Closed) };
     payment(&mut doubted, &news("failed"), Told, at(5));
     assert!(doubted.search.is_some());
     payment(&mut doubted, &news("failed"), Asked, at(5));
@@ -147,13 +148,163 @@ fn the_search_goes_on_until_the_end_is_known() {
 
 #[test]
 fn what_is_to_be_closed_stays_so_while_it_is_open() {
-    let wanted = Search { closing: true, ..new_search(at(1)) };
+    let wanted = Search { closing: true, ..Search::new(at(1)) };
     let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
     payment(&mut it, &news("pending"), Asked, at(5));
-    assert_eq!(it.search, Some(Search { closing: true, ..new_search(at(5)) }), "due at once");
+    assert_eq!(it.search, Some(Search { closing: true, confirmed: true, ..Search::new(at(5)) }), "due at once");
     let mut it = standing(Status::Unknown);
     payment(&mut it, &news("pending"), Asked, at(5));
-    assert_eq!(it.search, Some(watch(at(5))), "the others wait for their notification");
+    assert_eq!(it.search, Some(Search { confirmed: true, ..watch(at(5)) }), "the others wait for their notification");
+}
+
+fn unclear() -> News {
+    News::Unknown(Reason { word: Some(word()), sentence: None })
+}
+
+#[test]
+fn what_ends_keeps_the_word_that_it_began_with() {
+    for end in [News::NeverHappened, outcome(Status::Failed), outcome(Status::Closed)] {
+        let mut it = a_payment("o");
+        payment(&mut it, &unclear(), Own, at(1));
+        assert_eq!((it.status, &it.word), (Status::Unknown, &Some(word())));
+        // Open meanwhile, with nothing new to say.
+        let mut open = it.clone();
+        payment(&mut open, &outcome(Status::Pending), Asked, at(2));
+        payment(&mut open, &outcome(Status::Closed), Asked, at(3));
+        for it in [&mut it, &mut open] {
+            payment(it, &end, Asked, at(4));
+            assert!(it.status.is_final(), "{end:?}");
+            assert_eq!((&it.word, &it.status_reason), (&Some(word()), &None), "{end:?}");
+        }
+        let mut refunded = a_refund("o", "r", 5);
+        refund(&mut refunded, &unclear(), Own, at(1));
+        refund(&mut refunded, &end, Asked, at(2));
+        assert_eq!((refunded.status, refunded.word), (Status::Failed, Some(word())), "{end:?}");
+    }
+}
+
+#[test]
+fn reason_of_the_end_replaces_that_of_the_beginning_and_success_needs_none() {
+    let mut it = a_payment("o");
+    payment(&mut it, &unclear(), Own, at(1));
+    let reason = Some(Word { code: "PAYERROR".into(), message: "失败".into() });
+    let failed = Outcome { reason: reason.clone(), ..Outcome::of(Status::Failed) };
+    payment(&mut it, &News::Outcome(failed), Asked, at(2));
+    assert_eq!((it.status, &it.word), (Status::Failed, &reason));
+    payment(&mut it, &outcome(Status::Succeeded), Told, at(3));
+    assert_eq!((it.word, it.status_reason), (None, None));
+}
+
+#[test]
+fn without_a_word_of_the_provider_the_gateway_says_why() {
+    let sentence = |it: &Payment| it.status_reason.clone().unwrap_or_default();
+    let mut it = a_payment("o");
+    let error = tollgate_plugins::error::Error::unclear("no answer in time");
+    payment(&mut it, &News::Unknown((&error).into()), Own, at(1));
+    assert!(sentence(&it).contains("no answer in time"));
+    payment(&mut it, &News::NeverHappened, Asked, at(2));
+    assert!(sentence(&it).contains("no answer in time"));
+    let mut it = Payment { search: Some(Search::new(at(1))), ..standing(Status::Unknown) };
+    payment(&mut it, &News::NeverHappened, Asked, at(2));
+    assert!(sentence(&it).contains("does not have it"));
+    let mut it = a_payment("o");
+    let gone = News::Unsent(Status::Failed, Reason::sentence("no channel"));
+    payment(&mut it, &gone, Own, at(1));
+    assert_eq!((it.status, it.money_state, sentence(&it)), (Status::Failed, MoneyState::NotSent, "no channel".into()));
+    let mut it = a_payment("o");
+    let other = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
+    payment(&mut it, &News::Outcome(other), Own, at(1));
+    assert!(sentence(&it).contains("another amount"));
+}
+
+#[test]
+fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
+    let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
+    for (status, source) in [(Status::Pending, Own), (Status::Unknown, Asked), (Status::Pending, Asked)] {
+        let mut it = Payment { method, ..standing(status) };
+        let reason = Some(Word { code: "PAYERROR".into(), message: String::new() });
+        let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
+        payment(&mut it, &News::Outcome(wrong.clone()), source, at(5));
+        assert_eq!((it.status, it.money_state, &it.word), (Status::Pending, MoneyState::Unknown, &reason));
+        let search = it.search.clone().unwrap();
+        assert!(search.closing && search.due <= at(5), "{search:?}");
+        assert!(!payment(&mut it, &News::Outcome(wrong), Asked, at(6)).changed, "told once");
+        let mut paid = it.clone();
+        payment(&mut paid, &outcome(Status::Succeeded), Asked, at(7));
+        assert_eq!((paid.status, paid.money_state, paid.word), (Status::Succeeded, MoneyState::Moved, None));
+        payment(&mut it, &outcome(Status::Closed), Asked, at(7));
+        assert_eq!((it.status, it.money_state, it.word), (Status::Closed, MoneyState::NotMoved, reason));
+    }
+}
+
+#[test]
+fn only_an_open_payment_expires() {
+    for status in STATUSES {
+        let mut it = standing(status);
+        let change = payment(&mut it, &News::Expired, Asked, at(5));
+        let expected = (status == Status::Pending).then_some(Status::Closed);
+        assert_eq!(change.became, expected, "{status:?}");
+        assert_eq!(it.status_reason.is_some(), expected.is_some());
+        let mut refunded = a_refund("o", "r", 5);
+        refunded.status = status;
+        assert_eq!(refund(&mut refunded, &News::Expired, Asked, at(5)), Change::default());
+    }
+    let mut unsent = a_payment("o");
+    assert_eq!(payment(&mut unsent, &News::Expired, Asked, at(5)), Change::default());
+}
+
+#[test]
+fn refund_that_only_was_accepted_fails_when_the_provider_does_not_have_it() {
+    let accepted = |provider_id: Option<&str>| {
+        let mut it = a_refund("o", "r", 5);
+        let taken = Outcome { provider_id: provider_id.map(str::to_owned), ..Outcome::of(Status::Pending) };
+        refund(&mut it, &News::Outcome(taken), Own, at(1));
+        it
+    };
+    let mut it = accepted(None);
+    assert_eq!(it.search, Some(Search::new(at(1))), "it is asked about at once");
+    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)).became, Some(Status::Failed));
+    let mut it = accepted(Some("50000"));
+    assert_eq!(it.search, Some(Search { confirmed: true, ..watch(at(1)) }));
+    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)), Change::default());
+    let mut it = accepted(None);
+    refund(&mut it, &outcome(Status::Pending), Asked, at(2));
+    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)), Change::default(), "a query has found it");
+}
+
+#[test]
+fn till_payment_that_waits_for_a_password_fails_when_the_provider_does_not_have_it() {
+    let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
+    let mut it = Payment { method, ..standing(Status::Pending) };
+    assert_eq!(payment(&mut it, &News::NeverHappened, Asked, at(5)).became, Some(Status::Failed));
+}
+
+#[test]
+fn create_request_is_kept_until_the_payer_can_pay() {
+    let create_request = Some(Box::new(super::super::records::CreateRequest {
+        description: "tea".into(),
+        payer: tollgate_plugins::payment::Payer::default(),
+        return_url: None,
+        public_url: "https://pay.example.com".into(),
+    }));
+    let begun = Payment { create_request, ..a_payment("o") };
+    let action = Some(Action::Qr { data: "x".into() });
+    let payable = News::Outcome(Outcome { action, ..Outcome::of(Status::Pending) });
+    let mut it = begun.clone();
+    payment(&mut it, &payable, Own, at(1));
+    assert_eq!(it.create_request, None);
+    let mut it = begun.clone();
+    payment(&mut it, &unclear(), Own, at(1));
+    payment(&mut it, &outcome(Status::Pending), Asked, at(2));
+    assert!(it.lacks_action() && it.awaits_action());
+    assert_eq!(it.search.as_ref().map(|search| search.due), Some(at(2)), "the create is repeated at once");
+    payment(&mut it, &payable, Asked, at(3));
+    assert_eq!((it.create_request.is_some(), it.lacks_action(), it.word), (false, false, None));
+    for end in [News::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
+        let mut it = begun.clone();
+        payment(&mut it, &end, Own, at(1));
+        assert_eq!(it.create_request, None, "{end:?}");
+    }
 }
 
 fn usd() -> tollgate_plugins::payment::Currency {

@@ -6,7 +6,7 @@ use super::*;
 async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
@@ -22,7 +22,7 @@ async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
         ("payment.succeeded", Status::Succeeded, 4),
     ];
     assert_eq!(seen, expected.map(|(kind, status, version)| (kind.to_owned(), status, version)));
-    assert_eq!(bench.ledger.apply(&of("nothing"), News::Unknown, at(2)).await.unwrap(), None);
+    assert_eq!(bench.ledger.apply(&of("nothing"), News::Unknown(Reason::default()), at(2)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn an_answer_about_another_amount_is_no_answer() {
 async fn a_notification_before_the_answer_wins_over_it() {
     let bench = Bench::new();
     for (order, news) in [
-        ("a", News::Unknown),
+        ("a", News::Unknown(Reason::default())),
         ("b", outcome(Status::Pending)),
         ("c", News::Declined(word())),
         ("d", outcome(Status::Closed)),
@@ -192,14 +192,14 @@ async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
     let bench = Bench::new();
     for (order, news) in [
         ("pending", News::Outcome(Outcome::of(Status::Pending))),
-        ("unknown", News::Unknown),
+        ("unknown", News::Unknown(Reason::default())),
         ("closing", News::Outcome(Outcome::of(Status::Pending))),
     ] {
         let ticket = bench.run(order, pay(order)).await;
         bench.settle(ticket, news).await;
     }
     let channel = bench.payment("unknown").await.channel;
-    let search = |due, closing| Search { since: at(1), due: at(due), asked: 0, absent: 0, needs_person: false, closing };
+    let search = |due, closing| Search { due: at(due), closing, ..Search::new(at(1)) };
     for (order, due, closing) in [("pending", 10, false), ("unknown", 30, false), ("closing", 20, true)] {
         assert!(bench.ledger.searched(&of(order), Some(search(due, closing))).await.unwrap());
     }
@@ -225,15 +225,15 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     let wake = bench.ledger.wake();
     for order in ["a", "b"] {
         let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, News::Unknown).await;
+        bench.settle(ticket, News::Unknown(Reason::default())).await;
     }
     // Settling is not waited for; anything that is comes after it.
-    bench.ledger.apply(&of("nothing"), News::Unknown, at(1)).await.unwrap();
+    bench.ledger.apply(&of("nothing"), News::Unknown(Reason::default()), at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     assert!(bench.ledger.due_searches(at(0), 10, &[]).await.is_empty());
     assert_eq!(bench.ledger.due_searches(at(1), 1, &[]).await.len(), 1);
     let version = bench.payment("a").await.version;
-    let search = Search { since: at(1), due: at(60), asked: 3, absent: 1, needs_person: true, closing: false };
+    let search = Search { due: at(60), asked: 3, absent: 1, needs_person: true, ..Search::new(at(1)) };
     bench.ledger.searched(&of("a"), Some(search.clone())).await.unwrap();
     let names = async |now| -> Vec<String> {
         let due = bench.ledger.due_searches(now, 10, &[]).await;
@@ -259,7 +259,7 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
 async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let ask = async || bench.ledger.ask_person(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As it would be when the process ends behind the first, before the next question has its time.
     assert_eq!((ask().await, ask().await), (true, false));
@@ -332,7 +332,7 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
 async fn what_is_unknown_is_closed_once_it_is_known_to_be_open() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     let search = bench.payment("o").await.search.unwrap();

@@ -82,7 +82,7 @@ async fn one_order_is_one_payment_whatever_the_key() {
 async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let unknown = bench.payment("o").await;
     assert_eq!((unknown.status, unknown.money_state), (Status::Unknown, MoneyState::Unknown));
     assert!(unknown.search.is_some());
@@ -196,7 +196,7 @@ async fn refunds_want_a_paid_payment_in_their_currency() {
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::NotFound));
     let ticket = bench.run("k", pay("o")).await;
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
     let mut dollars = a_refund("o", "r", 1);
@@ -217,7 +217,7 @@ async fn refunds_are_once_only_too() {
     assert!(matches!(bench.claim("b", give_back("o", "r", 10)).await, Claimed::Running));
     assert!(matches!(bench.claim("c", give_back("o", "r", 11)).await, Claimed::OtherContent));
     assert!(matches!(bench.claim("a", give_back("o", "r2", 10)).await, Claimed::OtherRequest));
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let claimed = bench.claim("b", give_back("o", "r", 10)).await;
     assert!(matches!(claimed, Claimed::Present(Record::Refund(refund)) if refund.status == Status::Unknown));
     let ticket = bench.run("d", give_back("o", "r3", 10)).await;
@@ -234,7 +234,7 @@ async fn refunds_never_exceed_what_was_paid() {
     let open = bench.run("b", give_back("o", "b", 600)).await;
     assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
     // Unknown counts, failed and released do not.
-    bench.settle(open, News::Unknown).await;
+    bench.settle(open, News::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
     bench.ledger.apply(&of_refund("o", "b"), News::NeverHappened, at(2)).await.unwrap();
     let ticket = bench.run("c", give_back("o", "c", 1000)).await;
@@ -286,7 +286,7 @@ async fn closes_want_an_open_payment() {
     bench.paid("paid").await;
     assert!(matches!(bench.claim("c4", close("paid")).await, Claimed::Refused(_)));
     let ticket = bench.run("k2", pay("unknown")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c5", close("unknown")).await, Claimed::Present(_)));
 }
 
@@ -297,7 +297,7 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     bench.settle(ticket, outcome(Status::Pending)).await;
     let before = bench.payment("o").await;
     let ticket = bench.run("c", close("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let after = bench.payment("o").await;
     assert_eq!((after.status, after.version), (Status::Pending, before.version));
     assert_eq!(bench.due().await, [Record::Payment(after)]);
@@ -307,7 +307,7 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     let later = Search { due: at(500), ..bench.payment("o").await.search.unwrap() };
     bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
     let ticket = bench.run("c1", close("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
     // The truth was asked: it is open still, and is closed until it is.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();

@@ -34,7 +34,7 @@ async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
 async fn search_that_a_wrong_clock_put_off_is_due_now() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let search = bench.payment("o").await.search.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
         let later = Search { due, ..search.clone() };

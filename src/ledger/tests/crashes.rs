@@ -49,6 +49,43 @@ async fn after_a_crash_what_ran_is_unknown_and_searched() {
     assert!(again.kinds().await.is_empty());
 }
 
+#[tokio::test]
+async fn repeated_create_and_reversal_that_were_marked_are_known_after_a_crash() {
+    let create_request = Box::new(CreateRequest {
+        description: "tea".into(),
+        payer: tollgate_plugins::payment::Payer::default(),
+        return_url: None,
+        public_url: "https://pay.example.com".into(),
+    });
+    let bench = Bench::new();
+    let draft = Payment { create_request: Some(create_request.clone()), ..a_payment("o") };
+    let _sent = bench.run("k", Intent::Pay(draft)).await;
+    // Killed while it was sent: what the identical create needs is kept.
+    let bench = bench.crash();
+    let lost = bench.payment("o").await;
+    assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
+    assert!(lost.status_reason.unwrap().contains("stopped"));
+    let marked = Search { repeated_creates: 1, ..lost.search.unwrap() };
+    assert!(bench.ledger.searched(&of("o"), Some(marked)).await.unwrap());
+    // Killed between the mark and the create.
+    let bench = bench.crash();
+    bench.ledger.apply(&of("o"), outcome(Status::Pending), at(9)).await.unwrap();
+    let open = bench.payment("o").await;
+    assert_eq!(open.search.as_ref().unwrap().repeated_creates, 1);
+    assert!(open.lacks_action() && open.awaits_action(), "there are tries left");
+    // Killed between the mark and the reversal.
+    let marked = Search { closing: true, absent: 1, ..open.search.unwrap() };
+    assert!(bench.ledger.searched(&of("o"), Some(marked)).await.unwrap());
+    let bench = bench.crash();
+    let search = bench.payment("o").await.search.unwrap();
+    assert!(search.closing && search.absent == 1, "{search:?}");
+    // No event holds what was kept.
+    for event in bench.hear_all().await {
+        let Record::Payment(payment) = event.data else { panic!() };
+        assert_eq!(payment.create_request, None, "{}", event.kind);
+    }
+}
+
 fn name(record: &Record) -> String {
     match record {
         Record::Payment(payment) => payment.order_id.clone(),

@@ -6,7 +6,7 @@ use super::*;
 async fn three() -> Bench {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     bench
@@ -75,7 +75,7 @@ async fn a_refunds_events_stand_in_its_payments_queue() {
 async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.ledger.settle(ticket, News::Unknown, at(900_000_000), answer).await.unwrap();
+    bench.ledger.settle(ticket, News::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
     bench.ledger.apply(&of("o"), News::NeverHappened, at(5)).await.unwrap();
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();

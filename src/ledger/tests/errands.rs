@@ -134,13 +134,13 @@ async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
 async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
     let bench = Bench::new();
     let ticket = bench.accepted("k", pay("o")).await;
-    bench.settle(ticket, News::Unsent(Status::Failed)).await;
+    bench.settle(ticket, News::Unsent(Status::Failed, Reason::default())).await;
     assert_eq!(bench.states("o").await, (Status::Failed, MoneyState::NotSent));
     assert!(bench.take().await.is_none() && bench.due().await.is_empty());
     bench.paid("p").await;
     let ticket = bench.accepted("r", give_back("p", "r", 900)).await;
     assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, Claimed::TooMuch { left: 100 }), "reserved");
-    bench.settle(ticket, News::Unsent(Status::Failed)).await;
+    bench.settle(ticket, News::Unsent(Status::Failed, Reason::default())).await;
     let refund = bench.refund("p", "r").await;
     assert_eq!((refund.status, refund.money_state), (Status::Failed, MoneyState::NotSent));
     bench.run("r2", give_back("p", "r2", 1000)).await;

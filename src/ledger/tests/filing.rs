@@ -22,7 +22,7 @@ impl Bench {
             match number % 4 {
                 0 => self.ledger.release(ticket).await.unwrap(),
                 1 => drop(self.settle(ticket, outcome(Status::Succeeded)).await),
-                2 => drop(self.settle(ticket, News::Unknown).await),
+                2 => drop(self.settle(ticket, News::Unknown(Reason::default())).await),
                 _ => drop(self.settle(ticket, News::Declined(word())).await),
             }
         }

@@ -51,7 +51,7 @@ fn news(number: u8) -> News {
         3 => outcome(Status::Failed),
         4 => outcome(Status::Closed),
         5 => News::Declined(word()),
-        6 => News::Unknown,
+        6 => News::Unknown(Reason::default()),
         _ => News::NeverHappened,
     }
 }
@@ -89,7 +89,7 @@ impl History {
             Step::GiveUp { ticket } => {
                 let is_errand = self.tickets.get(ticket % self.tickets.len().max(1)).is_some_and(|it| it.errand.is_some());
                 if let Some(ticket) = self.ticket(ticket).filter(|_| is_errand) {
-                    self.settle(ticket, News::Unsent(Status::Failed)).await;
+                    self.settle(ticket, News::Unsent(Status::Failed, Reason::default())).await;
                 }
             }
             Step::Settle { ticket, news: number } => {
@@ -157,7 +157,7 @@ impl History {
 
     async fn settle(&mut self, ticket: Ticket, news: News) {
         let (subject, errand) = (ticket.subject.clone(), ticket.errand.clone());
-        let is_unclear = news == News::Unknown;
+        let is_unclear = news == News::Unknown(Reason::default());
         let record = self.bench.settle(ticket, news).await;
         // Nobody waits for its answer, so that it is told even though the status is the same.
         if errand.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {

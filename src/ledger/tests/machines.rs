@@ -133,7 +133,8 @@ async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_not
     // The truth as the provider told it meanwhile.
     other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
     other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
-    let late = [outcome(Status::Closed), outcome(Status::Pending), News::Declined(word()), News::Unknown];
+    let late =
+        [outcome(Status::Closed), outcome(Status::Pending), News::Declined(word()), News::Unknown(Reason::default())];
     for (ticket, news) in tickets.into_iter().zip(late) {
         bench.settle(ticket, news).await;
     }
@@ -181,7 +182,7 @@ async fn two_processes_never_ask_about_the_same() {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
         let Claimed::Run(ticket) = claimed else { panic!() };
-        ledgers[0].settle(ticket, News::Unknown, at(1), answer).await.unwrap();
+        ledgers[0].settle(ticket, News::Unknown(Reason::default()), at(1), answer).await.unwrap();
     }
     let looks = (0..8).map(|number| {
         let ledger = ledgers[number % 2].clone();
@@ -281,7 +282,7 @@ async fn two_processes_never_deliver_the_same() {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
         let Claimed::Run(ticket) = claimed else { panic!() };
-        ledgers[0].settle(ticket, News::Unknown, at(1), answer).await.unwrap();
+        ledgers[0].settle(ticket, News::Unknown(Reason::default()), at(1), answer).await.unwrap();
         ledgers[1].apply(&of(&order), outcome(Status::Succeeded), at(2)).await.unwrap();
     }
     let look = |number: usize| {

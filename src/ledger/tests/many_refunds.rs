@@ -67,7 +67,7 @@ fn refund_costs_the_same_however_many_the_payment_has() {
     let mut costs = Vec::new();
     for number in 0..600 {
         let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
-        let news = if number < 300 { News::Declined(word()) } else { News::Unknown };
+        let news = if number < 300 { News::Declined(word()) } else { News::Unknown(Reason::default()) };
         costs.push((claim, ledger.settle(claimed, news)));
     }
     let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };

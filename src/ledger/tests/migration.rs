@@ -9,7 +9,7 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     let ticket = old.run("r", give_back("paid", "r", 300)).await;
     old.settle(ticket, outcome(Status::Succeeded)).await;
     let ticket = old.run("unknown", pay("unknown")).await;
-    old.settle(ticket, News::Unknown).await;
+    old.settle(ticket, News::Unknown(Reason::default())).await;
     let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);

@@ -81,14 +81,14 @@ async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
 async fn what_is_unknown_open_or_undelivered_stays() {
     let bench = Bench::new();
     let unknown = bench.run("unknown", pay("unknown")).await;
-    bench.settle(unknown, News::Unknown).await;
+    bench.settle(unknown, News::Unknown(Reason::default())).await;
     let pending = bench.run("pending", pay("pending")).await;
     bench.settle(pending, outcome(Status::Pending)).await;
     for order in ["undelivered", "refunded", "done"] {
         bench.paid(order).await;
     }
     let refund = bench.run("refund", give_back("refunded", "r", 300)).await;
-    bench.settle(refund, News::Unknown).await;
+    bench.settle(refund, News::Unknown(Reason::default())).await;
     let _running = bench.run("running", pay("running")).await;
     bench.hear_all_but("undelivered").await;
     bench.purge(at(500 * DAY)).await;
@@ -184,7 +184,7 @@ async fn a_payment_outlives_the_claims_that_lead_to_it() {
 async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back() {
     let bench = Bench::new();
     let ticket = bench.run("first", pay("first")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     for number in 0..80 {
         bench.paid(&format!("o{number}")).await;
     }

@@ -67,7 +67,7 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert!(ticket.evidence.is_empty(), "told already");
     ticket.evidence.push(sent(Kind::Pay, Written::Maybe, Err(Error::unclear("cut"))));
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     let query = || sent(Kind::Query, Written::Yes, Ok(Outcome::of(Status::Pending)));
     let heard = Heard { news: outcome(Status::Pending), evidence: vec![query()] };
     bench.ledger.apply(&of("o"), heard, at(2)).await.unwrap();
@@ -206,7 +206,7 @@ async fn deliveries_are_told_however_they_end() {
 async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
     for second in 0..50 {
         let mut query = sent(Kind::Query, Written::Yes, Err(Error::unclear("busy")));
         query.answer = Some(Seen::of(&[second]));

@@ -100,3 +100,31 @@ async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_
         assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
     }
 }
+
+#[tokio::test]
+async fn till_payment_of_unknown_end_is_reversed_before_it_fails() {
+    let mut worlds = Vec::new();
+    for entry in SCANNED.iter().filter(|entry| !entry.row.provider.starts_with("unionpay")) {
+        let mut world = with_a_till(entry.row.provider).await;
+        world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
+        // The first reversal comes to nothing.
+        world.fault(json!({"operation": "cancel", "fault": "cut_before"})).await;
+        world.fault(json!({"operation": "cancel", "fault": "delay_before", "delay_ms": 60_000})).await;
+        assert_eq!(scan(&world, entry, "lost", "1000").await.json()["status"], "unknown");
+        until(&format!("{} is being reversed", entry.row.provider), || async {
+            let seen = world.seen("lost").await;
+            (seen["arrivals"]["cancel"] == 2).then_some(()).ok_or(seen)
+        })
+        .await;
+        assert_eq!(world.payment("lost").await["status"], "unknown", "{}", entry.row.provider);
+        world.gateway.kill();
+        world.start().await;
+        worlds.push(world);
+    }
+    for world in &worlds {
+        let failed = world.until_status("lost", "failed").await;
+        assert_eq!(failed["money_state"], "not_moved", "{failed}");
+        let seen = world.seen("lost").await;
+        assert!(seen["arrivals"]["cancel"].as_u64() >= Some(3) && seen["arrivals"]["create"] == 1, "{seen}");
+    }
+}

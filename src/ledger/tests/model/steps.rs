@@ -75,7 +75,7 @@ impl World {
             for (news, name) in [
                 (outcome(Status::Succeeded), "an answer: done"),
                 (News::Declined(word()), "an answer: refused"),
-                (News::Unknown, "no answer"),
+                (News::Unknown(Reason::default()), "no answer"),
             ] {
                 let is_possible = match news {
                     News::Outcome(_) => self.executed > 0,
@@ -96,7 +96,7 @@ impl World {
             self.move_on(machine, hand, steps);
             self.release(machine, hand, steps);
             if hand.is_errand {
-                self.settle(machine, hand, &News::Unsent(Status::Failed), "given up", steps);
+                self.settle(machine, hand, &News::Unsent(Status::Failed, Reason::default()), "given up", steps);
             }
         }
         if let Some(mut next) = self.fault() {

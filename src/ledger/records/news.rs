@@ -1,0 +1,117 @@
+//! What becomes known of payments and refunds, and what merchants are told of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tollgate_plugins::error::{Error, Word};
+use tollgate_plugins::payment::{Money, Outcome, Status};
+
+use super::{Record, Subject};
+
+/// What is newly known about a payment or refund.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The provider's verified outcome. A `Closed` for a refund never happens.
+    Outcome(Outcome),
+    /// The provider refused; final, no money moved.
+    Declined(Word),
+    /// Something was sent and no trustworthy answer came.
+    Unknown(Reason),
+    /// Known after all: the provider never had it (believed after the settle window, twice).
+    NeverHappened,
+    /// A payment's time is surely over and the provider does not know it: nobody has opened it, and nobody can any more.
+    Expired,
+    /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
+    Unsent(Status, Reason),
+}
+
+/// Why a record stands as it does: the provider's word where it gave one, else a sentence of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// As [`Payment::word`](super::Payment::word).
+    pub word: Option<Word>,
+    /// As [`Payment::status_reason`](super::Payment::status_reason).
+    pub sentence: Option<String>,
+}
+
+/// The longest sentence of a reason, in characters.
+const LONGEST_REASON: usize = 200;
+
+impl Reason {
+    /// A sentence of the gateway.
+    pub fn sentence(sentence: impl Into<String>) -> Self {
+        let mut sentence = sentence.into();
+        if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
+            sentence.truncate(end);
+        }
+        Self { word: None, sentence: Some(sentence) }
+    }
+}
+
+impl From<&Error> for Reason {
+    fn from(error: &Error) -> Self {
+        match error.word() {
+            Some(word) => Self { word: Some(word.clone()), sentence: None },
+            None => Self::sentence(error.to_string()),
+        }
+    }
+}
+
+/// What [`Ledger::record`](crate::ledger::Ledger::record) did with a notification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was news and is durable.
+    Applied(Subject),
+    /// It had been recorded before, or says nothing new; durable all the same.
+    Duplicate,
+    /// So much went back to the payer by a refund that was not made here; an event tells the merchant.
+    RefundedElsewhere(Subject, Money),
+    /// It is about a refund, and the payment's success is not known yet: the provider is asked. Nothing is recorded of the refund,
+    /// so the provider must send the notification again.
+    TooEarly(Subject),
+    /// No such order here.
+    UnknownOrder,
+    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
+    Mismatch(Subject),
+}
+
+/// What the merchant is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// `evt_…`, ordered by time.
+    pub id: String,
+    /// As in `payment.succeeded`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it happened.
+    pub created_at: Timestamp,
+    /// What it is about.
+    pub subject: Subject,
+    /// The payment or refund as it was then.
+    pub data: Record,
+}
+
+/// One event on its way to a merchant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// What is told.
+    pub event: Event,
+    /// When the next try is due.
+    pub due: Timestamp,
+    /// Tries so far.
+    pub tries: u32,
+}
+
+/// How much is waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Deliveries.
+    pub deliveries: u64,
+    /// Payments and refunds whose end is unknown.
+    pub unknown: u64,
+    /// Since when the oldest of them is.
+    pub oldest_unknown: Option<Timestamp>,
+    /// What was accepted to be made later and that nobody has taken.
+    pub errands: u64,
+    /// Since when the oldest of it waits.
+    pub oldest_errand: Option<Timestamp>,
+}
