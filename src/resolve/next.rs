@@ -175,6 +175,8 @@ pub(super) fn after(
     let is_steady = time.steady_for >= PERSON_STEADY;
     let is_late = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS && is_steady;
     let is_overdue = age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS && is_steady;
+    // The silence is for orders that the provider says are open. A question that failed is asked again soon.
+    let is_unanswered = matches!(&said.asked, Err(error) if !matches!(error, Error::Absent(_)));
     let wanted = if is_waited_for && (still_open || was_pending || said.closed.is_some()) {
         match manners.pace {
             Pace::Steady(pause) => pause,
@@ -185,7 +187,7 @@ pub(super) fn after(
         SECOND_WORD_PAUSE
     } else if was_pending && awaits_action(record, &search) {
         self::doubled(search.repeated_creates).max(by_age)
-    } else if was_pending && (still_open || !is_unsure) {
+    } else if was_pending && (still_open || !is_unsure) && !is_unanswered {
         let silence = Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE);
         let until_expired = until_expired(record, manners, time).and_then(|left| Duration::try_from(left).ok());
         silence.min(until_expired.map_or(silence, |left| left.max(FIRST_PAUSE)))

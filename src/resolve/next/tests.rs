@@ -219,6 +219,15 @@ fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
 }
 
 #[test]
+fn pending_order_whose_inquiry_fails_is_asked_about_again_soon() {
+    for (asked, wanted) in [(0, 1), (3, 8), (30, 300)] {
+        let search = Search { asked, ..search() };
+        let next = after(search, &payment(Status::Pending), &trouble(), STEADY, seconds(86_400), 0.5);
+        assert_eq!(pause(next, seconds(86_400)), wanted);
+    }
+}
+
+#[test]
 fn what_is_pending_is_asked_about_ever_more_seldom() {
     let pending = open();
     for (age, wanted) in [(300, 300), (600, 600), (7200, 7200), (10 * 24 * 3600, 24 * 3600)] {
