@@ -47,11 +47,11 @@ fn the_second_line_says_where_the_money_is() {
 
 #[test]
 fn reason_is_told_of_payment_and_refund() {
-    let word = Some(tollgate_plugins::error::Word { code: "SYSTEM_ERROR".into(), message: "secret".into() });
+    let word = Some(tollgate_plugins::error::Word { code: "SYSTEM_ERROR".into(), message: "try again".into() });
     let failed = Payment { status: Status::Failed, money_state: MoneyState::NotMoved, word, ..a_payment("o") };
     let told = |payment| super::tests::told(life(payment));
     let text = told(failed);
-    assert!(text.contains("Why: the provider said SYSTEM_ERROR.") && !text.contains("secret"), "{text}");
+    assert!(text.contains("Why: the provider said SYSTEM_ERROR: try again."), "{text}");
     let sentence = Some("no answer came in time".to_owned());
     let cut = Payment { status: Status::Unknown, status_reason: sentence, ..a_payment("o") };
     assert!(told(cut).contains("Why: no answer came in time."));
