@@ -25,6 +25,9 @@ const SEGMENT: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(10);
 /// So many records of earlier processes are copied into the own file, and their files taken away.
 const MOST_COPIED: usize = 100_000;
+/// Seconds after their end when signatures in a file of an earlier process are forgotten. A clock that is wrong by less than this
+/// at one start forgets nothing.
+const LONG_OVER: u64 = 3600;
 const MAGIC: &[u8; 16] = b"tollgate-nonce-1";
 /// What `/proc` calls a boot.
 const BOOT_ID: usize = 36;
@@ -95,7 +98,7 @@ impl NonceLog {
             is_first = false;
             // A live process takes away its own.
             if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                if end < now {
+                if end + LONG_OVER < now {
                     logged.floor = logged.floor.max(end);
                 }
                 old.push(Old { path, file, until: Duration::from_secs(kept), end });

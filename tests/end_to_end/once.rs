@@ -97,7 +97,7 @@ async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
 }
 
 /// Waits until the payer can pay an order whose answer was lost.
-async fn until_payable(world: &World, order: &str) -> Value {
+pub async fn until_payable(world: &World, order: &str) -> Value {
     until(&format!("{order} has its action"), || async {
         let payment = world.payment(order).await;
         (payment["action"]["type"] == "qr").then_some(payment.clone()).ok_or(payment)
@@ -165,7 +165,7 @@ async fn failed_payment_and_refund_keep_the_word_that_they_began_with() {
     for (order, kind) in [("o-1", "payment"), ("paid", "refund")] {
         let event = world.receiver.until(order, &format!("{kind}.failed")).await.json();
         assert_eq!(event["data"][kind]["provider"]["code"], "SYSTEM_ERROR", "{event}");
-        assert!(world.explained(order).await.contains("\"refused\":\"SYSTEM_ERROR\""));
+        assert!(world.explained(order).await.contains("\"refused\":\"SYSTEM_ERROR"));
     }
     assert_eq!(world.payment("o-1").await["provider"]["code"], "SYSTEM_ERROR");
     let failed = world.ask("GET", &format!("{target}/r-1"), None, &Value::Null).await.json();

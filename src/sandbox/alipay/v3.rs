@@ -237,7 +237,7 @@ fn plain(mut object: Value, status: u16) -> (u16, Value) {
     let (number, code, message) = (field(&object, "code"), field(&object, "sub_code"), field(&object, "sub_msg"));
     // The gateway's names stand bare here; those of interfaces keep their prefix.
     let bare = ["isv.", "isp.", "aop."].iter().find_map(|prefix| code.strip_prefix(prefix).map(str::to_owned));
-    let code = bare.unwrap_or(code);
+    let code = bare.filter(|_| number != "40004").unwrap_or(code);
     let refused = || json!({"code": code, "message": message, "links": []});
     let by_number = match number.as_str() {
         "10000" | "10003" => {
