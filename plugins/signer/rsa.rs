@@ -1,6 +1,6 @@
 //! `rsa-sha256`: RSASSA-PKCS1-v1_5 with SHA-256, keys of 2048 to 4096 bits.
 //!
-//! A file becomes a key once, when it is loaded: text → DER → PKCS#1, read by [`key_file`](super::key_file), which knows the
+//! A file becomes a key once, when it is loaded: text → DER → PKCS#1, read by [`super::key_file`], which knows the
 //! many formats that payment companies hand out. From then on `aws-lc-rs` signs and verifies, because it is
 //! several times faster and its private key operations take constant time.
 
