@@ -187,7 +187,11 @@ impl ChannelExchange<'_> {
             Ok(reply) => {
                 *key_id = Some(reply.key_id().to_owned());
                 let stamp = decoded_at(operation, stamp, clock::reading());
-                provider.decode(operation, answer.status, reply, signing(self.channel, &stamp))
+                let outcome = provider.decode(operation, answer.status, reply, signing(self.channel, &stamp))?;
+                match outcome.amount.filter(|amount| *amount != operation.amount()) {
+                    Some(amount) => Err(Error::Mismatch(format!("it names {amount}, not {}", operation.amount()))),
+                    None => Ok(outcome),
+                }
             }
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.

@@ -40,7 +40,7 @@ use crate::telemetry::METRICS;
 const PLACES: usize = 32;
 /// So many over one channel, so that a provider that comes back is not drowned, and that one which does not answer leaves
 /// places to the others.
-const EACH: usize = 16;
+const EACH: usize = 12;
 /// How long a payer may type a password; what a till scanned and is open then is reversed.
 const TYPING: SignedDuration = SignedDuration::from_secs(30);
 
@@ -240,7 +240,7 @@ fn lost_create(
     asked: &Result<Outcome, Error>,
 ) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_open = matches!(asked, Ok(outcome) if outcome.status == Status::Pending);
+    let is_open = matches!(asked, Ok(outcome) if outcome.status == Status::Pending && outcome.action.is_none());
     let is_lost = payment.action.is_none() && !payment.status.is_final();
     let may_repeat = search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
     let is_wanted = is_open && is_lost && may_repeat && repeats_create(channel, payment.method);

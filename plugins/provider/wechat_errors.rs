@@ -99,6 +99,10 @@ pub(super) fn error(class: Option<Class>, interface: Interface, is_signed: bool,
         Some(Class::Final | Class::Absent) if !is_signed && interface.moves_money() => {
             Error::Unclear { why: "it refused without a signature".to_owned(), word: Some(word) }
         }
+        // A refund that is called absent frees its amount for another one.
+        Some(Class::Absent) if !is_signed && matches!(interface, Interface::RefundQuery) => {
+            Error::Unclear { why: "it called the refund absent without a signature".to_owned(), word: Some(word) }
+        }
         Some(Class::Final) => Error::Declined(word),
         Some(Class::Later) => Error::Busy(word),
         Some(Class::State) => Error::Conflict(word),

@@ -10,7 +10,7 @@ pub(super) const V3: Inspection = Inspection {
     verify_from: "download WeChat Pay's public key (pub_key.pem, 微信支付公钥) from pay.weixin.qq.com (账户中心 → API安全), and name its id \
                   PUB_KEY_ID_…",
     id,
-    run: |facts| [api_certificate(facts), account(facts)].concat(),
+    run: |facts| [api_certificate(facts), provider_keys(facts), account(facts)].concat(),
 };
 
 /// For APIv2, which has no private key of its own.
@@ -167,6 +167,27 @@ fn identity(facts: &Facts<'_>) -> Option<Finding> {
             format!("this API certificate is of the merchant {}, and `mchid` is {mchid}", printable(&leaf.common_name));
         Finding::mistake(Place::Mtls, message, "name the API certificate (apiclient_cert.pem) of this merchant number")
     })
+}
+
+/// What stands in `keys.verify` and cannot be WeChat Pay's: any merchant's API certificate (an older one of this merchant has
+/// another key), and an authority's.
+fn provider_keys(facts: &Facts<'_>) -> Vec<Finding> {
+    let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
+    leaves
+        .filter_map(|(index, leaf)| {
+            let place = Place::VerifyFile(index);
+            if is_api_certificate(leaf) {
+                let message = format!(
+                    "this is an API certificate of the merchant {}, and WeChat Pay's belongs here",
+                    leaf.common_name
+                );
+                return Some(Finding::mistake(place, message, V3.verify_from));
+            }
+            let message =
+                "this is the certificate of an authority (rootca.pem?): WeChat Pay signs messages with another key";
+            leaf.is_authority.then(|| Finding::note(place, message, V3.verify_from))
+        })
+        .collect()
 }
 
 fn is_api_certificate(leaf: &Certificate) -> bool {

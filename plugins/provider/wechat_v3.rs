@@ -130,7 +130,7 @@ impl Provider for WechatV3 {
         let interface = Interface::of(operation);
         match (interface, errors::typing(reply.bytes())) {
             (Interface::Scan, Some(_)) => return Ok(Outcome::of(Status::Pending)),
-            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::Conflict(word)),
+            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::Busy(word)),
             _ if !status.is_success() => return Err(errors::refusal(interface, status, reply.bytes())),
             _ => {}
         }

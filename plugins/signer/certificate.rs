@@ -1,9 +1,10 @@
 //! X.509 certificates: what they say, when they count, and whether one was issued by another.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
-    RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
-    RSA_PKCS1_2048_8192_SHA384, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
+    RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
+    RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA384, UnparsedPublicKey,
+    VerificationAlgorithm,
 };
 use jiff::Timestamp;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -104,14 +105,20 @@ impl Certificate {
     pub fn is_signed_by(&self, issuer: &Self) -> Option<bool> {
         let (_, certificate) = X509Certificate::from_der(&self.der).ok()?;
         let (_, issuer) = X509Certificate::from_der(&issuer.der).ok()?;
+        // Uncompressed points. Any hash may go with either curve.
+        const P256: usize = 65;
+        const P384: usize = 97;
+        let length = issuer.public_key().subject_public_key.data.len();
         let algorithm: &'static dyn VerificationAlgorithm =
             match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
                 "1.2.840.113549.1.1.5" => &RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
                 "1.2.840.113549.1.1.11" => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
                 "1.2.840.113549.1.1.12" => &RSA_PKCS1_2048_8192_SHA384,
                 "1.2.840.113549.1.1.13" => &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
-                "1.2.840.10045.4.3.2" => &ECDSA_P256_SHA256_ASN1,
-                "1.2.840.10045.4.3.3" => &ECDSA_P384_SHA384_ASN1,
+                "1.2.840.10045.4.3.2" if length == P256 => &ECDSA_P256_SHA256_ASN1,
+                "1.2.840.10045.4.3.2" if length == P384 => &ECDSA_P384_SHA256_ASN1,
+                "1.2.840.10045.4.3.3" if length == P256 => &ECDSA_P256_SHA384_ASN1,
+                "1.2.840.10045.4.3.3" if length == P384 => &ECDSA_P384_SHA384_ASN1,
                 _ => return None,
             };
         let key = UnparsedPublicKey::new(algorithm, &*issuer.public_key().subject_public_key.data);

@@ -105,6 +105,8 @@ impl KeyFile {
                     let advice = "convert it: `ssh-keygen -p -m PKCS8 -f KEY`";
                     read.closed = Some(FileError::new("this is a private key in the form of OpenSSH", advice));
                 }
+                // Of a listener's key exchange, or of a curve: no keys.
+                _ if block.label.as_deref().is_some_and(|label| label.ends_with(" PARAMETERS")) => {}
                 Kind::Certificate => read.certificate(&block.der, &block)?,
                 Kind::PublicKey => {
                     let key = PublicKey::read(&block.der).ok_or_else(|| block.damaged())?;

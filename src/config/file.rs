@@ -159,6 +159,7 @@ impl Loading<'_> {
         }
         let source = self.open(&path)?;
         let (file, mistakes) = source.read(|root| process::read(&source, root, self.now));
+        self.sources.notes.extend(source.take_notes());
         self.close(&source, mistakes);
         let mut file = file?;
         self.sources.process = source.fingerprint();

@@ -129,6 +129,13 @@ fn pair(table: &Settings<'_>, cert: Option<&KeyFile>, key: Option<&KeyFile>) -> 
             table.problem("key", "this key does not belong to the certificate in `cert`", Some(suggestion));
             None
         }
+        _ if certificates.first().is_some_and(|leaf| is_of_version_1(&leaf.der)) => {
+            let message = "this certificate is of X.509 version 1, which TLS takes from nobody any more";
+            let suggestion =
+                "issue it anew with extensions: `openssl x509 -req … -copy_extensions copyall`, or `-extfile`";
+            table.problem("cert", message, Some(suggestion.to_owned()));
+            None
+        }
         _ => {
             let message = "this key, or the certificate in `cert`, is of a kind that TLS cannot use here";
             let suggestion =
@@ -151,6 +158,12 @@ fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool
     }
     ordered.append(&mut rest);
     ordered
+}
+
+/// As `openssl x509 -req` writes it where no extension is asked for.
+fn is_of_version_1(der: &[u8]) -> bool {
+    X509Certificate::from_der(der)
+        .is_ok_and(|(_, certificate)| certificate.version() == x509_parser::x509::X509Version::V1)
 }
 
 /// Without the extension a certificate is for everything.

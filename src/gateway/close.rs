@@ -94,6 +94,9 @@ async fn ask(
                 _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
             }
         }
+        Ok(outcome) if !outcome.status.is_final() => {
+            Err(Error::Unclear { why: "the provider wants the reversal again".to_owned(), word: outcome.reason })
+        }
         other => other,
     }
 }

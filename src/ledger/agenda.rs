@@ -1,13 +1,12 @@
 //! What is waiting, kept in memory beside the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::embedded::View;
 use super::errands;
 use super::limits::{QueueFull, QueueLimit};
 use super::outbox;
 use super::records::LedgerError;
-use super::searches;
 use super::transaction::{Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Searches, Space::Unknown, Space::Errands, Space::Running];
@@ -20,10 +19,8 @@ pub(super) struct Agenda {
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     /// In whose lane each of them is.
     lanes: HashMap<Vec<u8>, String>,
-    /// Urgent searches by when they are due, each with its [`priority`](searches::priority).
-    pub(super) urgent: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Searches that can wait, in the same way.
-    pub(super) patient: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Searches by when they are due, a lane for each [priority and channel](super::searches::priority).
+    pub(super) searches: Searches,
     /// What was accepted to be made later, by when it is due; and whose it is.
     pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Jobs that are being executed, by their claims; and whose they are.
@@ -62,15 +59,7 @@ impl Agenda {
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {
         let rows = match space {
-            Space::Searches => {
-                let is_urgent = value.is_some_and(searches::is_urgent);
-                let (rows, others) = match is_urgent {
-                    true => (&mut self.urgent, &mut self.patient),
-                    false => (&mut self.patient, &mut self.urgent),
-                };
-                others.remove(key);
-                rows
-            }
+            Space::Searches => return self.searches.put(key, value),
             Space::Unknown => &mut self.unknown,
             Space::Errands => {
                 let before = match value {
@@ -119,6 +108,39 @@ impl Agenda {
             if lane.is_empty() {
                 self.outbox.remove(&merchant);
             }
+        }
+    }
+}
+
+/// Keys of searches, which begin with when they are due, by lane.
+#[derive(Default)]
+pub(super) struct Searches {
+    lanes: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
+    /// The lane of each key.
+    lane_of: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Searches {
+    /// Returns every lane that has searches.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (&Vec<u8>, &BTreeSet<Vec<u8>>)> {
+        self.lanes.iter()
+    }
+
+    fn put(&mut self, key: &[u8], lane: Option<&[u8]>) {
+        let before = match lane {
+            Some(lane) => self.lane_of.insert(key.to_vec(), lane.to_vec()),
+            None => self.lane_of.remove(key),
+        };
+        if let Some(before) = before.filter(|before| lane != Some(before.as_slice()))
+            && let Some(keys) = self.lanes.get_mut(&before)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.lanes.remove(&before);
+            }
+        }
+        if let Some(lane) = lane {
+            self.lanes.entry(lane.to_vec()).or_default().insert(key.to_vec());
         }
     }
 }

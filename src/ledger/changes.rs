@@ -53,7 +53,7 @@ pub(super) fn record(
     };
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
-        Some(outcome) => {
+        Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
             let news = News::Outcome(outcome.clone());
             // Told first, so that what came of it stands behind it.
             let verdict = match foreseen(&target, &news, Source::Told, now) {
@@ -66,7 +66,7 @@ pub(super) fn record(
         }
         // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
         None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
-        None => {
+        _ => {
             target.add(tx, notified(Verdict::Ask), now)?;
             ask(tx, &mut target, now)?;
             return Ok(Recorded::Applied(target.subject()));
@@ -88,6 +88,11 @@ pub(super) fn record(
         tell_mismatch(tx, &mut target, now)?;
     }
     Ok(Recorded::Mismatch(target.subject()))
+}
+
+/// Whether a till's payment has ended by its reversal, which gives back what was paid: a success that is told late may be older.
+fn was_taken_back(target: &Target) -> bool {
+    matches!(target, Target::Payment(kept) if kept.row.payment.method.is_scanned() && target.status() == Status::Closed)
 }
 
 /// What news will do, of which nothing is done yet.
@@ -185,15 +190,19 @@ pub(super) fn hear_payment(
     source: Source,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
+    let lacked_action = kept.row.payment.action.is_none();
     let change = rules::payment(&mut kept.row.payment, news, source, now);
     let Payment { status, money_state, version, .. } = kept.row.payment;
+    // Whoever was told that the outcome is unknown learns that the payer can pay now.
+    let is_payable = status == Status::Pending && lacked_action && kept.row.payment.action.is_some();
+    let payable = (is_payable && source == Source::Asked).then_some("payment.pending");
     let became = What::Became { status, money_state, version, by: source };
     add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
     if kept.row.attempt_of.is_some() {
         if change.became == Some(Status::Succeeded) {
             attempts::paid(tx, kept, now)?;
         }
-    } else if let Some(kind) = change.became.and_then(rules::payment_event) {
+    } else if let Some(kind) = change.became.and_then(rules::payment_event).or(payable) {
         let data = Record::Payment(kept.row.payment.clone());
         outbox::tell(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
     }

@@ -183,7 +183,11 @@ fn settle_close(
     now: Timestamp,
 ) -> Result<(bool, bool), LedgerError> {
     let is_mismatch = match news {
-        News::Outcome(_) => hear_payment(tx, payment, news, Source::Asked, now)?.mismatch,
+        News::Outcome(outcome) => {
+            let is_mismatch = hear_payment(tx, payment, news, Source::Asked, now)?.mismatch;
+            // It was paid, and told as paid, while it was taken back.
+            is_mismatch || outcome.status == Status::Closed && payment.row.payment.status == Status::Succeeded
+        }
         News::Unknown(_) => false,
         News::Declined(_) | News::NeverHappened | News::Expired | News::Unsent(..) => return Ok((false, false)),
     };

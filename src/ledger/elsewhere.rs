@@ -32,27 +32,30 @@ pub(super) fn record(
     }
     let subject = rows::payment_subject(&payment.row.payment);
     let moved = moved(&payment.row, refunded);
-    if moved.is_some_and(|moved| moved.value == 0) && event.refund_number.is_none() {
-        // All of the sum are refunds of ours.
-        return Ok(None);
+    if is_undecided(&payment.row, refunded) {
+        return Ok(Some(Recorded::TooEarly(subject)));
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
         What::Notified { channel, id, verdict, seen: told.seen.clone() }
     };
     if payment.row.payment.status != Status::Succeeded {
-        let is_scanned = payment.row.payment.method.is_scanned();
+        let is_taken_back = payment.row.payment.method.is_scanned() && payment.row.payment.status.is_final();
         let mut target = Target::Payment(payment);
         target.add(tx, notified(Verdict::Ask), now)?;
         changes::ask(tx, &mut target, now)?;
         // A till's payment that was cancelled was given back by the cancellation.
-        return Ok(Some(if is_scanned { Recorded::Applied(subject) } else { Recorded::TooEarly(subject) }));
+        return Ok(Some(if is_taken_back { Recorded::Applied(subject) } else { Recorded::TooEarly(subject) }));
     }
     let Some(moved) = moved else {
         let mut target = Target::Payment(payment);
         changes::tell_mismatch(tx, &mut target, now)?;
         return Ok(Some(Recorded::Mismatch(subject)));
     };
+    if moved.value == 0 {
+        // All of the sum is known: refunds of ours, or an older sum that comes late.
+        return Ok(Some(Recorded::Duplicate));
+    }
     // The provider's own status beside it may change, and it is the same refund.
     let number = event.refund_number.as_deref().unwrap_or_default();
     let key = index("seen", &[channel, "refunded_elsewhere", &event.order_number, number, &refunded.to_string()]);
@@ -82,6 +85,13 @@ pub(super) fn record(
 fn is_ours(tx: &Transaction<'_>, payment: &Kept<PaymentRow>, number: Option<&str>) -> Result<bool, LedgerError> {
     let Some(number) = number else { return Ok(false) };
     Ok(rows::refund_by_number(tx, number)?.is_some_and(|refund| refund.row.payment == payment.id))
+}
+
+/// Whether a sum may hold refunds of ours whose end is open: how much of it went back elsewhere is known when they have ended, and
+/// the notification comes again.
+fn is_undecided(row: &PaymentRow, refunded: Refunded) -> bool {
+    let is_open = row.refunding > row.payment.refunded;
+    matches!(refunded, Refunded::Total(sum) if is_open && sum.value > row.payment.refunded)
 }
 
 /// How much went back that is not known here; `None` where it cannot be true. Refunds of ours whose end is open count as known:

@@ -67,22 +67,32 @@ pub(super) fn is_urgent(value: &[u8]) -> bool {
 }
 
 /// Keys of the searches that are due, none of the channels that are `busy`: the urgent ones first, of each kind the longest
-/// due first, then those that a wrong clock has written.
+/// due first, then those that a wrong clock has written. A quarter is left to those that can wait.
 pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Vec<u8>> {
-    let kinds = [&agenda.urgent, &agenda.patient];
-    let is_free = |value: &[u8]| !value.get(1..).is_some_and(|channel| busy.iter().any(|it| it.as_bytes() == channel));
-    let is_due = |key: &[u8]| millis_at(key) <= millis(now);
-    let due = kinds.into_iter().flat_map(|kind| kind.iter().take_while(|(key, _)| is_due(key)));
-    let lost = kinds.into_iter().flat_map(|kind| kind.range(after(now, LATEST_DUE)..));
+    let is_busy = |lane: &[u8]| lane.get(1..).is_some_and(|channel| busy.iter().any(|it| it.as_bytes() == channel));
+    let (mut urgent, mut patient) = (Vec::new(), Vec::new());
+    for (lane, keys) in agenda.searches.lanes().filter(|(lane, _)| !is_busy(lane)) {
+        let due = keys.iter().take_while(|key| millis_at(key) <= millis(now));
+        let lost = keys.range(after(now, LATEST_DUE)..);
+        let kind = if is_urgent(lane) { &mut urgent } else { &mut patient };
+        kind.extend(due.chain(lost).take(limit));
+    }
+    urgent.sort();
+    patient.sort();
+    urgent.truncate(limit - patient.len().min(patient_share(limit)));
     // These keys too name their records behind eight bytes.
     let unborn = agenda.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
-    let free = due.chain(lost).filter(|(_, value)| is_free(value)).map(|(key, _)| key);
-    let mut keys: Vec<_> = free.take(limit).cloned().collect();
+    let mut keys: Vec<_> = urgent.into_iter().chain(patient).take(limit).cloned().collect();
     let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
     let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
     keys.extend(unborn);
     keys.truncate(limit);
     keys
+}
+
+/// How many of `limit` are left to searches that can wait.
+pub(super) fn patient_share(limit: usize) -> usize {
+    limit / 4
 }
 
 /// What became unknown later than so long from now did so by a clock that was wrong.

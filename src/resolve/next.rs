@@ -24,6 +24,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const LONGEST_EARLY_PAUSE: Duration = Duration::from_secs(60);
 /// The pauses between questions about what is pending grow with its age, within these bounds.
 const SILENCE: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
+/// The longest pause while questions about what is pending fail, as on a channel that was removed.
+const LONGEST_SILENCE: Duration = Duration::from_hours(24);
 /// A person is asked to look at what the provider has kept pending for so long; the questions go on. A doubt about what has
 /// ended is given up then.
 const ENOUGH: SignedDuration = SignedDuration::from_hours(24 * 30);
@@ -166,7 +168,7 @@ pub(super) fn after(
         return Next::Enough;
     }
     // Nothing was sent there, as far as anybody knows: no person need look.
-    if is_attempt(record) && age >= PERSON_AFTER && search.asked >= ATTEMPT_QUESTIONS {
+    if is_attempt(record) && (is_unsure || !was_pending) && age >= PERSON_AFTER && search.asked >= ATTEMPT_QUESTIONS {
         return Next::NeverHappened;
     }
     let by_age = Duration::try_from(age / 4).unwrap_or_default();
@@ -175,19 +177,21 @@ pub(super) fn after(
     let is_steady = time.steady_for >= PERSON_STEADY;
     let is_late = age >= PERSON_AFTER && search.asked >= PERSON_QUESTIONS && is_steady;
     let is_overdue = age >= ENOUGH && search.asked >= ENOUGH_QUESTIONS && is_steady;
-    // The silence is for orders that the provider says are open. A question that failed is asked again soon.
+    // A question that failed is asked again soon, and ever more seldom as the order ages.
     let is_unanswered = matches!(&said.asked, Err(error) if !matches!(error, Error::Absent(_)));
     let wanted = if is_waited_for && (still_open || was_pending || said.closed.is_some()) {
         match manners.pace {
             Pace::Steady(pause) => pause,
             Pace::Doubling => doubled,
         }
-    } else if absent > 0 && said.closed.is_none() {
+    } else if absent > 0 && is_absent && said.closed.is_none() {
         // The provider works: only the second word is waited for, or the window.
         SECOND_WORD_PAUSE
     } else if was_pending && awaits_action(record, &search) {
         self::doubled(search.repeated_creates).max(by_age)
-    } else if was_pending && (still_open || !is_unsure) && !is_unanswered {
+    } else if was_pending && is_unanswered {
+        self::doubled(search.asked).max(by_age).min(LONGEST_SILENCE)
+    } else if was_pending && (still_open || !is_unsure) {
         let silence = Duration::try_from(age.clamp(SILENCE[0], SILENCE[1])).unwrap_or(LONGEST_PAUSE);
         let until_expired = until_expired(record, manners, time).and_then(|left| Duration::try_from(left).ok());
         silence.min(until_expired.map_or(silence, |left| left.max(FIRST_PAUSE)))
@@ -204,7 +208,8 @@ pub(super) fn after(
         asked: search.asked.saturating_add(1),
         absent,
         reversed,
-        needs_person: search.needs_person || (needs_person && !is_attempt(record) && !status_of(record).is_final()),
+        needs_person: search.needs_person
+            || (needs_person && (was_pending || !is_attempt(record)) && !status_of(record).is_final()),
         ..search
     })
 }

@@ -255,10 +255,8 @@ impl<'a> Reply<'a> {
                 code: "NO_TRADE".to_owned(),
                 message: "there is no trade to cancel".to_owned(),
             })),
-            (Some("Y"), _) => Err(Error::Conflict(Word {
-                code: "RETRY".to_owned(),
-                message: "it wants the cancellation again (retry_flag)".to_owned(),
-            })),
+            // It wants the cancellation again.
+            (Some("Y"), _) => Ok(Outcome { needs_reversal: true, ..self.outcome(Status::Pending) }),
             _ => Err(Error::unclear("it does not say what its cancellation did")),
         }
     }

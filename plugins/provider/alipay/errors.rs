@@ -115,6 +115,8 @@ pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: 
         // A broken server may say anything.
         (None, None) if signed && status.is_client_error() => Error::UnlistedRefusal(word),
         (Some(class), _) if status.is_client_error() => error(at_the_door(interface, class), word),
+        // A refund that is called absent frees its amount for another one.
+        (None, Some(Class::Absent)) if matches!(interface, Interface::RefundQuery) => error(Class::Unclear, word),
         (None, Some(class)) if !interface.moves_money() => error(class, word),
         _ => error(Class::Unclear, word),
     }

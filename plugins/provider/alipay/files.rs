@@ -23,7 +23,16 @@ fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
 }
 
 fn run(facts: &Facts<'_>) -> Vec<Finding> {
-    [app_certificate(facts), roots(facts), chains(facts), short_keys(facts), gateway(facts), numbers(facts)].concat()
+    [
+        app_certificate(facts),
+        provider_certificates(facts),
+        roots(facts),
+        chains(facts),
+        short_keys(facts),
+        gateway(facts),
+        numbers(facts),
+    ]
+    .concat()
 }
 
 /// The app's certificate: its key, its time, its app.
@@ -66,6 +75,28 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Certificates in `keys.verify` that cannot be Alipay's own: those of an app, and those of authorities.
+fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
+    let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
+    leaves
+        .filter_map(|(index, leaf)| {
+            let is_apps =
+                leaf.common_name.split_once('-').is_some_and(|(seller, app)| is_seller(seller) && is_app(app));
+            let message =
+                match (is_apps, leaf.is_authority || facts.secret(ROOT_CERT).iter().any(|root| root.der == leaf.der)) {
+                    (true, _) => {
+                        format!("this is the certificate of the app {}, and Alipay's belongs here", leaf.common_name)
+                    }
+                    (false, true) => {
+                        "this is the certificate of an authority, and Alipay's own belongs here".to_owned()
+                    }
+                    (false, false) => return None,
+                };
+            Some(Finding::mistake(Place::VerifyFile(index), message, INSPECTION.verify_from))
+        })
+        .collect()
 }
 
 /// A root signed itself; a file without one is another file.

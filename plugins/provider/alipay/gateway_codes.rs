@@ -127,8 +127,22 @@ const NAMES: &[(&str, Class)] = &[
 ];
 
 /// Parts of names that speak of our credentials, for names that the list does not have yet.
-const CREDENTIALS: &[&str] =
-    &["signature", "cert-", "-cert", "app-key", "encrypt", "decrypt", "timestamp", "auth-token", "app-id"];
+const CREDENTIALS: &[&str] = &[
+    "signature",
+    "sign-type",
+    "invalid-sign",
+    "missing-sign",
+    "cert-",
+    "-cert",
+    "app-key",
+    "public-key",
+    "encrypt",
+    "decrypt",
+    "timestamp",
+    "token",
+    "app-id",
+    "-ip",
+];
 
 /// The class of a name, with or without a prefix; `None` when it is not the gateway's. An unlisted `isv.` name is a mistake in our
 /// request.

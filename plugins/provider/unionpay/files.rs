@@ -4,6 +4,7 @@
 use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
 use super::account::{MIDDLE, ROOT};
 use crate::signer::certificate::Certificate;
+use crate::signer::key_file::KeyAlgorithm;
 
 pub(super) const INSPECTION: Inspection =
     Inspection { certificates: &[], authorities: &[ROOT, MIDDLE], verify_from: "", id, run };
@@ -57,6 +58,8 @@ fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Findin
     let certificates = facts.secret(name);
     let own = facts.sign.as_ref().and_then(|sign| sign.public_key);
     let is_own = |one: &Certificate| own.is_some() && one.public_key.as_ref() == own;
+    let is_sm2 = facts.sign.as_ref().is_some_and(|sign| sign.algorithm == "sm2-sm3");
+    let wanted = if is_sm2 { KeyAlgorithm::Sm2 } else { KeyAlgorithm::Rsa };
     let mistake = match () {
         () if certificates.is_empty() => None,
         () if certificates.iter().any(is_own) => {
@@ -67,6 +70,14 @@ fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Findin
             && facts.secret(ROOT).iter().all(|root| !root.is_self_issued()) =>
         {
             Some("`root_cert` and `middle_cert` have changed places: this one signed itself, as a root does".to_owned())
+        }
+        () if name == MIDDLE && certificates.iter().all(Certificate::is_self_issued) => {
+            Some("this is a root certificate: UnionPay's messages are signed under a middle one".to_owned())
+        }
+        () if !certificates.iter().any(|one| one.public_key.as_ref().is_some_and(|key| key.algorithm() == wanted)) => {
+            Some(format!(
+                "no certificate in this file has a key for {wanted}, with which `keys.sign` and UnionPay sign"
+            ))
         }
         () if !certificates.iter().any(|one| one.is_authority) => {
             Some("this certificate may not sign others: it is none of an authority's".to_owned())
@@ -96,6 +107,17 @@ fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
     if let (false, Some(host)) = (is_test, facts.hosts.iter().find(is_of_tests)) {
         let message = format!("{host} is UnionPay's test environment, and `environment` is \"production\"");
         return Some(Finding::mistake(Place::Hosts, message, "add environment = \"test\" to `[account]`"));
+    }
+    let middles = facts.secret(MIDDLE);
+    let is_of_tests_ca = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
+    if is_test
+        && facts.hosts.iter().any(|host| is_of_tests(&host))
+        && !middles.is_empty()
+        && !middles.iter().any(is_of_tests_ca)
+    {
+        let message =
+            "no certificate in this file is of UnionPay's test environment (CFCA TEST …), where the hosts are";
+        return Some(Finding::note(Place::Secret(MIDDLE), message, SDK));
     }
     if let (true, Some(host)) = (is_test, facts.hosts.iter().find(is_production)) {
         let message = format!("{host} is UnionPay's production, and `environment` is \"test\"");

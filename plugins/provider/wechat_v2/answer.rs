@@ -9,7 +9,7 @@ use super::super::wechat_errors::Interface;
 use super::super::{Signing, beijing};
 use super::xml::Fields;
 use super::{Account, Product, errors};
-use crate::error::{Error, Word};
+use crate::error::Error;
 use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Refunded, Status};
 
 /// The fields of one message.
@@ -93,10 +93,8 @@ impl Message<'_> {
             Operation::Query(order) => self.found(order),
             Operation::Close(order) if order.method.is_scanned() => match self.field("recall") {
                 Some("N") => Ok(Outcome::of(Status::Closed)),
-                Some("Y") => Err(Error::Conflict(Word {
-                    code: "RECALL".to_owned(),
-                    message: "the reversal is not done yet and wants to be sent again".to_owned(),
-                })),
+                // Not done yet: it wants to be sent again.
+                Some("Y") => Ok(Outcome { needs_reversal: true, ..Outcome::of(Status::Pending) }),
                 _ => Err(Error::unclear("it does not say what its reversal did")),
             },
             Operation::Close(_) => Ok(Outcome::of(Status::Closed)),

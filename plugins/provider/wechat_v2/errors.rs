@@ -58,7 +58,7 @@ pub(super) const CODES: &[Row] = &[
     ("REFUNDFEEMISMATCH", Class::State, REFUND), // refund: the same number with another amount
     ("TRADEERROR", Class::State, EVERY),     // reverse
     ("TRADESTATEERROR", Class::State, EVERY), // closeorder, refund
-    ("USERPAYING", Class::State, END),       // reverse: the payer is typing the password
+    ("USERPAYING", Class::Later, END),       // reverse: the payer is typing the password
     // No such order, refund or bill.
     ("20002", Class::Absent, BILL),           // downloadbill, `error_code`
     ("NOBILLEXIST", Class::Absent, BILL),     // downloadbill, downloadfundflow
@@ -76,13 +76,12 @@ pub(super) const CODES: &[Row] = &[
 /// Sentences (`return_msg`) of a request that was not understood, which has no code. A sentence belongs to the first row of
 /// which it has all parts. None says that an order does not exist: that needs a code.
 pub(super) const SENTENCES: &[(&[&str], Class)] = &[
-    // The API key: 签名错误, 签名失败, 签名校验失败, 签名验证失败, 验签失败, 签名不正确.
-    (&["签名", "错误"], Class::Credentials),
-    (&["签名", "失败"], Class::Credentials),
-    (&["签名", "不正确"], Class::Credentials),
-    (&["验签", "失败"], Class::Credentials),
-    (&["invalid", "sign"], Class::Credentials),
-    (&["密钥"], Class::Credentials), // none is set, or it is no longer valid
+    // The API key: 签名错误, 签名校验失败, 签名验证不通过, 验签失败, 缺少签名, sign check error, 缺少参数sign.
+    (&["签名"], Class::Credentials),
+    (&["验签"], Class::Credentials),
+    (&["sign"], Class::Credentials),
+    (&["IP地址"], Class::Credentials), // 此IP地址不允许调用接口: this machine's address is in no list of the merchant's
+    (&["密钥"], Class::Credentials),   // none is set, or it is no longer valid
     // The API certificate: 证书已过期, 商户证书不合法, 证书校验错误, certificate not match.
     (&["证书"], Class::Credentials),
     (&["certificate"], Class::Credentials),
@@ -117,12 +116,17 @@ const CERTIFICATE_PAGES: &[&str] = &["No required SSL certificate was sent", "Th
 /// Returns the error of an unsigned answer. It can say no or "later", never yes.
 pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) -> Error {
     let Some(fields) = xml::read("xml", body) else { return page(status, body) };
-    if text(&fields, "return_code") != "SUCCESS" {
-        return not_understood(interface, status, &fields, false);
-    }
-    match text(&fields, "result_code") {
-        "" | "SUCCESS" => Error::unclear("it says SUCCESS without a signature"),
-        _ => refusal(interface, &fields, false),
+    let said = match (text(&fields, "return_code"), text(&fields, "result_code")) {
+        ("SUCCESS", "" | "SUCCESS") => Error::unclear("it says SUCCESS without a signature"),
+        ("SUCCESS", _) => refusal(interface, &fields, false),
+        _ => not_understood(interface, status, &fields, false),
+    };
+    match said {
+        // It would end a payment or a refund as one that never happened.
+        Error::Absent(word) => {
+            Error::Unclear { why: "it says without a signature that there is none".to_owned(), word: Some(word) }
+        }
+        said => said,
     }
 }
 
@@ -139,8 +143,16 @@ fn page(status: StatusCode, body: &[u8]) -> Error {
 /// Returns the error of a `result_code` other than SUCCESS.
 pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) -> Error {
     let word = Word { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
-    let class = table::class(CODES, &word.code, interface);
+    let class = table::class(CODES, &word.code, interface).map(|class| narrowed(class, &word));
     table::error(class, interface, is_signed, word, "it answered with an error".to_owned())
+}
+
+/// Returns the class of a code whose official text names several causes: INVALID_REQUEST says "商户权限异常、重复请求支付、证书错误、频率限制等".
+/// Its description tells which one, as in "201 商户订单号重复".
+fn narrowed(class: Class, word: &Word) -> Class {
+    let told =
+        || sentence(&word.message).filter(|class| matches!(class, Class::State | Class::Credentials | Class::Later));
+    if table::bare(&word.code) == "INVALIDREQUEST" { told().unwrap_or(class) } else { class }
 }
 
 /// Returns the error of a `return_code` other than SUCCESS: the request was not understood. Most are unsigned and say why in a

@@ -46,7 +46,7 @@ pub(super) const CODES: &[Row] = &[
     ("OUTTRADENOUSED", Class::State, EVERY),        // create 403: the same number with other parameters
     ("RESOURCEALREADYEXISTS", Class::State, EVERY), // shared, 400
     ("TRADEERROR", Class::State, EVERY),            // close 403
-    ("USERPAYING", Class::State, END),              // close 202: the payer is typing the password
+    ("USERPAYING", Class::Later, END),              // close 202: the payer is typing the password
     // No such order, refund or bill.
     ("NOSTATEMENTEXIST", Class::Absent, BILL),   // bills 400
     ("ORDERNOTEXIST", Class::Absent, EVERY),     // create 404
@@ -92,7 +92,10 @@ impl Refusal {
         if status == StatusCode::UNAUTHORIZED || status.is_client_error() && self.is_about_credentials() {
             return Some(Class::Credentials);
         }
-        let known = table::class(CODES, &self.code, interface);
+        // "201 商户订单号重复", "请求重入时，参数与首次请求时不一致": OUT_TRADE_NO_USED by another name.
+        let is_used =
+            bare(&self.code) == "INVALIDREQUEST" && ["重复", "首次请求"].iter().any(|part| self.message.contains(part));
+        let known = table::class(CODES, &self.code, interface).map(|class| if is_used { Class::State } else { class });
         let is_broken = status.is_server_error() && !FINAL_WITH_500.contains(&bare(&self.code).as_str());
         match known {
             // That a machine is overburdened can be heard from a broken one, and nothing else.

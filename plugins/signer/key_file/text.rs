@@ -118,10 +118,15 @@ fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
     Some(Ok(blocks.into_iter().enumerate().map(block).collect()))
 }
 
-/// Length of the DER SEQUENCE at the beginning, with its head. Short ones are left out: text may look like them.
+/// Length of the DER SEQUENCE at the beginning, with its head. A short one (a key of a curve) must end the file, because text may
+/// look like it.
 pub(super) fn element_length(bytes: &[u8]) -> Option<usize> {
     let (tag, size) = (*bytes.first()?, *bytes.get(1)?);
-    let count = usize::from(size.checked_sub(0x80)?);
+    let Some(count) = size.checked_sub(0x80).map(usize::from) else {
+        let end = usize::from(size) + 2;
+        let is_whole = bytes.get(end..).is_some_and(|rest| rest.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        return (tag == 0x30 && is_whole).then_some(end);
+    };
     if tag != 0x30 || !(1..=4).contains(&count) {
         return None;
     }
@@ -251,6 +256,10 @@ fn unknown(text: &[u8]) -> FileError {
         () if text.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) => (
             "this is a Java key store (JKS)",
             "convert it: `keytool -importkeystore -srckeystore FILE -destkeystore NEW.p12 -deststoretype PKCS12`",
+        ),
+        () if text.starts_with(&[0x30, 0x80]) => (
+            "this is BER with lengths left open, as Java's Bouncy Castle writes PFX files",
+            "write it anew: `openssl pkcs12 -in FILE -out KEY.pem` and name KEY.pem",
         ),
         () if contains("<RSAKeyValue") => ("this is a key in the XML form of .NET", "export it as PEM"),
         () if starts(&["<"]) => {

@@ -77,21 +77,26 @@ pub(super) fn take_searches(
     );
     let (owner, space, patient) = (i64::from(owner), schema::number(Space::Searches), [searches::PATIENT]);
     let busy: Vec<&[u8]> = busy.iter().map(String::as_bytes).collect();
-    let mut taken = Vec::new();
-    for is_patient in [false, true] {
+    let take = |is_patient: bool, limit: usize| -> Result<Vec<Vec<u8>>, Failure> {
+        let mut taken = Vec::new();
         for When { from, until } in when {
-            let left = limit.saturating_sub(taken.len());
-            if left == 0 {
-                return Ok(taken);
-            }
-            let (left, time, patient) = (many(left), TAKEN.as_secs_f64(), &patient[..]);
+            let (left, time, patient) = (many(limit.saturating_sub(taken.len())), TAKEN.as_secs_f64(), &patient[..]);
             let rows =
                 session.query(TAKE, &[&owner, &space, until, &left, &time, from, &patient, &is_patient, &busy])?;
             let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
             keys.sort();
             taken.extend(keys);
         }
+        Ok(taken)
+    };
+    let share = searches::patient_share(limit);
+    let mut patient = take(true, share)?;
+    let mut taken = take(false, limit - patient.len())?;
+    if patient.len() == share && taken.len() + share < limit {
+        // The same rows again, and more.
+        patient = take(true, limit - taken.len())?;
     }
+    taken.append(&mut patient);
     Ok(taken)
 }
 

@@ -1,5 +1,7 @@
 //! News as the ledger takes it in: events, repetitions, mismatches, searches.
 
+use tollgate_plugins::payment::Action as ActionOf;
+
 use super::*;
 
 #[tokio::test]
@@ -185,6 +187,38 @@ async fn a_notification_before_the_answer_wins_over_it() {
         assert_eq!(bench.kinds().await, ["payment.succeeded"]);
     }
     assert!(bench.due().await.is_empty());
+}
+
+#[tokio::test]
+async fn action_that_was_lost_and_found_is_an_event() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    let found = Outcome { action: Some(ActionOf::Qr { data: "x".into() }), ..Outcome::of(Status::Pending) };
+    for at_second in [2, 3] {
+        bench.ledger.apply(&of("o"), News::Outcome(found.clone()), at(at_second)).await.unwrap();
+    }
+    let mut kinds = Vec::new();
+    for event in bench.hear_all().await {
+        kinds.push(event.kind);
+    }
+    assert_eq!(kinds, ["payment.unknown", "payment.pending"]);
+}
+
+#[tokio::test]
+async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_others() {
+    let bench = Bench::new();
+    for number in 0..12 {
+        let order = format!("unknown-{number}");
+        let ticket = bench.run(&order, pay(&order)).await;
+        bench.settle(ticket, News::Unknown(Reason::default())).await;
+    }
+    let ticket = bench.run("pending", pay("pending")).await;
+    bench.settle(ticket, News::Outcome(Outcome::of(Status::Pending))).await;
+    bench.ledger.searched(&of("pending"), Some(Search { due: at(50), ..Search::new(at(1)) })).await.unwrap();
+    let due = bench.ledger.due_searches(at(60), 8, &[]).await;
+    let is_pending = |record: &Record| matches!(record, Record::Payment(it) if it.status == Status::Pending);
+    assert!((7..=8).contains(&due.len()) && due.last().is_some_and(is_pending), "{due:?}");
 }
 
 #[tokio::test]

@@ -220,10 +220,10 @@ fn after_a_day_a_person_is_asked_and_the_search_goes_on() {
 
 #[test]
 fn pending_order_whose_inquiry_fails_is_asked_about_again_soon() {
-    for (asked, wanted) in [(0, 1), (3, 8), (30, 300)] {
+    for (asked, age, wanted) in [(0, 1, 1), (3, 20, 8), (30, 60, 300), (30, 3600, 900), (99, 20 * 86_400, 86_400)] {
         let search = Search { asked, ..search() };
-        let next = after(search, &payment(Status::Pending), &trouble(), STEADY, seconds(86_400), 0.5);
-        assert_eq!(pause(next, seconds(86_400)), wanted);
+        let next = after(search, &payment(Status::Pending), &trouble(), STEADY, seconds(age), 0.5);
+        assert_eq!(pause(next, seconds(age)), wanted, "{asked} {age}");
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::super::super::wechat_errors::{Class, Interface};
-use super::super::errors::{CODES, SENTENCES};
+use super::super::errors::{CODES, SENTENCES, sentence};
 use super::*;
 
 /// The operations by the names of their interfaces.
@@ -52,7 +52,7 @@ const LISTED: &[(&[&str], &str, &str)] = &[
     ),
     (&["refund"], "REFUND_FEE_MISMATCH", "conflict"),
     (&[END, REST, "refund"], "TRADE_ERROR", "conflict"),
-    (&[END], "USERPAYING", "conflict"),
+    (&[END], "USERPAYING", "provider_busy"),
     (&[PAY, END, REST, "refund"], "ORDERNOTEXIST REFUNDNOTEXIST", "absent"),
     (&[PAY, END, REST, "refund"], "BANKERROR SYSTEMERROR", "unclear"),
     (&["unifiedorder", REST, "refund"], "USERPAYING", "unclear"),
@@ -110,7 +110,7 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
     for (name, operation) in operations() {
         let moves = ["micropay", "reverse", "refund"].contains(&name);
         assert_eq!(said(&operation, "NOAUTH").code(), if moves { "unclear" } else { "declined" }, "{name}");
-        assert_eq!(said(&operation, "ORDERNOTEXIST").code(), if moves { "unclear" } else { "absent" }, "{name}");
+        assert_eq!(said(&operation, "ORDERNOTEXIST").code(), "unclear", "{name}");
         assert_eq!(said(&operation, "NOAUTH").word().unwrap().code, "NOAUTH");
         assert_eq!(said(&operation, "SIGNERROR").code(), "unauthorized", "{name}");
         assert_eq!(said(&operation, "FREQUENCY_LIMITED").code(), "provider_busy", "{name}");
@@ -242,5 +242,37 @@ fn signed_failure_that_names_no_account_is_heard_by_its_code() {
         assert_eq!(queried("wechat.native", &[&fail[..], &[(name, "")]].concat()).unwrap_err().code(), "absent");
         let nameless = queried("wechat.native", &[(name, "")]).unwrap_err();
         assert_eq!(nameless.code(), "unclear", "no other {name} is named: {nameless}");
+    }
+}
+
+/// The official text of INVALID_REQUEST names several causes; its description says which one it is.
+#[test]
+fn invalid_request_is_heard_by_its_description() {
+    for (name, operation) in operations() {
+        for (words, wanted) in [
+            ("201 商户订单号重复", "conflict"),
+            ("证书校验错误", "unauthorized"),
+            ("调用频率过高", "provider_busy"),
+            ("x", "declined"),
+        ] {
+            let fields =
+                [("result_code", "FAIL"), ("err_code", "INVALID_REQUEST"), ("err_code_des", words), ("recall", "N")];
+            assert_eq!(answered(&operation, &fields).unwrap_err().code(), wanted, "{name} {words}");
+        }
+    }
+}
+
+#[test]
+fn every_sentence_about_the_signature_is_about_our_key() {
+    for words in [
+        "签名验证不通过",
+        "签名不合法",
+        "缺少签名",
+        "验签不通过",
+        "缺少sign参数",
+        "sign check error",
+        "此IP地址不允许调用接口",
+    ] {
+        assert_eq!(sentence(words), Some(Class::Credentials), "{words}");
     }
 }

@@ -71,7 +71,7 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
         "conflict",
     ),
     (&[END, REST, "refund"], 403, "TRADE_ERROR", "conflict"),
-    (&[END], 202, "USERPAYING", "conflict"),
+    (&[END], 202, "USERPAYING", "provider_busy"),
     (&[PAY, END, REST, "refund"], 404, "ORDER_NOT_EXIST REFUND_NOT_EXISTS RESOURCE_NOT_EXISTS", "absent"),
     (&[PAY, END, REST, "refund"], 500, "BANK_ERROR SYSTEM_ERROR", "unclear"),
     (&[PAY, END, REST, "refund"], 404, "NOT_FOUND", "unclear"),
@@ -130,7 +130,8 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
             assert_eq!(said(403, code), if moves_money(name) { "unclear" } else { "declined" }, "{name} {code}");
         }
         for code in ["RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
-            assert_eq!(said(404, code), if moves_money(name) { "unclear" } else { "absent" }, "{name} {code}");
+            let is_open = moves_money(name) || name == "refundquery";
+            assert_eq!(said(404, code), if is_open { "unclear" } else { "absent" }, "{name} {code}");
         }
         assert_eq!(said(403, "ORDER_PAID"), "conflict", "{name}");
         assert_eq!(said(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");

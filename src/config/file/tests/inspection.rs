@@ -37,7 +37,13 @@ fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: std::ops::Ra
     issuer.distinguished_name.push(DnType::CommonName, name);
     let mut leaf = CertificateParams::new(Vec::new()).unwrap();
     leaf.distinguished_name = rcgen::DistinguishedName::new();
-    leaf.distinguished_name.push(DnType::CommonName, "2088000000000001-2021000000000001");
+    let is_alipays = key.ends_with("alipay_private_key.pem");
+    let owner = if is_alipays {
+        "支付宝(中国)网络技术有限公司-2088000000000001"
+    } else {
+        "2088000000000001-2021000000000001"
+    };
+    leaf.distinguished_name.push(DnType::CommonName, owner);
     leaf.not_before = date_time_ymd(years.start, 1, 1);
     leaf.not_after = date_time_ymd(years.end, 1, 1);
     let key = KeyPair::from_pkcs8_pem_and_sign_algo(&read(dir, key), &PKCS_RSA_SHA256).unwrap();
