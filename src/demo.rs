@@ -87,7 +87,9 @@ async fn play(stage: &Stage) -> Result<(), String> {
             seen["arrivals"]["query"]
         ),
     );
-    why("Not sure means unknown: nothing is sent again, the provider is asked what became of it.");
+    why(
+        "Not sure means unknown: the provider is asked what became of it. Nobody pays twice: one order number is one order there.",
+    );
 
     title("5  A forged notification says that tea-2 was paid");
     let refused = stage.forge("tea-2").await?;
