@@ -191,7 +191,7 @@ pub struct Refund {
     pub number: String,
     /// How much goes back.
     pub amount: Money,
-    /// As [`Order::created_at`].
+    /// When the merchant asked for the payment.
     pub created_at: Timestamp,
     /// What the payer reads.
     pub reason: Option<String>,

@@ -151,10 +151,10 @@ struct Given {
     money_state: MoneyState,
     amount: Money,
     refunded_at: Option<Timestamp>,
-    /// As [`Explanation::refused`].
+    /// The provider's code and sentence when it refused, or when its answer left the end open.
     #[serde(default)]
     refused: Option<String>,
-    /// As [`Explanation::status_reason`].
+    /// The gateway's sentence about why the refund stands so.
     #[serde(default)]
     status_reason: Option<String>,
     search: Option<Search>,

@@ -158,8 +158,7 @@ pub struct Metrics {
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 impl Metrics {
-    // A name or label that Prometheus refuses is a mistake in the lines below, found by the first test that runs.
-    #[allow(clippy::expect_used)]
+    #[expect(clippy::expect_used, reason = "a name that Prometheus refuses fails the first test that runs")]
     fn new() -> Self {
         let registry = Registry::new_custom(Some("tollgate".into()), None).expect("prefix is valid");
         macro_rules! add {

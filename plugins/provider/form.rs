@@ -51,7 +51,7 @@ pub(super) fn read_raw(form: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
     Some(fields)
 }
 
-/// As [`text`], over values in any charset.
+/// Returns the text that is signed, like [`text`], over values in any charset.
 pub(super) fn raw_text(fields: &BTreeMap<String, Vec<u8>>, without: &[&str]) -> Vec<u8> {
     let signed = fields.iter().filter(|(name, value)| !value.is_empty() && !without.contains(&name.as_str()));
     let pairs: Vec<Vec<u8>> = signed.map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();

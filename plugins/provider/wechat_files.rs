@@ -194,7 +194,7 @@ fn is_api_certificate(leaf: &Certificate) -> bool {
     (8..=10).contains(&leaf.common_name.len()) && leaf.common_name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Numbers in each other's place.
+/// Finds account ids that were swapped or belong to another provider.
 fn account(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in ["mchid", "sub_mchid"] {

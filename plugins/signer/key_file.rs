@@ -180,8 +180,7 @@ impl KeyFile {
                 Err(FileError::new(format!("this file has no private key in it: {}", self.what_it_is()), advice))
             }
             (several, _) => {
-                let message =
-                    format!("there are {} private keys in this file: which is meant nobody can say", several.len());
+                let message = format!("this file holds {} private keys, and exactly one is needed", several.len());
                 Err(FileError::new(message, "leave one in it"))
             }
         }
@@ -232,8 +231,7 @@ impl KeyFile {
                 Err(FileError::new(message, advice))
             }
             several => {
-                let message =
-                    format!("there are {} public keys in this file: which is meant nobody can say", several.len());
+                let message = format!("this file holds {} public keys, and exactly one is needed", several.len());
                 Err(FileError::new(message, "put each into a file of its own"))
             }
         }

@@ -86,7 +86,7 @@ pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: P
             let contents = [shown.expose(), secret.expose()];
             source.known().pairs.take(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(())).ok()
         }
-        // What can be said of the other one is said.
+        // If one file is unreadable, mistakes in the other are still reported.
         (cert, key) => pair(table, cert, key).map(Arc::new),
     }?;
     let leaf = pair.certificates.first()?;

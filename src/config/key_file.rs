@@ -31,7 +31,7 @@ pub(super) fn plain(source: &Source, table: &Settings<'_>, key: &str, file: &[u8
     read(source, file, Password::NoPlace).map_err(|error| refuse(table, key, error)).ok()
 }
 
-/// A password that opens nothing is a file that is not the one that was meant.
+/// Reports a `password` although no file is encrypted.
 pub(super) fn needless_password(table: &Settings<'_>, password: Option<&Secret>, files: &[&KeyFile]) {
     if password.is_some() && !files.is_empty() && !files.iter().any(|file| file.is_encrypted()) {
         let advice = "remove `password`, or name the encrypted file";

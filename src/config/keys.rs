@@ -16,7 +16,7 @@ use super::key_file;
 use super::secret::{self, Plain};
 use super::source::{Source, suggest};
 
-/// What came of the table.
+/// The parsed `[keys]` table.
 pub(super) struct Keys {
     /// Nothing when it is missing or wrong.
     pub(super) signer: Option<Arc<dyn Signer>>,

@@ -142,7 +142,7 @@ impl Engine {
         self.ask(self.transaction(durability, about, work)).await
     }
 
-    /// As [`Engine::claim`](super::engine::Engine::claim).
+    /// Runs the transaction of a claim, like [`Engine::claim`](super::engine::Engine::claim).
     pub(super) async fn claim<T: Send + 'static>(
         &self,
         about: About,
@@ -343,7 +343,7 @@ impl Engine {
         self.submit(Unawaited::Done, work).await.unwrap_or_else(|| Err(not_in_time()))
     }
 
-    /// As [`ask`](Self::ask); `None` when there was no answer in time. What has begun may still be done then.
+    /// Asks within a time limit; `None` when there was no answer in time. The request may still be executed then.
     async fn submit<T: Send + 'static>(
         &self,
         unawaited: Unawaited,

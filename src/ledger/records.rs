@@ -116,7 +116,7 @@ pub struct CreateRequest {
 pub const MAX_REPEATED_CREATES: u32 = 3;
 
 impl Payment {
-    /// Whether the provider's "not known", said for long enough, ends it. An unpaid order may come to life when the payer opens
+    /// True if the provider's "not known", said for long enough, ends it. An unpaid order may come to life when the payer opens
     /// it, so a pending one ends by its time instead, unless a till scanned it.
     pub(crate) fn ends_by_absence(&self) -> bool {
         match self.status {
@@ -187,17 +187,17 @@ pub struct Refund {
     /// The provider's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// As [`Payment::word`].
+    /// The provider's code and message that the refund began or ended with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word: Option<Word>,
-    /// As [`Payment::status_reason`].
+    /// The gateway's sentence about why the refund stands so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
     /// Grows by one with each change.
     pub version: u64,
     /// When it was claimed.
     pub created_at: Timestamp,
-    /// As [`Payment::sent_at`].
+    /// When the request was first sent; part of some providers' requests and queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
     /// When it last changed.
@@ -346,7 +346,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// As [`Payment::ends_by_absence`] and [`Refund::ends_by_absence`].
+    /// Returns true if the provider's "not known", said for long enough, ends the record.
     pub(crate) fn ends_by_absence(&self) -> bool {
         match self {
             Self::Payment(payment) => payment.ends_by_absence(),

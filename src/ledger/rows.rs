@@ -244,7 +244,7 @@ impl<R: Row> Kept<R> {
 struct Listed {
     search: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
-    /// As [`priority`] makes it, for the list of searches.
+    /// Value in the list of searches, made by [`priority`].
     priority: Vec<u8>,
 }
 

@@ -131,7 +131,7 @@ fn watch(now: Timestamp) -> Search {
 
 /// What payments and refunds have in common, so that one set of rules serves both.
 struct Standing<'a> {
-    /// As [`Payment::ends_by_absence`].
+    /// True if the provider's "not known", said for long enough, ends it.
     is_absence_end: bool,
     amount: Money,
     status: &'a mut Status,

@@ -17,8 +17,7 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    // A name that Prometheus refuses is a mistake in the lines below, found by the first test that runs.
-    #[allow(clippy::expect_used)]
+    #[expect(clippy::expect_used, reason = "a name that Prometheus refuses fails the first test that runs")]
     pub(super) fn new(registry: &Registry) -> Self {
         let gauge = |name: &str, help: &str| {
             let metric = IntGauge::with_opts(Opts::new(name, help)).expect("metric is valid");

@@ -70,7 +70,7 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Acc
             roots: certificates::roots(root),
         }),
         (None, None) => None,
-        // One that is refused is there, and was told of.
+        // A file that was refused has been reported already; it is not missing too.
         _ if settings.problems().are_keys_wrong() => return None,
         (app, _) => {
             let (has, lacks) = if app.is_some() { (APP_CERT, ROOT_CERT) } else { (ROOT_CERT, APP_CERT) };

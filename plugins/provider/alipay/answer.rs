@@ -203,7 +203,7 @@ impl<'a> Reply<'a> {
             Product::Qr => Action::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
             Product::Jsapi => trade_to_pay(needed("trade_no", &self.trade_no)?),
             Product::Page | Product::Wap | Product::App => {
-                return Err(Error::unclear("it answered what was never asked"));
+                return Err(Error::unclear("it answered a create that is never sent to it (page, wap, app)"));
             }
         };
         Ok(Outcome { action: Some(action), ..self.outcome(Status::Pending) })

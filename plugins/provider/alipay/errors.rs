@@ -60,9 +60,9 @@ fn error(class: Class, word: Word) -> Error {
     }
 }
 
-/// What is believed of a refusal by the gateway that nobody signed. The gateway cannot sign for whom it does not know, and the
-/// host's TLS identity stands behind it: it can turn a request away at the door. A refund is given back on its word, since it
-/// keeps its number when it is sent again, but no refund is given up on it.
+/// Returns the class that is believed of an unsigned refusal of the gateway, which cannot sign for an app that it does not know.
+/// The host's TLS identity vouches for it. An unsigned refusal releases a refund's claim for a retry under the same number. It
+/// never marks a refund as failed.
 fn at_the_door(interface: Interface, class: Class) -> Class {
     match class {
         Class::Unauthorized | Class::Busy => class,
@@ -100,8 +100,8 @@ struct Plain {
     message: String,
 }
 
-/// What an error answer of the v3 protocol says. The gateway signs none of its refusals. Unsigned, an answer can also answer a
-/// question; of the fate of money that was asked for, only a signed one tells.
+/// Returns the error of an error answer of the v3 protocol. The gateway signs none of its refusals. An unsigned error may answer
+/// a query. Only a signed one may decide a payment or a refund.
 pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: bool) -> Error {
     let is_error = status.is_client_error() || status.is_server_error();
     let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_str(&readable(body))) else {

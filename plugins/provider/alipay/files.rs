@@ -99,7 +99,7 @@ fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// A root signed itself; a file without one is another file.
+/// Refuses a `root_cert` file that has no self-signed certificate.
 fn roots(facts: &Facts<'_>) -> Vec<Finding> {
     let roots = facts.secret(ROOT_CERT);
     if roots.is_empty() || roots.iter().any(Certificate::is_self_issued) {
@@ -203,7 +203,7 @@ fn gateway(facts: &Facts<'_>) -> Vec<Finding> {
     }
 }
 
-/// Numbers in each other's place.
+/// Finds account ids that were swapped or belong to another provider.
 fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in ["app_id", "op_app_id"] {

@@ -12,7 +12,7 @@ use super::request::{Product, back_kind, deadline, is_past, read_time, time};
 use crate::error::Error;
 use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
 
-/// A refund without an end for so long does not go on by itself.
+/// After this time a pending refund needs manual review.
 const SILENT_REFUND: SignedDuration = SignedDuration::from_hours(7 * 24);
 const SILENT: &str = "UnionPay has not said for a week what became of the refund: look for it in its statement";
 

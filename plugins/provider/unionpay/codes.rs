@@ -78,11 +78,11 @@ type Answers = [Answer; 6];
 use Answer::{Absent, Busy, Conflict, Declined, Taken, Unauthorized, Unclear, Unlisted};
 use Trade::{Failed, Open, Review, Succeeded, Waiting};
 
-/// Of whose request it says yes.
+/// The request was accepted, whatever its kind.
 const DONE: Answers = [Taken; 6];
 /// Accepted and going on by itself; for an order that the payer should be shown, nothing to show.
 const ACCEPTED: Answers = [Conflict, Taken, Taken, Conflict, Unclear, Unclear];
-/// UnionPay's own trouble. Whether it was done is not said.
+/// UnionPay failed. The request may have been executed.
 const TROUBLE: Answers = [Unclear; 6];
 /// Turned away before anything was done.
 const LATER: Answers = [Busy; 6];
@@ -90,7 +90,7 @@ const LATER: Answers = [Busy; 6];
 const KEY: Answers = [Unauthorized; 6];
 /// Refused for good. Of a query it says nothing about the trade.
 const NO: Answers = [Declined, Declined, Declined, Declined, Unlisted, Declined];
-/// The order stands otherwise.
+/// The order is in another state: query it.
 const OTHERWISE: Answers = [Conflict, Conflict, Conflict, Conflict, Unlisted, Declined];
 
 const PARTLY: &str = "UnionPay says that it succeeded with a defect (A6): compare its statement with what was sold";
@@ -221,8 +221,8 @@ pub(super) fn refusal(code: &str, request: Request, word: impl FnOnce() -> Word)
     }
 }
 
-/// The error in an answer without a signature. Whose own signature is wrong is nobody for UnionPay, and it may not know with
-/// what to sign for him; nothing else that comes so is believed.
+/// Returns the error of an unsigned answer. UnionPay may leave the answer unsigned when it rejects our signature. Only this
+/// refusal is believed unsigned.
 pub(super) fn unsigned(code: &str, request: Request, message: &str) -> Option<Error> {
     (answer(code, request) == Unauthorized).then(|| Error::Unauthorized(word(code, message)))
 }

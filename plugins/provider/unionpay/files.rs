@@ -47,7 +47,7 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
 fn merchant(facts: &Facts<'_>) -> Option<Finding> {
     let leaf = facts.sign.as_ref()?.certificates.first()?;
     let message = leaf.in_force(facts.now).err()?;
-    let message = format!("the merchant's own certificate in this file does not count: {message}");
+    let message = format!("the merchant's certificate in this file cannot be used: {message}");
     let advice = "get its successor from cs.cfca.com.cn, and upload it at merchant.unionpay.com (证书管理)";
     Some(Finding::mistake(Place::SignFile, message, advice))
 }
@@ -80,7 +80,7 @@ fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Findin
             ))
         }
         () if !certificates.iter().any(|one| one.is_authority) => {
-            Some("this certificate may not sign others: it is none of an authority's".to_owned())
+            Some("this certificate may not sign others: it is not a CA certificate".to_owned())
         }
         () => {
             let counts: Vec<_> = certificates.iter().map(|one| one.in_force(facts.now)).collect();

@@ -168,11 +168,11 @@ impl Message<'_> {
             _ => return Err(Error::unclear("it names an unknown `trade_state`")),
         };
         let needs_reversal = order.method.is_scanned() && self.field("trade_state") == Some("PAYERROR");
-        // What is not paid names its amount seldom.
+        // An unpaid order seldom names its amount.
         Ok(Outcome { amount: self.fen("total_fee")?, needs_reversal, ..Outcome::of(status) })
     }
 
-    /// Taken on, which says nothing yet of the money.
+    /// Reads the acceptance of a refund; its result is not known yet.
     fn refund_taken(&self, refund: &Refund) -> Result<Outcome, Error> {
         self.same("out_trade_no", &refund.order.number)?;
         self.same("out_refund_no", &refund.number)?;
@@ -211,7 +211,7 @@ impl Message<'_> {
         })
     }
 
-    /// Of payments only a success is told. Of refunds nothing is believed before it was asked about.
+    /// Reads a notification. Payment notifications report successes only. A refund notification only triggers a query.
     pub(super) fn event(&self) -> Result<Event, Error> {
         if let Some(sealed) = self.field("req_info") {
             self.is_ours()?;

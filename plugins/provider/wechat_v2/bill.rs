@@ -95,8 +95,8 @@ fn is_bill(content: &[u8]) -> bool {
         && counted == Some(count)
 }
 
-/// The first layer and the second one name their codes differently, and some only say it in words. `error_code` means several
-/// things, so the words come first.
+/// Returns the refusal of a bill. Protocol errors use `return_msg` and `error_code`, business errors use `err_code`. The message
+/// is tried first, because one `error_code` has several meanings.
 fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();

@@ -156,7 +156,7 @@ fn narrowed(class: Class, word: &Word) -> Class {
 }
 
 /// Returns the error of a `return_code` other than SUCCESS: the request was not understood. Most are unsigned and say why in a
-/// sentence only. Whoever gave the payer nothing to pay with has made no order, whatever the sentence.
+/// sentence only. A prepaid order counts as not created, because the payer got nothing to pay with.
 pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &Fields, is_signed: bool) -> Error {
     let code = Some(text(fields, "err_code")).filter(|code| !code.is_empty()).unwrap_or(text(fields, "return_code"));
     // The platform's own test system writes `retmsg`.
@@ -165,7 +165,7 @@ pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &
     let listed = || table::class(CODES, message, interface).or_else(|| table::class(CODES, code, interface));
     let known = sentence(message).or_else(listed);
     let class = match known {
-        // What a broken machine says of the order is not heard.
+        // With HTTP 5xx, statements about the order are ignored.
         Some(Class::Final | Class::Absent | Class::State) | None if status.is_server_error() => Some(Class::Query),
         None if interface == Interface::Prepay => Some(Class::Final),
         known => known,

@@ -100,7 +100,8 @@ impl ApiKey {
         if form::hides(&fields, READ) {
             return Err(BadSignature::Wrong("what it covers can be read in two ways"));
         }
-        let sign_type = SignType::of_length(sign.len()).ok_or(BadSignature::Wrong("it has not 32 or 64 digits"))?;
+        let sign_type = SignType::of_length(sign.len())
+            .ok_or(BadSignature::Wrong("its `sign` must have 32 (MD5) or 64 (HMAC-SHA256) hexadecimal digits"))?;
         verify_slices_are_equal(self.sign_as(sign_type, &fields).as_bytes(), sign.as_bytes())
             .map_err(|_| BadSignature::Wrong("it is not over this message, or by another API key"))?;
         Ok(Verified::vouch(message, KEY_ID))

@@ -25,7 +25,7 @@ impl Till {
         Self { store_id: store_id.to_owned(), device_id: Some(device_id.to_owned()) }
     }
 
-    /// Nothing inside where it is off, nothing at all where it is wrong.
+    /// Reads the settings. Returns `Some(None)` when `codepay` is off, and `None` after a configuration mistake.
     pub(super) fn read(settings: &mut Settings<'_>, account: &Account) -> Option<Option<Self>> {
         let (on, before) = (settings.or("codepay", false), settings.problems().len());
         let (store_id, device_id): (Option<String>, _) =
@@ -77,7 +77,7 @@ pub(super) fn reverse(account: &Account, order: &Order) -> Result<Request<Bytes>
     post(uri(path)?, &Identity::of(account))
 }
 
-/// How an answer to a reversal looks is nowhere told, so the order is asked about instead.
+/// Returns the result of every answer to a reversal: its form is undocumented, so the order is queried instead.
 pub(super) fn reversed() -> Error {
     let message = "the reversal was taken: how the payment stands is asked next".to_owned();
     Error::Conflict(Word { code: "REVERSED".to_owned(), message })

@@ -27,9 +27,9 @@ pub enum News {
 /// Why a record stands as it does: the provider's word where it gave one, else a sentence of the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
-    /// As [`Payment::word`](super::Payment::word).
+    /// The provider's code and message.
     pub word: Option<Word>,
-    /// As [`Payment::status_reason`](super::Payment::status_reason).
+    /// The gateway's sentence, where the provider gave no word.
     pub sentence: Option<String>,
 }
 

@@ -262,7 +262,7 @@ fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
         &dir,
         "acp",
         "sign = {",
-        "the merchant's own certificate in this file does not count: this certificate ended on 2018-12-16",
+        "the merchant's certificate in this file cannot be used: this certificate ended on 2018-12-16",
     );
     // Hosts and certificates of two environments.
     let production =
