@@ -189,7 +189,7 @@ fn file_that_is_something_else_is_named_and_never_repeated() {
         (swapped.as_bytes(), "ends with the END line of another one"),
         (cut_der, "the DER in this file is cut off"),
         (&longer, "7 bytes stand behind the end of the DER"),
-        (format!("{KEY}{OTHER_KEY}").as_bytes(), "there are 2 private keys in this file"),
+        (format!("{KEY}{OTHER_KEY}").as_bytes(), "this file holds 2 private keys, and exactly one is needed"),
     ] {
         let said = no_key(file);
         assert!(said.contains(in_words), "{said}\n{in_words}");
