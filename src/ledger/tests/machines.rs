@@ -23,17 +23,17 @@ impl Schema {
     }
 }
 
-/// Two processes with several connections each.
+/// Two processes with several connections each: few enough that none waits seconds for a lock where the machine is busy.
 fn two() -> (Schema, [Ledger; 2]) {
     let place = Schema::new();
-    let ledgers = [place.connect(6), place.connect(6)];
+    let ledgers = [place.connect(3), place.connect(3)];
     (place, ledgers)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_hundred_at_once_over_two_processes_one_runs() {
+async fn concurrent_claims_of_one_order_over_two_processes_execute_once() {
     let (_place, ledgers) = two();
-    let tasks = (0..200).map(|number| {
+    let tasks = (0..60).map(|number| {
         let ledger = ledgers[number % 2].clone();
         // A third under one key, the others each under its own: still one payment.
         let key = if number % 3 == 0 { "k".to_owned() } else { format!("k{number}") };
