@@ -117,18 +117,9 @@ fn answers_can_be_verified_only_while_a_middle_certificate_and_its_root_are_vali
     let old = Chain::new(&middle, &root, Owners::Test).unwrap();
     let (start, end) = theirs;
     assert_eq!([start - 1, start, end, end + 1].map(|now| old.can_verify(now)), [false, true, true, false]);
-    let pem =
-        |der: &[u8]| String::from_utf8(crate::signer::key_file::write_pem("CERTIFICATE", der).as_bytes().to_vec());
-    let join = |der: &[u8], name: &str| pem(der).unwrap() + &text(name);
-    let der = |file: &[u8]| {
-        crate::signer::key_file::KeyFile::read(file, crate::signer::key_file::Password::NoPlace)
-            .unwrap()
-            .authorities()
-            .unwrap()[0]
-            .der
-            .clone()
-    };
-    let (middles, roots) = (join(&der(&middle), "up_middle.crt.pem"), join(&der(&root), "up_root.crt.pem"));
+    let join = |one: &str, other: &str| text(one) + &text(other);
+    let middles = join("up_acp_test_middle.cer", "up_middle.crt.pem");
+    let roots = join("up_acp_test_root.cer", "up_root.crt.pem");
     let both = Chain::new(middles.as_bytes(), roots.as_bytes(), Owners::Test).unwrap();
     let times = [theirs.0 - 1, theirs.0, theirs.1 + 1, ours.1, ours.1 + 1, u64::MAX];
     assert_eq!(times.map(|now| both.can_verify(now)), [false, true, true, true, false, false]);
