@@ -91,11 +91,15 @@ pub trait Provider: Send + Sync {
 /// A provider that publishes its public keys itself.
 pub trait PublishedKeys: Send + Sync {
     /// The request that asks for them, not yet signed. `key_id` is the id of an unknown key that a message was signed with.
-    /// `None` where the provider must be told which key is wanted, and none is named.
+    /// `None` where the provider must be told which key is wanted, and none is named. Such a provider names the key with which it
+    /// signs in each answer, so a request for a known key tells which key is in use.
     fn request(&self, key_id: Option<&str>) -> Option<Request<Bytes>>;
 
     /// Checks and reads the answer; `keys` are those that are known already, `now` is unix seconds.
     fn read(&self, answer: &Response<Bytes>, keys: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys>;
+
+    /// Identity of the configured roots that vouch for fetched keys. Keys that other roots vouched for are not kept.
+    fn trust_anchor(&self) -> &str;
 }
 
 /// Why published keys could not be fetched.

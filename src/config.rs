@@ -263,6 +263,8 @@ pub struct Channel {
     pub configured_keys: Keyring,
     /// Those and the ones that the provider published; this is what answers are checked against.
     pub keys: ArcSwap<Keyring>,
+    /// Changes when keys that the provider published are not to be believed any more.
+    trust: String,
     /// Hosts, identity, time limits, pool.
     pub upstream: Arc<Upstream>,
     /// Changes when the connections must be made anew.

@@ -16,7 +16,7 @@ use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, 
 use crate::cache::Counters;
 use crate::clock::{self, Reading, SystemClock, stamp, unix_now};
 use crate::config::Channel;
-use crate::keys::{self, Keys};
+use crate::keys::Keys;
 use crate::ledger::{Exchanged, Seen, Written};
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
@@ -78,10 +78,6 @@ impl Exchanger {
     /// Refuses what could not be verified. It stands before the filters: no call is made, so they have nothing to count.
     async fn verifiable(&self, channel: &Arc<Channel>, operation: &Operation, limit: Duration) -> Result<(), Error> {
         let kind = operation.kind();
-        // A question moves no money, and where keys are fetched by their names only its answer can name the next one.
-        if kind.is_query() && keys::are_fetched_by_name(channel) {
-            return Ok(());
-        }
         let Err(cause) = self.keys.ensure(channel, limit).await else { return Ok(()) };
         let error = Error::Unverifiable { why: format!("{cause}: {}", cause.advice), word: cause.word.clone() };
         METRICS.exchanges_total.with_label_values(&[channel.name.as_str(), kind.as_str(), error.code()]).inc();

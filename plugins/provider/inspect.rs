@@ -12,7 +12,7 @@ pub struct Inspection {
     pub certificates: &'static [&'static str],
     /// The secrets of its row that are files with certificates of authorities, whose order is kept.
     pub authorities: &'static [&'static str],
-    /// Where the provider's own key or certificate is found, for who named the merchant's in its place.
+    /// Where the provider's own key or certificate is found. The advice when a wrong one is named, or all have ended.
     pub verify_from: &'static str,
     /// Puts the id of a key into the provider's form, or says why it cannot be one.
     pub id: fn(IdOf, &str) -> Result<String, Finding>,
@@ -74,6 +74,8 @@ pub struct Sign<'a> {
 
 /// One of the provider's keys.
 pub struct Verify {
+    /// Its id as the provider names it.
+    pub id: String,
     /// Whether the file says by which id the provider knows it.
     pub has_id: bool,
     /// The key.

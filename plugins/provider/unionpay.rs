@@ -175,8 +175,8 @@ impl Provider for UnionPay {
         Some(self.0.pay_timeout)
     }
 
-    fn can_verify(&self, _: &Keyring, _: u64) -> bool {
-        true
+    fn can_verify(&self, _: &Keyring, now: u64) -> bool {
+        self.0.method.can_verify(now)
     }
 
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

@@ -10,7 +10,7 @@ pub(super) const V3: Inspection = Inspection {
     verify_from: "download WeChat Pay's public key (pub_key.pem, 微信支付公钥) from pay.weixin.qq.com (账户中心 → API安全), and name its id \
                   PUB_KEY_ID_…",
     id,
-    run: |facts| [api_certificate(facts), provider_keys(facts), account(facts)].concat(),
+    run: |facts| [api_certificate(facts), provider_keys(facts), public_key_ids(facts), account(facts)].concat(),
 };
 
 /// For APIv2, which has no private key of its own.
@@ -20,6 +20,10 @@ pub(super) const V2: Inspection =
 const PREFIX: &str = "PUB_KEY_ID_";
 /// Length of the serial numbers that WeChat Pay gives.
 const SERIAL_DIGITS: usize = 40;
+/// Length of the merchant numbers that stand in ids of public keys.
+const MCHID_DIGITS: usize = 10;
+/// Length of the date behind it.
+const DATE_DIGITS: usize = 8;
 
 /// A serial number is hexadecimal, a bare key's id has a prefix.
 fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
@@ -190,6 +194,28 @@ fn provider_keys(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// Finds public keys that were issued to another merchant. Every published id is `PUB_KEY_ID_01`, the merchant number of ten digits,
+/// a date and a count. No document of WeChat Pay promises that form, so a difference is a note.
+fn public_key_ids(facts: &Facts<'_>) -> Vec<Finding> {
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(mchid) = facts.account("mchid").filter(|id| id.len() == MCHID_DIGITS && is_digits(id)) else {
+        return Vec::new();
+    };
+    let merchant_of = |id: &str| -> Option<String> {
+        let rest = id.strip_prefix(PREFIX)?.strip_prefix("01").filter(|rest| is_digits(rest))?;
+        let (merchant, behind) = rest.split_at_checked(MCHID_DIGITS)?;
+        (behind.len() >= DATE_DIGITS).then(|| merchant.to_owned())
+    };
+    let keys = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, merchant_of(&key.id)?)));
+    keys.filter(|(_, merchant)| merchant != mchid)
+        .map(|(index, merchant)| {
+            let message =
+                format!("the id of this public key looks like one of the merchant {merchant}, and `mchid` is {mchid}");
+            Finding::note(Place::VerifyFile(index), message, V3.verify_from)
+        })
+        .collect()
+}
+
 fn is_api_certificate(leaf: &Certificate) -> bool {
     (8..=10).contains(&leaf.common_name.len()) && leaf.common_name.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -248,7 +274,9 @@ fn printable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inspect::{Severity, Verify};
     use super::*;
+    use crate::signer::key_file::{KeyFile, Password};
 
     #[test]
     fn serial_number_in_a_wrong_form_is_named_with_the_right_one() {
@@ -270,6 +298,36 @@ mod tests {
         }
         for wrong in ["", "none", "apiclient", "PUB_KEY_ID_0119000001092024"] {
             assert!(id(IdOf::Sign, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Ids that were published with the merchant numbers that they were given to.
+    #[test]
+    fn public_key_of_another_merchant_is_noted() {
+        let file = include_bytes!("../../tests/golden/wechat-v3/keys/wxjava_wechat_pay_public_key.pem");
+        let read = KeyFile::read(file, Password::NoPlace).unwrap();
+        let notes = |id: &str, mchid: &str| {
+            let public_key = read.public_key().unwrap().clone();
+            let verify = [Verify { id: id.to_owned(), has_id: true, public_key, certificates: Vec::new() }];
+            let account = [("mchid".to_owned(), mchid.to_owned())];
+            let facts =
+                Facts { now: 0, account: &account, hosts: &[], sign: None, verify: &verify, mtls: &[], secrets: &[] };
+            let found = (V3.run)(&facts).into_iter().filter(|found| found.place == Place::VerifyFile(0));
+            found.map(|found| (found.severity, found.message)).collect::<Vec<_>>()
+        };
+        let (id, mchid) = ("PUB_KEY_ID_0117469715472026061500382161001801", "1746971547");
+        assert_eq!(notes(id, mchid), []);
+        let message = "the id of this public key looks like one of the merchant 1746971547, and `mchid` is 1900000109";
+        assert_eq!(notes(id, "1900000109"), [(Severity::Note, message.to_owned())]);
+        // Forms of which nothing is known.
+        for (id, mchid) in [
+            (id, "10000100"),
+            ("PUB_KEY_ID_0217469715472026061500382161001801", "1900000109"),
+            ("PUB_KEY_ID_01174697154720", "1900000109"),
+            ("PUB_KEY_ID_ABC", "1900000109"),
+            ("7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6", "1900000109"),
+        ] {
+            assert_eq!(notes(id, mchid), [], "{id}");
         }
     }
 

@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use tollgate_plugins::provider::bill::{Bills, Desk};
 use tollgate_plugins::provider::inspect::Place;
-use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, Row, Secrets};
-
+use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, PublishedKeys, Row, Secrets};
 use tollgate_plugins::settings::Settings;
+use tollgate_plugins::signer::{Key, Keyring};
 
 use super::address::Address;
 use super::identity::{self, Now};
@@ -58,7 +58,14 @@ pub(super) fn read(
     let mut mtls_place = root.span();
     let mtls = root.section("mtls").and_then(|mut mtls| {
         mtls_place = mtls.span_of("cert");
-        identity::read(source, &mut mtls, now, plain)
+        let pair = identity::read(source, &mut mtls, now, plain)?;
+        if !pair.is_for_clients() {
+            let message =
+                "this certificate is not for clients: its extended key usage lacks clientAuth, and hosts may refuse it";
+            let advice = "order one for clients (TLS Web Client Authentication)";
+            mtls.problems().note(mtls_place.clone(), message, Some(advice.to_owned()));
+        }
+        Some(pair)
     });
     let account = root.required_section("account");
     let keys = root.required_section("keys");
@@ -101,7 +108,7 @@ pub(super) fn read(
     let settings = Arc::new(UpstreamSettings {
         channel: name.to_owned(),
         hosts: hosts.into_iter().map(|(_, address)| host(address)).collect(),
-        ca: ca.as_deref().map(|list| list.iter().map(|authority| authority.der.clone()).collect()),
+        ca: ca.as_deref().map(identity::anchors),
         identity: mtls.as_ref().map(|pair| pair.identity.clone()),
         timeouts,
         pool,
@@ -121,6 +128,8 @@ pub(super) fn read(
             root.problem("bill_hosts", format!("{} has no bills", row.name), Some("take it away".to_owned()));
             return None;
         }
+        let trust = trust(row, provider.as_ref(), &settings);
+        let fetched = previous.filter(|previous| previous.trust == trust);
         // What has the same connections goes on with them.
         let connections = connections(&settings);
         let previous = previous.filter(|previous| previous.connections == connections);
@@ -141,7 +150,8 @@ pub(super) fn read(
             methods: row.methods,
             provider,
             signer: keys.signer?,
-            keys: ArcSwap::from_pointee(keys.verify.clone()),
+            keys: ArcSwap::from_pointee(with_fetched(&keys.verify, fetched, now)),
+            trust,
             configured_keys: keys.verify,
             upstream,
             connections,
@@ -154,6 +164,28 @@ pub(super) fn read(
         }))
     };
     ChannelFile { channel: built(), methods: Some(row.methods), certificates }
+}
+
+/// Identity of everything that published keys depend on: the account, its hosts, and the roots that vouch for them.
+fn trust(row: &Row, provider: &dyn Provider, settings: &UpstreamSettings) -> String {
+    let anchor = provider.published_keys().map(PublishedKeys::trust_anchor).unwrap_or_default();
+    format!("{} {} {:?} {anchor}", row.name, provider.account(), settings.hosts)
+}
+
+/// The configured keys, and those that the provider published before a reload. Without them its answers would not be believed until
+/// they are fetched again.
+fn with_fetched(configured: &Keyring, previous: Option<&Arc<Channel>>, Now(now): Now) -> Keyring {
+    let now = u64::try_from(now).unwrap_or_default();
+    let is_in = |keyring: &Keyring, id: &str| keyring.iter().any(|key| key.id == id);
+    let known: Vec<Key> = previous
+        .iter()
+        .flat_map(|previous| {
+            let is_fetched = |key: &&Key| !is_in(&previous.configured_keys, &key.id);
+            previous.keys.load().iter().filter(is_fetched).cloned().collect::<Vec<_>>()
+        })
+        .collect();
+    let fetched = known.into_iter().filter(|key| key.is_valid(now) && !is_in(configured, &key.id));
+    Keyring::new(configured.iter().cloned().chain(fetched).collect())
 }
 
 /// Nothing when the provider's own is meant.

@@ -11,6 +11,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::certificate::Certificate;
 use tollgate_plugins::signer::key_file::{FileError, KeyFile, Password};
+use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Identity;
@@ -41,9 +42,15 @@ pub(super) struct Pair {
     /// Leaf first.
     certificates: Vec<Certificate>,
     is_for_servers: bool,
+    is_for_clients: bool,
 }
 
 impl Pair {
+    /// Whether hosts believe it of a client, as far as its extended key usage goes.
+    pub(super) fn is_for_clients(&self) -> bool {
+        self.is_for_clients
+    }
+
     /// Whether callers believe it of a server, as far as its extended key usage goes.
     pub(super) fn is_for_servers(&self) -> bool {
         self.is_for_servers
@@ -65,6 +72,18 @@ pub(super) fn ends(name: &str, certificates: &[Certificate]) -> Vec<(String, i64
 pub(super) struct Authority {
     pub(super) der: Vec<u8>,
     certificate: Certificate,
+}
+
+impl Authority {
+    /// Whether it says that it may sign others. Version 1 has no word for that.
+    fn may_sign(&self) -> bool {
+        self.certificate.is_authority || is_of_version_1(&self.der)
+    }
+
+    /// Whether it is believed: one that signed itself is its own authority.
+    fn is_anchor(&self) -> bool {
+        self.may_sign() || self.certificate.is_self_issued()
+    }
 }
 
 /// Reads the files that `cert` and `key` of a table name, and opens them with its `password`.
@@ -91,6 +110,11 @@ pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: P
     }?;
     let leaf = pair.certificates.first()?;
     leaf.in_force(now.0).map_err(|message| table.problem("cert", message, None)).ok()?;
+    if leaf.is_authority && !leaf.is_self_issued() {
+        let message = "this is a CA certificate, and one that was issued to this machine belongs here";
+        let advice = "name the certificate that was made under it: some peers refuse a CA certificate in its place";
+        table.problems().note(table.span_of("cert"), message, Some(advice.to_owned()));
+    }
     if let Some(next) = pair.certificates.get(1)
         && (!leaf.names_as_issuer(next) || leaf.is_signed_by(next) == Some(false))
     {
@@ -119,10 +143,14 @@ fn pair(table: &Settings<'_>, cert: Option<&KeyFile>, key: Option<&KeyFile>) -> 
     let chain = certificates.iter().map(|one| CertificateDer::from(one.der.clone())).collect();
     match der.map(|der| CertifiedKey::from_der(chain, der, &default_provider())) {
         Some(Ok(_)) => {
-            let is_for_servers = certificates.first().is_some_and(|leaf| is_for_servers(&leaf.der));
+            let is_for = |usage: fn(&ExtendedKeyUsage<'_>) -> bool| {
+                certificates.first().is_some_and(|leaf| has_usage(&leaf.der, usage))
+            };
+            let is_for_servers = is_for(|usage| usage.server_auth);
+            let is_for_clients = is_for(|usage| usage.client_auth);
             let shown = certificates.iter().map(|one| one.der.clone()).collect();
             let identity = Identity { certificates: shown, key: Secret::new(key.der()) };
-            Some(Pair { identity, certificates, is_for_servers })
+            Some(Pair { identity, certificates, is_for_servers, is_for_clients })
         }
         Some(Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) => {
             let suggestion = "the two files must be of one pair".to_owned();
@@ -167,10 +195,10 @@ fn is_of_version_1(der: &[u8]) -> bool {
 }
 
 /// Without the extension a certificate is for everything.
-fn is_for_servers(der: &[u8]) -> bool {
+fn has_usage(der: &[u8], usage: fn(&ExtendedKeyUsage<'_>) -> bool) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     match certificate.extended_key_usage() {
-        Ok(Some(usage)) => usage.value.server_auth || usage.value.any,
+        Ok(Some(found)) => usage(found.value) || found.value.any,
         Ok(None) => true,
         Err(_) => false,
     }
@@ -190,12 +218,51 @@ pub(super) fn authorities(
     };
     let found = source.known().authorities.take(&[file.expose()], read);
     let found = found.map_err(|error| key_file::refuse(table, key, error)).ok()?;
+    if !can_vouch(table, key, &found) {
+        return None;
+    }
     // A bundle may hold some that have ended; nothing is believed only when all have.
     if !found.iter().any(|authority| authority.certificate.in_force(now.0).is_ok()) {
         table.problem(key, "every certificate in this file is outside its time", None);
         return None;
     }
     Some(found)
+}
+
+/// Reports certificates that are no CA certificates. Returns whether another one is there.
+fn can_vouch(table: &Settings<'_>, key: &'static str, found: &[Authority]) -> bool {
+    let leaves: Vec<&Certificate> = found.iter().filter(|one| !one.is_anchor()).map(|one| &one.certificate).collect();
+    let self_signed = found.iter().find(|one| one.is_anchor() && !one.may_sign()).map(|one| &one.certificate);
+    let (message, advice) = match (leaves.as_slice(), self_signed) {
+        ([], None) => return true,
+        ([], Some(one)) => (
+            format!("`{}` in this file signed itself and is no CA certificate", printable(&one.common_name)),
+            "it counts as it is; a CA certificate (basicConstraints CA:TRUE) can be replaced without a change here"
+                .to_owned(),
+        ),
+        ([leaf, ..], _) => (
+            format!("`{}` in this file is no CA certificate: it may not sign others", printable(&leaf.common_name)),
+            format!("name the certificate of its issuer, `{}`", printable(&leaf.issuer_name)),
+        ),
+    };
+    let has_anchor = leaves.len() < found.len();
+    if has_anchor {
+        table.problems().note(table.span_of(key), message, Some(advice));
+    } else {
+        table.problem(key, message, Some(advice));
+    }
+    has_anchor
+}
+
+/// A name comes from a file that may be anything.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// Certificates that are believed to sign others, as DER. A peer's own certificate that stands beside its issuer's is left out: TLS
+/// would believe whatever its key signs.
+pub(super) fn anchors(found: &[Authority]) -> Vec<Vec<u8>> {
+    found.iter().filter(|authority| authority.is_anchor()).map(|authority| authority.der.clone()).collect()
 }
 
 /// The same, only their bytes.
@@ -205,8 +272,7 @@ pub(super) fn authorities_der(
     key: &'static str,
     now: Now,
 ) -> Option<Vec<Vec<u8>>> {
-    let found = authorities(source, table, key, now)?;
-    Some(found.iter().map(|authority| authority.der.clone()).collect())
+    Some(anchors(&*authorities(source, table, key, now)?))
 }
 
 /// Reads the revocation lists in the file that a key names, as DER; none when the key is missing or wrong.

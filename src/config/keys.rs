@@ -238,14 +238,20 @@ fn verify(
             // One that has ended may still stand here beside its successor: it is believed no more, but a restart at
             // night must not fail because of it.
             Ok(verifier) => {
-                let not_after = file.all_certificates().first().and_then(|leaf| u64::try_from(leaf.not_after).ok());
-                keys.push(Key { id, verifier, not_after });
+                let leaf = file.all_certificates().first();
+                if let Some(leaf) = leaf.filter(|leaf| leaf.not_before > beside.now) {
+                    let message = leaf.in_force(beside.now).err().unwrap_or_default();
+                    let advice = "it is believed already, in case this machine's clock is late";
+                    entry.problems().note(entry.span_of("file"), message, Some(advice.to_owned()));
+                }
+                let not_after = leaf.and_then(|leaf| u64::try_from(leaf.not_after).ok());
+                keys.push(Key { id: id.clone(), verifier, not_after });
             }
             Err(error) => entry.problem("file", error.0, None),
         }
         files.places.insert(Place::VerifyFile(files.verify.len()), entry.span_of("file"));
         let certificates = file.all_certificates().to_vec();
-        files.verify.push(Verify { has_id, public_key: public, certificates });
+        files.verify.push(Verify { id, has_id, public_key: public, certificates });
     }
     Keyring::new(keys)
 }

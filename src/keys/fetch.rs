@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use bytes::Bytes;
+use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::provider::{NoKeys, Signing};
+use tollgate_plugins::provider::{BadSignature, NoKeys, PublishedKeys, Signing, Source};
 use tollgate_plugins::signer::{Key, Keyring};
 
 use crate::clock::{stamp, unix_now};
@@ -24,14 +25,27 @@ const SEE_VERIFY: &str = "put the provider's key in `keys.verify` of the channel
 #[derive(Default)]
 pub(super) struct Fetches {
     running: tokio::sync::Mutex<()>,
-    last: Mutex<Option<Fetch>>,
+    last: Mutex<Last>,
+}
+
+/// The last fetch of each kind. Strangers can have keys fetched by name, and must not put off the others.
+#[derive(Default)]
+struct Last {
+    present: Option<Fetch>,
+    named: Option<Fetch>,
+}
+
+impl Last {
+    fn of(&mut self, key_id: Option<&str>) -> &mut Option<Fetch> {
+        if key_id.is_some() { &mut self.named } else { &mut self.present }
+    }
 }
 
 /// A fetch that has ended.
 #[derive(Clone)]
 pub(super) struct Fetch {
     fingerprint: String,
-    /// The key that was asked for; `None` for the whole list.
+    /// The key that was asked for; `None` for those of the present: the whole list, or the key with which the provider signs.
     pub(super) key_id: Option<String>,
     pub(super) at: Instant,
     /// Those that failed in a row.
@@ -51,9 +65,9 @@ impl Fetches {
         self.running.try_lock().is_err()
     }
 
-    /// The last one with the channel's present file.
-    pub(super) fn last(&self, channel: &Channel) -> Option<Fetch> {
-        self.last.lock().clone().filter(|last| last.fingerprint == channel.fingerprint)
+    /// The last one with the channel's present file: by name where a key is named, else of the present keys.
+    pub(super) fn last(&self, channel: &Channel, key_id: Option<&str>) -> Option<Fetch> {
+        self.last.lock().of(key_id).clone().filter(|last| last.fingerprint == channel.fingerprint)
     }
 
     pub(super) fn put(
@@ -66,7 +80,9 @@ impl Fetches {
         let failures = if result.is_err() { before.map_or(0, |before| before.failures).saturating_add(1) } else { 0 };
         let pause = pause_after(failures, rand::random());
         let fingerprint = channel.fingerprint.clone();
-        *self.last.lock() = Some(Fetch { fingerprint, key_id, at: Instant::now(), failures, pause, result });
+        let mut last = self.last.lock();
+        let place = last.of(key_id.as_deref());
+        *place = Some(Fetch { fingerprint, key_id, at: Instant::now(), failures, pause, result });
     }
 }
 
@@ -80,6 +96,8 @@ fn pause_after(failures: u32, random: f64) -> Duration {
 /// Logs what is new: each cause once, as an error when the channel is without a key.
 pub(super) fn log(channel: &Channel, before: Option<&Fetch>, result: &Result<usize, Arc<NoKeys>>, can_verify: bool) {
     let cause = match result {
+        // A known key is still in use.
+        Ok(0) => return,
         Ok(count) => {
             tracing::info!(channel = channel.name, count, "the provider's keys were fetched");
             return;
@@ -102,20 +120,57 @@ pub(super) fn log(channel: &Channel, before: Option<&Fetch>, result: &Result<usi
     }
 }
 
-/// Fetches the list of keys for a channel that has none of its own; `None` where that is not needed.
+/// Fetches the present keys for a channel that has none of its own; `None` where that is not needed.
 pub async fn fetch_now(channel: &Channel) -> Option<Result<usize, NoKeys>> {
-    let is_needed = super::are_listed(channel) && !super::can_verify(channel);
-    if is_needed { Some(fetch(channel, None).await.map(|list| list.len())) } else { None }
+    let is_needed = super::are_published(channel) && !super::can_verify(channel);
+    if is_needed { Some(fetch(channel, None).await) } else { None }
 }
 
-/// Fetches the list, or the key of this name, and puts what came beside the configured keys.
-pub(super) async fn fetch(channel: &Channel, key_id: Option<&str>) -> Result<Vec<Key>, NoKeys> {
-    let no_keys = |why: String, advice| NoKeys { why, word: None, advice };
+/// Fetches the key of this name, or the present ones, and puts what came beside the configured keys. Returns their number.
+pub(super) async fn fetch(channel: &Channel, key_id: Option<&str>) -> Result<usize, NoKeys> {
+    match key_id {
+        None if super::are_fetched_by_name(channel) => fetch_present(channel).await,
+        _ => {
+            let (published, request) = question(channel, key_id)?;
+            let response = exchange(channel, request).await?;
+            let keys = published.read(&response, &channel.keys.load(), unix_now())?;
+            let count = keys.len();
+            store(channel, keys, key_id);
+            Ok(count)
+        }
+    }
+}
+
+/// Fetches the key with which the provider signs at present, where keys are handed out by name alone. Each answer names its key, so
+/// a known key is asked for, and the answer to that names the next one. Returns 0 when a known key signs it.
+async fn fetch_present(channel: &Channel) -> Result<usize, NoKeys> {
+    let known = channel.keys.load();
+    let newest = known.iter().filter(|key| question(channel, Some(&key.id)).is_ok()).last();
+    let (published, request) = question(channel, newest.map(|key| key.id.as_str()))?;
+    let response = exchange(channel, request).await?;
+    let (headers, body) = (response.headers(), response.body().clone());
+    match channel.provider.verify(Source::Answer, headers, body, &known, unix_now()) {
+        Ok(_) => Ok(0),
+        Err(BadSignature::UnknownKey(id)) => Box::pin(fetch(channel, Some(&id))).await,
+        // A refusal without a signature says why.
+        Err(bad) => Err(published.read(&response, &known, unix_now()).err().unwrap_or_else(|| {
+            let why = format!("the answer that should name the provider's present key is not believed: {bad}");
+            NoKeys { why, word: None, advice: super::remedy(channel) }
+        })),
+    }
+}
+
+/// Returns the request for the list, or for the key of this name.
+fn question<'a>(channel: &'a Channel, key_id: Option<&str>) -> Result<(&'a dyn PublishedKeys, Request<Bytes>), NoKeys> {
     let published = channel.provider.published_keys();
-    let request = published.and_then(|published| Some((published, published.request(key_id)?)));
-    let Some((published, mut request)) = request else {
-        return Err(no_keys("the provider publishes no keys".to_owned(), SEE_VERIFY));
-    };
+    let question = published.and_then(|published| Some((published, published.request(key_id)?)));
+    let why = || "the provider publishes no keys, or none of this name".to_owned();
+    question.ok_or_else(|| NoKeys { why: why(), word: None, advice: SEE_VERIFY })
+}
+
+/// Signs and sends a request for keys.
+async fn exchange(channel: &Channel, mut request: Request<Bytes>) -> Result<Response<Bytes>, NoKeys> {
+    let no_keys = |why: String, advice| NoKeys { why, word: None, advice };
     // Without our keys, so that the list is signed with one that is in it.
     let with = Signing { signer: channel.signer.as_ref(), keys: &Keyring::default(), stamp: &stamp() };
     let unsigned = |error: Error| no_keys(format!("the request for the keys cannot be signed: {error}"), SEE_SIGNER);
@@ -126,13 +181,11 @@ pub(super) async fn fetch(channel: &Channel, key_id: Option<&str>) -> Result<Vec
     })?;
     let mut response = Response::new(answer.body);
     (*response.status_mut(), *response.headers_mut()) = (answer.status, answer.headers);
-    let keys = published.read(&response, &channel.keys.load(), unix_now())?;
-    store(channel, keys.clone(), key_id);
-    Ok(keys)
+    Ok(response)
 }
 
 /// Puts fetched keys beside the configured ones. A list replaces the list before; a single key joins those that are known.
-pub(super) fn store(channel: &Channel, fetched: Vec<Key>, key_id: Option<&str>) {
+fn store(channel: &Channel, fetched: Vec<Key>, key_id: Option<&str>) {
     channel.keys.rcu(|known| {
         let kept: Vec<Key> = match key_id {
             None => channel.configured_keys.iter().cloned().collect(),

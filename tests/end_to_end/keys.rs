@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PKCS_RSA_SHA256,
+    date_time_ymd,
+};
 use serde_json::{Value, json};
 use tollgate::keygen::SandboxProvider;
 
@@ -143,5 +147,52 @@ async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_
         assert_eq!(fetched, 1, "once: {log}");
         let metrics = world.metrics().await;
         assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"main\"} 2"), "{metrics}");
+    }
+}
+
+/// Gives the channel a certificate of Alipay's that has ended, under a root of its own beside the sandbox's. A root that is not RSA
+/// has no part in the roots' number.
+fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
+    let account = conf.join("channels/main");
+    let named = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let (mut root, root_key) = (named("Another root"), KeyPair::generate().unwrap());
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_pem = root.self_signed(&root_key).unwrap().pem();
+    let key = std::fs::read_to_string(account.join("alipay_private_key.pem")).unwrap();
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&key, &PKCS_RSA_SHA256).unwrap();
+    let mut ended = named("Sandbox of an earlier time");
+    (ended.not_before, ended.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2022, 1, 1));
+    let ended = ended.signed_by(&key, &Issuer::new(root, root_key)).unwrap().pem();
+    std::fs::write(account.join("alipay_cert.pem"), ended).unwrap();
+    let roots = std::fs::read_to_string(account.join("alipay_root_cert.pem")).unwrap();
+    std::fs::write(account.join("alipay_root_cert.pem"), roots + &root_pem).unwrap();
+}
+
+/// Nothing else is under way whose answer could name Alipay's present certificate.
+#[tokio::test]
+async fn new_payment_succeeds_after_a_restart_although_the_configured_certificate_of_alipay_has_ended() {
+    let wishes =
+        Wishes { provider: SandboxProvider::AlipayCertificates, edit: with_ended_certificate, ..Wishes::default() };
+    let mut world = World::with(wishes).await;
+    world.fault(json!({"operation": "*", "fault": "next_key", "times": 1000})).await;
+    let qr = |order: &str| {
+        let mut body = order_of(order);
+        body["method"] = "alipay.qr".into();
+        body
+    };
+    for order in ["o-1", "o-2"] {
+        until("the payment is sent", || async {
+            let answer = world.ask("POST", "/v1/payments", Some(order), &qr(order)).await;
+            (answer.status == 201).then_some(()).ok_or_else(|| format!("{:?}", answer.body))
+        })
+        .await;
+        assert_eq!(world.seen(order).await["arrivals"]["create"], 1, "{order}");
+        world.gateway.kill();
+        world.start().await;
     }
 }

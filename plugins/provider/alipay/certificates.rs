@@ -135,6 +135,10 @@ impl PublishedKeys for Alipay {
         let key = key.map_err(|why| no_keys(format!("the downloaded certificate is not believed: {why}"), None))?;
         Ok(vec![key])
     }
+
+    fn trust_anchor(&self) -> &str {
+        self.account.certificates.as_ref().map_or("", |numbers| &numbers.root)
+    }
 }
 
 /// What stands in the answer, in either protocol.

@@ -26,6 +26,7 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
     [
         app_certificate(facts),
         provider_certificates(facts),
+        owners(facts),
         roots(facts),
         chains(facts),
         short_keys(facts),
@@ -62,19 +63,49 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     if let Err(message) = leaf.in_force(facts.now) {
         findings.push(Finding::mistake(place, message, format!("Alipay refuses every request with it: {download}")));
     }
-    // Alipay names them so: 2088… (the seller), a hyphen, the app.
-    if let (Some((seller, app)), Some(app_id)) = (leaf.common_name.split_once('-'), facts.account("app_id"))
-        && is_seller(seller)
-        && is_app(app)
-        && app != app_id
-    {
+    let Some((owner, app)) = app_of(leaf) else { return findings };
+    if let Some(app_id) = facts.account("app_id").filter(|id| *id != app) {
         findings.push(Finding::mistake(
             place,
             format!("this certificate is of the app {app}, and `app_id` is {app_id}"),
             download,
         ));
     }
+    // Alipay can arrange that an app collects for another account (收款关系); with a token the seller is always another one.
+    if let (Some(seller_id), None) = (facts.account("seller_id"), facts.account("app_auth_token"))
+        && seller_id != owner
+    {
+        let message = format!(
+            "`seller_id` is {seller_id}, but the app in `keys.app_cert` belongs to {owner}: without an arrangement Alipay refuses \
+             every payment"
+        );
+        let advice = format!(
+            "write seller_id = \"{owner}\", take it away, or ask Alipay whether this pair is arranged (收款关系)"
+        );
+        findings.push(Finding::note(Place::Account("seller_id"), message, advice));
+    }
     findings
+}
+
+/// Owner (PID) and app (APPID) in the name of an app's certificate: `2088…-2021…`.
+fn app_of(leaf: &Certificate) -> Option<(&str, &str)> {
+    leaf.common_name.split_once('-').filter(|(owner, app)| is_number(owner) && is_number(app))
+}
+
+/// Notes a certificate of Alipay's that was made for the app of another owner: its name ends with the owner's PID.
+fn owners(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some((owner, _)) = facts.secret(APP_CERT).first().and_then(app_of) else { return Vec::new() };
+    let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
+    let owned = leaves.filter_map(|(index, leaf)| Some((index, leaf.common_name.rsplit_once('-')?.1)));
+    owned
+        .filter(|(_, other)| is_number(other) && *other != owner)
+        .map(|(index, other)| {
+            let message = format!(
+                "this certificate of Alipay's is for apps of {other}, and the one in `keys.app_cert` belongs to {owner}"
+            );
+            Finding::note(Place::VerifyFile(index), message, INSPECTION.verify_from)
+        })
+        .collect()
 }
 
 /// Certificates in `keys.verify` that cannot be Alipay's own: those of an app, and those of authorities.
@@ -82,37 +113,42 @@ fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
     let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
     leaves
         .filter_map(|(index, leaf)| {
-            let is_apps =
-                leaf.common_name.split_once('-').is_some_and(|(seller, app)| is_seller(seller) && is_app(app));
-            let message =
-                match (is_apps, leaf.is_authority || facts.secret(ROOT_CERT).iter().any(|root| root.der == leaf.der)) {
-                    (true, _) => {
-                        format!("this is the certificate of the app {}, and Alipay's belongs here", leaf.common_name)
-                    }
-                    (false, true) => {
-                        "this is the certificate of an authority, and Alipay's own belongs here".to_owned()
-                    }
-                    (false, false) => return None,
-                };
+            let message = match (
+                app_of(leaf).is_some(),
+                leaf.is_authority || facts.secret(ROOT_CERT).iter().any(|root| root.der == leaf.der),
+            ) {
+                (true, _) => {
+                    format!("this is the certificate of the app {}, and Alipay's belongs here", leaf.common_name)
+                }
+                (false, true) => "this is the certificate of an authority, and Alipay's own belongs here".to_owned(),
+                (false, false) => return None,
+            };
             Some(Finding::mistake(Place::VerifyFile(index), message, INSPECTION.verify_from))
         })
         .collect()
 }
 
-/// Refuses a `root_cert` file that has no self-signed certificate.
+/// Refuses a `root_cert` file without a self-signed CA certificate.
 fn roots(facts: &Facts<'_>) -> Vec<Finding> {
     let roots = facts.secret(ROOT_CERT);
-    if roots.is_empty() || roots.iter().any(Certificate::is_self_issued) {
-        return Vec::new();
-    }
-    let message = "there is no root certificate in this file: none of its certificates signed itself";
+    let message = match () {
+        () if roots.is_empty() || roots.iter().any(is_root) => return Vec::new(),
+        () if roots.iter().any(Certificate::is_self_issued) => {
+            "there is no root certificate in this file: what signed itself in it is no CA certificate"
+        }
+        () => "there is no root certificate in this file: none of its certificates signed itself",
+    };
     vec![Finding::mistake(Place::Secret(ROOT_CERT), message, "download alipayRootCert.crt from open.alipay.com")]
+}
+
+fn is_root(certificate: &Certificate) -> bool {
+    certificate.is_self_issued() && certificate.is_authority
 }
 
 /// The app's and Alipay's certificates under the root.
 fn chains(facts: &Facts<'_>) -> Vec<Finding> {
     let roots = facts.secret(ROOT_CERT);
-    if !roots.iter().any(Certificate::is_self_issued) {
+    if !roots.iter().any(is_root) {
         return Vec::new();
     }
     let beside = facts.secret(APP_CERT).iter().chain(facts.verify.iter().flat_map(|key| &key.certificates));
@@ -218,7 +254,7 @@ fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
                 format!("this {name} is an AppID of WeChat's"),
                 advice,
             ));
-        } else if !is_app(id) {
+        } else if !is_number(id) {
             findings.push(Finding::note(
                 Place::Account(name),
                 format!("APPIDs have 16 digits, and this {name} has not"),
@@ -226,24 +262,34 @@ fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
             ));
         }
     }
-    if let Some(id) = facts.account("seller_id").filter(|id| !id.is_empty() && !is_seller(id)) {
-        let message = match is_app(id) {
-            true => "this seller_id is an APPID; a seller's number (PID) begins with 2088",
-            false => "a seller's number (PID) has 16 digits and begins with 2088, and this seller_id does not",
-        };
-        findings.push(Finding::mistake(
-            Place::Account("seller_id"),
-            message,
-            "copy the seller's PID from open.alipay.com, as in \"2088000000000001\"",
-        ));
-    }
+    let seller = facts.account("seller_id").filter(|id| !id.is_empty() && !is_seller(id));
+    findings.extend(seller.map(|id| {
+        let (place, advice) =
+            (Place::Account("seller_id"), "copy the seller's PID from open.alipay.com, as in \"2088000000000001\"");
+        match () {
+            () if is_app(id) || facts.account("app_id") == Some(id) => {
+                Finding::mistake(place, "this seller_id is an APPID; a seller's number (PID) begins with 2088", advice)
+            }
+            () if is_number(id) => {
+                Finding::note(place, "a seller's number (PID) begins with 2088, and this seller_id does not", advice)
+            }
+            () => Finding::mistake(place, "a seller's number (PID) has 16 digits, and this seller_id has not", advice),
+        }
+    }));
     findings
 }
 
+/// A seller's number (PID). Others than 2088… are not known, but nothing excludes them.
 fn is_seller(id: &str) -> bool {
-    id.starts_with("2088") && is_app(id)
+    id.starts_with("2088") && is_number(id)
 }
 
+/// An APPID in its usual form: it begins with the year in which it was given.
 fn is_app(id: &str) -> bool {
+    is_number(id) && ["201", "202", "203"].iter().any(|decade| id.starts_with(decade))
+}
+
+/// The form of PIDs and APPIDs.
+fn is_number(id: &str) -> bool {
     id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -49,6 +49,8 @@ pub(super) struct Chain {
     middles: Vec<Vec<u8>>,
     roots: Vec<Vec<u8>>,
     owners: Owners,
+    /// For each middle certificate with a root above it, when both are valid.
+    authorities: Validity,
     /// The certificates that were believed last: messages nearly always bring one of them.
     known: Mutex<VecDeque<Known>>,
 }
@@ -79,29 +81,35 @@ impl Chain {
     /// Reads both files whole: a certificate in them that could not be used is an error.
     pub(super) fn new(middle: &[u8], root: &[u8], owners: Owners) -> Result<Self, String> {
         let (middles, roots) = (ders_of("middle_cert", middle)?, ders_of("root_cert", root)?);
-        let chain = Self { middles, roots, owners, known: Mutex::default() };
+        let mut chain = Self { middles, roots, owners, authorities: Vec::new(), known: Mutex::default() };
+        let mut authorities = Vec::new();
         for (number, der) in (1..).zip(&chain.middles) {
             let place = place("middle_cert", number, chain.middles.len());
             let middle = certificate(der).ok_or_else(|| format!("{place} cannot be read"))?;
             let name = middle.subject();
-            if chain.roots_of(&middle).next().is_none() {
+            let before = authorities.len();
+            authorities.extend(chain.roots_of(&middle).map(|root| together([&middle, &root])));
+            if authorities.len() == before {
                 return Err(format!("{place} ({name}) was not signed by `keys.root_cert`"));
             }
             if !is_authority(&middle) {
                 return Err(format!("{place} ({name}) may not sign certificates"));
             }
         }
+        chain.authorities = authorities;
         Ok(chain)
+    }
+
+    /// Whether a middle certificate and a root above it are valid at this time (unix seconds). Without, no message is believed.
+    pub(super) fn can_verify(&self, now: u64) -> bool {
+        is_within(&self.authorities, now)
     }
 
     /// The certificate in a message, when it is to be believed now.
     pub(super) fn leaf(&self, text: &str, kind: Kind, now: u64) -> Result<Leaf, BadSignature> {
-        let is_valid = |valid: &Validity| {
-            let now = i64::try_from(now).unwrap_or(i64::MAX);
-            match valid.iter().any(|valid| valid.contains(&now)) {
-                true => Ok(()),
-                false => Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time")),
-            }
+        let is_valid = |valid: &Validity| match is_within(valid, now) {
+            true => Ok(()),
+            false => Err(BadSignature::Wrong("its certificate, or one above it, is not valid at this time")),
         };
         let is_it = |known: &&Known| known.text == text && known.kind == kind;
         if let Some(known) = self.known.lock().iter().find(is_it) {
@@ -199,8 +207,14 @@ fn is_authority(certificate: &X509Certificate<'_>) -> bool {
     certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca)
 }
 
+/// Returns whether one way up is valid at this time (unix seconds).
+fn is_within(valid: &Validity, now: u64) -> bool {
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    valid.iter().any(|valid| valid.contains(&now))
+}
+
 /// When all of them are valid.
-fn together(certificates: [&X509Certificate<'_>; 3]) -> RangeInclusive<i64> {
+fn together<const N: usize>(certificates: [&X509Certificate<'_>; N]) -> RangeInclusive<i64> {
     let from = certificates.map(|certificate| certificate.validity().not_before.timestamp());
     let until = certificates.map(|certificate| certificate.validity().not_after.timestamp());
     from.into_iter().fold(i64::MIN, i64::max)..=until.into_iter().fold(i64::MAX, i64::min)

@@ -7,7 +7,7 @@ use crate::signer::certificate::Certificate;
 use crate::signer::key_file::KeyAlgorithm;
 
 pub(super) const INSPECTION: Inspection =
-    Inspection { certificates: &[], authorities: &[ROOT, MIDDLE], verify_from: "", id, run };
+    Inspection { certificates: &[], authorities: &[ROOT, MIDDLE], verify_from: SDK, id, run };
 
 const SDK: &str = "take acp_prod_root.cer and acp_prod_middle.cer from UnionPay's SDK (for tests acp_test_*.cer)";
 

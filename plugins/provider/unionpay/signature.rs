@@ -51,6 +51,14 @@ impl Method {
         }
     }
 
+    /// Whether an answer could be verified at this time (unix seconds): a shared key never ends, certificates do.
+    pub(super) fn can_verify(&self, now: u64) -> bool {
+        match self {
+            Self::Rsa(chain) | Self::Sm2(chain) => chain.can_verify(now),
+            Self::Sha256(_) | Self::Sm3(_) => true,
+        }
+    }
+
     /// The same fields, signed: with `certId`, which is a part of what is signed, and `signature`.
     pub(super) fn sign(&self, fields: &Message<'_>, signer: &dyn Signer) -> Result<Fields, Error> {
         let mut fields = fields.trimmed();

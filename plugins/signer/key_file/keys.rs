@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair,
+};
 use rsa::pkcs1::der::Encode;
 use rsa::pkcs1::{ALGORITHM_OID as RSA, RsaPrivateKey, RsaPublicKey};
 use rsa::pkcs8::spki::AlgorithmIdentifierRef;
@@ -84,7 +88,8 @@ impl PrivateKey {
                 let bytes = key.sm2()?.public_key().to_sec1_bytes().to_vec();
                 Some(PublicKey { algorithm, bytes })
             }
-            _ => None,
+            KeyAlgorithm::Curve(curve) => curve_point(curve, &key.der).map(|bytes| PublicKey { algorithm, bytes }),
+            KeyAlgorithm::Other => None,
         };
         Some(key)
     }
@@ -99,7 +104,7 @@ impl PrivateKey {
         &self.der
     }
 
-    /// Its other half, where it can be worked out (RSA and SM2).
+    /// Its other half, where it can be worked out: RSA, SM2, P-256, P-384, P-521 and Ed25519.
     pub fn public_key(&self) -> Option<PublicKey> {
         self.public.clone()
     }
@@ -129,6 +134,21 @@ impl PrivateKey {
     pub(super) fn to_pem(&self) -> Zeroizing<String> {
         write_pem(self.label, &self.der)
     }
+}
+
+/// Public point of a private key in PKCS#8 or SEC1.
+fn curve_point(curve: &str, der: &[u8]) -> Option<Vec<u8>> {
+    let algorithm = match curve {
+        "P-256" => &ECDSA_P256_SHA256_ASN1_SIGNING,
+        "P-384" => &ECDSA_P384_SHA384_ASN1_SIGNING,
+        "P-521" => &ECDSA_P521_SHA512_ASN1_SIGNING,
+        "Ed25519" => {
+            let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok()?;
+            return Some(pair.public_key().as_ref().to_vec());
+        }
+        _ => return None,
+    };
+    Some(EcdsaKeyPair::from_private_key_der(algorithm, der).ok()?.public_key().as_ref().to_vec())
 }
 
 /// Name of the curve in a SEC1 key: `[0]` of version, key, parameters.

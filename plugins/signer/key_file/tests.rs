@@ -51,6 +51,7 @@ fn shapes(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("wrong line length", format!("{first}\n{}", rest.replace('\n', "").replace("-----END", "\n-----END")).into()),
         ("twice", format!("{pem}\n{pem}").into()),
         ("DER", der_of(pem)),
+        ("DER with a byte order mark", [b"\xef\xbb\xbf".to_vec(), der_of(pem)].concat()),
         ("DER with a line end", [der_of(pem), b"\r\n".to_vec()].concat()),
         ("bare base64", base64.clone().into()),
         (
@@ -239,6 +240,37 @@ fn leaf_comes_first_whatever_the_order_in_the_file() {
     assert_eq!((names.len(), names[0]), (3, "041@Z2025-01-01@700000000000001:SIGN@00000006"));
     let bundle = KeyFile::read(&golden("alipay/keys/ali_root_bundle.pem"), Password::NoPlace).unwrap();
     assert!(bundle.authorities().unwrap()[0].is_self_issued(), "the order of roots is kept");
+}
+
+/// Each file holds the root, the certificate of an older key, the key's own certificate, and the key, in this order.
+#[test]
+fn leaf_of_a_curve_s_key_comes_first_whatever_the_order_in_the_file() {
+    for (name, curve) in [
+        ("p256", "P-256"),
+        ("p256_sec1", "P-256"),
+        ("p256_nopub", "P-256"),
+        ("p384", "P-384"),
+        ("p521", "P-521"),
+        ("ed25519", "Ed25519"),
+    ] {
+        let file = golden(&format!("keys/ec_{name}.pem"));
+        let read = KeyFile::read(&file, Password::NoPlace).unwrap();
+        let key = read.private_key().unwrap();
+        assert_eq!(key.algorithm(), KeyAlgorithm::Curve(curve), "{name}");
+        let certificates = read.certificates().unwrap();
+        assert_eq!(certificates.len(), 3, "{name}");
+        assert!(key.public_key().is_some() && certificates[0].public_key == key.public_key(), "{name}");
+    }
+}
+
+#[test]
+fn pfx_in_ber_is_named_in_base64_too() {
+    let ber = [&[0x30, 0x80, 0x02, 0x01, 0x03][..], &[0; 40]].concat();
+    let marked = [b"\xef\xbb\xbf".to_vec(), ber.clone()].concat();
+    for file in [ber.clone(), marked, STANDARD.encode(&ber).into_bytes()] {
+        let said = no_key(&file);
+        assert!(said.contains("BER with lengths left open") && said.contains("openssl pkcs12 -in FILE"), "{said}");
+    }
 }
 
 #[test]

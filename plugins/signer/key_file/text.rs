@@ -14,6 +14,10 @@ use super::FileError;
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
+/// Of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// A SEQUENCE whose length is left open, which DER forbids.
+const OPEN_SEQUENCE: &[u8] = &[0x30, 0x80];
 /// Some tools leave the padding out.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -60,7 +64,8 @@ pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, FileError> {
     if file.iter().all(u8::is_ascii_whitespace) {
         return Err(FileError::bare("this file is empty: there is nothing in it"));
     }
-    if let Some(blocks) = binary(file) {
+    // Editors put their mark before DER too.
+    if let Some(blocks) = binary(file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file)) {
         return blocks;
     }
     let text = as_text(file);
@@ -235,6 +240,7 @@ fn base64_alone(text: &[u8]) -> Result<Vec<Block>, FileError> {
     let decoded = STANDARD.decode(compact).or_else(|_| LENIENT.decode(compact)).map(Zeroizing::new);
     match decoded {
         Ok(decoded) if memmem::find(&decoded, BEGIN).is_some() => pem(&decoded),
+        Ok(decoded) if decoded.starts_with(OPEN_SEQUENCE) => Err(unknown(&decoded)),
         Ok(decoded) => binary(&decoded).unwrap_or_else(|| Err(unknown(text))),
         Err(_) => Err(unknown(text)),
     }
@@ -257,7 +263,7 @@ fn unknown(text: &[u8]) -> FileError {
             "this is a Java key store (JKS)",
             "convert it: `keytool -importkeystore -srckeystore FILE -destkeystore NEW.p12 -deststoretype PKCS12`",
         ),
-        () if text.starts_with(&[0x30, 0x80]) => (
+        () if text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).starts_with(OPEN_SEQUENCE) => (
             "this is BER with lengths left open, as Java's Bouncy Castle writes PFX files",
             "write it anew: `openssl pkcs12 -in FILE -out KEY.pem` and name KEY.pem",
         ),

@@ -279,5 +279,6 @@ mod again;
 mod inspection;
 mod key_files;
 mod names;
+mod trust;
 
 mod channels;

@@ -1,6 +1,7 @@
 //! Which certificates are believed.
 
 use super::super::chain::{Chain, Kind, Owners, check, serial};
+use super::super::signature::Method;
 use super::*;
 
 fn text(name: &str) -> String {
@@ -106,6 +107,29 @@ fn certificates_under_an_old_and_a_new_middle_are_believed_side_by_side() {
     for name in ["up_acp.crt.pem", by_new] {
         assert_eq!(why(two.leaf(&text(name), Kind::Rsa, NOW)), "", "under two roots: {name}");
     }
+}
+
+#[test]
+fn answers_can_be_verified_only_while_a_middle_certificate_and_its_root_are_valid() {
+    // The files of the test environment are valid from 2012 to 2031 (middle) and 2032 (root), ours from 2025 to 2045.
+    let (theirs, ours) = ((1_346_296_473, 1_936_235_673), (1_735_689_600, 2_366_841_600));
+    let (middle, root) = (key_file("up_acp_test_middle.cer"), key_file("up_acp_test_root.cer"));
+    let old = Chain::new(&middle, &root, Owners::Test).unwrap();
+    let (start, end) = theirs;
+    assert_eq!([start - 1, start, end, end + 1].map(|now| old.can_verify(now)), [false, true, true, false]);
+    let join = |one: &str, other: &str| text(one) + &text(other);
+    let middles = join("up_acp_test_middle.cer", "up_middle.crt.pem");
+    let roots = join("up_acp_test_root.cer", "up_root.crt.pem");
+    let both = Chain::new(middles.as_bytes(), roots.as_bytes(), Owners::Test).unwrap();
+    let times = [theirs.0 - 1, theirs.0, theirs.1 + 1, ours.1, ours.1 + 1, u64::MAX];
+    assert_eq!(times.map(|now| both.can_verify(now)), [false, true, true, true, false, false]);
+    assert_eq!(
+        [ours.0, ours.1 + 1].map(|now| provider().can_verify(&no_keys(), now)),
+        [true, false],
+        "the provider says the same"
+    );
+    let shared = UnionPay(account(Method::sha256(b"k"), Codec::Form));
+    assert!(shared.can_verify(&no_keys(), u64::MAX), "a shared key never ends");
 }
 
 #[test]

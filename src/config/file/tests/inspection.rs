@@ -5,13 +5,13 @@ use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_RSA_SHA256, date_ti
 use super::key_files::everything;
 use super::*;
 
-fn read(dir: &Dir, name: &str) -> String {
+pub(super) fn read(dir: &Dir, name: &str) -> String {
     fs::read_to_string(dir.path().join(name)).unwrap()
 }
 
 /// The first mistake, which must be about this line of the channel's file.
 #[track_caller]
-fn assert_first(dir: &Dir, channel: &str, line_with: &str, in_words: &str) {
+pub(super) fn assert_first(dir: &Dir, channel: &str, line_with: &str, in_words: &str) {
     let text = read(dir, &format!("channels/{channel}.toml"));
     let line = 1 + text.lines().position(|line| line.contains(line_with)).unwrap();
     let told = told(dir);
@@ -23,14 +23,14 @@ fn assert_first(dir: &Dir, channel: &str, line_with: &str, in_words: &str) {
 }
 
 /// Notes of `tollgate check`, without mistakes.
-fn notes(dir: &Dir) -> Vec<String> {
+pub(super) fn notes(dir: &Dir) -> Vec<String> {
     let summary = check(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     let of_permissions = |note: &String| note.contains("others than its owner may read it");
     summary.notes.iter().map(ToString::to_string).filter(|note| !of_permissions(note)).collect()
 }
 
 /// A certificate over a key of the directory for these years, under an authority of this name whose key is `authority`.
-fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: std::ops::Range<i32>) -> String {
+pub(super) fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: std::ops::Range<i32>) -> String {
     let issuer_key = KeyPair::from_pem(authority).unwrap();
     let mut issuer = CertificateParams::new(Vec::new()).unwrap();
     issuer.distinguished_name = rcgen::DistinguishedName::new();
@@ -51,7 +51,7 @@ fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: std::ops::Ra
 }
 
 /// A root that signed itself, for these years, and its key.
-fn root(years: std::ops::Range<i32>) -> (String, String) {
+pub(super) fn root(years: std::ops::Range<i32>) -> (String, String) {
     let key =
         KeyPair::from_pkcs8_pem_and_sign_algo(&keygen::rsa_key_pair().unwrap().private_key, &PKCS_RSA_SHA256).unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -363,7 +363,7 @@ fn account_numbers_in_each_other_s_place_are_mistakes() {
         ("alikeys", "app_id", "2088000000000001", "this app_id is a seller's number"),
         ("alikeys", "app_id", "wx8888888888888888", "this app_id is an AppID of WeChat's"),
         ("alikeys", "seller_id", "2021000000000001", "this seller_id is an APPID"),
-        ("alikeys", "seller_id", "208800000001", "has 16 digits and begins with 2088"),
+        ("alikeys", "seller_id", "208800000001", "has 16 digits, and this seller_id has not"),
         ("wechat2", "appid", "1900000109", "this appid is only digits"),
         ("wechat2", "mchid", "2088000000000001", "this mchid is a number of Alipay's"),
     ] {

@@ -20,10 +20,11 @@ pub(super) fn everything() -> Dir {
             keygen::sandbox_channel_of(provider, &channels, name, "127.0.0.1:8443").unwrap();
         }
         let (cert, key) = identity::tests::pair(2020..2090);
+        put(&dir, "client_ca.pem", &super::inspection::root(2020..2090).0);
         put(&dir, "cert.pem", &cert);
         put(&dir, "key.pem", &key);
         fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-        let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"cert.pem\" }\n";
+        let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"client_ca.pem\" }\n";
         put(&dir, "tollgate.toml", text);
         // WeChat Pay's certificate beside its bare key.
         edit(&dir, "channels/wechat.toml", "verify = [", "verify = [{ file = \"wechat/platform_cert.pem\" }, ");
@@ -52,7 +53,8 @@ const PLACES: &[(&str, &str)] = &[
     ("middle_cert", "channels/union/acp_middle.pem"),
     ("keys.sign with SM2", "channels/sm2/acp_sign_key.pem"),
     ("root_cert with SM2", "channels/sm2/acp_root.pem"),
-    ("the listener's certificate and client_ca", "cert.pem"),
+    ("the listener's certificate", "cert.pem"),
+    ("client_ca", "client_ca.pem"),
     ("the listener's key", "key.pem"),
 ];
 

@@ -1,0 +1,222 @@
+//! Which certificates and fetched keys are believed: CA files, leaves in any order, and keys that outlive a reload.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+use tollgate_plugins::signer::{Key, Keyring};
+
+use super::inspection::{assert_first, issued, notes, read, root};
+use super::key_files::everything;
+use super::*;
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// A CA of elliptic curves.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let (mut params, key) = (named("Test CA"), KeyPair::generate().unwrap());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate for these usages (for all without one), and its key.
+    fn issue(&self, name: &str, usages: &[ExtendedKeyUsagePurpose]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named(name);
+        params.extended_key_usages = usages.to_vec();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// The `tollgate.toml` of each key that takes a CA file, with the line of the key.
+fn ca_keys() -> [(&'static str, String, &'static str); 4] {
+    let tls = "tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"some_ca.pem\" }";
+    let address = "public_url = \"http://127.0.0.1:8080\"\n";
+    let database = "postgres://tollgate:x@db.example.com/tollgate?sslmode=verify-full";
+    [
+        ("server.tls.client_ca", format!("{address}[server]\n{tls}\n"), "tollgate.toml:3:"),
+        ("admin.tls.client_ca", format!("{address}[admin]\nlisten = \"127.0.0.1:0\"\n{tls}\n"), "tollgate.toml:4:"),
+        (
+            "ledger.ca",
+            format!("{address}[ledger]\nkind = \"postgres\"\nurl = \"plain:{database}\"\nca = \"some_ca.pem\"\n"),
+            "tollgate.toml:5:",
+        ),
+        ("ca of a channel", address.to_owned(), "channels/wechat.toml:"),
+    ]
+}
+
+#[test]
+fn ca_file_without_a_ca_certificate_is_a_mistake_in_every_place() {
+    let dir = everything();
+    let ca = Authority::new();
+    let (leaf, _) = ca.issue("peer.example.com", &[]);
+    let (own, _) = identity::tests::pair(2020..2090);
+    let channel = read(&dir, "channels/wechat.toml");
+    for (place, text, line) in ca_keys() {
+        put(&dir, "tollgate.toml", &text);
+        if place.starts_with("ca ") {
+            put(&dir, "some_ca.pem", &ca.pem);
+            put(&dir, "channels/wechat.toml", &channel.replace("ca = \"wechat/ca.pem\"", "ca = \"../some_ca.pem\""));
+        }
+        put(&dir, "some_ca.pem", &leaf);
+        let told = told(&dir);
+        let expected = "`peer.example.com` in this file is no CA certificate: it may not sign others (name the certificate of its \
+                        issuer, `Test CA`)";
+        assert!(told.len() == 1 && told[0].starts_with(line) && told[0].ends_with(expected), "{place}: {told:#?}");
+        // Beside its issuer it is of no use, and one that signed itself is its own issuer.
+        for (file, in_words) in [
+            (ca.pem.clone(), ""),
+            (format!("{leaf}{}", ca.pem), "`peer.example.com` in this file is no CA certificate"),
+            (own.clone(), "in this file signed itself and is no CA certificate"),
+        ] {
+            put(&dir, "some_ca.pem", &file);
+            let notes = notes(&dir);
+            let is_noted = notes.iter().any(|note| !in_words.is_empty() && note.contains(in_words));
+            assert_eq!(
+                (notes.len(), is_noted),
+                (usize::from(!in_words.is_empty()), !in_words.is_empty()),
+                "{place}: {notes:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn leaf_beside_its_ca_certificate_is_not_believed_to_sign_others() {
+    let dir = everything();
+    let ca = Authority::new();
+    put(&dir, "client_ca.pem", &format!("{}{}", ca.issue("peer.example.com", &[]).0, ca.pem));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    assert_eq!(snapshot.process.tls.as_ref().unwrap().client_ca.as_ref().unwrap().len(), 1);
+}
+
+#[test]
+fn certificate_of_a_curve_s_key_is_found_whatever_the_order_in_the_file() {
+    let dir = everything();
+    let ca = Authority::new();
+    let (before, _) = ca.issue("before", &[]);
+    let (own, key) = ca.issue("own", &[]);
+    put(&dir, "key.pem", &key);
+    let all = [&before, &own, &ca.pem];
+    for order in [[0, 1, 2], [2, 0, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
+        put(&dir, "cert.pem", &order.map(|at| all[at].as_str()).concat());
+        let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{order:?}: {mistakes:#?}"));
+        let shown = &snapshot.process.tls.as_ref().unwrap().identity.certificates;
+        let names =
+            shown.iter().map(|der| tollgate_plugins::signer::certificate::Certificate::read(der).unwrap().common_name);
+        assert_eq!(names.collect::<Vec<_>>(), ["own", "Test CA", "before"], "{order:?}");
+    }
+}
+
+#[test]
+fn certificate_of_another_kind_in_mtls_is_noted() {
+    let dir = everything();
+    let ca = Authority::new();
+    let text = read(&dir, "channels/alikeys.toml");
+    let own_key = KeyPair::generate().unwrap();
+    let mut between = named("Middle CA");
+    between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let middle = (between.signed_by(&own_key, &ca.issuer).unwrap().pem(), own_key.serialize_pem());
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    for ((cert, key), in_words) in [
+        (ca.issue("own", &[]), ""),
+        (ca.issue("own", &[ServerAuth, ClientAuth]), ""),
+        (ca.issue("own", &[ServerAuth]), "its extended key usage lacks clientAuth"),
+        (middle, "this is a CA certificate, and one that was issued to this machine belongs here"),
+    ] {
+        put(&dir, "channels/own.pem", &cert);
+        put(&dir, "channels/own.key", &key);
+        put(&dir, "channels/alikeys.toml", &format!("{text}\n[mtls]\ncert = \"own.pem\"\nkey = \"own.key\"\n"));
+        let notes = notes(&dir);
+        let found = notes.iter().filter(|note| !in_words.is_empty() && note.contains(in_words)).count();
+        assert_eq!((notes.len(), found), (found, usize::from(!in_words.is_empty())), "{in_words}: {notes:#?}");
+    }
+}
+
+#[test]
+fn alipay_accounts_of_two_owners_are_noted() {
+    let dir = everything();
+    let (root_pem, root_key) = root(2020..2090);
+    put(&dir, "channels/ali/alipay_root_cert.pem", &root_pem);
+    for (file, key) in [("app_cert.pem", "app_private_key.pem"), ("alipay_cert.pem", "alipay_private_key.pem")] {
+        let certificate = issued(&dir, "Test root", &format!("channels/ali/{key}"), &root_key, 2020..2090);
+        put(&dir, &format!("channels/ali/{file}"), &certificate);
+    }
+    let line = |key: &str| {
+        let text = read(&dir, "channels/ali.toml");
+        text.lines().find(|line| line.starts_with(key)).unwrap().to_owned()
+    };
+    edit(&dir, "channels/ali.toml", &line("app_id"), "app_id = \"2021000000000001\"");
+    // The certificates are of 2088000000000001.
+    edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000001\"");
+    assert_eq!(notes(&dir), [""; 0]);
+    edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000002\"");
+    let said = notes(&dir);
+    let expected = "`seller_id` is 2088000000000002, but the app in `keys.app_cert` belongs to 2088000000000001";
+    assert!(said.len() == 1 && said[0].contains(expected), "{said:#?}");
+    // A partner's app acts for another seller.
+    edit(&dir, "channels/ali.toml", "[account]", "[account]\napp_auth_token = \"201510BB\"");
+    assert_eq!(notes(&dir), [""; 0]);
+    edit(&dir, "channels/ali.toml", "[account]\napp_auth_token = \"201510BB\"", "[account]");
+    // Other beginnings of sellers' numbers are not known, and not excluded.
+    edit(&dir, "channels/alikeys.toml", "seller_id = \"2088", "seller_id = \"2188");
+    edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000001\"");
+    let said = notes(&dir);
+    assert!(said.len() == 1 && said[0].contains("begins with 2088, and this seller_id does not"), "{said:#?}");
+}
+
+#[test]
+fn alipay_s_root_that_is_no_ca_certificate_is_a_mistake() {
+    let dir = everything();
+    let key = KeyPair::from_pem(&keygen::rsa_key_pair().unwrap().private_key).unwrap();
+    put(&dir, "channels/ali/alipay_root_cert.pem", &named("Test root").self_signed(&key).unwrap().pem());
+    assert_first(&dir, "ali", "root_cert = ", "what signed itself in it is no CA certificate");
+}
+
+#[test]
+fn fetched_keys_outlive_a_reload_that_leaves_account_hosts_and_roots_alone() {
+    let dir = everything();
+    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let fetch = |snapshot: &Snapshot| {
+        let channel = &snapshot.channels["ali"];
+        let key = |id: &str, not_after| {
+            let verifier = Arc::clone(&channel.configured_keys.iter().next().unwrap().verifier);
+            Key { id: id.to_owned(), verifier, not_after }
+        };
+        let fetched = [key("next", None), key("ended", Some(1))];
+        channel.keys.store(Arc::new(Keyring::new(channel.configured_keys.iter().cloned().chain(fetched).collect())));
+    };
+    fetch(&first);
+    let text = read(&dir, "channels/ali.toml");
+    let roots = read(&dir, "channels/ali/alipay_root_cert.pem");
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap();
+    let other_roots = format!("{roots}{}", root(2020..2090).0);
+    for (what, from, to, root_file, is_kept) in [
+        ("timeouts", "total = \"5s\"", "total = \"6s\"", &roots, true),
+        ("hosts", "hosts = [\"https://127.0.0.1:8443\"]", "hosts = [\"https://127.0.0.1:8444\"]", &roots, false),
+        ("account", line("app_id"), "app_id = \"2021000000000001\"", &roots, false),
+        ("roots", "total = \"5s\"", "total = \"7s\"", &other_roots, false),
+    ] {
+        put(&dir, "channels/ali.toml", &text.replacen(from, to, 1));
+        put(&dir, "channels/ali/alipay_root_cert.pem", root_file);
+        let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{what}: {mistakes:#?}"));
+        assert!(!Arc::ptr_eq(&next.channels["ali"], &first.channels["ali"]), "{what}");
+        let ids: Vec<String> = next.channels["ali"].keys.load().iter().map(|key| key.id.clone()).collect();
+        assert_eq!(
+            (ids.len(), ids.contains(&"next".to_owned())),
+            (1 + usize::from(is_kept), is_kept),
+            "{what}: {ids:?}"
+        );
+    }
+}
