@@ -1,11 +1,13 @@
 //! Sends prepared requests over 32 kept connections and takes the time of each.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -96,12 +98,31 @@ async fn run_with(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16, pac
 
 /// One request on a connection of its own; gives the body of its answer.
 pub async fn one(to: SocketAddr, prepared: Prepared) -> String {
-    let stream = TcpStream::connect(to).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let answer = sender.send_request(request(to, prepared)).await.unwrap();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let (_, body) = Connection::open(to).await.unwrap().send(prepared).await.unwrap();
     String::from_utf8_lossy(&body).into_owned()
+}
+
+/// A kept connection to a gateway.
+pub struct Connection {
+    to: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    pub async fn open(to: SocketAddr) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { to, sender })
+    }
+
+    /// Returns status and body of the answer.
+    pub async fn send(&mut self, prepared: Prepared) -> Result<(u16, Bytes), hyper::Error> {
+        let answer = self.sender.send_request(request(self.to, prepared)).await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
 }
 
 /// `turns`: when its first request is due, and how long until each next one.
@@ -111,21 +132,15 @@ async fn connection(
     expected: u16,
     turns: Option<(Instant, Duration)>,
 ) -> Vec<Duration> {
-    let stream = TcpStream::connect(to).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut connection = Connection::open(to).await.unwrap();
     let mut times = Vec::with_capacity(requests.len());
     for (number, prepared) in (0..).zip(requests) {
-        let request = request(to, prepared);
         let due = turns.map(|(first, step)| first + step * number);
         if let Some(due) = due {
             tokio::time::sleep_until(due.into()).await;
         }
         let started = due.unwrap_or_else(Instant::now);
-        let answer = sender.send_request(request).await.unwrap();
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let (status, body) = connection.send(prepared).await.unwrap();
         times.push(started.elapsed());
         assert_eq!(status, expected, "{}", String::from_utf8_lossy(&body));
     }

@@ -1,20 +1,27 @@
 //! Keys, configuration, a sandbox in this process, and the gateway as a process of its own, whose CPU time can be read.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
+use serde_json::Value;
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate::sign::{Credentials, plain};
 use tollgate::{config, keygen};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
 use tollgate_plugins::provider::{Encoded, Signing};
 
-use crate::drive::Prepared;
+use crate::drive::{self, Prepared};
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A new channel's time-outs.
+const TIMEOUTS: &str = "timeouts = { connect = \"1s\", read = \"2s\", write = \"2s\", total = \"5s\" }";
+const LONG_TIMEOUTS: &str = "timeouts = { connect = \"60s\", read = \"300s\", write = \"60s\", total = \"300s\" }";
 
 pub struct Stage {
     pub account: PathBuf,
@@ -26,10 +33,12 @@ pub struct Stage {
     pub provider: SocketAddr,
     /// The first gateway's.
     pub admin: SocketAddr,
+    /// Every gateway's.
+    pub admins: Vec<SocketAddr>,
     pub conf: PathBuf,
     /// Every gateway's.
     confs: Vec<PathBuf>,
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
     _directory: tempfile::TempDir,
 }
 
@@ -52,20 +61,29 @@ impl Drop for Process {
 impl Stage {
     /// One gateway with an embedded ledger.
     pub async fn set() -> Self {
-        Self::with(1, "[ledger]\npath = \"../data\"\n").await
+        Self::with(1, "[ledger]\npath = \"../data\"\n", &["main"]).await
     }
 
-    /// So many gateways with this ledger and cache.
-    pub async fn with(gateways: usize, stores: &str) -> Self {
+    /// So many gateways with this ledger and cache. The first channel takes what names none; the others wait long for the
+    /// provider.
+    pub async fn with(gateways: usize, stores: &str, channels: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let conf = directory.path().join("conf");
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
         let [bare, provider] = [(); 2].map(|()| free());
-        let made = keygen::sandbox_channel(&conf.join("channels"), "main", &provider.to_string()).unwrap();
-        let channel = std::fs::read_to_string(&made.channel).unwrap();
-        std::fs::write(&made.channel, channel.replace("rate = 600", "rate = 1000000")).unwrap();
-        std::fs::write(conf.join("routes.toml"), "[[route]]\nto = [{ channel = \"main\" }]\n").unwrap();
+        let mut routes = String::new();
+        for name in channels {
+            let file = keygen::sandbox_channel(&conf.join("channels"), name, &provider.to_string()).unwrap().channel;
+            let mut channel = std::fs::read_to_string(&file).unwrap().replace("rate = 600", "rate = 1000000");
+            if *name != channels[0] {
+                assert!(channel.contains(TIMEOUTS), "{channel}");
+                channel = format!("http2 = true\n{}", channel.replace(TIMEOUTS, LONG_TIMEOUTS));
+            }
+            std::fs::write(file, channel).unwrap();
+            routes += &format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n");
+        }
+        std::fs::write(conf.join("routes.toml"), routes).unwrap();
         let merchant = format!("keys = [{{ id = \"shop-1\", secret = \"plain:{SECRET}\" }}]\n");
         std::fs::write(conf.join("merchants/shop.toml"), merchant).unwrap();
         let (mut doors, mut admins, mut confs) = (Vec::new(), Vec::new(), vec![conf.clone()]);
@@ -88,15 +106,16 @@ impl Stage {
         options.listen = provider;
         let sandbox = Sandbox::start(options).await.unwrap();
         Self {
-            account: made.account,
+            account: conf.join("channels").join(channels[0]),
             gateway: doors[0],
             gateways: doors,
             bare,
             provider,
             admin: admins[0],
+            admins,
             conf,
             confs,
-            _sandbox: sandbox,
+            sandbox,
             _directory: directory,
         }
     }
@@ -122,21 +141,21 @@ impl Stage {
 
     /// What merchants send.
     pub fn merchant_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
-        let one = |number: usize| {
-            let body = format!(
-                r#"{{"order_id":"o-{number}","amount":{{"value":888,"currency":"CNY"}},"description":"tea","method":"wechat.native"}}"#
-            );
-            let stamp = tollgate::clock::stamp();
-            let secret = SECRET.as_bytes();
-            let with = Credentials { key_id: "shop-1", secret, created: stamp.unix_time, nonce: &stamp.nonce };
-            let mut headers: Vec<(String, String)> = plain(&with, "POST", "/v1/payments", body.as_bytes())
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect();
-            headers.push(("idempotency-key".to_owned(), format!("k-{number}")));
-            Prepared { method: Method::POST, target: "/v1/payments".to_owned(), headers, body: body.into() }
-        };
-        (from..from + count).map(one).collect()
+        (from..from + count).map(|number| create(&format!("o-{number}"), None)).collect()
+    }
+
+    /// Asks the sandbox's control interface.
+    pub async fn control(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let prepared = Prepared { method, target: path.to_owned(), headers: Vec::new(), body };
+        serde_json::from_str(&drive::one(self.sandbox.control_address(), prepared).await).unwrap()
+    }
+
+    /// How often the provider made each order, by its number there.
+    pub async fn made(&self) -> BTreeMap<String, u64> {
+        let orders = self.control(Method::GET, "/orders", Value::Null).await;
+        let made = |order: &Value| (order["number"].as_str().unwrap().to_owned(), order["created"].as_u64().unwrap());
+        orders.as_array().unwrap().iter().map(made).collect()
     }
 
     /// What the gateway would send to the provider, signed beforehand, so that the bare proxy only has to pass it on.
@@ -173,6 +192,27 @@ impl Stage {
         };
         (from..from + count).map(one).collect()
     }
+}
+
+/// A merchant's signed request for a payment, on this channel if one is named.
+pub fn create(order: &str, channel: Option<&str>) -> Prepared {
+    let channel = channel.map_or(String::new(), |name| format!(r#","channel":"{name}""#));
+    let body = format!(
+        r#"{{"order_id":"{order}","amount":{{"value":888,"currency":"CNY"}},"description":"tea","method":"wechat.native"{channel}}}"#
+    );
+    let mut prepared = signed_request(Method::POST, "/v1/payments", body.as_bytes());
+    prepared.headers.push(("idempotency-key".to_owned(), format!("k-{order}")));
+    prepared
+}
+
+/// A merchant's signed request.
+pub fn signed_request(method: Method, target: &str, body: &[u8]) -> Prepared {
+    let stamp = tollgate::clock::stamp();
+    let secret = SECRET.as_bytes();
+    let with = Credentials { key_id: "shop-1", secret, created: stamp.unix_time, nonce: &stamp.nonce };
+    let headers = plain(&with, method.as_str(), target, body);
+    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Prepared { method, target: target.to_owned(), headers, body: body.to_vec().into() }
 }
 
 pub async fn until_open(address: SocketAddr) {

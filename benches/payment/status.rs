@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tollgate::access::{Access, Head};
-use tollgate::sign::{Credentials, plain};
 
 use crate::drive::{self, Load, Measured, Prepared};
-use crate::stage::{SECRET, Stage, cpu_time, free, until_open};
+use crate::stage::{Stage, cpu_time, free, signed_request, until_open};
 use crate::{CONNECTIONS, ROUNDS, row};
 
 const REQUESTS: usize = 20_000;
@@ -48,22 +47,13 @@ pub async fn measure() {
 
 /// Each with a nonce of its own.
 fn signed(count: usize) -> Vec<Prepared> {
-    (0..count).map(|_| prepared(Method::GET, TARGET, b"")).collect()
+    (0..count).map(|_| signed_request(Method::GET, TARGET, b"")).collect()
 }
 
 fn write(target: &str, body: &[u8]) -> Prepared {
-    let mut prepared = prepared(Method::POST, target, body);
+    let mut prepared = signed_request(Method::POST, target, body);
     prepared.headers.push(("idempotency-key".to_owned(), target.replace('/', "-")));
     prepared
-}
-
-fn prepared(method: Method, target: &str, body: &[u8]) -> Prepared {
-    let stamp = tollgate::clock::stamp();
-    let secret = SECRET.as_bytes();
-    let with = Credentials { key_id: "shop-1", secret, created: stamp.unix_time, nonce: &stamp.nonce };
-    let headers = plain(&with, method.as_str(), target, body);
-    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Prepared { method, target: target.to_owned(), headers, body: body.to_vec().into() }
 }
 
 /// CPU of finding out who asks: the signature, and that its nonce was never seen.

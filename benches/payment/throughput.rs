@@ -13,16 +13,11 @@ use crate::stage::{Process, Stage, cpu_time, free, until_open};
 
 pub async fn measure(payments: usize) {
     let (server, redis) = ([Server::start(&["--synced"]), Server::start(&["--synced"])], Redis::start().await);
-    let shared = |server: &Server| {
-        format!(
-            "[ledger]\nkind = \"postgres\"\nurl = \"plain:{}\"\n[cache]\nkind = \"redis\"\nurl = \"plain:{}\"\n",
-            server.url, redis.url
-        )
-    };
+    let shared = |server: &Server| redis.stores(&server.url);
     let stages = [
         ("embedded, one gateway", Stage::set().await),
-        ("PostgreSQL, one gateway", Stage::with(1, &shared(&server[0])).await),
-        ("PostgreSQL, three gateways", Stage::with(3, &shared(&server[1])).await),
+        ("PostgreSQL, one gateway", Stage::with(1, &shared(&server[0]), &["main"]).await),
+        ("PostgreSQL, three gateways", Stage::with(3, &shared(&server[1]), &["main"]).await),
     ];
     let mut runs = Vec::new();
     for (name, stage) in &stages {
@@ -48,13 +43,13 @@ pub async fn measure(payments: usize) {
 }
 
 /// A Redis that keeps nothing on disk.
-struct Redis {
+pub struct Redis {
     url: String,
     _process: Process,
 }
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/from-debian");
         let found = Command::new(script).args(["redis-server", "redis-server"]).output().unwrap();
         let program = String::from_utf8(found.stdout).unwrap();
@@ -65,5 +60,13 @@ impl Redis {
         let process = Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         until_open(address).await;
         Self { url: format!("redis://{address}"), _process: process }
+    }
+
+    /// `[ledger]` and `[cache]` of gateways that share this Redis and the PostgreSQL at this URL.
+    pub fn stores(&self, postgres: &str) -> String {
+        format!(
+            "[ledger]\nkind = \"postgres\"\nurl = \"plain:{postgres}\"\n[cache]\nkind = \"redis\"\nurl = \"plain:{}\"\n",
+            self.url
+        )
     }
 }

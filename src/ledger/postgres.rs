@@ -330,6 +330,13 @@ impl Engine {
         &self.shared.lease
     }
 
+    /// Returns the pause before the next sweep.
+    #[cfg(test)]
+    pub(super) async fn sweep_pause(&self) -> Duration {
+        let owner = self.shared.owner;
+        self.ask(move |session| Ok(sweep::pause(session, owner)?)).await.unwrap_or_default()
+    }
+
     pub(super) fn weak(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
     }

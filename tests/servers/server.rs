@@ -31,6 +31,11 @@ impl Server {
         self.command("stop");
     }
 
+    /// Stops it as an operator does: a standby has all that was committed then.
+    pub(crate) fn shut(&self) {
+        self.command("shut");
+    }
+
     /// Starts it again after a crash.
     pub(crate) fn revive(&self) {
         self.command("start");

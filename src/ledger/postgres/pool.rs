@@ -15,8 +15,9 @@ use super::health::Part;
 use super::session::{Failure, Session};
 use crate::ledger::records::LedgerError;
 
-/// Pause between two attempts to connect while no thread has a connection. Whoever comes meanwhile is refused at once.
-const PAUSE: Duration = Duration::from_millis(300);
+/// Pause between two attempts to connect while no thread has a connection. Whoever comes meanwhile is refused at
+/// once. An outage of the gateway lasts up to so much longer than the server's.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The same while others have one: first and longest. It doubles.
 const CROWDED: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
 /// After so long a silence a connection is tried before it is used.

@@ -16,7 +16,7 @@ use super::Shared;
 use super::keeper::BEAT;
 use super::pool::Next;
 use super::schema;
-use super::session::Session;
+use super::session::{Failure, Session};
 use crate::ledger::about::{self, About};
 use crate::ledger::claims;
 use crate::ledger::engine::Durability;
@@ -31,34 +31,32 @@ use crate::telemetry::METRICS;
 const BATCH: i64 = 64;
 /// How long a batch is its taker's. After that another process takes it.
 const TAKEN: Duration = Duration::from_secs(30);
+/// How long after the end of a lease its claims are looked for.
+const ENDED: Duration = Duration::from_millis(20);
 /// How long a batch is waited for, with what waits for a connection before it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Batches that a start waits for, so that what was left behind is mostly ended when it serves.
 const AT_START: usize = 16;
 
-/// Sweeps at every beat until the other end of `stop` is gone. Says when the first batches are done.
+/// Sweeps at every beat, and as soon as a lease ends, until the other end of `stop` is gone. Says when the first batches are
+/// done.
 pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>, started: std::sync::mpsc::Sender<()>) {
     let mut started = Some(started);
+    let mut batches = 0;
     loop {
-        let mut batches = 0;
-        while batch(shared) {
-            batches += 1;
-            if batches == AT_START {
-                started.take();
-            }
-            if stop.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
-                return;
-            }
+        let pause = batch(shared);
+        batches += 1;
+        if !pause.is_zero() || batches == AT_START {
+            started.take();
         }
-        started.take();
-        if stop.recv_timeout(BEAT) == Err(RecvTimeoutError::Disconnected) {
+        if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return;
         }
     }
 }
 
-/// Ends some claims; whether there may be more.
-fn batch(shared: &Arc<Shared>) -> bool {
+/// Ends some claims. Returns the pause before the next batch: none while there may be more.
+fn batch(shared: &Arc<Shared>) -> Duration {
     let (said, swept) = channel();
     let weak = Arc::downgrade(shared);
     shared.queue.push(Box::new(move |session| {
@@ -67,13 +65,13 @@ fn batch(shared: &Arc<Shared>) -> bool {
         if let Err(error) = &swept {
             tracing::warn!(%error, "claims that nobody runs could not be ended; they are tried again in {BEAT:?}");
         }
-        let _ = said.send(swept.unwrap_or(false));
+        let _ = said.send(swept.unwrap_or(BEAT));
         Next::Done
     }));
-    swept.recv_timeout(PATIENCE).unwrap_or(false)
+    swept.recv_timeout(PATIENCE).unwrap_or(BEAT)
 }
 
-fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<bool, LedgerError> {
+fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerError> {
     const FORGET: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
     let taken = take(shared, session)?;
     let is_full = taken.len() as i64 >= BATCH;
@@ -86,7 +84,19 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<bool, LedgerError> {
         end_all(shared, session, turns)?;
         METRICS.stores.ledger_claims_taken_over_total.inc_by(turns.len() as u64);
     }
-    Ok(is_full)
+    if is_full { Ok(Duration::ZERO) } else { Ok(pause(session, shared.owner)?) }
+}
+
+/// Returns the time until the next sweep: a beat, or less where the lease of another process ends sooner. A process that lives has
+/// renewed its lease long before.
+pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> {
+    const SOONEST: &str = "\
+        SELECT extract(epoch FROM min(expires) - clock_timestamp())::float8 FROM tollgate_owners
+        WHERE owner <> $1 AND expires > clock_timestamp()";
+    let rows = session.query(SOONEST, &[&i64::from(owner)])?;
+    let soonest = rows.first().and_then(|row| row.get::<_, Option<f64>>(0));
+    let soonest = soonest.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Ok(soonest.map_or(BEAT, |soonest| (soonest + ENDED).min(BEAT)))
 }
 
 /// Takes claims of processes whose lease is over.

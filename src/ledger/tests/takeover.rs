@@ -48,6 +48,22 @@ async fn claims_of_a_dead_process_are_each_ended_once_by_its_survivors() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sweep_comes_when_the_lease_of_a_dead_process_ends_and_not_a_beat_later() {
+    let place = left_behind(1).await;
+    let survivor = place.connect(2);
+    let Engine::Postgres(engine) = &survivor.engine else { panic!() };
+    place.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '1 hour' WHERE owner = 1");
+    let beat = engine.sweep_pause().await;
+    assert!(!beat.is_zero());
+    // A busy machine may take longer than the lease lasts.
+    until("the lease ends before the next beat", async || {
+        place.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '2 s' WHERE owner = 1");
+        engine.sweep_pause().await < beat
+    })
+    .await;
+}
+
 /// Prints how long a takeover lasts, and what the survivors do meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]

@@ -1,0 +1,138 @@
+//! One of three gateways is killed with thousands of claims under way; the survivors take them over while they serve merchants.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tollgate_plugins::payment::provider_number;
+
+use crate::drive::{self, Connection, Prepared};
+use crate::merchants::{Merchants, print_load, print_span};
+use crate::server::Server;
+use crate::stage::{Stage, create};
+use crate::throughput::Redis;
+
+/// Claims of the gateway that is killed.
+const CLAIMS: usize = 4000;
+/// New claims a second, so that they do not wait for each other.
+const CLAIMED_EACH_SECOND: u32 = 200;
+/// Payments a second over the survivors.
+const PAID_EACH_SECOND: u32 = 100;
+/// Time of paying before the kill, and after the last claim is known.
+const CALM: Duration = Duration::from_secs(10);
+/// The measurement fails after this time.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Channel whose provider executes payments at once and answers after the measurement.
+const SILENT: &str = "silent";
+
+pub async fn measure() {
+    let (server, redis) = (Server::start(&["--synced"]), Redis::start().await);
+    let stage = Stage::with(3, &redis.stores(&server.url), &["main", SILENT]).await;
+    let mut processes = stage.start_gateways().await;
+    let killed = processes.pop().unwrap();
+    let (survivors, admins) = (&stage.gateways[..2], &stage.admins[..2]);
+    let fault = json!({"operation": "create", "fault": "delay", "delay_ms": 600_000, "times": CLAIMS});
+    stage.control(Method::POST, "/faults", fault).await;
+    let waiting = send_claims(stage.gateways[2]).await;
+    until("all claims are under way", async || executed(&stage).await, |executed| executed >= CLAIMS as u64).await;
+    println!("\ntakeover of {CLAIMS} claims under way by two gateways, all on this machine");
+    print_load();
+    let merchants = Merchants::start(survivors, PAID_EACH_SECOND);
+    let began = merchants.began;
+    tokio::time::sleep(CALM).await;
+    let is_one_answered = waiting.iter().any(JoinHandle::is_finished);
+    assert!(!is_one_answered, "all claims are under way when the gateway is killed");
+    let kill = began.elapsed();
+    drop(killed);
+    let taken = async || metric(admins, "ledger_claims_taken_over_total").await;
+    until("a claim is taken over", taken, |taken| taken > 0).await;
+    let noticed = began.elapsed();
+    until("all claims are taken over", taken, |taken| taken >= CLAIMS as u64).await;
+    let taken_over = began.elapsed();
+    let unknown = async || metric(&admins[..1], "unknown_payments").await;
+    until("the provider is asked about all", unknown, |unknown| unknown == 0).await;
+    let known = began.elapsed();
+    tokio::time::sleep(CALM).await;
+    let (end, attempts) = (began.elapsed(), merchants.stop().await);
+    print_load();
+    let since = |at: Duration| (at - kill).as_secs_f64();
+    println!(
+        "after the kill: first claim taken over {:.1} s, last {:.1} s (goal: 20 s), all known {:.1} s",
+        since(noticed),
+        since(taken_over),
+        since(known)
+    );
+    print_span("survivors before the kill", &attempts, Duration::ZERO..kill);
+    print_span("until the first", &attempts, kill..noticed);
+    print_span("until the last", &attempts, noticed..taken_over);
+    print_span("until all are known", &attempts, taken_over..known);
+    print_span("afterwards", &attempts, known..end);
+    for answered in waiting {
+        assert!(!answered.await.unwrap(), "a claim of the gateway that was killed is answered");
+    }
+    let refused: Vec<_> = attempts.iter().filter(|attempt| attempt.status != 201).collect();
+    let said: Vec<_> = refused.iter().map(|attempt| (attempt.status, &attempt.problem)).collect();
+    assert!(refused.is_empty(), "{} payments over the survivors were refused: {said:?}", refused.len());
+    // The same request again brings what the provider said, and sends nothing.
+    let again = (0..CLAIMS).map(|number| create(&claimed(number), Some(SILENT))).collect();
+    drive::run(survivors[0], again, 201).await;
+    let made = stage.made().await;
+    let orders = attempts.iter().map(|attempt| attempt.order.clone()).chain((0..CLAIMS).map(claimed));
+    let count = orders.map(|order| assert_eq!(made.get(&provider_number(&["shop", &order])), Some(&1), "{order}")).count();
+    println!("{count} payments, none refused, each made once");
+}
+
+fn claimed(number: usize) -> String {
+    format!("claimed-{number}")
+}
+
+/// Sends the requests of all claims to one gateway. Each task returns whether it was answered.
+async fn send_claims(door: SocketAddr) -> Vec<JoinHandle<bool>> {
+    // Each has a connection.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / CLAIMED_EACH_SECOND);
+    let mut waiting = Vec::new();
+    for number in 0..CLAIMS {
+        ticks.tick().await;
+        waiting.push(tokio::spawn(async move {
+            let mut connection = Connection::open(door).await.unwrap();
+            connection.send(create(&claimed(number), Some(SILENT))).await.is_ok()
+        }));
+    }
+    waiting
+}
+
+/// Payments that the provider has made.
+async fn executed(stage: &Stage) -> u64 {
+    let stats = stage.control(Method::GET, "/stats", Value::Null).await;
+    stats["executions"]["create"].as_u64().unwrap_or_default()
+}
+
+/// Sum of a metric over gateways.
+async fn metric(admins: &[SocketAddr], name: &str) -> u64 {
+    let mut sum = 0;
+    for admin in admins {
+        let target = "/metrics".to_owned();
+        let asked = Prepared { method: Method::GET, target, headers: Vec::new(), body: bytes::Bytes::new() };
+        let metrics = drive::one(*admin, asked).await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_")?.strip_prefix(name)?.strip_prefix(' '));
+        sum += line.unwrap().parse::<u64>().unwrap();
+    }
+    sum
+}
+
+async fn until(what: &str, look: impl AsyncFn() -> u64, is_there: impl Fn(u64) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let seen = look().await;
+        if is_there(seen) {
+            return;
+        }
+        assert!(Instant::now() < end, "waited in vain until {what}; last seen: {seen}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
