@@ -192,7 +192,7 @@ fn count(action: Action, result: &str) {
 }
 
 /// Whether the caller prefers an answer at once.
-fn is_preferred(headers: &HeaderMap) -> bool {
+pub(super) fn is_preferred(headers: &HeaderMap) -> bool {
     headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').any(|preference| {
             let name = preference.split([';', '=']).next().unwrap_or_default();

@@ -186,6 +186,69 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
     assert_eq!(told, expected, "that it is open still is a result too");
 }
 
+/// The payment goes on, so why its close was refused is no reason of the payment.
+#[tokio::test]
+async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
+    let bench = Bench::new();
+    let unclear = Reason { word: Some(Word { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
+    for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
+        let ticket = bench.run(order, pay(order)).await;
+        match begin.clone() {
+            Some(reason) => drop(bench.settle(ticket, News::Unknown(reason)).await),
+            None => drop(bench.settle(ticket, outcome(Status::Pending)).await),
+        }
+        bench.ledger.apply(&of(order), outcome(Status::Pending), at(2)).await.unwrap();
+        bench.hear_all().await;
+        let before = bench.payment(order).await;
+        for (key, news, said) in [
+            ("refused", News::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
+            ("late", News::Unsent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
+        ] {
+            let ticket = bench.accepted(&format!("{key} {order}"), close(order)).await;
+            bench.settle(ticket, news).await;
+            let [event] = &bench.hear_all().await[..] else { panic!("one event") };
+            let Record::Payment(told) = &event.data else { panic!() };
+            assert_eq!((event.kind.as_str(), &told.word), ("payment.pending", &None), "{key} {order}");
+            assert!(told.status_reason.as_ref().is_some_and(|why| why.contains(said)), "{key}: {:?}", told.status_reason);
+            let after = bench.payment(order).await;
+            assert_eq!((&after.word, &after.status_reason), (&before.word, &before.status_reason), "{key} {order}");
+        }
+        bench.ledger.apply(&of(order), News::Expired, at(3)).await.unwrap();
+        let ended = bench.payment(order).await;
+        assert_eq!((ended.status, &ended.word), (Status::Closed, &before.word), "{order}");
+        assert!(ended.status_reason.unwrap().contains("its time is over"), "{order}");
+    }
+}
+
+/// What is sent has the `public_url` and the end of its first sending, and the ledger has them before.
+#[tokio::test]
+async fn address_and_end_of_the_sending_are_written_down_without_another_channel() {
+    let bench = Bench::new();
+    let Intent::Pay(payment) = pay("o") else { panic!() };
+    let create_request = Some(Box::new(CreateRequest {
+        description: "d".into(),
+        payer: tollgate_plugins::payment::Payer::default(),
+        return_url: None,
+        public_url: "https://old.example.com".into(),
+    }));
+    bench.accept("o", Intent::Pay(Payment { create_request, ..payment })).await;
+    let mut ticket = bench.take().await.unwrap();
+    let kept = ticket.payment.clone();
+    let to = Destination {
+        channel: kept.channel.clone(),
+        account: kept.account.clone(),
+        expires_at: Some(at(900)),
+        public_url: "https://new.example.com".into(),
+    };
+    bench.ledger.moved_to(&mut ticket, to, at(1)).await.unwrap();
+    let after = bench.crash();
+    let payment = after.payment("o").await;
+    assert_eq!(payment.create_request.unwrap().public_url, "https://new.example.com");
+    assert_eq!((payment.channel, payment.expires_at), (kept.channel, Some(at(900))));
+    let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, What::Moved { .. })), "{timeline:?}");
+}
+
 #[tokio::test]
 async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
     let bench = Bench::new();
