@@ -76,7 +76,7 @@ pub enum Error {
     UnlistedRefusal(Word),
     /// The provider signed its answer wrongly on purpose, to test that signatures are checked: ask, never send again. The channel
     /// works, so no breaker counts it.
-    #[error("unclear what the provider did: its answer is a probe, signed wrongly on purpose")]
+    #[error("unclear what the provider did: the answer is the provider's probe, signed wrongly on purpose")]
     Probe,
     /// The verified answer is about another amount, currency or account; it is not accepted.
     #[error("the provider's answer does not agree with the order: {0}")]

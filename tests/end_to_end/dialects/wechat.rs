@@ -145,6 +145,8 @@ async fn order_behind_a_probe_or_a_system_error_is_found() {
         world.until_status(fault, "succeeded").await;
     }
     assert!(world.log().contains("the provider's probe"), "{}", world.log());
+    // Which no breaker counts.
+    world.until_metric("tollgate_exchanges_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
 }
 
 /// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
