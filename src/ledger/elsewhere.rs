@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
 
 use super::changes::{self, BELIEVED};
-use super::ids::index;
+use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, Record, Recorded};
 use super::retention::{self, Kind};
@@ -34,7 +34,13 @@ pub(super) fn record(
     if payment.row.payment.channel != channel || is_ours(tx, number)? {
         return Ok(None);
     }
+    let key = seen_key(channel, told, refunded);
+    // Asked before the sums are compared: what is known already does not fit in once more.
+    if tx.bytes(Space::Seen, &key.0)?.is_some() {
+        return Ok(Some(Recorded::Duplicate));
+    }
     if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
+        mark(tx, key, now);
         return note(tx, channel, told, payment, refunded, now).map(Some);
     }
     let subject = rows::payment_subject(&payment.row.payment);
@@ -63,9 +69,7 @@ pub(super) fn record(
         // All of the sum is known: refunds of ours, or an older sum that comes late.
         return Ok(Some(Recorded::Duplicate));
     }
-    if !is_first(tx, channel, told, refunded, now)? {
-        return Ok(Some(Recorded::Duplicate));
-    }
+    mark(tx, key, now);
     payment.row.refunding = payment.row.refunding.saturating_add(moved.value);
     let paid = &mut payment.row.payment;
     paid.refunded = paid.refunded.saturating_add(moved.value);
@@ -93,9 +97,6 @@ fn note(
     refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    if !is_first(tx, channel, told, refunded, now)? {
-        return Ok(Recorded::Duplicate);
-    }
     let event = &told.event;
     let is_paid = payment.row.payment.status == Status::Succeeded;
     let verdict = if is_paid { Verdict::Believed } else { Verdict::Ask };
@@ -116,24 +117,15 @@ fn note(
     Ok(Recorded::RefundElsewhere(target.subject(), why))
 }
 
-/// Whether this state of the refund is told for the first time, and marks it as told. The provider's other states beside it may
-/// change, and it is the same refund.
-fn is_first(
-    tx: &mut Transaction<'_>,
-    channel: &str,
-    told: &Told,
-    refunded: Refunded,
-    now: Timestamp,
-) -> Result<bool, LedgerError> {
+/// Names this state of the refund. The provider's other states beside it may change, and it is the same refund.
+fn seen_key(channel: &str, told: &Told, refunded: Refunded) -> Id {
     let number = told.event.refund_number.as_deref().unwrap_or_default();
-    let state = refunded.to_string();
-    let key = index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &state]);
-    if tx.bytes(Space::Seen, &key.0)?.is_some() {
-        return Ok(false);
-    }
+    index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &refunded.to_string()])
+}
+
+fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
     retention::age(tx, Kind::Notifications, key, now);
     tx.put(Space::Seen, &key.0, BELIEVED);
-    Ok(true)
 }
 
 /// Whether a refund with this number was made here, of whichever payment.

@@ -131,9 +131,11 @@ async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
     world.gateway.kill();
     let file = world.conf().join("tollgate.toml");
     let text = std::fs::read_to_string(&file).unwrap();
-    let there = "public_url = \"http://127.0.0.1:";
-    assert!(text.contains(there), "{text}");
-    std::fs::write(&file, text.replace(there, "public_url = \"http://localhost:")).unwrap();
+    let listen = world.gateway.listen;
+    let there = format!("public_url = \"http://{listen}\"");
+    assert!(text.contains(&there), "{text}");
+    let other = format!("public_url = \"http://localhost:{}\"", listen.port());
+    std::fs::write(&file, text.replace(&there, &other)).unwrap();
     // Executed, and answered without the action.
     world.fault(json!({"operation": "create", "fault": "status_after", "number": World::number("o-1")})).await;
     world.start().await;

@@ -37,6 +37,10 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
     let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
     assert_eq!(third, Recorded::RefundedElsewhere(of("o"), cny(600)));
     assert_eq!(bench.payment("o").await.refunded, 1000);
+    for (id, number, state) in [("d", "CONSOLE-3", part(600)), ("c", "CONSOLE-2", total(400))] {
+        let again = record(refunded(id, "o", Some(number), state)).await;
+        assert_eq!(again, Recorded::Duplicate, "{number}: repeated, it is no second refund");
+    }
     let too_much = record(refunded("e", "o", Some("CONSOLE-4"), part(1))).await;
     assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
     let claimed = bench.claim("r", give_back("o", "r", 1)).await;
