@@ -74,6 +74,10 @@ pub enum Error {
     /// so no breaker counts it.
     #[error("the provider refused with a code that is not in its table ({0})")]
     UnlistedRefusal(Word),
+    /// The provider signed its answer wrongly on purpose, to test that signatures are checked: ask, never send again. The channel
+    /// works, so no breaker counts it.
+    #[error("unclear what the provider did: the answer is the provider's probe, signed wrongly on purpose")]
+    Probe,
     /// The verified answer is about another amount, currency or account; it is not accepted.
     #[error("the provider's answer does not agree with the order: {0}")]
     Mismatch(String),
@@ -99,7 +103,7 @@ impl Error {
             | Self::Absent(word)
             | Self::UnlistedRefusal(word) => Some(word),
             Self::Unclear { word, .. } | Self::Unverifiable { word, .. } => word.as_ref(),
-            Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Mismatch(_) => None,
+            Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Probe | Self::Mismatch(_) => None,
         }
     }
 
@@ -117,6 +121,7 @@ impl Error {
             | Self::Absent(_)
             | Self::Unclear { .. }
             | Self::UnlistedRefusal(_)
+            | Self::Probe
             | Self::Mismatch(_) => false,
         }
     }
@@ -142,6 +147,7 @@ impl Error {
             Self::Absent(_) => "absent",
             Self::Unclear { .. } => "unclear",
             Self::UnlistedRefusal(_) => "unlisted_refusal",
+            Self::Probe => "probe",
             Self::Mismatch(_) => "mismatch",
         }
     }
@@ -167,6 +173,7 @@ mod tests {
             (Error::Absent(word.clone()), false, false),
             (Error::unclear("x"), false, true),
             (Error::UnlistedRefusal(word), false, false),
+            (Error::Probe, false, false),
             (Error::Mismatch("x".into()), false, true),
         ] {
             assert_eq!(error.provably_not_executed(), not_executed, "{error:?}");

@@ -350,17 +350,23 @@ pub struct Event {
     pub outcome: Option<Outcome>,
     /// The amount that it names where the provider is to be asked: one that is not ours is no reason to ask.
     pub amount: Option<Money>,
-    /// How much went back, where it tells of a refund that moved money. It counts only where the refund was not made here.
+    /// What it says of a refund's money. It counts only where the refund was not made here.
     pub refunded: Option<Refunded>,
 }
 
-/// How much a notification says went back to the payer.
+/// What a notification says of a refund's money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refunded {
-    /// By this refund.
+    /// So much went back to the payer by this refund.
     Part(Money),
-    /// By all refunds of the order together.
+    /// So much went back to the payer by all refunds of the order together.
     Total(Money),
+    /// The refund failed for good, so the money stays with the merchant.
+    Failed,
+    /// The provider cannot finish the refund by itself. A person must finish it in the provider's console.
+    Abnormal,
+    /// The refund's end is open, or the notification does not say it.
+    Open,
 }
 
 impl fmt::Display for Refunded {
@@ -368,6 +374,9 @@ impl fmt::Display for Refunded {
         match self {
             Self::Part(money) => write!(f, "part {money}"),
             Self::Total(money) => write!(f, "total {money}"),
+            Self::Failed => f.write_str("failed"),
+            Self::Abnormal => f.write_str("abnormal"),
+            Self::Open => f.write_str("open"),
         }
     }
 }

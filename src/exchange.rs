@@ -196,6 +196,7 @@ impl ChannelExchange<'_> {
                 // Whom it does not know the provider may answer with any of its keys, and where both sides have one key, ours
                 // is the wrong one. Who could forge this word could as well leave the signature out.
                 error @ Error::Unauthorized(_) => Err(error),
+                _ if bad == BadSignature::Probe => Err(Error::Probe),
                 _ => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
             },
         }

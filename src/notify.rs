@@ -133,6 +133,19 @@ async fn take(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming) ->
             METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
             Verdict::Recorded
         }
+        Ok(Recorded::RefundElsewhere(subject, None)) => {
+            tracing::warn!(
+                channel = channel.name,
+                order_id = subject.order_id,
+                "a refund that was not made here moved no money so far; see the payment's timeline"
+            );
+            Verdict::Recorded
+        }
+        Ok(Recorded::RefundElsewhere(subject, Some(why))) => {
+            tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
+            METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+            Verdict::Recorded
+        }
         Ok(Recorded::TooEarly(subject)) => {
             tracing::warn!(
                 channel = channel.name,

@@ -190,7 +190,7 @@ impl Problem {
                 problem.provider(word.clone()).retry_after(5)
             }
             Error::Declined(word) | Error::Conflict(word) | Error::Absent(word) => Self::declined(word.clone()),
-            Error::Unclear { .. } | Error::UnlistedRefusal(_) => {
+            Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => {
                 let word = error.word();
                 let detail = "The provider's answer cannot be used. Ask for the payment's status.";
                 let problem = Self::new(StatusCode::BAD_GATEWAY, "provider_unclear", Retryable::SameKey, detail);

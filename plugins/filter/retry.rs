@@ -93,7 +93,9 @@ impl Filter for Retry {
             let result = next.run(call).await;
             let again = match &result {
                 Err(Error::NotSent(_)) => true,
-                Err(Error::Unclear { .. } | Error::UnlistedRefusal(_)) => call.operation.kind().is_query(),
+                Err(Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe) => {
+                    call.operation.kind().is_query()
+                }
                 _ => false,
             };
             if !again || tries >= self.max {
@@ -183,6 +185,7 @@ mod tests {
             Error::Absent(word()),
             Error::unclear("x"),
             Error::UnlistedRefusal(word()),
+            Error::Probe,
             Error::Mismatch("x".into()),
         ];
         for operation in kinds() {
@@ -192,7 +195,7 @@ mod tests {
                 let result = script.run(&[retry(2)], &operation, &clock, Duration::from_secs(60)).await;
                 let again = match error {
                     Error::NotSent(_) => true,
-                    Error::Unclear { .. } | Error::UnlistedRefusal(_) => operation.kind().is_query(),
+                    Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => operation.kind().is_query(),
                     _ => false,
                 };
                 assert_eq!(script.calls(), if again { 3 } else { 1 }, "{:?} {error:?}", operation.kind());

@@ -89,6 +89,55 @@ pub(super) fn class(table: &[Row], code: &str, interface: Interface) -> Option<C
     rows.find(|(_, _, interfaces)| interfaces.contains(&interface)).map(|(_, class, _)| *class)
 }
 
+/// Sentences of the platform about itself, in answers without a code or with a code that has several causes. A sentence belongs
+/// to the first row of which it has all parts.
+pub(super) const TROUBLE: &[(&[&str], Class)] = &[
+    // Too many requests: not done.
+    (&["频率"], Class::Later),
+    (&["频繁"], Class::Later),
+    (&["限流"], Class::Later),
+    (&["frequency"], Class::Later),
+    (&["too many"], Class::Later),
+    (&["rate limit"], Class::Later),
+    // The platform failed: it may have been done, as with SYSTEMERROR.
+    (&["系统"], Class::Query), // 系统繁忙, 系统错误, 系统超时, 系统异常
+    (&["内部错误"], Class::Query),
+    (&["内部异常"], Class::Query),
+    (&["服务", "不可用"], Class::Query),
+    (&["服务异常"], Class::Query),
+    (&["服务器"], Class::Query),
+    (&["繁忙"], Class::Query),
+    (&["稍后"], Class::Query),
+    (&["稍候"], Class::Query),
+    (&["超时"], Class::Query),
+    (&["网络"], Class::Query),
+    (&["维护"], Class::Query),
+    (&["system"], Class::Query),
+    (&["internal"], Class::Query),
+    (&["unavailable"], Class::Query),
+    (&["busy"], Class::Query),
+    (&["timeout"], Class::Query),
+    (&["timed out"], Class::Query),
+    (&["try", "later"], Class::Query),
+];
+
+/// Returns the class of a sentence of the platform about itself; `None` for any other sentence.
+pub(super) fn trouble(text: &str) -> Option<Class> {
+    sentence(TROUBLE, text)
+}
+
+/// Returns the class of the first row of which a sentence has all parts, in capitals or not.
+pub(super) fn sentence(table: &[(&[&str], Class)], text: &str) -> Option<Class> {
+    let text = text.to_ascii_lowercase();
+    let holds = |part: &&str| text.contains(&part.to_ascii_lowercase());
+    table.iter().find(|(parts, _)| parts.iter().all(holds)).map(|(_, class)| *class)
+}
+
+/// Whether a code's official text names several causes, so that its description tells which one it is.
+pub(super) fn has_several_causes(code: &str) -> bool {
+    ["INVALIDREQUEST", "ERROR"].contains(&bare(code).as_str())
+}
+
 /// Returns the error for a refusal. `why` says what happened where the money's fate stays open.
 ///
 /// An unsigned refusal can end an order that nobody can pay yet, but nothing that moves money by itself.

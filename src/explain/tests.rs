@@ -81,6 +81,38 @@ fn what_was_sent_is_told_with_its_evidence() {
 }
 
 #[test]
+fn end_that_is_unknown_says_what_is_known_and_no_more() {
+    use crate::ledger::{Action, LossCause};
+    for (cause, words) in [
+        (LossCause::Unknown, "it is not known whether it was sent; the provider is asked"),
+        (LossCause::Abandoned, "the gateway that ran it stopped or lost the ledger"),
+        (LossCause::NoResult, "it ended in the gateway without a result"),
+        (LossCause::KnownToProvider, "this gateway sent nothing, but the provider has told of it"),
+    ] {
+        let mut life = life(a_payment("o"));
+        life.timeline.entries.push(entry(What::Lost { action: Action::Pay, cause }, 1));
+        let told = told(life);
+        assert!(told.contains("how the payment ended is unknown") && told.contains(words), "{told}");
+        assert_eq!(told.contains("stopped"), cause == LossCause::Abandoned, "{told}");
+    }
+    let older: What = serde_json::from_str(r#"{"what": "lost", "action": "pay"}"#).unwrap();
+    assert_eq!(older, What::Lost { action: Action::Pay, cause: LossCause::Unknown });
+}
+
+#[test]
+fn refund_that_was_not_made_here_is_told() {
+    for (status, words) in [
+        (Status::Failed, "refund C-1, which was not made here, has failed: no money went back"),
+        (Status::Pending, "refund C-1, which was not made here, is not finished"),
+    ] {
+        let mut life = life(a_payment("o"));
+        life.timeline.entries.push(entry(What::RefundElsewhere { number: "C-1".into(), status }, 1));
+        let told = told(life);
+        assert!(told.contains(words), "{told}");
+    }
+}
+
+#[test]
 fn a_gap_is_told() {
     let mut life = life(a_payment("o"));
     life.timeline.entries = (0..4).map(|_| entry(What::ToBeClosed, 1)).collect();

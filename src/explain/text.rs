@@ -137,11 +137,14 @@ fn sentence(what: &What) -> String {
         What::Moved { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
         What::Exchanged(exchanged) => exchange(exchanged),
         What::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),
-        What::Lost { action } => {
-            format!(
-                "the gateway stopped during the {}; nobody knows what was sent, so the provider is asked",
-                name(*action)
-            )
+        What::Lost { action, cause } => {
+            format!("how the {} ended is unknown: {}; the provider is asked", name(*action), cause.sentence())
+        }
+        What::RefundElsewhere { number, status: Status::Failed } => {
+            format!("refund {number}, which was not made here, has failed: no money went back by it")
+        }
+        What::RefundElsewhere { number, .. } => {
+            format!("refund {number}, which was not made here, is not finished: no money has gone back by it so far")
         }
         What::ToBeClosed => "it is to be closed as soon as it is known to be open".to_owned(),
         What::Became { status, version, by, .. } => {

@@ -93,7 +93,7 @@ fn problem(error: Error) -> Problem {
             let detail = "The provider refuses this bill. See `provider` for its own words; most keep bills for three months only.";
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "declined", Retryable::No, detail).provider(word)
         }
-        error @ (Error::Unclear { .. } | Error::UnlistedRefusal(_)) => {
+        error @ (Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe) => {
             let word = error.word().cloned();
             let detail = "The provider's answer cannot be used. Ask again in a moment; the gateway's log tells why.";
             let problem = say(StatusCode::BAD_GATEWAY, "provider_unclear", detail);

@@ -10,6 +10,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Status;
 
 use super::answers::body_of;
+use super::form::NewPayment;
 use super::{Asked, Gateway, LONGEST, Making, close, pay, refund};
 use crate::clock::{self, Reading};
 use crate::config::Snapshot;
@@ -128,7 +129,8 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
         return;
     }
     let snapshot = gateway.current.load_full();
-    if has_expired(&errand, &ticket.payment, snapshot.process.queue.give_up, clock::reading()) {
+    let ends_at = ends_at(&errand, &ticket.payment);
+    if has_expired(&errand, &ticket.payment, ends_at, snapshot.process.queue.give_up, clock::reading()) {
         if let Err(error) = give_up(gateway, ticket, action, Reason::sentence(too_late(&errand))).await {
             tracing::error!(%error, order_id, "what could not be sent could not be given up either");
         }
@@ -152,16 +154,31 @@ pub(crate) async fn make(gateway: &Arc<Gateway>, ticket: Ticket) {
 /// Whether a job is given up: the payment's own time is over, or it was tried for long enough. However old it seems to be, one
 /// that was never tried is tried once, because the clock may be wrong, or all gateways were off. Only the time that has passed
 /// for certain counts: a step of the clock gives nothing up.
-fn has_expired(errand: &Errand, payment: &Payment, give_up: Duration, time: Reading) -> bool {
+fn has_expired(
+    errand: &Errand,
+    payment: &Payment,
+    ends_at: Option<Timestamp>,
+    give_up: Duration,
+    time: Reading,
+) -> bool {
     let is_payment = errand.action == Action::Pay;
     let created_at = payment.created_at;
     let is_over = |expires_at: Timestamp| time.certain_age(created_at) >= expires_at.duration_since(created_at);
-    if is_payment && payment.expires_at.is_some_and(is_over) {
+    if is_payment && ends_at.is_some_and(is_over) {
         return true;
     }
     let tried_for = if is_payment && payment.method.is_scanned() { give_up.min(SCANNED) } else { give_up };
     let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
     errand.tries > 0 && time.certain_age(errand.since) >= tried_for
+}
+
+/// When a payment in the queue ends: the merchant's own end, or the end that an earlier turn may have sent. The channel's
+/// lifetime begins anew with each sending that provably came to nothing.
+fn ends_at(errand: &Errand, payment: &Payment) -> Option<Timestamp> {
+    if errand.may_be_known || errand.action != Action::Pay {
+        return payment.expires_at;
+    }
+    NewPayment::read(&Bytes::from(errand.body.clone())).ok()?.expires_at
 }
 
 /// Why a job is given up.
@@ -192,7 +209,7 @@ fn count(action: Action, result: &str) {
 }
 
 /// Whether the caller prefers an answer at once.
-fn is_preferred(headers: &HeaderMap) -> bool {
+pub(super) fn is_preferred(headers: &HeaderMap) -> bool {
     headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').any(|preference| {
             let name = preference.split([';', '=']).next().unwrap_or_default();
@@ -208,6 +225,35 @@ mod tests {
 
     use super::*;
     use crate::ledger::a_payment;
+
+    fn is_over(errand: &Errand, payment: &Payment, give_up: Duration, time: Reading) -> bool {
+        has_expired(errand, payment, payment.expires_at, give_up, time)
+    }
+
+    /// The channel's lifetime begins anew with each sending, the merchant's own end does not.
+    #[test]
+    fn queued_payment_ends_by_the_end_that_stays() {
+        let channels = Some(Timestamp::UNIX_EPOCH + SignedDuration::from_secs(900));
+        let payment = Payment { expires_at: channels, ..a_payment("o") };
+        let body = |own: &str| {
+            format!(
+                r#"{{"order_id": "o", "amount": {{"value": 1, "currency": "CNY"}}, "description": "d", "method": "unionpay.qr"{own}}}"#
+            )
+        };
+        let errand = |body, may_be_known| Errand {
+            action: Action::Pay,
+            body,
+            since: Timestamp::UNIX_EPOCH,
+            tries: 1,
+            due: Timestamp::UNIX_EPOCH,
+            may_be_known,
+            last_error: None,
+        };
+        assert_eq!(ends_at(&errand(body(""), false), &payment), None, "nothing of an earlier turn is known");
+        assert_eq!(ends_at(&errand(body(""), true), &payment), channels, "it may have been sent with this end");
+        let own = r#", "expires_at": "2025-01-01T00:00:00Z""#;
+        assert_eq!(ends_at(&errand(body(own), false), &payment), "2025-01-01T00:00:00Z".parse().ok());
+    }
 
     #[test]
     fn job_expires_after_a_try_or_when_its_payment_does() {
@@ -230,18 +276,16 @@ mod tests {
         };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..a_payment("o") };
         for (payment, time) in [(&web, 3600), (&till, 60)] {
-            assert!(!has_expired(&errand(1), payment, hour, steady(time - 1)));
-            assert!(has_expired(&errand(1), payment, hour, steady(time)));
+            assert!(!is_over(&errand(1), payment, hour, steady(time - 1)));
+            assert!(is_over(&errand(1), payment, hour, steady(time)));
             for never in [steady(time), steady(400 * 86_400)] {
-                assert!(!has_expired(&errand(0), payment, hour, never), "it was never tried");
+                assert!(!is_over(&errand(0), payment, hour, never), "it was never tried");
             }
         }
         let dated = Payment { expires_at: Some(at(100)), ..web };
-        assert!(
-            !has_expired(&errand(0), &dated, hour, steady(99)) && has_expired(&errand(0), &dated, hour, steady(100))
-        );
+        assert!(!is_over(&errand(0), &dated, hour, steady(99)) && is_over(&errand(0), &dated, hour, steady(100)));
         let refund = Errand { action: Action::Refund, ..errand(0) };
-        assert!(!has_expired(&refund, &dated, hour, steady(100)), "the payment's end is none of a refund's");
+        assert!(!is_over(&refund, &dated, hour, steady(100)), "the payment's end is none of a refund's");
     }
 
     #[test]
@@ -266,9 +310,9 @@ mod tests {
         let dated = Payment { expires_at: Some(start + SignedDuration::from_secs(100)), ..web.clone() };
         for (payment, tries, time) in [(&web, 1, 3600), (&till, 1, 60), (&dated, 0, 100), (&dated, 1, 100)] {
             for ahead in [time, 400 * 86_400] {
-                assert!(!has_expired(&errand(tries), payment, hour, stepped(ahead, 0)), "{ahead}");
-                assert!(!has_expired(&errand(tries), payment, hour, stepped(ahead, time - 1)), "{ahead}");
-                assert!(has_expired(&errand(tries), payment, hour, stepped(ahead, time)), "{ahead}");
+                assert!(!is_over(&errand(tries), payment, hour, stepped(ahead, 0)), "{ahead}");
+                assert!(!is_over(&errand(tries), payment, hour, stepped(ahead, time - 1)), "{ahead}");
+                assert!(is_over(&errand(tries), payment, hour, stepped(ahead, time)), "{ahead}");
             }
         }
     }

@@ -47,9 +47,11 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
             public_url: asked.snapshot.process.public_url.clone(),
         })
     });
-    let first = first.map(|channel| destination(channel, &form, now));
-    let nowhere = || Destination { channel: String::new(), account: String::new(), expires_at: None };
-    let Destination { channel, account, expires_at } = first.unwrap_or_else(nowhere);
+    // The order of a queued payment begins when it is sent: until then it has the merchant's own end only.
+    let is_queued = later::is_preferred(&asked.incoming.headers);
+    let begins_at = (!is_queued).then_some(now);
+    let (channel, account) = first.map(|channel| (channel.name.clone(), channel.account())).unwrap_or_default();
+    let expires_at = first.map_or(form.expires_at, |channel| end_of(channel, &form, begins_at));
     let draft = Payment {
         content: form.content(),
         merchant,
@@ -153,11 +155,8 @@ impl Run {
     async fn try_channels(&self, ticket: &mut Ticket) -> Result<Outcome, Error> {
         let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
         for channel in &self.channels {
-            // What waited may have been written down for another account of the same channel.
-            if channel.name != ticket.payment.channel || channel.account() != ticket.payment.account {
-                let ledger = &self.gateway.ledger;
-                let to = destination(channel, &self.form, ticket.payment.created_at);
-                let moved = ledger.moved_to(ticket, to, clock::now()).await;
+            if let Some(to) = self.another_destination(channel, ticket) {
+                let moved = self.gateway.ledger.moved_to(ticket, to, clock::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
@@ -190,13 +189,37 @@ impl Run {
         last
     }
 
+    /// Where the payment goes, if the ledger does not say so yet. It is durable before anything is sent, so that the identical
+    /// create and the order's end are those of the first sending. A queued payment may have been written down for another
+    /// account, another `public_url`, and without the end that the channel sets.
+    fn another_destination(&self, channel: &Channel, ticket: &Ticket) -> Option<Destination> {
+        let payment = &ticket.payment;
+        let is_elsewhere = channel.name != payment.channel || channel.account() != payment.account;
+        let may_be_known = ticket.errand.as_ref().is_some_and(|errand| errand.may_be_known);
+        if may_be_known && !is_elsewhere {
+            return None;
+        }
+        let begins_at = payment.sent_at.unwrap_or(payment.created_at);
+        let expires_at = end_of(channel, &self.form, Some(begins_at));
+        let public_url = &self.making.snapshot.process.public_url;
+        let is_other_url = payment.create_request.as_ref().is_some_and(|create| create.public_url != *public_url);
+        (is_elsewhere || expires_at != payment.expires_at || is_other_url).then(|| Destination {
+            channel: channel.name.clone(),
+            account: channel.account(),
+            expires_at,
+            public_url: public_url.clone(),
+        })
+    }
+
     fn operation(&self, channel: &Channel, ticket: &Ticket) -> Operation {
+        let kept = ticket.payment.create_request.as_ref().map(|create| &create.public_url);
+        let public_url = kept.unwrap_or(&self.making.snapshot.process.public_url);
         Operation::Pay(Pay {
             order: order(&ticket.payment),
             description: self.form.description.clone(),
             payer: self.form.payer.clone(),
             return_url: self.form.return_url.clone(),
-            notify_url: format!("{}/notify/{}", self.making.snapshot.process.public_url, channel.name),
+            notify_url: format!("{public_url}/notify/{}", channel.name),
         })
     }
 }
@@ -278,9 +301,10 @@ fn channels(
     routing::choose(snapshot, &question)
 }
 
-fn destination(channel: &Channel, form: &NewPayment, since: Timestamp) -> Destination {
-    let lifetime = channel.provider.lifetime().and_then(|lifetime| since.checked_add(lifetime).ok());
-    Destination { channel: channel.name.clone(), account: channel.account(), expires_at: form.expires_at.or(lifetime) }
+/// When the order ends unpaid: the merchant's own end, else the one that the channel sets for an order that begins then.
+fn end_of(channel: &Channel, form: &NewPayment, begins_at: Option<Timestamp>) -> Option<Timestamp> {
+    let lifetime = || begins_at?.checked_add(channel.provider.lifetime()?).ok();
+    form.expires_at.or_else(lifetime)
 }
 
 fn no_channel(none: &NoChannel) -> Problem {

@@ -21,7 +21,7 @@ use super::records::{
 use super::refunds;
 use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
 use super::searches;
-use super::timeline::{self, Action, Exchanged, Heard, Source, What};
+use super::timeline::{self, Action, Exchanged, Heard, LossCause, Source, What};
 use super::transaction::{Pair, Read, Space, Transaction};
 
 /// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
@@ -57,12 +57,16 @@ pub(super) fn moved_to(
     if evidence.iter().any(|exchanged| exchanged.was_tried()) {
         attempts::leave(tx, &mut kept, now)?;
     }
-    let Destination { channel, account, expires_at } = to;
+    let Destination { channel, account, expires_at, public_url } = to;
     let payment = &mut kept.row.payment;
-    (payment.channel, payment.account, payment.expires_at) = (channel.clone(), account, expires_at);
+    let moved = (payment.channel != channel).then(|| What::Moved { channel: channel.clone() });
+    (payment.channel, payment.account, payment.expires_at) = (channel, account, expires_at);
+    if let Some(create) = &mut payment.create_request {
+        create.public_url = public_url;
+    }
     payment.version += 1;
     payment.updated_at = now;
-    let said = evidence.into_iter().map(What::Exchanged).chain([What::Moved { channel }]);
+    let said = evidence.into_iter().map(What::Exchanged).chain(moved);
     said.into_iter().try_for_each(|what| timeline::add(tx, kept.id, None, what, now))?;
     kept.save(tx)?;
     Ok(kept.row.payment)
@@ -86,7 +90,7 @@ pub(super) fn release(
     });
     add_evidence(tx, &target, evidence, now)?;
     if claim.what != Action::Close && !is_untouched(&target) {
-        return lost(tx, turn, now);
+        return lost(tx, turn, LossCause::KnownToProvider, now);
     }
     if let Some(errand) = &mut claim.errand {
         errand.may_be_known |= may_be_known;
@@ -149,11 +153,9 @@ pub(super) fn settle(
     }
     let is_unclear = is_unclear || target.status() == Status::Unknown;
     let is_errand = claim.errand.is_some();
-    if let (true, Action::Close, Target::Payment(kept)) = (is_errand, claim.what, &mut target) {
-        keep_refusal(kept, &news, now);
-    }
     if is_errand && !is_unclear {
-        errands::tell(tx, &mut target, now)?;
+        let refused_close = refusal(&news).filter(|_| claim.what == Action::Close);
+        errands::tell(tx, &mut target, refused_close, now)?;
     }
     let record = target.record();
     let answer = answer(&record);
@@ -198,39 +200,41 @@ fn settle_close(
     Ok((is_mismatch, is_unclear))
 }
 
-/// Nobody waits for the answer to a queued close, so why it was not made goes into the event that tells how the payment stands.
-fn keep_refusal(kept: &mut Kept<PaymentRow>, news: &News, now: Timestamp) {
-    let payment = &mut kept.row.payment;
-    let (word, sentence) = match news {
-        News::Declined(word) => (Some(word.clone()), "the provider refused to close it".to_owned()),
+/// Says why a queued close was not made. Nobody waits for its answer, so the event that tells how the payment stands says it. The
+/// payment goes on, and its own reason stays.
+fn refusal(news: &News) -> Option<String> {
+    match news {
+        News::Declined(word) => Some(format!("the provider refused to close it ({word})")),
         News::Unsent(_, Reason { word, sentence }) => {
-            let why = sentence.as_ref().map_or(String::new(), |why| format!(": {why}"));
-            (word.clone(), format!("the close was given up{why}"))
+            let word = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+            let why = sentence.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            Some(format!("the close was given up{word}{why}"))
         }
-        _ => return,
-    };
-    if payment.status == Status::Pending {
-        (payment.word, payment.status_reason) = (word, Some(sentence));
-        payment.version += 1;
-        payment.updated_at = now;
+        _ => None,
     }
 }
 
-/// Ends a running claim of which nobody can tell any more whether it was sent: from now on the provider is asked.
-pub(super) fn lost(tx: &mut Transaction<'_>, turn: Turn, now: Timestamp) -> Result<(), LedgerError> {
+/// Ends a running claim of which it is not known whether it was sent. From now on the provider is asked.
+pub(super) fn lost(tx: &mut Transaction<'_>, turn: Turn, cause: LossCause, now: Timestamp) -> Result<(), LedgerError> {
     match ClaimRow::running(tx, turn)? {
-        Some(claim) => end_as_lost(tx, turn.claim, claim, now),
+        Some(claim) => end_as_lost(tx, turn.claim, claim, cause, now),
         None => Ok(()),
     }
 }
 
-fn end_as_lost(tx: &mut Transaction<'_>, id: Id, claim: ClaimRow, now: Timestamp) -> Result<(), LedgerError> {
+fn end_as_lost(
+    tx: &mut Transaction<'_>,
+    id: Id,
+    claim: ClaimRow,
+    cause: LossCause,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     let target = claim.target(tx)?;
-    target.add(tx, What::Lost { action: claim.what }, now)?;
+    target.add(tx, What::Lost { action: claim.what, cause }, now)?;
     match target {
         Target::Payment(mut payment) if claim.what == Action::Close => searches::after_close(tx, &mut payment, now)?,
         mut target => {
-            let reason = Reason::sentence("the gateway stopped while this was being sent");
+            let reason = Reason::sentence(cause.sentence());
             hear(tx, &mut target, &News::Unknown(reason), Source::Own, now)?;
         }
     }
@@ -242,7 +246,7 @@ pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timesta
     for (claim, number) in running {
         let turn = Turn::listed(&claim, &number)?;
         // One that cannot be read must not keep all others from being served.
-        if let Err(error) = lost(tx, turn, now) {
+        if let Err(error) = lost(tx, turn, LossCause::Abandoned, now) {
             let claim = String::from(turn.claim);
             tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must look at it");
         }

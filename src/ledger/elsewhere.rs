@@ -1,11 +1,11 @@
-//! Refunds that were not made here, as in the provider's console. The money is gone, so the payment's sum says so, the merchant is
-//! told, and a person is asked to compare.
+//! Refunds that were not made here, as in the provider's console. Where the money is gone, the payment's sum says so, the merchant
+//! is told, and a person is asked to compare. A refund by which no money went back is an entry in the payment's timeline.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
 
 use super::changes::{self, BELIEVED};
-use super::ids::index;
+use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, Record, Recorded};
 use super::retention::{self, Kind};
@@ -16,6 +16,8 @@ use super::transaction::{Read, Space, Transaction};
 /// The event's type.
 const KIND: &str = "payment.refunded_elsewhere";
 const WHY: &str = "money went back to the payer by a refund that was not made here";
+const ABNORMAL: &str =
+    "a refund that was not made here cannot be finished by the provider: finish it in the provider's console";
 
 /// Records a refund that was not made here. `None`: the notification is about something else.
 pub(super) fn record(
@@ -25,10 +27,21 @@ pub(super) fn record(
     now: Timestamp,
 ) -> Result<Option<Recorded>, LedgerError> {
     let event = &told.event;
-    let Some(refunded) = event.refunded else { return Ok(None) };
+    let number = event.refund_number.as_deref();
+    // One that names a refund without its end says that the end is open.
+    let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
     let Some(mut payment) = changes::payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
-    if payment.row.payment.channel != channel || is_ours(tx, &payment, event.refund_number.as_deref())? {
+    if payment.row.payment.channel != channel || is_ours(tx, number)? {
         return Ok(None);
+    }
+    let key = seen_key(channel, told, refunded);
+    // Asked before the sums are compared: what is known already does not fit in once more.
+    if tx.bytes(Space::Seen, &key.0)?.is_some() {
+        return Ok(Some(Recorded::Duplicate));
+    }
+    if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
+        mark(tx, key, now);
+        return note(tx, channel, told, payment, refunded, now).map(Some);
     }
     let subject = rows::payment_subject(&payment.row.payment);
     let moved = moved(&payment.row, refunded);
@@ -56,14 +69,7 @@ pub(super) fn record(
         // All of the sum is known: refunds of ours, or an older sum that comes late.
         return Ok(Some(Recorded::Duplicate));
     }
-    // The provider's own status beside it may change, and it is the same refund.
-    let number = event.refund_number.as_deref().unwrap_or_default();
-    let key = index("seen", &[channel, "refunded_elsewhere", &event.order_number, number, &refunded.to_string()]);
-    if tx.bytes(Space::Seen, &key.0)?.is_some() {
-        return Ok(Some(Recorded::Duplicate));
-    }
-    retention::age(tx, Kind::Notifications, key, now);
-    tx.put(Space::Seen, &key.0, BELIEVED);
+    mark(tx, key, now);
     payment.row.refunding = payment.row.refunding.saturating_add(moved.value);
     let paid = &mut payment.row.payment;
     paid.refunded = paid.refunded.saturating_add(moved.value);
@@ -82,9 +88,50 @@ pub(super) fn record(
     Ok(Some(Recorded::RefundedElsewhere(subject, moved)))
 }
 
-fn is_ours(tx: &Transaction<'_>, payment: &Kept<PaymentRow>, number: Option<&str>) -> Result<bool, LedgerError> {
+/// Records a refund by which no money has gone back: it failed, or its end is open.
+fn note(
+    tx: &mut Transaction<'_>,
+    channel: &str,
+    told: &Told,
+    payment: Kept<PaymentRow>,
+    refunded: Refunded,
+    now: Timestamp,
+) -> Result<Recorded, LedgerError> {
+    let event = &told.event;
+    let is_paid = payment.row.payment.status == Status::Succeeded;
+    let verdict = if is_paid { Verdict::Believed } else { Verdict::Ask };
+    let status = if refunded == Refunded::Failed { Status::Failed } else { Status::Pending };
+    let why = (refunded == Refunded::Abnormal).then_some(ABNORMAL);
+    let seen = told.seen.clone();
+    let notified = What::Notified { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
+    let number = event.refund_number.clone().unwrap_or_default();
+    let needs_person = why.map(|why| What::NeedsPerson { why: why.to_owned() });
+    let mut target = Target::Payment(payment);
+    for what in [notified, What::RefundElsewhere { number, status }].into_iter().chain(needs_person) {
+        target.add(tx, what, now)?;
+    }
+    // Only what was paid can be given back.
+    if !is_paid {
+        changes::ask(tx, &mut target, now)?;
+    }
+    Ok(Recorded::RefundElsewhere(target.subject(), why))
+}
+
+/// Names this state of the refund. The provider's other states beside it may change, and it is the same refund.
+fn seen_key(channel: &str, told: &Told, refunded: Refunded) -> Id {
+    let number = told.event.refund_number.as_deref().unwrap_or_default();
+    index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &refunded.to_string()])
+}
+
+fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
+    retention::age(tx, Kind::Notifications, key, now);
+    tx.put(Space::Seen, &key.0, BELIEVED);
+}
+
+/// Whether a refund with this number was made here, of whichever payment.
+fn is_ours(tx: &Transaction<'_>, number: Option<&str>) -> Result<bool, LedgerError> {
     let Some(number) = number else { return Ok(false) };
-    Ok(rows::refund_by_number(tx, number)?.is_some_and(|refund| refund.row.payment == payment.id))
+    Ok(rows::refund_by_number(tx, number)?.is_some())
 }
 
 /// Whether a sum may hold refunds of ours whose end is open: how much of it went back elsewhere is known when they have ended, and
@@ -97,10 +144,10 @@ fn is_undecided(row: &PaymentRow, refunded: Refunded) -> bool {
 /// How much went back that is not known here; `None` where it cannot be true. Refunds of ours whose end is open count as known:
 /// what is left over is certain.
 fn moved(row: &PaymentRow, refunded: Refunded) -> Option<Money> {
-    let (Refunded::Part(money) | Refunded::Total(money)) = refunded;
-    let value = match refunded {
-        Refunded::Part(part) => part.value,
-        Refunded::Total(total) => total.value.saturating_sub(row.refunding),
+    let (money, value) = match refunded {
+        Refunded::Part(part) => (part, part.value),
+        Refunded::Total(total) => (total, total.value.saturating_sub(row.refunding)),
+        Refunded::Failed | Refunded::Abnormal | Refunded::Open => return None,
     };
     let amount = row.payment.amount;
     let is_possible = money.currency == amount.currency

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use super::claims::{Attempt, lost, release};
 use super::ids::Id;
 use super::records::LedgerError;
+use super::timeline::LossCause;
 use super::transaction::Transaction;
 use crate::clock;
 
@@ -42,7 +43,9 @@ pub(super) trait Holder: Send + Sync {
 pub(super) enum End {
     /// Nobody ever had the ticket, so nothing was sent.
     Released,
-    /// Something may have been sent.
+    /// Something may have been sent, by a gateway that stopped or lost the ledger.
+    Abandoned,
+    /// Something may have been sent, and this gateway has no result.
     Lost,
 }
 
@@ -50,7 +53,8 @@ impl End {
     pub(super) fn of(self, tx: &mut Transaction<'_>, turn: Turn) -> Result<(), LedgerError> {
         match self {
             Self::Released => release(tx, turn, Attempt::None, Vec::new(), clock::now()),
-            Self::Lost => lost(tx, turn, clock::now()),
+            Self::Abandoned => lost(tx, turn, LossCause::Abandoned, clock::now()),
+            Self::Lost => lost(tx, turn, LossCause::NoResult, clock::now()),
         }
     }
 }

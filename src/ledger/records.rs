@@ -108,7 +108,7 @@ pub struct CreateRequest {
     /// Where the payer's browser goes afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_url: Option<String>,
-    /// The gateway's `public_url` at that time, to which the notification is to come.
+    /// The gateway's `public_url` when the create was first sent, to which the notification is to come.
     pub public_url: String,
 }
 
@@ -158,6 +158,8 @@ pub struct Destination {
     pub account: String,
     /// As [`Payment::expires_at`].
     pub expires_at: Option<Timestamp>,
+    /// As [`CreateRequest::public_url`].
+    pub public_url: String,
 }
 
 /// One attempt to give money back.

@@ -192,7 +192,7 @@ pub(crate) fn a_payment(order: &str) -> Payment {
 }
 
 fn destination(channel: &str, account: &str) -> Destination {
-    Destination { channel: channel.into(), account: account.into(), expires_at: None }
+    Destination { channel: channel.into(), account: account.into(), expires_at: None, public_url: String::new() }
 }
 
 pub(crate) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {

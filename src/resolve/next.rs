@@ -247,14 +247,15 @@ fn until_expired(record: &Record, manners: Manners, time: Reading) -> Option<Sig
     if !is_open || payment.method.is_scanned() {
         return None;
     }
-    let created_at = payment.created_at;
+    // The provider's order begins when it is sent, which for a queued one is later than its acceptance.
+    let begun_at = payment.sent_at.unwrap_or(payment.created_at);
     let lifetime = match payment.expires_at {
-        Some(expires_at) => expires_at.duration_since(created_at),
+        Some(expires_at) => expires_at.duration_since(begun_at),
         None => SignedDuration::try_from(manners.unpaid_lifetime?).ok()?,
     };
     let lifetime = lifetime.checked_add(manners.expiry_margin)?;
-    let by_clock = lifetime.checked_sub(time.now.duration_since(created_at))?;
-    let until_certain = lifetime.min(EXPIRY_STEADY).checked_sub(time.certain_age(created_at))?;
+    let by_clock = lifetime.checked_sub(time.now.duration_since(begun_at))?;
+    let until_certain = lifetime.min(EXPIRY_STEADY).checked_sub(time.certain_age(begun_at))?;
     Some(by_clock.max(until_certain))
 }
 

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use super::books::{Books, Id, Payment, RefundStatus, State};
 use super::fault::Fault;
 use super::notify::{Sending, Subject, send};
-use super::{Shared, accept, alipay};
+use super::{Shared, accept, console};
 
 /// Serves until the sandbox stops.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
@@ -97,6 +97,8 @@ struct ConsoleRefund {
     number: String,
     /// Fen.
     amount: u64,
+    #[serde(default = "success")]
+    status: RefundStatus,
 }
 
 impl Call<'_> {
@@ -120,8 +122,8 @@ impl Call<'_> {
                     "fail" => self.open_order(&mut books, &id)?.state = State::PayError,
                     "notify" => self.notify(&mut books, &Subject::Payment(id.clone()), &self.read()?)?,
                     "refund_in_console" => {
-                        let ConsoleRefund { number, amount } = self.read()?;
-                        alipay::refund_in_console(self.shared, &mut books, &id, &number, amount)
+                        let ConsoleRefund { number, amount, status } = self.read()?;
+                        console::refund(self.shared, &mut books, &id, (&number, amount), status)
                             .map_err(|message| refused(StatusCode::CONFLICT, message))?;
                     }
                     _ => return Err(unknown()),

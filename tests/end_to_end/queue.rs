@@ -121,6 +121,34 @@ async fn killed_while_it_was_sent_it_is_asked_about_and_never_sent_again() {
     world.was_made_once("o-1").await;
 }
 
+/// The identical create repeats what was sent, also where `public_url` changed while the payment waited.
+#[tokio::test]
+async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
+    let mut world = World::new().await;
+    force(&world.gateway, "open").await;
+    assert!(is_accepted(&create(&world, "o-1", "k-1").await));
+    until_put_back(&world, "o-1").await;
+    world.gateway.kill();
+    let file = world.conf().join("tollgate.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let listen = world.gateway.listen;
+    let there = format!("public_url = \"http://{listen}\"");
+    assert!(text.contains(&there), "{text}");
+    let other = format!("public_url = \"http://localhost:{}\"", listen.port());
+    std::fs::write(&file, text.replace(&there, &other)).unwrap();
+    // Executed, and answered without the action.
+    world.fault(json!({"operation": "create", "fault": "status_after", "number": World::number("o-1")})).await;
+    world.start().await;
+    let payment = until("the action is there", || async {
+        let payment = world.payment("o-1").await;
+        (payment["action"]["type"] == "qr").then_some(payment.clone()).ok_or(payment)
+    })
+    .await;
+    assert_eq!(payment["status"], "pending", "{payment}");
+    let seen = world.seen("o-1").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["created"]), (&json!(2), &json!(1)), "{seen}");
+}
+
 #[tokio::test]
 async fn a_full_queue_says_so_before_anything_is_accepted() {
     let world = world("[queue]\nlimit = 1").await;

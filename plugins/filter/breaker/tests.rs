@@ -75,6 +75,7 @@ async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
         Error::Conflict(word.clone()),
         Error::Absent(word.clone()),
         Error::UnlistedRefusal(word),
+        Error::Probe,
         Error::Unfit("x".into()),
         Error::Held { why: "x".into(), retry_after: 1 },
     ] {

@@ -145,7 +145,7 @@ const CREDENTIALS: &[&str] = &[
 ];
 
 /// The class of a name, with or without a prefix; `None` when it is not the gateway's. An unlisted `isv.` name is a mistake in our
-/// request.
+/// request, an unlisted `isp.` name a failure on Alipay's side.
 pub(super) fn by_name(code: &str) -> Option<Class> {
     listed(code).or_else(|| (is_gateways(code) && code.starts_with("isv.")).then_some(Declined))
 }
@@ -165,6 +165,9 @@ pub(super) fn by_number(number: &str, name: Option<&str>) -> Option<Class> {
 fn listed(code: &str) -> Option<Class> {
     let bare = bare(code);
     let row = NAMES.iter().find(|(known, _)| *known == bare).map(|(_, class)| *class);
+    if row.is_none() && is_gateways(code) && code.starts_with("isp.") {
+        return Some(Unclear);
+    }
     let is_about_us = || is_gateways(code) && CREDENTIALS.iter().any(|part| bare.contains(part));
     row.or_else(|| is_about_us().then_some(Unauthorized))
 }

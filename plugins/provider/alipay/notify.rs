@@ -79,7 +79,8 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
             return Ok(Event { refunded: Some(Refunded::Total(amount)), ..event });
         }
         "TRADE_CLOSED" => Status::Closed,
-        _ => return Err(Error::unclear("its `trade_status` is none that is known")),
+        // A query decides about a status that is not known.
+        _ => return Ok(about(format!("{word}:{number}:{trade_no}"), None, None)),
     };
     let outcome = Outcome {
         provider_id: Some(trade_no.to_owned()),

@@ -50,8 +50,9 @@ pub(super) fn decode(
             if let Some(original) = &refund.order.provider_id {
                 same("origQryId", fields, original)?;
             }
-            if matches!(fields.get("origRespCode"), Some("42" | "74" | "75")) {
-                return Err(Error::unclear("it says that the payer was debited, which says nothing of the refund"));
+            // The payer was debited, which says nothing of the refund.
+            if let Some(code @ ("42" | "74" | "75")) = fields.get("origRespCode") {
+                return Err(Error::Conflict(codes::word(code, fields.get("origRespMsg").unwrap_or_default())));
             }
             let outcome = traded(&subject, fields, Age { is_over: false, may_retry: false })?;
             let is_silent = outcome.status == Status::Pending && is_older(refund.created_at, now, SILENT_REFUND);

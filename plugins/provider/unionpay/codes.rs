@@ -81,7 +81,7 @@ use Trade::{Failed, Open, Review, Succeeded, Waiting};
 /// The request was accepted, whatever its kind.
 const DONE: Answers = [Taken; 6];
 /// Accepted and going on by itself; for an order that the payer should be shown, nothing to show.
-const ACCEPTED: Answers = [Conflict, Taken, Taken, Conflict, Unclear, Unclear];
+const ACCEPTED: Answers = [Conflict, Taken, Taken, Conflict, Conflict, Unclear];
 /// UnionPay failed. The request may have been executed.
 const TROUBLE: Answers = [Unclear; 6];
 /// Turned away before anything was done.

@@ -2,9 +2,10 @@
 
 use super::account::Account;
 use super::answer::amount;
+use super::codes::{self, Trade};
 use super::fields::Message;
 use crate::error::Error;
-use crate::payment::Event;
+use crate::payment::{Event, Refunded};
 
 pub(super) fn decode(account: &Account, fields: &Message<'_>) -> Result<Event, Error> {
     let given = |name: &str| fields.get(name).ok_or_else(|| Error::unclear(format!("it has no `{name}`")));
@@ -18,14 +19,20 @@ pub(super) fn decode(account: &Account, fields: &Message<'_>) -> Result<Event, E
         "04" | "31" => (given("reqReserved")?, Some(number.to_owned())),
         _ => return Err(Error::unclear("it is a notification of an unknown kind")),
     };
+    let amount = amount(fields)?;
+    // It counts only where the refund was not made here: nothing could be asked about that one.
+    let refunded = refund_number.is_some().then(|| match (codes::trade(code), amount) {
+        (Some(Trade::Succeeded | Trade::Review(_)), Some(amount)) => Refunded::Part(amount),
+        (Some(Trade::Failed), _) => Refunded::Failed,
+        _ => Refunded::Open,
+    });
     let query_id = fields.get("queryId").unwrap_or_default();
     Ok(Event {
         id: format!("{kind}:{number}:{time}:{query_id}:{code}"),
         order_number: order_number.to_owned(),
         refund_number,
         outcome: None,
-        amount: amount(fields)?,
-        // Only our own refunds carry the order's number; a refund in UnionPay's console is not notified here.
-        refunded: None,
+        amount,
+        refunded,
     })
 }

@@ -79,10 +79,9 @@ impl Message<'_> {
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
         self.contradicts_account()?;
-        match self.refused(Interface::of(operation), status) {
-            Some(Error::Unclear { word: Some(word), .. })
-                if word.code == "USERPAYING" && Interface::of(operation) == Interface::Scan =>
-            {
+        let interface = Interface::of(operation);
+        match self.refused(interface, status) {
+            Some(error) if interface == Interface::Scan && error.word().is_some_and(errors::is_typing) => {
                 return Ok(Outcome::of(Status::Pending));
             }
             Some(error) => return Err(error),
@@ -211,7 +210,7 @@ impl Message<'_> {
         })
     }
 
-    /// Reads a notification. Payment notifications report successes only. A refund notification only triggers a query.
+    /// Reads a notification. A notification of a refund that was made here only triggers a query.
     pub(super) fn event(&self) -> Result<Event, Error> {
         if let Some(sealed) = self.field("req_info") {
             self.is_ours()?;
@@ -226,17 +225,29 @@ impl Message<'_> {
                 refund_number: Some(number),
                 outcome: None,
                 amount,
-                refunded: amount.filter(|_| status == "SUCCESS").map(Refunded::Part),
+                refunded: match status {
+                    "SUCCESS" => amount.map(Refunded::Part),
+                    "REFUNDCLOSE" => Some(Refunded::Failed),
+                    "CHANGE" => Some(Refunded::Abnormal),
+                    _ => Some(Refunded::Open),
+                },
             });
         }
         self.is_ours()?;
-        if let Some(error) = self.refused(Interface::Prepay, StatusCode::OK) {
-            return Err(error);
-        }
         let order_number = self.needed("out_trade_no")?.to_owned();
-        let outcome = self.paid()?;
-        let id = format!("payment:{order_number}:{}", self.needed("transaction_id")?);
-        Ok(Event { id, order_number, refund_number: None, outcome: Some(outcome), amount: None, refunded: None })
+        let outcome = match self.refused(Interface::Prepay, StatusCode::OK) {
+            None => self.paid(),
+            Some(_) => Err(Error::unclear("it tells of no success")),
+        };
+        // Only successes are notified of. What else is told of an order, a query decides.
+        let outcome = match outcome {
+            Ok(outcome) => Some(outcome),
+            Err(Error::Unclear { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let said = self.field("transaction_id").or(self.field("err_code")).unwrap_or_default();
+        let id = format!("payment:{order_number}:{said}");
+        Ok(Event { id, order_number, refund_number: None, outcome, amount: None, refunded: None })
     }
 }
 

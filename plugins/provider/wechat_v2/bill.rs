@@ -81,18 +81,27 @@ impl Bills for WechatV2 {
 }
 
 /// Whether it is a whole bill. Nothing is signed and no hash comes, so only its form tells: it ends with the heading of the
-/// totals and a line of values, the first of which counts the rows before them. Each value is marked with a backtick.
+/// totals and a line of as many values. Each value is marked with a backtick.
+///
+/// The first value is a number of trades. Whether it counts refunds too is not documented, so a bill may have more rows than it
+/// says; one that has fewer is cut.
 fn is_bill(content: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(content) else { return false };
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let [rows @ .., heading, values] = lines.as_slice() else { return false };
     let values: Vec<&str> = values.split(',').collect();
-    let count = rows.iter().filter(|row| row.starts_with('`')).count();
-    let counted = values.first().and_then(|value| value.strip_prefix('`')?.trim().parse().ok());
+    let present = rows.iter().filter(|row| row.starts_with('`')).count();
+    let counted = values.first().and_then(|value| whole_number(value.strip_prefix('`')?.trim()));
     TOTALS.iter().any(|totals| heading.starts_with(totals))
         && values.len() == heading.split(',').count()
         && values.iter().all(|value| value.len() > 1 && value.starts_with('`'))
-        && counted == Some(count)
+        && counted.is_some_and(|counted| counted <= present)
+}
+
+/// Reads a number of rows. Bills of funds write it as `20.0`.
+fn whole_number(text: &str) -> Option<usize> {
+    let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
+    number.parse().ok().filter(|_| fraction.bytes().all(|digit| digit == b'0'))
 }
 
 /// Returns the refusal of a bill. Protocol errors use `return_msg` and `error_code`, business errors use `err_code`. The message
@@ -104,8 +113,9 @@ fn refusal(fields: &Fields) -> Error {
     let word = Word { code: code.to_owned(), message: message.to_owned() };
     let class = |said: &str| table::class(errors::CODES, said, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
-    let credentials = errors::sentence(message).filter(|class| *class == Class::Credentials);
-    let class = match credentials.or_else(|| class(message)).or_else(|| class(code)) {
+    let told =
+        errors::sentence(message).filter(|class| matches!(class, Class::Credentials | Class::Query | Class::Later));
+    let class = match told.or_else(|| class(message)).or_else(|| class(code)) {
         // A code that is not known refuses as well as others: no money depends on it.
         None if is_refused => Some(Class::Final),
         class => class,

@@ -59,6 +59,7 @@ pub(super) const CODES: &[Row] = &[
     ("TRADEERROR", Class::State, EVERY),     // reverse
     ("TRADESTATEERROR", Class::State, EVERY), // closeorder, refund
     ("USERPAYING", Class::Later, END),       // reverse: the payer is typing the password
+    ("USERPAYING", Class::State, EVERY),     // micropay
     // No such order, refund or bill.
     ("20002", Class::Absent, BILL),           // downloadbill, `error_code`
     ("NOBILLEXIST", Class::Absent, BILL),     // downloadbill, downloadfundflow
@@ -67,15 +68,14 @@ pub(super) const CODES: &[Row] = &[
     // It may have been done: query.
     ("BANKERROR", Class::Query, EVERY),   // micropay
     ("SYSTEMERROR", Class::Query, EVERY), // every list
-    ("USERPAYING", Class::Query, EVERY),  // micropay
     // Our key or certificate.
     ("CERTERROR", Class::Credentials, EVERY), // refund, reverse: the API certificate
     ("SIGNERROR", Class::Credentials, EVERY), // every list
 ];
 
-/// Sentences (`return_msg`) of a request that was not understood, which has no code. A sentence belongs to the first row of
-/// which it has all parts. None says that an order does not exist: that needs a code.
-pub(super) const SENTENCES: &[(&[&str], Class)] = &[
+/// Sentences (`return_msg`) about our key, certificate or address. A request that was not understood has no code. A sentence
+/// belongs to the first row of which it has all parts; these rows come first, then [`table::TROUBLE`], then [`SENTENCES`].
+const CREDENTIALS: &[(&[&str], Class)] = &[
     // The API key: 签名错误, 签名校验失败, 签名验证不通过, 验签失败, 缺少签名, sign check error, 缺少参数sign.
     (&["签名"], Class::Credentials),
     (&["验签"], Class::Credentials),
@@ -85,15 +85,14 @@ pub(super) const SENTENCES: &[(&[&str], Class)] = &[
     // The API certificate: 证书已过期, 商户证书不合法, 证书校验错误, certificate not match.
     (&["证书"], Class::Credentials),
     (&["certificate"], Class::Credentials),
-    // The platform itself.
-    (&["频率"], Class::Later),
-    (&["频繁"], Class::Later),
-    (&["系统"], Class::Query), // 系统繁忙, 系统错误, 系统超时
-    (&["稍后"], Class::Query),
-    (&["超时"], Class::Query),
+];
+
+/// Sentences about the order, the account and the form. None says that an order does not exist: that needs a code.
+const SENTENCES: &[(&[&str], Class)] = &[
     // The order.
     (&["已支付"], Class::State),
     (&["已关闭"], Class::State),
+    (&["处理中"], Class::State),
     (&["重复"], Class::State), // 商户订单号重复
     // Account and permission.
     (&["appid"], Class::Final), // appid和mch_id不匹配, appid不存在, sub_appid与appid不匹配
@@ -109,6 +108,9 @@ pub(super) const SENTENCES: &[(&[&str], Class)] = &[
     (&["编码"], Class::Final),
     (&["格式"], Class::Final),
 ];
+
+/// Every table of sentences, in the order in which they are tried.
+pub(super) const TABLES: [&[(&[&str], Class)]; 3] = [CREDENTIALS, table::TROUBLE, SENTENCES];
 
 /// Sentences in the HTML pages of the proxy before the platform, which looks at the client certificate: nothing was done.
 const CERTIFICATE_PAGES: &[&str] = &["No required SSL certificate was sent", "The SSL certificate error"];
@@ -150,9 +152,13 @@ pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) ->
 /// Returns the class of a code whose official text names several causes: INVALID_REQUEST says "商户权限异常、重复请求支付、证书错误、频率限制等".
 /// Its description tells which one, as in "201 商户订单号重复".
 fn narrowed(class: Class, word: &Word) -> Class {
-    let told =
-        || sentence(&word.message).filter(|class| matches!(class, Class::State | Class::Credentials | Class::Later));
-    if table::bare(&word.code) == "INVALIDREQUEST" { told().unwrap_or(class) } else { class }
+    let told = || sentence(&word.message).filter(|class| *class != Class::Final);
+    if table::has_several_causes(&word.code) { told().unwrap_or(class) } else { class }
+}
+
+/// Whether WeChat Pay says that the payer of a scanned code is typing the password.
+pub(super) fn is_typing(word: &Word) -> bool {
+    table::bare(&word.code) == "USERPAYING"
 }
 
 /// Returns the error of a `return_code` other than SUCCESS: the request was not understood. Most are unsigned and say why in a
@@ -176,8 +182,7 @@ pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &
 
 /// Returns the class of a sentence without a code; `None` for one that is in no row.
 pub(super) fn sentence(text: &str) -> Option<Class> {
-    let holds = |part: &&str| text.to_ascii_lowercase().contains(&part.to_ascii_lowercase());
-    SENTENCES.iter().find(|(parts, _)| parts.iter().all(holds)).map(|(_, class)| *class)
+    TABLES.into_iter().find_map(|rows| table::sentence(rows, text))
 }
 
 fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {

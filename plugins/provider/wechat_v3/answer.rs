@@ -161,7 +161,7 @@ struct OrderAmount<'a> {
 
 impl OrderNews<'_> {
     /// Refuses what is another account's. A service provider's orders name both sides.
-    fn is_ours(&self, account: &Account) -> Result<(), Error> {
+    pub(super) fn is_ours(&self, account: &Account) -> Result<(), Error> {
         let Some(sub_mchid) = &account.sub_mchid else {
             named("mchid", self.mchid.as_deref(), &account.mchid)?;
             return named("appid", self.appid.as_deref(), &account.appid);

@@ -47,6 +47,7 @@ pub(super) const CODES: &[Row] = &[
     ("RESOURCEALREADYEXISTS", Class::State, EVERY), // shared, 400
     ("TRADEERROR", Class::State, EVERY),            // close 403
     ("USERPAYING", Class::Later, END),              // close 202: the payer is typing the password
+    ("USERPAYING", Class::State, EVERY),            // create 202
     // No such order, refund or bill.
     ("NOSTATEMENTEXIST", Class::Absent, BILL),   // bills 400
     ("ORDERNOTEXIST", Class::Absent, EVERY),     // create 404
@@ -56,7 +57,6 @@ pub(super) const CODES: &[Row] = &[
     ("BANKERROR", Class::Query, EVERY),   // create 500
     ("NOTFOUND", Class::Query, EVERY),    // shared, 404: the address may be the one that does not exist
     ("SYSTEMERROR", Class::Query, EVERY), // every list, 500
-    ("USERPAYING", Class::Query, EVERY),  // create 202
     // Our key, certificate or clock.
     ("SIGNERROR", Class::Credentials, EVERY), // every list, 401
 ];
@@ -95,7 +95,11 @@ impl Refusal {
         // "201 商户订单号重复", "请求重入时，参数与首次请求时不一致": OUT_TRADE_NO_USED by another name.
         let is_used =
             bare(&self.code) == "INVALIDREQUEST" && ["重复", "首次请求"].iter().any(|part| self.message.contains(part));
-        let known = table::class(CODES, &self.code, interface).map(|class| if is_used { Class::State } else { class });
+        let known = table::class(CODES, &self.code, interface).map(|class| match table::trouble(&self.message) {
+            _ if is_used => Class::State,
+            Some(trouble) if table::has_several_causes(&self.code) => trouble,
+            _ => class,
+        });
         let is_broken = status.is_server_error() && !FINAL_WITH_500.contains(&bare(&self.code).as_str());
         match known {
             // That a machine is overburdened can be heard from a broken one, and nothing else.

@@ -9,7 +9,7 @@ use super::Account;
 use super::answer::{OrderNews, RefundAmount, at, named, read, refund_status, stuck};
 use super::sealed::Sealed;
 use crate::error::Error;
-use crate::payment::{Event, Outcome, Refunded, Status};
+use crate::payment::{Event, Outcome, Refunded};
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -62,13 +62,17 @@ fn another_kind(event_type: &str) -> String {
     )
 }
 
-/// The envelope's own id is not used: the same news may come in two envelopes.
+/// The envelope's own id is not used: the same news may come in two envelopes. What the notification does not say clearly, a query
+/// decides.
 fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<Event, Error> {
-    let outcome = news.outcome(account)?;
-    // Only a query can tell whether its payer may have been charged.
-    let outcome = (!news.is_pay_error()).then_some(outcome);
+    let outcome = match news.outcome(account) {
+        // Only a query can tell whether the payer of a failed payment may have been charged.
+        Ok(outcome) => Some(outcome).filter(|_| !news.is_pay_error() && news.transaction_id.is_some()),
+        Err(Error::Unclear { .. }) if news.is_ours(account).is_ok() => None,
+        Err(error) => return Err(error),
+    };
     let number = &*news.out_trade_no;
-    let id = news.transaction_id.as_deref().ok_or_else(|| Error::unclear("it names no `transaction_id`"))?;
+    let id = news.transaction_id.as_deref().unwrap_or_default();
     Ok(Event {
         id: format!("{event_type}:{number}:{id}"),
         order_number: number.to_owned(),
@@ -87,20 +91,28 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
             named("sub_mchid", notice.sub_mchid.as_deref(), sub_mchid)?;
         }
     }
-    let (status, amount) = (refund_status(&notice.refund_status)?, notice.amount.refund()?);
+    let amount = notice.amount.refund()?;
+    let word = notice.refund_status.as_str();
+    // A query decides about a status that is not known.
+    let outcome = refund_status(word).ok().map(|status| Outcome {
+        provider_id: Some(notice.refund_id.clone()),
+        amount: Some(amount),
+        at: at(notice.success_time.as_deref()),
+        needs_person: stuck(word),
+        ..Outcome::of(status)
+    });
     Ok(Event {
         id: format!("{event_type}:{}:{}", notice.out_refund_no, notice.refund_id),
         order_number: notice.out_trade_no.clone(),
         refund_number: Some(notice.out_refund_no.clone()),
-        outcome: Some(Outcome {
-            provider_id: Some(notice.refund_id.clone()),
-            amount: Some(amount),
-            at: at(notice.success_time.as_deref()),
-            needs_person: stuck(&notice.refund_status),
-            ..Outcome::of(status)
+        amount: outcome.is_none().then_some(amount),
+        outcome,
+        refunded: Some(match word {
+            "SUCCESS" => Refunded::Part(amount),
+            "CLOSED" => Refunded::Failed,
+            "ABNORMAL" => Refunded::Abnormal,
+            _ => Refunded::Open,
         }),
-        amount: None,
-        refunded: (status == Status::Succeeded).then_some(Refunded::Part(amount)),
     })
 }
 

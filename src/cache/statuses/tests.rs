@@ -195,7 +195,12 @@ async fn everything_that_changes_a_record_in_the_ledger_is_told() {
 
     assert!(kept(1) && is_kept());
     let payment = ledger.payment("shop", "o").await.unwrap().unwrap();
-    let to = crate::ledger::Destination { channel: "b".into(), account: payment.account, expires_at: None };
+    let to = crate::ledger::Destination {
+        channel: "b".into(),
+        account: payment.account,
+        expires_at: None,
+        public_url: String::new(),
+    };
     ledger.moved_to(&mut ticket, to, now).await.unwrap();
     assert!(!is_kept(), "moved");
 

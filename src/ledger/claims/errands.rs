@@ -18,7 +18,7 @@ use crate::ledger::outbox;
 use crate::ledger::records::{Claimed, Errand, LedgerError, News, Reason, Record, Ticket};
 use crate::ledger::rows::{self, Kept, PaymentRow, Target};
 use crate::ledger::searches;
-use crate::ledger::timeline::{Action, Source, What};
+use crate::ledger::timeline::{Action, LossCause, Source, What};
 use crate::ledger::transaction::{Pair, Space, Transaction};
 
 /// The event that tells what was made and is not at its end: the payer can pay now, or it is as open as before.
@@ -72,7 +72,9 @@ pub(in crate::ledger) fn take(
             return claim.end(tx, id, State::Unknown).map(|()| None);
         }
         // Somebody told of what was never sent: that is to be found out, not to be sent.
-        target if !is_untouched(target) => return end_as_lost(tx, id, claim, now).map(|()| None),
+        target if !is_untouched(target) => {
+            return end_as_lost(tx, id, claim, LossCause::KnownToProvider, now).map(|()| None);
+        }
         _ => {}
     }
     let turn = Turn { claim: id, number: Some(tx.new_id(now)) };
@@ -148,14 +150,23 @@ pub(super) fn take_back(
     Ok(Claimed::Present(Record::Payment(payment.row.payment)))
 }
 
-/// Tells the merchant how a payment stands that was made, or could not be closed; what has ended is told of anyway.
-pub(super) fn tell(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+/// Tells the merchant how a payment stands that was made, or could not be closed; what has ended is told of anyway. The event
+/// says why a close was refused; the payment does not.
+pub(super) fn tell(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    refused_close: Option<String>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     let Target::Payment(kept) = target else { return Ok(()) };
     if kept.row.payment.status != Status::Pending {
         return Ok(());
     }
-    let data = Record::Payment(kept.row.payment.clone());
-    outbox::tell(tx, kept, PENDING, rows::payment_subject(&kept.row.payment), data, now)?;
+    let mut told = kept.row.payment.clone();
+    if let Some(why) = refused_close {
+        (told.word, told.status_reason) = (None, Reason::sentence(why).sentence);
+    }
+    outbox::tell(tx, kept, PENDING, rows::payment_subject(&kept.row.payment), Record::Payment(told), now)?;
     kept.save(tx)
 }
 

@@ -75,7 +75,7 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerErro
     const FORGET: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
     let taken = take(shared, session)?;
     let is_full = taken.len() as i64 >= BATCH;
-    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, End::Lost)).collect();
+    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, End::Abandoned)).collect();
     if !is_full {
         turns.extend(own(shared, session)?);
         session.query(FORGET, &[])?;

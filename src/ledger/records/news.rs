@@ -65,6 +65,9 @@ pub enum Recorded {
     Duplicate,
     /// So much went back to the payer by a refund that was not made here; an event tells the merchant.
     RefundedElsewhere(Subject, Money),
+    /// It is about a refund that was not made here and by which no money has gone back; the timeline has it. With the reason why a
+    /// person must look at it, if one must.
+    RefundElsewhere(Subject, Option<&'static str>),
     /// It is about a refund, and the payment's success is not known yet: the provider is asked. Nothing is recorded of the refund,
     /// so the provider must send the notification again.
     TooEarly(Subject),

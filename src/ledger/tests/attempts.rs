@@ -134,3 +134,32 @@ async fn money_on_two_channels_is_counted_after_the_commit_only() {
     bench.ledger.engine.write(Durable, About::order("shop", LEFT), found(false)).await.unwrap();
     assert_eq!(counted(), 1);
 }
+
+/// What is sent has the `public_url` and the end of its first sending, and the ledger has them before.
+#[tokio::test]
+async fn address_and_end_of_the_sending_are_written_down_without_another_channel() {
+    let bench = Bench::new();
+    let Intent::Pay(payment) = pay("o") else { panic!() };
+    let create_request = Some(Box::new(CreateRequest {
+        description: "d".into(),
+        payer: tollgate_plugins::payment::Payer::default(),
+        return_url: None,
+        public_url: "https://old.example.com".into(),
+    }));
+    bench.accept("o", Intent::Pay(Payment { create_request, ..payment })).await;
+    let mut ticket = bench.take().await.unwrap();
+    let kept = ticket.payment.clone();
+    let to = Destination {
+        channel: kept.channel.clone(),
+        account: kept.account.clone(),
+        expires_at: Some(at(900)),
+        public_url: "https://new.example.com".into(),
+    };
+    bench.ledger.moved_to(&mut ticket, to, at(1)).await.unwrap();
+    let after = bench.crash();
+    let payment = after.payment("o").await;
+    assert_eq!(payment.create_request.unwrap().public_url, "https://new.example.com");
+    assert_eq!((payment.channel, payment.expires_at), (kept.channel, Some(at(900))));
+    let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, What::Moved { .. })), "{timeline:?}");
+}

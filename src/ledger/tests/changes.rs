@@ -71,7 +71,8 @@ async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
     let unknown = bench.ledger.record("wechat", told("e0", "other", None, Outcome::of(Status::Succeeded)), at(2)).await;
     assert_eq!(unknown.unwrap(), Recorded::UnknownOrder);
     let refund = told("e0", "o", Some("no such"), Outcome::of(Status::Succeeded));
-    assert_eq!(bench.ledger.record("wechat", refund, at(2)).await.unwrap(), Recorded::UnknownOrder);
+    let elsewhere = bench.ledger.record("wechat", refund, at(2)).await.unwrap();
+    assert_eq!(elsewhere, Recorded::RefundElsewhere(of("o"), None), "a refund that was not made here");
     assert_eq!(bench.payment("o").await.status, Status::Pending);
     assert_eq!(bench.ledger.record("wechat", paid("e0"), at(2)).await.unwrap(), Recorded::Applied(of("o")));
     for id in ["e0", "e1", "e1"] {
@@ -88,8 +89,10 @@ async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
     let _ticket = bench.run("r", give_back("o", "r", 300)).await;
     let mut event = told("e", "o", Some("r"), Outcome::of(Status::Succeeded));
     event.order_number = provider_number(&["shop", "p"]);
+    event.refunded = Some(tollgate_plugins::payment::Refunded::Part(cny(300)));
     assert_eq!(bench.ledger.record("wechat", event, at(2)).await.unwrap(), Recorded::UnknownOrder);
     assert_eq!(bench.refund("o", "r").await.status, Status::Pending);
+    assert_eq!(bench.payment("p").await.refunded, 0);
 }
 
 #[tokio::test]

@@ -37,6 +37,10 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
     let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
     assert_eq!(third, Recorded::RefundedElsewhere(of("o"), cny(600)));
     assert_eq!(bench.payment("o").await.refunded, 1000);
+    for (id, number, state) in [("d", "CONSOLE-3", part(600)), ("c", "CONSOLE-2", total(400))] {
+        let again = record(refunded(id, "o", Some(number), state)).await;
+        assert_eq!(again, Recorded::Duplicate, "{number}: repeated, it is no second refund");
+    }
     let too_much = record(refunded("e", "o", Some("CONSOLE-4"), part(1))).await;
     assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
     let claimed = bench.claim("r", give_back("o", "r", 1)).await;
@@ -80,4 +84,58 @@ async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_tol
     assert_eq!(bench.ledger.record("other", event(), at(7)).await.unwrap(), Recorded::UnknownOrder);
     let unknown = ProviderEvent { order_number: "n".into(), ..event() };
     assert_eq!(bench.ledger.record("wechat", unknown, at(7)).await.unwrap(), Recorded::UnknownOrder);
+}
+
+impl Bench {
+    /// What the timeline says of refunds that were not made here, and of people.
+    async fn noted(&self, order: &str) -> Vec<String> {
+        let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
+        let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
+            What::RefundElsewhere { number, status } => Some(format!("{number} {}", status.as_str())),
+            What::NeedsPerson { .. } => Some("person".to_owned()),
+            What::Notified { verdict, .. } => Some(format!("{verdict:?}")),
+            _ => None,
+        });
+        noted.collect()
+    }
+}
+
+#[tokio::test]
+async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_changes_nothing() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.hear_all().await;
+    let before = bench.payment("o").await;
+    let record = async |number: &str, state| {
+        let event = refunded(&format!("{number} {state}"), "o", Some(number), state);
+        bench.ledger.record("wechat", event, at(5)).await.unwrap()
+    };
+    assert_eq!(record("C-1", Refunded::Failed).await, Recorded::RefundElsewhere(of("o"), None));
+    assert_eq!(record("C-2", Refunded::Open).await, Recorded::RefundElsewhere(of("o"), None));
+    let Recorded::RefundElsewhere(_, Some(why)) = record("C-3", Refunded::Abnormal).await else { panic!("nobody looks") };
+    assert!(why.contains("finish it in the provider's console"), "{why}");
+    for (number, state) in [("C-1", Refunded::Failed), ("C-2", Refunded::Open), ("C-3", Refunded::Abnormal)] {
+        assert_eq!(record(number, state).await, Recorded::Duplicate, "{number}");
+    }
+    let noted =
+        ["Believed", "C-1 failed", "Believed", "C-2 pending", "Believed", "C-3 pending", "person"].map(str::to_owned);
+    assert_eq!(bench.noted("o").await, noted);
+    assert_eq!(bench.payment("o").await, before);
+    assert!(bench.kinds().await.is_empty(), "no money moved");
+    // Finished by a person, it counts.
+    assert_eq!(record("C-3", part(300)).await, Recorded::RefundedElsewhere(of("o"), cny(300)));
+    assert_eq!(bench.payment("o").await.refunded_elsewhere, 300);
+}
+
+#[tokio::test]
+async fn failed_refund_made_elsewhere_of_a_payment_that_is_not_known_to_be_paid_is_noted_and_asked_about() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
+    let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
+    assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));
+    assert_eq!(bench.noted("o").await, ["Ask", "C-1 failed"].map(str::to_owned));
+    assert_eq!(bench.ledger.due_searches(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
+    assert_eq!(bench.ledger.record("wechat", event, at(6)).await.unwrap(), Recorded::Duplicate);
 }

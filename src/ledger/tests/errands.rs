@@ -186,6 +186,40 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
     assert_eq!(told, expected, "that it is open still is a result too");
 }
 
+/// The payment goes on, so why its close was refused is no reason of the payment.
+#[tokio::test]
+async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
+    let bench = Bench::new();
+    let unclear = Reason { word: Some(Word { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
+    for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
+        let ticket = bench.run(order, pay(order)).await;
+        match begin.clone() {
+            Some(reason) => drop(bench.settle(ticket, News::Unknown(reason)).await),
+            None => drop(bench.settle(ticket, outcome(Status::Pending)).await),
+        }
+        bench.ledger.apply(&of(order), outcome(Status::Pending), at(2)).await.unwrap();
+        bench.hear_all().await;
+        let before = bench.payment(order).await;
+        for (key, news, said) in [
+            ("refused", News::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
+            ("late", News::Unsent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
+        ] {
+            let ticket = bench.accepted(&format!("{key} {order}"), close(order)).await;
+            bench.settle(ticket, news).await;
+            let [event] = &bench.hear_all().await[..] else { panic!("one event") };
+            let Record::Payment(told) = &event.data else { panic!() };
+            assert_eq!((event.kind.as_str(), &told.word), ("payment.pending", &None), "{key} {order}");
+            assert!(told.status_reason.as_ref().is_some_and(|why| why.contains(said)), "{key}: {:?}", told.status_reason);
+            let after = bench.payment(order).await;
+            assert_eq!((&after.word, &after.status_reason), (&before.word, &before.status_reason), "{key} {order}");
+        }
+        bench.ledger.apply(&of(order), News::Expired, at(3)).await.unwrap();
+        let ended = bench.payment(order).await;
+        assert_eq!((ended.status, &ended.word), (Status::Closed, &before.word), "{order}");
+        assert!(ended.status_reason.unwrap().contains("its time is over"), "{order}");
+    }
+}
+
 #[tokio::test]
 async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
     let bench = Bench::new();

@@ -38,7 +38,8 @@ fn words(entry: &Entry) -> String {
         What::PaidElsewhere { channel } => format!("paid on {channel}"),
         What::Exchanged(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
         What::Released { action } => format!("released {action:?}"),
-        What::Lost { action } => format!("lost {action:?}"),
+        What::Lost { action, cause } => format!("lost {action:?} {cause:?}"),
+        What::RefundElsewhere { number, status } => format!("refund {number} {}", status.as_str()),
         What::ToBeClosed => "to be closed".to_owned(),
         What::Became { status, version, by, .. } => format!("{} v{version} {by:?}", status.as_str()),
         What::Notified { id, verdict, .. } => format!("notified {id} {verdict:?}"),
@@ -126,7 +127,7 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
 
     drop(bench.run("lost", pay("lost")).await);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
-    assert_eq!(bench.told("lost").await, ["claimed Pay wechat", "lost Pay", "unknown v2 Own", "payment.unknown"]);
+    assert_eq!(bench.told("lost").await, ["claimed Pay wechat", "lost Pay NoResult", "unknown v2 Own", "payment.unknown"]);
     assert!(matches!(bench.claim("c", close("lost")).await, Claimed::Present(_)));
     assert!(matches!(bench.claim("c2", close("lost")).await, Claimed::Present(_)));
     assert_eq!(bench.told("lost").await[4..], ["to be closed"], "once");

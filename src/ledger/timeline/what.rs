@@ -56,13 +56,23 @@ pub enum What {
         /// What is not done.
         action: Action,
     },
-    /// Nobody can tell any more what was sent (a crash, a broken task): the provider is asked.
+    /// How an execution ended is not known, so the provider is asked.
     Lost {
-        /// What was being done.
+        /// What was to be done.
         action: Action,
+        /// What is known of the end.
+        #[serde(default)]
+        cause: LossCause,
     },
     /// It is to be closed as soon as it is known to be open.
     ToBeClosed,
+    /// The provider told of a refund that was not made here, and by which no money has gone back.
+    RefundElsewhere {
+        /// The refund's number at the provider.
+        number: String,
+        /// `failed`, or `pending` where the end is open.
+        status: Status,
+    },
     /// The record changed.
     Became {
         /// What it came to.
@@ -129,6 +139,35 @@ pub enum Action {
     Close,
     /// To give money back.
     Refund,
+}
+
+/// What is known of an execution whose end is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossCause {
+    /// Nothing; entries of older versions say no more.
+    #[default]
+    Unknown,
+    /// It was running when the gateway that ran it stopped, or lost its lease on the ledger.
+    Abandoned,
+    /// It ended in the running gateway without a result.
+    NoResult,
+    /// This gateway sent nothing, but the provider has told of it.
+    KnownToProvider,
+}
+
+impl LossCause {
+    /// Says what is known, as the reason of the record.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Unknown => "it is not known whether it was sent",
+            Self::Abandoned => {
+                "the gateway that ran it stopped or lost the ledger, so it is not known whether it was sent"
+            }
+            Self::NoResult => "it ended in the gateway without a result, so it is not known whether it was sent",
+            Self::KnownToProvider => "this gateway sent nothing, but the provider has told of it",
+        }
+    }
 }
 
 /// Who brings news; it decides what the news may do.
@@ -204,6 +243,7 @@ impl Exchanged {
         self.result = result.as_ref().map_or_else(|error| error.code(), |outcome| outcome.status.as_str()).to_owned();
         self.why = match result {
             Ok(_) | Err(Error::Unfit(_)) => None,
+            Err(error @ Error::Probe) => Some(error.to_string()),
             Err(
                 Error::NotSent(why) | Error::Held { why, .. } | Error::Unverifiable { why, .. } | Error::Mismatch(why),
             ) => Some(why.clone()),
@@ -291,6 +331,7 @@ impl What {
             | Self::Undelivered { why, .. }
             | Self::Dropped { why, .. } => why,
             Self::Notified { id, .. } => id,
+            Self::RefundElsewhere { number, .. } => number,
             _ => return,
         };
         if let Some((end, _)) = why.char_indices().nth(LONGEST_TEXT) {

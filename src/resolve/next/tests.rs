@@ -102,6 +102,19 @@ fn unopened_order_expires_after_its_own_end_and_is_asked_about_then() {
     assert_eq!(again(after(search(), &unsent, &absent(), STEADY, seconds(86_400), 0.5)).absent, 0);
 }
 
+/// The provider's order of a queued payment begins when it is sent.
+#[test]
+fn lifetime_of_queued_payment_counts_from_its_sending() {
+    let Record::Payment(payment) = unpaid(None) else { panic!() };
+    let sent_at = Some(START + SignedDuration::from_secs(1000));
+    let queued = Record::Payment(crate::ledger::Payment { sent_at, ..payment });
+    let once = Search { absent: 1, ..search() };
+    let next = |record: &Record, age| after(once.clone(), record, &absent(), STEADY, seconds(age), 0.5);
+    assert_eq!(next(&unpaid(None), 3600 + 300), Next::Expired);
+    assert_eq!(again(next(&queued, 4600 + 299)).absent, 0);
+    assert_eq!(next(&queued, 4600 + 300), Next::Expired);
+}
+
 #[test]
 fn long_lifetime_ends_by_the_clock_after_an_hour_without_a_step() {
     let pending = unpaid(Some(86_400));

@@ -128,3 +128,32 @@ async fn till_payment_of_unknown_end_is_reversed_before_it_fails() {
         assert!(seen["arrivals"]["cancel"].as_u64() >= Some(3) && seen["arrivals"]["create"] == 1, "{seen}");
     }
 }
+
+/// The payer was charged and UnionPay does not find the order: the reversal (冲正) gives the money back before the till hears
+/// that the payment failed.
+#[tokio::test]
+async fn unionpay_till_payment_of_unknown_end_is_reversed_and_the_payers_money_goes_back() {
+    let entry = SCANNED.iter().find(|entry| entry.row.provider == "unionpay").unwrap();
+    let world = with_a_till("unionpay").await;
+    let number = World::number("lost");
+    world.fault(json!({"operation": "create", "fault": "cut_after", "number": number})).await;
+    let absent = json!({"operation": "query", "fault": "status", "status": 200, "code": "34", "number": number,
+                        "times": 50});
+    world.fault(absent).await;
+    let told = scan(&world, entry, "lost", "1000").await;
+    assert_eq!((told.status, &told.json()["status"]), (202, &json!("unknown")), "{}", told.json());
+    assert_eq!(world.seen("lost").await["state"], "SUCCESS", "the payer was charged");
+    let seen = until("it is reversed", || async {
+        let seen = world.seen("lost").await;
+        (seen["executions"]["cancel"] == 1).then_some(seen.clone()).ok_or(seen)
+    })
+    .await;
+    assert_eq!(seen["state"], "CLOSED", "the money went back");
+    assert_eq!(world.payment("lost").await["status"], "unknown", "the reversal was only accepted");
+    world.control("DELETE", "/faults", Value::Null).await;
+    let failed = world.until_status("lost", "failed").await;
+    assert_eq!(failed["money_state"], "not_moved", "{failed}");
+    world.receiver.until("lost", "payment.failed").await;
+    let seen = world.seen("lost").await;
+    assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["cancel"]), (&json!(1), &json!(1)), "{seen}");
+}

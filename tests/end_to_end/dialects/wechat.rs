@@ -145,6 +145,8 @@ async fn order_behind_a_probe_or_a_system_error_is_found() {
         world.until_status(fault, "succeeded").await;
     }
     assert!(world.log().contains("the provider's probe"), "{}", world.log());
+    // Which no breaker counts.
+    world.until_metric("tollgate_exchanges_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
 }
 
 /// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
@@ -198,6 +200,49 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
         }
         let next = create(&world, &row, "next").await;
         assert_eq!(next.status, 201, "no breaker is open: {}", next.json());
+    });
+    join_all(work).await;
+}
+
+/// A refund in the merchant console that fails, or that a person must finish: noted and acknowledged, and no money is counted.
+#[tokio::test]
+async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged() {
+    let work = ["wechat-v2", "wechat-v3"].map(async |provider| {
+        let world = World::of(provider).await;
+        let row = row(provider, "wechat.native", "{}", "qr");
+        assert_eq!(create(&world, &row, "o-1").await.status, 201);
+        world.pay("o-1").await;
+        world.receiver.until("o-1", "payment.succeeded").await;
+        let path = format!("/orders/{}/refund_in_console", World::number("o-1"));
+        for (number, status) in [("CONSOLE-1", "CLOSED"), ("CONSOLE-2", "ABNORMAL")] {
+            world.control("POST", &path, json!({"number": number, "amount": 300, "status": status})).await;
+        }
+        let acknowledged = |count: usize| {
+            let world = &world;
+            async move {
+                until("the console's notifications are acknowledged", || async {
+                    let seen = world.seen("o-1").await;
+                    let refunds = seen["refunds"].as_object().cloned().unwrap_or_default();
+                    let all = refunds.values().flat_map(|refund| refund["notifications"].as_array().cloned());
+                    let done: Vec<bool> = all.flatten().map(|it| it["acknowledged"] == true).collect();
+                    (done.len() == count && !done.contains(&false)).then_some(()).ok_or(seen)
+                })
+                .await;
+            }
+        };
+        acknowledged(2).await;
+        let told = world.explained("o-1").await;
+        assert_eq!(told.matches("refund_elsewhere").count(), 2, "{told}");
+        assert!(told.contains("finish it in the provider's console"), "{told}");
+        world.until_metric(&format!("tollgate_needs_person_total{{channel=\"main\"}} 1")).await;
+        let payment = world.payment("o-1").await;
+        assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
+        // The person has finished it.
+        let finished = json!({"number": "CONSOLE-2", "amount": 300});
+        world.control("POST", &path, finished).await;
+        let event = world.receiver.until("o-1", "payment.refunded_elsewhere").await.json();
+        assert_eq!(event["data"]["payment"]["refunded"], 300, "{event}");
+        acknowledged(3).await;
     });
     join_all(work).await;
 }

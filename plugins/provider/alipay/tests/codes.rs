@@ -267,3 +267,18 @@ fn codes_of_known_reports_have_their_class() {
         assert_eq!(form(operation, code), class, "{code}");
     }
 }
+
+/// `isp.` names are failures on Alipay's side, whatever number stands beside them.
+#[test]
+fn unlisted_name_of_the_service_provider_is_a_failure_on_alipays_side() {
+    let operation = Operation::Pay(pay("alipay.qr"));
+    for number in ["20000", "40001", "40002", "40003", "40004", "40006"] {
+        for name in ["isp.unknow-error", "isp.remote-connection-timeout", "isp.invalid-response"] {
+            let content =
+                json!({"code": number, "msg": "Service Currently Unavailable", "sub_code": name, "sub_msg": "m"});
+            assert_eq!(form_says(&operation, &content).code(), "unclear", "{number} {name}");
+        }
+    }
+    assert_eq!(v3_says(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
+    assert_eq!(v3_says(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
+}

@@ -169,7 +169,7 @@ fn a_question_that_is_not_answered_says_nothing_of_the_trade() {
     for (text, class) in [
         (DECLINED, "unlisted_refusal"),
         (TROUBLE, "unclear"),
-        (ACCEPTED, "unclear"),
+        (ACCEPTED, "conflict"),
         (UNLISTED, "unlisted_refusal"),
         (OTHERWISE, "unlisted_refusal"),
         (LATER, "provider_busy"),
@@ -206,7 +206,7 @@ fn every_word_about_a_trade_has_its_meaning() {
             assert_eq!(outcome.needs_person.is_some(), status == Status::Succeeded && code != "00", "{code}");
             let outcome = decode(&Operation::QueryRefund(refund()), &refunded(&code));
             if ["42", "74", "75"].contains(&code.as_str()) {
-                assert!(is_unclear(&outcome), "a debit is no word of a refund: {code}");
+                assert!(matches!(outcome, Err(Error::Conflict(_))), "a debit is no word of a refund: {code}");
                 continue;
             }
             let outcome = outcome.unwrap();

@@ -1,6 +1,7 @@
 //! News is a reason to ask.
 
 use super::*;
+use crate::payment::Refunded;
 
 fn told(fields: &Fields) -> Result<Event, Error> {
     provider().decode_notification(Verified::vouch(Bytes::from(fields.write(Codec::Form).unwrap()), "k"))
@@ -17,6 +18,27 @@ fn all_news_is_asked_about() {
     assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), (NUMBER, Some(REFUND_NUMBER)));
     assert!(is_unclear(&told(&refund)), "of which payment?");
     assert_eq!(told(&with(said("00"), "txnType", "99")).unwrap().refund_number, None);
+}
+
+/// A refund that was made here is asked about; what the notification says counts for one that was not.
+#[test]
+fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
+    for (code, refunded) in [
+        ("00", Refunded::Part(cny(300))),
+        ("A6", Refunded::Part(cny(300))),
+        ("01", Refunded::Failed),
+        ("64", Refunded::Failed),
+        ("05", Refunded::Open),
+        ("04", Refunded::Open),
+        ("zz", Refunded::Open),
+    ] {
+        for kind in ["04", "31"] {
+            let refund = with(with(with(said(code), "txnType", kind), "orderId", REFUND_NUMBER), "txnAmt", "300");
+            let event = told(&with(refund, "reqReserved", NUMBER)).unwrap();
+            assert_eq!((event.outcome, event.refunded), (None, Some(refunded)), "{code}");
+        }
+    }
+    assert_eq!(told(&with(said("00"), "txnType", "01")).unwrap().refunded, None, "it is about the payment");
 }
 
 #[test]

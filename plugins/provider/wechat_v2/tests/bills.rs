@@ -74,6 +74,24 @@ fn only_a_bill_is_a_bill() {
     }
 }
 
+/// A bill of all trades may count its payments only, and bills of funds write their count as `3.0`.
+#[test]
+fn bill_may_count_fewer_than_its_rows_but_never_more() {
+    let paid = "`2023-11-13 10:00:00,`4200001,`SUCCESS,`0,`0.03,`0.00\r\n";
+    let refunded = "`2023-11-13 11:00:00,`4200001,`REFUND,`5000001,`0.00,`0.01\r\n";
+    for (count, is_whole) in
+        [("2", true), ("1", true), ("2.0", true), ("3", false), ("3.0", false), ("2.5", false), ("x", false)]
+    {
+        for totals in ["总交易单数,应结订单总金额,退款总金额", "资金流水总笔数,收入笔数,收入金额"]
+        {
+            let text = format!(
+                "交易时间,微信订单号,交易状态,微信退款单号,应结订单金额,退款金额\r\n{paid}{refunded}{totals}\r\n`{count},`0.03,`0.01\r\n"
+            );
+            assert_eq!(find(200, text.as_bytes()).is_ok(), is_whole, "{text}");
+        }
+    }
+}
+
 /// In both kinds of bill, at every byte.
 #[test]
 fn bill_that_is_cut_anywhere_is_not_taken() {
@@ -111,7 +129,9 @@ fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
         (vec![fail, ("return_msg", "SIGN ERROR"), ("error_code", "20001")], "unauthorized"),
         (vec![fail, ("return_msg", "签名错误")], "unauthorized"),
         (vec![fail, ("return_msg", "商户证书不合法")], "unauthorized"),
-        (vec![fail, ("return_msg", "系统繁忙")], "declined"),
+        (vec![fail, ("return_msg", "系统繁忙")], "unclear"),
+        (vec![fail, ("return_msg", "请求过于频繁")], "provider_busy"),
+        (vec![fail, ("return_msg", "x")], "declined"),
         (vec![fail, ("return_msg", "invalid bill_type")], "declined"),
         (vec![fail, ("error_code", "20099")], "declined"),
         (vec![fail, ("error_code", "SYSTEMERROR")], "unclear"),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::super::super::wechat_errors::{Class, Interface};
-use super::super::errors::{CODES, SENTENCES, sentence};
+use super::super::errors::{CODES, TABLES, sentence};
 use super::*;
 
 /// The operations by the names of their interfaces.
@@ -55,7 +55,7 @@ const LISTED: &[(&[&str], &str, &str)] = &[
     (&[END], "USERPAYING", "provider_busy"),
     (&[PAY, END, REST, "refund"], "ORDERNOTEXIST REFUNDNOTEXIST", "absent"),
     (&[PAY, END, REST, "refund"], "BANKERROR SYSTEMERROR", "unclear"),
-    (&["unifiedorder", REST, "refund"], "USERPAYING", "unclear"),
+    (&["unifiedorder", REST, "refund"], "USERPAYING", "conflict"),
     (&[PAY, END, REST, "refund"], "CERT_ERROR SIGNERROR", "unauthorized"),
     // In no list.
     (&[PAY, END, REST, "refund"], "SOMETHING_NEW REFUND_LOCKED", "unlisted_refusal"),
@@ -179,7 +179,23 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
         ("", "declined"),
         ("系统繁忙，请稍后再试", "unclear"),
         ("系统超时", "unclear"),
+        ("内部错误", "unclear"),
+        ("服务不可用，请重试", "unclear"),
+        ("服务暂时不可用", "unclear"),
+        ("服务器开小差了", "unclear"),
+        ("网络异常", "unclear"),
+        ("当前人数较多，请稍候重试", "unclear"),
+        ("SYSTEM ERROR", "unclear"),
+        ("system busy", "unclear"),
+        ("Internal Server Error", "unclear"),
+        ("Service Unavailable", "unclear"),
+        ("request timeout", "unclear"),
+        ("please try again later", "unclear"),
         ("请求过于频繁", "provider_busy"),
+        ("触发限流", "provider_busy"),
+        ("too many requests", "provider_busy"),
+        ("商户号不可用", "declined"),
+        ("time_expire must be later than time_start", "declined"),
         ("该订单已支付", "conflict"),
         ("201 商户订单号重复", "conflict"),
     ] {
@@ -201,8 +217,8 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
         }
     }
     // Every row is reached by one of its own sentences, and none says that there is no order.
-    for (parts, class) in SENTENCES {
-        assert_eq!(super::super::errors::sentence(&parts.concat()), Some(*class), "{parts:?}");
+    for (parts, class) in TABLES.into_iter().flatten() {
+        assert_eq!(sentence(&parts.concat()), Some(*class), "{parts:?}");
         assert_ne!(*class, Class::Absent, "{parts:?}");
     }
 }
@@ -245,10 +261,23 @@ fn signed_failure_that_names_no_account_is_heard_by_its_code() {
     }
 }
 
-/// The official text of INVALID_REQUEST names several causes; its description says which one it is.
+/// The official texts of INVALID_REQUEST and ERROR name several causes; the description says which one it is.
 #[test]
-fn invalid_request_is_heard_by_its_description() {
+fn code_with_several_causes_is_heard_by_its_description() {
     for (name, operation) in operations() {
+        let heard = [
+            ("系统繁忙，请稍后再试", "unclear"),
+            ("内部错误", "unclear"),
+            ("请求过于频繁", "provider_busy"),
+            ("该订单已支付", "conflict"),
+            ("累计退款金额大于支付金额", "declined"),
+        ];
+        for (words, wanted) in heard {
+            for code in ["INVALID_REQUEST", "ERROR"] {
+                let fields = [("result_code", "FAIL"), ("err_code", code), ("err_code_des", words), ("recall", "N")];
+                assert_eq!(answered(&operation, &fields).unwrap_err().code(), wanted, "{name} {code} {words}");
+            }
+        }
         for (words, wanted) in [
             ("201 商户订单号重复", "conflict"),
             ("证书校验错误", "unauthorized"),

@@ -1,6 +1,9 @@
 //! Shapes of messages that integrators reported, with other people's numbers in them.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::payment::Refunded;
 
 /// Signs XML as it was reported: fields that are empty, numbers without CDATA, coupons without a type.
 fn resigned(reported: &str) -> String {
@@ -52,6 +55,68 @@ fn notification_with_a_coupon_of_no_type_is_verified_and_names_the_whole_amount(
     let verified = verify(Source::Notification, resigned(&body).as_bytes()).unwrap();
     let event = provider().decode_notification(verified).unwrap();
     assert_eq!(event.outcome.unwrap().amount.unwrap().value, 26_900);
+}
+
+/// Hides a refund as WeChat Pay does.
+fn hidden(status: &str) -> String {
+    use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
+    use base64::Engine;
+    use md5::Digest;
+    let text = format!(
+        "<root><out_refund_no>CONSOLE-1</out_refund_no><out_trade_no>o</out_trade_no><refund_fee>300</refund_fee>\
+         <refund_id>50</refund_id><refund_status>{status}</refund_status><total_fee>1000</total_fee></root>"
+    );
+    let key = hex::encode(md5::Md5::digest(provider().account.key.key.as_bytes()));
+    let key = UnboundCipherKey::new(&AES_256, key.as_bytes()).unwrap();
+    let mut bytes = text.into_bytes();
+    PaddedBlockEncryptingKey::ecb_pkcs7(key).unwrap().encrypt(&mut bytes).unwrap();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// A refund that was made here is asked about; what the notification says counts for one that was not.
+#[test]
+fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
+    let cny = |value| crate::payment::Money { value, currency: crate::payment::Currency::CNY };
+    for (status, refunded) in [
+        ("SUCCESS", Refunded::Part(cny(300))),
+        ("REFUNDCLOSE", Refunded::Failed),
+        ("CHANGE", Refunded::Abnormal),
+        ("PROCESSING", Refunded::Open),
+        ("NEW", Refunded::Open),
+    ] {
+        let body = format!(
+            "<xml><return_code>SUCCESS</return_code>{ACCOUNT}<nonce_str>x</nonce_str><req_info>{}</req_info></xml>",
+            hidden(status)
+        );
+        let event = provider().decode_notification(verify(Source::Notification, body.as_bytes()).unwrap()).unwrap();
+        assert_eq!((event.outcome, event.refunded), (None, Some(refunded)), "{status}");
+        assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), ("o", Some("CONSOLE-1")));
+    }
+}
+
+/// Refused, a notification is repeated for a day.
+#[test]
+fn payment_notification_that_tells_of_no_success_is_asked_about() {
+    let event = |pairs: &[(&str, &str)]| {
+        let mut all: BTreeMap<&str, &str> = PAID.iter().copied().collect();
+        all.extend(pairs.iter().copied());
+        let body = signed(&all.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>());
+        provider().decode_notification(verify(Source::Notification, body.as_bytes()).unwrap())
+    };
+    assert!(event(&[]).unwrap().outcome.is_some());
+    for pairs in [
+        &[("result_code", "FAIL"), ("err_code", "SYSTEMERROR")][..],
+        &[("transaction_id", "")],
+        &[("total_fee", "")],
+        &[("return_code", "FAIL")],
+    ] {
+        let event = event(pairs).unwrap();
+        assert_eq!(event.outcome, None, "{pairs:?}");
+        assert_eq!(event.order_number, "0123456789abcdef0123456789abcdef");
+    }
+    assert_eq!(event(&[("mch_id", "1")]).unwrap_err().code(), "mismatch");
+    assert_eq!(event(&[("total_fee", "x")]).unwrap_err().code(), "mismatch");
+    assert_eq!(event(&[("out_trade_no", "")]).unwrap_err().code(), "unclear");
 }
 
 /// A refund that failed is told without what is otherwise encrypted; anybody could have written it.

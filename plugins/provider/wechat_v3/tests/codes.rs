@@ -76,7 +76,7 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
     (&[PAY, END, REST, "refund"], 500, "BANK_ERROR SYSTEM_ERROR", "unclear"),
     (&[PAY, END, REST, "refund"], 404, "NOT_FOUND", "unclear"),
     (&[PREPAY, REST, "refund"], 202, "USERPAYING", "unclear"),
-    (&[PREPAY, REST, "refund"], 400, "USERPAYING", "unclear"),
+    (&[PREPAY, REST, "refund"], 400, "USERPAYING", "conflict"),
     (&[PAY, END, REST, "refund"], 401, "SIGN_ERROR SOMETHING_NEW PARAM_ERROR", "unauthorized"),
     (&[PAY, END, REST, "refund"], 403, "SIGN_ERROR", "unauthorized"),
     // In no list.
@@ -160,6 +160,30 @@ fn refusal_of_our_keys_is_unauthorized_whatever_its_code() {
                 assert_eq!(error.code(), "unauthorized", "{name} {message}");
                 assert_eq!(error.word().unwrap().message, message);
             }
+        }
+    }
+}
+
+/// The official texts of INVALID_REQUEST and ERROR name several causes; the message says which one it is.
+#[test]
+fn code_with_several_causes_is_heard_by_its_message() {
+    for (message, prepaid) in [
+        ("系统繁忙，请稍后重试", "unclear"),
+        ("内部错误", "unclear"),
+        ("服务不可用", "unclear"),
+        ("操作过于频繁", "provider_busy"),
+        ("201 商户订单号重复", "conflict"),
+        ("无效请求", "declined"),
+    ] {
+        for (name, operation) in interfaces() {
+            for code in ["INVALID_REQUEST", "ERROR"] {
+                let body = json!({"code": code, "message": message});
+                let is_other = code == "ERROR" && prepaid == "conflict";
+                let wanted = if is_other { "declined" } else { prepaid };
+                assert_eq!(signed(&operation, 400, &body).unwrap_err().code(), wanted, "{name} {code} {message}");
+            }
+            let other = json!({"code": "PARAM_ERROR", "message": message});
+            assert_eq!(signed(&operation, 400, &other).unwrap_err().code(), "declined", "{name} {message}");
         }
     }
 }
