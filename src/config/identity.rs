@@ -272,7 +272,7 @@ pub(super) fn authorities_der(
     key: &'static str,
     now: Now,
 ) -> Option<Vec<Vec<u8>>> {
-    Some(anchors(&*authorities(source, table, key, now)?))
+    Some(anchors(&authorities(source, table, key, now)?))
 }
 
 /// Reads the revocation lists in the file that a key names, as DER; none when the key is missing or wrong.

@@ -121,6 +121,7 @@ fn certificate_of_a_curve_s_key_is_found_whatever_the_order_in_the_file() {
 
 #[test]
 fn certificate_of_another_kind_in_mtls_is_noted() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     let dir = everything();
     let ca = Authority::new();
     let text = read(&dir, "channels/alikeys.toml");
@@ -128,7 +129,6 @@ fn certificate_of_another_kind_in_mtls_is_noted() {
     let mut between = named("Middle CA");
     between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let middle = (between.signed_by(&own_key, &ca.issuer).unwrap().pem(), own_key.serialize_pem());
-    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     for ((cert, key), in_words) in [
         (ca.issue("own", &[]), ""),
         (ca.issue("own", &[ServerAuth, ClientAuth]), ""),
