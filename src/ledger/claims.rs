@@ -216,6 +216,11 @@ fn keep_refusal(kept: &mut Kept<PaymentRow>, news: &News, now: Timestamp) {
     }
 }
 
+/// Returns whether a claim runs in this turn.
+pub(super) fn is_running(from: &impl Read, turn: Turn) -> Result<bool, LedgerError> {
+    Ok(ClaimRow::running(from, turn)?.is_some())
+}
+
 /// Ends a running claim of which nobody can tell any more whether it was sent: from now on the provider is asked.
 pub(super) fn lost(tx: &mut Transaction<'_>, turn: Turn, now: Timestamp) -> Result<(), LedgerError> {
     match ClaimRow::running(tx, turn)? {
