@@ -116,7 +116,8 @@ pub async fn repeat(door: SocketAddr, order: &str) {
 
 /// Prints the payments of a span: how many a second, and how long they took.
 pub fn print_span(name: &str, attempts: &[Attempt], span: Range<Duration>) {
-    let within: Vec<_> = attempts.iter().filter(|attempt| span.contains(&attempt.at) && attempt.status == 201).collect();
+    let within: Vec<_> =
+        attempts.iter().filter(|attempt| span.contains(&attempt.at) && attempt.status == 201).collect();
     let rate = within.len() as f64 / (span.end - span.start).as_secs_f64();
     if within.is_empty() {
         return println!("{name:<28}no payment");

@@ -34,7 +34,9 @@ pub async fn measure() {
     let both = format!("postgres://tollgate@{one},{other}/postgres");
     let stage = Stage::with(2, &redis.stores(&both), &["main"]).await;
     let _processes = stage.start_gateways().await;
-    println!("\nswitchover of PostgreSQL under two gateways, {PAID_EACH_SECOND} payments a second wanted, all on this machine");
+    println!(
+        "\nswitchover of PostgreSQL under two gateways, {PAID_EACH_SECOND} payments a second wanted, all on this machine"
+    );
     print_load();
     let merchants = Merchants::start(&stage.gateways, PAID_EACH_SECOND);
     let began = merchants.began;
@@ -109,7 +111,12 @@ fn print_refusals(attempts: &[Attempt], start: Duration) {
         *counts.entry((attempt.status, attempt.problem.join(" "))).or_default() += 1;
     }
     let span = refused.first().zip(refused.last()).map_or(Duration::ZERO, |(first, last)| last.at - first.at);
-    println!("not made at once: {} of {}, sent within {:.2} s: {counts:?}", refused.len(), attempts.len(), span.as_secs_f64());
+    println!(
+        "not made at once: {} of {}, sent within {:.2} s: {counts:?}",
+        refused.len(),
+        attempts.len(),
+        span.as_secs_f64()
+    );
     let before = refused.iter().filter(|attempt| attempt.at + attempt.took < start).count();
     assert_eq!(before, 0, "payments were refused before the switchover");
 }

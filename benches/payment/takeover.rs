@@ -45,9 +45,10 @@ pub async fn measure() {
     tokio::time::sleep(CALM).await;
     let is_one_answered = waiting.iter().any(JoinHandle::is_finished);
     assert!(!is_one_answered, "all claims are under way when the gateway is killed");
+    let taken = async || metric(admins, "ledger_claims_taken_over_total").await;
+    assert_eq!(taken().await, 0, "no claim is taken over while its gateway lives");
     let kill = began.elapsed();
     drop(killed);
-    let taken = async || metric(admins, "ledger_claims_taken_over_total").await;
     until("a claim is taken over", taken, |taken| taken > 0).await;
     let noticed = began.elapsed();
     until("all claims are taken over", taken, |taken| taken >= CLAIMS as u64).await;
@@ -81,7 +82,8 @@ pub async fn measure() {
     drive::run(survivors[0], again, 201).await;
     let made = stage.made().await;
     let orders = attempts.iter().map(|attempt| attempt.order.clone()).chain((0..CLAIMS).map(claimed));
-    let count = orders.map(|order| assert_eq!(made.get(&provider_number(&["shop", &order])), Some(&1), "{order}")).count();
+    let count =
+        orders.map(|order| assert_eq!(made.get(&provider_number(&["shop", &order])), Some(&1), "{order}")).count();
     println!("{count} payments, none refused, each made once");
 }
 
@@ -119,7 +121,8 @@ async fn metric(admins: &[SocketAddr], name: &str) -> u64 {
         let target = "/metrics".to_owned();
         let asked = Prepared { method: Method::GET, target, headers: Vec::new(), body: bytes::Bytes::new() };
         let metrics = drive::one(*admin, asked).await;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_")?.strip_prefix(name)?.strip_prefix(' '));
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix("tollgate_")?.strip_prefix(name)?.strip_prefix(' '));
         sum += line.unwrap().parse::<u64>().unwrap();
     }
     sum

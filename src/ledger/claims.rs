@@ -214,6 +214,11 @@ fn refusal(news: &News) -> Option<String> {
     }
 }
 
+/// Returns whether a claim runs in this turn.
+pub(super) fn is_running(from: &impl Read, turn: Turn) -> Result<bool, LedgerError> {
+    Ok(ClaimRow::running(from, turn)?.is_some())
+}
+
 /// Ends a running claim of which it is not known whether it was sent. From now on the provider is asked.
 pub(super) fn lost(tx: &mut Transaction<'_>, turn: Turn, cause: LossCause, now: Timestamp) -> Result<(), LedgerError> {
     match ClaimRow::running(tx, turn)? {
