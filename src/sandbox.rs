@@ -9,6 +9,7 @@ mod account;
 mod alipay;
 mod bills;
 mod books;
+mod console;
 mod control;
 mod fault;
 mod fields;

@@ -3,7 +3,6 @@
 
 mod admission;
 pub(super) mod bills;
-mod console;
 mod gbk;
 mod notification;
 mod refund;
@@ -24,7 +23,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::admission::Admitted;
-pub(super) use self::console::refund as refund_in_console;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use super::Shared;

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use super::books::{Books, Id, Payment, RefundStatus, State};
 use super::fault::Fault;
 use super::notify::{Sending, Subject, send};
-use super::{Shared, accept, alipay};
+use super::{Shared, accept, console};
 
 /// Serves until the sandbox stops.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
@@ -121,7 +121,7 @@ impl Call<'_> {
                     "notify" => self.notify(&mut books, &Subject::Payment(id.clone()), &self.read()?)?,
                     "refund_in_console" => {
                         let ConsoleRefund { number, amount } = self.read()?;
-                        alipay::refund_in_console(self.shared, &mut books, &id, &number, amount)
+                        console::refund(self.shared, &mut books, &id, &number, amount)
                             .map_err(|message| refused(StatusCode::CONFLICT, message))?;
                     }
                     _ => return Err(unknown()),
