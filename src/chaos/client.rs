@@ -45,7 +45,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    fn new(serial: u64, amount: u64, way: &'static Way, scan: Option<Scan>) -> Self {
+    pub(super) fn new(serial: u64, amount: u64, way: &'static Way, scan: Option<Scan>) -> Self {
         Self {
             order: order_id(serial),
             amount,
@@ -64,14 +64,29 @@ impl Story {
     }
 }
 
+/// What the seed decides of a payment before anything happens to it.
+struct Plan {
+    way: &'static Way,
+    scan: Option<Scan>,
+    /// Once it is paid, somebody refunds some or all of it in the provider's console.
+    has_console_refund: bool,
+}
+
+impl Plan {
+    fn draw(random: &mut StdRng) -> Self {
+        let way = Way::draw(random);
+        let scan = Scan::draw(random, way);
+        Self { way, scan, has_console_refund: random.random_bool(CONSOLE_REFUNDS) && way.is_notified_of_console() }
+    }
+}
+
 pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Story {
-    let way = Way::draw(&mut random);
-    let scan = Scan::draw(&mut random, way);
+    let Plan { way, scan, has_console_refund } = Plan::draw(&mut random);
     let amount = random.random_range(1..100_000);
     let story = Story::new(serial, amount, way, scan);
     let order = number(&story.order);
     let door = random.random_range(0..world.gateways.len());
-    let mut life = Life { world, random, story, door };
+    let mut life = Life { world, random, story, has_console_refund, door };
     if scan == Some(Scan::ChargedPayError) {
         life.script_pay_error().await;
     } else {
@@ -102,6 +117,7 @@ pub(super) struct Life<'a> {
     pub(super) world: &'a World,
     pub(super) random: StdRng,
     pub(super) story: Story,
+    has_console_refund: bool,
     /// The gateway that is asked.
     door: usize,
 }
@@ -149,7 +165,7 @@ impl Life<'_> {
 
     /// Now and then money goes back: by a refund of the merchant's, in the provider's console, or by both, in any order.
     pub(super) async fn maybe_gives_back(&mut self) {
-        let in_console = self.story.way.is_notified_of_console() && self.random.random_bool(CONSOLE_REFUNDS);
+        let in_console = self.has_console_refund;
         let is_first = self.random.random_bool(0.5);
         if in_console && is_first {
             self.refund_in_console().await;

@@ -231,3 +231,98 @@ async fn read(world: &World, path: &str) -> Result<(u16, Value), String> {
         (status, problem) => Err(format!("gateway {} answered {status} to {path}: {problem}", door + 1)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::ways::{WAYS, Way};
+    use super::*;
+
+    fn way(channel: &str, method: &str) -> &'static Way {
+        WAYS.iter().find(|way| (way.channel, way.method) == (channel, method)).unwrap_or(&WAYS[0])
+    }
+
+    /// Compares the gateway's record with the sandbox's; gives what is open or wrong.
+    fn compared(story: &Story, payment: &Value, seen: &Value, events: &[&str]) -> (Vec<&'static str>, Vec<String>) {
+        let events = events.iter().map(|kind| (*kind).to_owned()).collect();
+        let books = Books { story, payment: payment.clone(), seen: seen.clone(), events };
+        let status = payment["status"].as_str().unwrap_or_default().to_owned();
+        let mut verdict = Verdict { status, ..Verdict::default() };
+        books.executions(&mut verdict);
+        books.money(&mut verdict);
+        books.ends(&mut verdict);
+        books.refunded(0, &mut verdict);
+        (verdict.open, verdict.wrong)
+    }
+
+    #[test]
+    fn scanned_code_that_is_not_reversed_is_told() {
+        let waiting = json!({"state": "NOTPAY", "paid": null});
+        let charged = json!({"state": "SUCCESS", "paid": 100});
+        let reversed = json!({"state": "CLOSED", "paid": 100, "executions": {"create": 1, "cancel": 1}});
+        let paid = ["payment.succeeded"];
+        for (status, seen, events, expected) in [
+            ("pending", &waiting, &[][..], &[STILL_OPEN][..]),
+            ("closed", &waiting, &[], &[OPEN_THERE]),
+            ("failed", &waiting, &[], &[OPEN_THERE]),
+            ("closed", &charged, &[], &[NOT_TOLD, NO_EVENT]),
+            ("failed", &charged, &[], &[NOT_TOLD, NO_EVENT]),
+            ("pending", &charged, &[], &[NOT_TOLD, NO_EVENT, STILL_OPEN]),
+            ("succeeded", &charged, &paid, &[]),
+            ("closed", &reversed, &[], &[]),
+            ("succeeded", &reversed, &paid, &[NOT_PAID]),
+            ("succeeded", &reversed, &["payment.succeeded", "payment.mismatch"], &[]),
+        ] {
+            for channel in ["wechat", "wechat-v2"] {
+                let story = Story::new(1, 100, way(channel, "wechat.codepay"), Some(Scan::ChargedPayError));
+                let payment = json!({"status": status, "money_state": "unknown", "amount": {"value": 100}});
+                let (open, wrong) = compared(&story, &payment, seen, events);
+                assert_eq!((open.as_slice(), wrong.len()), (expected, 0), "{status} {seen}");
+            }
+        }
+        let story = Story::new(1, 100, way("wechat", "wechat.codepay"), Some(Scan::PaidAtOnce));
+        let (_, wrong) = compared(&story, &json!({"status": "closed"}), &reversed, &[]);
+        assert_eq!(wrong, ["it was paid at once, and reversed"]);
+    }
+
+    #[test]
+    fn console_refund_that_is_lost_or_counted_twice_is_told() {
+        let seen = json!({"state": "REFUND", "paid": 100});
+        for (refunded, elsewhere, events, open, wrong) in [
+            (30, 30, 1, &[][..], 0),
+            (0, 0, 0, &[CONSOLE, CONSOLE_EVENT][..], 0),
+            (30, 30, 0, &[CONSOLE_EVENT], 0),
+            (0, 0, 1, &[CONSOLE], 0),
+            (60, 60, 1, &[REFUND], 1),
+            (30, 30, 2, &[], 1),
+            (0, 30, 1, &[REFUND], 0),
+        ] {
+            let mut story = Story::new(1, 100, way("alipay", "alipay.qr"), None);
+            story.console_refund = Some(30);
+            let payment = json!({"status": "succeeded", "amount": {"value": 100}, "refunded": refunded,
+                                 "refunded_elsewhere": elsewhere});
+            let told: Vec<&str> = ["payment.succeeded"]
+                .into_iter()
+                .chain(std::iter::repeat_n("payment.refunded_elsewhere", events))
+                .collect();
+            let compared = compared(&story, &payment, &seen, &told);
+            let case = format!("{refunded} {elsewhere} {events}");
+            let open: Vec<&str> = if wrong > 0 { Vec::new() } else { open.to_vec() };
+            let found = if wrong > 0 { Vec::new() } else { compared.0 };
+            assert_eq!((found, compared.1.len()), (open, wrong), "{case}");
+        }
+    }
+
+    #[test]
+    fn cancel_that_gave_money_back_counts_as_refunded_elsewhere_where_the_payment_succeeded() {
+        let story = Story::new(1, 100, way("alipay", "alipay.barcode"), Some(Scan::PaidWhileGivenUp));
+        let mut seen = json!({"state": "REFUND", "paid": 100});
+        seen["refunds"][number(&story.order)] = json!({"status": "SUCCESS", "amount": 100});
+        let payment =
+            json!({"status": "succeeded", "amount": {"value": 100}, "refunded": 100, "refunded_elsewhere": 100});
+        let told = ["payment.succeeded", "payment.refunded_elsewhere"];
+        assert_eq!(compared(&story, &payment, &seen, &told), (vec![], vec![]));
+        assert_eq!(compared(&story, &json!({"status": "closed"}), &seen, &[]), (vec![], vec![]));
+    }
+}
