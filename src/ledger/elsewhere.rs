@@ -30,6 +30,13 @@ pub(super) fn record(
     if payment.row.payment.channel != channel || is_ours(tx, &payment, event.refund_number.as_deref())? {
         return Ok(None);
     }
+    // The provider's own status beside it may change, and it is the same refund. Once it is counted, its amount may be more than
+    // what is left, so this comes before the sums are compared.
+    let number = event.refund_number.as_deref().unwrap_or_default();
+    let key = index("seen", &[channel, "refunded_elsewhere", &event.order_number, number, &refunded.to_string()]);
+    if tx.bytes(Space::Seen, &key.0)?.is_some() {
+        return Ok(Some(Recorded::Duplicate));
+    }
     let subject = rows::payment_subject(&payment.row.payment);
     let moved = moved(&payment.row, refunded);
     if is_undecided(&payment.row, refunded) {
@@ -54,12 +61,6 @@ pub(super) fn record(
     };
     if moved.value == 0 {
         // All of the sum is known: refunds of ours, or an older sum that comes late.
-        return Ok(Some(Recorded::Duplicate));
-    }
-    // The provider's own status beside it may change, and it is the same refund.
-    let number = event.refund_number.as_deref().unwrap_or_default();
-    let key = index("seen", &[channel, "refunded_elsewhere", &event.order_number, number, &refunded.to_string()]);
-    if tx.bytes(Space::Seen, &key.0)?.is_some() {
         return Ok(Some(Recorded::Duplicate));
     }
     retention::age(tx, Kind::Notifications, key, now);
