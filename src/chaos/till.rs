@@ -126,9 +126,15 @@ impl Life<'_> {
             }
             PaidAtOnce | Abandoned | Declined | ChargedPayError => {}
         }
-        if matches!(scan, PaidAtOnce | Paid) {
+        // What never came to the provider ends only when nothing disturbs any more.
+        if matches!(scan, PaidAtOnce | Paid) && self.is_charged().await {
             self.maybe_gives_back().await;
         }
+    }
+
+    async fn is_charged(&self) -> bool {
+        let seen = self.world.seen(&self.story.order).await;
+        matches!(seen, Ok(Some(seen)) if seen["paid"].is_u64())
     }
 }
 
