@@ -10,10 +10,13 @@ mod books;
 mod client;
 mod disturb;
 mod faults;
+mod judge;
 mod outages;
 mod receiver;
 mod relay;
 mod stores;
+mod till;
+mod ways;
 mod world;
 
 use std::sync::Arc;

@@ -7,17 +7,23 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::faults;
-use super::world::{World, number, order_of, refund_number};
+use super::till::Scan;
+use super::ways::{Way, order_id};
+use super::world::{World, number, refund_number};
 
 /// A client tries for so long to be told something.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Share of the payments, of which the provider notifies, that are refunded in its console: about 1 % of all that succeed.
+const CONSOLE_REFUNDS: f64 = 0.02;
 
 /// What happened to one payment, as its client saw it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Story {
     pub(super) order: String,
     pub(super) amount: u64,
-    pub(super) method: &'static str,
+    pub(super) way: &'static Way,
+    /// What became of the payer's code, where a till scanned one.
+    pub(super) scan: Option<Scan>,
     /// The faults that were in its way.
     pub(super) faults: Vec<&'static str>,
     /// How often the provider turned the order away, so that it is sent once more.
@@ -32,46 +38,86 @@ pub(super) struct Story {
     pub(super) told: Vec<(u16, Value)>,
     /// Refunds that it asked for, with their amounts and what it was told.
     pub(super) refunds: Vec<(String, u64, Option<u16>)>,
+    /// Amount of the refund that was made in the provider's console.
+    pub(super) console_refund: Option<u64>,
     /// What no client may ever see.
     pub(super) wrong: Vec<String>,
 }
 
+impl Story {
+    pub(super) fn new(serial: u64, amount: u64, way: &'static Way, scan: Option<Scan>) -> Self {
+        Self {
+            order: order_id(serial),
+            amount,
+            way,
+            scan,
+            faults: Vec::new(),
+            sent_again: 0,
+            requests: 0,
+            left: 0,
+            hung_up: 0,
+            told: Vec::new(),
+            refunds: Vec::new(),
+            console_refund: None,
+            wrong: Vec::new(),
+        }
+    }
+}
+
+/// What the seed decides of a payment before anything happens to it.
+struct Plan {
+    way: &'static Way,
+    scan: Option<Scan>,
+    /// Once it is paid, somebody refunds some or all of it in the provider's console.
+    has_console_refund: bool,
+}
+
+impl Plan {
+    fn draw(random: &mut StdRng) -> Self {
+        let way = Way::draw(random);
+        let scan = Scan::draw(random, way);
+        Self { way, scan, has_console_refund: random.random_bool(CONSOLE_REFUNDS) && way.is_notified_of_console() }
+    }
+}
+
 pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Story {
-    let ways = World::ways();
-    let way = ways[random.random_range(0..ways.len())];
+    let Plan { way, scan, has_console_refund } = Plan::draw(&mut random);
     let amount = random.random_range(1..100_000);
-    let order = format!("o-{serial}");
-    let story = Story { order: order.clone(), amount, method: way.method, ..Story::default() };
+    let story = Story::new(serial, amount, way, scan);
+    let order = number(&story.order);
     let door = random.random_range(0..world.gateways.len());
-    let mut life = Life { world, random, story, door };
-    life.maybe_fault("create", &number(&order), 0.35).await;
-    life.maybe_fault("query", &number(&order), 0.1).await;
-    let body = order_of(&order, amount, way);
+    let mut life = Life { world, random, story, has_console_refund, door };
+    if scan == Some(Scan::ChargedPayError) {
+        life.script_pay_error().await;
+    } else {
+        life.maybe_fault("create", &order, 0.35).await;
+    }
+    life.maybe_fault("query", &order, 0.1).await;
+    let body = way.order(serial, amount, scan);
     let Some((status, mut payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
     life.story.told.push((status, payment.clone()));
     if payment["money_state"] == "not_sent" {
         payment = life.until_made().await;
     }
+    if let Some(scan) = scan {
+        life.after_scan(scan).await;
+        return life.story;
+    }
     // Only with what the provider gave for the payer's device can anybody pay.
     let can_pay = !payment["action"].is_null();
     match life.random.random_range(0..100) {
         0..70 if can_pay => life.pays().await,
-        70..85 => {
-            life.maybe_fault("close", &number(&order), 0.2).await;
-            let path = format!("/v1/payments/{order}/close");
-            if let Some(told) = life.insist(&path, "close", &Value::Null).await {
-                life.story.told.push(told);
-            }
-        }
+        70..85 => life.takes_back().await,
         _ => {}
     }
     life.story
 }
 
-struct Life<'a> {
-    world: &'a World,
-    random: StdRng,
-    story: Story,
+pub(super) struct Life<'a> {
+    pub(super) world: &'a World,
+    pub(super) random: StdRng,
+    pub(super) story: Story,
+    has_console_refund: bool,
     /// The gateway that is asked.
     door: usize,
 }
@@ -81,7 +127,7 @@ impl Life<'_> {
         if !self.random.random_bool(chance) {
             return;
         }
-        let channel = World::channel_of(self.story.method);
+        let channel = self.story.way.channel;
         let Some(drawn) = faults::draw(&mut self.random, channel, operation, number) else { return };
         self.story.sent_again += u64::from(operation == "create" && drawn.sent_again);
         match self.world.fault(drawn.fault).await {
@@ -105,23 +151,64 @@ impl Life<'_> {
             let _ = self.world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
             let _ = self.world.control("POST", &format!("{path}/notify"), json!({})).await;
         }
-        if self.random.random_bool(0.3) && self.until_succeeded().await {
-            self.refund().await;
+        self.maybe_gives_back().await;
+    }
+
+    /// The client closes what is unpaid, or takes back what a till scanned.
+    pub(super) async fn takes_back(&mut self) {
+        let order = self.story.order.clone();
+        self.maybe_fault(self.story.way.taking_back(), &number(&order), 0.2).await;
+        if let Some(told) = self.insist(&format!("/v1/payments/{order}/close"), "close", &Value::Null).await {
+            self.story.told.push(told);
         }
     }
 
+    /// Now and then money goes back: by a refund of the merchant's, in the provider's console, or by both, in any order.
+    pub(super) async fn maybe_gives_back(&mut self) {
+        let in_console = self.has_console_refund;
+        let is_first = self.random.random_bool(0.5);
+        if in_console && is_first {
+            self.refund_in_console().await;
+        }
+        if self.random.random_bool(0.3) && self.until_succeeded().await {
+            self.refund().await;
+        }
+        if in_console && !is_first {
+            self.refund_in_console().await;
+        }
+    }
+
+    /// Somebody gives back some or all in the provider's console. The provider refuses more than is left.
+    async fn refund_in_console(&mut self) {
+        let order = number(&self.story.order);
+        let amount = if self.random.random_bool(0.3) {
+            self.story.amount
+        } else {
+            self.random.random_range(1..=self.story.amount)
+        };
+        let refund = json!({"number": format!("CONSOLE-{order}"), "amount": amount});
+        let refunded = self.world.control("POST", &format!("/orders/{order}/refund_in_console"), refund).await;
+        if matches!(refunded, Ok((200, _))) {
+            self.story.console_refund = Some(amount);
+        }
+    }
+
+    /// Waits until the gateway says that it was paid. What a till scanned may have another end.
     async fn until_succeeded(&mut self) -> bool {
         let end = Instant::now() + PATIENCE;
         let path = format!("/v1/payments/{}", self.story.order);
         while Instant::now() < end {
             match self.world.ask(self.door, "GET", &path, None, &Value::Null).await {
                 Ok((200, payment)) if payment["status"] == "succeeded" => return true,
+                Ok((200, payment)) if self.story.scan.is_some() && has_ended(&payment) => return false,
                 Ok((200, _)) => {}
                 _ => self.door += 1,
             }
             self.pause(200).await;
         }
-        self.story.wrong.push("it was paid and did not become succeeded".to_owned());
+        if self.story.scan.is_none() {
+            self.story.wrong.push("it was paid and did not become succeeded".to_owned());
+        }
         false
     }
 
@@ -132,7 +219,7 @@ impl Life<'_> {
         let path = format!("/v1/payments/{}", self.story.order);
         while Instant::now() < end {
             match self.world.ask(self.door, "GET", &path, None, &Value::Null).await {
-                Ok((200, payment)) if payment["money_state"] != "not_sent" => return payment,
+                Ok((200, payment)) if payment["money_state"] != "not_sent" || has_ended(&payment) => return payment,
                 Ok((200, _)) => {}
                 _ => self.door += 1,
             }
@@ -188,6 +275,10 @@ impl Life<'_> {
                 Ok((400, told)) if told["code"] == "unfit" && what == "close" => return Some((400, told)),
                 // Closing what is paid, refunding what is not: the answer of a race.
                 Ok((409, told)) if told["code"] == "wrong_state" => return Some((409, told)),
+                // It was refunded in the provider's console before.
+                Ok((422, told)) if told["code"] == "refund_too_much" && self.story.console_refund.is_some() => {
+                    return Some((422, told));
+                }
                 // Another gateway may do better with the same key.
                 Ok((409 | 503, _)) | Err(_) => self.door += 1,
                 Ok((status, told)) => {
@@ -201,9 +292,13 @@ impl Life<'_> {
         None
     }
 
-    async fn pause(&mut self, most: u64) {
+    pub(super) async fn pause(&mut self, most: u64) {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(20..most))).await;
     }
+}
+
+fn has_ended(payment: &Value) -> bool {
+    ["failed", "closed"].iter().any(|status| payment["status"] == *status)
 }
 
 fn is_definite(answer: &Result<(u16, Value), String>) -> bool {

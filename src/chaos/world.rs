@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tollgate_plugins::payment::provider_number;
 
 use super::receiver::Receiver;
 use super::relay::Relay;
 use super::stores::Stores;
+use super::ways::{CHANNELS, routes};
 use crate::clock::stamp;
-use crate::keygen::{self, SandboxProvider};
+use crate::keygen;
 use crate::sandbox::{Options, Sandbox};
 use crate::sign::{Credentials, plain};
 use crate::stage::{Gateway, call, free};
@@ -24,39 +25,6 @@ const MERCHANT: &str = "chaos";
 
 /// A client waits so long for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A way to pay, and what it needs to know of the payer.
-pub(super) struct Way {
-    pub(super) method: &'static str,
-    pub(super) payer: &'static str,
-}
-
-/// The providers, each with its channel's name, and the ways to pay that are an exchange with it.
-const CHANNELS: &[(&str, SandboxProvider, &[Way])] = &[
-    (
-        "wechat",
-        SandboxProvider::WechatV3,
-        &[
-            Way { method: "wechat.native", payer: "{}" },
-            Way { method: "wechat.jsapi", payer: r#"{"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}"# },
-            Way { method: "wechat.h5", payer: r#"{"client_ip": "203.0.113.9"}"# },
-        ],
-    ),
-    (
-        "alipay",
-        SandboxProvider::Alipay,
-        &[
-            Way { method: "alipay.qr", payer: "{}" },
-            Way { method: "alipay.jsapi", payer: r#"{"buyer_id": "2088102116773037"}"# },
-        ],
-    ),
-    ("wechat-v2", SandboxProvider::WechatV2, &[Way { method: "wechat.app", payer: "{}" }]),
-    (
-        "unionpay",
-        SandboxProvider::Unionpay,
-        &[Way { method: "unionpay.qr", payer: "{}" }, Way { method: "unionpay.app", payer: "{}" }],
-    ),
-];
 
 pub(super) struct World {
     pub(super) sandbox: Sandbox,
@@ -130,17 +98,6 @@ impl World {
 
     pub(super) fn is_at_peace(&self) -> bool {
         self.peace.load(Ordering::SeqCst) > 0
-    }
-
-    /// Every way to pay.
-    pub(super) fn ways() -> Vec<&'static Way> {
-        CHANNELS.iter().flat_map(|(_, _, ways)| ways.iter()).collect()
-    }
-
-    /// The channel that serves a method.
-    pub(super) fn channel_of(method: &str) -> &'static str {
-        let serves = |ways: &[Way]| ways.iter().any(|way| way.method == method);
-        CHANNELS.iter().find(|(.., ways)| serves(ways)).map_or("", |(channel, ..)| channel)
     }
 
     /// The channels' files of one gateway.
@@ -230,7 +187,12 @@ pub(super) fn refund_number(order: &str, refund: &str) -> String {
 /// provider does not know: what is tested is money, not patience.
 fn hardened(channel: &str) -> String {
     let channel = channel.replace("rate = 600", "rate = 100000");
-    format!("settle_window = \"10s\"\n{}", channel.replace("sleep_window = \"5s\"", "sleep_window = \"200ms\""))
+    let channel = channel.replace("sleep_window = \"5s\"", "sleep_window = \"200ms\"");
+    // Over APIv3 of WeChat Pay codes are scanned where the account says so.
+    let codes = "codepay = true\nstore_id = \"0001\"";
+    let is_v3 = channel.contains("provider = \"wechat-v3\"");
+    let channel = if is_v3 { channel.replace("[account]\n", &format!("[account]\n{codes}\n")) } else { channel };
+    format!("settle_window = \"10s\"\n{channel}")
 }
 
 /// What all gateways share: channels, routes and the merchant.
@@ -238,17 +200,12 @@ fn common(conf: &Path, provider: SocketAddr, secret: &str, receiver: &str) -> io
     let folder = conf.join("channels");
     std::fs::create_dir_all(conf.join("merchants"))?;
     std::fs::create_dir_all(&folder)?;
-    let mut routes = String::new();
-    for (channel, kind, ways) in CHANNELS {
+    for (channel, kind) in CHANNELS {
         let file = keygen::sandbox_channel_of(*kind, &folder, channel, &provider.to_string())?.channel;
         let text = std::fs::read_to_string(&file)?;
         std::fs::write(&file, hardened(&text))?;
-        for Way { method, .. } in *ways {
-            routes +=
-                &format!("[[route]]\nmatch = {{ method = \"{method}\" }}\nto = [{{ channel = \"{channel}\" }}]\n");
-        }
     }
-    std::fs::write(conf.join("routes.toml"), routes)?;
+    std::fs::write(conf.join("routes.toml"), routes())?;
     std::fs::write(conf.join("merchants/chaos.toml"), merchant(secret, receiver))
 }
 
@@ -278,13 +235,4 @@ fn merchant(secret: &str, url: &str) -> String {
     format!(
         "keys = [{{ id = \"{KEY}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n"
     )
-}
-
-/// An order of the merchant.
-pub(super) fn order_of(order: &str, amount: u64, way: &Way) -> Value {
-    json!({
-        "order_id": order, "amount": {"value": amount, "currency": "CNY"}, "description": "混沌 chaos",
-        "method": way.method, "payer": serde_json::from_str::<Value>(way.payer).unwrap_or_default(),
-        "return_url": "https://shop.example.com/thanks",
-    })
 }

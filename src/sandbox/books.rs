@@ -24,6 +24,8 @@ pub(super) struct Books {
     pub(super) notifications: Vec<Notification>,
     /// Files of bills, by what their links are good for.
     pub(super) bills: HashMap<Id, Bytes>,
+    /// Payment codes from which an order was made: each is good for one.
+    pub(super) used_codes: HashSet<String>,
     pub(super) stats: Stats,
     nonces: Nonces,
     /// Grows with each reset, so that what was under way before it writes nothing into the new books.
@@ -215,6 +217,7 @@ impl Books {
             "product": order.map(|order| order.product),
             "state": order.map_or("NONE", |order| order.state.as_str()),
             "amount": order.map(|order| order.total),
+            "paid": order.and_then(|order| order.payment.as_ref()).map(|payment| payment.amount),
             "transaction_id": order.map(|order| &order.transaction_id),
             "arrivals": arrivals,
             "created": entry.executions.get("create").copied().unwrap_or(0),

@@ -1,4 +1,4 @@
-//! What the merchant's people do in a provider's console, past every program.
+//! Refunds that people make in a provider's console, past every program.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use super::books::{Books, Entry, Id, Refund, RefundStatus, State};
 use super::keys::random_digits;
 use super::notify::{Sending, Subject, send};
 
-/// Gives money back under a number that no program knows, and notifies of how it ended where it notified of the payment. A
-/// refund that is known already comes to its next end.
+/// Refunds a paid order under a number that no program knows. A refund that exists already gets its next status. The provider
+/// notifies of the refund where it notified of the payment; an order without a notification URL is refunded silently.
 pub(super) fn refund(
     shared: &Arc<Shared>,
     books: &mut Books,
@@ -21,22 +21,34 @@ pub(super) fn refund(
     status: RefundStatus,
 ) -> Result<(), String> {
     match (shared.accounts.get(&order.0), status) {
-        (Some(Account::Unionpay(_)), _) => return Err("UnionPay notifies of no refund in its console".to_owned()),
+        (None | Some(Account::Unionpay(_)), _) => {
+            return Err("only the consoles of Alipay and WeChat Pay are played here".to_owned());
+        }
         (_, RefundStatus::Processing) => return Err("`status` must be SUCCESS, CLOSED or ABNORMAL".to_owned()),
         (Some(Account::Alipay(_)), RefundStatus::Closed | RefundStatus::Abnormal) => {
             return Err("Alipay notifies of refunds that succeeded only".to_owned());
         }
         _ => {}
     }
-    let now = Timestamp::now();
-    let finished = (status == RefundStatus::Success).then_some(now);
-    let refund_id = (order.0.clone(), number.to_owned());
-    let Some(Entry { order: Some(kept), refunds, .. }) = books.orders.get_mut(order) else {
+    let id = (order.0.clone(), number.to_owned());
+    let others =
+        books.refunds_of(order).filter(|(other, refund)| *other != number && refund.status != RefundStatus::Closed);
+    let given_back: u64 = others.map(|(_, refund)| refund.amount).sum();
+    let Some(Entry { order: Some(paid), refunds, .. }) = books.orders.get_mut(order) else {
         return Err("there is no such order".to_owned());
     };
-    kept.state = State::Refund;
-    let notify_url = kept.notify_url.clone();
-    let known = books.refunds.entry(refund_id.clone()).or_insert_with(|| {
+    if paid.payment.is_none() || !matches!(paid.state, State::Success | State::Refund) {
+        return Err(format!("the order is {}, and only a paid one can be refunded", paid.state.as_str()));
+    }
+    let left = paid.total.saturating_sub(given_back);
+    if amount == 0 || amount > left {
+        return Err(format!("the amount must be from 1 to {left} fen, which is left of the payment"));
+    }
+    paid.state = State::Refund;
+    let (now, notify_url) = (Timestamp::now(), paid.notify_url.clone());
+    let is_notified = notify_url.is_some();
+    let finished = (status == RefundStatus::Success).then_some(now);
+    let known = books.refunds.entry(id.clone()).or_insert_with(|| {
         refunds.push(number.to_owned());
         Refund {
             order: order.1.clone(),
@@ -51,5 +63,5 @@ pub(super) fn refund(
         }
     });
     (known.status, known.finished) = (status, finished);
-    send(shared, books, &Subject::Refund(refund_id), &Sending::default())
+    if is_notified { send(shared, books, &Subject::Refund(id), &Sending::default()) } else { Ok(()) }
 }

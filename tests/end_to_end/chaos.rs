@@ -1,21 +1,22 @@
-//! Short runs of `tollgate chaos`; the long ones are made by hand. Each lasts little longer than the settle window.
+//! Short runs of `tollgate chaos`; the long ones are made by hand. Each lasts little longer than the settle window, and both
+//! mostly wait: together they occupy one test thread.
 
 use std::process::Command;
 
 use crate::redis::Redis;
 use crate::server::Server;
 
-#[tokio::test]
-async fn while_everything_goes_wrong_nothing_is_sent_twice_and_the_books_agree() {
-    run(&["--payments", "400", "--clients", "12", "--seed", "20261123"]).await;
-}
+/// Payments of this run that are refunded in a provider's console 7, PAYERROR 3, PAYERROR but charged 1. No scanned code is left
+/// open for ever, which lasts long and has a test of its own.
+const SEED: &str = "20261266";
 
 #[tokio::test]
-async fn three_gateways_whose_stores_come_and_go_send_nothing_twice_and_the_books_agree() {
+async fn chaos_of_one_gateway_and_of_three_sends_nothing_twice_and_the_books_agree() {
     let (server, redis) = (Server::start(&["--port"]), Redis::start().await);
     let cache = format!("redis://{}", redis.address);
     let stores = ["--gateways", "3", "--postgres", &server.url, "--redis", &cache];
-    run(&[&stores[..], &["--payments", "150", "--clients", "12", "--seed", "20261124"]].concat()).await;
+    let three = [&stores[..], &["--payments", "100", "--clients", "12", "--seed", "20261124"]].concat();
+    tokio::join!(run(&["--payments", "250", "--clients", "12", "--seed", SEED]), run(&three));
 }
 
 async fn run(arguments: &[&str]) {

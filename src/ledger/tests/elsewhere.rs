@@ -48,6 +48,21 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
 }
 
 #[tokio::test]
+async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate() {
+    for refund in [part(1000), part(600), total(1000)] {
+        let bench = Bench::new();
+        bench.paid("o").await;
+        let record = async |id| bench.ledger.record("wechat", refunded(id, "o", Some("CONSOLE-1"), refund), at(5)).await;
+        assert!(matches!(record("a").await.unwrap(), Recorded::RefundedElsewhere(..)), "{refund:?}");
+        // The acknowledgement was lost: the same notification comes again, or another about the same refund.
+        for id in ["a", "b"] {
+            assert_eq!(record(id).await.unwrap(), Recorded::Duplicate, "{refund:?}");
+        }
+        assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.refunded_elsewhere"], "{refund:?}");
+    }
+}
+
+#[tokio::test]
 async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;

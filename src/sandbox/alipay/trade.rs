@@ -54,8 +54,7 @@ impl Desk<'_> {
         if self.adopt(&id, Method::Pay, &content)? {
             return waiting(&id);
         }
-        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
-        if !is_code || others.any(|order| order.parameters["auth_code"] == code.as_str()) {
+        if !is_code || self.books.used_codes.contains(&code) {
             return Err(Reply::business(
                 "ACQ.PAYMENT_AUTH_CODE_INVALID",
                 "支付失败，获取顾客账户信息失败，请顾客刷新付款码后重新收款",
@@ -65,6 +64,7 @@ impl Desk<'_> {
             return Err(Reply::business("ACQ.BUYER_BALANCE_NOT_ENOUGH", "支付失败，顾客余额不足"));
         }
         self.open(&id, Method::Pay, content, notify_url)?;
+        self.books.used_codes.insert(code.clone());
         if code.ends_with(ASKS_FOR_PASSWORD) {
             return waiting(&id);
         }

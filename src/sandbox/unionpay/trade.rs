@@ -58,14 +58,12 @@ impl Desk<'_> {
         let id = self.id(&parameters, "orderId");
         let code = text(&parameters, "qrNo").to_owned();
         let is_code = code.len() == 19 && code.starts_with("62") && is_digits(&code);
-        let mut others = self.books.orders.iter().filter(|(other, _)| **other != id);
-        let is_used = others
-            .any(|(_, entry)| entry.order.as_ref().is_some_and(|order| order.parameters["qrNo"] == code.as_str()));
         self.is_new(&id)?;
-        if !is_code || is_used {
+        if !is_code || self.books.used_codes.contains(&code) {
             return Err(refused_because("86", "二维码状态不正确"));
         }
         self.open(Transaction::Barcode, &id, parameters)?;
+        self.books.used_codes.insert(code.clone());
         let Some(order) = self.books.order(&id, self.now) else { return Err(refused("34")) };
         order.opened = true;
         if code.ends_with(IS_TOO_POOR) {

@@ -83,11 +83,11 @@ impl Desk<'_> {
         if !is_code {
             return Err(Reply::error("AUTH_CODE_INVALID", "请扫描微信支付被扫条码/二维码"));
         }
-        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
-        if others.any(|order| order.parameters["auth_code"] == code.as_str()) {
+        if self.books.used_codes.contains(&code) {
             return Err(Reply::error("AUTHCODEEXPIRE", "二维码已过期，请用户在微信上刷新后再试"));
         }
         self.open(&id, CODE, content)?;
+        self.books.used_codes.insert(code.clone());
         let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
         if code.ends_with(ASKS_FOR_PASSWORD) {
             return Err(asks_for_password());

@@ -31,11 +31,11 @@ impl Desk<'_> {
             return Err(parameter("body", "/scene_info/store_info", "must have id or out_id"));
         }
         let code = body["payer"]["auth_code"].as_str().unwrap_or_default().to_owned();
-        let mut others = self.books.orders.values().filter_map(|entry| entry.order.as_ref());
-        if others.any(|order| order.parameters["payer"]["auth_code"] == code.as_str()) {
+        if self.books.used_codes.contains(&code) {
             return Err(Reply::error(400, "INVALID_REQUEST", "付款码已使用，请用户在微信上刷新后再试"));
         }
         self.open(id, Product::Codepay, None, body);
+        self.books.used_codes.insert(code.clone());
         let (now, account) = (self.now, self.account);
         let Some(order) = self.books.order(id, now) else { return Err(not_exist()) };
         if code.ends_with(ASKS_FOR_PASSWORD) {
