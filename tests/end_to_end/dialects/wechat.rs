@@ -234,7 +234,7 @@ async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged
         let told = world.explained("o-1").await;
         assert_eq!(told.matches("refund_elsewhere").count(), 2, "{told}");
         assert!(told.contains("finish it in the provider's console"), "{told}");
-        world.until_metric(&format!("tollgate_needs_person_total{{channel=\"main\"}} 1")).await;
+        world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
         let payment = world.payment("o-1").await;
         assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
         // The person has finished it.
