@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::Value;
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
-use tollgate_plugins::provider::{Encoded, Given, PROVIDERS, Provider, Secrets, Signing, Source, Stamp};
+use tollgate_plugins::provider::{BuildContext, Encoded, PROVIDERS, Provider, Secrets, Signing, Source, Stamp};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Problems, Settings};
 use tollgate_plugins::signer::{ALGORITHMS, Key, Keyring, Signer, Verifier};
@@ -212,7 +212,7 @@ impl Case {
         let table = DeTable::parse(self.account).unwrap();
         let problems = Problems::default();
         let mut settings = Settings::root(&table, &problems);
-        (row.build)(&mut settings, &Given { secrets: &secrets, algorithm: self.rsa.as_ref().map(|_| ALGORITHM) })
+        (row.build)(&mut settings, &BuildContext { secrets: &secrets, algorithm: self.rsa.as_ref().map(|_| ALGORITHM) })
             .unwrap()
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::filter::{Alone, Call, Clock, Exchange, FILTERS, Filter, Next, Symptom};
+use tollgate_plugins::filter::{Call, Clock, Exchange, FILTERS, FailureReason, Filter, LocalOnly, Next};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Outcome, Status};
 use tollgate_plugins::settings::{Problems, Settings};
 
@@ -97,8 +97,8 @@ fn measured(filters: &[Arc<dyn Filter>]) -> Duration {
         .map(|_| {
             let start = Instant::now();
             for _ in 0..CALLS {
-                let (symptom, deadline) = (Symptom::default(), clock.now() + Duration::from_secs(5));
-                let (operation, clock, counter, symptom) = (&operation, &clock, &Alone, &symptom);
+                let (symptom, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
+                let (operation, clock, counter, symptom) = (&operation, &clock, &LocalOnly, &symptom);
                 let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient: false, symptom };
                 let ends = pin!(Next::new(filters, &AtOnce).run(&call));
                 match ends.poll(&mut Context::from_waker(Waker::noop())) {

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// A provider's own code and message, passed on unharmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Word {
+pub struct ProviderError {
     /// As in `PARAM_ERROR`.
     pub code: String,
     /// In the provider's language.
     pub message: String,
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for ProviderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.message)
     }
@@ -24,13 +24,13 @@ impl fmt::Display for Word {
 pub enum Error {
     /// The request cannot be put in this provider's words; nothing was sent and the caller must change it.
     #[error("{0}")]
-    Unfit(String),
+    Unsupported(String),
     /// Nothing left this machine: the same request may be tried again, here or on another channel.
     #[error("nothing was sent: {0}")]
     NotSent(String),
     /// A filter held the call back (breaker open, limit reached); nothing was sent. Seconds until it is worth a try.
     #[error("nothing was sent: {why}")]
-    Held {
+    Rejected {
         /// Which filter and why, in words.
         why: String,
         /// Whole seconds, at least one.
@@ -43,37 +43,37 @@ pub enum Error {
         /// Why there is no key, and what to do about it.
         why: String,
         /// The provider's own word on it, where it gave one.
-        word: Option<Word>,
+        word: Option<ProviderError>,
     },
     /// The provider turned it away without doing it (its rate limit; a refund for which the merchant's money is missing): the
     /// same request again, later.
     #[error("the provider asks to come back later ({0})")]
-    Busy(Word),
+    ProviderBusy(ProviderError),
     /// The provider does not accept the channel's signature, key or certificate. It looks at those before anything else, so
     /// it did nothing; whoever configured the channel must see to it, and then the same request may be tried again.
     #[error("the provider does not accept this channel's signature, and did nothing ({0})")]
-    Unauthorized(Word),
+    Unauthorized(ProviderError),
     /// The provider refused; final, no money moved.
     #[error("the provider refused ({0})")]
-    Declined(Word),
+    Declined(ProviderError),
     /// The provider's books say something else (paid, closed, number used): ask, and adopt what it says.
     #[error("the provider has this in another state ({0})")]
-    Conflict(Word),
+    Conflict(ProviderError),
     /// The provider does not know the order or refund. Soon after an unclear create this proves nothing.
     #[error("the provider does not know it ({0})")]
-    Absent(Word),
+    NotFound(ProviderError),
     /// Bytes were written and no trustworthy answer came: ask, never send again.
     #[error("unclear what the provider did: {why}{}", in_brackets(.word.as_ref()))]
     Unclear {
         /// What happened instead of an answer; holds nothing of an unverified body.
         why: String,
         /// The provider's own word, where it gave one (as in `SYSTEM_ERROR`).
-        word: Option<Word>,
+        word: Option<ProviderError>,
     },
     /// The provider refused with a verified answer whose code is in none of its tables: ask, never send again. The channel works,
     /// so no breaker counts it.
     #[error("the provider refused with a code that is not in its table ({0})")]
-    UnlistedRefusal(Word),
+    UnlistedRefusal(ProviderError),
     /// The provider signed its answer wrongly on purpose, to test that signatures are checked: ask, never send again. The channel
     /// works, so no breaker counts it.
     #[error("unclear what the provider did: the answer is the provider's probe, signed wrongly on purpose")]
@@ -83,7 +83,7 @@ pub enum Error {
     Mismatch(String),
 }
 
-fn in_brackets(word: Option<&Word>) -> String {
+fn in_brackets(word: Option<&ProviderError>) -> String {
     word.map_or_else(String::new, |word| format!(" ({word})"))
 }
 
@@ -94,31 +94,31 @@ impl Error {
     }
 
     /// The provider's own code and message, where the error carries them.
-    pub fn word(&self) -> Option<&Word> {
+    pub fn word(&self) -> Option<&ProviderError> {
         match self {
-            Self::Busy(word)
+            Self::ProviderBusy(word)
             | Self::Unauthorized(word)
             | Self::Declined(word)
             | Self::Conflict(word)
-            | Self::Absent(word)
+            | Self::NotFound(word)
             | Self::UnlistedRefusal(word) => Some(word),
             Self::Unclear { word, .. } | Self::Unverifiable { word, .. } => word.as_ref(),
-            Self::Unfit(_) | Self::NotSent(_) | Self::Held { .. } | Self::Probe | Self::Mismatch(_) => None,
+            Self::Unsupported(_) | Self::NotSent(_) | Self::Rejected { .. } | Self::Probe | Self::Mismatch(_) => None,
         }
     }
 
     /// Whether the provider cannot have acted on the request.
     pub fn provably_not_executed(&self) -> bool {
         match self {
-            Self::Unfit(_)
+            Self::Unsupported(_)
             | Self::NotSent(_)
-            | Self::Held { .. }
+            | Self::Rejected { .. }
             | Self::Unverifiable { .. }
-            | Self::Busy(_)
+            | Self::ProviderBusy(_)
             | Self::Unauthorized(_) => true,
             Self::Declined(_)
             | Self::Conflict(_)
-            | Self::Absent(_)
+            | Self::NotFound(_)
             | Self::Unclear { .. }
             | Self::UnlistedRefusal(_)
             | Self::Probe
@@ -136,15 +136,15 @@ impl Error {
     /// A short name for metrics and logs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unfit(_) => "unfit",
+            Self::Unsupported(_) => "unfit",
             Self::NotSent(_) => "not_sent",
-            Self::Held { .. } => "held",
+            Self::Rejected { .. } => "held",
             Self::Unverifiable { .. } => "unverifiable",
-            Self::Busy(_) => "provider_busy",
+            Self::ProviderBusy(_) => "provider_busy",
             Self::Unauthorized(_) => "unauthorized",
             Self::Declined(_) => "declined",
             Self::Conflict(_) => "conflict",
-            Self::Absent(_) => "absent",
+            Self::NotFound(_) => "absent",
             Self::Unclear { .. } => "unclear",
             Self::UnlistedRefusal(_) => "unlisted_refusal",
             Self::Probe => "probe",
@@ -159,18 +159,18 @@ mod tests {
 
     #[test]
     fn refusal_is_no_channel_failure_and_a_key_that_is_not_accepted_is_one() {
-        let word = Word { code: "X".into(), message: String::new() };
+        let word = ProviderError { code: "X".into(), message: String::new() };
         let unverifiable = Error::Unverifiable { why: "x".into(), word: Some(word.clone()) };
         for (error, not_executed, channel_failure) in [
-            (Error::Unfit("x".into()), true, false),
+            (Error::Unsupported("x".into()), true, false),
             (Error::NotSent("x".into()), true, true),
-            (Error::Held { why: "x".into(), retry_after: 1 }, true, false),
+            (Error::Rejected { why: "x".into(), retry_after: 1 }, true, false),
             (unverifiable, true, false),
-            (Error::Busy(word.clone()), true, false),
+            (Error::ProviderBusy(word.clone()), true, false),
             (Error::Unauthorized(word.clone()), true, true),
             (Error::Declined(word.clone()), false, false),
             (Error::Conflict(word.clone()), false, false),
-            (Error::Absent(word.clone()), false, false),
+            (Error::NotFound(word.clone()), false, false),
             (Error::unclear("x"), false, true),
             (Error::UnlistedRefusal(word), false, false),
             (Error::Probe, false, false),

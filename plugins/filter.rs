@@ -2,9 +2,9 @@
 
 pub mod adaptive;
 pub mod breaker;
+mod failure_reason;
 pub mod limit;
 pub mod retry;
-mod symptom;
 #[cfg(test)]
 mod testing;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::symptom::Symptom;
+pub use self::failure_reason::FailureReason;
 use crate::error::Error;
 use crate::payment::{Kind, Operation, Outcome};
 use crate::settings::Settings;
@@ -32,7 +32,7 @@ pub trait Filter: Send + Sync {
     fn state(&self) -> State;
 
     /// What it can tell of itself now, for metrics.
-    fn readings(&self, now: Duration) -> Vec<Reading>;
+    fn readings(&self, now: Duration) -> Vec<FilterSample>;
 
     /// Takes a state that an operator forces for a kind of operation until then, on the clock's scale; nothing lifts it.
     /// Says whether it has states at all.
@@ -41,7 +41,7 @@ pub trait Filter: Send + Sync {
     }
 
     /// How it stands for each kind of operation that it has seen, where it has states.
-    fn stances(&self, _: Duration) -> Vec<Stance> {
+    fn statuses(&self, _: Duration) -> Vec<BreakerStatus> {
         Vec::new()
     }
 }
@@ -80,7 +80,7 @@ impl Force {
 
 /// How a filter with states stands for one kind of operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stance {
+pub struct BreakerStatus {
     /// For which.
     pub operation: Kind,
     /// As in `half_open`: its own state, whatever is forced.
@@ -100,7 +100,7 @@ pub type State = Arc<dyn Any + Send + Sync>;
 
 /// One number that a filter tells of itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
+pub struct FilterSample {
     /// As in `breaker_state`.
     pub name: &'static str,
     /// Which kind of operation, when it keeps them apart.
@@ -111,7 +111,7 @@ pub struct Reading {
     pub value: f64,
 }
 
-impl Reading {
+impl FilterSample {
     /// Of the filter as a whole.
     pub fn of_all(name: &'static str, value: f64) -> Self {
         Self { name, operation: None, change: None, value }
@@ -150,7 +150,7 @@ pub struct Call<'a> {
     /// channel, and one merchant's haste must not stop it for the others.
     pub is_impatient: bool,
     /// What the last exchange failed of.
-    pub symptom: &'a Symptom,
+    pub symptom: &'a FailureReason,
 }
 
 impl Call<'_> {
@@ -170,10 +170,10 @@ pub trait Counter: Send + Sync {
 }
 
 /// There are no other machines.
-pub struct Alone;
+pub struct LocalOnly;
 
 #[async_trait]
-impl Counter for Alone {
+impl Counter for LocalOnly {
     async fn take(&self, _: &str, _: limit::Rate) -> Option<Result<(), u64>> {
         None
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::money::{Currency, Money};
-use crate::error::Word;
+use crate::error::ProviderError;
 
 /// How the payer pays, as in `wechat.native`; one of those that the table of providers lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -266,7 +266,7 @@ impl Status {
 /// What the payer's device needs in order to pay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-pub enum Action {
+pub enum NextAction {
     /// Show this as a QR code.
     Qr {
         /// The code's content.
@@ -306,7 +306,7 @@ pub struct Outcome {
     /// The amount that the provider names; must agree with ours where it is named.
     pub amount: Option<Money>,
     /// What the payer's device needs.
-    pub action: Option<Action>,
+    pub action: Option<NextAction>,
     /// When the money moved.
     pub at: Option<Timestamp>,
     /// Why a person must look at it, when the provider says that it does not go on by itself.
@@ -318,7 +318,7 @@ pub struct Outcome {
     pub needs_reversal: bool,
     /// The provider's own code and message of why it came to this status, where its answer gives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Word>,
+    pub reason: Option<ProviderError>,
 }
 
 impl Outcome {

@@ -1,8 +1,8 @@
 //! How a payment company's dialect plugs in: one trait, one table.
 
 pub mod alipay;
-mod beijing;
 pub mod bill;
+mod china_time;
 mod form;
 #[cfg(test)]
 mod golden;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use self::bill::Bills;
 use self::inspect::Inspection;
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 use crate::payment::{Event, Operation, Outcome};
 use crate::secret::Secret;
 use crate::settings::Settings;
@@ -76,7 +76,7 @@ pub trait Provider: Send + Sync {
 
     /// How long an order can be paid for which no end was asked; `None` when the provider settles that by itself. Beyond
     /// it the provider's word that an order was never begun is its last one.
-    fn lifetime(&self) -> Option<Duration>;
+    fn default_expiry(&self) -> Option<Duration>;
 
     /// Whether a key is there that could verify an answer now; `now` is unix seconds.
     fn can_verify(&self, keys: &Keyring, now: u64) -> bool;
@@ -109,7 +109,7 @@ pub struct NoKeys {
     /// What happened; the same words for the same cause.
     pub why: String,
     /// The provider's own code and message, where it answered with them.
-    pub word: Option<Word>,
+    pub word: Option<ProviderError>,
     /// What an operator does about it.
     pub advice: &'static str,
 }
@@ -178,7 +178,7 @@ pub(crate) struct Member {
 
 impl Verified {
     /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
-    pub(crate) fn vouch(bytes: Bytes, key_id: impl Into<String>) -> Self {
+    pub(crate) fn assertion(bytes: Bytes, key_id: impl Into<String>) -> Self {
         Self::vouch_read(bytes, Vec::new(), key_id)
     }
 
@@ -224,7 +224,7 @@ pub enum BadSignature {
 }
 
 /// One row of [`PROVIDERS`].
-pub struct Row {
+pub struct ProviderSpec {
     /// Its name in a channel's `provider`.
     pub name: &'static str,
     /// The methods that it serves.
@@ -242,7 +242,7 @@ pub struct Row {
     /// How long after a request "there is no such order" is not believed yet: the request may still be on its way inside.
     pub settle_window: Duration,
     /// How often it may be asked about what somebody waits for.
-    pub pace: Pace,
+    pub pace: PollInterval,
     /// The methods whose identical create gives the same unpaid order again, by the provider's documentation. Never a scanned
     /// method: its create moves money.
     pub repeats_create: &'static [&'static str],
@@ -254,10 +254,10 @@ pub struct Row {
     /// Holds its files and ids against each other.
     pub inspection: &'static Inspection,
     /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
-    pub build: fn(&mut Settings<'_>, &Given<'_>) -> Option<Box<dyn Provider>>,
+    pub build: fn(&mut Settings<'_>, &BuildContext<'_>) -> Option<Box<dyn Provider>>,
 }
 
-impl Row {
+impl ProviderSpec {
     /// Finds a provider's row by its name.
     pub fn named(name: &str) -> Option<&'static Self> {
         PROVIDERS.iter().find(|row| row.name == name)
@@ -266,7 +266,7 @@ impl Row {
 
 /// How the pauses go between questions about one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum PollInterval {
     /// The same pause each time.
     Steady(Duration),
     /// Twice as long each time, from one second on: the provider turns away who asks more often.
@@ -286,8 +286,8 @@ pub enum Need {
 
 /// What `[keys]` holds, for building a provider.
 #[derive(Clone, Copy)]
-pub struct Given<'a> {
-    /// The secrets of [`Row::secrets`], each checked by its own check.
+pub struct BuildContext<'a> {
+    /// The secrets of [`ProviderSpec::secrets`], each checked by its own check.
     pub secrets: &'a Secrets,
     /// The algorithm of the private key, if there is one.
     pub algorithm: Option<&'static str>,
@@ -307,4 +307,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[Row] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];
+pub const PROVIDERS: &[ProviderSpec] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];

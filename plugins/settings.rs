@@ -3,8 +3,8 @@
 //! A [`Settings`] is one table. Its readers take a key each and note what is wrong with the value; when it is dropped it
 //! notes every key that nobody asked for. So a reader that lists its keys has refused all others.
 
-mod outline;
-mod setting;
+mod schema;
+mod value;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -13,10 +13,10 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use self::outline::example;
-pub use self::outline::{Form, Key, Outline, Shape};
-use self::setting::describe;
-pub use self::setting::{Setting, Size, duration};
+use self::schema::example;
+pub use self::schema::{Form, Key, Outline, Shape};
+use self::value::describe;
+pub use self::value::{Setting, Size, duration};
 
 /// A key of more characters is told by its beginning, and is nobody's misspelling.
 const LONGEST_NEAR: usize = 64;
@@ -121,7 +121,7 @@ impl<'a> Settings<'a> {
 
     /// The root of a file of which only some values are given: the readers see each key as if it were there, and what they ask
     /// for is written down. What they find wrong means nothing.
-    pub fn sketch(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems, outline: Outline) -> Self {
+    pub fn describe(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems, outline: Outline) -> Self {
         let mut root = Self::root(table, problems);
         (root.outline, root.silent) = (Some(outline), true);
         root
@@ -312,7 +312,7 @@ impl<'a> Settings<'a> {
 
     fn empty(&self, key: &str, outline: Outline) -> Settings<'a> {
         Settings {
-            table: &outline::EMPTY,
+            table: &schema::EMPTY,
             span: self.span(),
             name: self.path(key),
             asked: Vec::new(),

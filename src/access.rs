@@ -3,10 +3,10 @@
 //! Two schemes say the same thing: RFC 9421 HTTP message signatures, and a plain one that any language does in five lines.
 //! Whoever is refused is told nothing but that; the reason is for the log.
 
+mod fair_share;
+pub(crate) mod hmac_headers;
 mod limits;
-pub(crate) mod plain;
 mod rfc9421;
-mod shares;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use http::HeaderMap;
 
+pub use self::fair_share::{FairShare, FairSharePermit};
 pub use self::limits::Limits;
-pub use self::shares::{Share, Shares};
-use crate::cache::{CacheError, Capacity, Nonce, Nonces, NotAdmitted, Redis, Toll};
+use crate::cache::{CacheError, Capacity, Nonce, Nonces, NotAdmitted, RateCheck, Redis};
 use crate::clock::unix_now;
 use crate::config::{Merchant, Snapshot};
 
@@ -65,7 +65,7 @@ pub enum Denied {
 }
 
 /// What a scheme has found in a request: everything that is left to check in one way for both.
-struct Claim {
+struct SignedRequest {
     key_id: String,
     created: u64,
     expires: Option<u64>,
@@ -117,7 +117,7 @@ impl Access {
         take: impl FnOnce() -> Result<(), u64>,
     ) -> Result<(), Denied> {
         let rate = signed.merchant.limit.and_then(|allowance| allowance.rate());
-        let toll = rate.map(|rate| Toll { merchant: &signed.merchant.name, rate });
+        let toll = rate.map(|rate| RateCheck { merchant: &signed.merchant.name, rate });
         let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.merchants.len() > 1 };
         let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), toll, take).await;
         admitted.map_err(|not| match not {
@@ -150,7 +150,7 @@ pub(crate) fn plausible(head: &Head<'_>, now: u64) -> Result<(), Denied> {
     let is_now = |announced: &Announced| in_window(announced.created, announced.expires, now);
     match scheme(head)? {
         Scheme::MessageSignature => rfc9421::plausible(head, is_now),
-        Scheme::Plain => is_now(&plain::announced(head)?),
+        Scheme::Plain => is_now(&hmac_headers::announced(head)?),
     }
 }
 
@@ -177,10 +177,15 @@ fn in_window(created: u64, expires: Option<u64>, now: u64) -> Result<(), Denied>
 }
 
 /// Everything but the nonce.
-fn signed(snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<(Arc<Merchant>, Claim), Denied> {
+fn signed(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    body: &[u8],
+    now: u64,
+) -> Result<(Arc<Merchant>, SignedRequest), Denied> {
     let claim = match scheme(head)? {
         Scheme::MessageSignature => rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?,
-        Scheme::Plain => plain::read(head, body)?,
+        Scheme::Plain => hmac_headers::read(head, body)?,
     };
     let known = snapshot.merchant_keys.get(&claim.key_id);
     // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.

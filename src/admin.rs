@@ -22,15 +22,15 @@ use tollgate_plugins::filter::Clock;
 use self::browsers::{Shown, refusal};
 pub(crate) use self::client::ask;
 use crate::clock;
-use crate::config::generations::Kept;
+use crate::config::diagnostics::Diagnostic;
+use crate::config::generations::StoredGeneration;
 use crate::config::reload::{ReloadHandle, Report};
-use crate::config::report::Mistake;
 use crate::explain;
 use crate::gateway::Gateway;
 use crate::listener;
 use crate::probe::Probes;
-use crate::server::{Deaf, Workers};
-use crate::telemetry::{METRICS, readings};
+use crate::server::{SignalReadiness, Workers};
+use crate::telemetry::{METRICS, filter_metrics};
 
 /// Seconds for which an idle connection stays open.
 const KEEPALIVE: u64 = 60;
@@ -42,7 +42,7 @@ pub struct Admin {
     /// True once the process was told to leave.
     pub draining: Arc<AtomicBool>,
     /// Which signals would still end the process at once.
-    pub(crate) deaf: Arc<Deaf>,
+    pub(crate) deaf: Arc<SignalReadiness>,
     /// Reloads on demand.
     pub reload: ReloadHandle,
     /// Whether channels' hosts can be reached.
@@ -196,13 +196,13 @@ impl Admin {
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
-        METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.room().is_ok()));
+        METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());
         self.gateway.exchanger.keys().show(&self.gateway.current.load());
         let now = self.gateway.exchanger.clock().now();
         for channel in self.gateway.current.load().channels.values() {
-            readings::tell(channel, now);
+            filter_metrics::tell(channel, now);
         }
     }
 }
@@ -234,13 +234,13 @@ fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// Each generation that is kept, with what its reload did.
-fn listed(generations: &[(Kept, Option<Report>)], running: u64, as_json: bool) -> Response<Vec<u8>> {
+fn listed(generations: &[(StoredGeneration, Option<Report>)], running: u64, as_json: bool) -> Response<Vec<u8>> {
     if as_json {
-        let one = |(kept, report): &(Kept, Option<Report>)| json!({"generation": kept.number, "hash": kept.hash, "in_force": kept.number == running, "report": report});
+        let one = |(kept, report): &(StoredGeneration, Option<Report>)| json!({"generation": kept.number, "hash": kept.hash, "in_force": kept.number == running, "report": report});
         let all: Vec<_> = generations.iter().map(one).collect();
         return text(StatusCode::OK, JSON, json!(all).to_string());
     }
-    let lines = |(kept, report): &(Kept, Option<Report>)| {
+    let lines = |(kept, report): &(StoredGeneration, Option<Report>)| {
         let mark = if kept.number == running { "  in force" } else { "" };
         let details = report.iter().flat_map(|report| report.lines().into_iter().skip(1));
         let details: String = details.map(|line| format!("          {}\n", line.trim_start())).collect();
@@ -249,13 +249,13 @@ fn listed(generations: &[(Kept, Option<Report>)], running: u64, as_json: bool) -
     text(StatusCode::OK, PLAIN, generations.iter().map(lines).collect())
 }
 
-fn reported(result: Result<Report, Vec<Mistake>>, as_json: bool) -> Response<Vec<u8>> {
+fn reported(result: Result<Report, Vec<Diagnostic>>, as_json: bool) -> Response<Vec<u8>> {
     match result {
         Ok(report) if as_json => text(StatusCode::OK, JSON, json!(report).to_string()),
         Ok(report) => text(StatusCode::OK, PLAIN, report.lines().join("\n") + "\n"),
         Err(mistakes) if as_json => {
-            let one = |mistake: &Mistake| {
-                let Mistake { file, line, column, message, suggestion } = mistake;
+            let one = |mistake: &Diagnostic| {
+                let Diagnostic { file, line, column, message, suggestion } = mistake;
                 json!({"file": file, "line": line, "column": column, "message": message, "suggestion": suggestion})
             };
             let all: Vec<_> = mistakes.iter().map(one).collect();

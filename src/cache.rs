@@ -6,13 +6,13 @@
 
 mod bloom;
 mod counters;
-pub(crate) mod flights;
+mod existence_filter;
 mod memory;
 mod nonce_log;
 mod nonces;
-mod orders;
 mod redis;
-mod shared;
+mod redis_statuses;
+pub(crate) mod single_flight;
 mod statuses;
 #[cfg(test)]
 mod testing;
@@ -35,11 +35,11 @@ pub enum CacheKind {
 
 pub(crate) use self::counters::Counters;
 pub(crate) use self::memory::{Capacity, Remembered};
-pub(crate) use self::nonces::Toll;
+pub(crate) use self::nonces::RateCheck;
 pub use self::redis::{Redis, RedisUrl};
-pub(crate) use self::shared::Elsewhere;
+pub(crate) use self::redis_statuses::ClusterLookup;
 pub use self::statuses::LONGEST;
-pub(crate) use self::statuses::{Status, Statuses, Token};
+pub(crate) use self::statuses::{CachedStatus, StatusCache, Token};
 
 impl CacheKind {
     /// The server, if there is one. Opens no connection yet.
@@ -131,7 +131,7 @@ impl Nonces {
         nonce: Nonce<'_>,
         capacity: Capacity,
         (now, window): (u64, u64),
-        toll: Option<Toll<'_>>,
+        toll: Option<RateCheck<'_>>,
         take: impl FnOnce() -> Result<(), u64>,
     ) -> Result<(), NotAdmitted> {
         let mark = nonce.mark();

@@ -6,18 +6,18 @@
 //! clients repeat, hang up and go to another gateway, and the merchant's receiver fails. A seed decides what happens to each
 //! payment; how the threads interleave is up to the machine.
 
-mod books;
+mod backing_services;
 mod client;
-mod disturb;
-mod faults;
+mod environment;
 mod judge;
-mod outages;
+mod network_faults;
+mod process_faults;
+mod provider_faults;
 mod receiver;
-mod relay;
-mod stores;
+mod reconcile;
+mod tcp_proxy;
 mod till;
 mod ways;
-mod world;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,11 +28,11 @@ use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use self::books::Report;
-use self::client::Story;
-use self::disturb::Counts;
-use self::stores::Stores;
-use self::world::World;
+use self::backing_services::Stores;
+use self::client::ClientLog;
+use self::environment::World;
+use self::process_faults::Counts;
+use self::reconcile::Report;
 use crate::output::say;
 
 /// What `tollgate chaos` is told.
@@ -77,7 +77,7 @@ async fn play(arguments: &ChaosArgs) -> Result<(), String> {
     };
     let shared = stores.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
     say!("seed {seed}: `tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}` repeats it");
-    let world = Arc::new(World::set(seed, usize::from(gateways), stores).await?);
+    let world = Arc::new(World::start(seed, usize::from(gateways), stores).await?);
     let (stop, stopped) = watch::channel(false);
     let disturbers = if arguments.calm { Vec::new() } else { disturbers(&world, &stopped, seed) };
     let start = Instant::now();
@@ -106,16 +106,16 @@ type Disturber = (String, JoinHandle<Result<Counts, String>>);
 /// One for each gateway, one for the connections.
 fn disturbers(world: &Arc<World>, stop: &watch::Receiver<bool>, seed: u64) -> Vec<Disturber> {
     let chance = |number: usize| random(seed, u64::MAX - number as u64);
-    let outages = tokio::spawn(outages::run(Arc::clone(world), stop.clone(), chance(0)));
+    let outages = tokio::spawn(network_faults::run(Arc::clone(world), stop.clone(), chance(0)));
     let gateways = (0..world.gateways.len()).map(|place| {
-        let run = disturb::run(Arc::clone(world), place, stop.clone(), chance(place + 1));
+        let run = process_faults::run(Arc::clone(world), place, stop.clone(), chance(place + 1));
         (format!("gateway {}", place + 1), tokio::spawn(run))
     });
     gateways.chain([("new connections to providers".to_owned(), outages)]).collect()
 }
 
 /// Every payment's story, some at once.
-async fn tell(world: &Arc<World>, arguments: &ChaosArgs, seed: u64) -> Vec<Story> {
+async fn tell(world: &Arc<World>, arguments: &ChaosArgs, seed: u64) -> Vec<ClientLog> {
     let places = Arc::new(Semaphore::new(arguments.clients.max(1)));
     let mut tasks = JoinSet::new();
     let mut stories = Vec::new();
@@ -124,7 +124,7 @@ async fn tell(world: &Arc<World>, arguments: &ChaosArgs, seed: u64) -> Vec<Story
         let world = Arc::clone(world);
         let random = random(seed, number);
         tasks.spawn(async move {
-            let story = client::live(&world, number, random).await;
+            let story = client::run(&world, number, random).await;
             drop(place);
             story
         });

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::LedgerPlace;
+use crate::config::LedgerConfig;
 use crate::output::{complain, say};
 use crate::{chaos, config, demo, explain, keygen, ledger, output, probe, routing, sandbox, server, sign, telemetry};
 
@@ -126,7 +126,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check { probe } => {
-            let checked = config::report::check_command(&conf);
+            let checked = config::diagnostics::check_command(&conf);
             return if probe && checked == ExitCode::SUCCESS { probe::check(&conf) } else { checked };
         }
         Command::Diff => config::operate::diff(&conf),
@@ -187,7 +187,7 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
         format!("the configuration has mistakes, nothing was moved:{lines}")
     })?;
-    let LedgerPlace::Postgres(to) = &snapshot.process.ledger else {
+    let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
         return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
     let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("not moved: {}", error.0))?;

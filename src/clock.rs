@@ -52,7 +52,7 @@ impl Clock for SystemClock {
 }
 
 /// How many seconds this process's clock is ahead of the machine's: 0, unless `tollgate chaos` wants it wrong.
-static AHEAD: AtomicI64 = AtomicI64::new(0);
+static CLOCK_SKEW: AtomicI64 = AtomicI64::new(0);
 
 /// The clock of this process.
 static CLOCK: LazyLock<Mutex<ProcessClock>> = LazyLock::new(|| {
@@ -89,13 +89,13 @@ impl OffsetState {
 pub(crate) const AHEAD_VARIABLE: &str = "TOLLGATE_CHAOS_CLOCK_AHEAD";
 
 /// Makes this process's clock wrong if the variable is set; refuses where real money is.
-pub(crate) fn go_wrong(public_url: &str) -> Result<(), String> {
+pub(crate) fn apply_test_skew(public_url: &str) -> Result<(), String> {
     let Ok(ahead) = std::env::var(AHEAD_VARIABLE) else { return Ok(()) };
     if !public_url.starts_with("http://127.") {
         return Err(format!("{AHEAD_VARIABLE} is for `tollgate chaos` alone: unset it"));
     }
     let ahead = ahead.parse().map_err(|_| format!("{AHEAD_VARIABLE} must be a number of seconds"))?;
-    AHEAD.store(ahead, Ordering::Relaxed);
+    CLOCK_SKEW.store(ahead, Ordering::Relaxed);
     Ok(())
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn is_trusted() -> bool {
 /// Returns the time by this machine's clock.
 fn machine() -> Timestamp {
     let now = Timestamp::now();
-    now.checked_add(SignedDuration::from_secs(AHEAD.load(Ordering::Relaxed))).unwrap_or(now)
+    now.checked_add(SignedDuration::from_secs(CLOCK_SKEW.load(Ordering::Relaxed))).unwrap_or(now)
 }
 
 /// The moment and a fresh nonce for one signature.

@@ -2,35 +2,35 @@
 
 mod address;
 mod archive;
+mod background;
 mod channel;
+pub mod diagnostics;
+mod diff;
 pub mod file;
+mod file_source;
 mod filters;
 pub mod generations;
 mod identity;
 pub(crate) mod in_use;
+mod key_cache;
 mod key_file;
 mod keys;
-mod known;
 mod ledger;
 mod merchant;
 mod named;
 pub mod operate;
-mod origin;
-mod parallel;
 mod process;
 pub mod reload;
-pub mod report;
 mod routes;
 pub mod schema;
 mod secret;
 mod server;
-mod source;
 pub(crate) mod special_purpose;
 mod telemetry;
-mod times;
+mod time_windows;
 mod token;
+mod toml_file;
 mod watch;
-mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tollgate_plugins::filter::Filter;
-use tollgate_plugins::provider::{Pace, Provider};
+use tollgate_plugins::provider::{PollInterval, Provider};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::signer::{Keyring, Signer};
 
@@ -49,7 +49,7 @@ pub(crate) use self::address::Address;
 pub use self::server::{ServerLimits, ServerTls};
 pub use self::token::Token;
 use crate::cache::{CacheKind, LONGEST};
-use crate::ledger::{Address as LedgerAddress, Keep};
+use crate::ledger::{Address as LedgerAddress, RetentionPolicy};
 use crate::routing::Routes;
 use crate::upstream::{BillHosts, Upstream};
 
@@ -76,7 +76,7 @@ pub struct Snapshot {
     /// What it was made from.
     pub sources: Sources,
     /// What was made of files, for the next generation.
-    pub(crate) known: Arc<known::Known>,
+    pub(crate) known: Arc<key_cache::Known>,
 }
 
 /// What a snapshot was made from: for watching, for telling what changed, and for keeping a copy of what was good.
@@ -87,11 +87,11 @@ pub struct Sources {
     /// The certificates that were shown or believed, with their ends.
     pub certificates: Vec<CertificateEnd>,
     /// What is no mistake but may surprise, as far as only reading shows it.
-    pub(crate) notes: Vec<report::Mistake>,
+    pub(crate) notes: Vec<diagnostics::Diagnostic>,
     /// Changes when `tollgate.toml`, or a file that it names, changes.
     pub process: String,
     /// What that covers.
-    trace: source::Trace,
+    trace: toml_file::Dependencies,
     /// Changes when `routes.toml` changes.
     pub routes: String,
     /// The SHA-256 of that file, if there is one.
@@ -111,14 +111,14 @@ pub struct CertificateEnd {
 
 /// How long an answer to a status query is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fresh {
+pub struct StatusTtl {
     /// While the payment is not at its end.
     pub pending: Duration,
     /// Once it is.
     pub settled: Duration,
 }
 
-impl Default for Fresh {
+impl Default for StatusTtl {
     fn default() -> Self {
         Self { pending: Duration::from_secs(2), settled: LONGEST }
     }
@@ -143,7 +143,7 @@ pub struct Process {
     /// What callers must know there, if anything.
     pub admin_token: Option<Token>,
     /// Where the ledger lies.
-    pub ledger: LedgerPlace,
+    pub ledger: LedgerConfig,
     /// How many connections to a ledger in PostgreSQL this process has at most.
     pub connections: usize,
     /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
@@ -151,7 +151,7 @@ pub struct Process {
     /// How far this machine's clock may be from PostgreSQL's before the gateway does no background work.
     pub max_clock_offset: Duration,
     /// How long the ledger keeps what has come to its end.
-    pub keep: Keep,
+    pub keep: RetentionPolicy,
     /// What waits to be made later.
     pub queue: Queue,
     /// Where nonces, and what machines share of answers and limits, are remembered.
@@ -159,7 +159,7 @@ pub struct Process {
     /// How many nonces of signed requests are remembered in memory at the same time.
     pub nonces: u64,
     /// How long answers to status queries are good.
-    pub fresh: Fresh,
+    pub fresh: StatusTtl,
     /// The log's filter, as in `info` or `tollgate=debug`.
     pub log: String,
     /// Bytes of the log that wait for their reader at most.
@@ -173,14 +173,14 @@ pub struct Process {
     /// Bounds of the callers' connections and bodies.
     pub limits: ServerLimits,
     /// When a new generation is taken back by itself; nothing for never.
-    pub revert_if: Option<RevertIf>,
+    pub revert_if: Option<AutoRollback>,
     /// Networks that webhooks may reach although they are private.
     pub webhook_allow: Vec<ipnet::IpNet>,
 }
 
 /// What takes a new generation back by itself, soon after it came into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RevertIf {
+pub struct AutoRollback {
     /// For how long it is watched.
     pub window: Duration,
     /// How many calls of a changed channel must have been made before its errors count.
@@ -208,7 +208,7 @@ impl Default for Queue {
 
 /// Where a ledger lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LedgerPlace {
+pub enum LedgerConfig {
     /// In a directory of this machine, for this process alone.
     Embedded(PathBuf),
     /// In a PostgreSQL that several processes may share.
@@ -222,13 +222,13 @@ pub struct Merchant {
     /// Changes when anything in the file, or a secret that it names, changes.
     pub fingerprint: String,
     /// What the fingerprint covers.
-    pub(crate) trace: source::Trace,
+    pub(crate) trace: toml_file::Dependencies,
     /// Several at once while they are rotated.
     pub keys: Vec<(String, Secret)>,
     /// Where events go.
     pub webhook: Option<Webhook>,
     /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
-    pub limit: Option<tollgate_plugins::filter::limit::Allowance>,
+    pub limit: Option<tollgate_plugins::filter::limit::LimitConfig>,
     /// The channels whose bills it may read: what is in them is of every merchant on the channel.
     pub bills: Vec<String>,
 }
@@ -248,7 +248,7 @@ pub struct Channel {
     /// Changes when anything in the file, or a key or secret that it names, changes.
     pub fingerprint: String,
     /// What the fingerprint covers.
-    trace: source::Trace,
+    trace: toml_file::Dependencies,
     /// Held so that the next generation need not read them anew.
     _read: (Option<Arc<identity::Pair>>, Option<Arc<[identity::Authority]>>),
     /// As in `wechat-v3`.
@@ -276,7 +276,7 @@ pub struct Channel {
     /// How long after a request "there is no such order" is not believed yet.
     pub settle_window: Duration,
     /// How often its provider may be asked about what somebody waits for.
-    pub pace: Pace,
+    pub pace: PollInterval,
     /// What it cannot do as it is configured, though that is no mistake.
     pub note: Option<&'static str>,
     /// When it takes no new payments, each from a moment to another.

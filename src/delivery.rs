@@ -17,18 +17,18 @@ use tokio::task::{JoinError, JoinSet};
 use self::webhook::{Client, Reply};
 use crate::clock;
 use crate::config::{Current, Snapshot};
-use crate::ledger::{Delivery, Ledger, What};
+use crate::ledger::{Delivery, Ledger, TimelineEvent};
 use crate::telemetry::{LABELS, METRICS};
 
 /// The pauses before the second try, the third, and so on, in seconds: 5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h.
-const PAUSES: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
+const RETRY_SCHEDULE: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// No `retry-after` is honoured beyond this.
 const LONGEST_PAUSE: u64 = 86_400;
 /// How long an event is held back whose merchant wants none or cannot be reached by its configuration.
-const HELD: u64 = 3600;
+const DEFER_FOR: u64 = 3600;
 /// How many are under way at once in all, for one merchant, and for one whose last try failed: the dead wait for time-outs,
 /// and must not take the places of the living.
-const AT_ONCE: usize = 512;
+const MAX_CONCURRENT_DELIVERIES: usize = 512;
 const AT_ONCE_EACH: usize = 8;
 const AT_ONCE_FAILING: usize = 1;
 /// How long an event rests whose attempt could not be recorded. It is due still, and would be sent again at once.
@@ -47,7 +47,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
         }
         // What cannot be written down as delivered would be delivered again and again.
         if worker.ledger.may_work() && clock::is_trusted() {
-            let free = AT_ONCE.saturating_sub(under_way.len());
+            let free = MAX_CONCURRENT_DELIVERIES.saturating_sub(under_way.len());
             let due = worker.ledger.due_deliveries(
                 clock::now(),
                 free,
@@ -137,7 +137,7 @@ struct Worker {
 
 /// What comes after a try.
 #[derive(Debug, PartialEq)]
-enum Next {
+enum Decision {
     /// They have it.
     Done(&'static str),
     /// It is not tried again.
@@ -145,7 +145,7 @@ enum Next {
     /// Again after so many seconds.
     Again(u64),
     /// Again after so many seconds, and this was no try.
-    Hold(u64),
+    Defer(u64),
 }
 
 impl Worker {
@@ -163,27 +163,27 @@ impl Worker {
             (after(&Err(why.clone()), delivery.tries, clock::now(), rand::rng().random()), Some(why))
         });
         let now = clock::now();
-        let had = matches!(next, Next::Done(_));
+        let had = matches!(next, Decision::Done(_));
         if let Some(why) = &why {
-            let undelivered = vec![What::Undelivered { id: event.clone(), why: why.clone() }];
+            let undelivered = vec![TimelineEvent::Undelivered { id: event.clone(), why: why.clone() }];
             // What is written next waits for the disk, and takes this along.
-            if let Err(error) = self.ledger.note(&delivery.event.subject, undelivered, now).await {
+            if let Err(error) = self.ledger.append_timeline(&delivery.event.subject, undelivered, now).await {
                 tracing::warn!(%error, event, "the timeline misses that it was not taken");
             }
         }
         let written = match next {
-            Next::Done("delivered") => self.ledger.delivered(&event, now).await,
-            Next::Done(why) | Next::GiveUp(why) => self.ledger.dropped(&event, why, now).await,
-            Next::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
-            Next::Hold(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
+            Decision::Done("delivered") => self.ledger.delivered(&event, now).await,
+            Decision::Done(why) | Decision::GiveUp(why) => self.ledger.dropped(&event, why, now).await,
+            Decision::Again(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries + 1).await,
+            Decision::Defer(seconds) => self.ledger.postpone(&event, later(now, seconds), delivery.tries).await,
         };
         let result = match &next {
-            Next::Done(result) | Next::GiveUp(result) => *result,
-            Next::Again(_) => "failed",
-            Next::Hold(_) => "held",
+            Decision::Done(result) | Decision::GiveUp(result) => *result,
+            Decision::Again(_) => "failed",
+            Decision::Defer(_) => "held",
         };
         METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), result]).inc();
-        if let Next::GiveUp(why) = next {
+        if let Decision::GiveUp(why) = next {
             tracing::error!(merchant, event, why, "an event is given up; the merchant must ask for it");
         } else if let Some(outcome) = why {
             tracing::info!(merchant, event, outcome, ?next, "an event was not delivered");
@@ -196,16 +196,16 @@ impl Worker {
     }
 
     /// What comes next, and what happened instead of a delivery.
-    async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> (Next, Option<String>) {
+    async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> (Decision, Option<String>) {
         let name = &delivery.event.subject.merchant;
         // A file that is missing now may be back soon.
         let Some(merchant) = snapshot.merchants.get(name) else {
             let why = "the merchant has no file".to_owned();
             return (after(&Err(why.clone()), delivery.tries, clock::now(), 0.5), Some(why));
         };
-        let Some(target) = &merchant.webhook else { return (Next::Done("no_webhook"), None) };
+        let Some(target) = &merchant.webhook else { return (Decision::Done("no_webhook"), None) };
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
-            return (Next::Hold(HELD), Some("the webhook said that it is gone (410)".to_owned()));
+            return (Decision::Defer(DEFER_FOR), Some("the webhook said that it is gone (410)".to_owned()));
         }
         let reply = self.client.post(target, &snapshot.process.webhook_allow, &delivery.event, delivery.tries).await;
         if let Ok(Reply { status: 410, .. }) = reply {
@@ -214,10 +214,10 @@ impl Worker {
                 "the webhook says it is gone (410): disabled until the merchant's file changes"
             );
             self.disabled.lock().insert(name.clone(), merchant.fingerprint.clone());
-            return (Next::Hold(HELD), Some("it answered 410".to_owned()));
+            return (Decision::Defer(DEFER_FOR), Some("it answered 410".to_owned()));
         }
         let next = after(&reply, delivery.tries, clock::now(), rand::rng().random());
-        if matches!(next, Next::Done(_)) {
+        if matches!(next, Decision::Done(_)) {
             return (next, None);
         }
         let outcome = reply.map_or_else(|why| why, |reply| format!("it answered {}", reply.status));
@@ -226,15 +226,15 @@ impl Worker {
 }
 
 /// What comes after the reply to try number `tries` (counted from 0); `chance` is from 0 to 1.
-fn after(reply: &Result<Reply, String>, tries: u32, now: Timestamp, chance: f64) -> Next {
+fn after(reply: &Result<Reply, String>, tries: u32, now: Timestamp, chance: f64) -> Decision {
     match reply {
-        Ok(reply) if (200..300).contains(&reply.status) => return Next::Done("delivered"),
+        Ok(reply) if (200..300).contains(&reply.status) => return Decision::Done("delivered"),
         _ => {}
     }
-    let Some(pause) = PAUSES.get(tries as usize) else { return Next::GiveUp("given_up") };
+    let Some(pause) = RETRY_SCHEDULE.get(tries as usize) else { return Decision::GiveUp("given_up") };
     let scattered = (*pause as f64 * (0.9 + 0.2 * chance)).round() as u64;
     let asked = reply.as_ref().ok().and_then(|reply| reply.retry_after.as_deref()).and_then(|text| seconds(text, now));
-    Next::Again(scattered.max(asked.unwrap_or(0).min(LONGEST_PAUSE)))
+    Decision::Again(scattered.max(asked.unwrap_or(0).min(LONGEST_PAUSE)))
 }
 
 fn later(now: Timestamp, seconds: u64) -> Timestamp {
@@ -285,35 +285,35 @@ mod tests {
     #[test]
     fn the_schedule_with_its_scatter_and_its_end() {
         let now = Timestamp::UNIX_EPOCH;
-        for (tries, pause) in PAUSES.iter().enumerate() {
+        for (tries, pause) in RETRY_SCHEDULE.iter().enumerate() {
             for chance in [0.0, 0.5, 0.999] {
-                let Next::Again(seconds) = after(&Err("cut".into()), tries as u32, now, chance) else {
+                let Decision::Again(seconds) = after(&Err("cut".into()), tries as u32, now, chance) else {
                     panic!("again")
                 };
                 assert!(seconds * 10 >= pause * 9 && seconds * 10 <= pause * 11 + 5, "{tries}: {seconds} for {pause}");
             }
         }
-        assert_eq!(after(&Err("cut".into()), 9, now, 0.5), Next::GiveUp("given_up"));
+        assert_eq!(after(&Err("cut".into()), 9, now, 0.5), Decision::GiveUp("given_up"));
     }
 
     #[test]
     fn what_counts_as_had_and_what_as_not() {
         let now = Timestamp::UNIX_EPOCH;
         for status in [200, 202, 204, 299] {
-            assert_eq!(after(&reply(status, None), 0, now, 0.5), Next::Done("delivered"));
+            assert_eq!(after(&reply(status, None), 0, now, 0.5), Decision::Done("delivered"));
         }
         for status in [199, 301, 302, 307, 400, 404, 429, 500, 503] {
-            assert_eq!(after(&reply(status, None), 0, now, 0.5), Next::Again(5), "{status}");
+            assert_eq!(after(&reply(status, None), 0, now, 0.5), Decision::Again(5), "{status}");
         }
     }
 
     #[test]
     fn retry_after_is_honoured_up_to_a_day() {
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(after(&reply(503, Some("120")), 0, now, 0.5), Next::Again(120));
-        assert_eq!(after(&reply(503, Some("1")), 0, now, 0.5), Next::Again(5), "never sooner than the schedule");
-        assert_eq!(after(&reply(503, Some("999999999")), 0, now, 0.5), Next::Again(86_400));
-        assert_eq!(after(&reply(503, Some("Thu, 01 Jan 1970 00:10:00 GMT")), 0, now, 0.5), Next::Again(600));
-        assert_eq!(after(&reply(503, Some("soon")), 0, now, 0.5), Next::Again(5));
+        assert_eq!(after(&reply(503, Some("120")), 0, now, 0.5), Decision::Again(120));
+        assert_eq!(after(&reply(503, Some("1")), 0, now, 0.5), Decision::Again(5), "never sooner than the schedule");
+        assert_eq!(after(&reply(503, Some("999999999")), 0, now, 0.5), Decision::Again(86_400));
+        assert_eq!(after(&reply(503, Some("Thu, 01 Jan 1970 00:10:00 GMT")), 0, now, 0.5), Decision::Again(600));
+        assert_eq!(after(&reply(503, Some("soon")), 0, now, 0.5), Decision::Again(5));
     }
 }

@@ -14,7 +14,7 @@ use crate::output::say;
 pub fn run(keep: bool) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let stage = Stage::set().await?;
+        let stage = Stage::start().await?;
         let played = play(&stage).await;
         if keep && played.is_ok() {
             stage.hints();

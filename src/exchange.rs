@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tollgate_plugins::error::{Error, Word};
-use tollgate_plugins::filter::{Call, Clock, Exchange, Next, Symptom};
+use tollgate_plugins::error::{Error, ProviderError};
+use tollgate_plugins::filter::{Call, Clock, Exchange, FailureReason, Next};
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, Verified};
 
 use crate::cache::Counters;
 use crate::clock::{self, Reading, SystemClock, stamp, unix_now};
 use crate::config::Channel;
-use crate::keys::Keys;
-use crate::ledger::{Exchanged, Seen, Written};
+use crate::ledger::{BodyDigest, BytesSent, ProviderCall};
+use crate::provider_keys::Keys;
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
 
 /// Asks providers, through each channel's filters.
 #[derive(Clone, Default)]
-pub struct Exchanger {
+pub struct ProviderClient {
     clock: SystemClock,
     keys: Arc<Keys>,
     counters: Counters,
 }
 
-impl Exchanger {
+impl ProviderClient {
     /// Counts calls there, with other machines.
     pub(crate) fn counting(counters: Counters) -> Self {
         Self { counters, ..Self::default() }
@@ -52,11 +52,11 @@ impl Exchanger {
         channel: &Arc<Channel>,
         operation: &Operation,
         limit: Duration,
-        evidence: &mut Vec<Exchanged>,
+        evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
         let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
-        let (counter, symptom) = (&self.counters, &Symptom::default());
+        let (counter, symptom) = (&self.counters, &FailureReason::default());
         let call =
             Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
@@ -67,7 +67,7 @@ impl Exchanger {
         let mut seen = exchange.seen.into_inner();
         if seen.is_empty() {
             // A filter held it back, or no key is there.
-            let mut held = Exchanged::begun(operation.kind(), &channel.name, clock::now());
+            let mut held = ProviderCall::begun(operation.kind(), &channel.name, clock::now());
             held.ended(&result);
             seen.push(held);
         }
@@ -89,15 +89,15 @@ struct ChannelExchange<'a> {
     channel: &'a Arc<Channel>,
     keys: &'a Arc<Keys>,
     /// Each time that it was run.
-    seen: Mutex<Vec<Exchanged>>,
+    seen: Mutex<Vec<ProviderCall>>,
 }
 
 #[async_trait]
 impl Exchange for ChannelExchange<'_> {
     async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         let started = call.clock.now();
-        let mut seen = Exchanged::begun(call.operation.kind(), call.channel, clock::now());
-        let result = self.once(call, &mut seen).await;
+        let mut seen = ProviderCall::begun(call.operation.kind(), call.channel, clock::now());
+        let result = self.attempt(call, &mut seen).await;
         let took = call.clock.now().saturating_sub(started);
         if let Err(failure) = &result
             && let Some(symptom) = failure.symptom(&seen)
@@ -132,7 +132,7 @@ impl Exchange for ChannelExchange<'_> {
 }
 
 impl ChannelExchange<'_> {
-    async fn once(&self, call: &Call<'_>, seen: &mut Exchanged) -> Result<Outcome, Failure> {
+    async fn attempt(&self, call: &Call<'_>, seen: &mut ProviderCall) -> Result<Outcome, Failure> {
         let stamp = stamp();
         let request = match self.prepare(call.operation, &stamp).await? {
             Encoded::Answer(outcome) => return Ok(outcome),
@@ -150,13 +150,13 @@ impl ChannelExchange<'_> {
         seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let answer = answer.map_err(|error| {
             if matches!(error, SendError::MaybeSent(_)) {
-                seen.written = Written::Maybe;
+                seen.written = BytesSent::Maybe;
             }
             Failure { is_timeout: error.lost().is_timeout, error: unanswered(error) }
         })?;
-        seen.written = Written::Yes;
+        seen.written = BytesSent::Yes;
         seen.http_status = Some(answer.status.as_u16());
-        let bytes = seen.answer.insert(Seen::of(&answer.body));
+        let bytes = seen.answer.insert(BodyDigest::of(&answer.body));
         Ok(self.read(call.operation, answer, &stamp, &mut bytes.key_id).await?)
     }
 
@@ -204,7 +204,7 @@ impl ChannelExchange<'_> {
 }
 
 /// Counts a refusal whose code is in no table, and logs each code of a channel once.
-fn tell_unlisted(channel: &str, operation: &str, word: &Word) {
+fn tell_unlisted(channel: &str, operation: &str, word: &ProviderError) {
     let (code, is_new) = METRICS.few.label("code", channel, &word.code);
     METRICS.unlisted_refusals_total.with_label_values(&[channel, &code]).inc();
     if is_new {
@@ -267,7 +267,7 @@ impl From<Error> for Failure {
 
 impl Failure {
     /// What a breaker tells of it: what the provider answered, or what came instead.
-    fn symptom(&self, seen: &Exchanged) -> Option<Cow<'static, str>> {
+    fn symptom(&self, seen: &ProviderCall) -> Option<Cow<'static, str>> {
         match &self.error {
             _ if self.is_timeout => Some("timeout".into()),
             Error::NotSent(_) => Some("no connection".into()),

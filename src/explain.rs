@@ -17,7 +17,7 @@ use tollgate_plugins::payment::{Money, Status};
 
 use crate::admin;
 use crate::config::{Snapshot, operate};
-use crate::ledger::{Ledger, LedgerError, Life, MoneyState, Refund, Search, Timeline};
+use crate::ledger::{Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
 use crate::server::open_ledger;
 use crate::view::lost_action;
@@ -69,7 +69,7 @@ pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
 
 /// Looks into the ledger when no gateway does.
 async fn alone(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
-    if let crate::config::LedgerPlace::Embedded(path) = &snapshot.process.ledger
+    if let crate::config::LedgerConfig::Embedded(path) = &snapshot.process.ledger
         && Ledger::identity_in(path).map_err(|error| error.to_string())?.is_none()
     {
         return Err(format!("there is no ledger in {}", path.display()));
@@ -108,7 +108,7 @@ pub(crate) async fn answer(ledger: &Ledger, snapshot: &Snapshot, question: &Ques
         Some(merchant) => vec![merchant.clone()],
         None => snapshot.merchants.keys().cloned().collect(),
     };
-    let mut found = ledger.lives(&question.order, merchants).await?;
+    let mut found = ledger.find_histories(&question.order, merchants).await?;
     found.retain(|life| question.merchant.as_ref().is_none_or(|merchant| life.payment.merchant == *merchant));
     let found: Vec<Explanation> = found.into_iter().map(Explanation::from).collect();
     serde_json::to_string(&found).map_err(|error| LedgerError(error.to_string()))
@@ -135,7 +135,7 @@ struct Explanation {
     /// The gateway's sentence about why it stands so.
     #[serde(default)]
     status_reason: Option<String>,
-    search: Option<Search>,
+    search: Option<Inquiry>,
     refunds: Vec<Given>,
     #[serde(flatten)]
     timeline: Timeline,
@@ -157,17 +157,17 @@ struct Given {
     /// The gateway's sentence about why the refund stands so.
     #[serde(default)]
     status_reason: Option<String>,
-    search: Option<Search>,
+    search: Option<Inquiry>,
 }
 
-impl From<Life> for Explanation {
-    fn from(life: Life) -> Self {
-        let Life { payment, refunds, timeline } = life;
+impl From<PaymentHistory> for Explanation {
+    fn from(life: PaymentHistory) -> Self {
+        let PaymentHistory { payment, refunds, timeline } = life;
         let status_reason = lost_action(&payment).map(str::to_owned).or(payment.status_reason);
         Self {
             merchant: payment.merchant,
             order_id: payment.order_id,
-            provider_order_number: payment.number,
+            provider_order_number: payment.provider_order_no,
             provider_payment_id: payment.provider_payment_id,
             status: payment.status,
             money_state: payment.money_state,
@@ -178,7 +178,7 @@ impl From<Life> for Explanation {
             account: payment.account,
             created_at: payment.created_at,
             paid_at: payment.paid_at,
-            refused: payment.word.map(|word| word.to_string()),
+            refused: payment.provider_error.map(|word| word.to_string()),
             status_reason,
             search: payment.search,
             refunds: refunds.into_iter().map(Given::from).collect(),
@@ -191,13 +191,13 @@ impl From<Refund> for Given {
     fn from(refund: Refund) -> Self {
         Self {
             refund_id: refund.refund_id,
-            provider_refund_number: refund.number,
+            provider_refund_number: refund.provider_refund_no,
             provider_refund_id: refund.provider_refund_id,
             status: refund.status,
             money_state: refund.money_state,
             amount: refund.amount,
             refunded_at: refund.refunded_at,
-            refused: refund.word.map(|word| word.code),
+            refused: refund.provider_error.map(|word| word.code),
             status_reason: refund.status_reason,
             search: refund.search,
         }

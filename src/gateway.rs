@@ -1,15 +1,15 @@
 //! The request's way, top to bottom: who asks → what → once → channels → exchange → recorded → answered.
 
 mod admission;
-mod answers;
 mod bills;
 mod close;
-mod double;
-mod form;
-mod later;
+mod duplicate_payment;
 mod pay;
 mod query;
 mod refund;
+mod request_body;
+mod respond_async;
+mod responses;
 mod timeline;
 
 use std::path::Path;
@@ -24,23 +24,23 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::settings::duration;
 
-use crate::access::{Access, Denied, Head, Limits, Shares, Signed};
-use crate::cache::flights::Flights;
-use crate::cache::{Counters, Redis, Statuses};
+use crate::access::{Access, Denied, FairShare, Head, Limits, Signed};
+use crate::cache::single_flight::SingleFlight;
+use crate::cache::{Counters, Redis, StatusCache};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
-use crate::exchange::Exchanger;
-use crate::ledger::{Exchanged, Ledger, Turn};
-use crate::notify;
+use crate::exchange::ProviderClient;
+use crate::ledger::{ExecutionId, Ledger, ProviderCall};
+use crate::notifications;
 use crate::problem::{Problem, Retryable};
 
 pub(crate) use self::admission::Admission;
 use self::admission::{Route, segments};
-use self::answers::{OnChannel, served};
-pub(crate) use double::settle as settle_double;
-pub(crate) use later::make;
+use self::responses::{OnChannel, served};
+pub(crate) use duplicate_payment::handle_duplicate as settle_double;
 pub(crate) use pay::{identical_create, repeats_create};
-pub(crate) use query::{order, question};
+pub(crate) use query::{build_query, order};
+pub(crate) use respond_async::execute_job;
 
 /// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.
 pub struct Gateway {
@@ -51,16 +51,16 @@ pub struct Gateway {
     /// Where several machines share nonces, if they do.
     pub(crate) redis: Option<Arc<Redis>>,
     /// Asks providers.
-    pub exchanger: Exchanger,
+    pub exchanger: ProviderClient,
     access: Access,
     limits: Limits,
-    shares: Shares,
+    shares: FairShare,
     /// How payments stand, as ready answers.
-    pub(crate) statuses: Arc<Statuses>,
+    pub(crate) statuses: Arc<StatusCache>,
     /// Questions to providers, one at a time about an order.
-    queries: Flights<query::Found>,
+    queries: SingleFlight<query::Found>,
     /// How many questions of each merchant are under way. They go on when their callers are gone.
-    asking: Shares,
+    asking: FairShare,
 }
 
 /// A request with its whole body, as it came in.
@@ -97,7 +97,7 @@ impl Incoming {
 
 /// Who and what a response was for; carried with it for metrics and the access log.
 #[derive(Clone, Debug, Default)]
-pub struct Served {
+pub struct AccessLabels {
     /// The merchant, when it is known.
     pub merchant: Option<String>,
     /// The channel, when one was concerned.
@@ -107,7 +107,7 @@ pub struct Served {
 }
 
 /// One merchant's request on its way: what every operation needs.
-pub(crate) struct Asked {
+pub(crate) struct RequestContext {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) merchant: Arc<Merchant>,
     pub(crate) incoming: Incoming,
@@ -117,15 +117,15 @@ pub(crate) struct Asked {
 }
 
 /// Under what a claim is made: which configuration, for which request, and how long whoever asked waits.
-pub(crate) struct Making {
+pub(crate) struct ExecutionContext {
     snapshot: Arc<Snapshot>,
     request_id: String,
     waits: (Duration, Instant),
 }
 
-impl Making {
+impl ExecutionContext {
     /// How long the caller still waits; at most what a channel allows.
-    fn patience(&self) -> Duration {
+    fn remaining(&self) -> Duration {
         let (waits, since) = self.waits;
         waits.saturating_sub(since.elapsed())
     }
@@ -140,13 +140,13 @@ impl Gateway {
             current,
             ledger,
             redis: redis.clone(),
-            exchanger: Exchanger::counting(Counters::new(redis.clone())),
+            exchanger: ProviderClient::counting(Counters::new(redis.clone())),
             access: Access::kept_in(redis.clone(), nonces),
             limits: Limits::default(),
-            shares: Shares::default(),
-            statuses: Arc::new(Statuses::new(redis, Instant::now())),
-            queries: Flights::default(),
-            asking: Shares::default(),
+            shares: FairShare::default(),
+            statuses: Arc::new(StatusCache::new(redis, Instant::now())),
+            queries: SingleFlight::default(),
+            asking: FairShare::default(),
         }
     }
 
@@ -165,19 +165,22 @@ impl Gateway {
         let request_id = incoming.request_id.clone();
         let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
         if let Some(channel) = path.strip_prefix("/notify/") {
-            return notify::receive(self, &snapshot, channel, incoming).await;
+            return notifications::handle(self, &snapshot, channel, incoming).await;
         }
         // From here on the path as it is meant; the signature is over the path as it was sent.
         let path = canonical(&path);
-        let signed = match self.who(&snapshot, &incoming) {
+        let signed = match self.authenticate(&snapshot, &incoming) {
             Ok(signed) => signed,
             Err(problem) => {
-                return served(problem.response(&request_id), Served { operation: "denied", ..Served::default() });
+                return served(
+                    problem.response(&request_id),
+                    AccessLabels { operation: "denied", ..AccessLabels::default() },
+                );
             }
         };
         let merchant = Arc::clone(&signed.merchant);
         let refused = |operation, problem: Problem| {
-            let by = Served { merchant: Some(merchant.name.clone()), channel: None, operation };
+            let by = AccessLabels { merchant: Some(merchant.name.clone()), channel: None, operation };
             served(problem.response(&request_id), by)
         };
         let _inside = match self.limits.place(&merchant) {
@@ -193,26 +196,26 @@ impl Gateway {
             let operation = if matches!(denied, Denied::OverRate(_)) { "limited" } else { "denied" };
             return refused(operation, told(&denied, &request_id));
         }
-        let waits = match waits(&incoming.headers) {
+        let waits = match client_timeout(&incoming.headers) {
             Ok(waits) => (waits, arrived),
             Err(problem) => return refused("malformed", problem),
         };
         let name = merchant.name.clone();
-        let asked = Arc::new(Asked { snapshot, merchant, incoming, path, waits });
-        let (operation, result) = self.operate(asked).await;
+        let asked = Arc::new(RequestContext { snapshot, merchant, incoming, path, waits });
+        let (operation, result) = self.dispatch(asked).await;
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
         let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
-        served(response, Served { merchant: Some(name), channel, operation })
+        served(response, AccessLabels { merchant: Some(name), channel, operation })
     }
 
     /// Sends what was claimed, if the claim is this process's still: another may be finding out already what became of it.
     async fn execute(
         &self,
-        turn: Turn,
+        turn: ExecutionId,
         channel: &Arc<Channel>,
         what: &Operation,
         limit: Duration,
-        evidence: &mut Vec<Exchanged>,
+        evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
         match self.ledger.may_send(turn) {
             Ok(()) => self.exchanger.ask(channel, what, limit, evidence).await,
@@ -221,7 +224,10 @@ impl Gateway {
     }
 
     /// Finds the operation that method and path name, and runs it.
-    async fn operate(self: &Arc<Self>, asked: Arc<Asked>) -> (&'static str, Result<Response<Bytes>, Problem>) {
+    async fn dispatch(
+        self: &Arc<Self>,
+        asked: Arc<RequestContext>,
+    ) -> (&'static str, Result<Response<Bytes>, Problem>) {
         let segments = match segments(&asked.path) {
             Ok(segments) => segments,
             Err(problem) => return ("unknown", Err(problem)),
@@ -239,7 +245,7 @@ impl Gateway {
         }
     }
 
-    fn who(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Signed, Problem> {
+    fn authenticate(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Signed, Problem> {
         let signed = self.access.authenticate(snapshot, &incoming.head(), &incoming.body, unix_now());
         signed.map_err(|denied| told(&denied, &incoming.request_id))
     }
@@ -284,22 +290,22 @@ fn over_limit(seconds: u64) -> Problem {
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail).retry_after(seconds)
 }
 
-impl Asked {
-    fn making(&self) -> Making {
+impl RequestContext {
+    fn execution_context(&self) -> ExecutionContext {
         let request_id = self.incoming.request_id.clone();
-        Making { snapshot: Arc::clone(&self.snapshot), request_id, waits: self.waits }
+        ExecutionContext { snapshot: Arc::clone(&self.snapshot), request_id, waits: self.waits }
     }
 }
 
 /// More than any channel allows.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The caller's own limit, `x-tollgate-timeout: 1.5s`.
-fn waits(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(value) = headers.get("x-tollgate-timeout") else { return Ok(LONGEST) };
+fn client_timeout(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(value) = headers.get("x-tollgate-timeout") else { return Ok(MAX_CLIENT_TIMEOUT) };
     let wanted = value.to_str().ok().and_then(duration).filter(|wanted| !wanted.is_zero());
     let detail = "`x-tollgate-timeout` must be a time with its unit, as in 1.5s or 800ms.";
-    wanted.map(|wanted| wanted.min(LONGEST)).ok_or_else(|| Problem::malformed(detail))
+    wanted.map(|wanted| wanted.min(MAX_CLIENT_TIMEOUT)).ok_or_else(|| Problem::malformed(detail))
 }
 
 /// A path in the one form in which the routing and the idempotency keys see it: `/v1/%70ayments` is `/v1/payments`. What is no

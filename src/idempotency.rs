@@ -2,11 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::gateway::Asked;
+use crate::gateway::RequestContext;
 use crate::ledger::ClaimKey;
 
 /// Names the claim: merchant, method, path, key; with the fingerprint over method, path and body as received.
-pub(crate) fn claim_key(asked: &Asked, key: String) -> ClaimKey {
+pub(crate) fn claim_key(asked: &RequestContext, key: String) -> ClaimKey {
     let method = asked.incoming.method.as_str();
     let mut hash = Sha256::new();
     // The path as the routing sees it, however it was written; the query as it came.

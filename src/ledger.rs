@@ -9,19 +9,19 @@
 //! and `outbox` what the merchant hears of it; `retention` says what may be forgotten. How bytes become durable is the engine's matter: `embedded` on one machine,
 //! `postgres` for several. A method that returns has done its work durably, except where its doc says otherwise.
 
-mod about;
-mod agenda;
-mod attempts;
-mod changes;
+mod abandoned_attempts;
+mod apply;
+mod change_feed;
+mod claim_guard;
 mod claims;
 mod elsewhere;
 mod embedded;
 mod engine;
-mod feed;
-mod held;
 mod ids;
+mod inquiries;
 mod known_time;
 mod limits;
+mod lock_scope;
 mod migrate;
 mod moved;
 mod outbox;
@@ -32,7 +32,7 @@ mod refunds;
 mod retention;
 mod rows;
 mod rules;
-mod searches;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -44,22 +44,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use self::about::About;
-use self::claims::{Attempt, Later, Request, errands};
+pub use self::change_feed::{ChangeListener, Changes, RecordKey, Version};
+use self::claim_guard::ClaimGuard;
+pub(crate) use self::claim_guard::ExecutionId;
+use self::claims::{AsyncRequest, Attempt, Request, jobs};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
-pub use self::feed::{Age, Changes, Listener, Name};
-use self::held::Held;
-pub(crate) use self::held::Turn;
 pub(crate) use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
 pub use self::limits::{DueLimit, QueueFull, QueueLimit};
+use self::lock_scope::LockScope;
 pub use self::migrate::{Moved, migrate};
 pub(crate) use self::moved::{MARK, Mark, refuse_moved};
 pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
 pub use self::records::*;
-pub use self::retention::Keep;
+pub use self::retention::RetentionPolicy;
 #[cfg(test)]
 pub(crate) use self::tests::{a_payment, a_refund};
 pub use self::timeline::*;
@@ -124,23 +124,23 @@ impl Ledger {
     ///
     /// A ticket that is dropped without [`settle`](Self::settle) or [`release`](Self::release) (its task was cancelled
     /// or panicked) makes its claim unknown, as a crash would: the provider is asked.
-    pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<Claimed, LedgerError> {
+    pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<ClaimResult, LedgerError> {
         let ledger = self.engine.holder();
-        let about = self.engine.about(|| About::claim(&key, &intent));
-        let room = self.engine.room();
+        let about = self.engine.about(|| LockScope::claim(&key, &intent));
+        let room = self.engine.check_disk_space();
         let is_merchants = !key.path.is_empty();
         let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, request.as_ref().clone())?;
-            if let Claimed::Run(ticket) = &mut claimed {
+            if let ClaimResult::Run(ticket) = &mut claimed {
                 room.clone()?;
-                ticket.held = Held::new(ledger.clone(), ticket.turn);
+                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
             }
             // As the request: large, and a long way back.
             Ok(Box::new(claimed))
         };
         let mut claimed = *self.engine.claim(about, work).await?;
-        if let Claimed::Run(ticket) = &mut claimed {
+        if let ClaimResult::Run(ticket) = &mut claimed {
             ticket.held.reached_caller();
             // The gateway's own claims have no path.
             if is_merchants {
@@ -152,29 +152,29 @@ impl Ledger {
 
     /// As [`claim`](Self::claim) for what nobody waits for: [`Claimed::Accepted`] means that it is durable and will be made,
     /// once, by whoever takes it. Once so many are waiting or being executed as `limit` says, nothing new is accepted.
-    pub async fn accept(
+    pub async fn enqueue(
         &self,
         key: ClaimKey,
         intent: Intent,
         body: String,
         limit: impl Into<QueueLimit>,
         now: Timestamp,
-    ) -> Result<Claimed, LedgerError> {
-        let later = Later { body, full: None };
-        let about = About::claim(&key, &intent);
-        let room = self.engine.room();
+    ) -> Result<ClaimResult, LedgerError> {
+        let later = AsyncRequest { body, full: None };
+        let about = LockScope::claim(&key, &intent);
+        let room = self.engine.check_disk_space();
         let request = Request::new(&key, intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>, full: Option<QueueFull>| {
             let mut request = request.as_ref().clone();
             request.queue_is(full);
             let claimed = claims::claim(tx, request)?;
-            if matches!(claimed, Claimed::Accepted(_)) {
+            if matches!(claimed, ClaimResult::Accepted(_)) {
                 room.clone()?;
             }
             Ok(claimed)
         };
-        let claimed = self.engine.accept(key.merchant, limit.into(), about, work).await?;
-        if matches!(claimed, Claimed::Accepted(_)) {
+        let claimed = self.engine.enqueue(key.merchant, limit.into(), about, work).await?;
+        if matches!(claimed, ClaimResult::Accepted(_)) {
             self.witness.agreed();
         }
         Ok(claimed)
@@ -188,24 +188,29 @@ impl Ledger {
 
     /// The same, whosever they are.
     #[cfg(test)]
-    pub(crate) async fn due_errands(&self, now: Timestamp, limit: usize) -> Vec<ClaimId> {
+    pub(crate) async fn due_job_ids(&self, now: Timestamp, limit: usize) -> Vec<ClaimId> {
         let limit = DueLimit { total: limit, each: limit, ..DueLimit::default() };
         self.engine.due_jobs(now, limit).await.into_iter().map(|(claim, _)| claim).collect()
     }
 
     /// The right to make what was accepted, durable when it is given. `None`: somebody else has it, or nothing is left to be
     /// done. A [`release`](Self::release) puts it back, to be due a while later; the rest is as with [`claim`](Self::claim).
-    pub(crate) async fn take(&self, claim: ClaimId, by: &str, now: Timestamp) -> Result<Option<Ticket>, LedgerError> {
-        let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.room());
+    pub(crate) async fn dequeue(
+        &self,
+        claim: ClaimId,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Option<ExecutionPermit>, LedgerError> {
+        let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.check_disk_space());
         let work = move |tx: &mut transaction::Transaction<'_>| {
             room.clone()?;
-            let mut taken = errands::take(tx, claim, &by, now)?;
+            let mut taken = jobs::take(tx, claim, &by, now)?;
             if let Some(ticket) = &mut taken {
-                ticket.held = Held::new(ledger.clone(), ticket.turn);
+                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
             }
             Ok(taken)
         };
-        let mut taken = self.engine.write(Durable, About::Claim(claim), work).await?;
+        let mut taken = self.engine.write(Durable, LockScope::Claim(claim), work).await?;
         if let Some(ticket) = &mut taken {
             ticket.held.reached_caller();
         }
@@ -214,25 +219,30 @@ impl Ledger {
 
     /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
-    pub async fn moved_to(&self, ticket: &mut Ticket, to: Destination, now: Timestamp) -> Result<Payment, LedgerError> {
-        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
+    pub async fn reroute(
+        &self,
+        ticket: &mut ExecutionPermit,
+        to: Destination,
+        now: Timestamp,
+    ) -> Result<Payment, LedgerError> {
+        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::moved_to(tx, turn, to.clone(), evidence.clone(), now)).await
+        self.engine.write(Durable, about, move |tx| claims::reroute(tx, turn, to.clone(), evidence.clone(), now)).await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
     /// was heard of the payment or refund meanwhile, it stays and the provider is asked.
-    pub async fn release(&self, ticket: Ticket) -> Result<(), LedgerError> {
+    pub async fn release(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
         self.release_after(Attempt::Made, ticket).await
     }
 
     /// Releases a job that was never tried, without counting a try; see [`release`](Self::release).
-    pub(crate) async fn release_untried(&self, ticket: Ticket) -> Result<(), LedgerError> {
+    pub(crate) async fn release_untried(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
         self.release_after(Attempt::None, ticket).await
     }
 
-    async fn release_after(&self, attempt: Attempt, mut ticket: Ticket) -> Result<(), LedgerError> {
-        let (turn, about) = (ticket.turn, About::subject(&ticket.subject));
+    async fn release_after(&self, attempt: Attempt, mut ticket: ExecutionPermit) -> Result<(), LedgerError> {
+        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
         let evidence = std::mem::take(&mut ticket.evidence);
         let work = move |tx: &mut transaction::Transaction<'_>| {
             claims::release(tx, turn, attempt, evidence.clone(), clock::now())
@@ -249,13 +259,13 @@ impl Ledger {
     /// [`News::Declined`] means that the close was refused, which says nothing about the payment.
     pub async fn settle(
         &self,
-        mut ticket: Ticket,
-        news: News,
+        mut ticket: ExecutionPermit,
+        news: Update,
         now: Timestamp,
         answer: impl Fn(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
-        let (turn, about) = (ticket.turn, self.engine.about(|| About::subject(&ticket.subject)));
-        let heard = Heard { news, evidence: std::mem::take(&mut ticket.evidence) };
+        let (turn, about) = (ticket.turn, self.engine.about(|| LockScope::subject(&ticket.subject)));
+        let heard = UpdateWithEvidence { news, evidence: std::mem::take(&mut ticket.evidence) };
         let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard.clone(), now, &answer);
         let settled = self.engine.write(Applied, about, work).await?;
         ticket.held.done();
@@ -265,32 +275,42 @@ impl Ledger {
     /// Takes in what the provider answered to a question. `None`: there is no such payment or refund.
     pub async fn apply(
         &self,
-        subject: &Subject,
-        heard: impl Into<Heard>,
+        subject: &RecordId,
+        heard: impl Into<UpdateWithEvidence>,
         now: Timestamp,
     ) -> Result<Option<Record>, LedgerError> {
-        let (about, subject, heard) = (About::subject(subject), subject.clone(), heard.into());
-        self.engine.write(Durable, about, move |tx| changes::apply(tx, &subject, heard.clone(), now)).await
+        let (about, subject, heard) = (LockScope::subject(subject), subject.clone(), heard.into());
+        self.engine.write(Durable, about, move |tx| apply::apply(tx, &subject, heard.clone(), now)).await
     }
 
     /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
-    pub async fn record(&self, channel: &str, told: impl Into<Told>, now: Timestamp) -> Result<Recorded, LedgerError> {
+    pub async fn record(
+        &self,
+        channel: &str,
+        told: impl Into<Notification>,
+        now: Timestamp,
+    ) -> Result<Recorded, LedgerError> {
         let (channel, told) = (channel.to_owned(), told.into());
-        let about = About::Number(told.event.order_number.clone());
-        self.engine.write(Durable, about, move |tx| changes::record(tx, &channel, &told, now)).await
+        let about = LockScope::Number(told.event.order_number.clone());
+        self.engine.write(Durable, about, move |tx| apply::record(tx, &channel, &told, now)).await
     }
 
     /// Adds to the timeline what changed nothing. Does not wait for the disk: what is lost in a power cut was no news.
-    pub async fn note(&self, subject: &Subject, notes: Vec<What>, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Applied, about, move |tx| changes::note(tx, &subject, notes.clone(), now)).await
+    pub async fn append_timeline(
+        &self,
+        subject: &RecordId,
+        notes: Vec<TimelineEvent>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (about, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Applied, about, move |tx| apply::append_timeline(tx, &subject, notes.clone(), now)).await
     }
 
     /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is. Says whether
     /// that is new.
-    pub async fn ask_person(&self, subject: &Subject, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
-        let (about, subject, why) = (About::subject(subject), subject.clone(), why.to_owned());
-        self.engine.write(Durable, about, move |tx| changes::ask_person(tx, &subject, why.clone(), now)).await
+    pub async fn escalate(&self, subject: &RecordId, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
+        let (about, subject, why) = (LockScope::subject(subject), subject.clone(), why.to_owned());
+        self.engine.write(Durable, about, move |tx| apply::escalate(tx, &subject, why.clone(), now)).await
     }
 
     /// A payment as it stands, and everything that is known to have happened to it.
@@ -305,9 +325,13 @@ impl Ledger {
 
     /// The payments that a person may mean: each of these merchants' with this order id, and the one that the provider
     /// knows by this number.
-    pub async fn lives(&self, named: &str, merchants: Vec<String>) -> Result<Vec<Life>, LedgerError> {
+    pub async fn find_histories(
+        &self,
+        named: &str,
+        merchants: Vec<String>,
+    ) -> Result<Vec<PaymentHistory>, LedgerError> {
         let named = named.to_owned();
-        self.engine.read(move |from| timeline::lives(&from, &named, &merchants)).await
+        self.engine.read(move |from| timeline::find_histories(&from, &named, &merchants)).await
     }
 
     /// A payment as it stands.
@@ -335,9 +359,9 @@ impl Ledger {
 
     /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing
     /// happens, and false is told, when the search has ended.
-    pub async fn searched(&self, subject: &Subject, search: Option<Search>) -> Result<bool, LedgerError> {
-        let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| searches::searched(tx, &subject, search.clone())).await
+    pub async fn save_inquiry(&self, subject: &RecordId, search: Option<Inquiry>) -> Result<bool, LedgerError> {
+        let (about, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, about, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
     }
 
     /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
@@ -365,18 +389,18 @@ impl Ledger {
     }
 
     async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::ended(tx, &event_id, dropped.clone(), now)).await
+        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
+        self.engine.write(Durable, about, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
     }
 
     /// The merchant did not take the event: it is due again then.
     pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
-        let (about, event_id) = (About::Event(event_id.to_owned()), event_id.to_owned());
+        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
         self.engine.write(Durable, about, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
     }
 
     /// Tells somebody of every change from now on, on every machine that shares the ledger. There is one who listens.
-    pub fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+    pub fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         self.engine.listen(listener)
     }
 
@@ -387,17 +411,17 @@ impl Ledger {
     }
 
     /// Tells a ledger that several machines share from every other.
-    pub async fn identity(&self) -> Result<Option<String>, LedgerError> {
-        self.engine.identity().await
+    pub async fn cluster_id(&self) -> Result<Option<String>, LedgerError> {
+        self.engine.cluster_id().await
     }
 
     /// Returns once all that the listener could have been told of before this was asked can be read, or never will be.
-    pub async fn settled(&self) -> Result<(), LedgerError> {
-        self.engine.settled().await
+    pub async fn quiesce(&self) -> Result<(), LedgerError> {
+        self.engine.quiesce().await
     }
 
     /// Of all names (and others: whatever [`Changes::born`] tells of) the first behind one, in order.
-    pub async fn names(&self, after: Option<Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
+    pub async fn names(&self, after: Option<RecordKey>, limit: usize) -> Result<Vec<RecordKey>, LedgerError> {
         self.engine.names(after, limit).await
     }
 
@@ -407,14 +431,14 @@ impl Ledger {
     }
 
     /// How much is waiting.
-    pub async fn waiting(&self) -> Result<Waiting, LedgerError> {
+    pub async fn waiting(&self) -> Result<Backlog, LedgerError> {
         self.engine.waiting().await
     }
 
     /// Tells the merchant that the provider names another amount or account; once per version of the record.
-    pub async fn mismatch(&self, subject: &Subject, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, subject) = (About::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| changes::mismatch(tx, &subject, now)).await
+    pub async fn mismatch(&self, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
+        let (about, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, about, move |tx| apply::mismatch(tx, &subject, now)).await
     }
 
     /// Counts the ledger's own time on, and returns by which time may be purged now, if by any.
@@ -424,19 +448,19 @@ impl Ledger {
 
     /// Lets the next few go of what is older than `keep` says; true at the end of a round. An error leaves the purge where it
     /// was.
-    pub async fn purge(&self, purge: &mut Purge, keep: &Keep, now: Timestamp) -> Result<bool, LedgerError> {
+    pub async fn purge(&self, purge: &mut Purge, keep: &RetentionPolicy, now: Timestamp) -> Result<bool, LedgerError> {
         purge::step(&self.engine, purge, keep, now).await
     }
 
     /// Whether there is room on the disk for a new claim; an error says how little there is.
-    pub fn room(&self) -> Result<(), LedgerError> {
-        self.engine.room()
+    pub fn check_disk_space(&self) -> Result<(), LedgerError> {
+        self.engine.check_disk_space()
     }
 
     /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break
     /// since the ticket was given.
     /// Asked last before sending; an error means that another process may be finding out already what became of it.
-    pub(crate) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
+    pub(crate) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
         self.engine.may_send(turn)
     }
 

@@ -17,7 +17,7 @@ pub use self::command::check;
 use crate::config::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
 use crate::upstream::Upstream;
-use crate::upstream::probe::{Reached, Trouble};
+use crate::upstream::probe::{ProbeError, ProbeSuccess};
 
 /// How often new channels and old addresses are looked for.
 const EVERY: Duration = Duration::from_millis(500);
@@ -28,19 +28,19 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_sec
 
 /// What came of the probes.
 #[derive(Default)]
-pub struct Probes(Mutex<BTreeMap<String, Board>>);
+pub struct Probes(Mutex<BTreeMap<String, ChannelProbes>>);
 
 /// One channel's.
-struct Board {
+struct ChannelProbes {
     /// Which connections of the channel: another key, host or authority makes others.
     upstream: Weak<Upstream>,
     /// By host; nothing while it is under way for the first time.
-    results: Vec<(String, Option<Result<Reached, Trouble>>)>,
+    results: Vec<(String, Option<Result<ProbeSuccess, ProbeError>>)>,
     again: Option<Instant>,
     failures: u32,
 }
 
-impl Board {
+impl ChannelProbes {
     fn is_of(&self, channel: &Channel) -> bool {
         self.upstream.as_ptr() == Arc::as_ptr(&channel.upstream)
     }
@@ -87,7 +87,7 @@ impl Probes {
                 _ => {
                     let results = channel.upstream.labels().map(|host| (host, None)).collect();
                     let upstream = Arc::downgrade(&channel.upstream);
-                    boards.insert(name.clone(), Board { upstream, results, again: None, failures: 0 });
+                    boards.insert(name.clone(), ChannelProbes { upstream, results, again: None, failures: 0 });
                     due.push(Arc::clone(channel));
                 }
             }
@@ -96,7 +96,7 @@ impl Probes {
     }
 
     /// Puts results on the board, unless the channel is another one meanwhile; tells what is new.
-    fn put(&self, channel: &Channel, results: Vec<(String, Result<Reached, Trouble>)>) {
+    fn put(&self, channel: &Channel, results: Vec<(String, Result<ProbeSuccess, ProbeError>)>) {
         let mut boards = self.0.lock();
         let Some(board) = boards.get_mut(&channel.name).filter(|board| board.is_of(channel)) else {
             return;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::Serialize;
-use tollgate_plugins::error::{Error, Word};
+use tollgate_plugins::error::{Error, ProviderError};
 
 use crate::ledger::{Answer, LedgerError, MoneyState};
 
@@ -33,7 +33,7 @@ pub struct Problem {
     retryable: Retryable,
     money_state: MoneyState,
     order_id: Option<String>,
-    provider: Option<Word>,
+    provider: Option<ProviderError>,
     retry_after: Option<u64>,
 }
 
@@ -146,7 +146,7 @@ impl Problem {
     }
 
     /// 402: the provider refused to close it, which says nothing about the money.
-    pub fn close_refused(word: Word, money_state: MoneyState) -> Self {
+    pub fn close_refused(word: ProviderError, money_state: MoneyState) -> Self {
         let detail = "The provider refused to close the payment. See `provider` for its own words, and ask for the payment's status.";
         let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
         problem.money(money_state).provider(word)
@@ -155,7 +155,9 @@ impl Problem {
     /// From an exchange that ended without an outcome.
     pub fn from_exchange(error: &Error) -> Self {
         match error {
-            Error::Unfit(detail) => Self::new(StatusCode::BAD_REQUEST, "unfit", Retryable::NewKey, detail.clone()),
+            Error::Unsupported(detail) => {
+                Self::new(StatusCode::BAD_REQUEST, "unfit", Retryable::NewKey, detail.clone())
+            }
             Error::NotSent(why) => {
                 let detail = format!("Nothing was sent ({why}). Send the same request again with the same key.");
                 Self {
@@ -163,7 +165,7 @@ impl Problem {
                     ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
                 }
             }
-            Error::Held { why, retry_after } => {
+            Error::Rejected { why, retry_after } => {
                 let detail = format!(
                     "Nothing was sent: {why}. Send the same request again with the same key after {retry_after} s."
                 );
@@ -178,7 +180,7 @@ impl Problem {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
                 Self { provider: word.clone(), ..problem }.retry_after(5)
             }
-            Error::Busy(word) => {
+            Error::ProviderBusy(word) => {
                 let detail = "The provider did nothing: it is busy, or money is missing on its side (see `provider`). Send the same request again with the same key.";
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
                 Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }.provider(word.clone())
@@ -189,7 +191,7 @@ impl Problem {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
                 problem.provider(word.clone()).retry_after(5)
             }
-            Error::Declined(word) | Error::Conflict(word) | Error::Absent(word) => Self::declined(word.clone()),
+            Error::Declined(word) | Error::Conflict(word) | Error::NotFound(word) => Self::declined(word.clone()),
             Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => {
                 let word = error.word();
                 let detail = "The provider's answer cannot be used. Ask for the payment's status.";
@@ -207,7 +209,7 @@ impl Problem {
     }
 
     /// 402: the provider refused and no money moved.
-    pub fn declined(word: Word) -> Self {
+    pub fn declined(word: ProviderError) -> Self {
         let detail = "The provider refused, and no money moved. See `provider` for its own words; change the request and use a new key.";
         let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
         Self { money_state: MoneyState::NotMoved, ..problem }.provider(word)
@@ -224,7 +226,7 @@ impl Problem {
     }
 
     /// Passes the provider's words on.
-    pub fn provider(self, word: Word) -> Self {
+    pub fn provider(self, word: ProviderError) -> Self {
         Self { provider: Some(word), ..self }
     }
 
@@ -270,7 +272,7 @@ impl Problem {
             order_id: Option<&'a str>,
             request_id: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
-            provider: Option<&'a Word>,
+            provider: Option<&'a ProviderError>,
         }
         let body = Body {
             r#type: format!("urn:tollgate:problem:{}", self.code),
@@ -299,14 +301,14 @@ mod tests {
 
     #[test]
     fn each_way_an_exchange_can_end_tells_what_to_do() {
-        let word = Word { code: "PARAM_ERROR".into(), message: "参数错误".into() };
+        let word = ProviderError { code: "PARAM_ERROR".into(), message: "参数错误".into() };
         let table = [
-            (Error::Unfit("x".into()), 400, "new_key", "not_sent"),
+            (Error::Unsupported("x".into()), 400, "new_key", "not_sent"),
             (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
-            (Error::Held { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
+            (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
             (Error::Unverifiable { why: "x".into(), word: Some(word.clone()) }, 503, "same_key", "not_sent"),
             (Error::Unverifiable { why: "x".into(), word: None }, 503, "same_key", "not_sent"),
-            (Error::Busy(word.clone()), 503, "same_key", "not_moved"),
+            (Error::ProviderBusy(word.clone()), 503, "same_key", "not_moved"),
             (Error::Unauthorized(word.clone()), 503, "same_key", "not_sent"),
             (Error::Declined(word.clone()), 402, "new_key", "not_moved"),
             (Error::unclear("x"), 502, "same_key", "unknown"),

@@ -25,10 +25,10 @@ use pingora::upstreams::peer::HttpPeer;
 use rand::Rng;
 
 pub use self::permits::InFlight;
-pub(crate) use self::permits::Inside;
-use self::permits::{Buffered, Permits, Stage};
+pub(crate) use self::permits::InFlightGuard;
+use self::permits::{AdmissionLimits, Buffered, Stage};
 use self::waiting::Waiting;
-use crate::gateway::{Admission, Gateway, Incoming, Served};
+use crate::gateway::{AccessLabels, Admission, Gateway, Incoming};
 use crate::listener::{self, Reason};
 use crate::problem::{Code, Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
@@ -39,10 +39,10 @@ const MAX_NOTIFICATION: usize = 64 << 10;
 const WRITE_CHUNK: usize = 64 << 10;
 
 /// The door.
-pub struct Door {
+pub struct HttpProxy {
     gateway: Arc<Gateway>,
     in_flight: InFlight,
-    permits: Permits,
+    permits: AdmissionLimits,
     responses: Arc<Waiting>,
     scheme: &'static str,
     body_limit: usize,
@@ -58,11 +58,11 @@ struct Received {
 /// Why a request is refused, and the operation that metrics name.
 type Refused = (Problem, &'static str);
 
-impl Door {
+impl HttpProxy {
     /// `scheme` is what callers see: `https` when the listener speaks TLS.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
         let body_limit = usize::try_from(body_limit).unwrap_or(usize::MAX);
-        Self { gateway, in_flight, permits: Permits::default(), responses: Arc::default(), scheme, body_limit }
+        Self { gateway, in_flight, permits: AdmissionLimits::default(), responses: Arc::default(), scheme, body_limit }
     }
 
     /// Answers a request; `None` when its connection was closed before work on it began.
@@ -75,7 +75,7 @@ impl Door {
         let request_id = context.request_id.as_str();
         let refused = |(problem, operation): Refused| {
             let mut response = problem.response(request_id);
-            response.extensions_mut().insert(Served { operation, ..Served::default() });
+            response.extensions_mut().insert(AccessLabels { operation, ..AccessLabels::default() });
             Some(response)
         };
         let received = match self.receive(session, request_id).await {
@@ -173,7 +173,7 @@ async fn let_body_come(session: &mut Session) -> Result<(), Problem> {
 }
 
 #[async_trait]
-impl ProxyHttp for Door {
+impl ProxyHttp for HttpProxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Self::CTX {
@@ -246,21 +246,21 @@ impl ProxyHttp for Door {
 /// What one request carries through Pingora's phases.
 pub struct Context {
     started: Instant,
-    inside: Inside,
+    inside: InFlightGuard,
     request_id: String,
     answered: Option<Answered>,
 }
 
 #[derive(Default)]
 struct Answered {
-    served: Served,
+    served: AccessLabels,
     code: Option<Cow<'static, str>>,
 }
 
 impl Answered {
     fn of(response: &Response<Bytes>) -> Self {
         Self {
-            served: response.extensions().get::<Served>().cloned().unwrap_or_default(),
+            served: response.extensions().get::<AccessLabels>().cloned().unwrap_or_default(),
             code: response.extensions().get::<Code>().map(|code| code.0.clone()),
         }
     }

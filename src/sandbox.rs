@@ -8,16 +8,16 @@
 mod account;
 mod alipay;
 mod bills;
-mod books;
 mod console;
 mod control;
 mod fault;
 mod fields;
 mod form;
+mod http_client;
 mod keys;
 mod notify;
-mod post;
 mod server;
+mod state;
 #[cfg(test)]
 mod tests;
 mod unionpay;
@@ -38,8 +38,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::account::{Account, Accounts};
-use self::books::Books;
 use self::fault::Script;
+use self::state::SandboxState;
 
 /// How long WeChat Pay waits before each repetition of a notification.
 pub const WECHAT_SCHEDULE: [Duration; 15] = [
@@ -211,7 +211,7 @@ struct Shared {
     schedule: Vec<Duration>,
     refund_auto: bool,
     require_client_certificate: bool,
-    books: Mutex<Books>,
+    books: Mutex<SandboxState>,
     script: Mutex<Script>,
     stop: watch::Sender<bool>,
 }

@@ -18,15 +18,15 @@ pub(crate) use self::workers::{Worker, Workers};
 use crate::admin::Admin;
 use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
-use crate::config::{LedgerPlace, Process};
+use crate::config::{LedgerConfig, Process};
 use crate::gateway::Gateway;
 use crate::ledger::{Ledger, refuse_moved};
 use crate::listener::{self, Descriptors, Listener};
 use crate::output::say;
 use crate::probe::{self, Probes};
-use crate::proxy::{Door, InFlight};
+use crate::proxy::{HttpProxy, InFlight};
 use crate::telemetry::log;
-use crate::{cache, clock, delivery, queue, resolve, retention};
+use crate::{cache, clock, delivery, job_worker, purge_worker, resolver};
 
 /// A gateway with its sockets bound, not yet serving.
 pub struct Bound {
@@ -49,7 +49,7 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     })?;
     let process = Arc::clone(&current.load().process);
     log::set(&process.log, process.log_buffer);
-    clock::go_wrong(&process.public_url)?;
+    clock::apply_test_skew(&process.public_url)?;
     let descriptors = listener::raise_limit();
     let wanted = process.limits.max_connections as usize;
     let connections = descriptors.connections(wanted);
@@ -77,8 +77,8 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     let ledger = open_ledger(&process)?;
     in_use.confirm(&process.ledger, &ledger)?;
     let nonces = match &process.ledger {
-        LedgerPlace::Embedded(path) => path.join("nonces"),
-        LedgerPlace::Postgres(_) => Generations::of(&conf).nonces(),
+        LedgerConfig::Embedded(path) => path.join("nonces"),
+        LedgerConfig::Postgres(_) => Generations::of(&conf).nonces(),
     };
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger, &nonces));
     let reloader = Reloader::new(conf, current);
@@ -89,9 +89,9 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
 pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
     match &process.ledger {
         // It says what to do by itself.
-        LedgerPlace::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
-        LedgerPlace::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
-        LedgerPlace::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
+        LedgerConfig::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
+        LedgerConfig::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
+        LedgerConfig::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
             .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
     }
 }
@@ -130,11 +130,11 @@ impl Bound {
         server.bootstrap();
         let in_flight = InFlight::default();
         let draining = Arc::new(AtomicBool::new(false));
-        let deaf = Deaf::to_all();
+        let deaf = SignalReadiness::to_all();
         let workers = Workers::default();
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
-        let app = Door::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
+        let app = HttpProxy::new(Arc::clone(&gateway), in_flight.clone(), scheme, process.body_limit);
         let app = http_proxy(&server.configuration, app);
         let current = || Arc::clone(&gateway.current);
         let worker = workers.add("serving");
@@ -162,13 +162,13 @@ impl Bound {
         let (keys, current) = (Arc::clone(gateway.exchanger.keys()), Arc::clone(&gateway.current));
         server.add_service(workers.background("keys", move |stop| keys.run(current, stop)));
         let resolver = Arc::clone(&gateway);
-        server.add_service(workers.background("resolve", move |stop| resolve::run(resolver, stop)));
+        server.add_service(workers.background("resolve", move |stop| resolver::run(resolver, stop)));
         let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());
-        server.add_service(workers.background("queue", move |stop| queue::run(worker, inside, stop)));
+        server.add_service(workers.background("queue", move |stop| job_worker::run(worker, inside, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(workers.background("delivery", move |stop| delivery::run(current, ledger, stop)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(workers.background("purge", move |stop| retention::run(current, ledger, stop)));
+        server.add_service(workers.background("purge", move |stop| purge_worker::run(current, ledger, stop)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
         server.add_service(workers.background("statuses", move |stop| statuses.run(ledger, stop)));
         let redis = gateway.redis.clone();
@@ -229,7 +229,7 @@ impl Drain {
     }
 }
 
-async fn reload_on_hang_up(reload: ReloadHandle, deaf: Arc<Deaf>, mut shutdown: ShutdownWatch) {
+async fn reload_on_hang_up(reload: ReloadHandle, deaf: Arc<SignalReadiness>, mut shutdown: ShutdownWatch) {
     let hang_up = signal(SignalKind::hangup());
     deaf.to_hang_up.store(false, Ordering::Release);
     let Ok(mut hang_up) = hang_up else { return };
@@ -248,12 +248,12 @@ async fn reload_on_hang_up(reload: ReloadHandle, deaf: Arc<Deaf>, mut shutdown: 
 
 /// The signals that would end the process, because nobody waits for them yet.
 #[derive(Debug)]
-pub(crate) struct Deaf {
+pub(crate) struct SignalReadiness {
     to_hang_up: AtomicBool,
     to_the_end: AtomicBool,
 }
 
-impl Deaf {
+impl SignalReadiness {
     fn to_all() -> Arc<Self> {
         Arc::new(Self { to_hang_up: true.into(), to_the_end: true.into() })
     }
@@ -263,7 +263,7 @@ impl Deaf {
     }
 }
 
-struct Signals(Arc<Deaf>);
+struct Signals(Arc<SignalReadiness>);
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {

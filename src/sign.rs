@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
 
-use crate::access::plain::message;
+use crate::access::hmac_headers::message;
 use crate::clock::stamp;
 use crate::output::say;
 

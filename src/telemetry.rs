@@ -1,14 +1,14 @@
 //! What is seen from outside: metrics and the log.
 
+pub mod filter_metrics;
 pub mod log;
-pub mod readings;
 
-mod labels;
+mod cardinality;
 mod stores;
 
 use std::sync::LazyLock;
 
-pub use self::labels::{FewValues, LABELS, Labels};
+pub use self::cardinality::{FewValues, LABELS, Labels};
 pub use self::stores::StoreMetrics;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,

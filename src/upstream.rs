@@ -7,10 +7,10 @@
 //! Each channel has connections of its own, so that one whose provider hangs takes none of another's.
 
 mod bills;
+mod dns;
 mod exchange;
-mod health;
 mod host;
-mod names;
+mod outlier;
 pub mod probe;
 #[cfg(test)]
 mod tests;
@@ -32,9 +32,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::bills::BillHosts;
+use self::dns::DnsCache;
 use self::exchange::{exchange, header};
 use self::host::{KnownHost, Round};
-use self::names::Names;
 use crate::config::{Host, Timeouts, UpstreamSettings};
 use crate::telemetry::METRICS;
 
@@ -114,10 +114,10 @@ impl SendError {
 impl Upstream {
     /// Makes the channel's connections ready; connects to nothing yet.
     pub fn new(settings: UpstreamSettings) -> Result<Self, String> {
-        Self::with_names(settings, Names::system())
+        Self::with_names(settings, DnsCache::system())
     }
 
-    fn with_names(settings: UpstreamSettings, names: &Names) -> Result<Self, String> {
+    fn with_names(settings: UpstreamSettings, names: &DnsCache) -> Result<Self, String> {
         let group_key = group_key(&settings);
         let shown = settings.identity.iter().flat_map(|identity| &identity.certificates);
         for certificate in shown.chain(settings.ca.iter().flatten()) {

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Method, Money, Status};
+use tollgate_plugins::error::ProviderError;
+use tollgate_plugins::payment::{Method, Money, NextAction, Status};
 
 use crate::ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
 
@@ -22,9 +22,9 @@ struct PaymentView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_payment_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<&'a Action>,
+    action: Option<&'a NextAction>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<&'a Word>,
+    provider: Option<&'a ProviderError>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status_reason: Option<&'a str>,
     version: u64,
@@ -49,7 +49,7 @@ struct RefundView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_refund_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<&'a Word>,
+    provider: Option<&'a ProviderError>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status_reason: Option<&'a str>,
     version: u64,
@@ -76,7 +76,7 @@ pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl S
         order_id: &payment.order_id,
         status: payment.status,
         money_state: payment.money_state,
-        provider_order_number: &payment.number,
+        provider_order_number: &payment.provider_order_no,
         entries: &timeline.entries,
         left_out: timeline.left_out,
     }
@@ -109,7 +109,7 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
         channel: &payment.channel,
         provider_payment_id: payment.provider_payment_id.as_deref(),
         action: payment.action.as_ref(),
-        provider: payment.word.as_ref(),
+        provider: payment.provider_error.as_ref(),
         status_reason: lost_action(payment).or(payment.status_reason.as_deref()),
         version: payment.version,
         created_at: payment.created_at,
@@ -134,7 +134,7 @@ pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
         reason: refund.reason.as_deref(),
         channel: &refund.channel,
         provider_refund_id: refund.provider_refund_id.as_deref(),
-        provider: refund.word.as_ref(),
+        provider: refund.provider_error.as_ref(),
         status_reason: refund.status_reason.as_deref(),
         version: refund.version,
         created_at: refund.created_at,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tollgate::ledger::{Address, ClaimKey, Claimed, Intent, Ledger, MoneyState, Payment};
+use tollgate::ledger::{Address, ClaimKey, ClaimResult, Intent, Ledger, MoneyState, Payment};
 use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
 use tollgate_plugins::secret::Secret;
 
@@ -66,7 +66,7 @@ async fn claims(tasks: usize, ledgers: Vec<Ledger>) -> f64 {
                 fingerprint: [7; 32],
             };
             let claimed = ledger.claim(key, Intent::Pay(payment(&order)), Timestamp::now()).await.unwrap();
-            let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+            let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
             // Kept from being settled: only the claim is measured.
             std::mem::forget(ticket);
         }
@@ -79,7 +79,7 @@ fn payment(order: &str) -> Payment {
     Payment {
         merchant: "shop".into(),
         order_id: order.into(),
-        number: provider_number(&["shop", order]),
+        provider_order_no: provider_number(&["shop", order]),
         content: "0".repeat(64),
         status: Status::Pending,
         money_state: MoneyState::NotSent,
@@ -91,7 +91,7 @@ fn payment(order: &str) -> Payment {
         account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
-        word: None,
+        provider_error: None,
         status_reason: None,
         create_request: None,
         version: 1,

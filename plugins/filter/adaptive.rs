@@ -120,14 +120,14 @@ impl Filter for Adaptive {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<Reading> {
+    fn readings(&self, _: Duration) -> Vec<FilterSample> {
         let memory = self.memory.lock();
         let tell = |(kind, lane): (&Kind, &Lane)| {
             [
-                Reading::of("adaptive_limit", *kind, f64::from(lane.gradient.limit(&self.numbers))),
-                Reading::of("adaptive_in_flight", *kind, f64::from(lane.inside)),
-                Reading::of("adaptive_usual_seconds", *kind, lane.gradient.usual()),
-                Reading::of("adaptive_shed_total", *kind, lane.shed as f64),
+                FilterSample::of("adaptive_limit", *kind, f64::from(lane.gradient.limit(&self.numbers))),
+                FilterSample::of("adaptive_in_flight", *kind, f64::from(lane.inside)),
+                FilterSample::of("adaptive_usual_seconds", *kind, lane.gradient.usual()),
+                FilterSample::of("adaptive_shed_total", *kind, lane.shed as f64),
             ]
         };
         memory.iter().flat_map(tell).collect()
@@ -154,7 +154,7 @@ impl Adaptive {
             kind.as_str()
         );
         // By then the limit may have moved.
-        Err(Error::Held { why, retry_after: (self.numbers.window.as_secs_f64().ceil() as u64).max(1) })
+        Err(Error::Rejected { why, retry_after: (self.numbers.window.as_secs_f64().ceil() as u64).max(1) })
     }
 }
 
@@ -170,7 +170,9 @@ enum Sample {
 
 fn sample(result: &Result<Outcome, Error>) -> Sample {
     match result {
-        Err(Error::Unfit(_) | Error::NotSent(_) | Error::Held { .. } | Error::Unverifiable { .. }) => Sample::None,
+        Err(Error::Unsupported(_) | Error::NotSent(_) | Error::Rejected { .. } | Error::Unverifiable { .. }) => {
+            Sample::None
+        }
         Err(Error::Unclear { .. }) => Sample::AtLeast,
         _ => Sample::Latency,
     }

@@ -7,8 +7,8 @@
 //! Each kind of operation has its own breaker: when payments are stopped, the truth about earlier ones can still be asked.
 //! An operator may force a state, by the file or for a while by the admin port.
 
-mod cell;
-mod numbers;
+mod config;
+mod state;
 mod window;
 
 use std::borrow::Cow;
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-use self::cell::{Cell, Phase, Probe};
-use self::numbers::{ByKind, Numbers};
+use self::config::{ByKind, Numbers};
+use self::state::{Cell, Phase, Probe};
 use self::window::Window;
 use super::*;
 use crate::payment::Kind;
@@ -65,9 +65,9 @@ impl Filter for Breaker {
         true
     }
 
-    fn stances(&self, now: Duration) -> Vec<Stance> {
+    fn statuses(&self, now: Duration) -> Vec<BreakerStatus> {
         let memory = self.memory.lock();
-        let tell = |(kind, cell): (&Kind, &Cell)| Stance {
+        let tell = |(kind, cell): (&Kind, &Cell)| BreakerStatus {
             operation: *kind,
             state: cell.state.name(),
             forced: self.forced(cell, *kind, now),
@@ -82,7 +82,7 @@ impl Filter for Breaker {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, now: Duration) -> Vec<Reading> {
+    fn readings(&self, now: Duration) -> Vec<FilterSample> {
         let memory = self.memory.lock();
         let tell = |(kind, cell): (&Kind, &Cell)| {
             let value = match (self.forced(cell, *kind, now), &cell.state) {
@@ -91,12 +91,15 @@ impl Filter for Breaker {
                 (None, Phase::HalfOpen { .. }) => 1.0,
                 (None, Phase::Open { .. }) => 2.0,
             };
-            let changes = cell.changes.iter().map(|(change, times)| Reading {
+            let changes = cell.changes.iter().map(|(change, times)| FilterSample {
                 change: Some(*change),
-                ..Reading::of("breaker_transitions_total", *kind, *times as f64)
+                ..FilterSample::of("breaker_transitions_total", *kind, *times as f64)
             });
-            let transitions = Reading::of("breaker_transitions", *kind, cell.transitions as f64);
-            [Reading::of("breaker_state", *kind, value), transitions].into_iter().chain(changes).collect::<Vec<_>>()
+            let transitions = FilterSample::of("breaker_transitions", *kind, cell.transitions as f64);
+            [FilterSample::of("breaker_state", *kind, value), transitions]
+                .into_iter()
+                .chain(changes)
+                .collect::<Vec<_>>()
         };
         memory.iter().flat_map(tell).collect()
     }
@@ -120,7 +123,7 @@ enum Verdict {
 
 fn verdict(call: &Call<'_>, result: &Result<Outcome, Error>) -> Verdict {
     match result {
-        Err(Error::Unfit(_) | Error::Held { .. } | Error::Unverifiable { .. }) => Verdict::Silent,
+        Err(Error::Unsupported(_) | Error::Rejected { .. } | Error::Unverifiable { .. }) => Verdict::Silent,
         _ if call.is_given_up(result) => Verdict::Silent,
         Err(error) if error.is_channel_failure() => Verdict::Failed(call.symptom.take(error)),
         _ => Verdict::Healthy,
@@ -144,7 +147,7 @@ impl Breaker {
             Some(Force::Open) => {
                 let left = cell.forced.map(|(_, until)| until.saturating_sub(now)).filter(|left| !left.is_zero());
                 let why = format!("the breaker of the channel `{}` is forced open for {}", call.channel, kind.as_str());
-                return Err(Error::Held { why, retry_after: whole_seconds(left.unwrap_or(numbers.sleep_window)) });
+                return Err(Error::Rejected { why, retry_after: whole_seconds(left.unwrap_or(numbers.sleep_window)) });
             }
             Some(Force::Closed) if !matches!(cell.state, Phase::Closed(_)) => return Ok(None),
             Some(Force::Closed) | None => {}
@@ -155,7 +158,7 @@ impl Breaker {
         }
         let held = |until: Duration| {
             let why = format!("the breaker of the channel `{}` is open for {}", call.channel, kind.as_str());
-            Error::Held { why, retry_after: whole_seconds(until.saturating_sub(now)) }
+            Error::Rejected { why, retry_after: whole_seconds(until.saturating_sub(now)) }
         };
         match &mut cell.state {
             Phase::Closed(_) => Ok(Some(Ticket { epoch: cell.epoch, probe: None })),
@@ -215,7 +218,7 @@ impl Breaker {
 }
 
 fn open(cell: &mut Cell, numbers: &Numbers, call: &Call<'_>, class: &'static str, reason: &str) {
-    let doubled = numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(numbers::LONGEST_SLEEP);
+    let doubled = numbers.sleep_window.saturating_mul(1 << cell.reopened.min(10)).min(config::LONGEST_SLEEP);
     let scattered = doubled.mul_f64(1.0 - SCATTER + 2.0 * SCATTER * call.clock.random());
     cell.reopened = cell.reopened.saturating_add(1);
     cell.change(Phase::Open { until: call.clock.now() + scattered }, call, class, reason);

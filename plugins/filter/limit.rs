@@ -7,7 +7,7 @@ use super::*;
 
 /// A rate, a burst and a number of places, with what is used of them. Channels and merchants are limited by the same.
 #[derive(Default)]
-pub struct Usage(Mutex<Used>);
+pub struct Limiter(Mutex<Used>);
 
 #[derive(Default)]
 struct Used {
@@ -19,7 +19,7 @@ struct Used {
 
 /// What may be used.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Allowance {
+pub struct LimitConfig {
     /// Calls a second.
     pub rate: Option<f64>,
     /// Calls at once after a pause; as many as `rate` when not given.
@@ -39,7 +39,7 @@ pub struct Rate {
 
 /// Why a call is turned away, and the whole seconds after which it is worth another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum LimitExceeded {
     /// Too many a second.
     Rate(u64),
     /// Too many at the same time.
@@ -47,22 +47,22 @@ pub enum Over {
 }
 
 /// A place inside; given back when dropped, however the call ends.
-pub struct Place(Arc<Usage>);
+pub struct Permit(Arc<Limiter>);
 
-impl Usage {
+impl Limiter {
     /// Takes a place, given back when it is dropped.
-    pub fn place(self: &Arc<Self>, allowance: &Allowance) -> Result<Place, Over> {
+    pub fn place(self: &Arc<Self>, allowance: &LimitConfig) -> Result<Permit, LimitExceeded> {
         let mut used = self.0.lock();
         if allowance.in_flight.is_some_and(|most| used.inside >= most) {
-            return Err(Over::InFlight(1));
+            return Err(LimitExceeded::InFlight(1));
         }
         used.inside += 1;
         drop(used);
-        Ok(Place(Arc::clone(self)))
+        Ok(Permit(Arc::clone(self)))
     }
 
     /// Takes a token, where nobody else counts.
-    pub fn token(&self, allowance: &Allowance, now: Duration) -> Result<(), Over> {
+    pub fn token(&self, allowance: &LimitConfig, now: Duration) -> Result<(), LimitExceeded> {
         let Some(Rate { a_second, at_once }) = allowance.rate() else { return Ok(()) };
         let mut used = self.0.lock();
         let gained = used.at.map_or(at_once, |at| now.saturating_sub(at).as_secs_f64() * a_second);
@@ -70,7 +70,7 @@ impl Usage {
         used.at = Some(now);
         if used.tokens < 1.0 {
             let seconds = (1.0 - used.tokens) / a_second;
-            return Err(Over::Rate((seconds.ceil() as u64).max(1)));
+            return Err(LimitExceeded::Rate((seconds.ceil() as u64).max(1)));
         }
         used.tokens -= 1.0;
         Ok(())
@@ -82,14 +82,14 @@ impl Usage {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut used = self.0.0.lock();
         used.inside = used.inside.saturating_sub(1);
     }
 }
 
-impl Allowance {
+impl LimitConfig {
     /// The bucket, where calls a second are limited.
     pub fn rate(&self) -> Option<Rate> {
         let a_second = self.rate?;
@@ -130,13 +130,13 @@ impl Allowance {
 }
 
 struct Limit {
-    allowance: Allowance,
-    usage: Arc<Usage>,
+    allowance: LimitConfig,
+    usage: Arc<Limiter>,
 }
 
 pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
-    let allowance = Allowance::read(settings)?;
-    let usage = state.and_then(|state| state.downcast::<Usage>().ok()).unwrap_or_default();
+    let allowance = LimitConfig::read(settings)?;
+    let usage = state.and_then(|state| state.downcast::<Limiter>().ok()).unwrap_or_default();
     Some(Arc::new(Limit { allowance, usage }))
 }
 
@@ -147,19 +147,19 @@ impl Filter for Limit {
     }
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
-        let held = |what: &str, retry_after| Error::Held {
+        let held = |what: &str, retry_after| Error::Rejected {
             why: format!("the channel `{}` {what}", call.channel),
             retry_after,
         };
         let over = |over| match over {
-            Over::Rate(seconds) => held("is at its limit of calls a second", seconds),
-            Over::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
+            LimitExceeded::Rate(seconds) => held("is at its limit of calls a second", seconds),
+            LimitExceeded::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
         };
         // First: what finds no place takes no token.
         let _place = self.usage.place(&self.allowance).map_err(over)?;
         if let Some(rate) = self.allowance.rate() {
             let counted = call.counter.take(&format!("channel:{}", call.channel), rate).await;
-            let counted = counted.map(|verdict| verdict.map_err(Over::Rate));
+            let counted = counted.map(|verdict| verdict.map_err(LimitExceeded::Rate));
             counted.unwrap_or_else(|| self.usage.token(&self.allowance, call.clock.now())).map_err(over)?;
         }
         next.run(call).await
@@ -169,8 +169,8 @@ impl Filter for Limit {
         Arc::clone(&self.usage) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<Reading> {
-        vec![Reading::of_all("limit_in_flight", f64::from(self.usage.inside()))]
+    fn readings(&self, _: Duration) -> Vec<FilterSample> {
+        vec![FilterSample::of_all("limit_in_flight", f64::from(self.usage.inside()))]
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
         for _ in 0..3 {
             run().await.unwrap();
         }
-        assert!(matches!(run().await, Err(Error::Held { retry_after: 1, .. })));
+        assert!(matches!(run().await, Err(Error::Rejected { retry_after: 1, .. })));
         clock.advance(Duration::from_millis(499));
         assert!(run().await.is_err());
         clock.advance(Duration::from_millis(2));
@@ -219,11 +219,11 @@ mod tests {
             let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
             let operation = &kinds()[0];
             for passes in expected {
-                let (counter, symptom, deadline) = (&Together(said), &Symptom::default(), clock.now() + MINUTE);
+                let (counter, symptom, deadline) = (&Together(said), &FailureReason::default(), clock.now() + MINUTE);
                 let call =
                     Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
                 match Next::new(&filters, &script).run(&call).await {
-                    Err(Error::Held { retry_after, .. }) => {
+                    Err(Error::Rejected { retry_after, .. }) => {
                         assert!(!passes);
                         assert_eq!(retry_after, if said.is_some() { 7 } else { 1 });
                     }
@@ -245,7 +245,7 @@ mod tests {
         let mut inside = Box::pin(hanging.run(&filters, operation, &clock, MINUTE));
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut inside).await.is_err(), "it hangs inside");
         let second = [built("limit", "in_flight = 1", Some(first.state())).unwrap()];
-        assert!(matches!(quick.run(&second, operation, &clock, MINUTE).await, Err(Error::Held { .. })));
+        assert!(matches!(quick.run(&second, operation, &clock, MINUTE).await, Err(Error::Rejected { .. })));
         drop(inside);
         quick.run(&second, operation, &clock, MINUTE).await.unwrap();
     }

@@ -115,12 +115,12 @@ impl Filter for Retry {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<Reading> {
+    fn readings(&self, _: Duration) -> Vec<FilterSample> {
         let counts = *self.memory.lock();
         vec![
-            Reading::of_all("retries_in_flight", f64::from(counts.retrying)),
-            Reading::of_all("retries_total", counts.tried_again as f64),
-            Reading::of_all("retries_over_budget_total", counts.over_budget as f64),
+            FilterSample::of_all("retries_in_flight", f64::from(counts.retrying)),
+            FilterSample::of_all("retries_total", counts.tried_again as f64),
+            FilterSample::of_all("retries_over_budget_total", counts.over_budget as f64),
         ]
     }
 }
@@ -162,27 +162,27 @@ impl Drop for Place<'_> {
 mod tests {
     use super::super::testing::{FakeClock, Script, built, kinds};
     use super::*;
-    use crate::error::Word;
+    use crate::error::ProviderError;
 
     fn retry(max: u32) -> Arc<dyn Filter> {
         built("retry", &format!("max = {max}"), None).unwrap()
     }
 
-    fn word() -> Word {
-        Word { code: "X".into(), message: String::new() }
+    fn word() -> ProviderError {
+        ProviderError { code: "X".into(), message: String::new() }
     }
 
     #[tokio::test]
     async fn only_what_cannot_pay_twice_is_tried_again() {
         let errors = [
-            Error::Unfit("x".into()),
+            Error::Unsupported("x".into()),
             Error::NotSent("x".into()),
-            Error::Held { why: "x".into(), retry_after: 1 },
-            Error::Busy(word()),
+            Error::Rejected { why: "x".into(), retry_after: 1 },
+            Error::ProviderBusy(word()),
             Error::Unauthorized(word()),
             Error::Declined(word()),
             Error::Conflict(word()),
-            Error::Absent(word()),
+            Error::NotFound(word()),
             Error::unclear("x"),
             Error::UnlistedRefusal(word()),
             Error::Probe,
@@ -258,7 +258,7 @@ mod tests {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = script.behind(gate.clone());
         let (operation, filters) = (&kinds()[0], [Arc::clone(filter)]);
-        let (counter, symptom) = (&Alone, &Symptom::default());
+        let (counter, symptom) = (&LocalOnly, &FailureReason::default());
         let deadline = clock.now() + Duration::from_secs(60);
         let call = Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
         let one = || Box::pin(tokio::task::unconstrained(Next::new(&filters, &script).run(&call)));

@@ -100,8 +100,8 @@ impl Script {
         time: Duration,
         is_impatient: bool,
     ) -> Result<Outcome, Error> {
-        let (deadline, symptom) = (clock.now() + time, &Symptom::default());
-        let counter = &Alone;
+        let (deadline, symptom) = (clock.now() + time, &FailureReason::default());
+        let counter = &LocalOnly;
         let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient, symptom };
         Next::new(filters, self).run(&call).await
     }

@@ -40,8 +40,8 @@ use self::account::{Account, Protocol};
 use self::codes::Interface;
 use super::bill::Bills;
 use super::{
-    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
-    Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
+    SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome};
@@ -57,7 +57,7 @@ const VERIFY_FROM: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's publi
 /// order, so that "not exist" is Alipay's last word after it.
 const LIFETIME: Duration = Duration::from_hours(14 * 24);
 
-pub(super) const ROW: Row = Row {
+pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "alipay",
     methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
     secrets: &[
@@ -70,7 +70,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
     settle_window: Duration::from_secs(30),
-    pace: Pace::Steady(Duration::from_secs(3)),
+    pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["alipay.qr", "alipay.jsapi"],
     unpaid_lifetime: Some(Duration::from_secs(15 * 24 * 3600)),
     without_mtls: None,
@@ -78,7 +78,7 @@ pub(super) const ROW: Row = Row {
     build,
 };
 
-fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account = account::read(settings, given)?;
     Some(Box::new(Alipay { account }))
 }
@@ -155,7 +155,7 @@ impl Provider for Alipay {
         &self.account.name
     }
 
-    fn lifetime(&self) -> Option<Duration> {
+    fn default_expiry(&self) -> Option<Duration> {
         Some(LIFETIME)
     }
 
@@ -193,7 +193,7 @@ impl Product {
             "alipay.wap" => Ok(Self::Wap),
             "alipay.app" => Ok(Self::App),
             "alipay.jsapi" => Ok(Self::Jsapi),
-            _ => Err(Error::Unfit(format!("`{method}` is no way to pay with Alipay: choose another `method`"))),
+            _ => Err(Error::Unsupported(format!("`{method}` is no way to pay with Alipay: choose another `method`"))),
         }
     }
 }

@@ -35,18 +35,18 @@ pub trait Bills: Send + Sync {
     fn hosts(&self) -> &'static [&'static str];
 
     /// Which of them is asked.
-    fn desk(&self) -> Desk;
+    fn desk(&self) -> BillEndpoint;
 
     /// The request for a bill, not yet signed.
-    fn ask(&self, wanted: &Wanted, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
+    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
 
-    /// Reads the answer. [`Error::Absent`] is a day without a bill, [`Error::Busy`] one whose bill is still being made.
-    fn find(&self, wanted: &Wanted, answer: Answer) -> Result<Found, Error>;
+    /// Reads the answer. [`Error::NotFound`] is a day without a bill, [`Error::ProviderBusy`] one whose bill is still being made.
+    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
 }
 
 /// Who is asked for a bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Desk {
+pub enum BillEndpoint {
     /// The hosts that take payments.
     Payments,
     /// The hosts that hand out files.
@@ -55,7 +55,7 @@ pub enum Desk {
 
 /// Which bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct BillRequest {
     /// As the provider counts days: midnight to midnight in Beijing, but UnionPay's end at 23:00.
     pub day: Date,
     /// One of [`Bills::kinds`].
@@ -86,16 +86,16 @@ impl Answer {
 
 /// What the provider's answer is.
 #[derive(Debug)]
-pub enum Found {
+pub enum BillReply {
     /// The bill.
-    File(File),
+    BillFile(BillFile),
     /// Where the bill is.
     Link(Link),
 }
 
 /// A bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub struct BillFile {
     /// As the provider wrote it.
     pub content: Bytes,
     /// What kind of file it is.
@@ -189,7 +189,7 @@ impl Link {
     }
 
     /// Checks what came.
-    pub fn read(&self, status: StatusCode, content: Bytes) -> Result<File, Error> {
+    pub fn read(&self, status: StatusCode, content: Bytes) -> Result<BillFile, Error> {
         if status != StatusCode::OK {
             return Err(Error::unclear(format!("the bill's host answered HTTP {}", status.as_u16())));
         }
@@ -198,12 +198,12 @@ impl Link {
             Some(_) => return Err(Error::Mismatch("the bill's content does not hash to what was signed".to_owned())),
             None => Proof::Host,
         };
-        checked(File { content, form: self.form, proof })
+        checked(BillFile { content, form: self.form, proof })
     }
 }
 
 /// Refuses a file that is none.
-pub(super) fn checked(file: File) -> Result<File, Error> {
+pub(super) fn checked(file: BillFile) -> Result<BillFile, Error> {
     match file.form.fits(&file.content) {
         true => Ok(file),
         false => Err(Error::unclear("what came is no bill")),

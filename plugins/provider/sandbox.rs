@@ -16,15 +16,15 @@ use serde_json::json;
 use super::bill::Bills;
 use super::inspect::Inspection;
 use super::{
-    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
-    Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
+    SecretField, Signing, Source, Verified,
 };
-use crate::error::{Error, Word};
-use crate::payment::{Action, Currency, Event, Money, Operation, Outcome, Status};
+use crate::error::{Error, ProviderError};
+use crate::payment::{Currency, Event, Money, NextAction, Operation, Outcome, Status};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: Row = Row {
+pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "sandbox",
     methods: &["sandbox.qr"],
     secrets: &[SecretField {
@@ -37,7 +37,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Nothing,
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
-    pace: Pace::Steady(Duration::from_secs(3)),
+    pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &[],
     unpaid_lifetime: None,
     without_mtls: None,
@@ -48,15 +48,15 @@ pub(super) const ROW: Row = Row {
 /// Seconds that a timestamp may be off.
 const WINDOW: u64 = 300;
 
-type Class = fn(Word) -> Error;
+type Class = fn(ProviderError) -> Error;
 
 /// What each code of an error answer says of the money; of any other code nothing is concluded.
 const CODES: &[(&str, Class)] = &[
     ("declined", Error::Declined),
-    ("busy", Error::Busy),
+    ("busy", Error::ProviderBusy),
     ("paid", Error::Conflict),
     ("closed", Error::Conflict),
-    ("not_found", Error::Absent),
+    ("not_found", Error::NotFound),
 ];
 
 struct Sandbox {
@@ -64,7 +64,7 @@ struct Sandbox {
     key: hmac::Key,
 }
 
-fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account: String = settings.required("account")?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, given.secrets.get("secret")?.expose());
     Some(Box::new(Sandbox { account, key }))
@@ -97,14 +97,16 @@ impl Provider for Sandbox {
         };
         let body = if method == "GET" { Bytes::new() } else { body.to_string().into() };
         let request = Request::builder().method(method).uri(path).header("content-type", "application/json").body(body);
-        request.map(Encoded::Send).map_err(|_| Error::Unfit("the order's number does not fit into a path".to_owned()))
+        request
+            .map(Encoded::Send)
+            .map_err(|_| Error::Unsupported("the order's number does not fit into a path".to_owned()))
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
         let time = with.stamp.unix_time;
         let head = format!("{} {}", request.method(), request.uri().path());
         let signature = hex::encode(hmac::sign(&self.key, &text(time, &head, request.body())));
-        let unfit = |_| Error::Unfit("the account has a character that no header may have".to_owned());
+        let unfit = |_| Error::Unsupported("the account has a character that no header may have".to_owned());
         let values = [
             ("x-account", HeaderValue::from_str(&self.account).map_err(unfit)?),
             ("x-timestamp", HeaderValue::from(time)),
@@ -132,7 +134,7 @@ impl Provider for Sandbox {
         // In constant time.
         hmac::verify(&self.key, &text(time, "", &body), &signature)
             .map_err(|_| BadSignature::Wrong("it is not over this body"))?;
-        Ok(Verified::vouch(body, "secret"))
+        Ok(Verified::assertion(body, "secret"))
     }
 
     fn decode(
@@ -187,7 +189,7 @@ impl Provider for Sandbox {
         &self.account
     }
 
-    fn lifetime(&self) -> Option<Duration> {
+    fn default_expiry(&self) -> Option<Duration> {
         None
     }
 
@@ -218,7 +220,7 @@ impl Sandbox {
 
 /// A verified no.
 fn no(status: StatusCode, body: &[u8]) -> Error {
-    let Ok(word) = serde_json::from_slice::<Word>(body) else {
+    let Ok(word) = serde_json::from_slice::<ProviderError>(body) else {
         return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
     };
     match CODES.iter().find(|(code, _)| *code == word.code) {
@@ -259,7 +261,7 @@ impl News {
         Ok(Outcome {
             provider_id: self.id.clone(),
             amount: Some(self.amount()?),
-            action: self.qr.clone().map(|data| Action::Qr { data }),
+            action: self.qr.clone().map(|data| NextAction::Qr { data }),
             ..Outcome::of(status)
         })
     }
@@ -331,7 +333,7 @@ mod tests {
     #[test]
     fn only_a_signed_and_known_no_is_one() {
         let answer = |status: u16, body: &str| {
-            let reply = Verified::vouch(body.to_owned().into(), "secret");
+            let reply = Verified::assertion(body.to_owned().into(), "secret");
             let operation = golden::pay("sandbox.qr");
             let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
             let signer = crate::signer::none();
@@ -354,7 +356,7 @@ mod tests {
         fn whatever_comes_is_read_without_a_panic(body in ".{0,200}", tail in any::<u8>()) {
             let forged = format!("{tail:02x}");
             prop_assert!(verify(body.as_bytes(), &forged, NOW).is_err());
-            let _ = provider().decode_notification(Verified::vouch(body.into(), "secret"));
+            let _ = provider().decode_notification(Verified::assertion(body.into(), "secret"));
         }
     }
 }

@@ -38,13 +38,14 @@ use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
 use super::{
-    BadSignature, Described, Encoded, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source, Verified,
+    BadSignature, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys, SecretField, Signing,
+    Source, Verified,
 };
 use crate::error::Error;
-use crate::payment::{Action, Event, Operation, Outcome, Status};
+use crate::payment::{Event, NextAction, Operation, Outcome, Status};
 use crate::signer::Keyring;
 
-pub(super) const ROW: Row = Row {
+pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "unionpay",
     methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
     secrets: &[
@@ -60,7 +61,7 @@ pub(super) const ROW: Row = Row {
     key_id: chain::serial,
     // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
     settle_window: Duration::from_secs(60),
-    pace: Pace::Doubling,
+    pace: PollInterval::Doubling,
     repeats_create: &[],
     unpaid_lifetime: None,
     without_mtls: None,
@@ -91,7 +92,7 @@ impl Provider for UnionPay {
         }
         let fields = self.0.method.sign(&draft.fields, with.signer)?.into_map();
         let url = format!("{}{}", self.0.gateway, draft.path);
-        Ok(Encoded::Answer(Outcome { action: Some(Action::Form { url, fields }), ..Outcome::of(Status::Pending) }))
+        Ok(Encoded::Answer(Outcome { action: Some(NextAction::Form { url, fields }), ..Outcome::of(Status::Pending) }))
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
@@ -171,7 +172,7 @@ impl Provider for UnionPay {
         &self.0.name
     }
 
-    fn lifetime(&self) -> Option<Duration> {
+    fn default_expiry(&self) -> Option<Duration> {
         Some(self.0.pay_timeout)
     }
 

@@ -76,7 +76,7 @@ pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
     pay.payer.auth_code.as_deref().filter(is_code).ok_or_else(|| {
         let needed =
             "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
-        Error::Unfit(needed.to_owned())
+        Error::Unsupported(needed.to_owned())
     })
 }
 
@@ -87,7 +87,7 @@ pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
     pay.payer.openid.as_deref().filter(is_openid).ok_or_else(|| {
         let needed =
             "wechat.jsapi needs `payer.openid`: the payer's identity in the appid, 1 to 128 visible ASCII characters";
-        Error::Unfit(needed.to_owned())
+        Error::Unsupported(needed.to_owned())
     })
 }
 
@@ -97,9 +97,9 @@ pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
 pub(super) fn carried<'a>(name: &str, text: &'a str) -> Result<&'a str, Error> {
     match text.chars().all(is_carried) {
         true => Ok(text),
-        false => {
-            Err(Error::Unfit(format!("`{name}` has a control character, which WeChat Pay cannot carry: leave it out")))
-        }
+        false => Err(Error::Unsupported(format!(
+            "`{name}` has a control character, which WeChat Pay cannot carry: leave it out"
+        ))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Meanings of WeChat Pay's error codes, for both of its APIs. Each API has a table of its own; this module looks codes up and
 //! makes errors of them.
 
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 use crate::payment::Operation;
 
 /// The interface that an error code comes from. One code may mean different things in different interfaces.
@@ -141,7 +141,13 @@ pub(super) fn has_several_causes(code: &str) -> bool {
 /// Returns the error for a refusal. `why` says what happened where the money's fate stays open.
 ///
 /// An unsigned refusal can end an order that nobody can pay yet, but nothing that moves money by itself.
-pub(super) fn error(class: Option<Class>, interface: Interface, is_signed: bool, word: Word, why: String) -> Error {
+pub(super) fn error(
+    class: Option<Class>,
+    interface: Interface,
+    is_signed: bool,
+    word: ProviderError,
+    why: String,
+) -> Error {
     match class {
         None if is_signed => Error::UnlistedRefusal(word),
         None | Some(Class::Query) => Error::Unclear { why, word: Some(word) },
@@ -153,9 +159,9 @@ pub(super) fn error(class: Option<Class>, interface: Interface, is_signed: bool,
             Error::Unclear { why: "it called the refund absent without a signature".to_owned(), word: Some(word) }
         }
         Some(Class::Final) => Error::Declined(word),
-        Some(Class::Later) => Error::Busy(word),
+        Some(Class::Later) => Error::ProviderBusy(word),
         Some(Class::State) => Error::Conflict(word),
-        Some(Class::Absent) => Error::Absent(word),
+        Some(Class::Absent) => Error::NotFound(word),
         Some(Class::Credentials) => Error::Unauthorized(word),
     }
 }

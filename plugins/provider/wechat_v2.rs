@@ -32,8 +32,8 @@ use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
 use super::wechat_errors::Interface;
 use super::{
-    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
-    Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
+    SecretField, Signing, Source, Verified,
 };
 use super::{wechat_account, wechat_files};
 use crate::error::Error;
@@ -41,7 +41,7 @@ use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: Row = Row {
+pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "wechat-v2",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
     secrets: &[SecretField { name: API, need: Need::Required(API_FROM), check: check_api }],
@@ -50,7 +50,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Nothing,
     key_id: |_| None,
     settle_window: Duration::from_secs(30),
-    pace: Pace::Steady(Duration::from_secs(3)),
+    pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: Some(
@@ -82,7 +82,7 @@ impl Deref for Account {
     }
 }
 
-fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let whose = wechat_account::Account::read(settings);
     let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
     settings.choices("sign_type", [SignType::HmacSha256, SignType::Md5].map(SignType::as_str));
@@ -111,7 +111,7 @@ impl Provider for WechatV2 {
     }
 
     fn sign(&self, request: &mut Request<Bytes>, _: Signing<'_>) -> Result<(), Error> {
-        let unfit = || Error::Unfit("only flat XML can be signed for APIv2".to_owned());
+        let unfit = || Error::Unsupported("only flat XML can be signed for APIv2".to_owned());
         let mut fields = xml::read("xml", request.body()).ok_or_else(unfit)?;
         // The request itself says how: some interfaces take one way only.
         let sign_type = fields.get("sign_type").and_then(|name| SignType::named(name));
@@ -178,7 +178,7 @@ impl Provider for WechatV2 {
         &self.account.name
     }
 
-    fn lifetime(&self) -> Option<Duration> {
+    fn default_expiry(&self) -> Option<Duration> {
         None
     }
 
@@ -220,7 +220,7 @@ impl Product {
             "wechat.h5" => Ok(Self::H5),
             "wechat.app" => Ok(Self::App),
             "wechat.codepay" => Ok(Self::Codepay),
-            other => Err(Error::Unfit(format!("WeChat Pay's APIv2 has no method `{other}`"))),
+            other => Err(Error::Unsupported(format!("WeChat Pay's APIv2 has no method `{other}`"))),
         }
     }
 

@@ -36,15 +36,15 @@ use super::wechat_account::Account;
 use super::wechat_errors::Interface;
 use super::wechat_files;
 use super::{
-    BadSignature, Described, Encoded, Given, Need, Pace, Provider, PublishedKeys, Row, SecretField, Signing, Source,
-    Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
+    SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, Method, Operation, Outcome, Status};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: Row = Row {
+pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "wechat-v3",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
     secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_FROM), check: check_api_v3 }],
@@ -53,7 +53,7 @@ pub(super) const ROW: Row = Row {
     verify: Need::Optional,
     key_id: certificates::number,
     settle_window: Duration::from_secs(30),
-    pace: Pace::Steady(Duration::from_secs(3)),
+    pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: None,
@@ -67,7 +67,7 @@ const SIGN_FROM: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificat
                          file = \"apiclient_key.pem\" }";
 
 /// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
-fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account = Account::read(settings)?;
     let till = Till::read(settings, &account)?;
     let api_v3 = Aes256Gcm::new_from_slice(given.secrets.get(API_V3)?.expose()).ok()?;
@@ -130,7 +130,7 @@ impl Provider for WechatV3 {
         let interface = Interface::of(operation);
         match (interface, errors::typing(reply.bytes())) {
             (Interface::Scan, Some(_)) => return Ok(Outcome::of(Status::Pending)),
-            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::Busy(word)),
+            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::ProviderBusy(word)),
             _ if !status.is_success() => return Err(errors::refusal(interface, status, reply.bytes())),
             _ => {}
         }
@@ -171,7 +171,7 @@ impl Provider for WechatV3 {
         &self.account.name
     }
 
-    fn lifetime(&self) -> Option<Duration> {
+    fn default_expiry(&self) -> Option<Duration> {
         None
     }
 

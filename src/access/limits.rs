@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tollgate_plugins::filter::limit::{Over, Place, Usage};
+use tollgate_plugins::filter::limit::{LimitExceeded, Limiter, Permit};
 
 use crate::config::Merchant;
 
 /// The merchants' usage.
 #[derive(Default)]
-pub struct Limits(Mutex<HashMap<String, Arc<Usage>>>);
+pub struct Limits(Mutex<HashMap<String, Arc<Limiter>>>);
 
 impl Limits {
     /// Lets a request in (the place is given back when dropped), or says after how many seconds to come again.
-    pub fn place(&self, merchant: &Merchant) -> Result<Option<Place>, u64> {
+    pub fn place(&self, merchant: &Merchant) -> Result<Option<Permit>, u64> {
         let Some(allowance) = &merchant.limit else { return Ok(None) };
         self.usage(merchant).place(allowance).map(Some).map_err(seconds)
     }
@@ -29,7 +29,7 @@ impl Limits {
         self.usage(merchant).token(allowance, now).map_err(seconds)
     }
 
-    fn usage(&self, merchant: &Merchant) -> Arc<Usage> {
+    fn usage(&self, merchant: &Merchant) -> Arc<Limiter> {
         let mut known = self.0.lock();
         match known.get(&merchant.name) {
             Some(usage) => Arc::clone(usage),
@@ -38,7 +38,7 @@ impl Limits {
     }
 }
 
-fn seconds(over: Over) -> u64 {
-    let (Over::Rate(seconds) | Over::InFlight(seconds)) = over;
+fn seconds(over: LimitExceeded) -> u64 {
+    let (LimitExceeded::Rate(seconds) | LimitExceeded::InFlight(seconds)) = over;
     seconds
 }

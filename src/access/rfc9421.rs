@@ -4,7 +4,7 @@ use http::HeaderMap;
 use sfv::{BareItem, Dictionary, FieldType, InnerList, List, ListEntry, Parser};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{Announced, Claim, Denied, Head, is_nonce};
+use super::{Announced, Denied, Head, SignedRequest, is_nonce};
 
 /// Checks that one of the signatures has a key id and a time that is right, whoever's it is.
 pub(super) fn plausible(head: &Head<'_>, is_now: impl Fn(&Announced) -> Result<(), Denied>) -> Result<(), Denied> {
@@ -21,7 +21,7 @@ pub(super) fn plausible(head: &Head<'_>, is_now: impl Fn(&Announced) -> Result<(
 }
 
 /// Reads the first signature whose key is known: a proxy on the way may have added its own.
-pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool) -> Result<Claim, Denied> {
+pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool) -> Result<SignedRequest, Denied> {
     // First, because it takes as long as the body is large: nothing before it may depend on the key id.
     if head.headers.contains_key("content-digest") {
         check_digest(head.headers, body)?;
@@ -47,7 +47,7 @@ pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool
     let Announced { key_id, created, expires } = parameters(input)?;
     let nonce = text(input, "nonce").filter(|text| is_nonce(text)).ok_or(Denied::Malformed("nonce"))?.to_owned();
     let message = base(head, &components, input)?;
-    Ok(Claim { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
+    Ok(SignedRequest { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
 }
 
 fn chosen(inputs: &Dictionary, is_known: impl Fn(&str) -> bool) -> Result<(&str, &InnerList), Denied> {

@@ -8,8 +8,8 @@ use tollgate_plugins::secret::Secret;
 
 use super::*;
 use crate::cache::CacheKind;
-use crate::config::{Fresh, LedgerPlace, Process};
-use crate::ledger::Keep;
+use crate::config::{LedgerConfig, Process, StatusTtl};
+use crate::ledger::RetentionPolicy;
 use crate::sign::{Credentials, Headers, plain, rfc9421};
 
 const NOW: u64 = 1_700_000_000;
@@ -41,14 +41,14 @@ fn snapshot() -> Snapshot {
         admin_tls: None,
         admin_hosts: Vec::new(),
         admin_token: None,
-        ledger: LedgerPlace::Embedded(PathBuf::new()),
+        ledger: LedgerConfig::Embedded(PathBuf::new()),
         connections: 15,
         reserve: 0,
         max_clock_offset: crate::clock::MAX_OFFSET,
-        keep: Keep::default(),
+        keep: RetentionPolicy::default(),
         queue: Default::default(),
         nonces: 16,
-        fresh: Fresh::default(),
+        fresh: StatusTtl::default(),
         cache: CacheKind::Memory,
         log: String::new(),
         log_buffer: 0,

@@ -26,7 +26,7 @@ pub(super) fn listed(gateway: &Gateway) -> String {
             let name = &channel.name;
             lines += &format!("{name}: nothing is sent, because no key could verify the provider's answer: {why}\n");
         }
-        for stance in channel.filters.iter().flat_map(|filter| filter.stances(now)) {
+        for stance in channel.filters.iter().flat_map(|filter| filter.statuses(now)) {
             let operation = stance.operation.as_str();
             let forced = match (stance.forced, stance.forced_for) {
                 (None, _) => String::new(),

@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ledger::Name;
+use crate::ledger::RecordKey;
 
 const BITS_A_NAME: u64 = 16;
 const WORDS: usize = 8;
@@ -15,14 +15,14 @@ const BITS: u32 = 7;
 /// So many blocks are counted to estimate how full all are.
 const SAMPLE: usize = 4096;
 
-pub(super) struct Filter {
+pub(super) struct BloomFilter {
     blocks: Vec<[AtomicU64; WORDS]>,
     most: u64,
     count: AtomicU64,
     keys: [RandomState; 2],
 }
 
-impl Filter {
+impl BloomFilter {
     /// For so many names.
     pub(super) fn new(most: u64) -> Self {
         let blocks = (most * BITS_A_NAME).div_ceil(64 * WORDS as u64).max(1);
@@ -35,7 +35,7 @@ impl Filter {
     }
 
     /// From now on it has the name.
-    pub(super) fn insert(&self, name: Name) {
+    pub(super) fn insert(&self, name: RecordKey) {
         let (block, bits) = self.place(name);
         let mut is_new = false;
         for (word, bits) in block.iter().zip(bits) {
@@ -47,7 +47,7 @@ impl Filter {
     }
 
     /// False only for a name that was never put in.
-    pub(super) fn may_have(&self, name: Name) -> bool {
+    pub(super) fn may_have(&self, name: RecordKey) -> bool {
         let (block, bits) = self.place(name);
         block.iter().zip(bits).all(|(word, bits)| word.load(Ordering::SeqCst) & bits == bits)
     }
@@ -77,7 +77,7 @@ impl Filter {
         sample.iter().sum::<f64>() / sample.len() as f64
     }
 
-    fn place(&self, Name(name): Name) -> (&[AtomicU64; WORDS], [u64; WORDS]) {
+    fn place(&self, RecordKey(name): RecordKey) -> (&[AtomicU64; WORDS], [u64; WORDS]) {
         let [which, mut chooses] = [0, 1].map(|key| self.keys[key].hash_one(name));
         let block = (u128::from(which) * self.blocks.len() as u128) >> 64;
         let mut bits = [0; WORDS];
@@ -98,16 +98,16 @@ fn of_block(block: &[AtomicU64; WORDS]) -> f64 {
 mod tests {
     use super::*;
 
-    fn name(number: u64) -> Name {
+    fn name(number: u64) -> RecordKey {
         let mut name = [0; 16];
         name[..8].copy_from_slice(&number.to_be_bytes());
-        Name(name)
+        RecordKey(name)
     }
 
     #[test]
     fn what_is_in_is_found_and_few_others_are() {
         const MOST: u64 = 50_000;
-        let filter = Filter::new(MOST);
+        let filter = BloomFilter::new(MOST);
         assert_eq!(filter.false_positives(), 0.0);
         (0..MOST).for_each(|number| filter.insert(name(number)));
         assert!((0..MOST).all(|number| filter.may_have(name(number))));
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_same_again_fills_nothing_and_too_many_are_noticed() {
-        let filter = Filter::new(100);
+        let filter = BloomFilter::new(100);
         (0..1000).for_each(|_| filter.insert(name(1)));
         assert_eq!(filter.count(), 1);
         (0..110).for_each(|number| filter.insert(name(number)));

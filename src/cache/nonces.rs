@@ -23,7 +23,7 @@ const OWN: Capacity = Capacity { total: 16_000_000, is_shared: false };
 
 /// A bucket from which a request takes a token, if it is let in.
 #[derive(Clone, Copy)]
-pub(crate) struct Toll<'a> {
+pub(crate) struct RateCheck<'a> {
     pub(crate) merchant: &'a str,
     pub(crate) rate: Rate,
 }
@@ -42,7 +42,7 @@ impl Nonces {
         &self,
         (merchant, mark): (&str, [u8; 16]),
         (end, now): (u64, u64),
-        toll: Option<Toll<'_>>,
+        toll: Option<RateCheck<'_>>,
     ) -> Result<Admitted, CacheError> {
         let admitted = self.shared((merchant, mark), end.saturating_sub(now).max(1), toll).await?;
         // A request over its rate leaves nothing behind, here as there.
@@ -66,7 +66,7 @@ impl Nonces {
         &self,
         (merchant, mark): (&str, [u8; 16]),
         seconds: u64,
-        toll: Option<Toll<'_>>,
+        toll: Option<RateCheck<'_>>,
     ) -> Result<Admitted, CacheError> {
         // In braces what decides the slot: a script in a cluster may touch only one.
         let key = format!("tollgate:nonce:{{{merchant}}}:{}", hex::encode(mark));
@@ -103,7 +103,7 @@ fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
 }
 
 /// The same, if a token could be taken. A repetition takes none, and a request over its rate sets no key.
-fn admission(key: &str, own: &str, seconds: u64, Toll { merchant, rate }: Toll<'_>) -> redis::Cmd {
+fn admission(key: &str, own: &str, seconds: u64, RateCheck { merchant, rate }: RateCheck<'_>) -> redis::Cmd {
     const ADMIT: &str = "\
 local known = redis.call('GET', KEYS[1])
 if known then return {known == ARGV[1] and 1 or 0, 0} end

@@ -5,7 +5,7 @@
 //!
 //! - Every change is told by the ledger before it is visible and again afterwards, to all machines on it
 //!   ([`Listener`]). When it is told first, the answer goes, and until it is told again nothing new is
-//!   kept about that record ([`BARRED`], should the second word never come: its machine died in between).
+//!   kept about that record ([`INVALIDATION_HOLD`], should the second word never come: its machine died in between).
 //! - A machine that begins to hear of changes waits first until what was under way then has its end.
 //! - Who reads a record to keep an answer takes a [`Token`] before. If a change is told between the two, the answer is
 //!   not kept: it may be from before. Both happen under one lock.
@@ -20,7 +20,7 @@
 //! only if it would know of any change since:
 //!
 //! - It has heard everything since before the answer was read from the ledger: the time that the answer lay in Redis, and
-//!   [`LATE`] for the way there.
+//!   [`PROPAGATION_SLACK`] for the way there.
 //! - It has heard of no change that makes the record newer than the answer, nor of one that is under way. Changes are
 //!   remembered for longer than any answer is kept.
 //!
@@ -37,17 +37,17 @@ use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::orders::Orders;
+use super::existence_filter::Orders;
 use super::redis::Redis;
-use super::shared::{Elsewhere, Flight, Shared};
-use crate::ledger::{Age, Changes, Ledger, LedgerError, Listener, Name};
+use super::redis_statuses::{ClusterLookup, Flight, RedisStatuses};
+use crate::ledger::{ChangeListener, Changes, Ledger, LedgerError, RecordKey, Version};
 
 /// How long at most an answer is kept.
 pub const LONGEST: Duration = Duration::from_mins(5);
 /// How long after it was read an answer may still come into Redis.
-pub(super) const LATE: Duration = Duration::from_secs(2);
+pub(super) const PROPAGATION_SLACK: Duration = Duration::from_secs(2);
 /// How long nothing is kept about a record that is about to change, when it is never told that it has.
-const BARRED: Duration = Duration::from_secs(30);
+const INVALIDATION_HOLD: Duration = Duration::from_secs(30);
 /// So many answers are kept; those that are seldom wanted go first.
 const ANSWERS: u64 = 100_000;
 /// So many changes are remembered. More would mean that it cannot be told what is new.
@@ -58,27 +58,27 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// A ready answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Status {
+pub(crate) struct CachedStatus {
     pub(crate) body: Bytes,
     pub(crate) channel: String,
-    pub(crate) age: Age,
+    pub(crate) age: Version,
     /// The provider was asked for it, not only the ledger.
     pub(crate) is_asked: bool,
     /// The provider could not be asked.
     pub(crate) is_stale: bool,
 }
 
-pub(crate) struct Statuses {
+pub(crate) struct StatusCache {
     /// Which orders there are.
     pub(crate) orders: Orders,
     /// Each with the end of its life. Put there and taken away under its shard's lock; whoever looks needs none.
-    answers: Cache<Name, (Arc<Status>, Instant)>,
+    answers: Cache<RecordKey, (Arc<CachedStatus>, Instant)>,
     shards: Vec<Mutex<Shard>>,
     /// Chooses a name's shard. Its key is random, so that no merchant can fill one shard by its choice of order ids.
     hasher: RandomState,
     hearing: RwLock<Option<Hearing>>,
     /// Answers of other machines. Where there may be some, changes are remembered.
-    shared: Option<Shared>,
+    shared: Option<RedisStatuses>,
 }
 
 /// That changes are heard of.
@@ -95,7 +95,7 @@ struct Hearing {
 struct Shard {
     /// Changes with each change that is told.
     turn: u64,
-    changes: Aging<Change>,
+    changes: GenerationalMap<Change>,
     /// Before then nothing is kept, because more happened than could be remembered.
     again: Option<Instant>,
 }
@@ -104,10 +104,10 @@ struct Shard {
 enum Change {
     /// Between its two words, or for ever if the second never comes.
     UnderWay {
-        to: Age,
+        to: Version,
         barred_until: Instant,
     },
-    To(Age),
+    To(Version),
 }
 
 /// Taken before a record is read whose answer is to be kept.
@@ -117,33 +117,44 @@ pub(crate) struct Token {
     pub(super) at: Instant,
 }
 
-impl Statuses {
+impl StatusCache {
     /// With the Redis that machines share.
     pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
-        let shard = || Shard { turn: 0, changes: Aging::new(LONGEST + LATE * 2, CHANGES / SHARDS, now), again: None };
+        let shard = || Shard {
+            turn: 0,
+            changes: GenerationalMap::new(LONGEST + PROPAGATION_SLACK * 2, CHANGES / SHARDS, now),
+            again: None,
+        };
         Self {
             orders: Orders::default(),
             answers: Cache::builder().max_capacity(ANSWERS).time_to_live(LONGEST).build(),
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
             hearing: RwLock::default(),
-            shared: redis.map(Shared::new),
+            shared: redis.map(RedisStatuses::new),
         }
     }
 
     /// The answer, if there is one that is good still.
-    pub(crate) fn find(&self, name: Name, now: Instant) -> Option<Arc<Status>> {
+    pub(crate) fn find(&self, name: RecordKey, now: Instant) -> Option<Arc<CachedStatus>> {
         self.hearing(now)?;
         self.answers.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| status)
     }
 
     /// Taken before the ledger is asked.
-    pub(crate) fn token(&self, name: Name, now: Instant) -> Token {
+    pub(crate) fn token(&self, name: RecordKey, now: Instant) -> Token {
         Token { turn: self.shard(name).lock().turn, at: now }
     }
 
     /// Keeps an answer for so long, unless it may be from before a change. Says whether.
-    pub(crate) fn keep(&self, name: Name, token: Token, status: Arc<Status>, life: Duration, now: Instant) -> bool {
+    pub(crate) fn keep(
+        &self,
+        name: RecordKey,
+        token: Token,
+        status: Arc<CachedStatus>,
+        life: Duration,
+        now: Instant,
+    ) -> bool {
         if self.hearing(now).is_none() {
             return false;
         }
@@ -160,9 +171,9 @@ impl Statuses {
     }
 
     /// Whether an answer of this age, which has been in Redis for so long, can be believed.
-    pub(crate) fn believes(&self, name: Name, age: Age, lay: Duration, now: Instant) -> bool {
+    pub(crate) fn is_current(&self, name: RecordKey, age: Version, lay: Duration, now: Instant) -> bool {
         let Some(since) = self.hearing(now) else { return false };
-        if now.saturating_duration_since(since) < lay + LATE {
+        if now.saturating_duration_since(since) < lay + PROPAGATION_SLACK {
             return false;
         }
         match self.shard(name).lock().changes.get(&name) {
@@ -174,7 +185,7 @@ impl Statuses {
 
     /// Listens to the ledger from now on, and finds out which orders there are, until shutdown.
     pub(crate) async fn run(self: Arc<Self>, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
-        if let Err(error) = ledger.listen(Arc::clone(&self) as Arc<dyn Listener>) {
+        if let Err(error) = ledger.listen(Arc::clone(&self) as Arc<dyn ChangeListener>) {
             tracing::error!(%error, "every status is read from the ledger");
             return;
         }
@@ -195,9 +206,9 @@ impl Statuses {
 
     async fn catch_up(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         let before = *self.hearing.read();
-        ledger.settled().await?;
+        ledger.quiesce().await?;
         if let Some(shared) = &self.shared
-            && let Some(identity) = ledger.identity().await?
+            && let Some(identity) = ledger.cluster_id().await?
         {
             shared.is_about(identity);
         }
@@ -213,7 +224,7 @@ impl Statuses {
     pub(crate) fn is_sharing(&self) -> bool {
         let now = Instant::now();
         let since = self.shared.as_ref().filter(|shared| shared.is_ready()).and_then(|_| self.hearing(now));
-        since.is_some_and(|since| now.saturating_duration_since(since) > LATE)
+        since.is_some_and(|since| now.saturating_duration_since(since) > PROPAGATION_SLACK)
     }
 
     #[cfg(test)]
@@ -228,20 +239,20 @@ impl Statuses {
         self.hearing.read().filter(|hearing| hearing.until.is_none_or(|until| now < until))?.since
     }
 
-    fn shard(&self, Name(name): Name) -> &Mutex<Shard> {
+    fn shard(&self, RecordKey(name): RecordKey) -> &Mutex<Shard> {
         &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
     }
 
     /// What other machines know; waits for one that is asking.
-    pub(crate) async fn elsewhere(&self, name: Name, forced: bool) -> Elsewhere {
+    pub(crate) async fn elsewhere(&self, name: RecordKey, forced: bool) -> ClusterLookup {
         match &self.shared {
             Some(shared) if self.hearing(Instant::now()).is_some() => shared.elsewhere(self, name, forced).await,
-            _ => Elsewhere::Alone,
+            _ => ClusterLookup::Unavailable,
         }
     }
 
     /// Gives the others the answer for which this machine was to ask; none if it came to none.
-    pub(crate) async fn tell(&self, name: Name, flight: Flight, told: Option<(Token, &Status, Duration)>) {
+    pub(crate) async fn tell(&self, name: RecordKey, flight: Flight, told: Option<(Token, &CachedStatus, Duration)>) {
         let Some(shared) = &self.shared else { return };
         match told {
             Some((token, status, life)) => shared.put(name, flight, token, status, life.min(LONGEST)).await,
@@ -249,7 +260,7 @@ impl Statuses {
         }
     }
 
-    fn note(&self, name: Name, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
+    fn note(&self, name: RecordKey, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
         let mut shard = self.shard(name).lock();
         shard.turn += 1;
         self.answers.invalidate(&name);
@@ -261,7 +272,7 @@ impl Statuses {
         if shard.changes.insert(name, change, now) {
             // Among what is forgotten may be what is still under way.
             self.answers.invalidate_all();
-            shard.again = Some(now + BARRED);
+            shard.again = Some(now + INVALIDATION_HOLD);
             drop(shard);
             if let Some(Hearing { since: Some(since), .. }) = &mut *self.hearing.write() {
                 *since = now;
@@ -270,10 +281,10 @@ impl Statuses {
     }
 
     fn changing_at(&self, changes: &Changes, now: Instant) {
-        self.orders.born(&changes.born);
-        self.orders.gone(&changes.gone);
+        self.orders.born(&changes.inserted);
+        self.orders.gone(&changes.deleted);
         for (name, to) in each(changes) {
-            self.note(name, now, |_| Change::UnderWay { to, barred_until: now + BARRED });
+            self.note(name, now, |_| Change::UnderWay { to, barred_until: now + INVALIDATION_HOLD });
         }
     }
 
@@ -295,13 +306,13 @@ impl Statuses {
             hearing.replace(Hearing { until, ..known })
         };
         if before.is_none() {
-            self.orders.hears();
+            self.orders.subscribed();
         }
     }
 
     fn deaf_at(&self, now: Instant) {
         *self.hearing.write() = None;
-        self.orders.deaf();
+        self.orders.disconnected();
         for shard in &self.shards {
             let mut shard = shard.lock();
             shard.turn += 1;
@@ -311,48 +322,48 @@ impl Statuses {
     }
 }
 
-fn each(changes: &Changes) -> impl Iterator<Item = (Name, Age)> {
-    changes.became.iter().copied().chain(changes.gone.iter().map(|name| (*name, Age::GONE)))
+fn each(changes: &Changes) -> impl Iterator<Item = (RecordKey, Version)> {
+    changes.updated.iter().copied().chain(changes.deleted.iter().map(|name| (*name, Version::DELETED)))
 }
 
-impl Listener for Statuses {
-    fn changing(&self, changes: &Changes) {
+impl ChangeListener for StatusCache {
+    fn before_commit(&self, changes: &Changes) {
         self.changing_at(changes, Instant::now());
     }
 
-    fn changed(&self, changes: &Changes) {
+    fn after_commit(&self, changes: &Changes) {
         self.changed_at(changes, Instant::now());
     }
 
-    fn hears(&self, until: Option<Instant>) {
+    fn subscribed(&self, until: Option<Instant>) {
         self.hears_at(until, Instant::now());
     }
 
-    fn deaf(&self) {
+    fn disconnected(&self) {
         self.deaf_at(Instant::now());
     }
 }
 
 /// A map that forgets what is older than twice a period, and what is older than one when there is too much.
-struct Aging<T> {
-    young: HashMap<Name, T>,
-    old: HashMap<Name, T>,
+struct GenerationalMap<T> {
+    young: HashMap<RecordKey, T>,
+    old: HashMap<RecordKey, T>,
     turned: Instant,
     period: Duration,
     most: usize,
 }
 
-impl<T> Aging<T> {
+impl<T> GenerationalMap<T> {
     fn new(period: Duration, most: usize, now: Instant) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), turned: now, period, most: most.max(1) }
     }
 
-    fn get(&self, name: &Name) -> Option<&T> {
+    fn get(&self, name: &RecordKey) -> Option<&T> {
         self.young.get(name).or_else(|| self.old.get(name))
     }
 
     /// Says whether something was forgotten before its time.
-    fn insert(&mut self, name: Name, value: T, now: Instant) -> bool {
+    fn insert(&mut self, name: RecordKey, value: T, now: Instant) -> bool {
         let is_time = now.saturating_duration_since(self.turned) >= self.period;
         let is_full = self.young.len() >= self.most && !self.young.contains_key(&name);
         if is_time || is_full {
@@ -363,7 +374,7 @@ impl<T> Aging<T> {
         is_full && !is_time
     }
 
-    fn remove(&mut self, name: &Name) {
+    fn remove(&mut self, name: &RecordKey) {
         self.young.remove(name);
         self.old.remove(name);
     }

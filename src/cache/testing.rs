@@ -12,18 +12,18 @@ use tollgate_plugins::secret::Secret;
 
 use super::{Redis, RedisUrl};
 
-use crate::ledger::{ClaimKey, Claimed, Intent, Ledger, Name, Subject, Ticket, a_payment};
+use crate::ledger::{ClaimKey, ClaimResult, ExecutionPermit, Intent, Ledger, RecordId, RecordKey, a_payment};
 
-pub(crate) fn subject(order_id: &str) -> Subject {
-    Subject { merchant: "shop".to_owned(), order_id: order_id.to_owned(), refund_id: None }
+pub(crate) fn subject(order_id: &str) -> RecordId {
+    RecordId { merchant: "shop".to_owned(), order_id: order_id.to_owned(), refund_id: None }
 }
 
-pub(crate) fn name(order_id: &str) -> Name {
-    Name::of(&subject(order_id))
+pub(crate) fn name(order_id: &str) -> RecordKey {
+    RecordKey::of(&subject(order_id))
 }
 
 /// A payment that was claimed.
-pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> Ticket {
+pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> ExecutionPermit {
     let key = ClaimKey {
         merchant: "shop".to_owned(),
         method: "POST".to_owned(),
@@ -32,7 +32,7 @@ pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> Ticket {
         fingerprint: [1; 32],
     };
     match ledger.claim(key, Intent::Pay(a_payment(order_id)), Timestamp::now()).await.unwrap() {
-        Claimed::Run(ticket) => ticket,
+        ClaimResult::Run(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }

@@ -6,10 +6,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::faults;
+use super::environment::{World, number, refund_number};
+use super::provider_faults;
 use super::till::Scan;
-use super::ways::{Way, order_id};
-use super::world::{World, number, refund_number};
+use super::ways::{PayMethod, order_id};
 
 /// A client tries for so long to be told something.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -18,10 +18,10 @@ const CONSOLE_REFUNDS: f64 = 0.02;
 
 /// What happened to one payment, as its client saw it.
 #[derive(Debug)]
-pub(super) struct Story {
+pub(super) struct ClientLog {
     pub(super) order: String,
     pub(super) amount: u64,
-    pub(super) way: &'static Way,
+    pub(super) way: &'static PayMethod,
     /// What became of the payer's code, where a till scanned one.
     pub(super) scan: Option<Scan>,
     /// The faults that were in its way.
@@ -44,8 +44,8 @@ pub(super) struct Story {
     pub(super) wrong: Vec<String>,
 }
 
-impl Story {
-    pub(super) fn new(serial: u64, amount: u64, way: &'static Way, scan: Option<Scan>) -> Self {
+impl ClientLog {
+    pub(super) fn new(serial: u64, amount: u64, way: &'static PayMethod, scan: Option<Scan>) -> Self {
         Self {
             order: order_id(serial),
             amount,
@@ -66,7 +66,7 @@ impl Story {
 
 /// What the seed decides of a payment before anything happens to it.
 struct Plan {
-    way: &'static Way,
+    way: &'static PayMethod,
     scan: Option<Scan>,
     /// Once it is paid, somebody refunds some or all of it in the provider's console.
     has_console_refund: bool,
@@ -74,19 +74,19 @@ struct Plan {
 
 impl Plan {
     fn draw(random: &mut StdRng) -> Self {
-        let way = Way::draw(random);
+        let way = PayMethod::draw(random);
         let scan = Scan::draw(random, way);
         Self { way, scan, has_console_refund: random.random_bool(CONSOLE_REFUNDS) && way.is_notified_of_console() }
     }
 }
 
-pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Story {
+pub(super) async fn run(world: &World, serial: u64, mut random: StdRng) -> ClientLog {
     let Plan { way, scan, has_console_refund } = Plan::draw(&mut random);
     let amount = random.random_range(1..100_000);
-    let story = Story::new(serial, amount, way, scan);
+    let story = ClientLog::new(serial, amount, way, scan);
     let order = number(&story.order);
     let door = random.random_range(0..world.gateways.len());
-    let mut life = Life { world, random, story, has_console_refund, door };
+    let mut life = ClientSession { world, random, story, has_console_refund, door };
     if scan == Some(Scan::ChargedPayError) {
         life.script_pay_error().await;
     } else {
@@ -94,7 +94,9 @@ pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Stor
     }
     life.maybe_fault("query", &order, 0.1).await;
     let body = way.order(serial, amount, scan);
-    let Some((status, mut payment)) = life.insist("/v1/payments", "pay", &body).await else { return life.story };
+    let Some((status, mut payment)) = life.retry_until_definite("/v1/payments", "pay", &body).await else {
+        return life.story;
+    };
     life.story.told.push((status, payment.clone()));
     if payment["money_state"] == "not_sent" {
         payment = life.until_made().await;
@@ -113,22 +115,22 @@ pub(super) async fn live(world: &World, serial: u64, mut random: StdRng) -> Stor
     life.story
 }
 
-pub(super) struct Life<'a> {
+pub(super) struct ClientSession<'a> {
     pub(super) world: &'a World,
     pub(super) random: StdRng,
-    pub(super) story: Story,
+    pub(super) story: ClientLog,
     has_console_refund: bool,
     /// The gateway that is asked.
     door: usize,
 }
 
-impl Life<'_> {
+impl ClientSession<'_> {
     async fn maybe_fault(&mut self, operation: &str, number: &str, chance: f64) {
         if !self.random.random_bool(chance) {
             return;
         }
         let channel = self.story.way.channel;
-        let Some(drawn) = faults::draw(&mut self.random, channel, operation, number) else { return };
+        let Some(drawn) = provider_faults::draw(&mut self.random, channel, operation, number) else { return };
         self.story.sent_again += u64::from(operation == "create" && drawn.sent_again);
         match self.world.fault(drawn.fault).await {
             Ok(()) => self.story.faults.push(drawn.name),
@@ -158,7 +160,9 @@ impl Life<'_> {
     pub(super) async fn takes_back(&mut self) {
         let order = self.story.order.clone();
         self.maybe_fault(self.story.way.taking_back(), &number(&order), 0.2).await;
-        if let Some(told) = self.insist(&format!("/v1/payments/{order}/close"), "close", &Value::Null).await {
+        if let Some(told) =
+            self.retry_until_definite(&format!("/v1/payments/{order}/close"), "close", &Value::Null).await
+        {
             self.story.told.push(told);
         }
     }
@@ -235,13 +239,13 @@ impl Life<'_> {
         self.maybe_fault("refund", &refund_number(&order, &name), 0.3).await;
         self.maybe_fault("refund_query", &refund_number(&order, &name), 0.1).await;
         let body = json!({"refund_id": name, "amount": {"value": amount, "currency": "CNY"}, "reason": "混沌"});
-        let told = self.insist(&format!("/v1/payments/{order}/refunds"), "refund", &body).await;
+        let told = self.retry_until_definite(&format!("/v1/payments/{order}/refunds"), "refund", &body).await;
         self.story.refunds.push((name, amount, told.map(|(status, _)| status)));
     }
 
     /// Sends the same request until an answer says what became of it: now and then twice at once, now and then hanging up,
     /// now and then leaving it to the queue.
-    async fn insist(&mut self, path: &str, what: &str, body: &Value) -> Option<(u16, Value)> {
+    async fn retry_until_definite(&mut self, path: &str, what: &str, body: &Value) -> Option<(u16, Value)> {
         let key = format!("{what}-{}", self.story.order);
         let later = self.random.random_bool(0.3).then_some("respond-async");
         self.story.left += u64::from(later.is_some());

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::client::Story;
+use super::client::ClientLog;
+use super::environment::{World, number, refund_number};
 use super::till::Scan;
-use super::world::{World, number, refund_number};
 use crate::ledger::MAX_REPEATED_CREATES;
 
 /// What one order came to.
@@ -63,7 +63,7 @@ pub(super) const WRONG: [(&str, &str); 10] = [
 
 /// What the three books say of one order.
 struct Books<'a> {
-    story: &'a Story,
+    story: &'a ClientLog,
     /// The gateway's record.
     payment: Value,
     /// The sandbox's record.
@@ -73,7 +73,7 @@ struct Books<'a> {
 }
 
 /// Compares what the three books say of one order.
-pub(super) async fn judge(world: &World, story: &Story) -> Result<Verdict, String> {
+pub(super) async fn judge(world: &World, story: &ClientLog) -> Result<Verdict, String> {
     let order = &story.order;
     let (status, payment) = read(world, &format!("/v1/payments/{order}")).await?;
     let seen = world.seen(order).await?.unwrap_or_default();
@@ -236,15 +236,15 @@ async fn read(world: &World, path: &str) -> Result<(u16, Value), String> {
 mod tests {
     use serde_json::json;
 
-    use super::super::ways::{WAYS, Way};
+    use super::super::ways::{WAYS, PayMethod};
     use super::*;
 
-    fn way(channel: &str, method: &str) -> &'static Way {
+    fn way(channel: &str, method: &str) -> &'static PayMethod {
         WAYS.iter().find(|way| (way.channel, way.method) == (channel, method)).unwrap_or(&WAYS[0])
     }
 
     /// Compares the gateway's record with the sandbox's; gives what is open or wrong.
-    fn compared(story: &Story, payment: &Value, seen: &Value, events: &[&str]) -> (Vec<&'static str>, Vec<String>) {
+    fn compared(story: &ClientLog, payment: &Value, seen: &Value, events: &[&str]) -> (Vec<&'static str>, Vec<String>) {
         let events = events.iter().map(|kind| (*kind).to_owned()).collect();
         let books = Books { story, payment: payment.clone(), seen: seen.clone(), events };
         let status = payment["status"].as_str().unwrap_or_default().to_owned();
@@ -275,13 +275,13 @@ mod tests {
             ("succeeded", &reversed, &["payment.succeeded", "payment.mismatch"], &[]),
         ] {
             for channel in ["wechat", "wechat-v2"] {
-                let story = Story::new(1, 100, way(channel, "wechat.codepay"), Some(Scan::ChargedPayError));
+                let story = ClientLog::new(1, 100, way(channel, "wechat.codepay"), Some(Scan::ChargedPayError));
                 let payment = json!({"status": status, "money_state": "unknown", "amount": {"value": 100}});
                 let (open, wrong) = compared(&story, &payment, seen, events);
                 assert_eq!((open.as_slice(), wrong.len()), (expected, 0), "{status} {seen}");
             }
         }
-        let story = Story::new(1, 100, way("wechat", "wechat.codepay"), Some(Scan::PaidAtOnce));
+        let story = ClientLog::new(1, 100, way("wechat", "wechat.codepay"), Some(Scan::PaidAtOnce));
         let (_, wrong) = compared(&story, &json!({"status": "closed"}), &reversed, &[]);
         assert_eq!(wrong, ["it was paid at once, and reversed"]);
     }
@@ -298,7 +298,7 @@ mod tests {
             (30, 30, 2, &[], 1),
             (0, 30, 1, &[REFUND], 0),
         ] {
-            let mut story = Story::new(1, 100, way("alipay", "alipay.qr"), None);
+            let mut story = ClientLog::new(1, 100, way("alipay", "alipay.qr"), None);
             story.console_refund = Some(30);
             let payment = json!({"status": "succeeded", "amount": {"value": 100}, "refunded": refunded,
                                  "refunded_elsewhere": elsewhere});
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn cancel_that_gave_money_back_counts_as_refunded_elsewhere_where_the_payment_succeeded() {
-        let story = Story::new(1, 100, way("alipay", "alipay.barcode"), Some(Scan::PaidWhileGivenUp));
+        let story = ClientLog::new(1, 100, way("alipay", "alipay.barcode"), Some(Scan::PaidWhileGivenUp));
         let mut seen = json!({"state": "REFUND", "paid": 100});
         seen["refunds"][number(&story.order)] = json!({"status": "SUCCESS", "amount": 100});
         let payment =

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 /// What was taken, by order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct ReceivedEvents {
     /// The types of the events, each id once, in the order in which they came.
     pub(super) kinds: Vec<String>,
     ids: HashSet<String>,
@@ -25,7 +25,7 @@ pub(super) struct Heard {
 
 #[derive(Default)]
 struct State {
-    heard: HashMap<String, Heard>,
+    heard: HashMap<String, ReceivedEvents>,
     /// Events that were refused once: the second time they are taken.
     refused: HashSet<String>,
     repeated: u64,
@@ -49,7 +49,7 @@ impl Receiver {
         format!("http://{}/events", self.address)
     }
 
-    pub(super) fn heard(&self, order: &str) -> Heard {
+    pub(super) fn heard(&self, order: &str) -> ReceivedEvents {
         self.state.lock().heard.get(order).cloned().unwrap_or_default()
     }
 

@@ -4,9 +4,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::client::Life;
-use super::ways::Way;
-use super::world::number;
+use super::client::ClientSession;
+use super::environment::number;
+use super::ways::PayMethod;
 
 /// What becomes of a scanned code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ const SCANS: [(Scan, &str, u32); 8] = [
 const MAX_PAY_ERRORS: u32 = 4;
 
 impl Scan {
-    pub(super) fn draw(random: &mut StdRng, way: &Way) -> Option<Self> {
+    pub(super) fn draw(random: &mut StdRng, way: &PayMethod) -> Option<Self> {
         if !way.is_scanned() {
             return None;
         }
@@ -81,7 +81,7 @@ impl Scan {
     }
 }
 
-impl Life<'_> {
+impl ClientSession<'_> {
     /// Scripts what the provider is to say of a charged payment, before the code is scanned.
     pub(super) async fn script_pay_error(&mut self) {
         let number = number(&self.story.order);

@@ -17,7 +17,7 @@ pub(super) const CHANNELS: &[(&str, SandboxProvider)] = &[
 
 /// A way to pay over one channel.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct PayMethod {
     pub(super) channel: &'static str,
     pub(super) method: &'static str,
     /// What the provider needs to know of the payer, as JSON.
@@ -27,7 +27,7 @@ pub(super) struct Way {
 }
 
 /// The ways that are an exchange with the provider.
-pub(super) const WAYS: &[Way] = &[
+pub(super) const WAYS: &[PayMethod] = &[
     opened("wechat", "wechat.native", "{}"),
     opened("wechat", "wechat.jsapi", r#"{"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}"#),
     opened("wechat", "wechat.h5", r#"{"client_ip": "203.0.113.9"}"#),
@@ -45,15 +45,15 @@ pub(super) const WAYS: &[Way] = &[
 /// Share of the payments that are made with a scanned code.
 const SCANNED: f64 = 0.15;
 
-const fn opened(channel: &'static str, method: &'static str, payer: &'static str) -> Way {
-    Way { channel, method, payer, code: "" }
+const fn opened(channel: &'static str, method: &'static str, payer: &'static str) -> PayMethod {
+    PayMethod { channel, method, payer, code: "" }
 }
 
-const fn scanned(channel: &'static str, method: &'static str, code: &'static str) -> Way {
-    Way { channel, method, payer: r#"{"client_ip": "203.0.113.9"}"#, code }
+const fn scanned(channel: &'static str, method: &'static str, code: &'static str) -> PayMethod {
+    PayMethod { channel, method, payer: r#"{"client_ip": "203.0.113.9"}"#, code }
 }
 
-impl Way {
+impl PayMethod {
     pub(super) fn draw(random: &mut StdRng) -> &'static Self {
         let is_scanned = random.random_bool(SCANNED);
         let ways: Vec<&Self> = WAYS.iter().filter(|way| way.is_scanned() == is_scanned).collect();

@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
-use super::origin::{Content, LARGEST, read_small};
-use super::parallel::give_way;
+use super::background::yield_cpu;
+use super::file_source::{Content, LARGEST, read_small};
 
 /// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`
 /// was `/etc/tollgate/routes.toml`.
@@ -26,7 +26,7 @@ impl Archive {
         let mut tar = tar::Archive::new(FrameDecoder::new(io::BufReader::new(File::open(path)?)));
         let mut files = BTreeMap::new();
         for entry in tar.entries()? {
-            give_way();
+            yield_cpu();
             let mut entry = entry?;
             // At once, so that no piece of a key is left behind.
             let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(LARGEST));
@@ -50,7 +50,7 @@ impl Archive {
         let frame = FrameInfo::new().content_checksum(true);
         let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
         for (name, file, digest) in files {
-            give_way();
+            yield_cpu();
             let told = |why: &str| io::Error::other(format!("`{}`: {why}", file.display()));
             let content = Content::new(read_small(file).map_err(|why| told(&why))?);
             if content.digest != *digest {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
-use tollgate_plugins::provider::bill::{Bills, Desk};
+use tollgate_plugins::provider::bill::{BillEndpoint, Bills};
 use tollgate_plugins::provider::inspect::Place;
-use tollgate_plugins::provider::{Given, Need, PROVIDERS, Provider, PublishedKeys, Row, Secrets};
+use tollgate_plugins::provider::{BuildContext, Need, PROVIDERS, Provider, ProviderSpec, PublishedKeys, Secrets};
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{Key, Keyring};
 
@@ -16,8 +16,8 @@ use super::address::Address;
 use super::identity::{self, Now};
 use super::keys::Beside;
 use super::secret::Plain;
-use super::source::{Source, suggest};
-use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, times};
+use super::toml_file::{Source, suggest};
+use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, time_windows};
 use crate::upstream::{ANSWER_LIMIT, BillHosts, Upstream};
 
 /// The methods that a channel's provider serves; `None` while the provider is not known.
@@ -53,7 +53,7 @@ pub(super) fn read(
     let timeouts = root.section("timeouts").map_or(TIMEOUTS, timeouts);
     let pool = root.section("pool").map_or(POOL, pool);
     let http2 = root.or("http2", false);
-    let maintenance = times::windows(&mut root);
+    let maintenance = time_windows::windows(&mut root);
     let settle_window = settle_window(&mut root);
     let mut mtls_place = root.span();
     let mtls = root.section("mtls").and_then(|mut mtls| {
@@ -99,7 +99,7 @@ pub(super) fn read(
     let certificates = ends.map(end).collect();
 
     let none = Secrets::new();
-    let given = Given {
+    let given = BuildContext {
         secrets: keys.as_ref().map_or(&none, |keys| &keys.secrets),
         algorithm: keys.as_ref().and_then(|keys| keys.algorithm),
     };
@@ -167,7 +167,7 @@ pub(super) fn read(
 }
 
 /// Identity of everything that published keys depend on: the account, its hosts, and the roots that vouch for them.
-fn trust(row: &Row, provider: &dyn Provider, settings: &UpstreamSettings) -> String {
+fn trust(row: &ProviderSpec, provider: &dyn Provider, settings: &UpstreamSettings) -> String {
     let anchor = provider.published_keys().map(PublishedKeys::trust_anchor).unwrap_or_default();
     format!("{} {} {:?} {anchor}", row.name, provider.account(), settings.hosts)
 }
@@ -211,7 +211,7 @@ fn bills_from(
         if all_loopback { own.hosts.clone() } else { known }
     };
     let files = configured.unwrap_or_else(documented);
-    let desk = if bills.desk() == Desk::Files { files.clone() } else { own.hosts.clone() };
+    let desk = if bills.desk() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
     BillHosts::new(own, desk, files)
 }
 
@@ -238,7 +238,7 @@ fn host(Address { tls, host, port, .. }: Address) -> Host {
     Host { name: host, port, tls }
 }
 
-fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
+fn provider(root: &mut Settings<'_>) -> Option<&'static ProviderSpec> {
     let name: Option<String> = root.required("provider");
     root.choices("provider", PROVIDERS.iter().map(|row| row.name));
     let name = name?;
@@ -250,7 +250,7 @@ fn provider(root: &mut Settings<'_>) -> Option<&'static Row> {
     row
 }
 
-fn dialect(mut account: Settings<'_>, row: &Row, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+fn dialect(mut account: Settings<'_>, row: &ProviderSpec, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let problems = account.problems();
     let (before, span) = (problems.len(), account.span());
     let provider = (row.build)(&mut account, given);

@@ -15,39 +15,39 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::background::{self, yield_cpu};
 use super::channel::{ChannelFile, Served};
+use super::diagnostics::{Diagnostic, Summary};
+use super::file_source::Origin;
 use super::generations::Generations;
 use super::identity::Now;
-use super::known::Known;
+use super::key_cache::Known;
 use super::merchant::Around;
-use super::origin::Origin;
-use super::parallel::{self, give_way};
 use super::process::ProcessFile;
-use super::report::{Mistake, Summary};
 use super::routes::Names;
-use super::source::Source;
+use super::toml_file::Source;
 use super::{CertificateEnd, Channel, Merchant, Snapshot, Sources, channel, merchant, process, routes};
 use crate::routing::Routes;
 
 /// Reads the configuration in a directory. What did not change since `previous` is taken from there, with its
 /// connections and memory.
-pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
+pub fn load(dir: &Path, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Diagnostic>> {
     attempt(dir, Origin::default(), previous).result
 }
 
 /// Reads the configuration as a start would, and says what there is.
-pub fn check(dir: &Path) -> Result<Summary, Vec<Mistake>> {
+pub fn check(dir: &Path) -> Result<Summary, Vec<Diagnostic>> {
     let snapshot = load(dir, None)?;
     let mut notes = notes::of(dir, &snapshot);
     let (in_use, place) = (Generations::of(dir).in_use(), &snapshot.process.ledger);
     match in_use.unreadable(place) {
         Some(file) => {
             let message = "whether `[ledger]` names the ledger in use cannot be told, because this file cannot be read";
-            notes.push(Mistake::in_file(file, message, Some("run `tollgate check` as the gateway's user")));
+            notes.push(Diagnostic::in_file(file, message, Some("run `tollgate check` as the gateway's user")));
         }
         // A start would refuse it.
         None => {
-            in_use.admit(place).map_err(|why| vec![Mistake::in_file(dir.join("tollgate.toml"), why, None)])?;
+            in_use.admit(place).map_err(|why| vec![Diagnostic::in_file(dir.join("tollgate.toml"), why, None)])?;
         }
     }
     Ok(Summary {
@@ -65,7 +65,7 @@ const MOST_FILES: usize = if cfg!(test) { 100 } else { 50_000 };
 /// What came of reading a directory.
 pub(super) struct Attempt {
     /// All or nothing.
-    pub(super) result: Result<Snapshot, Vec<Mistake>>,
+    pub(super) result: Result<Snapshot, Vec<Diagnostic>>,
     /// Every file and directory that was looked at, or for: a change of one of them is worth another attempt.
     pub(super) files: Arc<[PathBuf]>,
 }
@@ -107,7 +107,7 @@ struct Loading<'a> {
     previous: Option<&'a Snapshot>,
     known: Arc<Known>,
     now: Now,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<Diagnostic>,
     /// As [`Sources::files`], in the order in which they were looked at, some more than once.
     files: Vec<PathBuf>,
     sources: Sources,
@@ -117,7 +117,7 @@ impl Loading<'_> {
     fn snapshot(&mut self) -> Option<Snapshot> {
         if !self.origin.is_dir(self.dir) {
             let advice = "name the right one with --conf DIR, or see what is in the example `conf`";
-            self.mistakes.push(Mistake::in_file(self.dir, "there is no such directory", Some(advice)));
+            self.mistakes.push(Diagnostic::in_file(self.dir, "there is no such directory", Some(advice)));
             return None;
         }
         let process = self.process();
@@ -153,7 +153,7 @@ impl Loading<'_> {
         let path = self.dir.join("tollgate.toml");
         if self.origin.is_missing(&path) {
             let advice = "make one with `public_url = \"https://…\"` in it: what providers call back";
-            self.mistakes.push(Mistake::in_file(&path, "this file is missing", Some(advice)));
+            self.mistakes.push(Diagnostic::in_file(&path, "this file is missing", Some(advice)));
             self.files.push(path);
             return None;
         }
@@ -225,8 +225,8 @@ impl Loading<'_> {
             None => std::thread::available_parallelism().map_or(1, NonZero::get),
             Some(_) => 1,
         };
-        for ((name, _), read) in files.iter().zip(parallel::map(files.iter().collect(), threads, read)) {
-            give_way();
+        for ((name, _), read) in files.iter().zip(background::map(files.iter().collect(), threads, read)) {
+            yield_cpu();
             methods.insert(name.clone(), None);
             match read {
                 Err((path, mistake)) => {
@@ -281,12 +281,12 @@ impl Loading<'_> {
         let dir = self.dir.join(kind);
         self.files.push(dir.clone());
         let paths = self.origin.files_in(&dir).unwrap_or_else(|error| {
-            self.mistakes.push(Mistake::in_file(&dir, format!("this directory cannot be read: {error}"), None));
+            self.mistakes.push(Diagnostic::in_file(&dir, format!("this directory cannot be read: {error}"), None));
             Vec::new()
         });
         let mut files = BTreeMap::new();
         for path in paths {
-            give_way();
+            yield_cpu();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(stem) = name.strip_suffix(".toml") else {
                 self.misnamed(&path, name);
@@ -300,13 +300,13 @@ impl Loading<'_> {
             } else {
                 let advice = "use small letters, digits and hyphens, at most 63, as in wechat-main.toml";
                 let message = "the file's name is the name of what is in it, and this is not one";
-                self.mistakes.push(Mistake::in_file(&path, message, Some(advice)));
+                self.mistakes.push(Diagnostic::in_file(&path, message, Some(advice)));
             }
         }
         if files.len() > MOST_FILES {
             let message =
                 format!("there are {} files in this directory, and at most {MOST_FILES} are read", files.len());
-            self.mistakes.push(Mistake::in_file(&dir, message, Some("is this the right one?")));
+            self.mistakes.push(Diagnostic::in_file(&dir, message, Some("is this the right one?")));
             files.clear();
         }
         files
@@ -322,13 +322,13 @@ impl Loading<'_> {
         if extension.eq_ignore_ascii_case("toml") {
             let advice = format!("call it {right}");
             let message = "this file is not read: its name must end in `.toml`, in small letters";
-            self.mistakes.push(Mistake::in_file(path, message, Some(&advice)));
+            self.mistakes.push(Diagnostic::in_file(path, message, Some(&advice)));
         } else if !extension.ends_with('~') && strsim::osa_distance(extension, "toml") <= 1
             || ["conf", "yaml", "yml", "json"].contains(&extension)
         {
             let message = "this file is not read: its name does not end in `.toml`";
             let advice = format!("call it {right}, or take it away");
-            self.sources.notes.push(Mistake::in_file(path, message, Some(&advice)));
+            self.sources.notes.push(Diagnostic::in_file(path, message, Some(&advice)));
         }
     }
 
@@ -343,11 +343,11 @@ impl Loading<'_> {
             if let Some(right) = right {
                 let advice = format!("call it {right}");
                 let message = "this file is not read: its name must be in small letters";
-                self.mistakes.push(Mistake::in_file(&path, message, Some(&advice)));
+                self.mistakes.push(Diagnostic::in_file(&path, message, Some(&advice)));
             } else if name.ends_with(".toml") {
                 let message = "this file is not read: only tollgate.toml and routes.toml are read here";
                 let advice = "merchants have their files in merchants/, channels in channels/";
-                self.sources.notes.push(Mistake::in_file(&path, message, Some(advice)));
+                self.sources.notes.push(Diagnostic::in_file(&path, message, Some(advice)));
             }
         }
     }
@@ -357,7 +357,7 @@ impl Loading<'_> {
         Source::open(path, &self.origin, &self.known).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
-    fn close(&mut self, source: &Source, mistakes: Vec<Mistake>) {
+    fn close(&mut self, source: &Source, mistakes: Vec<Diagnostic>) {
         self.files.extend(source.files());
         self.mistakes.extend(mistakes);
     }

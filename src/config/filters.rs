@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tollgate_plugins::filter::{FILTERS, Filter, State};
 use tollgate_plugins::settings::Settings;
 
-use super::source::suggest;
+use super::toml_file::suggest;
 
 /// Reads the tables. A filter goes on with the memory of the one in whose place it stands: of the same name, and as many
 /// of that name before it.

@@ -10,13 +10,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::archive::Archive;
+use super::background::yield_cpu;
+use super::diagnostics::Diagnostic;
 use super::file;
+use super::file_source::Origin;
 use super::in_use::InUse;
-use super::origin::Origin;
-use super::parallel::give_way;
 use super::reload::Report;
-use super::report::Mistake;
-use super::{LedgerPlace, Process, Snapshot};
+use super::{LedgerConfig, Process, Snapshot};
 
 /// How many are kept.
 pub(super) const MOST: usize = 20;
@@ -39,7 +39,7 @@ pub struct Generations {
 
 /// One that was in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredGeneration {
     /// Its number.
     pub number: u64,
     /// The first digits of its hash.
@@ -47,7 +47,7 @@ pub struct Kept {
     pub(super) path: PathBuf,
 }
 
-impl Kept {
+impl StoredGeneration {
     /// In this directory.
     fn new(dir: &Path, number: u64, hash: &str) -> Self {
         let path = dir.join(format!("{number:08}-{hash}{ARCHIVE}"));
@@ -84,26 +84,31 @@ impl Generations {
     }
 
     /// Those that are kept, the newest last.
-    pub fn list(&self) -> Vec<Kept> {
+    pub fn list(&self) -> Vec<StoredGeneration> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let kept = entries.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let (number, hash) = name.strip_suffix(ARCHIVE)?.split_once('-')?;
-            Some(Kept::new(&self.dir, number.parse().ok()?, hash))
+            Some(StoredGeneration::new(&self.dir, number.parse().ok()?, hash))
         });
-        let mut kept: Vec<Kept> = kept.collect();
+        let mut kept: Vec<StoredGeneration> = kept.collect();
         kept.sort_by_key(|kept| kept.number);
         kept
     }
 
     /// The newest.
-    pub fn last(&self) -> Option<Kept> {
+    pub fn last(&self) -> Option<StoredGeneration> {
         self.list().pop()
     }
 
     /// Keeps a generation that is in force, made from its files or from an older copy. What cannot be written is said, and
     /// stops nothing.
-    pub fn keep(&self, snapshot: &Snapshot, from: Option<&Kept>, report: Option<&Report>) -> Result<(), String> {
+    pub fn keep(
+        &self,
+        snapshot: &Snapshot,
+        from: Option<&StoredGeneration>,
+        report: Option<&Report>,
+    ) -> Result<(), String> {
         let hash = short(&snapshot.hash);
         if self.last().is_some_and(|last| (last.number, last.hash.as_str()) == (snapshot.generation, hash)) {
             return Ok(());
@@ -123,9 +128,15 @@ impl Generations {
         written
     }
 
-    fn write(&self, snapshot: &Snapshot, from: Option<&Kept>, hash: &str, report: Option<&Report>) -> io::Result<()> {
+    fn write(
+        &self,
+        snapshot: &Snapshot,
+        from: Option<&StoredGeneration>,
+        hash: &str,
+        report: Option<&Report>,
+    ) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let kept = Kept::new(&self.dir, snapshot.generation, hash);
+        let kept = StoredGeneration::new(&self.dir, snapshot.generation, hash);
         let unfinished = self.dir.join(format!("unfinished{ARCHIVE}"));
         let _ = fs::remove_file(&unfinished);
         let file = private_file(&unfinished)?;
@@ -154,11 +165,11 @@ impl Generations {
         let mut contents: Vec<_> = snapshot.sources.trace.contents(&self.given.join("tollgate.toml")).collect();
         contents.extend(snapshot.sources.routes_digest.map(|digest| (self.given.join("routes.toml"), digest)));
         for merchant in snapshot.merchants.values() {
-            give_way();
+            yield_cpu();
             contents.extend(merchant.trace.contents(&file("merchants", &merchant.name)));
         }
         for channel in snapshot.channels.values() {
-            give_way();
+            yield_cpu();
             contents.extend(channel.trace.contents(&file("channels", &channel.name)));
         }
         contents.sort_unstable_by(|(one, _), (other, _)| one.as_os_str().cmp(other.as_os_str()));
@@ -167,7 +178,7 @@ impl Generations {
     }
 
     /// What the reload did that put it in force; nothing when that is not known.
-    pub fn report(&self, kept: &Kept) -> Option<Report> {
+    pub fn report(&self, kept: &StoredGeneration) -> Option<Report> {
         serde_json::from_slice(&fs::read(kept.report()).ok()?).ok()
     }
 
@@ -180,10 +191,10 @@ impl Generations {
     }
 
     /// Reads one that was kept.
-    pub fn load(&self, kept: &Kept, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Mistake>> {
+    pub fn load(&self, kept: &StoredGeneration, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Diagnostic>> {
         let mistaken = |message: &str| {
             let advice = "choose another one with `tollgate rollback --to`";
-            vec![Mistake::in_file(&kept.path, message, Some(advice))]
+            vec![Diagnostic::in_file(&kept.path, message, Some(advice))]
         };
         let archive = Archive::open(&kept.path).map_err(|error| mistaken(&format!("this is damaged: {error}")))?;
         let dir = kept.path.join(self.conf.strip_prefix("/").unwrap_or(&self.conf));
@@ -200,8 +211,8 @@ impl Generations {
             Ok(rest) => self.given.join(rest),
             Err(_) => path.to_owned(),
         };
-        if let LedgerPlace::Embedded(path) = &snapshot.process.ledger {
-            let ledger = LedgerPlace::Embedded(outside(path));
+        if let LedgerConfig::Embedded(path) = &snapshot.process.ledger {
+            let ledger = LedgerConfig::Embedded(outside(path));
             snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
         }
         snapshot.sources.files = snapshot.sources.files.iter().map(|file| outside(file)).collect();
@@ -209,7 +220,7 @@ impl Generations {
     }
 
     /// Remembers the configuration that was taken back, or that none is.
-    pub fn take_back(&self, hash: Option<&str>) {
+    pub fn mark_rolled_back(&self, hash: Option<&str>) {
         let path = self.dir.join(REFUSED);
         let written = match hash {
             Some(hash) => fs::write(path, hash),
@@ -224,7 +235,7 @@ impl Generations {
     }
 
     /// Whether the configuration of this hash was taken back.
-    pub fn is_taken_back(&self, hash: &str) -> bool {
+    pub fn is_rolled_back(&self, hash: &str) -> bool {
         fs::read_to_string(self.dir.join(REFUSED)).is_ok_and(|refused| refused == hash)
     }
 }

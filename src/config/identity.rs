@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::Identity;
 use super::key_file;
 use super::secret::{self, Plain};
-use super::source::Source;
+use super::toml_file::Source;
 
 /// Unix seconds: when the configuration is read.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::LedgerPlace;
+use super::LedgerConfig;
 use crate::ledger::{Ledger, MARK, Mark, refuse_moved};
 
 /// Name of the file.
@@ -28,10 +28,10 @@ pub(super) enum Known {
 
 impl Known {
     /// Whether a configuration names this ledger, as far as can be told without opening it.
-    pub(super) fn is_named_by(&self, place: &LedgerPlace) -> bool {
+    pub(super) fn is_named_by(&self, place: &LedgerConfig) -> bool {
         match (self, place) {
-            (Self::Embedded { path, .. }, LedgerPlace::Embedded(named)) => *path == absolute(named),
-            (Self::Postgres { place, .. }, LedgerPlace::Postgres(address)) => *place == address.to_string(),
+            (Self::Embedded { path, .. }, LedgerConfig::Embedded(named)) => *path == absolute(named),
+            (Self::Postgres { place, .. }, LedgerConfig::Postgres(address)) => *place == address.to_string(),
             _ => false,
         }
     }
@@ -73,10 +73,10 @@ impl InUse {
     }
 
     /// Returns a file of the ledger in use that this user may not read. Only the gateway's user may read all of them.
-    pub(super) fn unreadable(&self, place: &LedgerPlace) -> Option<PathBuf> {
+    pub(super) fn unreadable(&self, place: &LedgerConfig) -> Option<PathBuf> {
         let marks = match place {
-            LedgerPlace::Embedded(path) => vec![self.0.clone(), path.join(MARK)],
-            LedgerPlace::Postgres(_) => vec![self.0.clone()],
+            LedgerConfig::Embedded(path) => vec![self.0.clone(), path.join(MARK)],
+            LedgerConfig::Postgres(_) => vec![self.0.clone()],
         };
         let is_denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
         marks.into_iter().find(|file| File::open(file).is_err_and(is_denied))
@@ -84,8 +84,8 @@ impl InUse {
 
     /// Refuses an embedded ledger that was moved, and a directory that does not hold the ledger in use: a missing volume must not
     /// be taken for a new ledger. Called before it is opened, because opening would make an empty one.
-    pub(crate) fn admit(&self, place: &LedgerPlace) -> Result<(), String> {
-        let LedgerPlace::Embedded(path) = place else { return Ok(()) };
+    pub(crate) fn admit(&self, place: &LedgerConfig) -> Result<(), String> {
+        let LedgerConfig::Embedded(path) = place else { return Ok(()) };
         refuse_moved(path).map_err(|error| error.0)?;
         let Some(known) = self.read()? else { return Ok(()) };
         let found = Ledger::identity_in(path).map_err(|error| error.to_string())?;
@@ -110,18 +110,18 @@ impl InUse {
 
     /// Refuses a PostgreSQL that is not the ledger in use and was not filled from it; else writes down that the opened ledger is in
     /// use.
-    pub(crate) fn confirm(&self, place: &LedgerPlace, ledger: &Ledger) -> Result<(), String> {
+    pub(crate) fn confirm(&self, place: &LedgerConfig, ledger: &Ledger) -> Result<(), String> {
         let opened = match (place, ledger.origin()) {
-            (LedgerPlace::Postgres(address), Some((name, moves))) => {
+            (LedgerConfig::Postgres(address), Some((name, moves))) => {
                 let opened = Known::Postgres { name: name.to_owned(), place: address.to_string() };
                 self.follows(&opened, name, moves)?;
                 opened
             }
-            (LedgerPlace::Embedded(path), _) => match Ledger::identity_in(path).map_err(|error| error.to_string())? {
+            (LedgerConfig::Embedded(path), _) => match Ledger::identity_in(path).map_err(|error| error.to_string())? {
                 Some(identity) => Known::Embedded { path: absolute(path), identity },
                 None => return Err(format!("the ledger in {} was removed while it was opened", path.display())),
             },
-            (LedgerPlace::Postgres(_), None) => return Ok(()),
+            (LedgerConfig::Postgres(_), None) => return Ok(()),
         };
         if let Err(error) = self.write(&opened) {
             // As with the kept generations: a directory that is read-only stops nothing.

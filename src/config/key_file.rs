@@ -6,8 +6,8 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::key_file::{FileError, KeyFile, Password};
 
-use super::origin::Content;
-use super::source::Source;
+use super::file_source::Content;
+use super::toml_file::Source;
 
 /// Notes why a file cannot be used at the key that names it.
 pub(super) fn refuse(table: &Settings<'_>, key: &str, error: FileError) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tollgate_plugins::provider::inspect::{Facts, Finding, IdOf, Place, Severity, Sign, Verify};
-use tollgate_plugins::provider::{Need, Row, Secrets};
+use tollgate_plugins::provider::{Need, ProviderSpec, Secrets};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Problems, Settings};
 use tollgate_plugins::signer::certificate::Certificate;
@@ -14,7 +14,7 @@ use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
 use super::key_file;
 use super::secret::{self, Plain};
-use super::source::{Source, suggest};
+use super::toml_file::{Source, suggest};
 
 /// The parsed `[keys]` table.
 pub(super) struct Keys {
@@ -49,7 +49,13 @@ pub(super) struct Beside<'a> {
 }
 
 /// Reads the table as the provider wants it.
-pub(super) fn read(source: &Source, mut table: Settings<'_>, row: &Row, plain: Plain, beside: &Beside<'_>) -> Keys {
+pub(super) fn read(
+    source: &Source,
+    mut table: Settings<'_>,
+    row: &ProviderSpec,
+    plain: Plain,
+    beside: &Beside<'_>,
+) -> Keys {
     let mut files = Files::default();
     let sign = match row.sign {
         Need::Required(advice) => table.required_section_as("sign", advice),
@@ -87,7 +93,7 @@ impl Keys {
     /// Holds the files and ids against each other. The places are those outside of `[keys]`.
     pub(super) fn inspect(
         &self,
-        row: &Row,
+        row: &ProviderSpec,
         beside: &Beside<'_>,
         problems: &Problems,
         place: impl Fn(Place) -> Range<usize>,
@@ -132,7 +138,7 @@ impl Keys {
 fn signer(
     source: &Source,
     mut sign: Settings<'_>,
-    row: &Row,
+    row: &ProviderSpec,
     plain: Plain,
     files: &mut Files,
 ) -> (Option<&'static Algorithm>, Option<Arc<dyn Signer>>) {
@@ -198,7 +204,7 @@ fn belongs_together(sign: &Settings<'_>, file: &KeyFile) -> bool {
 fn verify(
     source: &Source,
     table: &mut Settings<'_>,
-    row: &Row,
+    row: &ProviderSpec,
     algorithm: Option<&Algorithm>,
     beside: &Beside<'_>,
     files: &mut Files,
@@ -289,7 +295,7 @@ fn certificate_file(
 }
 
 /// As the provider works it out from the key itself, or else as the file says.
-fn key_id(table: &mut Settings<'_>, row: &Row, file: &KeyFile, whose: IdOf) -> Option<String> {
+fn key_id(table: &mut Settings<'_>, row: &ProviderSpec, file: &KeyFile, whose: IdOf) -> Option<String> {
     let known = (row.key_id)(file.to_pem().expose());
     let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
         (true, _) => return known,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tollgate_plugins::settings::{Settings, Size};
 
-use super::LedgerPlace;
+use super::LedgerConfig;
 use super::identity::{self, Now};
 use super::secret::{self, Plain};
-use super::source::{Source, suggest};
+use super::toml_file::{Source, suggest};
 use crate::clock::MAX_OFFSET;
-use crate::ledger::{Address, CONNECTIONS, FEWEST_CONNECTIONS, Keep, RESERVE};
+use crate::ledger::{Address, CONNECTIONS, FEWEST_CONNECTIONS, RESERVE, RetentionPolicy};
 
 /// Every kind, in the order in which they are told.
 pub(super) const KINDS: [&str; 2] = ["embedded", "postgres"];
@@ -20,11 +20,11 @@ const MOST_CONNECTIONS: usize = 500;
 /// What the section says.
 pub(super) struct LedgerSection {
     /// None when it is wrong.
-    pub(super) place: Option<LedgerPlace>,
+    pub(super) place: Option<LedgerConfig>,
     pub(super) connections: usize,
     pub(super) reserve: u64,
     pub(super) max_clock_offset: Duration,
-    pub(super) keep: Keep,
+    pub(super) keep: RetentionPolicy,
 }
 
 /// Reads the section.
@@ -34,24 +34,24 @@ pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: b
         connections: CONNECTIONS,
         reserve: RESERVE,
         max_clock_offset: MAX_OFFSET,
-        keep: Keep::default(),
+        keep: RetentionPolicy::default(),
     };
     let Some(mut section) = section else {
-        let place = Some(LedgerPlace::Embedded(source.resolve("data")));
+        let place = Some(LedgerConfig::Embedded(source.resolve("data")));
         return LedgerSection { place, ..none };
     };
-    let keep = section.section("keep").map_or(Keep::default(), keep);
+    let keep = section.section("keep").map_or(RetentionPolicy::default(), keep);
     place(source, section, is_sandbox, now, LedgerSection { keep, ..none })
 }
 
-fn keep(mut section: Settings<'_>) -> Keep {
-    let default = Keep::default();
-    let keep = Keep {
+fn keep(mut section: Settings<'_>) -> RetentionPolicy {
+    let default = RetentionPolicy::default();
+    let keep = RetentionPolicy {
         claims: section.or("claims", default.claims),
         payments: section.or("payments", default.payments),
         events: section.or("events", default.events),
     };
-    if keep.claims < Keep::CLAIMS_AT_LEAST {
+    if keep.claims < RetentionPolicy::CLAIMS_AT_LEAST {
         let message = "`ledger.keep.claims` must be 24h at least: merchants repeat their requests for so long";
         section.problem("claims", message, Some("\"24h\"".to_owned()));
     }
@@ -70,7 +70,7 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now,
         "embedded" => {
             let path = section.or("path", "data".to_owned());
             let reserve = section.or("reserve", Size(RESERVE)).0;
-            LedgerSection { place: Some(LedgerPlace::Embedded(source.resolve(&path))), reserve, ..read }
+            LedgerSection { place: Some(LedgerConfig::Embedded(source.resolve(&path))), reserve, ..read }
         }
         "postgres" => {
             let place = postgres(source, &mut section, is_sandbox, now);
@@ -116,7 +116,7 @@ fn connections(section: &mut Settings<'_>) -> usize {
     connections
 }
 
-fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerPlace> {
+fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerConfig> {
     let plain = match is_sandbox {
         true => Plain::Allowed,
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
@@ -124,7 +124,7 @@ fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: 
     let url = secret::required(source, section, "url", plain);
     let authorities = identity::authorities_der(source, section, "ca", now);
     match Address::parse(&url?, authorities.as_deref()) {
-        Ok(address) => Some(LedgerPlace::Postgres(Box::new(address))),
+        Ok(address) => Some(LedgerConfig::Postgres(Box::new(address))),
         Err(why) => {
             let suggestion =
                 "as in \"postgres://tollgate:password@db.example.com/tollgate?sslmode=verify-full\"".to_owned();
@@ -135,11 +135,11 @@ fn postgres(source: &Source, section: &mut Settings<'_>, is_sandbox: bool, now: 
 }
 
 /// The name of the key that differs.
-pub(super) fn difference(running: &LedgerPlace, file: &LedgerPlace) -> Option<&'static str> {
+pub(super) fn difference(running: &LedgerConfig, file: &LedgerConfig) -> Option<&'static str> {
     match (running, file) {
         (running, file) if running == file => None,
-        (LedgerPlace::Embedded(_), LedgerPlace::Embedded(_)) => Some("ledger.path"),
-        (LedgerPlace::Postgres(_), LedgerPlace::Postgres(_)) => Some("ledger.url"),
+        (LedgerConfig::Embedded(_), LedgerConfig::Embedded(_)) => Some("ledger.path"),
+        (LedgerConfig::Postgres(_), LedgerConfig::Postgres(_)) => Some("ledger.url"),
         _ => Some("ledger.kind"),
     }
 }
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    fn read_text(text: &str, is_sandbox: bool) -> (Option<LedgerPlace>, Vec<String>) {
+    fn read_text(text: &str, is_sandbox: bool) -> (Option<LedgerConfig>, Vec<String>) {
         let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
         let (place, mistakes) = source.read(|mut root| {
             let section = root.section("ledger");
@@ -163,12 +163,12 @@ mod tests {
     #[test]
     fn both_kinds_are_read() {
         let (place, _) = read_text("ledger.path = \"/var/lib/tollgate\"", false);
-        assert_eq!(place.unwrap(), LedgerPlace::Embedded("/var/lib/tollgate".into()));
+        assert_eq!(place.unwrap(), LedgerConfig::Embedded("/var/lib/tollgate".into()));
         let text = "[ledger]\nkind = \"postgres\"\nurl = \"plain:postgres://tollgate:s3cret@localhost/pay\"";
         let (place, mistakes) = read_text(text, true);
         assert_eq!(mistakes, [""; 0]);
         let place = place.unwrap();
-        assert!(matches!(&place, LedgerPlace::Postgres(address) if address.to_string().ends_with("database pay")));
+        assert!(matches!(&place, LedgerConfig::Postgres(address) if address.to_string().ends_with("database pay")));
         assert!(!format!("{place:?}").contains("s3cret"));
     }
 
@@ -216,9 +216,9 @@ mod tests {
 
     #[test]
     fn what_differs_is_named() {
-        let [one, other] = ["a", "b"].map(|path| LedgerPlace::Embedded(path.into()));
+        let [one, other] = ["a", "b"].map(|path| LedgerConfig::Embedded(path.into()));
         let postgres = |url: &str| {
-            LedgerPlace::Postgres(Box::new(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap()))
+            LedgerConfig::Postgres(Box::new(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap()))
         };
         let [here, there] = [postgres("postgres://localhost/a"), postgres("postgres://localhost/b")];
         assert_eq!(difference(&one, &one), None);

@@ -9,13 +9,13 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ipnet::IpNet;
-use tollgate_plugins::filter::limit::Allowance;
+use tollgate_plugins::filter::limit::LimitConfig;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
-use super::source::{MOST_SUGGESTED, Source, suggest};
+use super::toml_file::{MOST_SUGGESTED, Source, suggest};
 use super::{Merchant, Webhook, special_purpose};
 
 /// The shortest secret: 128 bits, if each of its bits is random.
@@ -59,7 +59,7 @@ pub(super) fn read(
         true => Plain::Allowed,
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
     };
-    source.feed("sandbox", &[u8::from(sandbox)]);
+    source.hash_in("sandbox", &[u8::from(sandbox)]);
     let (mut key_ids, mut ids) = (Vec::new(), HashSet::new());
     let mut keys = Vec::new();
     for mut key in root.sections("keys") {
@@ -79,7 +79,7 @@ pub(super) fn read(
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
     let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, around.allowed));
-    let limit = root.section("limit").and_then(|mut limit| Allowance::read(&mut limit));
+    let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
     let bills = bills(&mut root, around.channels);
     drop(root);
     let fingerprint = source.fingerprint();
@@ -194,7 +194,7 @@ bills = ["wechat-main"]
         let allowed = ["127.0.0.0/8".parse().unwrap()];
         let around = Around { sandbox: Some(sandbox), allowed: Some(&allowed), channels: &channels };
         let (file, mistakes) = source.read(|root| read(&source, root, "shop", &around, previous));
-        let told = |mistake: &super::super::report::Mistake| {
+        let told = |mistake: &super::super::diagnostics::Diagnostic| {
             mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
         };
         (file.unwrap().merchant, mistakes.iter().map(told).collect())
@@ -206,7 +206,7 @@ bills = ["wechat-main"]
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert_eq!(shop.keys[1].1.expose(), b"abcdef0123456789");
         assert_eq!(shop.webhook.as_ref().unwrap().secrets[0].expose(), b"0123456789abcdef01234567");
-        assert_eq!(shop.limit, Some(Allowance { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
+        assert_eq!(shop.limit, Some(LimitConfig { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
         assert_eq!(shop.bills, ["wechat-main"]);
         let (again, _) = read_text(GOOD, true, Some(&shop));
         assert!(Arc::ptr_eq(&shop, &again));

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use tollgate_plugins::settings::Settings;
 
+use super::file_source::Origin;
 use super::identity::Now;
-use super::known::Known;
-use super::origin::Origin;
-use super::source::Source;
-use super::{LedgerPlace, Snapshot, ledger};
+use super::key_cache::Known;
+use super::toml_file::Source;
+use super::{LedgerConfig, Snapshot, ledger};
 
 /// `[ledger]` of the files.
 #[derive(Debug)]
 pub(super) enum Named {
     /// It can be understood.
-    Place(LedgerPlace),
+    Place(LedgerConfig),
     /// It cannot; its lines, if they can be told from the rest of the file.
     Lines(Option<Vec<String>>),
     /// There is no tollgate.toml.
@@ -50,22 +50,22 @@ impl Named {
 }
 
 /// One database, whoever asks for it: a password may have changed.
-pub(super) fn is_same(one: &LedgerPlace, other: &LedgerPlace) -> bool {
+pub(super) fn is_same(one: &LedgerConfig, other: &LedgerConfig) -> bool {
     match (one, other) {
-        (LedgerPlace::Postgres(one), LedgerPlace::Postgres(other)) => one.to_string() == other.to_string(),
+        (LedgerConfig::Postgres(one), LedgerConfig::Postgres(other)) => one.to_string() == other.to_string(),
         (one, other) => one == other,
     }
 }
 
 /// The place in words, without secrets.
-pub(super) fn told(place: &LedgerPlace) -> String {
+pub(super) fn told(place: &LedgerConfig) -> String {
     match place {
-        LedgerPlace::Embedded(path) => path.display().to_string(),
-        LedgerPlace::Postgres(address) => address.to_string(),
+        LedgerConfig::Embedded(path) => path.display().to_string(),
+        LedgerConfig::Postgres(address) => address.to_string(),
     }
 }
 
-fn place(source: &Source, root: &mut Settings<'_>) -> Option<LedgerPlace> {
+fn place(source: &Source, root: &mut Settings<'_>) -> Option<LedgerConfig> {
     let section = root.section("ledger");
     let before = root.problems().len();
     let place = ledger::read(source, section, true, Now::read()).place;

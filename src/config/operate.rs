@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Snapshot;
+use super::diagnostics::Diagnostic;
+use super::diff;
 use super::file;
 use super::generations::Generations;
 use super::process;
-use super::report::Mistake;
-use super::words;
 use crate::admin;
 use crate::output::say;
 
@@ -19,13 +19,13 @@ pub fn diff(conf: &Path) -> Result<(), String> {
     let running = generations.load(&last, None).map_err(|mistakes| lines(&mistakes))?;
     let files = file::load(conf, Some(&running)).map_err(|mistakes| lines(&mistakes))?;
     let (number, hash) = (last.number, &last.hash);
-    let changed = words::changes(&running, &files);
+    let changed = diff::changes(&running, &files);
     if changed.is_empty() {
         say!("nothing would change: generation {number} ({hash}) is made from these files");
         return Ok(());
     }
     say!("against generation {number} ({hash}):");
-    let effects = words::effects(&running, &files);
+    let effects = diff::effects(&running, &files);
     changed.iter().chain(&effects).for_each(|change| say!("  {change}"));
     for key in process::needs_restart(&running.process, &files.process) {
         say!("  `{key}` would be in force after a restart only");
@@ -55,7 +55,7 @@ pub(crate) fn in_force(conf: &Path) -> Result<Snapshot, String> {
     last.map_or_else(|| file::load(conf, None), Ok).map_err(|mistakes| lines(&mistakes))
 }
 
-fn lines(mistakes: &[Mistake]) -> String {
+fn lines(mistakes: &[Diagnostic]) -> String {
     let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
     format!("the configuration has mistakes:\n{}", lines.join("\n"))
 }

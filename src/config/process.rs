@@ -13,9 +13,9 @@ use super::ledger::{self, LedgerSection};
 use super::secret;
 use super::secret::Plain;
 use super::server;
-use super::source::{Source, suggest};
 use super::telemetry;
-use super::{CertificateEnd, Fresh, Process, Queue, RevertIf, ServerLimits, ServerTls, Snapshot, Token, token};
+use super::toml_file::{Source, suggest};
+use super::{AutoRollback, CertificateEnd, Process, Queue, ServerLimits, ServerTls, Snapshot, StatusTtl, Token, token};
 use crate::cache::{CacheKind, LONGEST, RedisUrl};
 
 /// Every kind of cache, in the order in which they are told.
@@ -227,8 +227,8 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
     Admin { listen, hosts, door, token: token.map(Token::new) }
 }
 
-fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, Fresh) {
-    let Some(mut section) = section else { return (CacheKind::Memory, NONCES, Fresh::default()) };
+fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, StatusTtl) {
+    let Some(mut section) = section else { return (CacheKind::Memory, NONCES, StatusTtl::default()) };
     let fresh = fresh(&mut section);
     let nonces = section.or("nonces", NONCES);
     if !(1_000..=1_000_000_000).contains(&nonces) {
@@ -238,10 +238,10 @@ fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (C
 }
 
 /// How long answers to status queries are good.
-fn fresh(section: &mut Settings<'_>) -> Fresh {
-    let fresh = Fresh {
-        pending: section.or("pending", Fresh::default().pending),
-        settled: section.or("final", Fresh::default().settled),
+fn fresh(section: &mut Settings<'_>) -> StatusTtl {
+    let fresh = StatusTtl {
+        pending: section.or("pending", StatusTtl::default().pending),
+        settled: section.or("final", StatusTtl::default().settled),
     };
     if fresh.settled > LONGEST {
         section.problem("final", "`cache.final` must be at most 5m", None);
@@ -295,9 +295,9 @@ fn queue(mut section: Settings<'_>) -> Queue {
     queue
 }
 
-fn revert_if(mut table: Settings<'_>) -> Option<RevertIf> {
+fn revert_if(mut table: Settings<'_>) -> Option<AutoRollback> {
     let before = table.problems().len();
-    let revert_if = RevertIf {
+    let revert_if = AutoRollback {
         window: table.or("window", Duration::from_secs(60)),
         calls: table.or("calls", 20),
         error_percentage: table.or("error_percentage", 20),

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
-use self::retire::retire;
-pub use self::told::Report;
-use self::told::{same, tell, tell_certificates, tell_cost, tell_in_force};
-use self::trial::{Counts, Trial};
+use self::probation::{Counts, Probation};
+use self::reclaim::retire;
+pub use self::report::Report;
+use self::report::{same, tell, tell_certificates, tell_cost, tell_in_force};
+use super::background::{run_background, run_low_priority};
+use super::diagnostics::Diagnostic;
 use super::file::{self, Attempt};
-use super::generations::{Generations, Kept};
+use super::file_source::Origin;
+use super::generations::{Generations, StoredGeneration};
 use super::in_use;
 use super::named::{self, Named};
-use super::origin::Origin;
-use super::parallel::{politely, promptly};
-use super::report::Mistake;
 use super::watch::{Watch, quiet};
-use super::{Channel, Current, LedgerPlace, Snapshot, process, words};
+use super::{Channel, Current, LedgerConfig, Snapshot, diff, process};
 use crate::telemetry::{LABELS, METRICS};
 
 /// Certificates come nearer to their end although nothing is reloaded.
@@ -38,10 +38,10 @@ const USUAL_EVERY: Duration = Duration::from_secs(60);
 ///
 /// With mistakes in it, or when it was taken back before, the last generation that was in force and can be read goes on,
 /// loudly; but never over a change of `[ledger]`, because the payments of one ledger are unknown in another.
-pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
+pub fn load_first(dir: &Path) -> Result<Current, Vec<Diagnostic>> {
     let generations = Generations::of(dir);
     let last = generations.last();
-    let is_taken_back = |read: &Snapshot| last.is_some() && generations.is_taken_back(&read.hash);
+    let is_taken_back = |read: &Snapshot| last.is_some() && generations.is_rolled_back(&read.hash);
     let first = file::load(dir, None);
     let has_mistakes = first.is_err();
     let (snapshot, kept) = match first {
@@ -58,13 +58,13 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
         Ok(read) => (read, None),
         Err(mistakes) => last_kept(&generations, dir, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
     };
-    let is_same = |last: &&Kept| snapshot.hash.starts_with(&last.hash);
+    let is_same = |last: &&StoredGeneration| snapshot.hash.starts_with(&last.hash);
     let generation = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
     let snapshot = Snapshot { generation, ..snapshot };
     if let Err(why) = generations.keep(&snapshot, kept.as_ref(), None) {
         tracing::error!("{why}");
     }
-    LABELS.follow(&snapshot);
+    LABELS.register(&snapshot);
     tell_in_force(&snapshot, &[]);
     METRICS.config_last_reload_success.set(i64::from(!has_mistakes));
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
@@ -74,8 +74,8 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Mistake>> {
 fn last_kept(
     generations: &Generations,
     dir: &Path,
-    mut mistakes: Vec<Mistake>,
-) -> Result<(Snapshot, Kept), Vec<Mistake>> {
+    mut mistakes: Vec<Diagnostic>,
+) -> Result<(Snapshot, StoredGeneration), Vec<Diagnostic>> {
     let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
     let named = Named::read(dir);
     let in_use = generations.in_use().read();
@@ -95,11 +95,11 @@ fn last_kept(
 /// Refuses a generation unless its ledger is certainly the one that the files name and that the last start used.
 fn on_same_ledger(
     snapshot: Snapshot,
-    kept: &Kept,
+    kept: &StoredGeneration,
     dir: &Path,
     named: &Named,
     in_use: &Result<Option<in_use::Known>, String>,
-) -> Result<Snapshot, Vec<Mistake>> {
+) -> Result<Snapshot, Vec<Diagnostic>> {
     let place = &snapshot.process.ledger;
     let why = match (in_use, named) {
         (Err(why), _) => why.clone(),
@@ -114,22 +114,22 @@ fn on_same_ledger(
     let message =
         format!("generation {number} ({hash}) names {place}, but {why}: a start on it could make payments twice");
     let advice = "correct the mistakes in the files; nothing starts until then";
-    Err(vec![Mistake::in_file(dir.join("tollgate.toml"), message, Some(advice))])
+    Err(vec![Diagnostic::in_file(dir.join("tollgate.toml"), message, Some(advice))])
 }
 
 /// What was in force has written a ledger. Where that is gone, with a disk that is not mounted or a link that leads elsewhere,
 /// an empty one in its place would know of no payment.
-fn with_its_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Mistake>> {
+fn with_its_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Diagnostic>> {
     match &snapshot.process.ledger {
-        LedgerPlace::Embedded(path) if !path.is_dir() => {
+        LedgerConfig::Embedded(path) if !path.is_dir() => {
             let advice = "bring it back, or mend the files: an empty one would know of no payment";
-            Err(vec![Mistake::in_file(path, "the ledger of what was in force is not there", Some(advice))])
+            Err(vec![Diagnostic::in_file(path, "the ledger of what was in force is not there", Some(advice))])
         }
         _ => Ok(snapshot),
     }
 }
 
-fn start_loudly(why: &str, mistakes: &[Mistake], last: &Kept) {
+fn start_loudly(why: &str, mistakes: &[Diagnostic], last: &StoredGeneration) {
     for mistake in mistakes {
         tracing::error!("{mistake}");
     }
@@ -151,7 +151,7 @@ struct Shared {
     current: Current,
     one_at_a_time: Mutex<()>,
     /// The generation that has yet to prove itself.
-    trial: parking_lot::Mutex<Option<Trial>>,
+    trial: parking_lot::Mutex<Option<Probation>>,
     /// What was counted before, and before that: what is usual.
     usual: parking_lot::Mutex<[Counts; 2]>,
     /// What the last attempt looked at, taken or refused.
@@ -220,14 +220,14 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 impl ReloadHandle {
     /// Reads the configuration now; puts it in force, or says why not. What it finds is logged and counted too.
     /// What was taken back comes into force again by it.
-    pub async fn reload(&self) -> Result<Report, Vec<Mistake>> {
-        self.0.generations.take_back(None);
+    pub async fn reload(&self) -> Result<Report, Vec<Diagnostic>> {
+        self.0.generations.mark_rolled_back(None);
         self.read_and_swap().await
     }
 
     /// Goes back to a generation that was in force: the one before, or that of this number. The files stay as they are, and
     /// are not read again until they change.
-    pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Mistake>> {
+    pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
         let _turn = shared.one_at_a_time.lock().await;
         *shared.trial.lock() = None;
@@ -235,13 +235,13 @@ impl ReloadHandle {
         let none = |message: &str| {
             let kept: Vec<String> = shared.generations.list().iter().map(|kept| kept.number.to_string()).collect();
             let advice = format!("kept are {}", kept.join(", "));
-            vec![Mistake::in_file(&shared.dir, message, Some(&advice))]
+            vec![Diagnostic::in_file(&shared.dir, message, Some(&advice))]
         };
         let mut kept = shared.generations.list();
         kept.retain(|kept| number.map_or(!running.hash.starts_with(&kept.hash), |number| kept.number == number));
         let Some(kept) = kept.pop() else { return Err(none("there is no such generation")) };
         let (generations, previous, from) = (shared.generations.clone(), Arc::clone(&running), kept.clone());
-        let read = promptly(move || generations.load(&from, Some(&previous))).await;
+        let read = run_background(move || generations.load(&from, Some(&previous))).await;
         let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
         if !named::is_same(&running.process.ledger, &read.process.ledger) {
             let (number, place) = (kept.number, named::told(&read.process.ledger));
@@ -253,8 +253,8 @@ impl ReloadHandle {
         // What is watched are the files, not their copies.
         read.sources.files = Arc::clone(&shared.files.borrow());
         let disk = (shared.dir.clone(), Arc::clone(&running));
-        let disk = promptly(move || file::load(&disk.0, Some(&disk.1))).await;
-        shared.generations.take_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
+        let disk = run_background(move || file::load(&disk.0, Some(&disk.1))).await;
+        shared.generations.mark_rolled_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
         let result = shared.put_in_force(&running, read).await;
         self.keep(Some(kept), result.as_ref().ok().cloned()).await;
         tell(&running, &result);
@@ -263,23 +263,23 @@ impl ReloadHandle {
     }
 
     /// Keeps what is in force.
-    async fn keep(&self, from: Option<Kept>, report: Option<Report>) {
+    async fn keep(&self, from: Option<StoredGeneration>, report: Option<Report>) {
         let (generations, current) = (self.0.generations.clone(), self.0.current.load_full());
-        let kept = politely(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
+        let kept = run_low_priority(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
         if let Some(Err(why)) = kept {
             tracing::warn!("{why}");
         }
     }
 
-    async fn read_and_swap(&self) -> Result<Report, Vec<Mistake>> {
+    async fn read_and_swap(&self) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
         let _turn = shared.one_at_a_time.lock().await;
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
         let started = Instant::now();
-        let attempt = politely(move || file::attempt(&dir, Origin::default(), Some(&previous))).await;
+        let attempt = run_low_priority(move || file::attempt(&dir, Origin::default(), Some(&previous))).await;
         let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
-            result: Err(vec![Mistake::in_file(&shared.dir, "reading the configuration failed", None)]),
+            result: Err(vec![Diagnostic::in_file(&shared.dir, "reading the configuration failed", None)]),
             files: Arc::clone(&running.sources.files),
         });
         shared.files.send_if_modified(|known| {
@@ -289,7 +289,7 @@ impl ReloadHandle {
             }
         });
         if let Ok(read) = &result
-            && shared.generations.is_taken_back(&read.hash)
+            && shared.generations.is_rolled_back(&read.hash)
         {
             let (generation, hash) = (running.generation, running.hash.clone());
             let kept = running.merchants.len() + running.channels.len();
@@ -298,7 +298,7 @@ impl ReloadHandle {
             return unchanged;
         }
         // Before the swap: what fails from the first moment on must count against the new one.
-        let trial = result.as_ref().ok().and_then(|read| Trial::begin(&running, read, &shared.usual.lock()[1]));
+        let trial = result.as_ref().ok().and_then(|read| Probation::begin(&running, read, &shared.usual.lock()[1]));
         let trial = trial.map(|trial| trial.after(shared.trial.lock().as_ref()));
         let result = match result {
             Ok(read) => shared.put_in_force(&running, read).await,
@@ -308,7 +308,7 @@ impl ReloadHandle {
         let changed = result.as_ref().ok().filter(|report| !report.changed.is_empty()).cloned();
         let is_changed = changed.is_some();
         if is_changed {
-            shared.generations.take_back(None);
+            shared.generations.mark_rolled_back(None);
         }
         if result.is_ok() {
             // What could not be kept before can be now.
@@ -327,9 +327,9 @@ impl ReloadHandle {
     async fn try_out(&self) {
         let Some(mut trial) = self.0.trial.lock().take() else { return };
         match trial.look(&self.0.current.load()) {
-            trial::Verdict::Over => {}
-            trial::Verdict::Open => *self.0.trial.lock() = Some(trial),
-            trial::Verdict::Bad(why) => {
+            probation::Verdict::Over => {}
+            probation::Verdict::Open => *self.0.trial.lock() = Some(trial),
+            probation::Verdict::Bad(why) => {
                 let (generation, back) = (trial.generation, self.best_of(&trial));
                 tracing::error!(generation, back, why, "the new generation is taken back by itself");
                 match self.roll_back(Some(back)).await {
@@ -343,9 +343,9 @@ impl ReloadHandle {
     }
 
     /// The one before, or where that was in force too shortly to be kept, the one that would have come back for it.
-    fn best_of(&self, trial: &Trial) -> u64 {
+    fn best_of(&self, trial: &Probation) -> u64 {
         let (kept, running) = (self.0.generations.list(), self.0.current.load());
-        let is_other = |kept: &&Kept| !running.hash.starts_with(&kept.hash);
+        let is_other = |kept: &&StoredGeneration| !running.hash.starts_with(&kept.hash);
         let is_there = |number: &u64| kept.iter().filter(is_other).any(|kept| kept.number == *number);
         // None is there: who goes back to the first is told so.
         trial.candidates().find(is_there).or(trial.candidates().next()).unwrap_or_default()
@@ -353,7 +353,7 @@ impl ReloadHandle {
 
     /// The generations that were in force, each with what its reload did, where that is known; and the number of the one
     /// that is.
-    pub async fn generations(&self) -> (Vec<(Kept, Option<Report>)>, u64) {
+    pub async fn generations(&self) -> (Vec<(StoredGeneration, Option<Report>)>, u64) {
         // One that came into force a moment ago may not be kept yet. Who asks while a reload hangs is told what there is.
         let _turn = tokio::time::timeout(LISTED_AFTER, self.0.one_at_a_time.lock()).await;
         let generations = self.0.generations.clone();
@@ -372,15 +372,15 @@ impl ReloadHandle {
 
 impl Shared {
     /// Telling what changed takes its time too.
-    async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Mistake>> {
+    async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Diagnostic>> {
         let (current, before) = (Arc::clone(&self.current), Arc::clone(running));
-        let report = politely(move || put_in_force(&current, &before, read)).await;
+        let report = run_low_priority(move || put_in_force(&current, &before, read)).await;
         if let Some(report) = &report {
             METRICS.config_needs_restart.set(i64::try_from(report.needs_restart.len()).unwrap_or(i64::MAX));
         }
         report.ok_or_else(|| {
             let advice = "the log says why: reload again";
-            vec![Mistake::in_file(&self.dir, "putting the configuration in force failed", Some(advice))]
+            vec![Diagnostic::in_file(&self.dir, "putting the configuration in force failed", Some(advice))]
         })
     }
 
@@ -394,7 +394,7 @@ impl Shared {
 
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
     let needs_restart = process::needs_restart(&running.process, &read.process);
-    let (changed, effects) = (words::changes(running, &read), words::effects(running, &read));
+    let (changed, effects) = (diff::changes(running, &read), diff::effects(running, &read));
     let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
     if running.hash == read.hash {
         let (generation, hash) = (running.generation, running.hash.clone());
@@ -404,16 +404,16 @@ fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Re
     read.process = Arc::new(process::in_force(&running.process, &read.process));
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
     // Before the first request that bears a new name; the rest is told when it is so.
-    LABELS.follow(&read);
+    LABELS.register(&read);
     let read = Arc::new(read);
     current.store(Arc::clone(&read));
     tell_in_force(&read, &running.sources.certificates);
     report
 }
 
-mod retire;
-mod told;
-mod trial;
+mod probation;
+mod reclaim;
+mod report;
 
 #[cfg(test)]
 mod tests;

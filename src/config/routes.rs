@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tollgate_plugins::settings::Settings;
 
+use super::background::yield_cpu;
 use super::channel::Served;
-use super::parallel::give_way;
-use super::source::{MOST_SUGGESTED, suggest};
-use super::times::{DayOfWeek, TimeOfDay, Zone};
+use super::time_windows::{DayOfWeek, TimeOfDay, Zone};
+use super::toml_file::{MOST_SUGGESTED, suggest};
 use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
 
 /// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
@@ -44,7 +44,7 @@ fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
 }
 
 fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
-    give_way();
+    yield_cpu();
     let mut route = Route::default();
     if let Some(mut wanted) = table.section("match") {
         route.wanted = conditions(&mut wanted, names);
@@ -225,7 +225,7 @@ fn wrong_channel(name: &str, names: &Names<'_>, route: &Route, is_long: bool) ->
 mod tests {
     use std::path::Path;
 
-    use super::super::source::Source;
+    use super::super::toml_file::Source;
     use super::*;
 
     fn read_text(text: &str) -> (Vec<Route>, Vec<String>) {

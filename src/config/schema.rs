@@ -15,7 +15,7 @@ use tollgate_plugins::settings::{Form, Key, Outline, Settings, Shape};
 use super::identity::Now;
 use super::merchant::Around;
 use super::routes::Names;
-use super::source::Source;
+use super::toml_file::Source;
 use super::{channel, ledger, merchant, process, routes};
 use crate::output::say;
 

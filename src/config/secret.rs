@@ -6,7 +6,7 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Form, Setting, Settings};
 use toml::de::DeValue;
 
-use super::source::Source;
+use super::toml_file::Source;
 
 /// What a file says where a secret belongs. It may be the secret itself, put there by mistake: it is never repeated.
 pub(super) struct SecretText(String);

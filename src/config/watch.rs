@@ -10,7 +10,7 @@ use notify::{Config, Event, EventKind, PollWatcher, RecursiveMode, Watcher, reco
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::parallel::give_way;
+use super::background::yield_cpu;
 
 /// Nothing happened for this long: whoever writes is done.
 const QUIET: Duration = Duration::from_millis(200);
@@ -124,7 +124,7 @@ fn directories(files: &[PathBuf]) -> BTreeMap<PathBuf, (u64, u64)> {
     // Of ten thousand files in one directory it is looked at once.
     let mut seen = BTreeSet::new();
     for file in files {
-        give_way();
+        yield_cpu();
         let is_plain = file.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
         if is_plain && file.parent().is_some_and(|parent| seen.contains(or_here(parent))) {
             continue;

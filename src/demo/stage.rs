@@ -22,7 +22,7 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Makes keys and configuration, starts sandbox and gateway, and waits until the gateway is ready.
-    pub(super) async fn set() -> Result<Self, String> {
+    pub(super) async fn start() -> Result<Self, String> {
         let directory = std::env::temp_dir().join(format!("tollgate-demo-{}", std::process::id()));
         let conf = directory.join("conf");
         let cannot = |error: std::io::Error| format!("cannot prepare {}: {error}", directory.display());

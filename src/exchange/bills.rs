@@ -12,21 +12,21 @@ use tokio::runtime::Handle;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::provider::Signing;
-use tollgate_plugins::provider::bill::{self, Bills, File, Found, Link, Wanted};
+use tollgate_plugins::provider::bill::{self, BillFile, BillReply, BillRequest, Bills, Link};
 
-use super::{Exchanger, signing, unanswered, verified};
+use super::{ProviderClient, signing, unanswered, verified};
 use crate::clock::stamp;
 use crate::config::Channel;
-use crate::keys::Keys;
+use crate::provider_keys::Keys;
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, BillHosts};
 
 /// What bills are called in metrics, where operations have their names.
 const NAME: &str = "bill";
 
-impl Exchanger {
+impl ProviderClient {
     /// Has the bill from the channel's provider.
-    pub async fn bill(&self, channel: &Arc<Channel>, wanted: Wanted) -> Result<File, Error> {
+    pub async fn bill(&self, channel: &Arc<Channel>, wanted: BillRequest) -> Result<BillFile, Error> {
         let started = self.clock.now();
         let result = self.have(channel, wanted).await;
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
@@ -39,9 +39,9 @@ impl Exchanger {
         result
     }
 
-    async fn have(&self, channel: &Arc<Channel>, wanted: Wanted) -> Result<File, Error> {
+    async fn have(&self, channel: &Arc<Channel>, wanted: BillRequest) -> Result<BillFile, Error> {
         let hosts = channel.bills.as_ref().ok_or_else(none)?;
-        let _turn = hosts.turn().ok_or_else(|| Error::Held {
+        let _turn = hosts.turn().ok_or_else(|| Error::Rejected {
             why: "other bills of this channel are being fetched".to_owned(),
             retry_after: 5,
         })?;
@@ -49,8 +49,8 @@ impl Exchanger {
         let answer = hosts.ask(&request).await.map_err(unanswered)?;
         let answer = checked(channel, &self.keys, answer).await?;
         match beside(channel, move |bills, _| bills.find(&wanted, answer)).await? {
-            Found::File(file) => Ok(file),
-            Found::Link(link) => follow(channel, hosts, link).await,
+            BillReply::BillFile(file) => Ok(file),
+            BillReply::Link(link) => follow(channel, hosts, link).await,
         }
     }
 }
@@ -66,7 +66,7 @@ async fn checked(channel: &Arc<Channel>, keys: &Arc<Keys>, answer: Answer) -> Re
 }
 
 /// Fetches what a link names, at once: some are good for half a minute only.
-async fn follow(channel: &Arc<Channel>, hosts: &BillHosts, link: Link) -> Result<File, Error> {
+async fn follow(channel: &Arc<Channel>, hosts: &BillHosts, link: Link) -> Result<BillFile, Error> {
     let place = hosts.place(&link.url).map_err(|wrong| {
         tracing::error!(channel = channel.name, wrong, "the link to a bill is not followed");
         Error::Mismatch(format!("its link {wrong}; if it should be followed, name its host in `bill_hosts`"))
@@ -111,5 +111,5 @@ fn broke_off() -> Error {
 }
 
 fn none() -> Error {
-    Error::Unfit("this channel's provider hands out no bills".to_owned())
+    Error::Unsupported("this channel's provider hands out no bills".to_owned())
 }

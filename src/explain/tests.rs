@@ -5,24 +5,24 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::ledger::{Entry, Exchanged, Payment, Seen, What, Written, a_payment};
+use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, TimelineEvent, a_payment};
 
-fn life(payment: Payment) -> Life {
-    Life { payment, refunds: Vec::new(), timeline: Timeline::default() }
+fn life(payment: Payment) -> PaymentHistory {
+    PaymentHistory { payment, refunds: Vec::new(), timeline: Timeline::default() }
 }
 
-fn told(life: Life) -> String {
+fn told(life: PaymentHistory) -> String {
     text::of(&Explanation::from(life))
 }
 
-fn entry(what: What, times: u32) -> Entry {
+fn entry(what: TimelineEvent, times: u32) -> Entry {
     let until = (times > 1).then_some(Timestamp::UNIX_EPOCH);
     Entry { at: Timestamp::UNIX_EPOCH, refund_id: None, what, until, times }
 }
 
 #[test]
 fn the_second_line_says_where_the_money_is() {
-    let search = Search { asked: 7, needs_person: true, closing: true, ..Search::new(Timestamp::UNIX_EPOCH) };
+    let search = Inquiry { asked: 7, needs_person: true, closing: true, ..Inquiry::new(Timestamp::UNIX_EPOCH) };
     let table = [
         (Status::Succeeded, MoneyState::Moved, 0, "PAID"),
         (Status::Succeeded, MoneyState::Moved, 300, "3.00 CNY of it went back"),
@@ -47,8 +47,10 @@ fn the_second_line_says_where_the_money_is() {
 
 #[test]
 fn reason_is_told_of_payment_and_refund() {
-    let word = Some(tollgate_plugins::error::Word { code: "SYSTEM_ERROR".into(), message: "try again".into() });
-    let failed = Payment { status: Status::Failed, money_state: MoneyState::NotMoved, word, ..a_payment("o") };
+    let word =
+        Some(tollgate_plugins::error::ProviderError { code: "SYSTEM_ERROR".into(), message: "try again".into() });
+    let failed =
+        Payment { status: Status::Failed, money_state: MoneyState::NotMoved, provider_error: word, ..a_payment("o") };
     let told = |payment| super::tests::told(life(payment));
     let text = told(failed);
     assert!(text.contains("Why: the provider said SYSTEM_ERROR: try again."), "{text}");
@@ -61,16 +63,16 @@ fn reason_is_told_of_payment_and_refund() {
 
 #[test]
 fn what_was_sent_is_told_with_its_evidence() {
-    let mut exchanged = Exchanged::begun(Kind::Query, "wechat", Timestamp::UNIX_EPOCH);
+    let mut exchanged = ProviderCall::begun(Kind::Query, "wechat", Timestamp::UNIX_EPOCH);
     let mut lines = Vec::new();
-    for written in [Written::No, Written::Maybe, Written::Yes] {
+    for written in [BytesSent::No, BytesSent::Maybe, BytesSent::Yes] {
         exchanged.written = written;
         exchanged.ended(&Err(Error::unclear("cut")));
-        if written == Written::Yes {
-            (exchanged.http_status, exchanged.answer) = (Some(502), Some(Seen::of(b"abc")));
+        if written == BytesSent::Yes {
+            (exchanged.http_status, exchanged.answer) = (Some(502), Some(BodyDigest::of(b"abc")));
         }
         let mut life = life(a_payment("o"));
-        life.timeline.entries.push(entry(What::Exchanged(exchanged.clone()), 3));
+        life.timeline.entries.push(entry(TimelineEvent::ProviderCall(exchanged.clone()), 3));
         lines.push(told(life));
     }
     for (told, words) in lines.iter().zip(["nothing was sent: unclear (cut)", "no whole answer", "answered after 0 ms"])
@@ -82,7 +84,7 @@ fn what_was_sent_is_told_with_its_evidence() {
 
 #[test]
 fn end_that_is_unknown_says_what_is_known_and_no_more() {
-    use crate::ledger::{Action, LossCause};
+    use crate::ledger::{IntentKind, LossCause};
     for (cause, words) in [
         (LossCause::Unknown, "it is not known whether it was sent; the provider is asked"),
         (LossCause::Abandoned, "the gateway that ran it stopped or lost the ledger"),
@@ -90,13 +92,13 @@ fn end_that_is_unknown_says_what_is_known_and_no_more() {
         (LossCause::KnownToProvider, "this gateway sent nothing, but the provider has told of it"),
     ] {
         let mut life = life(a_payment("o"));
-        life.timeline.entries.push(entry(What::Lost { action: Action::Pay, cause }, 1));
+        life.timeline.entries.push(entry(TimelineEvent::Interrupted { action: IntentKind::Pay, cause }, 1));
         let told = told(life);
         assert!(told.contains("how the payment ended is unknown") && told.contains(words), "{told}");
         assert_eq!(told.contains("stopped"), cause == LossCause::Abandoned, "{told}");
     }
-    let older: What = serde_json::from_str(r#"{"what": "lost", "action": "pay"}"#).unwrap();
-    assert_eq!(older, What::Lost { action: Action::Pay, cause: LossCause::Unknown });
+    let older: TimelineEvent = serde_json::from_str(r#"{"what": "lost", "action": "pay"}"#).unwrap();
+    assert_eq!(older, TimelineEvent::Interrupted { action: IntentKind::Pay, cause: LossCause::Unknown });
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn refund_that_was_not_made_here_is_told() {
         (Status::Pending, "refund C-1, which was not made here, is not finished"),
     ] {
         let mut life = life(a_payment("o"));
-        life.timeline.entries.push(entry(What::RefundElsewhere { number: "C-1".into(), status }, 1));
+        life.timeline.entries.push(entry(TimelineEvent::RefundElsewhere { number: "C-1".into(), status }, 1));
         let told = told(life);
         assert!(told.contains(words), "{told}");
     }
@@ -115,7 +117,7 @@ fn refund_that_was_not_made_here_is_told() {
 #[test]
 fn a_gap_is_told() {
     let mut life = life(a_payment("o"));
-    life.timeline.entries = (0..4).map(|_| entry(What::ToBeClosed, 1)).collect();
+    life.timeline.entries = (0..4).map(|_| entry(TimelineEvent::CloseScheduled, 1)).collect();
     life.timeline.left_out = 54;
     assert_eq!(told(life).lines().position(|line| line.contains("54 more")), Some(7));
 }

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::{Currency, Money, Status};
 
 use super::{Explanation, Given};
-use crate::ledger::{Action, Entry, Exchanged, MoneyState, Search, Seen, Source, Verdict, What, Written};
+use crate::ledger::{
+    BodyDigest, BytesSent, Entry, Inquiry, IntentKind, MoneyState, NotificationVerdict, Origin, ProviderCall,
+    TimelineEvent,
+};
 
 /// First where the money is, then what happened, line by line.
 pub(super) fn of(it: &Explanation) -> String {
@@ -82,7 +85,7 @@ fn because(code: Option<&str>, sentence: Option<&str>) -> Option<String> {
 }
 
 /// What is being done about it.
-fn searching(search: Option<&Search>, status: Status) -> Option<String> {
+fn searching(search: Option<&Inquiry>, status: Status) -> Option<String> {
     let search = search.filter(|_| !status.is_final())?;
     let wish = if search.closing { "; it is closed if it is still open then" } else { "" };
     let person = if search.needs_person { " A PERSON MUST LOOK AT IT: ask the provider." } else { "" };
@@ -121,94 +124,104 @@ fn line(entry: &Entry) -> String {
     format!("  {}  {about}{}{repeated}{evidence}", time(entry.at), sentence(&entry.what))
 }
 
-fn sentence(what: &What) -> String {
+fn sentence(what: &TimelineEvent) -> String {
     match what {
-        What::Claimed { action: Action::Pay, channel, amount } => {
+        TimelineEvent::Claimed { action: IntentKind::Pay, channel, amount } => {
             format!("the merchant asked for {}; written down, to go over {channel}", money(*amount))
         }
-        What::Claimed { action: Action::Close, channel, .. } => format!("the merchant asked to close it on {channel}"),
-        What::Claimed { action: Action::Refund, channel, amount } => {
+        TimelineEvent::Claimed { action: IntentKind::Close, channel, .. } => {
+            format!("the merchant asked to close it on {channel}")
+        }
+        TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount } => {
             format!("the merchant asked to give {} back; written down, to go over {channel}", money(*amount))
         }
-        What::PaidElsewhere { channel } => format!("money was found on {channel}, which it had gone away from"),
-        What::Queued { action } => format!("the {} was accepted to be made by the queue", name(*action)),
-        What::Taken { by } => format!("taken from the queue by {by}"),
-        What::PutBack { due } => format!("nothing was sent, so it waits in the queue until {}", time(*due)),
-        What::Moved { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
-        What::Exchanged(exchanged) => exchange(exchanged),
-        What::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),
-        What::Lost { action, cause } => {
+        TimelineEvent::DuplicatePayment { channel } => {
+            format!("money was found on {channel}, which it had gone away from")
+        }
+        TimelineEvent::Queued { action } => format!("the {} was accepted to be made by the queue", name(*action)),
+        TimelineEvent::Dequeued { by } => format!("taken from the queue by {by}"),
+        TimelineEvent::Requeued { due } => format!("nothing was sent, so it waits in the queue until {}", time(*due)),
+        TimelineEvent::Rerouted { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
+        TimelineEvent::ProviderCall(exchanged) => exchange(exchanged),
+        TimelineEvent::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),
+        TimelineEvent::Interrupted { action, cause } => {
             format!("how the {} ended is unknown: {}; the provider is asked", name(*action), cause.sentence())
         }
-        What::RefundElsewhere { number, status: Status::Failed } => {
+        TimelineEvent::RefundElsewhere { number, status: Status::Failed } => {
             format!("refund {number}, which was not made here, has failed: no money went back by it")
         }
-        What::RefundElsewhere { number, .. } => {
+        TimelineEvent::RefundElsewhere { number, .. } => {
             format!("refund {number}, which was not made here, is not finished: no money has gone back by it so far")
         }
-        What::ToBeClosed => "it is to be closed as soon as it is known to be open".to_owned(),
-        What::Became { status, version, by, .. } => {
+        TimelineEvent::CloseScheduled => "it is to be closed as soon as it is known to be open".to_owned(),
+        TimelineEvent::StatusChanged { status, version, by, .. } => {
             let by = match by {
-                Source::Own => "from the request itself",
-                Source::Asked => "because the provider said so when asked",
-                Source::Told => "because the provider notified it",
+                Origin::Request => "from the request itself",
+                Origin::Query => "because the provider said so when asked",
+                Origin::Notification => "because the provider notified it",
             };
             format!("now {} (version {version}), {by}", status.as_str())
         }
-        What::Notified { channel, id, verdict, .. } => {
+        TimelineEvent::NotificationReceived { channel, id, verdict, .. } => {
             let verdict = match verdict {
-                Verdict::Believed => "verified and believed",
-                Verdict::NothingNew => "verified, nothing new",
-                Verdict::Ask => "verified; it proves nothing alone, so the provider is asked",
-                Verdict::Mismatch => "NOT BELIEVED: it names another amount or came over another channel",
+                NotificationVerdict::Applied => "verified and believed",
+                NotificationVerdict::NoChange => "verified, nothing new",
+                NotificationVerdict::Verify => "verified; it proves nothing alone, so the provider is asked",
+                NotificationVerdict::Mismatch => "NOT BELIEVED: it names another amount or came over another channel",
             };
             format!("notification {id} over {channel}: {verdict}")
         }
-        What::NeedsPerson { why } => format!("A PERSON MUST LOOK AT IT: {why}"),
-        What::Event { id, kind } => format!("event {kind} for the merchant ({id})"),
-        What::Delivered { id } => format!("the merchant took the event {id}"),
-        What::Undelivered { id, why } => format!("the merchant did not take the event {id}: {why}; it is sent again"),
-        What::Dropped { id, why } if why == "no_webhook" => format!("event {id} is not sent: the merchant wants none"),
-        What::Dropped { id, why } => format!("event {id} is sent no more ({why}): THE MERCHANT DOES NOT HAVE IT"),
+        TimelineEvent::ManualReview { why } => format!("A PERSON MUST LOOK AT IT: {why}"),
+        TimelineEvent::Event { id, kind } => format!("event {kind} for the merchant ({id})"),
+        TimelineEvent::Delivered { id } => format!("the merchant took the event {id}"),
+        TimelineEvent::Undelivered { id, why } => {
+            format!("the merchant did not take the event {id}: {why}; it is sent again")
+        }
+        TimelineEvent::DeliveryAbandoned { id, why } if why == "no_webhook" => {
+            format!("event {id} is not sent: the merchant wants none")
+        }
+        TimelineEvent::DeliveryAbandoned { id, why } => {
+            format!("event {id} is sent no more ({why}): THE MERCHANT DOES NOT HAVE IT")
+        }
     }
 }
 
-fn exchange(it: &Exchanged) -> String {
-    let Exchanged { operation, channel, result, .. } = it;
+fn exchange(it: &ProviderCall) -> String {
+    let ProviderCall { operation, channel, result, .. } = it;
     let why = it.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     let sent = it.sent_at.strftime("%H:%M:%S%.3f");
     match it.written {
-        Written::No if it.why.is_none() && result == "pending" => {
+        BytesSent::No if it.why.is_none() && result == "pending" => {
             format!("{operation} on {channel}: made here for the payer's device, nothing had to be sent")
         }
-        Written::No => format!("{operation} on {channel}: nothing was sent: {result}{why}"),
-        Written::Maybe => {
+        BytesSent::No => format!("{operation} on {channel}: nothing was sent: {result}{why}"),
+        BytesSent::Maybe => {
             format!("{operation} sent over {channel} at {sent}; no whole answer in {} ms: {result}{why}", it.took_ms)
         }
-        Written::Yes => {
+        BytesSent::Yes => {
             format!("{operation} sent over {channel} at {sent}, answered after {} ms: {result}{why}", it.took_ms)
         }
     }
 }
 
-fn evidence(what: &What) -> Option<String> {
+fn evidence(what: &TimelineEvent) -> Option<String> {
     let (seen, status) = match what {
-        What::Exchanged(Exchanged { answer: Some(seen), http_status, .. }) => (seen, *http_status),
-        What::Notified { seen: Some(seen), .. } => (seen, None),
+        TimelineEvent::ProviderCall(ProviderCall { answer: Some(seen), http_status, .. }) => (seen, *http_status),
+        TimelineEvent::NotificationReceived { seen: Some(seen), .. } => (seen, None),
         _ => return None,
     };
-    let Seen { sha256, bytes, key_id } = seen;
+    let BodyDigest { sha256, bytes, key_id } = seen;
     let status = status.map_or(String::new(), |status| format!("HTTP {status}, "));
     let digest = sha256.get(..16).unwrap_or(sha256);
     let key = key_id.as_ref().map_or("no verified signature".to_owned(), |key| format!("signed with {key}"));
     Some(format!("{status}{bytes} bytes, sha256 {digest}…, {key}"))
 }
 
-fn name(action: Action) -> &'static str {
+fn name(action: IntentKind) -> &'static str {
     match action {
-        Action::Pay => "payment",
-        Action::Close => "close",
-        Action::Refund => "refund",
+        IntentKind::Pay => "payment",
+        IntentKind::Close => "close",
+        IntentKind::Refund => "refund",
     }
 }
 

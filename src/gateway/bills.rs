@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use jiff::civil::Date;
 use sha2::{Digest, Sha256};
 use tollgate_plugins::error::Error;
-use tollgate_plugins::provider::bill::{File, TRADE, Wanted};
+use tollgate_plugins::provider::bill::{BillFile, BillRequest, TRADE};
 
-use super::answers::OnChannel;
-use super::{Asked, Gateway, decoded};
+use super::responses::OnChannel;
+use super::{Gateway, RequestContext, decoded};
 use crate::problem::{Problem, Retryable};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -24,7 +24,7 @@ const PROOF: HeaderName = HeaderName::from_static("x-tollgate-bill-proof");
 /// merchant's file must name it; of the channels that it does not name, not even their existence is told.
 pub(super) async fn bill(
     gateway: &Gateway,
-    asked: &Asked,
+    asked: &RequestContext,
     channel: &str,
     date: &str,
 ) -> Result<Response<Bytes>, Problem> {
@@ -36,7 +36,7 @@ pub(super) async fn bill(
     let channel = asked.snapshot.channels.get(channel).ok_or_else(missing)?;
     let kinds = channel.provider.bills().map(|bills| bills.kinds()).unwrap_or_default();
     let kind = kind(asked.incoming.target.split_once('?').map(|(_, query)| query), kinds)?;
-    let wanted = Wanted { day: day(date)?, kind };
+    let wanted = BillRequest { day: day(date)?, kind };
     let file = gateway.exchanger.bill(channel, wanted).await.map_err(problem)?;
     let mut response = Response::new(file.content.clone());
     describe(response.headers_mut(), &file, &format!("{}-{date}-{kind}", channel.name));
@@ -64,7 +64,7 @@ fn kind(query: Option<&str>, kinds: &'static [&'static str]) -> Result<&'static 
     })
 }
 
-fn describe(headers: &mut HeaderMap, file: &File, name: &str) {
+fn describe(headers: &mut HeaderMap, file: &BillFile, name: &str) {
     let digest = format!("sha-256=:{}:", BASE64_STANDARD.encode(Sha256::digest(&file.content)));
     let disposition = format!("attachment; filename=\"{name}.{}\"", file.form.extension());
     for (name, value) in [(CONTENT_DIGEST, digest), (CONTENT_DISPOSITION, disposition)] {
@@ -81,11 +81,11 @@ fn describe(headers: &mut HeaderMap, file: &File, name: &str) {
 fn problem(error: Error) -> Problem {
     let say = |status, code, detail: &str| Problem::new(status, code, Retryable::SameKey, detail);
     match error {
-        Error::Absent(word) => {
+        Error::NotFound(word) => {
             let detail = "The provider has no bill for this day: it makes one the morning after, and none where nothing happened.";
             say(StatusCode::NOT_FOUND, "no_bill", detail).provider(word)
         }
-        Error::Busy(word) => {
+        Error::ProviderBusy(word) => {
             let detail = "The provider is still making the bill, or is busy. Ask again in some minutes.";
             say(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", detail).provider(word).retry_after(300)
         }
@@ -103,9 +103,9 @@ fn problem(error: Error) -> Problem {
             let detail = "What came is not the bill that the provider vouches for, and is not passed on. Ask again; if it stays so, tell the operator.";
             say(StatusCode::BAD_GATEWAY, "mismatch", detail)
         }
-        error @ (Error::Unfit(_)
+        error @ (Error::Unsupported(_)
         | Error::NotSent(_)
-        | Error::Held { .. }
+        | Error::Rejected { .. }
         | Error::Unverifiable { .. }
         | Error::Unauthorized(_)) => Problem::from_exchange(&error),
     }
@@ -114,7 +114,7 @@ fn problem(error: Error) -> Problem {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tollgate_plugins::error::Word;
+    use tollgate_plugins::error::ProviderError;
 
     use super::*;
 
@@ -140,16 +140,16 @@ mod tests {
 
     #[test]
     fn each_end_tells_what_to_do() {
-        let word = Word { code: "NO_STATEMENT_EXIST".into(), message: "账单文件不存在".into() };
+        let word = ProviderError { code: "NO_STATEMENT_EXIST".into(), message: "账单文件不存在".into() };
         for (error, status, code, retryable) in [
-            (Error::Absent(word.clone()), 404, "no_bill", "same_key"),
-            (Error::Busy(word.clone()), 503, "provider_busy", "same_key"),
+            (Error::NotFound(word.clone()), 404, "no_bill", "same_key"),
+            (Error::ProviderBusy(word.clone()), 503, "provider_busy", "same_key"),
             (Error::Declined(word.clone()), 422, "declined", "no"),
             (Error::unclear("x"), 502, "provider_unclear", "same_key"),
             (Error::Mismatch("x".into()), 502, "mismatch", "same_key"),
             (Error::Unauthorized(word.clone()), 503, "not_sent", "same_key"),
             (Error::NotSent("x".into()), 503, "not_sent", "same_key"),
-            (Error::Held { why: "x".into(), retry_after: 5 }, 503, "not_sent", "same_key"),
+            (Error::Rejected { why: "x".into(), retry_after: 5 }, 503, "not_sent", "same_key"),
         ] {
             let response = problem(error).response("r");
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

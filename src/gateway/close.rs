@@ -7,45 +7,47 @@ use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
-use super::answers::{body_of, broken_off, channel_of, json, kept, refused, unknown};
-use super::form::{idempotency_key, is_identifier, nothing};
-use super::{Asked, Gateway, Making, later, query};
+use super::request_body::{idempotency_key, is_identifier, require_empty_body};
+use super::responses::{body_of, channel_of, json, refused, stored_response, task_failed, unknown};
+use super::{ExecutionContext, Gateway, RequestContext, query, respond_async};
 use crate::clock;
 use crate::config::Channel;
 use crate::idempotency::claim_key;
-use crate::ledger::{Answer, Claimed, Intent, News, Payment, Record, Refund, Subject, Ticket};
+use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund, Update};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
 pub(super) async fn close(
     gateway: &Arc<Gateway>,
-    asked: &Arc<Asked>,
+    asked: &Arc<RequestContext>,
     order_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
     let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
-    nothing(&asked.incoming.body)?;
+    require_empty_body(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
-    let subject = Subject { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let ticket = match later::claim(gateway, asked, key, Intent::Close(subject), clock::now()).await {
-        Ok(Claimed::Run(ticket)) => ticket,
-        Ok(Claimed::Present(record)) => {
+    let subject = RecordId { merchant, order_id: order_id.to_owned(), refund_id: None };
+    let ticket = match respond_async::claim(gateway, asked, key, Intent::Close(subject), clock::now()).await {
+        Ok(ClaimResult::Run(ticket)) => ticket,
+        Ok(ClaimResult::AlreadyExists(record)) => {
             let done = done(&record);
-            return later::not_run(asked, Claimed::Present(record), order_id, done);
+            return respond_async::not_run(asked, ClaimResult::AlreadyExists(record), order_id, done);
         }
-        Ok(other) => return later::not_run(asked, other, order_id, StatusCode::OK),
+        Ok(other) => return respond_async::not_run(asked, other, order_id, StatusCode::OK),
         Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
-    tokio::spawn(finish(Arc::clone(gateway), asked.making(), ticket)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(Arc::clone(gateway), asked.execution_context(), ticket))
+        .await
+        .unwrap_or_else(|_| Err(task_failed()))
 }
 
 /// Closes what was claimed, and answers.
 pub(super) async fn finish(
     gateway: Arc<Gateway>,
-    making: Making,
-    mut ticket: Ticket,
+    making: ExecutionContext,
+    mut ticket: ExecutionPermit,
 ) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
     let result = match query::channel_for(&making.snapshot, &ticket.payment) {
@@ -53,23 +55,23 @@ pub(super) async fn finish(
         Err(error) => Err(error),
     };
     let news = match &result {
-        Ok(outcome) => News::Outcome(outcome.clone()),
+        Ok(outcome) => Update::Outcome(outcome.clone()),
         Err(error) if error.provably_not_executed() => {
             let money_state = ticket.payment.money_state;
-            let given_back = later::not_done(&gateway, ticket, error).await;
+            let given_back = respond_async::requeue_or_release(&gateway, ticket, error).await;
             given_back.map_err(|error| Problem::ledger_unknown(&error))?;
             return Err(Problem::from_exchange(error).money(money_state).order(order_id));
         }
         // It refused to close, and said nothing new of the money.
-        Err(Error::Declined(word)) => News::Declined(word.clone()),
-        Err(error) => News::Unknown(error.into()),
+        Err(Error::Declined(word)) => Update::Declined(word.clone()),
+        Err(error) => Update::Unknown(error.into()),
     };
     let request_id = making.request_id;
     let error = result.err();
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let claimed = Record::Payment(ticket.payment.clone());
     match gateway.ledger.settle(ticket, news, clock::now(), answer).await {
-        Ok((record, answer)) => Ok(kept(answer, channel_of(&record))),
+        Ok((record, answer)) => Ok(stored_response(answer, channel_of(&record))),
         Err(error) => {
             tracing::error!(%error, order_id, "what became of a close could not be recorded");
             Ok(json(StatusCode::ACCEPTED, &unknown(claimed)))
@@ -81,15 +83,15 @@ pub(super) async fn finish(
 /// no answer to a close.
 async fn ask(
     gateway: &Gateway,
-    making: &Making,
+    making: &ExecutionContext,
     channel: &Arc<Channel>,
-    ticket: &mut Ticket,
+    ticket: &mut ExecutionPermit,
 ) -> Result<Outcome, Error> {
     let (turn, order, evidence) = (ticket.turn, query::order(&ticket.payment), &mut ticket.evidence);
-    let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.patience(), evidence).await;
+    let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.remaining(), evidence).await;
     match closed {
         Err(Error::Conflict(word)) => {
-            match gateway.exchanger.ask(channel, &Operation::Query(order), making.patience(), evidence).await {
+            match gateway.exchanger.ask(channel, &Operation::Query(order), making.remaining(), evidence).await {
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
                 _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
             }

@@ -7,21 +7,23 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Method, Operation, Outcome, Pay, Status, provider_number};
-use tollgate_plugins::provider::Row;
+use tollgate_plugins::provider::ProviderSpec;
 
-use super::answers::{body_of, broken_off, channel_of, json, kept, unclaimed, unknown};
-use super::form::{NewPayment, idempotency_key};
 use super::query::order;
-use super::{Asked, Gateway, Making, later};
+use super::request_body::{NewPayment, idempotency_key};
+use super::responses::{body_of, channel_of, json, respond_ledger_failure, stored_response, task_failed, unknown};
+use super::{ExecutionContext, Gateway, RequestContext, respond_async};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::idempotency::claim_key;
-use crate::ledger::{Answer, Claimed, CreateRequest, Destination, Intent, MoneyState, News, Payment, Record, Ticket};
+use crate::ledger::{
+    Answer, ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, MoneyState, Payment, Record, Update,
+};
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
 
 /// `POST /v1/payments`.
-pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<RequestContext>) -> Result<Response<Bytes>, Problem> {
     let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
     let form = NewPayment::read(&asked.incoming.body)?;
     let merchant = asked.merchant.name.clone();
@@ -48,14 +50,14 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         })
     });
     // The order of a queued payment begins when it is sent: until then it has the merchant's own end only.
-    let is_queued = later::is_preferred(&asked.incoming.headers);
+    let is_queued = respond_async::is_preferred(&asked.incoming.headers);
     let begins_at = (!is_queued).then_some(now);
     let (channel, account) = first.map(|channel| (channel.name.clone(), channel.account())).unwrap_or_default();
     let expires_at = first.map_or(form.expires_at, |channel| end_of(channel, &form, begins_at));
     let draft = Payment {
-        content: form.content(),
+        content: form.digest(),
         merchant,
-        number,
+        provider_order_no: number,
         status: Status::Pending,
         money_state: MoneyState::NotSent,
         amount: form.amount,
@@ -66,7 +68,7 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
         account,
         provider_payment_id: None,
         action: None,
-        word: None,
+        provider_error: None,
         status_reason: None,
         create_request,
         version: 1,
@@ -82,18 +84,18 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
     let ledger = &gateway.ledger;
     let content = draft.content.clone();
     // Only of what is new: a repetition has to find what became of it.
-    let possible = form.in_time(now).and_then(|()| channels.map_err(|none| no_channel(&none)));
+    let possible = form.check_expiry(now).and_then(|()| channels.map_err(|none| no_channel(&none)));
     let claimed = match &possible {
-        Ok(_) => later::claim(gateway, asked, key, Intent::Pay(draft), now).await,
+        Ok(_) => respond_async::claim(gateway, asked, key, Intent::Pay(draft), now).await,
         Err(_) => ledger.claim(key, Intent::Pay(draft), now).await,
     };
     let ticket = match claimed {
-        Ok(Claimed::Run(ticket)) => ticket,
-        Ok(other) => return later::not_run(asked, other, &order_id, StatusCode::CREATED),
+        Ok(ClaimResult::Run(ticket)) => ticket,
+        Ok(other) => return respond_async::not_run(asked, other, &order_id, StatusCode::CREATED),
         Err(error) => {
             let known = ledger.payment(&asked.merchant.name, &order_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Payment(known))));
-            return unclaimed(&error, known, &order_id);
+            return respond_ledger_failure(&error, known, &order_id);
         }
     };
     let channels = match possible {
@@ -103,16 +105,16 @@ pub(super) async fn create(gateway: &Arc<Gateway>, asked: &Arc<Asked>) -> Result
             return Err(problem.order(order_id));
         }
     };
-    let run = Run { gateway: Arc::clone(gateway), making: asked.making(), form, channels };
+    let run = PaymentExecution { gateway: Arc::clone(gateway), making: asked.execution_context(), form, channels };
     // On its own task: a caller that hangs up must not stop a payment half-way.
-    tokio::spawn(run.finish(ticket)).await.unwrap_or_else(|_| Err(broken_off().order(order_id)))
+    tokio::spawn(run.finish(ticket)).await.unwrap_or_else(|_| Err(task_failed().order(order_id)))
 }
 
 /// Makes the payment that was accepted with this body, over the channels that are right for it now.
-pub(super) async fn take_up(
+pub(super) async fn resume(
     gateway: &Arc<Gateway>,
-    making: Making,
-    ticket: Ticket,
+    making: ExecutionContext,
+    ticket: ExecutionPermit,
     body: String,
 ) -> Result<Response<Bytes>, Problem> {
     let possible = NewPayment::read(&Bytes::from(body)).and_then(|form| {
@@ -120,7 +122,9 @@ pub(super) async fn take_up(
         chosen.map(|channels| (form, channels)).map_err(|none| no_channel(&none))
     });
     match possible {
-        Ok((form, channels)) => Run { gateway: Arc::clone(gateway), making, form, channels }.finish(ticket).await,
+        Ok((form, channels)) => {
+            PaymentExecution { gateway: Arc::clone(gateway), making, form, channels }.finish(ticket).await
+        }
         Err(problem) => {
             gateway.ledger.release(ticket).await.map_err(|error| Problem::ledger(&error))?;
             Err(problem)
@@ -128,35 +132,35 @@ pub(super) async fn take_up(
     }
 }
 
-struct Run {
+struct PaymentExecution {
     gateway: Arc<Gateway>,
-    making: Making,
+    making: ExecutionContext,
     form: NewPayment,
     channels: Vec<Arc<Channel>>,
 }
 
-impl Run {
-    async fn finish(self, mut ticket: Ticket) -> Result<Response<Bytes>, Problem> {
+impl PaymentExecution {
+    async fn finish(self, mut ticket: ExecutionPermit) -> Result<Response<Bytes>, Problem> {
         let result = self.try_channels(&mut ticket).await;
         let news = match &result {
-            Ok(outcome) => News::Outcome(outcome.clone()),
+            Ok(outcome) => Update::Outcome(outcome.clone()),
             Err(error) if error.provably_not_executed() => {
-                let given_back = later::not_done(&self.gateway, ticket, error).await;
+                let given_back = respond_async::requeue_or_release(&self.gateway, ticket, error).await;
                 given_back.map_err(|error| Problem::ledger(&error))?;
                 return Err(Problem::from_exchange(error).order(self.form.order_id.clone()));
             }
-            Err(Error::Declined(word)) => News::Declined(word.clone()),
-            Err(error) => News::Unknown(error.into()),
+            Err(Error::Declined(word)) => Update::Declined(word.clone()),
+            Err(error) => Update::Unknown(error.into()),
         };
-        settle(&self.gateway, &self.making, ticket, news, result.err()).await
+        record_and_respond(&self.gateway, &self.making, ticket, news, result.err()).await
     }
 
     /// The outcome of the first channel to which anything was sent.
-    async fn try_channels(&self, ticket: &mut Ticket) -> Result<Outcome, Error> {
+    async fn try_channels(&self, ticket: &mut ExecutionPermit) -> Result<Outcome, Error> {
         let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
         for channel in &self.channels {
             if let Some(to) = self.another_destination(channel, ticket) {
-                let moved = self.gateway.ledger.moved_to(ticket, to, clock::now()).await;
+                let moved = self.gateway.ledger.reroute(ticket, to, clock::now()).await;
                 match moved {
                     Ok(payment) => ticket.payment = payment,
                     // Nothing was sent so far, and nothing may be sent now.
@@ -166,17 +170,17 @@ impl Run {
             let operation = self.operation(channel, ticket);
             let asked = self
                 .gateway
-                .execute(ticket.turn, channel, &operation, self.making.patience(), &mut ticket.evidence)
+                .execute(ticket.turn, channel, &operation, self.making.remaining(), &mut ticket.evidence)
                 .await;
             last = match (last, asked) {
                 // The first of them that takes calls again is what to wait for.
-                (Err(Error::Held { retry_after: other, .. }), Err(Error::Held { why, retry_after })) => {
-                    Err(Error::Held { why, retry_after: retry_after.min(other) })
+                (Err(Error::Rejected { retry_after: other, .. }), Err(Error::Rejected { why, retry_after })) => {
+                    Err(Error::Rejected { why, retry_after: retry_after.min(other) })
                 }
                 (_, asked) => asked,
             };
             match &last {
-                Err(Error::NotSent(_) | Error::Held { .. } | Error::Unverifiable { .. }) => {
+                Err(Error::NotSent(_) | Error::Rejected { .. } | Error::Unverifiable { .. }) => {
                     tracing::warn!(
                         channel = channel.name,
                         order_id = self.form.order_id,
@@ -192,7 +196,7 @@ impl Run {
     /// Where the payment goes, if the ledger does not say so yet. It is durable before anything is sent, so that the identical
     /// create and the order's end are those of the first sending. A queued payment may have been written down for another
     /// account, another `public_url`, and without the end that the channel sets.
-    fn another_destination(&self, channel: &Channel, ticket: &Ticket) -> Option<Destination> {
+    fn another_destination(&self, channel: &Channel, ticket: &ExecutionPermit) -> Option<Destination> {
         let payment = &ticket.payment;
         let is_elsewhere = channel.name != payment.channel || channel.account() != payment.account;
         let may_be_known = ticket.errand.as_ref().is_some_and(|errand| errand.may_be_known);
@@ -211,7 +215,7 @@ impl Run {
         })
     }
 
-    fn operation(&self, channel: &Channel, ticket: &Ticket) -> Operation {
+    fn operation(&self, channel: &Channel, ticket: &ExecutionPermit) -> Operation {
         let kept = ticket.payment.create_request.as_ref().map(|create| &create.public_url);
         let public_url = kept.unwrap_or(&self.making.snapshot.process.public_url);
         Operation::Pay(Pay {
@@ -226,7 +230,7 @@ impl Run {
 
 /// Whether the channel's provider documents that the identical create of this method gives the same unpaid order again.
 pub(crate) fn repeats_create(channel: &Channel, method: Method) -> bool {
-    let row = Row::named(channel.provider_name);
+    let row = ProviderSpec::named(channel.provider_name);
     row.is_some_and(|row| !method.is_scanned() && row.repeats_create.contains(&method.as_str()))
 }
 
@@ -238,11 +242,11 @@ pub(crate) fn identical_create(payment: &Payment) -> Option<Operation> {
 }
 
 /// Writes down what became of a new payment or refund, then answers: 201, 402, or 202 while the end is unknown.
-pub(super) async fn settle(
+pub(super) async fn record_and_respond(
     gateway: &Gateway,
-    making: &Making,
-    ticket: Ticket,
-    news: News,
+    making: &ExecutionContext,
+    ticket: ExecutionPermit,
+    news: Update,
     error: Option<Error>,
 ) -> Result<Response<Bytes>, Problem> {
     let now = clock::now();
@@ -265,13 +269,13 @@ pub(super) async fn settle(
     if mismatched && let Err(error) = gateway.ledger.mismatch(&subject, now).await {
         tracing::error!(%error, order_id = subject.order_id, "a mismatch could not be recorded");
     }
-    Ok(kept(answer, channel_of(&record)))
+    Ok(stored_response(answer, channel_of(&record)))
 }
 
 fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
     let (status, order_id, word) = match record {
-        Record::Payment(payment) => (payment.status, &payment.order_id, &payment.word),
-        Record::Refund(refund) => (refund.status, &refund.order_id, &refund.word),
+        Record::Payment(payment) => (payment.status, &payment.order_id, &payment.provider_error),
+        Record::Refund(refund) => (refund.status, &refund.order_id, &refund.provider_error),
     };
     let success = if status == Status::Unknown { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     match (status, error, word) {
@@ -303,7 +307,7 @@ fn channels(
 
 /// When the order ends unpaid: the merchant's own end, else the one that the channel sets for an order that begins then.
 fn end_of(channel: &Channel, form: &NewPayment, begins_at: Option<Timestamp>) -> Option<Timestamp> {
-    let lifetime = || begins_at?.checked_add(channel.provider.lifetime()?).ok();
+    let lifetime = || begins_at?.checked_add(channel.provider.default_expiry()?).ok();
     form.expires_at.or_else(lifetime)
 }
 

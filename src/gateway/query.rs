@@ -10,37 +10,41 @@ use http::{HeaderValue, Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
-use super::answers::{OnChannel, body_of, channel_of, is_sent};
-use super::form::is_identifier;
-use super::{Asked, Gateway, share_of_places, too_many_under_way};
-use crate::cache::{Elsewhere, Status, Statuses, Token};
+use super::request_body::is_identifier;
+use super::responses::{OnChannel, body_of, channel_of, is_sent};
+use super::{Gateway, RequestContext, share_of_places, too_many_under_way};
+use crate::cache::{CachedStatus, ClusterLookup, StatusCache, Token};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
-use crate::ledger::{Heard, Name, News, Payment, Record, Refund, Subject, What};
+use crate::ledger::{Payment, Record, RecordId, RecordKey, Refund, TimelineEvent, Update, UpdateWithEvidence};
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
 
 /// What a question came to, and whether the cache had it; `None` where there is nothing.
-pub(super) type Found = Result<Option<(Arc<Status>, &'static str)>, Problem>;
+pub(super) type Found = Result<Option<(Arc<CachedStatus>, &'static str)>, Problem>;
 
 /// `GET /v1/payments/{order_id}`.
-pub(super) async fn payment(gateway: &Arc<Gateway>, asked: &Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
-    look_up(gateway, asked, order_id, None).await
+pub(super) async fn payment(
+    gateway: &Arc<Gateway>,
+    asked: &RequestContext,
+    order_id: &str,
+) -> Result<Response<Bytes>, Problem> {
+    get_status(gateway, asked, order_id, None).await
 }
 
 /// `GET /v1/payments/{order_id}/refunds/{refund_id}`.
 pub(super) async fn refund(
     gateway: &Arc<Gateway>,
-    asked: &Asked,
+    asked: &RequestContext,
     order_id: &str,
     refund_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
-    look_up(gateway, asked, order_id, Some(refund_id)).await
+    get_status(gateway, asked, order_id, Some(refund_id)).await
 }
 
-async fn look_up(
+async fn get_status(
     gateway: &Arc<Gateway>,
-    asked: &Asked,
+    asked: &RequestContext,
     order_id: &str,
     refund_id: Option<&str>,
 ) -> Result<Response<Bytes>, Problem> {
@@ -48,12 +52,12 @@ async fn look_up(
     if !is_identifier(order_id) || !refund_id.is_none_or(is_identifier) {
         return Err(missing());
     }
-    let subject = Subject {
+    let subject = RecordId {
         merchant: asked.merchant.name.clone(),
         order_id: order_id.to_owned(),
         refund_id: refund_id.map(str::to_owned),
     };
-    let name = Name::of(&subject);
+    let name = RecordKey::of(&subject);
     let forced = asked.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.to_ascii_lowercase().split(',').any(|word| word.trim() == "no-cache"))
     });
@@ -72,15 +76,15 @@ async fn look_up(
         let share = gateway.asking.enter(&subject.merchant, share_of_places(&snapshot));
         async move {
             let Some(_share) = share else { return Err(too_many_under_way()) };
-            find_out(&gateway, &snapshot, &subject, forced).await
+            query_once(&gateway, &snapshot, &subject, forced).await
         }
     };
     loop {
         let Ok((found, is_own)) =
-            tokio::time::timeout(asked.making().patience(), gateway.queries.join(name, flight)).await
+            tokio::time::timeout(asked.execution_context().remaining(), gateway.queries.join(name, flight)).await
         else {
             // The question goes on; this caller hears what was known before.
-            let known = find(gateway, &subject).await?.ok_or_else(missing)?;
+            let known = load(gateway, &subject).await?.ok_or_else(missing)?;
             return Ok(answer(&status(&known, false, true), "stale"));
         };
         let found = found.unwrap_or_else(|| Err(broken_off())).map_err(|problem| problem.order(order_id))?;
@@ -98,19 +102,19 @@ async fn look_up(
 }
 
 /// The one flight about a record at this time: in the whole cluster, where machines share a cache.
-async fn find_out(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &Subject, forced: bool) -> Found {
-    let (statuses, name) = (&gateway.statuses, Name::of(subject));
+async fn query_once(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &RecordId, forced: bool) -> Found {
+    let (statuses, name) = (&gateway.statuses, RecordKey::of(subject));
     let token = statuses.token(name, Instant::now());
     match statuses.elsewhere(name, forced).await {
-        Elsewhere::Found(status, left) => {
+        ClusterLookup::Hit(status, left) => {
             statuses.keep(name, token, Arc::clone(&status), left, Instant::now());
             Ok(Some((status, "hit")))
         }
-        Elsewhere::Alone => {
-            Ok(look(gateway, snapshot, subject, forced).await?.map(|looked| looked.kept(statuses, name)))
+        ClusterLookup::Unavailable => {
+            Ok(read_through(gateway, snapshot, subject, forced).await?.map(|looked| looked.kept(statuses, name)))
         }
-        Elsewhere::Asks(flight) => {
-            let looked = look(gateway, snapshot, subject, forced).await;
+        ClusterLookup::Leader(flight) => {
+            let looked = read_through(gateway, snapshot, subject, forced).await;
             let found = looked.as_ref().ok().and_then(Option::as_ref);
             let told = found.map(|looked| (looked.token, looked.status.as_ref(), looked.life));
             statuses.tell(name, flight, told).await;
@@ -120,45 +124,45 @@ async fn find_out(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &Su
 }
 
 /// A record as this machine has read it.
-struct Looked {
-    status: Arc<Status>,
+struct FreshStatus {
+    status: Arc<CachedStatus>,
     token: Token,
     life: Duration,
 }
 
-impl Looked {
-    fn kept(self, statuses: &Statuses, name: Name) -> (Arc<Status>, &'static str) {
+impl FreshStatus {
+    fn kept(self, statuses: &StatusCache, name: RecordKey) -> (Arc<CachedStatus>, &'static str) {
         statuses.keep(name, self.token, Arc::clone(&self.status), self.life, Instant::now());
         (self.status, "miss")
     }
 }
 
-async fn look(
+async fn read_through(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
-    subject: &Subject,
+    subject: &RecordId,
     forced: bool,
-) -> Result<Option<Looked>, Problem> {
+) -> Result<Option<FreshStatus>, Problem> {
     let fresh = snapshot.process.fresh;
-    let token = || gateway.statuses.token(Name::of(subject), Instant::now());
+    let token = || gateway.statuses.token(RecordKey::of(subject), Instant::now());
     let before = token();
-    let Some(known) = find(gateway, subject).await? else { return Ok(None) };
+    let Some(known) = load(gateway, subject).await? else { return Ok(None) };
     // Nobody but the ledger knows of what was not sent.
     if !is_sent(&known) {
-        return Ok(Some(Looked { status: status(&known, true, false), token: before, life: fresh.pending }));
+        return Ok(Some(FreshStatus { status: status(&known, true, false), token: before, life: fresh.pending }));
     }
     if !forced && is_final(&known) {
-        return Ok(Some(Looked { status: status(&known, false, false), token: before, life: fresh.settled }));
+        return Ok(Some(FreshStatus { status: status(&known, false, false), token: before, life: fresh.settled }));
     }
-    let is_stale = ask(gateway, snapshot, known).await.is_err();
+    let is_stale = query_provider(gateway, snapshot, known).await.is_err();
     // What it said is written down by now, and somebody else may have written more.
     let token = token();
-    let Some(known) = find(gateway, subject).await? else { return Ok(None) };
+    let Some(known) = load(gateway, subject).await? else { return Ok(None) };
     let life = if is_final(&known) && !is_stale { fresh.settled } else { fresh.pending };
-    Ok(Some(Looked { status: status(&known, true, is_stale), token, life }))
+    Ok(Some(FreshStatus { status: status(&known, true, is_stale), token, life }))
 }
 
-fn answer(status: &Status, result: &str) -> Response<Bytes> {
+fn answer(status: &CachedStatus, result: &str) -> Response<Bytes> {
     count(if status.is_stale { "stale" } else { result });
     let mut response = Response::new(status.body.clone());
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -171,13 +175,13 @@ fn count(result: &str) {
 }
 
 /// A record as a ready answer. It says so where the provider could not be asked just now and this is the last known state.
-fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<Status> {
+fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> {
     let mut body = body_of(record);
     if is_stale && body.ends_with('}') {
         body.truncate(body.len() - 1);
         body.push_str(",\"stale\":true}");
     }
-    Arc::new(Status {
+    Arc::new(CachedStatus {
         body: body.into(),
         channel: channel_of(record).to_owned(),
         age: record.age(),
@@ -191,8 +195,8 @@ fn broken_off() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", Retryable::SameKey, detail)
 }
 
-async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Problem> {
-    let Subject { merchant, order_id, refund_id } = subject;
+async fn load(gateway: &Gateway, subject: &RecordId) -> Result<Option<Record>, Problem> {
+    let RecordId { merchant, order_id, refund_id } = subject;
     let found = match refund_id {
         Some(refund_id) => {
             gateway.ledger.refund(merchant, order_id, refund_id).await.map(|found| found.map(Record::Refund))
@@ -203,18 +207,19 @@ async fn find(gateway: &Gateway, subject: &Subject) -> Result<Option<Record>, Pr
 }
 
 /// Asks the provider and writes down what it says. Of "not known" nothing is concluded here: that is the resolver's.
-async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
-    let (subject, question) = question(gateway, snapshot, &record).await;
+async fn query_provider(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
+    let (subject, question) = build_query(gateway, snapshot, &record).await;
     let (channel, operation) = question?;
     let mut evidence = Vec::new();
     let limit = channel.upstream.timeouts().total;
     let answer = gateway.exchanger.ask(channel, &operation, limit, &mut evidence).await;
     let (ledger, now) = (&gateway.ledger, clock::now());
     let written = match &answer {
-        Ok(outcome) => {
-            ledger.apply(&subject, Heard { news: News::Outcome(outcome.clone()), evidence }, now).await.map(drop)
-        }
-        Err(error) => match ledger.note(&subject, What::exchanges(evidence), now).await {
+        Ok(outcome) => ledger
+            .apply(&subject, UpdateWithEvidence { news: Update::Outcome(outcome.clone()), evidence }, now)
+            .await
+            .map(drop),
+        Err(error) => match ledger.append_timeline(&subject, TimelineEvent::exchanges(evidence), now).await {
             Ok(()) if matches!(error, Error::Mismatch(_)) => ledger.mismatch(&subject, now).await,
             noted => noted,
         },
@@ -226,15 +231,15 @@ async fn ask(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -
 }
 
 /// Which channel is asked what to learn how a record stands.
-pub(crate) async fn question<'a>(
+pub(crate) async fn build_query<'a>(
     gateway: &Gateway,
     snapshot: &'a Snapshot,
     record: &Record,
-) -> (Subject, Result<(&'a Arc<Channel>, Operation), Error>) {
+) -> (RecordId, Result<(&'a Arc<Channel>, Operation), Error>) {
     match record {
         Record::Payment(payment) => {
             let subject =
-                Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None };
+                RecordId { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None };
             (subject, channel_for(snapshot, payment).map(|channel| (channel, Operation::Query(order(payment)))))
         }
         Record::Refund(refund) => {
@@ -245,7 +250,7 @@ pub(crate) async fn question<'a>(
                 let channel = channel_for(snapshot, &payment)?;
                 Ok((channel, Operation::QueryRefund(refund_operation(snapshot, &payment, refund))))
             });
-            (Subject { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }, asked)
+            (RecordId { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }, asked)
         }
     }
 }
@@ -269,7 +274,7 @@ pub(super) fn channel_for<'a>(snapshot: &'a Snapshot, payment: &Payment) -> Resu
 /// A payment as its provider knows it.
 pub(crate) fn order(payment: &Payment) -> Order {
     Order {
-        number: payment.number.clone(),
+        number: payment.provider_order_no.clone(),
         method: payment.method,
         amount: payment.amount,
         created_at: payment.sent_at.unwrap_or(payment.created_at),
@@ -282,7 +287,7 @@ pub(crate) fn order(payment: &Payment) -> Order {
 pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &Refund) -> RefundOperation {
     RefundOperation {
         order: order(payment),
-        number: refund.number.clone(),
+        number: refund.provider_refund_no.clone(),
         amount: refund.amount,
         created_at: refund.sent_at.unwrap_or(refund.created_at),
         reason: refund.reason.clone(),

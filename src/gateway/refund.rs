@@ -8,19 +8,19 @@ use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
 
-use super::answers::{broken_off, unclaimed};
-use super::form::{NewRefund, idempotency_key, is_identifier};
-use super::{Asked, Gateway, Making, later, pay, query};
+use super::request_body::{NewRefund, idempotency_key, is_identifier};
+use super::responses::{respond_ledger_failure, task_failed};
+use super::{ExecutionContext, Gateway, RequestContext, pay, query, respond_async};
 use crate::clock;
 use crate::config::Snapshot;
 use crate::idempotency::claim_key;
-use crate::ledger::{Claimed, Intent, MoneyState, News, Record, Refund, Ticket};
+use crate::ledger::{ClaimResult, ExecutionPermit, Intent, MoneyState, Record, Refund, Update};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/refunds`.
 pub(super) async fn create(
     gateway: &Arc<Gateway>,
-    asked: &Arc<Asked>,
+    asked: &Arc<RequestContext>,
     order_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
@@ -31,8 +31,8 @@ pub(super) async fn create(
     let merchant = asked.merchant.name.clone();
     let now = clock::now();
     let draft = Refund {
-        number: provider_number(&[&merchant, order_id, &form.refund_id]),
-        content: form.content(),
+        provider_refund_no: provider_number(&[&merchant, order_id, &form.refund_id]),
+        content: form.digest(),
         merchant,
         order_id: order_id.to_owned(),
         refund_id: form.refund_id.clone(),
@@ -42,7 +42,7 @@ pub(super) async fn create(
         reason: form.reason.clone(),
         channel: String::new(),
         provider_refund_id: None,
-        word: None,
+        provider_error: None,
         status_reason: None,
         version: 1,
         created_at: now,
@@ -52,39 +52,41 @@ pub(super) async fn create(
         search: None,
     };
     let content = draft.content.clone();
-    let ticket = match later::claim(gateway, asked, key, Intent::Refund(draft), now).await {
-        Ok(Claimed::Run(ticket)) => ticket,
-        Ok(other) => return later::not_run(asked, other, order_id, StatusCode::CREATED),
+    let ticket = match respond_async::claim(gateway, asked, key, Intent::Refund(draft), now).await {
+        Ok(ClaimResult::Run(ticket)) => ticket,
+        Ok(other) => return respond_async::not_run(asked, other, order_id, StatusCode::CREATED),
         Err(error) => {
             let known = gateway.ledger.refund(&asked.merchant.name, order_id, &form.refund_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Refund(known))));
-            return unclaimed(&error, known, order_id);
+            return respond_ledger_failure(&error, known, order_id);
         }
     };
-    tokio::spawn(finish(Arc::clone(gateway), asked.making(), ticket)).await.unwrap_or_else(|_| Err(broken_off()))
+    tokio::spawn(finish(Arc::clone(gateway), asked.execution_context(), ticket))
+        .await
+        .unwrap_or_else(|_| Err(task_failed()))
 }
 
 /// Makes the refund that was claimed, and answers.
 pub(super) async fn finish(
     gateway: Arc<Gateway>,
-    making: Making,
-    mut ticket: Ticket,
+    making: ExecutionContext,
+    mut ticket: ExecutionPermit,
 ) -> Result<Response<Bytes>, Problem> {
     let order_id = ticket.subject.order_id.clone();
-    let result = send(&gateway, &making.snapshot, &mut ticket, making.patience()).await;
+    let result = send(&gateway, &making.snapshot, &mut ticket, making.remaining()).await;
     let Some(news) = news(&result) else {
         let error = result.err().unwrap_or_else(|| Error::NotSent(String::new()));
-        later::not_done(&gateway, ticket, &error).await.map_err(|error| Problem::ledger(&error))?;
+        respond_async::requeue_or_release(&gateway, ticket, &error).await.map_err(|error| Problem::ledger(&error))?;
         return Err(Problem::from_exchange(&error).order(order_id));
     };
-    pay::settle(&gateway, &making, ticket, news, result.err()).await
+    pay::record_and_respond(&gateway, &making, ticket, news, result.err()).await
 }
 
 /// Sends the refund that was claimed.
 pub(super) async fn send(
     gateway: &Gateway,
     snapshot: &Snapshot,
-    ticket: &mut Ticket,
+    ticket: &mut ExecutionPermit,
     patience: Duration,
 ) -> Result<Outcome, Error> {
     let channel = query::channel_for(snapshot, &ticket.payment)?;
@@ -94,11 +96,11 @@ pub(super) async fn send(
 }
 
 /// What its end says of the refund; nothing when provably nothing was done.
-pub(super) fn news(result: &Result<Outcome, Error>) -> Option<News> {
+pub(super) fn news(result: &Result<Outcome, Error>) -> Option<Update> {
     match result {
-        Ok(outcome) => Some(News::Outcome(outcome.clone())),
+        Ok(outcome) => Some(Update::Outcome(outcome.clone())),
         Err(error) if error.provably_not_executed() => None,
-        Err(Error::Declined(word) | Error::Absent(word)) => Some(News::Declined(word.clone())),
-        Err(error) => Some(News::Unknown(error.into())),
+        Err(Error::Declined(word) | Error::NotFound(word)) => Some(Update::Declined(word.clone())),
+        Err(error) => Some(Update::Unknown(error.into())),
     }
 }

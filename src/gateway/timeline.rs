@@ -5,14 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
-use super::answers::OnChannel;
-use super::form::is_identifier;
-use super::{Asked, Gateway};
+use super::request_body::is_identifier;
+use super::responses::OnChannel;
+use super::{Gateway, RequestContext};
 use crate::problem::Problem;
 use crate::view;
 
 /// `GET /v1/payments/{order_id}/timeline`.
-pub(super) async fn show(gateway: &Arc<Gateway>, asked: &Asked, order_id: &str) -> Result<Response<Bytes>, Problem> {
+pub(super) async fn show(
+    gateway: &Arc<Gateway>,
+    asked: &RequestContext,
+    order_id: &str,
+) -> Result<Response<Bytes>, Problem> {
     let missing = || Problem::not_found("There is no such payment.").order(order_id);
     if !is_identifier(order_id) {
         return Err(missing());

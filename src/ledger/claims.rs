@@ -1,36 +1,36 @@
 //! Once only: who may run a request, what became of it, and what is left of it after a crash.
 
-mod asked;
-pub(super) mod errands;
+mod admit;
+pub(super) mod jobs;
 mod row;
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
-pub(super) use self::asked::Request;
-pub(super) use self::errands::{Attempt, Later};
+pub(super) use self::admit::Request;
+pub(super) use self::jobs::{AsyncRequest, Attempt};
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
-use super::attempts;
-use super::changes::{add_evidence, hear, hear_payment, tell_mismatch};
-use super::held::Turn;
+use super::abandoned_attempts;
+use super::apply::{add_evidence, apply_update, hear_payment, tell_mismatch};
+use super::claim_guard::ExecutionId;
 use super::ids::{Id, index};
+use super::inquiries;
 use super::records::{
-    Answer, ClaimKey, Claimed, Destination, Intent, LedgerError, MoneyState, News, Payment, Reason, Record,
+    Answer, ClaimKey, ClaimResult, Destination, Intent, LedgerError, MoneyState, Payment, Reason, Record, Update,
 };
 use super::refunds;
-use super::rows::{self, Kept, PaymentRow, RefundRow, Target};
-use super::searches;
-use super::timeline::{self, Action, Exchanged, Heard, LossCause, Source, What};
+use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
+use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
 
 /// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
-pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<Claimed, LedgerError> {
+pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
     let Request { asked, intent } = request;
     if let Some(row) = KeyRow::load(tx, asked.name)?
         && let Some(claim) = ClaimRow::load(tx, row.claim)?
     {
-        return if row.fingerprint == asked.fingerprint { claim.repeat(tx) } else { Ok(Claimed::OtherRequest) };
+        return if row.fingerprint == asked.fingerprint { claim.repeat(tx) } else { Ok(ClaimResult::KeyReused) };
     }
     match intent {
         Intent::Pay(payment) => asked.pay(tx, payment),
@@ -40,33 +40,33 @@ pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<Claime
 }
 
 /// As [`Ledger::moved_to`](super::Ledger::moved_to).
-pub(super) fn moved_to(
+pub(super) fn reroute(
     tx: &mut Transaction<'_>,
-    turn: Turn,
+    turn: ExecutionId,
     to: Destination,
-    evidence: Vec<Exchanged>,
+    evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
     let otherwise = || LedgerError("the payment stands otherwise by now: it must not go to another channel".into());
-    let claim = ClaimRow::running(tx, turn)?.filter(|claim| claim.what == Action::Pay).ok_or_else(otherwise)?;
-    let mut kept = Kept::<PaymentRow>::must(tx, claim.payment)?;
+    let claim = ClaimRow::running(tx, turn)?.filter(|claim| claim.what == IntentKind::Pay).ok_or_else(otherwise)?;
+    let mut kept = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
     let payment = &kept.row.payment;
     if !is_unsent(payment.status, payment.money_state) {
         return Err(otherwise());
     }
     if evidence.iter().any(|exchanged| exchanged.was_tried()) {
-        attempts::leave(tx, &mut kept, now)?;
+        abandoned_attempts::record_abandoned(tx, &mut kept, now)?;
     }
     let Destination { channel, account, expires_at, public_url } = to;
     let payment = &mut kept.row.payment;
-    let moved = (payment.channel != channel).then(|| What::Moved { channel: channel.clone() });
+    let moved = (payment.channel != channel).then(|| TimelineEvent::Rerouted { channel: channel.clone() });
     (payment.channel, payment.account, payment.expires_at) = (channel, account, expires_at);
     if let Some(create) = &mut payment.create_request {
         create.public_url = public_url;
     }
     payment.version += 1;
     payment.updated_at = now;
-    let said = evidence.into_iter().map(What::Exchanged).chain(moved);
+    let said = evidence.into_iter().map(TimelineEvent::ProviderCall).chain(moved);
     said.into_iter().try_for_each(|what| timeline::add(tx, kept.id, None, what, now))?;
     kept.save(tx)?;
     Ok(kept.row.payment)
@@ -76,42 +76,42 @@ pub(super) fn moved_to(
 /// [`lost`]. What was accepted to be made later goes back to where it waited.
 pub(super) fn release(
     tx: &mut Transaction<'_>,
-    turn: Turn,
+    turn: ExecutionId,
     attempt: Attempt,
-    evidence: Vec<Exchanged>,
+    evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let Some(mut claim) = ClaimRow::running(tx, turn)? else { return Ok(()) };
     let target = claim.target(tx)?;
-    let may_be_known = evidence.iter().any(Exchanged::may_have_reached);
+    let may_be_known = evidence.iter().any(ProviderCall::may_have_reached);
     let last_error = evidence.last().map(|exchanged| match &exchanged.why {
         Some(why) => format!("{} ({why})", exchanged.result),
         None => exchanged.result.clone(),
     });
     add_evidence(tx, &target, evidence, now)?;
-    if claim.what != Action::Close && !is_untouched(&target) {
-        return lost(tx, turn, LossCause::KnownToProvider, now);
+    if claim.what != IntentKind::Close && !is_untouched(&target) {
+        return mark_interrupted(tx, turn, LossCause::KnownToProvider, now);
     }
     if let Some(errand) = &mut claim.errand {
         errand.may_be_known |= may_be_known;
-        return errands::put_back(tx, turn.claim, claim, target, (attempt, last_error), now);
+        return jobs::requeue(tx, turn.claim, claim, target, (attempt, last_error), now);
     }
-    let released = What::Released { action: claim.what };
+    let released = TimelineEvent::Released { action: claim.what };
     match target {
-        Target::Payment(mut kept) if claim.what == Action::Close => {
+        Target::Payment(mut kept) if claim.what == IntentKind::Close => {
             kept.row.close = None;
             kept.save(tx)?;
             timeline::add(tx, kept.id, None, released, now)?;
         }
         Target::Payment(kept) => {
-            attempts::forget(tx, &kept.row)?;
+            abandoned_attempts::discard(tx, &kept.row)?;
             tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
             timeline::remove(tx, kept.id);
             kept.remove(tx);
         }
         Target::Refund(kept) => {
             let refund = &kept.row.refund;
-            let mut payment = Kept::<PaymentRow>::must(tx, claim.payment)?;
+            let mut payment = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
             payment.row.refunding = payment.row.refunding.saturating_sub(refund.amount.value);
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
             tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
@@ -130,32 +130,32 @@ pub(super) fn release(
 /// As [`Ledger::settle`](super::Ledger::settle).
 pub(super) fn settle(
     tx: &mut Transaction<'_>,
-    turn: Turn,
-    heard: Heard,
+    turn: ExecutionId,
+    heard: UpdateWithEvidence,
     now: Timestamp,
     answer: impl FnOnce(&Record) -> Answer,
 ) -> Result<(Record, Answer), LedgerError> {
     let claim = ClaimRow::must(tx, turn.claim)?;
     let is_late = !claim.runs(turn);
     let mut target = claim.target(tx)?;
-    let Heard { news, evidence } = heard;
+    let UpdateWithEvidence { news, evidence } = heard;
     add_evidence(tx, &target, evidence, now)?;
     let (is_mismatch, is_unclear) = match &mut target {
-        target if is_late => (hear_late(tx, target, &news, now)?, true),
-        Target::Payment(payment) if claim.what == Action::Close => settle_close(tx, payment, &news, now)?,
-        _ => (hear(tx, &mut target, &news, Source::Own, now)?.mismatch, false),
+        target if is_late => (apply_from_stale_holder(tx, target, &news, now)?, true),
+        Target::Payment(payment) if claim.what == IntentKind::Close => settle_close(tx, payment, &news, now)?,
+        _ => (apply_update(tx, &mut target, &news, Origin::Request, now)?.mismatch, false),
     };
     if is_mismatch {
         tell_mismatch(tx, &mut target, now)?;
     }
-    if matches!(news, News::Unsent(..)) {
-        target.add(tx, What::Released { action: claim.what }, now)?;
+    if matches!(news, Update::NotSent(..)) {
+        target.add(tx, TimelineEvent::Released { action: claim.what }, now)?;
     }
     let is_unclear = is_unclear || target.status() == Status::Unknown;
     let is_errand = claim.errand.is_some();
     if is_errand && !is_unclear {
-        let refused_close = refusal(&news).filter(|_| claim.what == Action::Close);
-        errands::tell(tx, &mut target, refused_close, now)?;
+        let refused_close = refusal(&news).filter(|_| claim.what == IntentKind::Close);
+        jobs::tell(tx, &mut target, refused_close, now)?;
     }
     let record = target.record();
     let answer = answer(&record);
@@ -169,10 +169,19 @@ pub(super) fn settle(
 /// Whoever ran the claim was held for dead meanwhile and the truth was searched without it: what it brings now overwrites
 /// nothing. The provider's word counts as any that comes late; what is no word of the provider's counts no more. Tells
 /// whether it names another amount.
-fn hear_late(tx: &mut Transaction<'_>, target: &mut Target, news: &News, now: Timestamp) -> Result<bool, LedgerError> {
+fn apply_from_stale_holder(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    news: &Update,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
     match news {
-        News::Outcome(_) => Ok(hear(tx, target, news, Source::Told, now)?.mismatch),
-        News::Declined(_) | News::Unknown(_) | News::NeverHappened | News::Expired | News::Unsent(..) => Ok(false),
+        Update::Outcome(_) => Ok(apply_update(tx, target, news, Origin::Notification, now)?.mismatch),
+        Update::Declined(_)
+        | Update::Unknown(_)
+        | Update::NotFoundAtProvider
+        | Update::Expired
+        | Update::NotSent(..) => Ok(false),
     }
 }
 
@@ -180,32 +189,35 @@ fn hear_late(tx: &mut Transaction<'_>, target: &mut Target, news: &News, now: Ti
 /// whether it names another amount, and whether the close's end is unclear.
 fn settle_close(
     tx: &mut Transaction<'_>,
-    payment: &mut Kept<PaymentRow>,
-    news: &News,
+    payment: &mut TrackedRow<PaymentRow>,
+    news: &Update,
     now: Timestamp,
 ) -> Result<(bool, bool), LedgerError> {
     let is_mismatch = match news {
-        News::Outcome(outcome) => {
-            let is_mismatch = hear_payment(tx, payment, news, Source::Asked, now)?.mismatch;
-            // It was paid, and told as paid, while it was taken back.
-            is_mismatch || outcome.status == Status::Closed && payment.row.payment.status == Status::Succeeded
+        Update::Outcome(outcome) => {
+            let is_mismatch = hear_payment(tx, payment, news, Origin::Query, now)?.mismatch;
+            // The payment succeeded, and the merchant knows it, while the order was reversed. UnionPay calls a reversed order failed.
+            let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
+            is_mismatch || is_reversed && payment.row.payment.status == Status::Succeeded
         }
-        News::Unknown(_) => false,
-        News::Declined(_) | News::NeverHappened | News::Expired | News::Unsent(..) => return Ok((false, false)),
+        Update::Unknown(_) => false,
+        Update::Declined(_) | Update::NotFoundAtProvider | Update::Expired | Update::NotSent(..) => {
+            return Ok((false, false));
+        }
     };
-    let is_unclear = is_mismatch || matches!(news, News::Unknown(_));
+    let is_unclear = is_mismatch || matches!(news, Update::Unknown(_));
     if is_unclear {
-        searches::after_close(tx, payment, now)?;
+        inquiries::after_close(tx, payment, now)?;
     }
     Ok((is_mismatch, is_unclear))
 }
 
 /// Says why a queued close was not made. Nobody waits for its answer, so the event that tells how the payment stands says it. The
 /// payment goes on, and its own reason stays.
-fn refusal(news: &News) -> Option<String> {
+fn refusal(news: &Update) -> Option<String> {
     match news {
-        News::Declined(word) => Some(format!("the provider refused to close it ({word})")),
-        News::Unsent(_, Reason { word, sentence }) => {
+        Update::Declined(word) => Some(format!("the provider refused to close it ({word})")),
+        Update::NotSent(_, Reason { word, sentence }) => {
             let word = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
             let why = sentence.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             Some(format!("the close was given up{word}{why}"))
@@ -215,12 +227,17 @@ fn refusal(news: &News) -> Option<String> {
 }
 
 /// Returns whether a claim runs in this turn.
-pub(super) fn is_running(from: &impl Read, turn: Turn) -> Result<bool, LedgerError> {
+pub(super) fn is_running(from: &impl Read, turn: ExecutionId) -> Result<bool, LedgerError> {
     Ok(ClaimRow::running(from, turn)?.is_some())
 }
 
 /// Ends a running claim of which it is not known whether it was sent. From now on the provider is asked.
-pub(super) fn lost(tx: &mut Transaction<'_>, turn: Turn, cause: LossCause, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) fn mark_interrupted(
+    tx: &mut Transaction<'_>,
+    turn: ExecutionId,
+    cause: LossCause,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     match ClaimRow::running(tx, turn)? {
         Some(claim) => end_as_lost(tx, turn.claim, claim, cause, now),
         None => Ok(()),
@@ -235,12 +252,14 @@ fn end_as_lost(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let target = claim.target(tx)?;
-    target.add(tx, What::Lost { action: claim.what, cause }, now)?;
+    target.add(tx, TimelineEvent::Interrupted { action: claim.what, cause }, now)?;
     match target {
-        Target::Payment(mut payment) if claim.what == Action::Close => searches::after_close(tx, &mut payment, now)?,
+        Target::Payment(mut payment) if claim.what == IntentKind::Close => {
+            inquiries::after_close(tx, &mut payment, now)?
+        }
         mut target => {
             let reason = Reason::sentence(cause.sentence());
-            hear(tx, &mut target, &News::Unknown(reason), Source::Own, now)?;
+            apply_update(tx, &mut target, &Update::Unknown(reason), Origin::Request, now)?;
         }
     }
     claim.end(tx, id, State::Unknown)
@@ -249,9 +268,9 @@ fn end_as_lost(
 /// After a start: whatever was running, nobody runs any more.
 pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timestamp) -> Result<(), LedgerError> {
     for (claim, number) in running {
-        let turn = Turn::listed(&claim, &number)?;
+        let turn = ExecutionId::listed(&claim, &number)?;
         // One that cannot be read must not keep all others from being served.
-        if let Err(error) = lost(tx, turn, LossCause::Abandoned, now) {
+        if let Err(error) = mark_interrupted(tx, turn, LossCause::Abandoned, now) {
             let claim = String::from(turn.claim);
             tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must look at it");
         }
@@ -277,10 +296,10 @@ pub(super) fn key_name(key: &ClaimKey) -> Id {
 /// Whether nothing was heard of what is to be made, so that it can be as if it had never been begun.
 fn is_untouched(target: &Target) -> bool {
     match target {
-        Target::Payment(Kept { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {
+        Target::Payment(TrackedRow { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {
             is_unsent(payment.status, payment.money_state) && first_event.is_none() && mismatch.is_none()
         }
-        Target::Refund(Kept { row: RefundRow { refund, mismatch, .. }, .. }) => {
+        Target::Refund(TrackedRow { row: RefundRow { refund, mismatch, .. }, .. }) => {
             is_unsent(refund.status, refund.money_state) && mismatch.is_none()
         }
     }

@@ -4,13 +4,13 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
 
-use super::changes::{self, BELIEVED};
+use super::apply::{self, BELIEVED};
 use super::ids::{Id, index};
 use super::outbox;
 use super::records::{LedgerError, Record, Recorded};
 use super::retention::{self, Kind};
-use super::rows::{self, Kept, PaymentRow, Target};
-use super::timeline::{self, Told, Verdict, What};
+use super::rows::{self, PaymentRow, Target, TrackedRow};
+use super::timeline::{self, Notification, NotificationVerdict, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
 /// The event's type.
@@ -23,20 +23,20 @@ const ABNORMAL: &str =
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Told,
+    told: &Notification,
     now: Timestamp,
 ) -> Result<Option<Recorded>, LedgerError> {
     let event = &told.event;
     let number = event.refund_number.as_deref();
     // One that names a refund without its end says that the end is open.
     let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
-    let Some(mut payment) = changes::payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
+    let Some(mut payment) = apply::payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
     if payment.row.payment.channel != channel || is_ours(tx, number)? {
         return Ok(None);
     }
     let key = seen_key(channel, told, refunded);
     // Asked before the sums are compared: what is known already does not fit in once more.
-    if tx.bytes(Space::Seen, &key.0)?.is_some() {
+    if tx.bytes(Space::Notifications, &key.0)?.is_some() {
         return Ok(Some(Recorded::Duplicate));
     }
     if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
@@ -50,19 +50,19 @@ pub(super) fn record(
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
-        What::Notified { channel, id, verdict, seen: told.seen.clone() }
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
     };
     if payment.row.payment.status != Status::Succeeded {
         let is_taken_back = payment.row.payment.method.is_scanned() && payment.row.payment.status.is_final();
         let mut target = Target::Payment(payment);
-        target.add(tx, notified(Verdict::Ask), now)?;
-        changes::ask(tx, &mut target, now)?;
+        target.add(tx, notified(NotificationVerdict::Verify), now)?;
+        apply::ask(tx, &mut target, now)?;
         // A till's payment that was cancelled was given back by the cancellation.
         return Ok(Some(if is_taken_back { Recorded::Applied(subject) } else { Recorded::TooEarly(subject) }));
     }
     let Some(moved) = moved else {
         let mut target = Target::Payment(payment);
-        changes::tell_mismatch(tx, &mut target, now)?;
+        apply::tell_mismatch(tx, &mut target, now)?;
         return Ok(Some(Recorded::Mismatch(subject)));
     };
     if moved.value == 0 {
@@ -76,13 +76,13 @@ pub(super) fn record(
     paid.refunded_elsewhere = paid.refunded_elsewhere.saturating_add(moved.value);
     paid.version += 1;
     paid.updated_at = now;
-    for what in [notified(Verdict::Believed), What::NeedsPerson { why: WHY.to_owned() }] {
+    for what in [notified(NotificationVerdict::Applied), TimelineEvent::ManualReview { why: WHY.to_owned() }] {
         timeline::add(tx, payment.id, None, what, now)?;
     }
     // No merchant knows of what was left behind on another channel.
     if payment.row.attempt_of.is_none() {
         let data = Record::Payment(payment.row.payment.clone());
-        outbox::tell(tx, &mut payment, KIND, subject.clone(), data, now)?;
+        outbox::publish(tx, &mut payment, KIND, subject.clone(), data, now)?;
     }
     payment.save(tx)?;
     Ok(Some(Recorded::RefundedElsewhere(subject, moved)))
@@ -92,40 +92,41 @@ pub(super) fn record(
 fn note(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Told,
-    payment: Kept<PaymentRow>,
+    told: &Notification,
+    payment: TrackedRow<PaymentRow>,
     refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let event = &told.event;
     let is_paid = payment.row.payment.status == Status::Succeeded;
-    let verdict = if is_paid { Verdict::Believed } else { Verdict::Ask };
+    let verdict = if is_paid { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
     let status = if refunded == Refunded::Failed { Status::Failed } else { Status::Pending };
     let why = (refunded == Refunded::Abnormal).then_some(ABNORMAL);
     let seen = told.seen.clone();
-    let notified = What::Notified { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
+    let notified =
+        TimelineEvent::NotificationReceived { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
     let number = event.refund_number.clone().unwrap_or_default();
-    let needs_person = why.map(|why| What::NeedsPerson { why: why.to_owned() });
+    let needs_person = why.map(|why| TimelineEvent::ManualReview { why: why.to_owned() });
     let mut target = Target::Payment(payment);
-    for what in [notified, What::RefundElsewhere { number, status }].into_iter().chain(needs_person) {
+    for what in [notified, TimelineEvent::RefundElsewhere { number, status }].into_iter().chain(needs_person) {
         target.add(tx, what, now)?;
     }
     // Only what was paid can be given back.
     if !is_paid {
-        changes::ask(tx, &mut target, now)?;
+        apply::ask(tx, &mut target, now)?;
     }
     Ok(Recorded::RefundElsewhere(target.subject(), why))
 }
 
 /// Names this state of the refund. The provider's other states beside it may change, and it is the same refund.
-fn seen_key(channel: &str, told: &Told, refunded: Refunded) -> Id {
+fn seen_key(channel: &str, told: &Notification, refunded: Refunded) -> Id {
     let number = told.event.refund_number.as_deref().unwrap_or_default();
     index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &refunded.to_string()])
 }
 
 fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
     retention::age(tx, Kind::Notifications, key, now);
-    tx.put(Space::Seen, &key.0, BELIEVED);
+    tx.put(Space::Notifications, &key.0, BELIEVED);
 }
 
 /// Whether a refund with this number was made here, of whichever payment.

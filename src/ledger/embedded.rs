@@ -15,16 +15,16 @@
 //! are opened again, and the log goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
 //! more than the reserve is free, so that there is room for the end of what is under way.
 
+mod checkpoint;
 mod directory;
-mod filing;
 #[cfg(test)]
-mod hooks;
-mod job;
-mod layers;
+mod failpoints;
+mod memtable;
 mod store;
-mod syncer;
 mod tables;
 mod wal;
+mod wal_sync;
+mod write_request;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -40,18 +40,18 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
 
 pub(super) use self::directory::holds_ledger;
-use self::job::{Job, reply_to};
-pub(super) use self::layers::View;
+pub(super) use self::memtable::View;
 use self::store::{Disk, Failure};
 use self::wal::Wal;
+use self::write_request::{WriteRequest, reply_to};
 use self::writer::Writer;
-use super::agenda::Agenda;
+use super::change_feed::ChangeListener;
+use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
 pub(super) use super::engine::Durability;
-use super::feed::Listener;
-use super::held::{End, Holder, Turn};
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::records::{Claimed, LedgerError};
+use super::records::{ClaimResult, LedgerError};
+use super::schedule::Agenda;
 use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
@@ -110,7 +110,7 @@ impl Engine {
             wake: watch::Sender::new(0),
             listener: OnceLock::new(),
             #[cfg(test)]
-            hooks: hooks::Hooks::default(),
+            hooks: failpoints::Hooks::default(),
         });
         let (filing, full) = channel();
         let filer = thread("ledger filing", {
@@ -125,7 +125,7 @@ impl Engine {
         let mut writer = Writer { ids: Mutex::new(ids), log, syncing, filing, unsynced: None, rows: Rows::default() };
         let (reply, recovered) = channel();
         let told = move |recovered| drop(reply.send(recovered));
-        shared.commit(vec![Job::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);
+        shared.commit(vec![WriteRequest::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);
         recovered.recv().unwrap_or_else(|_| Err(shared.refusal()))?;
         let writer = thread("ledger", {
             let shared = shared.clone();
@@ -142,7 +142,7 @@ impl Engine {
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let runtime = Handle::try_current().ok().filter(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-        self.shared.submit(Job { runtime, ..Job::new(durability, work, reply_to(reply)) })?;
+        self.shared.submit(WriteRequest { runtime, ..WriteRequest::new(durability, work, reply_to(reply)) })?;
         answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
     }
 
@@ -170,23 +170,23 @@ impl Engine {
     }
 
     /// Whether there is room on the disk for something new.
-    pub(super) fn room(&self) -> Result<(), LedgerError> {
+    pub(super) fn check_disk_space(&self) -> Result<(), LedgerError> {
         self.shared.disk.room.check()
     }
 
     /// As [`Engine::accept`](super::engine::Engine::accept): transactions run one after another, and each sees what those
     /// before it in the batch accepted.
-    pub(super) async fn accept(
+    pub(super) async fn enqueue(
         &self,
         merchant: String,
         limit: QueueLimit,
-        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
-    ) -> Result<Claimed, LedgerError> {
+        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
+    ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let work = move |tx: &mut Transaction<'_>| {
             let full = shared.agenda.lock().queue_is(&merchant, limit);
             let claimed = work(tx, full)?;
-            if matches!(claimed, Claimed::Accepted(_)) {
+            if matches!(claimed, ClaimResult::Accepted(_)) {
                 shared.agenda.lock().accepted(&merchant);
             }
             Ok(claimed)
@@ -205,8 +205,8 @@ impl Engine {
     }
 
     /// Tells the first who asks for it of every change from now on; there are no others on this ledger.
-    pub(super) fn listen(&self, listener: Arc<dyn Listener>) {
-        self.shared.listener.get_or_init(|| listener).hears(None);
+    pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) {
+        self.shared.listener.get_or_init(|| listener).subscribed(None);
     }
 
     /// Whether it can still write.
@@ -220,7 +220,7 @@ impl Engine {
     }
 
     #[cfg(test)]
-    pub(super) fn hooks(&self) -> &hooks::Hooks {
+    pub(super) fn hooks(&self) -> &failpoints::Hooks {
         self.shared.hooks()
     }
 
@@ -276,20 +276,20 @@ pub(super) struct Shared {
     disk: Disk,
     /// How long a segment of the log becomes.
     segment: u64,
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<Sender<WriteRequest>>>,
     /// Why nothing can be written, and whether it can again once there is room on the disk.
     failed: Mutex<Option<Failure>>,
     /// Claims that nobody holds any more and whose end is not written yet.
-    ends: Mutex<BTreeMap<Turn, End>>,
+    ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
     agenda: Mutex<Agenda>,
     wake: watch::Sender<u64>,
-    listener: OnceLock<Arc<dyn Listener>>,
+    listener: OnceLock<Arc<dyn ChangeListener>>,
     #[cfg(test)]
-    hooks: hooks::Hooks,
+    hooks: failpoints::Hooks,
 }
 
 impl Shared {
-    fn submit(&self, job: Job) -> Result<(), LedgerError> {
+    fn submit(&self, job: WriteRequest) -> Result<(), LedgerError> {
         if self.failed.lock().is_some() {
             return Err(self.refusal());
         }
@@ -319,7 +319,7 @@ impl Shared {
     }
 
     /// Opens the tables again if there is room by now. Whoever has a ticket goes on; what was dropped meanwhile is ended.
-    fn go_on(self: &Arc<Self>) {
+    fn resume_after_full_disk(self: &Arc<Self>) {
         match self.disk.reopen() {
             Ok(true) => {}
             Ok(false) => return,
@@ -327,8 +327,8 @@ impl Shared {
         }
         if let Some(listener) = self.listener.get() {
             // What was being written when it failed may be there or not.
-            listener.deaf();
-            listener.hears(None);
+            listener.disconnected();
+            listener.subscribed(None);
         }
         *self.failed.lock() = None;
         tracing::info!("the ledger can write again");
@@ -341,7 +341,7 @@ impl Shared {
     }
 
     /// Ends a claim that nobody holds any more.
-    fn ending(self: &Arc<Self>, turn: Turn, end: End) -> Job {
+    fn ending(self: &Arc<Self>, turn: ExecutionId, end: Abandoned) -> WriteRequest {
         let shared = Arc::downgrade(self);
         let told = move |ended: Result<(), LedgerError>| {
             if let Err(error) = ended {
@@ -351,11 +351,11 @@ impl Shared {
                 shared.ends.lock().remove(&turn);
             }
         };
-        Job::new(Durability::Durable, move |tx| end.of(tx, turn), told)
+        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, turn), told)
     }
 
     #[cfg(test)]
-    pub(super) fn hooks(&self) -> &hooks::Hooks {
+    pub(super) fn hooks(&self) -> &failpoints::Hooks {
         &self.hooks
     }
 
@@ -366,17 +366,17 @@ impl Shared {
 
     #[cfg(test)]
     fn trip(&self, step: &str) -> Result<(), Failure> {
-        self.hooks.trip(step)
+        self.hooks.failpoint(step)
     }
 }
 
-impl Holder for Shared {
+impl ClaimOwner for Shared {
     /// What runs is found by the next start.
-    fn holds(&self, _: Turn) {}
+    fn acquired(&self, _: ExecutionId) {}
 
-    fn let_go(&self, _: Turn) {}
+    fn released(&self, _: ExecutionId) {}
 
-    fn end(self: Arc<Self>, turn: Turn, end: End) {
+    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
         self.ends.lock().insert(turn, end);
         if let Err(error) = self.submit(self.ending(turn, end)) {
             tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");

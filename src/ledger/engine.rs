@@ -5,17 +5,17 @@ use std::sync::{Arc, Weak};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::about::About;
-use super::attempts::DoublePayment;
+use super::abandoned_attempts::DoublePayment;
+use super::change_feed::{ChangeListener, RecordKey};
+use super::claim_guard::{ClaimOwner, ExecutionId};
 use super::embedded;
-use super::feed::{Listener, Name};
-use super::held::{Holder, Turn};
 use super::ids::Id;
 use super::limits::{DueLimit, QueueFull, QueueLimit};
+use super::lock_scope::LockScope;
 use super::postgres;
-use super::records::{Claimed, Delivery, LedgerError, Record, Waiting};
+use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
 use super::transaction::{Read, Space, Transaction};
-use super::{errands, outbox, searches};
+use super::{inquiries, jobs, outbox};
 
 /// Spaces whose keys begin with the times at which their rows were made.
 const TIMED: [Space; 4] = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
@@ -39,9 +39,9 @@ pub(super) enum Engine {
 
 impl Engine {
     /// What a transaction is about, where that matters: on this machine one runs after another anyway.
-    pub(super) fn about(&self, about: impl FnOnce() -> About) -> About {
+    pub(super) fn about(&self, about: impl FnOnce() -> LockScope) -> LockScope {
         match self {
-            Self::Embedded(_) => About::Names(Vec::new()),
+            Self::Embedded(_) => LockScope::Names(Vec::new()),
             Self::Postgres(_) => about(),
         }
     }
@@ -51,7 +51,7 @@ impl Engine {
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: About,
+        about: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
@@ -68,7 +68,7 @@ impl Engine {
     /// Runs the transaction of a durable claim. Once its caller has stopped waiting it is not begun, and not repeated.
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: About,
+        about: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
@@ -89,7 +89,7 @@ impl Engine {
     }
 
     /// Looks at each row as it is when it is read: nobody waits for whoever looks, however long it takes.
-    pub(super) async fn glance<T: Send + 'static>(
+    pub(super) async fn read_uncommitted_view<T: Send + 'static>(
         &self,
         mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
@@ -122,7 +122,7 @@ impl Engine {
     }
 
     /// As [`Ledger::listen`](super::Ledger::listen).
-    pub(super) fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+    pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(engine) => {
                 engine.listen(listener);
@@ -141,27 +141,27 @@ impl Engine {
     }
 
     /// As [`Ledger::settled`](super::Ledger::settled).
-    pub(super) async fn settled(&self) -> Result<(), LedgerError> {
+    pub(super) async fn quiesce(&self) -> Result<(), LedgerError> {
         match self {
             // What was told before is in this batch or an earlier one.
             Self::Embedded(engine) => engine.write(Durability::Applied, |_| Ok(())).await,
-            Self::Postgres(engine) => engine.settled().await,
+            Self::Postgres(engine) => engine.quiesce().await,
         }
     }
 
     /// As [`Ledger::identity`](super::Ledger::identity).
-    pub(super) async fn identity(&self) -> Result<Option<String>, LedgerError> {
+    pub(super) async fn cluster_id(&self) -> Result<Option<String>, LedgerError> {
         match self {
             Self::Embedded(_) => Ok(None),
-            Self::Postgres(engine) => engine.identity().await.map(Some),
+            Self::Postgres(engine) => engine.cluster_id().await.map(Some),
         }
     }
 
     /// As [`Ledger::names`](super::Ledger::names).
-    pub(super) async fn names(&self, after: Option<Name>, limit: usize) -> Result<Vec<Name>, LedgerError> {
-        let from = after.map_or_else(Vec::new, |Name(last)| [&last[..], &[0]].concat());
+    pub(super) async fn names(&self, after: Option<RecordKey>, limit: usize) -> Result<Vec<RecordKey>, LedgerError> {
+        let from = after.map_or_else(Vec::new, |RecordKey(last)| [&last[..], &[0]].concat());
         let keys = self.keys(Space::Index, from, vec![0xff; 17], limit).await?;
-        keys.iter().map(|key| Id::from_bytes(key).map(|Id(name)| Name(name))).collect()
+        keys.iter().map(|key| Id::from_bytes(key).map(|Id(name)| RecordKey(name))).collect()
     }
 
     /// Returns the time of the newest record.
@@ -176,8 +176,8 @@ impl Engine {
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| searches::due(agenda, now, limit, busy));
-                searches::records(&**engine, &due)
+                let due = engine.agenda(|agenda| inquiries::due(agenda, now, limit, busy));
+                inquiries::records(&**engine, &due)
             }
             Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
         }
@@ -186,7 +186,7 @@ impl Engine {
     /// As [`Ledger::due_jobs`](super::Ledger::due_jobs).
     pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         match self {
-            Self::Embedded(engine) => engine.agenda(|agenda| errands::due(agenda, now, &limit)),
+            Self::Embedded(engine) => engine.agenda(|agenda| jobs::due(agenda, now, &limit)),
             Self::Postgres(engine) => engine.due_jobs(now, limit).await,
         }
     }
@@ -194,16 +194,16 @@ impl Engine {
     /// Runs the transaction that accepts a merchant's job. `work` is told which limit of the queue is reached; no other
     /// transaction, on no machine, accepts a job between that and its end so that a limit would be passed. Once its caller has
     /// stopped waiting it is not begun, and not repeated.
-    pub(super) async fn accept(
+    pub(super) async fn enqueue(
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: About,
-        work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
-    ) -> Result<Claimed, LedgerError> {
+        about: LockScope,
+        work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
+    ) -> Result<ClaimResult, LedgerError> {
         match self {
-            Self::Embedded(engine) => engine.accept(merchant, limit, work).await,
-            Self::Postgres(engine) => engine.accept(merchant, limit, about, work).await,
+            Self::Embedded(engine) => engine.enqueue(merchant, limit, work).await,
+            Self::Postgres(engine) => engine.enqueue(merchant, limit, about, work).await,
         }
     }
 
@@ -229,9 +229,9 @@ impl Engine {
     }
 
     /// As [`Ledger::waiting`](super::Ledger::waiting).
-    pub(super) async fn waiting(&self) -> Result<Waiting, LedgerError> {
+    pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
         match self {
-            Self::Embedded(engine) => Ok(engine.agenda(searches::waiting)),
+            Self::Embedded(engine) => Ok(engine.agenda(inquiries::waiting)),
             Self::Postgres(engine) => engine.waiting().await,
         }
     }
@@ -253,15 +253,15 @@ impl Engine {
     }
 
     /// Whether something new may begin: there is room for its end. How much a server has is its operator's concern.
-    pub(super) fn room(&self) -> Result<(), LedgerError> {
+    pub(super) fn check_disk_space(&self) -> Result<(), LedgerError> {
         match self {
-            Self::Embedded(engine) => engine.room(),
+            Self::Embedded(engine) => engine.check_disk_space(),
             Self::Postgres(_) => Ok(()),
         }
     }
 
     /// As [`Ledger::may_send`](super::Ledger::may_send).
-    pub(super) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
+    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(_) => Ok(()),
             Self::Postgres(engine) => engine.may_send(turn),
@@ -269,7 +269,7 @@ impl Engine {
     }
 
     /// A way back for tickets, which does not keep the engine running.
-    pub(super) fn holder(&self) -> Weak<dyn Holder> {
+    pub(super) fn holder(&self) -> Weak<dyn ClaimOwner> {
         match self {
             Self::Embedded(engine) => engine.weak(),
             Self::Postgres(engine) => engine.weak(),

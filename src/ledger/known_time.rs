@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-use super::about::About;
 use super::engine::Durability::Durable;
 use super::engine::Engine;
 use super::ids::{Id, index, millis, millis_at, time};
+use super::lock_scope::LockScope;
 use super::records::LedgerError;
 use super::transaction::{Read, Space, Transaction};
 use crate::clock::Reading;
@@ -88,14 +88,14 @@ pub(super) async fn purge_time(
         clock,
     };
     let work = move |tx: &mut Transaction<'_>| {
-        let stored = tx.bytes(Space::Ages, KEY)?.map(|value| time(millis_at(&value)));
+        let stored = tx.bytes(Space::Expiry, KEY)?.map(|value| time(millis_at(&value)));
         let (known, verdict) = judge(stored.or(newest), facts);
         if stored != Some(known) {
-            tx.put(Space::Ages, KEY, millis(known).to_be_bytes());
+            tx.put(Space::Expiry, KEY, millis(known).to_be_bytes());
         }
         Ok(verdict)
     };
-    let verdict = engine.write(Durable, About::Names(vec![name()]), work).await?;
+    let verdict = engine.write(Durable, LockScope::Names(vec![name()]), work).await?;
     guard.counted = counted;
     Ok(verdict)
 }

@@ -12,7 +12,7 @@ use super::moved::Mark;
 use super::outbox;
 use super::postgres::{Address, Begun, Filling};
 use super::records::LedgerError;
-use super::rows::{Kept, PaymentRow};
+use super::rows::{PaymentRow, TrackedRow};
 use super::transaction::{Space, Writes};
 
 /// So many rows at a time.
@@ -82,7 +82,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
         for row in view.each(space) {
             let (key, value) = row?;
             if space == Space::Payments {
-                let kept = Kept::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
+                let kept = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
                 batch.queued.extend(outbox::waiting(view, &kept.row)?.into_iter().map(|event| (event, true)));
             }
             batch.rows.insert(space, key, Some(value.into()));

@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::about;
-use super::agenda::Agenda;
 use super::embedded::View;
 use super::ids::{Id, millis, millis_at, time};
-use super::records::{Delivery, Event, LedgerError, Record, Subject};
-use super::retention::Old;
-use super::rows::{Kept, PaymentRow};
-use super::searches::{LATEST_DUE, after};
-use super::timeline::{self, What};
+use super::inquiries::{LATEST_DUE, after};
+use super::lock_scope;
+use super::records::{Delivery, Event, LedgerError, Record, RecordId};
+use super::retention::Expired;
+use super::rows::{PaymentRow, TrackedRow};
+use super::schedule::Agenda;
+use super::timeline::{self, TimelineEvent};
 use super::transaction::{Pair, Read, Space, Transaction, Watched};
 
 /// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
-pub(super) fn tell(
+pub(super) fn publish(
     tx: &mut Transaction<'_>,
-    payment: &mut Kept<PaymentRow>,
+    payment: &mut TrackedRow<PaymentRow>,
     kind: &str,
-    subject: Subject,
+    subject: RecordId,
     mut data: Record,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -32,7 +32,7 @@ pub(super) fn tell(
     let before = payment.row.first_event.and(payment.row.last_event);
     let id = tx.new_id_after(payment.row.last_event, now);
     payment.row.last_event = Some(id);
-    let what = What::Event { id: event_id(id), kind: kind.to_owned() };
+    let what = TimelineEvent::Event { id: event_id(id), kind: kind.to_owned() };
     timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
     tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, next: None, event })?;
@@ -50,7 +50,7 @@ pub(super) fn tell(
 
 /// As [`Ledger::delivered`](super::Ledger::delivered) and [`Ledger::dropped`](super::Ledger::dropped), which says why the
 /// merchant does not have it.
-pub(super) fn ended(
+pub(super) fn complete(
     tx: &mut Transaction<'_>,
     event_id: &str,
     dropped: Option<String>,
@@ -59,8 +59,8 @@ pub(super) fn ended(
     let Some(Head { id, next, mut payment, refund_id }) = head_as(tx, event_id)? else { return Ok(()) };
     let named = event_id.to_owned();
     let what = match dropped {
-        Some(why) => What::Dropped { id: named, why },
-        None => What::Delivered { id: named },
+        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why },
+        None => TimelineEvent::Delivered { id: named },
     };
     timeline::add(tx, payment.id, refund_id.as_deref(), what, now)?;
     tx.unqueued(id);
@@ -145,7 +145,7 @@ pub(super) fn queued(view: &View<'_>, agenda: &Agenda) -> Result<i64, LedgerErro
     let mut queued = 0;
     for value in agenda.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
-        queued += Kept::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
+        queued += TrackedRow::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
     }
     Ok(queued)
 }
@@ -157,14 +157,18 @@ pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>,
 }
 
 /// An event that no queue holds any more, when its time is over.
-pub(super) fn old(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Old>, LedgerError> {
+pub(super) fn old(
+    from: &impl Read,
+    id: Id,
+    is_over: impl Fn(Timestamp) -> bool,
+) -> Result<Option<Expired>, LedgerError> {
     let Some(EventRow { payment, event, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
-    let payment = Kept::<PaymentRow>::load(from, payment)?;
+    let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
     if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
         return Ok(None);
     }
-    let names = vec![about::name(&event.subject.merchant, &event.subject.order_id)];
-    Ok(Some(Old { names, rows: vec![(Space::Events, id.0.to_vec())] }))
+    let names = vec![lock_scope::name(&event.subject.merchant, &event.subject.order_id)];
+    Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
 }
 
 /// Whether an event of this payment is still in its queue. Later events have greater ids, and only the first one leaves.
@@ -203,7 +207,7 @@ impl EventRow {
 struct Head {
     id: Id,
     next: Option<Id>,
-    payment: Kept<PaymentRow>,
+    payment: TrackedRow<PaymentRow>,
     /// The refund that it is about.
     refund_id: Option<String>,
 }
@@ -213,13 +217,13 @@ fn head_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Head>, LedgerE
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     // One that was delivered may be kept for longer than its payment.
-    let Some(payment) = Kept::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
+    let Some(payment) = TrackedRow::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
     let is_first = payment.row.first_event == Some(id);
     let refund_id = row.event.subject.refund_id;
     Ok(is_first.then_some(Head { id, next: row.next, payment, refund_id }))
 }
 
-fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Timestamp, tries: u32) {
+fn schedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, due: Timestamp, tries: u32) {
     let Some(head) = payment.row.first_event else { return };
     let due = millis(due);
     // Tries (4 bytes), payment (16), merchant: so that what is due can be chosen without reading it.
@@ -228,7 +232,7 @@ fn schedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, due: Times
     payment.row.due = Some(due);
 }
 
-fn unschedule(tx: &mut Transaction<'_>, payment: &mut Kept<PaymentRow>, id: Id) {
+fn unschedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, id: Id) {
     if let Some(due) = payment.row.due.take() {
         tx.remove(Space::Outbox, &outbox_key(due, id));
     }

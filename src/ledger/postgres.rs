@@ -13,12 +13,12 @@
 mod address;
 mod clock;
 mod connect;
-mod due;
+mod dequeue;
 mod failure;
 mod feed;
-mod filling;
 mod health;
-mod keeper;
+mod import;
+mod lease;
 mod origin;
 mod pool;
 mod save;
@@ -36,22 +36,22 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use self::address::Address;
-pub(super) use self::filling::{Begun, Filling};
 use self::health::Health;
-use self::keeper::Lease;
+pub(super) use self::import::{Begun, Filling};
+use self::lease::Lease;
 use self::pool::{Next, Queue, Tries};
 use self::session::{Failure, Session};
 use self::tickets::Tickets;
-use super::about::About;
-use super::attempts::DoublePayment;
+use super::abandoned_attempts::DoublePayment;
+use super::change_feed::ChangeListener;
+use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
 use super::engine::Durability;
-use super::feed::Listener;
-use super::held::{End, Holder, Turn};
 use super::ids::{Id, Ids};
 use super::limits::{DueLimit, QueueFull, QueueLimit};
-use super::records::{Claimed, Delivery, LedgerError, Record, Waiting};
+use super::lock_scope::LockScope;
+use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
 use super::transaction::{Read, Space, Transaction};
-use super::{errands, outbox, searches};
+use super::{inquiries, jobs, outbox};
 
 /// Connections of a process beside those that work for requests: the keeper's, the announcer's and the listener's.
 const BESIDE: usize = 3;
@@ -88,7 +88,7 @@ pub(super) struct Shared {
     tickets: Mutex<Tickets>,
     feed: feed::Feed,
     wake: watch::Sender<u64>,
-    due: due::Looks,
+    due: dequeue::Looks,
 }
 
 impl Engine {
@@ -110,7 +110,7 @@ impl Engine {
                 Err(failure) => return drop(said.send(Err(failure))),
             };
             let _ = handed.send(Arc::clone(&shared));
-            keeper::keep(&shared, session, &stop, &said);
+            lease::keep(&shared, session, &stop, &said);
         })?;
         let gone = || LedgerError("its thread ended".to_owned());
         ready.recv().map_err(|_| gone())??;
@@ -136,7 +136,7 @@ impl Engine {
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: About,
+        about: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         self.ask(self.transaction(durability, about, work)).await
@@ -145,7 +145,7 @@ impl Engine {
     /// Runs the transaction of a claim, like [`Engine::claim`](super::engine::Engine::claim).
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: About,
+        about: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, about, work)).await;
@@ -155,7 +155,7 @@ impl Engine {
     fn transaction<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: About,
+        about: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
@@ -193,34 +193,34 @@ impl Engine {
 
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Searches, now, searches::LATEST_DUE);
+        let when = self.shared.due.when(Space::Inquiries, now, inquiries::LATEST_DUE);
         let busy = busy.to_vec();
         let taken = self.ask(move |session| {
-            let keys = due::take_searches(session, owner, &when, limit, &busy)?;
-            whole(session, searches::records(session, &keys))
+            let keys = dequeue::take_searches(session, owner, &when, limit, &busy)?;
+            whole(session, inquiries::records(session, &keys))
         });
         or_none(taken.await)
     }
 
     pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Errands, now, errands::LATEST_DUE);
-        let taken = self.ask(move |session| Ok(errands::jobs(&due::take_jobs(session, owner, &when, &limit)?)));
+        let when = self.shared.due.when(Space::Jobs, now, jobs::LATEST_DUE);
+        let taken = self.ask(move |session| Ok(jobs::jobs(&dequeue::take_jobs(session, owner, &when, &limit)?)));
         or_none(taken.await)
     }
 
     /// As [`Engine::accept`](super::engine::Engine::accept).
-    pub(super) async fn accept(
+    pub(super) async fn enqueue(
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: About,
-        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<Claimed, LedgerError> + Send + 'static,
-    ) -> Result<Claimed, LedgerError> {
+        about: LockScope,
+        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
+    ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
         let accepted = self.submit(Unawaited::Skipped, move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
-            let work = |tx: &mut Transaction<'_>| work(tx, due::queue_is(session, &merchant, limit)?);
+            let work = |tx: &mut Transaction<'_>| work(tx, dequeue::queue_is(session, &merchant, limit)?);
             match session.transaction(Durability::Durable, &about, &shared, work) {
                 Ok((claimed, wakes)) => {
                     if wakes {
@@ -228,12 +228,12 @@ impl Engine {
                     }
                     Ok(claimed)
                 }
-                Err(error) if session.is_in_doubt() => Ok(Claimed::InDoubt(error)),
+                Err(error) if session.is_in_doubt() => Ok(ClaimResult::InDoubt(error)),
                 Err(error) => Err(error),
             }
         });
         // What has begun may still be committed.
-        accepted.await.unwrap_or_else(|| Ok(Claimed::InDoubt(not_in_time())))
+        accepted.await.unwrap_or_else(|| Ok(ClaimResult::InDoubt(not_in_time())))
     }
 
     pub(super) async fn due_deliveries(
@@ -244,24 +244,24 @@ impl Engine {
         under_way: impl Fn(&str, &str) -> bool,
     ) -> Vec<Delivery> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Outbox, now, searches::LATEST_DUE);
-        let lanes = self.ask(move |session| Ok(due::lanes(session, owner, &when)?)).await;
+        let when = self.shared.due.when(Space::Outbox, now, inquiries::LATEST_DUE);
+        let lanes = self.ask(move |session| Ok(dequeue::lanes(session, owner, &when)?)).await;
         let chosen = match lanes {
-            Ok(lanes) => due::choose(lanes, limit, free, under_way),
+            Ok(lanes) => dequeue::choose(lanes, limit, free, under_way),
             Err(error) => return or_none(Err(error)),
         };
         if chosen.is_empty() {
             return Vec::new();
         }
         let taken = self.ask(move |session| {
-            let taken = due::take_deliveries(session, owner, &chosen)?;
+            let taken = dequeue::take_deliveries(session, owner, &chosen)?;
             whole(session, outbox::deliveries(session, taken))
         });
         or_none(taken.await)
     }
 
-    pub(super) async fn waiting(&self) -> Result<Waiting, LedgerError> {
-        self.ask(due::waiting).await
+    pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
+        self.ask(dequeue::waiting).await
     }
 
     /// As [`Engine::newest`](super::engine::Engine::newest).
@@ -275,7 +275,7 @@ impl Engine {
     }
 
     /// Tells the first who asks for it of every change from now on, also of those on other machines.
-    pub(super) fn listen(&self, listener: Arc<dyn Listener>) -> Result<(), LedgerError> {
+    pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         self.feed.lock().extend(feed::listen(&self.shared, listener)?);
         Ok(())
     }
@@ -286,12 +286,12 @@ impl Engine {
     }
 
     /// As [`Engine::identity`](super::engine::Engine::identity).
-    pub(super) async fn identity(&self) -> Result<String, LedgerError> {
+    pub(super) async fn cluster_id(&self) -> Result<String, LedgerError> {
         self.ask(feed::identity).await
     }
 
     /// As [`Engine::settled`](super::engine::Engine::settled).
-    pub(super) async fn settled(&self) -> Result<(), LedgerError> {
+    pub(super) async fn quiesce(&self) -> Result<(), LedgerError> {
         self.ask(feed::settled).await
     }
 
@@ -312,7 +312,7 @@ impl Engine {
         (&self.shared.origin.0, &self.shared.origin.1)
     }
 
-    pub(super) fn may_send(&self, turn: Turn) -> Result<(), LedgerError> {
+    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
         let given = self.shared.tickets.lock().term(turn);
         if let Some(why) = self.shared.lease.over() {
             return Err(LedgerError(why));
@@ -408,17 +408,17 @@ impl Shared {
     }
 }
 
-impl Holder for Shared {
-    fn holds(&self, turn: Turn) {
+impl ClaimOwner for Shared {
+    fn acquired(&self, turn: ExecutionId) {
         let term = self.lease.term();
         self.tickets.lock().given(turn, term);
     }
 
-    fn let_go(&self, turn: Turn) {
+    fn released(&self, turn: ExecutionId) {
         self.tickets.lock().ended(turn);
     }
 
-    fn end(self: Arc<Self>, turn: Turn, end: End) {
+    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
         self.tickets.lock().dropped(turn, end);
         let shared = Arc::downgrade(&self);
         self.queue.push(Box::new(move |session| sweep::end_soon(&shared, turn, end, session)));
@@ -438,10 +438,10 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
     clock::measure_first(&session)?;
-    let owner = keeper::number(&session)?;
+    let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
     let origin = (origin::name(&session)?, origin::moves(&session)?);
-    let session = session.hasty(keeper::RENEWAL)?;
+    let session = session.hasty(lease::RENEWAL)?;
     let shared = Shared {
         address,
         owner,
@@ -454,7 +454,7 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
         tickets: Mutex::default(),
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
-        due: due::Looks::default(),
+        due: dequeue::Looks::default(),
     };
     Ok((Arc::new(shared), session))
 }

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::about::About;
 use super::engine::Durability::Applied;
 use super::engine::Engine;
 use super::ids::{millis, millis_at};
+use super::lock_scope::LockScope;
 use super::records::LedgerError;
-use super::retention::{Keep, Kind, Old, old};
+use super::retention::{Expired, Kind, RetentionPolicy, expired};
 use super::transaction::{Read, Space, Transaction, Watched};
 use crate::telemetry::METRICS;
 
@@ -39,7 +39,12 @@ struct Walk {
 }
 
 /// As [`Ledger::purge`](super::Ledger::purge).
-pub(super) async fn step(engine: &Engine, purge: &mut Purge, keep: &Keep, now: Timestamp) -> Result<bool, LedgerError> {
+pub(super) async fn step(
+    engine: &Engine,
+    purge: &mut Purge,
+    keep: &RetentionPolicy,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
     let kind = Kind::ALL[purge.list];
     let walk = &mut purge.walks[purge.list];
     let next = walk.next.clone().max(kind.prefix().to_vec());
@@ -66,11 +71,11 @@ async fn forget(
     engine: &Engine,
     kind: Kind,
     keys: Vec<Vec<u8>>,
-    keep: Keep,
+    keep: RetentionPolicy,
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, LedgerError> {
     let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys.clone(), &keep, now));
-    let found = engine.glance(look).await?;
+    let found = engine.read_uncommitted_view(look).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -87,7 +92,7 @@ async fn forget(
         }
         Ok((found.into_iter().map(|(key, _)| key).collect(), counts))
     };
-    let (gone, counts) = engine.write(Applied, About::Names(names), work).await?;
+    let (gone, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
     for (space, count) in counts {
         METRICS.ledger_purged_total.with_label_values(&[space.name()]).inc_by(count);
     }
@@ -95,9 +100,15 @@ async fn forget(
 }
 
 /// Those that may go. One that cannot be read stays and keeps no other.
-fn all_old(from: &impl Read, kind: Kind, keys: Vec<Vec<u8>>, keep: &Keep, now: Timestamp) -> Vec<(Vec<u8>, Old)> {
+fn all_old(
+    from: &impl Read,
+    kind: Kind,
+    keys: Vec<Vec<u8>>,
+    keep: &RetentionPolicy,
+    now: Timestamp,
+) -> Vec<(Vec<u8>, Expired)> {
     let from = Watched::new(from);
-    let look = |key: Vec<u8>| match old(&from, kind, &key, keep, now) {
+    let look = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
             from.tell(&error, &format!("an old row of the {}, which stays,", kind.name()));

@@ -1,18 +1,18 @@
 //! What the ledger holds and hands out: the types of its records.
 
-mod news;
-mod search;
+mod inquiry;
+mod update;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Method, Money, Payer, Status};
+use tollgate_plugins::error::ProviderError;
+use tollgate_plugins::payment::{Method, Money, NextAction, Payer, Status};
 
-pub use self::news::*;
-pub use self::search::Search;
-use super::held::{Held, Turn};
+pub use self::inquiry::Inquiry;
+pub use self::update::*;
+use super::claim_guard::{ClaimGuard, ExecutionId};
 use super::limits::QueueFull;
-use super::timeline::{self, Exchanged};
+use super::timeline::{self, ProviderCall};
 
 /// What is certain about the money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Payment {
     /// The merchant's own number.
     pub order_id: String,
     /// The number that the provider sees.
-    pub number: String,
+    pub provider_order_no: String,
     /// SHA-256 in hexadecimal over what the merchant asked for, to tell a repetition from another content.
     pub content: String,
     /// What it has come to.
@@ -61,10 +61,10 @@ pub struct Payment {
     pub provider_payment_id: Option<String>,
     /// What the payer's device needs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub action: Option<Action>,
+    pub action: Option<NextAction>,
     /// The provider's word when it refused, or when its answer left the end open. Kept until the money has moved.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub word: Option<Word>,
+    pub provider_error: Option<ProviderError>,
     /// The gateway's sentence about why it stands so, where the provider's word does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
@@ -91,7 +91,7 @@ pub struct Payment {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Until the end is known: how the search for the truth stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Search>,
+    pub search: Option<Inquiry>,
 }
 
 fn is_zero(sum: &u64) -> bool {
@@ -134,7 +134,7 @@ impl Payment {
 
     /// Whether the gateway still tries to get the lost `action` by the identical create.
     pub fn awaits_action(&self) -> bool {
-        let may_repeat = |search: &Search| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+        let may_repeat = |search: &Inquiry| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
         self.create_request.is_some() && self.search.as_ref().is_some_and(may_repeat)
     }
 
@@ -172,7 +172,7 @@ pub struct Refund {
     /// The merchant's own number of the refund.
     pub refund_id: String,
     /// The number that the provider sees.
-    pub number: String,
+    pub provider_refund_no: String,
     /// As [`Payment::content`].
     pub content: String,
     /// What it has come to.
@@ -191,7 +191,7 @@ pub struct Refund {
     pub provider_refund_id: Option<String>,
     /// The provider's code and message that the refund began or ended with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub word: Option<Word>,
+    pub provider_error: Option<ProviderError>,
     /// The gateway's sentence about why the refund stands so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
@@ -209,12 +209,12 @@ pub struct Refund {
     pub refunded_at: Option<Timestamp>,
     /// While `status` is unknown: how the search for the truth stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Search>,
+    pub search: Option<Inquiry>,
 }
 
 /// Names what a claim, a search or an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Subject {
+pub struct RecordId {
     /// Whose.
     pub merchant: String,
     /// Which payment.
@@ -244,7 +244,7 @@ pub enum Intent {
     /// Create this payment (status pending, money not sent).
     Pay(Payment),
     /// Close this payment.
-    Close(Subject),
+    Close(RecordId),
     /// Make this refund; its subject's payment must have the money.
     Refund(Refund),
 }
@@ -252,9 +252,9 @@ pub enum Intent {
 /// What the ledger says to a claim.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one a request, matched at once: a box would only be in the way")]
-pub enum Claimed {
+pub enum ClaimResult {
     /// Nobody else may run it, and it is durable: go on.
-    Run(Ticket),
+    Run(ExecutionPermit),
     /// It was done before; this was the answer.
     Replay(Answer),
     /// It is being done right now.
@@ -262,24 +262,24 @@ pub enum Claimed {
     /// It is durable and will be made by whoever takes it ([`Ledger::accept`](super::Ledger::accept)).
     Accepted(Record),
     /// It was accepted before and is not made yet.
-    Waiting(Record),
+    Queued(Record),
     /// Nobody knows whether it was accepted: the ledger did not answer in time, or was lost during the commit.
     InDoubt(LedgerError),
     /// So many wait already that no more are accepted; nothing was written down.
-    Full(QueueFull),
+    QueueFull(QueueFull),
     /// The key was used for another request.
-    OtherRequest,
+    KeyReused,
     /// The order or refund number was used for another content.
-    OtherContent,
+    OrderIdReused,
     /// It was sent before and its end was unknown then; this is how it stands now (or an equal request under another
     /// key made it).
-    Present(Record),
+    AlreadyExists(Record),
     /// There is no such payment (refund, close).
     NotFound,
     /// The payment is in a state that does not allow this (close of a paid one, refund of an unpaid one).
     Refused(Payment),
     /// The refund exceeds what is left; minor units that are left.
-    TooMuch {
+    ExceedsBalance {
         /// Minor units that may still go back.
         left: u64,
     },
@@ -287,40 +287,40 @@ pub enum Claimed {
 
 /// The right to run one claim, once.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct ExecutionPermit {
     /// Names the claim inside the ledger, and which of its turns this is.
-    pub(crate) turn: Turn,
+    pub(crate) turn: ExecutionId,
     /// Gives the claim back should the ticket be dropped without [`Ledger::settle`] or [`Ledger::release`].
     ///
     /// [`Ledger::settle`]: super::Ledger::settle
     /// [`Ledger::release`]: super::Ledger::release
-    pub(crate) held: Held,
+    pub(crate) held: ClaimGuard,
     /// What it is about.
-    pub subject: Subject,
+    pub subject: RecordId,
     /// The payment as claimed (for a refund or close: the payment that it concerns).
     pub payment: Payment,
     /// The refund as claimed.
     pub refund: Option<Refund>,
     /// What was sent for it so far and what came back; goes into the timeline when it ends.
-    pub evidence: Vec<Exchanged>,
+    pub evidence: Vec<ProviderCall>,
     /// What is to be done, where it was accepted to be made later.
-    pub errand: Option<Errand>,
+    pub errand: Option<Job>,
 }
 
-impl Ticket {
-    pub(super) fn new(turn: Turn, payment: Payment, refund: Option<Refund>) -> Self {
+impl ExecutionPermit {
+    pub(super) fn new(turn: ExecutionId, payment: Payment, refund: Option<Refund>) -> Self {
         let (merchant, order_id) = (payment.merchant.clone(), payment.order_id.clone());
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.clone());
-        let subject = Subject { merchant, order_id, refund_id };
-        Self { turn, held: Held::default(), subject, payment, refund, evidence: Vec::new(), errand: None }
+        let subject = RecordId { merchant, order_id, refund_id };
+        Self { turn, held: ClaimGuard::default(), subject, payment, refund, evidence: Vec::new(), errand: None }
     }
 }
 
 /// What was accepted to be made later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Errand {
+pub struct Job {
     /// What is to be done.
-    pub action: timeline::Action,
+    pub action: timeline::IntentKind,
     /// The request's body as received; forgotten as soon as it is made.
     pub body: String,
     /// Since when it waits.

@@ -2,17 +2,17 @@
 //! a payment cost the same however many refunds it has; only whoever wants all of them reads all of them.
 
 use super::records::LedgerError;
-use super::rows::{Kept, PaymentRow, RefundRow};
+use super::rows::{PaymentRow, RefundRow, TrackedRow};
 use super::transaction::{Read, Transaction};
 
 /// Refunds of a payment, the newest first, also the released ones. Reads each.
 pub(super) fn of<'a, R: Read>(
     from: &'a R,
     payment: &PaymentRow,
-) -> impl Iterator<Item = Result<Kept<RefundRow>, LedgerError>> + use<'a, R> {
+) -> impl Iterator<Item = Result<TrackedRow<RefundRow>, LedgerError>> + use<'a, R> {
     let mut next = payment.last_refund;
     std::iter::from_fn(move || {
-        let refund = Kept::<RefundRow>::must(from, next.take()?);
+        let refund = TrackedRow::<RefundRow>::must(from, next.take()?);
         next = refund.as_ref().ok().and_then(|refund| refund.row.previous);
         Some(refund)
     })
@@ -21,8 +21,8 @@ pub(super) fn of<'a, R: Read>(
 /// Removes a refund of which nothing was sent. The caller saves the payment.
 pub(super) fn remove(
     tx: &mut Transaction<'_>,
-    mut refund: Kept<RefundRow>,
-    payment: &mut Kept<PaymentRow>,
+    mut refund: TrackedRow<RefundRow>,
+    payment: &mut TrackedRow<PaymentRow>,
 ) -> Result<(), LedgerError> {
     if payment.row.last_refund == Some(refund.id) {
         payment.row.last_refund = refund.row.previous;

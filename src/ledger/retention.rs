@@ -8,17 +8,17 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::Status;
 
-use super::about;
 use super::ids::{Id, millis};
-use super::records::{LedgerError, Search};
+use super::lock_scope;
+use super::records::{Inquiry, LedgerError};
 use super::refunds;
-use super::rows::{self, Kept, PaymentRow, RefundRow};
+use super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::transaction::{Read, Space, Transaction};
 use super::{claims, outbox};
 
 /// How long the ledger keeps what has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct RetentionPolicy {
     /// Idempotency keys with their answers, from their first use.
     pub claims: Duration,
     /// Payments with their refunds, timelines and numbers, from their last change; notifications, from when they came.
@@ -27,12 +27,12 @@ pub struct Keep {
     pub events: Duration,
 }
 
-impl Keep {
+impl RetentionPolicy {
     /// What merchants are promised about idempotency keys.
     pub const CLAIMS_AT_LEAST: Duration = Duration::from_hours(24);
 }
 
-impl Default for Keep {
+impl Default for RetentionPolicy {
     fn default() -> Self {
         let days = |days: u64| Duration::from_hours(24 * days);
         // Providers take refunds for a year.
@@ -71,7 +71,7 @@ impl Kind {
 
     pub(super) fn space(self) -> Space {
         match self {
-            Self::LateKeys | Self::Notifications => Space::Ages,
+            Self::LateKeys | Self::Notifications => Space::Expiry,
             Self::Claims => Space::Claims,
             Self::Payments => Space::Payments,
             Self::Events => Space::Events,
@@ -88,7 +88,7 @@ impl Kind {
     }
 
     /// Before this key lies what may be old enough.
-    pub(super) fn until(self, keep: &Keep, now: Timestamp) -> Vec<u8> {
+    pub(super) fn until(self, keep: &RetentionPolicy, now: Timestamp) -> Vec<u8> {
         let kept = u64::try_from(self.kept(keep).as_millis()).unwrap_or(u64::MAX);
         let young = millis(now).checked_sub(kept).map_or(0, |old| old.saturating_add(1));
         [self.prefix(), &young.to_be_bytes()].concat()
@@ -99,7 +99,7 @@ impl Kind {
         [self.prefix(), &[0xff; 9]].concat()
     }
 
-    fn kept(self, keep: &Keep) -> Duration {
+    fn kept(self, keep: &RetentionPolicy) -> Duration {
         match self {
             Self::LateKeys | Self::Claims => keep.claims,
             Self::Payments | Self::Notifications => keep.payments,
@@ -109,7 +109,7 @@ impl Kind {
 }
 
 /// One thing that has been kept for long enough.
-pub(super) struct Old {
+pub(super) struct Expired {
     /// What nobody else may be at work on while it goes.
     pub(super) names: Vec<Id>,
     /// All that goes with it.
@@ -117,26 +117,26 @@ pub(super) struct Old {
 }
 
 /// What goes with a key of a list; `None` while it must stay.
-pub(super) fn old(
+pub(super) fn expired(
     from: &impl Read,
     kind: Kind,
     key: &[u8],
-    keep: &Keep,
+    keep: &RetentionPolicy,
     now: Timestamp,
-) -> Result<Option<Old>, LedgerError> {
+) -> Result<Option<Expired>, LedgerError> {
     let is_over = |since| is_over(since, kind.kept(keep), now);
     match kind {
         Kind::LateKeys => {
             let name = aged(key)?;
             let stays = claims::is_key_open(from, name)?;
-            Ok((!stays).then(|| Old { names: vec![name], rows: both(key, Space::Keys, name) }))
+            Ok((!stays).then(|| Expired { names: vec![name], rows: both(key, Space::Keys, name) }))
         }
         Kind::Claims => claims::old(from, Id::from_bytes(key)?, is_over),
         Kind::Payments => payment(from, Id::from_bytes(key)?, is_over),
         Kind::Events => outbox::old(from, Id::from_bytes(key)?, is_over),
         Kind::Notifications => {
             let name = aged(key)?;
-            Ok(Some(Old { names: vec![name], rows: both(key, Space::Seen, name) }))
+            Ok(Some(Expired { names: vec![name], rows: both(key, Space::Notifications, name) }))
         }
     }
 }
@@ -144,16 +144,16 @@ pub(super) fn old(
 /// Puts what has no time in its own key on the list of what grows old.
 pub(super) fn age(tx: &mut Transaction<'_>, kind: Kind, name: Id, now: Timestamp) {
     let key = [kind.prefix(), &millis(now).to_be_bytes(), &name.0].concat();
-    tx.put(Space::Ages, &key, []);
+    tx.put(Space::Expiry, &key, []);
 }
 
 /// Whether somebody may still want to know how it ends.
-pub(super) fn is_open(status: Status, search: Option<&Search>) -> bool {
+pub(super) fn is_open(status: Status, search: Option<&Inquiry>) -> bool {
     status == Status::Unknown || search.is_some()
 }
 
-fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Old>, LedgerError> {
-    let Some(Kept { row, .. }) = Kept::<PaymentRow>::load(from, id)? else { return Ok(None) };
+fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Expired>, LedgerError> {
+    let Some(TrackedRow { row, .. }) = TrackedRow::<PaymentRow>::load(from, id)? else { return Ok(None) };
     let payment = &row.payment;
     if row.first_event.is_some() || is_open(payment.status, payment.search.as_ref()) || !is_over(payment.updated_at) {
         return Ok(None);
@@ -162,7 +162,7 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     claims.extend(row.close);
     let mut gone = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
     for kept in refunds::of(from, &row) {
-        let Kept { id, row: RefundRow { refund, claim, .. }, .. } = kept?;
+        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = kept?;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
@@ -175,18 +175,18 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
         }
     }
     let rows = gone.into_iter().map(|(space, id)| (space, id.0.to_vec())).collect();
-    Ok(Some(Old { names: vec![about::name(&payment.merchant, &payment.order_id)], rows }))
+    Ok(Some(Expired { names: vec![lock_scope::name(&payment.merchant, &payment.order_id)], rows }))
 }
 
 fn is_over(since: Timestamp, kept: Duration, now: Timestamp) -> bool {
     SignedDuration::try_from(kept).is_ok_and(|kept| now.duration_since(since) >= kept)
 }
 
-/// What a key of [`Space::Ages`] names.
+/// What a key of [`Space::Expiry`] names.
 fn aged(key: &[u8]) -> Result<Id, LedgerError> {
     Id::from_bytes(key.get(9..).unwrap_or_default())
 }
 
 fn both(key: &[u8], space: Space, name: Id) -> Vec<(Space, Vec<u8>)> {
-    vec![(Space::Ages, key.to_vec()), (space, name.0.to_vec())]
+    vec![(Space::Expiry, key.to_vec()), (space, name.0.to_vec())]
 }

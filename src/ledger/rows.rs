@@ -5,12 +5,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status, provider_number};
 
-use super::attempts;
-use super::feed::{Age, Name};
+use super::abandoned_attempts;
+use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, index, millis};
-use super::records::{LedgerError, Payment, Record, Refund, Search, Subject};
-use super::searches::priority;
-use super::timeline::{self, What};
+use super::inquiries::priority;
+use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Refund};
+use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
 /// A payment with what belongs to it. A row with a field of another version is refused: a sum that is not understood must not
@@ -102,28 +102,28 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     /// What tells them apart in lists of both.
     const TAG: u8;
     /// What it has come to and how the search stands.
-    fn standing(&self) -> (Status, Option<&Search>);
+    fn standing(&self) -> (Status, Option<&Inquiry>);
     /// Whether the merchant knows it, so that it counts where it is unknown.
-    fn is_told(&self) -> bool;
+    fn is_merchant_visible(&self) -> bool;
     /// Returns the channel whose provider knows it.
     fn channel(&self) -> &str;
     /// Whether a till waits for it: the payer's code was scanned.
     fn is_scanned(&self) -> bool;
     /// How far it has come.
-    fn age(&self) -> Age;
+    fn age(&self) -> Version;
     /// As those call it who hear of changes.
-    fn name(&self) -> Name;
+    fn name(&self) -> RecordKey;
 }
 
 impl Row for PaymentRow {
     const SPACE: Space = Space::Payments;
     const TAG: u8 = 0;
 
-    fn standing(&self) -> (Status, Option<&Search>) {
+    fn standing(&self) -> (Status, Option<&Inquiry>) {
         (self.payment.status, self.payment.search.as_ref())
     }
 
-    fn is_told(&self) -> bool {
+    fn is_merchant_visible(&self) -> bool {
         self.attempt_of.is_none()
     }
 
@@ -135,12 +135,12 @@ impl Row for PaymentRow {
         self.payment.method.is_scanned()
     }
 
-    fn age(&self) -> Age {
+    fn age(&self) -> Version {
         self.payment.age()
     }
 
-    fn name(&self) -> Name {
-        Name(entry_of_payment(&self.payment).0)
+    fn name(&self) -> RecordKey {
+        RecordKey(entry_of_payment(&self.payment).0)
     }
 }
 
@@ -148,11 +148,11 @@ impl Row for RefundRow {
     const SPACE: Space = Space::Refunds;
     const TAG: u8 = 1;
 
-    fn standing(&self) -> (Status, Option<&Search>) {
+    fn standing(&self) -> (Status, Option<&Inquiry>) {
         (self.refund.status, self.refund.search.as_ref())
     }
 
-    fn is_told(&self) -> bool {
+    fn is_merchant_visible(&self) -> bool {
         true
     }
 
@@ -164,35 +164,35 @@ impl Row for RefundRow {
         false
     }
 
-    fn age(&self) -> Age {
+    fn age(&self) -> Version {
         self.refund.age()
     }
 
-    fn name(&self) -> Name {
-        Name(entry_of_refund(&self.refund).0)
+    fn name(&self) -> RecordKey {
+        RecordKey(entry_of_refund(&self.refund).0)
     }
 }
 
 /// A row in hand; remembers how it is listed, so that saving it can correct the lists.
-pub(super) struct Kept<R> {
+pub(super) struct TrackedRow<R> {
     pub(super) id: Id,
     pub(super) row: R,
-    listed: Listed,
+    listed: IndexKeys,
     /// As it is known outside.
-    known: Option<Age>,
+    known: Option<Version>,
 }
 
-impl<R: Row> Kept<R> {
+impl<R: Row> TrackedRow<R> {
     pub(super) fn new(id: Id, row: R) -> Self {
-        Self { id, row, listed: Listed::default(), known: None }
+        Self { id, row, listed: IndexKeys::default(), known: None }
     }
 
     pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
         let row = from.row::<R>(R::SPACE, &id.0)?;
-        Ok(row.map(|row| Self { id, listed: Listed::of(&row, id), known: Some(row.age()), row }))
+        Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.age()), row }))
     }
 
-    /// As [`Kept::load`] where the row must be there.
+    /// As [`TrackedRow::load`] where the row must be there.
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
         Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
     }
@@ -206,9 +206,9 @@ impl<R: Row> Kept<R> {
 
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         tx.put_row(R::SPACE, &self.id.0, &self.row)?;
-        self.list(tx, Listed::of(&self.row, self.id));
+        self.list(tx, IndexKeys::of(&self.row, self.id));
         let age = self.row.age();
-        if self.known.replace(age) != Some(age) && self.row.is_told() {
+        if self.known.replace(age) != Some(age) && self.row.is_merchant_visible() {
             tx.became(self.row.name(), age);
         }
         Ok(())
@@ -216,17 +216,17 @@ impl<R: Row> Kept<R> {
 
     pub(super) fn remove(mut self, tx: &mut Transaction<'_>) {
         tx.remove(R::SPACE, &self.id.0);
-        self.list(tx, Listed::default());
+        self.list(tx, IndexKeys::default());
     }
 
-    fn list(&mut self, tx: &mut Transaction<'_>, new: Listed) {
+    fn list(&mut self, tx: &mut Transaction<'_>, new: IndexKeys) {
         let old = std::mem::replace(&mut self.listed, new);
         let new = &self.listed;
         if new.search.is_some() && (old.search.is_none() || new.search < old.search) {
             tx.wake();
         }
         for (space, old, new, value) in [
-            (Space::Searches, old.search, &new.search, new.priority.as_slice()),
+            (Space::Inquiries, old.search, &new.search, new.priority.as_slice()),
             (Space::Unknown, old.unknown, &new.unknown, &[]),
         ] {
             if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
@@ -241,14 +241,14 @@ impl<R: Row> Kept<R> {
 
 /// A row's keys in the lists of searches and of what is unknown.
 #[derive(Default)]
-struct Listed {
+struct IndexKeys {
     search: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
     /// Value in the list of searches, made by [`priority`].
     priority: Vec<u8>,
 }
 
-impl Listed {
+impl IndexKeys {
     fn of<R: Row>(row: &R, id: Id) -> Self {
         let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
         let (status, search) = row.standing();
@@ -256,7 +256,9 @@ impl Listed {
         Self {
             priority: priority(!is_open, row.channel()),
             search: search.map(|search| key(search.due)),
-            unknown: search.filter(|_| status == Status::Unknown && row.is_told()).map(|search| key(search.since)),
+            unknown: search
+                .filter(|_| status == Status::Unknown && row.is_merchant_visible())
+                .map(|search| key(search.since)),
         }
     }
 }
@@ -264,13 +266,13 @@ impl Listed {
 /// A payment or a refund in hand.
 #[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(super) enum Target {
-    Payment(Kept<PaymentRow>),
-    Refund(Kept<RefundRow>),
+    Payment(TrackedRow<PaymentRow>),
+    Refund(TrackedRow<RefundRow>),
 }
 
 impl Target {
-    pub(super) fn find(from: &impl Read, subject: &Subject) -> Result<Option<Self>, LedgerError> {
-        let Subject { merchant, order_id, refund_id } = subject;
+    pub(super) fn find(from: &impl Read, subject: &RecordId) -> Result<Option<Self>, LedgerError> {
+        let RecordId { merchant, order_id, refund_id } = subject;
         Ok(match refund_id {
             Some(refund_id) => find_refund(from, merchant, order_id, refund_id)?.map(Self::Refund),
             None => find_payment(from, merchant, order_id)?.map(Self::Payment),
@@ -282,8 +284,8 @@ impl Target {
         let Some((tag, id)) = key.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
         let id = Id::from_bytes(id)?;
         Ok(match *tag {
-            RefundRow::TAG => Kept::load(from, id)?.map(Self::Refund),
-            _ => Kept::load(from, id)?.map(Self::Payment),
+            RefundRow::TAG => TrackedRow::load(from, id)?.map(Self::Refund),
+            _ => TrackedRow::load(from, id)?.map(Self::Payment),
         })
     }
 
@@ -294,7 +296,7 @@ impl Target {
         }
     }
 
-    pub(super) fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> RecordId {
         match self {
             Self::Payment(kept) => payment_subject(&kept.row.payment),
             Self::Refund(kept) => refund_subject(&kept.row.refund),
@@ -322,7 +324,7 @@ impl Target {
         }
     }
 
-    pub(super) fn search(&mut self) -> &mut Option<Search> {
+    pub(super) fn search(&mut self) -> &mut Option<Inquiry> {
         match self {
             Self::Payment(kept) => &mut kept.row.payment.search,
             Self::Refund(kept) => &mut kept.row.refund.search,
@@ -330,7 +332,7 @@ impl Target {
     }
 
     /// Adds what happened to it to its payment's timeline.
-    pub(super) fn add(&self, tx: &mut Transaction<'_>, what: What, now: Timestamp) -> Result<(), LedgerError> {
+    pub(super) fn add(&self, tx: &mut Transaction<'_>, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
         match self {
             Self::Payment(kept) => timeline::add(tx, kept.id, None, what, now),
             Self::Refund(kept) => timeline::add(tx, kept.row.payment, Some(&kept.row.refund.refund_id), what, now),
@@ -345,21 +347,21 @@ impl Target {
     }
 }
 
-pub(super) fn payment_subject(payment: &Payment) -> Subject {
-    Subject { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
+pub(super) fn payment_subject(payment: &Payment) -> RecordId {
+    RecordId { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
 }
 
-pub(super) fn refund_subject(refund: &Refund) -> Subject {
+pub(super) fn refund_subject(refund: &Refund) -> RecordId {
     let refund_id = Some(refund.refund_id.clone());
-    Subject { merchant: refund.merchant.clone(), order_id: refund.order_id.clone(), refund_id }
+    RecordId { merchant: refund.merchant.clone(), order_id: refund.order_id.clone(), refund_id }
 }
 
 pub(super) fn find_payment(
     from: &impl Read,
     merchant: &str,
     order_id: &str,
-) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, order_entry(merchant, order_id))
+) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
+    TrackedRow::find(from, order_entry(merchant, order_id))
 }
 
 pub(super) fn find_refund(
@@ -367,23 +369,23 @@ pub(super) fn find_refund(
     merchant: &str,
     order_id: &str,
     refund_id: &str,
-) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    Kept::find(from, refund_entry(merchant, order_id, refund_id))
+) -> Result<Option<TrackedRow<RefundRow>>, LedgerError> {
+    TrackedRow::find(from, refund_entry(merchant, order_id, refund_id))
 }
 
-pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<PaymentRow>>, LedgerError> {
-    Kept::find(from, payment_number(number))
+pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
+    TrackedRow::find(from, payment_number(number))
 }
 
-pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<Kept<RefundRow>>, LedgerError> {
-    Kept::find(from, refund_number(number))
+pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<TrackedRow<RefundRow>>, LedgerError> {
+    TrackedRow::find(from, refund_number(number))
 }
 
 /// The index entry that leads to an order's payment, or to what is left of it on a channel (`ORDER/CHANNEL`). One is enough,
 /// because the provider's number follows from the order.
 pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     match order_id.split_once('/') {
-        Some((order_id, channel)) => attempts::entry(channel, &provider_number(&[merchant, order_id])),
+        Some((order_id, channel)) => abandoned_attempts::entry(channel, &provider_number(&[merchant, order_id])),
         None => payment_number(&provider_number(&[merchant, order_id])),
     }
 }
@@ -396,14 +398,14 @@ pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> I
 /// As [`order_entry`], with less work.
 pub(super) fn entry_of_payment(payment: &Payment) -> Id {
     match payment.is_attempt() {
-        true => attempts::entry(&payment.channel, &payment.number),
-        false => payment_number(&payment.number),
+        true => abandoned_attempts::entry(&payment.channel, &payment.provider_order_no),
+        false => payment_number(&payment.provider_order_no),
     }
 }
 
 /// As [`refund_entry`], with less work.
 pub(super) fn entry_of_refund(refund: &Refund) -> Id {
-    refund_number(&refund.number)
+    refund_number(&refund.provider_refund_no)
 }
 
 fn payment_number(number: &str) -> Id {

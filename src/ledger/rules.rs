@@ -4,11 +4,11 @@
 //! believed; and what is not sure is never called failed.
 
 use jiff::{SignedDuration, Timestamp};
-use tollgate_plugins::error::Word;
-use tollgate_plugins::payment::{Action, Money, Outcome, Status};
+use tollgate_plugins::error::ProviderError;
+use tollgate_plugins::payment::{Money, NextAction, Outcome, Status};
 
-use super::records::{MAX_REPEATED_CREATES, MoneyState, News, Payment, Reason, Refund, Search};
-use super::timeline::Source;
+use super::records::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Refund, Update};
+use super::timeline::Origin;
 
 /// What news did to a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,27 +23,27 @@ pub(super) struct Change {
 
 /// Lets a payment hear news. One whose payer may be typing a password is watched until its end: a till waits for it, and
 /// what stays open is reversed. One that the provider wants reversed is marked so at once.
-pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: Timestamp) -> Change {
+pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now: Timestamp) -> Change {
     let (search, had_action) = (payment.search.clone(), payment.action.is_some());
     let is_absence_end = payment.ends_by_absence();
-    let standing = Standing {
+    let standing = RecordState {
         is_absence_end,
         amount: payment.amount,
         status: &mut payment.status,
         money_state: &mut payment.money_state,
         provider_id: &mut payment.provider_payment_id,
         action: Some(&mut payment.action),
-        word: &mut payment.word,
+        word: &mut payment.provider_error,
         sentence: &mut payment.status_reason,
         version: &mut payment.version,
         updated_at: &mut payment.updated_at,
         moved_at: &mut payment.paid_at,
         search: &mut payment.search,
     };
-    let change = standing.hear(news, source, now);
+    let change = standing.apply(news, source, now);
     if payment.method.is_scanned() && payment.status == Status::Pending {
-        let search = payment.search.insert(search.unwrap_or_else(|| Search::new(now)));
-        if matches!(news, News::Outcome(outcome) if outcome.needs_reversal) {
+        let search = payment.search.insert(search.unwrap_or_else(|| Inquiry::new(now)));
+        if matches!(news, Update::Outcome(outcome) if outcome.needs_reversal) {
             search.closing = true;
             search.due = search.due.min(now);
         }
@@ -52,7 +52,7 @@ pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: T
         payment.create_request = None;
     }
     if payment.status == Status::Pending && payment.action.is_some() && !had_action {
-        (payment.word, payment.status_reason) = (None, None);
+        (payment.provider_error, payment.status_reason) = (None, None);
     }
     if change.became == Some(Status::Pending) && payment.lacks_action() && payment.awaits_action() {
         hasten(payment.search.as_mut(), now);
@@ -61,24 +61,24 @@ pub(super) fn payment(payment: &mut Payment, news: &News, source: Source, now: T
 }
 
 /// Makes the search due at once, or after a pause where the identical create was already sent again in vain.
-fn hasten(search: Option<&mut Search>, now: Timestamp) {
+fn hasten(search: Option<&mut Inquiry>, now: Timestamp) {
     let Some(search) = search else { return };
     let pause = SignedDuration::from_secs(i64::from(search.repeated_creates.min(MAX_REPEATED_CREATES)));
     search.due = now.saturating_add(pause).unwrap_or(now);
 }
 
 /// Lets a refund hear news. A closed refund is a failed one: either way no money went back.
-pub(super) fn refund(refund: &mut Refund, news: &News, source: Source, now: Timestamp) -> Change {
+pub(super) fn refund(refund: &mut Refund, news: &Update, source: Origin, now: Timestamp) -> Change {
     let had_search = refund.search.is_some();
     let is_absence_end = refund.ends_by_absence();
-    let standing = Standing {
+    let standing = RecordState {
         is_absence_end,
         amount: refund.amount,
         status: &mut refund.status,
         money_state: &mut refund.money_state,
         provider_id: &mut refund.provider_refund_id,
         action: None,
-        word: &mut refund.word,
+        word: &mut refund.provider_error,
         sentence: &mut refund.status_reason,
         version: &mut refund.version,
         updated_at: &mut refund.updated_at,
@@ -86,17 +86,17 @@ pub(super) fn refund(refund: &mut Refund, news: &News, source: Source, now: Time
         search: &mut refund.search,
     };
     let change = match news {
-        News::Outcome(outcome) if outcome.status == Status::Closed => {
+        Update::Outcome(outcome) if outcome.status == Status::Closed => {
             let failed = Outcome { status: Status::Failed, ..outcome.clone() };
-            standing.hear(&News::Outcome(failed), source, now)
+            standing.apply(&Update::Outcome(failed), source, now)
         }
         // A refund has no time of its own.
-        News::Expired => Change::default(),
-        _ => standing.hear(news, source, now),
+        Update::Expired => Change::default(),
+        _ => standing.apply(news, source, now),
     };
     // Accepted, but nothing confirms that the provider has it: a query decides, and need not wait for a notification.
     if !had_search && refund.status == Status::Pending && refund.ends_by_absence() {
-        refund.search = Some(Search::new(now));
+        refund.search = Some(Inquiry::new(now));
     }
     change
 }
@@ -125,52 +125,55 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
 const SILENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// A search that waits for a notification first.
-fn watch(now: Timestamp) -> Search {
-    Search { due: now.saturating_add(SILENCE).unwrap_or(now), ..Search::new(now) }
+fn watch(now: Timestamp) -> Inquiry {
+    Inquiry { due: now.saturating_add(SILENCE).unwrap_or(now), ..Inquiry::new(now) }
 }
 
 /// What payments and refunds have in common, so that one set of rules serves both.
-struct Standing<'a> {
+struct RecordState<'a> {
     /// True if the provider's "not known", said for long enough, ends it.
     is_absence_end: bool,
     amount: Money,
     status: &'a mut Status,
     money_state: &'a mut MoneyState,
     provider_id: &'a mut Option<String>,
-    action: Option<&'a mut Option<Action>>,
-    word: &'a mut Option<Word>,
+    action: Option<&'a mut Option<NextAction>>,
+    word: &'a mut Option<ProviderError>,
     sentence: &'a mut Option<String>,
     version: &'a mut u64,
     updated_at: &'a mut Timestamp,
     moved_at: &'a mut Option<Timestamp>,
-    search: &'a mut Option<Search>,
+    search: &'a mut Option<Inquiry>,
 }
 
-impl Standing<'_> {
-    fn hear(mut self, news: &News, source: Source, now: Timestamp) -> Change {
+impl RecordState<'_> {
+    fn apply(mut self, news: &Update, source: Origin, now: Timestamp) -> Change {
         let (to, outcome) = match news {
-            News::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
+            Update::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
                 // Our own request ended in an answer that cannot be believed: that is no answer.
-                let change =
-                    if source == Source::Own { self.go(Status::Unknown, source, now) } else { Change::default() };
+                let change = if source == Origin::Request {
+                    self.transition(Status::Unknown, source, now)
+                } else {
+                    Change::default()
+                };
                 if change.became.is_some() {
                     self.because(&Reason::sentence("the provider's answer names another amount"));
                 }
                 return Change { mismatch: true, ..change };
             }
-            News::Outcome(outcome) => (outcome.status, Some(outcome)),
-            News::Declined(_) => (Status::Failed, None),
-            News::Unknown(_) => (Status::Unknown, None),
-            News::NeverHappened => return self.never_happened(source, now),
-            News::Expired => return self.expired(source, now),
-            News::Unsent(to, reason) => return self.unsent(*to, reason, source, now),
+            Update::Outcome(outcome) => (outcome.status, Some(outcome)),
+            Update::Declined(_) => (Status::Failed, None),
+            Update::Unknown(_) => (Status::Unknown, None),
+            Update::NotFoundAtProvider => return self.never_happened(source, now),
+            Update::Expired => return self.expired(source, now),
+            Update::NotSent(to, reason) => return self.unsent(*to, reason, source, now),
         };
-        let mut change = self.go(to, source, now);
+        let mut change = self.transition(to, source, now);
         if change.became.is_some() {
             self.take_reason(news);
         }
         if let Some(outcome) = outcome.filter(|_| *self.status == to) {
-            let filled = self.fill(outcome, change.became.is_some());
+            let filled = self.merge(outcome, change.became.is_some());
             if filled && !change.changed {
                 change.changed = true;
                 *self.version += 1;
@@ -181,10 +184,10 @@ impl Standing<'_> {
             Status::Pending => {
                 let search = self.search.get_or_insert_with(|| watch(now));
                 search.confirmed |= outcome.is_some_and(|outcome| {
-                    outcome.status == Status::Pending && (source != Source::Own || outcome.provider_id.is_some())
+                    outcome.status == Status::Pending && (source != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && source == Source::Asked => *self.search = None,
+            status if status.is_final() && source == Origin::Query => *self.search = None,
             _ => {}
         }
         change
@@ -192,16 +195,16 @@ impl Standing<'_> {
 
     /// Takes over why it came to a new status. What ends without a reason of its own keeps the one that it began with; money
     /// that moved needs none.
-    fn take_reason(&mut self, news: &News) {
+    fn take_reason(&mut self, news: &Update) {
         match news {
-            News::Declined(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
-            News::Unknown(reason) | News::Unsent(_, reason) => self.because(reason),
-            News::Outcome(outcome) => match &outcome.reason {
+            Update::Declined(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
+            Update::Unknown(reason) | Update::NotSent(_, reason) => self.because(reason),
+            Update::Outcome(outcome) => match &outcome.reason {
                 _ if outcome.status == Status::Succeeded => (*self.word, *self.sentence) = (None, None),
                 Some(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
                 None => {}
             },
-            News::NeverHappened | News::Expired => {}
+            Update::NotFoundAtProvider | Update::Expired => {}
         }
     }
 
@@ -213,15 +216,15 @@ impl Standing<'_> {
 
     /// The provider does not know it. That ends what was unknown, and what it only accepted without confirming that it has it.
     /// An order that it once confirmed may come to life when the payer scans it, so it stays pending.
-    fn never_happened(&mut self, source: Source, now: Timestamp) -> Change {
+    fn never_happened(&mut self, source: Origin, now: Timestamp) -> Change {
         if self.status.is_final() {
             *self.search = None;
             return Change::default();
         }
-        if *self.status == Status::Pending && source != Source::Own && !self.is_absence_end {
+        if *self.status == Status::Pending && source != Origin::Request && !self.is_absence_end {
             return Change::default();
         }
-        let change = self.go(Status::Failed, source, now);
+        let change = self.transition(Status::Failed, source, now);
         if change.became.is_some() && self.word.is_none() && self.sentence.is_none() {
             *self.sentence = Some("the provider does not have it".to_owned());
         }
@@ -229,43 +232,43 @@ impl Standing<'_> {
     }
 
     /// Nobody opened it in time, and nobody can any more. Says nothing of what is not sent yet.
-    fn expired(&mut self, source: Source, now: Timestamp) -> Change {
+    fn expired(&mut self, source: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state == MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.go(Status::Closed, source, now);
+        let change = self.transition(Status::Closed, source, now);
         *self.sentence = Some("its time is over, and nobody has begun to pay it".to_owned());
         change
     }
 
     /// Nothing was sent and nothing will be. Of what was heard of all the same it says nothing.
-    fn unsent(&mut self, to: Status, reason: &Reason, source: Source, now: Timestamp) -> Change {
+    fn unsent(&mut self, to: Status, reason: &Reason, source: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.go(to, source, now);
+        let change = self.transition(to, source, now);
         self.because(reason);
         *self.money_state = MoneyState::NotSent;
         change
     }
 
     /// Changes the status if it may be changed so.
-    fn go(&mut self, to: Status, source: Source, now: Timestamp) -> Change {
-        if !may_go(*self.status, to, source) {
+    fn transition(&mut self, to: Status, source: Origin, now: Timestamp) -> Change {
+        if !can_transition(*self.status, to, source) {
             return Change::default();
         }
         *self.status = to;
         *self.money_state = money_state(to);
         let new = match to {
-            Status::Unknown => Some(Search::new(now)),
-            Status::Pending if self.search.as_ref().is_some_and(|search| search.closing) => Some(Search::new(now)),
+            Status::Unknown => Some(Inquiry::new(now)),
+            Status::Pending if self.search.as_ref().is_some_and(|search| search.closing) => Some(Inquiry::new(now)),
             Status::Pending => Some(watch(now)),
             _ => None,
         };
         // What was done stays done.
         *self.search = new.map(|new| match &*self.search {
-            Some(Search { closing, reversed, repeated_creates, .. }) => {
-                Search { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
+            Some(Inquiry { closing, reversed, repeated_creates, .. }) => {
+                Inquiry { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
             }
             None => new,
         });
@@ -276,7 +279,7 @@ impl Standing<'_> {
 
     /// Takes over what the outcome tells beside the status. A new status brings its own facts; an old one is only
     /// completed where something was missing.
-    fn fill(&mut self, outcome: &Outcome, is_new: bool) -> bool {
+    fn merge(&mut self, outcome: &Outcome, is_new: bool) -> bool {
         let mut filled = put(self.provider_id, outcome.provider_id.as_ref(), is_new);
         if let Some(action) = self.action.as_deref_mut().filter(|_| outcome.status == Status::Pending) {
             filled |= put(action, outcome.action.as_ref(), is_new);
@@ -298,12 +301,12 @@ impl Standing<'_> {
 }
 
 /// Never backwards.
-fn may_go(from: Status, to: Status, source: Source) -> bool {
+fn can_transition(from: Status, to: Status, source: Origin) -> bool {
     match (from, to) {
         (Status::Succeeded, _) => false,
         (Status::Failed | Status::Closed, to) => to == Status::Succeeded,
         (Status::Pending, Status::Pending) | (Status::Unknown, Status::Unknown) => false,
-        (Status::Pending, Status::Unknown) => source == Source::Own,
+        (Status::Pending, Status::Unknown) => source == Origin::Request,
         (Status::Pending | Status::Unknown, _) => true,
     }
 }

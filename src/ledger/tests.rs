@@ -22,8 +22,8 @@ macro_rules! suite {
         mod elsewhere;
         #[path = "errands.rs"]
         mod errands;
-        #[path = "machine.rs"]
-        mod machine;
+        #[path = "model_based.rs"]
+        mod model_based;
         #[path = "retention.rs"]
         mod retention;
         #[path = "timelines.rs"]
@@ -31,21 +31,21 @@ macro_rules! suite {
     };
 }
 
+mod backends;
 mod damage;
 mod durability;
 mod failover;
 mod feed;
 mod filing;
 mod full_disk;
-mod machines;
 mod many_refunds;
 mod migration;
 mod model;
+mod multi_process;
 mod on_disk;
 mod on_postgres;
 mod on_tables;
 mod outages;
-mod places;
 mod protection;
 mod relay;
 #[path = "../../tests/servers/server.rs"]
@@ -53,19 +53,19 @@ mod server;
 mod takeover;
 
 use jiff::{Timestamp, ToSpan};
-use tollgate_plugins::error::Word;
+use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Method, Money, Outcome, Status, provider_number};
 
-use self::places::{Directory, Place, Schema};
+use self::backends::{Backend, Directory, Schema};
 use super::*;
 
 /// A ledger in a place that goes with it.
-struct Bench<P> {
+struct Fixture<P> {
     ledger: Ledger,
     place: P,
 }
 
-impl<P: Place> Bench<P> {
+impl<P: Backend> Fixture<P> {
     fn new() -> Self {
         let place = P::new();
         Self { ledger: place.open(), place }
@@ -77,19 +77,19 @@ impl<P: Place> Bench<P> {
         Self { ledger: place.open(), place }
     }
 
-    async fn claim(&self, key: &str, intent: Intent) -> Claimed {
+    async fn claim(&self, key: &str, intent: Intent) -> ClaimResult {
         let body = format!("{intent:?}");
         self.ledger.claim(claim_key(key, &body), intent, at(0)).await.unwrap()
     }
 
-    async fn run(&self, key: &str, intent: Intent) -> Ticket {
+    async fn run(&self, key: &str, intent: Intent) -> ExecutionPermit {
         match self.claim(key, intent).await {
-            Claimed::Run(ticket) => ticket,
+            ClaimResult::Run(ticket) => ticket,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn settle(&self, ticket: Ticket, news: News) -> Record {
+    async fn settle(&self, ticket: ExecutionPermit, news: Update) -> Record {
         self.ledger.settle(ticket, news, at(1), answer).await.unwrap().0
     }
 
@@ -165,7 +165,7 @@ pub(crate) fn a_payment(order: &str) -> Payment {
     Payment {
         merchant: "shop".into(),
         order_id: order.into(),
-        number: provider_number(&["shop", order]),
+        provider_order_no: provider_number(&["shop", order]),
         content: "content".into(),
         status: Status::Pending,
         money_state: MoneyState::NotSent,
@@ -177,7 +177,7 @@ pub(crate) fn a_payment(order: &str) -> Payment {
         account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
-        word: None,
+        provider_error: None,
         status_reason: None,
         create_request: None,
         version: 1,
@@ -200,7 +200,7 @@ pub(crate) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
         merchant: "shop".into(),
         order_id: order.into(),
         refund_id: refund.into(),
-        number: provider_number(&["shop", order, refund]),
+        provider_refund_no: provider_number(&["shop", order, refund]),
         content: format!("{value}"),
         status: Status::Pending,
         money_state: MoneyState::NotSent,
@@ -208,7 +208,7 @@ pub(crate) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
         reason: None,
         channel: String::new(),
         provider_refund_id: None,
-        word: None,
+        provider_error: None,
         status_reason: None,
         version: 1,
         created_at: at(0),
@@ -231,20 +231,20 @@ fn close(order: &str) -> Intent {
     Intent::Close(of(order))
 }
 
-fn of(order: &str) -> Subject {
-    Subject { merchant: "shop".into(), order_id: order.into(), refund_id: None }
+fn of(order: &str) -> RecordId {
+    RecordId { merchant: "shop".into(), order_id: order.into(), refund_id: None }
 }
 
-fn of_refund(order: &str, refund: &str) -> Subject {
-    Subject { refund_id: Some(refund.into()), ..of(order) }
+fn of_refund(order: &str, refund: &str) -> RecordId {
+    RecordId { refund_id: Some(refund.into()), ..of(order) }
 }
 
-pub(super) fn outcome(status: Status) -> News {
-    News::Outcome(Outcome::of(status))
+pub(super) fn outcome(status: Status) -> Update {
+    Update::Outcome(Outcome::of(status))
 }
 
-pub(super) fn word() -> Word {
-    Word { code: "NOT_ENOUGH".into(), message: "余额不足".into() }
+pub(super) fn word() -> ProviderError {
+    ProviderError { code: "NOT_ENOUGH".into(), message: "余额不足".into() }
 }
 
 fn answer(record: &Record) -> Answer {

@@ -5,17 +5,17 @@
 //! timeline of the same size as one that was asked about for an hour. Older ledgers have no such rows; an older version of
 //! the program leaves them alone.
 
-mod what;
+mod event;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Event as ProviderEvent;
 
-pub use self::what::*;
+pub use self::event::*;
 use super::ids::Id;
-use super::records::{LedgerError, News, Payment, Refund};
+use super::records::{LedgerError, Payment, Refund, Update};
 use super::refunds;
-use super::rows::{self, Kept, PaymentRow};
+use super::rows::{self, PaymentRow, TrackedRow};
 use super::transaction::{Read, Space, Transaction};
 
 /// So many entries from the beginning are kept, and as many from the end.
@@ -41,7 +41,7 @@ pub struct Entry {
     pub refund_id: Option<String>,
     /// What it was. Of what happened several times in a row: the last of them.
     #[serde(flatten)]
-    pub what: What,
+    pub what: TimelineEvent,
     /// When it happened last, if it happened several times in a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -52,7 +52,7 @@ pub struct Entry {
 
 /// A payment with all that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct PaymentHistory {
     /// The payment as it stands.
     pub payment: Payment,
     /// Its refunds as they stand.
@@ -63,36 +63,41 @@ pub struct Life {
 
 /// News from a provider, with what was seen of it.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct UpdateWithEvidence {
     /// The news.
-    pub news: News,
+    pub news: Update,
     /// Each request that was made for it.
-    pub evidence: Vec<Exchanged>,
+    pub evidence: Vec<ProviderCall>,
 }
 
-impl From<News> for Heard {
-    fn from(news: News) -> Self {
+impl From<Update> for UpdateWithEvidence {
+    fn from(news: Update) -> Self {
         Self { news, evidence: Vec::new() }
     }
 }
 
 /// A notification, with what was seen of it.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Notification {
     /// What it says.
     pub event: ProviderEvent,
     /// Its bytes.
-    pub seen: Option<Seen>,
+    pub seen: Option<BodyDigest>,
 }
 
-impl From<ProviderEvent> for Told {
+impl From<ProviderEvent> for Notification {
     fn from(event: ProviderEvent) -> Self {
         Self { event, seen: None }
     }
 }
 
 /// What happened first to a payment that is new.
-pub(super) fn begin(tx: &mut Transaction<'_>, payment: Id, what: What, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) fn begin(
+    tx: &mut Transaction<'_>,
+    payment: Id,
+    what: TimelineEvent,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     let mut timeline = Timeline::default();
     timeline.add(Entry { at: now, refund_id: None, what, until: None, times: 1 });
     tx.put_row(Space::Timeline, &payment.0, &timeline)
@@ -103,7 +108,7 @@ pub(super) fn add(
     tx: &mut Transaction<'_>,
     payment: Id,
     refund_id: Option<&str>,
-    what: What,
+    what: TimelineEvent,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let mut timeline = read(tx, payment)?;
@@ -117,14 +122,18 @@ pub(super) fn read(from: &impl Read, payment: Id) -> Result<Timeline, LedgerErro
 }
 
 /// As [`Ledger::lives`](super::Ledger::lives).
-pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Result<Vec<Life>, LedgerError> {
+pub(super) fn find_histories(
+    from: &impl Read,
+    named: &str,
+    merchants: &[String],
+) -> Result<Vec<PaymentHistory>, LedgerError> {
     let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
     let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
-    let life = |kept: Kept<PaymentRow>| {
+    let life = |kept: TrackedRow<PaymentRow>| {
         let mut all = refunds::of(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
         all.retain(|refund| !refund.row.released);
         let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
-        Ok::<_, LedgerError>(Life { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+        Ok::<_, LedgerError>(PaymentHistory { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
     };
     let mut lives = Vec::new();
     for kept in found {
@@ -132,7 +141,7 @@ pub(super) fn lives(from: &impl Read, named: &str, merchants: &[String]) -> Resu
         let attempts = kept.row.attempts.clone();
         lives.push(life(kept)?);
         for attempt in attempts {
-            lives.extend(Kept::load(from, attempt)?.map(life).transpose()?);
+            lives.extend(TrackedRow::load(from, attempt)?.map(life).transpose()?);
         }
     }
     Ok(lives)

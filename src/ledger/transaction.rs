@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::attempts::DoublePayment;
-use super::feed::{Age, Name};
+use super::abandoned_attempts::DoublePayment;
+use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, Ids};
 use super::records::LedgerError;
 
@@ -34,17 +34,17 @@ pub(super) enum Space {
     /// When due, event's id → tries, payment's id. Only the first of each payment's queue is here.
     Outbox,
     /// When due, kind, id: what the provider must be asked about.
-    Searches,
+    Inquiries,
     /// Since when, kind, id: whose end is unknown.
     Unknown,
     /// Hash of channel and notification → what was done with it.
-    Seen,
+    Notifications,
     /// Payment's id → what happened to it.
     Timeline,
     /// List, when, hash: keys and notifications by their age, where nothing else tells it; and the ledger's own time.
-    Ages,
+    Expiry,
     /// When due, claim: what was accepted to be made later.
-    Errands,
+    Jobs,
 }
 
 impl Space {
@@ -59,17 +59,17 @@ impl Space {
         Self::Index,
         Self::Events,
         Self::Outbox,
-        Self::Searches,
+        Self::Inquiries,
         Self::Unknown,
-        Self::Seen,
+        Self::Notifications,
         Self::Timeline,
-        Self::Ages,
-        Self::Errands,
+        Self::Expiry,
+        Self::Jobs,
     ];
 
     /// Whether its keys are hashes, in no order.
     pub(super) fn is_hashed(self) -> bool {
-        matches!(self, Self::Keys | Self::Index | Self::Seen)
+        matches!(self, Self::Keys | Self::Index | Self::Notifications)
     }
 
     /// Its name on disk.
@@ -83,12 +83,12 @@ impl Space {
             Self::Index => "index",
             Self::Events => "events",
             Self::Outbox => "outbox",
-            Self::Searches => "searches",
+            Self::Inquiries => "searches",
             Self::Unknown => "unknown",
-            Self::Seen => "seen",
+            Self::Notifications => "seen",
             Self::Timeline => "timeline",
-            Self::Ages => "ages",
-            Self::Errands => "errands",
+            Self::Expiry => "ages",
+            Self::Jobs => "errands",
         }
     }
 }
@@ -246,7 +246,7 @@ pub(super) struct Writes {
     /// Events that joined the queues (`true`) or left them.
     pub(super) queued: Vec<(Id, bool)>,
     /// Records that a merchant sees otherwise than before.
-    pub(super) became: Vec<(Name, Age)>,
+    pub(super) became: Vec<(RecordKey, Version)>,
     /// Whether something became due sooner.
     pub(super) wakes: bool,
 }
@@ -332,7 +332,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// A record is other than it was.
-    pub(super) fn became(&mut self, name: Name, age: Age) {
+    pub(super) fn became(&mut self, name: RecordKey, age: Version) {
         self.own.became.push((name, age));
     }
 

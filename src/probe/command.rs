@@ -9,10 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::AT_ONCE;
+use crate::config::diagnostics::Diagnostic;
 use crate::config::file;
-use crate::config::report::Mistake;
-use crate::keys;
 use crate::output::{complain, say};
+use crate::provider_keys;
 
 /// Probes what is in the directory; its mistakes have been told already.
 pub fn check(dir: &Path) -> ExitCode {
@@ -31,7 +31,7 @@ pub fn check(dir: &Path) -> ExitCode {
                 let hosts = channel.upstream.probe().await;
                 // Where no host is reached, the keys would only say the same again.
                 let is_reached = hosts.iter().any(|(_, result)| result.is_ok());
-                let keys = if is_reached { keys::fetch_now(&channel).await } else { None };
+                let keys = if is_reached { provider_keys::fetch_now(&channel).await } else { None };
                 (channel.name.clone(), hosts, keys)
             });
         }
@@ -50,7 +50,7 @@ pub fn check(dir: &Path) -> ExitCode {
                 without_keys += 1;
                 let message =
                     format!("nothing would be sent, because no key could verify the provider's answer: {cause}");
-                complain!("{}", Mistake::in_file(file.clone(), message, Some(cause.advice)));
+                complain!("{}", Diagnostic::in_file(file.clone(), message, Some(cause.advice)));
             }
         }
         for (host, result) in hosts {
@@ -60,7 +60,7 @@ pub fn check(dir: &Path) -> ExitCode {
                     unreached += 1;
                     complain!(
                         "{}",
-                        Mistake::in_file(file.clone(), format!("{host}: {trouble}"), Some(trouble.advice()))
+                        Diagnostic::in_file(file.clone(), format!("{host}: {trouble}"), Some(trouble.advice()))
                     );
                 }
             }
@@ -72,7 +72,7 @@ pub fn check(dir: &Path) -> ExitCode {
             Err(why) => {
                 unreached += 1;
                 let advice = "see `cache.url`, its password, and that it leads to a server that takes writes";
-                complain!("{}", Mistake::in_file(dir.join("tollgate.toml"), format!("Redis: {why}"), Some(advice)));
+                complain!("{}", Diagnostic::in_file(dir.join("tollgate.toml"), format!("Redis: {why}"), Some(advice)));
             }
         }
     }

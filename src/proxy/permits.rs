@@ -42,18 +42,18 @@ impl InFlight {
     }
 
     /// Counts work until the guard is dropped.
-    pub(crate) fn enter(&self) -> Inside {
+    pub(crate) fn enter(&self) -> InFlightGuard {
         self.enter_at(Stage::Work)
     }
 
     /// Counts a request that has arrived.
-    pub(super) fn arrive(&self) -> Inside {
+    pub(super) fn arrive(&self) -> InFlightGuard {
         self.enter_at(Stage::Body)
     }
 
-    fn enter_at(&self, stage: Stage) -> Inside {
+    fn enter_at(&self, stage: Stage) -> InFlightGuard {
         self.add(stage);
-        Inside { counts: self.clone(), stage }
+        InFlightGuard { counts: self.clone(), stage }
     }
 
     fn count_in(&self, stage: Stage) -> usize {
@@ -76,12 +76,12 @@ impl InFlight {
 }
 
 /// A request being served, or work for one that was answered already.
-pub(crate) struct Inside {
+pub(crate) struct InFlightGuard {
     counts: InFlight,
     stage: Stage,
 }
 
-impl Inside {
+impl InFlightGuard {
     /// Counts the request in its next stage.
     pub(super) fn advance(&mut self, stage: Stage) {
         self.counts.add(stage);
@@ -89,7 +89,7 @@ impl Inside {
     }
 }
 
-impl Drop for Inside {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.counts.subtract(self.stage);
     }
@@ -98,7 +98,7 @@ impl Drop for Inside {
 /// Number of requests being worked on, and bytes of their bodies. Providers' notifications have counts of their own, a quarter of
 /// the requests': no flood of requests keeps a notification out.
 #[derive(Default)]
-pub(super) struct Permits {
+pub(super) struct AdmissionLimits {
     requests: Arc<Used>,
     notifications: Arc<Used>,
 }
@@ -119,7 +119,7 @@ impl Drop for Permit {
     }
 }
 
-impl Permits {
+impl AdmissionLimits {
     fn of(&self, admission: Admission) -> (&'static str, &Arc<Used>, u32) {
         match admission {
             Admission::Notification => ("notification", &self.notifications, 4),
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn permits_and_bytes_of_requests_leave_those_of_notifications() {
-        let permits = Permits::default();
+        let permits = AdmissionLimits::default();
         let held: Vec<_> = (0..16).map(|_| permits.take(Admission::Request, 16).unwrap()).collect();
         assert!(permits.take(Admission::Request, 16).is_err() && permits.check(Admission::Request, 16).is_err());
         let notified: Vec<_> = (0..4).map(|_| permits.take(Admission::Notification, 16).unwrap()).collect();

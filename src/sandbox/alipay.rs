@@ -1,8 +1,9 @@
 //! Alipay, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign. Here its classic form protocol; `v3` is its
 //! JSON protocol over the same business.
 
-mod admission;
+mod authenticate;
 pub(super) mod bills;
+mod codes;
 mod gbk;
 mod notification;
 mod refund;
@@ -10,7 +11,6 @@ mod reply;
 mod schema;
 mod trade;
 pub(super) mod v3;
-mod words;
 mod yuan;
 
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::admission::Admitted;
+use self::authenticate::Admitted;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use super::Shared;
 use super::account::alipay::Account;
-use super::books::Books;
 use super::fault::{Fault, Kind, disturbed};
 use super::form::{Form, Mistake};
 use super::notify::{Sending, send};
 use super::server::{LONGEST_BODY, Verdict, cut, unread};
+use super::state::SandboxState;
 
 /// Serves one request.
 pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
@@ -88,7 +88,7 @@ struct Exchange {
 impl Exchange {
     async fn run(self) -> Verdict {
         let shared = &self.platform.shared;
-        let admitted = match admission::admit(&self.form, &shared.accounts, Timestamp::now()) {
+        let admitted = match authenticate::admit(&self.form, &shared.accounts, Timestamp::now()) {
             Ok(admitted) => admitted,
             Err(reply) => {
                 shared.books.lock().stats.bad_signatures += 1;
@@ -160,7 +160,7 @@ impl Platform {
             Err(reply) => return reply,
         };
         let books = &mut self.shared.books.lock();
-        let mut desk = trade::Desk { books, account, now: Timestamp::now() };
+        let mut desk = trade::OrderHandler { books, account, now: Timestamp::now() };
         let result = match method {
             Method::Pay => desk.pay(content, notify_url),
             Method::Precreate | Method::Page | Method::Wap | Method::App | Method::Create => {
@@ -186,7 +186,7 @@ impl Platform {
 }
 
 /// The merchant's number of the trade that is meant; `trade_no` wins. Empty for a `trade_no` that was never given out.
-fn trade_number(books: &Books, account: &Account, content: &Value) -> Option<String> {
+fn trade_number(books: &SandboxState, account: &Account, content: &Value) -> Option<String> {
     let text = |field: &str| content[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     match text("trade_no") {
         Some(trade) => Some(books.transactions.get(&(account.app_id.clone(), trade)).cloned().unwrap_or_default()),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::{Offset, TimeZone};
 
-use super::books::{Books, Order, Refund, RefundStatus};
+use super::state::{Order, Refund, RefundStatus, SandboxState};
 
 /// One line of a bill.
 pub(super) struct Line<'a> {
@@ -19,12 +19,16 @@ pub(super) struct Line<'a> {
 
 /// The account's lines of a day in Beijing, oldest first. The original makes its bills the morning after; here the day may
 /// still last, so that a test need not wait.
-pub(super) fn lines<'a>(books: &'a Books, account: &str, day: Date) -> Vec<Line<'a>> {
+pub(super) fn lines<'a>(books: &'a SandboxState, account: &str, day: Date) -> Vec<Line<'a>> {
     lines_of(books, account, |at| at.to_zoned(TimeZone::fixed(Offset::constant(8))).date() == day)
 }
 
 /// The same of what a provider calls a day.
-pub(super) fn lines_of<'a>(books: &'a Books, account: &str, is_of_day: impl Fn(Timestamp) -> bool) -> Vec<Line<'a>> {
+pub(super) fn lines_of<'a>(
+    books: &'a SandboxState,
+    account: &str,
+    is_of_day: impl Fn(Timestamp) -> bool,
+) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     for (id, entry) in books.orders.iter().filter(|(id, _)| id.0 == account) {
         let Some(order) = &entry.order else { continue };

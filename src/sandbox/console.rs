@@ -7,15 +7,15 @@ use serde_json::json;
 
 use super::Shared;
 use super::account::Account;
-use super::books::{Books, Entry, Id, Refund, RefundStatus, State};
 use super::keys::random_digits;
 use super::notify::{Sending, Subject, send};
+use super::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
 /// Refunds a paid order under a number that no program knows. A refund that exists already gets its next status. The provider
 /// notifies of the refund where it notified of the payment; an order without a notification URL is refunded silently.
 pub(super) fn refund(
     shared: &Arc<Shared>,
-    books: &mut Books,
+    books: &mut SandboxState,
     order: &Id,
     (number, amount): (&str, u64),
     status: RefundStatus,
@@ -34,7 +34,7 @@ pub(super) fn refund(
     let others =
         books.refunds_of(order).filter(|(other, refund)| *other != number && refund.status != RefundStatus::Closed);
     let given_back: u64 = others.map(|(_, refund)| refund.amount).sum();
-    let Some(Entry { order: Some(paid), refunds, .. }) = books.orders.get_mut(order) else {
+    let Some(OrderEntry { order: Some(paid), refunds, .. }) = books.orders.get_mut(order) else {
         return Err("there is no such order".to_owned());
     };
     if paid.payment.is_none() || !matches!(paid.state, State::Success | State::Refund) {

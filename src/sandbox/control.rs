@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::books::{Books, Id, Payment, RefundStatus, State};
 use super::fault::Fault;
 use super::notify::{Sending, Subject, send};
+use super::state::{Id, Payment, RefundStatus, SandboxState, State};
 use super::{Shared, accept, console};
 
 /// Serves until the sandbox stops.
@@ -164,7 +164,7 @@ impl Call<'_> {
         }
     }
 
-    fn pay(&self, books: &mut Books, id: &Id) -> Result<(), Refused> {
+    fn pay(&self, books: &mut SandboxState, id: &Id) -> Result<(), Refused> {
         let pay: Pay = self.read()?;
         let order = self.open_order(books, id)?;
         order.state = State::Success;
@@ -181,7 +181,7 @@ impl Call<'_> {
     }
 
     /// An order that can still be paid.
-    fn open_order<'b>(&self, books: &'b mut Books, id: &Id) -> Result<&'b mut super::books::Order, Refused> {
+    fn open_order<'b>(&self, books: &'b mut SandboxState, id: &Id) -> Result<&'b mut super::state::Order, Refused> {
         let order = books.order(id, self.now);
         let order =
             order.ok_or_else(|| refused(StatusCode::NOT_FOUND, "there were requests, but never such an order"))?;
@@ -193,7 +193,7 @@ impl Call<'_> {
         Ok(order)
     }
 
-    fn finish(&self, books: &mut Books, id: &Id) -> Result<(), Refused> {
+    fn finish(&self, books: &mut SandboxState, id: &Id) -> Result<(), Refused> {
         let finish: Finish = self.read()?;
         let refund = books.refunds.get_mut(id).ok_or_else(unknown)?;
         // ABNORMAL is not an end: the merchant can still lead it to one.
@@ -213,7 +213,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn notify(&self, books: &mut Books, subject: &Subject, sending: &Sending) -> Result<(), Refused> {
+    fn notify(&self, books: &mut SandboxState, subject: &Subject, sending: &Sending) -> Result<(), Refused> {
         send(self.shared, books, subject, sending).map_err(|message| refused(StatusCode::CONFLICT, message))
     }
 

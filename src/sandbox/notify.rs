@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
-use super::books::{Attempt, Books, Id, Notification};
-use super::post::post;
+use super::http_client::post;
+use super::state::{Attempt, Id, Notification, SandboxState};
 use super::{Shared, alipay, unionpay, wechat_v2, wechat_v3};
 
 /// What is notified of.
@@ -79,11 +79,11 @@ pub(super) struct News {
     /// What happened, as the control API tells it.
     pub(super) event_type: &'static str,
     pub(super) url: String,
-    pub(super) letter: Arc<dyn Letter>,
+    pub(super) letter: Arc<dyn NotificationBody>,
 }
 
 /// What a dialect knows of sending.
-pub(super) trait Letter: Send + Sync {
+pub(super) trait NotificationBody: Send + Sync {
     /// Headers and body, signed now.
     fn sealed(&self) -> Option<(HeaderMap, Bytes)>;
     /// Whether this answer ends the repetitions.
@@ -95,7 +95,7 @@ pub(super) trait Letter: Send + Sync {
 /// Sends what the books say of the subject now; says why there is nothing to send.
 pub(super) fn send(
     shared: &Arc<Shared>,
-    books: &mut Books,
+    books: &mut SandboxState,
     subject: &Subject,
     sending: &Sending,
 ) -> Result<(), String> {
@@ -126,7 +126,7 @@ pub(super) fn send(
             Subject::Refund(id) => books.refunds.get_mut(id).map(|refund| &mut refund.notifications),
         };
         places.into_iter().for_each(|places| places.push(place));
-        let errand = Errand {
+        let errand = DeliveryTask {
             shared: shared.clone(),
             letter: news.letter.clone(),
             url: url.clone(),
@@ -140,16 +140,16 @@ pub(super) fn send(
 }
 
 /// One copy of a notification, on its way.
-struct Errand {
+struct DeliveryTask {
     shared: Arc<Shared>,
-    letter: Arc<dyn Letter>,
+    letter: Arc<dyn NotificationBody>,
     url: Uri,
     once: bool,
     place: usize,
     epoch: u64,
 }
 
-impl Errand {
+impl DeliveryTask {
     async fn run(self, delay: Duration) {
         tokio::time::sleep(delay).await;
         let repeats = match self.shared.schedule.as_slice() {

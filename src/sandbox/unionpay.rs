@@ -1,14 +1,14 @@
 //! UnionPay's ACP 5.1.0, from the platform's side: read ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
 
-mod admission;
+mod authenticate;
 mod bills;
+mod codes;
 mod notification;
 mod refund;
 mod reply;
 mod schema;
 mod signature;
 mod trade;
-mod words;
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::admission::Admitted;
+use self::authenticate::Admitted;
 pub(super) use self::notification::compose;
 use self::reply::{Codec, Fields, Refusal, Reply, refused_because};
 use super::Shared;
 use super::account::unionpay::Account;
-use super::books::{Books, Id};
 use super::fault::{Fault, Kind, disturbed};
 use super::form::{Form, Mistake};
 use super::notify::{Sending, send};
 use super::server::{LONGEST_BODY, Verdict, cut, unread};
+use super::state::{Id, SandboxState};
 
 const FRONT: &str = "/gateway/api/frontTransReq.do";
 const APP: &str = "/gateway/api/appTransReq.do";
@@ -111,7 +111,7 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self) -> Verdict {
-        let admitted = match admission::admit(&self.path, &self.form, &self.shared.accounts) {
+        let admitted = match authenticate::admit(&self.path, &self.form, &self.shared.accounts) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.shared.books.lock().stats.bad_signatures += 1;
@@ -153,7 +153,7 @@ impl Exchange {
     fn carry_out(&self, transaction: Transaction, account: &Account, now: Timestamp) -> Result<Fields, Refusal> {
         let parameters = schema::checked(&self.form, transaction, now)?;
         let books = &mut self.shared.books.lock();
-        let mut desk = trade::Desk { books, account, now };
+        let mut desk = trade::OrderHandler { books, account, now };
         let done = match transaction {
             Transaction::Page | Transaction::App | Transaction::Qr => desk.create(transaction, parameters)?,
             Transaction::Barcode => desk.take(parameters)?,
@@ -224,7 +224,7 @@ impl Transaction {
         }
     }
 
-    fn about(self, books: &Books, form: &Form) -> About {
+    fn about(self, books: &SandboxState, form: &Form) -> About {
         let id = |number: &str| (form.get("merId").unwrap_or_default().to_owned(), number.to_owned());
         let named = |name: &str| form.get(name).map(id);
         let own = named("orderId");

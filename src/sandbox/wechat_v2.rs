@@ -1,14 +1,14 @@
 //! WeChat Pay's APIv2, from the platform's side: read ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
 
-mod admission;
+mod authenticate;
 mod bill;
+mod codes;
 mod notification;
 mod orders;
 mod refund;
 mod reply;
 mod schema;
 mod secret;
-mod words;
 mod xml;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
-use self::admission::Admitted;
+use self::authenticate::Admitted;
 pub(super) use self::notification::compose;
 use self::reply::Reply;
 use self::xml::Fields;
@@ -53,7 +53,7 @@ pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request
     if parts.method != Method::POST {
         return Verdict::Answer(Reply::refused("请使用post方法").sent());
     }
-    let fields = match admission::read(&body.to_bytes()) {
+    let fields = match authenticate::read(&body.to_bytes()) {
         Ok(fields) => fields,
         Err(reply) => return Verdict::Answer(reply.sent()),
     };
@@ -76,7 +76,7 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self) -> Verdict {
-        let Admitted { account, how } = match admission::admit(&self.fields, &self.shared.accounts) {
+        let Admitted { account, how } = match authenticate::admit(&self.fields, &self.shared.accounts) {
             Ok(admitted) => admitted,
             Err(reply) => {
                 self.shared.books.lock().stats.bad_signatures += 1;
@@ -124,7 +124,7 @@ impl Exchange {
             Ok(content) => content,
             Err(reply) => return reply,
         };
-        let mut desk = orders::Desk { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
+        let mut desk = orders::OrderHandler { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
         let result = match self.call {
             Call::UnifiedOrder => desk.create(content),
             Call::Micropay => desk.scan(content),

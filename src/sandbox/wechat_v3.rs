@@ -150,7 +150,7 @@ impl Exchange {
     }
 
     fn execute(&self, route: &Route, account: &Arc<Account>, body: Option<Value>) -> Reply {
-        let mut desk = orders::Desk { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
+        let mut desk = orders::OrderHandler { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
         let query = self.parts.uri.query();
         let id = |number: &String| (account.mchid.clone(), number.clone());
         let body = match partner::inward(account, body) {

@@ -26,20 +26,20 @@ const PATIENCE: Timeouts = Timeouts {
 
 /// The hosts from which one channel's bills come.
 pub struct BillHosts {
-    desk: Late,
-    files: Vec<(Host, Late)>,
+    desk: LazyUpstream,
+    files: Vec<(Host, LazyUpstream)>,
     turns: Semaphore,
 }
 
 /// Hosts that are made ready when they are asked the first time: most channels' bills are fetched once a day, or never.
-struct Late {
+struct LazyUpstream {
     own: Arc<UpstreamSettings>,
     hosts: Vec<Host>,
     shows_identity: bool,
     made: OnceLock<Result<Upstream, String>>,
 }
 
-impl Late {
+impl LazyUpstream {
     fn new(own: &Arc<UpstreamSettings>, hosts: Vec<Host>) -> Self {
         // Only where payments are made is the channel's certificate anybody's business.
         let shows_identity = hosts.iter().all(|host| own.hosts.contains(host));
@@ -71,9 +71,9 @@ impl BillHosts {
         }
         let mut all = own.hosts.clone();
         all.extend(files.into_iter().filter(|host| !own.hosts.contains(host)));
-        let known = |host: Host| (host.clone(), Late::new(own, vec![host]));
+        let known = |host: Host| (host.clone(), LazyUpstream::new(own, vec![host]));
         Ok(Self {
-            desk: Late::new(own, desk),
+            desk: LazyUpstream::new(own, desk),
             files: all.into_iter().map(known).collect(),
             turns: Semaphore::new(AT_ONCE),
         })
@@ -110,7 +110,7 @@ impl BillHosts {
 
 /// Where a file is.
 pub struct Place<'a> {
-    hosts: &'a Late,
+    hosts: &'a LazyUpstream,
     /// Path and query.
     pub target: PathAndQuery,
 }

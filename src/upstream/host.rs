@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 
 use super::Lost;
-use super::health::Health;
-use super::names::{Name, Names};
+use super::dns::{DnsCache, Name};
+use super::outlier::Health;
 use crate::config::Host;
 
 /// One host, with what is known of where it is.
@@ -34,7 +34,7 @@ pub(super) enum Round {
 }
 
 impl KnownHost {
-    pub(super) fn new(host: Host, names: &Names) -> Self {
+    pub(super) fn new(host: Host, names: &DnsCache) -> Self {
         let place = match host.name.parse() {
             Ok(address) => Place::Address(address),
             Err(_) => Place::Name(names.name(&host.name)),

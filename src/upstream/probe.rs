@@ -26,7 +26,7 @@ const NAME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a host was reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reached {
+pub struct ProbeSuccess {
     /// Where.
     pub address: SocketAddr,
     /// As in `TLSv1.3`; nothing without TLS.
@@ -41,7 +41,7 @@ pub struct Reached {
 
 /// Why a payment would not reach the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ProbeError {
     /// Its name has no address.
     NoAddress(String),
     /// Nobody listens there, or somebody in between forbids it.
@@ -60,7 +60,7 @@ pub enum Trouble {
 
 impl Upstream {
     /// Reaches each host on a connection of its own, one after the other; gives what came of it by `name:port`.
-    pub async fn probe(&self) -> Vec<(String, Result<Reached, Trouble>)> {
+    pub async fn probe(&self) -> Vec<(String, Result<ProbeSuccess, ProbeError>)> {
         let mut results = Vec::new();
         for host in &self.hosts {
             results.push((host.label(), self.probe_host(host).await));
@@ -73,22 +73,24 @@ impl Upstream {
         self.hosts.iter().map(KnownHost::label)
     }
 
-    async fn probe_host(&self, host: &KnownHost) -> Result<Reached, Trouble> {
+    async fn probe_host(&self, host: &KnownHost) -> Result<ProbeSuccess, ProbeError> {
         let addresses = host.addresses(Round::All, Instant::now() + NAME_PATIENCE).await;
-        let addresses = addresses.map_err(|lost| Trouble::NoAddress(lost.why))?;
-        let mut last = Trouble::NoAddress("the name has no address".to_owned());
+        let addresses = addresses.map_err(|lost| ProbeError::NoAddress(lost.why))?;
+        let mut last = ProbeError::NoAddress("the name has no address".to_owned());
         for address in addresses {
             match self.probe_address(&host.host, address).await {
                 Ok(reached) => return Ok(reached),
                 // Another address may be reached; what it says about the certificates, they all say.
-                Err(trouble @ (Trouble::Refused(_) | Trouble::TooSlow(_) | Trouble::Broken(_))) => last = trouble,
+                Err(trouble @ (ProbeError::Refused(_) | ProbeError::TooSlow(_) | ProbeError::Broken(_))) => {
+                    last = trouble
+                }
                 Err(trouble) => return Err(trouble),
             }
         }
         Err(last)
     }
 
-    async fn probe_address(&self, host: &Host, address: SocketAddr) -> Result<Reached, Trouble> {
+    async fn probe_address(&self, host: &Host, address: SocketAddr) -> Result<ProbeSuccess, ProbeError> {
         // One for all channels, out of which no connection is ever used again.
         static CONNECTOR: LazyLock<Connector> = LazyLock::new(|| Connector::new(Some(ConnectorOptions::new(1))));
         let mut peer = self.peer(host, address);
@@ -104,22 +106,22 @@ impl Upstream {
         let protocol = if session.as_http2().is_some() { "h2" } else { "http/1.1" };
         let question = http::Request::get("/").header("user-agent", "tollgate").body(bytes::Bytes::new());
         let question = question.map_err(|error| error.to_string()).and_then(|question| header(host, &question));
-        let question = question.map_err(Trouble::Broken)?;
+        let question = question.map_err(ProbeError::Broken)?;
         let answer = timeout(self.timeouts.total, answered(&mut session, question)).await;
         let answer = match answer {
-            Err(_) => Err(Trouble::TooSlow(format!("{address} did not answer in {:?}", self.timeouts.total))),
+            Err(_) => Err(ProbeError::TooSlow(format!("{address} did not answer in {:?}", self.timeouts.total))),
             Ok(Err(error)) => Err(self.trouble(address, "waiting for an answer", &error)),
             Ok(Ok((status, text))) if wants_certificate(status, &text) => {
                 Err(self.refused(format!("{address} answered {status} because of it")))
             }
-            Ok(Ok((status, _))) => Ok(Reached { address, tls, protocol, status, took: started.elapsed() }),
+            Ok(Ok((status, _))) => Ok(ProbeSuccess { address, tls, protocol, status, took: started.elapsed() }),
         };
         session.shutdown().await;
         answer
     }
 
     /// Pingora passes on what TLS said as a text only.
-    fn trouble(&self, address: SocketAddr, during: &str, error: &pingora::Error) -> Trouble {
+    fn trouble(&self, address: SocketAddr, during: &str, error: &pingora::Error) -> ProbeError {
         use pingora::ErrorType::{ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
         let text = error.to_string();
         let after = |mark: &str| {
@@ -128,29 +130,29 @@ impl Upstream {
             Some(rest[..end].split(", SNI: ").next().unwrap_or_default().trim().to_owned())
         };
         if let Some(why) = after("invalid peer certificate: ") {
-            return Trouble::HostNotTrusted(format!("{address}: {why}"));
+            return ProbeError::HostNotTrusted(format!("{address}: {why}"));
         }
         if let Some(alert) = after("received fatal alert: ") {
             let alert: String = alert.chars().take_while(char::is_ascii_alphanumeric).collect();
             return match REFUSALS.contains(&alert.as_str()) {
                 true => self.refused(format!("{address} said {alert}")),
-                false => Trouble::Broken(format!("{address} ended TLS while {during}: {alert}")),
+                false => ProbeError::Broken(format!("{address} ended TLS while {during}: {alert}")),
             };
         }
         match error.etype() {
-            ConnectRefused => Trouble::Refused(format!("{address} refused the connection")),
+            ConnectRefused => ProbeError::Refused(format!("{address} refused the connection")),
             ConnectTimedout | TLSHandshakeTimedout => {
-                Trouble::TooSlow(format!("no connection to {address} in {:?}", self.timeouts.connect))
+                ProbeError::TooSlow(format!("no connection to {address} in {:?}", self.timeouts.connect))
             }
             ReadTimedout | WriteTimedout => {
-                Trouble::TooSlow(format!("{address} did not answer in {:?}", self.timeouts.read))
+                ProbeError::TooSlow(format!("{address} did not answer in {:?}", self.timeouts.read))
             }
-            other => Trouble::Broken(format!("{address}, while {during}: {}", other.as_str())),
+            other => ProbeError::Broken(format!("{address}, while {during}: {}", other.as_str())),
         }
     }
 
-    fn refused(&self, why: String) -> Trouble {
-        if self.identity.is_some() { Trouble::IdentityRefused(why) } else { Trouble::IdentityWanted(why) }
+    fn refused(&self, why: String) -> ProbeError {
+        if self.identity.is_some() { ProbeError::IdentityRefused(why) } else { ProbeError::IdentityWanted(why) }
     }
 }
 
@@ -188,7 +190,7 @@ fn wants_certificate(status: u16, text: &[u8]) -> bool {
         && ["No required SSL certificate was sent", "The SSL certificate error"].iter().any(|it| text.contains(it))
 }
 
-impl Trouble {
+impl ProbeError {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
@@ -211,7 +213,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Reached {
+impl fmt::Display for ProbeSuccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, tls, protocol, status, took } = self;
         let tls =
@@ -220,7 +222,7 @@ impl fmt::Display for Reached {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress(why) => write!(f, "name not found: {why}"),

@@ -6,8 +6,8 @@ mod h2;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tollgate_plugins::secret::Secret;
 
-use super::names::tests::Scripted;
-use super::probe::Trouble;
+use super::dns::tests::Scripted;
+use super::probe::ProbeError;
 use super::*;
 use crate::config::{Identity, Pool};
 
@@ -82,7 +82,7 @@ fn named(script: &Arc<Scripted>, port: u16) -> Upstream {
     let mut settings = settings("a", b"", b"");
     (settings.ca, settings.identity) = (None, None);
     settings.hosts = vec![Host { name: "provider.test".into(), port, tls: false }];
-    Upstream::with_names(settings, &Names::new(script.clone())).unwrap()
+    Upstream::with_names(settings, &DnsCache::new(script.clone())).unwrap()
 }
 
 /// The same, where an answer may take three seconds.
@@ -193,7 +193,7 @@ async fn a_probe_says_what_a_payment_would_meet() {
 
     let free = tokio::net::TcpListener::bind(("127.0.0.7", 0)).await.unwrap().local_addr().unwrap().port();
     let refused = named(&script, free).probe().await.remove(0).1;
-    assert!(matches!(refused, Err(Trouble::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ProbeError::Refused(_))), "{refused:?}");
 
     let nowhere = Arc::new(Scripted::default());
     nowhere.says(&[], 1);
@@ -202,7 +202,7 @@ async fn a_probe_says_what_a_payment_would_meet() {
 
     let mute = tokio::net::TcpListener::bind(("127.0.0.7", 0)).await.unwrap();
     let slow = named_with_read_timeout(&script, mute.local_addr().unwrap().port()).probe().await.remove(0).1;
-    assert!(matches!(slow, Err(Trouble::Refused(_) | Trouble::TooSlow(_))), "{slow:?}");
+    assert!(matches!(slow, Err(ProbeError::Refused(_) | ProbeError::TooSlow(_))), "{slow:?}");
 }
 
 /// As nginx does when it was told to let others in too.
@@ -223,5 +223,5 @@ async fn a_host_may_say_in_its_answer_that_it_wants_a_certificate() {
     (settings.ca, settings.identity) = (None, None);
     settings.hosts = vec![Host { name: "127.0.0.1".into(), port, tls: false }];
     let trouble = Upstream::new(settings).unwrap().probe().await.remove(0).1.unwrap_err();
-    assert!(matches!(trouble, Trouble::IdentityWanted(_)), "{trouble}");
+    assert!(matches!(trouble, ProbeError::IdentityWanted(_)), "{trouble}");
 }

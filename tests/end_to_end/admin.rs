@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::{Answer, Wishes, World, copy};
+use crate::harness::{Answer, World, WorldOptions, copy};
 use crate::reload::{generation, save};
 
 const TOKEN: &str = "a-token-for-the-admin-port";
@@ -177,7 +177,7 @@ async fn last_generation_after_reload(world: &World) -> serde_json::Value {
 
 #[tokio::test]
 async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart() {
-    let world = World::with(Wishes { channels: vec!["main", "other"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["main", "other"], ..WorldOptions::default() }).await;
     let path = world.conf().join("channels/main.toml");
     let channel = std::fs::read_to_string(&path).unwrap();
     let process = world.conf().join("tollgate.toml");

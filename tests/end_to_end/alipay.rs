@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{Wishes, World, order_of, until};
+use crate::harness::{World, WorldOptions, order_of, until};
 
 async fn create(world: &World, order: &str) -> crate::harness::Answer {
     let mut body = order_of(order);
@@ -27,7 +27,7 @@ async fn refund(world: &World, order: &str, refund: &str) -> crate::harness::Ans
 #[tokio::test]
 async fn refund_that_did_not_happen_fails_after_settle_window_and_frees_its_amount() {
     let provider = SandboxProvider::Alipay;
-    let world = World::with(Wishes { provider, refunds_wait: true, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { provider, refunds_wait: true, ..WorldOptions::default() }).await;
     let faults = [
         ("written-down", json!({"fault": "status_after", "status": 200, "code": "SYSTEM_ERROR"})),
         ("no-change", json!({"fault": "not_refunded"})),
@@ -62,7 +62,7 @@ async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
         (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.app-cert-expired"})),
         (SandboxProvider::AlipayV3, json!({"fault": "status", "status": 400, "code": "isv.app-cert-expired"})),
     ] {
-        let world = World::with(Wishes { provider, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let mut fault = fault;
         fault["operation"] = "create".into();
         world.fault(fault.clone()).await;
@@ -87,7 +87,7 @@ async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
 
 #[tokio::test]
 async fn answers_and_notifications_in_gbk_are_believed() {
-    let world = World::with(Wishes { provider: SandboxProvider::Alipay, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
     world.fault(json!({"operation": "create", "fault": "gbk"})).await;
     let made = create(&world, "asked").await;
     assert_eq!((made.status, &made.json()["action"]["type"]), (201, &json!("qr")), "{}", made.json());
@@ -106,7 +106,7 @@ async fn answers_and_notifications_in_gbk_are_believed() {
 
 #[tokio::test]
 async fn refund_in_the_providers_console_is_acknowledged_counted_and_told() {
-    let world = World::with(Wishes { provider: SandboxProvider::Alipay, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
     paid(&world, "o-1").await;
     let path = format!("/orders/{}/refund_in_console", World::number("o-1"));
     world.control("POST", &path, json!({"number": "CONSOLE-1", "amount": 300})).await;

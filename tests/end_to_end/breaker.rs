@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, SHOP, Wishes, World, order_of, send, signed, until};
+use crate::harness::{Answer, SHOP, World, WorldOptions, order_of, send, signed, until};
 
 /// Opens after two failures, tries again after a second, closes after one success.
 fn eager(conf: &Path, _: SocketAddr) {
@@ -36,7 +36,7 @@ fn impatient_with_probes(conf: &Path, address: SocketAddr) {
 }
 
 async fn eager_world() -> World {
-    World::with(Wishes { edit: eager, ..Wishes::default() }).await
+    World::with(WorldOptions { edit: eager, ..WorldOptions::default() }).await
 }
 
 async fn fail(world: &World, times: u32) {
@@ -89,7 +89,7 @@ async fn a_storm_opens_it_a_probe_that_fails_keeps_it_open_and_one_that_succeeds
 
 #[tokio::test]
 async fn slow_answers_open_it_though_they_are_right() {
-    let world = World::with(Wishes { edit: eager_with_slow_calls, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit: eager_with_slow_calls, ..WorldOptions::default() }).await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1100, "times": 2})).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.status, 201);
@@ -169,7 +169,8 @@ async fn of_a_flapping_provider_the_sleep_grows_and_begins_anew_once_it_is_well(
 
 #[tokio::test]
 async fn a_hung_probe_gives_its_permit_to_another() {
-    let world = std::sync::Arc::new(World::with(Wishes { edit: impatient_with_probes, ..Wishes::default() }).await);
+    let world =
+        std::sync::Arc::new(World::with(WorldOptions { edit: impatient_with_probes, ..WorldOptions::default() }).await);
     fail(&world, 2).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.status, 202);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, SHOP, TIMEOUTS, Wishes, World, ask, ask_later, order_of, send, until};
+use crate::harness::{Gateway, SHOP, TIMEOUTS, World, WorldOptions, ask, ask_later, order_of, send, until};
 use crate::server::Server;
 
 const DAY: i64 = 24 * 3600;
@@ -10,11 +10,11 @@ const DAY: i64 = 24 * 3600;
 /// A world over PostgreSQL whose gateways may have wrong clocks.
 async fn over_postgres(server: &Server, more: &str, edit: fn(&std::path::Path, std::net::SocketAddr)) -> World {
     let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"\n{more}", server.url);
-    World::with(Wishes {
+    World::with(WorldOptions {
         ledger: Some(ledger),
         provider: tollgate::keygen::SandboxProvider::WechatV2,
         edit,
-        ..Wishes::default()
+        ..WorldOptions::default()
     })
     .await
 }
@@ -173,7 +173,8 @@ async fn gateway_whose_clock_differs_too_much_is_not_ready_and_does_no_backgroun
 #[tokio::test]
 async fn start_with_a_clock_far_ahead_deletes_nothing_and_keys_stay_known() {
     // This is about the clock of one machine.
-    let mut world = World::with(Wishes { ledger: Some("path = \"../data\"".to_owned()), ..Wishes::default() }).await;
+    let mut world =
+        World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await;
     for order in ["o-1", "o-2", "o-3"] {
         assert_eq!(world.create(order, order).await.status, 201);
         world.pay(order).await;
@@ -207,7 +208,8 @@ async fn start_with_a_clock_far_ahead_deletes_nothing_and_keys_stay_known() {
 
 #[tokio::test]
 async fn what_a_wrong_clock_put_off_goes_on_with_the_right_one() {
-    let mut world = World::with(Wishes { ledger: Some("path = \"../data\"".to_owned()), ..Wishes::default() }).await;
+    let mut world =
+        World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await;
     // An event that nobody takes and an outcome that nobody knows, both tried under a clock that is far ahead.
     world.receiver.answer_with(500);
     world.fault(json!({"operation": "query", "fault": "garbage", "times": 1000})).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, SHOP, Wishes, World, ask, ask_later, force, order_of, try_ask, until};
+use crate::harness::{Gateway, SHOP, World, WorldOptions, ask, ask_later, force, order_of, try_ask, until};
 use crate::server::Server;
 
 struct Cluster {
@@ -17,7 +17,7 @@ impl Cluster {
     async fn new() -> Self {
         let server = Server::start(&[]);
         let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
-        let world = World::with(Wishes { ledger: Some(ledger), ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { ledger: Some(ledger), ..WorldOptions::default() }).await;
         let others = vec![world.join("second").await, world.join("third").await];
         Self { server, world, others }
     }

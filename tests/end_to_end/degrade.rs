@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, Wishes, World, ask, order_of, send, until};
+use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of, send, until};
 
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     headers.get("retry-after")?.to_str().ok()?.parse().ok()
@@ -58,7 +58,7 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
 
 #[tokio::test]
 async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notifications() {
-    let world = Arc::new(World::with(Wishes { server: "in_flight = 16", ..Wishes::default() }).await);
+    let world = Arc::new(World::with(WorldOptions { server: "in_flight = 16", ..WorldOptions::default() }).await);
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     // Of two merchants each may have half of the permits.
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 16})).await;
@@ -100,7 +100,7 @@ fn narrow(conf: &Path, _: SocketAddr) {
 
 #[tokio::test]
 async fn a_channel_that_has_as_many_calls_as_it_bears_sheds_early_and_still_answers_queries() {
-    let world = Arc::new(World::with(Wishes { edit: narrow, ..Wishes::default() }).await);
+    let world = Arc::new(World::with(WorldOptions { edit: narrow, ..WorldOptions::default() }).await);
     assert_eq!(world.create("first", "first").await.status, 201);
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;
     let slow: Vec<_> = ["o-1", "o-2"]

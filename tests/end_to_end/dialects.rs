@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{Wishes, World, force, order_of, until};
+use crate::harness::{World, WorldOptions, force, order_of, until};
 
 /// One way to pay.
 struct Row {
@@ -146,7 +146,7 @@ async fn unionpays_other_signatures_and_bodies_serve_as_well() {
         (SandboxProvider::UnionpaySm3, |_, _| {}),
         (SandboxProvider::UnionpaySm3, in_json),
     ] {
-        let world = World::with(Wishes { provider, edit, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let row = row("unionpay", "unionpay.app", "{}", "app");
         assert_eq!(create(&world, &row, "o-1").await.json()["action"]["type"], row.action);
         world.pay("o-1").await;
@@ -170,7 +170,8 @@ fn more_of_the_account(conf: &Path, account: &str, known: &str) {
 #[tokio::test]
 async fn unionpay_undoes_the_whole_of_a_payment() {
     let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "undo = true", "");
-    let world = World::with(Wishes { provider: SandboxProvider::Unionpay, edit, ..Wishes::default() }).await;
+    let world =
+        World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit, ..WorldOptions::default() }).await;
     create(&world, &row("unionpay", "unionpay.app", "{}", "app"), "o-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
@@ -195,7 +196,7 @@ async fn service_providers_pay_and_refund_for_a_merchant() {
         (SandboxProvider::WechatV2, with_sub, row("wechat-v2", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
         (SandboxProvider::Alipay, with_token, row("alipay", "alipay.qr", "{}", "qr")),
     ] {
-        let world = World::with(Wishes { provider, edit, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let made = create(&world, &row, "o-1").await;
         assert_eq!(made.json()["action"]["type"], row.action, "{}", made.json());
         world.pay("o-1").await;
@@ -308,6 +309,6 @@ async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
     }
 }
 
-mod tills;
+mod scanned_codes;
 mod unionpay;
 mod wechat;

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tollgate::config::{self, Channel};
-use tollgate::exchange::Exchanger;
+use tollgate::exchange::ProviderClient;
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
 
-use crate::harness::{Wishes, World, free_address, until};
+use crate::harness::{World, WorldOptions, free_address, until};
 
 /// Two channels; the first one's host answers nobody.
 async fn world(double_payment: &str) -> World {
-    let wishes = Wishes { channels: vec!["main", "backup"], edit: lose_the_first, ..Wishes::default() };
+    let wishes = WorldOptions { channels: vec!["main", "backup"], edit: lose_the_first, ..WorldOptions::default() };
     let world = World::with(wishes).await;
     let routes = format!(
         "double_payment = \"{double_payment}\"\n[[route]]\nto = [{{ channel = \"main\" }}]\nfallback = [\"backup\"]\n"
@@ -64,7 +64,8 @@ async fn arrive_after_all(world: &World) {
         notify_url: format!("http://{}/notify/main", world.gateway.listen),
     };
     let mut evidence = Vec::new();
-    let asked = Exchanger::default().ask(channel, &Operation::Pay(pay), Duration::from_secs(10), &mut evidence).await;
+    let asked =
+        ProviderClient::default().ask(channel, &Operation::Pay(pay), Duration::from_secs(10), &mut evidence).await;
     asked.unwrap();
 }
 

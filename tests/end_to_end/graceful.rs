@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::harness::{SHOP, Wishes, World, ask, order_of, until};
+use crate::harness::{SHOP, World, WorldOptions, ask, order_of, until};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
@@ -38,7 +38,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
 #[tokio::test]
 async fn sigterm_ends_an_idle_process_before_its_drain_time() {
     // Ten minutes: the test's own patience is two, so leaving in time means not waiting for it.
-    let mut world = World::with(Wishes { server: "drain = \"10m\"", ..Wishes::default() }).await;
+    let mut world = World::with(WorldOptions { server: "drain = \"10m\"", ..WorldOptions::default() }).await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.ended().await, 0);
 }
@@ -59,7 +59,7 @@ async fn who_is_ready_hears_the_signals_that_would_end_it() {
 async fn http2_over_tls_and_no_entry_without_a_client_certificate() {
     let edit = |_: &Path, _| {};
     let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\", client_ca = \"channels/main/ca.pem\" }";
-    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let keys = world.conf().join("channels/main");
     let with = h2_status(&world, client(&keys, true)).await;
     assert_eq!(with, Ok(401), "it got in, and was asked who it is");

@@ -51,7 +51,7 @@ pub struct World {
 }
 
 /// What a test may want otherwise.
-pub struct Wishes {
+pub struct WorldOptions {
     pub channels: Vec<&'static str>,
     pub provider: SandboxProvider,
     pub schedule: Duration,
@@ -64,7 +64,7 @@ pub struct Wishes {
     pub ledger: Option<String>,
 }
 
-impl Default for Wishes {
+impl Default for WorldOptions {
     fn default() -> Self {
         Self {
             channels: vec!["main"],
@@ -83,7 +83,7 @@ const SETTLE_WINDOW: &str = "settle_window = \"2s\"";
 
 impl World {
     pub async fn new() -> Self {
-        Self::with(Wishes::default()).await
+        Self::with(WorldOptions::default()).await
     }
 
     /// With one channel, of this provider.
@@ -102,13 +102,13 @@ impl World {
         // One of them over HTTP/2, so that everything that is run over every provider is run over it too.
         let is_h2 = matches!(provider, SandboxProvider::AlipayV3);
         let edit: fn(&Path, SocketAddr) = if is_h2 { |conf, _| over_http2(conf, "main") } else { |_, _| {} };
-        let world = Self::with(Wishes { provider, edit, ..Wishes::default() }).await;
+        let world = Self::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let said = world.probed().await;
         assert_eq!(said.contains(", h2, "), is_h2, "{said}");
         world
     }
 
-    pub async fn with(wishes: Wishes) -> Self {
+    pub async fn with(wishes: WorldOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let conf = dir.path().join("conf");
         let sandbox_address = free_address();

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::{SHOP, Wishes, World, ask, order_of, over_http2, until};
+use crate::harness::{SHOP, World, WorldOptions, ask, order_of, over_http2, until};
 
 /// Edits a channel's file.
 fn edit(conf: &Path, channel: &str, from: &str, to: &str) {
@@ -76,7 +76,7 @@ async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
         with_strange_identity(conf, address);
         secret_in_a_file(conf);
     };
-    let world = World::with(Wishes { edit: edit_first, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
     let log = seen(&world, 0, "our client certificate was refused").await;
     assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
     assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0, "nothing was asked of the provider");
@@ -118,14 +118,14 @@ async fn over_http2_a_refused_certificate_is_seen_too() {
         with_strange_identity(conf, address);
         over_http2(conf, "main");
     };
-    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     seen(&world, 0, "our client certificate was refused").await;
 }
 
 #[tokio::test]
 async fn over_http2_a_refused_stream_is_tried_again_and_an_unclear_one_never() {
     let edit: fn(&Path, SocketAddr) = |conf, _| over_http2(conf, "main");
-    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     assert!(world.probed().await.contains(", h2, "));
     world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 2})).await;
     let answer = world.create("o-1", "k-1").await;
@@ -170,7 +170,8 @@ async fn a_provider_that_hangs_holds_up_nobody_else() {
         edit(conf, "hung", "read = \"60s\"", "read = \"120s\"");
         edit(conf, "hung", "total = \"100s\"", "total = \"120s\"");
     };
-    let world = World::with(Wishes { channels: vec!["main", "hung"], edit: patient, ..Wishes::default() }).await;
+    let world =
+        World::with(WorldOptions { channels: vec!["main", "hung"], edit: patient, ..WorldOptions::default() }).await;
     let alone = pay(&world, "alone").await;
 
     let account = std::fs::read_to_string(world.conf().join("channels/hung.toml")).unwrap();

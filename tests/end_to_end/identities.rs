@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use crate::harness::{Wishes, World, order_of, over_http2};
+use crate::harness::{World, WorldOptions, order_of, over_http2};
 
 #[tokio::test]
 async fn two_channels_with_one_serial_never_share_a_connection() {
@@ -23,7 +23,7 @@ async fn nor_do_they_over_http2() {
 }
 
 async fn never_shared(edit: fn(&Path, SocketAddr)) -> String {
-    let world = World::with(Wishes { channels: vec!["east", "west"], edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], edit, ..WorldOptions::default() }).await;
     for round in 0..20 {
         for channel in ["east", "west"] {
             let order = format!("{channel}-{round}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{Wishes, World, order_of};
+use crate::harness::{World, WorldOptions, order_of};
 
 /// Gives the channel files of its own: with a byte order mark and CRLF, in UTF-16, and in one line. The sandbox keeps its own.
 fn odd_files(conf: &Path, _: SocketAddr) {
@@ -33,7 +33,7 @@ async fn payments_succeed_with_files_that_editors_changed() {
     for (provider, method) in
         [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
     {
-        let world = World::with(Wishes { edit: odd_files, provider, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { edit: odd_files, provider, ..WorldOptions::default() }).await;
         let mut order = order_of("o-1");
         order["method"] = method.into();
         let answer = world.ask("POST", "/v1/payments", Some("k-1"), &order).await;

@@ -9,7 +9,7 @@ use rcgen::{
 use serde_json::{Value, json};
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{Answer, Wishes, World, ask_later, order_of, until};
+use crate::harness::{Answer, World, WorldOptions, ask_later, order_of, until};
 use crate::reload::save;
 
 /// Takes a line that begins so out of a file, and returns it.
@@ -47,7 +47,7 @@ async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_
         let (head, rest) = text.split_once("[platform_certificate]").unwrap();
         std::fs::write(&account, format!("{head}{}", &rest[rest.find("[tls]").unwrap()..])).unwrap();
     };
-    let world = World::with(Wishes { edit, channels: vec!["main", "spare"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, channels: vec!["main", "spare"], ..WorldOptions::default() }).await;
     for _ in 0..3 {
         let problem = not_sent(&world.create("o-1", "k-1").await);
         assert_eq!(problem["provider"]["code"], "RESOURCE_NOT_EXISTS", "{problem}");
@@ -129,7 +129,7 @@ async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_name
 #[tokio::test]
 async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_and_the_old_one_too() {
     for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
-        let world = World::with(Wishes { provider, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let qr = |order: &str| {
             let mut body = order_of(order);
             body["method"] = "alipay.qr".into();
@@ -176,8 +176,11 @@ fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
 /// Nothing else is under way whose answer could name Alipay's present certificate.
 #[tokio::test]
 async fn new_payment_succeeds_after_a_restart_although_the_configured_certificate_of_alipay_has_ended() {
-    let wishes =
-        Wishes { provider: SandboxProvider::AlipayCertificates, edit: with_ended_certificate, ..Wishes::default() };
+    let wishes = WorldOptions {
+        provider: SandboxProvider::AlipayCertificates,
+        edit: with_ended_certificate,
+        ..WorldOptions::default()
+    };
     let mut world = World::with(wishes).await;
     world.fault(json!({"operation": "*", "fault": "next_key", "times": 1000})).await;
     let qr = |order: &str| {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::harness::{Wishes, World, until};
+use crate::harness::{World, WorldOptions, until};
 
 async fn world() -> World {
-    World::with(Wishes { ledger: Some("path = \"../data\"".to_owned()), ..Wishes::default() }).await
+    World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await
 }
 
 fn data(world: &World) -> PathBuf {

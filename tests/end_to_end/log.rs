@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{SHOP, Wishes, World, send, try_ask, until};
+use crate::harness::{SHOP, World, WorldOptions, send, try_ask, until};
 use crate::statuses::reading;
 
 const DROPPED: &str = "tollgate_log_lines_dropped_total";
@@ -16,7 +16,7 @@ const DROPPED: &str = "tollgate_log_lines_dropped_total";
 /// A world whose gateway was started anew with a pipe for its log.
 async fn with_pipe() -> (World, PipeReader) {
     let server = "[telemetry]\nlog_buffer = \"64KiB\"";
-    let mut world = World::with(Wishes { server, ..Wishes::default() }).await;
+    let mut world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
     world.gateway.kill();
     let (reader, writer) = pipe().unwrap();
     world.gateway.stdio = Some((Stdio::null(), writer.into()));
@@ -108,7 +108,7 @@ async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_
 #[tokio::test]
 async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
     let server = "[telemetry]\nlog = \"info,pingora=debug\"";
-    let world = World::with(Wishes { server, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
     let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
     world.create("o-1", "k-1").await;

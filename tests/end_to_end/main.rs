@@ -27,7 +27,6 @@ mod harness;
 mod hosts;
 mod identities;
 mod isolation;
-mod judges;
 mod key_files;
 mod keys;
 mod ledger_files;
@@ -48,6 +47,7 @@ mod reload;
 mod replays;
 mod rotation;
 mod routing;
+mod sdk_conformance;
 #[path = "../servers/server.rs"]
 mod server;
 mod statuses;

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{Wishes, World};
+use crate::harness::{World, WorldOptions};
 use crate::server::Server;
 
 fn tollgate(world: &World, command: &[&str]) -> Output {
@@ -32,7 +32,8 @@ fn replace(file: &Path, from: &str, to: &str) {
 #[tokio::test]
 async fn nothing_brings_a_moved_ledger_back_into_force() {
     let server = Server::start(&["--port"]);
-    let mut world = World::with(Wishes { ledger: Some("path = \"../data\"".to_owned()), ..Wishes::default() }).await;
+    let mut world =
+        World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     world.gateway.kill();
     let file = world.conf().join("tollgate.toml");

@@ -5,12 +5,12 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, SHOP, Wishes, World, send, signed, until};
+use crate::harness::{Answer, SHOP, World, WorldOptions, send, signed, until};
 use crate::redis::Redis;
 
 async fn world_on(redis: &Redis) -> World {
     let server: &'static str = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
-    World::with(Wishes { server, ..Wishes::default() }).await
+    World::with(WorldOptions { server, ..WorldOptions::default() }).await
 }
 
 /// A request of the merchant, with headers that were made before.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use tollgate_plugins::payment::provider_number;
 
-use crate::harness::{OTHER, Wishes, World, ask, order_of, send, until, write_merchant};
+use crate::harness::{OTHER, World, WorldOptions, ask, order_of, send, until, write_merchant};
 
 /// The statuses with which the gateway answered the notifications of an order, in order.
 async fn answers(world: &World, order: &str) -> Vec<u64> {
@@ -118,7 +118,7 @@ async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
 
 #[tokio::test]
 async fn a_refund_that_is_stuck_calls_a_person() {
-    let world = World::with(Wishes { refunds_wait: true, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { refunds_wait: true, ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
@@ -170,7 +170,7 @@ async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
         let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("verify")).collect();
         std::fs::write(path, kept.join("\n")).unwrap();
     };
-    let world = World::with(Wishes { channels: vec!["main", "older"], edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["main", "older"], edit, ..WorldOptions::default() }).await;
     for (channel, key) in [("main", "public_key"), ("older", "certificate"), ("main", "certificate")] {
         let order = format!("{channel}-{key}").replace('_', "-");
         let mut body = order_of(&order);

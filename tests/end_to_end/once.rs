@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, Wishes, World, ask, order_of, send, signed, try_ask, until};
+use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of, send, signed, try_ask, until};
 
 #[tokio::test]
 async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
@@ -304,7 +304,7 @@ async fn a_repetition_after_its_time_finds_what_became_of_it() {
 
 #[tokio::test]
 async fn another_account_is_not_asked_about_the_old_ones_payments() {
-    let world = World::with(Wishes { channels: vec!["main", "other"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["main", "other"], ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     let at = world.conf().join("channels");
     let other = std::fs::read_to_string(at.join("other.toml")).unwrap();
@@ -325,7 +325,7 @@ async fn send_no_cache(world: &World, target: &str) -> Value {
 
 #[tokio::test]
 async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
-    let world = World::with(Wishes { channels: vec!["main", "theirs"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["main", "theirs"], ..WorldOptions::default() }).await;
     let routes = "[[route]]\nto = [{ channel = \"main\" }]\n\
                   [[route]]\nmatch = { merchant = \"other\" }\nto = [{ channel = \"theirs\" }]\n";
     std::fs::write(world.conf().join("routes.toml"), routes).unwrap();

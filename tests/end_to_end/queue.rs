@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Merchant, OTHER, Wishes, World, ask_later, force, order_of, send, signed, until};
+use crate::harness::{Answer, Merchant, OTHER, World, WorldOptions, ask_later, force, order_of, send, signed, until};
 
 async fn create(world: &World, order: &str, key: &str) -> Answer {
     ask_later(world.gateway.listen, "/v1/payments", key, &order_of(order)).await
@@ -14,7 +14,7 @@ fn is_accepted(answer: &Answer) -> bool {
 
 /// With something said of the queue.
 async fn world(queue: &'static str) -> World {
-    World::with(Wishes { server: queue, ..Wishes::default() }).await
+    World::with(WorldOptions { server: queue, ..WorldOptions::default() }).await
 }
 
 /// It was taken, nothing could be sent, and it waits again: not for less than some hundred milliseconds.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{SHOP, Wishes, World, ask, copy, order_of, until};
+use crate::harness::{SHOP, World, WorldOptions, ask, copy, order_of, until};
 use crate::load::{Load, is_clear};
 
 /// The number of the generation in force.
@@ -87,7 +87,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
             std::fs::write(&file, text.replace("idle_timeout = \"60s\"", "idle_timeout = \"1s\"")).unwrap();
         }
     };
-    let world = World::with(Wishes { channels: vec!["east", "west"], edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], edit, ..WorldOptions::default() }).await;
     let (listen, stop, served) =
         (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load = (0..4).map(|worker| tokio::spawn(pay_and_ask(listen, worker, Arc::clone(&stop), Arc::clone(&served))));
@@ -163,7 +163,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
 
 #[tokio::test]
 async fn a_swapped_link_is_noticed_by_itself() {
-    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     for (version, (routes, channel)) in
         [(TO_WEST, "west"), (TO_EAST, "east"), (TO_WEST, "west")].into_iter().enumerate()
     {
@@ -182,7 +182,7 @@ async fn a_swapped_link_is_noticed_by_itself() {
 /// As `git pull` into a new directory and one link that leads to the newest do it.
 #[tokio::test]
 async fn the_whole_directory_may_be_a_link_that_is_swapped() {
-    let mut world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let mut world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.gateway.kill();
     let conf = world.conf().to_owned();
     let revision = |number: usize| conf.with_file_name(format!("revision-{number}"));
@@ -233,7 +233,7 @@ async fn a_broken_file_changes_nothing_and_names_file_and_line() {
 
 #[tokio::test]
 async fn saving_a_file_or_a_hang_up_signal_is_enough() {
-    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let routes = world.conf().join("routes.toml");
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "east");
     save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n");
@@ -269,7 +269,7 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
         let text = text.replace("request_volume_threshold = 20", numbers);
         std::fs::write(path, text.replace("sleep_window = \"5s\"", "sleep_window = \"60s\"")).unwrap();
     };
-    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     // Nobody finds out that the orders exist meanwhile, and sends their creates again.
     world.fault(serde_json::json!({"operation": "query", "fault": "cut_before", "times": 1000})).await;
     world.fault(serde_json::json!({"operation": "create", "fault": "status_after", "times": 2})).await;
@@ -305,7 +305,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
         std::fs::write(path, text.replace("request_volume_threshold = 20", "request_volume_threshold = 5")).unwrap();
     };
     let server = "[reload]\nrevert_if = { window = \"60s\" }";
-    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let load = Load::start(&world, "wechat.native").await;
     let before = generation(&world).await;
     strangers_authority(&world);
@@ -340,7 +340,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
 
 #[tokio::test]
 async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
-    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.create("before", "k-1").await;
     let channel = world.conf().join("channels/east.toml");
     let whole = std::fs::read_to_string(&channel).unwrap();

@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::Value;
 use tollgate::keygen::{SandboxProvider, rsa_key_pair};
 
-use crate::harness::{Merchant, OTHER, Wishes, World, ask, order_of, until};
+use crate::harness::{Merchant, OTHER, World, WorldOptions, ask, order_of, until};
 use crate::load::{Load, is_clear};
 use crate::reload::{generation, save};
 
@@ -23,8 +23,8 @@ fn own_key(conf: &Path, wanted: &str, key: &str) {
 }
 
 /// The key of the provider's file format, but of somebody else.
-async fn a_bad_key_comes_back(wishes: Wishes, method: &'static str, bad: &str, code: &str) {
-    let world = World::with(Wishes { server: WATCHED, ..wishes }).await;
+async fn a_bad_key_comes_back(wishes: WorldOptions, method: &'static str, bad: &str, code: &str) {
+    let world = World::with(WorldOptions { server: WATCHED, ..wishes }).await;
     let load = Load::start(&world, method).await;
     let before = generation(&world).await;
     // No TOML is touched.
@@ -97,7 +97,7 @@ async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_d
         own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
         beside_its_certificate(conf);
     };
-    let wishes = Wishes { edit, ..Wishes::default() };
+    let wishes = WorldOptions { edit, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
 }
 
@@ -111,21 +111,21 @@ async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_d
         std::fs::write(conf.join("channels/main.toml"), text.replace(line, "api = \"file:api.txt\"")).unwrap();
         own_key(conf, "file:api.txt", "api.txt");
     };
-    let wishes = Wishes { edit, provider: SandboxProvider::WechatV2, ..Wishes::default() };
+    let wishes = WorldOptions { edit, provider: SandboxProvider::WechatV2, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
 }
 
 #[tokio::test]
 async fn a_bad_key_of_alipay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem");
-    let wishes = Wishes { edit, provider: SandboxProvider::Alipay, ..Wishes::default() };
+    let wishes = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
 }
 
 #[tokio::test]
 async fn a_bad_key_of_unionpay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
-    let wishes = Wishes { edit, provider: SandboxProvider::Unionpay, ..Wishes::default() };
+    let wishes = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "unionpay.qr", &somebody_elses_key(), "11").await;
 }
 
@@ -133,7 +133,7 @@ async fn a_bad_key_of_unionpay_comes_back_by_itself_and_nobody_is_left_in_doubt(
 async fn what_is_in_secret_and_key_files_is_taken_without_another_edit_and_nothing_is_lost() {
     const NEW: Merchant = Merchant { key: OTHER.key, secret: "a new secret of thirty-two bytes" };
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
-    let world = World::with(Wishes { edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     let secret = world.dir.path().join("other.secret");
     save(&secret, OTHER.secret);
     let merchant = format!("keys = [{{ id = \"{}\", secret = \"file:../../other.secret\" }}]\n", OTHER.key);

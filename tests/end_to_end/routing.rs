@@ -5,7 +5,7 @@ use std::process::Command;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, Wishes, World, ask, order_of};
+use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of};
 use crate::reload::save;
 
 /// Everything that is special leads west, the rest east.
@@ -72,7 +72,7 @@ fn first(told: &str) -> &str {
 
 #[tokio::test]
 async fn each_condition_leads_where_the_command_says() {
-    let world = World::with(Wishes { channels: vec!["east", "west", "third"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west", "third"], ..WorldOptions::default() }).await;
     save(&world.conf().join("routes.toml"), &routes());
     assert_eq!(world.reload().await.status, 200);
     let change = |name: &str, value: Value| {
@@ -117,7 +117,7 @@ async fn each_condition_leads_where_the_command_says() {
 
 #[tokio::test]
 async fn weights_share_payments_out_and_an_order_stays_where_it_went() {
-    let world = World::with(Wishes { channels: vec!["east", "west"], ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let both = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 1 }]\n";
     save(&world.conf().join("routes.toml"), both);
     assert_eq!(world.reload().await.status, 200);

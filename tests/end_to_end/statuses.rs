@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Gateway, OTHER, SHOP, Wishes, World, ask, order_of, send, signed, try_ask, until};
+use crate::harness::{Answer, Gateway, OTHER, SHOP, World, WorldOptions, ask, order_of, send, signed, try_ask, until};
 use crate::redis::Redis;
 use crate::server::Server;
 
@@ -180,7 +180,7 @@ impl Cluster {
     pub async fn new(server: &'static str) -> Self {
         let postgres = Server::start(&[]);
         let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", postgres.url);
-        let world = World::with(Wishes { ledger: Some(ledger), server, ..Wishes::default() }).await;
+        let world = World::with(WorldOptions { ledger: Some(ledger), server, ..WorldOptions::default() }).await;
         let others = vec![world.join("second").await, world.join("third").await];
         let cluster = Self { server: postgres, world, others };
         for gateway in cluster.all() {
@@ -355,13 +355,13 @@ async fn limits_are_counted_for_all_gateways_together() {
         assert!(text.contains("rate = 600"), "{text}");
         std::fs::write(&file, text.replace("rate = 600", "rate = 0.001\nburst = 2")).unwrap();
     };
-    let world = World::with(Wishes { server, edit, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server, edit, ..WorldOptions::default() }).await;
     let file = world.gateway.conf.join("merchants/other.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{text}limit = {{ rate = 0.001, burst = 6 }}\n")).unwrap();
     assert_eq!(world.reload().await.status, 200);
     // Of its own ledger, which does not matter here.
-    let twin = World::with(Wishes { server, edit, ..Wishes::default() }).await;
+    let twin = World::with(WorldOptions { server, edit, ..WorldOptions::default() }).await;
     let conf = &twin.gateway.conf;
     std::fs::copy(&file, conf.join("merchants/other.toml")).unwrap();
     assert_eq!(twin.reload().await.status, 200);

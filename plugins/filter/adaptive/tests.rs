@@ -76,7 +76,7 @@ async fn what_is_over_the_limit_is_turned_away_early_and_queries_are_not_starved
     }
     let over = fine();
     let error = over.run(&filters, pay, &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(&error, Error::Held { retry_after: 1, .. }), "{error:?}");
+    assert!(matches!(&error, Error::Rejected { retry_after: 1, .. }), "{error:?}");
     assert_eq!(over.calls(), 0);
     assert_eq!(reading(&filter, "adaptive_shed_total", Kind::Pay), 1.0);
     fine().run(&filters, query, &clock, MINUTE).await.unwrap();

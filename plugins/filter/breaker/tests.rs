@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::testing::{FakeClock, Script, built, kinds};
 use super::*;
-use crate::error::Word;
+use crate::error::ProviderError;
 use crate::payment::Status;
 
 const SMALL: &str = "request_volume_threshold = 4\nsleep_window = \"5s\"\nhalf_open_permits = 2";
@@ -36,8 +36,8 @@ fn state_of(filter: &Arc<dyn Filter>, operation: &str) -> f64 {
 }
 
 fn silent() -> [Script; 2] {
-    let held = Error::Held { why: "x".into(), retry_after: 1 };
-    [held, Error::Unfit("x".into())].map(|error| Script::always(Err(error)))
+    let held = Error::Rejected { why: "x".into(), retry_after: 1 };
+    [held, Error::Unsupported("x".into())].map(|error| Script::always(Err(error)))
 }
 
 async fn opened(filter: &Arc<dyn Filter>, clock: &FakeClock) {
@@ -60,7 +60,7 @@ async fn opens_at_the_threshold_and_not_before_and_leaves_queries_alone() {
     assert_eq!(state_of(&filter, "pay"), 2.0);
     let script = fine();
     let error = script.run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 5, .. }), "{error:?}");
+    assert!(matches!(error, Error::Rejected { retry_after: 5, .. }), "{error:?}");
     assert_eq!(script.calls(), 0);
     fine().run(&filters, &kinds()[1], &clock, MINUTE).await.unwrap();
 }
@@ -68,16 +68,16 @@ async fn opens_at_the_threshold_and_not_before_and_leaves_queries_alone() {
 #[tokio::test]
 async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
-    let word = Word { code: "X".into(), message: String::new() };
+    let word = ProviderError { code: "X".into(), message: String::new() };
     for error in [
         Error::Declined(word.clone()),
-        Error::Busy(word.clone()),
+        Error::ProviderBusy(word.clone()),
         Error::Conflict(word.clone()),
-        Error::Absent(word.clone()),
+        Error::NotFound(word.clone()),
         Error::UnlistedRefusal(word),
         Error::Probe,
-        Error::Unfit("x".into()),
-        Error::Held { why: "x".into(), retry_after: 1 },
+        Error::Unsupported("x".into()),
+        Error::Rejected { why: "x".into(), retry_after: 1 },
     ] {
         for _ in 0..8 {
             Script::always(Err(error.clone()))
@@ -179,7 +179,7 @@ async fn slow_calls_open_it_though_they_succeed_and_slow_probes_too() {
         after(Duration::from_secs(seconds), &filter, &clock).await.unwrap();
     }
     assert_eq!(state_of(&filter, "pay"), 2.0, "two of four took two seconds");
-    assert!(filter.stances(clock.now())[0].reason.contains("2 of 4 calls took 2s or longer"));
+    assert!(filter.statuses(clock.now())[0].reason.contains("2 of 4 calls took 2s or longer"));
     clock.advance(Duration::from_secs(5));
     after(Duration::from_secs(3), &filter, &clock).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 2.0, "a slow probe is no good sign");
@@ -218,9 +218,9 @@ async fn an_operator_forces_a_state_for_a_while() {
     let (pay, query) = (&kinds()[0], &kinds()[1]);
     assert!(filter.force(Kind::Pay, Some(Force::Open), clock.now() + MINUTE));
     let error = fine().run(&filters, pay, &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 60, .. }), "{error:?}");
+    assert!(matches!(error, Error::Rejected { retry_after: 60, .. }), "{error:?}");
     fine().run(&filters, query, &clock, MINUTE).await.unwrap();
-    let stance = &filter.stances(clock.now())[0];
+    let stance = &filter.statuses(clock.now())[0];
     assert_eq!((stance.state, stance.forced, stance.forced_for), ("closed", Some(Force::Open), Some(MINUTE)));
     clock.advance(MINUTE);
     fine().run(&filters, pay, &clock, MINUTE).await.unwrap();
@@ -278,7 +278,7 @@ async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones()
     let state = |operation| state_of(&filter, operation);
     assert_eq!((state("pay"), state("query"), state("query_refund")), (0.0, 2.0, 0.0));
     let error = fine().run(&filters, &kinds()[1], &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 1, .. }), "{error:?}");
+    assert!(matches!(error, Error::Rejected { retry_after: 1, .. }), "{error:?}");
     for _ in 0..20 {
         broken().run(&filters, &kinds()[3], &clock, MINUTE).await.unwrap_err();
     }
@@ -324,7 +324,7 @@ async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
 async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_of() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    let word = Word { code: "SYSTEM_ERROR".into(), message: String::new() };
+    let word = ProviderError { code: "SYSTEM_ERROR".into(), message: String::new() };
     let failures = [
         Error::NotSent("x".into()),
         Error::Unclear { why: "x".into(), word: Some(word) },
@@ -334,11 +334,11 @@ async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_o
     for error in failures {
         Script::always(Err(error)).run(&filters, operation, &clock, MINUTE).await.unwrap_err();
     }
-    let reason = filter.stances(clock.now())[0].reason.clone();
+    let reason = filter.statuses(clock.now())[0].reason.clone();
     assert_eq!(reason, "4 of 4 calls failed within 10s: 2 not_sent, 1 SYSTEM_ERROR, 1 mismatch");
     clock.advance(Duration::from_secs(5));
     broken().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
-    assert_eq!(filter.stances(clock.now())[0].reason, "a probe failed: unclear");
+    assert_eq!(filter.statuses(clock.now())[0].reason, "a probe failed: unclear");
     clock.advance(Duration::from_secs(10));
     for _ in 0..2 {
         fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
@@ -362,7 +362,7 @@ async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once
     opened(&filter, &clock).await;
     for sleep in [5, 10, 20, 40, 60, 60] {
         let error = fine().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
-        assert!(matches!(error, Error::Held { retry_after, .. } if retry_after == sleep), "{sleep}: {error:?}");
+        assert!(matches!(error, Error::Rejected { retry_after, .. } if retry_after == sleep), "{sleep}: {error:?}");
         clock.advance(Duration::from_secs(sleep));
         // It answers once, and fails again: the sleep does not begin anew by that.
         fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
@@ -375,7 +375,7 @@ async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once
     }
     opened(&filter, &clock).await;
     let error = fine().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 5, .. }), "{error:?}");
+    assert!(matches!(error, Error::Rejected { retry_after: 5, .. }), "{error:?}");
 }
 
 mod probes;

@@ -1,6 +1,6 @@
 //! `[account]` of an Alipay channel.
 
-use super::super::{Given, link};
+use super::super::{BuildContext, link};
 use super::certificates;
 use super::sealed::Sealer;
 use crate::settings::Settings;
@@ -50,7 +50,7 @@ pub(super) struct Certificates {
 }
 
 /// Secrets are checked by the row's own checks before this is called, so a wrong one is not told a second time here.
-pub(super) fn read(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Account> {
+pub(super) fn read(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Account> {
     let mistakes = settings.problems().len();
     let app_id = word(settings, true, "app_id", "copy the APPID from open.alipay.com, as in \"2021000000000001\"");
     let seller_id = word(settings, false, "seller_id", "copy the seller's PID, as in \"2088000000000001\"");

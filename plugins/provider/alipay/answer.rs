@@ -18,8 +18,8 @@ use super::readable::readable;
 use super::request::service;
 use super::signature::at;
 use super::v3;
-use crate::error::{Error, Word};
-use crate::payment::{Action, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::error::{Error, ProviderError};
+use crate::payment::{Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 
 pub(super) fn decode(
     account: &Account,
@@ -33,7 +33,7 @@ pub(super) fn decode(
         Protocol::V3 => v3::decode(account, operation, status, answer.bytes()),
     };
     match (operation, outcome) {
-        (Operation::Query(order), Err(Error::Absent(_))) if is_over(order, now) => Ok(Outcome::of(Status::Closed)),
+        (Operation::Query(order), Err(Error::NotFound(_))) if is_over(order, now) => Ok(Outcome::of(Status::Closed)),
         (_, outcome) => outcome,
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn outcome(
     operation: &Operation,
     reply: &Reply<'_>,
     is_typing: bool,
-    word: impl FnOnce() -> Word,
+    word: impl FnOnce() -> ProviderError,
 ) -> Result<Outcome, Error> {
     match operation {
         Operation::Pay(pay) if is_typing => reply.typing(pay),
@@ -200,7 +200,7 @@ impl<'a> Reply<'a> {
         self.is_about(&pay.order)?;
         let action = match Product::of(pay.order.method)? {
             Product::Barcode => return self.paid_at_once(pay),
-            Product::Qr => Action::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
+            Product::Qr => NextAction::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
             Product::Jsapi => trade_to_pay(needed("trade_no", &self.trade_no)?),
             Product::Page | Product::Wap | Product::App => {
                 return Err(Error::unclear("it answered a create that is never sent to it (page, wap, app)"));
@@ -251,7 +251,7 @@ impl<'a> Reply<'a> {
         match (given(&self.retry_flag), given(&self.action)) {
             (Some("N"), Some("close" | "refund")) => Ok(self.outcome(Status::Closed)),
             // So Alipay answers where there is no trade.
-            (Some("N"), None) => Err(Error::Absent(Word {
+            (Some("N"), None) => Err(Error::NotFound(ProviderError {
                 code: "NO_TRADE".to_owned(),
                 message: "there is no trade to cancel".to_owned(),
             })),
@@ -274,7 +274,7 @@ impl<'a> Reply<'a> {
         let status = match given(&self.fund_change) {
             Some("Y") => Status::Succeeded,
             Some("N") => {
-                return Err(Error::Conflict(Word {
+                return Err(Error::Conflict(ProviderError {
                     code: "fund_change=N".to_owned(),
                     message: "this call moved no money".to_owned(),
                 }));
@@ -285,7 +285,7 @@ impl<'a> Reply<'a> {
     }
 
     /// Of a refund that it does not know it says nothing at all.
-    fn queried_refund(&self, refund: &Refund, word: impl FnOnce() -> Word) -> Result<Outcome, Error> {
+    fn queried_refund(&self, refund: &Refund, word: impl FnOnce() -> ProviderError) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
             self.is_about(&refund.order)?;
         }
@@ -298,7 +298,7 @@ impl<'a> Reply<'a> {
             same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
             return self.known_refund(refund, amount, word);
         };
-        Err(Error::Absent(word()))
+        Err(Error::NotFound(word()))
     }
 
     /// Alipay's word for a missing `refund_status`: the request was not received, or the refund failed. Both are no refund, so it
@@ -307,7 +307,7 @@ impl<'a> Reply<'a> {
         &self,
         refund: &Refund,
         amount: Option<Money>,
-        word: impl FnOnce() -> Word,
+        word: impl FnOnce() -> ProviderError,
     ) -> Result<Outcome, Error> {
         if let Some(amount) = amount {
             equal("refund_amount", amount, refund.amount)?;
@@ -320,7 +320,7 @@ impl<'a> Reply<'a> {
             None if given(&self.gmt_refund_pay).is_some() => {
                 return Err(Error::unclear("it names the time of the refund but no `refund_status`"));
             }
-            None => return Err(Error::Absent(word())),
+            None => return Err(Error::NotFound(word())),
             Some(_) => return Err(Error::unclear("the refund's status is none that is known")),
         };
         if status == Status::Succeeded {
@@ -344,8 +344,8 @@ fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> 
 }
 
 /// What a mini program needs to let its user pay a trade.
-fn trade_to_pay(trade_no: &str) -> Action {
-    Action::Jsapi { params: [("tradeNO".to_owned(), trade_no.to_owned())].into() }
+fn trade_to_pay(trade_no: &str) -> NextAction {
+    NextAction::Jsapi { params: [("tradeNO".to_owned(), trade_no.to_owned())].into() }
 }
 
 /// What is there and not empty.

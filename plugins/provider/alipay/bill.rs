@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
+use super::super::bill::{Answer, BillEndpoint, BillReply, BillRequest, Bills, FUNDS, Form, Link, TRADE};
 use super::super::form::Fields;
 use super::super::{Signing, Verified};
 use super::account::Protocol;
@@ -32,15 +32,15 @@ impl Bills for Alipay {
         &["https://dwbillcenter.alipay.com"]
     }
 
-    fn desk(&self) -> Desk {
-        Desk::Payments
+    fn desk(&self) -> BillEndpoint {
+        BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &Wanted, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let bill_type = match wanted.kind {
             TRADE => "trade",
             FUNDS => "signcustomer",
-            other => return Err(Error::Unfit(format!("Alipay has no bill `{other}`"))),
+            other => return Err(Error::Unsupported(format!("Alipay has no bill `{other}`"))),
         };
         let content = Content { bill_type, bill_date: wanted.day.to_string() };
         match self.account.protocol {
@@ -59,13 +59,13 @@ impl Bills for Alipay {
         }
     }
 
-    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
         let reply = answer.believed(|status, body| match self.account.protocol {
             Protocol::Form => errors::unsigned(Interface::Bill, SERVICE, status, body),
             Protocol::V3 => errors::v3(Interface::Bill, status, body, false),
         });
-        reply.and_then(|reply| self.link(status, &reply)).map(Found::Link)
+        reply.and_then(|reply| self.link(status, &reply)).map(BillReply::Link)
     }
 }
 

@@ -21,7 +21,7 @@ use super::super::form::Fields;
 use super::super::{NoKeys, PublishedKeys};
 use super::account::Protocol;
 use super::{Alipay, request, v3};
-use crate::error::Word;
+use crate::error::ProviderError;
 use crate::signer::{Key, Keyring, rsa};
 
 /// The interface (应用支付宝公钥证书下载) and the member that its answer stands under.
@@ -123,7 +123,7 @@ impl PublishedKeys for Alipay {
         let Some(file) = content.alipay_cert_content.and_then(|text| STANDARD.decode(text).ok()) else {
             let word = content.sub_code.or(content.code).map(|code| {
                 let message = content.sub_msg.or(content.message).unwrap_or_default();
-                Word { code, message }
+                ProviderError { code, message }
             });
             let said = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
             let status = answer.status().as_u16();

@@ -9,7 +9,7 @@ use super::codes::{Class, Interface};
 use super::envelope::Envelope;
 use super::gateway_codes::{by_name, by_number};
 use super::readable::readable;
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 
 /// The head of every content in the form protocol.
 #[derive(Deserialize)]
@@ -41,20 +41,20 @@ impl Head<'_> {
     }
 
     /// The finer code where there is one.
-    pub(super) fn word(&self) -> Word {
-        Word {
+    pub(super) fn word(&self) -> ProviderError {
+        ProviderError {
             code: given(&self.sub_code).unwrap_or(&self.code).to_owned(),
             message: given(&self.sub_msg).or(given(&self.msg)).unwrap_or_default().to_owned(),
         }
     }
 }
 
-fn error(class: Class, word: Word) -> Error {
+fn error(class: Class, word: ProviderError) -> Error {
     match class {
         Class::Unclear => Error::Unclear { why: "it answered without saying what it did".to_owned(), word: Some(word) },
-        Class::Busy => Error::Busy(word),
+        Class::Busy => Error::ProviderBusy(word),
         Class::Conflict => Error::Conflict(word),
-        Class::Absent => Error::Absent(word),
+        Class::Absent => Error::NotFound(word),
         Class::Unauthorized => Error::Unauthorized(word),
         Class::Declined => Error::Declined(word),
     }
@@ -108,7 +108,7 @@ pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: 
         return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
     };
     let (door, business) = (by_name(&code), interface.class(&code));
-    let word = Word { code, message };
+    let word = ProviderError { code, message };
     match (door, business) {
         (Some(class), _) if signed => error(class, word),
         (None, Some(class)) if signed => error(class, word),

@@ -62,7 +62,7 @@ pub(super) fn account(
     let secrets: Secrets = secrets.iter().map(|(name, value)| (*name, Secret::new(*value))).collect();
     let problems = Problems::default();
     let mut settings = Settings::root(&table, &problems);
-    let account = super::account::read(&mut settings, &Given { secrets: &secrets, algorithm: Some(algorithm) });
+    let account = super::account::read(&mut settings, &BuildContext { secrets: &secrets, algorithm: Some(algorithm) });
     drop(settings);
     (account, problems.into_vec().into_iter().map(|problem| problem.message).collect())
 }

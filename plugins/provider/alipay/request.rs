@@ -12,7 +12,7 @@ use super::account::{Account, Protocol};
 use super::signature::{china_time, signed};
 use super::v3;
 use crate::error::Error;
-use crate::payment::{Action, Currency, Money, Operation, Outcome, Pay, Refund, Status};
+use crate::payment::{Currency, Money, NextAction, Operation, Outcome, Pay, Refund, Status};
 
 /// A hundred million yuan: Alipay takes no larger order.
 const MAX_FEN: u64 = 10_000_000_000;
@@ -25,8 +25,8 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
     let Operation::Pay(pay) = operation else { return send() };
     let order = || signed(account, params(account, operation)?, with).map(|params| form::write(&params));
     let action = match Product::of(pay.order.method)? {
-        Product::Page | Product::Wap => Action::Redirect { url: format!("{}?{}", account.gateway, order()?) },
-        Product::App => Action::App { params: [("orderStr".to_owned(), order()?)].into() },
+        Product::Page | Product::Wap => NextAction::Redirect { url: format!("{}?{}", account.gateway, order()?) },
+        Product::App => NextAction::App { params: [("orderStr".to_owned(), order()?)].into() },
         Product::Qr | Product::Barcode | Product::Jsapi => return send(),
     };
     Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
@@ -204,7 +204,7 @@ fn give_back<'a>(refund: &'a Refund, named: Content<'a>) -> Result<Content<'a>, 
     let total = refund.order.amount;
     if refund.amount.value > total.value {
         let sentence = format!("`amount.value` must be at most {}, which is what was paid", total.value);
-        return Err(Error::Unfit(sentence));
+        return Err(Error::Unsupported(sentence));
     }
     Ok(Content {
         refund_amount: Some(yuan(refund.amount)?),
@@ -235,7 +235,7 @@ fn yuan(amount: Money) -> Result<String, Error> {
         return Err(unfit("`amount.currency` must be \"CNY\": Alipay takes yuan only"));
     }
     if !(1..=MAX_FEN).contains(&amount.value) {
-        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for Alipay")));
+        return Err(Error::Unsupported(format!("`amount.value` must be from 1 to {MAX_FEN} fen for Alipay")));
     }
     Ok(amount.yuan())
 }
@@ -256,9 +256,11 @@ pub(super) fn url<'a>(name: &str, url: &'a str) -> Result<&'a str, Error> {
     if (url.starts_with("https://") || url.starts_with("http://")) && url.len() <= 256 {
         return Ok(url);
     }
-    Err(Error::Unfit(format!("{name} must start with http:// or https:// and have at most 256 characters for Alipay")))
+    Err(Error::Unsupported(format!(
+        "{name} must start with http:// or https:// and have at most 256 characters for Alipay"
+    )))
 }
 
 fn unfit(sentence: &str) -> Error {
-    Error::Unfit(sentence.to_owned())
+    Error::Unsupported(sentence.to_owned())
 }

@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use http::{Request, Uri};
 use jiff::Timestamp;
 
-use super::super::beijing;
+use super::super::china_time;
 use super::super::form::{self, Fields};
 use super::super::text::Text;
 use super::super::{BadSignature, Signing, Verified};
@@ -32,9 +32,11 @@ pub(super) fn sign(account: &Account, request: &mut Request<Bytes>, with: Signin
     let query = request.uri().query().unwrap_or_default();
     let read =
         form::read_into(query.as_bytes(), &mut params).and_then(|()| form::read_into(request.body(), &mut params));
-    read.ok_or_else(|| Error::Unfit("the request must be a form in UTF-8 without a name that comes twice".to_owned()))?;
+    read.ok_or_else(|| {
+        Error::Unsupported("the request must be a form in UTF-8 without a name that comes twice".to_owned())
+    })?;
     let path = PathAndQuery::try_from(request.uri().path());
-    *request.uri_mut() = path.map(Uri::from).map_err(|_| Error::Unfit("the path is none".to_owned()))?;
+    *request.uri_mut() = path.map(Uri::from).map_err(|_| Error::Unsupported("the path is none".to_owned()))?;
     *request.body_mut() = form::write(&signed(account, params, with)?).into();
     Ok(())
 }
@@ -69,12 +71,12 @@ fn time(unix_time: u64) -> Result<String, Error> {
 }
 
 pub(super) fn china_time(at: Timestamp) -> String {
-    beijing::write(at, beijing::SPACED)
+    china_time::write(at, china_time::SPACED)
 }
 
 /// A time that cannot be read is left out: it does not change what became of the money.
 pub(super) fn at(time: &str) -> Option<Timestamp> {
-    beijing::read(time, beijing::SPACED)
+    china_time::read(time, china_time::SPACED)
 }
 
 /// Checks an answer. One without a form or a signature is told apart from one that is signed wrongly: the first may be an
@@ -126,7 +128,7 @@ pub(super) fn verify_notification(
     }
     let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
     let key = signing_key(cert_sn, &texts, signature, keys, now)?;
-    Ok(Verified::vouch(body, &key.id))
+    Ok(Verified::assertion(body, &key.id))
 }
 
 /// The key that made the signature: the named one, or any where none is named, as it is with bare keys.

@@ -10,7 +10,7 @@ use super::super::*;
 use super::envelope::Envelope;
 use super::golden::*;
 use super::{Alipay, readable};
-use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Refunded, Status};
+use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Refunded, Status};
 use crate::signer::Key;
 
 mod accounts;
@@ -74,7 +74,7 @@ fn vouched(body: impl Into<Bytes>) -> Verified {
     let body = body.into();
     match Envelope::read(&readable::readable(&body)).map(|envelope| envelope.member) {
         Some(member) => Verified::vouch_read(body, vec![member], "k"),
-        None => Verified::vouch(body, "k"),
+        None => Verified::assertion(body, "k"),
     }
 }
 

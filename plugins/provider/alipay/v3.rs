@@ -15,7 +15,7 @@ use super::codes::Interface;
 use super::errors;
 use super::request::{content, service, url, written};
 use super::signature::signing_key;
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 use crate::payment::{Operation, Outcome};
 use crate::signer::Keyring;
 
@@ -111,7 +111,7 @@ pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64)
     }
     let text = [timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
     let key = signing_key(once(headers, SN)?, &[&text], signature, keys, now)?;
-    Ok(Verified::vouch(body, &key.id))
+    Ok(Verified::assertion(body, &key.id))
 }
 
 /// A header that may be there, but once: of two, nobody could say which one was checked.
@@ -138,6 +138,6 @@ pub(super) fn decode(
     let is_scanned = matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
     let reply = Reply::read(content)?;
     let is_typing = is_scanned && (status == StatusCode::ACCEPTED || !reply.has_payment_time());
-    let word = || Word { code: status.as_u16().to_string(), message: "nothing is known of it".to_owned() };
+    let word = || ProviderError { code: status.as_u16().to_string(), message: "nothing is known of it".to_owned() };
     outcome(operation, &reply, is_typing, word)
 }

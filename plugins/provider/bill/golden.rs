@@ -51,7 +51,7 @@ pub(in super::super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
 fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
     let bills = bench.provider.bills().unwrap();
     let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
-    let wanted = Wanted { day: golden.day, kind };
+    let wanted = BillRequest { day: golden.day, kind };
     let stamp = Stamp { unix_time: bench.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
     let with = Signing { signer: bench.signer, keys: bench.keys, stamp: &stamp };
     let signed = |mut request: Request<Bytes>| {
@@ -60,10 +60,10 @@ fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
     };
     let request = signed(bills.ask(&wanted, with).unwrap());
     let found = match bills.find(&wanted, answer(bench, &golden.answer)) {
-        Ok(Found::File(File { content, form, proof })) => {
+        Ok(BillReply::BillFile(BillFile { content, form, proof })) => {
             json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})
         }
-        Ok(Found::Link(link)) => {
+        Ok(BillReply::Link(link)) => {
             let target: PathAndQuery = link.url.parse::<Uri>().unwrap().into_parts().path_and_query.unwrap();
             let next = link.request(target);
             let next = if link.is_signed { signed(next) } else { request_json(&next) };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Given, Provider, Secrets, link};
+use super::super::{BuildContext, Provider, Secrets, link};
 use super::UnionPay;
 use super::chain::{Chain, Owners};
 use super::fields::Codec;
@@ -44,7 +44,7 @@ pub(super) struct SubMerchant {
     pub(super) abbreviation: String,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, given: &Given<'_>) -> Option<Box<dyn Provider>> {
+pub(super) fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let suggestion = "copy the merchant number (商户号) from merchant.unionpay.com, as in merId = \"777290058110048\"";
     let mer_id: Option<String> = settings.required_as("merId", suggestion);
     let mer_id = mer_id.filter(|id| {
@@ -162,7 +162,7 @@ enum Sign {
     Sm2,
 }
 
-fn read_method(settings: &Settings<'_>, given: &Given<'_>, sign: Sign, owners: Owners) -> Option<Method> {
+fn read_method(settings: &Settings<'_>, given: &BuildContext<'_>, sign: Sign, owners: Owners) -> Option<Method> {
     match sign {
         Sign::Rsa => certified(settings, given, "rsa-sha256", owners).map(Method::Rsa),
         Sign::Sm2 => certified(settings, given, "sm2-sm3", owners).map(Method::Sm2),
@@ -181,7 +181,7 @@ fn secure_key<'a>(settings: &Settings<'_>, secrets: &'a Secrets) -> Option<&'a [
 }
 
 /// What is needed to sign with a private key and to believe certificates.
-fn certified(settings: &Settings<'_>, given: &Given<'_>, algorithm: &str, owners: Owners) -> Option<Chain> {
+fn certified(settings: &Settings<'_>, given: &BuildContext<'_>, algorithm: &str, owners: Owners) -> Option<Chain> {
     // What is refused is there, and was told of.
     if settings.problems().are_keys_wrong() {
         return None;

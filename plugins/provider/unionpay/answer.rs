@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::beijing;
+use super::super::china_time;
 use super::account::Account;
 use super::codes::{self, Request, Trade};
 use super::fields::Message;
 use super::request::{Product, back_kind, deadline, is_past, read_time, time};
 use crate::error::Error;
-use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::payment::{Currency, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 
 /// After this time a pending refund needs manual review.
 const SILENT_REFUND: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -31,7 +31,7 @@ pub(super) fn decode(
     let is_reversed = matches!(operation, Operation::Close(_)) && code == codes::REVERSED;
     match codes::refusal(code, Request::of(operation), word) {
         // Nobody has ever opened it.
-        Some(Error::Absent(_)) if is_over && unnamed.is_none() => return Ok(Outcome::of(Status::Closed)),
+        Some(Error::NotFound(_)) if is_over && unnamed.is_none() => return Ok(Outcome::of(Status::Closed)),
         Some(error) if !is_reversed => return Err(error),
         _ => {}
     }
@@ -145,10 +145,10 @@ fn own_id(fields: &Message<'_>) -> Option<String> {
 
 fn taken(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
     let action = match Product::of(pay.order.method)? {
-        Product::Qr => Some(Action::Qr { data: given(fields, "qrCode")?.to_owned() }),
+        Product::Qr => Some(NextAction::Qr { data: given(fields, "qrCode")?.to_owned() }),
         Product::App => {
             let tn = given(fields, "tn")?.to_owned();
-            Some(Action::App { params: BTreeMap::from([("tn".to_owned(), tn)]) })
+            Some(NextAction::App { params: BTreeMap::from([("tn".to_owned(), tn)]) })
         }
         // The till waits; whether it was paid is told later.
         Product::Barcode => None,
@@ -175,7 +175,7 @@ fn traded(subject: &Subject<'_>, fields: &Message<'_>, age: Age) -> Result<Outco
         Some(Trade::Succeeded) => (Status::Succeeded, None),
         Some(Trade::Review(why)) => (Status::Succeeded, Some(why.to_owned())),
         Some(Trade::Waiting | Trade::Absent) if age.is_over => return Ok(Outcome::of(Status::Closed)),
-        Some(Trade::Absent) => return Err(Error::Absent(word())),
+        Some(Trade::Absent) => return Err(Error::NotFound(word())),
         _ if age.is_over => (Status::Failed, None),
         Some(Trade::Failed) if !age.may_retry => (Status::Failed, None),
         Some(Trade::Waiting | Trade::Open | Trade::Failed) => (Status::Pending, None),
@@ -213,8 +213,8 @@ fn is_older(moment: Timestamp, now: u64, than: SignedDuration) -> bool {
 fn at(fields: &Message<'_>, ordered: Timestamp) -> Option<Timestamp> {
     let moved = fields.get("traceTime")?;
     let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;
-    let year = beijing::day(earliest).year();
+    let year = china_time::day(earliest).year();
     let is_time = moved.bytes().all(|byte| byte.is_ascii_digit());
-    let in_year = |year| beijing::read_in_year(year, moved, "MMddHHmmss").filter(|at| is_time && *at >= earliest);
+    let in_year = |year| china_time::read_in_year(year, moved, "MMddHHmmss").filter(|at| is_time && *at >= earliest);
     in_year(year).or_else(|| in_year(year.checked_add(1)?))
 }

@@ -8,8 +8,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
-use super::super::bill::{self, Answer, Bills, Desk, File, Form, Found, Proof, TRADE, Wanted};
-use super::super::{Signing, Source, beijing};
+use super::super::bill::{self, Answer, BillEndpoint, BillFile, BillReply, BillRequest, Bills, Form, Proof, TRADE};
+use super::super::{Signing, Source, china_time};
 use super::codes;
 use super::fields::{Fields, Message};
 use super::request::{request, time};
@@ -35,18 +35,18 @@ impl Bills for UnionPay {
         &["https://filedownload.95516.com"]
     }
 
-    fn desk(&self) -> Desk {
-        Desk::Files
+    fn desk(&self) -> BillEndpoint {
+        BillEndpoint::Files
     }
 
-    fn ask(&self, wanted: &Wanted, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let now = i64::try_from(with.stamp.unix_time).ok().and_then(|now| Timestamp::from_second(now).ok());
         let now = now.ok_or_else(|| Error::NotSent("the clock is beyond all years".to_owned()))?;
         can_be_named(wanted.day, now)?;
         request(Uri::from_static(FILES), self.0.codec, &fields(&self.0, wanted, now)?)
     }
 
-    fn find(&self, wanted: &Wanted, answer: Answer) -> Result<Found, Error> {
+    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
         let reply = answer.believed(|status, body| {
             // Some refusals are not signed. They can say no, never what the bill is.
@@ -65,18 +65,18 @@ impl Bills for UnionPay {
         agrees(&fields, "txnType", "76")?;
         agrees(&fields, "settleDate", &month_and_day(wanted.day))?;
         let content = unpacked(fields.get("fileContent").unwrap_or_default(), LARGEST)?;
-        bill::checked(File { content, form: Form::Zip, proof: Proof::Signature }).map(Found::File)
+        bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::BillFile)
     }
 }
 
-fn fields(account: &Account, wanted: &Wanted, now: Timestamp) -> Result<Fields, Error> {
+fn fields(account: &Account, wanted: &BillRequest, now: Timestamp) -> Result<Fields, Error> {
     if wanted.kind != TRADE {
-        return Err(Error::Unfit(format!("UnionPay has no bill `{}`", wanted.kind)));
+        return Err(Error::Unsupported(format!("UnionPay has no bill `{}`", wanted.kind)));
     }
     if account.sub_merchant.is_some() {
         // Whether it would be the one merchant's or that of all is written nowhere.
         let why = "UnionPay's bills are not fetched for a platform's sub-merchants: fetch the platform's own";
-        return Err(Error::Unfit(why.to_owned()));
+        return Err(Error::Unsupported(why.to_owned()));
     }
     let mut fields = Fields::default();
     for (name, value) in [
@@ -103,13 +103,15 @@ fn can_be_named(day: Date, now: Timestamp) -> Result<(), Error> {
     let first = last.saturating_sub(OLDEST_DAYS.days());
     match (first..=last).contains(&day) {
         true => Ok(()),
-        false => Err(Error::Unfit(format!("UnionPay names days without a year: ask for one from {first} to {last}"))),
+        false => {
+            Err(Error::Unsupported(format!("UnionPay names days without a year: ask for one from {first} to {last}")))
+        }
     }
 }
 
 /// UnionPay's day ends at 23:00.
 fn clearing_day(moment: Timestamp) -> Date {
-    beijing::day(moment.saturating_add(SignedDuration::from_hours(1)).unwrap_or(moment))
+    china_time::day(moment.saturating_add(SignedDuration::from_hours(1)).unwrap_or(moment))
 }
 
 fn month_and_day(day: Date) -> String {

@@ -2,7 +2,7 @@
 //!
 //! `respCode` speaks of the request that it answers; `origRespCode`, in the answer to a query, speaks of the trade.
 
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 use crate::payment::Operation;
 
 /// What `respCode` says of a request.
@@ -208,13 +208,13 @@ pub(super) fn trade(code: &str) -> Option<Trade> {
 }
 
 /// The error for a request that was not accepted; `None` when it was.
-pub(super) fn refusal(code: &str, request: Request, word: impl FnOnce() -> Word) -> Option<Error> {
+pub(super) fn refusal(code: &str, request: Request, word: impl FnOnce() -> ProviderError) -> Option<Error> {
     match answer(code, request) {
         Taken => None,
         Unclear => Some(unclear(word())),
-        Busy => Some(Error::Busy(word())),
+        Busy => Some(Error::ProviderBusy(word())),
         Conflict => Some(Error::Conflict(word())),
-        Absent => Some(Error::Absent(word())),
+        Absent => Some(Error::NotFound(word())),
         Unauthorized => Some(Error::Unauthorized(word())),
         Declined => Some(Error::Declined(word())),
         Unlisted => Some(Error::UnlistedRefusal(word())),
@@ -227,10 +227,10 @@ pub(super) fn unsigned(code: &str, request: Request, message: &str) -> Option<Er
     (answer(code, request) == Unauthorized).then(|| Error::Unauthorized(word(code, message)))
 }
 
-fn unclear(word: Word) -> Error {
+fn unclear(word: ProviderError) -> Error {
     Error::Unclear { why: format!("it answered with the code {}", word.code), word: Some(word) }
 }
 
-pub(super) fn word(code: &str, message: &str) -> Word {
-    Word { code: code.to_owned(), message: message.to_owned() }
+pub(super) fn word(code: &str, message: &str) -> ProviderError {
+    ProviderError { code: code.to_owned(), message: message.to_owned() }
 }

@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method as Verb, Request, Uri};
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::beijing::{self, COMPACT};
+use super::super::china_time::{self, COMPACT};
 use super::account::Account;
 use super::codes;
 use super::fields::{Codec, Fields};
@@ -37,7 +37,7 @@ impl Product {
             "unionpay.app" => Ok(Self::App),
             "unionpay.qr" => Ok(Self::Qr),
             "unionpay.barcode" => Ok(Self::Barcode),
-            _ => Err(Error::Unfit(format!("`{method}` is no way to pay with UnionPay: choose another `method`"))),
+            _ => Err(Error::Unsupported(format!("`{method}` is no way to pay with UnionPay: choose another `method`"))),
         }
     }
 
@@ -181,7 +181,7 @@ fn reverse(account: &Account, order: &Order) -> Fields {
 fn give_back(account: &Account, product: Product, refund: &Refund) -> Result<Fields, Error> {
     let (back, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
     if back > total {
-        return Err(Error::Unfit(format!("`amount.value` must be at most {total}, which is what was paid")));
+        return Err(Error::Unsupported(format!("`amount.value` must be at most {total}, which is what was paid")));
     }
     let original = refund.order.provider_id.as_deref().ok_or_else(|| {
         unfit("UnionPay gives back by its own number of the payment, which it has not told yet: ask for the payment first")
@@ -201,7 +201,7 @@ fn give_back(account: &Account, product: Product, refund: &Refund) -> Result<Fie
 /// A clearing day ends at 23:00 in Beijing. The same for the same refund, however often it is asked.
 pub(super) fn back_kind(account: &Account, refund: &Refund) -> &'static str {
     const TO_MIDNIGHT: SignedDuration = SignedDuration::from_hours(1);
-    let day = |at: Timestamp| beijing::day(at.saturating_add(TO_MIDNIGHT).unwrap_or(at));
+    let day = |at: Timestamp| china_time::day(at.saturating_add(TO_MIDNIGHT).unwrap_or(at));
     let is_whole = refund.amount == refund.order.amount;
     let is_same_day = day(refund.created_at) == day(refund.order.created_at);
     if account.undo && is_whole && is_same_day { "31" } else { "04" }
@@ -212,7 +212,7 @@ fn fen(amount: Money) -> Result<u64, Error> {
         return Err(unfit("`amount.currency` must be \"CNY\": this UnionPay account takes yuan only"));
     }
     if !(1..=MAX_FEN).contains(&amount.value) {
-        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for UnionPay")));
+        return Err(Error::Unsupported(format!("`amount.value` must be from 1 to {MAX_FEN} fen for UnionPay")));
     }
     Ok(amount.value)
 }
@@ -274,13 +274,13 @@ fn code(pay: &Pay) -> Result<&str, Error> {
 }
 
 pub(super) fn time(at: Timestamp) -> String {
-    beijing::write(at, COMPACT)
+    china_time::write(at, COMPACT)
 }
 
 /// Reads `yyyyMMddHHmmss`, Beijing time.
 pub(super) fn read_time(text: &str) -> Option<Timestamp> {
     let is_time = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_time.then(|| beijing::read(text, COMPACT))?
+    is_time.then(|| china_time::read(text, COMPACT))?
 }
 
 /// Whether the moment is past, and the provider's clock has surely seen it too.
@@ -291,7 +291,7 @@ pub(super) fn is_past(moment: Timestamp, now: u64) -> bool {
 }
 
 fn unfit(sentence: &str) -> Error {
-    Error::Unfit(sentence.to_owned())
+    Error::Unsupported(sentence.to_owned())
 }
 
 /// The request with these fields as its body.

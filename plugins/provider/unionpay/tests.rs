@@ -7,8 +7,8 @@ use super::super::*;
 use super::fields::{Codec, Fields, SIGNATURE};
 use super::golden::*;
 use super::{ROW, UnionPay};
-use crate::error::Word;
-use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
+use crate::error::ProviderError;
+use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::secret::Secret;
 use crate::settings::Problems;
 
@@ -106,12 +106,12 @@ fn decode(operation: &Operation, fields: &Fields) -> Result<Outcome, Error> {
 }
 
 fn decode_at(operation: &Operation, fields: &Fields, now: u64) -> Result<Outcome, Error> {
-    let reply = Verified::vouch(Bytes::from(answer_body(fields.clone())), "k");
+    let reply = Verified::assertion(Bytes::from(answer_body(fields.clone())), "k");
     signing_at(now, |with| provider().decode(operation, StatusCode::OK, reply, with))
 }
 
-fn word(code: &str) -> Word {
-    Word { code: code.to_owned(), message: "成功[0000000]".to_owned() }
+fn word(code: &str) -> ProviderError {
+    ProviderError { code: code.to_owned(), message: "成功[0000000]".to_owned() }
 }
 
 fn is_unclear<T>(result: &Result<T, Error>) -> bool {

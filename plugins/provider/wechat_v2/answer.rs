@@ -6,11 +6,11 @@ use http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::wechat_errors::Interface;
-use super::super::{Signing, beijing};
+use super::super::{Signing, china_time};
 use super::xml::Fields;
 use super::{Account, Product, errors};
 use crate::error::Error;
-use crate::payment::{Action, Currency, Event, Money, Operation, Order, Outcome, Pay, Refund, Refunded, Status};
+use crate::payment::{Currency, Event, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Refunded, Status};
 
 /// The fields of one message.
 pub(super) struct Message<'a> {
@@ -110,10 +110,10 @@ impl Message<'_> {
         }
         self.same("trade_type", product.trade_type())?;
         let action = match product {
-            Product::Native => Action::Qr { data: self.needed("code_url")?.to_owned() },
-            Product::H5 => Action::Redirect { url: h5_url(self.needed("mweb_url")?, pay.return_url.as_deref()) },
-            Product::Jsapi => Action::Jsapi { params: self.jsapi(self.needed("prepay_id")?, with) },
-            _ => Action::App { params: self.app(self.needed("prepay_id")?, with) },
+            Product::Native => NextAction::Qr { data: self.needed("code_url")?.to_owned() },
+            Product::H5 => NextAction::Redirect { url: h5_url(self.needed("mweb_url")?, pay.return_url.as_deref()) },
+            Product::Jsapi => NextAction::Jsapi { params: self.jsapi(self.needed("prepay_id")?, with) },
+            _ => NextAction::App { params: self.app(self.needed("prepay_id")?, with) },
         };
         Ok(Outcome { action: Some(action), ..Outcome::of(Status::Pending) })
     }
@@ -148,7 +148,7 @@ impl Message<'_> {
         let amount = self.fen("total_fee")?.ok_or_else(|| Error::unclear("it is signed but has no `total_fee`"))?;
         Ok(Outcome {
             amount: Some(amount),
-            at: self.field("time_end").and_then(|time| beijing::read(time, beijing::COMPACT)),
+            at: self.field("time_end").and_then(|time| china_time::read(time, china_time::COMPACT)),
             provider_id: Some(self.needed("transaction_id")?.to_owned()),
             ..Outcome::of(Status::Succeeded)
         })
@@ -203,7 +203,7 @@ impl Message<'_> {
         let time = self.field(&named("refund_success_time"));
         Ok(Outcome {
             amount: Some(amount),
-            at: time.and_then(|time| beijing::read(time, beijing::SPACED)),
+            at: time.and_then(|time| china_time::read(time, china_time::SPACED)),
             provider_id: self.field(&named("refund_id")).map(str::to_owned),
             needs_person,
             ..Outcome::of(status)

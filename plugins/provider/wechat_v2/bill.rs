@@ -4,14 +4,14 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
-use super::super::bill::{Answer, Bills, Desk, FUNDS, File, Form, Found, Proof, TRADE, Wanted};
+use super::super::bill::{Answer, BillEndpoint, BillFile, BillReply, BillRequest, Bills, FUNDS, Form, Proof, TRADE};
 use super::super::wechat_errors::{self as table, Class, Interface};
 use super::super::{BadSignature, Signing};
 use super::request::{post, put, put_common};
 use super::signature::SignType;
 use super::xml::{self, Fields};
 use super::{WechatV2, errors};
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 
 const TRADES: &str = "/pay/downloadbill";
 /// Over mutual TLS.
@@ -48,14 +48,14 @@ impl Bills for WechatV2 {
         &[]
     }
 
-    fn desk(&self) -> Desk {
-        Desk::Payments
+    fn desk(&self) -> BillEndpoint {
+        BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &Wanted, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
         let (_, path, name, choice) = interface
-            .ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
+            .ok_or_else(|| Error::Unsupported(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
         // Bills of funds are not given for MD5, whatever the account signs with otherwise.
         let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
         let mut fields = Fields::new();
@@ -65,7 +65,7 @@ impl Bills for WechatV2 {
         Ok(post(path, &fields))
     }
 
-    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         match answer.checked {
             Err(BadSignature::Missing) | Ok(_) => {}
             Err(bad) => return Err(Error::unclear(format!("the answer is signed, but not believed: {bad}"))),
@@ -76,7 +76,7 @@ impl Bills for WechatV2 {
         if answer.status != StatusCode::OK || !is_bill(&answer.body) {
             return Err(Error::unclear(format!("what came with HTTP {} is no bill", answer.status.as_u16())));
         }
-        Ok(Found::File(File { content: answer.body, form: Form::Csv, proof: Proof::Host }))
+        Ok(BillReply::BillFile(BillFile { content: answer.body, form: Form::Csv, proof: Proof::Host }))
     }
 }
 
@@ -110,7 +110,7 @@ fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
     let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
-    let word = Word { code: code.to_owned(), message: message.to_owned() };
+    let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
     let class = |said: &str| table::class(errors::CODES, said, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
     let told =

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, REFUND, REVERSE, Row};
 use super::xml::{self, Fields};
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 
 /// Codes (`err_code`, in bills also `return_msg` and `error_code`) of the official lists of `unifiedorder`, `micropay`,
 /// `orderquery`, `closeorder`, `reverse`, `refund`, `refundquery`, `downloadbill` and `downloadfundflow`. A code that one list
@@ -125,7 +125,7 @@ pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) ->
     };
     match said {
         // It would end a payment or a refund as one that never happened.
-        Error::Absent(word) => {
+        Error::NotFound(word) => {
             Error::Unclear { why: "it says without a signature that there is none".to_owned(), word: Some(word) }
         }
         said => said,
@@ -136,7 +136,7 @@ fn page(status: StatusCode, body: &[u8]) -> Error {
     let body = String::from_utf8_lossy(body);
     match CERTIFICATE_PAGES.iter().find(|sentence| status == StatusCode::BAD_REQUEST && body.contains(**sentence)) {
         Some(sentence) => {
-            Error::Unauthorized(Word { code: status.as_u16().to_string(), message: (*sentence).to_owned() })
+            Error::Unauthorized(ProviderError { code: status.as_u16().to_string(), message: (*sentence).to_owned() })
         }
         None => Error::unclear(format!("it answered HTTP {} and no flat XML", status.as_u16())),
     }
@@ -144,20 +144,21 @@ fn page(status: StatusCode, body: &[u8]) -> Error {
 
 /// Returns the error of a `result_code` other than SUCCESS.
 pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) -> Error {
-    let word = Word { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
+    let word =
+        ProviderError { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
     let class = table::class(CODES, &word.code, interface).map(|class| narrowed(class, &word));
     table::error(class, interface, is_signed, word, "it answered with an error".to_owned())
 }
 
 /// Returns the class of a code whose official text names several causes: INVALID_REQUEST says "商户权限异常、重复请求支付、证书错误、频率限制等".
 /// Its description tells which one, as in "201 商户订单号重复".
-fn narrowed(class: Class, word: &Word) -> Class {
+fn narrowed(class: Class, word: &ProviderError) -> Class {
     let told = || sentence(&word.message).filter(|class| *class != Class::Final);
     if table::has_several_causes(&word.code) { told().unwrap_or(class) } else { class }
 }
 
 /// Whether WeChat Pay says that the payer of a scanned code is typing the password.
-pub(super) fn is_typing(word: &Word) -> bool {
+pub(super) fn is_typing(word: &ProviderError) -> bool {
     table::bare(&word.code) == "USERPAYING"
 }
 
@@ -176,7 +177,7 @@ pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &
         None if interface == Interface::Prepay => Some(Class::Final),
         known => known,
     };
-    let word = Word { code: code.to_owned(), message: message.to_owned() };
+    let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
     table::error(class, interface, is_signed, word, "it did not understand the request".to_owned())
 }
 

@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
 
 use super::super::wechat_account::{is_carried, openid, scanned_code};
-use super::super::{Signing, beijing};
+use super::super::{Signing, china_time};
 use super::signature::SignType;
 use super::xml::{self, Fields};
 use super::{Account, Product};
@@ -50,7 +50,7 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
         None => Ok(post(path, &fields)),
         Some((name, _)) => {
             let name = callers_name(name);
-            Err(Error::Unfit(format!(
+            Err(Error::Unsupported(format!(
                 "`{name}` has a control character, which WeChat Pay's XML cannot carry: leave it out"
             )))
         }
@@ -107,7 +107,7 @@ fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -
     }
     put(fields, "spbill_create_ip", address.unwrap_or(UNKNOWN_ADDRESS));
     if let Some(end) = pay.order.expires_at {
-        put(fields, "time_expire", &beijing::write(end, beijing::COMPACT));
+        put(fields, "time_expire", &china_time::write(end, china_time::COMPACT));
     }
     if product == Product::Codepay {
         put(fields, "auth_code", scanned_code(pay)?);
@@ -154,7 +154,7 @@ fn notify_url(url: &str) -> Result<&str, Error> {
 
 fn fen(money: Money) -> Result<String, Error> {
     if money.currency != Currency::CNY {
-        return Err(Error::Unfit(format!("this channel takes CNY only, not {}", money.currency)));
+        return Err(Error::Unsupported(format!("this channel takes CNY only, not {}", money.currency)));
     }
     match money.value {
         1..=MAX_FEN => Ok(money.value.to_string()),
@@ -167,5 +167,5 @@ pub(super) fn put(fields: &mut Fields, name: &str, value: &str) {
 }
 
 fn unfit(why: &str) -> Error {
-    Error::Unfit(why.to_owned())
+    Error::Unsupported(why.to_owned())
 }

@@ -104,7 +104,7 @@ impl ApiKey {
             .ok_or(BadSignature::Wrong("its `sign` must have 32 (MD5) or 64 (HMAC-SHA256) hexadecimal digits"))?;
         verify_slices_are_equal(self.sign_as(sign_type, &fields).as_bytes(), sign.as_bytes())
             .map_err(|_| BadSignature::Wrong("it is not over this message, or by another API key"))?;
-        Ok(Verified::vouch(message, KEY_ID))
+        Ok(Verified::assertion(message, KEY_ID))
     }
 
     /// A refund's notification is not signed but encrypted: whoever could write it has the key. That is no proof that each
@@ -113,7 +113,7 @@ impl ApiKey {
         let fields = xml::read("xml", &message).ok_or(BadSignature::Wrong("it is no flat XML"))?;
         let sealed = fields.get("req_info").ok_or(BadSignature::Missing)?;
         match self.open(sealed) {
-            Some(_) => Ok(Verified::vouch(message, KEY_ID)),
+            Some(_) => Ok(Verified::assertion(message, KEY_ID)),
             None => Err(BadSignature::Wrong("`req_info` cannot be opened with this API key")),
         }
     }

@@ -185,13 +185,13 @@ fn text_that_xml_cannot_carry_is_refused_by_the_name_of_its_field() {
         provider().encode(&Operation::Pay(Pay { description: text.to_owned(), payer, ..pay }), with)
     };
     for text in ["a\rb", "a\r\nb", "\u{0}", "\u{1b}", "\u{fffe}"] {
-        let Err(Error::Unfit(why)) = pay(text, Payer::default()) else { panic!("{text:?}") };
+        let Err(Error::Unsupported(why)) = pay(text, Payer::default()) else { panic!("{text:?}") };
         assert!(why.contains("`description`"), "{why}");
         let payer = Payer { openid: Some(text.to_owned()), ..Payer::default() };
-        let Err(Error::Unfit(why)) = pay("tea", payer) else { panic!("{text:?}") };
+        let Err(Error::Unsupported(why)) = pay("tea", payer) else { panic!("{text:?}") };
         assert!(why.contains("`payer.openid`"), "{why}");
         let payer = Payer { client_ip: Some(text.to_owned()), ..Payer::default() };
-        let Err(Error::Unfit(why)) = pay("tea", payer) else { panic!("{text:?}") };
+        let Err(Error::Unsupported(why)) = pay("tea", payer) else { panic!("{text:?}") };
         assert!(why.contains("`payer.client_ip`"), "{why}");
     }
     assert!(matches!(pay("a\n\tb]]>", Payer::default()), Ok(Encoded::Send(_))));
@@ -270,7 +270,7 @@ proptest! {
         for body in [&body[..], text.as_bytes()] {
             prop_assert!(verify(Source::Answer, body).is_err());
             prop_assert!(verify(Source::Notification, body).is_err());
-            let _ = provider().decode_notification(Verified::vouch(Bytes::copy_from_slice(body), "api"));
+            let _ = provider().decode_notification(Verified::assertion(Bytes::copy_from_slice(body), "api"));
         }
     }
 

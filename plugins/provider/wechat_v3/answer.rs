@@ -13,7 +13,7 @@ use super::super::form::escape;
 use super::super::text::Text;
 use super::{Account, Product};
 use crate::error::Error;
-use crate::payment::{Action, Currency, Money, Operation, Order, Outcome, Pay, Refund, Status};
+use crate::payment::{Currency, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 use crate::signer::Signer;
 
 pub(super) fn decode(
@@ -60,18 +60,18 @@ struct Created {
     h5_url: Option<String>,
 }
 
-fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<Action, Error> {
+fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<NextAction, Error> {
     let Signing { signer, stamp, .. } = with;
     let (appid, nonce, time) = (account.payers_appid(), stamp.nonce.as_str(), stamp.unix_time.to_string());
     match Product::of(pay.order.method).ok_or_else(|| Error::unclear("the order's method is none of WeChat Pay's"))? {
-        Product::Native => Ok(Action::Qr { data: given("code_url", &created.code_url)?.to_owned() }),
+        Product::Native => Ok(NextAction::Qr { data: given("code_url", &created.code_url)?.to_owned() }),
         Product::H5 => {
-            Ok(Action::Redirect { url: h5_url(given("h5_url", &created.h5_url)?, pay.return_url.as_deref()) })
+            Ok(NextAction::Redirect { url: h5_url(given("h5_url", &created.h5_url)?, pay.return_url.as_deref()) })
         }
         Product::Jsapi => {
             let package = format!("prepay_id={}", given("prepay_id", &created.prepay_id)?);
             let sign = signed(signer, [appid, &time, nonce, &package])?;
-            Ok(Action::Jsapi {
+            Ok(NextAction::Jsapi {
                 params: params([
                     ("appId", appid),
                     ("timeStamp", &time),
@@ -85,7 +85,7 @@ fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) ->
         Product::App => {
             let prepay_id = given("prepay_id", &created.prepay_id)?;
             let sign = signed(signer, [appid, &time, nonce, prepay_id])?;
-            Ok(Action::App {
+            Ok(NextAction::App {
                 params: params([
                     ("appid", appid),
                     ("partnerid", account.payee()),

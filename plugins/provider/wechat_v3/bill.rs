@@ -5,7 +5,7 @@ use http::{Request, StatusCode};
 use serde::Deserialize;
 
 use super::super::Signing;
-use super::super::bill::{Answer, Bills, Desk, FUNDS, Form, Found, Link, TRADE, Wanted};
+use super::super::bill::{Answer, BillEndpoint, BillReply, BillRequest, Bills, FUNDS, Form, Link, TRADE};
 use super::super::wechat_errors::Interface;
 use super::{WechatV3, answer, errors, request};
 use crate::error::Error;
@@ -36,22 +36,22 @@ impl Bills for WechatV3 {
         &[]
     }
 
-    fn desk(&self) -> Desk {
-        Desk::Payments
+    fn desk(&self) -> BillEndpoint {
+        BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &Wanted, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = interface(wanted.kind);
         let (name, choice) =
-            interface.ok_or_else(|| Error::Unfit(format!("WeChat Pay has no bill `{}`", wanted.kind)))?;
+            interface.ok_or_else(|| Error::Unsupported(format!("WeChat Pay has no bill `{}`", wanted.kind)))?;
         request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", wanted.day)).map(request::get)
     }
 
-    fn find(&self, _: &Wanted, answer: Answer) -> Result<Found, Error> {
+    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
         let reply = answer.believed(|status, body| errors::unsigned(Interface::Bill, status, body))?;
         match status {
-            StatusCode::OK => link(answer::read(reply.bytes())?).map(Found::Link),
+            StatusCode::OK => link(answer::read(reply.bytes())?).map(BillReply::Link),
             _ => Err(errors::refusal(Interface::Bill, status, reply.bytes())),
         }
     }

@@ -8,7 +8,7 @@ use x509_parser::pem::parse_x509_pem;
 use super::super::{NoKeys, PublishedKeys};
 use super::sealed::Sealed;
 use super::{WechatV3, request, signature};
-use crate::error::Word;
+use crate::error::ProviderError;
 use crate::signer::{Key, Keyring, rsa};
 
 /// Merchants opened since autumn 2024 have no platform certificates.
@@ -62,7 +62,9 @@ struct Refusal {
 
 /// Why WeChat Pay hands out no list.
 fn refused(status: StatusCode, body: &[u8]) -> NoKeys {
-    let word = serde_json::from_slice::<Refusal>(body).ok().map(|said| Word { code: said.code, message: said.message });
+    let word = serde_json::from_slice::<Refusal>(body)
+        .ok()
+        .map(|said| ProviderError { code: said.code, message: said.message });
     let code = word.as_ref().map(|word| word.code.replace('_', "")).unwrap_or_default();
     let advice = match (code.as_str(), status) {
         // Official: 404 with the advice to use the public key.

@@ -9,7 +9,7 @@ use super::super::form::escape;
 use super::super::wechat_account::scanned_code;
 use super::Account;
 use super::request::{Identity, Total, description, desk, fen, post, uri};
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 use crate::payment::{Method, Order, Pay};
 use crate::settings::Settings;
 
@@ -57,7 +57,7 @@ pub(super) fn is_meant(method: Method) -> bool {
 
 pub(super) fn create(account: &Account, till: Option<&Till>, pay: &Pay) -> Result<Request<Bytes>, Error> {
     let till = till.ok_or_else(|| {
-        let unfit = |sentence: &str| Error::Unfit(sentence.to_owned());
+        let unfit = |sentence: &str| Error::Unsupported(sentence.to_owned());
         unfit("this WeChat Pay channel scans no codes: send `wechat.codepay` to a wechat-v2 channel, or set `codepay`")
     })?;
     let body = Create {
@@ -80,7 +80,7 @@ pub(super) fn reverse(account: &Account, order: &Order) -> Result<Request<Bytes>
 /// Returns the result of every answer to a reversal: its form is undocumented, so the order is queried instead.
 pub(super) fn reversed() -> Error {
     let message = "the reversal was taken: how the payment stands is asked next".to_owned();
-    Error::Conflict(Word { code: "REVERSED".to_owned(), message })
+    Error::Conflict(ProviderError { code: "REVERSED".to_owned(), message })
 }
 
 #[derive(Serialize)]

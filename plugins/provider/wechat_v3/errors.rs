@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, Row, bare};
-use crate::error::{Error, Word};
+use crate::error::{Error, ProviderError};
 
 /// Codes of the official lists: the one that all interfaces share, those of create, query, close and reverse (one and the same
 /// list), of refund and refund query, and of bills.
@@ -127,12 +127,12 @@ fn error(interface: Interface, status: StatusCode, body: &[u8], is_signed: bool)
         return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
     };
     let class = refusal.class(interface, status);
-    let word = Word { code: refusal.code, message: refusal.message };
+    let word = ProviderError { code: refusal.code, message: refusal.message };
     table::error(class, interface, is_signed, word, format!("it answered HTTP {}", status.as_u16()))
 }
 
 /// Returns WeChat Pay's word that the payer is typing the password, which comes with HTTP 202 among other statuses.
-pub(super) fn typing(body: &[u8]) -> Option<Word> {
+pub(super) fn typing(body: &[u8]) -> Option<ProviderError> {
     let Refusal { code, message, .. } = Refusal::read(body).filter(|said| bare(&said.code) == "USERPAYING")?;
-    Some(Word { code, message })
+    Some(ProviderError { code, message })
 }

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method as Verb, Request, Uri};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::beijing::CHINA;
+use super::super::china_time::CHINA;
 use super::super::form::escape;
 use super::super::wechat_account::{carried, openid};
 use super::{Account, Product};
@@ -61,7 +61,7 @@ pub(super) fn get(uri: Uri) -> Request<Bytes> {
 fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
     let order = &pay.order;
     let product = Product::of(order.method).ok_or_else(|| {
-        Error::Unfit(format!("`{}` is no way to pay with WeChat Pay: choose another `method`", order.method))
+        Error::Unsupported(format!("`{}` is no way to pay with WeChat Pay: choose another `method`", order.method))
     })?;
     let body = Create {
         whose: Identity::of(account),
@@ -96,7 +96,7 @@ fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error
     reason.map(|reason| carried("reason", reason)).transpose()?;
     let (back, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
     if back > total {
-        return Err(Error::Unfit(format!("`amount.value` must be at most {total}, which is what was paid")));
+        return Err(Error::Unsupported(format!("`amount.value` must be at most {total}, which is what was paid")));
     }
     let body = GiveBack {
         sub_mchid: account.sub_mchid.as_deref(),
@@ -121,7 +121,7 @@ pub(super) fn fen(amount: Money) -> Result<u64, Error> {
         return Err(unfit("`amount.currency` must be \"CNY\": WeChat Pay takes yuan only"));
     }
     if !(1..=MAX_FEN).contains(&amount.value) {
-        return Err(Error::Unfit(format!("`amount.value` must be from 1 to {MAX_FEN} fen for WeChat Pay")));
+        return Err(Error::Unsupported(format!("`amount.value` must be from 1 to {MAX_FEN} fen for WeChat Pay")));
     }
     Ok(amount.value)
 }
@@ -147,7 +147,7 @@ fn time(at: Timestamp) -> String {
 }
 
 fn unfit(sentence: &str) -> Error {
-    Error::Unfit(sentence.to_owned())
+    Error::Unsupported(sentence.to_owned())
 }
 
 pub(super) fn uri(text: String) -> Result<Uri, Error> {

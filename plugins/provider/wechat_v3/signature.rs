@@ -71,7 +71,7 @@ pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64)
     let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
     let text = [timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
     match key.verifier.verify(&text, &signature) {
-        true => Ok(Verified::vouch(body, &key.id)),
+        true => Ok(Verified::assertion(body, &key.id)),
         false => Err(BadSignature::Wrong("it is not over these bytes, or not by that key")),
     }
 }

@@ -12,7 +12,7 @@ use super::super::*;
 use super::golden::*;
 use super::sealed::Sealed;
 use super::{API_V3, ROW};
-use crate::payment::{Action, Currency, Method, Money, Order, Pay, Payer, Refund, Status};
+use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::settings::Problems;
 use crate::signer::KeyError;
 
@@ -68,7 +68,7 @@ fn refund() -> Refund {
 }
 
 fn vouched(body: impl Into<Bytes>) -> Verified {
-    Verified::vouch(body.into(), CERTIFICATE)
+    Verified::assertion(body.into(), CERTIFICATE)
 }
 
 fn order_news(state: &str) -> Value {

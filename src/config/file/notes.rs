@@ -3,31 +3,31 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::super::diagnostics::Diagnostic;
+use super::super::file_source::read_small;
 use super::super::identity::Now;
-use super::super::origin::read_small;
-use super::super::report::Mistake;
-use super::super::source::Trace;
+use super::super::toml_file::Dependencies;
 use super::super::{CertificateEnd, Channel, Snapshot};
 
 /// In days: ordering a certificate takes some.
 const SOON: i64 = 30;
 
 /// All notes about a configuration.
-pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
+pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Diagnostic> {
     let mut notes = snapshot.sources.notes.clone();
     let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
     notes.extend(snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends));
     if snapshot.routes.is_empty() && !snapshot.channels.is_empty() {
         let message = "there are no routes, so that every payment is answered 503";
         let advice = "add `[[route]]` with `to = [{ channel = \"…\" }]`";
-        notes.push(Mistake::in_file(dir.join("routes.toml"), message, Some(advice)));
+        notes.push(Diagnostic::in_file(dir.join("routes.toml"), message, Some(advice)));
     }
     notes.extend(open_secrets(dir, snapshot));
     notes
 }
 
 /// What is no mistake yet, or no more: a key that has ended may stand beside its successor.
-pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Mistake> {
+pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Diagnostic> {
     let days = (end.not_after - now).div_euclid(24 * 3600);
     let file = match end.channel.as_str() {
         "" => dir.join("tollgate.toml"),
@@ -39,15 +39,15 @@ pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Optio
         0..SOON => format!("the certificate `{name}` ends in {days} days"),
         _ => return None,
     };
-    Some(Mistake::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
+    Some(Diagnostic::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
 }
 
-fn note(dir: &Path, channel: &Channel) -> Option<Mistake> {
-    Some(Mistake::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
+fn note(dir: &Path, channel: &Channel) -> Option<Diagnostic> {
+    Some(Diagnostic::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
 }
 
 /// Files with private keys or secrets that others than their owner may read.
-fn open_secrets(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
+fn open_secrets(dir: &Path, snapshot: &Snapshot) -> Vec<Diagnostic> {
     let (merchants, channels) = (dir.join("merchants"), dir.join("channels"));
     let file = |dir: &Path, name: &str| dir.join(format!("{name}.toml"));
     let merchants = snapshot.merchants.values().map(|it| (file(&merchants, &it.name), &it.trace));
@@ -60,13 +60,13 @@ fn open_secrets(dir: &Path, snapshot: &Snapshot) -> Vec<Mistake> {
     let is_open = |path: &PathBuf| path.metadata().is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
     let say = |path: PathBuf| {
         let message = "this file holds a private key or a secret, and others than its owner may read it";
-        Mistake::in_file(path, message, Some("chmod 600, or put it where only the user of tollgate looks"))
+        Diagnostic::in_file(path, message, Some("chmod 600, or put it where only the user of tollgate looks"))
     };
     found.into_iter().filter(is_open).map(say).collect()
 }
 
 /// The files with secrets that a file names: by the word `file:` before them, or by what they hold.
-fn secrets_of(path: &Path, trace: &Trace) -> Vec<PathBuf> {
+fn secrets_of(path: &Path, trace: &Dependencies) -> Vec<PathBuf> {
     let text = String::from_utf8_lossy(trace.text.expose()).into_owned();
     let named = trace.files(path).filter(|(name, file)| {
         let is_pfx =

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tollgate_plugins::secret::Secret;
 
-use super::super::{Identity, Keep, LedgerPlace};
+use super::super::{Identity, LedgerConfig, RetentionPolicy};
 use super::*;
 
 fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
@@ -22,7 +22,7 @@ fn what_is_not_said_has_a_default() {
     assert_eq!(process.public_url, "http://localhost:8080/pay");
     assert_eq!(process.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(process.admin_listen.to_string(), "127.0.0.1:9090");
-    assert_eq!(process.ledger, LedgerPlace::Embedded("conf/data".into()));
+    assert_eq!(process.ledger, LedgerConfig::Embedded("conf/data".into()));
     assert_eq!((process.body_limit, process.drain, process.log.as_str()), (1 << 20, Duration::from_secs(30), "info"));
 }
 
@@ -59,11 +59,11 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
     assert_eq!(file.is_sandbox, Some(false));
     let process = file.process.unwrap();
     assert_eq!(process.listen.to_string(), "[::]:80");
-    assert_eq!(process.ledger, LedgerPlace::Embedded("/var/lib/tollgate".into()));
+    assert_eq!(process.ledger, LedgerConfig::Embedded("/var/lib/tollgate".into()));
     assert_eq!((process.reserve, process.in_flight, process.log_buffer), (1 << 30, 100, 64 << 10));
     assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
     let hours = |hours| Duration::from_hours(hours);
-    assert_eq!(process.keep, Keep { claims: hours(48), payments: hours(48_000), events: hours(168) });
+    assert_eq!(process.keep, RetentionPolicy { claims: hours(48), payments: hours(48_000), events: hours(168) });
     assert_eq!(
         process.webhook_allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["10.0.0.0/8", "127.0.0.1/32"]
@@ -167,9 +167,9 @@ fn a_shared_cache_is_named_by_a_secret() {
 #[test]
 fn how_long_answers_are_good_is_read_and_checked() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[cache]\n{more}"));
-    assert_eq!(read("").0.process.unwrap().fresh, Fresh::default());
+    assert_eq!(read("").0.process.unwrap().fresh, StatusTtl::default());
     let fresh = read("pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
-    assert_eq!(fresh, Fresh { pending: Duration::from_millis(500), settled: Duration::ZERO });
+    assert_eq!(fresh, StatusTtl { pending: Duration::from_millis(500), settled: Duration::ZERO });
     for (wrong, expected) in [
         ("final = \"6m\"", "must be at most 5m"),
         ("pending = \"61s\"", "must be at most 1m"),
@@ -247,7 +247,7 @@ fn what_needs_a_restart_is_named() {
         public_url: "https://b.example".into(),
         webhook_allow: vec!["10.0.0.0/8".parse().unwrap()],
         log: "debug".into(),
-        keep: Keep { payments: Duration::MAX, ..running.keep },
+        keep: RetentionPolicy { payments: Duration::MAX, ..running.keep },
         queue: Queue { limit: 1, ..running.queue },
         connections: 15,
         reserve: 1,

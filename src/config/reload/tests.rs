@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use super::*;
-use crate::config::LedgerPlace;
+use crate::config::LedgerConfig;
 use crate::config::file::tests::{Dir, edit, put, sandbox};
 
 struct Running {
@@ -102,7 +102,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     }
     let process = Arc::clone(&current.load().process);
     assert_eq!((process.public_url.as_str(), process.listen.port()), ("http://localhost:1", 8080));
-    assert_eq!(process.ledger, LedgerPlace::Embedded(dir.path().join("data")));
+    assert_eq!(process.ledger, LedgerConfig::Embedded(dir.path().join("data")));
     assert_eq!(process.webhook_allow.len(), 1);
     assert_eq!((process.queue.limit, process.in_flight, process.fresh.pending), (7, 99, Duration::from_secs(1)));
     put(&dir, "tollgate.toml", "public_url = \"http://localhost:1\"\n");
@@ -216,7 +216,7 @@ async fn a_generation_is_told_when_it_is_in_force_and_not_before() {
     let ends = read.sources.certificates.clone();
     read.sources.certificates = ends.iter().cycle().take(20_000).cloned().collect();
     let taken = Arc::clone(&current);
-    let reload = tokio::spawn(politely(move || put_in_force(&taken, &running, read)));
+    let reload = tokio::spawn(run_low_priority(move || put_in_force(&taken, &running, read)));
     while !reload.is_finished() {
         if METRICS.config_generation.get() == NUMBER as i64 {
             assert_eq!(current.load().generation, NUMBER);
@@ -242,7 +242,7 @@ async fn the_last_good_generation_survives_a_restart_with_broken_files() {
     let (again, reloader) = loaded(&dir);
     let after = again.load_full();
     assert_eq!((after.generation, &after.hash), (2, &before.hash));
-    let ledger = LedgerPlace::Embedded(fs::canonicalize(dir.path()).unwrap().join("data"));
+    let ledger = LedgerConfig::Embedded(fs::canonicalize(dir.path()).unwrap().join("data"));
     assert_eq!(after.process.ledger, ledger, "the ledger stays where it is");
     assert!(reloader.handle().reload().await.is_err(), "what is wrong is still wrong");
     assert_eq!(again.load().hash, before.hash);

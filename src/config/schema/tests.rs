@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::config::report::Mistake;
+use crate::config::diagnostics::Diagnostic;
 use crate::keygen::{SandboxProvider, sandbox_channel_of};
 
 /// Every path that a schema knows, as in `filter.rate`.
@@ -57,7 +57,7 @@ fn filled(outline: &Outline, given: &str) -> String {
 }
 
 /// The mistakes in a file, and the keys that its reader asked for.
-fn read(file: File, text: &str) -> (Vec<Mistake>, BTreeSet<String>) {
+fn read(file: File, text: &str) -> (Vec<Diagnostic>, BTreeSet<String>) {
     let source = file.source(text);
     source.read_watching(|root| file.read(&source, root))
 }

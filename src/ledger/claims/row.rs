@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::errands;
-use crate::ledger::about;
-use crate::ledger::held::Turn;
+use super::jobs;
+use crate::ledger::claim_guard::ExecutionId;
 use crate::ledger::ids::Id;
-use crate::ledger::records::{Answer, Claimed, Errand, LedgerError};
-use crate::ledger::retention::{self, Old};
-use crate::ledger::rows::{Kept, PaymentRow, RefundRow, Target};
-use crate::ledger::timeline::Action;
+use crate::ledger::lock_scope;
+use crate::ledger::records::{Answer, ClaimResult, Job, LedgerError};
+use crate::ledger::retention::{self, Expired};
+use crate::ledger::rows::{PaymentRow, RefundRow, Target, TrackedRow};
+use crate::ledger::timeline::IntentKind;
 use crate::ledger::transaction::{Read, Space, Transaction};
 
 /// A claim with the keys that it began with, when nobody repeats its request any more.
@@ -18,16 +18,16 @@ pub(in crate::ledger) fn old(
     from: &impl Read,
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
-) -> Result<Option<Old>, LedgerError> {
+) -> Result<Option<Expired>, LedgerError> {
     let Some(claim) = ClaimRow::load(from, id)? else { return Ok(None) };
     if !is_over(claim.bound_at.unwrap_or(claim.created_at)) || claim.is_open(from)? {
         return Ok(None);
     }
-    let payment = Kept::<PaymentRow>::load(from, claim.payment)?.map(|kept| kept.row.payment);
-    let order = payment.map(|payment| about::name(&payment.merchant, &payment.order_id));
+    let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|kept| kept.row.payment);
+    let order = payment.map(|payment| lock_scope::name(&payment.merchant, &payment.order_id));
     let mut gone = vec![(Space::Claims, id.0.to_vec())];
     gone.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
-    Ok(Some(Old { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
+    Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
 }
 
 /// Whether what a key stands for is still open.
@@ -60,7 +60,7 @@ impl KeyRow {
 /// One request that was let through once.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClaimRow {
-    pub(super) what: Action,
+    pub(super) what: IntentKind,
     pub(super) payment: Id,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund: Option<Id>,
@@ -73,7 +73,7 @@ pub(super) struct ClaimRow {
     pub(super) bound_at: Option<Timestamp>,
     /// What is to be made later, until it is made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) errand: Option<Errand>,
+    pub(super) errand: Option<Job>,
     /// Which of its turns runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) turn: Option<Id>,
@@ -105,17 +105,17 @@ impl ClaimRow {
     }
 
     /// The claim, if it runs and this is its turn.
-    pub(super) fn running(from: &impl Read, turn: Turn) -> Result<Option<Self>, LedgerError> {
+    pub(super) fn running(from: &impl Read, turn: ExecutionId) -> Result<Option<Self>, LedgerError> {
         Ok(Self::load(from, turn.claim)?.filter(|claim| claim.runs(turn)))
     }
 
-    pub(super) fn runs(&self, turn: Turn) -> bool {
+    pub(super) fn runs(&self, turn: ExecutionId) -> bool {
         self.state == State::Running && self.turn == turn.number
     }
 
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
         match self.errand.take() {
-            Some(errand) if self.state == State::Queued => errands::unlist(tx, id, &errand),
+            Some(errand) if self.state == State::Queued => jobs::unlist(tx, id, &errand),
             _ => tx.remove(Space::Running, &id.0),
         }
         self.state = state;
@@ -124,8 +124,8 @@ impl ClaimRow {
 
     pub(super) fn target(&self, from: &impl Read) -> Result<Target, LedgerError> {
         match self.refund {
-            Some(refund) => Kept::must(from, refund).map(Target::Refund),
-            None => Kept::must(from, self.payment).map(Target::Payment),
+            Some(refund) => TrackedRow::must(from, refund).map(Target::Refund),
+            None => TrackedRow::must(from, self.payment).map(Target::Payment),
         }
     }
 
@@ -135,22 +135,22 @@ impl ClaimRow {
             return Ok(true);
         }
         let is_open = match self.refund {
-            Some(refund) => Kept::<RefundRow>::load(from, refund)?
+            Some(refund) => TrackedRow::<RefundRow>::load(from, refund)?
                 .map(|kept| retention::is_open(kept.row.refund.status, kept.row.refund.search.as_ref())),
-            None => Kept::<PaymentRow>::load(from, self.payment)?
+            None => TrackedRow::<PaymentRow>::load(from, self.payment)?
                 .map(|kept| retention::is_open(kept.row.payment.status, kept.row.payment.search.as_ref())),
         };
         Ok(is_open.unwrap_or(false))
     }
 
     /// What a repetition of the request gets.
-    pub(super) fn repeat(self, from: &impl Read) -> Result<Claimed, LedgerError> {
+    pub(super) fn repeat(self, from: &impl Read) -> Result<ClaimResult, LedgerError> {
         Ok(match &self.state {
-            State::Queued => Claimed::Waiting(self.target(from)?.record()),
-            State::Running if self.errand.is_some() => Claimed::Waiting(self.target(from)?.record()),
-            State::Running => Claimed::Running,
-            State::Unknown => Claimed::Present(self.target(from)?.record()),
-            State::Done(answer) => Claimed::Replay(answer.clone()),
+            State::Queued => ClaimResult::Queued(self.target(from)?.record()),
+            State::Running if self.errand.is_some() => ClaimResult::Queued(self.target(from)?.record()),
+            State::Running => ClaimResult::Running,
+            State::Unknown => ClaimResult::AlreadyExists(self.target(from)?.record()),
+            State::Done(answer) => ClaimResult::Replay(answer.clone()),
         })
     }
 }

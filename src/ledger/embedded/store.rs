@@ -12,7 +12,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::fs::Mode;
 
-use super::layers::{Layer, Layers, View};
+use super::memtable::{Layer, Memtables, View};
 use super::wal::{Segment, Wal, create_durably};
 use super::{LOG, SEGMENT};
 use super::{directory, tables};
@@ -31,7 +31,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn of(error: &(dyn Error + 'static), room: &Room) -> Self {
+    pub(super) fn of(error: &(dyn Error + 'static), room: &DiskSpace) -> Self {
         let is_full = match error.downcast_ref() {
             // Somebody behind the scenes met it first; what it was is not told.
             Some(fjall::Error::Poisoned) => !room.has(room.reserve),
@@ -54,7 +54,7 @@ fn says_full(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The space under the database.
-pub(super) struct Room {
+pub(super) struct DiskSpace {
     path: PathBuf,
     /// What is kept free for the ends of what is under way.
     reserve: u64,
@@ -68,7 +68,7 @@ pub(super) struct Room {
 /// For so long it is not looked again: much less is written in it than a usual reserve holds.
 const LOOK: Duration = Duration::from_millis(20);
 
-impl Room {
+impl DiskSpace {
     fn new(path: &Path, reserve: u64) -> Self {
         Self {
             path: path.to_owned(),
@@ -138,11 +138,11 @@ impl Room {
 
 /// The tables in use, what lies over them, and the disk under them.
 pub(super) struct Disk {
-    pub(super) room: Room,
+    pub(super) room: DiskSpace,
     path: PathBuf,
     /// None while they could be shut, but not yet opened again.
     store: RwLock<Option<Arc<Store>>>,
-    pub(super) layers: RwLock<Layers>,
+    pub(super) layers: RwLock<Memtables>,
     pub(super) wal: Arc<Wal>,
     /// Next segment of the log, as soon as what was in its file is in the tables, with the room for its rows.
     spare: Mutex<Option<(Segment, Layer)>>,
@@ -170,13 +170,13 @@ impl Disk {
         let store = Store::open(path)?;
         tables::list(path).and_then(|found| wal.set_tables(found)).map_err(|error| cannot(&error))?;
         // From here on, what was read from the log is durable in another place, whether the log is or not.
-        store.take(&rows).map_err(|error| cannot(&error))?;
+        store.ingest(&rows).map_err(|error| cannot(&error))?;
         let [active, spare] = Arc::clone(&wal).begin().map_err(|error| cannot(&error))?;
         let disk = Self {
-            room: Room::new(path, reserve),
+            room: DiskSpace::new(path, reserve),
             path: path.to_owned(),
             store: RwLock::new(Some(Arc::new(store))),
-            layers: RwLock::new(Layers { fresh: rows.emptied(), sealed: None }),
+            layers: RwLock::new(Memtables { active: rows.emptied(), immutable: None }),
             wal,
             spare: Mutex::new(Some((spare, Layer::default()))),
             is_spare: Condvar::new(),
@@ -207,14 +207,14 @@ impl Disk {
     /// Files what was sealed into the tables, durably. Done twice, it is as if it had been done once.
     pub(super) fn file(&self) -> Result<(), Failure> {
         let store = self.store().map_err(|error| Failure { why: error.0, is_full: true })?;
-        let sealed = self.layers.read().sealed.clone();
-        sealed.map_or(Ok(()), |rows| store.take(&rows)).map_err(|error| Failure::of(&error, &self.room))
+        let sealed = self.layers.read().immutable.clone();
+        sealed.map_or(Ok(()), |rows| store.ingest(&rows)).map_err(|error| Failure::of(&error, &self.room))
     }
 
     /// The log does not need the sealed segment any more: its file may be written again.
     pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
         let next = Arc::clone(&self.wal).recycle(segment)?;
-        let filed = self.layers.write().sealed.take();
+        let filed = self.layers.write().immutable.take();
         // Nobody waits while it is emptied.
         let empty = filed.and_then(Arc::into_inner).map_or_else(Layer::default, Layer::emptied);
         *self.spare.lock() = Some((next, empty));
@@ -279,7 +279,7 @@ impl Store {
     }
 
     /// Makes a sorted table of each space's rows, past the database's own journal: ours has them until they are synced here.
-    fn take(&self, rows: &Layer) -> fjall::Result<()> {
+    fn ingest(&self, rows: &Layer) -> fjall::Result<()> {
         // Says whether somebody behind the scenes has failed.
         self.database.persist(PersistMode::Buffer)?;
         for space in Space::ALL {

@@ -42,7 +42,7 @@ use self::record::Contents;
 pub(super) use self::segment::Segment;
 pub(super) use self::storage::create_durably;
 use self::storage::{Directory, Storage};
-use super::layers::Layer;
+use super::memtable::Layer;
 
 /// Names of the segments' files.
 const SEGMENTS: [&str; 2] = ["0", "1"];

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::job::{Answers, Job, Verdict, words};
-use super::layers::Layers;
+use super::memtable::Memtables;
 use super::store::{Failure, Store};
-use super::syncer::Wanted;
 use super::wal::Segment;
+use super::wal_sync::SyncRequest;
+use super::write_request::{Answers, TransactionEnd, WriteRequest, words};
 use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
-use crate::ledger::feed::Changes;
+use crate::ledger::change_feed::Changes;
 use crate::ledger::ids::Ids;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Rows, Space, Transaction, Value, Writes};
@@ -24,7 +24,7 @@ pub(super) struct Writer {
     pub(super) ids: Mutex<Ids>,
     pub(super) log: Segment,
     /// Where those go who wait for a sync.
-    pub(super) syncing: Sender<Wanted>,
+    pub(super) syncing: Sender<SyncRequest>,
     /// Where full segments go.
     pub(super) filing: Sender<Segment>,
     /// Since when something has been written whose sync nobody has asked for.
@@ -37,14 +37,14 @@ impl Shared {
     /// Writes a batch into the log, into its next segment when this one is full.
     fn append(&self, writes: &Writes, writer: &mut Writer) -> Result<(), Failure> {
         if writer.log.len() >= self.segment {
-            self.turn(writer)?;
+            self.rotate(writer)?;
         }
         writer.log.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.room))
     }
 
     /// Goes on in the log's next segment. While the one before is still being filed, this one grows on, up to twice its
     /// length; then everybody waits.
-    fn turn(&self, writer: &mut Writer) -> Result<(), Failure> {
+    fn rotate(&self, writer: &mut Writer) -> Result<(), Failure> {
         let (next, empty) = loop {
             let must = writer.log.len() >= 2 * self.segment;
             match self.disk.spare(if must { AGAIN } else { Duration::ZERO }) {
@@ -64,16 +64,16 @@ impl Shared {
         };
         answers.push(None, Box::new(told));
         let upto = Some(writer.log.position());
-        let _ = writer.syncing.send(Wanted { upto, since: Instant::now(), wakes: false, answers });
+        let _ = writer.syncing.send(SyncRequest { upto, since: Instant::now(), wakes: false, answers });
         is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
         let full = std::mem::replace(&mut writer.log, next);
         let mut layers = self.disk.layers.write();
-        layers.sealed = Some(Arc::new(std::mem::replace(&mut layers.fresh, empty)));
+        layers.immutable = Some(Arc::new(std::mem::replace(&mut layers.active, empty)));
         drop(layers);
         writer.filing.send(full).map_err(|_| Failure { why: "the filing thread ended".into(), is_full: false })
     }
 
-    pub(super) fn run(self: &Arc<Self>, jobs: &Receiver<Job>, mut writer: Writer) {
+    pub(super) fn run(self: &Arc<Self>, jobs: &Receiver<WriteRequest>, mut writer: Writer) {
         loop {
             let waits_for_room = self.waits_for_room();
             let first = match writer.unsynced {
@@ -88,7 +88,7 @@ impl Shared {
             }
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
             if waits_for_room {
-                self.go_on();
+                self.resume_after_full_disk();
             }
             let batch = first.into_iter().chain(jobs.try_iter().take(BATCH - 1)).collect();
             // What the storage engine panics about is as fatal as what it says.
@@ -112,7 +112,7 @@ impl Shared {
     }
 
     /// Dropping a job or its answer tells the waiter that it was not done. An empty batch syncs what is unsynced.
-    pub(super) fn commit(&self, batch: Vec<Job>, writer: &mut Writer) {
+    pub(super) fn commit(&self, batch: Vec<WriteRequest>, writer: &mut Writer) {
         if self.failed.lock().is_some() {
             // Where it goes on, that is to be synced still.
             writer.unsynced = writer.unsynced.filter(|_| self.waits_for_room());
@@ -132,9 +132,9 @@ impl Shared {
             let (verdict, answer) = (job.work)(&mut transaction);
             let own = transaction.into_writes();
             match verdict {
-                Verdict::Keep => writes.merge(own),
-                Verdict::Forget => {}
-                Verdict::Panicked(why) => {
+                TransactionEnd::Commit => writes.merge(own),
+                TransactionEnd::Rollback => {}
+                TransactionEnd::Panicked(why) => {
                     self.fail("a transaction panicked", Failure { why, is_full: false });
                     answer();
                     break;
@@ -148,7 +148,7 @@ impl Shared {
         if !writes.is_empty() {
             let changes = Changes::of(&writes);
             if let Some(listener) = self.listener.get() {
-                listener.changing(&changes);
+                listener.before_commit(&changes);
             }
             if let Err(failure) = self.trip("commit").and_then(|()| self.append(&writes, writer)) {
                 return self.fail("a commit failed", failure);
@@ -156,10 +156,10 @@ impl Shared {
             writer.unsynced.get_or_insert(start);
             let mut layers = self.disk.layers.write();
             self.agenda.lock().follow(&writes);
-            layers.fresh.merge(&mut writes.rows);
+            layers.active.merge(&mut writes.rows);
             drop(layers);
             if let Some(listener) = self.listener.get() {
-                listener.changed(&changes);
+                listener.after_commit(&changes);
             }
         }
         writer.rows = writes.rows;
@@ -176,14 +176,14 @@ impl Shared {
         // What a read says may rest on what is not synced yet, or is just being synced.
         let upto = writer.unsynced.take().map(|_| writer.log.position());
         // Without the syncing thread nobody is answered.
-        let _ = writer.syncing.send(Wanted { upto, since: start, wakes: writes.wakes, answers: durable });
+        let _ = writer.syncing.send(SyncRequest { upto, since: start, wakes: writes.wakes, answers: durable });
     }
 }
 
 /// What there is, under what the batch has so far.
 struct Batch<'a> {
     store: &'a Store,
-    layers: &'a Layers,
+    layers: &'a Memtables,
     writes: &'a Writes,
 }
 

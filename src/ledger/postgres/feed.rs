@@ -35,7 +35,7 @@ use super::connect::{Link, connect};
 use super::pool::Next;
 use super::session::{Failure, Session, says_yes};
 use super::{Shared, thread};
-use crate::ledger::feed::{Changes, Listener};
+use crate::ledger::change_feed::{ChangeListener, Changes};
 use crate::ledger::records::LedgerError;
 
 /// How long what was heard is believed to be all, from the moment when the last echo that came back was sent.
@@ -64,8 +64,8 @@ const CHANGES: &str = "tollgate_changes";
 /// Both directions, of one process.
 #[derive(Default)]
 pub(super) struct Feed {
-    listener: OnceLock<Arc<dyn Listener>>,
-    line: Mutex<Line>,
+    listener: OnceLock<Arc<dyn ChangeListener>>,
+    line: Mutex<OutgoingQueue>,
     came: Condvar,
     questions: Mutex<Vec<oneshot::Sender<()>>>,
     asked: Notify,
@@ -74,7 +74,7 @@ pub(super) struct Feed {
 
 /// What waits to be announced.
 #[derive(Default)]
-struct Line {
+struct OutgoingQueue {
     waiting: VecDeque<Word>,
     is_shut: bool,
 }
@@ -129,7 +129,7 @@ impl<'a> Announced<'a> {
     pub(super) fn before(shared: &'a Shared, session: &Session, changes: Changes) -> Result<Self, Failure> {
         if !changes.is_empty() {
             if let Some(listener) = shared.feed.listener.get() {
-                listener.changing(&changes);
+                listener.before_commit(&changes);
             }
             if !shared.feed.announce(&changes) {
                 notify(session, shared.owner, &items(&changes, false), &[])?;
@@ -142,7 +142,7 @@ impl<'a> Announced<'a> {
     pub(super) fn after(self) {
         let feed = &self.shared.feed;
         if let Some(listener) = feed.listener.get().filter(|_| !self.changes.is_empty()) {
-            listener.changed(&self.changes);
+            listener.after_commit(&self.changes);
         }
         let items = items(&self.changes, true);
         if !items.is_empty() {
@@ -242,7 +242,7 @@ fn notify(session: &Session, owner: u32, items: &[Item], echoes: &[u64]) -> Resu
 /// Tells the first who asks for it of every change from now on.
 pub(super) fn listen(
     shared: &Arc<Shared>,
-    listener: Arc<dyn Listener>,
+    listener: Arc<dyn ChangeListener>,
 ) -> Result<Option<std::thread::JoinHandle<()>>, LedgerError> {
     if shared.feed.listener.set(listener).is_err() {
         return Ok(None);
@@ -262,7 +262,7 @@ async fn hear(shared: &Shared) {
     let Some(listener) = shared.feed.listener.get() else { return };
     let mut is_told = false;
     loop {
-        let mut ear = Ear { shared, listener: listener.as_ref(), echoes: Echoes::default() };
+        let mut ear = NotificationListener { shared, listener: listener.as_ref(), echoes: Echoes::default() };
         tokio::select! {
             ended = ear.connect() => if let Err(why) = ended {
                 // Once until it hears again.
@@ -273,7 +273,7 @@ async fn hear(shared: &Shared) {
             },
             () = shared.feed.stop.notified() => return,
         }
-        listener.deaf();
+        listener.disconnected();
         shared.feed.questions.lock().clear();
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
@@ -282,13 +282,13 @@ async fn hear(shared: &Shared) {
     }
 }
 
-struct Ear<'a> {
+struct NotificationListener<'a> {
     shared: &'a Shared,
-    listener: &'a dyn Listener,
+    listener: &'a dyn ChangeListener,
     echoes: Echoes,
 }
 
-impl Ear<'_> {
+impl NotificationListener<'_> {
     async fn connect(&mut self) -> Result<(), String> {
         let (client, mut link) = connect(&self.shared.address).await.map_err(|failure| failure.why)?;
         self.listen(&client, &mut link).await
@@ -353,7 +353,7 @@ impl Ear<'_> {
         let AsyncMessage::Notification(told) = message else { return Ok(()) };
         if told.channel() != CHANGES {
             if let Some(sent) = told.payload().parse().ok().and_then(|number| self.echoes.back(number)) {
-                self.listener.hears(Some(sent + LIVE));
+                self.listener.subscribed(Some(sent + LIVE));
                 if !self.shared.feed.questions.lock().is_empty() {
                     self.shared.feed.asked.notify_one();
                 }
@@ -371,10 +371,10 @@ impl Ear<'_> {
         if owner != self.shared.owner {
             let (before, after) = changes(&items);
             if !before.is_empty() {
-                self.listener.changing(&before);
+                self.listener.before_commit(&before);
             }
             if !after.is_empty() {
-                self.listener.changed(&after);
+                self.listener.after_commit(&after);
             }
         }
         Ok(())

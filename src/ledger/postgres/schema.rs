@@ -61,7 +61,7 @@ pub(super) const ABOUT: i16 = 101;
 
 /// Whether rows of a space are waiting for something; they are in a table of their own.
 pub(super) fn is_due(space: Space) -> bool {
-    matches!(space, Space::Running | Space::Outbox | Space::Searches | Space::Unknown | Space::Errands)
+    matches!(space, Space::Running | Space::Outbox | Space::Inquiries | Space::Unknown | Space::Jobs)
 }
 
 /// Whether a row of a space is written once and never changed: then a second one under the same key is refused, which is

@@ -17,10 +17,10 @@ use super::failure::Kind;
 use super::feed::Announced;
 use super::save::save;
 use super::schema;
-use crate::ledger::about::About;
+use crate::ledger::change_feed::Changes;
 use crate::ledger::engine::Durability;
-use crate::ledger::feed::Changes;
 use crate::ledger::ids::Id;
+use crate::ledger::lock_scope::LockScope;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Nothing, Read, Space, Transaction, Value};
 use crate::telemetry::METRICS;
@@ -203,12 +203,12 @@ impl Session {
     pub(super) fn transaction<T>(
         &self,
         durability: Durability,
-        about: &About,
+        about: &LockScope,
         shared: &Shared,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
         let is_known = match about {
-            About::Names(_) => {
+            LockScope::Names(_) => {
                 let names = about.names(self)?.unwrap_or_default();
                 self.begin_alone(&names)?;
                 true

@@ -13,17 +13,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
-use super::keeper::BEAT;
+use super::lease::BEAT;
 use super::pool::Next;
 use super::schema;
 use super::session::{Failure, Session};
-use crate::ledger::about::{self, About};
+use crate::ledger::claim_guard::{Abandoned, ExecutionId};
 use crate::ledger::claims;
 use crate::ledger::engine::Durability;
-use crate::ledger::held::{End, Turn};
 use crate::ledger::ids::Id;
+use crate::ledger::lock_scope::{self, LockScope};
 use crate::ledger::records::LedgerError;
-use crate::ledger::rows::{Kept, PaymentRow};
+use crate::ledger::rows::{PaymentRow, TrackedRow};
 use crate::ledger::transaction::{Read, Space, Transaction, Value};
 use crate::telemetry::METRICS;
 
@@ -75,7 +75,7 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerErro
     const FORGET: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
     let taken = take(shared, session)?;
     let is_full = taken.len() as i64 >= BATCH;
-    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, End::Abandoned)).collect();
+    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, Abandoned::Abandoned)).collect();
     if !is_full {
         turns.extend(own(shared, session)?);
         session.query(FORGET, &[])?;
@@ -99,7 +99,7 @@ pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> 
 }
 
 /// Takes claims of processes whose lease is over.
-fn take(shared: &Shared, session: &Session) -> Result<Vec<Turn>, LedgerError> {
+fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerError> {
     const TAKE: &str = "\
         UPDATE tollgate_due SET taken_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $1 AND key = ANY (ARRAY(
@@ -110,20 +110,20 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<Turn>, LedgerError> {
         RETURNING key, value";
     let (space, owner) = (schema::number(Space::Running), i64::from(shared.owner));
     let rows = session.query(TAKE, &[&space, &owner, &BATCH, &TAKEN.as_secs_f64()])?;
-    Ok(rows.iter().filter_map(|row| Turn::listed(row.get(0), row.get(1)).ok()).collect())
+    Ok(rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok()).collect())
 }
 
 /// Our own claims of which nobody has the ticket.
-fn own(shared: &Shared, session: &Session) -> Result<Vec<(Turn, End)>, LedgerError> {
+fn own(shared: &Shared, session: &Session) -> Result<Vec<(ExecutionId, Abandoned)>, LedgerError> {
     const OWN: &str = "SELECT key, value FROM tollgate_due WHERE space = $1 AND owner = $2";
     let rows = session.query(OWN, &[&schema::number(Space::Running), &i64::from(shared.owner)])?;
-    let turns = rows.iter().filter_map(|row| Turn::listed(row.get(0), row.get(1)).ok());
+    let turns = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
     let tickets = shared.tickets.lock();
     Ok(turns.filter_map(|turn| Some((turn, tickets.end(turn)?))).collect())
 }
 
 /// Ends claims together, or one by one where one of them cannot be read: it must not keep all others from being served.
-fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(Turn, End)]) -> Result<(), LedgerError> {
+fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Abandoned)]) -> Result<(), LedgerError> {
     match end_together(shared, session.fresh(), turns) {
         Err(error) if session.is_broken() => return Err(error),
         Err(_) => {}
@@ -150,7 +150,11 @@ fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(Turn, End)]) -> Re
     Ok(())
 }
 
-fn end_together(shared: &Arc<Shared>, session: &Session, turns: &[(Turn, End)]) -> Result<(), LedgerError> {
+fn end_together(
+    shared: &Arc<Shared>,
+    session: &Session,
+    turns: &[(ExecutionId, Abandoned)],
+) -> Result<(), LedgerError> {
     let names = Together::read(session, turns)?.names(turns)?;
     session.begin_alone(&names)?;
     // Anew behind the locks.
@@ -178,13 +182,18 @@ fn count(ended: u64) {
 }
 
 /// Ends one claim that runs; one that does not is left alone. Returns whether it ran.
-pub(super) fn end_claim(shared: &Arc<Shared>, session: &Session, turn: Turn, end: End) -> Result<bool, LedgerError> {
+pub(super) fn end_claim(
+    shared: &Arc<Shared>,
+    session: &Session,
+    turn: ExecutionId,
+    end: Abandoned,
+) -> Result<bool, LedgerError> {
     let work = move |tx: &mut Transaction<'_>| {
         let runs = claims::is_running(tx, turn)?;
         end.of(tx, turn)?;
         Ok(runs)
     };
-    let (ran, wakes) = session.transaction(Durability::Durable, &About::Claim(turn.claim), shared, work)?;
+    let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(turn.claim), shared, work)?;
     shared.tickets.lock().ended(turn);
     if wakes {
         shared.wake();
@@ -193,7 +202,12 @@ pub(super) fn end_claim(shared: &Arc<Shared>, session: &Session, turn: Turn, end
 }
 
 /// Ends a claim as soon as there is a connection; what fails is left to the next sweep.
-pub(super) fn end_soon(weak: &Weak<Shared>, turn: Turn, end: End, session: Result<&Session, LedgerError>) -> Next {
+pub(super) fn end_soon(
+    weak: &Weak<Shared>,
+    turn: ExecutionId,
+    end: Abandoned,
+    session: Result<&Session, LedgerError>,
+) -> Next {
     let Some(shared) = weak.upgrade() else { return Next::Done };
     let ended = session.and_then(|session| end_claim(&shared, session, turn, end));
     if let Err(error) = ended {
@@ -209,7 +223,7 @@ struct Together<'a> {
 }
 
 impl<'a> Together<'a> {
-    fn read(session: &'a Session, turns: &[(Turn, End)]) -> Result<Self, LedgerError> {
+    fn read(session: &'a Session, turns: &[(ExecutionId, Abandoned)]) -> Result<Self, LedgerError> {
         let mut it = Self { session, rows: BTreeMap::new() };
         it.fetch(Space::Claims, turns.iter().map(|(turn, _)| turn.claim))?;
         let (mut payments, mut refunds) = (BTreeSet::new(), BTreeSet::new());
@@ -240,12 +254,12 @@ impl<'a> Together<'a> {
     }
 
     /// What to lock, in one order.
-    fn names(&self, turns: &[(Turn, End)]) -> Result<Vec<Id>, LedgerError> {
+    fn names(&self, turns: &[(ExecutionId, Abandoned)]) -> Result<Vec<Id>, LedgerError> {
         let mut names = BTreeSet::new();
         for (turn, _) in turns {
             let Some((payment, _)) = claims::records_of(self, turn.claim)? else { continue };
-            if let Some(kept) = Kept::<PaymentRow>::load(self, payment)? {
-                names.insert(about::name(&kept.row.payment.merchant, &kept.row.payment.order_id));
+            if let Some(kept) = TrackedRow::<PaymentRow>::load(self, payment)? {
+                names.insert(lock_scope::name(&kept.row.payment.merchant, &kept.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::tests::{a_payment, a_refund, at, cny, outcome, word};
-use super::Source::{Asked, Own, Told};
+use super::Origin::{Notification, Query, Request};
 use super::*;
 
 const NEWS: [(&str, &str); 7] = [
@@ -17,17 +17,17 @@ const NEWS: [(&str, &str); 7] = [
 ];
 const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Failed, Status::Closed, Status::Unknown];
 
-fn news(name: &str) -> News {
+fn news(name: &str) -> Update {
     match name {
-        "declined" => News::Declined(word()),
-        "unknown" => News::Unknown(Reason::default()),
-        "never" => News::NeverHappened,
+        "declined" => Update::Declined(word()),
+        "unknown" => Update::Unknown(Reason::default()),
+        "never" => Update::NotFoundAtProvider,
         _ => outcome(*STATUSES.iter().find(|status| status.as_str() == name).unwrap()),
     }
 }
 
 fn standing(status: Status) -> Payment {
-    let search = (!status.is_final()).then(|| Search::new(at(1)));
+    let search = (!status.is_final()).then(|| Inquiry::new(at(1)));
     Payment { status, money_state: money_state(status), version: 7, search, ..a_payment("o") }
 }
 
@@ -35,10 +35,10 @@ fn standing(status: Status) -> Payment {
 fn every_news_in_every_status_from_everyone() {
     for (name, row) in NEWS {
         for (from, to) in STATUSES.into_iter().zip(row.split(' ')) {
-            for source in [Own, Asked, Told] {
+            for source in [Request, Query, Notification] {
                 let only_own = from == Status::Pending && (name == "unknown" || name == "never");
                 let expected = match STATUSES.into_iter().find(|status| status.as_str()[..1] == to.to_lowercase()) {
-                    Some(_) if only_own && source != Own => None,
+                    Some(_) if only_own && source != Request => None,
                     expected => expected,
                 };
                 let mut after = standing(from);
@@ -55,7 +55,7 @@ fn every_news_in_every_status_from_everyone() {
                 assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{place}");
                 assert_eq!(after.search.is_some(), !after.status.is_final(), "{place}");
                 let has_word = expected == Some(Status::Failed) && name == "declined";
-                assert_eq!(after.word, has_word.then(word), "{place}");
+                assert_eq!(after.provider_error, has_word.then(word), "{place}");
 
                 let mut refunded = a_refund("o", "r", 5);
                 (refunded.status, refunded.search) = (from, standing(from).search);
@@ -78,47 +78,49 @@ fn money_states_say_what_the_status_means() {
 
 #[test]
 fn the_first_answer_brings_its_facts_and_later_ones_fill_gaps_only() {
-    let action = |data: &str| Some(Action::Qr { data: data.into() });
+    let action = |data: &str| Some(NextAction::Qr { data: data.into() });
     let mut it = a_payment("o");
     let first = Outcome { action: action("a"), amount: Some(cny(1000)), ..Outcome::of(Status::Pending) };
-    let change = payment(&mut it, &News::Outcome(first.clone()), Own, at(1));
+    let change = payment(&mut it, &Update::Outcome(first.clone()), Request, at(1));
     assert_eq!(change, Change { changed: true, became: None, mismatch: false });
     assert_eq!((it.version, it.money_state, &it.action), (2, MoneyState::NotMoved, &action("a")));
-    assert!(!payment(&mut it, &News::Outcome(first), Asked, at(2)).changed);
+    assert!(!payment(&mut it, &Update::Outcome(first), Query, at(2)).changed);
     let fuller = Outcome { action: action("b"), provider_id: Some("1".into()), ..Outcome::of(Status::Pending) };
-    assert!(payment(&mut it, &News::Outcome(fuller), Asked, at(3)).changed);
+    assert!(payment(&mut it, &Update::Outcome(fuller), Query, at(3)).changed);
     assert_eq!((it.version, &it.action, it.provider_payment_id.as_deref()), (3, &action("a"), Some("1")));
-    assert_eq!(payment(&mut it, &outcome(Status::Succeeded), Told, at(4)).became, Some(Status::Succeeded));
+    assert_eq!(payment(&mut it, &outcome(Status::Succeeded), Notification, at(4)).became, Some(Status::Succeeded));
     assert_eq!((it.version, it.paid_at, it.provider_payment_id.as_deref()), (4, None, Some("1")));
     let when = Outcome { at: Some(at(3)), provider_id: Some("2".into()), ..Outcome::of(Status::Succeeded) };
-    let change = payment(&mut it, &News::Outcome(when), Asked, at(5));
+    let change = payment(&mut it, &Update::Outcome(when), Query, at(5));
     assert_eq!(change, Change { changed: true, became: None, mismatch: false });
     assert_eq!((it.version, it.paid_at, it.provider_payment_id.as_deref()), (5, Some(at(3)), Some("1")));
     // What does not fit its status leaves nothing behind.
     let before = it.clone();
     let late = Outcome { at: Some(at(9)), action: action("c"), ..Outcome::of(Status::Pending) };
-    payment(&mut it, &News::Outcome(late), Told, at(6));
+    payment(&mut it, &Update::Outcome(late), Notification, at(6));
     assert_eq!(it, before);
 }
 
 #[test]
 fn money_that_moved_after_all_takes_the_refusal_back() {
     let mut it = a_payment("o");
-    payment(&mut it, &News::Declined(word()), Own, at(1));
-    assert_eq!(it.word, Some(word()));
-    payment(&mut it, &outcome(Status::Succeeded), Told, at(2));
-    assert_eq!((it.status, it.money_state, it.word), (Status::Succeeded, MoneyState::Moved, None));
+    payment(&mut it, &Update::Declined(word()), Request, at(1));
+    assert_eq!(it.provider_error, Some(word()));
+    payment(&mut it, &outcome(Status::Succeeded), Notification, at(2));
+    assert_eq!((it.status, it.money_state, it.provider_error), (Status::Succeeded, MoneyState::Moved, None));
 }
 
 #[test]
 fn another_amount_is_believed_from_nobody() {
     for status in STATUSES {
-        for (source, amount) in [(Own, cny(999)), (Asked, cny(1001)), (Told, Money { currency: usd(), ..cny(1000) })] {
+        for (source, amount) in
+            [(Request, cny(999)), (Query, cny(1001)), (Notification, Money { currency: usd(), ..cny(1000) })]
+        {
             let mut it = standing(status);
-            let news = News::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
+            let news = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
             let change = payment(&mut it, &news, source, at(5));
             assert!(change.mismatch);
-            let own_pending = source == Own && status == Status::Pending;
+            let own_pending = source == Request && status == Status::Pending;
             assert_eq!(it.status, if own_pending { Status::Unknown } else { status });
             assert_eq!(change.changed, own_pending);
         }
@@ -127,11 +129,11 @@ fn another_amount_is_believed_from_nobody() {
 
 #[test]
 fn the_search_goes_on_until_the_end_is_known() {
-    for source in [Asked, Told] {
+    for source in [Query, Notification] {
         for name in ["pending", "unknown", "never"] {
             let mut it = standing(Status::Pending);
             let change = payment(&mut it, &news(name), source, at(5));
-            let search = Search { confirmed: name == "pending", ..Search::new(at(1)) };
+            let search = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
             assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {source:?}");
         }
         let mut it = standing(Status::Pending);
@@ -139,60 +141,60 @@ fn the_search_goes_on_until_the_end_is_known() {
         assert_eq!(it.search, None);
     }
     // A doubt about what had ended is over as soon as the provider answers.
-    let mut doubted = Payment { search: Some(Search::new(at(1))), ..standing(Status::Closed) };
-    payment(&mut doubted, &news("failed"), Told, at(5));
+    let mut doubted = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed) };
+    payment(&mut doubted, &news("failed"), Notification, at(5));
     assert!(doubted.search.is_some());
-    payment(&mut doubted, &news("failed"), Asked, at(5));
+    payment(&mut doubted, &news("failed"), Query, at(5));
     assert_eq!((doubted.search, doubted.status), (None, Status::Closed));
 }
 
 #[test]
 fn what_is_to_be_closed_stays_so_while_it_is_open() {
-    let wanted = Search { closing: true, ..Search::new(at(1)) };
+    let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
-    payment(&mut it, &news("pending"), Asked, at(5));
-    assert_eq!(it.search, Some(Search { closing: true, confirmed: true, ..Search::new(at(5)) }), "due at once");
+    payment(&mut it, &news("pending"), Query, at(5));
+    assert_eq!(it.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
     let mut it = standing(Status::Unknown);
-    payment(&mut it, &news("pending"), Asked, at(5));
-    assert_eq!(it.search, Some(Search { confirmed: true, ..watch(at(5)) }), "the others wait for their notification");
+    payment(&mut it, &news("pending"), Query, at(5));
+    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..watch(at(5)) }), "the others wait for their notification");
 }
 
-fn unclear() -> News {
-    News::Unknown(Reason { word: Some(word()), sentence: None })
+fn unclear() -> Update {
+    Update::Unknown(Reason { word: Some(word()), sentence: None })
 }
 
 #[test]
 fn what_ends_keeps_the_word_that_it_began_with() {
-    for end in [News::NeverHappened, outcome(Status::Failed), outcome(Status::Closed)] {
+    for end in [Update::NotFoundAtProvider, outcome(Status::Failed), outcome(Status::Closed)] {
         let mut it = a_payment("o");
-        payment(&mut it, &unclear(), Own, at(1));
-        assert_eq!((it.status, &it.word), (Status::Unknown, &Some(word())));
+        payment(&mut it, &unclear(), Request, at(1));
+        assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(word())));
         // Open meanwhile, with nothing new to say.
         let mut open = it.clone();
-        payment(&mut open, &outcome(Status::Pending), Asked, at(2));
-        payment(&mut open, &outcome(Status::Closed), Asked, at(3));
+        payment(&mut open, &outcome(Status::Pending), Query, at(2));
+        payment(&mut open, &outcome(Status::Closed), Query, at(3));
         for it in [&mut it, &mut open] {
-            payment(it, &end, Asked, at(4));
+            payment(it, &end, Query, at(4));
             assert!(it.status.is_final(), "{end:?}");
-            assert_eq!((&it.word, &it.status_reason), (&Some(word()), &None), "{end:?}");
+            assert_eq!((&it.provider_error, &it.status_reason), (&Some(word()), &None), "{end:?}");
         }
         let mut refunded = a_refund("o", "r", 5);
-        refund(&mut refunded, &unclear(), Own, at(1));
-        refund(&mut refunded, &end, Asked, at(2));
-        assert_eq!((refunded.status, refunded.word), (Status::Failed, Some(word())), "{end:?}");
+        refund(&mut refunded, &unclear(), Request, at(1));
+        refund(&mut refunded, &end, Query, at(2));
+        assert_eq!((refunded.status, refunded.provider_error), (Status::Failed, Some(word())), "{end:?}");
     }
 }
 
 #[test]
 fn reason_of_the_end_replaces_that_of_the_beginning_and_success_needs_none() {
     let mut it = a_payment("o");
-    payment(&mut it, &unclear(), Own, at(1));
-    let reason = Some(Word { code: "PAYERROR".into(), message: "失败".into() });
+    payment(&mut it, &unclear(), Request, at(1));
+    let reason = Some(ProviderError { code: "PAYERROR".into(), message: "失败".into() });
     let failed = Outcome { reason: reason.clone(), ..Outcome::of(Status::Failed) };
-    payment(&mut it, &News::Outcome(failed), Asked, at(2));
-    assert_eq!((it.status, &it.word), (Status::Failed, &reason));
-    payment(&mut it, &outcome(Status::Succeeded), Told, at(3));
-    assert_eq!((it.word, it.status_reason), (None, None));
+    payment(&mut it, &Update::Outcome(failed), Query, at(2));
+    assert_eq!((it.status, &it.provider_error), (Status::Failed, &reason));
+    payment(&mut it, &outcome(Status::Succeeded), Notification, at(3));
+    assert_eq!((it.provider_error, it.status_reason), (None, None));
 }
 
 #[test]
@@ -200,40 +202,40 @@ fn without_a_word_of_the_provider_the_gateway_says_why() {
     let sentence = |it: &Payment| it.status_reason.clone().unwrap_or_default();
     let mut it = a_payment("o");
     let error = tollgate_plugins::error::Error::unclear("no answer in time");
-    payment(&mut it, &News::Unknown((&error).into()), Own, at(1));
+    payment(&mut it, &Update::Unknown((&error).into()), Request, at(1));
     assert!(sentence(&it).contains("no answer in time"));
-    payment(&mut it, &News::NeverHappened, Asked, at(2));
+    payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("no answer in time"));
-    let mut it = Payment { search: Some(Search::new(at(1))), ..standing(Status::Unknown) };
-    payment(&mut it, &News::NeverHappened, Asked, at(2));
+    let mut it = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Unknown) };
+    payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("does not have it"));
     let mut it = a_payment("o");
-    let gone = News::Unsent(Status::Failed, Reason::sentence("no channel"));
-    payment(&mut it, &gone, Own, at(1));
+    let gone = Update::NotSent(Status::Failed, Reason::sentence("no channel"));
+    payment(&mut it, &gone, Request, at(1));
     assert_eq!((it.status, it.money_state, sentence(&it)), (Status::Failed, MoneyState::NotSent, "no channel".into()));
     let mut it = a_payment("o");
     let other = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
-    payment(&mut it, &News::Outcome(other), Own, at(1));
+    payment(&mut it, &Update::Outcome(other), Request, at(1));
     assert!(sentence(&it).contains("another amount"));
 }
 
 #[test]
 fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
-    for (status, source) in [(Status::Pending, Own), (Status::Unknown, Asked), (Status::Pending, Asked)] {
+    for (status, source) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
         let mut it = Payment { method, ..standing(status) };
-        let reason = Some(Word { code: "PAYERROR".into(), message: String::new() });
+        let reason = Some(ProviderError { code: "PAYERROR".into(), message: String::new() });
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
-        payment(&mut it, &News::Outcome(wrong.clone()), source, at(5));
-        assert_eq!((it.status, it.money_state, &it.word), (Status::Pending, MoneyState::Unknown, &reason));
+        payment(&mut it, &Update::Outcome(wrong.clone()), source, at(5));
+        assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
         let search = it.search.clone().unwrap();
         assert!(search.closing && search.due <= at(5), "{search:?}");
-        assert!(!payment(&mut it, &News::Outcome(wrong), Asked, at(6)).changed, "told once");
+        assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "told once");
         let mut paid = it.clone();
-        payment(&mut paid, &outcome(Status::Succeeded), Asked, at(7));
-        assert_eq!((paid.status, paid.money_state, paid.word), (Status::Succeeded, MoneyState::Moved, None));
-        payment(&mut it, &outcome(Status::Closed), Asked, at(7));
-        assert_eq!((it.status, it.money_state, it.word), (Status::Closed, MoneyState::NotMoved, reason));
+        payment(&mut paid, &outcome(Status::Succeeded), Query, at(7));
+        assert_eq!((paid.status, paid.money_state, paid.provider_error), (Status::Succeeded, MoneyState::Moved, None));
+        payment(&mut it, &outcome(Status::Closed), Query, at(7));
+        assert_eq!((it.status, it.money_state, it.provider_error), (Status::Closed, MoneyState::NotMoved, reason));
     }
 }
 
@@ -241,16 +243,16 @@ fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
 fn only_an_open_payment_expires() {
     for status in STATUSES {
         let mut it = standing(status);
-        let change = payment(&mut it, &News::Expired, Asked, at(5));
+        let change = payment(&mut it, &Update::Expired, Query, at(5));
         let expected = (status == Status::Pending).then_some(Status::Closed);
         assert_eq!(change.became, expected, "{status:?}");
         assert_eq!(it.status_reason.is_some(), expected.is_some());
         let mut refunded = a_refund("o", "r", 5);
         refunded.status = status;
-        assert_eq!(refund(&mut refunded, &News::Expired, Asked, at(5)), Change::default());
+        assert_eq!(refund(&mut refunded, &Update::Expired, Query, at(5)), Change::default());
     }
     let mut unsent = a_payment("o");
-    assert_eq!(payment(&mut unsent, &News::Expired, Asked, at(5)), Change::default());
+    assert_eq!(payment(&mut unsent, &Update::Expired, Query, at(5)), Change::default());
 }
 
 #[test]
@@ -258,25 +260,25 @@ fn refund_that_only_was_accepted_fails_when_the_provider_does_not_have_it() {
     let accepted = |provider_id: Option<&str>| {
         let mut it = a_refund("o", "r", 5);
         let taken = Outcome { provider_id: provider_id.map(str::to_owned), ..Outcome::of(Status::Pending) };
-        refund(&mut it, &News::Outcome(taken), Own, at(1));
+        refund(&mut it, &Update::Outcome(taken), Request, at(1));
         it
     };
     let mut it = accepted(None);
-    assert_eq!(it.search, Some(Search::new(at(1))), "it is asked about at once");
-    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)).became, Some(Status::Failed));
+    assert_eq!(it.search, Some(Inquiry::new(at(1))), "it is asked about at once");
+    assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
-    assert_eq!(it.search, Some(Search { confirmed: true, ..watch(at(1)) }));
-    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)), Change::default());
+    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..watch(at(1)) }));
+    assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default());
     let mut it = accepted(None);
-    refund(&mut it, &outcome(Status::Pending), Asked, at(2));
-    assert_eq!(refund(&mut it, &News::NeverHappened, Asked, at(40)), Change::default(), "a query has found it");
+    refund(&mut it, &outcome(Status::Pending), Query, at(2));
+    assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default(), "a query has found it");
 }
 
 #[test]
 fn till_payment_that_waits_for_a_password_fails_when_the_provider_does_not_have_it() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
     let mut it = Payment { method, ..standing(Status::Pending) };
-    assert_eq!(payment(&mut it, &News::NeverHappened, Asked, at(5)).became, Some(Status::Failed));
+    assert_eq!(payment(&mut it, &Update::NotFoundAtProvider, Query, at(5)).became, Some(Status::Failed));
 }
 
 #[test]
@@ -288,21 +290,21 @@ fn create_request_is_kept_until_the_payer_can_pay() {
         public_url: "https://pay.example.com".into(),
     }));
     let begun = Payment { create_request, ..a_payment("o") };
-    let action = Some(Action::Qr { data: "x".into() });
-    let payable = News::Outcome(Outcome { action, ..Outcome::of(Status::Pending) });
+    let action = Some(NextAction::Qr { data: "x".into() });
+    let payable = Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) });
     let mut it = begun.clone();
-    payment(&mut it, &payable, Own, at(1));
+    payment(&mut it, &payable, Request, at(1));
     assert_eq!(it.create_request, None);
     let mut it = begun.clone();
-    payment(&mut it, &unclear(), Own, at(1));
-    payment(&mut it, &outcome(Status::Pending), Asked, at(2));
+    payment(&mut it, &unclear(), Request, at(1));
+    payment(&mut it, &outcome(Status::Pending), Query, at(2));
     assert!(it.lacks_action() && it.awaits_action());
     assert_eq!(it.search.as_ref().map(|search| search.due), Some(at(2)), "the create is repeated at once");
-    payment(&mut it, &payable, Asked, at(3));
-    assert_eq!((it.create_request.is_some(), it.lacks_action(), it.word), (false, false, None));
-    for end in [News::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
+    payment(&mut it, &payable, Query, at(3));
+    assert_eq!((it.create_request.is_some(), it.lacks_action(), it.provider_error), (false, false, None));
+    for end in [Update::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
         let mut it = begun.clone();
-        payment(&mut it, &end, Own, at(1));
+        payment(&mut it, &end, Request, at(1));
         assert_eq!(it.create_request, None, "{end:?}");
     }
 }

@@ -9,12 +9,12 @@ const LEFT: &str = "o/wechat";
 
 impl Bench {
     /// A payment that went from `wechat` to `backup` after an attempt that ended so.
-    async fn moved(&self, why: Error) -> Ticket {
+    async fn moved(&self, why: Error) -> ExecutionPermit {
         let mut ticket = self.run("k", pay("o")).await;
-        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.ended(&Err(why));
         ticket.evidence.push(tried);
-        self.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
+        self.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
         ticket
     }
 
@@ -36,9 +36,9 @@ async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears
     let due = bench.due().await;
     let [Record::Payment(left)] = due.as_slice() else { panic!("{due:?}") };
     assert_eq!((left.order_id.as_str(), left.channel.as_str(), left.status), (LEFT, "wechat", Status::Unknown));
-    assert_eq!(left.number, bench.payment("o").await.number, "the provider knows it by the same number");
+    assert_eq!(left.provider_order_no, bench.payment("o").await.provider_order_no, "the provider knows it by the same number");
     assert!(left.search.as_ref().unwrap().closing && left.is_attempt());
-    bench.ledger.apply(&of(LEFT), News::NeverHappened, at(9)).await.unwrap();
+    bench.ledger.apply(&of(LEFT), Update::NotFoundAtProvider, at(9)).await.unwrap();
     assert!(bench.due().await.is_empty());
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
     let crashed = bench.crash();
@@ -48,7 +48,7 @@ async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears
 #[tokio::test]
 async fn what_a_filter_held_back_left_nothing_anywhere() {
     let bench = Bench::new();
-    let ticket = bench.moved(Error::Held { why: "the breaker is open".into(), retry_after: 1 }).await;
+    let ticket = bench.moved(Error::Rejected { why: "the breaker is open".into(), retry_after: 1 }).await;
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
     let stray = bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap();
@@ -81,15 +81,15 @@ async fn money_on_both_is_told_once_and_goes_back_once() {
 
     let ticket = bench.run("", give_back(LEFT, "double", 1000)).await;
     assert_eq!(ticket.refund.as_ref().unwrap().channel, "wechat");
-    assert!(matches!(bench.claim("", give_back(LEFT, "double", 1000)).await, Claimed::Running));
+    assert!(matches!(bench.claim("", give_back(LEFT, "double", 1000)).await, ClaimResult::Running));
     bench.settle(ticket, outcome(Status::Succeeded)).await;
-    bench.ledger.searched(&of(LEFT), None).await.unwrap();
+    bench.ledger.save_inquiry(&of(LEFT), None).await.unwrap();
     assert!(bench.due().await.is_empty());
     let mut kinds = bench.kinds().await;
     kinds.sort();
     assert_eq!(kinds, ["payment.double_payment", "payment.succeeded", "refund.succeeded"]);
     assert_eq!(bench.payment("o").await.refunded, 0, "the payment itself stays paid");
-    let lives = bench.ledger.lives("o", vec!["shop".into()]).await.unwrap();
+    let lives = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
     let named: Vec<_> = lives.iter().map(|life| (life.payment.order_id.as_str(), life.refunds.len())).collect();
     assert_eq!(named, [("o", 0), (LEFT, 1)]);
 }
@@ -98,7 +98,7 @@ async fn money_on_both_is_told_once_and_goes_back_once() {
 async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
-    bench.ledger.apply(&of(LEFT), News::NeverHappened, at(9)).await.unwrap();
+    bench.ledger.apply(&of(LEFT), Update::NotFoundAtProvider, at(9)).await.unwrap();
     assert_eq!(bench.ledger.record("wechat", paid("n"), at(99)).await.unwrap(), Recorded::Applied(of(LEFT)));
     assert_eq!(bench.due().await.len(), 1);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.double_payment"]);
@@ -124,14 +124,14 @@ async fn money_on_two_channels_is_counted_after_the_commit_only() {
         let payment = Payment { channel: channel.clone(), ..a_payment(LEFT) };
         move |tx: &mut transaction::Transaction<'_>| {
             let (id, claim) = (tx.new_id(at(0)), tx.new_id(at(0)));
-            let mut attempt = rows::Kept::new(id, rows::PaymentRow::new(payment.clone(), claim));
-            crate::ledger::attempts::paid(tx, &mut attempt, at(0))?;
+            let mut attempt = rows::TrackedRow::new(id, rows::PaymentRow::new(payment.clone(), claim));
+            crate::ledger::abandoned_attempts::paid(tx, &mut attempt, at(0))?;
             if fails { Err(LedgerError("rolled back".into())) } else { Ok(()) }
         }
     };
-    assert!(bench.ledger.engine.write(Durable, About::order("shop", LEFT), found(true)).await.is_err());
+    assert!(bench.ledger.engine.write(Durable, LockScope::order("shop", LEFT), found(true)).await.is_err());
     assert_eq!(counted(), 0);
-    bench.ledger.engine.write(Durable, About::order("shop", LEFT), found(false)).await.unwrap();
+    bench.ledger.engine.write(Durable, LockScope::order("shop", LEFT), found(false)).await.unwrap();
     assert_eq!(counted(), 1);
 }
 
@@ -155,11 +155,11 @@ async fn address_and_end_of_the_sending_are_written_down_without_another_channel
         expires_at: Some(at(900)),
         public_url: "https://new.example.com".into(),
     };
-    bench.ledger.moved_to(&mut ticket, to, at(1)).await.unwrap();
+    bench.ledger.reroute(&mut ticket, to, at(1)).await.unwrap();
     let after = bench.crash();
     let payment = after.payment("o").await;
     assert_eq!(payment.create_request.unwrap().public_url, "https://new.example.com");
     assert_eq!((payment.channel, payment.expires_at), (kept.channel, Some(at(900))));
     let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
-    assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, What::Moved { .. })), "{timeline:?}");
+    assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, TimelineEvent::Rerouted { .. })), "{timeline:?}");
 }

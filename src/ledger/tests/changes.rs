@@ -1,6 +1,6 @@
 //! News as the ledger takes it in: events, repetitions, mismatches, searches.
 
-use tollgate_plugins::payment::Action as ActionOf;
+use tollgate_plugins::payment::NextAction as ActionOf;
 
 use super::*;
 
@@ -8,9 +8,9 @@ use super::*;
 async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
-    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     let mut seen = Vec::new();
     for event in bench.hear_all().await {
@@ -24,7 +24,7 @@ async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
         ("payment.succeeded", Status::Succeeded, 4),
     ];
     assert_eq!(seen, expected.map(|(kind, status, version)| (kind.to_owned(), status, version)));
-    assert_eq!(bench.ledger.apply(&of("nothing"), News::Unknown(Reason::default()), at(2)).await.unwrap(), None);
+    assert_eq!(bench.ledger.apply(&of("nothing"), Update::Unknown(Reason::default()), at(2)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn another_amount_or_channel_is_told_once_and_never_believed() {
     let foreign = bench.ledger.record("another", told("f", "o", None, right.clone()), at(2)).await;
     assert_eq!(foreign.unwrap(), Recorded::Mismatch(of("o")));
     bench.ledger.mismatch(&of("o"), at(2)).await.unwrap();
-    let applied = bench.ledger.apply(&of("o"), News::Outcome(wrong.clone()), at(2)).await.unwrap();
+    let applied = bench.ledger.apply(&of("o"), Update::Outcome(wrong.clone()), at(2)).await.unwrap();
     assert_eq!(applied, Some(Record::Payment(before)));
     assert_eq!(bench.kinds().await, ["payment.mismatch"], "one version, one mismatch");
     // What was not believed is not done with: right, it counts under the same id.
@@ -124,7 +124,7 @@ async fn another_amount_or_channel_is_told_once_and_never_believed() {
         bench.ledger.record("wechat", told(id, "o", None, outcome), at(5)).await.unwrap();
         assert_eq!(bench.kinds().await, kinds, "{id}");
         let filled = if id == "old" { Outcome { at: Some(at(3)), ..Outcome::of(Status::Succeeded) } } else { continue };
-        bench.ledger.apply(&of("o"), News::Outcome(filled), at(6)).await.unwrap();
+        bench.ledger.apply(&of("o"), Update::Outcome(filled), at(6)).await.unwrap();
     }
     assert_eq!(bench.payment("o").await.paid_at, Some(at(3)));
 }
@@ -147,12 +147,12 @@ async fn a_notification_that_was_believed_is_not_looked_at_again() {
 #[tokio::test]
 async fn an_answer_about_another_amount_is_no_answer() {
     let bench = Bench::new();
-    let wrong = News::Outcome(Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) });
+    let wrong = Update::Outcome(Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) });
     let ticket = bench.run("k", pay("o")).await;
     let Record::Payment(payment) = bench.settle(ticket, wrong.clone()).await else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Unknown, MoneyState::Unknown));
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.mismatch"]);
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     // A close, likewise, but the payment's status stays.
     let ticket = bench.run("k2", pay("o2")).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
@@ -162,7 +162,7 @@ async fn an_answer_about_another_amount_is_no_answer() {
     assert_eq!(payment.status, Status::Pending);
     assert!(payment.search.is_some());
     assert_eq!(bench.kinds().await, ["payment.mismatch"]);
-    assert!(matches!(bench.claim("c", close("o2")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("c", close("o2")).await, ClaimResult::AlreadyExists(_)));
     // A refund.
     bench.paid("o3").await;
     let ticket = bench.run("r", give_back("o3", "r", 300)).await;
@@ -176,17 +176,17 @@ async fn an_answer_about_another_amount_is_no_answer() {
 async fn a_notification_before_the_answer_wins_over_it() {
     let bench = Bench::new();
     for (order, news) in [
-        ("a", News::Unknown(Reason::default())),
+        ("a", Update::Unknown(Reason::default())),
         ("b", outcome(Status::Pending)),
-        ("c", News::Declined(word())),
+        ("c", Update::Declined(word())),
         ("d", outcome(Status::Closed)),
     ] {
         let ticket = bench.run(order, pay(order)).await;
         bench.ledger.record("wechat", told(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
         bench.settle(ticket, news).await;
         let payment = bench.payment(order).await;
-        assert_eq!((payment.status, payment.money_state, payment.word), (Status::Succeeded, MoneyState::Moved, None));
-        assert!(matches!(bench.claim(order, pay(order)).await, Claimed::Replay(_)));
+        assert_eq!((payment.status, payment.money_state, payment.provider_error), (Status::Succeeded, MoneyState::Moved, None));
+        assert!(matches!(bench.claim(order, pay(order)).await, ClaimResult::Replay(_)));
         assert_eq!(bench.kinds().await, ["payment.succeeded"]);
     }
     assert!(bench.due().await.is_empty());
@@ -196,10 +196,10 @@ async fn a_notification_before_the_answer_wins_over_it() {
 async fn action_that_was_lost_and_found_is_an_event() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     let found = Outcome { action: Some(ActionOf::Qr { data: "x".into() }), ..Outcome::of(Status::Pending) };
     for at_second in [2, 3] {
-        bench.ledger.apply(&of("o"), News::Outcome(found.clone()), at(at_second)).await.unwrap();
+        bench.ledger.apply(&of("o"), Update::Outcome(found.clone()), at(at_second)).await.unwrap();
     }
     let mut kinds = Vec::new();
     for event in bench.hear_all().await {
@@ -214,11 +214,11 @@ async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_oth
     for number in 0..12 {
         let order = format!("unknown-{number}");
         let ticket = bench.run(&order, pay(&order)).await;
-        bench.settle(ticket, News::Unknown(Reason::default())).await;
+        bench.settle(ticket, Update::Unknown(Reason::default())).await;
     }
     let ticket = bench.run("pending", pay("pending")).await;
-    bench.settle(ticket, News::Outcome(Outcome::of(Status::Pending))).await;
-    bench.ledger.searched(&of("pending"), Some(Search { due: at(50), ..Search::new(at(1)) })).await.unwrap();
+    bench.settle(ticket, Update::Outcome(Outcome::of(Status::Pending))).await;
+    bench.ledger.save_inquiry(&of("pending"), Some(Inquiry { due: at(50), ..Inquiry::new(at(1)) })).await.unwrap();
     let due = bench.ledger.due_searches(at(60), 8, &[]).await;
     let is_pending = |record: &Record| matches!(record, Record::Payment(it) if it.status == Status::Pending);
     assert!((7..=8).contains(&due.len()) && due.last().is_some_and(is_pending), "{due:?}");
@@ -228,17 +228,17 @@ async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_oth
 async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
     let bench = Bench::new();
     for (order, news) in [
-        ("pending", News::Outcome(Outcome::of(Status::Pending))),
-        ("unknown", News::Unknown(Reason::default())),
-        ("closing", News::Outcome(Outcome::of(Status::Pending))),
+        ("pending", Update::Outcome(Outcome::of(Status::Pending))),
+        ("unknown", Update::Unknown(Reason::default())),
+        ("closing", Update::Outcome(Outcome::of(Status::Pending))),
     ] {
         let ticket = bench.run(order, pay(order)).await;
         bench.settle(ticket, news).await;
     }
     let channel = bench.payment("unknown").await.channel;
-    let search = |due, closing| Search { due: at(due), closing, ..Search::new(at(1)) };
+    let search = |due, closing| Inquiry { due: at(due), closing, ..Inquiry::new(at(1)) };
     for (order, due, closing) in [("pending", 10, false), ("unknown", 30, false), ("closing", 20, true)] {
-        assert!(bench.ledger.searched(&of(order), Some(search(due, closing))).await.unwrap());
+        assert!(bench.ledger.save_inquiry(&of(order), Some(search(due, closing))).await.unwrap());
     }
     let names = async |limit, busy: &[String]| -> Vec<String> {
         let due = bench.ledger.due_searches(at(60), limit, busy).await;
@@ -249,10 +249,10 @@ async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
     assert_eq!(names(10, std::slice::from_ref(&channel)).await, <[&str; 0]>::default());
     assert_eq!(names(10, &["another".to_owned()]).await.len(), 3);
     // What was urgent and is only pending now waits with the others.
-    bench.ledger.apply(&of("unknown"), News::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
-    bench.ledger.searched(&of("unknown"), Some(search(5, false))).await.unwrap();
+    bench.ledger.apply(&of("unknown"), Update::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
+    bench.ledger.save_inquiry(&of("unknown"), Some(search(5, false))).await.unwrap();
     assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
-    bench.ledger.searched(&of("unknown"), Some(search(15, false))).await.unwrap();
+    bench.ledger.save_inquiry(&of("unknown"), Some(search(15, false))).await.unwrap();
     assert_eq!(names(10, &[]).await, ["closing", "pending", "unknown"]);
 }
 
@@ -262,16 +262,16 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     let wake = bench.ledger.wake();
     for order in ["a", "b"] {
         let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, News::Unknown(Reason::default())).await;
+        bench.settle(ticket, Update::Unknown(Reason::default())).await;
     }
     // Settling is not waited for; anything that is comes after it.
-    bench.ledger.apply(&of("nothing"), News::Unknown(Reason::default()), at(1)).await.unwrap();
+    bench.ledger.apply(&of("nothing"), Update::Unknown(Reason::default()), at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     assert!(bench.ledger.due_searches(at(0), 10, &[]).await.is_empty());
     assert_eq!(bench.ledger.due_searches(at(1), 1, &[]).await.len(), 1);
     let version = bench.payment("a").await.version;
-    let search = Search { due: at(60), asked: 3, absent: 1, needs_person: true, ..Search::new(at(1)) };
-    bench.ledger.searched(&of("a"), Some(search.clone())).await.unwrap();
+    let search = Inquiry { due: at(60), asked: 3, absent: 1, needs_person: true, ..Inquiry::new(at(1)) };
+    bench.ledger.save_inquiry(&of("a"), Some(search.clone())).await.unwrap();
     let names = async |now| -> Vec<String> {
         let due = bench.ledger.due_searches(now, 10, &[]).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
@@ -284,7 +284,7 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
     for order in ["a", "b"] {
         bench.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
-        bench.ledger.searched(&of(order), Some(search.clone())).await.unwrap();
+        bench.ledger.save_inquiry(&of(order), Some(search.clone())).await.unwrap();
         assert_eq!(bench.payment(order).await.search, None, "what ended is not searched again");
     }
     let waiting = bench.ledger.waiting().await.unwrap();
@@ -296,8 +296,8 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
 async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    let ask = async || bench.ledger.ask_person(&of("o"), "nobody knows", at(90_000)).await.unwrap();
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let ask = async || bench.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As it would be when the process ends behind the first, before the next question has its time.
     assert_eq!((ask().await, ask().await), (true, false));
     assert!(bench.payment("o").await.search.unwrap().needs_person);
@@ -314,7 +314,7 @@ async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() 
     let ticket = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
     let stuck = Outcome { needs_person: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
-    let subject = Subject { refund_id: Some("r".into()), ..of("o") };
+    let subject = RecordId { refund_id: Some("r".into()), ..of("o") };
     for expected in [Recorded::Applied(subject), Recorded::Duplicate] {
         let recorded = bench.ledger.record("wechat", told("e", "o", Some("r"), stuck.clone()), at(2)).await.unwrap();
         assert_eq!(recorded, expected);
@@ -332,8 +332,8 @@ async fn news_that_proves_nothing_starts_a_question() {
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
-    let later = Search { due: at(900), ..bench.payment("o").await.search.unwrap() };
-    bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
+    let later = Inquiry { due: at(900), ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(bench.payment("o").await.search.unwrap().due, at(2), "a repetition asks again");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
@@ -357,7 +357,7 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
     assert_eq!(bench.ledger.due_searches(at(302), 10, &[]).await.len(), 1);
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
     assert!(bench.payment("o").await.search.is_some(), "until its end is known");
-    bench.ledger.searched(&of("o"), None).await.unwrap();
+    bench.ledger.save_inquiry(&of("o"), None).await.unwrap();
     assert!(bench.payment("o").await.search.is_none(), "or nothing more is expected");
     bench.paid("paid").await;
     let ticket = bench.run("r", give_back("paid", "r", 10)).await;
@@ -369,8 +369,8 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
 async fn what_is_unknown_is_closed_once_it_is_known_to_be_open() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     let search = bench.payment("o").await.search.unwrap();
     assert!(search.closing && search.due == at(2), "{search:?}");

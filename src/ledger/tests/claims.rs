@@ -7,16 +7,16 @@ async fn the_same_key_runs_once_then_replays_to_the_byte() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
     assert_eq!((ticket.payment.version, ticket.payment.money_state), (1, MoneyState::NotSent));
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Running));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Running));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
-    assert!(matches!(other, Claimed::OtherRequest));
-    let (record, said) = bench.ledger.settle(ticket, News::Declined(word()), at(1), answer).await.unwrap();
+    assert!(matches!(other, ClaimResult::KeyReused));
+    let (record, said) = bench.ledger.settle(ticket, Update::Declined(word()), at(1), answer).await.unwrap();
     let Record::Payment(payment) = record else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Failed, MoneyState::NotMoved));
-    assert_eq!(payment.word, Some(word()));
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Replay(again) if again == said));
+    assert_eq!(payment.provider_error, Some(word()));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Replay(again) if again == said));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
-    assert!(matches!(other, Claimed::OtherRequest));
+    assert!(matches!(other, ClaimResult::KeyReused));
 }
 
 #[tokio::test]
@@ -34,16 +34,16 @@ async fn keys_differ_by_merchant_method_path_and_key() {
         let mut key = claim_key("k", "another body");
         change(&mut key);
         let claimed = bench.ledger.claim(key, pay(&format!("o{place}")), at(0)).await.unwrap();
-        assert!(matches!(claimed, Claimed::Run(_)), "{claimed:?}");
+        assert!(matches!(claimed, ClaimResult::Run(_)), "{claimed:?}");
     }
     // Another merchant's same order is another payment; a key of one cannot claim for the other.
     let mut theirs = a_payment("o");
     theirs.merchant = "bakery".into();
-    theirs.number = provider_number(&["bakery", "o"]);
+    theirs.provider_order_no = provider_number(&["bakery", "o"]);
     let wrong = bench.ledger.claim(claim_key("k9", ""), Intent::Pay(theirs.clone()), at(0)).await;
     assert!(wrong.is_err());
     let key = ClaimKey { merchant: "bakery".into(), ..claim_key("k", "") };
-    assert!(matches!(bench.ledger.claim(key, Intent::Pay(theirs), at(0)).await.unwrap(), Claimed::Run(_)));
+    assert!(matches!(bench.ledger.claim(key, Intent::Pay(theirs), at(0)).await.unwrap(), ClaimResult::Run(_)));
 }
 
 #[tokio::test]
@@ -64,35 +64,35 @@ async fn under_a_number_that_is_not_its_own_nothing_is_made() {
 async fn one_order_is_one_payment_whatever_the_key() {
     let bench = Bench::new();
     let ticket = bench.run("k1", pay("o")).await;
-    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
+    assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
-    assert!(matches!(bench.claim("k3", other.clone()).await, Claimed::OtherContent));
+    assert!(matches!(bench.claim("k3", other.clone()).await, ClaimResult::OrderIdReused));
     bench.settle(ticket, outcome(Status::Pending)).await;
     for key in ["k2", "k4"] {
-        assert!(matches!(bench.claim(key, pay("o")).await, Claimed::Replay(a) if a.body == "o pending"));
+        assert!(matches!(bench.claim(key, pay("o")).await, ClaimResult::Replay(a) if a.body == "o pending"));
     }
     // k2 and k4 are bound now, k3 is not.
     for key in ["k2", "k4"] {
-        assert!(matches!(bench.claim(key, pay("o2")).await, Claimed::OtherRequest));
+        assert!(matches!(bench.claim(key, pay("o2")).await, ClaimResult::KeyReused));
     }
-    assert!(matches!(bench.claim("k3", pay("o2")).await, Claimed::Run(_)));
+    assert!(matches!(bench.claim("k3", pay("o2")).await, ClaimResult::Run(_)));
 }
 
 #[tokio::test]
 async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     let unknown = bench.payment("o").await;
     assert_eq!((unknown.status, unknown.money_state), (Status::Unknown, MoneyState::Unknown));
     assert!(unknown.search.is_some());
     for key in ["k", "k2"] {
         let claimed = bench.claim(key, pay("o")).await;
-        assert!(matches!(&claimed, Claimed::Present(Record::Payment(p)) if *p == unknown), "{claimed:?}");
+        assert!(matches!(&claimed, ClaimResult::AlreadyExists(Record::Payment(p)) if *p == unknown), "{claimed:?}");
     }
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
     let claimed = bench.claim("k", pay("o")).await;
-    assert!(matches!(&claimed, Claimed::Present(Record::Payment(p)) if p.status == Status::Succeeded), "{claimed:?}");
+    assert!(matches!(&claimed, ClaimResult::AlreadyExists(Record::Payment(p)) if p.status == Status::Succeeded), "{claimed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,8 +107,8 @@ async fn of_two_hundred_at_once_one_runs() {
     let mut tickets = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
-            Claimed::Run(ticket) => tickets.push(ticket),
-            other => assert!(matches!(other, Claimed::Running), "{other:?}"),
+            ClaimResult::Run(ticket) => tickets.push(ticket),
+            other => assert!(matches!(other, ClaimResult::Running), "{other:?}"),
         }
     }
     assert_eq!(tickets.len(), 1);
@@ -118,15 +118,15 @@ async fn of_two_hundred_at_once_one_runs() {
 async fn a_released_claim_leaves_no_trace() {
     let bench = Bench::new();
     let mut ticket = bench.run("k1", pay("o")).await;
-    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Running));
-    let moved = bench.ledger.moved_to(&mut ticket, destination("wechat-backup", "wechat-v3:2"), at(1)).await.unwrap();
+    assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
+    let moved = bench.ledger.reroute(&mut ticket, destination("wechat-backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
     let gone = bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await;
     assert_eq!(gone.unwrap(), Recorded::UnknownOrder);
     // Both keys are free again, the second even for another request.
-    assert!(matches!(bench.claim("k2", pay("o2")).await, Claimed::Run(_)));
+    assert!(matches!(bench.claim("k2", pay("o2")).await, ClaimResult::Run(_)));
     bench.run("k1", pay("o")).await;
 }
 
@@ -135,10 +135,10 @@ async fn a_release_forgets_nothing_that_was_heard() {
     let bench = Bench::new();
     let mut ticket = bench.run("k", pay("o")).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-    assert!(bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
+    assert!(bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     // Nor that the provider merely has it: it was sent, so it is searched.
     let ticket = bench.run("k2", pay("o2")).await;
     bench.ledger.record("wechat", told("e2", "o2", None, Outcome::of(Status::Pending)), at(1)).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_ticket_that_is_lost_makes_it_unknown() {
     let bench = Bench::new();
     drop(bench.run("k", pay("o")).await);
     // The thread takes requests in order, so this one comes after.
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     assert_eq!(bench.payment("o").await.status, Status::Unknown);
     assert_eq!(bench.due().await.len(), 1);
 }
@@ -178,11 +178,11 @@ async fn a_caller_who_never_got_its_ticket_sent_nothing() {
     }
     let claimed = loop {
         let claimed = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0)).await.unwrap();
-        if !matches!(claimed, Claimed::Running) {
+        if !matches!(claimed, ClaimResult::Running) {
             break claimed;
         }
     };
-    assert!(matches!(claimed, Claimed::Run(_)), "{claimed:?}");
+    assert!(matches!(claimed, ClaimResult::Run(_)), "{claimed:?}");
 }
 
 async fn futures_now<F: Future + Unpin>(mut future: F) -> bool {
@@ -193,15 +193,15 @@ async fn futures_now<F: Future + Unpin>(mut future: F) -> bool {
 #[tokio::test]
 async fn refunds_want_a_paid_payment_in_their_currency() {
     let bench = Bench::new();
-    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::NotFound));
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::NotFound));
     let ticket = bench.run("k", pay("o")).await;
-    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, Claimed::Refused(_)));
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::Refused(_)));
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::Refused(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
     let mut dollars = a_refund("o", "r", 1);
     dollars.amount.currency = Currency::parse("USD").unwrap();
-    assert!(matches!(bench.claim("r", Intent::Refund(dollars)).await, Claimed::Refused(_)));
+    assert!(matches!(bench.claim("r", Intent::Refund(dollars)).await, ClaimResult::Refused(_)));
     let ticket = bench.run("r", give_back("o", "r", 1)).await;
     let refund = ticket.refund.as_ref().unwrap();
     assert_eq!((refund.channel.as_str(), ticket.payment.order_id.as_str()), ("wechat", "o"));
@@ -213,37 +213,37 @@ async fn refunds_are_once_only_too() {
     let bench = Bench::new();
     bench.paid("o").await;
     let ticket = bench.run("a", give_back("o", "r", 10)).await;
-    assert!(matches!(bench.claim("a", give_back("o", "r", 10)).await, Claimed::Running));
-    assert!(matches!(bench.claim("b", give_back("o", "r", 10)).await, Claimed::Running));
-    assert!(matches!(bench.claim("c", give_back("o", "r", 11)).await, Claimed::OtherContent));
-    assert!(matches!(bench.claim("a", give_back("o", "r2", 10)).await, Claimed::OtherRequest));
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    assert!(matches!(bench.claim("a", give_back("o", "r", 10)).await, ClaimResult::Running));
+    assert!(matches!(bench.claim("b", give_back("o", "r", 10)).await, ClaimResult::Running));
+    assert!(matches!(bench.claim("c", give_back("o", "r", 11)).await, ClaimResult::OrderIdReused));
+    assert!(matches!(bench.claim("a", give_back("o", "r2", 10)).await, ClaimResult::KeyReused));
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     let claimed = bench.claim("b", give_back("o", "r", 10)).await;
-    assert!(matches!(claimed, Claimed::Present(Record::Refund(refund)) if refund.status == Status::Unknown));
+    assert!(matches!(claimed, ClaimResult::AlreadyExists(Record::Refund(refund)) if refund.status == Status::Unknown));
     let ticket = bench.run("d", give_back("o", "r3", 10)).await;
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     let claimed = bench.claim("e", give_back("o", "r3", 10)).await;
-    assert!(matches!(claimed, Claimed::Replay(answer) if answer.body == "r3 succeeded"));
+    assert!(matches!(claimed, ClaimResult::Replay(answer) if answer.body == "r3 succeeded"));
 }
 
 #[tokio::test]
 async fn refunds_never_exceed_what_was_paid() {
     let bench = Bench::new();
     bench.paid("o").await;
-    assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, Claimed::TooMuch { left: 1000 }));
+    assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, ClaimResult::ExceedsBalance { left: 1000 }));
     let open = bench.run("b", give_back("o", "b", 600)).await;
-    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
+    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, ClaimResult::ExceedsBalance { left: 400 }));
     // Unknown counts, failed and released do not.
-    bench.settle(open, News::Unknown(Reason::default())).await;
-    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, Claimed::TooMuch { left: 400 }));
-    bench.ledger.apply(&of_refund("o", "b"), News::NeverHappened, at(2)).await.unwrap();
+    bench.settle(open, Update::Unknown(Reason::default())).await;
+    assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, ClaimResult::ExceedsBalance { left: 400 }));
+    bench.ledger.apply(&of_refund("o", "b"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     let ticket = bench.run("c", give_back("o", "c", 1000)).await;
     bench.ledger.release(ticket).await.unwrap();
     let ticket = bench.run("c", give_back("o", "c", 1000)).await;
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     assert_eq!(bench.payment("o").await.refunded, 1000);
-    assert!(matches!(bench.claim("d", give_back("o", "d", 1)).await, Claimed::TooMuch { left: 0 }));
-    assert!(matches!(bench.claim("e", give_back("o", "e", u64::MAX)).await, Claimed::TooMuch { left: 0 }));
+    assert!(matches!(bench.claim("d", give_back("o", "d", 1)).await, ClaimResult::ExceedsBalance { left: 0 }));
+    assert!(matches!(bench.claim("e", give_back("o", "e", u64::MAX)).await, ClaimResult::ExceedsBalance { left: 0 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +255,7 @@ async fn refunds_at_once_never_exceed_what_was_paid() {
         tokio::spawn(async move {
             let intent = give_back("o", &format!("r{number}"), 70);
             let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
-            let Claimed::Run(ticket) = claimed else { return 0 };
+            let ClaimResult::Run(ticket) = claimed else { return 0 };
             ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
             70
         })
@@ -270,24 +270,38 @@ async fn refunds_at_once_never_exceed_what_was_paid() {
 #[tokio::test]
 async fn closes_want_an_open_payment() {
     let bench = Bench::new();
-    assert!(matches!(bench.claim("c", close("o")).await, Claimed::NotFound));
+    assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::NotFound));
     let ticket = bench.run("k", pay("o")).await;
-    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Running), "it may overtake the payment");
+    assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::Running), "it may overtake the payment");
     bench.settle(ticket, outcome(Status::Pending)).await;
     let ticket = bench.run("c", close("o")).await;
-    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Running));
+    assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Running));
     bench.ledger.release(ticket).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Pending, "only the claim is gone");
     let ticket = bench.run("c2", close("o")).await;
     let Record::Payment(closed) = bench.settle(ticket, outcome(Status::Closed)).await else { panic!() };
     assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotMoved));
-    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Replay(_)));
-    assert!(matches!(bench.claim("c3", close("o")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
+    assert!(matches!(bench.claim("c3", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.paid("paid").await;
-    assert!(matches!(bench.claim("c4", close("paid")).await, Claimed::Refused(_)));
+    assert!(matches!(bench.claim("c4", close("paid")).await, ClaimResult::Refused(_)));
     let ticket = bench.run("k2", pay("unknown")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    assert!(matches!(bench.claim("c5", close("unknown")).await, Claimed::Present(_)));
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    assert!(matches!(bench.claim("c5", close("unknown")).await, ClaimResult::AlreadyExists(_)));
+}
+
+#[tokio::test]
+async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
+    for ended in [Status::Closed, Status::Failed] {
+        let bench = Bench::new();
+        let ticket = bench.run("k", pay("o")).await;
+        bench.settle(ticket, outcome(Status::Pending)).await;
+        let ticket = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(ticket, outcome(ended)).await;
+        assert_eq!(bench.payment("o").await.status, Status::Succeeded, "{ended:?}");
+        assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"], "{ended:?}");
+    }
 }
 
 #[tokio::test]
@@ -297,29 +311,29 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     bench.settle(ticket, outcome(Status::Pending)).await;
     let before = bench.payment("o").await;
     let ticket = bench.run("c", close("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     let after = bench.payment("o").await;
     assert_eq!((after.status, after.version), (Status::Pending, before.version));
     assert_eq!(bench.due().await, [Record::Payment(after)]);
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
-    assert!(matches!(bench.claim("c", close("o")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     // Another unclear close makes a search that has time urgent again.
-    let later = Search { due: at(500), ..bench.payment("o").await.search.unwrap() };
-    bench.ledger.searched(&of("o"), Some(later)).await.unwrap();
+    let later = Inquiry { due: at(500), ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     let ticket = bench.run("c1", close("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
     // The truth was asked: it is open still, and is closed until it is.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     assert!(bench.payment("o").await.search.unwrap().closing);
-    let unmarked = Search { closing: false, ..bench.payment("o").await.search.unwrap() };
-    bench.ledger.searched(&of("o"), Some(unmarked)).await.unwrap();
+    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.search.unwrap() };
+    bench.ledger.save_inquiry(&of("o"), Some(unmarked)).await.unwrap();
     assert!(bench.payment("o").await.search.unwrap().closing, "who asks does not forget what is wanted");
     let ticket = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
-    bench.settle(ticket, News::Declined(word())).await;
+    bench.settle(ticket, Update::Declined(word())).await;
     let after = bench.payment("o").await;
-    assert_eq!((after.status, after.word), (Status::Pending, None));
-    assert!(matches!(bench.claim("c2", close("o")).await, Claimed::Replay(_)));
+    assert_eq!((after.status, after.provider_error), (Status::Pending, None));
+    assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
     assert!(bench.kinds().await.is_empty());
 }

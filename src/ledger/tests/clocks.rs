@@ -34,11 +34,11 @@ async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
 async fn search_that_a_wrong_clock_put_off_is_due_now() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     let search = bench.payment("o").await.search.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
-        let later = Search { due, ..search.clone() };
-        assert!(bench.ledger.searched(&of("o"), Some(later)).await.unwrap());
+        let later = Inquiry { due, ..search.clone() };
+        assert!(bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap());
         let after = bench.crash();
         assert_eq!(after.ledger.due_searches(at(4), 9, &[]).await.len(), count, "{due}");
     }
@@ -48,14 +48,14 @@ async fn search_that_a_wrong_clock_put_off_is_due_now() {
 async fn job_that_a_wrong_clock_put_back_is_due_now_and_young() {
     let bench = Bench::new();
     let late = at(FAR);
-    let accepted = bench.ledger.accept(claim_key("k", "body"), pay("o"), String::new(), 9, late).await.unwrap();
-    assert!(matches!(accepted, Claimed::Accepted(_)));
+    let accepted = bench.ledger.enqueue(claim_key("k", "body"), pay("o"), String::new(), 9, late).await.unwrap();
+    assert!(matches!(accepted, ClaimResult::Accepted(_)));
     let after = bench.crash();
-    let [claim] = after.ledger.due_errands(at(4), 9).await[..] else { panic!("it is not due") };
-    let ticket = after.ledger.take(claim, "here", at(4)).await.unwrap().unwrap();
+    let [claim] = after.ledger.due_job_ids(at(4), 9).await[..] else { panic!("it is not due") };
+    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
     after.ledger.release(ticket).await.unwrap();
-    let [claim] = after.crash().ledger.due_errands(late, 9).await[..] else { panic!("it is not there") };
-    let ticket = after.ledger.take(claim, "here", at(4)).await.unwrap().unwrap();
+    let [claim] = after.crash().ledger.due_job_ids(late, 9).await[..] else { panic!("it is not there") };
+    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
     assert!(ticket.errand.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
 }
 

@@ -36,9 +36,9 @@ async fn after_a_crash_what_ran_is_unknown_and_searched() {
     for (key, intent) in
         [("p", pay("o")), ("r", give_back("refunding", "r", 10)), ("c", close("open")), ("q", pay("told"))]
     {
-        assert!(matches!(after.claim(key, intent).await, Claimed::Present(_)), "{key}");
+        assert!(matches!(after.claim(key, intent).await, ClaimResult::AlreadyExists(_)), "{key}");
     }
-    assert!(matches!(after.claim("done", pay("unpaid")).await, Claimed::Replay(_)));
+    assert!(matches!(after.claim("done", pay("unpaid")).await, ClaimResult::Replay(_)));
     assert_eq!(known, 3);
     let mut kinds = after.kinds().await;
     kinds.sort();
@@ -65,8 +65,8 @@ async fn repeated_create_and_reversal_that_were_marked_are_known_after_a_crash()
     let lost = bench.payment("o").await;
     assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
     assert!(lost.status_reason.unwrap().contains("stopped"));
-    let marked = Search { repeated_creates: 1, ..lost.search.unwrap() };
-    assert!(bench.ledger.searched(&of("o"), Some(marked)).await.unwrap());
+    let marked = Inquiry { repeated_creates: 1, ..lost.search.unwrap() };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     // Killed between the mark and the create.
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(9)).await.unwrap();
@@ -74,8 +74,8 @@ async fn repeated_create_and_reversal_that_were_marked_are_known_after_a_crash()
     assert_eq!(open.search.as_ref().unwrap().repeated_creates, 1);
     assert!(open.lacks_action() && open.awaits_action(), "there are tries left");
     // Killed between the mark and the reversal.
-    let marked = Search { closing: true, absent: 1, ..open.search.unwrap() };
-    assert!(bench.ledger.searched(&of("o"), Some(marked)).await.unwrap());
+    let marked = Inquiry { closing: true, absent: 1, ..open.search.unwrap() };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     let bench = bench.crash();
     let search = bench.payment("o").await.search.unwrap();
     assert!(search.closing && search.absent == 1, "{search:?}");
@@ -110,9 +110,9 @@ async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory
 async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
-    let (key, about) = (claim_key("twin", ""), About::order("shop", "twin"));
+    let (key, about) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
     let errs = move |tx: &mut Transaction<'_>| {
-        assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, Claimed::Run(_)));
+        assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, ClaimResult::Run(_)));
         Err::<(), _>(LedgerError("an example".into()))
     };
     assert_eq!(bench.ledger.engine.write(Durable, about, errs).await.unwrap_err().0, "an example");
@@ -129,6 +129,6 @@ async fn what_is_applied_is_seen_at_once() {
         let ticket = bench.run(&order, pay(&order)).await;
         let record = bench.settle(ticket, outcome(Status::Succeeded)).await;
         assert_eq!(Record::Payment(bench.payment(&order).await), record);
-        assert!(matches!(bench.claim(&order, pay(&order)).await, Claimed::Replay(_)));
+        assert!(matches!(bench.claim(&order, pay(&order)).await, ClaimResult::Replay(_)));
     }
 }

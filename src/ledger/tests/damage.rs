@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::super::engine;
+use super::backends::{Backend, Tables};
 use super::outages::until;
-use super::places::{Place, Tables};
 use super::*;
 
 const PAYMENTS: usize = 12;
 
 /// A ledger that was closed: some rows are in the tables, some in the log.
 async fn closed() -> Tables {
-    let bench = super::Bench::<Tables>::new();
+    let bench = super::Fixture::<Tables>::new();
     for number in 0..PAYMENTS {
         bench.paid(&format!("o{number}")).await;
     }
@@ -129,7 +129,7 @@ async fn interrupted_creation_is_finished_by_the_next_start() {
 
 #[tokio::test]
 async fn files_are_readable_by_the_owner_only_also_those_that_were_there() {
-    let bench = super::Bench::<Tables>::new();
+    let bench = super::Fixture::<Tables>::new();
     for number in 0..40 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -140,7 +140,7 @@ async fn files_are_readable_by_the_owner_only_also_those_that_were_there() {
     for folder in ["", "journal", "keyspaces"] {
         open_to_all(&place.path().join(folder), 0o755);
     }
-    let bench = super::Bench { ledger: place.open(), place };
+    let bench = super::Fixture { ledger: place.open(), place };
     for number in 40..80 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -164,7 +164,7 @@ fn engine(ledger: &Ledger) -> &embedded::Engine {
 #[tokio::test(flavor = "multi_thread")]
 async fn directory_that_is_removed_or_replaced_while_it_is_used_is_noticed() {
     for is_removed in [true, false] {
-        let bench = super::Bench::<Directory>::new();
+        let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;
         let (path, aside) = (bench.place.path().to_owned(), tempfile::tempdir().unwrap());
         match is_removed {
@@ -179,7 +179,7 @@ async fn directory_that_is_removed_or_replaced_while_it_is_used_is_noticed() {
         assert!(refusal.contains("removed, replaced or unmounted"), "{refusal}");
     }
     // And without anybody.
-    let bench = super::Bench::<Directory>::new();
+    let bench = super::Fixture::<Directory>::new();
     fs::remove_dir_all(bench.place.path()).unwrap();
     until("it is unhealthy", async || !bench.ledger.is_healthy()).await;
     fs::create_dir(bench.place.path()).unwrap();

@@ -6,8 +6,8 @@ use super::*;
 async fn three() -> Bench {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    bench.ledger.apply(&of("o"), News::NeverHappened, at(2)).await.unwrap();
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     bench
 }
@@ -58,7 +58,7 @@ async fn delivered_twice_or_never_sent_changes_nothing() {
     }
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 2);
     assert_eq!(bench.kinds().await, ["payment.failed", "payment.succeeded"]);
-    assert_eq!(bench.ledger.waiting().await.unwrap(), Waiting::default());
+    assert_eq!(bench.ledger.waiting().await.unwrap(), Backlog::default());
 }
 
 #[tokio::test]
@@ -75,8 +75,8 @@ async fn a_refunds_events_stand_in_its_payments_queue() {
 async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.ledger.settle(ticket, News::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
-    bench.ledger.apply(&of("o"), News::NeverHappened, at(5)).await.unwrap();
+    bench.ledger.settle(ticket, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(5)).await.unwrap();
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     let ids: Vec<_> = bench.hear_all().await.into_iter().map(|event| event.id).collect();

@@ -6,7 +6,7 @@ use super::super::embedded::{Durability, Engine};
 use super::super::engine;
 use super::*;
 
-type Bench = super::Bench<Directory>;
+type Bench = super::Fixture<Directory>;
 
 impl Bench {
     pub(super) fn engine(&self) -> &Arc<Engine> {
@@ -73,7 +73,7 @@ async fn a_crowd_shares_one_sync() {
     let mut tickets = Vec::new();
     for task in tasks {
         tickets.push(task.await.unwrap());
-        assert!(matches!(tickets.last(), Some(Claimed::Run(_))));
+        assert!(matches!(tickets.last(), Some(ClaimResult::Run(_))));
     }
     let sizes = bench.engine().hooks().sizes().split_off(before);
     assert!(sizes.iter().any(|size| *size >= 60) && sizes.len() <= 4, "{sizes:?}");
@@ -86,8 +86,8 @@ async fn what_changes_nothing_is_told_without_a_sync_of_its_own() {
     let (release, held) = hold(bench.engine().clone()).await;
     let before = bench.engine().hooks().syncs();
     let (noting, changing) = (bench.ledger.clone(), bench.ledger.clone());
-    let note = vec![What::NeedsPerson { why: "x".into() }];
-    let noted = tokio::spawn(async move { noting.note(&of("o"), note, at(1)).await });
+    let note = vec![TimelineEvent::ManualReview { why: "x".into() }];
+    let noted = tokio::spawn(async move { noting.append_timeline(&of("o"), note, at(1)).await });
     bench.engine().hooks().crowd(1).await;
     let changed = tokio::spawn(async move { changing.mismatch(&of("o"), at(2)).await });
     bench.engine().hooks().crowd(2).await;
@@ -97,7 +97,7 @@ async fn what_changes_nothing_is_told_without_a_sync_of_its_own() {
     changed.await.unwrap().unwrap();
     assert_eq!(bench.engine().hooks().syncs(), before + 1, "what was noted went along with the change");
     let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
-    assert!(matches!(timeline.entries[3].what, What::NeedsPerson { .. }));
+    assert!(matches!(timeline.entries[3].what, TimelineEvent::ManualReview { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,7 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
     let too_much = record(refunded("e", "o", Some("CONSOLE-4"), part(1))).await;
     assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
     let claimed = bench.claim("r", give_back("o", "r", 1)).await;
-    assert!(matches!(claimed, Claimed::TooMuch { left: 0 }), "{claimed:?}");
+    assert!(matches!(claimed, ClaimResult::ExceedsBalance { left: 0 }), "{claimed:?}");
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_tol
     let due = bench.ledger.due_searches(at(5), 10, &[]).await;
     assert_eq!(due.len(), 1, "the provider is asked");
     let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
-    bench.ledger.apply(&of("o"), News::Outcome(paid), at(6)).await.unwrap();
+    bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
     let later = bench.ledger.record("wechat", event(), at(7)).await.unwrap();
     assert_eq!(later, Recorded::RefundedElsewhere(of("o"), cny(300)));
     // Over another channel, of another order.
@@ -106,9 +106,9 @@ impl Bench {
     async fn noted(&self, order: &str) -> Vec<String> {
         let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
         let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
-            What::RefundElsewhere { number, status } => Some(format!("{number} {}", status.as_str())),
-            What::NeedsPerson { .. } => Some("person".to_owned()),
-            What::Notified { verdict, .. } => Some(format!("{verdict:?}")),
+            TimelineEvent::RefundElsewhere { number, status } => Some(format!("{number} {}", status.as_str())),
+            TimelineEvent::ManualReview { .. } => Some("person".to_owned()),
+            TimelineEvent::NotificationReceived { verdict, .. } => Some(format!("{verdict:?}")),
             _ => None,
         });
         noted.collect()

@@ -1,7 +1,7 @@
 //! What is accepted to be made later: taken once, made once, told of.
 
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Action as PayerAction, Kind};
+use tollgate_plugins::payment::{NextAction as PayerAction, Kind};
 
 use super::*;
 
@@ -9,27 +9,27 @@ use super::*;
 const LATE: i64 = 1_000_000_000;
 
 impl Bench {
-    async fn accept_with(&self, key: &str, intent: Intent, most: u64) -> Claimed {
+    async fn accept_with(&self, key: &str, intent: Intent, most: u64) -> ClaimResult {
         let body = format!("{intent:?}");
-        self.ledger.accept(claim_key(key, &body), intent, "{}".into(), most, at(0)).await.unwrap()
+        self.ledger.enqueue(claim_key(key, &body), intent, "{}".into(), most, at(0)).await.unwrap()
     }
 
-    pub(super) async fn accept(&self, key: &str, intent: Intent) -> Claimed {
+    pub(super) async fn accept(&self, key: &str, intent: Intent) -> ClaimResult {
         self.accept_with(key, intent, 100).await
     }
 
     async fn waits(&self, now: Timestamp) -> usize {
-        self.ledger.due_errands(now, 100).await.len()
+        self.ledger.due_job_ids(now, 100).await.len()
     }
 
     /// The first that is due, taken.
-    pub(super) async fn take(&self) -> Option<Ticket> {
-        let due = self.ledger.due_errands(at(LATE), 100).await;
-        self.ledger.take(*due.first()?, "here", at(0)).await.unwrap()
+    pub(super) async fn take(&self) -> Option<ExecutionPermit> {
+        let due = self.ledger.due_job_ids(at(LATE), 100).await;
+        self.ledger.dequeue(*due.first()?, "here", at(0)).await.unwrap()
     }
 
-    async fn accepted(&self, key: &str, intent: Intent) -> Ticket {
-        assert!(matches!(self.accept(key, intent).await, Claimed::Accepted(_)));
+    async fn accepted(&self, key: &str, intent: Intent) -> ExecutionPermit {
+        assert!(matches!(self.accept(key, intent).await, ClaimResult::Accepted(_)));
         self.take().await.unwrap()
     }
 
@@ -42,26 +42,26 @@ impl Bench {
 #[tokio::test]
 async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
     let bench = Bench::new();
-    let Claimed::Accepted(Record::Payment(payment)) = bench.accept("k", pay("o")).await else { panic!() };
+    let ClaimResult::Accepted(Record::Payment(payment)) = bench.accept("k", pay("o")).await else { panic!() };
     assert_eq!((payment.status, payment.money_state, payment.version), (Status::Pending, MoneyState::NotSent, 1));
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)), "the same key");
-    assert!(matches!(bench.claim("k2", pay("o")).await, Claimed::Waiting(_)), "the same order");
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Queued(_)), "the same key");
+    assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Queued(_)), "the same order");
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
-    assert!(matches!(bench.accept("k3", other).await, Claimed::OtherContent));
+    assert!(matches!(bench.accept("k3", other).await, ClaimResult::OrderIdReused));
     assert_eq!(bench.ledger.waiting().await.unwrap().errands, 1);
 
-    let [claim] = bench.ledger.due_errands(at(0), 9).await[..] else { panic!() };
-    let ticket = bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap();
-    assert_eq!(ticket.errand.as_ref().map(|errand| (errand.body.as_str(), errand.action)), Some(("{}", Action::Pay)));
-    assert!(bench.ledger.take(claim, "there", at(0)).await.unwrap().is_none(), "it is taken");
-    assert!(matches!(bench.accept("k", pay("o")).await, Claimed::Waiting(_)), "while it is made");
+    let [claim] = bench.ledger.due_job_ids(at(0), 9).await[..] else { panic!() };
+    let ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
+    assert_eq!(ticket.errand.as_ref().map(|errand| (errand.body.as_str(), errand.action)), Some(("{}", IntentKind::Pay)));
+    assert!(bench.ledger.dequeue(claim, "there", at(0)).await.unwrap().is_none(), "it is taken");
+    assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Queued(_)), "while it is made");
     let action = Some(PayerAction::Qr { data: "weixin://".into() });
-    bench.settle(ticket, News::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
-    let Claimed::Present(Record::Payment(made)) = bench.accept("k", pay("o")).await else { panic!() };
+    bench.settle(ticket, Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
+    let ClaimResult::AlreadyExists(Record::Payment(made)) = bench.accept("k", pay("o")).await else { panic!() };
     assert!(made.action.is_some() && bench.take().await.is_none());
     let [event] = &bench.hear_all().await[..] else { panic!() };
     assert_eq!((event.kind.as_str(), &event.data), ("payment.pending", &Record::Payment(made)), "with the action");
-    assert_eq!(bench.ledger.waiting().await.unwrap(), Waiting::default());
+    assert_eq!(bench.ledger.waiting().await.unwrap(), Backlog::default());
 }
 
 #[tokio::test]
@@ -75,13 +75,13 @@ async fn what_was_accepted_survives_a_crash_and_is_made_once() {
     std::mem::forget(ticket);
     assert_eq!(after.states("o").await, (Status::Unknown, MoneyState::Unknown));
     assert!(after.take().await.is_none() && after.due().await.len() == 1, "it is asked about, not made again");
-    assert!(matches!(after.accept("k", pay("o")).await, Claimed::Present(_)));
+    assert!(matches!(after.accept("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
 }
 
 #[tokio::test]
 async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
     let bench = Bench::new();
-    assert!(matches!(bench.accept("k", pay("o")).await, Claimed::Accepted(_)));
+    assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Accepted(_)));
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         let ticket = bench.take().await.unwrap();
         let before = crate::clock::now();
@@ -92,25 +92,25 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
         assert_eq!(bench.waits(at(after + pause * 5 / 4 + 60)).await, 1, "{pause}");
     }
     assert_eq!(bench.states("o").await, (Status::Pending, MoneyState::NotSent));
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)));
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Queued(_)));
     assert_eq!(bench.crash().waits(at(2 * 365 * 86_400)).await, 1, "and survives a crash");
 }
 
 #[tokio::test]
 async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
     let bench = Bench::new();
-    let tries = |ticket: &Ticket| ticket.errand.as_ref().unwrap().tries;
+    let tries = |ticket: &ExecutionPermit| ticket.errand.as_ref().unwrap().tries;
     let ticket = bench.accepted("k", pay("o")).await;
     bench.ledger.release_untried(ticket).await.unwrap();
     // Its ticket never came to whoever took it.
-    let [claim] = bench.ledger.due_errands(at(LATE), 9).await[..] else { panic!() };
+    let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
-        let mut ticket = crate::ledger::errands::take(tx, claim, "here", at(0))?.unwrap();
-        ticket.held = Held::new(holder.clone(), ticket.turn);
+        let mut ticket = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
+        ticket.held = ClaimGuard::new(holder.clone(), ticket.turn);
         Ok(ticket)
     };
-    drop(bench.ledger.engine.write(Durable, About::Claim(claim), take).await.unwrap());
+    drop(bench.ledger.engine.write(Durable, LockScope::Claim(claim), take).await.unwrap());
     let mut ticket = bench.take().await;
     while ticket.is_none() {
         ticket = bench.take().await;
@@ -134,13 +134,13 @@ async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
 async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
     let bench = Bench::new();
     let ticket = bench.accepted("k", pay("o")).await;
-    bench.settle(ticket, News::Unsent(Status::Failed, Reason::default())).await;
+    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
     assert_eq!(bench.states("o").await, (Status::Failed, MoneyState::NotSent));
     assert!(bench.take().await.is_none() && bench.due().await.is_empty());
     bench.paid("p").await;
     let ticket = bench.accepted("r", give_back("p", "r", 900)).await;
-    assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, Claimed::TooMuch { left: 100 }), "reserved");
-    bench.settle(ticket, News::Unsent(Status::Failed, Reason::default())).await;
+    assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, ClaimResult::ExceedsBalance { left: 100 }), "reserved");
+    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
     let refund = bench.refund("p", "r").await;
     assert_eq!((refund.status, refund.money_state), (Status::Failed, MoneyState::NotSent));
     bench.run("r2", give_back("p", "r2", 1000)).await;
@@ -153,15 +153,15 @@ async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
 async fn what_nobody_has_taken_is_closed_by_not_making_it() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
-    let Claimed::Present(Record::Payment(closed)) = bench.claim("c", close("o")).await else { panic!() };
+    let ClaimResult::AlreadyExists(Record::Payment(closed)) = bench.claim("c", close("o")).await else { panic!() };
     assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotSent));
     assert!(bench.take().await.is_none());
     assert_eq!(bench.kinds().await, ["payment.closed"]);
     // While it is being made there is nothing to close yet.
     let ticket = bench.accepted("k2", pay("o2")).await;
-    assert!(matches!(bench.claim("c2", close("o2")).await, Claimed::Running));
+    assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Running));
     bench.settle(ticket, outcome(Status::Pending)).await;
-    assert!(matches!(bench.claim("c2", close("o2")).await, Claimed::Run(_)));
+    assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Run(_)));
 }
 
 #[tokio::test]
@@ -174,11 +174,11 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
     let ticket = bench.accepted("c", close("open")).await;
     bench.settle(ticket, outcome(Status::Closed)).await;
     bench.accept("c2", close("paid")).await;
-    assert!(matches!(bench.claim("c3", close("paid")).await, Claimed::Waiting(_)));
+    assert!(matches!(bench.claim("c3", close("paid")).await, ClaimResult::Queued(_)));
     bench.ledger.record("wechat", told("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     assert!(bench.take().await.is_none(), "there is nothing to close");
     let ticket = bench.accepted("c4", close("refused")).await;
-    bench.settle(ticket, News::Declined(word())).await;
+    bench.settle(ticket, Update::Declined(word())).await;
     let mut events = bench.hear_all().await;
     events.sort_by_key(|event| event.subject.order_id.clone());
     let told: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
@@ -190,32 +190,32 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
 #[tokio::test]
 async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
     let bench = Bench::new();
-    let unclear = Reason { word: Some(Word { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
+    let unclear = Reason { word: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
     for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
         let ticket = bench.run(order, pay(order)).await;
         match begin.clone() {
-            Some(reason) => drop(bench.settle(ticket, News::Unknown(reason)).await),
+            Some(reason) => drop(bench.settle(ticket, Update::Unknown(reason)).await),
             None => drop(bench.settle(ticket, outcome(Status::Pending)).await),
         }
         bench.ledger.apply(&of(order), outcome(Status::Pending), at(2)).await.unwrap();
         bench.hear_all().await;
         let before = bench.payment(order).await;
         for (key, news, said) in [
-            ("refused", News::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
-            ("late", News::Unsent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
+            ("refused", Update::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
+            ("late", Update::NotSent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
         ] {
             let ticket = bench.accepted(&format!("{key} {order}"), close(order)).await;
             bench.settle(ticket, news).await;
             let [event] = &bench.hear_all().await[..] else { panic!("one event") };
             let Record::Payment(told) = &event.data else { panic!() };
-            assert_eq!((event.kind.as_str(), &told.word), ("payment.pending", &None), "{key} {order}");
+            assert_eq!((event.kind.as_str(), &told.provider_error), ("payment.pending", &None), "{key} {order}");
             assert!(told.status_reason.as_ref().is_some_and(|why| why.contains(said)), "{key}: {:?}", told.status_reason);
             let after = bench.payment(order).await;
-            assert_eq!((&after.word, &after.status_reason), (&before.word, &before.status_reason), "{key} {order}");
+            assert_eq!((&after.provider_error, &after.status_reason), (&before.provider_error, &before.status_reason), "{key} {order}");
         }
-        bench.ledger.apply(&of(order), News::Expired, at(3)).await.unwrap();
+        bench.ledger.apply(&of(order), Update::Expired, at(3)).await.unwrap();
         let ended = bench.payment(order).await;
-        assert_eq!((ended.status, &ended.word), (Status::Closed, &before.word), "{order}");
+        assert_eq!((ended.status, &ended.provider_error), (Status::Closed, &before.provider_error), "{order}");
         assert!(ended.status_reason.unwrap().contains("its time is over"), "{order}");
     }
 }
@@ -223,12 +223,12 @@ async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
 #[tokio::test]
 async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
     let bench = Bench::new();
-    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Accepted(_)));
-    assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, Claimed::Full(QueueFull::Total)));
+    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, ClaimResult::Accepted(_)));
+    assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, ClaimResult::QueueFull(QueueFull::Total)));
     assert_eq!(bench.ledger.payment("shop", "o2").await.unwrap(), None);
-    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, Claimed::Waiting(_)), "what was accepted stays so");
+    assert!(matches!(bench.accept_with("k", pay("o"), 1).await, ClaimResult::Queued(_)), "what was accepted stays so");
     bench.run("k2", pay("o2")).await;
-    assert!(matches!(bench.accept_with("k3", pay("o3"), 2).await, Claimed::Accepted(_)));
+    assert!(matches!(bench.accept_with("k3", pay("o3"), 2).await, ClaimResult::Accepted(_)));
 }
 
 #[tokio::test]
@@ -251,23 +251,23 @@ async fn each_turn_may_go_from_channel_to_channel_anew() {
     let mut ticket = bench.accepted("k", pay("o")).await;
     for turn in 0..3 {
         for (from, to) in [("wechat", "backup"), ("backup", "wechat")] {
-            let mut tried = Exchanged::begun(Kind::Pay, from, at(0));
+            let mut tried = ProviderCall::begun(Kind::Pay, from, at(0));
             tried.ended(&Err(Error::NotSent("refused".into())));
             ticket.evidence.push(tried);
-            let moved = bench.ledger.moved_to(&mut ticket, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
+            let moved = bench.ledger.reroute(&mut ticket, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
             assert_eq!(moved.channel, to, "turn {turn}");
         }
         bench.ledger.release(ticket).await.unwrap();
         assert!(bench.due().await.is_empty(), "nothing is left anywhere");
-        let [claim] = bench.ledger.due_errands(at(2 * 365 * 86_400), 9).await[..] else { panic!() };
-        ticket = bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap();
+        let [claim] = bench.ledger.due_job_ids(at(2 * 365 * 86_400), 9).await[..] else { panic!() };
+        ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
     }
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
-    let count = |wanted: fn(&What) -> bool| timeline.entries.iter().filter(|entry| wanted(&entry.what)).count();
-    assert_eq!(count(|what| matches!(what, What::Queued { .. })), 1);
-    assert_eq!(count(|what| matches!(what, What::Taken { by } if by == "here")), 4);
-    assert_eq!(count(|what| matches!(what, What::PutBack { .. })), 3);
+    let count = |wanted: fn(&TimelineEvent) -> bool| timeline.entries.iter().filter(|entry| wanted(&entry.what)).count();
+    assert_eq!(count(|what| matches!(what, TimelineEvent::Queued { .. })), 1);
+    assert_eq!(count(|what| matches!(what, TimelineEvent::Dequeued { by } if by == "here")), 4);
+    assert_eq!(count(|what| matches!(what, TimelineEvent::Requeued { .. })), 3);
 }
 
 #[tokio::test]
@@ -275,21 +275,21 @@ async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have
     let bench = Bench::new();
     bench.accept("o", pay("o")).await;
     let take = async |now: i64| {
-        let [claim] = bench.ledger.due_errands(at(2 * 365 * 86_400), 9).await[..] else { panic!("no job waits") };
-        bench.ledger.take(claim, "here", at(now)).await.unwrap().unwrap()
+        let [claim] = bench.ledger.due_job_ids(at(2 * 365 * 86_400), 9).await[..] else { panic!("no job waits") };
+        bench.ledger.dequeue(claim, "here", at(now)).await.unwrap().unwrap()
     };
     let tried = |written, result| {
-        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.written = written;
         tried.ended(&Err(result));
         tried
     };
-    let word = tollgate_plugins::error::Word { code: "11".into(), message: String::new() };
+    let word = tollgate_plugins::error::ProviderError { code: "11".into(), message: String::new() };
     for (now, sent_at, written, result) in [
-        (100, 100, Written::No, Error::NotSent("no connection".into())),
-        (200, 200, Written::Yes, Error::Busy(word.clone())),
-        (300, 300, Written::Yes, Error::Unauthorized(word.clone())),
-        (400, 300, Written::No, Error::NotSent("no connection".into())),
+        (100, 100, BytesSent::No, Error::NotSent("no connection".into())),
+        (200, 200, BytesSent::Yes, Error::ProviderBusy(word.clone())),
+        (300, 300, BytesSent::Yes, Error::Unauthorized(word.clone())),
+        (400, 300, BytesSent::No, Error::NotSent("no connection".into())),
     ] {
         let mut ticket = take(now).await;
         assert_eq!(ticket.payment.sent_at, Some(at(sent_at)), "{now}");
@@ -306,33 +306,33 @@ async fn what_waits_is_never_too_old() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let mut purge = Purge::default();
-    while !bench.ledger.purge(&mut purge, &Keep::default(), at(1000 * 86_400)).await.unwrap() {}
-    assert!(matches!(bench.claim("k", pay("o")).await, Claimed::Waiting(_)));
+    while !bench.ledger.purge(&mut purge, &RetentionPolicy::default(), at(1000 * 86_400)).await.unwrap() {}
+    assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Queued(_)));
     assert!(bench.take().await.is_some());
 }
 
 /// A payment of another merchant.
 fn of_merchant(merchant: &str, order: &str) -> (ClaimKey, Intent) {
     let number = provider_number(&[merchant, order]);
-    let payment = Payment { merchant: merchant.into(), number, ..a_payment(order) };
+    let payment = Payment { merchant: merchant.into(), provider_order_no: number, ..a_payment(order) };
     (ClaimKey { merchant: merchant.into(), ..claim_key(order, order) }, Intent::Pay(payment))
 }
 
 impl Bench {
-    async fn accept_of(&self, merchant: &str, order: &str, limit: QueueLimit) -> Claimed {
+    async fn accept_of(&self, merchant: &str, order: &str, limit: QueueLimit) -> ClaimResult {
         let (key, intent) = of_merchant(merchant, order);
-        self.ledger.accept(key, intent, "{}".into(), limit, at(0)).await.unwrap()
+        self.ledger.enqueue(key, intent, "{}".into(), limit, at(0)).await.unwrap()
     }
 
     /// How many of so many at once are accepted.
     async fn flood(&self, merchant: &str, name: &str, count: usize, limit: QueueLimit) -> usize {
         let asked = (0..count).map(|number| {
             let (ledger, (key, intent)) = (self.ledger.clone(), of_merchant(merchant, &format!("{name}{number}")));
-            tokio::spawn(async move { ledger.accept(key, intent, "{}".into(), limit, at(0)).await.unwrap() })
+            tokio::spawn(async move { ledger.enqueue(key, intent, "{}".into(), limit, at(0)).await.unwrap() })
         });
         let mut accepted = 0;
         for asked in asked.collect::<Vec<_>>() {
-            accepted += usize::from(matches!(asked.await.unwrap(), Claimed::Accepted(_)));
+            accepted += usize::from(matches!(asked.await.unwrap(), ClaimResult::Accepted(_)));
         }
         accepted
     }
@@ -342,20 +342,20 @@ impl Bench {
 async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_under_way() {
     let (bench, limit) = (Bench::new(), QueueLimit { total: 30, each: 20 });
     assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
-    assert!(matches!(bench.accept_of("shop", "b", limit).await, Claimed::Full(QueueFull::Share)));
+    assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     // What is being executed comes back when it cannot be sent: it keeps its place.
     let mut tickets = Vec::new();
-    for claim in bench.ledger.due_errands(at(0), 15).await {
-        tickets.push(bench.ledger.take(claim, "here", at(0)).await.unwrap().unwrap());
+    for claim in bench.ledger.due_job_ids(at(0), 15).await {
+        tickets.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
     }
     assert_eq!(tickets.len(), 15);
-    assert!(matches!(bench.accept_of("shop", "b", limit).await, Claimed::Full(QueueFull::Share)));
+    assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     assert_eq!(bench.flood("other", "a", 60, limit).await, 10, "the rest of the queue");
-    assert!(matches!(bench.accept_of("third", "a", limit).await, Claimed::Full(QueueFull::Total)));
+    assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
     for ticket in tickets.drain(..10) {
         bench.ledger.release(ticket).await.unwrap();
     }
-    assert!(matches!(bench.accept_of("third", "a", limit).await, Claimed::Full(QueueFull::Total)));
+    assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
     // What has its end makes room, however it ended.
     let settled = tickets.pop().unwrap();
     bench.settle(settled, outcome(Status::Succeeded)).await;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tollgate_plugins::secret::Secret;
 
+use super::backends::shared;
 use super::outages::until;
-use super::places::shared;
 use super::relay::Relay;
 use super::server::Server;
 use super::*;
@@ -37,7 +37,7 @@ impl Schema {
 async fn conflicts_and_lost_connections_are_retried_inside() {
     for codes in [&["40001", "40P01", "55P03", "57014", "40001"][..], &["25006", "26000", "0A000", "57P01", "57P03"]] {
         let place = Schema::new();
-        let bench = Bench { ledger: place.connect(2), place };
+        let bench = Fixture { ledger: place.connect(2), place };
         bench.place.refuse(codes);
         bench.paid("o").await;
         bench.place.was_refused(codes.len());
@@ -48,7 +48,7 @@ async fn conflicts_and_lost_connections_are_retried_inside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_write_itself_is_not_retried() {
     let place = Schema::new();
-    let bench = Bench { ledger: place.connect(1), place };
+    let bench = Fixture { ledger: place.connect(1), place };
     bench.place.refuse(&["23514", "23514"]);
     assert!(bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await.is_err());
     bench.place.sql("SELECT 1 / (last_value = 1)::int FROM hits");
@@ -85,7 +85,7 @@ fn pair() -> ([Server; 2], Address) {
 #[tokio::test(flavor = "multi_thread")]
 async fn switchover_to_a_standby_is_followed_and_loses_nothing() {
     let ([first, second], both) = pair();
-    let bench = Bench { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
+    let bench = Fixture { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
     for number in 0..20 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -96,7 +96,7 @@ async fn switchover_to_a_standby_is_followed_and_loses_nothing() {
     until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
     for number in 0..20 {
         let order = format!("o{number}");
-        assert!(matches!(bench.claim(&format!("pay {order}"), pay(&order)).await, Claimed::Replay(_)), "{order}");
+        assert!(matches!(bench.claim(&format!("pay {order}"), pay(&order)).await, ClaimResult::Replay(_)), "{order}");
     }
     bench.settle(open, outcome(Status::Succeeded)).await;
     assert_eq!(bench.payment("open").await.status, Status::Succeeded);
@@ -134,7 +134,7 @@ async fn figures_of_a_switchover() {
         payments.push(tokio::spawn(async move {
             let (order, at_second) = (format!("o{number}"), began.elapsed().as_secs());
             let claimed = ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await;
-            let Ok(Claimed::Run(ticket)) = claimed else { return (at_second, "refused") };
+            let Ok(ClaimResult::Run(ticket)) = claimed else { return (at_second, "refused") };
             match ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await {
                 Ok(_) => (at_second, "paid"),
                 Err(_) => (at_second, "unknown"),
@@ -157,8 +157,8 @@ async fn server_that_became_read_only_is_left_for_the_one_that_takes_writes() {
     let both = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
     let ledger = Ledger::connect(address(&both)).unwrap();
     let ear = Arc::new(Ear::default());
-    ledger.listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
-    let bench = Bench { ledger, place: Schema::on(&other) };
+    ledger.listen(Arc::clone(&ear) as Arc<dyn ChangeListener>).unwrap();
+    let bench = Fixture { ledger, place: Schema::on(&other) };
     bench.paid("before").await;
     until("it hears", async || bench.ledger.caught_up().await).await;
     ear.0.lock().clear();
@@ -185,7 +185,7 @@ async fn process_works_with_the_connections_that_it_gets() {
             place.name()
         );
         let ledger = Ledger::connect(address(&url)).unwrap();
-        let bench = Arc::new(Bench { ledger, place });
+        let bench = Arc::new(Fixture { ledger, place });
         let payments = (0..60).map(|number| {
             let bench = Arc::clone(&bench);
             tokio::spawn(async move { bench.paid(&format!("o{number}")).await })
@@ -194,7 +194,7 @@ async fn process_works_with_the_connections_that_it_gets() {
             payment.await.unwrap();
         }
         assert_eq!((bench.ledger.not_ready(), bench.ledger.is_healthy()), (None, true), "{limit}");
-        let Ok(Bench { ledger, place }) = Arc::try_unwrap(bench) else { panic!() };
+        let Ok(Fixture { ledger, place }) = Arc::try_unwrap(bench) else { panic!() };
         drop(ledger);
         place.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     }
@@ -204,17 +204,17 @@ async fn process_works_with_the_connections_that_it_gets() {
 #[derive(Default)]
 struct Ear(Mutex<Vec<&'static str>>);
 
-impl Listener for Ear {
-    fn changing(&self, _: &Changes) {}
+impl ChangeListener for Ear {
+    fn before_commit(&self, _: &Changes) {}
 
-    fn changed(&self, _: &Changes) {}
+    fn after_commit(&self, _: &Changes) {}
 
-    fn hears(&self, _: Option<Instant>) {
-        self.0.lock().push("hears");
+    fn subscribed(&self, _: Option<Instant>) {
+        self.0.lock().push("subscribed");
     }
 
-    fn deaf(&self) {
-        self.0.lock().push("deaf");
+    fn disconnected(&self) {
+        self.0.lock().push("disconnected");
     }
 }
 
@@ -224,7 +224,7 @@ async fn listener_whose_notifications_are_swallowed_knows_that_it_is_deaf() {
     let relay = Relay::new(shared());
     let ledger = relay.ledger(&place);
     let ear = Arc::new(Ear::default());
-    ledger.listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
+    ledger.listen(Arc::clone(&ear) as Arc<dyn ChangeListener>).unwrap();
     until("it hears", async || ledger.caught_up().await).await;
     relay.swallows.store(true, Ordering::SeqCst);
     until("it is deaf", async || ear.0.lock().contains(&"deaf")).await;

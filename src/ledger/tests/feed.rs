@@ -18,31 +18,31 @@ enum Told {
     Deaf,
 }
 
-impl Listener for Ear {
-    fn changing(&self, changes: &Changes) {
+impl ChangeListener for Ear {
+    fn before_commit(&self, changes: &Changes) {
         self.0.lock().push(Told::Before(changes.clone()));
     }
 
-    fn changed(&self, changes: &Changes) {
+    fn after_commit(&self, changes: &Changes) {
         self.0.lock().push(Told::After(changes.clone()));
     }
 
-    fn hears(&self, _: Option<Instant>) {}
+    fn subscribed(&self, _: Option<Instant>) {}
 
-    fn deaf(&self) {
+    fn disconnected(&self) {
         self.0.lock().push(Told::Deaf);
     }
 }
 
-fn name(order: &str) -> Name {
-    Name::of(&Subject { merchant: "shop".into(), order_id: order.into(), refund_id: None })
+fn name(order: &str) -> RecordKey {
+    RecordKey::of(&RecordId { merchant: "shop".into(), order_id: order.into(), refund_id: None })
 }
 
 /// Two processes; the second listens. On a server of their own, because others' noise is heard in the whole of it.
 async fn two(place: Schema) -> (Schema, [Ledger; 2], Arc<Ear>) {
     let ledgers = [place.connect(2), place.connect(2)];
     let ear = Arc::new(Ear::default());
-    ledgers[1].listen(Arc::clone(&ear) as Arc<dyn Listener>).unwrap();
+    ledgers[1].listen(Arc::clone(&ear) as Arc<dyn ChangeListener>).unwrap();
     until(|| async { ledgers[1].caught_up().await }).await;
     ear.0.lock().clear();
     (place, ledgers, ear)
@@ -56,20 +56,20 @@ async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
     }
 }
 
-async fn run(ledger: &Ledger, order: &str) -> Ticket {
+async fn run(ledger: &Ledger, order: &str) -> ExecutionPermit {
     match ledger.claim(claim_key(order, ""), pay(order), at(0)).await.unwrap() {
-        Claimed::Run(ticket) => ticket,
+        ClaimResult::Run(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }
 
 fn is_born(ear: &Ear, order: &str) -> bool {
-    ear.0.lock().iter().any(|told| matches!(told, Told::Before(changes) if changes.born.contains(&name(order))))
+    ear.0.lock().iter().any(|told| matches!(told, Told::Before(changes) if changes.inserted.contains(&name(order))))
 }
 
 fn became(ear: &Ear, order: &str, version: u64) -> [bool; 2] {
     let has =
-        |changes: &Changes| changes.became.iter().any(|(named, age)| *named == name(order) && age.version == version);
+        |changes: &Changes| changes.updated.iter().any(|(named, age)| *named == name(order) && age.version == version);
     let told = ear.0.lock();
     [
         told.iter().any(|told| matches!(told, Told::Before(changes) if has(changes))),
@@ -95,7 +95,7 @@ async fn whoever_asks_has_heard_of_everything_that_is_durable() {
     let ticket = run(&other, "own").await;
     assert!(is_born(&ear, "own") && became(&ear, "own", 1) == [true, true]);
     other.release(ticket).await.unwrap();
-    let gone = |told: &Told| matches!(told, Told::After(changes) if changes.gone.contains(&name("own")));
+    let gone = |told: &Told| matches!(told, Told::After(changes) if changes.deleted.contains(&name("own")));
     assert!(ear.0.lock().iter().any(gone));
     assert!(!ear.0.lock().contains(&Told::Deaf));
 }
@@ -132,9 +132,9 @@ async fn a_listener_that_was_cut_off_knows_it_and_hears_again() {
 async fn who_listens_when_a_whole_ledger_is_moved_in_knows_that_it_knows_nothing() {
     let server = Server::start(&[]);
     let (place, [_, other], ear) = two(Schema::on(&server)).await;
-    let old = Bench::<Directory>::new();
+    let old = Fixture::<Directory>::new();
     drop(run(&old.ledger, "o").await);
-    let Bench { ledger, place: directory } = old;
+    let Fixture { ledger, place: directory } = old;
     drop(ledger);
     migrate(directory.path(), place.address()).unwrap();
     until(|| async { other.caught_up().await }).await;
@@ -160,7 +160,7 @@ async fn what_was_under_way_has_its_end_before_the_names_are_read() {
         SELECT 1 / count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1)%' AND wait_event = 'PgSleep'";
     until(|| async { postgres::sql(place.address(), SLEEPS.into()).is_ok() }).await;
     assert!(running().await, "it is not committed yet");
-    other.settled().await.unwrap();
+    other.quiesce().await.unwrap();
     assert_eq!(other.names(None, 10).await.unwrap().len(), 1);
     slow.join().unwrap().unwrap();
 }

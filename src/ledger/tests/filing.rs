@@ -1,11 +1,11 @@
 //! From the log into the tables: nothing is lost on the way, whatever stops it.
 
 use super::super::engine;
+use super::backends::Tables;
 use super::outages::until;
-use super::places::Tables;
 use super::*;
 
-type Bench = super::Bench<Tables>;
+type Bench = super::Fixture<Tables>;
 
 impl Bench {
     fn engine(&self) -> &Arc<embedded::Engine> {
@@ -22,8 +22,8 @@ impl Bench {
             match number % 4 {
                 0 => self.ledger.release(ticket).await.unwrap(),
                 1 => drop(self.settle(ticket, outcome(Status::Succeeded)).await),
-                2 => drop(self.settle(ticket, News::Unknown(Reason::default())).await),
-                _ => drop(self.settle(ticket, News::Declined(word())).await),
+                2 => drop(self.settle(ticket, Update::Unknown(Reason::default())).await),
+                _ => drop(self.settle(ticket, Update::Declined(word())).await),
             }
         }
     }
@@ -70,7 +70,7 @@ async fn a_segment_that_could_not_be_filed_is_filed_by_the_next_start() {
     let mut number = 4;
     while bench.ledger.is_healthy() {
         let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
-        if let Ok(Claimed::Run(ticket)) = claimed {
+        if let Ok(ClaimResult::Run(ticket)) = claimed {
             let _ = bench.ledger.settle(ticket, outcome(Status::Pending), at(1), answer).await;
         }
         number += 1;
@@ -104,7 +104,7 @@ async fn a_disk_that_is_full_when_a_segment_is_filed_is_waited_for() {
         std::mem::forget(bench.run(&format!("later{number}"), pay(&format!("later{number}"))).await);
     }
     let again = bench.ledger.claim(claim_key("o0", ""), pay("o0"), at(0)).await.unwrap();
-    assert!(matches!(again, Claimed::Running), "{again:?}");
+    assert!(matches!(again, ClaimResult::Running), "{again:?}");
     let after = bench.crash();
     assert_eq!(after.payment("o0").await.status, Status::Unknown);
     assert_eq!(after.payment("later39").await.status, Status::Unknown);

@@ -8,7 +8,7 @@ use std::process::Command;
 use super::outages::until;
 use super::*;
 
-type Bench = super::Bench<Directory>;
+type Bench = super::Fixture<Directory>;
 
 #[tokio::test]
 async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_way() {
@@ -21,12 +21,12 @@ async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_wa
         let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
         assert!(error.to_string().contains("256 MiB"), "{error}");
     }
-    assert!(bench.ledger.room().is_err());
+    assert!(bench.ledger.check_disk_space().is_err());
     assert_eq!(bench.ledger.payment("shop", "new").await.unwrap(), None);
     // Everything else goes on.
     assert!(bench.ledger.is_healthy());
-    assert!(matches!(bench.claim("pay o", pay("o")).await, Claimed::Replay(_)));
-    assert!(matches!(bench.claim("k", pay("p")).await, Claimed::Running));
+    assert!(matches!(bench.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
+    assert!(matches!(bench.claim("k", pay("p")).await, ClaimResult::Running));
     bench.settle(ticket, outcome(Status::Pending)).await;
     let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
     assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
@@ -116,13 +116,13 @@ async fn inside_a_small_disk() {
     without_a_reserve(&folder).await;
 }
 
-async fn begin(ledger: &Ledger, order: &str) -> Result<Claimed, LedgerError> {
+async fn begin(ledger: &Ledger, order: &str) -> Result<ClaimResult, LedgerError> {
     ledger.claim(claim_key(order, ""), pay(order), at(0)).await
 }
 
-fn ticket(claimed: Claimed) -> Ticket {
+fn ticket(claimed: ClaimResult) -> ExecutionPermit {
     match claimed {
-        Claimed::Run(ticket) => ticket,
+        ClaimResult::Run(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }
@@ -133,12 +133,12 @@ async fn with_a_reserve(folder: &Path) {
     let under_way = ticket(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
-    until("there is no room", async || ledger.room().is_err()).await;
+    until("there is no room", async || ledger.check_disk_space().is_err()).await;
     assert!(begin(&ledger, "new").await.unwrap_err().to_string().contains("16 MiB"));
     ledger.settle(under_way, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert!(ledger.is_healthy());
     drop(filler);
-    until("there is room", async || ledger.room().is_ok()).await;
+    until("there is room", async || ledger.check_disk_space().is_ok()).await;
     ticket(begin(&ledger, "new").await.unwrap());
 }
 
@@ -172,8 +172,8 @@ async fn without_a_reserve(folder: &Path) {
     // What was refused was not sent: it may run now, or its claim came to the disk after all and is asked about.
     for order in &refused {
         match begin(&ledger, order).await.unwrap() {
-            Claimed::Run(ticket) => ledger.release(ticket).await.unwrap(),
-            other => assert!(matches!(other, Claimed::Present(_) | Claimed::Running), "{other:?}"),
+            ClaimResult::Run(ticket) => ledger.release(ticket).await.unwrap(),
+            other => assert!(matches!(other, ClaimResult::AlreadyExists(_) | ClaimResult::Running), "{other:?}"),
         }
     }
     drop(ledger);

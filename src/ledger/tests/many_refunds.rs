@@ -47,13 +47,13 @@ impl Memory {
         (done, cost)
     }
 
-    fn claim(&mut self, key: &str, intent: Intent) -> (Claimed, [usize; 3]) {
+    fn claim(&mut self, key: &str, intent: Intent) -> (ClaimResult, [usize; 3]) {
         let request = claims::Request::new(&claim_key(key, key), intent, None, at(0)).unwrap();
         self.run(|tx| claims::claim(tx, *request))
     }
 
-    fn settle(&mut self, claimed: Claimed, news: News) -> [usize; 3] {
-        let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+    fn settle(&mut self, claimed: ClaimResult, news: Update) -> [usize; 3] {
+        let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
         let turn = ticket.turn;
         self.run(|tx| claims::settle(tx, turn, news.into(), at(1), answer)).1
     }
@@ -67,7 +67,7 @@ fn refund_costs_the_same_however_many_the_payment_has() {
     let mut costs = Vec::new();
     for number in 0..600 {
         let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
-        let news = if number < 300 { News::Declined(word()) } else { News::Unknown(Reason::default()) };
+        let news = if number < 300 { Update::Declined(word()) } else { Update::Unknown(Reason::default()) };
         costs.push((claim, ledger.settle(claimed, news)));
     }
     let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };
@@ -78,7 +78,7 @@ fn refund_costs_the_same_however_many_the_payment_has() {
 #[tokio::test]
 async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
     for released in ["a", "b", "c"] {
-        let bench = super::Bench::<Directory>::new();
+        let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;
         let mut left = Vec::new();
         for refund in ["a", "b", "c"] {
@@ -89,9 +89,12 @@ async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
         let (_, ticket) = left.remove(at);
         bench.ledger.release(ticket).await.unwrap();
         assert!(bench.ledger.refund("shop", "o", released).await.unwrap().is_none());
-        assert!(matches!(bench.claim("much", give_back("o", "much", 401)).await, Claimed::TooMuch { left: 400 }));
-        let refunds = async |bench: &super::Bench<Directory>| -> Vec<String> {
-            let lives = bench.ledger.lives("o", vec!["shop".into()]).await.unwrap();
+        assert!(matches!(
+            bench.claim("much", give_back("o", "much", 401)).await,
+            ClaimResult::ExceedsBalance { left: 400 }
+        ));
+        let refunds = async |bench: &super::Fixture<Directory>| -> Vec<String> {
+            let lives = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
             lives[0].refunds.iter().map(|refund| refund.refund_id.clone()).collect()
         };
         let others: Vec<_> = left.iter().map(|(refund, _)| (*refund).to_owned()).collect();
@@ -100,9 +103,12 @@ async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
         let ticket = bench.run("again", give_back("o", released, 400)).await;
         bench.settle(ticket, outcome(Status::Succeeded)).await;
         for (_, ticket) in left {
-            bench.settle(ticket, News::Declined(word())).await;
+            bench.settle(ticket, Update::Declined(word())).await;
         }
         assert_eq!(refunds(&bench).await, [others, vec![released.to_owned()]].concat());
-        assert!(matches!(bench.claim("rest", give_back("o", "rest", 601)).await, Claimed::TooMuch { left: 600 }));
+        assert!(matches!(
+            bench.claim("rest", give_back("o", "rest", 601)).await,
+            ClaimResult::ExceedsBalance { left: 600 }
+        ));
     }
 }

@@ -4,23 +4,23 @@ use super::*;
 
 #[tokio::test]
 async fn an_embedded_ledger_moves_with_all_that_it_knows() {
-    let old = Bench::<Directory>::new();
+    let old = Fixture::<Directory>::new();
     old.paid("paid").await;
     let ticket = old.run("r", give_back("paid", "r", 300)).await;
     old.settle(ticket, outcome(Status::Succeeded)).await;
     let ticket = old.run("unknown", pay("unknown")).await;
-    old.settle(ticket, News::Unknown(Reason::default())).await;
+    old.settle(ticket, Update::Unknown(Reason::default())).await;
     let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);
     let key = claim_key("waits", &format!("{:?}", pay("waits")));
-    old.ledger.accept(key, pay("waits"), "{}".into(), 9, at(0)).await.unwrap();
+    old.ledger.enqueue(key, pay("waits"), "{}".into(), 9, at(0)).await.unwrap();
     let (paid, unknown) = (old.payment("paid").await, old.payment("unknown").await);
     let old = old.crash();
 
     let place = Schema::new();
     assert!(migrate(old.place.path(), place.address()).is_err(), "a gateway runs on it");
-    let Bench { ledger, place: old } = old;
+    let Fixture { ledger, place: old } = old;
     drop(ledger);
     let moved = migrate(old.path(), place.address()).unwrap().to_string();
     for count in [
@@ -32,17 +32,17 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     ] {
         assert!(moved.contains(count), "{moved}");
     }
-    let bench = Bench { ledger: place.open(), place };
+    let bench = Fixture { ledger: place.open(), place };
     assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
     assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
     assert_eq!(bench.due().await.len(), 2);
-    let [claim] = bench.ledger.due_errands(at(9), 9).await[..] else { panic!() };
-    assert!(matches!(bench.claim("waits", pay("waits")).await, Claimed::Waiting(_)));
-    let ticket = bench.ledger.take(claim, "here", at(9)).await.unwrap().unwrap();
+    let [claim] = bench.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
+    assert!(matches!(bench.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
+    let ticket = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
     bench.settle(ticket, outcome(Status::Pending)).await;
-    assert!(matches!(bench.claim("pay paid", pay("paid")).await, Claimed::Replay(_)));
-    assert!(matches!(bench.claim("running", pay("running")).await, Claimed::Present(_)));
-    assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, Claimed::TooMuch { left: 700 }));
+    assert!(matches!(bench.claim("pay paid", pay("paid")).await, ClaimResult::Replay(_)));
+    assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
+    assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, ClaimResult::ExceedsBalance { left: 700 }));
     assert_eq!(bench.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 5);
     let mut kinds = bench.kinds().await;
@@ -68,7 +68,7 @@ async fn where_there_is_no_ledger_none_is_made() {
 
 /// An embedded ledger with one payment, that nobody runs on.
 async fn one_payment() -> Directory {
-    let old = Bench::<Directory>::new();
+    let old = Fixture::<Directory>::new();
     old.paid("paid").await;
     old.place
 }
@@ -91,7 +91,7 @@ async fn crash_before_the_commit_leaves_both_ledgers_unused_and_second_migrate_f
     assert!(refused.contains("was not finished") && refused.contains("tollgate migrate"), "{refused}");
     let moved = migrate(old.path(), place.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");
-    assert_eq!(Bench { ledger: place.open(), place }.payment("paid").await.status, Status::Succeeded);
+    assert_eq!(Fixture { ledger: place.open(), place }.payment("paid").await.status, Status::Succeeded);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn crash_after_the_commit_is_finished_by_second_migrate_without_a_second_c
     migrate(old.path(), place.address()).unwrap();
     let mark = moved::Mark::read(old.path()).unwrap().unwrap();
     moved::Mark { complete: false, ..mark.clone() }.write(old.path()).unwrap();
-    let bench = Bench { ledger: place.open(), place };
+    let bench = Fixture { ledger: place.open(), place };
     bench.paid("later").await;
     let moved = migrate(old.path(), bench.place.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");

@@ -13,12 +13,12 @@ use serde_json::Value;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
-use super::super::claims::{self, Later, errands};
-use super::super::held::{End, Turn};
+use super::super::claim_guard::{Abandoned, ExecutionId};
+use super::super::claims::{self, AsyncRequest, jobs};
 use super::super::ids::{Id, Ids};
-use super::super::rows::{Kept, PaymentRow, find_payment};
+use super::super::rows::{PaymentRow, TrackedRow, find_payment};
 use super::super::transaction::{Read, Space, Transaction, Value as Bytes};
-use super::super::{changes, timeline};
+use super::super::{apply, timeline};
 use super::*;
 
 /// A rule that the walk can be made to break, to see that it would be found.
@@ -52,20 +52,20 @@ impl Rows {
     }
 
     fn payment(&self) -> Option<PaymentRow> {
-        find_payment(self, "shop", "o").unwrap().map(|kept: Kept<PaymentRow>| kept.row)
+        find_payment(self, "shop", "o").unwrap().map(|kept: TrackedRow<PaymentRow>| kept.row)
     }
 
     /// Which of its turns a claim is in.
-    fn turn(&self, claim: Id) -> Option<Turn> {
+    fn turn(&self, claim: Id) -> Option<ExecutionId> {
         let number = self.0.get(&(Space::Running, claim.0.to_vec()))?;
-        Some(Turn::listed(&claim.0, number).unwrap())
+        Some(ExecutionId::listed(&claim.0, number).unwrap())
     }
 }
 
 /// A ticket in the hands of a machine.
 #[derive(Clone)]
 struct Hand {
-    turn: Turn,
+    turn: ExecutionId,
     is_errand: bool,
     term: u8,
     sent: bool,
@@ -79,7 +79,7 @@ struct Machine {
     term: u8,
     hand: Option<Hand>,
     /// What it has yet to write about tickets that are gone.
-    ends: Vec<(Turn, End)>,
+    ends: Vec<(ExecutionId, Abandoned)>,
 }
 
 /// How often what could go on for ever may happen.
@@ -158,7 +158,7 @@ impl World {
             return done;
         }
         // What only tells of what was, or when, no rule reads again.
-        let is_told = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Searches | Space::Unknown);
+        let is_told = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Inquiries | Space::Unknown);
         for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_told(*space)) {
             if space == Space::Running {
                 let claim = Id::from_bytes(key).unwrap();
@@ -200,7 +200,7 @@ impl World {
     fn essence(&self) -> String {
         let claims: Vec<Id> = self.rows.of(Space::Claims).map(|(key, _)| Id::from_bytes(key).unwrap()).collect();
         let rank = |id: Id| claims.iter().position(|claim| *claim == id);
-        let turn = |turn: &Turn| (rank(turn.claim), self.rows.turn(turn.claim) == Some(*turn));
+        let turn = |turn: &ExecutionId| (rank(turn.claim), self.rows.turn(turn.claim) == Some(*turn));
         let claimed: Vec<_> = claims
             .iter()
             .map(|id| {
@@ -222,7 +222,7 @@ impl World {
             .collect();
         let machines = self.machines.each_ref().map(|it| {
             let hand = it.hand.as_ref().map(|hand| (turn(&hand.turn), hand.is_errand, hand.sent, hand.term == it.term));
-            let mut ends: Vec<_> = it.ends.iter().map(|(of, end)| (turn(of), *end == End::Lost)).collect();
+            let mut ends: Vec<_> = it.ends.iter().map(|(of, end)| (turn(of), *end == Abandoned::MaybeSent)).collect();
             ends.sort();
             (it.has_no_lease, hand, ends)
         });

@@ -2,6 +2,6 @@
 
 use super::*;
 
-type Bench = super::Bench<Directory>;
+type Bench = super::Fixture<Directory>;
 
 suite!();

@@ -2,6 +2,6 @@
 
 use super::*;
 
-type Bench = super::Bench<Schema>;
+type Bench = super::Fixture<Schema>;
 
 suite!();

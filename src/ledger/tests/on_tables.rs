@@ -1,9 +1,9 @@
 //! The suite over the embedded engine where hardly anything stays in memory: the log's segments are full at once, and what
 //! they held is read from the tables.
 
-use super::places::Tables;
+use super::backends::Tables;
 use super::*;
 
-type Bench = super::Bench<Tables>;
+type Bench = super::Fixture<Tables>;
 
 suite!();

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::places::shared;
+use super::backends::shared;
 use super::relay::Relay;
 use super::server::Server;
 use super::*;
@@ -21,7 +21,7 @@ pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on() {
     let server = Server::start(&[]);
     let place = Schema::on(&server);
-    let bench = Bench { ledger: place.connect(3), place };
+    let bench = Fixture { ledger: place.connect(3), place };
     bench.paid("before").await;
     let [kept, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
     server.crash();
@@ -55,7 +55,7 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
 async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() {
     let place = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Bench { ledger: relay.ledger(&place), place };
+    let bench = Fixture { ledger: relay.ledger(&place), place };
     bench.paid("warm").await;
     let looker = bench.place.connect(1);
     relay.cuts.store(true, Ordering::SeqCst);
@@ -70,13 +70,13 @@ async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() 
 async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
     let place = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Bench { ledger: relay.ledger(&place), place };
+    let bench = Fixture { ledger: relay.ledger(&place), place };
     let ticket = bench.run("k", pay("o")).await;
     relay.cuts.store(true, Ordering::SeqCst);
     assert!(bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.is_err());
     // What the ticket's end sets off finds nothing running any more.
     let claimed = bench.claim("k", pay("o")).await;
-    assert!(matches!(claimed, Claimed::Replay(_)), "{claimed:?}");
+    assert!(matches!(claimed, ClaimResult::Replay(_)), "{claimed:?}");
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
 }
 
@@ -95,7 +95,7 @@ async fn locked() -> (Schema, Ledger, tokio_postgres::Client) {
 async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
     let (_place, ledger, client) = locked().await;
     let mut first = Box::pin(ledger.claim(claim_key("first", ""), pay("first"), at(0)));
-    let mut job = Box::pin(ledger.accept(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
+    let mut job = Box::pin(ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
     let mut claim = Box::pin(ledger.claim(claim_key("claim", ""), pay("claim"), at(0)));
     // Each is asked once, so that it is queued; the first has the only connection.
     tokio::select! { biased; _ = &mut first => panic!(), () = std::future::ready(()) => {} }
@@ -103,11 +103,11 @@ async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
     tokio::select! { biased; _ = &mut claim => panic!(), () = std::future::ready(()) => {} }
     drop((job, claim));
     client.batch_execute("ROLLBACK").await.unwrap();
-    assert!(matches!(first.await.unwrap(), Claimed::Run(_)));
+    assert!(matches!(first.await.unwrap(), ClaimResult::Run(_)));
     // One after another: what was queued before this has run, or never will.
     assert_eq!(ledger.payment("shop", "job").await.unwrap(), None);
     assert_eq!(ledger.payment("shop", "claim").await.unwrap(), None);
-    assert_eq!(ledger.due_errands(at(10), 9).await.len(), 0);
+    assert_eq!(ledger.due_job_ids(at(10), 9).await.len(), 0);
 }
 
 #[tokio::test]
@@ -115,8 +115,8 @@ async fn acceptance_that_is_not_answered_in_time_is_in_doubt_and_not_refused() {
     let (_place, ledger, client) = locked().await;
     // From here on a time-out is over as soon as everybody waits.
     tokio::time::pause();
-    let accepted = ledger.accept(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)).await.unwrap();
-    assert!(matches!(accepted, Claimed::InDoubt(_)), "{accepted:?}");
+    let accepted = ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)).await.unwrap();
+    assert!(matches!(accepted, ClaimResult::InDoubt(_)), "{accepted:?}");
     tokio::time::resume();
     client.batch_execute("ROLLBACK").await.unwrap();
 }

@@ -26,7 +26,7 @@ async fn only_the_server_that_is_meant_hears_the_ledger() {
     };
     let url = format!("{}?sslmode=verify-full", server.url);
     let ledger = connect(&url, &theirs).unwrap();
-    assert!(matches!(ledger.claim(claim_key("k", ""), pay("o"), at(0)).await, Ok(Claimed::Run(_))));
+    assert!(matches!(ledger.claim(claim_key("k", ""), pay("o"), at(0)).await, Ok(ClaimResult::Run(_))));
     let refused = connect(&url, &others).err().unwrap().to_string();
     assert!(refused.contains("cannot be reached") && refused.contains("certificate"), "{refused}");
     let refused = connect(&url.replace("localhost", "127.0.0.1"), &theirs).err().unwrap().to_string();

@@ -14,23 +14,23 @@ const RECORDS: [Space; 9] = [
     Space::Keys,
     Space::Index,
     Space::Events,
-    Space::Seen,
+    Space::Notifications,
     Space::Timeline,
-    Space::Ages,
+    Space::Expiry,
 ];
 
 impl Bench {
     /// A whole round.
     async fn purge(&self, now: Timestamp) {
         let mut purge = Purge::default();
-        while !self.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+        while !self.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
     }
 
     async fn count(&self, space: Space) -> usize {
         self.ledger.engine.keys(space, Vec::new(), vec![0xff; 32], 10_000).await.unwrap().len()
     }
 
-    async fn claim_at(&self, key: &str, intent: Intent, now: Timestamp) -> Claimed {
+    async fn claim_at(&self, key: &str, intent: Intent, now: Timestamp) -> ClaimResult {
         let body = format!("{intent:?}");
         self.ledger.claim(claim_key(key, &body), intent, now).await.unwrap()
     }
@@ -61,34 +61,34 @@ async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
     let ticket = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
-    assert!(matches!(bench.claim("late", pay("o")).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim("late", pay("o")).await, ClaimResult::Replay(_)));
     bench.hear_all().await;
     for space in RECORDS {
         assert_ne!(bench.count(space).await, 0, "{space:?}");
     }
     bench.purge(at(400 * DAY)).await;
     assert!(bench.is_there("o").await, "it changed a second after it was made");
-    assert_eq!(bench.count(Space::Seen).await, 1);
+    assert_eq!(bench.count(Space::Notifications).await, 1);
     bench.purge(at(400 * DAY + 2)).await;
     for space in RECORDS {
         assert_eq!(bench.count(space).await, 0, "{space:?}");
     }
     assert_eq!(bench.ledger.timeline("shop", "o").await.unwrap(), None);
-    assert!(matches!(bench.claim_at("pay o", pay("o"), at(401 * DAY)).await, Claimed::Run(_)));
+    assert!(matches!(bench.claim_at("pay o", pay("o"), at(401 * DAY)).await, ClaimResult::Run(_)));
 }
 
 #[tokio::test]
 async fn what_is_unknown_open_or_undelivered_stays() {
     let bench = Bench::new();
     let unknown = bench.run("unknown", pay("unknown")).await;
-    bench.settle(unknown, News::Unknown(Reason::default())).await;
+    bench.settle(unknown, Update::Unknown(Reason::default())).await;
     let pending = bench.run("pending", pay("pending")).await;
     bench.settle(pending, outcome(Status::Pending)).await;
     for order in ["undelivered", "refunded", "done"] {
         bench.paid(order).await;
     }
     let refund = bench.run("refund", give_back("refunded", "r", 300)).await;
-    bench.settle(refund, News::Unknown(Reason::default())).await;
+    bench.settle(refund, Update::Unknown(Reason::default())).await;
     let _running = bench.run("running", pay("running")).await;
     bench.hear_all_but("undelivered").await;
     bench.purge(at(500 * DAY)).await;
@@ -101,11 +101,11 @@ async fn what_is_unknown_open_or_undelivered_stays() {
     assert_eq!(bench.count(Space::Events).await, 1, "the one that nobody has");
     // Who asks again is told how it stands; nothing runs a second time.
     for (key, intent) in [("unknown", pay("unknown")), ("refund", give_back("refunded", "r", 300))] {
-        assert!(matches!(bench.claim(key, intent).await, Claimed::Present(_)), "{key}");
+        assert!(matches!(bench.claim(key, intent).await, ClaimResult::AlreadyExists(_)), "{key}");
     }
-    assert!(matches!(bench.claim("pending", pay("pending")).await, Claimed::Replay(_)));
-    assert!(matches!(bench.claim("running", pay("running")).await, Claimed::Running));
-    assert!(matches!(bench.claim("running", pay("other")).await, Claimed::OtherRequest));
+    assert!(matches!(bench.claim("pending", pay("pending")).await, ClaimResult::Replay(_)));
+    assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::Running));
+    assert!(matches!(bench.claim("running", pay("other")).await, ClaimResult::KeyReused));
 
     // What has come to its end since is kept for its time from then on.
     let end = at(500 * DAY);
@@ -130,24 +130,24 @@ async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its
     let bench = Bench::new();
     bench.paid("o").await;
     bench.purge(at(DAY - 1)).await;
-    assert!(matches!(bench.claim_at("pay o", pay("o"), at(DAY - 1)).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim_at("pay o", pay("o"), at(DAY - 1)).await, ClaimResult::Replay(_)));
     // A further key lives for a day of its own, with the answer.
-    assert!(matches!(bench.claim_at("late", pay("o"), at(DAY - HOUR)).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim_at("late", pay("o"), at(DAY - HOUR)).await, ClaimResult::Replay(_)));
     bench.purge(at(2 * DAY - HOUR - 1)).await;
-    assert!(matches!(bench.claim_at("late", pay("o"), at(2 * DAY - HOUR - 1)).await, Claimed::Replay(_)));
-    assert!(matches!(bench.claim_at("late", pay("other"), at(2 * DAY - HOUR - 1)).await, Claimed::OtherRequest));
+    assert!(matches!(bench.claim_at("late", pay("o"), at(2 * DAY - HOUR - 1)).await, ClaimResult::Replay(_)));
+    assert!(matches!(bench.claim_at("late", pay("other"), at(2 * DAY - HOUR - 1)).await, ClaimResult::KeyReused));
     bench.purge(at(2 * DAY - HOUR)).await;
     assert_eq!((bench.count(Space::Keys).await, bench.count(Space::Claims).await), (0, 0));
 
     let later = at(2 * DAY);
     let again = bench.claim_at("pay o", pay("o"), later).await;
-    assert!(matches!(&again, Claimed::Present(Record::Payment(it)) if it.status == Status::Succeeded), "{again:?}");
+    assert!(matches!(&again, ClaimResult::AlreadyExists(Record::Payment(it)) if it.status == Status::Succeeded), "{again:?}");
     // That key counts again, for a day.
     bench.purge(at(3 * DAY - 1)).await;
-    assert!(matches!(bench.claim_at("pay o", pay("x"), later).await, Claimed::OtherRequest));
-    assert!(matches!(bench.claim_at("k2", pay("o"), later).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim_at("pay o", pay("x"), later).await, ClaimResult::KeyReused));
+    assert!(matches!(bench.claim_at("k2", pay("o"), later).await, ClaimResult::AlreadyExists(_)));
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
-    assert!(matches!(bench.claim_at("k3", other, later).await, Claimed::OtherContent));
+    assert!(matches!(bench.claim_at("k3", other, later).await, ClaimResult::OrderIdReused));
     assert_eq!(bench.count(Space::Payments).await, 1);
 
     // A refund's, and a close's.
@@ -160,10 +160,10 @@ async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its
     bench.purge(at(9 * DAY)).await;
     assert_eq!(bench.count(Space::Claims).await, 0);
     let again = bench.claim_at("r", give_back("o", "r", 300), at(9 * DAY)).await;
-    assert!(matches!(&again, Claimed::Present(Record::Refund(it)) if it.status == Status::Succeeded), "{again:?}");
+    assert!(matches!(&again, ClaimResult::AlreadyExists(Record::Refund(it)) if it.status == Status::Succeeded), "{again:?}");
     let too_much = bench.claim_at("r2", give_back("o", "r2", 701), at(9 * DAY)).await;
-    assert!(matches!(too_much, Claimed::TooMuch { left: 700 }), "{too_much:?}");
-    assert!(matches!(bench.claim_at("close p", close("p"), at(9 * DAY)).await, Claimed::Present(_)));
+    assert!(matches!(too_much, ClaimResult::ExceedsBalance { left: 700 }), "{too_much:?}");
+    assert!(matches!(bench.claim_at("close p", close("p"), at(9 * DAY)).await, ClaimResult::AlreadyExists(_)));
     assert_eq!(bench.payment("o").await.refunded, 300);
 }
 
@@ -173,9 +173,9 @@ async fn a_payment_outlives_the_claims_that_lead_to_it() {
     bench.paid("o").await;
     bench.hear_all().await;
     // A key that came a moment before the payment's time is over.
-    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY)).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY)).await, ClaimResult::Replay(_)));
     bench.purge(at(400 * DAY + 1)).await;
-    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY + 1)).await, Claimed::Replay(_)));
+    assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY + 1)).await, ClaimResult::Replay(_)));
     bench.purge(at(401 * DAY)).await;
     assert!(!bench.is_there("o").await);
 }
@@ -184,7 +184,7 @@ async fn a_payment_outlives_the_claims_that_lead_to_it() {
 async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back() {
     let bench = Bench::new();
     let ticket = bench.run("first", pay("first")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     for number in 0..80 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -193,7 +193,7 @@ async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back()
     // Into the middle of the payments.
     let mut purge = Purge::default();
     while bench.count(Space::Payments).await == 81 {
-        assert!(!bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap());
+        assert!(!bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap());
     }
     let left = bench.count(Space::Payments).await;
     assert!(left > 1 && left < 81, "{left}: a few at a time");
@@ -203,11 +203,11 @@ async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back()
         assert_eq!(after.count(space).await, count, "{space:?}");
     }
     // The same purge, round after round: what stayed is met again.
-    while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+    while !bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
     assert_eq!(bench.count(Space::Payments).await, 1);
     bench.ledger.apply(&of("first"), outcome(Status::Failed), at(2)).await.unwrap();
     bench.hear_all().await;
-    while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+    while !bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
     for space in RECORDS {
         assert_eq!(bench.count(space).await, 0, "{space:?}");
     }
@@ -220,7 +220,7 @@ async fn a_clock_that_was_set_back_lets_nothing_go() {
     bench.hear_all().await;
     let mut purge = Purge::default();
     for now in [at(30 * DAY), at(-30 * DAY), Timestamp::UNIX_EPOCH] {
-        while !bench.ledger.purge(&mut purge, &Keep::default(), now).await.unwrap() {}
+        while !bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
         assert!(bench.is_there("o").await);
     }
 }

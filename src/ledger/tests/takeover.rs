@@ -1,7 +1,7 @@
 //! What a dead process leaves behind, and the leases of those that clear it away.
 
+use super::backends::shared;
 use super::outages::until;
-use super::places::shared;
 use super::*;
 
 /// A process with so many claims under way is held for dead.
@@ -82,7 +82,7 @@ async fn figures_of_a_takeover() {
         let order = format!("paid {paid}");
         let at_begin = std::time::Instant::now();
         let claimed = survivors[paid % 2].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
-        let Claimed::Run(ticket) = claimed else { panic!("{claimed:?}") };
+        let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
         survivors[paid % 2].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
         (paid, longest) = (paid + 1, longest.max(at_begin.elapsed()));
         if paid % 10 == 0 {
@@ -125,7 +125,7 @@ async fn lease_is_renewed_while_the_sweep_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_with_an_expired_lease_is_not_ready_and_says_why() {
-    let bench = Bench::<Schema>::new();
+    let bench = Fixture::<Schema>::new();
     let ticket = bench.run("k", pay("o")).await;
     assert_eq!(bench.ledger.not_ready(), None);
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };

@@ -4,7 +4,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::ledger::about::About;
+use crate::ledger::lock_scope::LockScope;
 use crate::ledger::engine::Durability::Durable;
 use crate::ledger::ids::Id;
 use crate::ledger::rows;
@@ -30,31 +30,31 @@ impl Bench {
 fn words(entry: &Entry) -> String {
     let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("{refund}: "));
     let what = match &entry.what {
-        What::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
-        What::Queued { action } => format!("queued {action:?}"),
-        What::Taken { by } => format!("taken by {by}"),
-        What::PutBack { .. } => "put back".to_owned(),
-        What::Moved { channel } => format!("moved {channel}"),
-        What::PaidElsewhere { channel } => format!("paid on {channel}"),
-        What::Exchanged(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
-        What::Released { action } => format!("released {action:?}"),
-        What::Lost { action, cause } => format!("lost {action:?} {cause:?}"),
-        What::RefundElsewhere { number, status } => format!("refund {number} {}", status.as_str()),
-        What::ToBeClosed => "to be closed".to_owned(),
-        What::Became { status, version, by, .. } => format!("{} v{version} {by:?}", status.as_str()),
-        What::Notified { id, verdict, .. } => format!("notified {id} {verdict:?}"),
-        What::NeedsPerson { why } => format!("person {why}"),
-        What::Event { kind, .. } => kind.clone(),
-        What::Delivered { .. } => "delivered".to_owned(),
-        What::Undelivered { why, .. } => format!("undelivered {why}"),
-        What::Dropped { why, .. } => format!("dropped {why}"),
+        TimelineEvent::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
+        TimelineEvent::Queued { action } => format!("queued {action:?}"),
+        TimelineEvent::Dequeued { by } => format!("taken by {by}"),
+        TimelineEvent::Requeued { .. } => "put back".to_owned(),
+        TimelineEvent::Rerouted { channel } => format!("moved {channel}"),
+        TimelineEvent::DuplicatePayment { channel } => format!("paid on {channel}"),
+        TimelineEvent::ProviderCall(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
+        TimelineEvent::Released { action } => format!("released {action:?}"),
+        TimelineEvent::Interrupted { action, cause } => format!("lost {action:?} {cause:?}"),
+        TimelineEvent::RefundElsewhere { number, status } => format!("refund {number} {}", status.as_str()),
+        TimelineEvent::CloseScheduled => "to be closed".to_owned(),
+        TimelineEvent::StatusChanged { status, version, by, .. } => format!("{} v{version} {by:?}", status.as_str()),
+        TimelineEvent::NotificationReceived { id, verdict, .. } => format!("notified {id} {verdict:?}"),
+        TimelineEvent::ManualReview { why } => format!("person {why}"),
+        TimelineEvent::Event { kind, .. } => kind.clone(),
+        TimelineEvent::Delivered { .. } => "delivered".to_owned(),
+        TimelineEvent::Undelivered { why, .. } => format!("undelivered {why}"),
+        TimelineEvent::DeliveryAbandoned { why, .. } => format!("dropped {why}"),
     };
     let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };
     format!("{about}{what}{times}")
 }
 
-fn sent(kind: Kind, written: Written, result: Result<Outcome, Error>) -> Exchanged {
-    let mut exchanged = Exchanged::begun(kind, "wechat", at(0));
+fn sent(kind: Kind, written: BytesSent, result: Result<Outcome, Error>) -> ProviderCall {
+    let mut exchanged = ProviderCall::begun(kind, "wechat", at(0));
     exchanged.written = written;
     exchanged.ended(&result);
     exchanged
@@ -64,23 +64,23 @@ fn sent(kind: Kind, written: Written, result: Result<Outcome, Error>) -> Exchang
 async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     let bench = Bench::new();
     let mut ticket = bench.run("k", pay("o")).await;
-    ticket.evidence.push(sent(Kind::Pay, Written::No, Err(Error::NotSent("refused".into()))));
-    bench.ledger.moved_to(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
+    ticket.evidence.push(sent(Kind::Pay, BytesSent::No, Err(Error::NotSent("refused".into()))));
+    bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert!(ticket.evidence.is_empty(), "told already");
-    ticket.evidence.push(sent(Kind::Pay, Written::Maybe, Err(Error::unclear("cut"))));
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
-    let query = || sent(Kind::Query, Written::Yes, Ok(Outcome::of(Status::Pending)));
-    let heard = Heard { news: outcome(Status::Pending), evidence: vec![query()] };
+    ticket.evidence.push(sent(Kind::Pay, BytesSent::Maybe, Err(Error::unclear("cut"))));
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let query = || sent(Kind::Query, BytesSent::Yes, Ok(Outcome::of(Status::Pending)));
+    let heard = UpdateWithEvidence { news: outcome(Status::Pending), evidence: vec![query()] };
     bench.ledger.apply(&of("o"), heard, at(2)).await.unwrap();
-    let seen = Seen { key_id: Some("KEY".into()), ..Seen::of(b"abc") };
+    let seen = BodyDigest { key_id: Some("KEY".into()), ..BodyDigest::of(b"abc") };
     let notification = told("n", "o", None, Outcome::of(Status::Succeeded));
-    let notified = Told { event: notification.clone(), seen: Some(seen.clone()) };
+    let notified = Notification { event: notification.clone(), seen: Some(seen.clone()) };
     assert!(matches!(bench.ledger.record("backup", notified, at(3)).await.unwrap(), Recorded::Applied(_)));
     bench.ledger.record("backup", notification, at(4)).await.unwrap();
     let again = told("n2", "o", None, Outcome::of(Status::Succeeded));
     bench.ledger.record("backup", again, at(4)).await.unwrap();
     let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
-    ticket.evidence.push(sent(Kind::Refund, Written::Yes, Ok(Outcome::of(Status::Succeeded))));
+    ticket.evidence.push(sent(Kind::Refund, BytesSent::Yes, Ok(Outcome::of(Status::Succeeded))));
     bench.settle(ticket, outcome(Status::Succeeded)).await;
     bench.hear_all().await;
     let expected = [
@@ -107,7 +107,7 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     assert_eq!(bench.told("o").await, expected);
     let timeline = bench.timeline("o").await;
     assert_eq!(timeline.left_out, 0);
-    let What::Notified { seen: kept, .. } = &timeline.entries[8].what else { panic!() };
+    let TimelineEvent::NotificationReceived { seen: kept, .. } = &timeline.entries[8].what else { panic!() };
     assert_eq!(kept.as_ref(), Some(&seen));
     assert_eq!(seen.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(bench.crash().timeline("o").await, timeline);
@@ -120,7 +120,7 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
     let bench = Bench::new();
     bench.paid("o").await;
     let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
-    ticket.evidence.push(sent(Kind::Refund, Written::No, Err(Error::NotSent("refused".into()))));
+    ticket.evidence.push(sent(Kind::Refund, BytesSent::No, Err(Error::NotSent("refused".into()))));
     bench.ledger.release(ticket).await.unwrap();
     let given_back = ["r: claimed Refund wechat", "r: refund No not_sent", "r: released Refund"];
     assert_eq!(bench.told("o").await[3..], given_back);
@@ -128,8 +128,8 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
     drop(bench.run("lost", pay("lost")).await);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
     assert_eq!(bench.told("lost").await, ["claimed Pay wechat", "lost Pay NoResult", "unknown v2 Own", "payment.unknown"]);
-    assert!(matches!(bench.claim("c", close("lost")).await, Claimed::Present(_)));
-    assert!(matches!(bench.claim("c2", close("lost")).await, Claimed::Present(_)));
+    assert!(matches!(bench.claim("c", close("lost")).await, ClaimResult::AlreadyExists(_)));
+    assert!(matches!(bench.claim("c2", close("lost")).await, ClaimResult::AlreadyExists(_)));
     assert_eq!(bench.told("lost").await[4..], ["to be closed"], "once");
 
     let ticket = bench.run("p", pay("p")).await;
@@ -175,16 +175,16 @@ async fn a_payment_that_is_older_than_timelines_goes_on() {
         tx.remove(Space::Timeline, &id.0);
         Ok(())
     };
-    bench.ledger.engine.write(Durable, About::subject(&of("o")), forget).await.unwrap();
+    bench.ledger.engine.write(Durable, LockScope::subject(&of("o")), forget).await.unwrap();
     let bench = bench.crash();
     assert_eq!(bench.timeline("o").await, Timeline::default());
     let ticket = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(ticket, outcome(Status::Pending)).await;
     assert_eq!(bench.told("o").await, ["r: claimed Refund wechat", "r: pending v2 Own"]);
-    let lives = bench.ledger.lives("o", vec!["shop".into(), "another".into()]).await.unwrap();
-    let number = bench.ledger.lives(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
+    let lives = bench.ledger.find_histories("o", vec!["shop".into(), "another".into()]).await.unwrap();
+    let number = bench.ledger.find_histories(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
     assert_eq!((lives.len(), lives[0].refunds.len(), &lives), (1, 1, &number));
-    assert_eq!(bench.ledger.lives("nothing", vec!["shop".into()]).await.unwrap(), []);
+    assert_eq!(bench.ledger.find_histories("nothing", vec!["shop".into()]).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -194,8 +194,8 @@ async fn deliveries_are_told_however_they_end() {
     let event = bench.deliveries(at(10), 1).await.remove(0).event;
     for second in 0..3 {
         let why = "it answered 500".to_owned();
-        let undelivered = What::Undelivered { id: event.id.clone(), why };
-        bench.ledger.note(&of("o"), vec![undelivered], at(second)).await.unwrap();
+        let undelivered = TimelineEvent::Undelivered { id: event.id.clone(), why };
+        bench.ledger.append_timeline(&of("o"), vec![undelivered], at(second)).await.unwrap();
     }
     bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
     bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
@@ -207,35 +207,35 @@ async fn deliveries_are_told_however_they_end() {
 async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, News::Unknown(Reason::default())).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
     for second in 0..50 {
-        let mut query = sent(Kind::Query, Written::Yes, Err(Error::unclear("busy")));
-        query.answer = Some(Seen::of(&[second]));
-        bench.ledger.note(&of("o"), vec![What::Exchanged(query)], at(second.into())).await.unwrap();
+        let mut query = sent(Kind::Query, BytesSent::Yes, Err(Error::unclear("busy")));
+        query.answer = Some(BodyDigest::of(&[second]));
+        bench.ledger.append_timeline(&of("o"), vec![TimelineEvent::ProviderCall(query)], at(second.into())).await.unwrap();
     }
     let timeline = bench.timeline("o").await;
     let last = timeline.entries.last().unwrap();
     assert_eq!((words(last), timeline.entries.len()), ("query Yes unclear x50".to_owned(), 4));
     assert_eq!((last.at, last.until), (at(0), Some(at(49))));
-    let What::Exchanged(query) = &last.what else { panic!() };
-    assert_eq!(query.answer, Some(Seen::of(&[49])), "the last answer's digest");
+    let TimelineEvent::ProviderCall(query) = &last.what else { panic!() };
+    assert_eq!(query.answer, Some(BodyDigest::of(&[49])), "the last answer's digest");
 
-    let why = |number: u32| What::NeedsPerson { why: format!("{number} {}", "余".repeat(500)) };
-    bench.ledger.note(&of("o"), (0..250).map(why).collect(), at(60)).await.unwrap();
+    let why = |number: u32| TimelineEvent::ManualReview { why: format!("{number} {}", "余".repeat(500)) };
+    bench.ledger.append_timeline(&of("o"), (0..250).map(why).collect(), at(60)).await.unwrap();
     let timeline = bench.timeline("o").await;
     assert_eq!((timeline.entries.len(), timeline.left_out), (200, 54));
     assert_eq!(words(&timeline.entries[0]), "claimed Pay wechat", "how it began is kept");
     let start = |place: usize| words(&timeline.entries[place]).chars().take(11).collect::<String>();
     assert_eq!((start(99), start(100), start(199)), ("person 95 余".into(), "person 150 ".into(), "person 249 ".into()));
     assert!(words(&timeline.entries[199]).chars().count() < 220);
-    bench.ledger.note(&of("nothing"), vec![why(1)], at(60)).await.unwrap();
+    bench.ledger.append_timeline(&of("nothing"), vec![why(1)], at(60)).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_noted_is_seen_at_once_and_after_a_crash() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let noted = bench.ledger.note(&of("o"), vec![What::NeedsPerson { why: "x".into() }], at(1)).await;
+    let noted = bench.ledger.append_timeline(&of("o"), vec![TimelineEvent::ManualReview { why: "x".into() }], at(1)).await;
     noted.unwrap();
     assert_eq!(bench.told("o").await.last().unwrap(), "person x", "seen at once");
     assert_eq!(bench.crash().told("o").await.last().unwrap(), "person x", "and after a crash");

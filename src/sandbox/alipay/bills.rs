@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
+use super::codes::{add, china};
 use super::reply::Reply;
-use super::trade::{Desk, Result, done};
-use super::words::{add, china};
+use super::trade::{OrderHandler, Result, done};
 use super::{Shared, scripted, success};
 use crate::sandbox::bills::{Line, day, lines, yuan};
 use crate::sandbox::fault::{Kind, disturbed};
@@ -32,7 +32,7 @@ const SIGNCUSTOMER: &[u8] = include_bytes!("bills/signcustomer.gbk.csv");
 const PAYMENT: &[u8] = b"\xbd\xbb\xd2\xd7";
 const REFUND: &[u8] = b"\xcd\xcb\xbf\xee";
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes the bill, and says where it is.
     pub(super) fn bill(&mut self, content: &Value, host: &str) -> Result {
         let text = |field: &str| content[field].as_str().unwrap_or_default();

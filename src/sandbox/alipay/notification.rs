@@ -8,20 +8,20 @@ use http::{HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::codes::{add, china, finished, trade_object};
 use super::gbk;
 use super::reply::spoil_amounts;
-use super::words::{add, china, finished, trade_object};
 use super::yuan::yuan;
 use crate::sandbox::ALIPAY_SCHEDULE;
 use crate::sandbox::account::alipay::Account;
-use crate::sandbox::books::{Books, Id, RefundStatus};
 use crate::sandbox::form::Form;
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::state::{Id, RefundStatus, SandboxState};
 
 /// What the books say of the subject now; or why there is nothing to say.
 pub(in crate::sandbox) fn compose(
-    books: &Books,
+    books: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
     sending: &Sending,
@@ -57,7 +57,7 @@ pub(in crate::sandbox) fn compose(
     Ok(News { id, event_type, url, letter: Arc::new(letter) })
 }
 
-fn fields(books: &Books, account: &Account, subject: &Subject) -> Result<(&'static str, String, Value), String> {
+fn fields(books: &SandboxState, account: &Account, subject: &Subject) -> Result<(&'static str, String, Value), String> {
     let order_of =
         |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
     let (order_id, refund) = match subject {
@@ -123,7 +123,7 @@ struct Letter {
     gbk: bool,
 }
 
-impl notify::Letter for Letter {
+impl notify::NotificationBody for Letter {
     fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
         let mut form = self.form.clone();
         let age = SignedDuration::from_mins(if self.tamper == Some(Tamper::Stale) { 10 } else { 0 });

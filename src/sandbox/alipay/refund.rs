@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
+use super::codes::{add, china, finished};
 use super::reply::Reply;
 use super::success;
-use super::trade::{Desk, Done, Result, done, not_exist};
-use super::words::{add, china, finished};
+use super::trade::{Done, OrderHandler, Result, done, not_exist};
 use super::yuan::{fen, yuan};
-use crate::sandbox::books::{Entry, Id, Refund, RefundStatus, State};
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {
         let id = self.find(&content)?;
         let amount = content["refund_amount"].as_str().and_then(fen).unwrap_or_default();
@@ -86,7 +86,7 @@ impl Desk<'_> {
         notify_url: Option<String>,
         at_once: bool,
     ) {
-        let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(id) else { return };
+        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(id) else { return };
         order.state = State::Refund;
         refunds.push(request.1.clone());
         let refund = Refund {

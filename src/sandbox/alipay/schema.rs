@@ -146,7 +146,7 @@ fn is_subject(text: &str) -> bool {
 
 /// As in `90m`, `12h`, `15d`, `1c`.
 fn is_duration(text: &str) -> bool {
-    text == "1c" || super::words::minutes(text).is_some()
+    text == "1c" || super::codes::minutes(text).is_some()
 }
 
 fn is_time(text: &str) -> bool {

@@ -3,18 +3,18 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::codes::{add, china, instant, minutes, status, trade_object};
 use super::reply::Reply;
-use super::words::{add, china, instant, minutes, status, trade_object};
 use super::yuan::{fen, yuan};
 use super::{Method, success, trade_number};
 use crate::sandbox::account::alipay::Account;
-use crate::sandbox::books::{Books, Id, Order, Payment, State};
 use crate::sandbox::keys::{random_digits, random_text};
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
 
 /// One request's view of the books.
-pub(super) struct Desk<'a> {
-    pub(super) books: &'a mut Books,
+pub(super) struct OrderHandler<'a> {
+    pub(super) books: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
@@ -34,7 +34,7 @@ const BUYER: &str = "2088102116773037";
 const ASKS_FOR_PASSWORD: &str = "0001";
 const IS_TOO_POOR: &str = "0002";
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes a trade that the buyer has yet to pay.
     pub(super) fn create(&mut self, method: Method, content: Value, notify_url: Option<String>) -> Result {
         let id = self.id(content["out_trade_no"].as_str().unwrap_or_default());

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::admission::{Admitted, PATIENCE_SECONDS, invalid, is_url};
+use super::authenticate::{Admitted, PATIENCE_SECONDS, invalid, is_url};
 use super::reply::{Content, Reply};
 use super::{Method, Platform};
 use crate::sandbox::Shared;

@@ -5,16 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use serde_json::Value;
 
+use super::codes::{china, clearing_day, text};
 use super::reply::refused_because;
-use super::trade::{Desk, Result, done};
-use super::words::{china, clearing_day, text};
+use super::trade::{OrderHandler, Result, done};
 use crate::sandbox::bills::{Line, lines_of};
 use crate::sandbox::zip;
 
 /// As most writers have it.
 const LEVEL: u8 = 6;
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes the archive of a clearing day. Nobody says of which year: it is the day that was last.
     pub(super) fn bill(&mut self, parameters: &Value) -> Result {
         let wanted = text(parameters, "settleDate");

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
+use super::codes::{Outcome, message, outcome, refund_outcome, settled, text};
 use super::reply::{Fields, spoil_amounts};
 use super::signature::{SignMethod, sign};
-use super::words::{Outcome, message, outcome, refund_outcome, settled, text};
 use crate::sandbox::UNIONPAY_SCHEDULE;
 use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::books::Books;
 use crate::sandbox::form::Form;
 use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::state::SandboxState;
 
 /// What a notification repeats of the request that it follows.
 const REPEATED: [&str; 10] = [
@@ -32,7 +32,7 @@ const REPEATED: [&str; 10] = [
 
 /// What the books say of the subject now; or why there is nothing to say.
 pub(in crate::sandbox) fn compose(
-    books: &Books,
+    books: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
     sending: &Sending,
@@ -73,7 +73,7 @@ struct Event<'a> {
     kind: &'static str,
 }
 
-fn event<'a>(books: &'a Books, subject: &Subject) -> Result<Event<'a>, String> {
+fn event<'a>(books: &'a SandboxState, subject: &Subject) -> Result<Event<'a>, String> {
     match subject {
         Subject::Payment(id) => {
             let order = books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order")?;
@@ -114,7 +114,7 @@ struct Letter {
     tamper: Option<Tamper>,
 }
 
-impl notify::Letter for Letter {
+impl notify::NotificationBody for Letter {
     fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
         let mut form = self.form.clone();
         let salt = if self.tamper == Some(Tamper::Signature) { "\n" } else { "" };

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
+use super::codes::{clearing_day, fen, query_id, text};
 use super::reply::{refused, refused_because};
-use super::trade::{Desk, Done, Result, done};
-use super::words::{clearing_day, fen, query_id, text};
-use crate::sandbox::books::{Entry, Id, Refund, RefundStatus, State};
+use super::trade::{Done, OrderHandler, Result, done};
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
 /// A paid trade, to be given back from.
 struct Paid {
@@ -15,7 +15,7 @@ struct Paid {
     at: jiff::Timestamp,
 }
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Gives back some or all. The answer only says that it was taken.
     pub(super) fn refund(&mut self, parameters: Value, auto: bool) -> Result {
         let paid = self.paid(&parameters)?;
@@ -91,7 +91,7 @@ impl Desk<'_> {
     /// Writes a refund down; `at_once`: and finishes it.
     fn give_back(&mut self, operation: &'static str, paid: &Paid, parameters: Value, at_once: bool) -> Result {
         let own = self.id(&parameters, "orderId");
-        let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&paid.id) else {
+        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&paid.id) else {
             return Err(refused("35"));
         };
         order.state = State::Refund;

@@ -5,8 +5,8 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 
+use super::codes::{fen, message};
 use super::signature::{SignMethod, sign};
-use super::words::{fen, message};
 use crate::sandbox::account::unionpay::Account;
 use crate::sandbox::fault::Kind;
 use crate::sandbox::form::Form;

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Transaction;
+use super::codes::{fen, instant, is_digits};
 use super::reply::{Refusal, refused_because};
-use super::words::{fen, instant, is_digits};
 use crate::sandbox::fields::Form::Text;
 use crate::sandbox::fields::{self, Field, any, optional, required};
 use crate::sandbox::form::Form;

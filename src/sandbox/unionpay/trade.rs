@@ -4,19 +4,19 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Transaction;
-use super::reply::{Fields, Refusal, refused, refused_because};
-use super::words::{
+use super::codes::{
     ASKS_FOR_PASSWORD, IS_TOO_POOR, Outcome, fen, instant, is_digits, message, outcome, query_id, refund_outcome,
     settled, text,
 };
+use super::reply::{Fields, Refusal, refused, refused_because};
 use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::books::{Books, Id, Order, Payment, State};
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
 
 /// One request's view of the books.
-pub(super) struct Desk<'a> {
-    pub(super) books: &'a mut Books,
+pub(super) struct OrderHandler<'a> {
+    pub(super) books: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
@@ -32,7 +32,7 @@ pub(super) type Result<T = Done> = std::result::Result<T, Refusal>;
 /// Whose code it is.
 const PAYER: &str = "621626*********0018";
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes a trade that the payer has yet to pay.
     pub(super) fn create(&mut self, transaction: Transaction, parameters: Value) -> Result {
         let id = self.id(&parameters, "orderId");

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::orders::{Desk, Result, done};
+use super::codes::{china, refund_state, refund_time};
+use super::orders::{OrderHandler, Result, done};
 use super::reply::Reply;
-use super::words::{china, refund_state, refund_time};
 use crate::sandbox::bills::{lines_of, yuan};
-use crate::sandbox::books::{Id, Order, Payment, Refund};
+use crate::sandbox::state::{Id, Order, Payment, Refund};
 use crate::sandbox::wechat_v3::bills::fund_flow;
 
 const HEAD: &str = "交易时间,公众账号ID,商户号,特约商户号,设备号,微信订单号,商户订单号,用户标识,交易类型,交易状态,付款银行,\
@@ -15,7 +15,7 @@ const HEAD: &str = "交易时间,公众账号ID,商户号,特约商户号,设备
                     商品名称,商户数据包,手续费,费率,订单金额,申请退款金额,费率备注";
 const FOOT: &str = "总交易单数,应结订单总金额,退款总金额,充值券退款总金额,手续费总金额,订单总金额,申请退款总金额";
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     pub(super) fn bill(&mut self, content: &Value) -> Result {
         let date = content["bill_date"].as_str().unwrap_or_default();
         let kind = content["bill_type"].as_str().unwrap_or("ALL");

@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
+use super::codes::{collected, order_fields, refund_source, refund_state, refund_time};
 use super::refund::RECEIVED_BY;
 use super::reply::{name_account, sign, spoil_account, spoil_amounts};
 use super::secret::{SignType, hide};
-use super::words::{collected, order_fields, refund_source, refund_state, refund_time};
 use super::xml::{Fields, write};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::books::{Books, Id, Order, Refund, RefundStatus};
 use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::state::{Id, Order, Refund, RefundStatus, SandboxState};
 
 /// To the byte: who adds as much as a line's end is told again.
 const ACKNOWLEDGEMENT: &[u8] =
@@ -23,7 +23,7 @@ const ACKNOWLEDGEMENT: &[u8] =
 
 /// What the books say of the subject now; or why there is nothing to say.
 pub(in crate::sandbox) fn compose(
-    books: &Books,
+    books: &SandboxState,
     account: &Account,
     subject: &Subject,
     sending: &Sending,
@@ -125,7 +125,7 @@ fn refunded(
 /// What goes over the wire, the same at each repetition.
 struct Letter(Bytes);
 
-impl notify::Letter for Letter {
+impl notify::NotificationBody for Letter {
     fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("text/xml"));

@@ -3,17 +3,17 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::codes::{CODE, china, collected, instant, order_fields, product, state};
 use super::reply::Reply;
-use super::words::{CODE, china, collected, instant, order_fields, product, state};
 use super::xml::Fields;
 use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::books::{Books, Id, Order, Payment, RefundStatus, State};
 use crate::sandbox::keys::{random_digits, random_text};
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
 
 /// One request's view of the books.
-pub(super) struct Desk<'a> {
-    pub(super) books: &'a mut Books,
+pub(super) struct OrderHandler<'a> {
+    pub(super) books: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
@@ -35,7 +35,7 @@ const IS_TOO_POOR: &str = "0002";
 /// How long what was paid can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes an order that somebody has yet to pay.
     pub(super) fn create(&mut self, content: Value) -> Result {
         let id = self.id(content["out_trade_no"].as_str());

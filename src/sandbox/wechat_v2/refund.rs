@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::orders::{Desk, Done, Result, done};
+use super::codes::{collected, refund_source, refund_state, refund_time};
+use super::orders::{Done, OrderHandler, Result, done};
 use super::reply::Reply;
-use super::words::{collected, refund_source, refund_state, refund_time};
 use super::xml::Fields;
 use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::books::{Books, Entry, Id, Refund, RefundStatus, State};
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
 /// The most partial refunds that an order may have.
 const MOST_REFUNDS: usize = 50;
@@ -19,12 +19,12 @@ const PAGE: usize = 10;
 pub(super) const RECEIVED_BY: &str = "支付用户零钱";
 
 /// The refund with this number of the platform's.
-pub(super) fn by_id(books: &Books, account: &Account, refund_id: &str) -> Option<Id> {
+pub(super) fn by_id(books: &SandboxState, account: &Account, refund_id: &str) -> Option<Id> {
     let mut own = books.refunds.iter().filter(|((mchid, _), _)| *mchid == account.mchid);
     own.find(|(_, refund)| refund.refund_id == refund_id).map(|(id, _)| id.clone())
 }
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Accepts a refund: that is all that the answer says, also when the end follows at once.
     pub(super) fn refund(&mut self, content: Value, auto: bool) -> Result {
         let id = self.find(&content)?;
@@ -64,7 +64,7 @@ impl Desk<'_> {
             parameters: content,
         };
         self.books.refunds.insert(refund_id.clone(), made);
-        if let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&id) {
+        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&id) {
             order.state = State::Refund;
             refunds.push(refund_id.1.clone());
         }

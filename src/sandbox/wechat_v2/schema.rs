@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::Call;
+use super::codes::instant;
 use super::reply::Reply;
-use super::words::instant;
 use super::xml::Fields;
 use crate::sandbox::fields::Form::Text;
 use crate::sandbox::fields::{self, Field, any, optional, required};

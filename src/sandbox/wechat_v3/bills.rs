@@ -9,7 +9,7 @@ use http::request::Parts;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::orders::{Desk, Done, china, done, parameter};
+use super::orders::{Done, OrderHandler, china, done, parameter};
 use super::reply::Reply;
 use crate::sandbox::bills::{Line, day, lines, yuan};
 use crate::sandbox::keys::random_text;
@@ -33,7 +33,7 @@ impl Bill {
 
 type Result<T = Done> = std::result::Result<T, Reply>;
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes the bill, and says where it is.
     pub(super) fn bill(&mut self, bill: Bill, parts: &Parts) -> Result {
         let (day, choice) = wanted(bill, parts.uri.query())?;
@@ -88,7 +88,7 @@ impl Desk<'_> {
             None => (order.total, 0),
             Some((_, refund)) => (0, refund.amount),
         };
-        let given = |text: fn(&(&str, &crate::sandbox::books::Refund)) -> String, otherwise: &str| {
+        let given = |text: fn(&(&str, &crate::sandbox::state::Refund)) -> String, otherwise: &str| {
             refund.as_ref().map_or_else(|| otherwise.to_owned(), text)
         };
         let (zero, nothing) = (yuan(0), String::new());

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::orders::{Desk, Result, checked, done, order_object, parameter};
+use super::orders::{OrderHandler, Result, checked, done, order_object, parameter};
 use super::reply::Reply;
 use super::schema::{self, Product};
-use crate::sandbox::books::{Id, Payment, State};
+use crate::sandbox::state::{Id, Payment, State};
 
 /// Whose payment code it is.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
@@ -15,7 +15,7 @@ const IS_TOO_POOR: &str = "0002";
 /// How long what was paid can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     /// Makes an order from a payment code, and takes the money at once if the code allows it.
     pub(super) fn scan(&mut self, id: &Id, body: Value) -> Result {
         let known = self.books.order(id, self.now).map(|order| (order.state, order.parameters == body));

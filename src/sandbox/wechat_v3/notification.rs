@@ -13,13 +13,13 @@ use super::partner::outward;
 use super::reply::{insert, probe, sign};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::books::{Books, Id, RefundStatus};
 use crate::sandbox::keys::{random_text, seal};
 use crate::sandbox::notify::{self, Key, News, Sending, Subject, Tamper};
+use crate::sandbox::state::{Id, RefundStatus, SandboxState};
 
 /// What the books say of the subject now; or why there is nothing to say.
 pub(in crate::sandbox) fn compose(
-    books: &Books,
+    books: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
     sending: &Sending,
@@ -57,7 +57,7 @@ struct Message {
 }
 
 impl Message {
-    fn of(books: &Books, account: &Account, subject: &Subject) -> Result<Self, String> {
+    fn of(books: &SandboxState, account: &Account, subject: &Subject) -> Result<Self, String> {
         let order =
             |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
         match subject {
@@ -140,7 +140,7 @@ struct Letter {
     key: Option<Key>,
 }
 
-impl notify::Letter for Letter {
+impl notify::NotificationBody for Letter {
     fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
         let platform = self.account.platform.as_ref().map(|platform| &platform.key);
         let public = self.account.public_key.as_ref();

@@ -8,14 +8,14 @@ use super::partner;
 use super::reply::Reply;
 use super::schema::{self, Product};
 use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::books::{Books, Entry, Id, Order, Refund, RefundStatus, State};
 use crate::sandbox::fields::{self, Field};
 use crate::sandbox::keys::{random_digits, random_text, seal};
 use crate::sandbox::notify::Subject;
+use crate::sandbox::state::{Id, Order, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
 /// One request's view of the books.
-pub(super) struct Desk<'a> {
-    pub(super) books: &'a mut Books,
+pub(super) struct OrderHandler<'a> {
+    pub(super) books: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
@@ -32,7 +32,7 @@ pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 /// The most partial refunds that an order may have.
 const MOST_REFUNDS: usize = 50;
 
-impl Desk<'_> {
+impl OrderHandler<'_> {
     pub(super) fn create(&mut self, product: Product, body: Option<Value>) -> Result {
         let body = checked(body, schema::create(product))?;
         self.check_account(&body)?;
@@ -203,7 +203,7 @@ impl Desk<'_> {
             parameters: body,
         };
         self.books.refunds.insert(refund_id.clone(), made);
-        if let Some(Entry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&order_id) {
+        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&order_id) {
             order.state = State::Refund;
             refunds.push(refund_id.1.clone());
         }

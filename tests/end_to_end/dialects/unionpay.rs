@@ -28,7 +28,8 @@ async fn refused(world: &World, order: &str, code: &str) -> crate::harness::Answ
 
 #[tokio::test]
 async fn unionpay_code_of_each_class_reaches_the_merchant_and_opens_no_breaker() {
-    let world = World::with(Wishes { provider: SandboxProvider::Unionpay, edit: eager, ..Wishes::default() }).await;
+    let world =
+        World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit: eager, ..WorldOptions::default() }).await;
     for (code, status, problem, retryable) in [
         ("61", 402, "declined", "new_key"),
         ("32", 402, "declined", "new_key"),

@@ -3,7 +3,7 @@
 
 use crate::harness::Answer;
 
-use super::tills::{SCANNED, scan, with_a_till};
+use super::scanned_codes::{SCANNED, scan, with_a_till};
 use super::*;
 
 fn told(answer: &Answer) -> (u16, Value, Value) {

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::harness::{SHOP, Wishes, World, send, signed};
+use crate::harness::{SHOP, World, WorldOptions, send, signed};
 
 /// Announced, never sent.
 const BODY: &str = "content-length: 1048576\r\n";
 
 #[tokio::test]
 async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
-    let world = World::with(Wishes { server: "body_timeout = \"10m\"", ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: "body_timeout = \"10m\"", ..WorldOptions::default() }).await;
     let signed_head = |method: &str, target: &str| {
         let lines = signed(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{BODY}{}\r\n", lines.collect::<String>())
@@ -36,7 +36,7 @@ async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
 #[tokio::test]
 async fn bodies_that_never_come_hold_no_permit() {
     let limits = "in_flight = 16\nbody_timeout = \"4s\"";
-    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let mut slow = Vec::new();
     // As many as are waited for.
@@ -66,7 +66,7 @@ async fn bodies_that_never_come_hold_no_permit() {
 
 #[tokio::test]
 async fn unknown_key_id_is_answered_like_a_wrong_signature() {
-    let world = World::with(Wishes { server: "body_timeout = \"500ms\"", ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: "body_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let shape = |answer: &str| {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let head: Vec<_> = head.lines().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
@@ -159,7 +159,7 @@ async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_onl
 async fn oldest_body_gives_way_when_bodies_in_memory_are_too_many() {
     let limits =
         "body_limit = \"64KiB\"\nmax_buffered_bytes = \"128KiB\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
-    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let request = [plausible("shop-1", 60_001).as_bytes(), &[b' '; 60_000]].concat();
     let mut oldest = sends(world.gateway.listen, &request).await;
     world.until_metric("tollgate_buffered_bytes 60000").await;

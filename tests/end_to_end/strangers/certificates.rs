@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::harness::{Wishes, World, until};
+use crate::harness::{World, WorldOptions, until};
 
 /// Writes a certificate for so many days, and gives its bytes.
 fn write_pair(conf: &Path, name: &str, days: i64) -> Vec<u8> {
@@ -52,7 +52,7 @@ async fn renewed_certificates_are_served_after_a_reload_and_the_metric_is_about_
         write_pair(conf, "server", 2);
     };
     let server = "tls = { cert = \"server.pem\", key = \"server_key.pem\" }";
-    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let old = shown(world.gateway.listen).await;
     assert!((1.0..=2.0).contains(&days_left(&world.metrics().await, "server")));
     let open = TcpStream::connect(world.gateway.listen).await.unwrap();
@@ -139,7 +139,7 @@ async fn authorities_and_revocation_lists_of_callers_are_renewed_by_a_reload() {
         std::fs::write(conf.join("callers.pem"), Authority::new("nobody").pem).unwrap();
     };
     let server = "tls = { cert = \"server.pem\", key = \"server_key.pem\", client_ca = \"callers.pem\" }";
-    let world = World::with(Wishes { edit, server, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let authority = Authority::new("callers");
     let (one, other) = (|| authority.caller(7), || authority.caller(8));

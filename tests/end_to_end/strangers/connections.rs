@@ -1,7 +1,7 @@
 //! Connections on which little or nothing comes.
 
 use super::*;
-use crate::harness::{Wishes, World, until};
+use crate::harness::{World, WorldOptions, until};
 
 const FIRST_REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,7 +12,7 @@ const HALF_HEADERS: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
 #[tokio::test]
 async fn connection_is_closed_in_each_phase_after_its_time() {
     let limits = "header_timeout = \"400ms\"\nkeepalive_timeout = \"400ms\"";
-    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let half_of_a_second = [FIRST_REQUEST, b"GET /x HT"].map(<[u8]>::to_vec);
     let http2 = [PREFACE, EMPTY_SETTINGS].concat();
@@ -39,7 +39,7 @@ async fn connection_is_closed_in_each_phase_after_its_time() {
 
 #[tokio::test]
 async fn head_that_comes_line_by_line_is_bounded_in_all() {
-    let world = World::with(Wishes { server: "header_timeout = \"500ms\"", ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: "header_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let (mut reader, mut writer) = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\n").await.into_split();
     let trickle = tokio::spawn(async move {
         while writer.write_all(b"x-a: b\r\n").await.is_ok() {
@@ -67,7 +67,7 @@ async fn head_without_end_is_refused_by_its_size() {
 #[tokio::test]
 async fn idle_connections_at_the_limit_keep_nobody_out() {
     let limits = "max_connections = 16\nheader_timeout = \"10m\"\nkeepalive_timeout = \"10m\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
-    let world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let known = plausible("shop-1", 9);
     let notification = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n";
     let kinds = [FIRST_REQUEST, b"", b"GET /x HTTP/1.1\r\n", PREFACE, known.as_bytes(), notification.as_bytes()];

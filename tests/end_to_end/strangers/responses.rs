@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::harness::{SHOP, Wishes, World, order_of, send, signed, until};
+use crate::harness::{SHOP, World, WorldOptions, order_of, send, signed, until};
 
 /// Opens HTTP/2 streams whose responses do not fit into a window of 0 bytes. Ends when the connection does.
 async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
@@ -37,9 +37,9 @@ async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
 
 #[tokio::test]
 async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeout() {
-    let world = World::with(Wishes {
+    let world = World::with(WorldOptions {
         server: "in_flight = 16\nwrite_timeout = \"2s\"\nkeepalive_timeout = \"3s\"",
-        ..Wishes::default()
+        ..WorldOptions::default()
     })
     .await;
     let mut attack = Vec::new();
@@ -60,7 +60,7 @@ async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeo
 #[tokio::test]
 async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
     let limits = "drain = \"10m\"\nwrite_timeout = \"10m\"";
-    let mut world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let attack = without_window(world.gateway.listen, 20).await;
     world.until_metric("tollgate_requests_in_flight 0").await;
     world.gateway.signal("TERM");
@@ -72,7 +72,7 @@ async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
 #[tokio::test]
 async fn sigterm_does_not_wait_for_bodies_that_never_end() {
     let limits = "drain = \"10m\"\nwrite_timeout = \"1s\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
-    let mut world = World::with(Wishes { server: limits, ..Wishes::default() }).await;
+    let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let mut held = Vec::new();
     for key in ["shop-1", "junk"] {
         let head = plausible(key, 1000) + "0123456789";
@@ -87,7 +87,7 @@ async fn sigterm_does_not_wait_for_bodies_that_never_end() {
 
 #[tokio::test]
 async fn http2_stream_that_its_caller_cancels_costs_no_other_its_answer() {
-    let world = World::with(Wishes { server: "write_timeout = \"1s\"", ..Wishes::default() }).await;
+    let world = World::with(WorldOptions { server: "write_timeout = \"1s\"", ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let stream = TcpStream::connect(listen).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();

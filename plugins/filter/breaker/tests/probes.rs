@@ -10,7 +10,7 @@ async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_pro
     clock.advance(Duration::from_secs(5));
     broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
     let error = fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
-    assert!(matches!(error, Error::Held { retry_after: 10, .. }), "doubled: {error:?}");
+    assert!(matches!(error, Error::Rejected { retry_after: 10, .. }), "doubled: {error:?}");
     clock.advance(Duration::from_secs(10));
     fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");

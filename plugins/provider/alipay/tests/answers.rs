@@ -92,7 +92,7 @@ fn a_close_ends_and_a_cancellation_says_what_it_did() {
     for action in ["close", ""] {
         assert!(said("Y", action).unwrap().needs_reversal, "the channel is well: {action}");
     }
-    assert!(matches!(said("N", ""), Err(Error::Absent(_))), "there is no trade to cancel");
+    assert!(matches!(said("N", ""), Err(Error::NotFound(_))), "there is no trade to cancel");
     for (flag, action) in [("", "close"), ("N", "other")] {
         assert!(is_unclear(&said(flag, action)), "{flag} {action}");
     }
@@ -135,7 +135,7 @@ fn a_refund_is_what_moved_and_is_this_one() {
     let dated = with(without(news.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
     assert!(is_unclear(&decode(&query, &dated)), "it has a time, so it may have been made");
     let nothing = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42"});
-    assert!(matches!(decode(&query, &nothing), Err(Error::Absent(_))));
+    assert!(matches!(decode(&query, &nothing), Err(Error::NotFound(_))));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn refund_query_without_status_says_that_there_is_no_refund() {
                        "out_request_no": REFUND, "total_amount": "68.00", "refund_amount": "3.00"});
     for content in [known.clone(), with(known.clone(), "refund_status", ""), json!({"code": "10000", "msg": "Success"})]
     {
-        assert!(matches!(decode(&query, &content), Err(Error::Absent(_))), "{content}");
+        assert!(matches!(decode(&query, &content), Err(Error::NotFound(_))), "{content}");
     }
     assert!(is_mismatch(&decode(&query, &with(known, "refund_amount", "2.99"))), "it is about another refund");
 }
@@ -163,17 +163,17 @@ fn order_that_does_not_exist_is_closed_once_its_end_is_surely_past() {
             let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { said.clone() };
             assert_eq!((said.is_ok(), &said), (ends, &expected), "{method} {expires_at:?}");
             let close = decode(&Operation::Close(order), &content);
-            assert!(matches!(close, Err(Error::Absent(_))), "a close is judged by a clock that may be wrong");
+            assert!(matches!(close, Err(Error::NotFound(_))), "a close is judged by a clock that may be wrong");
         }
     }
-    assert!(provider().lifetime().is_some(), "an order without an end gets one");
+    assert!(provider().default_expiry().is_some(), "an order without an end gets one");
 }
 
 #[test]
 fn query_of_a_jsapi_trade_gives_the_action_that_was_lost() {
     let query = |method: &str, word: &str| decode(&Operation::Query(order(method)), &news(word)).unwrap().action;
     let params = [("tradeNO".to_owned(), "42".to_owned())].into();
-    assert_eq!(query("alipay.jsapi", "WAIT_BUYER_PAY"), Some(Action::Jsapi { params }));
+    assert_eq!(query("alipay.jsapi", "WAIT_BUYER_PAY"), Some(NextAction::Jsapi { params }));
     assert_eq!(query("alipay.jsapi", "TRADE_SUCCESS"), None);
     assert_eq!(query("alipay.qr", "WAIT_BUYER_PAY"), None);
 }

@@ -1,10 +1,10 @@
 //! Bills: where they are, in both protocols.
 
-use super::super::super::bill::{self, Answer, Bills, Found, Link, TRADE, Wanted};
+use super::super::super::bill::{self, Answer, BillReply, BillRequest, Bills, Link, TRADE};
 use super::super::super::golden::{Bench, Message};
 use super::*;
 
-const WANTED: Wanted = Wanted { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
+const WANTED: BillRequest = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
 const NAME: &str = "alipay_data_dataservice_bill_downloadurl_query_response";
 const CONTENT: &str =
     r#"{"code":"10000","msg":"Success","bill_download_url":"http:\/\/dwbillcenter.alipay.com\/x?token=y"}"#;
@@ -13,8 +13,8 @@ fn find(provider: &Alipay, status: u16, headers: &HeaderMap, body: String) -> Re
     let checked = provider.verify(Source::Answer, headers, body.clone().into(), &keyring(), NOW);
     let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into(), checked };
     match provider.find(&WANTED, answer)? {
-        Found::Link(link) => Ok(link),
-        Found::File(file) => panic!("{file:?}"),
+        BillReply::Link(link) => Ok(link),
+        BillReply::BillFile(file) => panic!("{file:?}"),
     }
 }
 
@@ -75,5 +75,5 @@ fn the_v3_protocol_asks_in_its_query() {
     assert_eq!(found.url, "https://dwbillcenter.alipay.com/x");
     let body = r#"{"code":"BILL_NOT_EXIST","message":"账单不存在"}"#;
     let absent = find(&provider, 400, &super::v3::headers(body), body.to_owned());
-    assert!(matches!(absent, Err(Error::Absent(_))), "{absent:?}");
+    assert!(matches!(absent, Err(Error::NotFound(_))), "{absent:?}");
 }

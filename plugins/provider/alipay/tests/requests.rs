@@ -8,8 +8,8 @@ fn content(provider: &Alipay, pay: Pay) -> Value {
     let params = match signing(|with| provider.encode(&operation, with)).unwrap() {
         Encoded::Send(_) => sent(provider, &operation).unwrap(),
         Encoded::Answer(outcome) => match outcome.action.unwrap() {
-            Action::Redirect { url } => read(url.split_once('?').unwrap().1.as_bytes()),
-            Action::App { params } => read(params["orderStr"].as_bytes()),
+            NextAction::Redirect { url } => read(url.split_once('?').unwrap().1.as_bytes()),
+            NextAction::App { params } => read(params["orderStr"].as_bytes()),
             other => panic!("{other:?}"),
         },
     };
@@ -118,14 +118,14 @@ fn a_request_of_the_merchants_own_is_completed_and_signed_once() {
     let signature = STANDARD.decode(&params["sign"]).unwrap();
     assert!(key("ali_app.pub.pem").verifier.verify(form::text(&params, &["sign"]).as_bytes(), &signature));
     for (uri, body) in [("/?a=1", "a=1"), ("/", "a=1&a=1"), ("/", "a=%ff"), ("/", "a")] {
-        assert!(matches!(sign(uri, body), Err(Error::Unfit(_))), "{uri} {body}");
+        assert!(matches!(sign(uri, body), Err(Error::Unsupported(_))), "{uri} {body}");
     }
 }
 
 #[test]
 fn what_does_not_fit_is_refused_with_a_sentence() {
     let refused = |pay: Pay, expected: &str| match sent(&provider(), &Operation::Pay(pay)) {
-        Err(Error::Unfit(said)) => assert!(said.contains(expected), "{said}"),
+        Err(Error::Unsupported(said)) => assert!(said.contains(expected), "{said}"),
         other => panic!("{expected}: {other:?}"),
     };
     let base = || pay("alipay.qr");
@@ -154,6 +154,6 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
         Refund { amount: cny(0), ..refund() },
         Refund { reason: Some("x".repeat(257)), ..refund() },
     ] {
-        assert!(matches!(sent(&provider(), &Operation::Refund(refund)), Err(Error::Unfit(_))));
+        assert!(matches!(sent(&provider(), &Operation::Refund(refund)), Err(Error::Unsupported(_))));
     }
 }

@@ -151,7 +151,7 @@ fn answers_mean_what_they_mean_in_a_form() {
     let qr = json!({"out_trade_no": NUMBER, "qr_code": "https://qr.alipay.com/bax0000"});
     assert!(decode(&Operation::Pay(pay("alipay.qr")), 200, &qr).unwrap().action.is_some());
     let lost = decode(&Operation::QueryRefund(refund()), 200, &json!({"out_trade_no": NUMBER}));
-    assert!(matches!(lost, Err(Error::Absent(_))));
+    assert!(matches!(lost, Err(Error::NotFound(_))));
     let verified = vouched("AAAA");
     assert!(
         is_unclear(&signing(|with| v3("").decode(&query, StatusCode::OK, verified, with))),

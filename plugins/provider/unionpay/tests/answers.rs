@@ -56,9 +56,9 @@ const WRITE_ROWS: [Row; 7] = [
     ("11", |code| Error::Unauthorized(word(code)), true, true),
     (TROUBLE, unclear, true, false),
     (UNLISTED, |code| Error::UnlistedRefusal(word(code)), false, false),
-    (LATER, |code| Error::Busy(word(code)), false, true),
+    (LATER, |code| Error::ProviderBusy(word(code)), false, true),
     (OTHERWISE, |code| Error::Conflict(word(code)), false, false),
-    ("34", |code| Error::Absent(word(code)), false, false),
+    ("34", |code| Error::NotFound(word(code)), false, false),
 ];
 
 #[test]
@@ -80,7 +80,7 @@ fn every_code_of_a_write_has_its_class() {
             for name in WRITES {
                 // The merchant's account is empty: the refund can be repeated once it is not.
                 let is_short = name == "refund" && code == "90";
-                let expected = if is_short { Error::Busy(word(&code)) } else { make(&code) };
+                let expected = if is_short { Error::ProviderBusy(word(&code)) } else { make(&code) };
                 let (operation, answer) = write(name);
                 let error = decode(&operation, &with(answer, "respCode", &code)).unwrap_err();
                 assert_eq!(error, expected, "{name} {code}");
@@ -129,8 +129,8 @@ fn a_write_that_was_taken_is_pending_and_no_more() {
         }
     }
     let outcome = |name| decode(&write(name).0, &write(name).1).unwrap();
-    assert_eq!(outcome("qr").action, Some(Action::Qr { data: "https://qr.95516.com/1".to_owned() }));
-    let Some(Action::App { params }) = outcome("app").action else { panic!("no parameters") };
+    assert_eq!(outcome("qr").action, Some(NextAction::Qr { data: "https://qr.95516.com/1".to_owned() }));
+    let Some(NextAction::App { params }) = outcome("app").action else { panic!("no parameters") };
     assert_eq!(params.into_iter().collect::<Vec<_>>(), [("tn".to_owned(), "6281".to_owned())]);
     assert_eq!(outcome("barcode").action, None);
     for (name, missing) in [("app", "tn"), ("qr", "qrCode")] {
@@ -201,7 +201,7 @@ fn every_word_about_a_trade_has_its_meaning() {
             let outcome = decode(&Operation::Query(order("barcode")), &queried(&code)).unwrap();
             assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{code}");
             assert_eq!(outcome.provider_id.as_deref(), Some(QUERY_ID));
-            let reason = (status == Status::Failed).then(|| Word { message: String::new(), ..word(&code) });
+            let reason = (status == Status::Failed).then(|| ProviderError { message: String::new(), ..word(&code) });
             assert_eq!(outcome.reason, reason, "the merchant is told the code: {code}");
             assert_eq!(outcome.needs_person.is_some(), status == Status::Succeeded && code != "00", "{code}");
             let outcome = decode(&Operation::QueryRefund(refund()), &refunded(&code));
@@ -220,7 +220,7 @@ fn every_word_about_a_trade_has_its_meaning() {
             assert!(matches!(early(&code), Err(Error::UnlistedRefusal(_))), "{code}");
         }
         assert!(is_unclear(&early("")), "it says nothing");
-        assert!(matches!(decode_at(&query, &queried("34"), ORDERED.unsigned_abs()), Err(Error::Absent(_))));
+        assert!(matches!(decode_at(&query, &queried("34"), ORDERED.unsigned_abs()), Err(Error::NotFound(_))));
         assert!(is_unclear(&decode(&query, &with(queried("00"), "txnAmt", ""))), "paid, but how much?");
     }
 }
@@ -256,7 +256,7 @@ fn order_without_success_ends_after_its_pay_timeout_whatever_the_code_says() {
             for unpaid in [said("34"), queried("34"), queried("05"), queried("70")] {
                 let open = decode_at(&query, &unpaid, end + 600);
                 assert!(
-                    matches!(open, Err(Error::Absent(_)) | Ok(Outcome { status: Status::Pending, .. })),
+                    matches!(open, Err(Error::NotFound(_)) | Ok(Outcome { status: Status::Pending, .. })),
                     "{open:?}"
                 );
                 let closed = Ok(Outcome::of(Status::Closed));
@@ -281,7 +281,7 @@ fn order_without_success_ends_after_its_pay_timeout_whatever_the_code_says() {
                 );
             }
             let nameless = with(said("34"), "txnTime", "");
-            assert!(matches!(decode_at(&query, &nameless, end + 601), Err(Error::Absent(_))));
+            assert!(matches!(decode_at(&query, &nameless, end + 601), Err(Error::NotFound(_))));
         }
     }
 }
@@ -361,7 +361,7 @@ fn nothing_is_concluded_without_a_signature_or_a_status() {
         for status in [301, 400, 403, 404, 429, 500, 503] {
             let status = StatusCode::from_u16(status).unwrap();
             assert!(matches!(provider().refusal(&operation, status, b"respCode=36"), Error::Unclear { .. }));
-            let reply = Verified::vouch(Bytes::from(answer_body(said("36"))), "k");
+            let reply = Verified::assertion(Bytes::from(answer_body(said("36"))), "k");
             assert!(is_unclear(&signing(|with| provider().decode(&operation, status, reply, with))));
         }
     }

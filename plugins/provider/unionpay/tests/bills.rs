@@ -5,13 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::civil::{Date, date};
 use miniz_oxide::deflate::compress_to_vec_zlib;
 
-use super::super::super::bill::{self, Answer, Bills, File, Found, Proof, TRADE, Wanted};
+use super::super::super::bill::{self, Answer, BillFile, BillReply, BillRequest, Bills, Proof, TRADE};
 use super::super::super::golden::{Bench, Message};
 use super::super::bills::unpacked;
 use super::*;
 
 /// The day before [`NOW`].
-const WANTED: Wanted = Wanted { day: date(2024, 12, 31), kind: TRADE };
+const WANTED: BillRequest = BillRequest { day: date(2024, 12, 31), kind: TRADE };
 const ARCHIVE: &[u8] = b"PK\x05\x06 an archive with nothing in it";
 
 fn packed(file: &[u8]) -> String {
@@ -32,21 +32,21 @@ fn answer() -> Fields {
     ])
 }
 
-fn find_body(status: u16, body: &[u8]) -> Result<File, Error> {
+fn find_body(status: u16, body: &[u8]) -> Result<BillFile, Error> {
     let checked = provider().verify(Source::Answer, &HeaderMap::new(), Bytes::copy_from_slice(body), &no_keys(), NOW);
     let (status, body) = (StatusCode::from_u16(status).unwrap(), Bytes::copy_from_slice(body));
     match provider().find(&WANTED, Answer { status, body, checked })? {
-        Found::File(file) => Ok(file),
-        Found::Link(link) => panic!("{link:?}"),
+        BillReply::BillFile(file) => Ok(file),
+        BillReply::Link(link) => panic!("{link:?}"),
     }
 }
 
-fn find(fields: Fields) -> Result<File, Error> {
+fn find(fields: Fields) -> Result<BillFile, Error> {
     find_body(200, answer_body(signed_by_unionpay(fields)).as_bytes())
 }
 
 fn ask(provider: &UnionPay, day: Date, now: u64) -> Result<Fields, Error> {
-    let request = signing_at(now, |with| provider.ask(&Wanted { day, kind: TRADE }, with))?;
+    let request = signing_at(now, |with| provider.ask(&BillRequest { day, kind: TRADE }, with))?;
     assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/"));
     Ok(Fields::of_request(provider.0.codec, request.body()).unwrap())
 }

@@ -19,7 +19,7 @@ fn build(text: &str, secrets: &Secrets, algorithm: Option<&'static str>) -> (boo
     let table = DeTable::parse(text).unwrap();
     let problems = Problems::default();
     let mut settings = Settings::root(&table, &problems);
-    let built = (ROW.build)(&mut settings, &Given { secrets, algorithm });
+    let built = (ROW.build)(&mut settings, &BuildContext { secrets, algorithm });
     drop(settings);
     let told = problems.into_vec().into_iter().map(|problem| format!("{} ({:?})", problem.message, problem.suggestion));
     (built.is_some(), told.collect())
@@ -63,12 +63,12 @@ fn browsers_are_led_to_the_gateway_of_the_environment() {
         let table = DeTable::parse(&text).unwrap();
         let problems = Problems::default();
         let mut settings = Settings::root(&table, &problems);
-        let provider = (ROW.build)(&mut settings, &Given { secrets: &secrets, algorithm: None }).unwrap();
+        let provider = (ROW.build)(&mut settings, &BuildContext { secrets: &secrets, algorithm: None }).unwrap();
         let Encoded::Answer(outcome) = signing(|with| provider.encode(&Operation::Pay(pay("page")), with)).unwrap()
         else {
             panic!("nothing to answer")
         };
-        let Some(Action::Form { url, .. }) = outcome.action else { panic!("no form") };
+        let Some(NextAction::Form { url, .. }) = outcome.action else { panic!("no form") };
         assert_eq!(url, format!("{gateway}/gateway/api/frontTransReq.do"), "{more}");
     }
 }

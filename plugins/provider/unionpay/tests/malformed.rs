@@ -14,9 +14,9 @@ fn no_harm(body: &[u8]) {
             let bytes = Bytes::copy_from_slice(body);
             assert!(provider.verify(source, &HeaderMap::new(), bytes, &no_keys(), NOW).is_err());
         }
-        let _ = provider.decode_notification(Verified::vouch(Bytes::from(body.to_vec()), "k"));
+        let _ = provider.decode_notification(Verified::assertion(Bytes::from(body.to_vec()), "k"));
         for operation in operations() {
-            let reply = Verified::vouch(Bytes::from(body.to_vec()), "k");
+            let reply = Verified::assertion(Bytes::from(body.to_vec()), "k");
             let _ = signing(|with| provider.decode(&operation, StatusCode::OK, reply, with));
             let _ = provider.refusal(&operation, StatusCode::BAD_REQUEST, body);
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::payment::Refunded;
 
 fn told(fields: &Fields) -> Result<Event, Error> {
-    provider().decode_notification(Verified::vouch(Bytes::from(fields.write(Codec::Form).unwrap()), "k"))
+    provider().decode_notification(Verified::assertion(Bytes::from(fields.write(Codec::Form).unwrap()), "k"))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 fn notified(body: &str) -> Result<Event, Error> {
-    provider().decode_notification(Verified::vouch(Bytes::from(body.to_owned()), "k"))
+    provider().decode_notification(Verified::assertion(Bytes::from(body.to_owned()), "k"))
 }
 
 /// lokielse/omnipay-unionpay#21, #24, #36, shima-park/unionpay#1: the key, the environment or the certificate is another.

@@ -15,7 +15,7 @@ fn form(provider: &UnionPay, pay: Pay) -> Result<Fields, Error> {
         panic!("nothing to answer")
     };
     assert_eq!(outcome.status, Status::Pending);
-    let Some(Action::Form { url, fields: posted }) = outcome.action else { panic!("no form") };
+    let Some(NextAction::Form { url, fields: posted }) = outcome.action else { panic!("no form") };
     assert_eq!(url, "https://gateway.95516.com/gateway/api/frontTransReq.do");
     let pairs: Vec<_> = posted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Ok(fields(&pairs))
@@ -98,13 +98,13 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
         let mut pay = pay(method);
         change(&mut pay);
         let result = signing(|with| provider().encode(&Operation::Pay(pay), with));
-        assert!(matches!(result, Err(Error::Unfit(_))), "{index} {result:?}");
+        assert!(matches!(result, Err(Error::Unsupported(_))), "{index} {result:?}");
     }
     let too_much = Refund { amount: cny(6801), ..refund() };
     let unknown = Refund { order: Order { provider_id: None, ..order("page") }, ..refund() };
     let wechat = Order { method: Method::parse("wechat.native").unwrap(), ..order("page") };
     for operation in [Operation::Refund(too_much), Operation::Refund(unknown), Operation::Query(wechat)] {
-        assert!(matches!(sent(&provider(), &operation), Err(Error::Unfit(_))), "{operation:?}");
+        assert!(matches!(sent(&provider(), &operation), Err(Error::Unsupported(_))), "{operation:?}");
     }
 }
 

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::super::super::Stamp;
-use super::super::super::bill::{self, Answer, Bills, FUNDS, Found, Proof, TRADE, Wanted};
+use super::super::super::bill::{self, Answer, BillReply, BillRequest, Bills, FUNDS, Proof, TRADE};
 use super::*;
 
 const TEXT: &str = "\u{feff}交易时间,商户号\r\n`2023-11-13 10:00:00,`10000100\r\n总交易单数\r\n`1\r\n";
 
-fn wanted(kind: &'static str) -> Wanted {
-    Wanted { day: jiff::civil::date(2023, 11, 13), kind }
+fn wanted(kind: &'static str) -> BillRequest {
+    BillRequest { day: jiff::civil::date(2023, 11, 13), kind }
 }
 
-fn find(status: u16, body: &[u8]) -> Result<Found, Error> {
+fn find(status: u16, body: &[u8]) -> Result<BillReply, Error> {
     let status = StatusCode::from_u16(status).unwrap();
     let checked = verify(Source::Answer, body);
     provider().find(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
@@ -49,7 +49,7 @@ fn golden_files_of_bills_hold() {
 
 #[test]
 fn only_a_bill_is_a_bill() {
-    let Ok(Found::File(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
+    let Ok(BillReply::BillFile(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
     assert_eq!((file.content.as_ref(), file.proof), (TEXT.as_bytes(), Proof::Host));
     let cut = TEXT.strip_suffix("`1\r\n").unwrap();
     let within_a_row = TEXT.split_once(",`1000").unwrap().0;

@@ -209,10 +209,10 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
                 let wanted = if prepaid == "declined" { "unclear" } else { prepaid };
                 assert_eq!(error.code(), wanted, "{name} {sentence}");
                 assert!(error.to_string().contains(sentence), "the log has the sentence: {error}");
-                assert!(!matches!(error, Error::Declined(_) | Error::Absent(_)), "{name} {sentence}");
+                assert!(!matches!(error, Error::Declined(_) | Error::NotFound(_)), "{name} {sentence}");
             }
             let broken = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
-            let is_final = matches!(broken, Error::Declined(_) | Error::Absent(_) | Error::Conflict(_));
+            let is_final = matches!(broken, Error::Declined(_) | Error::NotFound(_) | Error::Conflict(_));
             assert!(!is_final, "a broken machine says nothing of the order: {name} {sentence}");
         }
     }

@@ -26,12 +26,12 @@ fn requests(provider: &WechatV2, text: &str) -> Vec<Request<Bytes>> {
         .iter()
         .filter_map(|operation| match provider.encode(operation, with) {
             Ok(Encoded::Send(request)) => Some(request),
-            Err(Error::Unfit(_)) => None,
+            Err(Error::Unsupported(_)) => None,
             other => panic!("{other:?}"),
         })
         .collect();
     let day = jiff::civil::date(2023, 11, 13);
-    let wanted = |kind: &&'static str| super::super::super::bill::Wanted { day, kind };
+    let wanted = |kind: &&'static str| super::super::super::bill::BillRequest { day, kind };
     requests.extend(provider.kinds().iter().map(|kind| provider.ask(&wanted(kind), with).unwrap()));
     for request in &mut requests {
         provider.sign(request, with).unwrap();

@@ -158,7 +158,7 @@ fn refusals_keep_their_words() {
 /// An older form of the bill, without the settled amounts and with wide colons in its times.
 #[test]
 fn bill_of_the_older_form_is_whole() {
-    use super::super::super::bill::{Answer, Bills, Found, TRADE, Wanted};
+    use super::super::super::bill::{Answer, BillReply, BillRequest, Bills, TRADE};
     let bill = "交易时间,公众账号ID,商户号,子商户号,总金额,商品名称,商户数据包,手续费,费率\n\
                 `2014-11-10 16：33：45,`wx2421b1c4370ec43b,`10000100,`0,`0.01,`被扫支付测试,`订单额外描述,`0,`0.60%\n\
                 `2014-11-10 16：46：14,`wx2421b1c4370ec43b,`10000100,`0,`0.01,`a,b \"c\",`,`0,`0.60%\n\
@@ -166,7 +166,7 @@ fn bill_of_the_older_form_is_whole() {
                 `2,`0.02,`0.0,`0.0,`0";
     let body = Bytes::from_static(bill.as_bytes());
     let checked = verify(Source::Answer, &body);
-    let wanted = Wanted { day: jiff::civil::date(2014, 11, 10), kind: TRADE };
+    let wanted = BillRequest { day: jiff::civil::date(2014, 11, 10), kind: TRADE };
     let found = provider().find(&wanted, Answer { status: StatusCode::OK, body, checked });
-    assert!(matches!(found, Ok(Found::File(_))), "{:?}", found.err());
+    assert!(matches!(found, Ok(BillReply::BillFile(_))), "{:?}", found.err());
 }

@@ -29,7 +29,9 @@ fn payers_parameters_are_signed_as_published() {
             provider.decode(&operation, StatusCode::OK, vouched(body), Signing { stamp: &stamp, ..with })
         };
         let outcome = signing(decode).unwrap();
-        let Some(Action::Jsapi { params } | Action::App { params }) = outcome.action else { panic!("no parameters") };
+        let Some(NextAction::Jsapi { params } | NextAction::App { params }) = outcome.action else {
+            panic!("no parameters")
+        };
         assert_eq!(params[field], vectors[vector]["signature"].as_str().unwrap());
     }
 }

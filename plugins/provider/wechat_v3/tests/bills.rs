@@ -1,20 +1,20 @@
 //! Bills: where they are, and what is not followed.
 
-use super::super::super::bill::{self, Answer, Bills, Found, TRADE, Wanted};
+use super::super::super::bill::{self, Answer, BillReply, BillRequest, Bills, TRADE};
 use super::super::super::golden::{Bench, Message};
 use super::super::golden::*;
 use super::*;
 
 const PLACE: &str = r#"{"download_url":"https://api.mch.weixin.qq.com/v3/billdownload/file?token=x","hash_type":"SHA1","hash_value":"79bb0f45fc4c42234a918000b2668d689e2bde04"}"#;
 
-fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<Found, Error> {
+fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<BillReply, Error> {
     let mut message = Message { status: Some(200), headers: Default::default(), body: body.to_owned() };
     sign_if_unsigned(&mut message);
     change(&mut message);
     let body = Bytes::from(message.body.clone());
     let checked = provider().verify(Source::Answer, &message.header_map(), body.clone(), &keyring(), NOW);
     let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
-    let wanted = Wanted { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
+    let wanted = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
     provider().find(&wanted, Answer { status, body, checked })
 }
 
@@ -39,7 +39,7 @@ fn golden_files_of_bills_hold() {
 
 #[test]
 fn a_place_is_believed_only_when_it_is_signed_and_names_a_hash() {
-    assert!(matches!(read(PLACE, |_| {}), Ok(Found::Link(_))));
+    assert!(matches!(read(PLACE, |_| {}), Ok(BillReply::Link(_))));
     let unclear = |result| matches!(result, Err(Error::Unclear { .. }));
     assert!(unclear(read(PLACE, |message| message.headers.clear())), "unsigned");
     assert!(unclear(read(PLACE, |message| message.body = PLACE.replace("79bb", "79bc"))), "another hash");
@@ -52,7 +52,7 @@ fn a_place_is_believed_only_when_it_is_signed_and_names_a_hash() {
 fn every_kind_is_asked_for_with_its_own_words() {
     let provider = provider();
     let uri = |kind| {
-        let wanted = Wanted { day: jiff::civil::date(2023, 1, 2), kind };
+        let wanted = BillRequest { day: jiff::civil::date(2023, 1, 2), kind };
         signing(|with| provider.ask(&wanted, with)).unwrap().uri().to_string()
     };
     let uris: std::collections::BTreeSet<_> = provider.kinds().iter().map(|kind| uri(kind)).collect();

@@ -8,7 +8,7 @@ fn encoded(operation: &Operation) -> Result<Encoded, Error> {
 
 fn unfit(operation: Operation) -> String {
     match encoded(&operation) {
-        Err(Error::Unfit(sentence)) => sentence,
+        Err(Error::Unsupported(sentence)) => sentence,
         other => panic!("{other:?}"),
     }
 }
@@ -81,7 +81,7 @@ fn build(account: &str, api_v3: Option<&[u8]>) -> (bool, Vec<String>) {
     let problems = Problems::default();
     let mut settings = Settings::root(&table, &problems);
     let secrets: Secrets = api_v3.map(|secret| (API_V3, Secret::new(secret))).into_iter().collect();
-    let given = Given { secrets: &secrets, algorithm: Some("rsa-sha256") };
+    let given = BuildContext { secrets: &secrets, algorithm: Some("rsa-sha256") };
     let built = (ROW.build)(&mut settings, &given).is_some();
     drop(settings);
     (
@@ -143,10 +143,10 @@ fn what_a_till_scanned_is_reversed_and_then_asked_about() {
         Operation::Pay(Pay { payer, ..pay("wechat.codepay") })
     };
     for code in ["", "13000000000000000", "160000000000000001", "13000000000000000x"] {
-        assert!(matches!(signing(|with| provider.encode(&scanned(code), with)), Err(Error::Unfit(_))), "{code}");
+        assert!(matches!(signing(|with| provider.encode(&scanned(code), with)), Err(Error::Unsupported(_))), "{code}");
     }
     let off = super::super::WechatV3 { till: None, ..provider_of("1", "wx") };
-    assert!(matches!(signing(|with| off.encode(&scanned("130000000000000001"), with)), Err(Error::Unfit(_))));
+    assert!(matches!(signing(|with| off.encode(&scanned("130000000000000001"), with)), Err(Error::Unsupported(_))));
     let close = Operation::Close(Order { method: Method::parse("wechat.codepay").unwrap(), ..order() });
     let Ok(Encoded::Send(request)) = signing(|with| provider.encode(&close, with)) else { panic!() };
     assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{NUMBER}/reverse"));

@@ -65,14 +65,14 @@ fn a_changed_key_or_secret_file_is_a_change_although_no_toml_changed() {
     assert_ne!(next.hash, first.hash);
     assert_eq!(next.merchant_keys["shop-1"].1.expose(), b"fedcba9876543210");
     assert!(Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
-    assert_eq!(crate::config::words::changes(&first, &next), ["merchant shop changed: the content of ../shop.secret"]);
+    assert_eq!(crate::config::diff::changes(&first, &next), ["merchant shop changed: the content of ../shop.secret"]);
 
     let key = fs::read_to_string(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
     put(&dir, "channels/wechat/apiclient_key.pem", &format!("# rotated\n{key}"));
     let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    let said = crate::config::words::changes(&next, &last);
+    let said = crate::config::diff::changes(&next, &last);
     assert_eq!(said, ["channel wechat changed: the content of wechat/apiclient_key.pem"]);
-    let effects = crate::config::words::effects(&next, &last);
+    let effects = crate::config::diff::effects(&next, &last);
     assert_eq!(effects, ["channel wechat: with what was known: limit, retry, breaker; connections go on"]);
 }
 

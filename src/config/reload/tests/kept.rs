@@ -37,8 +37,8 @@ fn the_directory_may_be_called_by_a_path_with_links_in_it() {
     let merchant = |name: &Path| format!("keys = [{{ id = \"shop-1\", secret = \"file:{}\" }}]\n", name.display());
     put(&dir, "merchants/shop.toml", &merchant(&conf.join("id")));
     let ledger = |current: &Current| match &current.load().process.ledger {
-        LedgerPlace::Embedded(path) => path.clone(),
-        LedgerPlace::Postgres(_) => unreachable!(),
+        LedgerConfig::Embedded(path) => path.clone(),
+        LedgerConfig::Postgres(_) => unreachable!(),
     };
     let first = load_first(&conf).unwrap();
     put(&dir, "routes.toml", "[[route]\n");
@@ -83,7 +83,7 @@ fn without_its_ledger_nothing_that_was_kept_starts() {
     put(&dir, "routes.toml", "[[route]\n");
     let started = || load_first(dir.path()).map(|current| current.load().generation);
     assert_eq!(started().ok(), Some(1));
-    let said = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let said = |mistakes: Vec<Diagnostic>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     fs::rename(dir.path().join("data"), dir.path().join("elsewhere")).unwrap();
     let mistakes = said(started().unwrap_err());
     assert!(mistakes[0].contains("routes.toml:1:") && mistakes[1].contains("data: the ledger of what"), "{mistakes:?}");
@@ -223,7 +223,7 @@ fn fallback_at_a_start_never_leaves_the_ledger_in_use() {
         .unwrap();
     let refused = load_first(dir.path()).err().unwrap().iter().map(ToString::to_string).collect::<String>();
     assert!(refused.contains("the ledger in PostgreSQL at localhost:5432, database pay is in use"), "{refused}");
-    let place = LedgerPlace::Embedded(dir.path().join("data"));
+    let place = LedgerConfig::Embedded(dir.path().join("data"));
     let refused = generations.in_use().admit(&place).unwrap_err();
     assert!(refused.contains("is in use") && refused.contains("delete"), "{refused}");
     fs::write(&file, "{").unwrap();
@@ -235,7 +235,7 @@ fn fallback_at_a_start_never_leaves_the_ledger_in_use() {
 #[test]
 fn empty_directory_in_the_place_of_the_ledger_in_use_is_refused() {
     let dir = sandbox();
-    let at = |name: &str| LedgerPlace::Embedded(dir.path().join(name));
+    let at = |name: &str| LedgerConfig::Embedded(dir.path().join(name));
     load_first(dir.path()).unwrap();
     let in_use = Generations::of(dir.path()).in_use();
     let ledger = crate::ledger::Ledger::open(&dir.path().join("data")).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::manifest::Slot;
 use super::{PIECE, Position, SEGMENTS, Wal, record};
-use crate::ledger::embedded::layers::Layer;
+use crate::ledger::embedded::memtable::Layer;
 use crate::ledger::transaction::{Rows, Space};
 
 /// A value's length where the row is deleted.

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
-use crate::ledger::feed::{Age, Changes, Name};
+use crate::ledger::change_feed::{Changes, RecordKey, Version};
 
 /// Items in one message: PostgreSQL takes less than 8,000 bytes.
 const TOGETHER: usize = 170;
@@ -18,19 +18,19 @@ const CHANGES: u8 = b'c';
 const BECAME: u8 = b'v';
 
 pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
-    let item = |kind, name: Name, age: Age| {
+    let item = |kind, name: RecordKey, age: Version| {
         let mut item = [kind; SIZE];
         item[1..17].copy_from_slice(&name.0);
         item[17..25].copy_from_slice(&age.created.to_be_bytes());
         item[25..].copy_from_slice(&age.version.to_be_bytes());
         item
     };
-    let became = changes.became.iter();
+    let became = changes.updated.iter();
     if is_done {
         return became.map(|(name, age)| item(BECAME, *name, *age)).collect();
     }
-    let born = changes.born.iter().map(|name| item(BORN, *name, Age::GONE));
-    let gone = changes.gone.iter().map(|name| item(GONE, *name, Age::GONE));
+    let born = changes.inserted.iter().map(|name| item(BORN, *name, Version::DELETED));
+    let gone = changes.deleted.iter().map(|name| item(GONE, *name, Version::DELETED));
     born.chain(gone).chain(became.map(|(name, age)| item(CHANGES, *name, *age))).collect()
 }
 
@@ -43,12 +43,12 @@ pub(super) fn changes(items: &[Item]) -> (Changes, Changes) {
         number.copy_from_slice(&item[17..25]);
         let created = u64::from_be_bytes(number);
         number.copy_from_slice(&item[25..]);
-        let (name, age) = (Name(name), Age { created, version: u64::from_be_bytes(number) });
+        let (name, age) = (RecordKey(name), Version { created, version: u64::from_be_bytes(number) });
         match item[0] {
-            BORN => before.born.push(name),
-            GONE => before.gone.push(name),
-            CHANGES => before.became.push((name, age)),
-            _ => after.became.push((name, age)),
+            BORN => before.inserted.push(name),
+            GONE => before.deleted.push(name),
+            CHANGES => before.updated.push((name, age)),
+            _ => after.updated.push((name, age)),
         }
     }
     (before, after)
@@ -71,11 +71,13 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_is_heard_and_fits_into_messages() {
-        let name = |number: u16| Name(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
+        let name = |number: u16| RecordKey(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
         let told = Changes {
-            born: (0..200).map(name).collect(),
-            gone: (200..300).map(name).collect(),
-            became: (300..600).map(|number| (name(number), Age { created: 1 << 60, version: number.into() })).collect(),
+            inserted: (0..200).map(name).collect(),
+            deleted: (200..300).map(name).collect(),
+            updated: (300..600)
+                .map(|number| (name(number), Version { created: 1 << 60, version: number.into() }))
+                .collect(),
         };
         for is_done in [false, true] {
             let messages = messages(u32::MAX, &items(&told, is_done));
@@ -85,7 +87,7 @@ mod tests {
                 assert_eq!(owner, u32::MAX);
                 items.extend(more);
             }
-            let done = Changes { became: told.became.clone(), ..Changes::default() };
+            let done = Changes { updated: told.updated.clone(), ..Changes::default() };
             let (before, after) = changes(&items);
             assert_eq!(
                 (before, after),

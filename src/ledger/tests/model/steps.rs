@@ -29,9 +29,9 @@ impl World {
             next.left.asks = asks;
             // Told that nothing was sent, a merchant asks anew for a new one.
             next.told_none &= self.rows.payment().is_some();
-            let waits = later.then(|| Later { body: "{}".into(), full: None });
+            let waits = later.then(|| AsyncRequest { body: "{}".into(), full: None });
             let claimed = next.write(machine, hears, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
-            if let Claimed::Run(ticket) = claimed {
+            if let ClaimResult::Run(ticket) = claimed {
                 next.give(machine, ticket.turn, false, hears);
             } else if hears != Hears::All && !later {
                 continue;
@@ -42,14 +42,14 @@ impl World {
             let mut next = Self { left: Left { asks, ..self.left }, ..self.clone() };
             let claimed = next.write(machine, Hears::All, |tx| claim(tx, "c", close("o"), None));
             // A close that is sent says nothing about how often the payment is.
-            if matches!(claimed, Ok(Claimed::Present(_))) {
+            if matches!(claimed, Ok(ClaimResult::AlreadyExists(_))) {
                 steps.push((format!("{machine} is asked to close it"), next));
             }
         }
-        let waiting: Vec<_> = self.rows.of(Space::Errands).map(|(key, _)| key.clone()).collect();
-        for (claim, hears) in errands::ids(&waiting).into_iter().flat_map(|id| Hears::ANY.map(|hears| (id, hears))) {
+        let waiting: Vec<_> = self.rows.of(Space::Jobs).map(|(key, _)| key.clone()).collect();
+        for (claim, hears) in jobs::ids(&waiting).into_iter().flat_map(|id| Hears::ANY.map(|hears| (id, hears))) {
             let Some(mut next) = self.hearing(hears) else { continue };
-            let taken = next.write(machine, hears, |tx| errands::take(tx, claim, "here", at(0))).unwrap();
+            let taken = next.write(machine, hears, |tx| jobs::take(tx, claim, "here", at(0))).unwrap();
             if let Some(ticket) = taken {
                 next.give(machine, ticket.turn, true, hears);
                 steps.push((format!("{machine} takes it, hears {hears:?}"), next));
@@ -59,12 +59,12 @@ impl World {
         }
     }
 
-    fn give(&mut self, machine: usize, turn: Turn, is_errand: bool, hears: Hears) {
+    fn give(&mut self, machine: usize, turn: ExecutionId, is_errand: bool, hears: Hears) {
         let it = &mut self.machines[machine];
         match hears {
             Hears::All => it.hand = Some(Hand { turn, is_errand, term: it.term, sent: false }),
             // Its ticket never came to anybody.
-            _ => it.ends.push((turn, End::Released)),
+            _ => it.ends.push((turn, Abandoned::NotSent)),
         }
     }
 
@@ -74,12 +74,12 @@ impl World {
         if hand.sent {
             for (news, name) in [
                 (outcome(Status::Succeeded), "an answer: done"),
-                (News::Declined(word()), "an answer: refused"),
-                (News::Unknown(Reason::default()), "no answer"),
+                (Update::Declined(word()), "an answer: refused"),
+                (Update::Unknown(Reason::default()), "no answer"),
             ] {
                 let is_possible = match news {
-                    News::Outcome(_) => self.executed > 0,
-                    News::Declined(_) => self.on_its_way > 0,
+                    Update::Outcome(_) => self.executed > 0,
+                    Update::Declined(_) => self.on_its_way > 0,
                     _ => true,
                 };
                 if is_possible {
@@ -96,7 +96,7 @@ impl World {
             self.move_on(machine, hand, steps);
             self.release(machine, hand, steps);
             if hand.is_errand {
-                self.settle(machine, hand, &News::Unsent(Status::Failed, Reason::default()), "given up", steps);
+                self.settle(machine, hand, &Update::NotSent(Status::Failed, Reason::default()), "given up", steps);
             }
         }
         if let Some(mut next) = self.fault() {
@@ -105,13 +105,13 @@ impl World {
         }
     }
 
-    fn settle(&self, machine: usize, hand: &Hand, news: &News, name: &str, steps: &mut Steps) {
+    fn settle(&self, machine: usize, hand: &Hand, news: &Update, name: &str, steps: &mut Steps) {
         for hears in Hears::ANY {
             let Some(mut next) = self.hearing(hears) else { continue };
-            if matches!(news, News::Declined(_)) {
+            if matches!(news, Update::Declined(_)) {
                 next.on_its_way -= 1;
             }
-            let heard = timeline::Heard::from(news.clone());
+            let heard = timeline::UpdateWithEvidence::from(news.clone());
             let settled = next.write(machine, hears, |tx| claims::settle(tx, hand.turn, heard, at(1), answer));
             if hears == Hears::All && settled.is_ok() {
                 next.machines[machine].hand = None;
@@ -125,10 +125,10 @@ impl World {
     fn move_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
         let Some(moves) = self.left.moves.checked_sub(1) else { return };
         let mut next = Self { left: Left { moves, ..self.left }, ..self.clone() };
-        let mut tried = Exchanged::begun(Kind::Pay, "wechat", at(0));
+        let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.ended(&Err(Error::NotSent("refused".into())));
         let to = destination("backup", "wechat-v3:2");
-        let moved = next.write(machine, Hears::All, |tx| claims::moved_to(tx, hand.turn, to, vec![tried], at(1)));
+        let moved = next.write(machine, Hears::All, |tx| claims::reroute(tx, hand.turn, to, vec![tried], at(1)));
         if moved.is_ok() {
             steps.push((format!("{machine} goes to another channel"), next));
         }
@@ -151,10 +151,10 @@ impl World {
         }
     }
 
-    fn lose(&mut self, machine: usize, turn: Turn) {
+    fn lose(&mut self, machine: usize, turn: ExecutionId) {
         let it = &mut self.machines[machine];
         it.hand = None;
-        it.ends.push((turn, End::Lost));
+        it.ends.push((turn, Abandoned::MaybeSent));
     }
 
     /// What a machine does beside its requests, and what may happen to it.
@@ -176,7 +176,7 @@ impl World {
             if !is_known && ((is_dead && !is_ours) || (is_ours && !is_held)) {
                 // Found in one transaction, written in another.
                 let mut next = self.clone();
-                next.machines[machine].ends.push((turn, End::Lost));
+                next.machines[machine].ends.push((turn, Abandoned::MaybeSent));
                 steps.push((format!("{machine} finds that nobody runs it"), next));
             }
         }
@@ -195,13 +195,13 @@ impl World {
         }
     }
 
-    fn end(&mut self, machine: usize, turn: Turn, end: End) {
+    fn end(&mut self, machine: usize, turn: ExecutionId, end: Abandoned) {
         let turn = match self.broken {
             Broken::Turns => self.rows.turn(turn.claim).unwrap_or(turn),
             _ => turn,
         };
         let is_errand = !self.rows.claim(turn.claim)["errand"].is_null();
-        let end = if self.broken == Broken::Losses && is_errand { End::Released } else { end };
+        let end = if self.broken == Broken::Losses && is_errand { Abandoned::NotSent } else { end };
         self.write(machine, Hears::All, |tx| end.of(tx, turn)).unwrap();
     }
 
@@ -211,13 +211,18 @@ impl World {
         if !is_unknown || (self.executed == 0 && self.on_its_way > 0) {
             return;
         }
-        let news = if self.executed > 0 { outcome(Status::Succeeded) } else { News::NeverHappened };
+        let news = if self.executed > 0 { outcome(Status::Succeeded) } else { Update::NotFoundAtProvider };
         let mut next = self.clone();
-        next.write(0, Hears::All, |tx| changes::apply(tx, &of("o"), news.clone().into(), at(2))).unwrap();
+        next.write(0, Hears::All, |tx| apply::apply(tx, &of("o"), news.clone().into(), at(2))).unwrap();
         steps.push((format!("the provider is asked: {news:?}"), next));
     }
 }
 
-fn claim(tx: &mut Transaction<'_>, key: &str, intent: Intent, later: Option<Later>) -> Result<Claimed, LedgerError> {
+fn claim(
+    tx: &mut Transaction<'_>,
+    key: &str,
+    intent: Intent,
+    later: Option<AsyncRequest>,
+) -> Result<ClaimResult, LedgerError> {
     claims::claim(tx, *claims::Request::new(&claim_key(key, "body"), intent, later, at(0))?)
 }

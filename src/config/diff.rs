@@ -1,0 +1,279 @@
+//! What a new generation has otherwise than the one before, in words: names of keys and files, never what they hold.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::background::yield_cpu;
+use super::toml_file::Dependencies;
+use super::{Channel, Snapshot};
+use crate::routing::{Condition, Route, Routes};
+
+/// So many changed files are told by their keys; of more nobody reads that.
+const DETAILED: usize = 50;
+/// So many keys of one file are named.
+const MOST_KEYS: usize = 20;
+
+/// What the second has otherwise than the first, which it was read after.
+pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let mut said = Vec::new();
+    differences("merchant", &old.merchants, &new.merchants, |merchant| &merchant.trace, &mut said);
+    differences("channel", &old.channels, &new.channels, |channel| &channel.trace, &mut said);
+    if old.sources.routes != new.sources.routes {
+        said.push(told("routes.toml changed", routes(&old.routes, &new.routes)));
+    }
+    if old.sources.process != new.sources.process {
+        said.push(told("tollgate.toml changed", keys(&old.sources.trace, &new.sources.trace)));
+    }
+    said
+}
+
+/// What became of the memory of filters and of the connections of channels that changed.
+pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let changed = new.channels.values().filter_map(|channel| {
+        let before = old.channels.get(&channel.name).filter(|before| !Arc::ptr_eq(before, channel))?;
+        Some(format!("channel {}: {}", channel.name, effect(before, channel)))
+    });
+    let gone = old.channels.values().filter(|channel| !new.channels.contains_key(&channel.name)).map(|channel| {
+        let filters: Vec<&str> = channel.filters.iter().map(|filter| filter.name()).collect();
+        format!("channel {}: {} are gone", channel.name, listed(filters.into_iter().chain(["connections"])))
+    });
+    changed.chain(gone).take(DETAILED).collect()
+}
+
+fn effect(before: &Channel, after: &Channel) -> String {
+    let names =
+        |channel: &Channel| -> Vec<&'static str> { channel.filters.iter().map(|filter| filter.name()).collect() };
+    let (mut left, mut kept, mut new) = (names(before), Vec::new(), Vec::new());
+    for name in names(after) {
+        match left.iter().position(|known| *known == name) {
+            Some(place) => kept.push(left.remove(place)),
+            None => new.push(name),
+        }
+    }
+    let connections = match Arc::ptr_eq(&before.upstream, &after.upstream) {
+        true => "connections go on",
+        false => "connections are made anew",
+    };
+    let parts = [(kept, "with what was known: "), (new, "from the beginning: "), (left, "gone: ")];
+    let parts = parts.into_iter().filter(|(names, _)| !names.is_empty());
+    let parts = parts.map(|(names, words)| format!("{words}{}", listed(names.into_iter())));
+    parts.chain([connections.to_owned()]).collect::<Vec<_>>().join("; ")
+}
+
+fn differences<T>(
+    kind: &str,
+    old: &BTreeMap<String, Arc<T>>,
+    new: &BTreeMap<String, Arc<T>>,
+    trace: impl Fn(&T) -> &Dependencies,
+    said: &mut Vec<String>,
+) {
+    let mut detailed = 0;
+    for (name, value) in new {
+        yield_cpu();
+        match old.get(name) {
+            None => said.push(format!("{kind} {name} added")),
+            Some(before) if !Arc::ptr_eq(before, value) => {
+                detailed += 1;
+                let what = format!("{kind} {name} changed");
+                said.push(if detailed > DETAILED { what } else { told(&what, keys(trace(before), trace(value))) });
+            }
+            Some(_) => {}
+        }
+    }
+    said.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{kind} {name} removed")));
+}
+
+fn told(what: &str, mut details: Vec<String>) -> String {
+    let more = details.len().saturating_sub(MOST_KEYS);
+    details.truncate(MOST_KEYS);
+    if more > 0 {
+        details.push(format!("{more} more"));
+    }
+    if details.is_empty() { what.to_owned() } else { format!("{what}: {}", details.join(", ")) }
+}
+
+/// The keys of a file that differ, and what it names that holds something else.
+fn keys(old: &Dependencies, new: &Dependencies) -> Vec<String> {
+    let mut said = Vec::new();
+    let texts = [old, new].map(|trace| String::from_utf8_lossy(trace.text.expose()).into_owned());
+    let [before, after] = texts.each_ref().map(|text| DeTable::parse_recoverable(text).0);
+    tables("", before.get_ref(), after.get_ref(), &mut said);
+    let known: HashMap<_, _> = old.fed.iter().map(|fed| (&fed.what, fed)).collect();
+    for fed in &new.fed {
+        let words = fed.what.to_string();
+        if known.get(&fed.what).is_some_and(|before| fed.differs(before)) && !said.contains(&words) {
+            said.push(words);
+        }
+    }
+    // What else the meaning of a file hangs on, as whether secrets may stand in it.
+    if said.is_empty() {
+        said.push("its layout, its comments, or what other files say of it".to_owned());
+    }
+    said
+}
+
+fn tables(path: &str, old: &DeTable<'_>, new: &DeTable<'_>, said: &mut Vec<String>) {
+    let name = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    for (key, value) in new {
+        match old.get(&**key.get_ref()) {
+            Some(before) => values(&name(key.get_ref()), before.get_ref(), value.get_ref(), said),
+            None => said.push(name(key.get_ref())),
+        }
+    }
+    said.extend(old.keys().map(|key| &**key.get_ref()).filter(|key| !new.contains_key(*key)).map(name));
+}
+
+fn values(path: &str, old: &DeValue<'_>, new: &DeValue<'_>, said: &mut Vec<String>) {
+    match (old, new) {
+        (DeValue::Table(old), DeValue::Table(new)) => tables(path, old, new, said),
+        (DeValue::Array(old), DeValue::Array(new)) if old.len() == new.len() => {
+            for (place, (old, new)) in old.iter().zip(new.iter()).enumerate() {
+                values(&format!("{path}[{place}]"), old.get_ref(), new.get_ref(), said);
+            }
+        }
+        _ => {
+            if !is_same(old, new) {
+                said.push(path.to_owned());
+            }
+        }
+    }
+}
+
+fn is_same(old: &DeValue<'_>, new: &DeValue<'_>) -> bool {
+    match (old, new) {
+        (DeValue::String(old), DeValue::String(new)) => old == new,
+        (DeValue::Boolean(old), DeValue::Boolean(new)) => old == new,
+        (DeValue::Datetime(old), DeValue::Datetime(new)) => old == new,
+        (DeValue::Integer(old), DeValue::Integer(new)) => (old.as_str(), old.radix()) == (new.as_str(), new.radix()),
+        (DeValue::Float(old), DeValue::Float(new)) => old.as_str() == new.as_str(),
+        _ => false,
+    }
+}
+
+/// By their numbers, which `tollgate route` tells too.
+fn routes(old: &Routes, new: &Routes) -> Vec<String> {
+    let (before, after): (Vec<&Route>, Vec<&Route>) = (old.iter().collect(), new.iter().collect());
+    let same = before.iter().zip(&after).take_while(|(old, new)| old == new).count();
+    let (before, after) = (&before[same..], &after[same..]);
+    let behind = before.iter().rev().zip(after.iter().rev()).take_while(|(old, new)| old == new).count();
+    let (before, after) = (&before[..before.len() - behind], &after[..after.len() - behind]);
+    let span = |count: usize| match count {
+        1 => format!("route {}", same + 1),
+        _ => format!("routes {} to {}", same + 1, same + count),
+    };
+    let mut said = Vec::new();
+    if old.double_payment != new.double_payment {
+        said.push("double_payment".to_owned());
+    }
+    match (before.len(), after.len()) {
+        (0, 0) => {}
+        (0, added) => said.push(format!("{} new", span(added))),
+        (removed, 0) => said.push(format!("{} removed", span(removed))),
+        (removed, added) if removed != added => said.push(format!("{} replaced by {added} others", span(removed))),
+        _ => {
+            let each = before.iter().zip(after).enumerate().filter(|(_, (old, new))| old != new);
+            said.extend(each.map(|(place, (old, new))| {
+                format!("route {} ({})", same + place + 1, listed(route(old, new).into_iter()))
+            }));
+        }
+    }
+    said
+}
+
+fn route(old: &Route, new: &Route) -> Vec<&'static str> {
+    // Each by name, so that none is forgotten.
+    let Condition { merchant, method, currency, at_least, below, hours, metadata } = &old.wanted;
+    let other = &new.wanted;
+    let same = [
+        ("match.merchant", *merchant == other.merchant),
+        ("match.method", *method == other.method),
+        ("match.currency", *currency == other.currency),
+        ("match.amount.at_least", *at_least == other.at_least),
+        ("match.amount.below", *below == other.below),
+        ("match.time", *hours == other.hours),
+        ("match.metadata", *metadata == other.metadata),
+        ("to", old.to == new.to),
+        ("fallback", old.fallback == new.fallback),
+        ("answer", old.answer == new.answer),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
+fn listed(words: impl Iterator<Item = impl Display>) -> String {
+    words.map(|word| word.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::toml_file::Source;
+    use super::*;
+
+    fn trace(dir: &Path, text: &str) -> Dependencies {
+        let source = Source::with_text(&dir.join("x.toml"), text.to_owned());
+        source.read_named("key.pem").unwrap();
+        source.trace()
+    }
+
+    #[test]
+    fn keys_are_named_and_values_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("key.pem"), "one").unwrap();
+        let old = trace(
+            dir.path(),
+            "a = 1\nold = 2\n[timeouts]\ntotal = \"5s\"\n[[filter]]\nrate = 0x10\n[[filter]]\nbase = \"1s\"\nlist = [1]\n",
+        );
+        let new = trace(
+            dir.path(),
+            "# note\na = 1\nsecret = \"hunter2\"\ntimeouts = { total = \"4s\" }\n[[filter]]\nrate = 0x10\n[[filter]]\nbase = \"2s\"\nlist = [1, 2]\n",
+        );
+        let said = keys(&old, &new);
+        assert_eq!(said, ["secret", "timeouts.total", "filter[1].base", "filter[1].list", "old"]);
+        std::fs::write(dir.path().join("key.pem"), "two").unwrap();
+        assert_eq!(
+            keys(&old, &trace(dir.path(), &String::from_utf8_lossy(old.text.expose()))),
+            ["the content of key.pem"]
+        );
+        let commented = format!("# {}", String::from_utf8_lossy(old.text.expose()));
+        std::fs::write(dir.path().join("key.pem"), "one").unwrap();
+        assert!(keys(&old, &trace(dir.path(), &commented.replacen("# ", "#\n", 1)))[0].contains("its comments"));
+    }
+
+    #[test]
+    fn routes_are_named_by_number_and_key() {
+        let route = |name: &str, below: u64| Route {
+            wanted: Condition { below: Some(below), ..Condition::default() },
+            to: vec![(name.to_owned(), 1)],
+            ..Route::default()
+        };
+        let of = |list: &[Route]| Routes::from(list.to_vec());
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| route(name, 5));
+        let abc = of(&[a.clone(), b.clone(), c.clone()]);
+        for (new, expected) in [
+            (vec![a.clone(), b.clone(), c.clone()], ""),
+            (vec![a.clone(), route("x", 6), c.clone()], "route 2 (match.amount.below, to)"),
+            (vec![a.clone(), b.clone(), d.clone(), c.clone()], "route 3 new"),
+            (vec![a.clone(), b.clone(), c.clone(), d.clone(), d.clone()], "routes 4 to 5 new"),
+            (vec![b.clone(), c.clone()], "route 1 removed"),
+            (vec![a.clone()], "routes 2 to 3 removed"),
+            (vec![a.clone(), d.clone()], "routes 2 to 3 replaced by 1 others"),
+            (vec![d.clone(), b.clone(), d], "route 1 (to), route 3 (to)"),
+        ] {
+            assert_eq!(routes(&abc, &of(&new)).join(", "), expected);
+        }
+        let mut flagged = of(&[a, b, c]);
+        flagged.double_payment = crate::routing::DoublePayment::Flag;
+        assert_eq!(routes(&abc, &flagged), ["double_payment"]);
+    }
+
+    #[test]
+    fn of_very_many_the_first_are_named() {
+        let said = told("x changed", (0..100).map(|number| number.to_string()).collect());
+        assert!(said.starts_with("x changed: 0, 1,") && said.ends_with("19, 80 more"), "{said}");
+    }
+}

@@ -1,0 +1,119 @@
+//! What may be left of a payment on a channel that it went away from.
+//!
+//! It went because nothing had been sent there. Should that ever be wrong, money could be taken twice: so where an attempt was
+//! made, it is kept as a row of its own, the provider is asked about it, and what is open there is closed. Money that is
+//! found there is told to the merchant, and goes back or to a person, as `routes.toml` says. Merchants see no such rows:
+//! their order ids have no `/`.
+
+use jiff::Timestamp;
+use tollgate_plugins::payment::Status;
+
+use super::ids::{Id, index};
+use super::outbox;
+use super::records::{Inquiry, LedgerError, MoneyState, Payment, Record};
+use super::rows::{self, PaymentRow, TrackedRow};
+use super::timeline::{self, IntentKind, TimelineEvent};
+use super::transaction::{Read, Space, Transaction};
+use crate::telemetry::METRICS;
+
+/// The event that tells of money on two channels.
+pub(super) const DOUBLE: &str = "payment.double_payment";
+
+/// Money that was found on a channel that its payment had left.
+pub(super) struct DoublePayment {
+    order_id: String,
+    channel: String,
+}
+
+impl DoublePayment {
+    /// Counts and logs it. Called after the commit only: a transaction may run again, or be rolled back.
+    pub(super) fn report(&self) {
+        METRICS.double_payments_total.with_label_values(&[self.channel.as_str()]).inc();
+        tracing::error!(
+            order_id = self.order_id,
+            channel = self.channel,
+            "money is on a channel that the payment left"
+        );
+    }
+}
+
+/// The order id of what is left on a channel.
+fn order_id(payment: &Payment) -> String {
+    format!("{}/{}", payment.order_id, payment.channel)
+}
+
+/// The index entry that leads to an attempt.
+pub(super) fn entry(channel: &str, number: &str) -> Id {
+    index("attempt number", &[channel, number])
+}
+
+/// The attempt on this channel, if it was given up there.
+pub(super) fn find(
+    from: &impl Read,
+    channel: &str,
+    number: &str,
+) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
+    TrackedRow::find(from, entry(channel, number))
+}
+
+/// Keeps what may be left on the channel that a payment is about to leave.
+pub(super) fn record_abandoned(
+    tx: &mut Transaction<'_>,
+    main: &mut TrackedRow<PaymentRow>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let attempt = Payment {
+        order_id: order_id(&main.row.payment),
+        status: Status::Unknown,
+        money_state: MoneyState::Unknown,
+        metadata: None,
+        create_request: None,
+        version: 1,
+        updated_at: now,
+        search: Some(Inquiry { closing: true, ..Inquiry::new(now) }),
+        ..main.row.payment.clone()
+    };
+    let (id, claim) = (tx.new_id(now), main.row.claim);
+    let what =
+        TimelineEvent::Claimed { action: IntentKind::Close, channel: attempt.channel.clone(), amount: attempt.amount };
+    let entry = rows::entry_of_payment(&attempt);
+    if tx.bytes(Space::Index, &entry.0)?.is_some() {
+        return Err(LedgerError("the payment was on this channel before".into()));
+    }
+    tx.put(Space::Index, &entry.0, id.0);
+    let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
+    TrackedRow::new(id, row).save(tx)?;
+    timeline::begin(tx, id, what, now)?;
+    main.row.attempts.push(id);
+    Ok(())
+}
+
+/// Nothing was sent anywhere, so nothing is left anywhere.
+pub(super) fn discard(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
+    for id in &main.attempts {
+        let Some(kept) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
+        tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
+        timeline::remove(tx, kept.id);
+        kept.remove(tx);
+    }
+    Ok(())
+}
+
+/// Money moved where the payment went away from: its merchant is told, and the attempt stays to be settled.
+pub(super) fn paid(
+    tx: &mut Transaction<'_>,
+    attempt: &mut TrackedRow<PaymentRow>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let channel = attempt.row.payment.channel.clone();
+    attempt.row.payment.search = Some(Inquiry::new(now));
+    tx.found_double_payment(DoublePayment { order_id: attempt.row.payment.order_id.clone(), channel: channel.clone() });
+    let Some(main) = attempt.row.attempt_of else { return Ok(()) };
+    let Some(mut main) = TrackedRow::<PaymentRow>::load(tx, main)? else { return Ok(()) };
+    main.row.payment.version += 1;
+    main.row.payment.updated_at = now;
+    timeline::add(tx, main.id, None, TimelineEvent::DuplicatePayment { channel }, now)?;
+    let (subject, data) = (rows::payment_subject(&main.row.payment), Record::Payment(main.row.payment.clone()));
+    outbox::publish(tx, &mut main, DOUBLE, subject, data, now)?;
+    main.save(tx)
+}

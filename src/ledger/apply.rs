@@ -1,0 +1,317 @@
+//! News on its way into the records: the change, what follows from it elsewhere, and the event, in one transaction.
+
+use jiff::Timestamp;
+use tollgate_plugins::payment::Status;
+
+use super::abandoned_attempts;
+use super::elsewhere;
+use super::ids::{Id, index};
+use super::outbox;
+use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Recorded, Refund, Update};
+use super::retention::{self, Kind};
+use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
+use super::rules::{self, Change};
+use super::timeline::{
+    self, Notification, NotificationVerdict, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence,
+};
+use super::transaction::{Read, Space, Transaction};
+
+/// As [`Ledger::apply`](super::Ledger::apply).
+pub(super) fn apply(
+    tx: &mut Transaction<'_>,
+    subject: &RecordId,
+    heard: UpdateWithEvidence,
+    now: Timestamp,
+) -> Result<Option<Record>, LedgerError> {
+    let Some(mut target) = Target::find(tx, subject)? else { return Ok(None) };
+    add_evidence(tx, &target, heard.evidence, now)?;
+    if apply_update(tx, &mut target, &heard.news, Origin::Query, now)?.mismatch {
+        tell_mismatch(tx, &mut target, now)?;
+    }
+    Ok(Some(target.record()))
+}
+
+/// As [`Ledger::record`](super::Ledger::record).
+pub(super) fn record(
+    tx: &mut Transaction<'_>,
+    channel: &str,
+    told: &Notification,
+    now: Timestamp,
+) -> Result<Recorded, LedgerError> {
+    let event = &told.event;
+    if let Some(recorded) = elsewhere::record(tx, channel, told, now)? {
+        return Ok(recorded);
+    }
+    let Some(mut target) = named(tx, channel, told)? else { return Ok(Recorded::UnknownOrder) };
+    let seen_key = index("seen", &[channel, &event.id]);
+    let seen = tx.bytes(Space::Notifications, &seen_key.0)?;
+    let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
+    if agrees && seen.as_deref() == Some(BELIEVED) {
+        return Ok(Recorded::Duplicate);
+    }
+    let notified = |verdict| {
+        let (channel, id) = (channel.to_owned(), event.id.clone());
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
+    };
+    let change = match &event.outcome {
+        _ if !agrees => Change { mismatch: true, ..Change::default() },
+        Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
+            let news = Update::Outcome(outcome.clone());
+            // Told first, so that what came of it stands behind it.
+            let verdict = match preview(&target, &news, Origin::Notification, now) {
+                Change { mismatch: true, .. } => None,
+                Change { changed: true, .. } => Some(NotificationVerdict::Applied),
+                _ => Some(NotificationVerdict::NoChange),
+            };
+            verdict.map_or(Ok(()), |verdict| target.add(tx, notified(verdict), now))?;
+            apply_update(tx, &mut target, &news, Origin::Notification, now)?
+        }
+        // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
+        None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
+        _ => {
+            target.add(tx, notified(NotificationVerdict::Verify), now)?;
+            ask(tx, &mut target, now)?;
+            return Ok(Recorded::Applied(target.subject()));
+        }
+    };
+    if seen.is_none() {
+        retention::age(tx, Kind::Notifications, seen_key, now);
+    }
+    if !change.mismatch {
+        tx.put(Space::Notifications, &seen_key.0, BELIEVED);
+        let needs_person = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_person.is_some());
+        let is_news = change.changed || needs_person;
+        return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
+    }
+    // Not believed, so not done with: the same news may come again and be right then. But it is told once only.
+    if seen.is_none() {
+        tx.put(Space::Notifications, &seen_key.0, MISMATCHED);
+        target.add(tx, notified(NotificationVerdict::Mismatch), now)?;
+        tell_mismatch(tx, &mut target, now)?;
+    }
+    Ok(Recorded::Mismatch(target.subject()))
+}
+
+/// Whether a till's payment has ended by its reversal, which gives back what was paid: a success that is told late may be older.
+fn was_taken_back(target: &Target) -> bool {
+    matches!(target, Target::Payment(kept) if kept.row.payment.method.is_scanned() && target.status() == Status::Closed)
+}
+
+/// What news will do, of which nothing is done yet.
+fn preview(target: &Target, news: &Update, source: Origin, now: Timestamp) -> Change {
+    match target {
+        Target::Payment(kept) => rules::payment(&mut kept.row.payment.clone(), news, source, now),
+        Target::Refund(kept) => rules::refund(&mut kept.row.refund.clone(), news, source, now),
+    }
+}
+
+/// As [`Ledger::note`](super::Ledger::note).
+pub(super) fn append_timeline(
+    tx: &mut Transaction<'_>,
+    subject: &RecordId,
+    notes: Vec<TimelineEvent>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let Some(target) = Target::find(tx, subject)? else { return Ok(()) };
+    notes.into_iter().try_for_each(|what| target.add(tx, what, now))
+}
+
+/// As [`Ledger::ask_person`](super::Ledger::ask_person).
+pub(super) fn escalate(
+    tx: &mut Transaction<'_>,
+    subject: &RecordId,
+    why: String,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
+    let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
+    // It may be known meanwhile.
+    let is_open = !target.status().is_final();
+    let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
+        return Ok(false);
+    };
+    search.needs_person = true;
+    target.add(tx, TimelineEvent::ManualReview { why }, now)?;
+    if let Target::Payment(kept) = &mut target
+        && kept.row.payment.status == Status::Unknown
+        && kept.row.attempt_of.is_none()
+    {
+        let data = Record::Payment(kept.row.payment.clone());
+        outbox::publish(tx, kept, "payment.unknown", subject.clone(), data, now)?;
+    }
+    target.save(tx)?;
+    Ok(true)
+}
+
+/// Adds what was sent about a record and what came back.
+pub(super) fn add_evidence(
+    tx: &mut Transaction<'_>,
+    target: &Target,
+    evidence: Vec<ProviderCall>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    evidence.into_iter().try_for_each(|exchanged| target.add(tx, TimelineEvent::ProviderCall(exchanged), now))
+}
+
+/// The news is no proof by itself: the provider is asked, now.
+pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
+    search.due = search.due.min(now);
+    target.save(tx)
+}
+
+pub(super) const BELIEVED: &[u8] = b"believed";
+const MISMATCHED: &[u8] = b"mismatched";
+
+/// As [`Ledger::mismatch`](super::Ledger::mismatch).
+pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
+    match Target::find(tx, subject)? {
+        Some(mut target) => tell_mismatch(tx, &mut target, now),
+        None => Ok(()),
+    }
+}
+
+/// Lets a record hear news, saves it, and tells the merchant when its status changed. A mismatch is left to the caller.
+pub(super) fn apply_update(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    news: &Update,
+    source: Origin,
+    now: Timestamp,
+) -> Result<Change, LedgerError> {
+    match target {
+        Target::Payment(kept) => hear_payment(tx, kept, news, source, now),
+        Target::Refund(kept) => hear_refund(tx, kept, news, source, now),
+    }
+}
+
+/// As [`hear`], for a payment.
+pub(super) fn hear_payment(
+    tx: &mut Transaction<'_>,
+    kept: &mut TrackedRow<PaymentRow>,
+    news: &Update,
+    source: Origin,
+    now: Timestamp,
+) -> Result<Change, LedgerError> {
+    let lacked_action = kept.row.payment.action.is_none();
+    let change = rules::payment(&mut kept.row.payment, news, source, now);
+    let Payment { status, money_state, version, .. } = kept.row.payment;
+    // Whoever was told that the outcome is unknown learns that the payer can pay now.
+    let is_payable = status == Status::Pending && lacked_action && kept.row.payment.action.is_some();
+    let payable = (is_payable && source == Origin::Query).then_some("payment.pending");
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
+    add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
+    if kept.row.attempt_of.is_some() {
+        if change.became == Some(Status::Succeeded) {
+            abandoned_attempts::paid(tx, kept, now)?;
+        }
+    } else if let Some(kind) = change.became.and_then(rules::payment_event).or(payable) {
+        let data = Record::Payment(kept.row.payment.clone());
+        outbox::publish(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
+    }
+    kept.save(tx)?;
+    Ok(change)
+}
+
+/// As [`hear`], for a refund.
+pub(super) fn hear_refund(
+    tx: &mut Transaction<'_>,
+    kept: &mut TrackedRow<RefundRow>,
+    news: &Update,
+    source: Origin,
+    now: Timestamp,
+) -> Result<Change, LedgerError> {
+    let had_failed = kept.row.refund.status == Status::Failed;
+    let change = rules::refund(&mut kept.row.refund, news, source, now);
+    let Refund { status, money_state, version, ref refund_id, .. } = kept.row.refund;
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
+    add_heard(tx, kept.row.payment, Some(refund_id), news, change.changed.then_some(became), now)?;
+    kept.save(tx)?;
+    let Some(status) = change.became else { return Ok(change) };
+    let Some(kind) = rules::refund_event(status) else { return Ok(change) };
+    let refund = &kept.row.refund;
+    let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+    if status == Status::Succeeded {
+        let paid = &mut payment.row.payment;
+        paid.refunded = paid.refunded.saturating_add(refund.amount.value);
+        paid.version += 1;
+        paid.updated_at = now;
+    }
+    let (refunding, has_failed) = (&mut payment.row.refunding, status == Status::Failed);
+    match (had_failed, has_failed) {
+        (false, true) => *refunding = refunding.saturating_sub(refund.amount.value),
+        (true, false) => *refunding = refunding.saturating_add(refund.amount.value),
+        _ => {}
+    }
+    let data = Record::Refund(refund.clone());
+    outbox::publish(tx, &mut payment, kind, rows::refund_subject(refund), data, now)?;
+    payment.save(tx)?;
+    Ok(change)
+}
+
+/// Adds what a record came to, and that a person must look at it where the news says so.
+fn add_heard(
+    tx: &mut Transaction<'_>,
+    payment: Id,
+    refund_id: Option<&str>,
+    news: &Update,
+    became: Option<TimelineEvent>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let why = match news {
+        Update::Outcome(outcome) => outcome.needs_person.clone(),
+        _ => None,
+    };
+    let needs_person = why.map(|why| TimelineEvent::ManualReview { why });
+    became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
+}
+
+/// Tells that somebody names another amount or channel, once per version of the record.
+pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    const KIND: &str = "payment.mismatch";
+    let (subject, data) = (target.subject(), target.record());
+    match target {
+        Target::Payment(kept) => {
+            let version = kept.row.payment.version;
+            if kept.row.mismatch.replace(version) == Some(version) {
+                return Ok(());
+            }
+            outbox::publish(tx, kept, KIND, subject, data, now)?;
+            kept.save(tx)
+        }
+        Target::Refund(kept) => {
+            let version = kept.row.refund.version;
+            if kept.row.mismatch.replace(version) == Some(version) {
+                return Ok(());
+            }
+            let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
+            payment.save(tx)?;
+            kept.save(tx)
+        }
+    }
+}
+
+/// What a notification is about. A refund of another order than the one it names is about nothing of ours.
+fn named(
+    tx: &Transaction<'_>,
+    channel: &str,
+    Notification { event, .. }: &Notification,
+) -> Result<Option<Target>, LedgerError> {
+    let Some(payment) = payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
+    let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
+    let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);
+    Ok(refund.map(Target::Refund))
+}
+
+/// The payment of an order, or what is left of it on this channel.
+pub(super) fn payment_named(
+    tx: &Transaction<'_>,
+    channel: &str,
+    order_number: &str,
+) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
+    let Some(payment) = rows::payment_by_number(tx, order_number)? else { return Ok(None) };
+    Ok(Some(match payment.row.payment.channel == channel {
+        true => payment,
+        false => abandoned_attempts::find(tx, channel, order_number)?.unwrap_or(payment),
+    }))
+}

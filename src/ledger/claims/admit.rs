@@ -1,0 +1,321 @@
+//! A request on its way to become a claim, and what it may begin where none is known by its key.
+
+use jiff::Timestamp;
+use tollgate_plugins::payment::Status;
+
+use super::jobs::{self, AsyncRequest};
+use super::key_name;
+use super::row::{ClaimRow, KeyRow, State};
+use crate::ledger::claim_guard::ExecutionId;
+use crate::ledger::ids::Id;
+use crate::ledger::inquiries;
+use crate::ledger::limits::QueueFull;
+use crate::ledger::records::{
+    ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, LedgerError, MoneyState, Payment, Record, RecordId, Refund,
+};
+use crate::ledger::retention::{self, Kind};
+use crate::ledger::rows::{self, PaymentRow, RefundRow, TrackedRow};
+use crate::ledger::timeline::{self, IntentKind, TimelineEvent};
+use crate::ledger::transaction::{Space, Transaction};
+
+/// A request, with what can be told of it before it is its turn.
+#[derive(Clone)]
+pub(in crate::ledger) struct Request {
+    pub(super) asked: ClaimRequest,
+    pub(super) intent: Intent,
+}
+
+impl Request {
+    /// In a box: each step on its way to where it is its turn would copy it.
+    pub(in crate::ledger) fn new(
+        key: &ClaimKey,
+        intent: Intent,
+        later: Option<AsyncRequest>,
+        now: Timestamp,
+    ) -> Result<Box<Self>, LedgerError> {
+        let (merchant, entry) = match &intent {
+            Intent::Pay(payment) => {
+                let Payment { merchant, order_id, provider_order_no, .. } = payment;
+                let entry = rows::order_entry(merchant, order_id);
+                must_follow(provider_order_no, !payment.is_attempt() && rows::entry_of_payment(payment) == entry)?;
+                (merchant, entry)
+            }
+            Intent::Refund(refund) => {
+                let Refund { merchant, order_id, refund_id, provider_refund_no, .. } = refund;
+                let entry = rows::refund_entry(merchant, order_id, refund_id);
+                must_follow(provider_refund_no, rows::entry_of_refund(refund) == entry)?;
+                (merchant, entry)
+            }
+            Intent::Close(RecordId { merchant, order_id, .. }) => (merchant, rows::order_entry(merchant, order_id)),
+        };
+        if *merchant != key.merchant {
+            return Err(LedgerError("the key is of one merchant and the order of another".into()));
+        }
+        let asked = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, later, now };
+        Ok(Box::new(Self { asked, intent }))
+    }
+}
+
+/// Under another number than its own it would not be found, and could take the notifications of another one.
+fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
+    match follows {
+        true => Ok(()),
+        false => Err(LedgerError(format!("`{number}` is not the provider's number that follows from its name"))),
+    }
+}
+
+impl Request {
+    /// Says which limit of the queue is reached, for what is to be made later.
+    pub(in crate::ledger) fn queue_is(&mut self, full: Option<QueueFull>) {
+        if let Some(later) = &mut self.asked.later {
+            later.full = full;
+        }
+    }
+}
+
+/// All of it but what it intends.
+#[derive(Clone)]
+pub(super) struct ClaimRequest {
+    /// Where its key lies.
+    pub(super) name: Id,
+    pub(super) fingerprint: [u8; 32],
+    /// The index entry of what it is to make or to close.
+    entry: Id,
+    /// What is to be made later.
+    later: Option<AsyncRequest>,
+    now: Timestamp,
+}
+
+impl ClaimRequest {
+    pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<ClaimResult, LedgerError> {
+        let (now, entry) = (self.now, self.entry);
+        if let Some(mut known) = TrackedRow::<PaymentRow>::find(tx, entry)? {
+            if known.row.payment.content != payment.content {
+                return Ok(ClaimResult::OrderIdReused);
+            }
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, IntentKind::Pay, known.id, None)?;
+            known.save(tx)?;
+            return Ok(ClaimResult::AlreadyExists(Record::Payment(known.row.payment)));
+        }
+        if let Some(full) = self.full() {
+            return Ok(ClaimResult::QueueFull(full));
+        }
+        let payment = Payment {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            refunded: 0,
+            version: 1,
+            created_at: now,
+            sent_at: None,
+            updated_at: now,
+            search: None,
+            ..payment
+        };
+        let id = tx.new_id(now);
+        let begun = self.run(tx, &payment.merchant, IntentKind::Pay, id, None)?;
+        tx.put(Space::Index, &entry.0, id.0);
+        let (channel, amount) = (payment.channel.clone(), payment.amount);
+        let mut kept = TrackedRow::new(id, PaymentRow::new(payment, begun.claim));
+        kept.save(tx)?;
+        timeline::begin(tx, id, TimelineEvent::Claimed { action: IntentKind::Pay, channel, amount }, now)?;
+        begun.told(tx, id, kept.row.payment, None, now)
+    }
+
+    pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<ClaimResult, LedgerError> {
+        let (now, entry) = (self.now, self.entry);
+        if let Some(mut known) = TrackedRow::<RefundRow>::find(tx, entry)? {
+            if known.row.refund.content != refund.content {
+                return Ok(ClaimResult::OrderIdReused);
+            }
+            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
+                return self.again(tx, known.row.claim, claim);
+            }
+            known.row.claim = self.told(tx, IntentKind::Refund, known.row.payment, Some(known.id))?;
+            known.save(tx)?;
+            return Ok(ClaimResult::AlreadyExists(Record::Refund(known.row.refund)));
+        }
+        let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
+            return Ok(ClaimResult::NotFound);
+        };
+        let paid = &kept.row.payment;
+        if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
+            return Ok(ClaimResult::Refused(kept.row.payment));
+        }
+        let left = paid.amount.value.saturating_sub(kept.row.refunding);
+        if refund.amount.value > left {
+            return Ok(ClaimResult::ExceedsBalance { left });
+        }
+        if let Some(full) = self.full() {
+            return Ok(ClaimResult::QueueFull(full));
+        }
+        let refund = Refund {
+            status: Status::Pending,
+            money_state: MoneyState::NotSent,
+            channel: paid.channel.clone(),
+            version: 1,
+            created_at: now,
+            sent_at: None,
+            updated_at: now,
+            search: None,
+            ..refund
+        };
+        let id = tx.new_id(now);
+        let begun = self.run(tx, &refund.merchant, IntentKind::Refund, kept.id, Some(id))?;
+        tx.put(Space::Index, &entry.0, id.0);
+        let (previous, released) = (kept.row.last_refund, false);
+        let row = RefundRow {
+            refund: refund.clone(),
+            payment: kept.id,
+            claim: begun.claim,
+            previous,
+            released,
+            mismatch: None,
+        };
+        TrackedRow::new(id, row).save(tx)?;
+        kept.row.last_refund = Some(id);
+        kept.row.refunding = kept.row.refunding.saturating_add(refund.amount.value);
+        kept.save(tx)?;
+        let (channel, amount) = (refund.channel.clone(), refund.amount);
+        let what = TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount };
+        timeline::add(tx, kept.id, Some(&refund.refund_id), what, now)?;
+        begun.told(tx, kept.id, kept.row.payment, Some(refund), now)
+    }
+
+    pub(super) fn close(self, tx: &mut Transaction<'_>) -> Result<ClaimResult, LedgerError> {
+        let Some(mut kept) = TrackedRow::<PaymentRow>::find(tx, self.entry)? else {
+            return Ok(ClaimResult::NotFound);
+        };
+        match kept.row.payment.status {
+            Status::Succeeded => return Ok(ClaimResult::Refused(kept.row.payment)),
+            Status::Failed | Status::Closed => {
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+            }
+            // It is closed as soon as it is known to be open.
+            Status::Unknown => {
+                inquiries::after_close(tx, &mut kept, self.now)?;
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+            }
+            Status::Pending => {}
+        }
+        // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
+        for id in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
+            let Some(claim) = ClaimRow::load(tx, id)? else { continue };
+            match claim.state {
+                State::Running => return Ok(ClaimResult::Running),
+                State::Queued if claim.what == IntentKind::Pay => {
+                    return jobs::cancel_queued(tx, id, claim, kept, self.now);
+                }
+                State::Queued => return claim.repeat(tx),
+                State::Done(_) | State::Unknown => {}
+            }
+        }
+        if let Some(full) = self.full() {
+            return Ok(ClaimResult::QueueFull(full));
+        }
+        let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
+        let begun = self.run(tx, &kept.row.payment.merchant, IntentKind::Close, kept.id, None)?;
+        timeline::add(tx, kept.id, None, TimelineEvent::Claimed { action: IntentKind::Close, channel, amount }, now)?;
+        kept.row.close = Some(begun.claim);
+        kept.save(tx)?;
+        begun.told(tx, kept.id, kept.row.payment, None, now)
+    }
+
+    /// The same content under another key: that key is bound to it from now on.
+    fn again(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<ClaimResult, LedgerError> {
+        KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
+        // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
+        // the claim stays small.
+        if claim.state == State::Running && claim.errand.is_none() {
+            claim.names.push(self.name);
+        } else {
+            retention::age(tx, Kind::LateKeys, self.name, self.now);
+        }
+        claim.bound_at = Some(self.now);
+        claim.save(tx, id)?;
+        claim.repeat(tx)
+    }
+
+    /// A repetition of what was done so long ago that its claim is gone: it is told how it stands, and its key is kept as
+    /// any.
+    fn told(
+        self,
+        tx: &mut Transaction<'_>,
+        what: IntentKind,
+        payment: Id,
+        refund: Option<Id>,
+    ) -> Result<Id, LedgerError> {
+        self.begin(tx, what, payment, refund, State::Unknown, None)
+    }
+
+    fn full(&self) -> Option<QueueFull> {
+        self.later.as_ref().and_then(|later| later.full)
+    }
+
+    /// Begins a claim that runs now, or waits until somebody takes it.
+    fn run(
+        mut self,
+        tx: &mut Transaction<'_>,
+        merchant: &str,
+        what: IntentKind,
+        payment: Id,
+        refund: Option<Id>,
+    ) -> Result<NewClaim, LedgerError> {
+        let now = self.now;
+        let errand = self.later.take().map(|later| later.errand(what, now));
+        let state = if errand.is_some() { State::Queued } else { State::Running };
+        let claim = self.begin(tx, what, payment, refund, state, errand.clone())?;
+        match &errand {
+            Some(errand) => jobs::list(tx, claim, errand, merchant),
+            None => tx.put(Space::Running, &claim.0, []),
+        }
+        Ok(NewClaim { claim, what, waits: errand.is_some() })
+    }
+
+    fn begin(
+        self,
+        tx: &mut Transaction<'_>,
+        what: IntentKind,
+        payment: Id,
+        refund: Option<Id>,
+        state: State,
+        errand: Option<Job>,
+    ) -> Result<Id, LedgerError> {
+        let id = tx.new_id(self.now);
+        let names = vec![self.name];
+        let (created_at, bound_at) = (self.now, None);
+        ClaimRow { what, payment, refund, names, state, created_at, bound_at, errand, turn: None }.save(tx, id)?;
+        KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
+        Ok(id)
+    }
+}
+
+/// A claim that was begun.
+struct NewClaim {
+    claim: Id,
+    what: IntentKind,
+    /// For somebody to take it.
+    waits: bool,
+}
+
+impl NewClaim {
+    /// What whoever asked is told.
+    fn told(
+        self,
+        tx: &mut Transaction<'_>,
+        kept: Id,
+        payment: Payment,
+        refund: Option<Refund>,
+        now: Timestamp,
+    ) -> Result<ClaimResult, LedgerError> {
+        if !self.waits {
+            let turn = ExecutionId { claim: self.claim, number: None };
+            return Ok(ClaimResult::Run(ExecutionPermit::new(turn, payment, refund)));
+        }
+        let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
+        timeline::add(tx, kept, refund_id, TimelineEvent::Queued { action: self.what }, now)?;
+        Ok(ClaimResult::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
+    }
+}

@@ -1,0 +1,269 @@
+//! Random histories against a model: whatever happens in whatever order, nothing is sent twice and nothing goes back.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pay { order: u8, key: u8, later: bool },
+    Refund { order: u8, refund: u8, key: u8, later: bool },
+    Close { order: u8, key: u8, later: bool },
+    Take,
+    GiveUp { ticket: usize },
+    Settle { ticket: usize, news: u8 },
+    Release { ticket: usize },
+    Lose { ticket: usize },
+    Apply { order: u8, refund: Option<u8>, news: u8 },
+    Notify { order: u8, refund: Option<u8>, news: u8, id: u8 },
+    Hear,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (order, key, refund, news) = (0..2u8, 0..4u8, 0..3u8, 0..8u8);
+    let (about, later) = (proptest::option::of(refund.clone()), proptest::bool::ANY);
+    prop_oneof![
+        4 => (order.clone(), key.clone(), later).prop_map(|(order, key, later)| Step::Pay { order, key, later }),
+        4 => (order.clone(), refund, key.clone(), later)
+            .prop_map(|(order, refund, key, later)| Step::Refund { order, refund, key, later }),
+        2 => (order.clone(), key, later).prop_map(|(order, key, later)| Step::Close { order, key, later }),
+        4 => Just(Step::Take),
+        1 => (0..4usize).prop_map(|ticket| Step::GiveUp { ticket }),
+        6 => (0..4usize, news.clone()).prop_map(|(ticket, news)| Step::Settle { ticket, news }),
+        2 => (0..4usize).prop_map(|ticket| Step::Release { ticket }),
+        1 => (0..4usize).prop_map(|ticket| Step::Lose { ticket }),
+        3 => (order.clone(), about.clone(), news.clone())
+            .prop_map(|(order, refund, news)| Step::Apply { order, refund, news }),
+        3 => (order, about, news, 0..4u8)
+            .prop_map(|(order, refund, news, id)| Step::Notify { order, refund, news, id }),
+        1 => Just(Step::Hear),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn news(number: u8) -> Update {
+    match number {
+        0 => outcome(Status::Pending),
+        1 | 2 => outcome(Status::Succeeded),
+        3 => outcome(Status::Failed),
+        4 => outcome(Status::Closed),
+        5 => Update::Declined(word()),
+        6 => Update::Unknown(Reason::default()),
+        _ => Update::NotFoundAtProvider,
+    }
+}
+
+/// What was seen so far.
+struct History {
+    bench: Bench,
+    tickets: Vec<ExecutionPermit>,
+    /// How often each payment or refund may still be run.
+    rights: BTreeMap<RecordId, i32>,
+    /// The last state of each.
+    last: BTreeMap<RecordId, Record>,
+    /// The statuses that must be told, and those that were.
+    changes: Vec<(RecordId, Status)>,
+    told: Vec<(RecordId, Status)>,
+}
+
+impl History {
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Pay { order, key, later } => self.claim(&format!("p{key}"), pay(&format!("o{order}")), later).await,
+            Step::Refund { order, refund, key, later } => {
+                let intent = give_back(&format!("o{order}"), &format!("r{refund}"), 400);
+                self.claim(&format!("r{key}"), intent, later).await;
+            }
+            Step::Close { order, key, later } => {
+                self.claim(&format!("c{key}"), close(&format!("o{order}")), later).await;
+            }
+            Step::Take => {
+                if let Some(ticket) = self.bench.take().await {
+                    let is_close = ticket.errand.as_ref().is_some_and(|errand| errand.action == IntentKind::Close);
+                    self.given(ticket, is_close);
+                }
+            }
+            Step::GiveUp { ticket } => {
+                let is_errand = self.tickets.get(ticket % self.tickets.len().max(1)).is_some_and(|it| it.errand.is_some());
+                if let Some(ticket) = self.ticket(ticket).filter(|_| is_errand) {
+                    self.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+                }
+            }
+            Step::Settle { ticket, news: number } => {
+                if let Some(ticket) = self.ticket(ticket) {
+                    self.settle(ticket, news(number)).await;
+                }
+            }
+            Step::Release { ticket } => {
+                let Some(ticket) = self.ticket(ticket) else { return };
+                let (subject, claim, errand) = (ticket.subject.clone(), ticket.turn.claim, ticket.errand.clone());
+                self.bench.ledger.release(ticket).await.unwrap();
+                let waits = self.bench.ledger.due_job_ids(at(1_000_000_000), 1000).await.contains(&claim);
+                assert!(!waits || errand.is_some(), "it was never accepted to be made later");
+                if self.look(&subject).await.is_none() {
+                    *self.rights.entry(subject.clone()).or_insert(1) += 1;
+                    self.last.remove(&subject);
+                } else if waits && errand.is_some_and(|errand| errand.action != IntentKind::Close) {
+                    *self.rights.entry(subject.clone()).or_insert(1) += 1;
+                }
+            }
+            Step::Lose { ticket } => drop(self.ticket(ticket)),
+            Step::Apply { order, refund, news: number } => {
+                let subject = subject(order, refund);
+                let applied = self.bench.ledger.apply(&subject, news(number), at(2)).await.unwrap();
+                assert_eq!(applied, self.look(&subject).await);
+            }
+            Step::Notify { order, refund, news: number, id } => {
+                let Update::Outcome(outcome) = news(number) else { return };
+                let refund = refund.map(|refund| format!("r{refund}"));
+                let event = told(&format!("{id}"), &format!("o{order}"), refund.as_deref(), outcome);
+                self.bench.ledger.record("wechat", event, at(3)).await.unwrap();
+            }
+            Step::Hear => self.hear().await,
+            Step::Crash => {
+                let after = self.bench.crash();
+                self.tickets.clear();
+                self.bench = after;
+            }
+        }
+        self.check().await;
+    }
+
+    async fn claim(&mut self, key: &str, intent: Intent, later: bool) {
+        let is_close = matches!(intent, Intent::Close(_));
+        let claimed = if later { self.bench.accept(key, intent).await } else { self.bench.claim(key, intent).await };
+        match claimed {
+            ClaimResult::Run(ticket) if !later => self.given(ticket, is_close),
+            ClaimResult::Run(ticket) => panic!("what is to be made later runs: {ticket:?}"),
+            _ => {}
+        }
+    }
+
+    /// A right to send was given out.
+    fn given(&mut self, ticket: ExecutionPermit, is_close: bool) {
+        if is_close {
+            let closes = self.tickets.iter().filter(|other| other.subject == ticket.subject && other.refund.is_none());
+            assert_eq!(closes.count(), 0, "closed while something runs");
+        } else {
+            let rights = self.rights.entry(ticket.subject.clone()).or_insert(1);
+            *rights -= 1;
+            assert!(*rights >= 0, "run twice: {:?}", ticket.subject);
+        }
+        self.tickets.push(ticket);
+    }
+
+    async fn settle(&mut self, ticket: ExecutionPermit, news: Update) {
+        let (subject, errand) = (ticket.subject.clone(), ticket.errand.clone());
+        let is_unclear = news == Update::Unknown(Reason::default());
+        let record = self.bench.settle(ticket, news).await;
+        // Nobody waits for its answer, so that it is told even though the status is the same.
+        if errand.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
+            self.changes.push((subject, Status::Pending));
+        }
+    }
+
+    fn ticket(&mut self, number: usize) -> Option<ExecutionPermit> {
+        let number = number.checked_rem(self.tickets.len())?;
+        Some(self.tickets.swap_remove(number))
+    }
+
+    async fn look(&self, subject: &RecordId) -> Option<Record> {
+        let RecordId { merchant, order_id, refund_id } = subject;
+        match refund_id {
+            Some(refund) => self.bench.ledger.refund(merchant, order_id, refund).await.unwrap().map(Record::Refund),
+            None => self.bench.ledger.payment(merchant, order_id).await.unwrap().map(Record::Payment),
+        }
+    }
+
+    async fn hear(&mut self) {
+        for event in self.bench.hear_all().await {
+            self.told.push((event.subject, facts(&event.data).0));
+        }
+    }
+
+    async fn check(&mut self) {
+        // Whatever a dropped ticket set off has happened once a later request is answered.
+        self.bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
+        let (mut unknown, mut searched) = (0, 0);
+        for order in 0..2 {
+            let mut given = 0;
+            for refund in [Some(0), Some(1), Some(2), None] {
+                let subject = subject(order, refund);
+                let Some(record) = self.look(&subject).await else { continue };
+                let (status, version, has_search, money) = facts(&record);
+                unknown += u64::from(status == Status::Unknown);
+                searched += usize::from(has_search);
+                if status == Status::Succeeded && refund.is_some() {
+                    given += 400;
+                }
+                assert_eq!(money == MoneyState::Moved, status == Status::Succeeded);
+                let before = self.last.get(&subject).map_or((Status::Pending, 1), |last| {
+                    let (status, version, ..) = facts(last);
+                    (status, version)
+                });
+                if before != (status, version) {
+                    assert!(version > before.1, "{before:?} {record:?}");
+                    assert!(before.0 != Status::Succeeded || status == before.0, "{before:?} {record:?}");
+                    let is_final = before.0.is_final();
+                    assert!(!is_final || status == before.0 || status == Status::Succeeded, "{before:?} {record:?}");
+                }
+                let is_told = status != Status::Pending && (refund.is_none() || status != Status::Unknown);
+                if before.0 != status && is_told {
+                    self.changes.push((subject.clone(), status));
+                }
+                if let Record::Payment(payment) = &record {
+                    assert_eq!(payment.refunded, given);
+                }
+                self.last.insert(subject, record);
+            }
+        }
+        let waiting = self.bench.ledger.waiting().await.unwrap();
+        assert_eq!(
+            (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000, &[]).await.len()),
+            (unknown, searched)
+        );
+        assert_eq!(waiting.deliveries as usize, self.changes.len() - self.told.len());
+    }
+}
+
+fn subject(order: u8, refund: Option<u8>) -> RecordId {
+    RecordId { refund_id: refund.map(|refund| format!("r{refund}")), ..of(&format!("o{order}")) }
+}
+
+fn facts(record: &Record) -> (Status, u64, bool, MoneyState) {
+    match record {
+        Record::Payment(it) => (it.status, it.version, it.search.is_some(), it.money_state),
+        Record::Refund(it) => (it.status, it.version, it.search.is_some(), it.money_state),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_runs_twice_and_nothing_goes_back(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut history = History {
+                bench: Bench::new(),
+                tickets: Vec::new(),
+                rights: BTreeMap::new(),
+                last: BTreeMap::new(),
+                changes: Vec::new(),
+                told: Vec::new(),
+            };
+            for step in steps {
+                history.take(step).await;
+            }
+            history.hear().await;
+            let sorted = |mut list: Vec<(RecordId, Status)>| {
+                list.sort_by_key(|(subject, status)| (subject.clone(), status.as_str()));
+                list
+            };
+            assert_eq!(sorted(history.told), sorted(history.changes));
+        });
+    }
+}

@@ -1,0 +1,380 @@
+//! Several processes on one PostgreSQL.
+
+use std::collections::BTreeSet;
+
+use super::super::transaction::{Space, Transaction};
+use super::*;
+
+impl Schema {
+    /// The first process is not heard any more, although it lives and believes that it is.
+    fn silence_the_first(&self) {
+        self.sql(
+            "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN CASE WHEN new.owner = 1 THEN NULL ELSE new END; END $$;
+             CREATE TRIGGER silence BEFORE INSERT ON tollgate_owners FOR EACH ROW EXECUTE FUNCTION silence();
+             UPDATE tollgate_owners SET expires = '-infinity' WHERE owner = 1",
+        );
+    }
+
+    /// A further process.
+    fn join(&self) -> Fixture<Self> {
+        let place = self.again();
+        Fixture { ledger: place.open(), place }
+    }
+}
+
+/// Two processes with several connections each: few enough that none waits seconds for a lock where the machine is busy.
+fn two() -> (Schema, [Ledger; 2]) {
+    let place = Schema::new();
+    let ledgers = [place.connect(3), place.connect(3)];
+    (place, ledgers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_claims_of_one_order_over_two_processes_execute_once() {
+    let (_place, ledgers) = two();
+    let tasks = (0..60).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        // A third under one key, the others each under its own: still one payment.
+        let key = if number % 3 == 0 { "k".to_owned() } else { format!("k{number}") };
+        tokio::spawn(async move { ledger.claim(claim_key(&key, "body"), pay("o"), at(0)).await.unwrap() })
+    });
+    let mut tickets = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            ClaimResult::Run(ticket) => tickets.push(ticket),
+            other => assert!(matches!(other, ClaimResult::Running), "{other:?}"),
+        }
+    }
+    assert_eq!(tickets.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refunds_over_two_processes_never_exceed_what_was_paid() {
+    let (_place, ledgers) = two();
+    let ClaimResult::Run(ticket) = ledgers[0].claim(claim_key("k", ""), pay("o"), at(0)).await.unwrap() else {
+        panic!()
+    };
+    ledgers[0].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    let tasks = (0..40).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move {
+            let intent = give_back("o", &format!("r{number}"), 70);
+            let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
+            let ClaimResult::Run(ticket) = claimed else { return 0 };
+            ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+            70
+        })
+    });
+    let mut given = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        given += task.await.unwrap();
+    }
+    let payment = ledgers[1].payment("shop", "o").await.unwrap().unwrap();
+    assert_eq!((given, payment.refunded), (980, 980));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
+    let (_place, ledgers) = two();
+    for round in 0..20_u8 {
+        let writes = [0, 1_u8].map(|side| {
+            let (ledger, about) =
+                (ledgers[usize::from(side)].clone(), LockScope::order("shop", &format!("{round}-{side}")));
+            let entry = move |tx: &mut Transaction<'_>| {
+                tx.put(Space::Index, &[round; 16], [side; 16]);
+                Ok(())
+            };
+            tokio::spawn(async move { ledger.engine.write(Durable, about, entry).await })
+        });
+        let mut written = 0;
+        for write in writes {
+            written += usize::from(write.await.unwrap().is_ok());
+        }
+        assert_eq!(written, 1, "the index is the last line behind the locks");
+    }
+}
+
+#[tokio::test]
+async fn who_lives_is_left_alone_when_others_start() {
+    let bench = Fixture::<Schema>::new();
+    let ticket = bench.run("k", pay("o")).await;
+    let other = bench.place.join();
+    assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Running));
+    assert_eq!(other.payment("o").await.version, 1);
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Replay(_)));
+}
+
+#[tokio::test]
+async fn who_leaves_in_order_is_not_waited_for() {
+    let bench = Fixture::<Schema>::new();
+    // Its end never comes, as that of a task which is cut off with its process.
+    std::mem::forget(bench.run("k", pay("o")).await);
+    let place = bench.place.again();
+    drop(bench.ledger);
+    let other = Fixture { ledger: place.open(), place };
+    assert_eq!(other.payment("o").await.status, Status::Unknown);
+}
+
+#[tokio::test]
+async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_nothing() {
+    let bench = Fixture::<Schema>::new();
+    let mut tickets = Vec::new();
+    for order in ["paid", "open", "refused", "lost"] {
+        tickets.push(bench.run(order, pay(order)).await);
+    }
+    let other = bench.place.join();
+    bench.place.silence_the_first();
+    let third = bench.place.join();
+    for order in ["paid", "open", "refused", "lost"] {
+        assert_eq!(other.payment(order).await.status, Status::Unknown);
+        assert!(
+            matches!(other.claim(order, pay(order)).await, ClaimResult::AlreadyExists(_)),
+            "it is never sent again"
+        );
+    }
+    assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them asks");
+    // The truth as the provider told it meanwhile.
+    other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
+    other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
+    let late = [
+        outcome(Status::Closed),
+        outcome(Status::Pending),
+        Update::Declined(word()),
+        Update::Unknown(Reason::default()),
+    ];
+    for (ticket, news) in tickets.into_iter().zip(late) {
+        bench.settle(ticket, news).await;
+    }
+    let mut statuses = Vec::new();
+    for order in ["paid", "open", "refused", "lost"] {
+        statuses.push(other.payment(order).await.status);
+        assert!(
+            matches!(other.claim(order, pay(order)).await, ClaimResult::AlreadyExists(_)),
+            "its end was not known in time"
+        );
+    }
+    assert_eq!(statuses, [Status::Succeeded, Status::Pending, Status::Pending, Status::Unknown]);
+}
+
+#[tokio::test]
+async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
+    let bench = Fixture::<Schema>::new();
+    let mut ticket = bench.run("k", pay("o")).await;
+    bench.place.silence_the_first();
+    let other = bench.place.join();
+    assert!(
+        bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
+        "nothing may be sent"
+    );
+    bench.ledger.release(ticket).await.unwrap();
+    assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being asked about");
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_may_be_sent() {
+    let bench = Fixture::<Schema>::new();
+    let ticket = bench.run("k", pay("o")).await;
+    assert!(bench.ledger.may_send(ticket.turn).is_ok());
+    let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
+    engine.lease().let_break();
+    assert!(bench.ledger.may_send(ticket.turn).is_err(), "others may have ended it before the lease was renewed");
+    let later = bench.run("k2", pay("o2")).await;
+    assert!(bench.ledger.may_send(later.turn).is_ok());
+    engine.lease().let_end();
+    assert!(bench.ledger.may_send(later.turn).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_never_ask_about_the_same() {
+    let (_place, ledgers) = two();
+    // More than the looks of one side can take: some are left for the other however they fall.
+    for number in 0..100 {
+        let order = format!("o{number}");
+        let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
+        let ClaimResult::Run(ticket) = claimed else { panic!() };
+        ledgers[0].settle(ticket, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
+    }
+    let looks = (0..8).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16, &[]).await) })
+    });
+    let mut taken = [BTreeSet::new(), BTreeSet::new()];
+    for look in looks.collect::<Vec<_>>() {
+        let (side, records) = look.await.unwrap();
+        taken[side].extend(records.into_iter().map(|record| match record {
+            Record::Payment(payment) => payment.order_id,
+            Record::Refund(_) => panic!(),
+        }));
+    }
+    assert!(taken[0].is_disjoint(&taken[1]), "{taken:?}");
+    assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
+    // Who has asked and not heard enough gives it back; then anybody may.
+    let mine = taken[0].first().unwrap();
+    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
+    ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
+    let mut theirs = ledgers[1].due_searches(at(10), 100, &[]).await;
+    theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
+    assert_eq!(theirs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_one_makes_what_was_accepted() {
+    let (place, ledgers) = two();
+    for number in 0..60 {
+        let order = format!("o{number}");
+        let accepted = ledgers[0].enqueue(claim_key(&order, ""), pay(&order), "{}".into(), 100, at(0)).await.unwrap();
+        assert!(matches!(accepted, ClaimResult::Accepted(_)), "{accepted:?}");
+    }
+    // As many looks as it takes, both sides at once; what is found is taken by both.
+    let looks = (0..8).map(|number| {
+        let ledgers = ledgers.clone();
+        tokio::spawn(async move {
+            let found = ledgers[number % 2].due_job_ids(at(10), 16).await;
+            let mut taken = Vec::new();
+            for claim in found {
+                for ledger in &ledgers {
+                    taken.extend(ledger.dequeue(claim, "here", at(10)).await.unwrap());
+                }
+            }
+            taken
+        })
+    });
+    let mut orders = Vec::new();
+    for look in looks.collect::<Vec<_>>() {
+        orders.extend(look.await.unwrap().into_iter().map(|ticket| {
+            let order = ticket.subject.order_id.clone();
+            std::mem::forget(ticket);
+            order
+        }));
+    }
+    let many = orders.len();
+    let orders: BTreeSet<_> = orders.into_iter().collect();
+    assert!(many >= 32 && orders.len() == many, "{many} taken, {} different", orders.len());
+    // What the first had found and not taken when it died is the other's.
+    let left = 60 - many;
+    drop(ledgers[0].due_job_ids(at(10), 100).await);
+    place.silence_the_first();
+    let mut found = BTreeSet::new();
+    while found.len() < left {
+        let due = ledgers[1].due_job_ids(at(10), 100).await;
+        assert!(!due.is_empty(), "{} of {left}", found.len());
+        found.extend(due);
+    }
+}
+
+#[tokio::test]
+async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() {
+    let bench = Fixture::<Schema>::new();
+    for order in ["taken", "waits"] {
+        let key = claim_key(order, "");
+        bench.ledger.enqueue(key, pay(order), "{}".into(), 100, at(0)).await.unwrap();
+        if order == "taken" {
+            let [claim] = bench.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
+            std::mem::forget(bench.ledger.dequeue(claim, "first", at(1)).await.unwrap().unwrap());
+        }
+    }
+    drop(bench.ledger.due_job_ids(at(1), 9).await);
+    bench.place.silence_the_first();
+    let other = bench.place.join();
+    assert_eq!(other.payment("taken").await.status, Status::Unknown);
+    let [claim] = other.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
+    let ticket = other.ledger.dequeue(claim, "second", at(1)).await.unwrap().unwrap();
+    assert_eq!(ticket.subject, of("waits"));
+    other.settle(ticket, outcome(Status::Succeeded)).await;
+    assert!(bench.ledger.dequeue(claim, "first", at(1)).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_never_deliver_the_same() {
+    let (place, ledgers) = two();
+    // More than the looks of one side can take: some are left for the other however they fall.
+    for number in 0..40 {
+        let order = format!("o{number}");
+        let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
+        let ClaimResult::Run(ticket) = claimed else { panic!() };
+        ledgers[0].settle(ticket, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
+        ledgers[1].apply(&of(&order), outcome(Status::Succeeded), at(2)).await.unwrap();
+    }
+    let look = |number: usize| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move { (number % 2, ledger.due_deliveries(at(10), 100, |_| 8, |_, _| false).await) })
+    };
+    let mut looks: Vec<_> = (0..6).map(look).collect();
+    let mut taken = [BTreeSet::new(), BTreeSet::new()];
+    // Who saw the same at the same time and was slower went away with nothing, and finds others at the next look.
+    for number in 0..8 {
+        if number >= looks.len() {
+            looks.push(look(number));
+        }
+        let (side, deliveries) = (&mut looks[number]).await.unwrap();
+        assert!(deliveries.len() <= 8, "no more than it has places for");
+        assert!(deliveries.iter().all(|delivery| delivery.event.kind == "payment.unknown"), "only heads");
+        taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
+    }
+    assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
+    // The next of the same payment is anybody's.
+    let mine = taken[0].first().unwrap();
+    ledgers[0].delivered(mine, at(11)).await.unwrap();
+    let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
+    assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
+    assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
+    // What somebody had who is dead is anybody's too.
+    place.silence_the_first();
+    let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
+    assert_eq!(all.len(), 40);
+}
+
+#[tokio::test]
+async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_newer_tables() {
+    let place = Schema::new();
+    let opened: Vec<_> = (0..4).map(|_| place.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
+    for ledger in opened {
+        ledger.join().unwrap().unwrap();
+    }
+    place.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
+    let bench = place.join();
+    bench.paid("o").await;
+    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_may_purge_at_once_while_payments_go_on() {
+    let (_place, ledgers) = two();
+    let pay_all = async |prefix: &str, now: Timestamp| {
+        for number in 0..60 {
+            let order = format!("{prefix}{number}");
+            let claimed = ledgers[number % 2].claim(claim_key(&order, ""), pay(&order), now).await.unwrap();
+            let ClaimResult::Run(ticket) = claimed else { panic!() };
+            ledgers[number % 2].settle(ticket, outcome(Status::Failed), now, answer).await.unwrap();
+        }
+    };
+    pay_all("old", at(0)).await;
+    loop {
+        let due = ledgers[0].due_deliveries(at(10), 100, |_| 100, |_, _| false).await;
+        if due.is_empty() {
+            break;
+        }
+        for delivery in due {
+            ledgers[0].delivered(&delivery.event.id, at(10)).await.unwrap();
+        }
+    }
+    let now = at(500 * 86_400);
+    let purges = (0..4).map(|number| {
+        let ledger = ledgers[number % 2].clone();
+        tokio::spawn(async move {
+            let mut purge = Purge::default();
+            while !ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
+        })
+    });
+    let purges: Vec<_> = purges.collect();
+    pay_all("new", now).await;
+    for purge in purges {
+        purge.await.unwrap();
+    }
+    for number in 0..60 {
+        assert_eq!(ledgers[0].payment("shop", &format!("old{number}")).await.unwrap(), None);
+        assert!(ledgers[0].payment("shop", &format!("new{number}")).await.unwrap().is_some());
+    }
+}

@@ -1,0 +1,144 @@
+//! How UnionPay says what the books know: times, numbers, and what became of a trade.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+use serde_json::Value;
+
+use super::reply::Fields;
+use crate::sandbox::keys::random_digits;
+use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+
+/// What the end of a payer's code means; any other pays at once.
+pub(super) const ASKS_FOR_PASSWORD: &str = "0001";
+pub(super) const IS_TOO_POOR: &str = "0002";
+
+/// A time as UnionPay writes it: fourteen digits, in China.
+pub(super) fn china(time: Timestamp) -> String {
+    zoned(time).strftime("%Y%m%d%H%M%S").to_string()
+}
+
+/// Reads such a time, and nothing looser.
+pub(super) fn instant(text: &str) -> Option<Timestamp> {
+    if text.len() != 14 || !is_digits(text) {
+        return None;
+    }
+    let time = DateTime::strptime("%Y%m%d%H%M%S", text).ok()?;
+    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
+}
+
+fn zoned(time: Timestamp) -> jiff::Zoned {
+    time.to_zoned(TimeZone::fixed(Offset::constant(8)))
+}
+
+/// The clearing day, which ends at 23:00 in China.
+pub(super) fn clearing_day(time: Timestamp) -> jiff::civil::Date {
+    zoned(time.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap_or(time)).date()
+}
+
+pub(super) fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Fen as twelve digits at most, and more than nothing.
+pub(super) fn fen(text: &str) -> Option<u64> {
+    let is_amount = (1..=12).contains(&text.len()) && is_digits(text) && !text.starts_with('0');
+    text.parse().ok().filter(|_| is_amount)
+}
+
+/// The platform's own number of a transaction: its time and seven digits more.
+pub(super) fn query_id(now: Timestamp) -> String {
+    china(now) + &random_digits(7)
+}
+
+/// What became of a transaction: `respCode` of its notification, `origRespCode` of its query.
+pub(super) type Outcome = &'static str;
+
+/// What became of an order; `None` while the payer has done nothing that the platform could know of.
+pub(super) fn outcome(order: &Order) -> Option<Outcome> {
+    match order.state {
+        State::Success | State::Refund => Some("00"),
+        _ if !order.opened => None,
+        State::NotPay => Some("05"),
+        State::PayError if text(&order.parameters, "qrNo").ends_with(IS_TOO_POOR) => Some("64"),
+        State::PayError | State::Closed => Some("01"),
+    }
+}
+
+/// What became of a refund.
+pub(super) fn refund_outcome(refund: &Refund) -> Outcome {
+    match refund.status {
+        RefundStatus::Processing => "05",
+        RefundStatus::Success => "00",
+        RefundStatus::Closed => "01",
+        // Nobody knows; the merchant has to ask people.
+        RefundStatus::Abnormal => "04",
+    }
+}
+
+/// `respMsg` for a code, in the platform's manner: with a number in brackets.
+pub(super) fn message(code: &str) -> String {
+    let text = match code {
+        "00" => "成功",
+        "05" => "交易已受理，请稍后查询交易结果",
+        "04" => "交易状态未明，请查询对账结果",
+        "06" => "系统繁忙，请稍后再试",
+        "11" => "验证签名失败",
+        "12" => "重复交易",
+        "34" => "查无此交易",
+        "35" => "原交易不存在或状态不正确",
+        "36" => "与原交易信息不符",
+        "64" => "卡上的余额不足",
+        _ => "交易失败，请联系发卡行",
+    };
+    format!("{text}[{code}00000]")
+}
+
+/// A parameter of the request that the books remember.
+pub(super) fn text<'a>(parameters: &'a Value, name: &str) -> &'a str {
+    parameters[name].as_str().unwrap_or_default()
+}
+
+/// A transaction as queries and notifications tell it, once there is money in it.
+pub(super) fn settled(amount: u64, query_id: &str, at: Timestamp, payer: Option<&str>) -> Fields {
+    let digits = query_id.get(query_id.len().saturating_sub(6)..).unwrap_or_default();
+    let mut fields = vec![
+        ("queryId", query_id.to_owned()),
+        ("traceNo", digits.to_owned()),
+        ("traceTime", china(at).split_off(4)),
+        ("settleDate", clearing_day(at).strftime("%m%d").to_string()),
+        ("settleAmt", amount.to_string()),
+        ("settleCurrencyCode", "156".to_owned()),
+        ("txnAmt", amount.to_string()),
+        ("currencyCode", "156".to_owned()),
+        ("payCardType", "01".to_owned()),
+    ];
+    fields.extend(payer.map(|payer| ("accNo", payer.to_owned())));
+    fields
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_china_and_days_end_at_eleven() {
+        let late: Timestamp = "2025-01-01T14:59:59Z".parse().unwrap();
+        assert_eq!((china(late).as_str(), instant("20250101225959")), ("20250101225959", Some(late)));
+        for (text, day) in [("20250101225959", "0101"), ("20250101230000", "0102"), ("20251231233000", "0101")] {
+            assert_eq!(clearing_day(instant(text).unwrap()).strftime("%m%d").to_string(), day, "{text}");
+        }
+        for text in ["", "2025010122595", "20250101225960 ", "20251301000000", "+2025010122595"] {
+            assert_eq!(instant(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_whole_fen() {
+        assert_eq!((fen("1"), fen("999999999999")), (Some(1), Some(999_999_999_999)));
+        for text in ["", "0", "01", "1.00", "-1", "+1", "1000000000000", "１"] {
+            assert_eq!(fen(text), None, "{text}");
+        }
+    }
+}

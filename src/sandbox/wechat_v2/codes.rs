@@ -1,0 +1,102 @@
+//! How APIv2 says what the books know.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+
+use super::xml::Fields;
+use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+
+/// How an order is paid that a till scanned.
+pub(super) const CODE: &str = "code";
+
+/// `trade_type`, and how the books call it.
+const PRODUCTS: [(&str, &str); 5] =
+    [("NATIVE", "native"), ("JSAPI", "jsapi"), ("MWEB", "h5"), ("APP", "app"), ("MICROPAY", CODE)];
+
+pub(super) fn product(trade_type: &str) -> &'static str {
+    PRODUCTS.iter().find(|(name, _)| *name == trade_type).map_or("", |(_, product)| product)
+}
+
+fn trade_type(product: &str) -> &'static str {
+    PRODUCTS.iter().find(|(_, name)| *name == product).map_or("", |(trade_type, _)| trade_type)
+}
+
+/// `trade_state` and its description. A till's orders have states of their own.
+pub(super) fn state(order: &Order) -> (&'static str, &'static str) {
+    match order.state {
+        State::NotPay if order.product == CODE => ("USERPAYING", "需要用户输入支付密码"),
+        State::Closed if order.product == CODE => ("REVOKED", "订单已撤销"),
+        State::NotPay => ("NOTPAY", "订单未支付"),
+        State::Success => ("SUCCESS", "支付成功"),
+        State::Refund => ("REFUND", "订单发生过退款"),
+        State::Closed => ("CLOSED", "订单已关闭"),
+        State::PayError => ("PAYERROR", "支付失败(其他原因，如银行返回失败)"),
+    }
+}
+
+/// What is told of a payment, by queries, notifications and the till's own answer; of an order without one its number.
+pub(super) fn order_fields(number: &str, order: &Order) -> Fields {
+    let mut fields = collected([("out_trade_no", number)]);
+    for name in ["attach", "device_info"] {
+        if let Some(value) = order.parameters[name].as_str() {
+            fields.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    if let Some(payment) = &order.payment {
+        let amount = payment.amount.to_string();
+        fields.extend(collected([
+            ("openid", payment.payer.as_str()),
+            ("is_subscribe", "N"),
+            ("trade_type", trade_type(order.product)),
+            ("bank_type", "OTHERS"),
+            ("total_fee", &amount),
+            ("fee_type", "CNY"),
+            ("cash_fee", &amount),
+            ("cash_fee_type", "CNY"),
+            ("transaction_id", &order.transaction_id),
+            ("time_end", &time(payment.at)),
+        ]));
+    }
+    fields
+}
+
+/// `refund_status`.
+pub(super) fn refund_state(status: RefundStatus) -> &'static str {
+    match status {
+        RefundStatus::Processing => "PROCESSING",
+        RefundStatus::Success => "SUCCESS",
+        RefundStatus::Closed => "REFUNDCLOSE",
+        RefundStatus::Abnormal => "CHANGE",
+    }
+}
+
+/// From which of the merchant's money a refund is paid.
+pub(super) fn refund_source(refund: &Refund) -> &str {
+    refund.parameters["refund_account"].as_str().unwrap_or("REFUND_SOURCE_UNSETTLED_FUNDS")
+}
+
+pub(super) fn collected<const N: usize>(fields: [(&str, &str); N]) -> Fields {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// As in `20231115061325`.
+pub(super) fn time(at: Timestamp) -> String {
+    china(at, "%Y%m%d%H%M%S")
+}
+
+/// As in `2023-11-15 06:13:25`: so it stands where refunds succeeded.
+pub(super) fn refund_time(at: Timestamp) -> String {
+    china(at, "%Y-%m-%d %H:%M:%S")
+}
+
+pub(super) fn china(at: Timestamp, format: &str) -> String {
+    at.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
+}
+
+/// What [`time`] wrote.
+pub(super) fn instant(text: &str) -> Option<Timestamp> {
+    let is_time = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let time = DateTime::strptime("%Y%m%d%H%M%S", text).ok().filter(|_| is_time)?;
+    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
+}

@@ -1,0 +1,165 @@
+//! Alipay's own SDK and the most used Python one, as judges of what is signed, as merchants of the sandbox, and as makers
+//! of notifications.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tollgate::keygen::SandboxProvider;
+
+use super::{account, all_are, ask, fields, golden_key, golden_parts};
+use crate::harness::{World, WorldOptions, order_of, send};
+
+#[tokio::test]
+async fn requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
+    let (mut names, mut signed) = (Vec::new(), Vec::new());
+    for pointer in ["/request/body", "/outcome/action/url", "/outcome/action/params/orderStr"] {
+        for (name, part) in golden_parts("alipay", pointer) {
+            let form = part.as_str().unwrap();
+            signed.push(fields(form.split_once("gateway.do?").map_or(form, |(_, query)| query)));
+            names.push(format!("{name} {pointer}"));
+        }
+    }
+    assert!(names.len() >= 14, "{names:?}");
+    let (public, private) = (golden_key("alipay", "ali_app.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed});
+    all_are(true, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+    for fields in &mut signed {
+        fields["timestamp"] = "2023-11-15 06:13:21".into();
+    }
+    all_are(false, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+}
+
+#[tokio::test]
+async fn answers_and_notifications_that_the_gateway_takes_are_good_to_its_sdks() {
+    let (public, private) = (golden_key("alipay", "ali_alipay.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
+    let question = |name: &str, what: Vec<Value>| json!({"publicKey": public, "privateKey": private, name: what});
+    let (names, answers): (Vec<_>, Vec<_>) = golden_parts("alipay", "/answer/body").into_iter().unzip();
+    all_are(true, &ask("alipay.mjs", "answers", question("answers", answers)).await, &names);
+    let (names, bodies): (Vec<_>, Vec<_>) = golden_parts("alipay", "/notification/body").into_iter().unzip();
+    let forms: Vec<Value> = bodies.iter().map(|body| fields(body.as_str().unwrap())).collect();
+    all_are(true, &ask("alipay.mjs", "forms", question("signed", forms)).await, &names);
+    all_are(true, &ask("alipay_python.py", "notifications", question("notifications", bodies)).await, &names);
+}
+
+/// What an SDK needs to know to be this merchant.
+fn merchant(world: &World, number: &str, stranger: &World) -> Value {
+    let (folder, table) = account(world);
+    let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let mut merchant = json!({
+        "appId": table["app_id"],
+        "privateKey": read(&folder, "app_private_key.pem"),
+        "publicKey": read(&folder, "alipay_public_key.pem"),
+        "strangersKey": read(&account(stranger).0, "app_private_key.pem"),
+    });
+    if table.contains_key("certificates") {
+        merchant["certificates"] = json!({
+            "application": read(&folder, "app_cert.pem"),
+            "alipay": read(&folder, "alipay_cert.pem"),
+            "root": read(&folder, "alipay_root_cert.pem"),
+        });
+    }
+    let url = format!("https://{}/gateway.do", world.sandbox.address());
+    json!({"url": url, "folder": folder, "number": number, "account": merchant})
+}
+
+#[tokio::test]
+async fn the_sandbox_serves_its_sdk_with_keys_and_with_certificates() {
+    let stranger = World::of("alipay").await;
+    for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
+        let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
+        let question = merchant(&world, "judge1", &stranger);
+        let seen = ask("alipay.mjs", "client", question.clone()).await;
+        assert_eq!(seen["created"]["outTradeNo"], "judge1", "{seen}");
+        assert!(seen["created"]["qrCode"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
+        assert_eq!(seen["unknown"]["subCode"], "ACQ.TRADE_NOT_EXIST", "{seen}");
+        assert_eq!(seen["forged"]["subCode"], "isv.invalid-signature", "{seen}");
+        let page = world.open(&json!({"type": "redirect", "url": seen["link"]})).await;
+        assert!(page.contains("judge1_page"), "{page}");
+        let told = world.open(&json!({"type": "app", "params": {"orderStr": seen["text"]}})).await;
+        assert!(told.contains("judge1_app"), "{told}");
+
+        world.control("POST", "/orders/judge1/pay", json!({"notify": false})).await;
+        let seen = ask("alipay.mjs", "paid", question).await;
+        assert_eq!(
+            (&seen["asked"]["tradeStatus"], &seen["asked"]["totalAmount"]),
+            (&json!("TRADE_SUCCESS"), &json!("8.88")),
+            "{seen}"
+        );
+        assert_eq!(
+            (&seen["refunded"]["fundChange"], &seen["refunded"]["refundFee"]),
+            (&json!("Y"), &json!("3.00")),
+            "{seen}"
+        );
+        assert_eq!(seen["refund"]["refundStatus"], "REFUND_SUCCESS", "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
+    let stranger = World::of("alipay").await;
+    for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayV3] {
+        let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
+        let mut question = merchant(&world, "judge3", &stranger);
+        question["pay"] = format!("http://{}/orders/judge3/pay", world.sandbox.control_address()).into();
+        let seen = ask("alipay.mjs", "v3", question).await;
+        let said = |step: &str, name: &str| (seen[step]["status"].clone(), seen[step][name].clone());
+        assert!(seen["created"]["qr_code"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
+        assert_eq!(said("unknown", "code"), (json!(400), json!("ACQ.TRADE_NOT_EXIST")), "{seen}");
+        assert_eq!(said("forged", "code"), (json!(401), json!("invalid-signature")), "{seen}");
+        assert_eq!(said("asked", "trade_status"), (json!(200), json!("TRADE_SUCCESS")), "{seen}");
+        assert_eq!(said("refunded", "fund_change"), (json!(200), json!("Y")), "{seen}");
+        assert_eq!(said("refund", "refund_status"), (json!(200), json!("REFUND_SUCCESS")), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_serves_a_python_sdk() {
+    let world = World::of("alipay").await;
+    let mut question = merchant(&world, "judge2", &world);
+    for (name, value) in question["account"].take().as_object().unwrap() {
+        question[name] = value.clone();
+    }
+    let seen = ask("alipay_python.py", "client", question).await;
+    assert_eq!((&seen["created"]["code"], &seen["created"]["out_trade_no"]), (&json!("10000"), &json!("judge2")));
+    assert_eq!(
+        (&seen["asked"]["sub_code"], &seen["cancelled"]["retry_flag"]),
+        (&json!("ACQ.TRADE_NOT_EXIST"), &json!("N"))
+    );
+}
+
+#[tokio::test]
+async fn a_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
+    let world = World::of("alipay").await;
+    let mut order = order_of("o-1");
+    order["method"] = "alipay.qr".into();
+    world.ask("POST", "/v1/payments", Some("k-1"), &order).await;
+    let (folder, table) = account(&world);
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let question = json!({
+        "privateKey": read("alipay_private_key.pem"), "publicKey": read("alipay_public_key.pem"),
+        "fields": {
+            "app_id": table["app_id"], "auth_app_id": table["app_id"], "seller_id": table["seller_id"],
+            "notify_id": "2026010200222030405000000000000001", "notify_type": "trade_status_sync",
+            "notify_time": "2026-01-02 03:04:06", "charset": "utf-8", "version": "1.0",
+            "trade_no": "2026010222001400000000000001", "out_trade_no": World::number("o-1"),
+            "trade_status": "TRADE_SUCCESS", "total_amount": "10.00", "receipt_amount": "10.00",
+            "gmt_create": "2026-01-02 03:04:00", "gmt_payment": "2026-01-02 03:04:05",
+            "subject": "茶 100% a+b&c=d", "buyer_id": "2088102116773037",
+            "fund_bill_list": "[{\"amount\":\"10.00\",\"fundChannel\":\"ALIPAYACCOUNT\"}]",
+        },
+    });
+    let made = ask("alipay_python.py", "notification", question).await;
+    let made = made.as_str().unwrap();
+    let deliver = async |body: String| {
+        let url = format!("http://{}/notify/main", world.gateway.listen);
+        let kind = "application/x-www-form-urlencoded; charset=utf-8".to_owned();
+        send("POST", &url, &[("content-type", kind)], body.as_bytes()).await.unwrap()
+    };
+    let altered = deliver(made.replace("total_amount=10.00", "total_amount=10.01")).await;
+    assert_ne!(altered.body, "success", "{altered:?}");
+    assert_eq!(world.payment("o-1").await["status"], "pending");
+    let taken = deliver(made.to_owned()).await;
+    assert_eq!((taken.status, &*taken.body), (200, &b"success"[..]));
+    let payment = world.until_status("o-1", "succeeded").await;
+    assert_eq!(payment["provider_payment_id"], "2026010222001400000000000001");
+}
