@@ -270,7 +270,7 @@ async fn write(
     };
     match heard {
         Ok(outcome) => {
-            let is_closed = is_close && outcome.status == Status::Closed;
+            let is_closed = is_close && matches!(outcome.status, Status::Closed | Status::Failed);
             let after = ledger.apply(subject, Heard { news: News::Outcome(outcome), evidence }, now).await?;
             if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");

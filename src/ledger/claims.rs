@@ -187,8 +187,9 @@ fn settle_close(
     let is_mismatch = match news {
         News::Outcome(outcome) => {
             let is_mismatch = hear_payment(tx, payment, news, Source::Asked, now)?.mismatch;
-            // It was paid, and told as paid, while it was taken back.
-            is_mismatch || outcome.status == Status::Closed && payment.row.payment.status == Status::Succeeded
+            // It was paid, and told as paid, while it was taken back. UnionPay calls what was reversed failed.
+            let is_taken_back = matches!(outcome.status, Status::Closed | Status::Failed);
+            is_mismatch || is_taken_back && payment.row.payment.status == Status::Succeeded
         }
         News::Unknown(_) => false,
         News::Declined(_) | News::NeverHappened | News::Expired | News::Unsent(..) => return Ok((false, false)),

@@ -291,6 +291,20 @@ async fn closes_want_an_open_payment() {
 }
 
 #[tokio::test]
+async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
+    for ended in [Status::Closed, Status::Failed] {
+        let bench = Bench::new();
+        let ticket = bench.run("k", pay("o")).await;
+        bench.settle(ticket, outcome(Status::Pending)).await;
+        let ticket = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(ticket, outcome(ended)).await;
+        assert_eq!(bench.payment("o").await.status, Status::Succeeded, "{ended:?}");
+        assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"], "{ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     let bench = Bench::new();
     let ticket = bench.run("k", pay("o")).await;
