@@ -136,7 +136,7 @@ impl Error {
     /// A short name for metrics and logs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unsupported(_) => "unfit",
+            Self::Unsupported(_) => "unsupported_by_provider",
             Self::NotSent(_) => "not_sent",
             Self::Rejected { .. } => "held",
             Self::Unverifiable { .. } => "unverifiable",

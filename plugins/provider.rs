@@ -240,7 +240,7 @@ pub struct ProviderSpec {
     /// Works out by what id the provider knows a key, from its file; `None` when only the `id` in `[keys]` tells.
     pub key_id: fn(&[u8]) -> Option<String>,
     /// How long after a request "there is no such order" is not believed yet: the request may still be on its way inside.
-    pub settle_window: Duration,
+    pub not_found_grace: Duration,
     /// How often it may be asked about what somebody waits for.
     pub pace: PollInterval,
     /// The methods whose identical create gives the same unpaid order again, by the provider's documentation. Never a scanned

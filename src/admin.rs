@@ -187,16 +187,16 @@ impl Admin {
     /// Brings the gauges up to date that nobody sets as things happen.
     async fn collect(&self) {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
-            METRICS.deliveries_waiting.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
+            METRICS.delivery_queue_depth.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
             METRICS.unknown_oldest_seconds.set(seconds_since(waiting.oldest_unknown));
-            METRICS.queue_waiting.set(i64::try_from(waiting.errands).unwrap_or(i64::MAX));
+            METRICS.queue_depth.set(i64::try_from(waiting.errands).unwrap_or(i64::MAX));
             METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_errand));
         }
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
-        METRICS.ledger_has_room.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
+        METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.tell(&self.gateway.current.load());
         self.gateway.exchanger.keys().show(&self.gateway.current.load());

@@ -125,7 +125,7 @@ impl Default for StatusTtl {
 }
 
 /// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`,
-/// `admin_hosts`, `admin_token`, `revert_if`, `webhook_allow` and the certificates of the listeners needs a restart to change.
+/// `admin_hosts`, `admin_token`, `auto_rollback`, `webhook_allow` and the certificates of the listeners needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// What providers call back, without a slash at its end.
@@ -173,7 +173,7 @@ pub struct Process {
     /// Bounds of the callers' connections and bodies.
     pub limits: ServerLimits,
     /// When a new generation is taken back by itself; nothing for never.
-    pub revert_if: Option<AutoRollback>,
+    pub auto_rollback: Option<AutoRollback>,
     /// Networks that webhooks may reach although they are private.
     pub webhook_allow: Vec<ipnet::IpNet>,
 }
@@ -197,12 +197,12 @@ pub struct Queue {
     /// So many may wait; beyond, nothing is accepted.
     pub limit: u64,
     /// What provably could not be sent for so long is given up.
-    pub give_up: Duration,
+    pub max_age: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { limit: 10_000, give_up: Duration::from_hours(1) }
+        Self { limit: 10_000, max_age: Duration::from_hours(1) }
     }
 }
 
@@ -274,7 +274,7 @@ pub struct Channel {
     /// Around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
     /// How long after a request "there is no such order" is not believed yet.
-    pub settle_window: Duration,
+    pub not_found_grace: Duration,
     /// How often its provider may be asked about what somebody waits for.
     pub pace: PollInterval,
     /// What it cannot do as it is configured, though that is no mistake.

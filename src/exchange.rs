@@ -80,7 +80,7 @@ impl ProviderClient {
         let kind = operation.kind();
         let Err(cause) = self.keys.ensure(channel, limit).await else { return Ok(()) };
         let error = Error::Unverifiable { why: format!("{cause}: {}", cause.advice), word: cause.word.clone() };
-        METRICS.exchanges_total.with_label_values(&[channel.name.as_str(), kind.as_str(), error.code()]).inc();
+        METRICS.provider_requests_total.with_label_values(&[channel.name.as_str(), kind.as_str(), error.code()]).inc();
         Err(error)
     }
 }
@@ -109,8 +109,11 @@ impl Exchange for ChannelExchange<'_> {
         self.seen.lock().push(seen);
         let operation = call.operation.kind().as_str();
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
-        METRICS.exchanges_total.with_label_values(&[call.channel, operation, code]).inc();
-        METRICS.exchange_duration_seconds.with_label_values(&[call.channel, operation]).observe(took.as_secs_f64());
+        METRICS.provider_requests_total.with_label_values(&[call.channel, operation, code]).inc();
+        METRICS
+            .provider_request_duration_seconds
+            .with_label_values(&[call.channel, operation])
+            .observe(took.as_secs_f64());
         match &result {
             Err(error @ Error::Unauthorized(_)) => {
                 let advice = "see `keys.sign`, the certificates and `account` of the channel, and this machine's clock; \

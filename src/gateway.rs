@@ -198,7 +198,7 @@ impl Gateway {
         }
         let waits = match client_timeout(&incoming.headers) {
             Ok(waits) => (waits, arrived),
-            Err(problem) => return refused("malformed", problem),
+            Err(problem) => return refused("invalid_request", problem),
         };
         let name = merchant.name.clone();
         let asked = Arc::new(RequestContext { snapshot, merchant, incoming, path, waits });

@@ -122,7 +122,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             if let Some(why) = needs_person {
                 tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
-                METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+                METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             }
             NotificationResult::Recorded
         }
@@ -134,7 +134,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
                 %amount,
                 "money went back to the payer by a refund that was not made here: a person must compare it with what was sold"
             );
-            METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+            METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             NotificationResult::Recorded
         }
         Ok(Recorded::RefundElsewhere(subject, None)) => {
@@ -147,7 +147,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
         }
         Ok(Recorded::RefundElsewhere(subject, Some(why))) => {
             tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
-            METRICS.needs_person_total.with_label_values(&[channel.name.as_str()]).inc();
+            METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             NotificationResult::Recorded
         }
         Ok(Recorded::TooEarly(subject)) => {

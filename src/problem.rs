@@ -59,7 +59,7 @@ impl Problem {
 
     /// 400: the request's form is wrong.
     pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", Retryable::NewKey, detail)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", Retryable::NewKey, detail)
     }
 
     /// 401: nothing else is said.
@@ -100,7 +100,7 @@ impl Problem {
         Self {
             retry_after: Some(1),
             money_state: MoneyState::Unknown,
-            ..Self::new(StatusCode::CONFLICT, "running", Retryable::SameKey, detail)
+            ..Self::new(StatusCode::CONFLICT, "request_in_progress", Retryable::SameKey, detail)
         }
     }
 
@@ -109,7 +109,7 @@ impl Problem {
         let detail = "Nothing was accepted or sent, because the queue is full. Send the same request again with the same key later, or without `prefer: respond-async`.";
         Self {
             retry_after: Some(5),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", Retryable::SameKey, detail)
         }
     }
 
@@ -118,7 +118,7 @@ impl Problem {
         let detail = "Nothing was accepted or sent, because half of the queue is taken by your requests and the rest is for other merchants. Send the same request again with the same key when some of yours are done, or without `prefer: respond-async`.";
         Self {
             retry_after: Some(5),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", Retryable::SameKey, detail)
         }
     }
 
@@ -156,20 +156,21 @@ impl Problem {
     pub fn from_exchange(error: &Error) -> Self {
         match error {
             Error::Unsupported(detail) => {
-                Self::new(StatusCode::BAD_REQUEST, "unfit", Retryable::NewKey, detail.clone())
+                Self::new(StatusCode::BAD_REQUEST, "unsupported_by_provider", Retryable::NewKey, detail.clone())
             }
             Error::NotSent(why) => {
                 let detail = format!("Nothing was sent ({why}). Send the same request again with the same key.");
                 Self {
                     retry_after: Some(1),
-                    ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail)
+                    ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unreachable", Retryable::SameKey, detail)
                 }
             }
             Error::Rejected { why, retry_after } => {
                 let detail = format!(
                     "Nothing was sent: {why}. Send the same request again with the same key after {retry_after} s."
                 );
-                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                let problem =
+                    Self::new(StatusCode::SERVICE_UNAVAILABLE, "channel_unavailable", Retryable::SameKey, detail);
                 Self { retry_after: Some(*retry_after), ..problem }
             }
             Error::Unverifiable { why, word } => {
@@ -177,7 +178,12 @@ impl Problem {
                     "Nothing was sent, because the gateway has no key to verify the provider's answer with. The gateway's operators \
                      must see to it ({why}). Send the same request again with the same key later."
                 );
-                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                let problem = Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "channel_credentials_rejected",
+                    Retryable::SameKey,
+                    detail,
+                );
                 Self { provider: word.clone(), ..problem }.retry_after(5)
             }
             Error::ProviderBusy(word) => {
@@ -188,14 +194,20 @@ impl Problem {
             // Not the merchant's fault: he may send the same again.
             Error::Unauthorized(word) => {
                 let detail = "The provider does not accept the signature of the gateway's channel, and did nothing. The gateway's operators must see to its keys; send the same request again with the same key later.";
-                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail);
+                let problem = Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "channel_credentials_rejected",
+                    Retryable::SameKey,
+                    detail,
+                );
                 problem.provider(word.clone()).retry_after(5)
             }
             Error::Declined(word) | Error::Conflict(word) | Error::NotFound(word) => Self::declined(word.clone()),
             Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => {
                 let word = error.word();
                 let detail = "The provider's answer cannot be used. Ask for the payment's status.";
-                let problem = Self::new(StatusCode::BAD_GATEWAY, "provider_unclear", Retryable::SameKey, detail);
+                let problem =
+                    Self::new(StatusCode::BAD_GATEWAY, "provider_response_invalid", Retryable::SameKey, detail);
                 Self { provider: word.cloned(), money_state: MoneyState::Unknown, ..problem }
             }
             Error::Mismatch(_) => {

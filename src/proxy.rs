@@ -101,7 +101,7 @@ impl HttpProxy {
         let shed = |problem: Problem| (problem, "");
         let header = session.req_header();
         let waits_for_continue =
-            check_head(header.version, &header.headers).map_err(|problem| (problem, "malformed"))?;
+            check_head(header.version, &header.headers).map_err(|problem| (problem, "invalid_request"))?;
         let mut incoming = self.incoming(session, request_id);
         let snapshot = self.gateway.current.load_full();
         let (limits, in_flight) = (snapshot.process.limits, snapshot.process.in_flight);
@@ -340,7 +340,7 @@ mod tests {
         let refused = |code: &str| Err(code.to_owned());
         for (version, headers, expected) in [
             (Version::HTTP_11, head("", true), Ok(false)),
-            (Version::HTTP_11, head("", false), refused("malformed")),
+            (Version::HTTP_11, head("", false), refused("invalid_request")),
             (Version::HTTP_2, head("", false), Ok(false)),
             (Version::HTTP_10, head("", false), Ok(false)),
             (Version::HTTP_11, head("100-Continue", true), Ok(true)),

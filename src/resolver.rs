@@ -115,7 +115,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     }
     if let Some(why) = needs_person {
         tracing::error!(order_id = subject.order_id, why, "a person must look at it");
-        METRICS.needs_person_total.with_label_values(&[channel_of(&record)]).inc();
+        METRICS.manual_review_total.with_label_values(&[channel_of(&record)]).inc();
     }
 }
 
@@ -145,7 +145,7 @@ async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, sear
 /// Writes down that a person must look at it, and says so.
 async fn needs_a_person(gateway: &Gateway, subject: &RecordId, channel: &str, why: &str) {
     tracing::error!(order_id = subject.order_id, why, "a person must look at it");
-    METRICS.needs_person_total.with_label_values(&[channel]).inc();
+    METRICS.manual_review_total.with_label_values(&[channel]).inc();
     let notes = vec![TimelineEvent::ManualReview { why: why.to_owned() }];
     if let Err(error) = gateway.ledger.append_timeline(subject, notes, clock::now()).await {
         tracing::error!(%error, order_id = subject.order_id, "that a person must look at it could not be recorded");
@@ -298,7 +298,7 @@ async fn write(
                 _ => "the outcome stays unknown: a person must look at it",
             };
             if search.needs_person && ledger.escalate(subject, why, now).await? {
-                METRICS.needs_person_total.with_label_values(&[channel_of(record)]).inc();
+                METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
                 tracing::error!(order_id, why);
             }
             ledger.save_inquiry(subject, Some(search)).await?;

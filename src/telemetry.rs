@@ -30,9 +30,9 @@ pub struct Metrics {
     /// Requests being served now.
     pub requests_in_flight: IntGauge,
     /// Exchanges with providers by channel, operation and result.
-    pub exchanges_total: IntCounterVec,
+    pub provider_requests_total: IntCounterVec,
     /// Seconds of one exchange with a provider.
-    pub exchange_duration_seconds: HistogramVec,
+    pub provider_request_duration_seconds: HistogramVec,
     /// 0 closed, 1 half open, 2 open; by channel and operation.
     pub breaker_state: GaugeVec,
     /// Changes of a breaker's state.
@@ -50,7 +50,7 @@ pub struct Metrics {
     /// Those that it has now.
     pub adaptive_in_flight: GaugeVec,
     /// The latency that counts as usual.
-    pub adaptive_usual_seconds: GaugeVec,
+    pub adaptive_baseline_seconds: GaugeVec,
     /// Calls that were turned away because it had as many as it bears.
     pub adaptive_shed_total: IntCounterVec,
     /// Requests that were turned away at the door because there were too many, by what they wanted.
@@ -70,7 +70,7 @@ pub struct Metrics {
     /// Transactions in one ledger commit.
     pub ledger_batch_size: Histogram,
     /// 1 when there is room on the ledger's disk for new payments.
-    pub ledger_has_room: IntGauge,
+    pub ledger_accepts_writes: IntGauge,
     /// Rows of the ledger that went because they were old, by list.
     pub ledger_purged_total: IntCounterVec,
     /// 1 while nothing is purged because the clock jumped.
@@ -84,11 +84,11 @@ pub struct Metrics {
     /// Seconds since the oldest of them became unknown.
     pub unknown_oldest_seconds: Gauge,
     /// Payments and refunds that the resolver gave up to a person.
-    pub needs_person_total: IntCounterVec,
+    pub manual_review_total: IntCounterVec,
     /// Payments for which money was found on a channel that they had gone away from, by that channel.
     pub double_payments_total: IntCounterVec,
     /// What was accepted to be made later and waits.
-    pub queue_waiting: IntGauge,
+    pub queue_depth: IntGauge,
     /// Seconds since the oldest of it was accepted.
     pub queue_oldest_seconds: Gauge,
     /// What came to the queue and what became of it: accepted, full, made, put_back, given_up.
@@ -96,7 +96,7 @@ pub struct Metrics {
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered.
-    pub deliveries_waiting: IntGauge,
+    pub delivery_queue_depth: IntGauge,
     /// Attempts to deliver, by merchant and result.
     pub deliveries_total: IntCounterVec,
     /// The generation that is in force.
@@ -106,7 +106,7 @@ pub struct Metrics {
     /// Reloads by result.
     pub config_reloads_total: IntCounterVec,
     /// New generations that were taken back by themselves.
-    pub config_reverts_total: IntCounter,
+    pub config_rollbacks_total: IntCounter,
     /// Seconds that the last reload took, its rests included.
     pub config_reload_seconds: Gauge,
     /// What reloads changed, by kind of file.
@@ -127,7 +127,7 @@ pub struct Metrics {
     /// Payments and refunds read from the ledger one by one.
     pub ledger_reads_total: IntCounter,
     /// Names in the filter of what exists; 0 while there is none.
-    pub order_filter_names: IntGauge,
+    pub order_filter_entries: IntGauge,
     /// Its size.
     pub order_filter_bytes: IntGauge,
     /// The part of what does not exist that it takes for existing, estimated.
@@ -188,14 +188,14 @@ impl Metrics {
                 &["merchant", "channel", "operation"]
             ),
             requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests being served now")),
-            exchanges_total: add_vec!(
+            provider_requests_total: add_vec!(
                 IntCounterVec,
-                Opts::new("exchanges_total", "Exchanges with providers"),
+                Opts::new("provider_requests_total", "Exchanges with providers"),
                 &["channel", "operation", "result"]
             ),
-            exchange_duration_seconds: add_vec!(
+            provider_request_duration_seconds: add_vec!(
                 HistogramVec,
-                seconds("exchange_duration_seconds", "Seconds of one exchange with a provider"),
+                seconds("provider_request_duration_seconds", "Seconds of one exchange with a provider"),
                 &["channel", "operation"]
             ),
             breaker_state: add_vec!(
@@ -236,9 +236,9 @@ impl Metrics {
                 Opts::new("adaptive_in_flight", "Calls that a channel with an adaptive limit has now"),
                 &["channel", "operation"]
             ),
-            adaptive_usual_seconds: add_vec!(
+            adaptive_baseline_seconds: add_vec!(
                 GaugeVec,
-                Opts::new("adaptive_usual_seconds", "The latency that an adaptive limit takes for usual"),
+                Opts::new("adaptive_baseline_seconds", "The latency that an adaptive limit takes for usual"),
                 &["channel", "operation"]
             ),
             adaptive_shed_total: add_vec!(
@@ -282,9 +282,9 @@ impl Metrics {
                 HistogramOpts::new("ledger_batch_size", "Transactions in one ledger commit")
                     .buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
             ),
-            ledger_has_room: add!(
+            ledger_accepts_writes: add!(
                 IntGauge,
-                Opts::new("ledger_has_room", "1 when there is room on the ledger's disk for new payments")
+                Opts::new("ledger_accepts_writes", "1 when there is room on the ledger's disk for new payments")
             ),
             ledger_purged_total: add_vec!(
                 IntCounterVec,
@@ -306,9 +306,9 @@ impl Metrics {
                 Gauge,
                 Opts::new("unknown_oldest_seconds", "Seconds since the oldest unknown one became so")
             ),
-            needs_person_total: add_vec!(
+            manual_review_total: add_vec!(
                 IntCounterVec,
-                Opts::new("needs_person_total", "What does not go on by itself: a person must look at it"),
+                Opts::new("manual_review_total", "What does not go on by itself: a person must look at it"),
                 &["channel"]
             ),
             double_payments_total: add_vec!(
@@ -316,7 +316,7 @@ impl Metrics {
                 Opts::new("double_payments_total", "Payments with money on a channel that they had gone away from"),
                 &["channel"]
             ),
-            queue_waiting: add!(IntGauge, Opts::new("queue_waiting", "What was accepted to be made later and waits")),
+            queue_depth: add!(IntGauge, Opts::new("queue_depth", "What was accepted to be made later and waits")),
             queue_oldest_seconds: add!(
                 Gauge,
                 Opts::new("queue_oldest_seconds", "Seconds since the oldest of what waits in the queue was accepted")
@@ -331,7 +331,7 @@ impl Metrics {
                 Opts::new("notifications_total", "Providers' notifications"),
                 &["channel", "result"]
             ),
-            deliveries_waiting: add!(IntGauge, Opts::new("deliveries_waiting", "Events waiting to be delivered")),
+            delivery_queue_depth: add!(IntGauge, Opts::new("delivery_queue_depth", "Events waiting to be delivered")),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Attempts to deliver an event"),
@@ -343,9 +343,9 @@ impl Metrics {
                 Opts::new("config_last_reload_success", "1 when the last reload was taken, 0 when it was refused")
             ),
             config_reloads_total: add_vec!(IntCounterVec, Opts::new("config_reloads_total", "Reloads"), &["result"]),
-            config_reverts_total: add!(
+            config_rollbacks_total: add!(
                 IntCounter,
-                Opts::new("config_reverts_total", "New generations that were taken back by themselves")
+                Opts::new("config_rollbacks_total", "New generations that were taken back by themselves")
             ),
             config_reload_seconds: add!(
                 Gauge,
@@ -390,9 +390,9 @@ impl Metrics {
                 IntCounter,
                 Opts::new("ledger_reads_total", "Payments and refunds read from the ledger one by one")
             ),
-            order_filter_names: add!(
+            order_filter_entries: add!(
                 IntGauge,
-                Opts::new("order_filter_names", "Names in the filter of what exists; 0 while there is none")
+                Opts::new("order_filter_entries", "Names in the filter of what exists; 0 while there is none")
             ),
             order_filter_bytes: add!(IntGauge, Opts::new("order_filter_bytes", "Size of the filter of what exists")),
             order_filter_false_positive_rate: add!(

@@ -126,7 +126,7 @@ impl Filter for Adaptive {
             [
                 FilterSample::of("adaptive_limit", *kind, f64::from(lane.gradient.limit(&self.numbers))),
                 FilterSample::of("adaptive_in_flight", *kind, f64::from(lane.inside)),
-                FilterSample::of("adaptive_usual_seconds", *kind, lane.gradient.usual()),
+                FilterSample::of("adaptive_baseline_seconds", *kind, lane.gradient.usual()),
                 FilterSample::of("adaptive_shed_total", *kind, lane.shed as f64),
             ]
         };

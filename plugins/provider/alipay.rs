@@ -69,7 +69,7 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     sign: Need::Required(SIGN_FROM),
     verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
-    settle_window: Duration::from_secs(30),
+    not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["alipay.qr", "alipay.jsapi"],
     unpaid_lifetime: Some(Duration::from_secs(15 * 24 * 3600)),

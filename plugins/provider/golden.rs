@@ -185,14 +185,14 @@ pub(super) struct Bench<'a> {
     pub(super) sign: &'a dyn Fn(&mut Message),
 }
 
-/// Holds every file of a folder against what the provider makes of it; with `TOLLGATE_BLESS=1` writes our side anew.
+/// Holds every file of a folder against what the provider makes of it; with `UPDATE_GOLDEN=1` writes our side anew.
 pub(super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(bench.folder);
     let files = all(&folder);
     for needed in needed {
         assert!(files.iter().any(|(name, _)| name == needed), "{needed} is missing");
     }
-    let bless = std::env::var_os("TOLLGATE_BLESS").is_some();
+    let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
     for (name, mut golden) in files {
         let mut new = bench.ours(&golden, bless);
         if bless {

@@ -36,7 +36,7 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     sign: Need::Nothing,
     verify: Need::Nothing,
     key_id: |_| None,
-    settle_window: Duration::from_secs(30),
+    not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &[],
     unpaid_lifetime: None,

@@ -60,7 +60,7 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     verify: Need::Nothing,
     key_id: chain::serial,
     // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
-    settle_window: Duration::from_secs(60),
+    not_found_grace: Duration::from_secs(60),
     pace: PollInterval::Doubling,
     repeats_create: &[],
     unpaid_lifetime: None,

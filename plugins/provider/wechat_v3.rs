@@ -52,7 +52,7 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     sign: Need::Required(SIGN_FROM),
     verify: Need::Optional,
     key_id: certificates::number,
-    settle_window: Duration::from_secs(30),
+    not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),

@@ -56,7 +56,7 @@ fn snapshot() -> Snapshot {
         body_limit: 0,
         in_flight: 16,
         limits: Default::default(),
-        revert_if: None,
+        auto_rollback: None,
         webhook_allow: Vec::new(),
     };
     Snapshot {

@@ -140,7 +140,7 @@ impl Orders {
         let filter = self.filter.load();
         let (names, rate, bytes) =
             filter.as_ref().map_or((0, 0.0, 0), |it| (it.count(), it.false_positives(), it.bytes()));
-        METRICS.order_filter_names.set(i64::try_from(names).unwrap_or(i64::MAX));
+        METRICS.order_filter_entries.set(i64::try_from(names).unwrap_or(i64::MAX));
         METRICS.order_filter_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         METRICS.order_filter_false_positive_rate.set(rate);
     }

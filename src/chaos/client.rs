@@ -276,11 +276,13 @@ impl ClientSession<'_> {
             match answer {
                 Ok((status @ (200 | 201 | 202 | 402), told)) => return Some((status, told)),
                 // UnionPay closes no orders.
-                Ok((400, told)) if told["code"] == "unfit" && what == "close" => return Some((400, told)),
+                Ok((400, told)) if told["code"] == "unsupported_by_provider" && what == "close" => {
+                    return Some((400, told));
+                }
                 // Closing what is paid, refunding what is not: the answer of a race.
-                Ok((409, told)) if told["code"] == "wrong_state" => return Some((409, told)),
+                Ok((409, told)) if told["code"] == "invalid_state" => return Some((409, told)),
                 // It was refunded in the provider's console before.
-                Ok((422, told)) if told["code"] == "refund_too_much" && self.story.console_refund.is_some() => {
+                Ok((422, told)) if told["code"] == "refund_exceeds_balance" && self.story.console_refund.is_some() => {
                     return Some((422, told));
                 }
                 // Another gateway may do better with the same key.

@@ -192,7 +192,7 @@ fn hardened(channel: &str) -> String {
     let codes = "codepay = true\nstore_id = \"0001\"";
     let is_v3 = channel.contains("provider = \"wechat-v3\"");
     let channel = if is_v3 { channel.replace("[account]\n", &format!("[account]\n{codes}\n")) } else { channel };
-    format!("settle_window = \"10s\"\n{channel}")
+    format!("not_found_grace = \"10s\"\n{channel}")
 }
 
 /// What all gateways share: channels, routes and the merchant.
@@ -226,7 +226,7 @@ fn process(gateway: &Gateway, public: &str, stores: &str) -> String {
     let Gateway { address, admin, .. } = gateway;
     format!(
         "public_url = \"{public}\"\n[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n{stores}\
-         [delivery]\nallow = [\"127.0.0.0/8\"]\n[telemetry]\nlog = \"warn\"\n"
+         [delivery]\nallowed_networks = [\"127.0.0.0/8\"]\n[telemetry]\nlog = \"warn\"\n"
     )
 }
 

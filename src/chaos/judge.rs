@@ -236,7 +236,7 @@ async fn read(world: &World, path: &str) -> Result<(u16, Value), String> {
 mod tests {
     use serde_json::json;
 
-    use super::super::ways::{WAYS, PayMethod};
+    use super::super::ways::{PayMethod, WAYS};
     use super::*;
 
     fn way(channel: &str, method: &str) -> &'static PayMethod {

@@ -54,7 +54,7 @@ pub(super) fn read(
     let pool = root.section("pool").map_or(POOL, pool);
     let http2 = root.or("http2", false);
     let maintenance = time_windows::windows(&mut root);
-    let settle_window = settle_window(&mut root);
+    let not_found_grace = not_found_grace(&mut root);
     let mut mtls_place = root.span();
     let mtls = root.section("mtls").and_then(|mut mtls| {
         mtls_place = mtls.span_of("cert");
@@ -157,7 +157,7 @@ pub(super) fn read(
             connections,
             bills,
             filters,
-            settle_window: settle_window.unwrap_or(row.settle_window),
+            not_found_grace: not_found_grace.unwrap_or(row.not_found_grace),
             pace: row.pace,
             note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
@@ -189,12 +189,12 @@ fn with_fetched(configured: &Keyring, previous: Option<&Arc<Channel>>, Now(now):
 }
 
 /// Nothing when the provider's own is meant.
-fn settle_window(root: &mut Settings<'_>) -> Option<Duration> {
-    let window: Duration = root.optional("settle_window")?;
+fn not_found_grace(root: &mut Settings<'_>) -> Option<Duration> {
+    let window: Duration = root.optional("not_found_grace")?;
     let fits = (1..=24 * 3600).contains(&window.as_secs());
     if !fits {
-        let suggestion = "leave it away for what the provider needs, or write it as in settle_window = \"30s\"";
-        root.problem("settle_window", "`settle_window` must be from 1s to 24h", Some(suggestion.to_owned()));
+        let suggestion = "leave it away for what the provider needs, or write it as in not_found_grace = \"30s\"";
+        root.problem("not_found_grace", "`not_found_grace` must be from 1s to 24h", Some(suggestion.to_owned()));
     }
     fits.then_some(window)
 }

@@ -40,7 +40,7 @@ pub(super) fn read(source: &Source, section: Option<Settings<'_>>, is_sandbox: b
         let place = Some(LedgerConfig::Embedded(source.resolve("data")));
         return LedgerSection { place, ..none };
     };
-    let keep = section.section("keep").map_or(RetentionPolicy::default(), keep);
+    let keep = section.section("retention").map_or(RetentionPolicy::default(), keep);
     place(source, section, is_sandbox, now, LedgerSection { keep, ..none })
 }
 
@@ -52,11 +52,11 @@ fn keep(mut section: Settings<'_>) -> RetentionPolicy {
         events: section.or("events", default.events),
     };
     if keep.claims < RetentionPolicy::CLAIMS_AT_LEAST {
-        let message = "`ledger.keep.claims` must be 24h at least: merchants repeat their requests for so long";
+        let message = "`ledger.retention.claims` must be 24h at least: merchants repeat their requests for so long";
         section.problem("claims", message, Some("\"24h\"".to_owned()));
     }
     if keep.payments < keep.claims {
-        let message = "`ledger.keep.payments` must not be shorter than `claims`: once a payment is gone, its order id is as \
+        let message = "`ledger.retention.payments` must not be shorter than `claims`: once a payment is gone, its order id is as \
                        good as new";
         section.problem("payments", message, Some("as in \"400d\"".to_owned()));
     }
@@ -69,7 +69,7 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now,
     match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
-            let reserve = section.or("reserve", Size(RESERVE)).0;
+            let reserve = section.or("min_free_disk", Size(RESERVE)).0;
             LedgerSection { place: Some(LedgerConfig::Embedded(source.resolve(&path))), reserve, ..read }
         }
         "postgres" => {
@@ -86,7 +86,7 @@ fn place(source: &Source, mut section: Settings<'_>, is_sandbox: bool, now: Now,
                 section.optional::<String>("url"),
                 section.optional::<String>("ca"),
                 section.optional::<u32>("connections"),
-                section.optional::<Size>("reserve"),
+                section.optional::<Size>("min_free_disk"),
                 section.optional::<Duration>("max_clock_offset"),
             );
             read
@@ -203,9 +203,13 @@ mod tests {
                 "4:15: `ledger.connections` must be from 4",
             ),
             ("connections = 15", true, "2:1: unknown key `ledger.connections`"),
-            ("keep = { claims = \"23h\" }", true, "2:19: `ledger.keep.claims` must be 24h at least"),
-            ("keep = { claims = \"3d\", payments = \"2d\" }", true, "2:36: `ledger.keep.payments` must not be shorter"),
-            ("keep = { payment = \"9d\" }", true, "2:10: unknown key `ledger.keep.payment`"),
+            ("retention = { claims = \"23h\" }", true, "2:19: `ledger.retention.claims` must be 24h at least"),
+            (
+                "retention = { claims = \"3d\", payments = \"2d\" }",
+                true,
+                "2:36: `ledger.retention.payments` must not be shorter",
+            ),
+            ("retention = { payment = \"9d\" }", true, "2:10: unknown key `ledger.retention.payment`"),
         ] {
             let (_, mistakes) = read_text(&format!("[ledger]\n{text}"), is_sandbox);
             assert_eq!(mistakes.len(), 1, "{text}: {mistakes:?}");

@@ -138,8 +138,9 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Op
                     && let Some(purpose) = special_purpose::not_global(ip)
                 {
                     let message = format!("`webhook.url` is not a public address: {ip} is {purpose}");
-                    let advice =
-                        format!("add \"{ip}\" or its network to `delivery.allow` in tollgate.toml to permit it");
+                    let advice = format!(
+                        "add \"{ip}\" or its network to `delivery.allowed_networks` in tollgate.toml to permit it"
+                    );
                     section.problem("url", message, Some(advice));
                 }
                 None
@@ -295,7 +296,7 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
         ] {
             let (_, mistakes) = read_text(&GOOD.replace("http://127.0.0.1:1/x", url), true, None);
             assert_eq!(mistakes.len(), usize::from(refused), "{url}: {mistakes:?}");
-            assert!(mistakes.iter().all(|told| told.contains("`delivery.allow`")), "{mistakes:?}");
+            assert!(mistakes.iter().all(|told| told.contains("`delivery.allowed_networks`")), "{mistakes:?}");
         }
     }
 

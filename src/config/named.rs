@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn lines_of_the_ledger_are_told_from_all_others() {
-        let text = "public_url = \"x\"\nledger.keep = { claims = \"24h\" }\n[server]\nledger = 1\n[ledger] # here\nkind = \"embedded\"\n\
-                    # path = \"old\"\npath = \"a\"\n[ledger.keep]\nevents = \"1d\"\n[queue]\nlimit = 1\n";
+        let text = "public_url = \"x\"\nledger.retention = { claims = \"24h\" }\n[server]\nledger = 1\n[ledger] # here\nkind = \"embedded\"\n\
+                    # path = \"old\"\npath = \"a\"\n[ledger.retention]\nevents = \"1d\"\n[queue]\nlimit = 1\n";
         let expected = [
-            "ledger.keep = { claims = \"24h\" }",
+            "ledger.retention = { claims = \"24h\" }",
             "[ledger] # here",
             "kind = \"embedded\"",
             "path = \"a\"",
-            "[ledger.keep]",
+            "[ledger.retention]",
             "events = \"1d\"",
         ];
         assert_eq!(lines(text), Some(expected.map(str::to_owned).to_vec()));

@@ -45,14 +45,14 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let door =
         server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
     let body_limit = server.as_mut().map_or(Size(1 << 20), |server| server.or("body_limit", Size(1 << 20)));
-    let in_flight = server.as_mut().map_or(IN_FLIGHT, |server| server.or("in_flight", IN_FLIGHT));
+    let in_flight = server.as_mut().map_or(IN_FLIGHT, |server| server.or("max_in_flight", IN_FLIGHT));
     if !(16..=1_000_000).contains(&in_flight)
         && let Some(server) = &server
     {
-        server.problem("in_flight", "`server.in_flight` must be from 16 to 1000000 requests", None);
+        server.problem("max_in_flight", "`server.max_in_flight` must be from 16 to 1000000 requests", None);
     }
     let drain = Duration::from_secs(30);
-    let drain = server.as_mut().map_or(drain, |server| server.or("drain", drain));
+    let drain = server.as_mut().map_or(drain, |server| server.or("shutdown_timeout", drain));
     if body_limit.0 == 0
         && let Some(server) = &server
     {
@@ -69,8 +69,10 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
     let (log, log_buffer) = telemetry::read(root.section("telemetry"));
-    let revert_if = root.section("reload").and_then(|mut reload| reload.section("revert_if")).and_then(revert_if);
-    let webhook_allow = root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allow"));
+    let auto_rollback =
+        root.section("reload").and_then(|mut reload| reload.section("auto_rollback")).and_then(auto_rollback);
+    let webhook_allow =
+        root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allowed_networks"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
     let Door { tls, mut certificates, .. } = door.unwrap_or_default();
@@ -101,7 +103,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         body_limit: body_limit.0,
         in_flight,
         limits,
-        revert_if,
+        auto_rollback,
         webhook_allow,
     });
     ProcessFile { process, is_sandbox: sandbox, certificates }
@@ -113,12 +115,12 @@ pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
         ("server.listen", running.listen == file.listen),
         ("server.tls", running.tls.is_some() == file.tls.is_some()),
         ("server.body_limit", running.body_limit == file.body_limit),
-        ("server.drain", running.drain == file.drain),
+        ("server.shutdown_timeout", running.drain == file.drain),
         ("admin.listen", running.admin_listen == file.admin_listen),
         ("admin.tls", running.admin_tls.is_some() == file.admin_tls.is_some()),
         (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
         ("ledger.connections", running.connections == file.connections),
-        ("ledger.reserve", running.reserve == file.reserve),
+        ("ledger.min_free_disk", running.reserve == file.reserve),
         ("ledger.max_clock_offset", running.max_clock_offset == file.max_clock_offset),
         ("cache", running.cache == file.cache),
         ("telemetry.log", running.log == file.log),
@@ -140,7 +142,7 @@ pub(super) fn in_force(running: &Process, file: &Process) -> Process {
         in_flight: file.in_flight,
         limits: file.limits,
         webhook_allow: file.webhook_allow.clone(),
-        revert_if: file.revert_if,
+        auto_rollback: file.auto_rollback,
         admin_hosts: file.admin_hosts.clone(),
         keep: file.keep,
         queue: file.queue,
@@ -240,15 +242,16 @@ fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (C
 /// How long answers to status queries are good.
 fn fresh(section: &mut Settings<'_>) -> StatusTtl {
     let fresh = StatusTtl {
-        pending: section.or("pending", StatusTtl::default().pending),
-        settled: section.or("final", StatusTtl::default().settled),
+        pending: section.or("ttl_pending", StatusTtl::default().pending),
+        settled: section.or("ttl_final", StatusTtl::default().settled),
     };
     if fresh.settled > LONGEST {
-        section.problem("final", "`cache.final` must be at most 5m", None);
+        section.problem("ttl_final", "`cache.ttl_final` must be at most 5m", None);
     }
     if fresh.pending > Duration::from_mins(1) {
-        let message = "`cache.pending` must be at most 1m: that long a payer may wait for what has happened already";
-        section.problem("pending", message, None);
+        let message =
+            "`cache.ttl_pending` must be at most 1m: that long a payer may wait for what has happened already";
+        section.problem("ttl_pending", message, None);
     }
     fresh
 }
@@ -285,36 +288,36 @@ fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Op
 
 fn queue(mut section: Settings<'_>) -> Queue {
     let default = Queue::default();
-    let queue = Queue { limit: section.or("limit", default.limit), give_up: section.or("give_up", default.give_up) };
+    let queue = Queue { limit: section.or("limit", default.limit), max_age: section.or("max_age", default.max_age) };
     if queue.limit > 1_000_000 {
         section.problem("limit", "`queue.limit` must be at most 1000000; with 0 nothing is accepted", None);
     }
-    if !(1..=7 * 86_400).contains(&queue.give_up.as_secs()) {
-        section.problem("give_up", "`queue.give_up` must be from 1s to 7d", Some("as in \"1h\"".to_owned()));
+    if !(1..=7 * 86_400).contains(&queue.max_age.as_secs()) {
+        section.problem("max_age", "`queue.max_age` must be from 1s to 7d", Some("as in \"1h\"".to_owned()));
     }
     queue
 }
 
-fn revert_if(mut table: Settings<'_>) -> Option<AutoRollback> {
+fn auto_rollback(mut table: Settings<'_>) -> Option<AutoRollback> {
     let before = table.problems().len();
-    let revert_if = AutoRollback {
+    let auto_rollback = AutoRollback {
         window: table.or("window", Duration::from_secs(60)),
         calls: table.or("calls", 20),
         error_percentage: table.or("error_percentage", 20),
         breaker_trips: table.or("breaker_trips", 1),
     };
-    if !(1..=3600).contains(&revert_if.window.as_secs()) {
-        table.problem("window", "`reload.revert_if.window` must be from 1s to 1h", None);
+    if !(1..=3600).contains(&auto_rollback.window.as_secs()) {
+        table.problem("window", "`reload.auto_rollback.window` must be from 1s to 1h", None);
     }
-    if revert_if.calls == 0 || revert_if.breaker_trips == 0 {
+    if auto_rollback.calls == 0 || auto_rollback.breaker_trips == 0 {
         let message =
-            "`calls` and `breaker_trips` of `reload.revert_if` must be at least 1: with 0 nothing new could stay";
-        table.problem(if revert_if.calls == 0 { "calls" } else { "breaker_trips" }, message, None);
+            "`calls` and `breaker_trips` of `reload.auto_rollback` must be at least 1: with 0 nothing new could stay";
+        table.problem(if auto_rollback.calls == 0 { "calls" } else { "breaker_trips" }, message, None);
     }
-    if !(1..=100).contains(&revert_if.error_percentage) {
-        table.problem("error_percentage", "`reload.revert_if.error_percentage` must be from 1 to 100", None);
+    if !(1..=100).contains(&auto_rollback.error_percentage) {
+        table.problem("error_percentage", "`reload.auto_rollback.error_percentage` must be from 1 to 100", None);
     }
-    (table.problems().len() == before).then_some(revert_if)
+    (table.problems().len() == before).then_some(auto_rollback)
 }
 
 #[derive(Default)]

@@ -333,7 +333,7 @@ impl ReloadHandle {
                 let (generation, back) = (trial.generation, self.best_of(&trial));
                 tracing::error!(generation, back, why, "the new generation is taken back by itself");
                 match self.roll_back(Some(back)).await {
-                    Ok(_) => METRICS.config_reverts_total.inc(),
+                    Ok(_) => METRICS.config_rollbacks_total.inc(),
                     Err(mistakes) => mistakes.iter().for_each(|mistake| {
                         tracing::error!(generation, back, "it stays, see `tollgate rollback --to`: {mistake}");
                     }),

@@ -49,10 +49,10 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     if let Some(mut wanted) = table.section("match") {
         route.wanted = conditions(&mut wanted, names);
     }
-    let answers = table.has("answer");
-    route.answer = table.section("answer").and_then(answer).map(Arc::new);
+    let answers = table.has("respond");
+    route.answer = table.section("respond").and_then(answer).map(Arc::new);
     for key in ["to", "fallback"].into_iter().filter(|key| answers && table.has(key)) {
-        let message = format!("a route with an `answer` leads nowhere, so it cannot have `{key}`");
+        let message = format!("a route with `respond` leads nowhere, so it cannot have `{key}`");
         table.problem(key, message, Some("take one of them away".to_owned()));
     }
     let before = table.problems().len();
@@ -146,19 +146,19 @@ fn answer(mut table: Settings<'_>) -> Option<Refusal> {
 /// Words that say what became of a request, or what is wrong with it.
 const OWN_CODES: &[&str] = &[
     "declined",
-    "running",
+    "request_in_progress",
     "not_found",
     "unauthorized",
-    "key_reused",
-    "number_reused",
-    "wrong_state",
-    "provider_unclear",
+    "idempotency_key_reused",
+    "id_conflict",
+    "invalid_state",
+    "provider_response_invalid",
     "mismatch",
-    "malformed",
-    "unfit",
+    "invalid_request",
+    "unsupported_by_provider",
     "rate_limited",
     "internal",
-    "refund_too_much",
+    "refund_exceeds_balance",
 ];
 
 fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
@@ -336,7 +336,7 @@ answer = { status = 429, code = "Paused", detail = "", retry_after = "0s", later
             "24:40: `answer.retry_after` is for the statuses 429 and 503",
             "26:10: `answer.retry_after` is missing",
             "26:19: `answer.code` must be a word of your own: `declined`",
-            "27:6: a route with an `answer` leads nowhere, so it cannot have `to`",
+            "27:6: a route with `respond` leads nowhere, so it cannot have `to`",
             "29:33: `answer.code` must be a word of small letters",
             "29:52: `answer.detail` must be a sentence for people",
             "29:70: `answer.retry_after` must be from 1s to 7 days",

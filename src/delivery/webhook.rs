@@ -181,7 +181,7 @@ fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<Socket
         if let Some(purpose) = special_purpose::not_global(ip)
             && !allowed.iter().any(|net| net.contains(&ip))
         {
-            let advice = "add its network to `delivery.allow` in tollgate.toml to permit it";
+            let advice = "add its network to `delivery.allowed_networks` in tollgate.toml to permit it";
             return Err(format!("{ip} is not a public address: {purpose}; {advice}"));
         }
     }

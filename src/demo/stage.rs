@@ -113,7 +113,7 @@ fn files(shop: &Shop, gateway: &Gateway) -> [(&'static str, String); 3] {
     let Gateway { address, admin, .. } = gateway;
     let tollgate = format!(
         "public_url = \"http://{address}\"\n\n[server]\nlisten = \"{address}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
-         [ledger]\npath = \"../data\"\n\n[delivery]\nallow = [\"127.0.0.0/8\"]       # the demo's shop is on this machine\n"
+         [ledger]\npath = \"../data\"\n\n[delivery]\nallowed_networks = [\"127.0.0.0/8\"]       # the demo's shop is on this machine\n"
     );
     let merchant = format!(
         "keys = [{{ id = \"{}\", secret = \"plain:{}\" }}]\nwebhook = {{ url = \"{}\", secrets = [\"plain:{}\"] }}\n",

@@ -30,9 +30,9 @@ impl ProviderClient {
         let started = self.clock.now();
         let result = self.have(channel, wanted).await;
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
-        METRICS.exchanges_total.with_label_values(&[channel.name.as_str(), NAME, code]).inc();
+        METRICS.provider_requests_total.with_label_values(&[channel.name.as_str(), NAME, code]).inc();
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
-        METRICS.exchange_duration_seconds.with_label_values(&[channel.name.as_str(), NAME]).observe(seconds);
+        METRICS.provider_request_duration_seconds.with_label_values(&[channel.name.as_str(), NAME]).observe(seconds);
         if let Err(error) = &result {
             tracing::info!(channel = channel.name, operation = NAME, %error, "exchange");
         }

@@ -83,7 +83,7 @@ fn problem(error: Error) -> Problem {
     match error {
         Error::NotFound(word) => {
             let detail = "The provider has no bill for this day: it makes one the morning after, and none where nothing happened.";
-            say(StatusCode::NOT_FOUND, "no_bill", detail).provider(word)
+            say(StatusCode::NOT_FOUND, "bill_not_found", detail).provider(word)
         }
         Error::ProviderBusy(word) => {
             let detail = "The provider is still making the bill, or is busy. Ask again in some minutes.";
@@ -96,7 +96,7 @@ fn problem(error: Error) -> Problem {
         error @ (Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe) => {
             let word = error.word().cloned();
             let detail = "The provider's answer cannot be used. Ask again in a moment; the gateway's log tells why.";
-            let problem = say(StatusCode::BAD_GATEWAY, "provider_unclear", detail);
+            let problem = say(StatusCode::BAD_GATEWAY, "provider_response_invalid", detail);
             word.into_iter().fold(problem, Problem::provider)
         }
         Error::Mismatch(_) => {
@@ -142,14 +142,14 @@ mod tests {
     fn each_end_tells_what_to_do() {
         let word = ProviderError { code: "NO_STATEMENT_EXIST".into(), message: "账单文件不存在".into() };
         for (error, status, code, retryable) in [
-            (Error::NotFound(word.clone()), 404, "no_bill", "same_key"),
+            (Error::NotFound(word.clone()), 404, "bill_not_found", "same_key"),
             (Error::ProviderBusy(word.clone()), 503, "provider_busy", "same_key"),
             (Error::Declined(word.clone()), 422, "declined", "no"),
-            (Error::unclear("x"), 502, "provider_unclear", "same_key"),
+            (Error::unclear("x"), 502, "provider_response_invalid", "same_key"),
             (Error::Mismatch("x".into()), 502, "mismatch", "same_key"),
-            (Error::Unauthorized(word.clone()), 503, "not_sent", "same_key"),
-            (Error::NotSent("x".into()), 503, "not_sent", "same_key"),
-            (Error::Rejected { why: "x".into(), retry_after: 5 }, 503, "not_sent", "same_key"),
+            (Error::Unauthorized(word.clone()), 503, "channel_credentials_rejected", "same_key"),
+            (Error::NotSent("x".into()), 503, "provider_unreachable", "same_key"),
+            (Error::Rejected { why: "x".into(), retry_after: 5 }, 503, "channel_unavailable", "same_key"),
         ] {
             let response = problem(error).response("r");
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

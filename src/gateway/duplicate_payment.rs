@@ -98,6 +98,6 @@ async fn ask_a_person(gateway: &Gateway, found: &Payment, why: &str) -> Result<(
         .ledger
         .append_timeline(&subject, vec![TimelineEvent::ManualReview { why: why.to_owned() }], clock::now())
         .await?;
-    METRICS.needs_person_total.with_label_values(&[found.channel.as_str()]).inc();
+    METRICS.manual_review_total.with_label_values(&[found.channel.as_str()]).inc();
     Ok(())
 }

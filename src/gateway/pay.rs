@@ -314,7 +314,7 @@ fn end_of(channel: &Channel, form: &NewPayment, begins_at: Option<Timestamp>) ->
 fn no_channel(none: &NoChannel) -> Problem {
     let detail = format!("Nothing was sent: {none}.");
     match none {
-        NoChannel::NoRoute => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_channel", Retryable::SameKey, detail),
+        NoChannel::NoRoute => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_route", Retryable::SameKey, detail),
         NoChannel::Refused(refusal) => {
             let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             let retryable = if refusal.retry_after.is_some() { Retryable::SameKey } else { Retryable::NewKey };
@@ -322,7 +322,8 @@ fn no_channel(none: &NoChannel) -> Problem {
             refusal.retry_after.iter().fold(problem, |problem, seconds| problem.retry_after(*seconds))
         }
         NoChannel::Maintenance(seconds) => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_sent", Retryable::SameKey, detail).retry_after(*seconds)
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance", Retryable::SameKey, detail)
+                .retry_after(*seconds)
         }
         _ => Problem::new(StatusCode::BAD_REQUEST, "unknown_channel", Retryable::NewKey, detail),
     }

@@ -307,7 +307,7 @@ mod tests {
             let text = format!("a{letter}b");
             for field in ["description", "payer.openid", "payer.auth_code", "payer.buyer_id", "payer.client_ip"] {
                 let problem = said(payment(field, &text).unwrap_err());
-                assert!(problem.contains(field) && problem.contains("malformed"), "{letter:?}: {problem}");
+                assert!(problem.contains(field) && problem.contains("invalid_request"), "{letter:?}: {problem}");
             }
             assert!(said(refund(&text).unwrap_err()).contains("`reason`"), "{letter:?}");
         }

@@ -134,7 +134,7 @@ pub(crate) async fn execute_job(gateway: &Arc<Gateway>, ticket: ExecutionPermit)
     }
     let snapshot = gateway.current.load_full();
     let ends_at = ends_at(&errand, &ticket.payment);
-    if has_expired(&errand, &ticket.payment, ends_at, snapshot.process.queue.give_up, clock::reading()) {
+    if has_expired(&errand, &ticket.payment, ends_at, snapshot.process.queue.max_age, clock::reading()) {
         if let Err(error) = give_up(gateway, ticket, action, Reason::sentence(too_late(&errand))).await {
             tracing::error!(%error, order_id, "what could not be sent could not be given up either");
         }

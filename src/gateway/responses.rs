@@ -82,18 +82,19 @@ pub(super) fn not_run(claimed: ClaimResult, order_id: &str, done: StatusCode) ->
         ClaimResult::QueueFull(QueueFull::Total) => Problem::queue_full(),
         ClaimResult::QueueFull(QueueFull::Share) => Problem::queue_share_full(),
         ClaimResult::Running => Problem::running(),
-        ClaimResult::KeyReused => {
-            other("key_reused", "This `Idempotency-Key` was used for another request. Use a new key for a new request.")
-        }
+        ClaimResult::KeyReused => other(
+            "idempotency_key_reused",
+            "This `Idempotency-Key` was used for another request. Use a new key for a new request.",
+        ),
         ClaimResult::OrderIdReused => other(
-            "number_reused",
+            "id_conflict",
             "This number was used before with other content. Use a new number for another payment or refund.",
         ),
         ClaimResult::NotFound => Problem::not_found("There is no such payment."),
         ClaimResult::Refused(payment) => refused(&payment),
         ClaimResult::ExceedsBalance { left } => {
             let detail = format!("The refund is more than what is left of the payment: {left} minor units.");
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refund_too_much", Retryable::NewKey, detail)
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refund_exceeds_balance", Retryable::NewKey, detail)
         }
         ClaimResult::Run(_) => Problem::ledger(&LedgerError("a claim that may run came where none may".to_owned())),
     }
@@ -139,5 +140,5 @@ pub(super) fn task_failed() -> Problem {
 pub(super) fn refused(payment: &Payment) -> Problem {
     let status = payment.status.as_str();
     let detail = format!("The payment is {status}; this cannot be done to it. Ask for its status and decide anew.");
-    Problem::new(StatusCode::CONFLICT, "wrong_state", Retryable::NewKey, detail).money(payment.money_state)
+    Problem::new(StatusCode::CONFLICT, "invalid_state", Retryable::NewKey, detail).money(payment.money_state)
 }

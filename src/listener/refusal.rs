@@ -11,15 +11,15 @@ use crate::telemetry::{LABELS, METRICS};
 /// Makes the whole response, as HTTP/1 writes it, and tells it to log and metrics.
 pub(super) fn refusal(status: StatusCode) -> Vec<u8> {
     let (code, detail) = match status {
-        StatusCode::REQUEST_TIMEOUT => ("too_slow", "The head of the request was not complete in time."),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("too_large", "The head of the request is too large."),
+        StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The head of the request was not complete in time."),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("payload_too_large", "The head of the request is too large."),
         StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "There is nothing here for this method."),
-        _ => ("malformed", "This is not an HTTP request as RFC 9112 defines it."),
+        _ => ("invalid_request", "This is not an HTTP request as RFC 9112 defines it."),
     };
     let request_id = format!("req_{:032x}", rand::rng().random::<u128>());
     let response = Problem::new(status, code, Retryable::NewKey, detail).response(&request_id);
-    METRICS.requests_total.with_label_values(&[LABELS.merchant(""), LABELS.channel(""), "malformed", code]).inc();
-    tracing::info!(target: "access", request_id, status = status.as_u16(), code, operation = "malformed");
+    METRICS.requests_total.with_label_values(&[LABELS.merchant(""), LABELS.channel(""), "invalid_request", code]).inc();
+    tracing::info!(target: "access", request_id, status = status.as_u16(), code, operation = "invalid_request");
     let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now()).unwrap_or_default();
     let head = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\ndate: {date}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n",

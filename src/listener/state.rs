@@ -35,7 +35,7 @@ impl Reason {
             Self::Idle => "keepalive_timeout",
             Self::Write => "write_timeout",
             Self::Evicted => "evicted",
-            Self::Refused => "malformed",
+            Self::Refused => "invalid_request",
         }
     }
 }

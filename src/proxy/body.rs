@@ -135,12 +135,12 @@ impl Pace {
 
 fn too_large(most: usize) -> Problem {
     let detail = format!("The body is larger than {most} bytes; send a smaller one.");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", Retryable::NewKey, detail)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", Retryable::NewKey, detail)
 }
 
 fn too_slow() -> Problem {
     let detail = "The body did not come in time. Send the same request again.";
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", Retryable::SameKey, detail)
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", Retryable::SameKey, detail)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ const REVERSAL_REFUSED: SignedDuration = SignedDuration::from_hours(1);
 /// How a channel's provider is to be asked.
 #[derive(Clone, Copy)]
 pub(super) struct PollPolicy {
-    settle_window: Duration,
+    not_found_grace: Duration,
     pace: PollInterval,
     /// How long it keeps an order open for which no end was asked.
     unpaid_lifetime: Option<Duration>,
@@ -65,7 +65,7 @@ pub(super) struct PollPolicy {
 impl PollPolicy {
     #[cfg(test)]
     pub(super) const TEST: Self = Self {
-        settle_window: Duration::from_secs(30),
+        not_found_grace: Duration::from_secs(30),
         pace: PollInterval::Steady(Duration::from_secs(3)),
         unpaid_lifetime: Some(Duration::from_secs(3600)),
         expiry_margin: EXPIRY_MARGIN,
@@ -74,13 +74,13 @@ impl PollPolicy {
     /// Those of a channel that is configured no more are as patient as any provider's.
     pub(super) fn of(channel: Option<&Arc<Channel>>) -> Self {
         let patient = Self {
-            settle_window: Duration::from_secs(300),
+            not_found_grace: Duration::from_secs(300),
             pace: PollInterval::Doubling,
             unpaid_lifetime: None,
             expiry_margin: JUDGED_EXPIRY_MARGIN,
         };
         channel.map_or(patient, |channel| Self {
-            settle_window: channel.settle_window,
+            not_found_grace: channel.not_found_grace,
             pace: channel.pace,
             unpaid_lifetime: ProviderSpec::named(channel.provider_name).and_then(|row| row.unpaid_lifetime),
             expiry_margin: match channel.provider.default_expiry() {
@@ -134,7 +134,7 @@ pub(super) fn after(
     time: Reading,
     chance: f64,
 ) -> Decision {
-    let settle_window = SignedDuration::try_from(manners.settle_window).unwrap_or(SignedDuration::from_hours(24));
+    let not_found_grace = SignedDuration::try_from(manners.not_found_grace).unwrap_or(SignedDuration::from_hours(24));
     let now = time.now;
     let search = Inquiry { since: search.since.min(now), ..search };
     let age = now.duration_since(search.since);
@@ -173,7 +173,7 @@ pub(super) fn after(
     }
     let by_age = Duration::try_from(age / 4).unwrap_or_default();
     let doubled = doubled(search.asked).min(by_age.max(LONGEST_EARLY_PAUSE));
-    let until_settled = Duration::try_from(settle_window - certain_age).unwrap_or_default();
+    let until_settled = Duration::try_from(not_found_grace - certain_age).unwrap_or_default();
     let is_steady = time.steady_for >= PERSON_STEADY;
     let is_late = age >= ESCALATE_AFTER && search.asked >= PERSON_QUESTIONS && is_steady;
     let is_overdue = age >= MAX_AGE && search.asked >= ENOUGH_QUESTIONS && is_steady;
@@ -225,9 +225,9 @@ pub(super) fn absences(
     if !is_absent(asked) {
         return search.absent;
     }
-    let settle_window = SignedDuration::try_from(manners.settle_window).unwrap_or(SignedDuration::from_hours(24));
+    let not_found_grace = SignedDuration::try_from(manners.not_found_grace).unwrap_or(SignedDuration::from_hours(24));
     let counts = if record.ends_by_absence() || status_of(record).is_final() {
-        time.certain_age(search.since.min(time.now)) >= settle_window
+        time.certain_age(search.since.min(time.now)) >= not_found_grace
     } else {
         is_expired(record, manners, time)
     };

@@ -118,8 +118,8 @@ impl Metrics {
     fn unregister(&self, is_gone: &impl Fn(&str, &str) -> bool) {
         unregister(&self.requests_total, is_gone);
         unregister(&self.request_duration_seconds, is_gone);
-        unregister(&self.exchanges_total, is_gone);
-        unregister(&self.exchange_duration_seconds, is_gone);
+        unregister(&self.provider_requests_total, is_gone);
+        unregister(&self.provider_request_duration_seconds, is_gone);
         unregister(&self.breaker_state, is_gone);
         unregister(&self.breaker_transitions, is_gone);
         unregister(&self.breaker_transitions_total, is_gone);
@@ -128,7 +128,7 @@ impl Metrics {
         unregister(&self.retries_total, is_gone);
         unregister(&self.adaptive_limit, is_gone);
         unregister(&self.adaptive_in_flight, is_gone);
-        unregister(&self.adaptive_usual_seconds, is_gone);
+        unregister(&self.adaptive_baseline_seconds, is_gone);
         unregister(&self.adaptive_shed_total, is_gone);
         unregister(&self.notifications_total, is_gone);
         unregister(&self.notifications_unusable_total, is_gone);
@@ -197,7 +197,7 @@ mod tests {
         for name in ["a", "b"] {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
-            metrics.exchange_duration_seconds.with_label_values(&[name, "pay"]).observe(1.0);
+            metrics.provider_request_duration_seconds.with_label_values(&[name, "pay"]).observe(1.0);
             metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();

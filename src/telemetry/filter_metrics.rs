@@ -25,7 +25,9 @@ pub fn tell(channel: &Channel, now: Duration) {
             }
             "adaptive_limit" => METRICS.adaptive_limit.with_label_values(&[name, operation]).set(value),
             "adaptive_in_flight" => METRICS.adaptive_in_flight.with_label_values(&[name, operation]).set(value),
-            "adaptive_usual_seconds" => METRICS.adaptive_usual_seconds.with_label_values(&[name, operation]).set(value),
+            "adaptive_baseline_seconds" => {
+                METRICS.adaptive_baseline_seconds.with_label_values(&[name, operation]).set(value)
+            }
             "adaptive_shed_total" => count(&METRICS.adaptive_shed_total.with_label_values(&[name, operation]), value),
             _ => {}
         }

@@ -85,11 +85,11 @@ const TABLE: &[Row] = &[
         faults: &[
             ("bill", "other_hash", "mismatch"),
             ("bill", "other_host", "mismatch"),
-            ("bill", "unsigned", "provider_unclear"),
-            ("bill", "wrong_signature", "provider_unclear"),
+            ("bill", "unsigned", "provider_response_invalid"),
+            ("bill", "wrong_signature", "provider_response_invalid"),
             ("bill_file", "garbage", "mismatch"),
-            ("bill_file", "status", "provider_unclear"),
-            ("bill_file", "cut_after", "provider_unclear"),
+            ("bill_file", "status", "provider_response_invalid"),
+            ("bill_file", "cut_after", "provider_response_invalid"),
         ],
     },
     Row {
@@ -102,9 +102,9 @@ const TABLE: &[Row] = &[
         none: "20002",
         // There is nothing to sign.
         faults: &[
-            ("bill", "garbage", "provider_unclear"),
-            ("bill", "status", "provider_unclear"),
-            ("bill", "cut_after", "provider_unclear"),
+            ("bill", "garbage", "provider_response_invalid"),
+            ("bill", "status", "provider_response_invalid"),
+            ("bill", "cut_after", "provider_response_invalid"),
         ],
     },
     ALIPAY,
@@ -124,10 +124,10 @@ const ALIPAY: Row = Row {
     none: "isp.bill_not_exist",
     faults: &[
         ("bill", "other_host", "mismatch"),
-        ("bill", "unsigned", "provider_unclear"),
-        ("bill", "wrong_signature", "provider_unclear"),
-        ("bill_file", "garbage", "provider_unclear"),
-        ("bill_file", "cut_after", "provider_unclear"),
+        ("bill", "unsigned", "provider_response_invalid"),
+        ("bill", "wrong_signature", "provider_response_invalid"),
+        ("bill_file", "garbage", "provider_response_invalid"),
+        ("bill_file", "cut_after", "provider_response_invalid"),
     ],
 };
 
@@ -141,11 +141,11 @@ const UNIONPAY: Row = Row {
     none: "98",
     faults: &[
         ("bill", "other_account", "mismatch"),
-        ("bill", "unsigned", "provider_unclear"),
-        ("bill", "wrong_signature", "provider_unclear"),
-        ("bill", "garbage", "provider_unclear"),
-        ("bill", "status", "provider_unclear"),
-        ("bill", "cut_after", "provider_unclear"),
+        ("bill", "unsigned", "provider_response_invalid"),
+        ("bill", "wrong_signature", "provider_response_invalid"),
+        ("bill", "garbage", "provider_response_invalid"),
+        ("bill", "status", "provider_response_invalid"),
+        ("bill", "cut_after", "provider_response_invalid"),
     ],
 };
 
@@ -174,12 +174,12 @@ async fn every_providers_bill_comes_as_the_provider_wrote_it() {
         for (kind, word) in row.others {
             let other = todays(&world, &format!("?type={kind}")).await;
             match *word {
-                "" => assert_eq!((other.status, &other.json()["code"]), (404, &json!("no_bill")), "{other:?}"),
+                "" => assert_eq!((other.status, &other.json()["code"]), (404, &json!("bill_not_found")), "{other:?}"),
                 word => assert!(other.status == 200 && shown(&other).contains(word), "{kind} {other:?}"),
             }
         }
         let none = of_day(&world, -20, "").await;
-        assert_eq!((none.status, &none.json()["code"]), (404, &json!("no_bill")), "{none:?}");
+        assert_eq!((none.status, &none.json()["code"]), (404, &json!("bill_not_found")), "{none:?}");
         assert_eq!(none.json()["provider"]["code"], row.none);
     }))
     .await;
@@ -219,10 +219,10 @@ async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
     for (provider, code, status, told) in [
         ("wechat-v2", "FAIL", 422, "declined"),
         ("wechat-v2", "NOAUTH", 422, "declined"),
-        ("wechat-v2", "SYSTEMERROR", 502, "provider_unclear"),
+        ("wechat-v2", "SYSTEMERROR", 502, "provider_response_invalid"),
         ("unionpay", "32", 422, "declined"),
         ("unionpay", "37", 503, "provider_busy"),
-        ("unionpay", "06", 502, "provider_unclear"),
+        ("unionpay", "06", 502, "provider_response_invalid"),
     ] {
         let world = world(provider).await;
         world.fault(json!({"operation": "bill", "fault": "status", "status": 200, "code": code})).await;
@@ -237,7 +237,7 @@ async fn a_day_of_another_year_is_not_asked_of_who_names_none() {
     let world = world("unionpay").await;
     for days in [-366, 3] {
         let answer = of_day(&world, days, "").await;
-        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("unfit")), "{answer:?}");
+        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("unsupported_by_provider")), "{answer:?}");
     }
     assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0);
 }

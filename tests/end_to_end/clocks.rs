@@ -34,8 +34,8 @@ async fn payment_that_is_executed_late_is_never_failed_by_a_gateway_with_a_wrong
     let mut world = over_postgres(&server, "max_clock_offset = \"1h\"", |conf, _| {
         let file = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&file).unwrap();
-        assert!(text.contains("settle_window = \"2s\"") && text.contains(TIMEOUTS), "{text}");
-        let text = text.replace("settle_window = \"2s\"", "settle_window = \"14s\"");
+        assert!(text.contains("not_found_grace = \"2s\"") && text.contains(TIMEOUTS), "{text}");
+        let text = text.replace("not_found_grace = \"2s\"", "not_found_grace = \"14s\"");
         // The request ends before the provider executes it.
         let short = "timeouts = { connect = \"5s\", read = \"5s\", write = \"5s\", total = \"5s\" }";
         std::fs::write(&file, text.replace(TIMEOUTS, short)).unwrap();
@@ -158,7 +158,7 @@ async fn gateway_whose_clock_differs_too_much_is_not_ready_and_does_no_backgroun
         let job = format!("job{ahead}");
         let accepted = ask_later(world.gateway.listen, "/v1/payments", &job, &order_of(&job)).await;
         assert_eq!(accepted.status, 202, "{:?}", accepted.body);
-        world.until_metric("tollgate_queue_waiting 1").await;
+        world.until_metric("tollgate_queue_depth 1").await;
         let told = world.explained(&job).await;
         assert!(told.contains("\"queued\"") && !told.contains("\"taken\""), "{told}");
         world.gateway.kill();
@@ -180,7 +180,7 @@ async fn start_with_a_clock_far_ahead_deletes_nothing_and_keys_stay_known() {
         world.pay(order).await;
         world.receiver.until(order, "payment.succeeded").await;
     }
-    world.until_metric("tollgate_deliveries_waiting 0").await;
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
     for (restarts, ahead) in [25 * 3600, 401 * DAY].into_iter().enumerate() {
         world.gateway.kill();
         world.gateway.ahead = ahead;

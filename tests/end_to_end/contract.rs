@@ -50,7 +50,7 @@ mod once_only {
         headers.push(("idempotency-key", "k".to_owned()));
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         let answer = send("POST", &url, &headers, spaced.as_bytes()).await.unwrap();
-        assert_eq!(code(&answer), (422, "key_reused".to_owned()));
+        assert_eq!(code(&answer), (422, "idempotency_key_reused".to_owned()));
     }
 
     #[tokio::test]
@@ -59,7 +59,7 @@ mod once_only {
         world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
         let (first, second) = tokio::join!(world.create("o-1", "k"), world.create("o-1", "k"));
         let (done, running) = if first.status == 201 { (first, second) } else { (second, first) };
-        assert_eq!((done.status, code(&running)), (201, (409, "running".to_owned())));
+        assert_eq!((done.status, code(&running)), (201, (409, "request_in_progress".to_owned())));
         assert!(running.headers.contains_key("retry-after"));
     }
 
@@ -152,7 +152,7 @@ mod once_only {
         let mut other = order_of("o-1");
         other["amount"]["value"] = 1001.into();
         let refused = world.ask("POST", "/v1/payments", Some("k-3"), &other).await;
-        assert_eq!(code(&refused), (422, "number_reused".to_owned()));
+        assert_eq!(code(&refused), (422, "id_conflict".to_owned()));
         assert_eq!(creations(&world, "o-1").await, 1);
     }
 
@@ -269,7 +269,7 @@ mod money_safety {
         world.gateway.kill();
         world.gateway.ahead = 25 * 3600;
         world.start().await;
-        world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+        world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
         crate::harness::until("the merchant is told again", || async {
             let told = world.receiver.of("o-1").into_iter().filter(|event| event.json()["type"] == "payment.unknown");
             let ids: Vec<String> = told.map(|event| event.id).filter(|id| *id != first.id).collect();

@@ -125,7 +125,7 @@ async fn double_payment_is_left_to_a_person_where_that_is_wanted() {
     arrive_after_all(&world).await;
     on(&world, "main", "/pay").await;
     world.receiver.until("o-1", "payment.double_payment").await;
-    world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+    world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
     come_back(&world).await;
     let seen = on(&world, "main", "").await;
     assert_eq!(seen["executions"]["refund"], Value::Null, "{seen}");

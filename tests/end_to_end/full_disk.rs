@@ -8,7 +8,7 @@ async fn keep_free(world: &mut World, reserve: &str) {
     let file = world.conf().join("tollgate.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let rest = text.split_once("[ledger]\n").unwrap();
-    let after = rest.1.trim_start_matches("reserve = \"8000000GiB\"\n");
+    let after = rest.1.trim_start_matches("min_free_disk = \"8000000GiB\"\n");
     std::fs::write(&file, format!("{}[ledger]\n{reserve}{after}", rest.0)).unwrap();
     world.start().await;
 }
@@ -18,14 +18,14 @@ async fn nothing_is_sent_reading_goes_on_and_the_same_key_runs_once_there_is_roo
     let mut world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     assert_eq!(first.status, 201);
-    keep_free(&mut world, "reserve = \"8000000GiB\"\n").await;
+    keep_free(&mut world, "min_free_disk = \"8000000GiB\"\n").await;
     let refused = world.create("o-2", "k-2").await;
     let said = refused.json();
     assert_eq!((refused.status, said["code"].as_str()), (503, Some("ledger_unavailable")));
     assert_eq!((said["money_state"].as_str(), said["retryable"].as_str()), (Some("not_sent"), Some("same_key")));
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(world.seen("o-2").await["arrivals"]["create"], serde_json::Value::Null);
-    assert!(world.metrics().await.contains("\ntollgate_ledger_has_room 0\n"));
+    assert!(world.metrics().await.contains("\ntollgate_ledger_accepts_writes 0\n"));
     // What was done is known, and what the provider says of it is still heard.
     let again = world.create("o-1", "k-1").await;
     assert!(again.status == 201 && again.is_replayed() && again.body == first.body);
@@ -33,5 +33,5 @@ async fn nothing_is_sent_reading_goes_on_and_the_same_key_runs_once_there_is_roo
     world.until_status("o-1", "succeeded").await;
     keep_free(&mut world, "").await;
     assert_eq!(world.create("o-2", "k-2").await.status, 201);
-    assert!(world.metrics().await.contains("\ntollgate_ledger_has_room 1\n"));
+    assert!(world.metrics().await.contains("\ntollgate_ledger_accepts_writes 1\n"));
 }

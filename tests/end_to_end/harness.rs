@@ -79,7 +79,7 @@ impl Default for WorldOptions {
 }
 
 /// The sandbox knows at once what it has; the tests need not wait for what real providers take.
-const SETTLE_WINDOW: &str = "settle_window = \"2s\"";
+const SETTLE_WINDOW: &str = "not_found_grace = \"2s\"";
 
 impl World {
     pub async fn new() -> Self {
@@ -144,7 +144,7 @@ impl World {
             conf.join("tollgate.toml"),
             format!(
                 "public_url = \"http://{listen}\"\n[server]\nlisten = \"{listen}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n\
-                 [ledger]\n{ledger}\n{cache}[delivery]\nallow = [\"127.0.0.0/8\"]\n"
+                 [ledger]\n{ledger}\n{cache}[delivery]\nallowed_networks = [\"127.0.0.0/8\"]\n"
             ),
         )
         .unwrap();

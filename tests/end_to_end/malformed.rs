@@ -83,7 +83,7 @@ async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_prov
         let order = format!("bad-{number}");
         let refused = pay(&order, field, text).await;
         let problem = refused.json();
-        assert_eq!((refused.status, &problem["code"]), (400, &"malformed".into()), "{field} {text:?}: {problem}");
+        assert_eq!((refused.status, &problem["code"]), (400, &"invalid_request".into()), "{field} {text:?}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(field), "{problem}");
         assert_eq!(pay(&order, "description", "tea").await.status, 201, "nothing was claimed");
     }

@@ -126,7 +126,7 @@ async fn a_refund_that_is_stuck_calls_a_person() {
     world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     let path = format!("/refunds/{}/finish", provider_number(&["shop", "o-1", "r-1"]));
     world.control("POST", &path, json!({"status": "ABNORMAL"})).await;
-    world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+    world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
     let told = world.explained("o-1").await;
     assert!(told.contains("\"what\":\"needs_person\""), "{told}");
     let asked = world.ask("GET", "/v1/payments/o-1/refunds/r-1", None, &serde_json::Value::Null).await.json();
@@ -155,7 +155,7 @@ async fn an_endpoint_that_never_answers_delays_nobody_else() {
     world.receiver.until("o-1", "payment.succeeded").await;
     until("all of the other merchant's wait", || async {
         let metrics = world.metrics().await;
-        let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_deliveries_waiting ")).unwrap();
+        let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_delivery_queue_depth ")).unwrap();
         if waiting.parse::<f64>().unwrap() >= 20.0 { Ok(()) } else { Err(waiting.to_owned()) }
     })
     .await;

@@ -14,13 +14,13 @@ async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
     assert!(!first.is_replayed() && again.is_replayed());
 
     let other_body = world.create("o-2", "k-1").await;
-    assert_eq!((other_body.status, other_body.json()["code"].as_str()), (422, Some("key_reused")));
+    assert_eq!((other_body.status, other_body.json()["code"].as_str()), (422, Some("idempotency_key_reused")));
     let other_key = world.create("o-1", "k-2").await;
     assert_eq!((other_key.status, other_key.json()["order_id"].as_str()), (201, Some("o-1")));
     let mut changed = order_of("o-1");
     changed["amount"]["value"] = 1001.into();
     let other_content = world.ask("POST", "/v1/payments", Some("k-3"), &changed).await;
-    assert_eq!((other_content.status, other_content.json()["code"].as_str()), (422, Some("number_reused")));
+    assert_eq!((other_content.status, other_content.json()["code"].as_str()), (422, Some("id_conflict")));
     assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
 
     let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &order_of("o-1")).await;
@@ -298,7 +298,7 @@ async fn a_repetition_after_its_time_finds_what_became_of_it() {
     assert_eq!((again.status, again.body.clone(), again.is_replayed()), (402, first.body, true));
     body["order_id"] = "o-2".into();
     let late = world.ask("POST", "/v1/payments", Some("k-2"), &body).await;
-    assert_eq!((late.status, &late.json()["code"]), (400, &"malformed".into()));
+    assert_eq!((late.status, &late.json()["code"]), (400, &"invalid_request".into()));
     assert_eq!(world.ask("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404, "it left no trace");
 }
 
@@ -352,7 +352,7 @@ async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
     };
     for wrong in ["", "2", "-1s", "0s", "soon"] {
         let refused = within(wrong, "o-0").await;
-        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("malformed")), "{wrong}");
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("invalid_request")), "{wrong}");
     }
     let answer = within("3s", "o-1").await;
     assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);

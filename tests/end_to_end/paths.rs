@@ -20,7 +20,7 @@ async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
         let again = post(&world, target, "k-1", &first).await;
         assert!(again.status == 201 && again.is_replayed() && again.body == created.body, "{target}: {again:?}");
         let other = post(&world, target, "k-1", &second).await;
-        assert_eq!((other.status, &other.json()["code"]), (422, &Value::from("key_reused")), "{target}");
+        assert_eq!((other.status, &other.json()["code"]), (422, &Value::from("idempotency_key_reused")), "{target}");
     }
     for target in
         ["/v1//payments", "/v1/payments/", "/V1/payments", "/v1/payments;x=1", "/v1/./payments", "/v1/%2e/payments"]
@@ -30,7 +30,7 @@ async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
     }
     // The query is no part of the scope, but of what a repetition must have in common.
     let with_query = post(&world, "/v1/payments?x=1", "k-1", &first).await;
-    assert_eq!((with_query.status, &with_query.json()["code"]), (422, &Value::from("key_reused")));
+    assert_eq!((with_query.status, &with_query.json()["code"]), (422, &Value::from("idempotency_key_reused")));
     assert_eq!(world.seen("o-2").await["arrivals"], Value::Null, "no second order ran under a used key");
     // The same of an order in the path, which clients write with and without percent signs.
     let odd = order_of("a:1").to_string();
@@ -48,7 +48,7 @@ async fn order_id_that_no_client_can_ask_for_is_400() {
     let world = World::new().await;
     for order in [".", ".."] {
         let refused = post(&world, "/v1/payments", &format!("k{order}"), &order_of(order).to_string()).await;
-        assert_eq!((refused.status, &refused.json()["code"]), (400, &Value::from("malformed")), "{order}");
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &Value::from("invalid_request")), "{order}");
     }
     for target in ["/v1/payments/..", "/v1/payments/%2e%2E"] {
         let headers = signed(&SHOP, "GET", target, b"");
@@ -70,7 +70,7 @@ async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_
     for body in [named, order_of("o-2")] {
         let refused = post(&world, "/v1/payments", body["order_id"].as_str().unwrap(), &body.to_string()).await;
         let problem = refused.json();
-        assert_eq!((refused.status, &problem["code"]), (503, &Value::from("no_channel")), "{problem}");
+        assert_eq!((refused.status, &problem["code"]), (503, &Value::from("no_route")), "{problem}");
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains("the operator must add one to routes.toml") && !detail.contains("leave"), "{detail}");
     }

@@ -57,7 +57,7 @@ async fn paid_notified_delivered_refunded() {
     let first = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund("r-1", 300)).await;
     assert_eq!(first.status, 201, "{:?}", first.body);
     let too_much = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-2"), &refund("r-2", 701)).await;
-    assert_eq!((too_much.status, too_much.json()["code"].as_str()), (422, Some("refund_too_much")));
+    assert_eq!((too_much.status, too_much.json()["code"].as_str()), (422, Some("refund_exceeds_balance")));
     let second = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-3"), &refund("r-3", 700)).await;
     assert_eq!(second.status, 201, "{:?}", second.body);
     world.receiver.until("o-1", "refund.succeeded").await;

@@ -47,7 +47,7 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
     let mut other = order_of("o-1");
     other["amount"]["value"] = 1001.into();
     let refused = ask_later(world.gateway.listen, "/v1/payments", "k-3", &other).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("number_reused")));
+    assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("id_conflict")));
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
 
@@ -58,7 +58,11 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
     assert_eq!(told["data"]["refund"]["refund_id"], "r-1", "{told}");
     let too_much = json!({"refund_id": "r-2", "amount": {"value": 601, "currency": "CNY"}});
     let refused = ask_later(world.gateway.listen, "/v1/payments/o-1/refunds", "r-2", &too_much).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("refund_too_much")), "before it is accepted");
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (422, &json!("refund_exceeds_balance")),
+        "before it is accepted"
+    );
 
     world.create("o-2", "k-4").await;
     let closing = ask_later(world.gateway.listen, "/v1/payments/o-2/close", "c-1", &Value::Null).await;
@@ -69,7 +73,7 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
     for operation in ["pay", "refund", "close"] {
         world.until_metric(&format!("tollgate_queue_total{{operation=\"{operation}\",result=\"made\"}} 1")).await;
     }
-    world.until_metric("tollgate_queue_waiting 0").await;
+    world.until_metric("tollgate_queue_depth 0").await;
 }
 
 #[tokio::test]
@@ -88,7 +92,7 @@ async fn accepted_before_a_kill_it_is_made_once_after_it() {
     force(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
     until_put_back(&world, "o-1").await;
-    world.until_metric("tollgate_queue_waiting 1").await;
+    world.until_metric("tollgate_queue_depth 1").await;
     assert!(world.payment("o-1").await.get("stale").is_none(), "nobody is asked about what was not sent");
     let again = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&again) && again.json()["money_state"] == "not_sent", "{again:?}");

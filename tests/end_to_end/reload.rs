@@ -318,7 +318,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
             if value.parse::<f64>().unwrap() >= wanted { Ok(()) } else { Err(value) }
         }
     };
-    until("it is taken back", counted("tollgate_config_reverts_total", 1.0)).await;
+    until("it is taken back", counted("tollgate_config_rollbacks_total", 1.0)).await;
     assert!(world.log().contains("the new generation is taken back by itself"));
     // The old one under a new number; its channel works again once its breaker has slept.
     let mut number = 0;

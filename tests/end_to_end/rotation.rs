@@ -31,7 +31,7 @@ async fn a_bad_key_comes_back(wishes: WorldOptions, method: &'static str, bad: &
     save(&world.conf().join("channels/sign.key"), bad);
     until("it is taken back", || async {
         let metrics = world.metrics().await;
-        if metrics.contains("tollgate_config_reverts_total 1") { Ok(()) } else { Err(world.log()) }
+        if metrics.contains("tollgate_config_rollbacks_total 1") { Ok(()) } else { Err(world.log()) }
     })
     .await;
     let why = world.log();

@@ -111,7 +111,7 @@ async fn orders_that_do_not_exist_cost_neither_ledger_nor_provider() {
     assert_eq!(get(&world.gateway, "o-1").await.status, 200);
     assert_eq!(world.create("o-2", "k-2").await.status, 201);
     assert_eq!(get(&world.gateway, "o-2").await.status, 200);
-    assert!(reading(&world.gateway, "tollgate_order_filter_names").await >= 2.0);
+    assert!(reading(&world.gateway, "tollgate_order_filter_entries").await >= 2.0);
     assert!(reading(&world.gateway, "tollgate_order_filter_false_positive_rate").await < 0.01);
 }
 

@@ -104,7 +104,7 @@ async fn what_never_reached_the_provider_is_no_latency_and_what_was_cut_early_is
             let _ = call.await;
         }
     };
-    let usual = || reading(&filter, "adaptive_usual_seconds", Kind::Pay);
+    let usual = || reading(&filter, "adaptive_baseline_seconds", Kind::Pay);
     ends(None, 100, 5).await;
     assert!((usual() - 0.1).abs() < 1e-9, "{}", usual());
     ends(Some(Error::NotSent("x".into())), 1, 20).await;

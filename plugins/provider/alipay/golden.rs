@@ -1,5 +1,5 @@
 //! Golden files: what goes out and what comes in, to the byte, in `tests/golden/alipay`. Those with published vectors hold
-//! them. `TOLLGATE_BLESS=1` writes our side of each file anew and signs what Alipay says where it has no signature.
+//! them. `UPDATE_GOLDEN=1` writes our side of each file anew and signs what Alipay says where it has no signature.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};

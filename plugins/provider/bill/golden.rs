@@ -23,10 +23,10 @@ struct Golden {
     found: Option<Value>,
 }
 
-/// Holds every file of a folder against what the provider makes of it; with `TOLLGATE_BLESS=1` writes our side anew.
+/// Holds every file of a folder against what the provider makes of it; with `UPDATE_GOLDEN=1` writes our side anew.
 pub(in super::super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(bench.folder).join("bills");
-    let bless = std::env::var_os("TOLLGATE_BLESS").is_some();
+    let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut seen = Vec::new();
     for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
         let mut golden: Golden = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Golden files: what goes out and what comes in, to the byte, in `tests/golden/unionpay`.
 //!
-//! `TOLLGATE_BLESS=1` writes our side of each file anew (request, outcome, event) and signs what has no signature.
+//! `UPDATE_GOLDEN=1` writes our side of each file anew (request, outcome, event) and signs what has no signature.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};

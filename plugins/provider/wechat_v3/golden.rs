@@ -1,7 +1,7 @@
 //! Golden files: what goes out and what comes in, to the byte, in `tests/golden/wechat-v3`.
 //!
 //! Those with published vectors hold them; the others were made with another implementation (Python's `cryptography`).
-//! `TOLLGATE_BLESS=1` writes our side of each file anew (request, outcome, event, keys) and signs what has no signature.
+//! `UPDATE_GOLDEN=1` writes our side of each file anew (request, outcome, event, keys) and signs what has no signature.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -170,7 +170,7 @@ fn golden_files_hold() {
     {
         assert!(names.contains(&needed), "{needed} is missing");
     }
-    let bless = std::env::var_os("TOLLGATE_BLESS").is_some();
+    let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
     for (name, mut golden) in files {
         let mut new = ours(&name, &golden);
         if bless {

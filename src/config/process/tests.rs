@@ -34,25 +34,25 @@ public_url = "https://pay.example.com"
 [server]
 listen = "[::]:80"
 body_limit = "64KiB"
-in_flight = 100
-drain = "5s"
+max_in_flight = 100
+shutdown_timeout = "5s"
 [admin]
 listen = "[::1]:91"
 [ledger]
 kind = "embedded"
 path = "/var/lib/tollgate"
-reserve = "1GiB"
-keep = { claims = "48h", payments = "2000d", events = "7d" }
+min_free_disk = "1GiB"
+retention = { claims = "48h", payments = "2000d", events = "7d" }
 [queue]
 limit = 5
-give_up = "10m"
+max_age = "10m"
 [cache]
 kind = "memory"
 [telemetry]
 log = "tollgate=debug"
 log_buffer = "64KiB"
 [delivery]
-allow = ["10.0.0.0/8", "127.0.0.1"]
+allowed_networks = ["10.0.0.0/8", "127.0.0.1"]
 "#,
     );
     assert!(mistakes.is_empty(), "{mistakes:?}");
@@ -61,7 +61,7 @@ allow = ["10.0.0.0/8", "127.0.0.1"]
     assert_eq!(process.listen.to_string(), "[::]:80");
     assert_eq!(process.ledger, LedgerConfig::Embedded("/var/lib/tollgate".into()));
     assert_eq!((process.reserve, process.in_flight, process.log_buffer), (1 << 30, 100, 64 << 10));
-    assert_eq!(process.queue, Queue { limit: 5, give_up: Duration::from_mins(10) });
+    assert_eq!(process.queue, Queue { limit: 5, max_age: Duration::from_mins(10) });
     let hours = |hours| Duration::from_hours(hours);
     assert_eq!(process.keep, RetentionPolicy { claims: hours(48), payments: hours(48_000), events: hours(168) });
     assert_eq!(
@@ -77,7 +77,7 @@ fn every_mistake_is_told() {
 [server]
 listen = "localhost"
 body_limit = "0B"
-in_flight = 15
+max_in_flight = 15
 drian = "1s"
 tls = { cert = "none.pem" }
 [admin]
@@ -88,19 +88,19 @@ kind = "oracle"
 kind = "rediss"
 [queue]
 limit = 2000000
-give_up = "8d"
+max_age = "8d"
 [telemetry]
 log = "a=b=c"
 log_buffer = "1KiB"
 [delivery]
-allow = ["10.0.0.0/8", "10.0.0.0/99"]
+allowed_networks = ["10.0.0.0/8", "10.0.0.0/99"]
 "#,
     );
     let expected = [
         "1:14: `public_url` must have no query",
         "3:10: `server.listen` must be an address with a port",
         "4:14: `server.body_limit` must be more than 0",
-        "5:13: `server.in_flight` must be from 16 to 1000000 requests",
+        "5:13: `server.max_in_flight` must be from 16 to 1000000 requests",
         "6:1: unknown key `server.drian` (did you mean `drain`?)",
         "7:7: `server.tls.key` is missing",
         "7:16: `conf/none.pem`: this file does not exist",
@@ -108,10 +108,10 @@ allow = ["10.0.0.0/8", "10.0.0.0/99"]
         "11:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
         "13:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
         "15:9: `queue.limit` must be at most 1000000",
-        "16:11: `queue.give_up` must be from 1s to 7d",
+        "16:11: `queue.max_age` must be from 1s to 7d",
         "18:7: `telemetry.log` is no filter",
         "19:14: `telemetry.log_buffer` must be from 64KiB to 1GiB",
-        "21:24: an item of `delivery.allow` must be a network",
+        "21:24: an item of `delivery.allowed_networks` must be a network",
     ];
     assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
     for (mistake, expected) in mistakes.iter().zip(expected) {
@@ -168,11 +168,11 @@ fn a_shared_cache_is_named_by_a_secret() {
 fn how_long_answers_are_good_is_read_and_checked() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[cache]\n{more}"));
     assert_eq!(read("").0.process.unwrap().fresh, StatusTtl::default());
-    let fresh = read("pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
+    let fresh = read("ttl_pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
     assert_eq!(fresh, StatusTtl { pending: Duration::from_millis(500), settled: Duration::ZERO });
     for (wrong, expected) in [
-        ("final = \"6m\"", "must be at most 5m"),
-        ("pending = \"61s\"", "must be at most 1m"),
+        ("ttl_final = \"6m\"", "must be at most 5m"),
+        ("ttl_pending = \"61s\"", "must be at most 1m"),
         ("finals = \"1s\"", "unknown key"),
     ] {
         let (_, mistakes) = read(wrong);
@@ -183,8 +183,8 @@ fn how_long_answers_are_good_is_read_and_checked() {
 #[test]
 fn when_a_generation_is_taken_back_is_read_and_checked() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[reload]\n{more}"));
-    assert_eq!(read("").0.process.unwrap().revert_if, None);
-    let rule = read("revert_if = { window = \"30s\" }").0.process.unwrap().revert_if.unwrap();
+    assert_eq!(read("").0.process.unwrap().auto_rollback, None);
+    let rule = read("auto_rollback = { window = \"30s\" }").0.process.unwrap().auto_rollback.unwrap();
     assert_eq!((rule.window.as_secs(), rule.calls, rule.error_percentage, rule.breaker_trips), (30, 20, 20, 1));
     for (wrong, expected) in [
         ("window = \"0s\"", "must be from 1s to 1h"),
@@ -193,7 +193,7 @@ fn when_a_generation_is_taken_back_is_read_and_checked() {
         ("error_percentage = 101", "must be from 1 to 100"),
         ("window_s = 1", "unknown key"),
     ] {
-        let (_, mistakes) = read(&format!("revert_if = {{ {wrong} }}"));
+        let (_, mistakes) = read(&format!("auto_rollback = {{ {wrong} }}"));
         assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
     }
 }
@@ -253,7 +253,7 @@ fn what_needs_a_restart_is_named() {
         reserve: 1,
         ..running.clone()
     };
-    assert_eq!(needs_restart(&running, &changed), ["ledger.reserve", "telemetry.log"]);
+    assert_eq!(needs_restart(&running, &changed), ["ledger.min_free_disk", "telemetry.log"]);
     let tls = || {
         let (cert, key) = super::super::identity::tests::pair(2020..2090);
         let cert = rustls_pki_types::pem::PemObject::from_pem_slice(cert.as_bytes()).unwrap();

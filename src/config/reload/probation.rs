@@ -48,13 +48,13 @@ impl Counts {
     /// By the metrics.
     pub(super) fn now() -> Self {
         let mut counts = BTreeMap::new();
-        for family in METRICS.exchanges_total.collect() {
+        for family in METRICS.provider_requests_total.collect() {
             for metric in family.get_metric() {
                 let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name);
                 let Some(channel) = label("channel") else { continue };
                 let is = |result: &str| label("result").is_some_and(|label| label.value() == result);
                 // What a merchant asked for could not be written in the provider's form: nothing was asked of the channel.
-                if is("unfit") {
+                if is("unsupported_by_provider") {
                     continue;
                 }
                 let count = metric.get_counter().get_value() as u64;
@@ -117,7 +117,7 @@ pub(super) enum Verdict {
 impl Probation {
     /// Nothing where the file asks for none, or no channel can have become worse.
     pub(super) fn begin(old: &Snapshot, new: &Snapshot, usual: &Counts) -> Option<Self> {
-        let rule = new.process.revert_if?;
+        let rule = new.process.auto_rollback?;
         let now = Counts::now();
         // By other routes any of them may get what it cannot take.
         let all = old.sources.routes != new.sources.routes;
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn what_succeeded_is_no_error_and_what_a_merchant_wrote_is_no_call() {
-        for (result, times) in [("ok", 3), ("unclear", 1), ("declined", 1), ("unfit", 100)] {
-            METRICS.exchanges_total.with_label_values(&["tried-out", "pay", result]).inc_by(times);
+        for (result, times) in [("ok", 3), ("unclear", 1), ("declined", 1), ("unsupported_by_provider", 100)] {
+            METRICS.provider_requests_total.with_label_values(&["tried-out", "pay", result]).inc_by(times);
         }
         assert_eq!(Counts::now().since(&Counts::default(), "tried-out"), (5, 1));
     }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn refusals_are_errors_only_where_nothing_succeeds() {
         let count = |result: &str, times| {
-            METRICS.exchanges_total.with_label_values(&["refused-out", "pay", result]).inc_by(times);
+            METRICS.provider_requests_total.with_label_values(&["refused-out", "pay", result]).inc_by(times);
             Counts::now().since(&Counts::default(), "refused-out")
         };
         assert_eq!(count("declined", 20), (20, 20), "the account is wrong");

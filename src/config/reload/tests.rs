@@ -93,7 +93,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let handle = reloader.handle();
-    let text = "public_url = \"http://localhost:1\"\nserver.listen = \"127.0.0.1:1\"\nledger.path = \"x\"\ndelivery.allow = [\"10.0.0.0/8\"]\nqueue.limit = 7\nserver.in_flight = 99\ncache.pending = \"1s\"\n";
+    let text = "public_url = \"http://localhost:1\"\nserver.listen = \"127.0.0.1:1\"\nledger.path = \"x\"\ndelivery.allowed_networks = [\"10.0.0.0/8\"]\nqueue.limit = 7\nserver.max_in_flight = 99\ncache.ttl_pending = \"1s\"\n";
     put(&dir, "tollgate.toml", text);
     for changed in [1, 0] {
         let report = handle.reload().await.unwrap();
@@ -292,10 +292,10 @@ async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
         if !is_kept {
             fs::remove_dir_all(dir.path().with_file_name("conf.generations")).unwrap();
         }
-        let before = METRICS.config_reverts_total.get();
-        METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(errors);
+        let before = METRICS.config_rollbacks_total.get();
+        METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(errors);
         handle.try_out().await;
-        let (generation, reverts) = (current.load().generation, METRICS.config_reverts_total.get() - before);
+        let (generation, reverts) = (current.load().generation, METRICS.config_rollbacks_total.get() - before);
         assert_eq!((generation, reverts), if is_kept { (3, 1) } else { (2, 0) });
         assert!(handle.0.trial.lock().is_none(), "it was judged");
     }
@@ -330,7 +330,7 @@ async fn where_the_one_before_was_not_kept_the_last_that_was_comes_back() {
         edit(&dir, "channels/wechat.toml", "\nrate = 700", "\nrate = 1");
         handle.reload().await.unwrap();
         fs::remove_file(&second.path).unwrap();
-        METRICS.exchanges_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
+        METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
         handle.try_out().await;
         let (generation, is_first) = (current.load().generation, current.load().hash == first);
         let expected = if was_tried { (4, true) } else { (3, false) };

@@ -53,7 +53,7 @@ async fn unionpay_code_of_each_class_reaches_the_merchant_and_opens_no_breaker()
     let page = json!({"order_id": "o-page", "amount": {"value": 1000, "currency": "CNY"}, "description": "茶",
                       "method": "unionpay.page"});
     let unfit = world.ask("POST", "/v1/payments", Some("k-page"), &page).await;
-    assert_eq!((unfit.status, &unfit.json()["code"]), (400, &json!("unfit")), "{}", unfit.json());
+    assert_eq!((unfit.status, &unfit.json()["code"]), (400, &json!("unsupported_by_provider")), "{}", unfit.json());
     assert!(unfit.json()["detail"].as_str().unwrap().contains("`return_url` is needed"), "{}", unfit.json());
     for code in ["97", "B1", "12"] {
         let order = format!("o-{code}");

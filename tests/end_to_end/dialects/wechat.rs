@@ -146,7 +146,7 @@ async fn order_behind_a_probe_or_a_system_error_is_found() {
     }
     assert!(world.log().contains("the provider's probe"), "{}", world.log());
     // Which no breaker counts.
-    world.until_metric("tollgate_exchanges_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
+    world.until_metric("tollgate_provider_requests_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
 }
 
 /// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
@@ -234,7 +234,7 @@ async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged
         let told = world.explained("o-1").await;
         assert_eq!(told.matches("refund_elsewhere").count(), 2, "{told}");
         assert!(told.contains("finish it in the provider's console"), "{told}");
-        world.until_metric("tollgate_needs_person_total{channel=\"main\"} 1").await;
+        world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
         let payment = world.payment("o-1").await;
         assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
         // The person has finished it.

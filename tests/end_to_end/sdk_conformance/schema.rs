@@ -72,7 +72,7 @@ async fn what_the_gateway_refuses_a_validator_refuses_and_names() {
     let files = [
         ("tollgate", process.replace("public_url", "public_ulr"), "public_ulr"),
         ("tollgate", format!("{process}server = {{ drian = \"1s\" }}"), "drian"),
-        ("tollgate", format!("{process}server = {{ drain = 5 }}"), "server.drain"),
+        ("tollgate", format!("{process}server = {{ shutdown_timeout = 5 }}"), "server.shutdown_timeout"),
         ("tollgate", format!("{process}ledger = {{ kind = \"postgres\" }}"), "ledger"),
         ("tollgate", format!("{process}ledger = {{ kind = \"oracle\" }}"), "ledger"),
         ("merchant", example("merchants/shop.toml").replace("rate =", "ratee ="), "ratee"),

@@ -22,7 +22,7 @@ async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
         (old, 401, "unauthorized"),
         (format!("POST /notify/none HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 404, "not_found"),
         (format!("PUT /notify/main HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 405, "method_not_allowed"),
-        (format!("POST /notify/main HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 413, "too_large"),
+        (format!("POST /notify/main HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 413, "payload_too_large"),
         (signed_head("POST", "/v1/paymints"), 404, "not_found"),
         (signed_head("PUT", "/v1/payments"), 405, "method_not_allowed"),
     ] {

@@ -38,7 +38,7 @@ async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
 #[tokio::test]
 async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeout() {
     let world = World::with(WorldOptions {
-        server: "in_flight = 16\nwrite_timeout = \"2s\"\nkeepalive_timeout = \"3s\"",
+        server: "max_in_flight = 16\nwrite_timeout = \"2s\"\nkeepalive_timeout = \"3s\"",
         ..WorldOptions::default()
     })
     .await;

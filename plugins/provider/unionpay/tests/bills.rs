@@ -134,7 +134,7 @@ fn days_that_would_be_taken_for_others_are_not_asked_for() {
     assert_eq!(asked(date(2025, 1, 1)).unwrap().get("settleDate"), Some("0101"));
     assert_eq!(asked(date(2024, 1, 3)).unwrap().get("settleDate"), Some("0103"));
     for day in [date(2024, 1, 2), date(2024, 1, 1), date(2023, 12, 31), date(2025, 1, 2)] {
-        assert_eq!(asked(day).unwrap_err().code(), "unfit", "{day}");
+        assert_eq!(asked(day).unwrap_err().code(), "unsupported_by_provider", "{day}");
     }
     // From 23:00 on it is the next day's.
     let eleven = u64::try_from(ORDERED).unwrap() + 23 * 3600;
@@ -150,7 +150,7 @@ fn bodies_are_written_as_the_accounts_are_and_platforms_are_refused() {
     let mut platform = account(super::super::signature::Method::sm3(SECURE_KEY), Codec::Form);
     let text = || "1".to_owned();
     platform.sub_merchant = Some(super::super::account::SubMerchant { id: text(), name: text(), abbreviation: text() });
-    assert_eq!(ask(&UnionPay(platform), WANTED.day, NOW).unwrap_err().code(), "unfit");
+    assert_eq!(ask(&UnionPay(platform), WANTED.day, NOW).unwrap_err().code(), "unsupported_by_provider");
 }
 
 proptest! {

@@ -185,7 +185,7 @@ fn a_service_provider_has_its_merchants_bill_and_not_its_own_funds() {
     let partner = WechatV2 { account: Account { whose, key: key(SignType::HmacSha256) } };
     assert_eq!(asked(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
     assert!(partner.kinds().iter().all(|kind| kind.starts_with(TRADE)));
-    assert_eq!(asked(&partner, FUNDS).unwrap_err().code(), "unfit");
+    assert_eq!(asked(&partner, FUNDS).unwrap_err().code(), "unsupported_by_provider");
 }
 
 proptest! {

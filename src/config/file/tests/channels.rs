@@ -13,7 +13,7 @@ hosts = ["https://127.0.0.1:1/path", "http://pay.example.com", "https://127.0.0.
 ca = "wechat/apiclient_key.pem"
 timeouts = { connect = "2s", read = "0s", total = "1s" }
 pool = { idle = 0, idle_timeout = "0s" }
-settle_window = "0s"
+not_found_grace = "0s"
 [account]
 mchid = "x"
 appid = "wx8888888888888888"
@@ -44,7 +44,7 @@ rolling_window = "1ms"
             "channels/wechat.toml:4:51: `timeouts.total` must be at least as long as `timeouts.connect`",
             "channels/wechat.toml:5:17: `pool.idle` must be from 1",
             "channels/wechat.toml:5:35: `pool.idle_timeout` must be more than 0",
-            "channels/wechat.toml:6:17: `settle_window` must be from 1s to 24h",
+            "channels/wechat.toml:6:17: `not_found_grace` must be from 1s to 24h",
             "channels/wechat.toml:8:9: the mchid must be 1 to 32 digits",
             "channels/wechat.toml:11:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
             "channels/wechat.toml:11:41: `id` must be 1 to 128 visible characters",
