@@ -264,18 +264,21 @@ async fn write(
             ledger.mismatch(subject, now).await?;
         }
     }
-    let (heard, is_close) = match said {
-        Said { closed: Some(Ok(outcome)), .. } => (Ok(outcome), true),
-        Said { asked, .. } => (asked, false),
+    let heard = match said {
+        Said { closed: Some(Ok(outcome)), .. } => Ok(outcome),
+        Said { asked, .. } => asked,
     };
     match heard {
         Ok(outcome) => {
-            let is_closed = is_close && matches!(outcome.status, Status::Closed | Status::Failed);
+            let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
             let after =
                 ledger.apply(subject, UpdateWithEvidence { news: Update::Outcome(outcome), evidence }, now).await?;
-            if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
-                tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
-                ledger.mismatch(subject, now).await?;
+            // The ledger tells the merchant of the mismatch.
+            if is_reversed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
+                tracing::error!(
+                    order_id,
+                    "the payment succeeded and was reversed at the same time; compare it with the provider's console"
+                );
             }
         }
         Err(error) => {

@@ -206,7 +206,8 @@ fn settle_close(
         }
     };
     let is_unclear = is_mismatch || matches!(news, Update::Unknown(_));
-    if is_unclear {
+    // A mismatch of a payment that has ended is told, and no inquiry can say more.
+    if is_unclear && !(is_mismatch && payment.row.payment.status.is_final()) {
         inquiries::after_close(tx, payment, now)?;
     }
     Ok((is_mismatch, is_unclear))

@@ -1,6 +1,7 @@
 //! The search for the truth about unknown outcomes: what is due, and how each search stands.
 
 use jiff::{SignedDuration, Timestamp};
+use tollgate_plugins::payment::Status;
 
 use super::ids::{millis, millis_at, time};
 use super::jobs;
@@ -30,19 +31,20 @@ pub(super) fn save_inquiry(
     Ok(true)
 }
 
-/// Has an unclear close carried through: the provider is asked, and what is open is closed again. The payment's status
-/// stays until then. What is final needs no search.
+/// Schedules inquiries after a close whose end is unclear. What is open is closed again. A payment that succeeded meanwhile may have
+/// been reversed by the close, so it is asked about too. The payment's status stays until then.
 pub(super) fn after_close(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    if payment.row.payment.status.is_final() {
+    let status = payment.row.payment.status;
+    if status.is_final() && status != Status::Succeeded {
         return Ok(());
     }
     let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
-    if !std::mem::replace(&mut search.closing, true) {
+    if !std::mem::replace(&mut search.closing, true) && !status.is_final() {
         timeline::add(tx, payment.id, None, TimelineEvent::CloseScheduled, now)?;
     }
     payment.save(tx)

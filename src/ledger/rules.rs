@@ -40,7 +40,14 @@ pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now:
         moved_at: &mut payment.paid_at,
         search: &mut payment.search,
     };
-    let change = standing.apply(news, source, now);
+    let mut change = standing.apply(news, source, now);
+    if search.as_ref().is_some_and(|search| search.closing) {
+        change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, news, source);
+        // The close may have reached the provider before the success was read: one more query decides.
+        if change.became == Some(Status::Succeeded) {
+            payment.search = Some(Inquiry { closing: true, ..Inquiry::new(now) });
+        }
+    }
     if payment.method.is_scanned() && payment.status == Status::Pending {
         let search = payment.search.insert(search.unwrap_or_else(|| Inquiry::new(now)));
         if matches!(news, Update::Outcome(outcome) if outcome.needs_reversal) {
@@ -58,6 +65,14 @@ pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now:
         hasten(payment.search.as_mut(), now);
     }
     change
+}
+
+/// Returns whether the provider says that a payment which succeeded here has been reversed by our own close. UnionPay calls a
+/// reversed order failed.
+fn is_reversal_of_success(payment: &Payment, news: &Update, source: Origin) -> bool {
+    let is_reversed =
+        matches!(news, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
+    payment.status == Status::Succeeded && source == Origin::Query && is_reversed
 }
 
 /// Makes the search due at once, or after a pause where the identical create was already sent again in vain.

@@ -200,6 +200,9 @@ pub(super) fn after(
     } else {
         doubled
     };
+    // A till's payment can take money until it is reversed, however often the gateway restarted meanwhile.
+    let is_open_till = is_scanned(record) && !status_of(record).is_final();
+    let wanted = if is_open_till { wanted.min(LONGEST_EARLY_PAUSE) } else { wanted };
     // From three quarters to five quarters, so that what became open together is not asked about together.
     let pause = SignedDuration::try_from(wanted.mul_f64(0.75 + chance / 2.0)).unwrap_or(SignedDuration::from_secs(30));
     let needs_person = is_late && (is_unsure || is_scanned(record)) || is_overdue;

@@ -304,6 +304,43 @@ async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
     }
 }
 
+/// The provider carried the reversal out, its answer was lost, and the success that was read before was recorded meanwhile.
+#[tokio::test]
+async fn unclear_reversal_of_a_payment_that_succeeded_is_asked_about_and_a_reversed_one_is_a_mismatch() {
+    for (said, kinds) in [
+        (Status::Succeeded, &["payment.succeeded"][..]),
+        (Status::Closed, &["payment.succeeded", "payment.mismatch"]),
+        (Status::Failed, &["payment.succeeded", "payment.mismatch"]),
+    ] {
+        let bench = Bench::new();
+        let ticket = bench.run("k", pay("o")).await;
+        bench.settle(ticket, outcome(Status::Pending)).await;
+        let ticket = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(ticket, Update::Unknown(Reason::default())).await;
+        let inquiry = bench.payment("o").await.search.expect("an inquiry is scheduled");
+        assert!(inquiry.closing && inquiry.due <= at(2), "{inquiry:?}");
+        bench.ledger.apply(&of("o"), outcome(said), at(3)).await.unwrap();
+        let payment = bench.payment("o").await;
+        assert_eq!((payment.status, payment.search), (Status::Succeeded, None), "{said:?}");
+        assert_eq!(bench.kinds().await, kinds, "{said:?}");
+    }
+}
+
+/// The close is on its way when the success is notified, and the process ends before the close's answer.
+#[tokio::test]
+async fn success_of_a_payment_that_is_being_closed_is_confirmed_by_one_more_query() {
+    let bench = Bench::new();
+    let ticket = bench.run("k", pay("o")).await;
+    bench.settle(ticket, outcome(Status::Pending)).await;
+    let ticket = bench.run("c", close("o")).await;
+    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    assert!(bench.payment("o").await.search.is_some_and(|inquiry| inquiry.closing));
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    assert_eq!(bench.payment("o").await.search, None);
+}
+
 #[tokio::test]
 async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     let bench = Bench::new();

@@ -43,6 +43,10 @@ fn not_exist() -> Error {
     Error::NotFound(ProviderError { code: "ORDER_NOT_EXIST".into(), message: String::new() })
 }
 
+fn conflict() -> Error {
+    Error::Conflict(ProviderError { code: "35".into(), message: String::new() })
+}
+
 fn trouble() -> Said {
     Said::to_question(Err(Error::unclear("x")))
 }
@@ -305,4 +309,20 @@ fn search_that_began_in_the_future_begins_now() {
     assert_eq!((next.since, next.absent), (seconds(100).now, 0));
     let next = again(after(next, &payment(Status::Unknown), &absent(), STEADY, seconds(131), 0.5));
     assert_eq!(after(next, &payment(Status::Unknown), &absent(), STEADY, seconds(136), 0.5), Decision::NeverHappened);
+}
+
+#[test]
+fn till_payment_is_asked_about_each_minute_until_its_end_however_old_it_is() {
+    let Some(method) = Method::all().find(Method::is_scanned) else { panic!("no provider has tills") };
+    let policy = PollPolicy { pace: PollInterval::Doubling, ..STEADY };
+    for status in [Status::Pending, Status::Unknown] {
+        let till = Record::Payment(crate::ledger::Payment { method, status, ..a_payment("o") });
+        // A gateway that was restarted just now does not yet know for certain that the payer's time is over.
+        let time = steady_for(seconds(3 * 3600), 1);
+        let reversed = Said { asked: Err(not_exist()), closed: Some(Err(conflict())) };
+        for said in [open(), trouble(), absent(), reversed] {
+            let asked = Inquiry { asked: 70, ..search() };
+            assert!(pause(after(asked, &till, &said, policy, time, 1.0), time) <= 75, "{status:?} {said:?}");
+        }
+    }
 }
