@@ -1,6 +1,6 @@
-//! What each filter costs a request by itself, next to a call without any.
+//! CPU that each filter adds to a call, compared with a call without filters.
 //!
-//! `cargo bench -p tollgate-plugins --bench filters`. The exchange at the end answers at once, so that nothing but the filters is measured.
+//! `cargo bench -p tollgate-plugins --bench filters`. The provider call at the end returns at once, so that only the filters are measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::future::Future;
@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::filter::{Call, Clock, Exchange, FILTERS, FailureReason, Filter, LocalOnly, Next};
+use tollgate_plugins::filter::{Call, Clock, Exchange, FailureReason, Filter, LocalOnly, Next};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Outcome, Status};
+use tollgate_plugins::registry::FILTERS;
 use tollgate_plugins::settings::{Problems, Settings};
 
-/// Short rounds, so that most of them are not interrupted by what else the machine does.
+/// Short rounds, so that most are not interrupted by other work of the machine.
 const CALLS: u32 = 1_000;
 const ROUNDS: usize = 2_000;
 
-/// Filters with the numbers of the example configuration; none of them turns anything away here.
+/// Filters with the settings of the example configuration; none of them rejects a call here.
 const CHAINS: &[(&str, &[(&str, &str)])] = &[
     ("a bare call", &[]),
     ("limit", &[("limit", "rate = 1e9\nin_flight = 1000")]),
@@ -97,9 +98,17 @@ fn measured(filters: &[Arc<dyn Filter>]) -> Duration {
         .map(|_| {
             let start = Instant::now();
             for _ in 0..CALLS {
-                let (symptom, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
-                let (operation, clock, counter, symptom) = (&operation, &clock, &LocalOnly, &symptom);
-                let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient: false, symptom };
+                let (failure_reason, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
+                let (operation, clock, counter, failure_reason) = (&operation, &clock, &LocalOnly, &failure_reason);
+                let call = Call {
+                    channel: "main",
+                    operation,
+                    clock,
+                    counter,
+                    deadline,
+                    deadline_is_callers: false,
+                    failure_reason,
+                };
                 let ends = pin!(Next::new(filters, &AtOnce).run(&call));
                 match ends.poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(outcome) => drop(black_box(outcome.unwrap())),

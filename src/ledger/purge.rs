@@ -1,8 +1,7 @@
-//! The old goes in small batches, so that nobody waits for it.
+//! Purge of expired rows in small batches, so that it delays no other transaction.
 //!
-//! A round walks along each list from its old end. What must stay is met again in the next round, and only that: what is
-//! gone is not walked over again. Several processes may walk at once: each row is looked at again, alone with its order,
-//! before it goes, and what is gone already goes no further.
+//! A round scans each list from its oldest key. A retained key is scanned again in the next round; a purged one is
+//! not. Several processes may purge at once: each row is checked again under its order's lock before it is deleted.
 
 use std::collections::BTreeMap;
 
@@ -17,28 +16,28 @@ use super::retention::{Expired, Kind, RetentionPolicy, expired};
 use super::transaction::{Read, Space, Transaction, Watched};
 use crate::telemetry::METRICS;
 
-/// So many of a list are looked at together.
+/// Number of keys that are checked together.
 const BATCH: usize = 32;
 
-/// How far the purge has come. A new one begins at the old end of everything, wherever the one before was.
+/// Position of the purge. A new one starts at the oldest keys.
 #[derive(Default)]
 pub struct Purge {
-    /// On which list it is.
+    /// Index of the present list.
     list: usize,
-    /// How far on each.
+    /// Position in each list.
     walks: [Walk; Kind::ALL.len()],
 }
 
-/// One list's round.
+/// Position in one list.
 #[derive(Clone, Default)]
 struct Walk {
-    /// Where it goes on.
+    /// Next key to check.
     next: Vec<u8>,
-    /// The first that had to stay in this round: there the next one begins.
+    /// First retained key of this round, where the next round starts.
     stayed: Option<Vec<u8>>,
 }
 
-/// As [`Ledger::purge`](super::Ledger::purge).
+/// Implements [`Ledger::purge`](super::Ledger::purge).
 pub(super) async fn step(
     engine: &Engine,
     purge: &mut Purge,
@@ -49,10 +48,10 @@ pub(super) async fn step(
     let walk = &mut purge.walks[purge.list];
     let next = walk.next.clone().max(kind.prefix().to_vec());
     let keys = engine.keys(kind.space(), next, kind.until(keep, now), BATCH).await?;
-    let gone = forget(engine, kind, keys.clone(), *keep, now).await?;
-    walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !gone.contains(key)).cloned());
+    let purged = purge_expired(engine, kind, keys.clone(), *keep, now).await?;
+    walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !purged.contains(key)).cloned());
     if let Some(last) = keys.last() {
-        // The first key behind it.
+        // The first possible key after the last one.
         walk.next = [last.as_slice(), &[0]].concat();
     }
     if keys.len() == BATCH {
@@ -61,29 +60,29 @@ pub(super) async fn step(
     if let Some(stayed) = walk.stayed.take() {
         walk.next = stayed;
     }
-    show_oldest(engine, kind, walk.next.clone(), now).await?;
+    export_oldest_age(engine, kind, walk.next.clone(), now).await?;
     purge.list = (purge.list + 1) % Kind::ALL.len();
     Ok(purge.list == 0)
 }
 
-/// Lets those of the keys go that may go; tells which.
-async fn forget(
+/// Purges the expired keys and returns them.
+async fn purge_expired(
     engine: &Engine,
     kind: Kind,
     keys: Vec<Vec<u8>>,
     keep: RetentionPolicy,
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, LedgerError> {
-    let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys.clone(), &keep, now));
-    let found = engine.read_uncommitted_view(look).await?;
+    let check = move |from: &dyn Read| Ok(all_expired(&from, kind, keys.clone(), &keep, now));
+    let found = engine.read_uncommitted_view(check).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
     let names = found.iter().flat_map(|(_, old)| old.names.clone()).collect();
     let keys: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
     let work = move |tx: &mut Transaction<'_>| {
-        // Somebody may have been faster, or needs it again.
-        let found = all_old(tx, kind, keys.clone(), &keep, now);
+        // Checked again under the lock: another process may have purged a row, or a request may need it.
+        let found = all_expired(tx, kind, keys.clone(), &keep, now);
         let rows = found.iter().flat_map(|(_, old)| &old.rows);
         let mut counts = BTreeMap::<Space, u64>::new();
         for (space, key) in rows {
@@ -92,15 +91,15 @@ async fn forget(
         }
         Ok((found.into_iter().map(|(key, _)| key).collect(), counts))
     };
-    let (gone, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
+    let (purged, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
     for (space, count) in counts {
         METRICS.ledger_purged_total.with_label_values(&[space.name()]).inc_by(count);
     }
-    Ok(gone)
+    Ok(purged)
 }
 
-/// Those that may go. One that cannot be read stays and keeps no other.
-fn all_old(
+/// Returns the expired keys. A row that cannot be read is retained and does not block the others.
+fn all_expired(
     from: &impl Read,
     kind: Kind,
     keys: Vec<Vec<u8>>,
@@ -108,18 +107,18 @@ fn all_old(
     now: Timestamp,
 ) -> Vec<(Vec<u8>, Expired)> {
     let from = Watched::new(from);
-    let look = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
+    let check = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            from.tell(&error, &format!("an old row of the {}, which stays,", kind.name()));
+            from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };
-    keys.into_iter().filter_map(look).collect()
+    keys.into_iter().filter_map(check).collect()
 }
 
-/// How old the oldest is that is left.
-async fn show_oldest(engine: &Engine, kind: Kind, from: Vec<u8>, now: Timestamp) -> Result<(), LedgerError> {
+/// Exports the age of the oldest remaining row.
+async fn export_oldest_age(engine: &Engine, kind: Kind, from: Vec<u8>, now: Timestamp) -> Result<(), LedgerError> {
     let oldest = engine.keys(kind.space(), from.max(kind.prefix().to_vec()), kind.end(), 1).await?;
     let since = oldest.first().map(|key| millis_at(key.get(kind.prefix().len()..).unwrap_or_default()));
     let age = since.map_or(0, |since| millis(now).saturating_sub(since));

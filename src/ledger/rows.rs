@@ -1,11 +1,10 @@
-//! How payments and refunds lie on disk, how they are found, and how the list of searches follows them.
+//! Rows of payments and refunds, how they are looked up, and the secondary indexes that follow them.
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status, provider_number};
 
-use super::abandoned_attempts;
 use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, index, millis};
 use super::inquiries::priority;
@@ -13,42 +12,43 @@ use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Refund};
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
-/// A payment with what belongs to it. A row with a field of another version is refused: a sum that is not understood must not
-/// count as zero.
+/// Row of a payment. A row with unknown fields is rejected, because a sum that is not understood must not count as
+/// zero.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PaymentRow {
     pub(super) payment: Payment,
-    /// The claim that made it.
+    /// Claim that created the payment.
     pub(super) claim: Id,
-    /// The claim that closes it, or last tried to.
+    /// Latest claim to close the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) close: Option<Id>,
-    /// Sum of its refunds that have not failed, so that a refund costs the same however many there are.
+    /// Sum of its refunds that have not failed, in minor units. Makes the check of a refund independent of their
+    /// number.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) refunding: u64,
-    /// Its newest refund, which leads to the one before it, and so on.
+    /// Newest refund, the head of a linked list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_refund: Option<Id>,
-    /// Oldest event that the merchant does not have yet, its refunds' too. It leads to the next one, and so on.
+    /// Oldest undelivered event of the payment and its refunds, the head of a linked list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first_event: Option<Id>,
-    /// Number of events that the merchant does not have yet.
+    /// Number of undelivered events.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) waiting_events: u64,
-    /// When the first of them is due, in milliseconds.
+    /// When the oldest undelivered event is due, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<u64>,
-    /// The last event that was ever in the queue: the next one's id is greater.
+    /// Newest event ever queued. Ids of later events are greater.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_event: Option<Id>,
-    /// The version at which a mismatch was told last.
+    /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
-    /// What may be left of it on channels that it went away from.
+    /// Abandoned attempts on channels that the payment was moved away from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) attempts: Vec<Id>,
-    /// The payment of which this is such a rest.
+    /// For an abandoned attempt: the payment it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) attempt_of: Option<Id>,
 }
@@ -76,50 +76,50 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
-/// A refund with what belongs to it.
+/// Row of a refund.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RefundRow {
     pub(super) refund: Refund,
-    /// The payment's id.
+    /// Id of the payment.
     pub(super) payment: Id,
-    /// The claim that made it.
+    /// Claim that created the refund.
     pub(super) claim: Id,
-    /// The refund of the same payment before it.
+    /// Previous refund of the same payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) previous: Option<Id>,
-    /// Whether it was released: nothing was sent, and the row stays only because a later refund leads over it.
+    /// Whether the refund was released: nothing was sent, and the row stays only as a link to earlier refunds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) released: bool,
-    /// The version at which a mismatch was told last.
+    /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
 }
 
-/// What payments and refunds have in common as rows.
+/// Common interface of payment and refund rows.
 pub(super) trait Row: Serialize + DeserializeOwned {
-    /// Where they lie.
+    /// Key space of the rows.
     const SPACE: Space;
-    /// What tells them apart in lists of both.
+    /// Tag that distinguishes payments from refunds in common indexes.
     const TAG: u8;
-    /// What it has come to and how the search stands.
-    fn standing(&self) -> (Status, Option<&Inquiry>);
-    /// Whether the merchant knows it, so that it counts where it is unknown.
+    /// Returns the status and the inquiry.
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>);
+    /// Returns whether the merchant sees the record. Only visible records count as unknown.
     fn is_merchant_visible(&self) -> bool;
-    /// Returns the channel whose provider knows it.
+    /// Returns the channel of the record.
     fn channel(&self) -> &str;
-    /// Whether a till waits for it: the payer's code was scanned.
+    /// Returns whether the payer's code was scanned, so that a till waits for the result.
     fn is_scanned(&self) -> bool;
-    /// How far it has come.
-    fn age(&self) -> Version;
-    /// As those call it who hear of changes.
-    fn name(&self) -> RecordKey;
+    /// Returns the version for the change feed.
+    fn version(&self) -> Version;
+    /// Returns the key for the change feed.
+    fn record_key(&self) -> RecordKey;
 }
 
 impl Row for PaymentRow {
     const SPACE: Space = Space::Payments;
     const TAG: u8 = 0;
 
-    fn standing(&self) -> (Status, Option<&Inquiry>) {
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
         (self.payment.status, self.payment.search.as_ref())
     }
 
@@ -135,11 +135,11 @@ impl Row for PaymentRow {
         self.payment.method.is_scanned()
     }
 
-    fn age(&self) -> Version {
-        self.payment.age()
+    fn version(&self) -> Version {
+        self.payment.version()
     }
 
-    fn name(&self) -> RecordKey {
+    fn record_key(&self) -> RecordKey {
         RecordKey(entry_of_payment(&self.payment).0)
     }
 }
@@ -148,7 +148,7 @@ impl Row for RefundRow {
     const SPACE: Space = Space::Refunds;
     const TAG: u8 = 1;
 
-    fn standing(&self) -> (Status, Option<&Inquiry>) {
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
         (self.refund.status, self.refund.search.as_ref())
     }
 
@@ -164,21 +164,21 @@ impl Row for RefundRow {
         false
     }
 
-    fn age(&self) -> Version {
-        self.refund.age()
+    fn version(&self) -> Version {
+        self.refund.version()
     }
 
-    fn name(&self) -> RecordKey {
+    fn record_key(&self) -> RecordKey {
         RecordKey(entry_of_refund(&self.refund).0)
     }
 }
 
-/// A row in hand; remembers how it is listed, so that saving it can correct the lists.
+/// Loaded row with its index keys, so that saving it can update the indexes.
 pub(super) struct TrackedRow<R> {
     pub(super) id: Id,
     pub(super) row: R,
     listed: IndexKeys,
-    /// As it is known outside.
+    /// Version known to the listeners of the change feed.
     known: Option<Version>,
 }
 
@@ -189,10 +189,10 @@ impl<R: Row> TrackedRow<R> {
 
     pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
         let row = from.row::<R>(R::SPACE, &id.0)?;
-        Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.age()), row }))
+        Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.version()), row }))
     }
 
-    /// As [`TrackedRow::load`] where the row must be there.
+    /// Loads a row that must exist.
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
         Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
     }
@@ -207,9 +207,9 @@ impl<R: Row> TrackedRow<R> {
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         tx.put_row(R::SPACE, &self.id.0, &self.row)?;
         self.list(tx, IndexKeys::of(&self.row, self.id));
-        let age = self.row.age();
-        if self.known.replace(age) != Some(age) && self.row.is_merchant_visible() {
-            tx.became(self.row.name(), age);
+        let version = self.row.version();
+        if self.known.replace(version) != Some(version) && self.row.is_merchant_visible() {
+            tx.became(self.row.record_key(), version);
         }
         Ok(())
     }
@@ -239,19 +239,19 @@ impl<R: Row> TrackedRow<R> {
     }
 }
 
-/// A row's keys in the lists of searches and of what is unknown.
+/// Secondary-index keys of a row: its inquiry and its unknown status.
 #[derive(Default)]
 struct IndexKeys {
     search: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
-    /// Value in the list of searches, made by [`priority`].
+    /// Value in the inquiry index, from [`priority`].
     priority: Vec<u8>,
 }
 
 impl IndexKeys {
     fn of<R: Row>(row: &R, id: Id) -> Self {
         let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
-        let (status, search) = row.standing();
+        let (status, search) = row.status_and_inquiry();
         let is_open = search.is_some_and(|search| status == Status::Pending && !search.closing && !row.is_scanned());
         Self {
             priority: priority(!is_open, row.channel()),
@@ -263,7 +263,7 @@ impl IndexKeys {
     }
 }
 
-/// A payment or a refund in hand.
+/// A loaded payment or refund.
 #[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(super) enum Target {
     Payment(TrackedRow<PaymentRow>),
@@ -279,7 +279,7 @@ impl Target {
         })
     }
 
-    /// What the list of searches names.
+    /// Loads the record that a key of the inquiry index names.
     pub(super) fn listed(from: &impl Read, key: &[u8]) -> Result<Option<Self>, LedgerError> {
         let Some((tag, id)) = key.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
         let id = Id::from_bytes(id)?;
@@ -291,58 +291,60 @@ impl Target {
 
     pub(super) fn record(&self) -> Record {
         match self {
-            Self::Payment(kept) => Record::Payment(kept.row.payment.clone()),
-            Self::Refund(kept) => Record::Refund(kept.row.refund.clone()),
+            Self::Payment(tracked) => Record::Payment(tracked.row.payment.clone()),
+            Self::Refund(tracked) => Record::Refund(tracked.row.refund.clone()),
         }
     }
 
     pub(super) fn subject(&self) -> RecordId {
         match self {
-            Self::Payment(kept) => payment_subject(&kept.row.payment),
-            Self::Refund(kept) => refund_subject(&kept.row.refund),
+            Self::Payment(tracked) => payment_subject(&tracked.row.payment),
+            Self::Refund(tracked) => refund_subject(&tracked.row.refund),
         }
     }
 
     pub(super) fn channel(&self) -> &str {
         match self {
-            Self::Payment(kept) => &kept.row.payment.channel,
-            Self::Refund(kept) => &kept.row.refund.channel,
+            Self::Payment(tracked) => &tracked.row.payment.channel,
+            Self::Refund(tracked) => &tracked.row.refund.channel,
         }
     }
 
     pub(super) fn amount(&self) -> Money {
         match self {
-            Self::Payment(kept) => kept.row.payment.amount,
-            Self::Refund(kept) => kept.row.refund.amount,
+            Self::Payment(tracked) => tracked.row.payment.amount,
+            Self::Refund(tracked) => tracked.row.refund.amount,
         }
     }
 
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::Payment(kept) => kept.row.payment.status,
-            Self::Refund(kept) => kept.row.refund.status,
+            Self::Payment(tracked) => tracked.row.payment.status,
+            Self::Refund(tracked) => tracked.row.refund.status,
         }
     }
 
     pub(super) fn search(&mut self) -> &mut Option<Inquiry> {
         match self {
-            Self::Payment(kept) => &mut kept.row.payment.search,
-            Self::Refund(kept) => &mut kept.row.refund.search,
+            Self::Payment(tracked) => &mut tracked.row.payment.search,
+            Self::Refund(tracked) => &mut tracked.row.refund.search,
         }
     }
 
-    /// Adds what happened to it to its payment's timeline.
+    /// Appends an event to the timeline of the record's payment.
     pub(super) fn add(&self, tx: &mut Transaction<'_>, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => timeline::add(tx, kept.id, None, what, now),
-            Self::Refund(kept) => timeline::add(tx, kept.row.payment, Some(&kept.row.refund.refund_id), what, now),
+            Self::Payment(tracked) => timeline::add(tx, tracked.id, None, what, now),
+            Self::Refund(tracked) => {
+                timeline::add(tx, tracked.row.payment, Some(&tracked.row.refund.refund_id), what, now)
+            }
         }
     }
 
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => kept.save(tx),
-            Self::Refund(kept) => kept.save(tx),
+            Self::Payment(tracked) => tracked.save(tx),
+            Self::Refund(tracked) => tracked.save(tx),
         }
     }
 }
@@ -381,29 +383,29 @@ pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<
     TrackedRow::find(from, refund_number(number))
 }
 
-/// The index entry that leads to an order's payment, or to what is left of it on a channel (`ORDER/CHANNEL`). One is enough,
-/// because the provider's number follows from the order.
+/// Returns the index entry of an order's payment, or of its abandoned attempt on a channel (`ORDER/CHANNEL`). The provider's
+/// number follows from the order, so one entry serves both.
 pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     match order_id.split_once('/') {
-        Some((order_id, channel)) => abandoned_attempts::entry(channel, &provider_number(&[merchant, order_id])),
+        Some((order_id, channel)) => attempt_entry(channel, &provider_number(&[merchant, order_id])),
         None => payment_number(&provider_number(&[merchant, order_id])),
     }
 }
 
-/// The index entry that leads to a refund.
+/// Returns the index entry of a refund.
 pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
     refund_number(&provider_number(&[merchant, order_id, refund_id]))
 }
 
-/// As [`order_entry`], with less work.
+/// Returns the same as [`order_entry`], without hashing the order id.
 pub(super) fn entry_of_payment(payment: &Payment) -> Id {
     match payment.is_attempt() {
-        true => abandoned_attempts::entry(&payment.channel, &payment.provider_order_no),
+        true => attempt_entry(&payment.channel, &payment.provider_order_no),
         false => payment_number(&payment.provider_order_no),
     }
 }
 
-/// As [`refund_entry`], with less work.
+/// Returns the same as [`refund_entry`], without hashing the refund id.
 pub(super) fn entry_of_refund(refund: &Refund) -> Id {
     refund_number(&refund.provider_refund_no)
 }
@@ -414,4 +416,9 @@ fn payment_number(number: &str) -> Id {
 
 fn refund_number(number: &str) -> Id {
     index("refund number", &[number])
+}
+
+/// Returns the index entry of an abandoned attempt.
+pub(super) fn attempt_entry(channel: &str, number: &str) -> Id {
+    index("attempt number", &[channel, number])
 }

@@ -1,4 +1,4 @@
-//! The merchant's side of deliveries.
+//! Webhook receiver of a merchant.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::harness::until;
+use crate::wait::until;
 
-/// The merchant's webhook: keeps what came, answers what it is told to.
+/// Records deliveries and answers them with a configurable status.
 pub struct Receiver {
     address: SocketAddr,
     pub events: Arc<Mutex<Vec<Received>>>,
@@ -42,21 +42,21 @@ impl Receiver {
         let address = listener.local_addr().unwrap();
         let events: Arc<Mutex<Vec<Received>>> = Arc::default();
         let status = Arc::new(AtomicU16::new(204));
-        let (kept, answer) = (Arc::clone(&events), Arc::clone(&status));
+        let (received, status_to_send) = (Arc::clone(&events), Arc::clone(&status));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                        let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
                         async move {
                             let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
                             let (id, timestamp, signature) =
                                 (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
                             let body = request.into_body().collect().await?.to_bytes();
-                            let answered = answer.load(Ordering::SeqCst);
-                            kept.lock().push(Received { id, timestamp, signature, body, answered });
+                            let answered = status_to_send.load(Ordering::SeqCst);
+                            received.lock().push(Received { id, timestamp, signature, body, answered });
                             let mut response = Response::new(Full::new(Bytes::new()));
                             *response.status_mut() = StatusCode::from_u16(answered).unwrap();
                             Ok::<_, hyper::Error>(response)
@@ -79,8 +79,8 @@ impl Receiver {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    /// Every event of an order that came, in the order of arrival.
-    pub fn of(&self, order: &str) -> Vec<Received> {
+    /// Returns the received events of an order, in order of arrival.
+    pub fn events_of(&self, order: &str) -> Vec<Received> {
         let about = |event: &Received| {
             let body = event.json();
             body["data"]["payment"]["order_id"] == order || body["data"]["refund"]["order_id"] == order
@@ -90,7 +90,7 @@ impl Receiver {
 
     pub async fn until(&self, order: &str, kind: &str) -> Received {
         until(&format!("event {kind} of {order}"), || async {
-            let events = self.of(order);
+            let events = self.events_of(order);
             let found = events.iter().find(|event| event.json()["type"] == kind).cloned();
             found.ok_or_else(|| events.iter().map(|event| event.json()).collect::<Value>())
         })

@@ -1,4 +1,4 @@
-//! Wrong clocks: what they wrote hides nothing that waits, and no jump lets anything be forgotten.
+//! Wrong clocks: misdated due times hide no work, and a clock jump purges nothing.
 
 use jiff::SignedDuration;
 
@@ -6,20 +6,20 @@ use super::*;
 use crate::clock::Reading;
 
 const DAY: i64 = 86_400;
-/// When the clock that was wrong has written that something is due.
+/// Due time that the wrong clock wrote.
 const FAR: i64 = 401 * DAY;
 
 fn steady(now: Timestamp) -> Reading {
     Reading { now, steady_for: SignedDuration::MAX }
 }
 
-/// A few seconds after a step of the clock, or a start.
+/// A few seconds after a step of the clock, or after a start.
 fn jumped(now: Timestamp) -> Reading {
     Reading { now, steady_for: SignedDuration::from_secs(5) }
 }
 
 #[tokio::test]
-async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
+async fn delivery_postponed_by_a_wrong_clock_is_due_now() {
     let bench = Bench::new();
     bench.paid("o").await;
     let [delivery] = &bench.deliveries(at(3), 9).await[..] else { panic!() };
@@ -31,10 +31,10 @@ async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
 }
 
 #[tokio::test]
-async fn search_that_a_wrong_clock_put_off_is_due_now() {
+async fn inquiry_postponed_by_a_wrong_clock_is_due_now() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let search = bench.payment("o").await.search.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
         let later = Inquiry { due, ..search.clone() };
@@ -45,22 +45,22 @@ async fn search_that_a_wrong_clock_put_off_is_due_now() {
 }
 
 #[tokio::test]
-async fn job_that_a_wrong_clock_put_back_is_due_now_and_young() {
+async fn job_requeued_by_a_wrong_clock_is_due_now_and_not_expired() {
     let bench = Bench::new();
     let late = at(FAR);
     let accepted = bench.ledger.enqueue(claim_key("k", "body"), pay("o"), String::new(), 9, late).await.unwrap();
     assert!(matches!(accepted, ClaimResult::Accepted(_)));
     let after = bench.crash();
     let [claim] = after.ledger.due_job_ids(at(4), 9).await[..] else { panic!("it is not due") };
-    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
-    after.ledger.release(ticket).await.unwrap();
+    let permit = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
+    after.ledger.release(permit).await.unwrap();
     let [claim] = after.crash().ledger.due_job_ids(late, 9).await[..] else { panic!("it is not there") };
-    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
-    assert!(ticket.errand.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
+    let permit = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
+    assert!(permit.job.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
 }
 
 #[tokio::test]
-async fn ledgers_time_survives_restarts_and_refuses_a_jump() {
+async fn known_time_survives_restarts_and_rejects_a_clock_jump() {
     let bench = Bench::new();
     let first = bench.ledger.purge_time(&mut PurgeGuard::default(), steady(at(0))).await.unwrap();
     assert_eq!(first, PurgeTime::Until(at(0)), "an empty ledger takes the clock's time");
@@ -74,13 +74,13 @@ async fn ledgers_time_survives_restarts_and_refuses_a_jump() {
 }
 
 #[tokio::test]
-async fn ledger_without_a_time_takes_that_of_its_newest_record() {
+async fn ledger_without_a_known_time_uses_its_newest_record() {
     let bench = Bench::new();
     bench.paid("o").await;
     let refused = bench.ledger.purge_time(&mut PurgeGuard::default(), jumped(at(FAR))).await.unwrap();
     let PurgeTime::Refused { known } = refused else { panic!("{refused:?}") };
     assert!(known.duration_since(at(0)) < SignedDuration::from_hours(1), "{known}");
-    // A merchant's request, and a clock that has run with the jump for long enough.
+    // A merchant's request, and a clock that has run steadily for long enough.
     let confirmed = bench.ledger.purge_time(&mut PurgeGuard::default(), steady(at(FAR))).await.unwrap();
     assert_eq!(confirmed, PurgeTime::Until(at(FAR)));
 }

@@ -1,12 +1,12 @@
-//! Events on their way to merchants: order, postponement, what comes next.
+//! Deliveries: order, postponement, and the next event of a payment.
 
 use super::*;
 
-/// One payment with three events in its queue.
+/// Creates one payment with three events in its queue.
 async fn three() -> Bench {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     bench
@@ -18,7 +18,7 @@ async fn kinds_due(bench: &Bench, now: Timestamp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
+async fn deliveries_are_ordered_per_payment_and_do_not_delay_other_payments() {
     let bench = three().await;
     bench.paid("p").await;
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
@@ -34,7 +34,7 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
     let mut wake = bench.ledger.wake();
     wake.mark_unchanged();
     bench.ledger.delivered(&head.event.id, at(61)).await.unwrap();
-    // Whoever waits hears of the next once it is durable, at the latest with the next transaction.
+    // The counter changes once the next event is durable, at the latest with the next transaction.
     bench.ledger.delivered("evt_none", at(61)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     let due = bench.deliveries(at(61), 10).await;
@@ -45,16 +45,16 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
 }
 
 #[tokio::test]
-async fn delivered_twice_or_never_sent_changes_nothing() {
+async fn duplicate_delivered_report_is_idempotent() {
     let bench = three().await;
     let head = bench.deliveries(at(10), 1).await.remove(0);
     for _ in 0..2 {
         bench.ledger.delivered(&head.event.id, at(11)).await.unwrap();
     }
     bench.ledger.postpone(&head.event.id, at(0), 9).await.unwrap();
-    for stranger in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
-        bench.ledger.delivered(stranger, at(11)).await.unwrap();
-        bench.ledger.postpone(stranger, at(11), 1).await.unwrap();
+    for unknown_id in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
+        bench.ledger.delivered(unknown_id, at(11)).await.unwrap();
+        bench.ledger.postpone(unknown_id, at(11), 1).await.unwrap();
     }
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 2);
     assert_eq!(bench.kinds().await, ["payment.failed", "payment.succeeded"]);
@@ -62,20 +62,20 @@ async fn delivered_twice_or_never_sent_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_refunds_events_stand_in_its_payments_queue() {
+async fn refund_events_share_the_delivery_queue_of_their_payment() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(kinds_due(&bench, at(10)).await, ["payment.succeeded"]);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
 
 #[tokio::test]
-async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
+async fn event_ids_grow_when_the_clock_is_set_back_across_a_restart() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.ledger.settle(ticket, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
+    let permit = bench.run("k", pay("o")).await;
+    bench.ledger.settle(permit, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(5)).await.unwrap();
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
@@ -84,7 +84,7 @@ async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
 }
 
 #[tokio::test]
-async fn the_longest_due_come_first_up_to_the_limit() {
+async fn due_deliveries_are_returned_oldest_first_up_to_the_limit() {
     let bench = Bench::new();
     for order in ["a", "b", "c"] {
         bench.paid(order).await;
@@ -94,12 +94,12 @@ async fn the_longest_due_come_first_up_to_the_limit() {
     }
     let due = bench.deliveries(at(100), 2).await;
     assert_eq!(due.iter().map(|delivery| delivery.due).collect::<Vec<_>>(), [at(10), at(20)]);
-    // After a crash it is the same list.
+    // After a crash the list is the same.
     assert_eq!(bench.crash().deliveries(at(100), 2).await, due);
 }
 
 #[tokio::test]
-async fn a_lane_gets_what_it_has_places_for_and_what_is_under_way_is_not_given_out_again() {
+async fn merchant_gets_at_most_its_free_slots_and_no_delivery_under_way_twice() {
     let bench = Bench::new();
     for number in 0..20 {
         bench.paid(&format!("o{number}")).await;

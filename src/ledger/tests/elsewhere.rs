@@ -1,11 +1,11 @@
-//! Refunds that were not made here.
+//! Refunds made outside this gateway.
 
 use tollgate_plugins::payment::Refunded;
 
 use super::*;
 
 fn refunded(id: &str, order: &str, number: Option<&str>, refunded: Refunded) -> ProviderEvent {
-    let event = told(id, order, None, Outcome::of(Status::Succeeded));
+    let event = notification(id, order, None, Outcome::of(Status::Succeeded));
     ProviderEvent { refund_number: number.map(str::to_owned), outcome: None, refunded: Some(refunded), ..event }
 }
 
@@ -18,7 +18,7 @@ fn part(value: u64) -> Refunded {
 }
 
 #[tokio::test]
-async fn refund_made_elsewhere_is_told_once_and_counts() {
+async fn refund_made_elsewhere_publishes_one_event_and_reduces_the_balance() {
     let bench = Bench::new();
     bench.paid("o").await;
     let before = bench.payment("o").await;
@@ -28,10 +28,10 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
     let after = bench.payment("o").await;
     assert_eq!((after.refunded, after.refunded_elsewhere, after.version), (300, 300, before.version + 1));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.refunded_elsewhere"]);
-    // The same refund under another of the provider's states.
+    // The same refund with other fields of the provider.
     let again = record(refunded("b", "o", Some("CONSOLE-1"), total(300))).await;
     assert_eq!(again, Recorded::Duplicate);
-    // The sum grows by another one; the last of it is named as a part.
+    // The sum grows by another refund; the notification names the latest as a part.
     let second = record(refunded("c", "o", Some("CONSOLE-2"), total(400))).await;
     assert_eq!(second, Recorded::RefundedElsewhere(of("o"), cny(100)));
     let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
@@ -48,13 +48,14 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
 }
 
 #[tokio::test]
-async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate() {
+async fn duplicate_notification_of_a_full_refund_made_elsewhere_is_ignored() {
     for refund in [part(1000), part(600), total(1000)] {
         let bench = Bench::new();
         bench.paid("o").await;
         let record = async |id| bench.ledger.record("wechat", refunded(id, "o", Some("CONSOLE-1"), refund), at(5)).await;
         assert!(matches!(record("a").await.unwrap(), Recorded::RefundedElsewhere(..)), "{refund:?}");
-        // The acknowledgement was lost: the same notification comes again, or another about the same refund.
+        // The acknowledgement was lost: the provider repeats the notification, or sends another one about the same
+        // refund.
         for id in ["a", "b"] {
             assert_eq!(record(id).await.unwrap(), Recorded::Duplicate, "{refund:?}");
         }
@@ -63,29 +64,29 @@ async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate()
 }
 
 #[tokio::test]
-async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
+async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
     let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
-    // While a refund of ours is open, whose sum it is cannot be told: the provider sends it again.
+    // While a refund of ours is open, the sum cannot be attributed, so the provider must repeat the notification.
     assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::TooEarly(of("o")));
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
-    // What is more than that went back elsewhere, though no number says so.
+    // The rest of the sum was refunded elsewhere, though no number says so.
     let more = record(refunded("d", "o", None, total(350))).await;
     assert_eq!(more, Recorded::RefundedElsewhere(of("o"), cny(50)));
     assert_eq!(bench.payment("o").await.refunded, 350);
 }
 
 #[tokio::test]
-async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_told_later() {
+async fn refund_elsewhere_of_an_unpaid_payment_schedules_a_query_and_is_recorded_later() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = || refunded("a", "o", Some("CONSOLE-1"), total(300));
     let early = bench.ledger.record("wechat", event(), at(5)).await.unwrap();
     assert_eq!(early, Recorded::TooEarly(of("o")));
@@ -102,7 +103,7 @@ async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_tol
 }
 
 impl Bench {
-    /// What the timeline says of refunds that were not made here, and of people.
+    /// Returns the timeline's entries about refunds elsewhere and manual reviews.
     async fn noted(&self, order: &str) -> Vec<String> {
         let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
         let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
@@ -116,7 +117,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_changes_nothing() {
+async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.hear_all().await;
@@ -133,24 +134,24 @@ async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_cha
         assert_eq!(record(number, state).await, Recorded::Duplicate, "{number}");
     }
     let noted =
-        ["Believed", "C-1 failed", "Believed", "C-2 pending", "Believed", "C-3 pending", "person"].map(str::to_owned);
+        ["Applied", "C-1 failed", "Applied", "C-2 pending", "Applied", "C-3 pending", "person"].map(str::to_owned);
     assert_eq!(bench.noted("o").await, noted);
     assert_eq!(bench.payment("o").await, before);
     assert!(bench.kinds().await.is_empty(), "no money moved");
-    // Finished by a person, it counts.
+    // Completed in the provider's console, it counts.
     assert_eq!(record("C-3", part(300)).await, Recorded::RefundedElsewhere(of("o"), cny(300)));
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 300);
 }
 
 #[tokio::test]
-async fn failed_refund_made_elsewhere_of_a_payment_that_is_not_known_to_be_paid_is_noted_and_asked_about() {
+async fn failed_refund_elsewhere_of_an_unpaid_payment_is_noted_and_schedules_a_query() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
     let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
     assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));
-    assert_eq!(bench.noted("o").await, ["Ask", "C-1 failed"].map(str::to_owned));
+    assert_eq!(bench.noted("o").await, ["Verify", "C-1 failed"].map(str::to_owned));
     assert_eq!(bench.ledger.due_searches(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
     assert_eq!(bench.ledger.record("wechat", event, at(6)).await.unwrap(), Recorded::Duplicate);
 }

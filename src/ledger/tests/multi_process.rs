@@ -6,7 +6,7 @@ use super::super::transaction::{Space, Transaction};
 use super::*;
 
 impl Schema {
-    /// The first process is not heard any more, although it lives and believes that it is.
+    /// Expires the lease of the first process, although it is alive.
     fn silence_the_first(&self) {
         self.sql(
             "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
@@ -16,18 +16,19 @@ impl Schema {
         );
     }
 
-    /// A further process.
+    /// Connects another process.
     fn join(&self) -> Fixture<Self> {
-        let place = self.again();
-        Fixture { ledger: place.open(), place }
+        let backend = self.again();
+        Fixture { ledger: backend.open(), backend }
     }
 }
 
-/// Two processes with several connections each: few enough that none waits seconds for a lock where the machine is busy.
+/// Returns two processes with several connections each: few enough that no lock is waited for during seconds on a
+/// busy machine.
 fn two() -> (Schema, [Ledger; 2]) {
-    let place = Schema::new();
-    let ledgers = [place.connect(3), place.connect(3)];
-    (place, ledgers)
+    let backend = Schema::new();
+    let ledgers = [backend.connect(3), backend.connect(3)];
+    (backend, ledgers)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,30 +40,30 @@ async fn concurrent_claims_of_one_order_over_two_processes_execute_once() {
         let key = if number % 3 == 0 { "k".to_owned() } else { format!("k{number}") };
         tokio::spawn(async move { ledger.claim(claim_key(&key, "body"), pay("o"), at(0)).await.unwrap() })
     });
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
-            ClaimResult::Run(ticket) => tickets.push(ticket),
+            ClaimResult::Run(permit) => permits.push(permit),
             other => assert!(matches!(other, ClaimResult::Running), "{other:?}"),
         }
     }
-    assert_eq!(tickets.len(), 1);
+    assert_eq!(permits.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refunds_over_two_processes_never_exceed_what_was_paid() {
     let (_place, ledgers) = two();
-    let ClaimResult::Run(ticket) = ledgers[0].claim(claim_key("k", ""), pay("o"), at(0)).await.unwrap() else {
+    let ClaimResult::Run(permit) = ledgers[0].claim(claim_key("k", ""), pay("o"), at(0)).await.unwrap() else {
         panic!()
     };
-    ledgers[0].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    ledgers[0].settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     let tasks = (0..40).map(|number| {
         let ledger = ledgers[number % 2].clone();
         tokio::spawn(async move {
             let intent = give_back("o", &format!("r{number}"), 70);
             let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
-            let ClaimResult::Run(ticket) = claimed else { return 0 };
-            ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+            let ClaimResult::Run(permit) = claimed else { return 0 };
+            ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
             70
         })
     });
@@ -75,17 +76,17 @@ async fn refunds_over_two_processes_never_exceed_what_was_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
+async fn unique_keys_reject_the_second_writer_without_locks() {
     let (_place, ledgers) = two();
     for round in 0..20_u8 {
         let writes = [0, 1_u8].map(|side| {
-            let (ledger, about) =
+            let (ledger, scope) =
                 (ledgers[usize::from(side)].clone(), LockScope::order("shop", &format!("{round}-{side}")));
             let entry = move |tx: &mut Transaction<'_>| {
                 tx.put(Space::Index, &[round; 16], [side; 16]);
                 Ok(())
             };
-            tokio::spawn(async move { ledger.engine.write(Durable, about, entry).await })
+            tokio::spawn(async move { ledger.engine.write(Durable, scope, entry).await })
         });
         let mut written = 0;
         for write in writes {
@@ -96,37 +97,37 @@ async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
 }
 
 #[tokio::test]
-async fn who_lives_is_left_alone_when_others_start() {
+async fn claims_of_a_living_process_are_untouched_when_others_start() {
     let bench = Fixture::<Schema>::new();
-    let ticket = bench.run("k", pay("o")).await;
-    let other = bench.place.join();
+    let permit = bench.run("k", pay("o")).await;
+    let other = bench.backend.join();
     assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Running));
     assert_eq!(other.payment("o").await.version, 1);
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Replay(_)));
 }
 
 #[tokio::test]
-async fn who_leaves_in_order_is_not_waited_for() {
+async fn claims_after_a_clean_shutdown_are_taken_over_at_once() {
     let bench = Fixture::<Schema>::new();
-    // Its end never comes, as that of a task which is cut off with its process.
+    // The task never ends, like one that is cut off with its process.
     std::mem::forget(bench.run("k", pay("o")).await);
-    let place = bench.place.again();
+    let backend = bench.backend.again();
     drop(bench.ledger);
-    let other = Fixture { ledger: place.open(), place };
+    let other = Fixture { ledger: backend.open(), backend };
     assert_eq!(other.payment("o").await.status, Status::Unknown);
 }
 
 #[tokio::test]
-async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_nothing() {
+async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing() {
     let bench = Fixture::<Schema>::new();
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for order in ["paid", "open", "refused", "lost"] {
-        tickets.push(bench.run(order, pay(order)).await);
+        permits.push(bench.run(order, pay(order)).await);
     }
-    let other = bench.place.join();
-    bench.place.silence_the_first();
-    let third = bench.place.join();
+    let other = bench.backend.join();
+    bench.backend.silence_the_first();
+    let third = bench.backend.join();
     for order in ["paid", "open", "refused", "lost"] {
         assert_eq!(other.payment(order).await.status, Status::Unknown);
         assert!(
@@ -135,7 +136,7 @@ async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_not
         );
     }
     assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them asks");
-    // The truth as the provider told it meanwhile.
+    // The provider's answer meanwhile.
     other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
     other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
     let late = [
@@ -144,8 +145,8 @@ async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_not
         Update::Declined(word()),
         Update::Unknown(Reason::default()),
     ];
-    for (ticket, news) in tickets.into_iter().zip(late) {
-        bench.settle(ticket, news).await;
+    for (permit, update) in permits.into_iter().zip(late) {
+        bench.settle(permit, update).await;
     }
     let mut statuses = Vec::new();
     for order in ["paid", "open", "refused", "lost"] {
@@ -159,42 +160,42 @@ async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_not
 }
 
 #[tokio::test]
-async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
+async fn permit_of_an_expired_lease_can_neither_reroute_nor_release() {
     let bench = Fixture::<Schema>::new();
-    let mut ticket = bench.run("k", pay("o")).await;
-    bench.place.silence_the_first();
-    let other = bench.place.join();
+    let mut permit = bench.run("k", pay("o")).await;
+    bench.backend.silence_the_first();
+    let other = bench.backend.join();
     assert!(
-        bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
+        bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
         "nothing may be sent"
     );
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being asked about");
 }
 
 #[tokio::test]
-async fn without_a_lease_nothing_may_be_sent() {
+async fn expired_lease_forbids_sending() {
     let bench = Fixture::<Schema>::new();
-    let ticket = bench.run("k", pay("o")).await;
-    assert!(bench.ledger.may_send(ticket.turn).is_ok());
+    let permit = bench.run("k", pay("o")).await;
+    assert!(bench.ledger.may_send(permit.execution).is_ok());
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
-    engine.lease().let_break();
-    assert!(bench.ledger.may_send(ticket.turn).is_err(), "others may have ended it before the lease was renewed");
+    engine.lease().start_new_term();
+    assert!(bench.ledger.may_send(permit.execution).is_err(), "others may have ended it before the lease was renewed");
     let later = bench.run("k2", pay("o2")).await;
-    assert!(bench.ledger.may_send(later.turn).is_ok());
-    engine.lease().let_end();
-    assert!(bench.ledger.may_send(later.turn).is_err());
+    assert!(bench.ledger.may_send(later.execution).is_ok());
+    engine.lease().expire();
+    assert!(bench.ledger.may_send(later.execution).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_never_ask_about_the_same() {
+async fn two_processes_never_query_the_same_record() {
     let (_place, ledgers) = two();
-    // More than the looks of one side can take: some are left for the other however they fall.
+    // More than one side can reserve: some are left for the other in any case.
     for number in 0..100 {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
-        let ClaimResult::Run(ticket) = claimed else { panic!() };
-        ledgers[0].settle(ticket, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
+        let ClaimResult::Run(permit) = claimed else { panic!() };
+        ledgers[0].settle(permit, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
     }
     let looks = (0..8).map(|number| {
         let ledger = ledgers[number % 2].clone();
@@ -210,7 +211,7 @@ async fn two_processes_never_ask_about_the_same() {
     }
     assert!(taken[0].is_disjoint(&taken[1]), "{taken:?}");
     assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
-    // Who has asked and not heard enough gives it back; then anybody may.
+    // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
     let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
     ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
@@ -220,14 +221,14 @@ async fn two_processes_never_ask_about_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_processes_one_makes_what_was_accepted() {
-    let (place, ledgers) = two();
+async fn job_is_executed_by_one_of_two_processes() {
+    let (backend, ledgers) = two();
     for number in 0..60 {
         let order = format!("o{number}");
         let accepted = ledgers[0].enqueue(claim_key(&order, ""), pay(&order), "{}".into(), 100, at(0)).await.unwrap();
         assert!(matches!(accepted, ClaimResult::Accepted(_)), "{accepted:?}");
     }
-    // As many looks as it takes, both sides at once; what is found is taken by both.
+    // As many reservations as needed, on both sides at once.
     let looks = (0..8).map(|number| {
         let ledgers = ledgers.clone();
         tokio::spawn(async move {
@@ -243,19 +244,19 @@ async fn of_two_processes_one_makes_what_was_accepted() {
     });
     let mut orders = Vec::new();
     for look in looks.collect::<Vec<_>>() {
-        orders.extend(look.await.unwrap().into_iter().map(|ticket| {
-            let order = ticket.subject.order_id.clone();
-            std::mem::forget(ticket);
+        orders.extend(look.await.unwrap().into_iter().map(|permit| {
+            let order = permit.subject.order_id.clone();
+            std::mem::forget(permit);
             order
         }));
     }
     let many = orders.len();
     let orders: BTreeSet<_> = orders.into_iter().collect();
     assert!(many >= 32 && orders.len() == many, "{many} taken, {} different", orders.len());
-    // What the first had found and not taken when it died is the other's.
+    // Jobs that the first process had reserved but not dequeued when it died go to the other.
     let left = 60 - many;
     drop(ledgers[0].due_job_ids(at(10), 100).await);
-    place.silence_the_first();
+    backend.silence_the_first();
     let mut found = BTreeSet::new();
     while found.len() < left {
         let due = ledgers[1].due_job_ids(at(10), 100).await;
@@ -265,7 +266,7 @@ async fn of_two_processes_one_makes_what_was_accepted() {
 }
 
 #[tokio::test]
-async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() {
+async fn jobs_of_a_dead_process_become_unknown_and_queued_ones_execute() {
     let bench = Fixture::<Schema>::new();
     for order in ["taken", "waits"] {
         let key = claim_key(order, "");
@@ -276,25 +277,25 @@ async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() 
         }
     }
     drop(bench.ledger.due_job_ids(at(1), 9).await);
-    bench.place.silence_the_first();
-    let other = bench.place.join();
+    bench.backend.silence_the_first();
+    let other = bench.backend.join();
     assert_eq!(other.payment("taken").await.status, Status::Unknown);
     let [claim] = other.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
-    let ticket = other.ledger.dequeue(claim, "second", at(1)).await.unwrap().unwrap();
-    assert_eq!(ticket.subject, of("waits"));
-    other.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = other.ledger.dequeue(claim, "second", at(1)).await.unwrap().unwrap();
+    assert_eq!(permit.subject, of("waits"));
+    other.settle(permit, outcome(Status::Succeeded)).await;
     assert!(bench.ledger.dequeue(claim, "first", at(1)).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_never_deliver_the_same() {
-    let (place, ledgers) = two();
-    // More than the looks of one side can take: some are left for the other however they fall.
+async fn two_processes_never_deliver_the_same_event() {
+    let (backend, ledgers) = two();
+    // More than one side can reserve: some are left for the other in any case.
     for number in 0..40 {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
-        let ClaimResult::Run(ticket) = claimed else { panic!() };
-        ledgers[0].settle(ticket, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
+        let ClaimResult::Run(permit) = claimed else { panic!() };
+        ledgers[0].settle(permit, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
         ledgers[1].apply(&of(&order), outcome(Status::Succeeded), at(2)).await.unwrap();
     }
     let look = |number: usize| {
@@ -303,7 +304,7 @@ async fn two_processes_never_deliver_the_same() {
     };
     let mut looks: Vec<_> = (0..6).map(look).collect();
     let mut taken = [BTreeSet::new(), BTreeSet::new()];
-    // Who saw the same at the same time and was slower went away with nothing, and finds others at the next look.
+    // A process that lost the race for a row gets none, and finds others at its next query.
     for number in 0..8 {
         if number >= looks.len() {
             looks.push(look(number));
@@ -314,40 +315,41 @@ async fn two_processes_never_deliver_the_same() {
         taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
     }
     assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
-    // The next of the same payment is anybody's.
+    // The next event of the same payment may go to any process.
     let mine = taken[0].first().unwrap();
     ledgers[0].delivered(mine, at(11)).await.unwrap();
     let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
     assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
     assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
-    // What somebody had who is dead is anybody's too.
-    place.silence_the_first();
+    // Reservations of a dead process are free, too.
+    backend.silence_the_first();
     let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
     assert_eq!(all.len(), 40);
 }
 
 #[tokio::test]
-async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_newer_tables() {
-    let place = Schema::new();
-    let opened: Vec<_> = (0..4).map(|_| place.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
+async fn concurrent_schema_migrations_succeed_and_older_versions_run_on_newer_tables() {
+    let backend = Schema::new();
+    let opened: Vec<_> =
+        (0..4).map(|_| backend.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
     for ledger in opened {
         ledger.join().unwrap().unwrap();
     }
-    place.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
-    let bench = place.join();
+    backend.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
+    let bench = backend.join();
     bench.paid("o").await;
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_may_purge_at_once_while_payments_go_on() {
+async fn concurrent_purges_do_not_disturb_payments() {
     let (_place, ledgers) = two();
     let pay_all = async |prefix: &str, now: Timestamp| {
         for number in 0..60 {
             let order = format!("{prefix}{number}");
             let claimed = ledgers[number % 2].claim(claim_key(&order, ""), pay(&order), now).await.unwrap();
-            let ClaimResult::Run(ticket) = claimed else { panic!() };
-            ledgers[number % 2].settle(ticket, outcome(Status::Failed), now, answer).await.unwrap();
+            let ClaimResult::Run(permit) = claimed else { panic!() };
+            ledgers[number % 2].settle(permit, outcome(Status::Failed), now, answer).await.unwrap();
         }
     };
     pay_all("old", at(0)).await;

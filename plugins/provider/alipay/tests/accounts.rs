@@ -1,31 +1,31 @@
-//! `[account]`, certificates and every mistake in them.
+//! Reading of `[account]` and of certificates, with every configuration error.
 
 use super::*;
-use crate::provider::alipay::{ROW, certificates};
+use crate::provider::alipay::{SPEC, certificate_files};
 
 #[test]
-fn certificates_have_the_published_numbers() {
+fn certificate_serial_numbers_match_published_ones() {
     let vectors = vectors();
     let is = |value: &Value, number: Option<String>| assert_eq!(value.as_str(), number.as_deref());
     let numbers = &vectors["cert_sn"];
-    is(&numbers["app_cert_sn"], certificates::app_number(&key_file("ali_app.crt.pem")));
-    is(&numbers["alipay_cert_sn"], (ROW.key_id)(&key_file("ali_alipay.crt.pem")));
-    is(&numbers["alipay_root_cert_sn"], certificates::root_number(&key_file("ali_root_bundle.pem")));
+    is(&numbers["app_cert_sn"], certificate_files::app_serial(&key_file("ali_app.crt.pem")));
+    is(&numbers["alipay_cert_sn"], (SPEC.key_id)(&key_file("ali_alipay.crt.pem")));
+    is(&numbers["alipay_root_cert_sn"], certificate_files::root_serials(&key_file("ali_root_bundle.pem")));
     let numbers = &vectors["public_cert_sn"];
-    is(&numbers["app"]["sn"], certificates::app_number(&key_file("appCertPublicKey_2021001161683774.crt")));
-    is(&numbers["alipay"]["sn"], (ROW.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
-    is(&numbers["root"]["sn"], certificates::root_number(&key_file("alipayRootCert.crt")));
+    is(&numbers["app"]["sn"], certificate_files::app_serial(&key_file("appCertPublicKey_2021001161683774.crt")));
+    is(&numbers["alipay"]["sn"], (SPEC.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
+    is(&numbers["root"]["sn"], certificate_files::root_serials(&key_file("alipayRootCert.crt")));
 }
 
 #[test]
-fn bare_keys_go_by_a_fingerprint_that_tells_nothing_of_a_private_one() {
-    let id = |file: &str| (ROW.key_id)(&key_file(file)).unwrap();
+fn bare_public_key_id_is_fingerprint_private_key_id_is_constant() {
+    let id = |file: &str| (SPEC.key_id)(&key_file(file)).unwrap();
     assert_eq!(id("ali_app.key.pem"), "app");
     assert_eq!((id("ali_app.pub.pem").len(), id("ali_app.pub.pem") == id("ali_alipay.pub.pem")), (16, false));
 }
 
 #[test]
-fn certificate_mode_names_both_and_partner_mode_the_token() {
+fn certificate_mode_sends_both_serials_and_partner_mode_sends_token() {
     let secrets = [("app_cert", key_file("ali_app.crt.pem")), ("root_cert", key_file("ali_root_bundle.pem"))];
     let secrets = secrets.each_ref().map(|(name, file)| (*name, file.as_slice()));
     let text = "app_id = \"2021000000000001\"\nseller_id = \"2088000000000001\"\napp_auth_token = \"201510BB\"";
@@ -46,9 +46,9 @@ fn certificate_mode_names_both_and_partner_mode_the_token() {
 }
 
 #[test]
-fn every_mistake_is_told() {
+fn every_configuration_error_is_reported() {
     let cert = key_file("ali_app.crt.pem");
-    let said = |text: &str, secrets: &[(&'static str, &[u8])]| {
+    let result = |text: &str, secrets: &[(&'static str, &[u8])]| {
         let (account, problems) = account(text, secrets, "rsa-sha256");
         assert!(account.is_none(), "{text}");
         problems.join("; ")
@@ -64,18 +64,18 @@ fn every_mistake_is_told() {
         ("app_id = \"1\"\ngateway = \"https://a/b?c\"", "the gateway must be an https:// URL"),
         ("app_id = \"1\"\napp_auth_token = \"t\"", "`seller_id` is needed with `app_auth_token`"),
     ] {
-        assert!(said(text, &[]).starts_with(expected), "{text}: {}", said(text, &[]));
+        assert!(result(text, &[]).starts_with(expected), "{text}: {}", result(text, &[]));
     }
-    let lonely = said("app_id = \"1\"", &[("app_cert", &cert)]);
+    let lonely = result("app_id = \"1\"", &[("app_cert", &cert)]);
     assert!(lonely.starts_with("`[keys]` has `app_cert` but no `root_cert`"), "{lonely}");
-    let lonely = said("app_id = \"1\"", &[("root_cert", &cert)]);
+    let lonely = result("app_id = \"1\"", &[("root_cert", &cert)]);
     assert!(lonely.starts_with("`[keys]` has `root_cert` but no `app_cert`"), "{lonely}");
 }
 
 #[test]
-fn secrets_are_checked_and_never_repeated() {
+fn invalid_secret_is_rejected_without_being_printed() {
     let check = |name: &str, value: &[u8]| {
-        let field = ROW.secrets.iter().find(|field| field.name == name).unwrap();
+        let field = SPEC.secrets.iter().find(|field| field.name == name).unwrap();
         assert_eq!(field.need, Need::Optional);
         (field.check)(value)
     };

@@ -1,43 +1,44 @@
-//! Every code of the official lists: its class, what the merchant is told, what a breaker counts and what is sent next.
+//! Every code of the official lists: its class, the reported error, what a breaker counts and whether a retry is
+//! allowed.
 
 use super::*;
 use crate::provider::alipay::codes::{Class, Interface};
 use crate::provider::alipay::gateway_codes;
 use crate::provider::alipay::request::service;
 
-/// What follows from a class. What the merchant hears of each error to a write is in the gateway's own test.
-struct Follows {
+/// Consequences of a class. The HTTP response for each error is tested in the gateway.
+struct Consequences {
     /// Code of the error.
     error: &'static str,
     /// Whether a breaker counts it.
     is_failure: bool,
-    /// Whether the same request may be sent again; what is not, and is not declined, is queried.
+    /// Whether the same request may be sent again. Otherwise, unless declined, the order is queried.
     is_not_executed: bool,
 }
 
-fn follows(class: Class) -> Follows {
-    let row = |error, is_failure, is_not_executed| Follows { error, is_failure, is_not_executed };
+fn consequences(class: Class) -> Consequences {
+    let row = |error, is_failure, is_not_executed| Consequences { error, is_failure, is_not_executed };
     match class {
         // 202 unknown, then queries.
         Class::Unclear => row("unclear", true, false),
         // 503 provider_busy, same_key.
         Class::Busy => row("provider_busy", false, true),
-        // 202 unknown, then queries; the channel works.
+        // 202 unknown, then queries; the channel is healthy.
         Class::Conflict => row("conflict", false, false),
         Class::Absent => row("absent", false, false),
-        // 503 not_sent, same_key; the breaker opens for everybody.
+        // 503 channel_credentials_rejected, same_key; the breaker opens for everybody.
         Class::Unauthorized => row("unauthorized", true, true),
         // 402 declined, new_key.
         Class::Declined => row("declined", false, false),
     }
 }
 
-fn check(said: &Error, class: Class, code: &str) {
-    let expected = follows(class);
-    assert_eq!(said.code(), expected.error, "{code}");
-    assert_eq!(said.is_channel_failure(), expected.is_failure, "{code}");
-    assert_eq!(said.provably_not_executed(), expected.is_not_executed, "{code}");
-    assert_eq!(said.word().unwrap().code, code);
+fn check(result: &Error, class: Class, code: &str) {
+    let expected = consequences(class);
+    assert_eq!(result.code(), expected.error, "{code}");
+    assert_eq!(result.is_channel_failure(), expected.is_failure, "{code}");
+    assert_eq!(result.provably_not_executed(), expected.is_not_executed, "{code}");
+    assert_eq!(result.word().unwrap().code, code);
 }
 
 fn of(interface: Interface) -> Option<Operation> {
@@ -52,14 +53,14 @@ fn of(interface: Interface) -> Option<Operation> {
     })
 }
 
-fn form_says(operation: &Operation, content: &Value) -> Error {
+fn form_error(operation: &Operation, content: &Value) -> Error {
     let name = service(operation).unwrap().replace('.', "_");
     let body = answered(&format!("{name}_response"), &content.to_string());
     let verified = provider().verify(Source::Answer, &HeaderMap::new(), body.into(), &keyring(), NOW).unwrap();
     signing(|with| provider().decode(operation, StatusCode::OK, verified, with)).unwrap_err()
 }
 
-fn v3_says(operation: &Operation, status: u16, code: &str) -> Error {
+fn v3_error(operation: &Operation, status: u16, code: &str) -> Error {
     let body = json!({"code": code, "message": "m", "links": [{"link": "https://open.alipay.com"}]}).to_string();
     let headers = super::v3::headers(&body);
     let verified = super::v3::v3("").verify(Source::Answer, &headers, body.into(), &keyring(), NOW).unwrap();
@@ -68,15 +69,15 @@ fn v3_says(operation: &Operation, status: u16, code: &str) -> Error {
 }
 
 #[test]
-fn every_business_code_has_its_class_and_consequences_in_both_protocols() {
+fn every_business_code_is_classified_in_both_protocols() {
     for interface in Interface::ALL {
         let Some(operation) = of(interface) else { continue };
         for (bare, class, lists) in interface.list() {
             assert!(!lists.is_empty());
             let code = format!("ACQ.{bare}");
             let content = json!({"code": "40004", "msg": "Business Failed", "sub_code": code, "sub_msg": "m"});
-            check(&form_says(&operation, &content), *class, &code);
-            check(&v3_says(&operation, 400, &code), *class, &code);
+            check(&form_error(&operation, &content), *class, &code);
+            check(&v3_error(&operation, 400, &code), *class, &code);
         }
         for (bare, class, _) in interface.list() {
             assert_eq!(interface.class(bare), Some(*class), "{bare}: without a prefix");
@@ -85,9 +86,9 @@ fn every_business_code_has_its_class_and_consequences_in_both_protocols() {
     }
 }
 
-/// As many as the official lists have, so that none gets lost.
+/// Compares with the number of codes in the official lists, so that none gets lost.
 #[test]
-fn lists_are_complete_and_have_each_code_once() {
+fn code_lists_are_complete_without_duplicates() {
     let pay = Interface::Pay.list();
     let count = |letter: char| pay.iter().filter(|(_, _, lists)| lists.contains(letter)).count();
     assert_eq!([count('p'), count('q'), count('c'), count('w')], [98, 40, 49, 23]);
@@ -105,28 +106,33 @@ fn lists_are_complete_and_have_each_code_once() {
 }
 
 #[test]
-fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
+fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
     for (name, class) in gateway_codes::ALL {
         for interface in Interface::ALL {
             let Some(operation) = of(interface) else { continue };
-            // A refund is not given up on an unsigned word.
+            // An unsigned answer never ends a refund.
             let unsigned = match class {
                 Class::Declined if interface == Interface::Refund => Class::Unclear,
                 class => *class,
             };
             for prefix in ["", "isv.", "aop."] {
                 let code = format!("{prefix}{name}");
-                check(&v3_says(&operation, 400, &code), *class, &code);
+                check(&v3_error(&operation, 400, &code), *class, &code);
                 let body = json!({"code": code, "message": "m"}).to_string();
-                let said = super::v3::v3("").refusal(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
-                check(&said, unsigned, &code);
+                let result =
+                    super::v3::v3("").decode_unsigned_error(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
+                check(&result, unsigned, &code);
                 for number in ["20001", "40001", "40002", "40003", "40006"] {
                     let content = json!({"code": number, "msg": "m", "sub_code": code, "sub_msg": "m"});
-                    check(&form_says(&operation, &content), *class, &code);
+                    check(&form_error(&operation, &content), *class, &code);
                     let own = format!("{}_response", service(&operation).unwrap().replace('.', "_"));
                     for envelope in ["error_response", &own] {
                         let body = format!("{{\"{envelope}\":{content}}}");
-                        check(&provider().refusal(&operation, StatusCode::OK, body.as_bytes()), unsigned, &code);
+                        check(
+                            &provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes()),
+                            unsigned,
+                            &code,
+                        );
                     }
                 }
             }
@@ -134,30 +140,30 @@ fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
     }
 }
 
-/// Names that no list has yet speak of our credentials by their parts.
+/// Codes that no list contains yet are recognized as credential errors by their parts.
 #[test]
-fn our_key_is_wrong_is_never_a_doubt_or_a_decline() {
+fn credential_error_is_never_unclear_or_declined() {
     for name in
         ["app-cert-revoked", "invalid-cert-chain", "signature-too-old", "invalid-encrypt-length", "illegal-app-id"]
     {
         for operation in operations() {
             let content = json!({"code": "40002", "msg": "m", "sub_code": format!("isv.{name}"), "sub_msg": "m"});
-            check(&form_says(&operation, &content), Class::Unauthorized, &format!("isv.{name}"));
+            check(&form_error(&operation, &content), Class::Unauthorized, &format!("isv.{name}"));
             let body = format!("{{\"error_response\":{content}}}");
-            let said = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
-            check(&said, Class::Unauthorized, &format!("isv.{name}"));
-            let said = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
-            assert_eq!(said.code(), "unclear", "a broken server says nothing");
+            let result = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
+            check(&result, Class::Unauthorized, &format!("isv.{name}"));
+            let result = provider().decode_unsigned_error(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(result.code(), "unclear", "a failed server is not trusted");
         }
     }
 }
 
 #[test]
-fn numbers_decide_where_the_name_beside_them_says_nothing() {
+fn number_decides_if_name_is_unknown() {
     let write = Operation::Pay(pay("alipay.qr"));
-    let said = |number: &str, name: &str| {
+    let result = |number: &str, name: &str| {
         let content = json!({"code": number, "msg": "m", "sub_code": name, "sub_msg": "m"});
-        form_says(&write, &content).code()
+        form_error(&write, &content).code()
     };
     for (number, name, expected) in [
         ("20000", "isp.unknow-error", "unclear"),
@@ -179,45 +185,49 @@ fn numbers_decide_where_the_name_beside_them_says_nothing() {
         ("10001", "ACQ.PAYMENT_FAIL", "unclear"),
         ("", "ACQ.PAYMENT_FAIL", "unclear"),
     ] {
-        assert_eq!(said(number, name), expected, "{number} {name}");
+        assert_eq!(result(number, name), expected, "{number} {name}");
     }
     let content = json!({"code": "40004", "msg": "m", "sub_code": "ACQ.BRAND_NEW", "sub_msg": "m"});
-    let unlisted = form_says(&write, &content);
+    let unlisted = form_error(&write, &content);
     assert!(!unlisted.is_channel_failure() && !unlisted.provably_not_executed());
 }
 
 #[test]
-fn unsigned_word_of_an_interface_decides_nothing() {
+fn unsigned_refusal_of_interface_is_unclear() {
     let content = |number: &str| json!({"code": number, "msg": "m", "sub_code": "ACQ.TRADE_NOT_EXIST", "sub_msg": "m"});
     for operation in
         [Operation::Pay(pay("alipay.qr")), Operation::Refund(refund()), Operation::Query(order("alipay.qr"))]
     {
         let own = format!("{}_response", service(&operation).unwrap().replace('.', "_"));
         for number in ["10000", "10003", "20000", "40003", "40004"] {
-            let said = |name: &str| {
+            let result = |name: &str| {
                 let body = format!("{{\"{name}\":{}}}", content(number));
-                provider().refusal(&operation, StatusCode::OK, body.as_bytes())
+                provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes())
             };
-            assert_eq!(said(&own).code(), "unclear", "{number}");
-            assert_eq!(said(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its word is passed on");
-            assert_eq!(said("error_response").code(), "unclear", "{number}");
+            assert_eq!(result(&own).code(), "unclear", "{number}");
+            assert_eq!(result(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
+            assert_eq!(result("error_response").code(), "unclear", "{number}");
         }
         let other = format!("{{\"alipay_trade_close_response\":{}}}", content("40002"));
         for body in
             ["", "<html>", "{}", "[]", "{\"error_response\":5}", "{\"error_response\":{\"code\":40002}}", &other]
         {
-            assert_eq!(provider().refusal(&operation, StatusCode::OK, body.as_bytes()).code(), "unclear", "{body}");
+            assert_eq!(
+                provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes()).code(),
+                "unclear",
+                "{body}"
+            );
         }
     }
 }
 
-/// Samples of public reports and of the documents' own advice, written down apart from the tables.
+/// Samples of public reports and of the official documentation, written independently of the tables.
 #[test]
-fn codes_of_known_reports_have_their_class() {
+fn reported_codes_are_classified() {
     let (write, back) = (Operation::Pay(pay("alipay.barcode")), Operation::Refund(refund()));
     let v3 = |operation: &Operation, code: &str| {
         let body = json!({"code": code, "message": "m", "links": []}).to_string();
-        super::v3::v3("").refusal(operation, StatusCode::BAD_REQUEST, body.as_bytes()).code()
+        super::v3::v3("").decode_unsigned_error(operation, StatusCode::BAD_REQUEST, body.as_bytes()).code()
     };
     for code in "invalid-app-id invalid-signature missing-timestamp illegal-timestamp app-cert-expired app-cert-not-exist \
                  invalid-alipay-root-cert-sn unsupported-expired-app-key-sign app-key-security-risk missing-encrypt-key \
@@ -238,7 +248,7 @@ fn codes_of_known_reports_have_their_class() {
     }
     let form = |operation: &Operation, code: &str| {
         let content = json!({"code": "40004", "msg": "m", "sub_code": format!("ACQ.{code}"), "sub_msg": "m"});
-        form_says(operation, &content).code()
+        form_error(operation, &content).code()
     };
     for code in
         ["BUYER_BANKCARD_DECLINED", "BUYER_NOT_EXIST", "PRODUCT_AMOUNT_LIMIT_ERROR", "PAYMENT_AUTH_CODE_INVALID"]
@@ -268,17 +278,17 @@ fn codes_of_known_reports_have_their_class() {
     }
 }
 
-/// `isp.` names are failures on Alipay's side, whatever number stands beside them.
+/// `isp.` names are failures of Alipay, whatever the number beside them.
 #[test]
-fn unlisted_name_of_the_service_provider_is_a_failure_on_alipays_side() {
+fn unlisted_isp_name_is_unclear() {
     let operation = Operation::Pay(pay("alipay.qr"));
     for number in ["20000", "40001", "40002", "40003", "40004", "40006"] {
         for name in ["isp.unknow-error", "isp.remote-connection-timeout", "isp.invalid-response"] {
             let content =
                 json!({"code": number, "msg": "Service Currently Unavailable", "sub_code": name, "sub_msg": "m"});
-            assert_eq!(form_says(&operation, &content).code(), "unclear", "{number} {name}");
+            assert_eq!(form_error(&operation, &content).code(), "unclear", "{number} {name}");
         }
     }
-    assert_eq!(v3_says(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
-    assert_eq!(v3_says(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
+    assert_eq!(v3_error(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
+    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
 }

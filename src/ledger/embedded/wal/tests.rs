@@ -1,4 +1,4 @@
-//! The log against power cuts and failed syncs.
+//! Tests of the WAL against power cuts and failed syncs.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -9,19 +9,19 @@ use super::simulated::{Fault, Simulated};
 use super::*;
 use crate::ledger::transaction::{Rows, Space};
 
-/// Tables of the tests: durable at once.
+/// Tables of the tests, durable at once.
 type Tables = BTreeMap<u32, u32>;
 
-/// A log with its tables, as the engine drives it.
+/// A WAL with its tables, driven like by the engine.
 struct World {
     disk: Arc<Simulated>,
     wal: Arc<Wal>,
     active: Segment,
-    spare: Option<Segment>,
-    /// Full and not yet in the tables, with its rows.
+    free_segment: Option<Segment>,
+    /// Full segment that is not in the tables yet, with its rows.
     full: Option<(Segment, Tables)>,
     /// Rows of the active segment.
-    fresh: Tables,
+    active_rows: Tables,
     tables: Tables,
 }
 
@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    /// An error comes with what is in the tables by then.
+    /// The error comes with the tables' content at that time.
     fn open_on(disk: &Arc<Simulated>, mut tables: Tables) -> Result<Self, (OpenError, Tables)> {
         let (wal, rows) = match Wal::open_on(Arc::clone(disk) as Arc<dyn Storage>, !tables.is_empty()) {
             Ok(opened) => opened,
@@ -47,13 +47,13 @@ impl World {
         tables.extend(read(&rows));
         let begun = known.and_then(|()| Arc::clone(&wal).begin());
         match begun {
-            Ok([active, spare]) => Ok(Self {
+            Ok([active, free_segment]) => Ok(Self {
                 disk: Arc::clone(disk),
                 wal,
                 active,
-                spare: Some(spare),
+                free_segment: Some(free_segment),
                 full: None,
-                fresh: Tables::new(),
+                active_rows: Tables::new(),
                 tables,
             }),
             Err(error) => Err((error.into(), tables)),
@@ -66,7 +66,7 @@ impl World {
         text.resize(4 + length, b'x');
         rows.insert(Space::Claims, key.to_be_bytes(), Some(text.as_slice().into()));
         self.active.append(&rows)?;
-        self.fresh.insert(key, value);
+        self.active_rows.insert(key, value);
         Ok(())
     }
 
@@ -78,33 +78,33 @@ impl World {
     fn rotate(&mut self) -> io::Result<()> {
         self.file()?;
         self.sync()?;
-        if let Some(next) = self.spare.take() {
+        if let Some(next) = self.free_segment.take() {
             let full = std::mem::replace(&mut self.active, next);
-            self.full = Some((full, std::mem::take(&mut self.fresh)));
+            self.full = Some((full, std::mem::take(&mut self.active_rows)));
         }
         Ok(())
     }
 
-    /// What was full goes to the tables, and its file is used again.
+    /// Checkpoints the full segment and recycles its file.
     fn file(&mut self) -> io::Result<()> {
         if let Some((full, rows)) = &self.full {
             self.tables.extend(rows);
-            self.spare = Some(Arc::clone(&self.wal).recycle(full)?);
+            self.free_segment = Some(Arc::clone(&self.wal).recycle(full)?);
             self.full = None;
         }
         Ok(())
     }
 
-    /// Everything that can be read.
+    /// Returns everything that can be read.
     fn all(&self) -> Tables {
         let mut all = self.tables.clone();
         self.full.iter().for_each(|(_, rows)| all.extend(rows));
-        all.extend(&self.fresh);
+        all.extend(&self.active_rows);
         all
     }
 }
 
-fn read(rows: &Layer) -> Tables {
+fn read(rows: &Memtable) -> Tables {
     let number = |bytes: &[u8]| bytes[..4].try_into().unwrap();
     let row = |(key, value): (&crate::ledger::transaction::Key, Option<&crate::ledger::transaction::Value>)| {
         (u32::from_be_bytes(number(key)), u32::from_le_bytes(number(value.unwrap())))
@@ -122,7 +122,7 @@ enum Step {
     Restart,
 }
 
-/// Runs steps until the first that fails. Returns what was acknowledged and what was written last.
+/// Runs steps until the first failure. Returns what was acknowledged and what was written last.
 fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
     let (mut acknowledged, mut written, mut number) = (Tables::new(), Tables::new(), 0);
     let mut world = match World::open_on(disk, Tables::new()) {
@@ -133,7 +133,7 @@ fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
         let done = match step {
             Step::Append(length) => {
                 number += 1;
-                // A key again now and then.
+                // Now and then a key that was written before.
                 let key = 1 + number % 7 * (number % 3);
                 written.insert(key, number);
                 world.append(key, number, *length)
@@ -163,7 +163,7 @@ fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
     (acknowledged, written, world.tables)
 }
 
-/// Everything acknowledged is there, or something newer that was written.
+/// Checks that everything acknowledged is there, or a newer value that was written.
 fn check(found: &Tables, acknowledged: &Tables, written: &Tables, case: &str) {
     for (key, value) in acknowledged {
         let found = found.get(key).copied().unwrap_or(0);
@@ -173,7 +173,7 @@ fn check(found: &Tables, acknowledged: &Tables, written: &Tables, case: &str) {
     assert!(others.all(|(key, value)| written.get(key).is_some_and(|last| value <= last)), "{case}: from nowhere");
 }
 
-/// Breaks off the steps at every operation on the disk, and opens what is left again and again.
+/// Interrupts the steps at every operation on the disk, and reopens the WAL again and again.
 fn break_off(steps: &[Step], seed: u64, fault: Fault) {
     let disk = Arc::new(Simulated::default());
     run(&disk, steps);
@@ -183,7 +183,7 @@ fn break_off(steps: &[Step], seed: u64, fault: Fault) {
         let (acknowledged, written, mut tables) = run(&disk, steps);
         let case = format!("{fault:?} at {step} of {steps:?}, seed {seed}");
         if fault == Fault::FailedSync {
-            // What the next start finds in the page cache only must not be built upon.
+            // Data that the next start finds only in the page cache must not be relied upon.
             let mut world =
                 World::open(disk.restarted(), tables.clone()).unwrap_or_else(|error| panic!("{case}: {error}"));
             let found = world.all();
@@ -201,7 +201,7 @@ fn break_off(steps: &[Step], seed: u64, fault: Fault) {
             Fault::PowerCut => disk.cut(seed),
             Fault::FailedSync => disk.restarted(),
         };
-        // A power cut in the midst of the next starts, too; what they served must stay.
+        // A power cut during the next starts as well; what they served must stay.
         let mut served = acknowledged;
         for again in 1..4 {
             let next = Arc::new(left);
@@ -250,12 +250,12 @@ const SCRIPT: [Step; 18] = [
 ];
 
 #[test]
-fn power_cut_at_every_step_keeps_what_was_acknowledged_and_is_no_damage() {
+fn power_cut_at_every_step_keeps_acknowledged_writes_and_is_not_reported_as_damage() {
     (0..12).for_each(|seed| break_off(&SCRIPT, seed, Fault::PowerCut));
 }
 
 #[test]
-fn failed_sync_at_every_step_is_not_believed_by_the_next_start() {
+fn failed_sync_at_every_step_is_not_trusted_by_the_next_start() {
     (0..8).for_each(|seed| break_off(&SCRIPT, seed, Fault::FailedSync));
 }
 
@@ -273,7 +273,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
-    fn power_cut_in_any_workload_keeps_what_was_acknowledged(
+    fn power_cut_in_any_workload_keeps_acknowledged_writes(
         steps in prop::collection::vec(step(), 1..16),
         seed in any::<u32>(),
     ) {

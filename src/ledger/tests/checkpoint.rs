@@ -1,0 +1,129 @@
+//! Checkpoints: no row is lost on its way from the WAL to the tables.
+
+use super::super::engine;
+use super::backends::Tables;
+use super::postgres_outage::until;
+use super::*;
+
+type Bench = super::Fixture<Tables>;
+
+impl Bench {
+    fn engine(&self) -> &Arc<embedded::Engine> {
+        match &self.ledger.engine {
+            engine::Engine::Embedded(engine) => engine,
+            engine::Engine::Postgres(_) => panic!("it lies on the disk"),
+        }
+    }
+
+    /// Creates this many payments with different results; the first is released.
+    async fn fill(&self, from: usize, until: usize) {
+        for number in from..until {
+            let permit = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
+            match number % 4 {
+                0 => self.ledger.release(permit).await.unwrap(),
+                1 => drop(self.settle(permit, outcome(Status::Succeeded)).await),
+                2 => drop(self.settle(permit, Update::Unknown(Reason::default())).await),
+                _ => drop(self.settle(permit, Update::Declined(word())).await),
+            }
+        }
+    }
+
+    async fn check(&self, count: usize) {
+        self.check_each(count).await;
+        assert_eq!(self.ledger.waiting().await.unwrap().unknown, ((count + 1) / 4) as u64);
+        assert_eq!(self.due().await.len(), (count + 1) / 4);
+    }
+
+    async fn check_each(&self, count: usize) {
+        for number in 0..count {
+            let order = format!("o{number}");
+            let status = self.ledger.payment("shop", &order).await.unwrap().map(|payment| payment.status);
+            let wanted = [None, Some(Status::Succeeded), Some(Status::Unknown), Some(Status::Failed)];
+            assert_eq!(status, wanted[number % 4], "{order}");
+            let entries = self.ledger.timeline("shop", &order).await.unwrap().map_or(0, |(_, it)| it.entries.len());
+            assert_eq!(entries > 0, status.is_some(), "{order}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_across_many_wal_segments_have_their_last_value() {
+    let mut bench = Bench::new();
+    for round in 1..=3 {
+        bench.fill((round - 1) * 40, round * 40).await;
+        bench.check(round * 40).await;
+        bench = bench.crash();
+        bench.check(round * 40).await;
+    }
+    let tables = std::fs::read_dir(bench.backend.path().join("keyspaces")).unwrap();
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_dir(entry.unwrap().path().join("tables")).map_or(0, Iterator::count)
+    };
+    assert!(tables.map(size).sum::<usize>() > 13, "something was filed");
+}
+
+#[tokio::test]
+async fn failed_checkpoint_is_repeated_by_the_next_start() {
+    let bench = Bench::new();
+    bench.fill(0, 4).await;
+    bench.engine().failpoints().fail_next("checkpoint");
+    let mut number = 4;
+    while bench.ledger.is_healthy() {
+        let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
+        if let Ok(ClaimResult::Run(permit)) = claimed {
+            let _ = bench.ledger.settle(permit, outcome(Status::Pending), at(1), answer).await;
+        }
+        number += 1;
+    }
+    assert!(
+        bench.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await.unwrap_err().to_string().contains("checkpoint")
+    );
+    bench.check(4).await;
+    for bench in [bench.crash(), bench.crash().crash()] {
+        bench.check_each(4).await;
+        assert_eq!(bench.payment("p4").await.status, Status::Pending);
+        // The claim that was running at the failure still has its keys.
+        bench.fill(1000, 1040).await;
+        bench.check_each(4).await;
+        assert_eq!(bench.payment("o1037").await.status, Status::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_on_a_full_disk_is_retried_until_space_is_free() {
+    let bench = Bench::new();
+    bench.engine().failpoints().fail_next_with_full_disk_at("checkpoint");
+    bench.engine().simulate_free(Some(RESERVE));
+    for number in 0..500 {
+        let order = format!("o{number}");
+        match bench.ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await {
+            Ok(claimed) => std::mem::forget(claimed),
+            Err(_) => break,
+        }
+    }
+    until("it is healthy", async || bench.ledger.is_healthy()).await;
+    for number in 0..40 {
+        std::mem::forget(bench.run(&format!("later{number}"), pay(&format!("later{number}"))).await);
+    }
+    let again = bench.ledger.claim(claim_key("o0", ""), pay("o0"), at(0)).await.unwrap();
+    assert!(matches!(again, ClaimResult::Running), "{again:?}");
+    let after = bench.crash();
+    assert_eq!(after.payment("o0").await.status, Status::Unknown);
+    assert_eq!(after.payment("later39").await.status, Status::Unknown);
+}
+
+/// Returns tables without a WAL, as if its directory had been removed.
+fn without_its_log(bench: &Bench) -> Tables {
+    let backend = bench.backend.copy();
+    std::fs::remove_dir_all(backend.path().join("journal")).unwrap();
+    backend
+}
+
+#[tokio::test]
+async fn tables_without_a_wal_are_rejected() {
+    let bench = Bench::new();
+    bench.fill(0, 20).await;
+    let backend = without_its_log(&bench);
+    let refusal = Ledger::open(backend.path()).err().unwrap().to_string();
+    assert!(refusal.contains("journal/manifest") && refusal.contains("backup"), "{refusal}");
+}
