@@ -60,7 +60,7 @@ pub trait Provider: Send + Sync {
     ) -> Result<Outcome, Error>;
 
     /// Reads an error answer that carries no signature: it can say no or "later", never yes.
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error;
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error;
 
     /// Decrypts and reads a verified notification; refuses one that is for another account.
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error>;
@@ -179,11 +179,11 @@ pub(crate) struct Member {
 impl Verified {
     /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
     pub(crate) fn assertion(bytes: Bytes, key_id: impl Into<String>) -> Self {
-        Self::vouch_read(bytes, Vec::new(), key_id)
+        Self::assertion_with_members(bytes, Vec::new(), key_id)
     }
 
     /// The same with what had to be read for the check, so that it need not be read again.
-    pub(crate) fn vouch_read(bytes: Bytes, members: Vec<Member>, key_id: impl Into<String>) -> Self {
+    pub(crate) fn assertion_with_members(bytes: Bytes, members: Vec<Member>, key_id: impl Into<String>) -> Self {
         Self { bytes, members, key_id: key_id.into() }
     }
 
@@ -307,4 +307,4 @@ pub struct SecretField {
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
 
 /// Every provider that a channel may name.
-pub const PROVIDERS: &[ProviderSpec] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];
+pub const PROVIDERS: &[ProviderSpec] = &[alipay::SPEC, sandbox::SPEC, unionpay::SPEC, wechat_v2::SPEC, wechat_v3::SPEC];

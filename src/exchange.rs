@@ -194,8 +194,8 @@ impl ChannelExchange<'_> {
             }
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
-            Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),
-            Err(bad) => match provider.refusal(operation, answer.status, &answer.body) {
+            Err(BadSignature::Missing) => Err(provider.decode_unsigned_error(operation, answer.status, &answer.body)),
+            Err(bad) => match provider.decode_unsigned_error(operation, answer.status, &answer.body) {
                 // Whom it does not know the provider may answer with any of its keys, and where both sides have one key, ours
                 // is the wrong one. Who could forge this word could as well leave the signature out.
                 error @ Error::Unauthorized(_) => Err(error),
