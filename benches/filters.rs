@@ -97,9 +97,17 @@ fn measured(filters: &[Arc<dyn Filter>]) -> Duration {
         .map(|_| {
             let start = Instant::now();
             for _ in 0..CALLS {
-                let (symptom, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
-                let (operation, clock, counter, symptom) = (&operation, &clock, &LocalOnly, &symptom);
-                let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient: false, symptom };
+                let (failure_reason, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
+                let (operation, clock, counter, failure_reason) = (&operation, &clock, &LocalOnly, &failure_reason);
+                let call = Call {
+                    channel: "main",
+                    operation,
+                    clock,
+                    counter,
+                    deadline,
+                    deadline_is_callers: false,
+                    failure_reason,
+                };
                 let ends = pin!(Next::new(filters, &AtOnce).run(&call));
                 match ends.poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(outcome) => drop(black_box(outcome.unwrap())),

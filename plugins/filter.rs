@@ -32,7 +32,7 @@ pub trait Filter: Send + Sync {
     fn state(&self) -> State;
 
     /// What it can tell of itself now, for metrics.
-    fn readings(&self, now: Duration) -> Vec<FilterSample>;
+    fn samples(&self, now: Duration) -> Vec<FilterSample>;
 
     /// Takes a state that an operator forces for a kind of operation until then, on the clock's scale; nothing lifts it.
     /// Says whether it has states at all.
@@ -148,16 +148,16 @@ pub struct Call<'a> {
     pub deadline: Duration,
     /// Whether the caller waits less long than the channel would: what ends at the deadline then says nothing about the
     /// channel, and one merchant's haste must not stop it for the others.
-    pub is_impatient: bool,
+    pub deadline_is_callers: bool,
     /// What the last exchange failed of.
-    pub symptom: &'a FailureReason,
+    pub failure_reason: &'a FailureReason,
 }
 
 impl Call<'_> {
     /// Whether this end came because the caller stopped waiting, before the channel's own time was over.
-    pub fn is_given_up(&self, result: &Result<Outcome, Error>) -> bool {
+    pub fn ended_by_callers_deadline(&self, result: &Result<Outcome, Error>) -> bool {
         let failed = result.as_ref().is_err_and(Error::is_channel_failure);
-        failed && self.is_impatient && self.clock.now() >= self.deadline
+        failed && self.deadline_is_callers && self.clock.now() >= self.deadline
     }
 }
 

@@ -55,10 +55,17 @@ impl ProviderClient {
         evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
-        let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
-        let (counter, symptom) = (&self.counters, &FailureReason::default());
-        let call =
-            Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
+        let (deadline, deadline_is_callers) = (self.clock.now() + limit.min(total), limit < total);
+        let (counter, failure_reason) = (&self.counters, &FailureReason::default());
+        let call = Call {
+            channel: &channel.name,
+            operation,
+            clock: &self.clock,
+            counter,
+            deadline,
+            deadline_is_callers,
+            failure_reason,
+        };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
         let result = match self.verifiable(channel, operation, limit.min(total)).await {
             Ok(()) => Next::new(&channel.filters, &exchange).run(&call).await,
@@ -102,7 +109,7 @@ impl Exchange for ChannelExchange<'_> {
         if let Err(failure) = &result
             && let Some(symptom) = failure.symptom(&seen)
         {
-            call.symptom.note(symptom);
+            call.failure_reason.note(symptom);
         }
         let result = result.map_err(|failure| failure.error);
         seen.ended(&result);

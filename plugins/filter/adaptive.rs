@@ -120,7 +120,7 @@ impl Filter for Adaptive {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
         let memory = self.memory.lock();
         let tell = |(kind, lane): (&Kind, &Lane)| {
             [

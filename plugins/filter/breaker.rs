@@ -82,7 +82,7 @@ impl Filter for Breaker {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, now: Duration) -> Vec<FilterSample> {
+    fn samples(&self, now: Duration) -> Vec<FilterSample> {
         let memory = self.memory.lock();
         let tell = |(kind, cell): (&Kind, &Cell)| {
             let value = match (self.forced(cell, *kind, now), &cell.state) {
@@ -124,8 +124,8 @@ enum Verdict {
 fn verdict(call: &Call<'_>, result: &Result<Outcome, Error>) -> Verdict {
     match result {
         Err(Error::Unsupported(_) | Error::Rejected { .. } | Error::Unverifiable { .. }) => Verdict::Silent,
-        _ if call.is_given_up(result) => Verdict::Silent,
-        Err(error) if error.is_channel_failure() => Verdict::Failed(call.symptom.take(error)),
+        _ if call.ended_by_callers_deadline(result) => Verdict::Silent,
+        Err(error) if error.is_channel_failure() => Verdict::Failed(call.failure_reason.take(error)),
         _ => Verdict::Healthy,
     }
 }
@@ -186,7 +186,7 @@ impl Breaker {
         match &mut cell.state {
             // What nobody waited for was slow all the same, when it took that long.
             Phase::Closed(window) if verdict != Verdict::Silent || is_slow => {
-                let failed = if let Verdict::Failed(symptom) = verdict { Some(symptom) } else { None };
+                let failed = if let Verdict::Failed(reason) = verdict { Some(reason) } else { None };
                 window.resize(numbers.rolling_window);
                 window.add(now, failed, is_slow);
                 if let Some(reason) = numbers.too_much(window, now).filter(|_| !is_forced) {
@@ -197,8 +197,8 @@ impl Breaker {
                 let Some(position) = probes.iter().position(|probe| Some(probe.id) == ticket.probe) else { return };
                 probes.swap_remove(position);
                 match verdict {
-                    Verdict::Failed(symptom) => {
-                        open(cell, numbers, call, "probe_failed", &format!("a probe failed: {symptom}"));
+                    Verdict::Failed(reason) => {
+                        open(cell, numbers, call, "probe_failed", &format!("a probe failed: {reason}"));
                     }
                     _ if is_slow => open(cell, numbers, call, "probe_slow", "a probe was slow"),
                     Verdict::Silent => {}

@@ -43,13 +43,13 @@ mod tests {
 
     #[test]
     fn what_a_provider_says_is_kept_short_and_plain() {
-        let symptom = FailureReason::default();
-        symptom.note("系统 SYSTEM\n_ERROR".to_owned() + &"x".repeat(100));
-        let kept = symptom.take(&Error::unclear("x"));
+        let reason = FailureReason::default();
+        reason.note("系统 SYSTEM\n_ERROR".to_owned() + &"x".repeat(100));
+        let kept = reason.take(&Error::unclear("x"));
         assert!(kept.starts_with(" SYSTEM_ERRORxxx") && kept.len() == 40, "{kept}");
         let word = ProviderError { code: "ACQ.SYSTEM_ERROR".into(), message: String::new() };
         let error = Error::Unclear { why: String::new(), word: Some(word) };
-        assert_eq!(symptom.take(&error), "ACQ.SYSTEM_ERROR");
-        assert_eq!(symptom.take(&Error::NotSent("x".into())), "not_sent");
+        assert_eq!(reason.take(&error), "ACQ.SYSTEM_ERROR");
+        assert_eq!(reason.take(&Error::NotSent("x".into())), "not_sent");
     }
 }

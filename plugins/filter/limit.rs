@@ -32,9 +32,9 @@ pub struct LimitConfig {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// So many come back a second.
-    pub a_second: f64,
+    pub per_second: f64,
     /// So many are in it when it is full.
-    pub at_once: f64,
+    pub burst: f64,
 }
 
 /// Why a call is turned away, and the whole seconds after which it is worth another try.
@@ -51,7 +51,7 @@ pub struct Permit(Arc<Limiter>);
 
 impl Limiter {
     /// Takes a place, given back when it is dropped.
-    pub fn place(self: &Arc<Self>, allowance: &LimitConfig) -> Result<Permit, LimitExceeded> {
+    pub fn acquire(self: &Arc<Self>, allowance: &LimitConfig) -> Result<Permit, LimitExceeded> {
         let mut used = self.0.lock();
         if allowance.in_flight.is_some_and(|most| used.inside >= most) {
             return Err(LimitExceeded::InFlight(1));
@@ -62,14 +62,14 @@ impl Limiter {
     }
 
     /// Takes a token, where nobody else counts.
-    pub fn token(&self, allowance: &LimitConfig, now: Duration) -> Result<(), LimitExceeded> {
-        let Some(Rate { a_second, at_once }) = allowance.rate() else { return Ok(()) };
+    pub fn take_token(&self, allowance: &LimitConfig, now: Duration) -> Result<(), LimitExceeded> {
+        let Some(Rate { per_second, burst }) = allowance.rate() else { return Ok(()) };
         let mut used = self.0.lock();
-        let gained = used.at.map_or(at_once, |at| now.saturating_sub(at).as_secs_f64() * a_second);
-        used.tokens = (used.tokens + gained).min(at_once);
+        let gained = used.at.map_or(burst, |at| now.saturating_sub(at).as_secs_f64() * per_second);
+        used.tokens = (used.tokens + gained).min(burst);
         used.at = Some(now);
         if used.tokens < 1.0 {
-            let seconds = (1.0 - used.tokens) / a_second;
+            let seconds = (1.0 - used.tokens) / per_second;
             return Err(LimitExceeded::Rate((seconds.ceil() as u64).max(1)));
         }
         used.tokens -= 1.0;
@@ -77,7 +77,7 @@ impl Limiter {
     }
 
     /// How many are inside now.
-    pub fn inside(&self) -> u32 {
+    pub fn in_flight(&self) -> u32 {
         self.0.lock().inside
     }
 }
@@ -92,9 +92,9 @@ impl Drop for Permit {
 impl LimitConfig {
     /// The bucket, where calls a second are limited.
     pub fn rate(&self) -> Option<Rate> {
-        let a_second = self.rate?;
-        let at_once = self.burst.map_or_else(|| a_second.ceil().max(1.0), |burst| burst as f64);
-        Some(Rate { a_second, at_once })
+        let per_second = self.rate?;
+        let burst = self.burst.map_or_else(|| per_second.ceil().max(1.0), |burst| burst as f64);
+        Some(Rate { per_second, burst })
     }
 
     /// Reads `rate`, `burst` and `in_flight`.
@@ -156,11 +156,11 @@ impl Filter for Limit {
             LimitExceeded::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
         };
         // First: what finds no place takes no token.
-        let _place = self.usage.place(&self.allowance).map_err(over)?;
+        let _place = self.usage.acquire(&self.allowance).map_err(over)?;
         if let Some(rate) = self.allowance.rate() {
             let counted = call.counter.take(&format!("channel:{}", call.channel), rate).await;
             let counted = counted.map(|verdict| verdict.map_err(LimitExceeded::Rate));
-            counted.unwrap_or_else(|| self.usage.token(&self.allowance, call.clock.now())).map_err(over)?;
+            counted.unwrap_or_else(|| self.usage.take_token(&self.allowance, call.clock.now())).map_err(over)?;
         }
         next.run(call).await
     }
@@ -169,8 +169,8 @@ impl Filter for Limit {
         Arc::clone(&self.usage) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
-        vec![FilterSample::of_all("limit_in_flight", f64::from(self.usage.inside()))]
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
+        vec![FilterSample::of_all("limit_in_flight", f64::from(self.usage.in_flight()))]
     }
 }
 
@@ -207,7 +207,7 @@ mod tests {
     #[async_trait]
     impl Counter for Together {
         async fn take(&self, name: &str, rate: Rate) -> Option<Result<(), u64>> {
-            assert_eq!((name, rate), ("channel:main", Rate { a_second: 1.0, at_once: 1.0 }));
+            assert_eq!((name, rate), ("channel:main", Rate { per_second: 1.0, burst: 1.0 }));
             self.0
         }
     }
@@ -219,9 +219,17 @@ mod tests {
             let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
             let operation = &kinds()[0];
             for passes in expected {
-                let (counter, symptom, deadline) = (&Together(said), &FailureReason::default(), clock.now() + MINUTE);
-                let call =
-                    Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
+                let (counter, failure_reason, deadline) =
+                    (&Together(said), &FailureReason::default(), clock.now() + MINUTE);
+                let call = Call {
+                    channel: "main",
+                    operation,
+                    clock: &clock,
+                    counter,
+                    deadline,
+                    deadline_is_callers: false,
+                    failure_reason,
+                };
                 match Next::new(&filters, &script).run(&call).await {
                     Err(Error::Rejected { retry_after, .. }) => {
                         assert!(!passes);

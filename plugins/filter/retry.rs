@@ -115,7 +115,7 @@ impl Filter for Retry {
         Arc::clone(&self.memory) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
         let counts = *self.memory.lock();
         vec![
             FilterSample::of_all("retries_in_flight", f64::from(counts.retrying)),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn reading(filter: &Arc<dyn Filter>, name: &str) -> f64 {
-        filter.readings(Duration::ZERO).into_iter().find(|reading| reading.name == name).unwrap().value
+        filter.samples(Duration::ZERO).into_iter().find(|reading| reading.name == name).unwrap().value
     }
 
     /// A clock on which nobody's pause ends.
@@ -258,9 +258,17 @@ mod tests {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = script.behind(gate.clone());
         let (operation, filters) = (&kinds()[0], [Arc::clone(filter)]);
-        let (counter, symptom) = (&LocalOnly, &FailureReason::default());
+        let (counter, failure_reason) = (&LocalOnly, &FailureReason::default());
         let deadline = clock.now() + Duration::from_secs(60);
-        let call = Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
+        let call = Call {
+            channel: "main",
+            operation,
+            clock: &clock,
+            counter,
+            deadline,
+            deadline_is_callers: false,
+            failure_reason,
+        };
         let one = || Box::pin(tokio::task::unconstrained(Next::new(&filters, &script).run(&call)));
         let mut under_way: Vec<_> = (0..calls).map(|_| one()).collect();
         let mut waiting = calls;

@@ -98,11 +98,11 @@ impl Script {
         operation: &Operation,
         clock: &FakeClock,
         time: Duration,
-        is_impatient: bool,
+        deadline_is_callers: bool,
     ) -> Result<Outcome, Error> {
-        let (deadline, symptom) = (clock.now() + time, &FailureReason::default());
+        let (deadline, failure_reason) = (clock.now() + time, &FailureReason::default());
         let counter = &LocalOnly;
-        let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient, symptom };
+        let call = Call { channel: "main", operation, clock, counter, deadline, deadline_is_callers, failure_reason };
         Next::new(filters, self).run(&call).await
     }
 }

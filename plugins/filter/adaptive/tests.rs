@@ -14,8 +14,8 @@ fn fine() -> Script {
 }
 
 fn reading(filter: &Arc<dyn Filter>, name: &str, operation: Kind) -> f64 {
-    let readings = filter.readings(Duration::ZERO);
-    let found = readings.iter().find(|it| it.name == name && it.operation == Some(operation.as_str()));
+    let samples = filter.samples(Duration::ZERO);
+    let found = samples.iter().find(|it| it.name == name && it.operation == Some(operation.as_str()));
     found.map_or(0.0, |reading| reading.value)
 }
 

@@ -159,8 +159,8 @@ impl Numbers {
         }
         let within = self.rolling_window;
         if is_part(failed, self.error_threshold_percentage) {
-            let symptoms = window.symptoms(now);
-            let why = format!("{failed} of {total} calls failed within {within:?}: {symptoms}");
+            let reasons = window.reasons(now);
+            let why = format!("{failed} of {total} calls failed within {within:?}: {reasons}");
             return Some(TooMuch { class: "errors", why });
         }
         let limit = self.slow_call.filter(|limit| is_part(slow, limit.percentage))?;

@@ -26,8 +26,8 @@ fn broken() -> Script {
 }
 
 fn reading(filter: &Arc<dyn Filter>, name: &str, operation: &str) -> f64 {
-    let readings = filter.readings(Duration::ZERO);
-    let found = readings.iter().find(|r| r.name == name && r.operation == Some(operation));
+    let samples = filter.samples(Duration::ZERO);
+    let found = samples.iter().find(|r| r.name == name && r.operation == Some(operation));
     found.map_or(0.0, |reading| reading.value)
 }
 
@@ -295,10 +295,10 @@ async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones()
 async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    let hasty = async |filters: &[Arc<dyn Filter>], wait: Duration, is_impatient: bool| {
+    let hasty = async |filters: &[Arc<dyn Filter>], wait: Duration, deadline_is_callers: bool| {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = broken().behind(gate.clone());
-        let mut call = Box::pin(script.run_for(filters, operation, &clock, wait, is_impatient));
+        let mut call = Box::pin(script.run_for(filters, operation, &clock, wait, deadline_is_callers));
         if tokio::time::timeout(Duration::from_millis(1), &mut call).await.is_err() {
             clock.advance(wait);
             gate.add_permits(1);
@@ -344,7 +344,7 @@ async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_o
         fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     }
     let changes: Vec<_> =
-        filter.readings(clock.now()).into_iter().filter_map(|it| Some((it.change?, it.value))).collect();
+        filter.samples(clock.now()).into_iter().filter_map(|it| Some((it.change?, it.value))).collect();
     let change = |from, to, reason| Change { from, to, reason };
     let expected = [
         (change("closed", "open", "errors"), 1.0),

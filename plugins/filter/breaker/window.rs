@@ -5,7 +5,7 @@ use std::time::Duration;
 
 const PARTS: u64 = 10;
 
-/// So many symptoms are told apart in one part; the rest is counted together.
+/// So many reasons are told apart in one part; the rest is counted together.
 const SYMPTOMS: usize = 8;
 
 /// Calls within a rolling window.
@@ -21,7 +21,7 @@ struct Slot {
     part: u64,
     sums: Sums,
     /// What calls failed of, and how many.
-    symptoms: Vec<(Cow<'static, str>, u32)>,
+    reasons: Vec<(Cow<'static, str>, u32)>,
 }
 
 /// How many calls there were, and of which kind.
@@ -54,8 +54,8 @@ impl Window {
         slot.sums.total += 1;
         slot.sums.failed += u32::from(failed.is_some());
         slot.sums.slow += u32::from(slow);
-        if let Some(symptom) = failed {
-            count(&mut slot.symptoms, symptom, 1);
+        if let Some(reason) = failed {
+            count(&mut slot.reasons, reason, 1);
         }
     }
 
@@ -68,13 +68,13 @@ impl Window {
     }
 
     /// What the failed calls failed of, most first: `9 timeout, 4 HTTP 500`.
-    pub(super) fn symptoms(&self, now: Duration) -> String {
+    pub(super) fn reasons(&self, now: Duration) -> String {
         let mut all = Vec::new();
-        for (symptom, times) in self.fresh(now).flat_map(|slot| &slot.symptoms) {
-            count(&mut all, symptom.clone(), *times);
+        for (reason, times) in self.fresh(now).flat_map(|slot| &slot.reasons) {
+            count(&mut all, reason.clone(), *times);
         }
         all.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
-        all.iter().map(|(symptom, times)| format!("{times} {symptom}")).collect::<Vec<_>>().join(", ")
+        all.iter().map(|(reason, times)| format!("{times} {reason}")).collect::<Vec<_>>().join(", ")
     }
 
     fn fresh(&self, now: Duration) -> impl Iterator<Item = &Slot> {
@@ -88,13 +88,13 @@ impl Window {
     }
 }
 
-fn count(symptoms: &mut Vec<(Cow<'static, str>, u32)>, symptom: Cow<'static, str>, times: u32) {
-    if let Some((_, counted)) = symptoms.iter_mut().find(|(known, _)| *known == symptom) {
+fn count(reasons: &mut Vec<(Cow<'static, str>, u32)>, reason: Cow<'static, str>, times: u32) {
+    if let Some((_, counted)) = reasons.iter_mut().find(|(known, _)| *known == reason) {
         *counted += times;
-    } else if symptoms.len() < SYMPTOMS || symptom == "other" {
-        symptoms.push((symptom, times));
+    } else if reasons.len() < SYMPTOMS || reason == "other" {
+        reasons.push((reason, times));
     } else {
-        count(symptoms, "other".into(), times);
+        count(reasons, "other".into(), times);
     }
 }
 
@@ -121,19 +121,19 @@ mod tests {
     #[test]
     fn symptoms_are_told_most_first_and_too_many_are_others() {
         let (mut window, now) = (Window::new(Duration::from_secs(10)), Duration::from_secs(1000));
-        for (times, symptom) in [(2, "HTTP 500"), (3, "timeout"), (1, "cut")] {
+        for (times, reason) in [(2, "HTTP 500"), (3, "timeout"), (1, "cut")] {
             for _ in 0..times {
-                window.add(now, Some(symptom.into()), false);
+                window.add(now, Some(reason.into()), false);
             }
         }
         window.add(now + Duration::from_secs(1), Some("cut".into()), false);
         window.add(now + Duration::from_secs(1), None, false);
-        assert_eq!(window.symptoms(now + Duration::from_secs(2)), "3 timeout, 2 HTTP 500, 2 cut");
-        assert_eq!(window.symptoms(now + Duration::from_secs(10)), "1 cut");
+        assert_eq!(window.reasons(now + Duration::from_secs(2)), "3 timeout, 2 HTTP 500, 2 cut");
+        assert_eq!(window.reasons(now + Duration::from_secs(10)), "1 cut");
         for number in 0..100 {
             window.add(now + Duration::from_secs(5), Some(format!("CODE{number}").into()), false);
         }
-        let told = window.symptoms(now + Duration::from_secs(12));
+        let told = window.reasons(now + Duration::from_secs(12));
         assert!(told.starts_with("92 other, 1 CODE0") && told.split(", ").count() == 9, "{told}");
     }
 }
