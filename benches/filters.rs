@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::filter::{Call, Clock, Exchange, FILTERS, FailureReason, Filter, LocalOnly, Next};
+use tollgate_plugins::filter::{Call, Clock, Exchange, FailureReason, Filter, LocalOnly, Next};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Outcome, Status};
+use tollgate_plugins::registry::FILTERS;
 use tollgate_plugins::settings::{Problems, Settings};
 
 /// Short rounds, so that most of them are not interrupted by what else the machine does.
