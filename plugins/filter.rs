@@ -3,6 +3,8 @@
 //! ```text
 //! Next::run ─▶ limit ─▶ retry ─▶ breaker ─▶ adaptive ─▶ Exchange::run
 //! ```
+//!
+//! The chain follows the order of the `[[filter]]` tables in the channel's file; the drawing shows the usual one.
 
 pub mod adaptive;
 pub mod breaker;

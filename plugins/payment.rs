@@ -177,7 +177,7 @@ pub struct Refund {
     pub number: String,
     /// Amount to refund.
     pub amount: Money,
-    /// Time at which the merchant requested the payment.
+    /// Time of the refund's first send, or of its acceptance if it is sent at once.
     pub created_at: Timestamp,
     /// Text that the payer sees.
     pub reason: Option<String>,

@@ -249,7 +249,7 @@ pub struct ProviderSpec {
     /// Time after a request during which the provider's "not found" is not final: it may still be processing the request.
     pub not_found_grace: Duration,
     /// Interval of status queries while a caller waits.
-    pub pace: PollInterval,
+    pub poll_interval: PollInterval,
     /// Methods whose identical create request returns the same unpaid order, according to the provider's documentation. Scanned
     /// methods must not be listed, because their create request moves money.
     pub repeats_create: &'static [&'static str],

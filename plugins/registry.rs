@@ -1,7 +1,7 @@
 //! Registry of everything that is plugged in: providers, filters and signature algorithms.
 //!
-//! A new plugin is added to one of these tables. Whatever lists names (the parser of payment methods, the schema, the
-//! diagnostics) reads them here.
+//! A new plugin is added to one of these tables. The parser of payment methods, the configuration schema and the diagnostics
+//! read all names from them.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

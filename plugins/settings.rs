@@ -40,19 +40,19 @@ pub struct Problems {
     notes: RefCell<Vec<Problem>>,
     /// Whether a key or certificate was rejected.
     are_keys_wrong: Cell<bool>,
-    /// Path of every key that was read; `None` unless created by [`watching`](Self::watching).
-    asked: Option<RefCell<BTreeSet<String>>>,
+    /// Path of every key that was read; `None` unless created by [`recording_reads`](Self::recording_reads).
+    keys_read: Option<RefCell<BTreeSet<String>>>,
 }
 
 impl Problems {
     /// Creates a collection that also records which keys are read.
-    pub fn watching() -> Self {
-        Self { asked: Some(RefCell::default()), ..Self::default() }
+    pub fn recording_reads() -> Self {
+        Self { keys_read: Some(RefCell::default()), ..Self::default() }
     }
 
     /// Returns the paths of the keys read so far, for example `filter.rate`; empty unless they are recorded.
-    pub fn asked(&self) -> BTreeSet<String> {
-        self.asked.as_ref().map(|asked| asked.borrow().clone()).unwrap_or_default()
+    pub fn keys_read(&self) -> BTreeSet<String> {
+        self.keys_read.as_ref().map(|keys| keys.borrow().clone()).unwrap_or_default()
     }
 
     /// Adds a mistake.
@@ -105,7 +105,7 @@ pub struct Settings<'a> {
     table: &'a DeTable<'a>,
     span: Range<usize>,
     name: String,
-    asked: Vec<&'static str>,
+    keys_read: Vec<&'static str>,
     silent: bool,
     problems: &'a Problems,
     /// Schema under construction; `Some` only in a table from [`describe`](Self::describe). Missing values are then replaced by
@@ -117,7 +117,7 @@ impl<'a> Settings<'a> {
     /// Returns the root table of a file.
     pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
         let table = table.get_ref();
-        Self { table, span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems, outline: None }
+        Self { table, span: 0..0, name: String::new(), keys_read: Vec::new(), silent: false, problems, outline: None }
     }
 
     /// Returns a root table that collects the schema of a file. Readers see every key as present, and the outline records what
@@ -163,7 +163,7 @@ impl<'a> Settings<'a> {
 
     /// Reads an optional key. Returns `None` if it is missing, or wrong and reported.
     pub fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
-        self.asked.push(key);
+        self.keys_read.push(key);
         self.outline.iter().for_each(|outline| outline.value::<T>(key, None));
         let value = self.table.get(key)?;
         match T::read(value.get_ref()) {
@@ -188,7 +188,7 @@ impl<'a> Settings<'a> {
             return if self.table.contains_key(key) { self.optional(key) } else { example() };
         }
         if !self.has(key) {
-            self.asked.push(key);
+            self.keys_read.push(key);
             let path = self.path(key);
             self.problems.push(self.span(), format!("`{path}` is missing"), Some(format!("add `{key} = …`: {advice}")));
             return None;
@@ -203,7 +203,7 @@ impl<'a> Settings<'a> {
 
     /// Reads an optional table.
     pub fn section(&mut self, key: &'static str) -> Option<Settings<'a>> {
-        self.asked.push(key);
+        self.keys_read.push(key);
         let outline = self.outline.as_ref().map(|outline| outline.table(key, None));
         match self.table.get(key) {
             Some(value) => self.as_table(key, value, outline),
@@ -225,7 +225,7 @@ impl<'a> Settings<'a> {
     fn section_or(&mut self, key: &'static str, suggestion: String) -> Option<Settings<'a>> {
         self.outline.iter().for_each(|outline| drop(outline.table(key, Some(&suggestion))));
         if !self.has(key) {
-            self.asked.push(key);
+            self.keys_read.push(key);
             let message = format!("the table `{}` is missing", self.path(key));
             self.problems.push(self.span(), message, Some(suggestion));
             return None;
@@ -235,7 +235,7 @@ impl<'a> Settings<'a> {
 
     /// Reads a list of tables such as `[[filter]]`; empty if it is missing.
     pub fn sections(&mut self, key: &'static str) -> Vec<Settings<'a>> {
-        self.asked.push(key);
+        self.keys_read.push(key);
         let outline = self.outline.as_ref().map(|outline| outline.tables(key));
         let Some(value) = self.table.get(key) else {
             return outline.map(|outline| self.empty(key, outline)).into_iter().collect();
@@ -255,7 +255,7 @@ impl<'a> Settings<'a> {
 
     /// Reads a list of values, each with its position for reports; empty if it is missing.
     pub fn items<T: Setting>(&mut self, key: &'static str) -> Vec<(Range<usize>, T)> {
-        self.asked.push(key);
+        self.keys_read.push(key);
         self.outline.iter().for_each(|outline| outline.values::<T>(key));
         let Some(value) = self.table.get(key) else { return Vec::new() };
         let path = self.path(key);
@@ -314,7 +314,7 @@ impl<'a> Settings<'a> {
             table: &schema::EMPTY,
             span: self.span(),
             name: self.path(key),
-            asked: Vec::new(),
+            keys_read: Vec::new(),
             silent: true,
             problems: self.problems,
             outline: Some(outline),
@@ -327,7 +327,7 @@ impl<'a> Settings<'a> {
                 table,
                 span: value.span(),
                 name: self.path(key),
-                asked: Vec::new(),
+                keys_read: Vec::new(),
                 silent: outline.is_some(),
                 problems: self.problems,
                 outline,
@@ -347,17 +347,17 @@ impl<'a> Settings<'a> {
 
 impl Drop for Settings<'_> {
     fn drop(&mut self) {
-        if let Some(asked) = &self.problems.asked {
-            asked.borrow_mut().extend(self.asked.iter().map(|key| self.path(key)));
+        if let Some(keys) = &self.problems.keys_read {
+            keys.borrow_mut().extend(self.keys_read.iter().map(|key| self.path(key)));
         }
         if self.silent {
             return;
         }
-        for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
+        for (key, _) in self.table.iter().filter(|(key, _)| !self.keys_read.contains(&key.get_ref().as_ref())) {
             // A long key is no misspelling of a known one, and its edit distance would be slow to compute.
             let is_short = key.get_ref().len() <= MAX_KEY_LENGTH;
             let similar = self
-                .asked
+                .keys_read
                 .iter()
                 .filter(|_| is_short)
                 .map(|known| (strsim::osa_distance(known, key.get_ref()), known))
@@ -365,8 +365,8 @@ impl Drop for Settings<'_> {
                 .min();
             let suggestion = match similar {
                 Some((_, known)) => format!("did you mean `{known}`?"),
-                None if self.asked.is_empty() => "remove it".to_owned(),
-                None => format!("known keys here: {}", self.asked.join(", ")),
+                None if self.keys_read.is_empty() => "remove it".to_owned(),
+                None => format!("known keys here: {}", self.keys_read.join(", ")),
             };
             let path = match key.get_ref().char_indices().nth(MAX_KEY_LENGTH) {
                 Some((end, _)) => self.path(&format!("{}…", &key.get_ref()[..end])),

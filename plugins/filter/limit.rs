@@ -214,13 +214,14 @@ mod tests {
 
     #[tokio::test]
     async fn shared_counter_decides_and_local_bucket_is_the_fallback() {
-        for (said, expected) in [(Some(Ok(())), [true, true]), (None, [true, false]), (Some(Err(7)), [false, false])] {
+        for (answer, expected) in [(Some(Ok(())), [true, true]), (None, [true, false]), (Some(Err(7)), [false, false])]
+        {
             let filters = [built("limit", "rate = 1", None).unwrap()];
             let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
             let operation = &kinds()[0];
             for passes in expected {
                 let (counter, failure_reason, deadline) =
-                    (&FixedCounter(said), &FailureReason::default(), clock.now() + MINUTE);
+                    (&FixedCounter(answer), &FailureReason::default(), clock.now() + MINUTE);
                 let call = Call {
                     channel: "main",
                     operation,
@@ -233,9 +234,9 @@ mod tests {
                 match Next::new(&filters, &script).run(&call).await {
                     Err(Error::Rejected { retry_after, .. }) => {
                         assert!(!passes);
-                        assert_eq!(retry_after, if said.is_some() { 7 } else { 1 });
+                        assert_eq!(retry_after, if answer.is_some() { 7 } else { 1 });
                     }
-                    other => assert!(passes && other.is_ok(), "{said:?}: {other:?}"),
+                    other => assert!(passes && other.is_ok(), "{answer:?}: {other:?}"),
                 }
             }
         }

@@ -218,7 +218,7 @@ mod tests {
     async fn retry_pauses_double_and_never_pass_the_deadline() {
         let operation = &kinds()[0];
         let script = Script::always(Err(Error::NotSent("x".into())));
-        let clock = FakeClock::with_chance(0.999);
+        let clock = FakeClock::with_random(0.999);
         script.run(&[retry(3)], operation, &clock, Duration::from_secs(60)).await.unwrap_err();
         let slept = clock.slept();
         assert_eq!(slept.len(), 3);
@@ -228,7 +228,7 @@ mod tests {
                 "{slept:?}"
             );
         }
-        let clock = FakeClock::with_chance(0.999);
+        let clock = FakeClock::with_random(0.999);
         script.run(&[retry(3)], operation, &clock, Duration::from_millis(150)).await.unwrap_err();
         assert_eq!(clock.slept().len(), 1, "the second pause would end after the deadline");
     }

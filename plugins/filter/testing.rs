@@ -11,18 +11,18 @@ use crate::payment::{Currency, Method, Money, Order, Pay, Payer, Refund};
 pub(super) struct FakeClock {
     now: Mutex<Duration>,
     slept: Mutex<Vec<Duration>>,
-    chance: f64,
+    random: f64,
 }
 
 impl Default for FakeClock {
     fn default() -> Self {
-        Self::with_chance(0.5)
+        Self::with_random(0.5)
     }
 }
 
 impl FakeClock {
-    pub(super) fn with_chance(chance: f64) -> Self {
-        Self { now: Mutex::new(Duration::from_secs(1000)), slept: Mutex::default(), chance }
+    pub(super) fn with_random(random: f64) -> Self {
+        Self { now: Mutex::new(Duration::from_secs(1000)), slept: Mutex::default(), random }
     }
 
     pub(super) fn advance(&self, time: Duration) {
@@ -46,7 +46,7 @@ impl Clock for FakeClock {
     }
 
     fn random(&self) -> f64 {
-        self.chance
+        self.random
     }
 }
 

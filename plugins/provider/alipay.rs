@@ -70,7 +70,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     verify: Need::Required(VERIFY_FROM),
     key_id: certificates::key_id,
     not_found_grace: Duration::from_secs(30),
-    pace: PollInterval::Steady(Duration::from_secs(3)),
+    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["alipay.qr", "alipay.jsapi"],
     unpaid_lifetime: Some(Duration::from_secs(15 * 24 * 3600)),
     without_mtls: None,

@@ -37,7 +37,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     verify: Need::Nothing,
     key_id: |_| None,
     not_found_grace: Duration::from_secs(30),
-    pace: PollInterval::Steady(Duration::from_secs(3)),
+    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &[],
     unpaid_lifetime: None,
     without_mtls: None,

@@ -61,7 +61,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     key_id: chain::serial,
     // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
     not_found_grace: Duration::from_secs(60),
-    pace: PollInterval::Doubling,
+    poll_interval: PollInterval::Doubling,
     repeats_create: &[],
     unpaid_lifetime: None,
     without_mtls: None,

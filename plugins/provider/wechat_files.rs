@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn public_key_of_another_merchant_is_noted() {
         let file = include_bytes!("../../tests/golden/wechat-v3/keys/wxjava_wechat_pay_public_key.pem");
-        let read = KeyFile::read(file, Password::NoPlace).unwrap();
+        let read = KeyFile::read(file, Password::Unsupported).unwrap();
         let notes = |id: &str, mchid: &str| {
             let public_key = read.public_key().unwrap().clone();
             let verify = [Verify { id: id.to_owned(), has_id: true, public_key, certificates: Vec::new() }];

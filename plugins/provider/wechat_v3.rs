@@ -53,7 +53,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     verify: Need::Optional,
     key_id: certificates::number,
     not_found_grace: Duration::from_secs(30),
-    pace: PollInterval::Steady(Duration::from_secs(3)),
+    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: None,

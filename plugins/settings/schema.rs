@@ -19,7 +19,7 @@ pub struct Key {
     /// Whether the key is required.
     pub required: bool,
     /// Description of the value; empty for optional tables.
-    pub words: String,
+    pub description: String,
     /// Allowed values.
     pub shape: Shape,
 }
@@ -71,14 +71,14 @@ impl Outline {
 
     /// Records a value. It is required if there is `advice`, which then describes it.
     pub(super) fn value<T: Setting>(&self, key: &'static str, advice: Option<&str>) {
-        let words = advice.unwrap_or(T::EXPECTED);
-        self.note(key, advice.is_some(), words, || Shape::Value(T::form(), T::EXAMPLE));
+        let description = advice.unwrap_or(T::EXPECTED);
+        self.note(key, advice.is_some(), description, || Shape::Value(T::form(), T::EXAMPLE));
     }
 
     /// Records a list of values.
     pub(super) fn values<T: Setting>(&self, key: &'static str) {
-        let words = format!("a list, each item {}", T::EXPECTED);
-        self.note(key, false, &words, || Shape::Values(T::form(), T::EXAMPLE));
+        let description = format!("a list, each item {}", T::EXPECTED);
+        self.note(key, false, &description, || Shape::Values(T::form(), T::EXAMPLE));
     }
 
     /// Records a table of strings.
@@ -107,9 +107,10 @@ impl Outline {
         }
     }
 
-    fn note(&self, key: &'static str, required: bool, words: &str, shape: impl FnOnce() -> Shape) {
+    fn note(&self, key: &'static str, required: bool, description: &str, shape: impl FnOnce() -> Shape) {
         let mut keys = self.0.borrow_mut();
-        let known = keys.entry(key).or_insert_with(|| Key { required, words: words.to_owned(), shape: shape() });
+        let known =
+            keys.entry(key).or_insert_with(|| Key { required, description: description.to_owned(), shape: shape() });
         known.required |= required;
     }
 

@@ -34,7 +34,7 @@ pub enum Password<'a> {
     /// The configuration could set `password`, but does not.
     Missing,
     /// The configuration has no `password` key for this file.
-    NoPlace,
+    Unsupported,
 }
 
 /// Reason why a file cannot be used, with a suggestion.
@@ -170,16 +170,16 @@ impl KeyFile {
             ([], None) => {
                 let advice = match () {
                     () if !self.certificates.is_empty() => {
-                        "name the file with the private key; `BEGIN PRIVATE KEY` or `BEGIN RSA PRIVATE KEY` stands in it"
+                        "name the file that contains `BEGIN PRIVATE KEY` or `BEGIN RSA PRIVATE KEY`"
                     }
-                    () if !self.public_keys.is_empty() => "name the file with the other half, the private key",
-                    () => "PKCS#8, PKCS#1, SEC1 and PKCS#12 (with `password`) are read, as PEM, DER or base64",
+                    () if !self.public_keys.is_empty() => "name the file with the private key of the pair",
+                    () => "use PKCS#8, PKCS#1, SEC1 or PKCS#12 (with `password`), as PEM, DER or base64",
                 };
                 Err(FileError::new(format!("this file has no private key in it: {}", self.content()), advice))
             }
             (several, _) => {
                 let message = format!("this file holds {} private keys, and exactly one is needed", several.len());
-                Err(FileError::new(message, "leave one in it"))
+                Err(FileError::new(message, "remove the others"))
             }
         }
     }
@@ -197,9 +197,9 @@ impl KeyFile {
         }
         let advice = match () {
             () if self.others.iter().any(|other| other.contains("CSR")) => {
-                "name the certificate that the authority made of the request"
+                "name the certificate that the authority issued for the request"
             }
-            () => "`BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read",
+            () => "the right file contains `BEGIN CERTIFICATE`; use PEM, DER or base64",
         };
         Err(FileError::new(format!("this file has no certificate in it: {}", self.content()), advice))
     }
@@ -219,14 +219,14 @@ impl KeyFile {
             return leaf
                 .public_key
                 .as_ref()
-                .ok_or_else(|| FileError::bare("the key in this certificate is of an unknown kind"));
+                .ok_or_else(|| FileError::bare("the key in this certificate is of an unknown algorithm"));
         }
         match self.public_keys.as_slice() {
             [key] => Ok(key),
             [] => {
                 let message = format!("this file has no public key or certificate in it: {}", self.content());
                 let advice =
-                    "`BEGIN PUBLIC KEY` or `BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read";
+                    "the right file contains `BEGIN PUBLIC KEY` or `BEGIN CERTIFICATE`; use PEM, DER or base64";
                 Err(FileError::new(message, advice))
             }
             several => {
@@ -240,7 +240,7 @@ impl KeyFile {
     pub fn revocation_lists(&self) -> Result<&[Vec<u8>], FileError> {
         if self.revocation_lists.is_empty() {
             let message = format!("this file has no revocation list in it: {}", self.content());
-            return Err(FileError::new(message, "`BEGIN X509 CRL` stands in the right one"));
+            return Err(FileError::new(message, "the right file contains `BEGIN X509 CRL`"));
         }
         Ok(&self.revocation_lists)
     }
@@ -292,7 +292,7 @@ impl KeyFile {
         let mut all: Vec<&str> = known.chain(self.others.iter().copied()).collect();
         all.dedup();
         match all.as_slice() {
-            [] => "there are only parameters in it".to_owned(),
+            [] => "it contains only parameters".to_owned(),
             all => format!("this is {}", all.join(" and ")),
         }
     }

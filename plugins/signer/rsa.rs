@@ -35,7 +35,7 @@ struct Private {
 }
 
 fn private(file: &[u8], min_bits: usize) -> Result<Private, KeyError> {
-    let file = KeyFile::read(file, Password::NoPlace)?;
+    let file = KeyFile::read(file, Password::Unsupported)?;
     let key = file.private_key()?;
     let pkcs1 = key.rsa_pkcs1().ok_or_else(|| other_algorithm("private", key.algorithm()))?;
     let parsed = RsaPrivateKey::try_from(pkcs1).map_err(|_| damaged_private())?;
@@ -49,7 +49,7 @@ pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
 }
 
 fn verifier_with(hash: &'static RsaParameters, file: &[u8], min_bits: usize) -> Result<Arc<dyn Verifier>, KeyError> {
-    let file = KeyFile::read(file, Password::NoPlace)?;
+    let file = KeyFile::read(file, Password::Unsupported)?;
     let key = file.public_key()?;
     let (Some(pkcs1), Some(bits)) = (key.rsa_pkcs1(), key.rsa_bits()) else {
         return Err(other_algorithm("public", key.algorithm()));

@@ -18,7 +18,7 @@ pub(crate) const DEFAULT_USER_ID: &str = "1234567812345678";
 
 /// Reads a private key file. `id` is also the user id.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
-    let file = KeyFile::read(file, Password::NoPlace)?;
+    let file = KeyFile::read(file, Password::Unsupported)?;
     let key = file.private_key()?;
     let secret = key.sm2().ok_or_else(|| other_algorithm("private", key.algorithm()))?;
     let key = SigningKey::new(id, &secret).map_err(|_| KeyError("this `id` is too long for SM2".to_owned()))?;
@@ -27,7 +27,7 @@ pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError>
 
 /// Reads a public key or certificate file, for signatures with the default user id.
 pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
-    let file = KeyFile::read(file, Password::NoPlace)?;
+    let file = KeyFile::read(file, Password::Unsupported)?;
     let key = file.public_key()?;
     let point = key.sm2_point().ok_or_else(|| other_algorithm("public", key.algorithm()))?;
     verifier_for(DEFAULT_USER_ID, point)

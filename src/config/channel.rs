@@ -159,7 +159,7 @@ pub(super) fn read(
             bills,
             filters,
             not_found_grace: not_found_grace.unwrap_or(row.not_found_grace),
-            pace: row.pace,
+            pace: row.poll_interval,
             note: row.without_mtls.filter(|_| !has_identity),
             maintenance,
         }))

@@ -214,7 +214,7 @@ pub(super) fn authorities(
     let file = source.optional_file(table, key)?;
     let read = || -> Result<Arc<[Authority]>, FileError> {
         let authority = |one: &Certificate| Authority { der: one.der.clone(), certificate: one.clone() };
-        Ok(KeyFile::read(file.expose(), Password::NoPlace)?.certificates()?.iter().map(authority).collect())
+        Ok(KeyFile::read(file.expose(), Password::Unsupported)?.certificates()?.iter().map(authority).collect())
     };
     let found = source.known().authorities.take(&[file.expose()], read);
     let found = found.map_err(|error| key_file::refuse(table, key, error)).ok()?;

@@ -28,7 +28,7 @@ pub(super) fn with_password(
 
 /// Reads a file that has no `password`.
 pub(super) fn plain(source: &Source, table: &Settings<'_>, key: &str, file: &[u8]) -> Option<Arc<KeyFile>> {
-    read(source, file, Password::NoPlace).map_err(|error| refuse(table, key, error)).ok()
+    read(source, file, Password::Unsupported).map_err(|error| refuse(table, key, error)).ok()
 }
 
 /// Reports a `password` although no file is encrypted.
@@ -47,7 +47,7 @@ fn read(source: &Source, file: &[u8], password: Password<'_>) -> Result<Arc<KeyF
     let secret = match password {
         Password::Given(secret) => secret,
         Password::Missing => b"",
-        Password::NoPlace => b"\0",
+        Password::Unsupported => b"\0",
     };
     source.known().files.take(&[file, secret], || KeyFile::read(file, password).map(Arc::new))
 }

@@ -192,8 +192,8 @@ fn property(key: &Key) -> Value {
         Shape::Tables(below) => json!({"type": "array", "items": object(below)}),
         Shape::Texts => json!({"type": "object", "additionalProperties": {"type": "string"}}),
     };
-    if !key.words.is_empty() {
-        schema["description"] = key.words.as_str().into();
+    if !key.description.is_empty() {
+        schema["description"] = key.description.as_str().into();
     }
     schema
 }

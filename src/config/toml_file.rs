@@ -178,11 +178,11 @@ impl Source {
         &self,
         reader: impl FnOnce(Settings<'_>),
     ) -> (Vec<Diagnostic>, std::collections::BTreeSet<String>) {
-        let problems = Problems::watching();
+        let problems = Problems::recording_reads();
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         assert!(errors.is_empty(), "{errors:?} in {}", self.text);
         reader(Settings::root(&table, &problems));
-        let asked = problems.asked();
+        let asked = problems.keys_read();
         (problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect(), asked)
     }
 

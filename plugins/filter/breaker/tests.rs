@@ -35,9 +35,9 @@ fn state_of(filter: &Arc<dyn Filter>, operation: &str) -> f64 {
     reading(filter, "breaker_state", operation)
 }
 
-fn silent() -> [Script; 2] {
-    let held = Error::Rejected { why: "x".into(), retry_after: 1 };
-    [held, Error::Unsupported("x".into())].map(|error| Script::always(Err(error)))
+fn unsent() -> [Script; 2] {
+    let rejected = Error::Rejected { why: "x".into(), retry_after: 1 };
+    [rejected, Error::Unsupported("x".into())].map(|error| Script::always(Err(error)))
 }
 
 async fn opened(filter: &Arc<dyn Filter>, clock: &FakeClock) {
@@ -93,14 +93,14 @@ async fn errors_of_caller_or_payer_do_not_open_the_breaker() {
 async fn unsent_calls_count_neither_as_success_nor_as_failure() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    for script in silent() {
+    for script in unsent() {
         for _ in 0..8 {
             script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
         }
     }
     opened(&filter, &clock).await; // four failures suffice, because the calls before were not counted
     clock.advance(Duration::from_secs(5));
-    for script in silent() {
+    for script in unsent() {
         script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
         assert_eq!(state_of(&filter, "pay"), 1.0, "neither a success nor a failure, and its permit is released");
     }
@@ -162,8 +162,8 @@ async fn after(time: Duration, filter: &Arc<dyn Filter>, clock: &FakeClock) -> R
     let script = Script::gated(Ok(Outcome::of(Status::Pending)), gate.clone());
     let mut call = Box::pin(script.run(&filters, operation, clock, MINUTE));
     let early = tokio::time::timeout(Duration::from_millis(1), &mut call).await;
-    if let Ok(held) = early {
-        return held;
+    if let Ok(result) = early {
+        return result;
     }
     clock.advance(time);
     gate.add_permits(1);
@@ -317,7 +317,7 @@ async fn callers_short_timeout_opens_no_breaker_but_counts_as_slow() {
     for _ in 0..4 {
         hasty(&[Arc::clone(&slow)], Duration::from_secs(1), true).await;
     }
-    assert_eq!(state_of(&slow, "pay"), 2.0, "a call of that duration is slow, whoever ended it");
+    assert_eq!(state_of(&slow, "pay"), 2.0, "a call of that duration is slow, even if its caller ended it");
 }
 
 #[tokio::test]

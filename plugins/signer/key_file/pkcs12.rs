@@ -21,7 +21,7 @@ pub(super) fn open(der: &[u8], password: Password<'_>) -> Result<Pkcs12Content, 
             std::str::from_utf8(bytes).map_err(|_| FileError::bare("the password of this PFX file is no UTF-8 text"))?
         }
         // Some files have an empty password.
-        Password::Missing | Password::NoPlace => "",
+        Password::Missing | Password::Unsupported => "",
     };
     let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|_| match password {
         Password::Given(_) => FileError::new(
@@ -32,7 +32,7 @@ pub(super) fn open(der: &[u8], password: Password<'_>) -> Result<Pkcs12Content, 
             "this is a PFX file (PKCS#12), and its password is missing",
             "add password = \"env:…\" beside it; WeChat Pay's is the merchant number",
         ),
-        Password::NoPlace => FileError::new(
+        Password::Unsupported => FileError::new(
             "this is a PFX file (PKCS#12), where a certificate belongs",
             "take the certificates out: `openssl pkcs12 -in FILE -nokeys -out CERT.pem`",
         ),
@@ -55,7 +55,7 @@ pub(super) fn decrypt(der: &[u8], password: Password<'_>) -> Result<Zeroizing<Ve
                 advice,
             ));
         }
-        Password::NoPlace => {
+        Password::Unsupported => {
             return Err(FileError::new("the private key in this file is encrypted with a passphrase", plain));
         }
     };

@@ -74,7 +74,7 @@ fn key_of(file: &[u8], password: Password<'_>) -> PublicKey {
     read.private_key().unwrap_or_else(|error| panic!("{error}")).public_key().unwrap()
 }
 
-fn said(file: &[u8], of: fn(&KeyFile) -> Option<FileError>) -> String {
+fn error_text(file: &[u8], of: fn(&KeyFile) -> Option<FileError>) -> String {
     match KeyFile::read(file, Password::Missing) {
         Err(error) => error.to_string(),
         Ok(read) => of(&read).expect("it is refused").to_string(),
@@ -82,25 +82,25 @@ fn said(file: &[u8], of: fn(&KeyFile) -> Option<FileError>) -> String {
 }
 
 fn no_key(file: &[u8]) -> String {
-    said(file, |read| read.private_key().err())
+    error_text(file, |read| read.private_key().err())
 }
 
 fn no_certificate(file: &[u8]) -> String {
-    said(file, |read| read.certificates().err())
+    error_text(file, |read| read.certificates().err())
 }
 
 #[test]
 fn private_key_reads_in_every_form() {
-    let expected = key_of(KEY.as_bytes(), Password::NoPlace);
-    let pkcs1 = KeyFile::read(KEY.as_bytes(), Password::NoPlace).unwrap();
+    let expected = key_of(KEY.as_bytes(), Password::Unsupported);
+    let pkcs1 = KeyFile::read(KEY.as_bytes(), Password::Unsupported).unwrap();
     let pkcs1 = write_pem("RSA PRIVATE KEY", pkcs1.private_key().unwrap().rsa_pkcs1().unwrap());
     // Labels are often wrong.
     let mislabelled = KEY.replace("PRIVATE KEY", "RSA PRIVATE KEY");
     for pem in [KEY, &pkcs1, &mislabelled] {
         for (shape, file) in shapes(pem) {
-            assert_eq!(key_of(&file, Password::NoPlace), expected, "{shape}");
-            let again = KeyFile::read(&file, Password::NoPlace).unwrap().to_pem();
-            assert_eq!(key_of(again.expose(), Password::NoPlace), expected, "{shape}");
+            assert_eq!(key_of(&file, Password::Unsupported), expected, "{shape}");
+            let again = KeyFile::read(&file, Password::Unsupported).unwrap().to_pem();
+            assert_eq!(key_of(again.expose(), Password::Unsupported), expected, "{shape}");
         }
     }
 }
@@ -109,22 +109,22 @@ fn private_key_reads_in_every_form() {
 fn certificate_and_public_key_read_in_every_form() {
     let expected = der_of(CERTIFICATE);
     for (shape, file) in shapes(CERTIFICATE) {
-        let read = KeyFile::read(&file, Password::NoPlace).unwrap_or_else(|error| panic!("{shape}: {error}"));
+        let read = KeyFile::read(&file, Password::Unsupported).unwrap_or_else(|error| panic!("{shape}: {error}"));
         let certificates = read.certificates().unwrap();
         assert_eq!((certificates.len(), &certificates[0].der), (1, &expected), "{shape}");
         assert_eq!(certificates[0].serial, "5F1C72E2A8931B72A2E13AF8DEE92471EB397115");
         assert!(read.to_pem().expose().starts_with(b"-----BEGIN CERTIFICATE-----\n"), "{shape}");
     }
     for (shape, file) in shapes(PUBLIC) {
-        let read = KeyFile::read(&file, Password::NoPlace).unwrap_or_else(|error| panic!("{shape}: {error}"));
-        assert_eq!(*read.public_key().unwrap(), key_of(OTHER_KEY.as_bytes(), Password::NoPlace), "{shape}");
+        let read = KeyFile::read(&file, Password::Unsupported).unwrap_or_else(|error| panic!("{shape}: {error}"));
+        assert_eq!(*read.public_key().unwrap(), key_of(OTHER_KEY.as_bytes(), Password::Unsupported), "{shape}");
         assert_eq!(read.to_pem().expose(), format!("{}\n", PUBLIC.trim_end()).as_bytes(), "{shape}");
     }
 }
 
 #[test]
 fn encrypted_key_opens_only_with_its_password() {
-    let expected = key_of(KEY.as_bytes(), Password::NoPlace);
+    let expected = key_of(KEY.as_bytes(), Password::Unsupported);
     for name in ["encrypted_aes.pem", "encrypted_des3.pem", "encrypted_scrypt.pem", "merchant.p12", "merchant_old.p12"]
     {
         let file = golden(&format!("keys/{name}"));
@@ -140,7 +140,7 @@ fn encrypted_key_opens_only_with_its_password() {
     for name in ["merchant.p12", "merchant_old.p12"] {
         let read = KeyFile::read(&golden(&format!("keys/{name}")), Password::Given(b"123456")).unwrap();
         assert_eq!(read.certificates().unwrap()[0].der, der_of(CERTIFICATE), "{name}");
-        let refused = KeyFile::read(&golden(&format!("keys/{name}")), Password::NoPlace).err().unwrap();
+        let refused = KeyFile::read(&golden(&format!("keys/{name}")), Password::Unsupported).err().unwrap();
         assert!(refused.to_string().contains("openssl pkcs12 -in FILE -nokeys"), "{refused}");
     }
     for (name, command) in
@@ -151,7 +151,7 @@ fn encrypted_key_opens_only_with_its_password() {
         let refused = read.private_key().err().unwrap().to_string();
         assert!(refused.contains("is encrypted") && refused.contains(command), "{name}: {refused}");
     }
-    assert_eq!(key_of(&golden("keys/bag.pem"), Password::NoPlace), expected);
+    assert_eq!(key_of(&golden("keys/bag.pem"), Password::Unsupported), expected);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn unsupported_file_is_identified_and_its_content_never_repeated() {
         ),
         (swapped.as_bytes(), "ends with the END line of another one"),
         (cut_der, "the DER in this file is cut off"),
-        (&longer, "7 bytes stand behind the end of the DER"),
+        (&longer, "this file has 7 bytes after the end of the DER"),
         (format!("{KEY}{OTHER_KEY}").as_bytes(), "this file holds 2 private keys, and exactly one is needed"),
     ] {
         let said = no_key(file);
@@ -198,11 +198,11 @@ fn unsupported_file_is_identified_and_its_content_never_repeated() {
     }
     for (file, in_words) in [
         (KEY.as_bytes(), "this file has no certificate in it: this is a private key"),
-        (&request, "name the certificate that the authority made of the request"),
+        (&request, "name the certificate that the authority issued for the request"),
     ] {
         assert!(no_certificate(file).contains(in_words), "{}", no_certificate(file));
     }
-    let key = KeyFile::read(KEY.as_bytes(), Password::NoPlace).unwrap();
+    let key = KeyFile::read(KEY.as_bytes(), Password::Unsupported).unwrap();
     assert!(key.public_key().err().unwrap().message.contains("only its owner may have it"));
     assert!(key.revocation_lists().is_err());
 }
@@ -210,14 +210,14 @@ fn unsupported_file_is_identified_and_its_content_never_repeated() {
 #[test]
 fn damaged_block_is_reported_with_its_number_and_line() {
     let bundle = String::from_utf8(golden("alipay/keys/alipayRootCert.crt")).unwrap();
-    assert_eq!(KeyFile::read(bundle.as_bytes(), Password::NoPlace).unwrap().certificates().unwrap().len(), 4);
+    assert_eq!(KeyFile::read(bundle.as_bytes(), Password::Unsupported).unwrap().certificates().unwrap().len(), 4);
     let line_of_second =
         1 + bundle.lines().enumerate().filter(|(_, line)| line.starts_with("-----BEGIN")).nth(1).unwrap().0;
     let second = bundle.match_indices("-----BEGIN").nth(1).unwrap().0;
     for (from, to) in [("\nMII", "\nM!I"), ("\nMII", "\nAAA"), ("\nMII", "\nMI")] {
         let (before, after) = bundle.split_at(second);
         let damaged = before.to_owned() + &after.replacen(from, to, 1);
-        let refused = KeyFile::read(damaged.as_bytes(), Password::NoPlace).err().unwrap().to_string();
+        let refused = KeyFile::read(damaged.as_bytes(), Password::Unsupported).err().unwrap().to_string();
         assert!(refused.starts_with("block 2 of this file, "), "{refused}");
         assert!(refused.contains(&format!("in line {line_of_second}")), "{refused}");
     }
@@ -227,18 +227,18 @@ fn damaged_block_is_reported_with_its_number_and_line() {
 fn leaf_certificate_comes_first_in_any_file_order() {
     let (leaf, root) = (golden("alipay/keys/ali_app.crt.pem"), golden("alipay/keys/ali_root_bundle.pem"));
     for file in [[leaf.clone(), root.clone()].concat(), [root, leaf.clone()].concat()] {
-        let read = KeyFile::read(&file, Password::NoPlace).unwrap();
+        let read = KeyFile::read(&file, Password::Unsupported).unwrap();
         let certificates = read.certificates().unwrap();
         assert_eq!(certificates.len(), 3);
         assert_eq!(certificates[0].common_name, "2088000000000001-2021000000000001");
         let written = read.authorities().unwrap().iter().map(|one| one.der.clone());
-        let again = KeyFile::read(&file, Password::NoPlace).unwrap();
+        let again = KeyFile::read(&file, Password::Unsupported).unwrap();
         assert!(written.eq(again.authorities().unwrap().iter().map(|one| one.der.clone())));
     }
     let chain = KeyFile::read(&golden("keys/chain.p12"), Password::Given(b"000000")).unwrap();
     let names: Vec<&str> = chain.certificates().unwrap().iter().map(|one| one.common_name.as_str()).collect();
     assert_eq!((names.len(), names[0]), (3, "041@Z2025-01-01@700000000000001:SIGN@00000006"));
-    let bundle = KeyFile::read(&golden("alipay/keys/ali_root_bundle.pem"), Password::NoPlace).unwrap();
+    let bundle = KeyFile::read(&golden("alipay/keys/ali_root_bundle.pem"), Password::Unsupported).unwrap();
     assert!(bundle.authorities().unwrap()[0].is_self_issued(), "the order of roots is kept");
 }
 
@@ -254,7 +254,7 @@ fn leaf_certificate_of_curve_key_comes_first_in_any_file_order() {
         ("ed25519", "Ed25519"),
     ] {
         let file = golden(&format!("keys/ec_{name}.pem"));
-        let read = KeyFile::read(&file, Password::NoPlace).unwrap();
+        let read = KeyFile::read(&file, Password::Unsupported).unwrap();
         let key = read.private_key().unwrap();
         assert_eq!(key.algorithm(), KeyAlgorithm::Curve(curve), "{name}");
         let certificates = read.certificates().unwrap();
@@ -269,15 +269,15 @@ fn pfx_in_ber_is_identified_in_binary_and_base64() {
     let marked = [b"\xef\xbb\xbf".to_vec(), ber.clone()].concat();
     for file in [ber.clone(), marked, STANDARD.encode(&ber).into_bytes()] {
         let said = no_key(&file);
-        assert!(said.contains("BER with lengths left open") && said.contains("openssl pkcs12 -in FILE"), "{said}");
+        assert!(said.contains("BER with indefinite lengths") && said.contains("openssl pkcs12 -in FILE"), "{said}");
     }
 }
 
 #[test]
 fn sm2_key_and_certificate_are_read() {
-    let key = key_of(&golden("unionpay/keys/sm2_leaf.key.pem"), Password::NoPlace);
+    let key = key_of(&golden("unionpay/keys/sm2_leaf.key.pem"), Password::Unsupported);
     assert_eq!(key.algorithm(), KeyAlgorithm::Sm2);
-    let certificate = KeyFile::read(&golden("unionpay/keys/sm2_leaf.crt.pem"), Password::NoPlace).unwrap();
+    let certificate = KeyFile::read(&golden("unionpay/keys/sm2_leaf.crt.pem"), Password::Unsupported).unwrap();
     assert_eq!(*certificate.public_key().unwrap(), key);
 }
 
@@ -287,10 +287,10 @@ proptest! {
         let pem = format!("-----BEGIN {text}-----\n{}\n-----END {text}-----", STANDARD.encode(&bytes));
         let der = [&[0x30, 0x82], bytes.as_slice()].concat();
         let mut altered = KEY.as_bytes().to_vec();
-        let place = at % altered.len();
-        altered[place] = altered[place].wrapping_add(1);
+        let index = at % altered.len();
+        altered[index] = altered[index].wrapping_add(1);
         for file in [bytes.as_slice(), STANDARD.encode(&bytes).as_bytes(), pem.as_bytes(), text.as_bytes(), &der, &altered] {
-            for password in [Password::Missing, Password::NoPlace, Password::Given(b"x")] {
+            for password in [Password::Missing, Password::Unsupported, Password::Given(b"x")] {
                 if let Ok(read) = KeyFile::read(file, password) {
                     let _ = (read.private_key().is_ok(), read.public_key().is_ok(), read.certificates().is_ok(), read.to_pem());
                 }

@@ -45,9 +45,10 @@ impl Block {
         match &self.label {
             Some(label) => {
                 let label = printable(label);
-                let place = if self.is_only { String::new() } else { format!("block {} of this file, ", self.number) };
+                let position =
+                    if self.is_only { String::new() } else { format!("block {} of this file, ", self.number) };
                 let message =
-                    format!("{place}`BEGIN {label}` in line {}, is damaged: its content cannot be read", self.line);
+                    format!("{position}`BEGIN {label}` in line {}, is damaged: its content cannot be read", self.line);
                 FileError::new(message, advice)
             }
             None => FileError::new("this file contains no readable key or certificate, or is damaged", advice),
@@ -90,7 +91,7 @@ fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
         return None;
     }
     if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
-        let message = format!("{} bytes stand behind the end of the DER in this file", rest.len());
+        let message = format!("this file has {} bytes after the end of the DER", rest.len());
         return Some(Err(FileError::new(message, "get a new copy of the file, in binary mode")));
     }
     let is_only = blocks.len() == 1;
@@ -161,9 +162,9 @@ fn pem(text: &[u8]) -> Result<Vec<Block>, FileError> {
         let end = starts.get(index + 1).copied().unwrap_or(text.len());
         let part = text.get(start + BEGIN.len()..end).unwrap_or_default();
         let cut = |what: &str| {
-            let place = if is_only { String::new() } else { format!("block {} of this file, ", index + 1) };
+            let position = if is_only { String::new() } else { format!("block {} of this file, ", index + 1) };
             FileError::new(
-                format!("{place}the PEM that begins in line {line} {what}"),
+                format!("{position}the PEM that begins in line {line} {what}"),
                 "get a new, complete copy of the file",
             )
         };
@@ -246,7 +247,7 @@ fn unknown(text: &[u8]) -> FileError {
             "convert it: `keytool -importkeystore -srckeystore FILE -destkeystore NEW.p12 -deststoretype PKCS12`",
         ),
         () if text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).starts_with(OPEN_SEQUENCE) => (
-            "this is BER with lengths left open, as Java's Bouncy Castle writes PFX files",
+            "this is BER with indefinite lengths, as Java's Bouncy Castle writes PFX files",
             "rewrite it: `openssl pkcs12 -in FILE -out KEY.pem` and name KEY.pem",
         ),
         () if contains("<RSAKeyValue") => ("this is a key in the XML form of .NET", "export it as PEM"),
