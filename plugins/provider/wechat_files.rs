@@ -62,7 +62,7 @@ fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
             let advice = "configure pub_key.pem, or remove `id`";
             Err(Finding::mistake(
                 Place::VerifyId,
-                "this is the id of WeChat Pay's public key, but the file is a certificate",
+                "this id is of WeChat Pay's public key, and the file is a certificate",
                 advice,
             ))
         }

@@ -191,7 +191,7 @@ fn buyer<'a>(account: &'a Account, pay: &'a Pay, common: Content<'a>) -> Result<
         (None, Some(id), None) => Ok(Content { buyer_open_id: Some(id), ..common }),
         (None, Some(id), Some(_)) => Ok(Content { op_buyer_open_id: Some(id), ..common }),
         (None, None, _) => Err(unsupported(
-            "`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is required for `alipay.jsapi`",
+            "`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is needed for `alipay.jsapi`",
         )),
     }
 }
@@ -250,7 +250,7 @@ fn auth_code(pay: &Pay) -> Result<&str, Error> {
     let code = pay.payer.auth_code.as_deref().filter(is_code);
     code.ok_or_else(|| {
         unsupported(
-            "`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is required for `alipay.barcode`",
+            "`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is needed for `alipay.barcode`",
         )
     })
 }

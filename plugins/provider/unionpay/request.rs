@@ -262,7 +262,7 @@ fn notify_url(url: &str) -> Result<&str, Error> {
 fn front_url(url: Option<&str>) -> Result<&str, Error> {
     let url = url.ok_or_else(|| {
         unsupported(
-            "`return_url` is required for `unionpay.page`: UnionPay sends the payer's browser there after the payment",
+            "`return_url` is needed for `unionpay.page`: UnionPay sends the payer's browser there after the payment",
         )
     })?;
     let is_web = url.starts_with("https://") || url.starts_with("http://");
@@ -284,7 +284,7 @@ fn scanned_code(pay: &Pay) -> Result<&str, Error> {
         (10..=128).contains(&scanned_code.len()) && scanned_code.bytes().all(|byte| byte.is_ascii_alphanumeric())
     };
     scanned_code.filter(fits).ok_or_else(|| {
-        unsupported("`payer.auth_code` (the scanned code, letters and digits) is required for `unionpay.barcode`")
+        unsupported("`payer.auth_code` (the scanned code, letters and digits) is needed for `unionpay.barcode`")
     })
 }
 

@@ -100,7 +100,7 @@ fn put_order(fields: &mut Fields, account: &Account, product: Product, pay: &Pay
     put(fields, "fee_type", "CNY");
     let address = pay.payer.client_ip.as_deref();
     if product == Product::H5 && address.is_none() {
-        return Err(unsupported("`payer.client_ip` (the address of the payer's browser) is required for `wechat.h5`"));
+        return Err(unsupported("`payer.client_ip` (the address of the payer's browser) is needed for `wechat.h5`"));
     }
     if address.is_some_and(|address| address.parse::<IpAddr>().is_err()) {
         return Err(unsupported("`payer.client_ip` must be the payer's IPv4 or IPv6 address"));

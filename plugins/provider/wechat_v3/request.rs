@@ -138,7 +138,7 @@ fn notify_url(url: &str) -> Result<&str, Error> {
 
 fn client_ip(pay: &Pay) -> Result<&str, Error> {
     let ip = pay.payer.client_ip.as_deref().filter(|ip| ip.parse::<IpAddr>().is_ok());
-    ip.ok_or_else(|| unsupported("`payer.client_ip` (the payer's IPv4 or IPv6 address) is required for `wechat.h5`"))
+    ip.ok_or_else(|| unsupported("`payer.client_ip` (the payer's IPv4 or IPv6 address) is needed for `wechat.h5`"))
 }
 
 /// Formats a time as RFC 3339 in China time with whole seconds, as in WeChat Pay's own examples.
