@@ -1,9 +1,9 @@
 //! Bills: a provider's statement file for one day. Some providers answer with the file, some with a download link.
 //!
 //! ```text
-//! BillRequest ─ request ─▶ sign ═▶ provider
-//! BillReply   ◀─ decode ◀─ verify ◀═
-//!   │ BillFile: the bill itself
+//! BillRequest ─ bill_request ─▶ sign ═▶ provider
+//! BillReply   ◀─ decode_bill ◀─ verify ◀═
+//!   │ File: the bill itself
 //!   └ Link ─ request ─▶ (sign) ═▶ a host of the provider
 //!     BillFile ◀─ read: status, hash, format ◀═
 //! ```
@@ -35,14 +35,14 @@ pub trait Bills: Send + Sync {
     fn hosts(&self) -> &'static [&'static str];
 
     /// Returns which hosts receive the request for a bill.
-    fn desk(&self) -> BillEndpoint;
+    fn endpoint(&self) -> BillEndpoint;
 
     /// Encodes the request for a bill, not yet signed.
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
 
     /// Decodes the answer. Returns [`Error::NotFound`] for a day without a bill and [`Error::ProviderBusy`] for a bill
     /// that the provider is still generating.
-    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
+    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
 }
 
 /// Hosts that receive the request for a bill.
@@ -78,7 +78,7 @@ pub struct Answer {
 impl Answer {
     /// Returns the verified bytes. Without a signature it returns the error that `refusal` decodes; with an invalid
     /// one, [`Error::Unclear`].
-    pub(super) fn believed(self, refusal: impl FnOnce(StatusCode, &[u8]) -> Error) -> Result<Verified, Error> {
+    pub(super) fn verified_or(self, refusal: impl FnOnce(StatusCode, &[u8]) -> Error) -> Result<Verified, Error> {
         let Self { status, body, checked } = self;
         checked.map_err(|bad| match bad {
             BadSignature::Missing => refusal(status, &body),
@@ -91,7 +91,7 @@ impl Answer {
 #[derive(Debug)]
 pub enum BillReply {
     /// The bill itself.
-    BillFile(BillFile),
+    File(BillFile),
     /// Download link of the bill.
     Link(Link),
 }

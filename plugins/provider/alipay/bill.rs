@@ -33,11 +33,11 @@ impl Bills for Alipay {
         &["https://dwbillcenter.alipay.com"]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let bill_type = match wanted.kind {
             TRADE => "trade",
             FUNDS => "signcustomer",
@@ -60,9 +60,9 @@ impl Bills for Alipay {
         }
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| match self.account.protocol {
+        let reply = answer.verified_or(|status, body| match self.account.protocol {
             Protocol::Form => errors::unsigned(Interface::Bill, SERVICE, status, body),
             Protocol::V3 => errors::v3(Interface::Bill, status, body, false),
         });

@@ -59,9 +59,9 @@ fn encode_and_decode(fixture: &GoldenFixture<'_>, golden: &Golden) -> (Value, Va
         fixture.provider.sign(&mut request, with).unwrap();
         request_json(&request)
     };
-    let request = signed(bills.ask(&wanted, with).unwrap());
-    let found = match bills.find(&wanted, answer(fixture, &golden.answer)) {
-        Ok(BillReply::BillFile(BillFile { content, form, proof })) => {
+    let request = signed(bills.bill_request(&wanted, with).unwrap());
+    let found = match bills.decode_bill(&wanted, answer(fixture, &golden.answer)) {
+        Ok(BillReply::File(BillFile { content, form, proof })) => {
             json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})
         }
         Ok(BillReply::Link(link)) => {

@@ -35,11 +35,11 @@ impl Bills for UnionPay {
         &["https://filedownload.95516.com"]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Files
     }
 
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let now = i64::try_from(with.stamp.unix_time).ok().and_then(|now| Timestamp::from_second(now).ok());
         let now =
             now.ok_or_else(|| Error::NotSent("the system clock is outside the representable range".to_owned()))?;
@@ -47,9 +47,9 @@ impl Bills for UnionPay {
         request(Uri::from_static(FILE_PATH), self.0.codec, &fields(&self.0, wanted, now)?)
     }
 
-    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| {
+        let reply = answer.verified_or(|status, body| {
             // Some refusals are not signed. An unsigned answer may refuse, but never deliver a bill.
             let unsigned_refusal =
                 Message::read(self.0.codec, Source::Answer, body).and_then(|fields| refusal(&fields));
@@ -67,7 +67,7 @@ impl Bills for UnionPay {
         check_field(&fields, "txnType", "76")?;
         check_field(&fields, "settleDate", &month_and_day(wanted.day))?;
         let content = decompress(fields.get("fileContent").unwrap_or_default(), MAX_ARCHIVE_BYTES)?;
-        bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::BillFile)
+        bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::File)
     }
 }
 

@@ -49,11 +49,11 @@ impl Bills for WechatV2 {
         &[]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
         let (_, path, name, choice) = interface.ok_or_else(|| {
             Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", wanted.kind))
@@ -67,7 +67,7 @@ impl Bills for WechatV2 {
         Ok(post(path, &fields))
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         match answer.checked {
             Err(BadSignature::Missing) | Ok(_) => {}
             Err(bad) => return Err(Error::unclear(format!("the signature of the answer is invalid: {bad}"))),
@@ -78,7 +78,7 @@ impl Bills for WechatV2 {
         if answer.status != StatusCode::OK || !is_bill(&answer.body) {
             return Err(Error::unclear(format!("HTTP {} answer that is not a bill", answer.status.as_u16())));
         }
-        Ok(BillReply::BillFile(BillFile { content: answer.body, form: Form::Csv, proof: Proof::Host }))
+        Ok(BillReply::File(BillFile { content: answer.body, form: Form::Csv, proof: Proof::Host }))
     }
 }
 

@@ -36,20 +36,20 @@ impl Bills for WechatV3 {
         &[]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = interface(wanted.kind);
         let (name, choice) = interface
             .ok_or_else(|| Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}`", wanted.kind)))?;
         request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", wanted.day)).map(request::get)
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| errors::unsigned(Interface::Bill, status, body))?;
+        let reply = answer.verified_or(|status, body| errors::unsigned(Interface::Bill, status, body))?;
         match status {
             StatusCode::OK => link(answer::read(reply.bytes())?).map(BillReply::Link),
             _ => Err(errors::refusal(Interface::Bill, status, reply.bytes())),

@@ -12,9 +12,9 @@ const CONTENT: &str =
 fn find(provider: &Alipay, status: u16, headers: &HeaderMap, body: String) -> Result<Link, Error> {
     let checked = provider.verify(Source::Answer, headers, body.clone().into(), &keyring(), NOW);
     let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into(), checked };
-    match provider.find(&WANTED, answer)? {
+    match provider.decode_bill(&WANTED, answer)? {
         BillReply::Link(link) => Ok(link),
-        BillReply::BillFile(file) => panic!("{file:?}"),
+        BillReply::File(file) => panic!("{file:?}"),
     }
 }
 
@@ -55,7 +55,7 @@ fn unsigned_bill_link_is_rejected() {
 #[test]
 fn bill_request_is_encrypted_if_account_has_aes_key() {
     let provider = provider_of("app_id = \"2021000000000001\"", &[("aes", AES.as_bytes())]);
-    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let request = signing(|with| provider.bill_request(&WANTED, with)).unwrap();
     let fields = form::read(request.body()).unwrap();
     let sealer = provider.account.sealer.as_ref().unwrap();
     assert_eq!(sealer.open(&fields["biz_content"]).unwrap(), br#"{"bill_type":"trade","bill_date":"2023-11-13"}"#);
@@ -67,7 +67,7 @@ fn bill_request_is_encrypted_if_account_has_aes_key() {
 #[test]
 fn v3_bill_request_has_parameters_in_query() {
     let provider = super::v3::v3("");
-    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let request = signing(|with| provider.bill_request(&WANTED, with)).unwrap();
     let uri = "/v3/alipay/data/dataservice/bill/downloadurl/query?bill_date=2023-11-13&bill_type=trade";
     assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("GET", uri));
     let body = r#"{"bill_download_url":"https://dwbillcenter.alipay.com/x"}"#;

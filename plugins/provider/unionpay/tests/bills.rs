@@ -35,8 +35,8 @@ fn answer() -> Fields {
 fn find_body(status: u16, body: &[u8]) -> Result<BillFile, Error> {
     let checked = provider().verify(Source::Answer, &HeaderMap::new(), Bytes::copy_from_slice(body), &no_keys(), NOW);
     let (status, body) = (StatusCode::from_u16(status).unwrap(), Bytes::copy_from_slice(body));
-    match provider().find(&WANTED, Answer { status, body, checked })? {
-        BillReply::BillFile(file) => Ok(file),
+    match provider().decode_bill(&WANTED, Answer { status, body, checked })? {
+        BillReply::File(file) => Ok(file),
         BillReply::Link(link) => panic!("{link:?}"),
     }
 }
@@ -46,7 +46,7 @@ fn find(fields: Fields) -> Result<BillFile, Error> {
 }
 
 fn ask(provider: &UnionPay, day: Date, now: u64) -> Result<Fields, Error> {
-    let request = signing_at(now, |with| provider.ask(&BillRequest { day, kind: TRADE }, with))?;
+    let request = signing_at(now, |with| provider.bill_request(&BillRequest { day, kind: TRADE }, with))?;
     assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/"));
     Ok(Fields::of_request(provider.0.codec, request.body()).unwrap())
 }

@@ -15,14 +15,14 @@ fn wanted(kind: &'static str) -> BillRequest {
 fn find(status: u16, body: &[u8]) -> Result<BillReply, Error> {
     let status = StatusCode::from_u16(status).unwrap();
     let checked = verify(Source::Answer, body);
-    provider().find(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
+    provider().decode_bill(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
 }
 
 /// Returns path and fields of the request for a bill.
 fn encoded(provider: &WechatV2, kind: &'static str) -> Result<(String, Fields), Error> {
     let stamp = Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
     let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
-    let mut request = provider.ask(&wanted(kind), with)?;
+    let mut request = provider.bill_request(&wanted(kind), with)?;
     provider.sign(&mut request, with)?;
     Ok((request.uri().to_string(), xml::read("xml", request.body()).unwrap()))
 }
@@ -49,7 +49,7 @@ fn golden_files_of_bills_match() {
 
 #[test]
 fn content_that_is_not_a_bill_is_rejected() {
-    let Ok(BillReply::BillFile(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
+    let Ok(BillReply::File(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
     assert_eq!((file.content.as_ref(), file.proof), (TEXT.as_bytes(), Proof::Host));
     let cut = TEXT.strip_suffix("`1\r\n").unwrap();
     let within_a_row = TEXT.split_once(",`1000").unwrap().0;

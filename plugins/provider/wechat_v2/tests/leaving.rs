@@ -32,7 +32,7 @@ fn requests(provider: &WechatV2, text: &str) -> Vec<Request<Bytes>> {
         .collect();
     let day = jiff::civil::date(2023, 11, 13);
     let wanted = |kind: &&'static str| super::super::super::bill::BillRequest { day, kind };
-    requests.extend(provider.kinds().iter().map(|kind| provider.ask(&wanted(kind), with).unwrap()));
+    requests.extend(provider.kinds().iter().map(|kind| provider.bill_request(&wanted(kind), with).unwrap()));
     for request in &mut requests {
         provider.sign(request, with).unwrap();
     }

@@ -168,6 +168,6 @@ fn bill_in_older_format_is_accepted() {
     let body = Bytes::from_static(bill.as_bytes());
     let checked = verify(Source::Answer, &body);
     let wanted = BillRequest { day: jiff::civil::date(2014, 11, 10), kind: TRADE };
-    let found = provider().find(&wanted, Answer { status: StatusCode::OK, body, checked });
-    assert!(matches!(found, Ok(BillReply::BillFile(_))), "{:?}", found.err());
+    let found = provider().decode_bill(&wanted, Answer { status: StatusCode::OK, body, checked });
+    assert!(matches!(found, Ok(BillReply::File(_))), "{:?}", found.err());
 }
