@@ -13,6 +13,7 @@
 mod account;
 mod answer;
 mod bill;
+mod certificate_files;
 mod certificates;
 mod codes;
 mod envelope;
@@ -20,6 +21,8 @@ mod errors;
 mod files;
 mod gateway_codes;
 mod notify;
+mod product;
+mod protocol;
 mod readable;
 mod request;
 mod sealed;
@@ -44,7 +47,7 @@ use super::{
     SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
-use crate::payment::{Event, Method, Operation, Outcome};
+use crate::payment::{Event, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
@@ -61,14 +64,14 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     name: "alipay",
     methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
     secrets: &[
-        SecretField { name: account::APP_CERT, need: Need::Optional, check: certificates::check_app },
-        SecretField { name: account::ROOT_CERT, need: Need::Optional, check: certificates::check_root },
+        SecretField { name: account::APP_CERT, need: Need::Optional, check: certificate_files::check_app },
+        SecretField { name: account::ROOT_CERT, need: Need::Optional, check: certificate_files::check_root },
         SecretField { name: account::AES, need: Need::Optional, check: sealed::check },
     ],
     algorithms: &["rsa-sha256", "rsa-sha1"],
     sign: Need::Required(SIGN_ADVICE),
     verify: Need::Required(VERIFY_ADVICE),
-    key_id: certificates::key_id,
+    key_id: certificate_files::key_id,
     not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["alipay.qr", "alipay.jsapi"],
@@ -90,7 +93,7 @@ struct Alipay {
 
 impl Provider for Alipay {
     fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
-        request::encode(&self.account, operation, with)
+        protocol::encode(&self.account, operation, with)
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
@@ -122,7 +125,7 @@ impl Provider for Alipay {
         reply: Verified,
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
-        answer::decode(&self.account, operation, status, &reply, with.stamp.unix_time)
+        protocol::decode(&self.account, operation, status, &reply, with.stamp.unix_time)
     }
 
     fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
@@ -170,32 +173,5 @@ impl Provider for Alipay {
 
     fn bills(&self) -> Option<&dyn Bills> {
         Some(self)
-    }
-}
-
-/// Payment products, each with its own interface or parameters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Product {
-    Qr,
-    Barcode,
-    Page,
-    Wap,
-    App,
-    Jsapi,
-}
-
-impl Product {
-    fn of(method: Method) -> Result<Self, Error> {
-        match method.as_str() {
-            "alipay.qr" => Ok(Self::Qr),
-            "alipay.barcode" => Ok(Self::Barcode),
-            "alipay.page" => Ok(Self::Page),
-            "alipay.wap" => Ok(Self::Wap),
-            "alipay.app" => Ok(Self::App),
-            "alipay.jsapi" => Ok(Self::Jsapi),
-            _ => Err(Error::Unsupported(format!(
-                "`{method}` is not a payment method of Alipay: choose another `method`"
-            ))),
-        }
     }
 }

@@ -38,3 +38,8 @@ impl Deref for Text<'_> {
         &self.0
     }
 }
+
+/// Returns a value that is present and not empty.
+pub(super) fn given<'a>(value: &'a Option<Text<'_>>) -> Option<&'a str> {
+    value.as_deref().filter(|value| !value.is_empty())
+}

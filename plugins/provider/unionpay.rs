@@ -38,11 +38,12 @@ use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
 use super::{
-    BadSignature, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys, SecretField, Signing,
-    Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
+    SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, NextAction, Operation, Outcome, Status};
+use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(super) const ROW: ProviderSpec = ProviderSpec {
@@ -66,8 +67,12 @@ pub(super) const ROW: ProviderSpec = ProviderSpec {
     unpaid_lifetime: None,
     without_mtls: None,
     inspection: &files::INSPECTION,
-    build: account::build,
+    build,
 };
+
+fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
+    account::read(settings, given).map(|account| Box::new(UnionPay(account)) as Box<dyn Provider>)
+}
 
 fn check_secure_key(key: &[u8]) -> Result<(), String> {
     match std::str::from_utf8(key) {

@@ -75,7 +75,7 @@ pub(super) enum Class {
 }
 
 /// Row of a code table: a code normalized by [`bare`], its class, and the interfaces in which it has that class.
-pub(super) type Row = (&'static str, Class, &'static [Interface]);
+pub(super) type CodeRow = (&'static str, Class, &'static [Interface]);
 
 /// Normalizes a code: capitals, without `_` and spaces, which WeChat Pay writes inconsistently.
 pub(super) fn bare(code: &str) -> String {
@@ -83,7 +83,7 @@ pub(super) fn bare(code: &str) -> String {
 }
 
 /// Returns the class of a code in an interface; `None` for a code that is not in the table.
-pub(super) fn class(table: &[Row], code: &str, interface: Interface) -> Option<Class> {
+pub(super) fn class(table: &[CodeRow], code: &str, interface: Interface) -> Option<Class> {
     let code = bare(code);
     let mut rows = table.iter().filter(|(name, ..)| *name == code);
     rows.find(|(_, _, interfaces)| interfaces.contains(&interface)).map(|(_, class, _)| *class)

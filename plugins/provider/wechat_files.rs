@@ -156,12 +156,16 @@ fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         }
         (false, true) => {
             let message = "this key does not belong to the API certificate in `[mtls]`, whose serial number `id` is";
-            let advice = "name the file of `mtls.key` (apiclient_key.pem), or the id of this key's own certificate";
+            let advice =
+                "configure the file of `mtls.key` (apiclient_key.pem), or the id of this key's own certificate";
             findings.push(Finding::mistake(Place::SignFile, message, advice));
         }
         (false, false) if is_api_certificate(leaf) => {
-            let message = format!("`keys.sign` and `[mtls]` are of two API certificates: `{}` and `{number}`", sign.id);
-            findings.push(Finding::note(Place::SignFile, message, "both can be right while one follows the other"));
+            let message = format!(
+                "`keys.sign` and `[mtls]` belong to two different API certificates: `{}` and `{number}`",
+                sign.id
+            );
+            findings.push(Finding::note(Place::SignFile, message, "both can be valid during a renewal"));
         }
         (false, false) => {}
     }
@@ -265,11 +269,7 @@ fn account(facts: &Facts<'_>) -> Vec<Finding> {
     if let Some(id) = facts.account("sub_mchid").filter(|id| facts.account("mchid") == Some(id)) {
         let message =
             format!("`sub_mchid` and `mchid` are both {id}: a service provider and its merchant have two numbers");
-        findings.push(Finding::note(
-            Place::Account("sub_mchid"),
-            message,
-            "take `sub_mchid` away for a merchant of its own",
-        ));
+        findings.push(Finding::note(Place::Account("sub_mchid"), message, "remove `sub_mchid` for a direct merchant"));
     }
     findings
 }

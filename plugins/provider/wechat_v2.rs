@@ -9,9 +9,11 @@
 //!
 //! The same fields are signed in both directions: sorted, without `sign` and empty fields, with the key at the end.
 
+mod account;
 mod answer;
 mod bill;
 mod errors;
+mod product;
 mod request;
 mod signature;
 mod xml;
@@ -21,12 +23,11 @@ mod tests;
 
 use std::time::Duration;
 
-use std::ops::Deref;
-
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
+use self::account::Account;
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
 use super::bill::Bills;
@@ -37,7 +38,7 @@ use super::{
 };
 use super::{wechat_account, wechat_files};
 use crate::error::Error;
-use crate::payment::{Event, Method, Operation, Outcome};
+use crate::payment::{Event, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
@@ -66,20 +67,6 @@ const API_ADVICE: &str = "the API key from pay.weixin.qq.com (账户中心 → A
 
 struct WechatV2 {
     account: Account,
-}
-
-/// Account ids and the shared API key.
-struct Account {
-    ids: wechat_account::Account,
-    key: ApiKey,
-}
-
-impl Deref for Account {
-    type Target = wechat_account::Account;
-
-    fn deref(&self) -> &wechat_account::Account {
-        &self.ids
-    }
 }
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
@@ -200,38 +187,5 @@ impl WechatV2 {
         let fields =
             xml::read("xml", bytes).ok_or_else(|| Error::unclear("the signed message has an unknown format"))?;
         Ok(Message { account: &self.account, fields })
-    }
-}
-
-/// Payment products.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Product {
-    Native,
-    Jsapi,
-    H5,
-    App,
-    Codepay,
-}
-
-impl Product {
-    fn of(method: Method) -> Result<Self, Error> {
-        match method.as_str() {
-            "wechat.native" => Ok(Self::Native),
-            "wechat.jsapi" => Ok(Self::Jsapi),
-            "wechat.h5" => Ok(Self::H5),
-            "wechat.app" => Ok(Self::App),
-            "wechat.codepay" => Ok(Self::Codepay),
-            other => Err(Error::Unsupported(format!("WeChat Pay's APIv2 has no method `{other}`"))),
-        }
-    }
-
-    fn trade_type(self) -> &'static str {
-        match self {
-            Self::Native => "NATIVE",
-            Self::Jsapi => "JSAPI",
-            Self::H5 => "MWEB",
-            Self::App => "APP",
-            Self::Codepay => "MICROPAY",
-        }
     }
 }

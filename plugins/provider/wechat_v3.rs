@@ -14,6 +14,7 @@ mod certificates;
 mod codepay;
 mod errors;
 mod notify;
+mod product;
 mod request;
 mod sealed;
 mod signature;
@@ -40,7 +41,7 @@ use super::{
     SecretField, Signing, Source, Verified,
 };
 use crate::error::Error;
-use crate::payment::{Event, Method, Operation, Outcome, Status};
+use crate::payment::{Event, Operation, Outcome, Status};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
@@ -186,26 +187,5 @@ impl Provider for WechatV3 {
     /// A service provider's bill covers all of its merchants, but this channel belongs to one merchant.
     fn bills(&self) -> Option<&dyn Bills> {
         self.account.sub_mchid.is_none().then_some(self as &dyn Bills)
-    }
-}
-
-/// Payment products, which differ in path, required payer data and answer. `wechat.codepay` is in [`codepay`].
-#[derive(Clone, Copy)]
-enum Product {
-    Native,
-    Jsapi,
-    H5,
-    App,
-}
-
-impl Product {
-    fn of(method: Method) -> Option<Self> {
-        match method.as_str() {
-            "wechat.native" => Some(Self::Native),
-            "wechat.jsapi" => Some(Self::Jsapi),
-            "wechat.h5" => Some(Self::H5),
-            "wechat.app" => Some(Self::App),
-            _ => None,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! `[account]` of an Alipay channel.
 
 use super::super::{BuildContext, link};
-use super::certificates;
+use super::certificate_files;
 use super::sealed::Sealer;
 use crate::settings::Settings;
 
@@ -69,9 +69,9 @@ pub(super) fn read(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Opt
     let secret = |name| given.secrets.get(name).map(|secret| secret.expose());
     let certificates = match (secret(APP_CERT), secret(ROOT_CERT)) {
         (Some(app), Some(root)) => Some(Certificates {
-            app: certificates::app_serial(app)?,
-            root: certificates::root_serials(root)?,
-            roots: certificates::roots(root),
+            app: certificate_files::app_serial(app)?,
+            root: certificate_files::root_serials(root)?,
+            roots: certificate_files::roots(root),
         }),
         (None, None) => None,
         // A rejected file was reported already. It is not reported as missing too.

@@ -3,54 +3,24 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::Verified;
-use super::super::text::Text;
-use super::Product;
-use super::account::{Account, Protocol};
+use super::super::text::{Text, given};
+use super::account::Account;
 use super::codes::Interface;
 use super::envelope::Envelope;
 use super::errors::{Head, is_member_of};
+use super::product::Product;
 use super::readable::readable;
 use super::request::service;
 use super::signature::at;
-use super::v3;
 use crate::error::{Error, ProviderError};
 use crate::payment::{Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 
-pub(super) fn decode(
-    account: &Account,
-    operation: &Operation,
-    status: StatusCode,
-    answer: &Verified,
-    now: u64,
-) -> Result<Outcome, Error> {
-    let outcome = match account.protocol {
-        Protocol::Form => decode_form(account, operation, status, answer),
-        Protocol::V3 => v3::decode(account, operation, status, answer.bytes()),
-    };
-    match (operation, outcome) {
-        (Operation::Query(order), Err(Error::NotFound(_))) if is_past_expiry(order, now) => {
-            Ok(Outcome::of(Status::Closed))
-        }
-        (_, outcome) => outcome,
-    }
-}
-
-/// Returns whether it is certain that nobody can start to pay the order any more. Alipay knows by then of every trade
-/// that was started in time. Orders with a scanned code are cancelled instead.
-fn is_past_expiry(order: &Order, now: u64) -> bool {
-    /// Bound for Alipay's clock difference and for the delay until a trade is visible to queries.
-    const MARGIN: SignedDuration = SignedDuration::from_mins(10);
-    let now = i64::try_from(now).ok().and_then(|now| Timestamp::from_second(now).ok());
-    let late = now.zip(order.expires_at).map(|(now, end)| now.duration_since(end));
-    !order.method.is_scanned() && late.is_some_and(|late| late > MARGIN)
-}
-
-fn decode_form(
+/// Decodes an answer of the form protocol.
+pub(super) fn decode_form(
     account: &Account,
     operation: &Operation,
     status: StatusCode,
@@ -361,11 +331,6 @@ fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> 
 /// Returns the parameters with which a mini program starts the payment of a trade.
 fn trade_to_pay(trade_no: &str) -> NextAction {
     NextAction::Jsapi { params: [("tradeNO".to_owned(), trade_no.to_owned())].into() }
-}
-
-/// Returns a value that is present and not empty.
-pub(super) fn given<'a>(value: &'a Option<Text<'_>>) -> Option<&'a str> {
-    value.as_deref().filter(|value| !value.is_empty())
 }
 
 fn required<'a>(name: &str, value: &'a Option<Text<'_>>) -> Result<&'a str, Error> {

@@ -37,7 +37,7 @@ pub(super) enum Interface {
     Bill,
 }
 
-pub(super) type Row = (&'static str, Class, &'static str);
+pub(super) type CodeRow = (&'static str, Class, &'static str);
 
 impl Interface {
     pub(super) const ALL: [Self; 7] =
@@ -59,7 +59,7 @@ impl Interface {
         matches!(self, Self::Pay | Self::Refund)
     }
 
-    pub(super) fn list(self) -> &'static [Row] {
+    pub(super) fn list(self) -> &'static [CodeRow] {
         match self {
             Self::Pay => PAY,
             Self::Query | Self::RefundQuery => QUERY,
@@ -82,7 +82,7 @@ impl Interface {
 }
 
 /// All payment interfaces.
-const PAY: &[Row] = &[
+const PAY: &[CodeRow] = &[
     // The outcome of the payment is unknown.
     ("SYSTEM_ERROR", Unclear, "pqcw"),
     // The order is in another state.
@@ -210,7 +210,7 @@ const PAY: &[Row] = &[
 ];
 
 /// alipay.trade.refund. A refund is sent once per number, so a refund refused by a code of this list was not executed.
-const REFUND: &[Row] = &[
+const REFUND: &[CodeRow] = &[
     ("SYSTEM_ERROR", Unclear, "refund"),
     ("DISCORDANT_REPEAT_REQUEST", Conflict, "refund"), // a refund of this number with another amount
     ("ENTERPRISE_PAY_BIZ_ERROR", Conflict, "refund"),  // leaves open whether it was executed
@@ -245,7 +245,7 @@ const REFUND: &[Row] = &[
 ];
 
 /// alipay.trade.cancel.
-const CANCEL: &[Row] = &[
+const CANCEL: &[CodeRow] = &[
     ("SYSTEM_ERROR", Unclear, "cancel"),
     ("SELLER_BALANCE_NOT_ENOUGH", Busy, "cancel"), // refunded once the balance suffices
     ("TRADE_CANCEL_TIME_OUT", Conflict, "cancel"), // older than a day: only a refund is possible
@@ -258,7 +258,7 @@ const CANCEL: &[Row] = &[
 ];
 
 /// alipay.trade.close.
-const CLOSE: &[Row] = &[
+const CLOSE: &[CodeRow] = &[
     ("SYSTEM_ERROR", Unclear, "close"),
     ("REASON_ILLEGAL_STATUS", Conflict, "close"),
     ("REASON_TRADE_STATUS_INVALID", Conflict, "close"),
@@ -268,7 +268,7 @@ const CLOSE: &[Row] = &[
 ];
 
 /// alipay.trade.query and alipay.trade.fastpay.refund.query.
-const QUERY: &[Row] = &[
+const QUERY: &[CodeRow] = &[
     ("SYSTEM_ERROR", Unclear, "query, refund query"),
     ("ENTERPRISE_PAY_BIZ_ERROR", Conflict, "query, refund query"),
     ("TRADE_NOT_EXIST", Absent, "query, refund query"), // also a code that nobody has scanned yet
@@ -276,7 +276,7 @@ const QUERY: &[Row] = &[
 ];
 
 /// alipay.data.dataservice.bill.downloadurl.query.
-const BILL: &[Row] = &[
+const BILL: &[CodeRow] = &[
     ("UNKNOWN_ERROR", Unclear, "bill"),
     ("SYSTEM_RATE_LIMIT", Busy, "bill"),
     ("USER_RATE_LIMIT", Busy, "bill"),

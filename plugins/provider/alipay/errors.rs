@@ -3,8 +3,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::super::text::Text;
-use super::answer::given;
+use super::super::text::{Text, given};
 use super::codes::{Class, Interface};
 use super::envelope::Envelope;
 use super::gateway_codes::{by_name, by_number};

@@ -57,7 +57,7 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         findings.push(Finding::mistake(
             place,
             message,
-            format!("{download}, or name the key with which it was requested"),
+            format!("{download}, or configure the key with which it was requested"),
         ));
     }
     if let Err(message) = leaf.in_force(facts.now) {
@@ -176,9 +176,8 @@ fn chains(facts: &Facts<'_>) -> Vec<Finding> {
         })
         .collect();
     if !facts.verify.is_empty() && facts.verify.iter().all(|key| key.certificates.is_empty() && !key.has_id) {
-        let message =
-            "with `app_cert` Alipay signs by a certificate and names its number, which a bare public key has not";
-        let advice = "name alipayCertPublicKey_RSA2.crt from open.alipay.com here";
+        let message = "with `app_cert` Alipay signs with a certificate and sends its serial number, which a bare public key does not have";
+        let advice = "configure alipayCertPublicKey_RSA2.crt from open.alipay.com here";
         findings.push(Finding::note(Place::VerifyFile(0), message, advice));
     }
     findings

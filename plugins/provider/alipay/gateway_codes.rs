@@ -155,7 +155,7 @@ pub(super) fn by_name(code: &str) -> Option<Class> {
 pub(super) fn by_number(number: &str, name: Option<&str>) -> Option<Class> {
     let class = NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, class)| *class);
     match class {
-        // These numbers decide, whatever name stands beside them.
+        // These numbers decide, whatever the name beside them.
         Some(Unclear | Busy) => class,
         Some(class) => name.and_then(listed).or(Some(class)),
         None if number == "40003" => name.and_then(listed),

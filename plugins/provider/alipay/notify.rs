@@ -9,21 +9,6 @@ use super::signature::at;
 use crate::error::Error;
 use crate::payment::{Event, Money, Outcome, Refunded, Status};
 
-/// Fields that the decoder relies on.
-pub(super) const READ: &[&str] = &[
-    "app_id",
-    "gmt_payment",
-    "gmt_refund",
-    "notify_type",
-    "out_biz_no",
-    "out_trade_no",
-    "refund_fee",
-    "seller_id",
-    "total_amount",
-    "trade_no",
-    "trade_status",
-];
-
 /// Decodes a notification. Errors contain the order number, so that an operator can find the order.
 ///
 /// Return links are signed in the same way. Their parameters have no `trade_status`, so a return link is rejected.

@@ -6,31 +6,14 @@ use http::{HeaderValue, Method as Verb, Request, Uri};
 use serde::Serialize;
 
 use super::super::form::{self, Fields};
-use super::super::{Encoded, Signing};
-use super::Product;
-use super::account::{Account, Protocol};
-use super::signature::{china_time, signed};
-use super::v3;
+use super::account::Account;
+use super::product::Product;
+use super::signature::china_time;
 use crate::error::Error;
-use crate::payment::{Currency, Money, NextAction, Operation, Outcome, Pay, Refund, Status};
+use crate::payment::{Currency, Money, Operation, Pay, Refund};
 
 /// Alipay's maximum order amount: a hundred million yuan, in fen.
 const MAX_FEN: u64 = 10_000_000_000;
-
-pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
-    let send = || match account.protocol {
-        Protocol::Form => Ok(Encoded::Send(post(&params(account, operation)?))),
-        Protocol::V3 => v3::encode(account, operation).map(Encoded::Send),
-    };
-    let Operation::Pay(pay) = operation else { return send() };
-    let order = || signed(account, params(account, operation)?, with).map(|params| form::write(&params));
-    let action = match Product::of(pay.order.method)? {
-        Product::Page | Product::Wap => NextAction::Redirect { url: format!("{}?{}", account.gateway, order()?) },
-        Product::App => NextAction::App { params: [("orderStr".to_owned(), order()?)].into() },
-        Product::Qr | Product::Barcode | Product::Jsapi => return send(),
-    };
-    Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
-}
 
 /// Returns the name of the interface that serves the operation.
 pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
@@ -53,7 +36,7 @@ pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
 }
 
 /// Returns the parameters of the operation. The common parameters are added by `signed`.
-fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
+pub(super) fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
     let mut params = Fields::new();
     let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
     put("method", service(operation)?);
@@ -106,7 +89,7 @@ pub(super) struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     total_amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    to_subject: Option<String>,
+    subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     product_code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +141,7 @@ fn create<'a>(account: &'a Account, pay: &'a Pay, base: Content<'a>) -> Result<C
     }
     let common = Content {
         total_amount: Some(yuan(pay.order.amount)?),
-        to_subject: Some(to_subject(&pay.description)),
+        subject: Some(to_subject(&pay.description)),
         seller_id: account.seller_id.as_deref(),
         time_expire: pay.order.expires_at.map(china_time),
         ..base

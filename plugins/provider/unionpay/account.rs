@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{BuildContext, Provider, Secrets, link};
-use super::UnionPay;
+use super::super::{BuildContext, Secrets, link};
 use super::chain::{Chain, Owners};
 use super::fields::Codec;
 use super::signature::Method;
@@ -45,7 +44,9 @@ pub(super) struct SubMerchant {
     pub(super) abbreviation: String,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
+/// Reads `[account]` and builds the signature method from `[keys]`. Reports every problem to `settings` and returns
+/// `None` if there is one.
+pub(super) fn read(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Account> {
     let suggestion = "copy the merchant number (商户号) from merchant.unionpay.com, as in merId = \"777290058110048\"";
     let mer_id: Option<String> = settings.required_as("merId", suggestion);
     let mer_id = mer_id.filter(|id| {
@@ -66,7 +67,7 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Op
     encoding?;
     let (mer_id, sub_merchant) = (mer_id?, sub_merchant?);
     let name = sub_merchant.as_ref().map_or_else(|| mer_id.clone(), |merchant| format!("{mer_id}/{}", merchant.id));
-    Some(Box::new(UnionPay(Account {
+    Some(Account {
         mer_id,
         name,
         method: method?,
@@ -77,7 +78,7 @@ pub(super) fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Op
         term_id: term_id?,
         pay_timeout: pay_timeout?,
         undo,
-    })))
+    })
 }
 
 /// Reports a problem and returns `false`.

@@ -114,9 +114,9 @@ impl Chain {
             true => Ok(()),
             false => Err(BadSignature::Wrong("its certificate or an issuer is expired or not yet valid")),
         };
-        let is_same = |cache: &&CachedLeaf| cache.text == text && cache.kind == kind;
-        if let Some(cache) = self.cache.lock().iter().find(is_same) {
-            return is_valid(&cache.valid).map(|()| cache.leaf.clone());
+        let is_same = |cached: &&CachedLeaf| cached.text == text && cached.kind == kind;
+        if let Some(cached) = self.cache.lock().iter().find(is_same) {
+            return is_valid(&cached.valid).map(|()| cached.leaf.clone());
         }
         let (leaf, valid) = self.verify(text, kind)?;
         is_valid(&valid)?;

@@ -125,7 +125,7 @@ pub(super) const CODES: &[(&str, Answers, Trade)] = &[
     ("37", LATER, Open),   // 已超过最大查询次数或操作过于频繁
     ("39", LATER, Failed), // 交易不在受理时间范围内
     // Our credentials are invalid.
-    ("11", BAD_KEY, Failed), // 验证签名失败: the key, or a certificate that does not stand for the merchant
+    ("11", BAD_KEY, Failed), // 验证签名失败: the key, or a certificate that is not the merchant's
     // The order is in another state.
     ("12", OTHER_STATE, Open),           // 重复交易: the number is used, and the order there says what became of it
     ("34", [Absent; 6], Trade::Absent), // 查无此交易

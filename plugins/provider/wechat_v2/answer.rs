@@ -7,8 +7,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::wechat_errors::Interface;
 use super::super::{Signing, china_time};
+use super::account::Account;
+use super::errors;
+use super::product::Product;
 use super::xml::Fields;
-use super::{Account, Product, errors};
 use crate::error::Error;
 use crate::payment::{Currency, Event, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Refunded, Status};
 

@@ -2,14 +2,14 @@
 
 use http::StatusCode;
 
-use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, REFUND, REVERSE, Row};
+use super::super::wechat_errors::{self as table, BILL, Class, CodeRow, END, EVERY, Interface, PAY, REFUND, REVERSE};
 use super::xml::{self, Fields};
 use crate::error::{Error, ProviderError};
 
 /// Codes (`err_code`, in bills also `return_msg` and `error_code`) of the official lists of `unifiedorder`, `micropay`,
 /// `orderquery`, `closeorder`, `reverse`, `refund`, `refundquery`, `downloadbill` and `downloadfundflow`. A code of one
 /// list is accepted in every interface, because the platform uses more codes than it lists.
-pub(super) const CODES: &[Row] = &[
+pub(super) const CODES: &[CodeRow] = &[
     // Not executed, and final.
     ("ACCOUNTERROR", Class::Final, EVERY), // not in a v2 list, but in each of v3's
     ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // unifiedorder, micropay

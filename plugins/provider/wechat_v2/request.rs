@@ -8,9 +8,10 @@ use http::{HeaderValue, Request, Uri};
 
 use super::super::wechat_account::{is_transmittable, openid, scanned_code};
 use super::super::{Signing, china_time};
+use super::account::Account;
+use super::product::Product;
 use super::signature::SignType;
 use super::xml::{self, Fields};
-use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
 

@@ -164,18 +164,18 @@ fn field_hidden_in_another_field_is_rejected() {
     let body =
         signed(&[PAID, &[("cash_fee", "1"), ("fee_type", "USD"), ("mweb_url", "https://w?a=1&package=2")]].concat());
     let whole = xml::read("xml", body.as_bytes()).unwrap();
-    let said = |fields: &Fields| {
+    let result = |fields: &Fields| {
         assert_eq!(form::text(fields, &["sign"]), form::text(&whole, &["sign"]));
         verify(Source::Answer, xml::write(fields).as_bytes()).map(drop)
     };
-    assert_eq!(said(&whole), Ok(()), "a value that hides no field may contain any character");
+    assert_eq!(result(&whole), Ok(()), "a value that hides no field may contain any character");
     let mut folded = whole.clone();
     let (first, value) = (folded["cash_fee"].clone(), folded.remove("fee_type").unwrap());
     folded.insert("cash_fee".to_owned(), format!("{first}&fee_type={value}"));
-    assert!(said(&folded).is_err(), "in a value");
+    assert!(result(&folded).is_err(), "in a value");
     folded.remove("cash_fee");
     folded.insert(format!("cash_fee={first}&fee_type"), value);
-    assert!(said(&folded).is_err(), "in a name");
+    assert!(result(&folded).is_err(), "in a name");
 }
 
 #[test]

@@ -8,8 +8,7 @@ use http::Request;
 use serde::Serialize;
 
 use super::super::form::escape;
-use super::super::wechat_account::scanned_code;
-use super::Account;
+use super::super::wechat_account::{Account, scanned_code};
 use super::request::{Identity, Total, base_path, description, fen, post, uri};
 use crate::error::{Error, ProviderError};
 use crate::payment::{Method, Order, Pay};

@@ -4,12 +4,12 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, Row, bare};
+use super::super::wechat_errors::{self as table, BILL, Class, CodeRow, END, EVERY, Interface, PAY, bare};
 use crate::error::{Error, ProviderError};
 
 /// Codes of the official lists: the list shared by all interfaces, those of create, query, close and reverse (which are
 /// the same), of refund and refund query, and of bills.
-pub(super) const CODES: &[Row] = &[
+pub(super) const CODES: &[CodeRow] = &[
     // Not executed, and final.
     ("ACCOUNTERROR", Class::Final, EVERY),       // create 403: the payer's account
     ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // create 400

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Described;
-use super::Account;
+use super::super::wechat_account::Account;
 use super::answer::{OrderState, RefundAmount, at, read, refund_status, required_same, review_advice};
 use super::sealed::Sealed;
 use crate::error::Error;

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::super::china_time::CHINA;
 use super::super::form::escape;
-use super::super::wechat_account::{openid, transmittable};
-use super::{Account, Product};
+use super::super::wechat_account::{Account, openid, transmittable};
+use super::product::Product;
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
 

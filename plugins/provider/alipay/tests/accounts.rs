@@ -1,20 +1,20 @@
 //! Reading of `[account]` and of certificates, with every configuration error.
 
 use super::*;
-use crate::provider::alipay::{ROW, certificates};
+use crate::provider::alipay::{ROW, certificate_files};
 
 #[test]
 fn certificate_serial_numbers_match_published_ones() {
     let vectors = vectors();
     let is = |value: &Value, number: Option<String>| assert_eq!(value.as_str(), number.as_deref());
     let numbers = &vectors["cert_sn"];
-    is(&numbers["app_cert_sn"], certificates::app_serial(&key_file("ali_app.crt.pem")));
+    is(&numbers["app_cert_sn"], certificate_files::app_serial(&key_file("ali_app.crt.pem")));
     is(&numbers["alipay_cert_sn"], (ROW.key_id)(&key_file("ali_alipay.crt.pem")));
-    is(&numbers["alipay_root_cert_sn"], certificates::root_serials(&key_file("ali_root_bundle.pem")));
+    is(&numbers["alipay_root_cert_sn"], certificate_files::root_serials(&key_file("ali_root_bundle.pem")));
     let numbers = &vectors["public_cert_sn"];
-    is(&numbers["app"]["sn"], certificates::app_serial(&key_file("appCertPublicKey_2021001161683774.crt")));
+    is(&numbers["app"]["sn"], certificate_files::app_serial(&key_file("appCertPublicKey_2021001161683774.crt")));
     is(&numbers["alipay"]["sn"], (ROW.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
-    is(&numbers["root"]["sn"], certificates::root_serials(&key_file("alipayRootCert.crt")));
+    is(&numbers["root"]["sn"], certificate_files::root_serials(&key_file("alipayRootCert.crt")));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn certificate_mode_sends_both_serials_and_partner_mode_sends_token() {
 #[test]
 fn every_configuration_error_is_reported() {
     let cert = key_file("ali_app.crt.pem");
-    let said = |text: &str, secrets: &[(&'static str, &[u8])]| {
+    let result = |text: &str, secrets: &[(&'static str, &[u8])]| {
         let (account, problems) = account(text, secrets, "rsa-sha256");
         assert!(account.is_none(), "{text}");
         problems.join("; ")
@@ -64,11 +64,11 @@ fn every_configuration_error_is_reported() {
         ("app_id = \"1\"\ngateway = \"https://a/b?c\"", "the gateway must be an https:// URL"),
         ("app_id = \"1\"\napp_auth_token = \"t\"", "`seller_id` is needed with `app_auth_token`"),
     ] {
-        assert!(said(text, &[]).starts_with(expected), "{text}: {}", said(text, &[]));
+        assert!(result(text, &[]).starts_with(expected), "{text}: {}", result(text, &[]));
     }
-    let lonely = said("app_id = \"1\"", &[("app_cert", &cert)]);
+    let lonely = result("app_id = \"1\"", &[("app_cert", &cert)]);
     assert!(lonely.starts_with("`[keys]` has `app_cert` but no `root_cert`"), "{lonely}");
-    let lonely = said("app_id = \"1\"", &[("root_cert", &cert)]);
+    let lonely = result("app_id = \"1\"", &[("root_cert", &cert)]);
     assert!(lonely.starts_with("`[keys]` has `root_cert` but no `app_cert`"), "{lonely}");
 }
 

@@ -86,33 +86,34 @@ fn close_closes_order_and_cancellation_is_decoded_by_action() {
     assert!(is_mismatch(&decode(&close, &with(trade(""), "out_trade_no", "T"))));
     assert!(is_unclear(&decode(&close, &without(trade(""), "out_trade_no"))));
     let cancel = Operation::Close(order("alipay.barcode"));
-    let said = |flag: &str, action: &str| decode(&cancel, &with(with(trade(""), "retry_flag", flag), "action", action));
-    assert_eq!(said("N", "close").unwrap().status, Status::Closed);
-    assert_eq!(said("N", "refund").unwrap().status, Status::Closed);
+    let result =
+        |flag: &str, action: &str| decode(&cancel, &with(with(trade(""), "retry_flag", flag), "action", action));
+    assert_eq!(result("N", "close").unwrap().status, Status::Closed);
+    assert_eq!(result("N", "refund").unwrap().status, Status::Closed);
     for action in ["close", ""] {
-        assert!(said("Y", action).unwrap().needs_reversal, "the channel is well: {action}");
+        assert!(result("Y", action).unwrap().needs_reversal, "the channel is well: {action}");
     }
-    assert!(matches!(said("N", ""), Err(Error::NotFound(_))), "there is no trade to cancel");
+    assert!(matches!(result("N", ""), Err(Error::NotFound(_))), "there is no trade to cancel");
     for (flag, action) in [("", "close"), ("N", "other")] {
-        assert!(is_unclear(&said(flag, action)), "{flag} {action}");
+        assert!(is_unclear(&result(flag, action)), "{flag} {action}");
     }
 }
 
 #[test]
 fn refund_succeeds_only_if_funds_changed_and_numbers_match() {
     let operation = Operation::Refund(refund());
-    let said = |change: &str, sum: &str| {
+    let result = |change: &str, sum: &str| {
         decode(&operation, &with(with(trade(""), "fund_change", change), "refund_fee", sum))
             .map(|outcome| outcome.status)
     };
-    assert_eq!(said("Y", "3.00"), Ok(Status::Succeeded));
-    assert_eq!(said("Y", "68.00"), Ok(Status::Succeeded), "the sum of several");
+    assert_eq!(result("Y", "3.00"), Ok(Status::Succeeded));
+    assert_eq!(result("Y", "68.00"), Ok(Status::Succeeded), "the sum of several");
     for sum in ["3.00", "0.00"] {
-        let Err(Error::Conflict(word)) = said("N", sum) else { panic!("only a query decides") };
+        let Err(Error::Conflict(word)) = result("N", sum) else { panic!("only a query decides") };
         assert_eq!(word.code, "fund_change=N");
     }
-    assert!(is_mismatch(&said("Y", "2.99")) && is_mismatch(&said("Y", "68.01")));
-    assert!(is_unclear(&said("", "3.00")) && is_unclear(&said("y", "3.00")) && is_unclear(&said("Y", "x")));
+    assert!(is_mismatch(&result("Y", "2.99")) && is_mismatch(&result("Y", "68.01")));
+    assert!(is_unclear(&result("", "3.00")) && is_unclear(&result("y", "3.00")) && is_unclear(&result("Y", "x")));
     assert!(is_mismatch(&decode(&operation, &with(with(trade(""), "fund_change", "Y"), "out_trade_no", "T"))));
 
     let query = Operation::QueryRefund(refund());
@@ -159,9 +160,9 @@ fn nonexistent_order_is_closed_after_expiry() {
         for (expires_at, is_past) in [(None, false), (at(end), false), (at(end - 1), true), (at(NOW + 1), false)] {
             let order = Order { expires_at, ..order(method) };
             let ends = is_past && method != "alipay.barcode";
-            let said = decode(&Operation::Query(order.clone()), &content);
-            let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { said.clone() };
-            assert_eq!((said.is_ok(), &said), (ends, &expected), "{method} {expires_at:?}");
+            let result = decode(&Operation::Query(order.clone()), &content);
+            let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { result.clone() };
+            assert_eq!((result.is_ok(), &result), (ends, &expected), "{method} {expires_at:?}");
             let close = decode(&Operation::Close(order), &content);
             assert!(matches!(close, Err(Error::NotFound(_))), "a close is judged by a clock that may be wrong");
         }

@@ -54,7 +54,7 @@ fn next_certificate_is_accepted_only_with_alipays_name_under_configured_root() {
     for protocol in ["form", "v3"] {
         let provider = in_certificate_mode(protocol);
         let keys = provider.read(&answer(protocol, &own), &Keyring::default(), THEN).unwrap();
-        assert_eq!(Some(keys[0].id.clone()), super::super::certificates::app_serial(own.as_bytes()));
+        assert_eq!(Some(keys[0].id.clone()), super::super::certificate_files::app_serial(own.as_bytes()));
         assert!(keys[0].is_valid(THEN) && !keys[0].is_valid(u64::MAX / 4));
         let leaf = own.split_inclusive("-----END CERTIFICATE-----").next().unwrap();
         for (file, now, why) in [

@@ -47,13 +47,14 @@ fn gbk_refusal_keeps_its_code_signed_or_unsigned() {
     let refused = r##"{"code":"40004","msg":"Business Failed","sub_code":"ACQ.TOTAL_FEE_EXCEED","sub_msg":"#"}"##;
     let body = signed(&content(refused), "precreate");
     let verified = provider().verify(Source::Answer, &HeaderMap::new(), body.into(), &keyring(), NOW).unwrap();
-    let said = signing(|with| provider().decode(&write, StatusCode::OK, verified, with)).unwrap_err();
-    assert_eq!((said.code(), said.word().unwrap().code.as_str()), ("declined", "ACQ.TOTAL_FEE_EXCEED"));
-    let door = r##"{"error_response":{"code":"40002","msg":"m","sub_code":"isv.invalid-signature","sub_msg":"#"}}"##;
-    assert_eq!(provider().refusal(&write, StatusCode::OK, &content(door)).code(), "unauthorized");
-    let door = r##"{"code":"invalid-signature","message":"#"}"##;
-    let said = super::v3::v3("").refusal(&write, StatusCode::BAD_REQUEST, &content(door));
-    assert_eq!(said.code(), "unauthorized");
+    let result = signing(|with| provider().decode(&write, StatusCode::OK, verified, with)).unwrap_err();
+    assert_eq!((result.code(), result.word().unwrap().code.as_str()), ("declined", "ACQ.TOTAL_FEE_EXCEED"));
+    let refusal_body =
+        r##"{"error_response":{"code":"40002","msg":"m","sub_code":"isv.invalid-signature","sub_msg":"#"}}"##;
+    assert_eq!(provider().refusal(&write, StatusCode::OK, &content(refusal_body)).code(), "unauthorized");
+    let refusal_body = r##"{"code":"invalid-signature","message":"#"}"##;
+    let result = super::v3::v3("").refusal(&write, StatusCode::BAD_REQUEST, &content(refusal_body));
+    assert_eq!(result.code(), "unauthorized");
 }
 
 #[test]

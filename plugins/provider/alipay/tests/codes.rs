@@ -33,12 +33,12 @@ fn consequences(class: Class) -> Consequences {
     }
 }
 
-fn check(said: &Error, class: Class, code: &str) {
+fn check(result: &Error, class: Class, code: &str) {
     let expected = consequences(class);
-    assert_eq!(said.code(), expected.error, "{code}");
-    assert_eq!(said.is_channel_failure(), expected.is_failure, "{code}");
-    assert_eq!(said.provably_not_executed(), expected.is_not_executed, "{code}");
-    assert_eq!(said.word().unwrap().code, code);
+    assert_eq!(result.code(), expected.error, "{code}");
+    assert_eq!(result.is_channel_failure(), expected.is_failure, "{code}");
+    assert_eq!(result.provably_not_executed(), expected.is_not_executed, "{code}");
+    assert_eq!(result.word().unwrap().code, code);
 }
 
 fn of(interface: Interface) -> Option<Operation> {
@@ -53,14 +53,14 @@ fn of(interface: Interface) -> Option<Operation> {
     })
 }
 
-fn form_says(operation: &Operation, content: &Value) -> Error {
+fn form_error(operation: &Operation, content: &Value) -> Error {
     let name = service(operation).unwrap().replace('.', "_");
     let body = answered(&format!("{name}_response"), &content.to_string());
     let verified = provider().verify(Source::Answer, &HeaderMap::new(), body.into(), &keyring(), NOW).unwrap();
     signing(|with| provider().decode(operation, StatusCode::OK, verified, with)).unwrap_err()
 }
 
-fn v3_says(operation: &Operation, status: u16, code: &str) -> Error {
+fn v3_error(operation: &Operation, status: u16, code: &str) -> Error {
     let body = json!({"code": code, "message": "m", "links": [{"link": "https://open.alipay.com"}]}).to_string();
     let headers = super::v3::headers(&body);
     let verified = super::v3::v3("").verify(Source::Answer, &headers, body.into(), &keyring(), NOW).unwrap();
@@ -76,8 +76,8 @@ fn every_business_code_is_classified_in_both_protocols() {
             assert!(!lists.is_empty());
             let code = format!("ACQ.{bare}");
             let content = json!({"code": "40004", "msg": "Business Failed", "sub_code": code, "sub_msg": "m"});
-            check(&form_says(&operation, &content), *class, &code);
-            check(&v3_says(&operation, 400, &code), *class, &code);
+            check(&form_error(&operation, &content), *class, &code);
+            check(&v3_error(&operation, 400, &code), *class, &code);
         }
         for (bare, class, _) in interface.list() {
             assert_eq!(interface.class(bare), Some(*class), "{bare}: without a prefix");
@@ -117,13 +117,13 @@ fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
             };
             for prefix in ["", "isv.", "aop."] {
                 let code = format!("{prefix}{name}");
-                check(&v3_says(&operation, 400, &code), *class, &code);
+                check(&v3_error(&operation, 400, &code), *class, &code);
                 let body = json!({"code": code, "message": "m"}).to_string();
-                let said = super::v3::v3("").refusal(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
-                check(&said, unsigned, &code);
+                let result = super::v3::v3("").refusal(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
+                check(&result, unsigned, &code);
                 for number in ["20001", "40001", "40002", "40003", "40006"] {
                     let content = json!({"code": number, "msg": "m", "sub_code": code, "sub_msg": "m"});
-                    check(&form_says(&operation, &content), *class, &code);
+                    check(&form_error(&operation, &content), *class, &code);
                     let own = format!("{}_response", service(&operation).unwrap().replace('.', "_"));
                     for envelope in ["error_response", &own] {
                         let body = format!("{{\"{envelope}\":{content}}}");
@@ -143,12 +143,12 @@ fn credential_error_is_never_unclear_or_declined() {
     {
         for operation in operations() {
             let content = json!({"code": "40002", "msg": "m", "sub_code": format!("isv.{name}"), "sub_msg": "m"});
-            check(&form_says(&operation, &content), Class::Unauthorized, &format!("isv.{name}"));
+            check(&form_error(&operation, &content), Class::Unauthorized, &format!("isv.{name}"));
             let body = format!("{{\"error_response\":{content}}}");
-            let said = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
-            check(&said, Class::Unauthorized, &format!("isv.{name}"));
-            let said = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
-            assert_eq!(said.code(), "unclear", "a failed server is not trusted");
+            let result = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            check(&result, Class::Unauthorized, &format!("isv.{name}"));
+            let result = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(result.code(), "unclear", "a failed server is not trusted");
         }
     }
 }
@@ -156,9 +156,9 @@ fn credential_error_is_never_unclear_or_declined() {
 #[test]
 fn number_decides_if_name_is_unknown() {
     let write = Operation::Pay(pay("alipay.qr"));
-    let said = |number: &str, name: &str| {
+    let result = |number: &str, name: &str| {
         let content = json!({"code": number, "msg": "m", "sub_code": name, "sub_msg": "m"});
-        form_says(&write, &content).code()
+        form_error(&write, &content).code()
     };
     for (number, name, expected) in [
         ("20000", "isp.unknow-error", "unclear"),
@@ -180,10 +180,10 @@ fn number_decides_if_name_is_unknown() {
         ("10001", "ACQ.PAYMENT_FAIL", "unclear"),
         ("", "ACQ.PAYMENT_FAIL", "unclear"),
     ] {
-        assert_eq!(said(number, name), expected, "{number} {name}");
+        assert_eq!(result(number, name), expected, "{number} {name}");
     }
     let content = json!({"code": "40004", "msg": "m", "sub_code": "ACQ.BRAND_NEW", "sub_msg": "m"});
-    let unlisted = form_says(&write, &content);
+    let unlisted = form_error(&write, &content);
     assert!(!unlisted.is_channel_failure() && !unlisted.provably_not_executed());
 }
 
@@ -195,13 +195,13 @@ fn unsigned_refusal_of_interface_is_unclear() {
     {
         let own = format!("{}_response", service(&operation).unwrap().replace('.', "_"));
         for number in ["10000", "10003", "20000", "40003", "40004"] {
-            let said = |name: &str| {
+            let result = |name: &str| {
                 let body = format!("{{\"{name}\":{}}}", content(number));
                 provider().refusal(&operation, StatusCode::OK, body.as_bytes())
             };
-            assert_eq!(said(&own).code(), "unclear", "{number}");
-            assert_eq!(said(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
-            assert_eq!(said("error_response").code(), "unclear", "{number}");
+            assert_eq!(result(&own).code(), "unclear", "{number}");
+            assert_eq!(result(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
+            assert_eq!(result("error_response").code(), "unclear", "{number}");
         }
         let other = format!("{{\"alipay_trade_close_response\":{}}}", content("40002"));
         for body in
@@ -239,7 +239,7 @@ fn reported_codes_are_classified() {
     }
     let form = |operation: &Operation, code: &str| {
         let content = json!({"code": "40004", "msg": "m", "sub_code": format!("ACQ.{code}"), "sub_msg": "m"});
-        form_says(operation, &content).code()
+        form_error(operation, &content).code()
     };
     for code in
         ["BUYER_BANKCARD_DECLINED", "BUYER_NOT_EXIST", "PRODUCT_AMOUNT_LIMIT_ERROR", "PAYMENT_AUTH_CODE_INVALID"]
@@ -269,7 +269,7 @@ fn reported_codes_are_classified() {
     }
 }
 
-/// `isp.` names are failures of Alipay, whatever number stands beside them.
+/// `isp.` names are failures of Alipay, whatever the number beside them.
 #[test]
 fn unlisted_isp_name_is_unclear() {
     let operation = Operation::Pay(pay("alipay.qr"));
@@ -277,9 +277,9 @@ fn unlisted_isp_name_is_unclear() {
         for name in ["isp.unknow-error", "isp.remote-connection-timeout", "isp.invalid-response"] {
             let content =
                 json!({"code": number, "msg": "Service Currently Unavailable", "sub_code": name, "sub_msg": "m"});
-            assert_eq!(form_says(&operation, &content).code(), "unclear", "{number} {name}");
+            assert_eq!(form_error(&operation, &content).code(), "unclear", "{number} {name}");
         }
     }
-    assert_eq!(v3_says(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
-    assert_eq!(v3_says(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
+    assert_eq!(v3_error(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
+    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
 }

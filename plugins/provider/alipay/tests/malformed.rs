@@ -1,14 +1,14 @@
 //! Malformed messages: no panic, and nothing unsigned is accepted.
 
 use super::*;
-use crate::provider::alipay::certificates;
+use crate::provider::alipay::certificate_files;
 
 fn no_panic(body: &[u8]) {
     let provider = provider_of("app_id = \"2021000000000001\"", &[("aes", AES.as_bytes())]);
     for source in [Source::Answer, Source::Notification] {
         assert!(provider.verify(source, &HeaderMap::new(), body.to_vec().into(), &keyring(), NOW).is_err());
     }
-    let _ = certificates::key_id(body);
+    let _ = certificate_files::key_id(body);
     let _ = provider.decode_notification(verified(body.to_vec()));
     let v3 = provider_of("app_id = \"2021000000000001\"\nprotocol = \"v3\"", &[("aes", AES.as_bytes())]);
     for (operation, provider) in operations().iter().flat_map(|operation| [(operation, &provider), (operation, &v3)]) {

@@ -76,11 +76,11 @@ fn unusable_notification_error_contains_order_number() {
         ([("seller_id", "")], "the notification has no `seller_id`"),
         ([("seller_id", "2088000000000002")], "`seller_id` does not match"),
     ] {
-        let said = decode_with(&provider, &changes).unwrap_err().to_string();
-        assert!(said.contains(why) && said.contains(NUMBER), "{said}");
+        let result = decode_with(&provider, &changes).unwrap_err().to_string();
+        assert!(result.contains(why) && result.contains(NUMBER), "{result}");
     }
-    let said = decode(&[("out_trade_no", "a\nb"), ("trade_status", "")]).unwrap_err().to_string();
-    assert!(said.contains("order number unknown"), "{said}");
+    let result = decode(&[("out_trade_no", "a\nb"), ("trade_status", "")]).unwrap_err().to_string();
+    assert!(result.contains("order number unknown"), "{result}");
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn notification_for_another_account_or_of_another_type_is_rejected() {
 
 #[test]
 fn accepted_notification_is_acknowledged_with_success() {
-    let said = provider().acknowledge(true);
-    assert_eq!((said.status(), said.body().as_ref()), (StatusCode::OK, b"success".as_slice()));
-    let said = provider().acknowledge(false);
-    assert!(said.status() != StatusCode::OK && said.body().as_ref() != b"success");
+    let result = provider().acknowledge(true);
+    assert_eq!((result.status(), result.body().as_ref()), (StatusCode::OK, b"success".as_slice()));
+    let result = provider().acknowledge(false);
+    assert!(result.status() != StatusCode::OK && result.body().as_ref() != b"success");
 }

@@ -125,7 +125,7 @@ fn native_request_is_completed_and_signed_once() {
 #[test]
 fn invalid_operation_is_rejected_with_advice() {
     let refused = |pay: Pay, expected: &str| match sent(&provider(), &Operation::Pay(pay)) {
-        Err(Error::Unsupported(said)) => assert!(said.contains(expected), "{said}"),
+        Err(Error::Unsupported(result)) => assert!(result.contains(expected), "{result}"),
         other => panic!("{expected}: {other:?}"),
     };
     let base = || pay("alipay.qr");
@@ -148,7 +148,7 @@ fn invalid_operation_is_rejected_with_advice() {
     }
     refused(Pay { payer: Payer::default(), ..pay("alipay.barcode") }, "`payer.auth_code`");
     refused(Pay { payer: Payer::default(), ..pay("alipay.jsapi") }, "`payer.buyer_id`");
-    refused(pay("wechat.native"), "`wechat.native` is no way to pay with Alipay");
+    refused(pay("wechat.native"), "`wechat.native` is not a payment method of Alipay");
     for refund in [
         Refund { amount: cny(6801), ..refund() },
         Refund { amount: cny(0), ..refund() },

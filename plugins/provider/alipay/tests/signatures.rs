@@ -108,20 +108,20 @@ fn field_hidden_in_another_field_is_rejected() {
                  &out_trade_no=1&receipt_amount=68.00&refund_fee=3.00&sign_type=RSA2&subject=a%26b%3Dc&total_amount=68.00&trade_no=42\
                  &trade_status=TRADE_SUCCESS";
     let whole = read(notified(whole).as_bytes());
-    let said = |params: &Fields| {
+    let result = |params: &Fields| {
         assert_eq!(form::text(params, &["sign", "sign_type"]), form::text(&whole, &["sign", "sign_type"]));
         verify(Source::Notification, form::write(params), &keyring()).map(drop)
     };
-    assert_eq!(said(&whole), Ok(()), "a value that hides no field may contain any character");
+    assert_eq!(result(&whole), Ok(()), "a value that hides no field may contain any character");
     for (name, before) in [("gmt_refund", "gmt_create"), ("refund_fee", "receipt_amount")] {
         let mut folded = whole.clone();
         let value = folded.remove(name).unwrap();
         folded.get_mut(before).unwrap().push_str(&format!("&{name}={value}"));
-        assert!(said(&folded).is_err(), "{name} in a value");
+        assert!(result(&folded).is_err(), "{name} in a value");
         let mut folded = whole.clone();
         let (value, first) = (folded.remove(name).unwrap(), folded.remove(before).unwrap());
         folded.insert(format!("{before}={first}&{name}"), value);
-        assert!(said(&folded).is_err(), "{name} in a name");
+        assert!(result(&folded).is_err(), "{name} in a name");
     }
 }
 

@@ -85,10 +85,10 @@ fn operations_have_v3_paths_and_links_are_unchanged() {
         let answer = |provider: Alipay| format!("{:?}", signing(|with| provider.encode(&operation, with)).unwrap());
         assert_eq!(answer(v3("")), answer(provider()));
     }
-    let (none, said) = account("app_id = \"1\"\nprotocol = \"v3\"", &[], "rsa-sha1");
-    assert!(none.is_none() && said[0].contains("does not support rsa-sha1"), "{said:?}");
-    let (none, said) = account("app_id = \"1\"\nprotocol = \"v2\"", &[], "rsa-sha256");
-    assert!(none.is_none() && said[0].contains("unknown protocol"), "{said:?}");
+    let (none, result) = account("app_id = \"1\"\nprotocol = \"v3\"", &[], "rsa-sha1");
+    assert!(none.is_none() && result[0].contains("does not support rsa-sha1"), "{result:?}");
+    let (none, result) = account("app_id = \"1\"\nprotocol = \"v2\"", &[], "rsa-sha256");
+    assert!(none.is_none() && result[0].contains("unknown protocol"), "{result:?}");
 }
 
 #[test]
@@ -178,10 +178,10 @@ fn unsigned_error_decides_no_payment_or_refund() {
         let body = json!({"code": code, "message": "m", "links": []});
         for (operation, unsigned) in [&write, &back, &query].into_iter().zip(unsigned) {
             assert_eq!(decode(operation, 400, &body).unwrap_err().code(), signed, "{code}");
-            let said = v3("").refusal(operation, StatusCode::BAD_REQUEST, body.to_string().as_bytes());
-            assert_eq!(said.code(), unsigned, "{code}");
-            let said = v3("").refusal(operation, StatusCode::OK, body.to_string().as_bytes());
-            assert_eq!(said.code(), "unclear", "{code}: an unsigned 2xx says nothing");
+            let result = v3("").refusal(operation, StatusCode::BAD_REQUEST, body.to_string().as_bytes());
+            assert_eq!(result.code(), unsigned, "{code}");
+            let result = v3("").refusal(operation, StatusCode::OK, body.to_string().as_bytes());
+            assert_eq!(result.code(), "unclear", "{code}: an unsigned 2xx says nothing");
         }
     }
 }

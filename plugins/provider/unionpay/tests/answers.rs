@@ -48,7 +48,7 @@ const UNLISTED: &str = "07 08 09 15 29 47 59 97 A5 a6 B1 0 000 6A 8A 3４";
 type Row = (&'static str, fn(&str) -> Error, bool, bool);
 
 fn unclear(code: &str) -> Error {
-    Error::Unclear { why: format!("it answered with the code {code}"), word: Some(word(code)) }
+    Error::Unclear { why: format!("answer code {code}"), word: Some(word(code)) }
 }
 
 const WRITE_ROWS: [Row; 7] = [
@@ -95,21 +95,21 @@ fn every_code_is_classified_for_each_write() {
 #[test]
 fn unsigned_answer_is_trusted_only_if_it_rejects_our_signature() {
     let query = Operation::Query(order("qr"));
-    let answer_fields = |operation: &Operation, status: u16, body: &str| {
+    let refusal_code = |operation: &Operation, status: u16, body: &str| {
         provider().refusal(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
     };
     let operations = [write("qr").0, write("refund").0, query];
     for operation in &operations {
         let wrong = "merId=777290058110048&respCode=11&respMsg=验证签名失败";
-        assert_eq!(answer_fields(operation, 200, wrong), "unauthorized");
-        assert_eq!(answer_fields(operation, 502, wrong), "unclear");
+        assert_eq!(refusal_code(operation, 200, wrong), "unauthorized");
+        assert_eq!(refusal_code(operation, 502, wrong), "unclear");
         let signed = format!("{wrong}&signature=AAAA");
-        assert_eq!(answer_fields(operation, 200, &signed), "unauthorized", "verified by the shared key");
+        assert_eq!(refusal_code(operation, 200, &signed), "unauthorized", "verified by the shared key");
         for code in ["00", "01", "10", "34", "12", ""] {
-            assert_eq!(answer_fields(operation, 200, &format!("respCode={code}&respMsg=x")), "unclear", "{code}");
+            assert_eq!(refusal_code(operation, 200, &format!("respCode={code}&respMsg=x")), "unclear", "{code}");
         }
         for body in ["", "<html>", "respCode", "respCode=11&respCode=00"] {
-            assert_eq!(answer_fields(operation, 200, body), "unclear", "{body}");
+            assert_eq!(refusal_code(operation, 200, body), "unclear", "{body}");
         }
     }
 }

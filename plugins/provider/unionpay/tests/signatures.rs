@@ -139,7 +139,7 @@ fn invalid_signature_error_names_the_cause() {
     assert_eq!(wrong("encoding", "GBK"), BadSignature::Wrong("`encoding` is not UTF-8"));
     assert_eq!(wrong("signPubKeyCert", ""), BadSignature::Wrong("`signPubKeyCert` is missing"));
     assert_eq!(wrong(SIGNATURE, "a b"), BadSignature::Wrong("not base64"));
-    let other = BadSignature::Wrong("it is not over these fields, or not by that key");
+    let other = BadSignature::Wrong("not over these fields, or not by that key");
     assert_eq!((wrong(SIGNATURE, "AAAA"), wrong("txnAmt", "6801")), (other.clone(), other));
     for form in ["UTF-8", "utf-8"] {
         assert_eq!(

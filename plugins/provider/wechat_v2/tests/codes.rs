@@ -101,7 +101,7 @@ fn every_listed_code_is_classified_in_every_interface() {
 /// An unsigned refusal leaves requests that move money open, and ends orders that nobody can pay yet.
 #[test]
 fn unsigned_refusal_never_ends_a_request_that_moves_money() {
-    let said = |operation: &Operation, code: &str| {
+    let result = |operation: &Operation, code: &str| {
         let body = format!(
             "<xml><return_code>SUCCESS</return_code><result_code>FAIL</result_code><err_code>{code}</err_code></xml>"
         );
@@ -109,13 +109,13 @@ fn unsigned_refusal_never_ends_a_request_that_moves_money() {
     };
     for (name, operation) in operations() {
         let moves = ["micropay", "reverse", "refund"].contains(&name);
-        assert_eq!(said(&operation, "NOAUTH").code(), if moves { "unclear" } else { "declined" }, "{name}");
-        assert_eq!(said(&operation, "ORDERNOTEXIST").code(), "unclear", "{name}");
-        assert_eq!(said(&operation, "NOAUTH").word().unwrap().code, "NOAUTH");
-        assert_eq!(said(&operation, "SIGNERROR").code(), "unauthorized", "{name}");
-        assert_eq!(said(&operation, "FREQUENCY_LIMITED").code(), "provider_busy", "{name}");
-        assert_eq!(said(&operation, "SOMETHING_NEW").code(), "unclear", "{name}");
-        assert_eq!(said(&operation, "SYSTEMERROR").code(), "unclear", "{name}");
+        assert_eq!(result(&operation, "NOAUTH").code(), if moves { "unclear" } else { "declined" }, "{name}");
+        assert_eq!(result(&operation, "ORDERNOTEXIST").code(), "unclear", "{name}");
+        assert_eq!(result(&operation, "NOAUTH").word().unwrap().code, "NOAUTH");
+        assert_eq!(result(&operation, "SIGNERROR").code(), "unauthorized", "{name}");
+        assert_eq!(result(&operation, "FREQUENCY_LIMITED").code(), "provider_busy", "{name}");
+        assert_eq!(result(&operation, "SOMETHING_NEW").code(), "unclear", "{name}");
+        assert_eq!(result(&operation, "SYSTEMERROR").code(), "unclear", "{name}");
     }
     let done = b"<xml><return_code>SUCCESS</return_code><result_code>SUCCESS</result_code></xml>";
     let error = provider().refusal(&golden::pay("wechat.native"), StatusCode::OK, done);
@@ -158,9 +158,9 @@ fn message_about_our_key_or_certificate_is_unauthorized() {
     for page in ["No required SSL certificate was sent", "The SSL certificate error"] {
         let html = format!("<html><head><title>400 {page}</title></head><body><hr>nginx</body></html>");
         for (name, operation) in operations() {
-            let said = |status| provider().refusal(&operation, status, html.as_bytes()).code();
-            assert_eq!(said(StatusCode::BAD_REQUEST), "unauthorized", "{name} {page}");
-            assert_eq!(said(StatusCode::BAD_GATEWAY), "unclear", "{name} {page}");
+            let result = |status| provider().refusal(&operation, status, html.as_bytes()).code();
+            assert_eq!(result(StatusCode::BAD_REQUEST), "unauthorized", "{name} {page}");
+            assert_eq!(result(StatusCode::BAD_GATEWAY), "unclear", "{name} {page}");
         }
     }
 }
@@ -227,12 +227,12 @@ fn rejected_order_is_declined_and_request_that_moves_money_is_unclear() {
 /// unknown message.
 #[test]
 fn signed_rejection_is_declined_only_with_known_message() {
-    let said = |message: &str| {
+    let result = |message: &str| {
         let fail = [("return_code", "FAIL"), ("return_msg", message)];
         answered(&golden::pay("wechat.codepay"), &fail).unwrap_err().code()
     };
-    assert_eq!(said("appid和mch_id不匹配"), "declined");
-    assert_eq!(said("Something that nobody has seen"), "unlisted_refusal");
+    assert_eq!(result("appid和mch_id不匹配"), "declined");
+    assert_eq!(result("Something that nobody has seen"), "unlisted_refusal");
 }
 
 #[test]

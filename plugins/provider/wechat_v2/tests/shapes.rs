@@ -130,16 +130,16 @@ fn failed_refund_notification_without_req_info_is_rejected() {
 #[test]
 fn refusals_keep_code_and_message() {
     let refund = Operation::Refund(golden::refund("wechat.native"));
-    let said = |operation: &Operation, code: &str, words: &str| {
+    let result = |operation: &Operation, code: &str, words: &str| {
         answered(operation, &[("result_code", "FAIL"), ("err_code", code), ("err_code_des", words)]).unwrap_err()
     };
-    let poor = said(&refund, "NOTENOUGH", "基本账户余额不足，请充值后重新发起");
+    let poor = result(&refund, "NOTENOUGH", "基本账户余额不足，请充值后重新发起");
     assert_eq!(
         poor.to_string(),
         "the provider asks to come back later (NOTENOUGH: 基本账户余额不足，请充值后重新发起)"
     );
     for words in ["101 付款码已过期,请退出重试", "101 每个二维码仅限使用一次,请刷新再试"] {
-        let error = said(&golden::pay("wechat.codepay"), "AUTH_CODE_INVALID", words);
+        let error = result(&golden::pay("wechat.codepay"), "AUTH_CODE_INVALID", words);
         assert!(matches!(&error, Error::Declined(word) if word.message == words), "{error}");
     }
     for (sentence, field) in [

@@ -125,19 +125,19 @@ fn every_listed_code_is_classified_in_every_interface() {
 #[test]
 fn unsigned_refusal_never_ends_a_request_that_moves_money() {
     for (name, operation) in interfaces() {
-        let said = |status, code: &str| unsigned(&operation, status, &json!({"code": code, "message": "m"})).code();
+        let result = |status, code: &str| unsigned(&operation, status, &json!({"code": code, "message": "m"})).code();
         for code in ["PARAM_ERROR", "RULE_LIMIT", "ACCOUNT_ERROR", "NO_AUTH"] {
-            assert_eq!(said(403, code), if moves_money(name) { "unclear" } else { "declined" }, "{name} {code}");
+            assert_eq!(result(403, code), if moves_money(name) { "unclear" } else { "declined" }, "{name} {code}");
         }
         for code in ["RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
             let is_open = moves_money(name) || name == "refundquery";
-            assert_eq!(said(404, code), if is_open { "unclear" } else { "absent" }, "{name} {code}");
+            assert_eq!(result(404, code), if is_open { "unclear" } else { "absent" }, "{name} {code}");
         }
-        assert_eq!(said(403, "ORDER_PAID"), "conflict", "{name}");
-        assert_eq!(said(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");
-        assert_eq!(said(401, "SIGN_ERROR"), "unauthorized", "{name}");
-        assert_eq!(said(403, "SOMETHING_NEW"), "unclear", "{name}");
-        assert_eq!(said(200, "PARAM_ERROR"), "unclear", "an unsigned 2xx is never a refusal: {name}");
+        assert_eq!(result(403, "ORDER_PAID"), "conflict", "{name}");
+        assert_eq!(result(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");
+        assert_eq!(result(401, "SIGN_ERROR"), "unauthorized", "{name}");
+        assert_eq!(result(403, "SOMETHING_NEW"), "unclear", "{name}");
+        assert_eq!(result(200, "PARAM_ERROR"), "unclear", "an unsigned 2xx is never a refusal: {name}");
     }
     let poor = |operation: &Operation| unsigned(operation, 403, &json!({"code": "NOT_ENOUGH", "message": "m"})).code();
     assert_eq!(poor(&Operation::Refund(refund())), "provider_busy");
@@ -193,8 +193,8 @@ fn error_in_unknown_format_is_unclear() {
     let write = Operation::Refund(refund());
     for body in ["", "<html>", "{}", "[]", r#"{"code":5}"#, r#"{"message":"m"}"#] {
         for status in [400, 401, 403, 404, 429, 500, 503] {
-            let said = provider().refusal(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
-            assert_eq!(said, Error::unclear(format!("HTTP {status} answer in an unknown format")));
+            let result = provider().refusal(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!(result, Error::unclear(format!("HTTP {status} answer in an unknown format")));
         }
     }
 }

@@ -99,12 +99,12 @@ fn every_configuration_error_is_reported() {
     let right = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice();
     let key = Some(right);
     assert_eq!(build("mchid = \"1900000109\"\nappid = \"wx8888888888888888\"", key), (true, vec![]));
-    let (built, said) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsubMchid = \"1\"", key);
+    let (built, result) = build("mchid = \"19x\"\nappid = \"wx 8\"\nsubMchid = \"1\"", key);
     assert!(!built);
-    assert_eq!(said.len(), 3, "{said:#?}");
-    assert!(said[0].starts_with("\"19x\"|the mchid must be 1 to 32 digits|copy"), "{said:#?}");
-    assert!(said[1].starts_with("\"wx 8\"|the appid must be"), "{said:#?}");
-    assert!(said[2].contains("unknown key"), "{said:#?}");
+    assert_eq!(result.len(), 3, "{result:#?}");
+    assert!(result[0].starts_with("\"19x\"|the mchid must be 1 to 32 digits|copy"), "{result:#?}");
+    assert!(result[1].starts_with("\"wx 8\"|the appid must be"), "{result:#?}");
+    assert!(result[2].contains("unknown key"), "{result:#?}");
     assert_eq!(build("", key).1.len(), 2);
     assert!(!build("mchid = \"1\"\nappid = \"wx\"", None).0);
     assert!(!build("mchid = \"1\"\nappid = \"wx\"", Some(b"short")).0);
@@ -112,8 +112,8 @@ fn every_configuration_error_is_reported() {
     let field = &ROW.secrets[0];
     assert!(matches!(field.need, Need::Required(_)) && (field.check)(right).is_ok());
     for bad in ["", "hunter2", &"x".repeat(33), &"茶".repeat(10), &format!("é{}", "x".repeat(30))] {
-        let said = (field.check)(bad.as_bytes()).unwrap_err();
-        assert!(said.contains("exactly 32") && (bad.is_empty() || !said.contains(bad)), "{said}");
+        let result = (field.check)(bad.as_bytes()).unwrap_err();
+        assert!(result.contains("exactly 32") && (bad.is_empty() || !result.contains(bad)), "{result}");
     }
 }
 
@@ -127,11 +127,11 @@ fn codepay_is_off_by_default_and_reports_missing_settings() {
     for (more, expected) in [
         ("codepay = true", "`codepay` needs a `store_id`"),
         ("codepay = true\nstore_id = \"\"", "`codepay` needs a `store_id`"),
-        ("store_id = \"0001\"", "`store_id` and `device_id` are for `codepay` alone"),
+        ("store_id = \"0001\"", "`store_id` and `device_id` require `codepay`"),
         ("codepay = true\nstore_id = \"0001\"\nsub_mchid = \"1\"", "`codepay` is for a merchant's own account"),
     ] {
-        let (built, said) = built(more);
-        assert!(!built && said.len() == 1 && said[0].contains(expected), "{more}: {said:#?}");
+        let (built, result) = built(more);
+        assert!(!built && result.len() == 1 && result[0].contains(expected), "{more}: {result:#?}");
     }
 }
 

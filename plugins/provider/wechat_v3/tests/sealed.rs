@@ -52,19 +52,19 @@ fn published_list_of_certificates_is_decoded() {
         Some("2028-09-17T23:15:58+08:00".parse::<jiff::Timestamp>().unwrap().as_second() as u64)
     );
 
-    let said = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap().why;
-    assert!(said(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("a serial number that differs"));
-    assert!(said(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
-    assert!(said(text, NOW - 100_000_000).contains("valid now"));
-    assert!(said(r#"{"data":[]}"#, NOW).contains("valid now"));
-    assert!(said("{}", NOW).contains("unknown format"));
+    let result = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap().why;
+    assert!(result(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("a serial number that differs"));
+    assert!(result(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
+    assert!(result(text, NOW - 100_000_000).contains("valid now"));
+    assert!(result(r#"{"data":[]}"#, NOW).contains("valid now"));
+    assert!(result("{}", NOW).contains("unknown format"));
     let fake = |plain: &[u8]| {
         json!({"data": [{"serial_no": "1", "encrypt_certificate": sealed(plain, "certificate")}]}).to_string()
     };
-    assert!(said(&fake(b"hello"), NOW).contains("PEM"));
+    assert!(result(&fake(b"hello"), NOW).contains("PEM"));
     assert!(
-        said(&fake(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"), NOW)
-            .contains("cannot be read")
+        result(&fake(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"), NOW)
+            .contains("cannot be parsed")
     );
     let unsigned = provider().read(&Response::new(Bytes::copy_from_slice(text.as_bytes())), &Keyring::default(), NOW);
     assert!(unsigned.err().unwrap().why.contains("it carries no signature"), "encryption alone is not enough");
@@ -172,8 +172,8 @@ fn notification_of_another_product_is_rejected_with_event_type() {
         assert!(error.to_string().contains(&format!("`{event_type}`")), "{error}");
     }
     let body = envelope(&"茶\n\u{1b}[31mX".repeat(100), "x", b"{}").to_string();
-    let said = provider().decode_notification(verified(body)).unwrap_err().to_string();
-    assert!(said.len() < 300 && !said.contains('\n') && !said.contains('\u{1b}'), "{said}");
+    let result = provider().decode_notification(verified(body)).unwrap_err().to_string();
+    assert!(result.len() < 300 && !result.contains('\n') && !result.contains('\u{1b}'), "{result}");
 }
 
 /// WeChat Pay does not notify failed payments. If it did, a query would show whether the payer may have been charged.

@@ -88,7 +88,7 @@ fn missing_or_duplicate_header_is_rejected_with_cause() {
     for bad in ["", "-1", "1.7e9", "99999999999999999999"] {
         assert_eq!(
             check(&set("wechatpay-timestamp", bad), NOW),
-            Err(BadSignature::Wrong("its timestamp is no number"))
+            Err(BadSignature::Wrong("the timestamp is not a number"))
         );
     }
     assert_eq!(check(&set("wechatpay-signature", "a b"), NOW), Err(BadSignature::Wrong("not base64")));
