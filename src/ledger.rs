@@ -126,22 +126,22 @@ impl Ledger {
     /// or panicked) makes its claim unknown, as a crash would: the provider is asked.
     pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<ClaimResult, LedgerError> {
         let ledger = self.engine.holder();
-        let about = self.engine.about(|| LockScope::claim(&key, &intent));
-        let room = self.engine.check_disk_space();
+        let scope = self.engine.lock_scope(|| LockScope::claim(&key, &intent));
+        let disk_space = self.engine.check_disk_space();
         let is_merchants = !key.path.is_empty();
         let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, request.as_ref().clone())?;
-            if let ClaimResult::Run(ticket) = &mut claimed {
-                room.clone()?;
-                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
+            if let ClaimResult::Run(permit) = &mut claimed {
+                disk_space.clone()?;
+                permit.guard = ClaimGuard::new(ledger.clone(), permit.execution);
             }
             // As the request: large, and a long way back.
             Ok(Box::new(claimed))
         };
-        let mut claimed = *self.engine.claim(about, work).await?;
-        if let ClaimResult::Run(ticket) = &mut claimed {
-            ticket.held.reached_caller();
+        let mut claimed = *self.engine.claim(scope, work).await?;
+        if let ClaimResult::Run(permit) = &mut claimed {
+            permit.guard.reached_caller();
             // The gateway's own claims have no path.
             if is_merchants {
                 self.witness.agreed();
@@ -161,19 +161,19 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<ClaimResult, LedgerError> {
         let later = AsyncRequest { body, full: None };
-        let about = LockScope::claim(&key, &intent);
-        let room = self.engine.check_disk_space();
+        let scope = LockScope::claim(&key, &intent);
+        let disk_space = self.engine.check_disk_space();
         let request = Request::new(&key, intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>, full: Option<QueueFull>| {
             let mut request = request.as_ref().clone();
             request.queue_is(full);
             let claimed = claims::claim(tx, request)?;
             if matches!(claimed, ClaimResult::Accepted(_)) {
-                room.clone()?;
+                disk_space.clone()?;
             }
             Ok(claimed)
         };
-        let claimed = self.engine.enqueue(key.merchant, limit.into(), about, work).await?;
+        let claimed = self.engine.enqueue(key.merchant, limit.into(), scope, work).await?;
         if matches!(claimed, ClaimResult::Accepted(_)) {
             self.witness.agreed();
         }
@@ -201,54 +201,56 @@ impl Ledger {
         by: &str,
         now: Timestamp,
     ) -> Result<Option<ExecutionPermit>, LedgerError> {
-        let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.check_disk_space());
+        let (ledger, by, disk_space) = (self.engine.holder(), by.to_owned(), self.engine.check_disk_space());
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            room.clone()?;
-            let mut taken = jobs::take(tx, claim, &by, now)?;
-            if let Some(ticket) = &mut taken {
-                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
+            disk_space.clone()?;
+            let mut dequeued = jobs::take(tx, claim, &by, now)?;
+            if let Some(permit) = &mut dequeued {
+                permit.guard = ClaimGuard::new(ledger.clone(), permit.execution);
             }
-            Ok(taken)
+            Ok(dequeued)
         };
-        let mut taken = self.engine.write(Durable, LockScope::Claim(claim), work).await?;
-        if let Some(ticket) = &mut taken {
-            ticket.held.reached_caller();
+        let mut dequeued = self.engine.write(Durable, LockScope::Claim(claim), work).await?;
+        if let Some(permit) = &mut dequeued {
+            permit.guard.reached_caller();
         }
-        Ok(taken)
+        Ok(dequeued)
     }
 
     /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
     /// the payment is not unsent any more (a notification came): then nothing may be sent.
     pub async fn reroute(
         &self,
-        ticket: &mut ExecutionPermit,
+        permit: &mut ExecutionPermit,
         to: Destination,
         now: Timestamp,
     ) -> Result<Payment, LedgerError> {
-        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
-        let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::reroute(tx, turn, to.clone(), evidence.clone(), now)).await
+        let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
+        let evidence = std::mem::take(&mut permit.evidence);
+        self.engine
+            .write(Durable, scope, move |tx| claims::reroute(tx, execution, to.clone(), evidence.clone(), now))
+            .await
     }
 
     /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
     /// was heard of the payment or refund meanwhile, it stays and the provider is asked.
-    pub async fn release(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        self.release_after(Attempt::Made, ticket).await
+    pub async fn release(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
+        self.release_after(Attempt::Made, permit).await
     }
 
     /// Releases a job that was never tried, without counting a try; see [`release`](Self::release).
-    pub(crate) async fn release_untried(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        self.release_after(Attempt::None, ticket).await
+    pub(crate) async fn release_untried(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
+        self.release_after(Attempt::None, permit).await
     }
 
-    async fn release_after(&self, attempt: Attempt, mut ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
-        let evidence = std::mem::take(&mut ticket.evidence);
+    async fn release_after(&self, attempt: Attempt, mut permit: ExecutionPermit) -> Result<(), LedgerError> {
+        let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
+        let evidence = std::mem::take(&mut permit.evidence);
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            claims::release(tx, turn, attempt, evidence.clone(), clock::now())
+            claims::release(tx, execution, attempt, evidence.clone(), clock::now())
         };
-        self.engine.write(Durable, about, work).await?;
-        ticket.held.done();
+        self.engine.write(Durable, scope, work).await?;
+        permit.guard.done();
         Ok(())
     }
 
@@ -259,16 +261,17 @@ impl Ledger {
     /// [`News::Declined`] means that the close was refused, which says nothing about the payment.
     pub async fn settle(
         &self,
-        mut ticket: ExecutionPermit,
-        news: Update,
+        mut permit: ExecutionPermit,
+        update: Update,
         now: Timestamp,
         answer: impl Fn(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
-        let (turn, about) = (ticket.turn, self.engine.about(|| LockScope::subject(&ticket.subject)));
-        let heard = UpdateWithEvidence { news, evidence: std::mem::take(&mut ticket.evidence) };
-        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard.clone(), now, &answer);
-        let settled = self.engine.write(Applied, about, work).await?;
-        ticket.held.done();
+        let (execution, scope) = (permit.execution, self.engine.lock_scope(|| LockScope::subject(&permit.subject)));
+        let update = UpdateWithEvidence { update, evidence: std::mem::take(&mut permit.evidence) };
+        let work =
+            move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, execution, update.clone(), now, &answer);
+        let settled = self.engine.write(Applied, scope, work).await?;
+        permit.guard.done();
         Ok(settled)
     }
 
@@ -276,23 +279,23 @@ impl Ledger {
     pub async fn apply(
         &self,
         subject: &RecordId,
-        heard: impl Into<UpdateWithEvidence>,
+        update: impl Into<UpdateWithEvidence>,
         now: Timestamp,
     ) -> Result<Option<Record>, LedgerError> {
-        let (about, subject, heard) = (LockScope::subject(subject), subject.clone(), heard.into());
-        self.engine.write(Durable, about, move |tx| apply::apply(tx, &subject, heard.clone(), now)).await
+        let (scope, subject, update) = (LockScope::subject(subject), subject.clone(), update.into());
+        self.engine.write(Durable, scope, move |tx| apply::apply(tx, &subject, update.clone(), now)).await
     }
 
     /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
     pub async fn record(
         &self,
         channel: &str,
-        told: impl Into<Notification>,
+        notification: impl Into<Notification>,
         now: Timestamp,
     ) -> Result<Recorded, LedgerError> {
-        let (channel, told) = (channel.to_owned(), told.into());
-        let about = LockScope::Number(told.event.order_number.clone());
-        self.engine.write(Durable, about, move |tx| apply::record(tx, &channel, &told, now)).await
+        let (channel, notification) = (channel.to_owned(), notification.into());
+        let scope = LockScope::Number(notification.event.order_number.clone());
+        self.engine.write(Durable, scope, move |tx| apply::record(tx, &channel, &notification, now)).await
     }
 
     /// Adds to the timeline what changed nothing. Does not wait for the disk: what is lost in a power cut was no news.
@@ -302,23 +305,23 @@ impl Ledger {
         notes: Vec<TimelineEvent>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Applied, about, move |tx| apply::append_timeline(tx, &subject, notes.clone(), now)).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Applied, scope, move |tx| apply::append_timeline(tx, &subject, notes.clone(), now)).await
     }
 
     /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is. Says whether
     /// that is new.
     pub async fn escalate(&self, subject: &RecordId, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
-        let (about, subject, why) = (LockScope::subject(subject), subject.clone(), why.to_owned());
-        self.engine.write(Durable, about, move |tx| apply::escalate(tx, &subject, why.clone(), now)).await
+        let (scope, subject, why) = (LockScope::subject(subject), subject.clone(), why.to_owned());
+        self.engine.write(Durable, scope, move |tx| apply::escalate(tx, &subject, why.clone(), now)).await
     }
 
     /// A payment as it stands, and everything that is known to have happened to it.
     pub async fn timeline(&self, merchant: &str, order_id: &str) -> Result<Option<(Payment, Timeline)>, LedgerError> {
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let look = move |from: &dyn transaction::Read| {
-            let Some(kept) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
-            Ok(Some((kept.row.payment, timeline::read(&from, kept.id)?)))
+            let Some(tracked) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
+            Ok(Some((tracked.row.payment, timeline::read(&from, tracked.id)?)))
         };
         self.engine.read(look).await
     }
@@ -339,7 +342,7 @@ impl Ledger {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
-        Ok(self.engine.read(look).await?.map(|kept| kept.row.payment))
+        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.payment))
     }
 
     /// A refund as it stands.
@@ -347,7 +350,7 @@ impl Ledger {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id, refund_id) = (merchant.to_owned(), order_id.to_owned(), refund_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
-        Ok(self.engine.read(look).await?.map(|kept| kept.row.refund))
+        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.refund))
     }
 
     /// Returns payments and refunds about which the provider must be asked now, none of the channels that are `busy`. What is
@@ -360,8 +363,8 @@ impl Ledger {
     /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing
     /// happens, and false is told, when the search has ended.
     pub async fn save_inquiry(&self, subject: &RecordId, search: Option<Inquiry>) -> Result<bool, LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
     }
 
     /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
@@ -389,14 +392,14 @@ impl Ledger {
     }
 
     async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
+        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
+        self.engine.write(Durable, scope, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
     }
 
     /// The merchant did not take the event: it is due again then.
     pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
-        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
+        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
+        self.engine.write(Durable, scope, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
     }
 
     /// Tells somebody of every change from now on, on every machine that shares the ledger. There is one who listens.
@@ -437,8 +440,8 @@ impl Ledger {
 
     /// Tells the merchant that the provider names another amount or account; once per version of the record.
     pub async fn mismatch(&self, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| apply::mismatch(tx, &subject, now)).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, scope, move |tx| apply::mismatch(tx, &subject, now)).await
     }
 
     /// Counts the ledger's own time on, and returns by which time may be purged now, if by any.
@@ -460,8 +463,8 @@ impl Ledger {
     /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break
     /// since the ticket was given.
     /// Asked last before sending; an error means that another process may be finding out already what became of it.
-    pub(crate) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
-        self.engine.may_send(turn)
+    pub(crate) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
+        self.engine.may_send(execution)
     }
 
     /// Why this process should get no new requests, in PostgreSQL: it cannot be reached, or this process's lease is over.

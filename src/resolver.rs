@@ -272,7 +272,7 @@ async fn write(
         Ok(outcome) => {
             let is_closed = is_close && matches!(outcome.status, Status::Closed | Status::Failed);
             let after =
-                ledger.apply(subject, UpdateWithEvidence { news: Update::Outcome(outcome), evidence }, now).await?;
+                ledger.apply(subject, UpdateWithEvidence { update: Update::Outcome(outcome), evidence }, now).await?;
             if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
                 ledger.mismatch(subject, now).await?;

@@ -87,7 +87,7 @@ async fn ask(
     channel: &Arc<Channel>,
     ticket: &mut ExecutionPermit,
 ) -> Result<Outcome, Error> {
-    let (turn, order, evidence) = (ticket.turn, query::order(&ticket.payment), &mut ticket.evidence);
+    let (turn, order, evidence) = (ticket.execution, query::order(&ticket.payment), &mut ticket.evidence);
     let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.remaining(), evidence).await;
     match closed {
         Err(Error::Conflict(word)) => {

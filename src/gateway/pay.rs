@@ -170,7 +170,7 @@ impl PaymentExecution {
             let operation = self.operation(channel, ticket);
             let asked = self
                 .gateway
-                .execute(ticket.turn, channel, &operation, self.making.remaining(), &mut ticket.evidence)
+                .execute(ticket.execution, channel, &operation, self.making.remaining(), &mut ticket.evidence)
                 .await;
             last = match (last, asked) {
                 // The first of them that takes calls again is what to wait for.
@@ -199,7 +199,7 @@ impl PaymentExecution {
     fn another_destination(&self, channel: &Channel, ticket: &ExecutionPermit) -> Option<Destination> {
         let payment = &ticket.payment;
         let is_elsewhere = channel.name != payment.channel || channel.account() != payment.account;
-        let may_be_known = ticket.errand.as_ref().is_some_and(|errand| errand.may_be_known);
+        let may_be_known = ticket.job.as_ref().is_some_and(|errand| errand.may_be_known);
         if may_be_known && !is_elsewhere {
             return None;
         }

@@ -92,7 +92,7 @@ pub(super) async fn send(
     let channel = query::channel_for(snapshot, &ticket.payment)?;
     let refund = ticket.refund.as_ref().ok_or_else(|| Error::NotSent("the claim is about no refund".to_owned()))?;
     let operation = Operation::Refund(query::refund_operation(snapshot, &ticket.payment, refund));
-    gateway.execute(ticket.turn, channel, &operation, patience, &mut ticket.evidence).await
+    gateway.execute(ticket.execution, channel, &operation, patience, &mut ticket.evidence).await
 }
 
 /// What its end says of the refund; nothing when provably nothing was done.

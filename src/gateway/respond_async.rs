@@ -86,13 +86,13 @@ pub(super) async fn requeue_or_release(
     ticket: ExecutionPermit,
     error: &Error,
 ) -> Result<(), LedgerError> {
-    match &ticket.errand {
+    match &ticket.job {
         Some(errand) if matches!(error, Error::Unsupported(_)) => {
             let action = errand.action;
             give_up(gateway, ticket, action, error.into()).await
         }
         // A refusal to send is for good in this turn, so that it can be asked for once more.
-        Some(_) if gateway.ledger.may_send(ticket.turn).is_err() && !was_tried(&ticket) => {
+        Some(_) if gateway.ledger.may_send(ticket.execution).is_err() && !was_tried(&ticket) => {
             put_back(gateway, ticket).await
         }
         Some(errand) => {
@@ -112,7 +112,7 @@ fn was_tried(ticket: &ExecutionPermit) -> bool {
 
 /// Puts a job back that was not tried.
 async fn put_back(gateway: &Gateway, ticket: ExecutionPermit) -> Result<(), LedgerError> {
-    let action = ticket.errand.as_ref().map(|errand| errand.action);
+    let action = ticket.job.as_ref().map(|errand| errand.action);
     gateway.ledger.release_untried(ticket).await?;
     if let Some(action) = action {
         count(action, "put_back");
@@ -122,10 +122,10 @@ async fn put_back(gateway: &Gateway, ticket: ExecutionPermit) -> Result<(), Ledg
 
 /// Makes what was taken from the queue, as if its caller waited for it.
 pub(crate) async fn execute_job(gateway: &Arc<Gateway>, ticket: ExecutionPermit) {
-    let Some(errand) = ticket.errand.clone() else { return };
+    let Some(errand) = ticket.job.clone() else { return };
     let (order_id, action) = (ticket.subject.order_id.clone(), errand.action);
     // Another gateway may have ended it by now: this one must neither make it nor give it up.
-    if let Err(why) = gateway.ledger.may_send(ticket.turn) {
+    if let Err(why) = gateway.ledger.may_send(ticket.execution) {
         tracing::info!(order_id, ?action, %why, "put back into the queue without a try");
         if let Err(error) = put_back(gateway, ticket).await {
             tracing::error!(%error, order_id, "what could not be sent could not be put back into the queue either");

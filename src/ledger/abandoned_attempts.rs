@@ -91,10 +91,10 @@ pub(super) fn record_abandoned(
 /// Nothing was sent anywhere, so nothing is left anywhere.
 pub(super) fn discard(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
     for id in &main.attempts {
-        let Some(kept) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
-        tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
-        timeline::remove(tx, kept.id);
-        kept.remove(tx);
+        let Some(tracked) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
+        tx.remove(Space::Index, &rows::entry_of_payment(&tracked.row.payment).0);
+        timeline::remove(tx, tracked.id);
+        tracked.remove(tx);
     }
     Ok(())
 }

@@ -20,13 +20,13 @@ use super::transaction::{Read, Space, Transaction};
 pub(super) fn apply(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
-    heard: UpdateWithEvidence,
+    update: UpdateWithEvidence,
     now: Timestamp,
 ) -> Result<Option<Record>, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(None) };
-    add_evidence(tx, &target, heard.evidence, now)?;
-    if apply_update(tx, &mut target, &heard.news, Origin::Query, now)?.mismatch {
-        tell_mismatch(tx, &mut target, now)?;
+    add_evidence(tx, &target, update.evidence, now)?;
+    if apply_update(tx, &mut target, &update.update, Origin::Query, now)?.mismatch {
+        publish_mismatch(tx, &mut target, now)?;
     }
     Ok(Some(target.record()))
 }
@@ -35,14 +35,14 @@ pub(super) fn apply(
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let event = &told.event;
-    if let Some(recorded) = elsewhere::record(tx, channel, told, now)? {
+    let event = &notification.event;
+    if let Some(recorded) = elsewhere::record(tx, channel, notification, now)? {
         return Ok(recorded);
     }
-    let Some(mut target) = named(tx, channel, told)? else { return Ok(Recorded::UnknownOrder) };
+    let Some(mut target) = named(tx, channel, notification)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Notifications, &seen_key.0)?;
     let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
@@ -51,20 +51,20 @@ pub(super) fn record(
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
-        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
     };
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
         Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
-            let news = Update::Outcome(outcome.clone());
+            let update = Update::Outcome(outcome.clone());
             // Told first, so that what came of it stands behind it.
-            let verdict = match preview(&target, &news, Origin::Notification, now) {
+            let verdict = match preview(&target, &update, Origin::Notification, now) {
                 Change { mismatch: true, .. } => None,
                 Change { changed: true, .. } => Some(NotificationVerdict::Applied),
                 _ => Some(NotificationVerdict::NoChange),
             };
             verdict.map_or(Ok(()), |verdict| target.add(tx, notified(verdict), now))?;
-            apply_update(tx, &mut target, &news, Origin::Notification, now)?
+            apply_update(tx, &mut target, &update, Origin::Notification, now)?
         }
         // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
         None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
@@ -87,21 +87,21 @@ pub(super) fn record(
     if seen.is_none() {
         tx.put(Space::Notifications, &seen_key.0, MISMATCHED);
         target.add(tx, notified(NotificationVerdict::Mismatch), now)?;
-        tell_mismatch(tx, &mut target, now)?;
+        publish_mismatch(tx, &mut target, now)?;
     }
     Ok(Recorded::Mismatch(target.subject()))
 }
 
 /// Whether a till's payment has ended by its reversal, which gives back what was paid: a success that is told late may be older.
 fn was_taken_back(target: &Target) -> bool {
-    matches!(target, Target::Payment(kept) if kept.row.payment.method.is_scanned() && target.status() == Status::Closed)
+    matches!(target, Target::Payment(tracked) if tracked.row.payment.method.is_scanned() && target.status() == Status::Closed)
 }
 
 /// What news will do, of which nothing is done yet.
-fn preview(target: &Target, news: &Update, source: Origin, now: Timestamp) -> Change {
+fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> Change {
     match target {
-        Target::Payment(kept) => rules::payment(&mut kept.row.payment.clone(), news, source, now),
-        Target::Refund(kept) => rules::refund(&mut kept.row.refund.clone(), news, source, now),
+        Target::Payment(tracked) => rules::payment(&mut tracked.row.payment.clone(), update, origin, now),
+        Target::Refund(tracked) => rules::refund(&mut tracked.row.refund.clone(), update, origin, now),
     }
 }
 
@@ -131,12 +131,12 @@ pub(super) fn escalate(
     };
     search.needs_person = true;
     target.add(tx, TimelineEvent::ManualReview { why }, now)?;
-    if let Target::Payment(kept) = &mut target
-        && kept.row.payment.status == Status::Unknown
-        && kept.row.attempt_of.is_none()
+    if let Target::Payment(tracked) = &mut target
+        && tracked.row.payment.status == Status::Unknown
+        && tracked.row.attempt_of.is_none()
     {
-        let data = Record::Payment(kept.row.payment.clone());
-        outbox::publish(tx, kept, "payment.unknown", subject.clone(), data, now)?;
+        let data = Record::Payment(tracked.row.payment.clone());
+        outbox::publish(tx, tracked, "payment.unknown", subject.clone(), data, now)?;
     }
     target.save(tx)?;
     Ok(true)
@@ -149,7 +149,7 @@ pub(super) fn add_evidence(
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    evidence.into_iter().try_for_each(|exchanged| target.add(tx, TimelineEvent::ProviderCall(exchanged), now))
+    evidence.into_iter().try_for_each(|call| target.add(tx, TimelineEvent::ProviderCall(call), now))
 }
 
 /// The news is no proof by itself: the provider is asked, now.
@@ -165,7 +165,7 @@ const MISMATCHED: &[u8] = b"mismatched";
 /// As [`Ledger::mismatch`](super::Ledger::mismatch).
 pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
     match Target::find(tx, subject)? {
-        Some(mut target) => tell_mismatch(tx, &mut target, now),
+        Some(mut target) => publish_mismatch(tx, &mut target, now),
         None => Ok(()),
     }
 }
@@ -174,62 +174,62 @@ pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timest
 pub(super) fn apply_update(
     tx: &mut Transaction<'_>,
     target: &mut Target,
-    news: &Update,
-    source: Origin,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     match target {
-        Target::Payment(kept) => hear_payment(tx, kept, news, source, now),
-        Target::Refund(kept) => hear_refund(tx, kept, news, source, now),
+        Target::Payment(tracked) => apply_to_payment(tx, tracked, update, origin, now),
+        Target::Refund(tracked) => apply_to_refund(tx, tracked, update, origin, now),
     }
 }
 
 /// As [`hear`], for a payment.
-pub(super) fn hear_payment(
+pub(super) fn apply_to_payment(
     tx: &mut Transaction<'_>,
-    kept: &mut TrackedRow<PaymentRow>,
-    news: &Update,
-    source: Origin,
+    tracked: &mut TrackedRow<PaymentRow>,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
-    let lacked_action = kept.row.payment.action.is_none();
-    let change = rules::payment(&mut kept.row.payment, news, source, now);
-    let Payment { status, money_state, version, .. } = kept.row.payment;
+    let lacked_action = tracked.row.payment.action.is_none();
+    let change = rules::payment(&mut tracked.row.payment, update, origin, now);
+    let Payment { status, money_state, version, .. } = tracked.row.payment;
     // Whoever was told that the outcome is unknown learns that the payer can pay now.
-    let is_payable = status == Status::Pending && lacked_action && kept.row.payment.action.is_some();
-    let payable = (is_payable && source == Origin::Query).then_some("payment.pending");
-    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
-    add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
-    if kept.row.attempt_of.is_some() {
+    let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
+    let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
+    add_heard(tx, tracked.id, None, update, change.changed.then_some(became), now)?;
+    if tracked.row.attempt_of.is_some() {
         if change.became == Some(Status::Succeeded) {
-            abandoned_attempts::paid(tx, kept, now)?;
+            abandoned_attempts::paid(tx, tracked, now)?;
         }
     } else if let Some(kind) = change.became.and_then(rules::payment_event).or(payable) {
-        let data = Record::Payment(kept.row.payment.clone());
-        outbox::publish(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
+        let data = Record::Payment(tracked.row.payment.clone());
+        outbox::publish(tx, tracked, kind, rows::payment_subject(&tracked.row.payment), data, now)?;
     }
-    kept.save(tx)?;
+    tracked.save(tx)?;
     Ok(change)
 }
 
 /// As [`hear`], for a refund.
-pub(super) fn hear_refund(
+pub(super) fn apply_to_refund(
     tx: &mut Transaction<'_>,
-    kept: &mut TrackedRow<RefundRow>,
-    news: &Update,
-    source: Origin,
+    tracked: &mut TrackedRow<RefundRow>,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
-    let had_failed = kept.row.refund.status == Status::Failed;
-    let change = rules::refund(&mut kept.row.refund, news, source, now);
-    let Refund { status, money_state, version, ref refund_id, .. } = kept.row.refund;
-    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
-    add_heard(tx, kept.row.payment, Some(refund_id), news, change.changed.then_some(became), now)?;
-    kept.save(tx)?;
+    let had_failed = tracked.row.refund.status == Status::Failed;
+    let change = rules::refund(&mut tracked.row.refund, update, origin, now);
+    let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
+    add_heard(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
+    tracked.save(tx)?;
     let Some(status) = change.became else { return Ok(change) };
     let Some(kind) = rules::refund_event(status) else { return Ok(change) };
-    let refund = &kept.row.refund;
-    let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+    let refund = &tracked.row.refund;
+    let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
     if status == Status::Succeeded {
         let paid = &mut payment.row.payment;
         paid.refunded = paid.refunded.saturating_add(refund.amount.value);
@@ -253,11 +253,11 @@ fn add_heard(
     tx: &mut Transaction<'_>,
     payment: Id,
     refund_id: Option<&str>,
-    news: &Update,
+    update: &Update,
     became: Option<TimelineEvent>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let why = match news {
+    let why = match update {
         Update::Outcome(outcome) => outcome.needs_person.clone(),
         _ => None,
     };
@@ -266,27 +266,31 @@ fn add_heard(
 }
 
 /// Tells that somebody names another amount or channel, once per version of the record.
-pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) fn publish_mismatch(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     const KIND: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
-        Target::Payment(kept) => {
-            let version = kept.row.payment.version;
-            if kept.row.mismatch.replace(version) == Some(version) {
+        Target::Payment(tracked) => {
+            let version = tracked.row.payment.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            outbox::publish(tx, kept, KIND, subject, data, now)?;
-            kept.save(tx)
+            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            tracked.save(tx)
         }
-        Target::Refund(kept) => {
-            let version = kept.row.refund.version;
-            if kept.row.mismatch.replace(version) == Some(version) {
+        Target::Refund(tracked) => {
+            let version = tracked.row.refund.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+            let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
             outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
             payment.save(tx)?;
-            kept.save(tx)
+            tracked.save(tx)
         }
     }
 }

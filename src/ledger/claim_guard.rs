@@ -31,11 +31,11 @@ impl ExecutionId {
 /// The engine, as tickets see it.
 pub(super) trait ClaimOwner: Send + Sync {
     /// The claim has a ticket from now on.
-    fn acquired(&self, turn: ExecutionId);
+    fn acquired(&self, execution: ExecutionId);
     /// The claim has its end.
-    fn released(&self, turn: ExecutionId);
+    fn released(&self, execution: ExecutionId);
     /// Ends a claim whose ticket is gone, now or as soon as it can.
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned);
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned);
 }
 
 /// How a claim ends of which nobody has the ticket.
@@ -50,11 +50,11 @@ pub(super) enum Abandoned {
 }
 
 impl Abandoned {
-    pub(super) fn of(self, tx: &mut Transaction<'_>, turn: ExecutionId) -> Result<(), LedgerError> {
+    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
         match self {
-            Self::NotSent => release(tx, turn, Attempt::None, Vec::new(), clock::now()),
-            Self::Abandoned => mark_interrupted(tx, turn, LossCause::Abandoned, clock::now()),
-            Self::MaybeSent => mark_interrupted(tx, turn, LossCause::NoResult, clock::now()),
+            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
+            Self::Abandoned => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
+            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
         }
     }
 }
@@ -62,16 +62,16 @@ impl Abandoned {
 /// What a ticket holds so that a claim is not left running for ever when the task that ran it is gone.
 #[derive(Default)]
 pub(crate) struct ClaimGuard {
-    turn: Option<(Weak<dyn ClaimOwner>, ExecutionId)>,
+    execution: Option<(Weak<dyn ClaimOwner>, ExecutionId)>,
     reached_caller: bool,
 }
 
 impl ClaimGuard {
-    pub(super) fn new(ledger: Weak<dyn ClaimOwner>, turn: ExecutionId) -> Self {
+    pub(super) fn new(ledger: Weak<dyn ClaimOwner>, execution: ExecutionId) -> Self {
         if let Some(ledger) = ledger.upgrade() {
-            ledger.acquired(turn);
+            ledger.acquired(execution);
         }
-        Self { turn: Some((ledger, turn)), reached_caller: false }
+        Self { execution: Some((ledger, execution)), reached_caller: false }
     }
 
     /// From here on something may be sent.
@@ -81,10 +81,10 @@ impl ClaimGuard {
 
     /// The claim has its end.
     pub(super) fn done(&mut self) {
-        if let Some((ledger, turn)) = self.turn.take()
+        if let Some((ledger, execution)) = self.execution.take()
             && let Some(ledger) = ledger.upgrade()
         {
-            ledger.released(turn);
+            ledger.released(execution);
         }
     }
 }
@@ -97,9 +97,9 @@ impl std::fmt::Debug for ClaimGuard {
 
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
-        let Some((ledger, turn)) = self.turn.take() else { return };
+        let Some((ledger, execution)) = self.execution.take() else { return };
         if let Some(ledger) = ledger.upgrade() {
-            ledger.abandon(turn, if self.reached_caller { Abandoned::MaybeSent } else { Abandoned::NotSent });
+            ledger.abandon(execution, if self.reached_caller { Abandoned::MaybeSent } else { Abandoned::NotSent });
         }
     }
 }

@@ -23,10 +23,10 @@ const ABNORMAL: &str =
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     now: Timestamp,
 ) -> Result<Option<Recorded>, LedgerError> {
-    let event = &told.event;
+    let event = &notification.event;
     let number = event.refund_number.as_deref();
     // One that names a refund without its end says that the end is open.
     let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
@@ -34,14 +34,14 @@ pub(super) fn record(
     if payment.row.payment.channel != channel || is_ours(tx, number)? {
         return Ok(None);
     }
-    let key = seen_key(channel, told, refunded);
+    let key = seen_key(channel, notification, refunded);
     // Asked before the sums are compared: what is known already does not fit in once more.
     if tx.bytes(Space::Notifications, &key.0)?.is_some() {
         return Ok(Some(Recorded::Duplicate));
     }
     if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
         mark(tx, key, now);
-        return note(tx, channel, told, payment, refunded, now).map(Some);
+        return note(tx, channel, notification, payment, refunded, now).map(Some);
     }
     let subject = rows::payment_subject(&payment.row.payment);
     let moved = moved(&payment.row, refunded);
@@ -50,7 +50,7 @@ pub(super) fn record(
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
-        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
     };
     if payment.row.payment.status != Status::Succeeded {
         let is_taken_back = payment.row.payment.method.is_scanned() && payment.row.payment.status.is_final();
@@ -62,7 +62,7 @@ pub(super) fn record(
     }
     let Some(moved) = moved else {
         let mut target = Target::Payment(payment);
-        apply::tell_mismatch(tx, &mut target, now)?;
+        apply::publish_mismatch(tx, &mut target, now)?;
         return Ok(Some(Recorded::Mismatch(subject)));
     };
     if moved.value == 0 {
@@ -92,17 +92,17 @@ pub(super) fn record(
 fn note(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     payment: TrackedRow<PaymentRow>,
     refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let event = &told.event;
+    let event = &notification.event;
     let is_paid = payment.row.payment.status == Status::Succeeded;
     let verdict = if is_paid { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
     let status = if refunded == Refunded::Failed { Status::Failed } else { Status::Pending };
     let why = (refunded == Refunded::Abnormal).then_some(ABNORMAL);
-    let seen = told.seen.clone();
+    let seen = notification.seen.clone();
     let notified =
         TimelineEvent::NotificationReceived { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
     let number = event.refund_number.clone().unwrap_or_default();
@@ -119,9 +119,9 @@ fn note(
 }
 
 /// Names this state of the refund. The provider's other states beside it may change, and it is the same refund.
-fn seen_key(channel: &str, told: &Notification, refunded: Refunded) -> Id {
-    let number = told.event.refund_number.as_deref().unwrap_or_default();
-    index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &refunded.to_string()])
+fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> Id {
+    let number = notification.event.refund_number.as_deref().unwrap_or_default();
+    index("seen", &[channel, "refunded_elsewhere", &notification.event.order_number, number, &refunded.to_string()])
 }
 
 fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {

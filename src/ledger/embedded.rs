@@ -51,7 +51,7 @@ pub(super) use super::engine::Durability;
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
 use super::records::{ClaimResult, LedgerError};
-use super::schedule::Agenda;
+use super::schedule::Schedule;
 use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
 /// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
@@ -96,7 +96,7 @@ impl Engine {
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let (agenda, ids) = (Agenda::read(&view)?, Ids::after(&view)?);
+        let (schedule, ids) = (Schedule::read(&view)?, Ids::after(&view)?);
         let running = view.all(Space::Running)?;
         drop(view);
         let (sender, receiver) = channel();
@@ -106,7 +106,7 @@ impl Engine {
             jobs: Mutex::new(Some(sender)),
             failed: Mutex::default(),
             ends: Mutex::default(),
-            agenda: Mutex::new(agenda),
+            schedule: Mutex::new(schedule),
             wake: watch::Sender::new(0),
             listener: OnceLock::new(),
             #[cfg(test)]
@@ -184,10 +184,10 @@ impl Engine {
     ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let work = move |tx: &mut Transaction<'_>| {
-            let full = shared.agenda.lock().queue_is(&merchant, limit);
+            let full = shared.schedule.lock().queue_is(&merchant, limit);
             let claimed = work(tx, full)?;
             if matches!(claimed, ClaimResult::Accepted(_)) {
-                shared.agenda.lock().accepted(&merchant);
+                shared.schedule.lock().accepted(&merchant);
             }
             Ok(claimed)
         };
@@ -195,8 +195,8 @@ impl Engine {
     }
 
     /// What is waiting, by when it is due.
-    pub(super) fn agenda<T>(&self, look: impl FnOnce(&Agenda) -> T) -> T {
-        look(&self.shared.agenda.lock())
+    pub(super) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
+        look(&self.shared.schedule.lock())
     }
 
     /// Changes whenever something became due sooner.
@@ -281,7 +281,7 @@ pub(super) struct Shared {
     failed: Mutex<Option<Failure>>,
     /// Claims that nobody holds any more and whose end is not written yet.
     ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
-    agenda: Mutex<Agenda>,
+    schedule: Mutex<Schedule>,
     wake: watch::Sender<u64>,
     listener: OnceLock<Arc<dyn ChangeListener>>,
     #[cfg(test)]
@@ -332,26 +332,26 @@ impl Shared {
         }
         *self.failed.lock() = None;
         tracing::info!("the ledger can write again");
-        let ends: Vec<_> = self.ends.lock().iter().map(|(turn, end)| (*turn, *end)).collect();
-        for (turn, end) in ends {
+        let ends: Vec<_> = self.ends.lock().iter().map(|(execution, end)| (*execution, *end)).collect();
+        for (execution, end) in ends {
             // One that cannot be handed over now stays on the list.
-            let _ = self.submit(self.ending(turn, end));
+            let _ = self.submit(self.ending(execution, end));
         }
         self.wake.send_modify(|count| *count += 1);
     }
 
     /// Ends a claim that nobody holds any more.
-    fn ending(self: &Arc<Self>, turn: ExecutionId, end: Abandoned) -> WriteRequest {
+    fn ending(self: &Arc<Self>, execution: ExecutionId, end: Abandoned) -> WriteRequest {
         let shared = Arc::downgrade(self);
         let told = move |ended: Result<(), LedgerError>| {
             if let Err(error) = ended {
                 tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
             }
             if let Some(shared) = shared.upgrade() {
-                shared.ends.lock().remove(&turn);
+                shared.ends.lock().remove(&execution);
             }
         };
-        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, turn), told)
+        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution), told)
     }
 
     #[cfg(test)]
@@ -376,9 +376,9 @@ impl ClaimOwner for Shared {
 
     fn released(&self, _: ExecutionId) {}
 
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
-        self.ends.lock().insert(turn, end);
-        if let Err(error) = self.submit(self.ending(turn, end)) {
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned) {
+        self.ends.lock().insert(execution, end);
+        if let Err(error) = self.submit(self.ending(execution, end)) {
             tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");
         }
     }

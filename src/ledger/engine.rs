@@ -39,10 +39,10 @@ pub(super) enum Engine {
 
 impl Engine {
     /// What a transaction is about, where that matters: on this machine one runs after another anyway.
-    pub(super) fn about(&self, about: impl FnOnce() -> LockScope) -> LockScope {
+    pub(super) fn lock_scope(&self, scope: impl FnOnce() -> LockScope) -> LockScope {
         match self {
             Self::Embedded(_) => LockScope::Names(Vec::new()),
-            Self::Postgres(_) => about(),
+            Self::Postgres(_) => scope(),
         }
     }
 
@@ -51,7 +51,7 @@ impl Engine {
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
@@ -61,19 +61,19 @@ impl Engine {
                 double_payments.iter().for_each(DoublePayment::report);
                 Ok(value)
             }
-            Self::Postgres(engine) => engine.write(durability, about, work).await,
+            Self::Postgres(engine) => engine.write(durability, scope, work).await,
         }
     }
 
     /// Runs the transaction of a durable claim. Once its caller has stopped waiting it is not begun, and not repeated.
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.write(Durability::Durable, work).await,
-            Self::Postgres(engine) => engine.claim(about, work).await,
+            Self::Postgres(engine) => engine.claim(scope, work).await,
         }
     }
 
@@ -176,7 +176,7 @@ impl Engine {
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| inquiries::due(agenda, now, limit, busy));
+                let due = engine.schedule(|schedule| inquiries::due(schedule, now, limit, busy));
                 inquiries::records(&**engine, &due)
             }
             Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
@@ -186,7 +186,7 @@ impl Engine {
     /// As [`Ledger::due_jobs`](super::Ledger::due_jobs).
     pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         match self {
-            Self::Embedded(engine) => engine.agenda(|agenda| jobs::due(agenda, now, &limit)),
+            Self::Embedded(engine) => engine.schedule(|schedule| jobs::due(schedule, now, &limit)),
             Self::Postgres(engine) => engine.due_jobs(now, limit).await,
         }
     }
@@ -198,12 +198,12 @@ impl Engine {
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
     ) -> Result<ClaimResult, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.enqueue(merchant, limit, work).await,
-            Self::Postgres(engine) => engine.enqueue(merchant, limit, about, work).await,
+            Self::Postgres(engine) => engine.enqueue(merchant, limit, scope, work).await,
         }
     }
 
@@ -217,7 +217,7 @@ impl Engine {
     ) -> Vec<Delivery> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
+                let due = engine.schedule(|schedule| outbox::due(schedule, now, limit, free, under_way));
                 // Nobody may hear of what a power cut would still take back: everything so far is on the disk after this.
                 if due.is_empty() || engine.write(Durability::Durable, |_| Ok(())).await.is_err() {
                     return Vec::new();
@@ -231,7 +231,7 @@ impl Engine {
     /// As [`Ledger::waiting`](super::Ledger::waiting).
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
         match self {
-            Self::Embedded(engine) => Ok(engine.agenda(inquiries::waiting)),
+            Self::Embedded(engine) => Ok(engine.schedule(inquiries::waiting)),
             Self::Postgres(engine) => engine.waiting().await,
         }
     }
@@ -261,10 +261,10 @@ impl Engine {
     }
 
     /// As [`Ledger::may_send`](super::Ledger::may_send).
-    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
+    pub(super) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(_) => Ok(()),
-            Self::Postgres(engine) => engine.may_send(turn),
+            Self::Postgres(engine) => engine.may_send(execution),
         }
     }
 

@@ -6,7 +6,7 @@ use super::ids::{millis, millis_at, time};
 use super::jobs;
 use super::records::{Backlog, Inquiry, LedgerError, Record, RecordId};
 use super::rows::{PaymentRow, Target, TrackedRow};
-use super::schedule::Agenda;
+use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Transaction, Watched};
 
@@ -68,20 +68,20 @@ pub(super) fn is_urgent(value: &[u8]) -> bool {
 
 /// Keys of the searches that are due, none of the channels that are `busy`: the urgent ones first, of each kind the longest
 /// due first, then those that a wrong clock has written. A quarter is left to those that can wait.
-pub(super) fn due(agenda: &Agenda, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Vec<u8>> {
+pub(super) fn due(schedule: &Schedule, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Vec<u8>> {
     let is_busy = |lane: &[u8]| lane.get(1..).is_some_and(|channel| busy.iter().any(|it| it.as_bytes() == channel));
     let (mut urgent, mut patient) = (Vec::new(), Vec::new());
-    for (lane, keys) in agenda.searches.lanes().filter(|(lane, _)| !is_busy(lane)) {
+    for (lane, keys) in schedule.searches.lanes().filter(|(lane, _)| !is_busy(lane)) {
         let due = keys.iter().take_while(|key| millis_at(key) <= millis(now));
-        let lost = keys.range(after(now, LATEST_DUE)..);
+        let misdated = keys.range(after(now, LATEST_DUE)..);
         let kind = if is_urgent(lane) { &mut urgent } else { &mut patient };
-        kind.extend(due.chain(lost).take(limit));
+        kind.extend(due.chain(misdated).take(limit));
     }
     urgent.sort();
     patient.sort();
     urgent.truncate(limit - patient.len().min(patient_share(limit)));
     // These keys too name their records behind eight bytes.
-    let unborn = agenda.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
+    let unborn = schedule.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
     let mut keys: Vec<_> = urgent.into_iter().chain(patient).take(limit).cloned().collect();
     let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
     let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
@@ -110,7 +110,7 @@ pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
     let record = |key: &Vec<u8>| match Target::listed(&from, key) {
         Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
         Err(error) => {
-            from.tell(&error, "a record that is to be asked about");
+            from.report(&error, "a record that is to be asked about");
             None
         }
     };
@@ -118,12 +118,12 @@ pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
 }
 
 /// As [`Ledger::waiting`](super::Ledger::waiting).
-pub(super) fn waiting(agenda: &Agenda) -> Backlog {
+pub(super) fn waiting(schedule: &Schedule) -> Backlog {
     Backlog {
-        deliveries: u64::try_from(agenda.queued).unwrap_or(0),
-        unknown: agenda.unknown.len() as u64,
-        oldest_unknown: agenda.unknown.keys().next().map(|key| time(millis_at(key))),
-        errands: agenda.errands.len() as u64,
-        oldest_errand: jobs::oldest(agenda),
+        deliveries: u64::try_from(schedule.queued).unwrap_or(0),
+        unknown: schedule.unknown.len() as u64,
+        oldest_unknown: schedule.unknown.keys().next().map(|key| time(millis_at(key))),
+        jobs: schedule.jobs.len() as u64,
+        oldest_job: jobs::oldest(schedule),
     }
 }

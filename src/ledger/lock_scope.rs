@@ -50,7 +50,7 @@ impl LockScope {
         };
         let Some(payment) = payment else { return Ok(None) };
         let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
-        Ok(payment.map(|kept| vec![name(&kept.row.payment.merchant, &kept.row.payment.order_id)]))
+        Ok(payment.map(|tracked| vec![name(&tracked.row.payment.merchant, &tracked.row.payment.order_id)]))
     }
 }
 
@@ -60,5 +60,5 @@ pub(super) fn name(merchant: &str, order_id: &str) -> Id {
 }
 
 fn index_of(from: &impl Read, number: &str) -> Result<Option<Id>, LedgerError> {
-    Ok(super::rows::payment_by_number(from, number)?.map(|kept| kept.id))
+    Ok(super::rows::payment_by_number(from, number)?.map(|tracked| tracked.id))
 }

@@ -82,8 +82,8 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
         for row in view.each(space) {
             let (key, value) = row?;
             if space == Space::Payments {
-                let kept = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
-                batch.queued.extend(outbox::waiting(view, &kept.row)?.into_iter().map(|event| (event, true)));
+                let tracked = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
+                batch.queued.extend(outbox::waiting(view, &tracked.row)?.into_iter().map(|event| (event, true)));
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;

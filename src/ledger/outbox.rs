@@ -12,7 +12,7 @@ use super::lock_scope;
 use super::records::{Delivery, Event, LedgerError, Record, RecordId};
 use super::retention::Expired;
 use super::rows::{PaymentRow, TrackedRow};
-use super::schedule::Agenda;
+use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Pair, Read, Space, Transaction, Watched};
 
@@ -91,22 +91,22 @@ pub(super) fn postpone(
 /// Keys and values of the outbox that are due. Of a merchant whose events pile up no more is looked at than it has places
 /// and events under way: the committing thread waits for whoever looks here.
 pub(super) fn due(
-    agenda: &Agenda,
+    schedule: &Schedule,
     now: Timestamp,
     limit: usize,
     free: impl Fn(&str) -> usize,
     under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
-    let lost = after(now, LATEST_DUE);
+    let misdated = after(now, LATEST_DUE);
     let now = millis(now);
     let of_merchant = |(merchant, lane): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
         let due = lane.iter().take_while(|(key, _)| millis_at(key) <= now);
         // Put there by a clock that was wrong.
-        let due = due.chain(lane.range(lost.clone()..));
+        let due = due.chain(lane.range(misdated.clone()..));
         let waiting = due.filter(|(key, _)| waits(merchant, key, &under_way)).take(free(merchant));
         waiting.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
     };
-    let mut due: Vec<Pair> = agenda.outbox.iter().flat_map(of_merchant).collect();
+    let mut due: Vec<Pair> = schedule.outbox.iter().flat_map(of_merchant).collect();
     due.sort();
     due.truncate(limit);
     due
@@ -132,7 +132,7 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
             Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
             Ok(None) => None,
             Err(error) => {
-                from.tell(&error, "an event");
+                from.report(&error, "an event");
                 None
             }
         }
@@ -141,9 +141,9 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
 }
 
 /// How many events wait in the queues of which the outbox holds the heads.
-pub(super) fn queued(view: &View<'_>, agenda: &Agenda) -> Result<i64, LedgerError> {
+pub(super) fn queued(view: &View<'_>, schedule: &Schedule) -> Result<i64, LedgerError> {
     let mut queued = 0;
-    for value in agenda.outbox.values().flat_map(BTreeMap::values) {
+    for value in schedule.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
         queued += TrackedRow::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
     }

@@ -21,11 +21,11 @@ mod import;
 mod lease;
 mod origin;
 mod pool;
+mod running_executions;
 mod save;
 mod schema;
 mod session;
 mod sweep;
-mod tickets;
 
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
@@ -40,8 +40,8 @@ use self::health::Health;
 pub(super) use self::import::{Begun, Filling};
 use self::lease::Lease;
 use self::pool::{Next, Queue, Tries};
+use self::running_executions::RunningExecutions;
 use self::session::{Failure, Session};
-use self::tickets::Tickets;
 use super::abandoned_attempts::DoublePayment;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
@@ -85,7 +85,7 @@ pub(super) struct Shared {
     wanted_connections: usize,
     /// The ledger's name, and the moves that filled it.
     origin: (String, Vec<String>),
-    tickets: Mutex<Tickets>,
+    running_executions: Mutex<RunningExecutions>,
     feed: feed::Feed,
     wake: watch::Sender<u64>,
     due: dequeue::Looks,
@@ -136,33 +136,33 @@ impl Engine {
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.ask(self.transaction(durability, about, work)).await
+        self.ask(self.transaction(durability, scope, work)).await
     }
 
     /// Runs the transaction of a claim, like [`Engine::claim`](super::engine::Engine::claim).
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, about, work)).await;
+        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, scope, work)).await;
         claimed.unwrap_or_else(|| Err(not_in_time()))
     }
 
     fn transaction<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
         move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
             let work = |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
-            let ((value, double_payments), wakes) = session.transaction(durability, &about, &shared, work)?;
+            let ((value, double_payments), wakes) = session.transaction(durability, &scope, &shared, work)?;
             // Here and not where it is waited for: nobody may wait any more.
             double_payments.iter().for_each(DoublePayment::report);
             if wakes {
@@ -214,14 +214,14 @@ impl Engine {
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
     ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
         let accepted = self.submit(Unawaited::Skipped, move |session| {
             let Some(shared) = shared.upgrade() else { return Err(shut()) };
             let work = |tx: &mut Transaction<'_>| work(tx, dequeue::queue_is(session, &merchant, limit)?);
-            match session.transaction(Durability::Durable, &about, &shared, work) {
+            match session.transaction(Durability::Durable, &scope, &shared, work) {
                 Ok((claimed, wakes)) => {
                     if wakes {
                         shared.wake();
@@ -312,8 +312,8 @@ impl Engine {
         (&self.shared.origin.0, &self.shared.origin.1)
     }
 
-    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
-        let given = self.shared.tickets.lock().term(turn);
+    pub(super) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
+        let given = self.shared.running_executions.lock().term(execution);
         if let Some(why) = self.shared.lease.over() {
             return Err(LedgerError(why));
         }
@@ -409,19 +409,19 @@ impl Shared {
 }
 
 impl ClaimOwner for Shared {
-    fn acquired(&self, turn: ExecutionId) {
+    fn acquired(&self, execution: ExecutionId) {
         let term = self.lease.term();
-        self.tickets.lock().given(turn, term);
+        self.running_executions.lock().permitted(execution, term);
     }
 
-    fn released(&self, turn: ExecutionId) {
-        self.tickets.lock().ended(turn);
+    fn released(&self, execution: ExecutionId) {
+        self.running_executions.lock().ended(execution);
     }
 
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
-        self.tickets.lock().dropped(turn, end);
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned) {
+        self.running_executions.lock().dropped(execution, end);
         let shared = Arc::downgrade(&self);
-        self.queue.push(Box::new(move |session| sweep::end_soon(&shared, turn, end, session)));
+        self.queue.push(Box::new(move |session| sweep::end_soon(&shared, execution, end, session)));
     }
 }
 
@@ -451,7 +451,7 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
         lease: Lease::default(),
         wanted_connections: connections,
         origin,
-        tickets: Mutex::default(),
+        running_executions: Mutex::default(),
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
         due: dequeue::Looks::default(),

@@ -111,7 +111,7 @@ fn all_old(
     let look = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            from.tell(&error, &format!("an old row of the {}, which stays,", kind.name()));
+            from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };

@@ -289,12 +289,12 @@ pub enum ClaimResult {
 #[derive(Debug)]
 pub struct ExecutionPermit {
     /// Names the claim inside the ledger, and which of its turns this is.
-    pub(crate) turn: ExecutionId,
+    pub(crate) execution: ExecutionId,
     /// Gives the claim back should the ticket be dropped without [`Ledger::settle`] or [`Ledger::release`].
     ///
     /// [`Ledger::settle`]: super::Ledger::settle
     /// [`Ledger::release`]: super::Ledger::release
-    pub(crate) held: ClaimGuard,
+    pub(crate) guard: ClaimGuard,
     /// What it is about.
     pub subject: RecordId,
     /// The payment as claimed (for a refund or close: the payment that it concerns).
@@ -304,15 +304,15 @@ pub struct ExecutionPermit {
     /// What was sent for it so far and what came back; goes into the timeline when it ends.
     pub evidence: Vec<ProviderCall>,
     /// What is to be done, where it was accepted to be made later.
-    pub errand: Option<Job>,
+    pub job: Option<Job>,
 }
 
 impl ExecutionPermit {
-    pub(super) fn new(turn: ExecutionId, payment: Payment, refund: Option<Refund>) -> Self {
+    pub(super) fn new(execution: ExecutionId, payment: Payment, refund: Option<Refund>) -> Self {
         let (merchant, order_id) = (payment.merchant.clone(), payment.order_id.clone());
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.clone());
         let subject = RecordId { merchant, order_id, refund_id };
-        Self { turn, held: ClaimGuard::default(), subject, payment, refund, evidence: Vec::new(), errand: None }
+        Self { execution, guard: ClaimGuard::default(), subject, payment, refund, evidence: Vec::new(), job: None }
     }
 }
 

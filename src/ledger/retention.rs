@@ -89,8 +89,8 @@ impl Kind {
 
     /// Before this key lies what may be old enough.
     pub(super) fn until(self, keep: &RetentionPolicy, now: Timestamp) -> Vec<u8> {
-        let kept = u64::try_from(self.kept(keep).as_millis()).unwrap_or(u64::MAX);
-        let young = millis(now).checked_sub(kept).map_or(0, |old| old.saturating_add(1));
+        let tracked = u64::try_from(self.tracked(keep).as_millis()).unwrap_or(u64::MAX);
+        let young = millis(now).checked_sub(tracked).map_or(0, |old| old.saturating_add(1));
         [self.prefix(), &young.to_be_bytes()].concat()
     }
 
@@ -99,7 +99,7 @@ impl Kind {
         [self.prefix(), &[0xff; 9]].concat()
     }
 
-    fn kept(self, keep: &RetentionPolicy) -> Duration {
+    fn tracked(self, keep: &RetentionPolicy) -> Duration {
         match self {
             Self::LateKeys | Self::Claims => keep.claims,
             Self::Payments | Self::Notifications => keep.payments,
@@ -124,7 +124,7 @@ pub(super) fn expired(
     keep: &RetentionPolicy,
     now: Timestamp,
 ) -> Result<Option<Expired>, LedgerError> {
-    let is_over = |since| is_over(since, kind.kept(keep), now);
+    let is_over = |since| is_over(since, kind.tracked(keep), now);
     match kind {
         Kind::LateKeys => {
             let name = aged(key)?;
@@ -161,8 +161,8 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     let mut claims = vec![row.claim];
     claims.extend(row.close);
     let mut gone = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
-    for kept in refunds::of(from, &row) {
-        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = kept?;
+    for tracked in refunds::of(from, &row) {
+        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = tracked?;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
@@ -178,8 +178,8 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     Ok(Some(Expired { names: vec![lock_scope::name(&payment.merchant, &payment.order_id)], rows }))
 }
 
-fn is_over(since: Timestamp, kept: Duration, now: Timestamp) -> bool {
-    SignedDuration::try_from(kept).is_ok_and(|kept| now.duration_since(since) >= kept)
+fn is_over(since: Timestamp, tracked: Duration, now: Timestamp) -> bool {
+    SignedDuration::try_from(tracked).is_ok_and(|tracked| now.duration_since(since) >= tracked)
 }
 
 /// What a key of [`Space::Expiry`] names.

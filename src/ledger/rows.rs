@@ -291,58 +291,60 @@ impl Target {
 
     pub(super) fn record(&self) -> Record {
         match self {
-            Self::Payment(kept) => Record::Payment(kept.row.payment.clone()),
-            Self::Refund(kept) => Record::Refund(kept.row.refund.clone()),
+            Self::Payment(tracked) => Record::Payment(tracked.row.payment.clone()),
+            Self::Refund(tracked) => Record::Refund(tracked.row.refund.clone()),
         }
     }
 
     pub(super) fn subject(&self) -> RecordId {
         match self {
-            Self::Payment(kept) => payment_subject(&kept.row.payment),
-            Self::Refund(kept) => refund_subject(&kept.row.refund),
+            Self::Payment(tracked) => payment_subject(&tracked.row.payment),
+            Self::Refund(tracked) => refund_subject(&tracked.row.refund),
         }
     }
 
     pub(super) fn channel(&self) -> &str {
         match self {
-            Self::Payment(kept) => &kept.row.payment.channel,
-            Self::Refund(kept) => &kept.row.refund.channel,
+            Self::Payment(tracked) => &tracked.row.payment.channel,
+            Self::Refund(tracked) => &tracked.row.refund.channel,
         }
     }
 
     pub(super) fn amount(&self) -> Money {
         match self {
-            Self::Payment(kept) => kept.row.payment.amount,
-            Self::Refund(kept) => kept.row.refund.amount,
+            Self::Payment(tracked) => tracked.row.payment.amount,
+            Self::Refund(tracked) => tracked.row.refund.amount,
         }
     }
 
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::Payment(kept) => kept.row.payment.status,
-            Self::Refund(kept) => kept.row.refund.status,
+            Self::Payment(tracked) => tracked.row.payment.status,
+            Self::Refund(tracked) => tracked.row.refund.status,
         }
     }
 
     pub(super) fn search(&mut self) -> &mut Option<Inquiry> {
         match self {
-            Self::Payment(kept) => &mut kept.row.payment.search,
-            Self::Refund(kept) => &mut kept.row.refund.search,
+            Self::Payment(tracked) => &mut tracked.row.payment.search,
+            Self::Refund(tracked) => &mut tracked.row.refund.search,
         }
     }
 
     /// Adds what happened to it to its payment's timeline.
     pub(super) fn add(&self, tx: &mut Transaction<'_>, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => timeline::add(tx, kept.id, None, what, now),
-            Self::Refund(kept) => timeline::add(tx, kept.row.payment, Some(&kept.row.refund.refund_id), what, now),
+            Self::Payment(tracked) => timeline::add(tx, tracked.id, None, what, now),
+            Self::Refund(tracked) => {
+                timeline::add(tx, tracked.row.payment, Some(&tracked.row.refund.refund_id), what, now)
+            }
         }
     }
 
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => kept.save(tx),
-            Self::Refund(kept) => kept.save(tx),
+            Self::Payment(tracked) => tracked.save(tx),
+            Self::Refund(tracked) => tracked.save(tx),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Change {
 
 /// Lets a payment hear news. One whose payer may be typing a password is watched until its end: a till waits for it, and
 /// what stays open is reversed. One that the provider wants reversed is marked so at once.
-pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now: Timestamp) -> Change {
+pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let (search, had_action) = (payment.search.clone(), payment.action.is_some());
     let is_absence_end = payment.ends_by_absence();
     let standing = RecordState {
@@ -40,10 +40,10 @@ pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now:
         moved_at: &mut payment.paid_at,
         search: &mut payment.search,
     };
-    let change = standing.apply(news, source, now);
+    let change = standing.apply(update, origin, now);
     if payment.method.is_scanned() && payment.status == Status::Pending {
         let search = payment.search.insert(search.unwrap_or_else(|| Inquiry::new(now)));
-        if matches!(news, Update::Outcome(outcome) if outcome.needs_reversal) {
+        if matches!(update, Update::Outcome(outcome) if outcome.needs_reversal) {
             search.closing = true;
             search.due = search.due.min(now);
         }
@@ -68,7 +68,7 @@ fn hasten(search: Option<&mut Inquiry>, now: Timestamp) {
 }
 
 /// Lets a refund hear news. A closed refund is a failed one: either way no money went back.
-pub(super) fn refund(refund: &mut Refund, news: &Update, source: Origin, now: Timestamp) -> Change {
+pub(super) fn refund(refund: &mut Refund, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let had_search = refund.search.is_some();
     let is_absence_end = refund.ends_by_absence();
     let standing = RecordState {
@@ -85,14 +85,14 @@ pub(super) fn refund(refund: &mut Refund, news: &Update, source: Origin, now: Ti
         moved_at: &mut refund.refunded_at,
         search: &mut refund.search,
     };
-    let change = match news {
+    let change = match update {
         Update::Outcome(outcome) if outcome.status == Status::Closed => {
             let failed = Outcome { status: Status::Failed, ..outcome.clone() };
-            standing.apply(&Update::Outcome(failed), source, now)
+            standing.apply(&Update::Outcome(failed), origin, now)
         }
         // A refund has no time of its own.
         Update::Expired => Change::default(),
-        _ => standing.apply(news, source, now),
+        _ => standing.apply(update, origin, now),
     };
     // Accepted, but nothing confirms that the provider has it: a query decides, and need not wait for a notification.
     if !had_search && refund.status == Status::Pending && refund.ends_by_absence() {
@@ -147,12 +147,12 @@ struct RecordState<'a> {
 }
 
 impl RecordState<'_> {
-    fn apply(mut self, news: &Update, source: Origin, now: Timestamp) -> Change {
-        let (to, outcome) = match news {
+    fn apply(mut self, update: &Update, origin: Origin, now: Timestamp) -> Change {
+        let (to, outcome) = match update {
             Update::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
                 // Our own request ended in an answer that cannot be believed: that is no answer.
-                let change = if source == Origin::Request {
-                    self.transition(Status::Unknown, source, now)
+                let change = if origin == Origin::Request {
+                    self.transition(Status::Unknown, origin, now)
                 } else {
                     Change::default()
                 };
@@ -164,13 +164,13 @@ impl RecordState<'_> {
             Update::Outcome(outcome) => (outcome.status, Some(outcome)),
             Update::Declined(_) => (Status::Failed, None),
             Update::Unknown(_) => (Status::Unknown, None),
-            Update::NotFoundAtProvider => return self.never_happened(source, now),
-            Update::Expired => return self.expired(source, now),
-            Update::NotSent(to, reason) => return self.unsent(*to, reason, source, now),
+            Update::NotFoundAtProvider => return self.never_happened(origin, now),
+            Update::Expired => return self.expired(origin, now),
+            Update::NotSent(to, reason) => return self.unsent(*to, reason, origin, now),
         };
-        let mut change = self.transition(to, source, now);
+        let mut change = self.transition(to, origin, now);
         if change.became.is_some() {
-            self.take_reason(news);
+            self.take_reason(update);
         }
         if let Some(outcome) = outcome.filter(|_| *self.status == to) {
             let filled = self.merge(outcome, change.became.is_some());
@@ -184,10 +184,10 @@ impl RecordState<'_> {
             Status::Pending => {
                 let search = self.search.get_or_insert_with(|| watch(now));
                 search.confirmed |= outcome.is_some_and(|outcome| {
-                    outcome.status == Status::Pending && (source != Origin::Request || outcome.provider_id.is_some())
+                    outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && source == Origin::Query => *self.search = None,
+            status if status.is_final() && origin == Origin::Query => *self.search = None,
             _ => {}
         }
         change
@@ -195,8 +195,8 @@ impl RecordState<'_> {
 
     /// Takes over why it came to a new status. What ends without a reason of its own keeps the one that it began with; money
     /// that moved needs none.
-    fn take_reason(&mut self, news: &Update) {
-        match news {
+    fn take_reason(&mut self, update: &Update) {
+        match update {
             Update::Declined(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
             Update::Unknown(reason) | Update::NotSent(_, reason) => self.because(reason),
             Update::Outcome(outcome) => match &outcome.reason {
@@ -216,15 +216,15 @@ impl RecordState<'_> {
 
     /// The provider does not know it. That ends what was unknown, and what it only accepted without confirming that it has it.
     /// An order that it once confirmed may come to life when the payer scans it, so it stays pending.
-    fn never_happened(&mut self, source: Origin, now: Timestamp) -> Change {
+    fn never_happened(&mut self, origin: Origin, now: Timestamp) -> Change {
         if self.status.is_final() {
             *self.search = None;
             return Change::default();
         }
-        if *self.status == Status::Pending && source != Origin::Request && !self.is_absence_end {
+        if *self.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {
             return Change::default();
         }
-        let change = self.transition(Status::Failed, source, now);
+        let change = self.transition(Status::Failed, origin, now);
         if change.became.is_some() && self.word.is_none() && self.sentence.is_none() {
             *self.sentence = Some("the provider does not have it".to_owned());
         }
@@ -232,29 +232,29 @@ impl RecordState<'_> {
     }
 
     /// Nobody opened it in time, and nobody can any more. Says nothing of what is not sent yet.
-    fn expired(&mut self, source: Origin, now: Timestamp) -> Change {
+    fn expired(&mut self, origin: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state == MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.transition(Status::Closed, source, now);
+        let change = self.transition(Status::Closed, origin, now);
         *self.sentence = Some("its time is over, and nobody has begun to pay it".to_owned());
         change
     }
 
     /// Nothing was sent and nothing will be. Of what was heard of all the same it says nothing.
-    fn unsent(&mut self, to: Status, reason: &Reason, source: Origin, now: Timestamp) -> Change {
+    fn unsent(&mut self, to: Status, reason: &Reason, origin: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.transition(to, source, now);
+        let change = self.transition(to, origin, now);
         self.because(reason);
         *self.money_state = MoneyState::NotSent;
         change
     }
 
     /// Changes the status if it may be changed so.
-    fn transition(&mut self, to: Status, source: Origin, now: Timestamp) -> Change {
-        if !can_transition(*self.status, to, source) {
+    fn transition(&mut self, to: Status, origin: Origin, now: Timestamp) -> Change {
+        if !can_transition(*self.status, to, origin) {
             return Change::default();
         }
         *self.status = to;
@@ -301,12 +301,12 @@ impl RecordState<'_> {
 }
 
 /// Never backwards.
-fn can_transition(from: Status, to: Status, source: Origin) -> bool {
+fn can_transition(from: Status, to: Status, origin: Origin) -> bool {
     match (from, to) {
         (Status::Succeeded, _) => false,
         (Status::Failed | Status::Closed, to) => to == Status::Succeeded,
         (Status::Pending, Status::Pending) | (Status::Unknown, Status::Unknown) => false,
-        (Status::Pending, Status::Unknown) => source == Origin::Request,
+        (Status::Pending, Status::Unknown) => origin == Origin::Request,
         (Status::Pending | Status::Unknown, _) => true,
     }
 }

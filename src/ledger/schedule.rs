@@ -14,7 +14,7 @@ const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Spac
 /// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
 /// tombstones of all that was done since the last compaction.
 #[derive(Default)]
-pub(super) struct Agenda {
+pub(super) struct Schedule {
     /// Heads of the payments' queues by when they are due, a lane for each merchant.
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     /// In whose lane each of them is.
@@ -22,29 +22,29 @@ pub(super) struct Agenda {
     /// Searches by when they are due, a lane for each [priority and channel](super::searches::priority).
     pub(super) searches: Searches,
     /// What was accepted to be made later, by when it is due; and whose it is.
-    pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) jobs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Jobs that are being executed, by their claims; and whose they are.
     executing: HashMap<Vec<u8>, Vec<u8>>,
     /// Both kinds, counted.
-    jobs: Jobs,
+    job_counts: JobCounts,
     /// Those of the batch that is being made, which are among the others once it is committed.
-    accepted: Jobs,
+    accepted: JobCounts,
     /// What is unknown by since when.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Events that no merchant has yet.
     pub(super) queued: i64,
 }
 
-impl Agenda {
+impl Schedule {
     pub(super) fn read(view: &View<'_>) -> Result<Self, LedgerError> {
-        let mut agenda = Self::default();
+        let mut schedule = Self::default();
         for space in LISTS {
             for (key, value) in view.all(space)? {
-                agenda.put(space, &key, Some(value.as_slice()));
+                schedule.put(space, &key, Some(value.as_slice()));
             }
         }
-        agenda.queued = outbox::queued(view, &agenda)?;
-        Ok(agenda)
+        schedule.queued = outbox::queued(view, &schedule)?;
+        Ok(schedule)
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {
@@ -53,7 +53,7 @@ impl Agenda {
                 self.put(space, key, value.map(|value| &**value));
             }
         }
-        self.accepted = Jobs::default();
+        self.accepted = JobCounts::default();
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
@@ -63,10 +63,10 @@ impl Agenda {
             Space::Unknown => &mut self.unknown,
             Space::Jobs => {
                 let before = match value {
-                    Some(merchant) => self.errands.insert(key.to_vec(), merchant.to_vec()),
-                    None => self.errands.remove(key),
+                    Some(merchant) => self.jobs.insert(key.to_vec(), merchant.to_vec()),
+                    None => self.jobs.remove(key),
                 };
-                return self.jobs.change(before.as_deref(), value);
+                return self.job_counts.change(before.as_deref(), value);
             }
             Space::Running => {
                 let merchant = value.and_then(jobs::merchant_of_running);
@@ -74,7 +74,7 @@ impl Agenda {
                     Some(merchant) => self.executing.insert(key.to_vec(), merchant.to_vec()),
                     None => self.executing.remove(key),
                 };
-                return self.jobs.change(before.as_deref(), merchant);
+                return self.job_counts.change(before.as_deref(), merchant);
             }
             Space::Outbox => return self.put_in_lane(key, value),
             _ => return,
@@ -87,8 +87,8 @@ impl Agenda {
 
     /// Which limit of the queue is reached for a merchant.
     pub(super) fn queue_is(&self, merchant: &str, limit: QueueLimit) -> Option<QueueFull> {
-        let own = [&self.jobs, &self.accepted].map(|jobs| jobs.of(merchant.as_bytes()));
-        limit.reached(self.jobs.total + self.accepted.total, own.iter().sum())
+        let own = [&self.job_counts, &self.accepted].map(|job_counts| job_counts.of(merchant.as_bytes()));
+        limit.reached(self.job_counts.total + self.accepted.total, own.iter().sum())
     }
 
     /// Counts a job that was accepted and is not committed yet.
@@ -147,12 +147,12 @@ impl Searches {
 
 /// Jobs in all, and by merchant.
 #[derive(Default)]
-struct Jobs {
+struct JobCounts {
     total: u64,
     each: HashMap<Vec<u8>, u64>,
 }
 
-impl Jobs {
+impl JobCounts {
     fn of(&self, merchant: &[u8]) -> u64 {
         self.each.get(merchant).copied().unwrap_or(0)
     }

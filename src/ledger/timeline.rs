@@ -65,14 +65,14 @@ pub struct PaymentHistory {
 #[derive(Clone, Debug)]
 pub struct UpdateWithEvidence {
     /// The news.
-    pub news: Update,
+    pub update: Update,
     /// Each request that was made for it.
     pub evidence: Vec<ProviderCall>,
 }
 
 impl From<Update> for UpdateWithEvidence {
-    fn from(news: Update) -> Self {
-        Self { news, evidence: Vec::new() }
+    fn from(update: Update) -> Self {
+        Self { update, evidence: Vec::new() }
     }
 }
 
@@ -129,22 +129,26 @@ pub(super) fn find_histories(
 ) -> Result<Vec<PaymentHistory>, LedgerError> {
     let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
     let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
-    let life = |kept: TrackedRow<PaymentRow>| {
-        let mut all = refunds::of(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
+    let history = |tracked: TrackedRow<PaymentRow>| {
+        let mut all = refunds::of(from, &tracked.row).collect::<Result<Vec<_>, LedgerError>>()?;
         all.retain(|refund| !refund.row.released);
         let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
-        Ok::<_, LedgerError>(PaymentHistory { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+        Ok::<_, LedgerError>(PaymentHistory {
+            timeline: read(from, tracked.id)?,
+            payment: tracked.row.payment,
+            refunds,
+        })
     };
-    let mut lives = Vec::new();
-    for kept in found {
-        let kept = kept?;
-        let attempts = kept.row.attempts.clone();
-        lives.push(life(kept)?);
+    let mut histories = Vec::new();
+    for tracked in found {
+        let tracked = tracked?;
+        let attempts = tracked.row.attempts.clone();
+        histories.push(history(tracked)?);
         for attempt in attempts {
-            lives.extend(TrackedRow::load(from, attempt)?.map(life).transpose()?);
+            histories.extend(TrackedRow::load(from, attempt)?.map(history).transpose()?);
         }
     }
-    Ok(lives)
+    Ok(histories)
 }
 
 /// Forgets the timeline with its payment.

@@ -121,7 +121,7 @@ impl<'a, R: Read + ?Sized> Watched<'a, R> {
     }
 
     /// Logs why something could not be read.
-    pub(super) fn tell(&self, error: &LedgerError, what: &str) {
+    pub(super) fn report(&self, error: &LedgerError, what: &str) {
         match self.has_failed.replace(false) {
             true => tracing::warn!(%error, "{what} could not be read from the ledger; it is read again"),
             false => tracing::error!(%error, "{what} cannot be read; a person must look at it"),
@@ -377,7 +377,7 @@ mod tests {
         let (gone, garbage) = (Watched::new(&Gone), Watched::new(&Garbage));
         assert!(gone.row::<String>(Space::Events, &[]).is_err() && gone.has_failed.get());
         assert!(garbage.row::<String>(Space::Events, &[]).is_err() && !garbage.has_failed.get());
-        gone.tell(&LedgerError("gone".to_owned()), "a row");
+        gone.report(&LedgerError("gone".to_owned()), "a row");
         assert!(!gone.has_failed.get(), "each failure is told once");
     }
 

@@ -21,7 +21,7 @@ use crate::ledger::transaction::{Space, Transaction};
 /// A request, with what can be told of it before it is its turn.
 #[derive(Clone)]
 pub(in crate::ledger) struct Request {
-    pub(super) asked: ClaimRequest,
+    pub(super) request: ClaimRequest,
     pub(super) intent: Intent,
 }
 
@@ -51,8 +51,8 @@ impl Request {
         if *merchant != key.merchant {
             return Err(LedgerError("the key is of one merchant and the order of another".into()));
         }
-        let asked = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, later, now };
-        Ok(Box::new(Self { asked, intent }))
+        let request = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, later, now };
+        Ok(Box::new(Self { request, intent }))
     }
 }
 
@@ -67,7 +67,7 @@ fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
 impl Request {
     /// Says which limit of the queue is reached, for what is to be made later.
     pub(in crate::ledger) fn queue_is(&mut self, full: Option<QueueFull>) {
-        if let Some(later) = &mut self.asked.later {
+        if let Some(later) = &mut self.request.later {
             later.full = full;
         }
     }
@@ -118,10 +118,10 @@ impl ClaimRequest {
         let begun = self.run(tx, &payment.merchant, IntentKind::Pay, id, None)?;
         tx.put(Space::Index, &entry.0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
-        let mut kept = TrackedRow::new(id, PaymentRow::new(payment, begun.claim));
-        kept.save(tx)?;
+        let mut tracked = TrackedRow::new(id, PaymentRow::new(payment, begun.claim));
+        tracked.save(tx)?;
         timeline::begin(tx, id, TimelineEvent::Claimed { action: IntentKind::Pay, channel, amount }, now)?;
-        begun.told(tx, id, kept.row.payment, None, now)
+        begun.told(tx, id, tracked.row.payment, None, now)
     }
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<ClaimResult, LedgerError> {
@@ -137,14 +137,14 @@ impl ClaimRequest {
             known.save(tx)?;
             return Ok(ClaimResult::AlreadyExists(Record::Refund(known.row.refund)));
         }
-        let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
+        let Some(mut tracked) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
             return Ok(ClaimResult::NotFound);
         };
-        let paid = &kept.row.payment;
+        let paid = &tracked.row.payment;
         if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
-            return Ok(ClaimResult::Refused(kept.row.payment));
+            return Ok(ClaimResult::Refused(tracked.row.payment));
         }
-        let left = paid.amount.value.saturating_sub(kept.row.refunding);
+        let left = paid.amount.value.saturating_sub(tracked.row.refunding);
         if refund.amount.value > left {
             return Ok(ClaimResult::ExceedsBalance { left });
         }
@@ -163,50 +163,50 @@ impl ClaimRequest {
             ..refund
         };
         let id = tx.new_id(now);
-        let begun = self.run(tx, &refund.merchant, IntentKind::Refund, kept.id, Some(id))?;
+        let begun = self.run(tx, &refund.merchant, IntentKind::Refund, tracked.id, Some(id))?;
         tx.put(Space::Index, &entry.0, id.0);
-        let (previous, released) = (kept.row.last_refund, false);
+        let (previous, released) = (tracked.row.last_refund, false);
         let row = RefundRow {
             refund: refund.clone(),
-            payment: kept.id,
+            payment: tracked.id,
             claim: begun.claim,
             previous,
             released,
             mismatch: None,
         };
         TrackedRow::new(id, row).save(tx)?;
-        kept.row.last_refund = Some(id);
-        kept.row.refunding = kept.row.refunding.saturating_add(refund.amount.value);
-        kept.save(tx)?;
+        tracked.row.last_refund = Some(id);
+        tracked.row.refunding = tracked.row.refunding.saturating_add(refund.amount.value);
+        tracked.save(tx)?;
         let (channel, amount) = (refund.channel.clone(), refund.amount);
-        let what = TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount };
-        timeline::add(tx, kept.id, Some(&refund.refund_id), what, now)?;
-        begun.told(tx, kept.id, kept.row.payment, Some(refund), now)
+        let action = TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount };
+        timeline::add(tx, tracked.id, Some(&refund.refund_id), action, now)?;
+        begun.told(tx, tracked.id, tracked.row.payment, Some(refund), now)
     }
 
     pub(super) fn close(self, tx: &mut Transaction<'_>) -> Result<ClaimResult, LedgerError> {
-        let Some(mut kept) = TrackedRow::<PaymentRow>::find(tx, self.entry)? else {
+        let Some(mut tracked) = TrackedRow::<PaymentRow>::find(tx, self.entry)? else {
             return Ok(ClaimResult::NotFound);
         };
-        match kept.row.payment.status {
-            Status::Succeeded => return Ok(ClaimResult::Refused(kept.row.payment)),
+        match tracked.row.payment.status {
+            Status::Succeeded => return Ok(ClaimResult::Refused(tracked.row.payment)),
             Status::Failed | Status::Closed => {
-                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(tracked.row.payment)));
             }
             // It is closed as soon as it is known to be open.
             Status::Unknown => {
-                inquiries::after_close(tx, &mut kept, self.now)?;
-                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+                inquiries::after_close(tx, &mut tracked, self.now)?;
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(tracked.row.payment)));
             }
             Status::Pending => {}
         }
         // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
-        for id in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
+        for id in [Some(tracked.row.claim), tracked.row.close].into_iter().flatten() {
             let Some(claim) = ClaimRow::load(tx, id)? else { continue };
             match claim.state {
                 State::Running => return Ok(ClaimResult::Running),
-                State::Queued if claim.what == IntentKind::Pay => {
-                    return jobs::cancel_queued(tx, id, claim, kept, self.now);
+                State::Queued if claim.action == IntentKind::Pay => {
+                    return jobs::cancel_queued(tx, id, claim, tracked, self.now);
                 }
                 State::Queued => return claim.repeat(tx),
                 State::Done(_) | State::Unknown => {}
@@ -215,12 +215,18 @@ impl ClaimRequest {
         if let Some(full) = self.full() {
             return Ok(ClaimResult::QueueFull(full));
         }
-        let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
-        let begun = self.run(tx, &kept.row.payment.merchant, IntentKind::Close, kept.id, None)?;
-        timeline::add(tx, kept.id, None, TimelineEvent::Claimed { action: IntentKind::Close, channel, amount }, now)?;
-        kept.row.close = Some(begun.claim);
-        kept.save(tx)?;
-        begun.told(tx, kept.id, kept.row.payment, None, now)
+        let (now, channel, amount) = (self.now, tracked.row.payment.channel.clone(), tracked.row.payment.amount);
+        let begun = self.run(tx, &tracked.row.payment.merchant, IntentKind::Close, tracked.id, None)?;
+        timeline::add(
+            tx,
+            tracked.id,
+            None,
+            TimelineEvent::Claimed { action: IntentKind::Close, channel, amount },
+            now,
+        )?;
+        tracked.row.close = Some(begun.claim);
+        tracked.save(tx)?;
+        begun.told(tx, tracked.id, tracked.row.payment, None, now)
     }
 
     /// The same content under another key: that key is bound to it from now on.
@@ -228,7 +234,7 @@ impl ClaimRequest {
         KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
         // the claim stays small.
-        if claim.state == State::Running && claim.errand.is_none() {
+        if claim.state == State::Running && claim.job.is_none() {
             claim.names.push(self.name);
         } else {
             retention::age(tx, Kind::LateKeys, self.name, self.now);
@@ -243,11 +249,11 @@ impl ClaimRequest {
     fn told(
         self,
         tx: &mut Transaction<'_>,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
     ) -> Result<Id, LedgerError> {
-        self.begin(tx, what, payment, refund, State::Unknown, None)
+        self.begin(tx, action, payment, refund, State::Unknown, None)
     }
 
     fn full(&self) -> Option<QueueFull> {
@@ -259,34 +265,34 @@ impl ClaimRequest {
         mut self,
         tx: &mut Transaction<'_>,
         merchant: &str,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
     ) -> Result<NewClaim, LedgerError> {
         let now = self.now;
-        let errand = self.later.take().map(|later| later.errand(what, now));
-        let state = if errand.is_some() { State::Queued } else { State::Running };
-        let claim = self.begin(tx, what, payment, refund, state, errand.clone())?;
-        match &errand {
-            Some(errand) => jobs::list(tx, claim, errand, merchant),
+        let job = self.later.take().map(|later| later.job(action, now));
+        let state = if job.is_some() { State::Queued } else { State::Running };
+        let claim = self.begin(tx, action, payment, refund, state, job.clone())?;
+        match &job {
+            Some(job) => jobs::schedule_job(tx, claim, job, merchant),
             None => tx.put(Space::Running, &claim.0, []),
         }
-        Ok(NewClaim { claim, what, waits: errand.is_some() })
+        Ok(NewClaim { claim, action, waits: job.is_some() })
     }
 
     fn begin(
         self,
         tx: &mut Transaction<'_>,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
         state: State,
-        errand: Option<Job>,
+        job: Option<Job>,
     ) -> Result<Id, LedgerError> {
         let id = tx.new_id(self.now);
         let names = vec![self.name];
         let (created_at, bound_at) = (self.now, None);
-        ClaimRow { what, payment, refund, names, state, created_at, bound_at, errand, turn: None }.save(tx, id)?;
+        ClaimRow { action, payment, refund, names, state, created_at, bound_at, job, execution: None }.save(tx, id)?;
         KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         Ok(id)
     }
@@ -295,7 +301,7 @@ impl ClaimRequest {
 /// A claim that was begun.
 struct NewClaim {
     claim: Id,
-    what: IntentKind,
+    action: IntentKind,
     /// For somebody to take it.
     waits: bool,
 }
@@ -305,17 +311,17 @@ impl NewClaim {
     fn told(
         self,
         tx: &mut Transaction<'_>,
-        kept: Id,
+        tracked: Id,
         payment: Payment,
         refund: Option<Refund>,
         now: Timestamp,
     ) -> Result<ClaimResult, LedgerError> {
         if !self.waits {
-            let turn = ExecutionId { claim: self.claim, number: None };
-            return Ok(ClaimResult::Run(ExecutionPermit::new(turn, payment, refund)));
+            let execution = ExecutionId { claim: self.claim, number: None };
+            return Ok(ClaimResult::Run(ExecutionPermit::new(execution, payment, refund)));
         }
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
-        timeline::add(tx, kept, refund_id, TimelineEvent::Queued { action: self.what }, now)?;
+        timeline::add(tx, tracked, refund_id, TimelineEvent::Queued { action: self.action }, now)?;
         Ok(ClaimResult::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
     }
 }

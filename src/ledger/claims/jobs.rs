@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::Status;
 
 use super::row::{ClaimRow, State};
-use super::{end_as_lost, is_untouched};
+use super::{end_as_interrupted, is_untouched};
 use crate::ledger::abandoned_attempts;
-use crate::ledger::apply::hear_payment;
+use crate::ledger::apply::apply_to_payment;
 use crate::ledger::claim_guard::ExecutionId;
 use crate::ledger::ids::{Id, millis, millis_at, time};
 use crate::ledger::inquiries;
@@ -17,7 +17,7 @@ use crate::ledger::limits::{DueLimit, QueueFull};
 use crate::ledger::outbox;
 use crate::ledger::records::{ClaimResult, ExecutionPermit, Job, LedgerError, Reason, Record, Update};
 use crate::ledger::rows::{self, PaymentRow, Target, TrackedRow};
-use crate::ledger::schedule::Agenda;
+use crate::ledger::schedule::Schedule;
 use crate::ledger::timeline::{IntentKind, LossCause, Origin, TimelineEvent};
 use crate::ledger::transaction::{Pair, Space, Transaction};
 
@@ -39,7 +39,7 @@ pub(in crate::ledger) struct AsyncRequest {
 }
 
 impl AsyncRequest {
-    pub(super) fn errand(self, action: IntentKind, now: Timestamp) -> Job {
+    pub(super) fn job(self, action: IntentKind, now: Timestamp) -> Job {
         Job { action, body: self.body, since: now, tries: 0, due: now, last_error: None, may_be_known: false }
     }
 }
@@ -61,46 +61,48 @@ pub(in crate::ledger) fn take(
     now: Timestamp,
 ) -> Result<Option<ExecutionPermit>, LedgerError> {
     let Some(mut claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Queued) else { return Ok(None) };
-    let Some(errand) = claim.errand.clone() else { return Ok(None) };
-    unlist(tx, id, &errand);
+    let Some(job) = claim.job.clone() else { return Ok(None) };
+    unschedule_job(tx, id, &job);
     let mut target = claim.target(tx)?;
     match &mut target {
         Target::Payment(payment)
-            if claim.what == IntentKind::Close && payment.row.payment.status == Status::Pending => {}
+            if claim.action == IntentKind::Close && payment.row.payment.status == Status::Pending => {}
         // It has ended, or is closed as soon as it is known to be open.
-        Target::Payment(payment) if claim.what == IntentKind::Close => {
+        Target::Payment(payment) if claim.action == IntentKind::Close => {
             inquiries::after_close(tx, payment, now)?;
             return claim.end(tx, id, State::Unknown).map(|()| None);
         }
         // Somebody told of what was never sent: that is to be found out, not to be sent.
         target if !is_untouched(target) => {
-            return end_as_lost(tx, id, claim, LossCause::KnownToProvider, now).map(|()| None);
+            return end_as_interrupted(tx, id, claim, LossCause::KnownToProvider, now).map(|()| None);
         }
         _ => {}
     }
-    let turn = ExecutionId { claim: id, number: Some(tx.new_id(now)) };
-    claim.turn = turn.number;
+    let execution = ExecutionId { claim: id, number: Some(tx.new_id(now)) };
+    claim.execution = execution.number;
     claim.state = State::Running;
     claim.save(tx, id)?;
     // With the merchant, in whose share it stays until its end.
-    let listed = turn.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
+    let listed = execution.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
     tx.put(Space::Running, &id.0, listed.unwrap_or_default());
     target.add(tx, TimelineEvent::Dequeued { by: by.to_owned() }, now)?;
-    if claim.what != IntentKind::Close && !errand.may_be_known {
+    if claim.action != IntentKind::Close && !job.may_be_known {
         set_sending_time(tx, &mut target, now)?;
     }
     let (payment, refund) = match target {
-        Target::Payment(kept) => (kept.row.payment, None),
-        Target::Refund(kept) => (TrackedRow::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(kept.row.refund)),
+        Target::Payment(tracked) => (tracked.row.payment, None),
+        Target::Refund(tracked) => {
+            (TrackedRow::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(tracked.row.refund))
+        }
     };
-    Ok(Some(ExecutionPermit { errand: Some(errand), ..ExecutionPermit::new(turn, payment, refund) }))
+    Ok(Some(ExecutionPermit { job: Some(job), ..ExecutionPermit::new(execution, payment, refund) }))
 }
 
 /// Records the time of this sending, durable before anything is sent: a query after a crash names this time.
 fn set_sending_time(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let sent_at = match target {
-        Target::Payment(kept) => &mut kept.row.payment.sent_at,
-        Target::Refund(kept) => &mut kept.row.refund.sent_at,
+        Target::Payment(tracked) => &mut tracked.row.payment.sent_at,
+        Target::Refund(tracked) => &mut tracked.row.refund.sent_at,
     };
     *sent_at = Some(now);
     target.save(tx)
@@ -115,18 +117,18 @@ pub(super) fn requeue(
     (attempt, last_error): (Attempt, Option<String>),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(errand) = &mut claim.errand else { return Ok(()) };
-    errand.last_error = last_error.or(errand.last_error.take());
+    let Some(job) = &mut claim.job else { return Ok(()) };
+    job.last_error = last_error.or(job.last_error.take());
     // A clock that was wrong may have written the future.
-    errand.since = errand.since.min(now);
-    errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
-    errand.tries = errand.tries.saturating_add(u32::from(attempt == Attempt::Made));
+    job.since = job.since.min(now);
+    job.due = now.saturating_add(pause(job.tries, claim.execution)).unwrap_or(now);
+    job.tries = job.tries.saturating_add(u32::from(attempt == Attempt::Made));
     tx.remove(Space::Running, &id.0);
-    list(tx, id, errand, merchant_of(&target));
-    let due = errand.due;
-    (claim.state, claim.turn) = (State::Queued, None);
+    schedule_job(tx, id, job, merchant_of(&target));
+    let due = job.due;
+    (claim.state, claim.execution) = (State::Queued, None);
     if let Target::Payment(payment) = &mut target
-        && claim.what == IntentKind::Pay
+        && claim.action == IntentKind::Pay
     {
         abandoned_attempts::discard(tx, &payment.row)?;
         payment.row.attempts.clear();
@@ -145,7 +147,7 @@ pub(super) fn cancel_queued(
     now: Timestamp,
 ) -> Result<ClaimResult, LedgerError> {
     if !payment.row.payment.status.is_final() {
-        hear_payment(tx, &mut payment, &Update::NotSent(Status::Closed, Reason::default()), Origin::Request, now)?;
+        apply_to_payment(tx, &mut payment, &Update::NotSent(Status::Closed, Reason::default()), Origin::Request, now)?;
     }
     claim.end(tx, id, State::Unknown)?;
     Ok(ClaimResult::AlreadyExists(Record::Payment(payment.row.payment)))
@@ -153,34 +155,41 @@ pub(super) fn cancel_queued(
 
 /// Tells the merchant how a payment stands that was made, or could not be closed; what has ended is told of anyway. The event
 /// says why a close was refused; the payment does not.
-pub(super) fn tell(
+pub(super) fn publish_result(
     tx: &mut Transaction<'_>,
     target: &mut Target,
     refused_close: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Target::Payment(kept) = target else { return Ok(()) };
-    if kept.row.payment.status != Status::Pending {
+    let Target::Payment(tracked) = target else { return Ok(()) };
+    if tracked.row.payment.status != Status::Pending {
         return Ok(());
     }
-    let mut told = kept.row.payment.clone();
+    let mut event_data = tracked.row.payment.clone();
     if let Some(why) = refused_close {
-        (told.provider_error, told.status_reason) = (None, Reason::sentence(why).sentence);
+        (event_data.provider_error, event_data.status_reason) = (None, Reason::sentence(why).sentence);
     }
-    outbox::publish(tx, kept, PENDING, rows::payment_subject(&kept.row.payment), Record::Payment(told), now)?;
-    kept.save(tx)
+    outbox::publish(
+        tx,
+        tracked,
+        PENDING,
+        rows::payment_subject(&tracked.row.payment),
+        Record::Payment(event_data),
+        now,
+    )?;
+    tracked.save(tx)
 }
 
 /// Puts it on the list of what waits.
-pub(super) fn list(tx: &mut Transaction<'_>, id: Id, errand: &Job, merchant: &str) {
-    tx.put(Space::Jobs, &key(id, errand), merchant.as_bytes());
+pub(super) fn schedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job, merchant: &str) {
+    tx.put(Space::Jobs, &key(id, job), merchant.as_bytes());
     tx.wake();
 }
 
 fn merchant_of(target: &Target) -> &str {
     match target {
-        Target::Payment(kept) => &kept.row.payment.merchant,
-        Target::Refund(kept) => &kept.row.refund.merchant,
+        Target::Payment(tracked) => &tracked.row.payment.merchant,
+        Target::Refund(tracked) => &tracked.row.refund.merchant,
     }
 }
 
@@ -189,17 +198,17 @@ pub(in crate::ledger) fn merchant_of_running(value: &[u8]) -> Option<&[u8]> {
     value.get(16..).filter(|merchant| !merchant.is_empty())
 }
 
-pub(super) fn unlist(tx: &mut Transaction<'_>, id: Id, errand: &Job) {
-    tx.remove(Space::Jobs, &key(id, errand));
+pub(super) fn unschedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job) {
+    tx.remove(Space::Jobs, &key(id, job));
 }
 
 /// As [`Ledger::due_jobs`](crate::ledger::Ledger::due_jobs).
-pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
-    let due = agenda.errands.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
+pub(in crate::ledger) fn due(schedule: &Schedule, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
+    let due = schedule.jobs.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
     // Put there by a clock that was wrong.
-    let lost = agenda.errands.range(inquiries::after(now, LATEST_DUE)..);
+    let misdated = schedule.jobs.range(inquiries::after(now, LATEST_DUE)..);
     let mut taken = limit.under_way.clone();
-    let within_share = due.chain(lost).filter_map(|(key, merchant)| {
+    let within_share = due.chain(misdated).filter_map(|(key, merchant)| {
         let merchant = String::from_utf8_lossy(merchant);
         let of_merchant = match taken.get_mut(&*merchant) {
             Some(known) => known,
@@ -227,21 +236,23 @@ pub(in crate::ledger) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
 }
 
 /// Since when the oldest waits: a claim's id begins with the time when it was made.
-pub(in crate::ledger) fn oldest(agenda: &Agenda) -> Option<Timestamp> {
-    agenda.errands.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
+pub(in crate::ledger) fn oldest(schedule: &Schedule) -> Option<Timestamp> {
+    schedule.jobs.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
 }
 
 fn claim_of(key: &[u8]) -> Option<Id> {
     key.get(8..).and_then(|claim| Id::from_bytes(claim).ok())
 }
 
-fn key(id: Id, errand: &Job) -> Vec<u8> {
-    [&millis(errand.due).to_be_bytes()[..], &id.0].concat()
+fn key(id: Id, job: &Job) -> Vec<u8> {
+    [&millis(job.due).to_be_bytes()[..], &id.0].concat()
 }
 
 /// From three quarters to five quarters of the pause, so that what came back together does not go out together.
-fn pause(tries: u32, turn: Option<Id>) -> SignedDuration {
+fn pause(tries: u32, execution: Option<Id>) -> SignedDuration {
     let wanted = SignedDuration::from_secs(1 << tries.min(10)).min(LONGEST_PAUSE);
-    let chance = turn.map_or(0, |turn| turn.0.iter().fold(0u32, |sum, byte| sum * 31 % 251 + u32::from(*byte))) % 256;
+    let chance = execution
+        .map_or(0, |execution| execution.0.iter().fold(0u32, |sum, byte| sum * 31 % 251 + u32::from(*byte)))
+        % 256;
     wanted * 3 / 4 + wanted / 2 * i32::try_from(chance).unwrap_or(0) / 256
 }

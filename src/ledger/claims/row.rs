@@ -23,7 +23,7 @@ pub(in crate::ledger) fn old(
     if !is_over(claim.bound_at.unwrap_or(claim.created_at)) || claim.is_open(from)? {
         return Ok(None);
     }
-    let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|kept| kept.row.payment);
+    let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|tracked| tracked.row.payment);
     let order = payment.map(|payment| lock_scope::name(&payment.merchant, &payment.order_id));
     let mut gone = vec![(Space::Claims, id.0.to_vec())];
     gone.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
@@ -60,7 +60,8 @@ impl KeyRow {
 /// One request that was let through once.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClaimRow {
-    pub(super) what: IntentKind,
+    #[serde(rename = "what")]
+    pub(super) action: IntentKind,
     pub(super) payment: Id,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund: Option<Id>,
@@ -72,11 +73,11 @@ pub(super) struct ClaimRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
     /// What is to be made later, until it is made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) errand: Option<Job>,
+    #[serde(rename = "errand", skip_serializing_if = "Option::is_none")]
+    pub(super) job: Option<Job>,
     /// Which of its turns runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) turn: Option<Id>,
+    #[serde(rename = "turn", skip_serializing_if = "Option::is_none")]
+    pub(super) execution: Option<Id>,
 }
 
 /// How far it has come.
@@ -105,17 +106,17 @@ impl ClaimRow {
     }
 
     /// The claim, if it runs and this is its turn.
-    pub(super) fn running(from: &impl Read, turn: ExecutionId) -> Result<Option<Self>, LedgerError> {
-        Ok(Self::load(from, turn.claim)?.filter(|claim| claim.runs(turn)))
+    pub(super) fn running(from: &impl Read, execution: ExecutionId) -> Result<Option<Self>, LedgerError> {
+        Ok(Self::load(from, execution.claim)?.filter(|claim| claim.runs(execution)))
     }
 
-    pub(super) fn runs(&self, turn: ExecutionId) -> bool {
-        self.state == State::Running && self.turn == turn.number
+    pub(super) fn runs(&self, execution: ExecutionId) -> bool {
+        self.state == State::Running && self.execution == execution.number
     }
 
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
-        match self.errand.take() {
-            Some(errand) if self.state == State::Queued => jobs::unlist(tx, id, &errand),
+        match self.job.take() {
+            Some(job) if self.state == State::Queued => jobs::unschedule_job(tx, id, &job),
             _ => tx.remove(Space::Running, &id.0),
         }
         self.state = state;
@@ -136,9 +137,9 @@ impl ClaimRow {
         }
         let is_open = match self.refund {
             Some(refund) => TrackedRow::<RefundRow>::load(from, refund)?
-                .map(|kept| retention::is_open(kept.row.refund.status, kept.row.refund.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.refund.status, tracked.row.refund.search.as_ref())),
             None => TrackedRow::<PaymentRow>::load(from, self.payment)?
-                .map(|kept| retention::is_open(kept.row.payment.status, kept.row.payment.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.payment.status, tracked.row.payment.search.as_ref())),
         };
         Ok(is_open.unwrap_or(false))
     }
@@ -147,7 +148,7 @@ impl ClaimRow {
     pub(super) fn repeat(self, from: &impl Read) -> Result<ClaimResult, LedgerError> {
         Ok(match &self.state {
             State::Queued => ClaimResult::Queued(self.target(from)?.record()),
-            State::Running if self.errand.is_some() => ClaimResult::Queued(self.target(from)?.record()),
+            State::Running if self.job.is_some() => ClaimResult::Queued(self.target(from)?.record()),
             State::Running => ClaimResult::Running,
             State::Unknown => ClaimResult::AlreadyExists(self.target(from)?.record()),
             State::Done(answer) => ClaimResult::Replay(answer.clone()),

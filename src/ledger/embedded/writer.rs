@@ -155,7 +155,7 @@ impl Shared {
             }
             writer.unsynced.get_or_insert(start);
             let mut layers = self.disk.layers.write();
-            self.agenda.lock().follow(&writes);
+            self.schedule.lock().follow(&writes);
             layers.active.merge(&mut writes.rows);
             drop(layers);
             if let Some(listener) = self.listener.get() {

@@ -61,7 +61,7 @@ pub(super) async fn connect(address: &Address) -> Result<(Client, Link), Failure
                 return Ok(connected);
             }
             Ok(Err(error)) => Failure::of(&error),
-            Err(_) => Failure::lost("PostgreSQL does not answer"),
+            Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
         // That one host has no room says more than that another is down.
         if refused.as_ref().is_none_or(|before| before.kind != Kind::Crowded) {

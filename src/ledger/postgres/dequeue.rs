@@ -225,11 +225,11 @@ pub(super) fn waiting(session: &Session) -> Result<Backlog, LedgerError> {
     let oldest_unknown = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     // Behind the time when it is due, a key has the claim, which begins with the time when it was made.
     const OLDEST: &str = "SELECT substr(key, 9, 8) AS since FROM tollgate_due WHERE space = $1 ORDER BY since LIMIT 1";
-    let errands = schema::number(Space::Jobs);
-    let oldest = session.query(OLDEST, &[&errands])?;
-    let oldest_errand = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
+    let jobs = schema::number(Space::Jobs);
+    let oldest = session.query(OLDEST, &[&jobs])?;
+    let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
-    Ok(Backlog { deliveries, unknown, oldest_unknown, errands: count(errands)?, oldest_errand })
+    Ok(Backlog { deliveries, unknown, oldest_unknown, jobs: count(jobs)?, oldest_job })
 }
 
 fn many(limit: usize) -> i64 {

@@ -34,7 +34,7 @@ impl Failure {
         Self { kind: Kind::Other, why: why.into() }
     }
 
-    pub(super) fn lost(why: impl Into<String>) -> Self {
+    pub(super) fn disconnected(why: impl Into<String>) -> Self {
         Self { kind: Kind::Lost, why: why.into() }
     }
 
@@ -43,7 +43,7 @@ impl Failure {
         let why = format!("PostgreSQL: {}", chain(error));
         match error.code() {
             // It came from the network or the protocol.
-            None => Self::lost(why),
+            None => Self::disconnected(why),
             Some(code) => {
                 Self { kind: kind(code), why: if is_pooler(code) { format!("{why} ({POOLER})") } else { why } }
             }

@@ -53,7 +53,7 @@ impl<'a> Rows<'a> {
 
 /// Writes everything. A claim that begins to run is `owner`'s.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
-    let [mut once, mut kept, mut gone, mut due, mut done]: [Rows<'_>; 5] = Default::default();
+    let [mut once, mut tracked, mut gone, mut due, mut done]: [Rows<'_>; 5] = Default::default();
     // In one order everywhere, so that two transactions wait for each other and not each for the other.
     let mut rows: Vec<_> = writes.rows.iter().collect();
     rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
@@ -66,7 +66,7 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
                 due.add_due(number, key, value, lane, owner);
             }
             Some(value) if schema::is_unique(space) => once.add(number, key, value),
-            Some(value) => kept.add(number, key, value),
+            Some(value) => tracked.add(number, key, value),
             None if schema::is_due(space) => done.name(number, key),
             None => gone.name(number, key),
         }
@@ -84,9 +84,9 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
             &once.spaces,
             &once.keys,
             &once.values,
-            &kept.spaces,
-            &kept.keys,
-            &kept.values,
+            &tracked.spaces,
+            &tracked.keys,
+            &tracked.values,
             &gone.spaces,
             &gone.keys,
             &due.spaces,

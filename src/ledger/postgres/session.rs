@@ -129,7 +129,7 @@ impl Session {
         self.failed.set(true);
         self.trouble.set(Some(Kind::Lost));
         self.broken.set(true);
-        Failure::lost(why)
+        Failure::disconnected(why)
     }
 
     /// For how long that is known.
@@ -177,7 +177,7 @@ impl Session {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => Failure::of(&error),
             // What it does with the statement nobody knows: this connection must not be used for anything else.
-            Err(_) => Failure::lost("PostgreSQL does not answer"),
+            Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
         self.failed.set(true);
         self.trouble.set(Some(failure.kind));
@@ -203,19 +203,19 @@ impl Session {
     pub(super) fn transaction<T>(
         &self,
         durability: Durability,
-        about: &LockScope,
+        scope: &LockScope,
         shared: &Shared,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
-        let is_known = match about {
+        let is_known = match scope {
             LockScope::Names(_) => {
-                let names = about.names(self)?.unwrap_or_default();
+                let names = scope.names(self)?.unwrap_or_default();
                 self.begin_alone(&names)?;
                 true
             }
             _ => {
                 self.begin(BEGIN)?;
-                match about.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
+                match scope.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
                     Ok(locked) => locked.is_some(),
                     Err(error) => return self.end(Err(error), ""),
                 }

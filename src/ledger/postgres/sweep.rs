@@ -75,13 +75,13 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerErro
     const FORGET: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
     let taken = take(shared, session)?;
     let is_full = taken.len() as i64 >= BATCH;
-    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, Abandoned::Abandoned)).collect();
+    let mut executions: Vec<_> = taken.into_iter().map(|execution| (execution, Abandoned::Abandoned)).collect();
     if !is_full {
-        turns.extend(own(shared, session)?);
+        executions.extend(own(shared, session)?);
         session.query(FORGET, &[])?;
     }
-    for turns in turns.chunks(BATCH as usize) {
-        end_all(shared, session, turns)?;
+    for executions in executions.chunks(BATCH as usize) {
+        end_all(shared, session, executions)?;
     }
     if is_full { Ok(Duration::ZERO) } else { Ok(pause(session, shared.owner)?) }
 }
@@ -117,20 +117,24 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
 fn own(shared: &Shared, session: &Session) -> Result<Vec<(ExecutionId, Abandoned)>, LedgerError> {
     const OWN: &str = "SELECT key, value FROM tollgate_due WHERE space = $1 AND owner = $2";
     let rows = session.query(OWN, &[&schema::number(Space::Running), &i64::from(shared.owner)])?;
-    let turns = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
-    let tickets = shared.tickets.lock();
-    Ok(turns.filter_map(|turn| Some((turn, tickets.end(turn)?))).collect())
+    let executions = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
+    let permits = shared.running_executions.lock();
+    Ok(executions.filter_map(|execution| Some((execution, permits.end(execution)?))).collect())
 }
 
 /// Ends claims together, or one by one where one of them cannot be read: it must not keep all others from being served.
-fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Abandoned)]) -> Result<(), LedgerError> {
-    match end_together(shared, session.fresh(), turns) {
+fn end_all(
+    shared: &Arc<Shared>,
+    session: &Session,
+    executions: &[(ExecutionId, Abandoned)],
+) -> Result<(), LedgerError> {
+    match end_together(shared, session.fresh(), executions) {
         Err(error) if session.is_broken() => return Err(error),
         Err(_) => {}
         Ok(()) => return Ok(()),
     }
-    for (turn, end) in turns {
-        let error = match end_claim(shared, session.fresh(), *turn, *end) {
+    for (execution, end) in executions {
+        let error = match end_claim(shared, session.fresh(), *execution, *end) {
             Ok(ended) => {
                 count(ended.into());
                 continue;
@@ -140,7 +144,7 @@ fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Aband
         if session.is_broken() {
             return Err(error);
         }
-        let claim = String::from(turn.claim);
+        let claim = String::from(execution.claim);
         if session.is_in_trouble() {
             tracing::warn!(%error, claim, "a claim that nobody runs could not be ended; it is tried again");
         } else {
@@ -153,23 +157,23 @@ fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Aband
 fn end_together(
     shared: &Arc<Shared>,
     session: &Session,
-    turns: &[(ExecutionId, Abandoned)],
+    executions: &[(ExecutionId, Abandoned)],
 ) -> Result<(), LedgerError> {
-    let names = Together::read(session, turns)?.names(turns)?;
+    let names = Together::read(session, executions)?.names(executions)?;
     session.begin_alone(&names)?;
     // Anew behind the locks.
-    let base = Together::read(session, turns).inspect_err(|_| session.give_up())?;
+    let base = Together::read(session, executions).inspect_err(|_| session.give_up())?;
     let work = |tx: &mut Transaction<'_>| {
         let mut ended = 0;
-        for (turn, end) in turns {
-            ended += u64::from(claims::is_running(tx, *turn)?);
-            end.of(tx, *turn)?;
+        for (execution, end) in executions {
+            ended += u64::from(claims::is_running(tx, *execution)?);
+            end.of(tx, *execution)?;
         }
         Ok(ended)
     };
     let (ended, wakes) = session.finish(&base, Durability::Durable, shared, work)?;
     count(ended);
-    turns.iter().for_each(|(turn, _)| shared.tickets.lock().ended(*turn));
+    executions.iter().for_each(|(execution, _)| shared.running_executions.lock().ended(*execution));
     if wakes {
         shared.wake();
     }
@@ -185,16 +189,16 @@ fn count(ended: u64) {
 pub(super) fn end_claim(
     shared: &Arc<Shared>,
     session: &Session,
-    turn: ExecutionId,
+    execution: ExecutionId,
     end: Abandoned,
 ) -> Result<bool, LedgerError> {
     let work = move |tx: &mut Transaction<'_>| {
-        let runs = claims::is_running(tx, turn)?;
-        end.of(tx, turn)?;
+        let runs = claims::is_running(tx, execution)?;
+        end.of(tx, execution)?;
         Ok(runs)
     };
-    let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(turn.claim), shared, work)?;
-    shared.tickets.lock().ended(turn);
+    let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(execution.claim), shared, work)?;
+    shared.running_executions.lock().ended(execution);
     if wakes {
         shared.wake();
     }
@@ -204,12 +208,12 @@ pub(super) fn end_claim(
 /// Ends a claim as soon as there is a connection; what fails is left to the next sweep.
 pub(super) fn end_soon(
     weak: &Weak<Shared>,
-    turn: ExecutionId,
+    execution: ExecutionId,
     end: Abandoned,
     session: Result<&Session, LedgerError>,
 ) -> Next {
     let Some(shared) = weak.upgrade() else { return Next::Done };
-    let ended = session.and_then(|session| end_claim(&shared, session, turn, end));
+    let ended = session.and_then(|session| end_claim(&shared, session, execution, end));
     if let Err(error) = ended {
         tracing::warn!(%error, "a claim that nobody holds any more could not be ended yet; it is tried again in {BEAT:?}");
     }
@@ -223,12 +227,12 @@ struct Together<'a> {
 }
 
 impl<'a> Together<'a> {
-    fn read(session: &'a Session, turns: &[(ExecutionId, Abandoned)]) -> Result<Self, LedgerError> {
+    fn read(session: &'a Session, executions: &[(ExecutionId, Abandoned)]) -> Result<Self, LedgerError> {
         let mut it = Self { session, rows: BTreeMap::new() };
-        it.fetch(Space::Claims, turns.iter().map(|(turn, _)| turn.claim))?;
+        it.fetch(Space::Claims, executions.iter().map(|(execution, _)| execution.claim))?;
         let (mut payments, mut refunds) = (BTreeSet::new(), BTreeSet::new());
-        for (turn, _) in turns {
-            if let Some((payment, refund)) = claims::records_of(&it, turn.claim)? {
+        for (execution, _) in executions {
+            if let Some((payment, refund)) = claims::records_of(&it, execution.claim)? {
                 payments.insert(payment);
                 refunds.extend(refund);
             }
@@ -254,12 +258,12 @@ impl<'a> Together<'a> {
     }
 
     /// What to lock, in one order.
-    fn names(&self, turns: &[(ExecutionId, Abandoned)]) -> Result<Vec<Id>, LedgerError> {
+    fn names(&self, executions: &[(ExecutionId, Abandoned)]) -> Result<Vec<Id>, LedgerError> {
         let mut names = BTreeSet::new();
-        for (turn, _) in turns {
-            let Some((payment, _)) = claims::records_of(self, turn.claim)? else { continue };
-            if let Some(kept) = TrackedRow::<PaymentRow>::load(self, payment)? {
-                names.insert(lock_scope::name(&kept.row.payment.merchant, &kept.row.payment.order_id));
+        for (execution, _) in executions {
+            let Some((payment, _)) = claims::records_of(self, execution.claim)? else { continue };
+            if let Some(tracked) = TrackedRow::<PaymentRow>::load(self, payment)? {
+                names.insert(lock_scope::name(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())

@@ -114,7 +114,7 @@ pub struct Backlog {
     /// Since when the oldest of them is.
     pub oldest_unknown: Option<Timestamp>,
     /// What was accepted to be made later and that nobody has taken.
-    pub errands: u64,
+    pub jobs: u64,
     /// Since when the oldest of it waits.
-    pub oldest_errand: Option<Timestamp>,
+    pub oldest_job: Option<Timestamp>,
 }

@@ -17,7 +17,7 @@ const NEWS: [(&str, &str); 7] = [
 ];
 const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Failed, Status::Closed, Status::Unknown];
 
-fn news(name: &str) -> Update {
+fn update(name: &str) -> Update {
     match name {
         "declined" => Update::Declined(word()),
         "unknown" => Update::Unknown(Reason::default()),
@@ -35,15 +35,15 @@ fn standing(status: Status) -> Payment {
 fn every_news_in_every_status_from_everyone() {
     for (name, row) in NEWS {
         for (from, to) in STATUSES.into_iter().zip(row.split(' ')) {
-            for source in [Request, Query, Notification] {
+            for origin in [Request, Query, Notification] {
                 let only_own = from == Status::Pending && (name == "unknown" || name == "never");
                 let expected = match STATUSES.into_iter().find(|status| status.as_str()[..1] == to.to_lowercase()) {
-                    Some(_) if only_own && source != Request => None,
+                    Some(_) if only_own && origin != Request => None,
                     expected => expected,
                 };
                 let mut after = standing(from);
-                let change = payment(&mut after, &news(name), source, at(5));
-                let place = format!("{name} from {source:?} meets {from:?}");
+                let change = payment(&mut after, &update(name), origin, at(5));
+                let place = format!("{name} from {origin:?} meets {from:?}");
                 assert_eq!(
                     change,
                     Change { changed: expected.is_some(), became: expected, mismatch: false },
@@ -59,7 +59,7 @@ fn every_news_in_every_status_from_everyone() {
 
                 let mut refunded = a_refund("o", "r", 5);
                 (refunded.status, refunded.search) = (from, standing(from).search);
-                let became = refund(&mut refunded, &news(name), source, at(5)).became;
+                let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {place}");
             }
@@ -113,14 +113,14 @@ fn money_that_moved_after_all_takes_the_refusal_back() {
 #[test]
 fn another_amount_is_believed_from_nobody() {
     for status in STATUSES {
-        for (source, amount) in
+        for (origin, amount) in
             [(Request, cny(999)), (Query, cny(1001)), (Notification, Money { currency: usd(), ..cny(1000) })]
         {
             let mut it = standing(status);
-            let news = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
-            let change = payment(&mut it, &news, source, at(5));
+            let update = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
+            let change = payment(&mut it, &update, origin, at(5));
             assert!(change.mismatch);
-            let own_pending = source == Request && status == Status::Pending;
+            let own_pending = origin == Request && status == Status::Pending;
             assert_eq!(it.status, if own_pending { Status::Unknown } else { status });
             assert_eq!(change.changed, own_pending);
         }
@@ -129,22 +129,22 @@ fn another_amount_is_believed_from_nobody() {
 
 #[test]
 fn the_search_goes_on_until_the_end_is_known() {
-    for source in [Query, Notification] {
+    for origin in [Query, Notification] {
         for name in ["pending", "unknown", "never"] {
             let mut it = standing(Status::Pending);
-            let change = payment(&mut it, &news(name), source, at(5));
+            let change = payment(&mut it, &update(name), origin, at(5));
             let search = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
-            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {source:?}");
+            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {origin:?}");
         }
         let mut it = standing(Status::Pending);
-        payment(&mut it, &outcome(Status::Closed), source, at(5));
+        payment(&mut it, &outcome(Status::Closed), origin, at(5));
         assert_eq!(it.search, None);
     }
     // A doubt about what had ended is over as soon as the provider answers.
     let mut doubted = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed) };
-    payment(&mut doubted, &news("failed"), Notification, at(5));
+    payment(&mut doubted, &update("failed"), Notification, at(5));
     assert!(doubted.search.is_some());
-    payment(&mut doubted, &news("failed"), Query, at(5));
+    payment(&mut doubted, &update("failed"), Query, at(5));
     assert_eq!((doubted.search, doubted.status), (None, Status::Closed));
 }
 
@@ -152,10 +152,10 @@ fn the_search_goes_on_until_the_end_is_known() {
 fn what_is_to_be_closed_stays_so_while_it_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
-    payment(&mut it, &news("pending"), Query, at(5));
+    payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(it.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
     let mut it = standing(Status::Unknown);
-    payment(&mut it, &news("pending"), Query, at(5));
+    payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(it.search, Some(Inquiry { confirmed: true, ..watch(at(5)) }), "the others wait for their notification");
 }
 
@@ -222,11 +222,11 @@ fn without_a_word_of_the_provider_the_gateway_says_why() {
 #[test]
 fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
-    for (status, source) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
+    for (status, origin) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
         let mut it = Payment { method, ..standing(status) };
         let reason = Some(ProviderError { code: "PAYERROR".into(), message: String::new() });
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
-        payment(&mut it, &Update::Outcome(wrong.clone()), source, at(5));
+        payment(&mut it, &Update::Outcome(wrong.clone()), origin, at(5));
         assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
         let search = it.search.clone().unwrap();
         assert!(search.closing && search.due <= at(5), "{search:?}");

@@ -33,8 +33,8 @@ async fn delivery_that_a_wrong_clock_put_off_is_due_now() {
 #[tokio::test]
 async fn search_that_a_wrong_clock_put_off_is_due_now() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let search = bench.payment("o").await.search.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
         let later = Inquiry { due, ..search.clone() };
@@ -52,11 +52,11 @@ async fn job_that_a_wrong_clock_put_back_is_due_now_and_young() {
     assert!(matches!(accepted, ClaimResult::Accepted(_)));
     let after = bench.crash();
     let [claim] = after.ledger.due_job_ids(at(4), 9).await[..] else { panic!("it is not due") };
-    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
-    after.ledger.release(ticket).await.unwrap();
+    let permit = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
+    after.ledger.release(permit).await.unwrap();
     let [claim] = after.crash().ledger.due_job_ids(late, 9).await[..] else { panic!("it is not there") };
-    let ticket = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
-    assert!(ticket.errand.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
+    let permit = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
+    assert!(permit.job.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::engine;
 use super::backends::{Backend, Tables};
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 const PAYMENTS: usize = 12;

@@ -5,8 +5,8 @@ use super::*;
 /// One payment with three events in its queue.
 async fn three() -> Bench {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     bench
@@ -65,8 +65,8 @@ async fn delivered_twice_or_never_sent_changes_nothing() {
 async fn a_refunds_events_stand_in_its_payments_queue() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(kinds_due(&bench, at(10)).await, ["payment.succeeded"]);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
@@ -74,8 +74,8 @@ async fn a_refunds_events_stand_in_its_payments_queue() {
 #[tokio::test]
 async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.ledger.settle(ticket, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
+    let permit = bench.run("k", pay("o")).await;
+    bench.ledger.settle(permit, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(5)).await.unwrap();
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();

@@ -70,10 +70,10 @@ async fn a_crowd_shares_one_sync() {
     let before = bench.engine().hooks().sizes().len();
     drop(release);
     held.await.unwrap();
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for task in tasks {
-        tickets.push(task.await.unwrap());
-        assert!(matches!(tickets.last(), Some(ClaimResult::Run(_))));
+        permits.push(task.await.unwrap());
+        assert!(matches!(permits.last(), Some(ClaimResult::Run(_))));
     }
     let sizes = bench.engine().hooks().sizes().split_off(before);
     assert!(sizes.iter().any(|size| *size >= 60) && sizes.len() <= 4, "{sizes:?}");
@@ -137,8 +137,8 @@ async fn a_batch_that_fails_fails_for_all_and_for_good() {
 #[tokio::test]
 async fn a_panic_inside_a_transaction_is_an_error_not_a_silence() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    let settled = bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), |_| panic!("no answer")).await;
+    let permit = bench.run("k", pay("o")).await;
+    let settled = bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), |_| panic!("no answer")).await;
     assert!(settled.unwrap_err().to_string().contains("no answer"));
     assert!(!bench.ledger.is_healthy());
     assert!(bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.is_err());
@@ -150,16 +150,16 @@ async fn a_panic_inside_a_transaction_is_an_error_not_a_silence() {
 #[tokio::test]
 async fn what_nobody_waited_for_is_synced_soon_and_at_the_latest_at_the_end() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     let before = bench.engine().hooks().syncs();
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     while bench.engine().hooks().syncs() == before {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    let ticket = bench.run("last", pay("last")).await;
+    let permit = bench.run("last", pay("last")).await;
     let shared = bench.engine().weak().upgrade().unwrap();
     let before = shared.hooks().syncs();
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let Bench { ledger, place } = bench;
     drop(ledger);
     assert_eq!(shared.hooks().syncs(), before + 1);
@@ -169,9 +169,9 @@ async fn what_nobody_waited_for_is_synced_soon_and_at_the_latest_at_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_goes_out_when_it_is_on_the_disk_and_not_before() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     bench.engine().hooks().fail_next("sync");
-    bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "it is seen already");
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 1);
     assert!(bench.deliveries(at(10), 10).await.is_empty(), "a power cut would take it back");

@@ -66,13 +66,13 @@ async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate()
 async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
     let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
     // While a refund of ours is open, whose sum it is cannot be told: the provider sends it again.
     assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::TooEarly(of("o")));
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
     // What is more than that went back elsewhere, though no number says so.
@@ -84,8 +84,8 @@ async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
 #[tokio::test]
 async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_told_later() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = || refunded("a", "o", Some("CONSOLE-1"), total(300));
     let early = bench.ledger.record("wechat", event(), at(5)).await.unwrap();
     assert_eq!(early, Recorded::TooEarly(of("o")));
@@ -145,8 +145,8 @@ async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_cha
 #[tokio::test]
 async fn failed_refund_made_elsewhere_of_a_payment_that_is_not_known_to_be_paid_is_noted_and_asked_about() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
     let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
     assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));

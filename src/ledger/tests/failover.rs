@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tollgate_plugins::secret::Secret;
 
 use super::backends::shared;
-use super::outages::until;
+use super::postgres_outage::until;
 use super::relay::Relay;
 use super::server::Server;
 use super::*;
@@ -134,8 +134,8 @@ async fn figures_of_a_switchover() {
         payments.push(tokio::spawn(async move {
             let (order, at_second) = (format!("o{number}"), began.elapsed().as_secs());
             let claimed = ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await;
-            let Ok(ClaimResult::Run(ticket)) = claimed else { return (at_second, "refused") };
-            match ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await {
+            let Ok(ClaimResult::Run(permit)) = claimed else { return (at_second, "refused") };
+            match ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await {
                 Ok(_) => (at_second, "paid"),
                 Err(_) => (at_second, "unknown"),
             }

@@ -58,7 +58,7 @@ async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
 
 async fn run(ledger: &Ledger, order: &str) -> ExecutionPermit {
     match ledger.claim(claim_key(order, ""), pay(order), at(0)).await.unwrap() {
-        ClaimResult::Run(ticket) => ticket,
+        ClaimResult::Run(permit) => permit,
         other => panic!("{other:?}"),
     }
 }
@@ -83,18 +83,18 @@ async fn whoever_asks_has_heard_of_everything_that_is_durable() {
     let (_place, [maker, other], ear) = two(Schema::on(&server)).await;
     for number in 0..50 {
         let order = format!("o-{number}");
-        let ticket = run(&maker, &order).await;
+        let permit = run(&maker, &order).await;
         assert!(other.caught_up().await);
         assert!(is_born(&ear, &order), "{order}");
-        maker.settle(ticket, outcome(Status::Pending), at(1), answer).await.unwrap();
+        maker.settle(permit, outcome(Status::Pending), at(1), answer).await.unwrap();
         assert!(other.caught_up().await);
         assert!(became(&ear, &order, 2)[0], "{order}");
     }
     until(|| async { became(&ear, "o-49", 2) == [true, true] }).await;
     // What a process changes itself it hears without asking anybody.
-    let ticket = run(&other, "own").await;
+    let permit = run(&other, "own").await;
     assert!(is_born(&ear, "own") && became(&ear, "own", 1) == [true, true]);
-    other.release(ticket).await.unwrap();
+    other.release(permit).await.unwrap();
     let gone = |told: &Told| matches!(told, Told::After(changes) if changes.deleted.contains(&name("own")));
     assert!(ear.0.lock().iter().any(gone));
     assert!(!ear.0.lock().contains(&Told::Deaf));

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 type Bench = super::Fixture<Directory>;
@@ -14,7 +14,7 @@ type Bench = super::Fixture<Directory>;
 async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_way() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("k", pay("p")).await;
+    let permit = bench.run("k", pay("p")).await;
     let engine = bench.engine().clone();
     engine.pretend_free(Some(RESERVE - 1));
     for intent in [pay("new"), give_back("o", "r", 10)] {
@@ -27,7 +27,7 @@ async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_wa
     assert!(bench.ledger.is_healthy());
     assert!(matches!(bench.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("k", pay("p")).await, ClaimResult::Running));
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
     assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
@@ -120,9 +120,9 @@ async fn begin(ledger: &Ledger, order: &str) -> Result<ClaimResult, LedgerError>
     ledger.claim(claim_key(order, ""), pay(order), at(0)).await
 }
 
-fn ticket(claimed: ClaimResult) -> ExecutionPermit {
+fn permit(claimed: ClaimResult) -> ExecutionPermit {
     match claimed {
-        ClaimResult::Run(ticket) => ticket,
+        ClaimResult::Run(permit) => permit,
         other => panic!("{other:?}"),
     }
 }
@@ -130,7 +130,7 @@ fn ticket(claimed: ClaimResult) -> ExecutionPermit {
 async fn with_a_reserve(folder: &Path) {
     let reserve = 16 << 20;
     let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
-    let under_way = ticket(begin(&ledger, "under way").await.unwrap());
+    let under_way = permit(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
     until("there is no room", async || ledger.check_disk_space().is_err()).await;
@@ -139,20 +139,20 @@ async fn with_a_reserve(folder: &Path) {
     assert!(ledger.is_healthy());
     drop(filler);
     until("there is room", async || ledger.check_disk_space().is_ok()).await;
-    ticket(begin(&ledger, "new").await.unwrap());
+    permit(begin(&ledger, "new").await.unwrap());
 }
 
 async fn without_a_reserve(folder: &Path) {
     let path = folder.join("none");
     let ledger = Ledger::open_with(&path, 0).unwrap();
-    let mut under_way = vec![ticket(begin(&ledger, "first").await.unwrap())];
+    let mut under_way = vec![permit(begin(&ledger, "first").await.unwrap())];
     let filler = Filler::leave(folder, 0);
     let (mut orders, mut refused) = (vec!["first".to_owned()], Vec::new());
     for number in 0..10_000 {
         let order = format!("o{number}");
         match begin(&ledger, &order).await {
             Ok(claimed) => {
-                under_way.push(ticket(claimed));
+                under_way.push(permit(claimed));
                 orders.push(order);
             }
             Err(_) => refused.push(order),
@@ -166,13 +166,13 @@ async fn without_a_reserve(folder: &Path) {
     assert_eq!(ledger.payment("shop", "first").await.unwrap().unwrap().status, Status::Pending, "reading goes on");
     drop(filler);
     until("it is healthy", async || ledger.is_healthy()).await;
-    for ticket in under_way {
-        ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    for permit in under_way {
+        ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     }
     // What was refused was not sent: it may run now, or its claim came to the disk after all and is asked about.
     for order in &refused {
         match begin(&ledger, order).await.unwrap() {
-            ClaimResult::Run(ticket) => ledger.release(ticket).await.unwrap(),
+            ClaimResult::Run(permit) => ledger.release(permit).await.unwrap(),
             other => assert!(matches!(other, ClaimResult::AlreadyExists(_) | ClaimResult::Running), "{other:?}"),
         }
     }

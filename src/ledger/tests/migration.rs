@@ -6,10 +6,10 @@ use super::*;
 async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     let old = Fixture::<Directory>::new();
     old.paid("paid").await;
-    let ticket = old.run("r", give_back("paid", "r", 300)).await;
-    old.settle(ticket, outcome(Status::Succeeded)).await;
-    let ticket = old.run("unknown", pay("unknown")).await;
-    old.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = old.run("r", give_back("paid", "r", 300)).await;
+    old.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = old.run("unknown", pay("unknown")).await;
+    old.settle(permit, Update::Unknown(Reason::default())).await;
     let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);
@@ -38,8 +38,8 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     assert_eq!(bench.due().await.len(), 2);
     let [claim] = bench.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
     assert!(matches!(bench.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
-    let ticket = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(bench.claim("pay paid", pay("paid")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
     assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, ClaimResult::ExceedsBalance { left: 700 }));

@@ -58,8 +58,8 @@ impl Bench {
 async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
     assert!(matches!(bench.claim("late", pay("o")).await, ClaimResult::Replay(_)));
     bench.hear_all().await;
@@ -151,12 +151,12 @@ async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its
     assert_eq!(bench.count(Space::Payments).await, 1);
 
     // A refund's, and a close's.
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
-    let ticket = bench.run("p", pay("p")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    let ticket = bench.run("close p", close("p")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = bench.run("p", pay("p")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("close p", close("p")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     bench.purge(at(9 * DAY)).await;
     assert_eq!(bench.count(Space::Claims).await, 0);
     let again = bench.claim_at("r", give_back("o", "r", 300), at(9 * DAY)).await;
@@ -183,8 +183,8 @@ async fn a_payment_outlives_the_claims_that_lead_to_it() {
 #[tokio::test]
 async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back() {
     let bench = Bench::new();
-    let ticket = bench.run("first", pay("first")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("first", pay("first")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     for number in 0..80 {
         bench.paid(&format!("o{number}")).await;
     }

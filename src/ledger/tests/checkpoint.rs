@@ -2,7 +2,7 @@
 
 use super::super::engine;
 use super::backends::Tables;
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 type Bench = super::Fixture<Tables>;
@@ -18,12 +18,12 @@ impl Bench {
     /// So many payments of every end; the first is released.
     async fn fill(&self, from: usize, until: usize) {
         for number in from..until {
-            let ticket = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
+            let permit = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
             match number % 4 {
-                0 => self.ledger.release(ticket).await.unwrap(),
-                1 => drop(self.settle(ticket, outcome(Status::Succeeded)).await),
-                2 => drop(self.settle(ticket, Update::Unknown(Reason::default())).await),
-                _ => drop(self.settle(ticket, Update::Declined(word())).await),
+                0 => self.ledger.release(permit).await.unwrap(),
+                1 => drop(self.settle(permit, outcome(Status::Succeeded)).await),
+                2 => drop(self.settle(permit, Update::Unknown(Reason::default())).await),
+                _ => drop(self.settle(permit, Update::Declined(word())).await),
             }
         }
     }
@@ -70,8 +70,8 @@ async fn a_segment_that_could_not_be_filed_is_filed_by_the_next_start() {
     let mut number = 4;
     while bench.ledger.is_healthy() {
         let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
-        if let Ok(ClaimResult::Run(ticket)) = claimed {
-            let _ = bench.ledger.settle(ticket, outcome(Status::Pending), at(1), answer).await;
+        if let Ok(ClaimResult::Run(permit)) = claimed {
+            let _ = bench.ledger.settle(permit, outcome(Status::Pending), at(1), answer).await;
         }
         number += 1;
     }

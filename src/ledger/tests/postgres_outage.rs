@@ -23,7 +23,7 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
     let place = Schema::on(&server);
     let bench = Fixture { ledger: place.connect(3), place };
     bench.paid("before").await;
-    let [kept, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
+    let [tracked, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
     server.crash();
     for number in 0..5 {
         let key = format!("while {number}");
@@ -45,7 +45,7 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
     until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
     assert_eq!(bench.due().await.len(), 1);
     assert_eq!(bench.payment("kept").await.version, 1);
-    bench.settle(kept, outcome(Status::Pending)).await;
+    bench.settle(tracked, outcome(Status::Pending)).await;
     for number in 0..5 {
         bench.run(&format!("while {number}"), pay(&format!("while {number}"))).await;
     }
@@ -71,9 +71,9 @@ async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let bench = Fixture { ledger: relay.ledger(&place), place };
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     relay.cuts.store(true, Ordering::SeqCst);
-    assert!(bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.is_err());
+    assert!(bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.is_err());
     // What the ticket's end sets off finds nothing running any more.
     let claimed = bench.claim("k", pay("o")).await;
     assert!(matches!(claimed, ClaimResult::Replay(_)), "{claimed:?}");

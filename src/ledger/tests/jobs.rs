@@ -48,15 +48,15 @@ async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Queued(_)), "the same order");
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
     assert!(matches!(bench.accept("k3", other).await, ClaimResult::OrderIdReused));
-    assert_eq!(bench.ledger.waiting().await.unwrap().errands, 1);
+    assert_eq!(bench.ledger.waiting().await.unwrap().jobs, 1);
 
     let [claim] = bench.ledger.due_job_ids(at(0), 9).await[..] else { panic!() };
-    let ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
-    assert_eq!(ticket.errand.as_ref().map(|errand| (errand.body.as_str(), errand.action)), Some(("{}", IntentKind::Pay)));
+    let permit = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
+    assert_eq!(permit.job.as_ref().map(|job| (job.body.as_str(), job.action)), Some(("{}", IntentKind::Pay)));
     assert!(bench.ledger.dequeue(claim, "there", at(0)).await.unwrap().is_none(), "it is taken");
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Queued(_)), "while it is made");
     let action = Some(PayerAction::Qr { data: "weixin://".into() });
-    bench.settle(ticket, Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
+    bench.settle(permit, Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
     let ClaimResult::AlreadyExists(Record::Payment(made)) = bench.accept("k", pay("o")).await else { panic!() };
     assert!(made.action.is_some() && bench.take().await.is_none());
     let [event] = &bench.hear_all().await[..] else { panic!() };
@@ -69,10 +69,10 @@ async fn what_was_accepted_survives_a_crash_and_is_made_once() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let bench = bench.crash();
-    let ticket = bench.take().await.unwrap();
+    let permit = bench.take().await.unwrap();
     // Nobody can tell whether what was taken was sent.
     let after = bench.crash();
-    std::mem::forget(ticket);
+    std::mem::forget(permit);
     assert_eq!(after.states("o").await, (Status::Unknown, MoneyState::Unknown));
     assert!(after.take().await.is_none() && after.due().await.len() == 1, "it is asked about, not made again");
     assert!(matches!(after.accept("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
@@ -83,9 +83,9 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
     let bench = Bench::new();
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Accepted(_)));
     for pause in [1, 2, 4, 8, 16, 30, 30] {
-        let ticket = bench.take().await.unwrap();
+        let permit = bench.take().await.unwrap();
         let before = crate::clock::now();
-        bench.ledger.release(ticket).await.unwrap();
+        bench.ledger.release(permit).await.unwrap();
         // Its time counts from now on, not from the test's.
         let after = before.duration_since(at(0)).as_secs();
         assert_eq!(bench.waits(at(after + pause * 3 / 4 - 1)).await, 0, "{pause}");
@@ -99,25 +99,25 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
 #[tokio::test]
 async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
     let bench = Bench::new();
-    let tries = |ticket: &ExecutionPermit| ticket.errand.as_ref().unwrap().tries;
-    let ticket = bench.accepted("k", pay("o")).await;
-    bench.ledger.release_untried(ticket).await.unwrap();
+    let tries = |permit: &ExecutionPermit| permit.job.as_ref().unwrap().tries;
+    let permit = bench.accepted("k", pay("o")).await;
+    bench.ledger.release_untried(permit).await.unwrap();
     // Its ticket never came to whoever took it.
     let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
-        let mut ticket = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
-        ticket.held = ClaimGuard::new(holder.clone(), ticket.turn);
-        Ok(ticket)
+        let mut permit = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
+        permit.guard = ClaimGuard::new(holder.clone(), permit.execution);
+        Ok(permit)
     };
     drop(bench.ledger.engine.write(Durable, LockScope::Claim(claim), take).await.unwrap());
-    let mut ticket = bench.take().await;
-    while ticket.is_none() {
-        ticket = bench.take().await;
+    let mut permit = bench.take().await;
+    while permit.is_none() {
+        permit = bench.take().await;
     }
-    let ticket = ticket.unwrap();
-    assert_eq!(tries(&ticket), 0);
-    bench.ledger.release(ticket).await.unwrap();
+    let permit = permit.unwrap();
+    assert_eq!(tries(&permit), 0);
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(tries(&bench.take().await.unwrap()), 1);
 }
 
@@ -133,14 +133,14 @@ async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
 #[tokio::test]
 async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
     let bench = Bench::new();
-    let ticket = bench.accepted("k", pay("o")).await;
-    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+    let permit = bench.accepted("k", pay("o")).await;
+    bench.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
     assert_eq!(bench.states("o").await, (Status::Failed, MoneyState::NotSent));
     assert!(bench.take().await.is_none() && bench.due().await.is_empty());
     bench.paid("p").await;
-    let ticket = bench.accepted("r", give_back("p", "r", 900)).await;
+    let permit = bench.accepted("r", give_back("p", "r", 900)).await;
     assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, ClaimResult::ExceedsBalance { left: 100 }), "reserved");
-    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+    bench.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
     let refund = bench.refund("p", "r").await;
     assert_eq!((refund.status, refund.money_state), (Status::Failed, MoneyState::NotSent));
     bench.run("r2", give_back("p", "r2", 1000)).await;
@@ -158,9 +158,9 @@ async fn what_nobody_has_taken_is_closed_by_not_making_it() {
     assert!(bench.take().await.is_none());
     assert_eq!(bench.kinds().await, ["payment.closed"]);
     // While it is being made there is nothing to close yet.
-    let ticket = bench.accepted("k2", pay("o2")).await;
+    let permit = bench.accepted("k2", pay("o2")).await;
     assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Running));
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Run(_)));
 }
 
@@ -168,17 +168,17 @@ async fn what_nobody_has_taken_is_closed_by_not_making_it() {
 async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
     let bench = Bench::new();
     for order in ["open", "paid", "refused"] {
-        let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, outcome(Status::Pending)).await;
+        let permit = bench.run(order, pay(order)).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
     }
-    let ticket = bench.accepted("c", close("open")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.accepted("c", close("open")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     bench.accept("c2", close("paid")).await;
     assert!(matches!(bench.claim("c3", close("paid")).await, ClaimResult::Queued(_)));
     bench.ledger.record("wechat", told("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     assert!(bench.take().await.is_none(), "there is nothing to close");
-    let ticket = bench.accepted("c4", close("refused")).await;
-    bench.settle(ticket, Update::Declined(word())).await;
+    let permit = bench.accepted("c4", close("refused")).await;
+    bench.settle(permit, Update::Declined(word())).await;
     let mut events = bench.hear_all().await;
     events.sort_by_key(|event| event.subject.order_id.clone());
     let told: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
@@ -192,20 +192,20 @@ async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
     let bench = Bench::new();
     let unclear = Reason { word: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
     for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
-        let ticket = bench.run(order, pay(order)).await;
+        let permit = bench.run(order, pay(order)).await;
         match begin.clone() {
-            Some(reason) => drop(bench.settle(ticket, Update::Unknown(reason)).await),
-            None => drop(bench.settle(ticket, outcome(Status::Pending)).await),
+            Some(reason) => drop(bench.settle(permit, Update::Unknown(reason)).await),
+            None => drop(bench.settle(permit, outcome(Status::Pending)).await),
         }
         bench.ledger.apply(&of(order), outcome(Status::Pending), at(2)).await.unwrap();
         bench.hear_all().await;
         let before = bench.payment(order).await;
-        for (key, news, said) in [
+        for (key, update, said) in [
             ("refused", Update::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
             ("late", Update::NotSent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
         ] {
-            let ticket = bench.accepted(&format!("{key} {order}"), close(order)).await;
-            bench.settle(ticket, news).await;
+            let permit = bench.accepted(&format!("{key} {order}"), close(order)).await;
+            bench.settle(permit, update).await;
             let [event] = &bench.hear_all().await[..] else { panic!("one event") };
             let Record::Payment(told) = &event.data else { panic!() };
             assert_eq!((event.kind.as_str(), &told.provider_error), ("payment.pending", &None), "{key} {order}");
@@ -248,21 +248,21 @@ async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
 #[tokio::test]
 async fn each_turn_may_go_from_channel_to_channel_anew() {
     let bench = Bench::new();
-    let mut ticket = bench.accepted("k", pay("o")).await;
-    for turn in 0..3 {
+    let mut permit = bench.accepted("k", pay("o")).await;
+    for execution in 0..3 {
         for (from, to) in [("wechat", "backup"), ("backup", "wechat")] {
             let mut tried = ProviderCall::begun(Kind::Pay, from, at(0));
             tried.ended(&Err(Error::NotSent("refused".into())));
-            ticket.evidence.push(tried);
-            let moved = bench.ledger.reroute(&mut ticket, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
-            assert_eq!(moved.channel, to, "turn {turn}");
+            permit.evidence.push(tried);
+            let moved = bench.ledger.reroute(&mut permit, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
+            assert_eq!(moved.channel, to, "turn {execution}");
         }
-        bench.ledger.release(ticket).await.unwrap();
+        bench.ledger.release(permit).await.unwrap();
         assert!(bench.due().await.is_empty(), "nothing is left anywhere");
         let [claim] = bench.ledger.due_job_ids(at(2 * 365 * 86_400), 9).await[..] else { panic!() };
-        ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
+        permit = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
     }
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
     let count = |wanted: fn(&TimelineEvent) -> bool| timeline.entries.iter().filter(|entry| wanted(&entry.what)).count();
     assert_eq!(count(|what| matches!(what, TimelineEvent::Queued { .. })), 1);
@@ -291,11 +291,11 @@ async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have
         (300, 300, BytesSent::Yes, Error::Unauthorized(word.clone())),
         (400, 300, BytesSent::No, Error::NotSent("no connection".into())),
     ] {
-        let mut ticket = take(now).await;
-        assert_eq!(ticket.payment.sent_at, Some(at(sent_at)), "{now}");
-        assert_eq!(ticket.payment.created_at, at(0), "when it was accepted stays as it is");
-        ticket.evidence.push(tried(written, result));
-        bench.ledger.release(ticket).await.unwrap();
+        let mut permit = take(now).await;
+        assert_eq!(permit.payment.sent_at, Some(at(sent_at)), "{now}");
+        assert_eq!(permit.payment.created_at, at(0), "when it was accepted stays as it is");
+        permit.evidence.push(tried(written, result));
+        bench.ledger.release(permit).await.unwrap();
     }
     let last = take(500).await;
     assert_eq!(last.payment.sent_at, Some(at(300)), "a query names the time of the first sending");
@@ -344,22 +344,22 @@ async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_unde
     assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     // What is being executed comes back when it cannot be sent: it keeps its place.
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for claim in bench.ledger.due_job_ids(at(0), 15).await {
-        tickets.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
+        permits.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
     }
-    assert_eq!(tickets.len(), 15);
+    assert_eq!(permits.len(), 15);
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     assert_eq!(bench.flood("other", "a", 60, limit).await, 10, "the rest of the queue");
     assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
-    for ticket in tickets.drain(..10) {
-        bench.ledger.release(ticket).await.unwrap();
+    for permit in permits.drain(..10) {
+        bench.ledger.release(permit).await.unwrap();
     }
     assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
     // What has its end makes room, however it ended.
-    let settled = tickets.pop().unwrap();
+    let settled = permits.pop().unwrap();
     bench.settle(settled, outcome(Status::Succeeded)).await;
-    drop(tickets.pop());
+    drop(permits.pop());
     let accepted = async || bench.flood("third", "b", 9, limit).await;
     let mut made = accepted().await;
     while made < 2 {
@@ -368,7 +368,7 @@ async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_unde
     }
     assert_eq!(made, 2);
     let bench = bench.crash();
-    std::mem::forget(tickets);
+    std::mem::forget(permits);
     assert_eq!(bench.flood("third", "d", 9, QueueLimit { total: 31, each: 31 }).await, 4, "three were being executed");
 }
 
