@@ -1,4 +1,5 @@
-//! News on its way into the records: the change, what follows from it elsewhere, and the event, in one transaction.
+//! Applies updates and notifications: changes the record, its timeline and dependent rows, and publishes the event,
+//! in one transaction.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
@@ -16,7 +17,7 @@ use super::timeline::{
 };
 use super::transaction::{Read, Space, Transaction};
 
-/// As [`Ledger::apply`](super::Ledger::apply).
+/// Implements [`Ledger::apply`](super::Ledger::apply).
 pub(super) fn apply(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
@@ -31,7 +32,7 @@ pub(super) fn apply(
     Ok(Some(target.record()))
 }
 
-/// As [`Ledger::record`](super::Ledger::record).
+/// Implements [`Ledger::record`](super::Ledger::record).
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
@@ -42,7 +43,7 @@ pub(super) fn record(
     if let Some(recorded) = elsewhere::record(tx, channel, notification, now)? {
         return Ok(recorded);
     }
-    let Some(mut target) = named(tx, channel, notification)? else { return Ok(Recorded::UnknownOrder) };
+    let Some(mut target) = find_target(tx, channel, notification)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Notifications, &seen_key.0)?;
     let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
@@ -57,7 +58,7 @@ pub(super) fn record(
         _ if !agrees => Change { mismatch: true, ..Change::default() },
         Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
             let update = Update::Outcome(outcome.clone());
-            // Told first, so that what came of it stands behind it.
+            // Added first, so that the timeline shows the effects after the notification.
             let verdict = match preview(&target, &update, Origin::Notification, now) {
                 Change { mismatch: true, .. } => None,
                 Change { changed: true, .. } => Some(NotificationVerdict::Applied),
@@ -66,11 +67,12 @@ pub(super) fn record(
             verdict.map_or(Ok(()), |verdict| target.add(tx, notified(verdict), now))?;
             apply_update(tx, &mut target, &update, Origin::Notification, now)?
         }
-        // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
+        // Every repeated notification schedules the query again, because the provider's query API may lag behind its
+        // notifications.
         None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
         _ => {
             target.add(tx, notified(NotificationVerdict::Verify), now)?;
-            ask(tx, &mut target, now)?;
+            schedule_query(tx, &mut target, now)?;
             return Ok(Recorded::Applied(target.subject()));
         }
     };
@@ -83,7 +85,8 @@ pub(super) fn record(
         let is_news = change.changed || needs_person;
         return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
     }
-    // Not believed, so not done with: the same news may come again and be right then. But it is told once only.
+    // A rejected notification stays open: the same one may come again and match then. The mismatch is published only
+    // once.
     if seen.is_none() {
         tx.put(Space::Notifications, &seen_key.0, MISMATCHED);
         target.add(tx, notified(NotificationVerdict::Mismatch), now)?;
@@ -92,12 +95,13 @@ pub(super) fn record(
     Ok(Recorded::Mismatch(target.subject()))
 }
 
-/// Whether a till's payment has ended by its reversal, which gives back what was paid: a success that is told late may be older.
+/// Returns whether a scanned payment was closed by its reversal, which returned the money: a late success
+/// notification may be older than the reversal.
 fn was_taken_back(target: &Target) -> bool {
     matches!(target, Target::Payment(tracked) if tracked.row.payment.method.is_scanned() && target.status() == Status::Closed)
 }
 
-/// What news will do, of which nothing is done yet.
+/// Returns the effect that an update will have (dry run).
 fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> Change {
     match target {
         Target::Payment(tracked) => rules::payment(&mut tracked.row.payment.clone(), update, origin, now),
@@ -105,7 +109,7 @@ fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> 
     }
 }
 
-/// As [`Ledger::note`](super::Ledger::note).
+/// Implements [`Ledger::append_timeline`](super::Ledger::append_timeline).
 pub(super) fn append_timeline(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
@@ -116,7 +120,7 @@ pub(super) fn append_timeline(
     notes.into_iter().try_for_each(|what| target.add(tx, what, now))
 }
 
-/// As [`Ledger::ask_person`](super::Ledger::ask_person).
+/// Implements [`Ledger::escalate`](super::Ledger::escalate).
 pub(super) fn escalate(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
@@ -124,7 +128,7 @@ pub(super) fn escalate(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
-    // It may be known meanwhile.
+    // The result may have become known meanwhile.
     let is_open = !target.status().is_final();
     let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
         return Ok(false);
@@ -142,7 +146,7 @@ pub(super) fn escalate(
     Ok(true)
 }
 
-/// Adds what was sent about a record and what came back.
+/// Appends provider calls to the timeline of a record.
 pub(super) fn add_evidence(
     tx: &mut Transaction<'_>,
     target: &Target,
@@ -152,8 +156,8 @@ pub(super) fn add_evidence(
     evidence.into_iter().try_for_each(|call| target.add(tx, TimelineEvent::ProviderCall(call), now))
 }
 
-/// The news is no proof by itself: the provider is asked, now.
-pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+/// Makes the inquiry due now, because the notification alone proves nothing.
+pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let search = target.search().get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
     target.save(tx)
@@ -162,7 +166,7 @@ pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp)
 pub(super) const BELIEVED: &[u8] = b"believed";
 const MISMATCHED: &[u8] = b"mismatched";
 
-/// As [`Ledger::mismatch`](super::Ledger::mismatch).
+/// Implements [`Ledger::mismatch`](super::Ledger::mismatch).
 pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
     match Target::find(tx, subject)? {
         Some(mut target) => publish_mismatch(tx, &mut target, now),
@@ -170,7 +174,8 @@ pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timest
     }
 }
 
-/// Lets a record hear news, saves it, and tells the merchant when its status changed. A mismatch is left to the caller.
+/// Applies an update to a record, saves it, and publishes an event if its status changed. The caller handles a
+/// mismatch.
 pub(super) fn apply_update(
     tx: &mut Transaction<'_>,
     target: &mut Target,
@@ -184,7 +189,7 @@ pub(super) fn apply_update(
     }
 }
 
-/// As [`hear`], for a payment.
+/// Applies an update to a payment; see [`apply_update`].
 pub(super) fn apply_to_payment(
     tx: &mut Transaction<'_>,
     tracked: &mut TrackedRow<PaymentRow>,
@@ -195,11 +200,11 @@ pub(super) fn apply_to_payment(
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
     let Payment { status, money_state, version, .. } = tracked.row.payment;
-    // Whoever was told that the outcome is unknown learns that the payer can pay now.
+    // A merchant that was told of an unknown result learns that the payer can pay now.
     let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
     let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
-    add_heard(tx, tracked.id, None, update, change.changed.then_some(became), now)?;
+    append_status_change(tx, tracked.id, None, update, change.changed.then_some(became), now)?;
     if tracked.row.attempt_of.is_some() {
         if change.became == Some(Status::Succeeded) {
             abandoned_attempts::paid(tx, tracked, now)?;
@@ -212,7 +217,7 @@ pub(super) fn apply_to_payment(
     Ok(change)
 }
 
-/// As [`hear`], for a refund.
+/// Applies an update to a refund; see [`apply_update`].
 pub(super) fn apply_to_refund(
     tx: &mut Transaction<'_>,
     tracked: &mut TrackedRow<RefundRow>,
@@ -224,7 +229,7 @@ pub(super) fn apply_to_refund(
     let change = rules::refund(&mut tracked.row.refund, update, origin, now);
     let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
-    add_heard(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
+    append_status_change(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
     tracked.save(tx)?;
     let Some(status) = change.became else { return Ok(change) };
     let Some(kind) = rules::refund_event(status) else { return Ok(change) };
@@ -248,8 +253,8 @@ pub(super) fn apply_to_refund(
     Ok(change)
 }
 
-/// Adds what a record came to, and that a person must look at it where the news says so.
-fn add_heard(
+/// Appends the status change to the timeline, and a manual review if the update asks for one.
+fn append_status_change(
     tx: &mut Transaction<'_>,
     payment: Id,
     refund_id: Option<&str>,
@@ -265,7 +270,7 @@ fn add_heard(
     became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
 }
 
-/// Tells that somebody names another amount or channel, once per version of the record.
+/// Publishes that the provider names another amount or channel, once per version of the record.
 pub(super) fn publish_mismatch(
     tx: &mut Transaction<'_>,
     target: &mut Target,
@@ -295,20 +300,20 @@ pub(super) fn publish_mismatch(
     }
 }
 
-/// What a notification is about. A refund of another order than the one it names is about nothing of ours.
-fn named(
+/// Returns the record that a notification names. `None` for a refund that belongs to another order.
+fn find_target(
     tx: &Transaction<'_>,
     channel: &str,
     Notification { event, .. }: &Notification,
 ) -> Result<Option<Target>, LedgerError> {
-    let Some(payment) = payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
+    let Some(payment) = find_payment_by_number(tx, channel, &event.order_number)? else { return Ok(None) };
     let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
     let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);
     Ok(refund.map(Target::Refund))
 }
 
-/// The payment of an order, or what is left of it on this channel.
-pub(super) fn payment_named(
+/// Returns the payment with this order number, or its abandoned attempt on this channel.
+pub(super) fn find_payment_by_number(
     tx: &Transaction<'_>,
     channel: &str,
     order_number: &str,

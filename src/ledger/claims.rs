@@ -1,4 +1,5 @@
-//! Once only: who may run a request, what became of it, and what is left of it after a crash.
+//! Claims: durable ownership of a request. Decides who may execute a request, records its result, and recovers after
+//! a crash.
 
 mod admit;
 pub(super) mod jobs;
@@ -24,7 +25,7 @@ use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
 
-/// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
+/// Implements [`Ledger::claim`](super::Ledger::claim) and [`Ledger::enqueue`](super::Ledger::enqueue).
 pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
     let Request { request, intent } = request;
     if let Some(row) = KeyRow::load(tx, request.name)?
@@ -39,7 +40,7 @@ pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimR
     }
 }
 
-/// As [`Ledger::moved_to`](super::Ledger::moved_to).
+/// Implements [`Ledger::reroute`](super::Ledger::reroute).
 pub(super) fn reroute(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,
@@ -47,7 +48,7 @@ pub(super) fn reroute(
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
-    let otherwise = || LedgerError("the payment stands otherwise by now: it must not go to another channel".into());
+    let otherwise = || LedgerError("the payment is no longer unsent, so it must not be sent on another channel".into());
     let claim =
         ClaimRow::running(tx, execution)?.filter(|claim| claim.action == IntentKind::Pay).ok_or_else(otherwise)?;
     let mut tracked = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
@@ -73,8 +74,8 @@ pub(super) fn reroute(
     Ok(tracked.row.payment)
 }
 
-/// As [`Ledger::release`](super::Ledger::release). What was heard of meanwhile is not forgotten: then it ends as
-/// [`lost`]. What was accepted to be made later goes back to where it waited.
+/// Implements [`Ledger::release`](super::Ledger::release). If an update arrived meanwhile, the claim ends as
+/// [interrupted](mark_interrupted) instead. A job is requeued.
 pub(super) fn release(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,
@@ -128,7 +129,7 @@ pub(super) fn release(
     Ok(())
 }
 
-/// As [`Ledger::settle`](super::Ledger::settle).
+/// Implements [`Ledger::settle`](super::Ledger::settle).
 pub(super) fn settle(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,
@@ -167,9 +168,9 @@ pub(super) fn settle(
     Ok((record, answer))
 }
 
-/// Whoever ran the claim was held for dead meanwhile and the truth was searched without it: what it brings now overwrites
-/// nothing. The provider's word counts as any that comes late; what is no word of the provider's counts no more. Tells
-/// whether it names another amount.
+/// Applies the update of a holder whose execution was fenced off: its lease had expired, and an inquiry was started
+/// without it. A provider's outcome is applied like a late notification. Every other update is ignored. Returns
+/// whether the update names another amount.
 fn apply_from_stale_holder(
     tx: &mut Transaction<'_>,
     target: &mut Target,
@@ -186,8 +187,8 @@ fn apply_from_stale_holder(
     }
 }
 
-/// The answer to a close says what became of the payment, or nothing about it: a refused close fails no payment. Tells
-/// whether it names another amount, and whether the close's end is unclear.
+/// Applies the result of a close. A refused close does not fail the payment. Returns whether the result names another
+/// amount, and whether the result of the close is unclear.
 fn settle_close(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
@@ -197,7 +198,8 @@ fn settle_close(
     let is_mismatch = match update {
         Update::Outcome(outcome) => {
             let is_mismatch = apply_to_payment(tx, payment, update, Origin::Query, now)?.mismatch;
-            // The payment succeeded, and the merchant knows it, while the order was reversed. UnionPay calls a reversed order failed.
+            // The order was reversed although the payment had succeeded, as the merchant knows. UnionPay reports a
+            // reversed order as failed.
             let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
             is_mismatch || is_reversed && payment.row.payment.status == Status::Succeeded
         }
@@ -213,8 +215,8 @@ fn settle_close(
     Ok((is_mismatch, is_unclear))
 }
 
-/// Says why a queued close was not made. Nobody waits for its answer, so the event that tells how the payment stands says it. The
-/// payment goes on, and its own reason stays.
+/// Returns why a queued close was not executed. No caller waits for its response, so the event about the payment's
+/// status carries the reason. The payment keeps its own reason.
 fn refusal(update: &Update) -> Option<String> {
     match update {
         Update::Declined(word) => Some(format!("the provider refused to close it ({word})")),
@@ -227,12 +229,12 @@ fn refusal(update: &Update) -> Option<String> {
     }
 }
 
-/// Returns whether a claim runs in this turn.
+/// Returns whether this execution of a claim is running.
 pub(super) fn is_running(from: &impl Read, execution: ExecutionId) -> Result<bool, LedgerError> {
     Ok(ClaimRow::running(from, execution)?.is_some())
 }
 
-/// Ends a running claim of which it is not known whether it was sent. From now on the provider is asked.
+/// Ends a running claim of which it is unknown whether anything was sent. The provider is asked from then on.
 pub(super) fn mark_interrupted(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,
@@ -266,35 +268,35 @@ fn end_as_interrupted(
     claim.end(tx, id, State::Unknown)
 }
 
-/// After a start: whatever was running, nobody runs any more.
+/// Ends every claim that was running when the last process ended.
 pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timestamp) -> Result<(), LedgerError> {
     for (claim, number) in running {
         let execution = ExecutionId::listed(&claim, &number)?;
-        // One that cannot be read must not keep all others from being served.
+        // A claim that cannot be read must not prevent the start.
         if let Err(error) = mark_interrupted(tx, execution, LossCause::Abandoned, now) {
             let claim = String::from(execution.claim);
-            tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must look at it");
+            tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must review it");
         }
     }
     Ok(())
 }
 
-/// The payment that a claim is about, and the refund if it is about one.
+/// Returns the payment of a claim, and its refund if the claim is for one.
 pub(super) fn records_of(from: &impl Read, id: Id) -> Result<Option<(Id, Option<Id>)>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| (claim.payment, claim.refund)))
 }
 
-/// The payment that a claim is about.
+/// Returns the payment of a claim.
 pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| claim.payment))
 }
 
-/// Where a key lies.
+/// Returns the row id of an idempotency key.
 pub(super) fn key_name(key: &ClaimKey) -> Id {
     index("key", &[&key.merchant, &key.method, &key.path, &key.key])
 }
 
-/// Whether nothing was heard of what is to be made, so that it can be as if it had never been begun.
+/// Returns whether nothing is known of the record except its claim, so that the claim can be deleted.
 fn is_untouched(target: &Target) -> bool {
     match target {
         Target::Payment(TrackedRow { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {

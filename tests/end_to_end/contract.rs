@@ -1,5 +1,5 @@
 //! What is promised of "once only" and of money's safety, a test for each clause. How long keys are kept is tested where a
-//! clock can be given (`idempotency_keys_live_for_a_day_…` and `what_is_unknown_open_or_undelivered_stays` of the ledger); a
+//! clock can be given (`idempotency_keys_live_for_a_day_…` and `unknown_open_or_undelivered_records_are_never_purged` of the ledger); a
 //! payment on two channels in `double.rs`; what a till scanned and is reversed in `dialects.rs`.
 
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn one_order_is_one_payment_whatever_the_key() {
+    async fn same_order_under_another_key_is_the_same_payment() {
         let world = World::new().await;
         world.create("o-1", "k-1").await;
         let same = world.create("o-1", "k-2").await;

@@ -1,4 +1,4 @@
-//! How claims and their keys lie on disk, and when they may go.
+//! Rows of claims and idempotency keys, and when they may be purged.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::ledger::rows::{PaymentRow, RefundRow, Target, TrackedRow};
 use crate::ledger::timeline::IntentKind;
 use crate::ledger::transaction::{Read, Space, Transaction};
 
-/// A claim with the keys that it began with, when nobody repeats its request any more.
+/// Returns the rows of an expired claim: the claim and the keys it began with. `None` while the claim is retained.
 pub(in crate::ledger) fn old(
     from: &impl Read,
     id: Id,
@@ -30,13 +30,13 @@ pub(in crate::ledger) fn old(
     Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
 }
 
-/// Whether what a key stands for is still open.
+/// Returns whether the claim of a key is still open.
 pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
     let Some(key) = KeyRow::load(from, name)? else { return Ok(false) };
     ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
 }
 
-/// What a key stands for: on disk the one behind the other. Older ledgers have them as JSON, which is longer.
+/// Row of an idempotency key: claim id and fingerprint, 48 bytes. Older ledgers have JSON, which is longer.
 #[derive(Deserialize)]
 pub(super) struct KeyRow {
     pub(super) claim: Id,
@@ -57,7 +57,7 @@ impl KeyRow {
     }
 }
 
-/// One request that was let through once.
+/// Row of a claim.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClaimRow {
     #[serde(rename = "what")]
@@ -65,30 +65,30 @@ pub(super) struct ClaimRow {
     pub(super) payment: Id,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund: Option<Id>,
-    /// Where its keys lie.
+    /// Row ids of its keys.
     pub(super) names: Vec<Id>,
     pub(super) state: State,
     pub(super) created_at: Timestamp,
-    /// When the last further key came to it.
+    /// When the last further key was bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
-    /// What is to be made later, until it is made.
+    /// The job, until it ends.
     #[serde(rename = "errand", skip_serializing_if = "Option::is_none")]
     pub(super) job: Option<Job>,
-    /// Which of its turns runs.
+    /// Number of the running execution of a job.
     #[serde(rename = "turn", skip_serializing_if = "Option::is_none")]
     pub(super) execution: Option<Id>,
 }
 
-/// How far it has come.
+/// State of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
-    /// Until somebody takes it.
+    /// Waits to be dequeued.
     Queued,
     Running,
     Done(Answer),
-    /// Its end is told by how its record stands.
+    /// The result is the state of the record.
     Unknown,
 }
 
@@ -105,7 +105,7 @@ impl ClaimRow {
         tx.put_row(Space::Claims, &id.0, self)
     }
 
-    /// The claim, if it runs and this is its turn.
+    /// Loads the claim if this execution of it is running.
     pub(super) fn running(from: &impl Read, execution: ExecutionId) -> Result<Option<Self>, LedgerError> {
         Ok(Self::load(from, execution.claim)?.filter(|claim| claim.runs(execution)))
     }
@@ -130,7 +130,7 @@ impl ClaimRow {
         }
     }
 
-    /// Whether it runs, or its end is not known for certain yet.
+    /// Returns whether the claim runs, or its record is not final yet.
     fn is_open(&self, from: &impl Read) -> Result<bool, LedgerError> {
         if matches!(self.state, State::Queued | State::Running) {
             return Ok(true);
@@ -144,7 +144,7 @@ impl ClaimRow {
         Ok(is_open.unwrap_or(false))
     }
 
-    /// What a repetition of the request gets.
+    /// Returns the result of a repeated request.
     pub(super) fn repeat(self, from: &impl Read) -> Result<ClaimResult, LedgerError> {
         Ok(match &self.state {
             State::Queued => ClaimResult::Queued(self.target(from)?.record()),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_read_as_they_are_written_and_as_older_ledgers_have_them() {
+    fn key_row_is_read_as_written_and_in_the_json_of_older_ledgers() {
         let (claim, fingerprint) = (Id([0xab; 16]), [7; 32]);
         let written = [&claim.0[..], &fingerprint].concat();
         let older = serde_json::json!({ "claim": claim, "fingerprint": fingerprint }).to_string();

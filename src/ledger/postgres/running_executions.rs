@@ -1,19 +1,19 @@
-//! Of which running claims this process has the ticket, and what is to become of the others.
+//! Running executions of this process: which have a permit, and how the others are to be ended.
 
 use std::collections::BTreeMap;
 
 use crate::ledger::claim_guard::{Abandoned, ExecutionId};
 
-/// Every claim that this process began and that has no end in the tables yet.
+/// Claims of this process whose end is not in the tables yet.
 #[derive(Default)]
 pub(super) struct RunningExecutions {
-    /// With the term of the lease in which each was given out.
+    /// Executions with a permit, with the lease term in which each was granted.
     permitted: BTreeMap<ExecutionId, u64>,
     dropped: BTreeMap<ExecutionId, Abandoned>,
 }
 
 impl RunningExecutions {
-    /// Before it is committed, so that nobody finds it running without a ticket.
+    /// Registers a permit. Called before the commit, so that the sweeper never sees a running claim without a permit.
     pub(super) fn permitted(&mut self, execution: ExecutionId, term: u64) {
         self.permitted.insert(execution, term);
     }
@@ -32,7 +32,7 @@ impl RunningExecutions {
         self.permitted.get(&execution).copied()
     }
 
-    /// How a claim that runs is to be ended; `None` while somebody has its ticket.
+    /// Returns how a running claim is to be ended; `None` while a permit for it exists.
     pub(super) fn end(&self, execution: ExecutionId) -> Option<Abandoned> {
         if self.permitted.contains_key(&execution) {
             return None;

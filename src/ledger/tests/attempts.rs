@@ -29,7 +29,7 @@ fn paid(id: &str) -> ProviderEvent {
 }
 
 #[tokio::test]
-async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears_of_it() {
+async fn abandoned_attempt_is_queried_and_closed_without_merchant_events() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "the merchant has nothing that is unknown");
@@ -46,7 +46,7 @@ async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears
 }
 
 #[tokio::test]
-async fn what_a_filter_held_back_left_nothing_anywhere() {
+async fn reroute_after_a_filter_rejection_leaves_no_attempt() {
     let bench = Bench::new();
     let permit = bench.moved(Error::Rejected { why: "the breaker is open".into(), retry_after: 1 }).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
@@ -56,7 +56,7 @@ async fn what_a_filter_held_back_left_nothing_anywhere() {
 }
 
 #[tokio::test]
-async fn a_release_takes_what_was_left_along() {
+async fn release_deletes_abandoned_attempts() {
     let bench = Bench::new();
     let permit = bench.moved(Error::NotSent("refused".into())).await;
     bench.ledger.release(permit).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_release_takes_what_was_left_along() {
 }
 
 #[tokio::test]
-async fn money_on_both_is_told_once_and_goes_back_once() {
+async fn duplicate_payment_publishes_one_event_and_is_refunded_once() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     let version = bench.payment("o").await.version;
@@ -95,7 +95,7 @@ async fn money_on_both_is_told_once_and_goes_back_once() {
 }
 
 #[tokio::test]
-async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
+async fn late_success_of_a_closed_attempt_is_a_duplicate_payment() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     bench.ledger.apply(&of(LEFT), Update::NotFoundAtProvider, at(9)).await.unwrap();
@@ -105,7 +105,7 @@ async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
 }
 
 #[tokio::test]
-async fn news_of_the_payments_own_channel_are_its_own() {
+async fn notification_of_the_present_channel_applies_to_the_payment() {
     let bench = Bench::new();
     let permit = bench.moved(Error::NotSent("refused".into())).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -115,7 +115,7 @@ async fn news_of_the_payments_own_channel_are_its_own() {
 }
 
 #[tokio::test]
-async fn money_on_two_channels_is_counted_after_the_commit_only() {
+async fn duplicate_payment_is_counted_only_after_the_commit() {
     let bench = Bench::new();
     // The counter is the process's: each engine's test has a channel of its own.
     let channel = format!("{}-double", module_path!());
@@ -137,7 +137,7 @@ async fn money_on_two_channels_is_counted_after_the_commit_only() {
 
 /// What is sent has the `public_url` and the end of its first sending, and the ledger has them before.
 #[tokio::test]
-async fn address_and_end_of_the_sending_are_written_down_without_another_channel() {
+async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt() {
     let bench = Bench::new();
     let Intent::Pay(payment) = pay("o") else { panic!() };
     let create_request = Some(Box::new(CreateRequest {

@@ -5,7 +5,7 @@ use tollgate_plugins::payment::NextAction as ActionOf;
 use super::*;
 
 #[tokio::test]
-async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
+async fn status_change_publishes_one_event_with_the_present_record() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
@@ -28,7 +28,7 @@ async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_refund_that_succeeds_is_added_to_its_payment_once() {
+async fn successful_refund_is_added_to_its_payment_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     let paid = bench.payment("o").await;
@@ -52,7 +52,7 @@ async fn a_refund_that_succeeds_is_added_to_its_payment_once() {
 }
 
 #[tokio::test]
-async fn a_closed_refund_failed() {
+async fn closed_refund_counts_as_failed() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
@@ -63,7 +63,7 @@ async fn a_closed_refund_failed() {
 }
 
 #[tokio::test]
-async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
+async fn duplicate_notification_is_ignored_per_channel_and_foreign_ones_are_unknown() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -82,7 +82,7 @@ async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
 }
 
 #[tokio::test]
-async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
+async fn refund_notification_with_another_order_is_unknown_order() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.paid("p").await;
@@ -96,7 +96,7 @@ async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
 }
 
 #[tokio::test]
-async fn another_amount_or_channel_is_told_once_and_never_believed() {
+async fn mismatched_amount_or_channel_publishes_one_mismatch_and_changes_nothing() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -130,7 +130,7 @@ async fn another_amount_or_channel_is_told_once_and_never_believed() {
 }
 
 #[tokio::test]
-async fn a_notification_that_was_believed_is_not_looked_at_again() {
+async fn applied_notification_is_deduplicated() {
     let bench = Bench::new();
     bench.paid("o").await;
     let event = told("e", "o", None, Outcome::of(Status::Succeeded));
@@ -145,7 +145,7 @@ async fn a_notification_that_was_believed_is_not_looked_at_again() {
 }
 
 #[tokio::test]
-async fn an_answer_about_another_amount_is_no_answer() {
+async fn response_with_another_amount_makes_the_payment_unknown() {
     let bench = Bench::new();
     let wrong = Update::Outcome(Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) });
     let permit = bench.run("k", pay("o")).await;
@@ -173,7 +173,7 @@ async fn an_answer_about_another_amount_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_notification_before_the_answer_wins_over_it() {
+async fn notification_before_the_response_takes_precedence() {
     let bench = Bench::new();
     for (order, update) in [
         ("a", Update::Unknown(Reason::default())),
@@ -193,7 +193,7 @@ async fn a_notification_before_the_answer_wins_over_it() {
 }
 
 #[tokio::test]
-async fn action_that_was_lost_and_found_is_an_event() {
+async fn recovered_action_publishes_payment_pending() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
@@ -209,7 +209,7 @@ async fn action_that_was_lost_and_found_is_an_event() {
 }
 
 #[tokio::test]
-async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_others() {
+async fn busy_channels_do_not_starve_pending_inquiries_of_others() {
     let bench = Bench::new();
     for number in 0..12 {
         let order = format!("unknown-{number}");
@@ -225,7 +225,7 @@ async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_oth
 }
 
 #[tokio::test]
-async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
+async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     let bench = Bench::new();
     for (order, update) in [
         ("pending", Update::Outcome(Outcome::of(Status::Pending))),
@@ -257,7 +257,7 @@ async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
 }
 
 #[tokio::test]
-async fn searches_are_due_in_order_and_end_with_the_truth() {
+async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     let bench = Bench::new();
     let wake = bench.ledger.wake();
     for order in ["a", "b"] {
@@ -293,7 +293,7 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
 }
 
 #[tokio::test]
-async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
+async fn escalation_happens_once_and_only_for_open_records() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
@@ -308,7 +308,7 @@ async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
 }
 
 #[tokio::test]
-async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() {
+async fn outcome_that_needs_a_person_is_recorded_without_status_change() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
@@ -323,7 +323,7 @@ async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() 
 }
 
 #[tokio::test]
-async fn news_that_proves_nothing_starts_a_question() {
+async fn notification_without_proof_schedules_a_query() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -349,7 +349,7 @@ async fn news_that_proves_nothing_starts_a_question() {
 }
 
 #[tokio::test]
-async fn what_is_pending_is_asked_about_after_a_silence() {
+async fn pending_record_is_queried_after_the_notification_wait() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -366,7 +366,7 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_is_closed_once_it_is_known_to_be_open() {
+async fn close_of_unknown_payment_is_scheduled_until_it_is_open() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;

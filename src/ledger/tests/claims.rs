@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn the_same_key_runs_once_then_replays_to_the_byte() {
+async fn same_idempotency_key_executes_once_then_replays_the_response() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     assert_eq!((permit.payment.version, permit.payment.money_state), (1, MoneyState::NotSent));
@@ -20,7 +20,7 @@ async fn the_same_key_runs_once_then_replays_to_the_byte() {
 }
 
 #[tokio::test]
-async fn keys_differ_by_merchant_method_path_and_key() {
+async fn idempotency_keys_differ_by_merchant_method_path_and_key() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
     for (place, change) in [
@@ -47,7 +47,7 @@ async fn keys_differ_by_merchant_method_path_and_key() {
 }
 
 #[tokio::test]
-async fn under_a_number_that_is_not_its_own_nothing_is_made() {
+async fn claim_with_a_foreign_provider_number_is_rejected() {
     let bench = Bench::new();
     bench.paid("o").await;
     let of_another = Payment { order_id: "twin".into(), ..a_payment("o") };
@@ -55,13 +55,13 @@ async fn under_a_number_that_is_not_its_own_nothing_is_made() {
     let refund = Refund { refund_id: "twin".into(), ..a_refund("o", "r", 1) };
     for intent in [Intent::Pay(of_another), Intent::Pay(of_a_rest), Intent::Refund(refund)] {
         let error = bench.ledger.claim(claim_key("twin", ""), intent, at(0)).await.unwrap_err();
-        assert!(error.0.contains("is not the provider's number"), "{error}");
+        assert!(error.0.contains("is not the provider number"), "{error}");
     }
     assert_eq!(bench.ledger.refund("shop", "o", "twin").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn one_order_is_one_payment_whatever_the_key() {
+async fn same_order_under_another_key_is_the_same_payment() {
     let bench = Bench::new();
     let permit = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
@@ -79,7 +79,7 @@ async fn one_order_is_one_payment_whatever_the_key() {
 }
 
 #[tokio::test]
-async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
+async fn retry_of_an_unknown_claim_returns_its_state_and_never_resends() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
@@ -96,7 +96,7 @@ async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_hundred_at_once_one_runs() {
+async fn concurrent_duplicate_claims_execute_once() {
     let bench = Bench::new();
     let tasks = (0..200).map(|number| {
         let ledger = bench.ledger.clone();
@@ -115,7 +115,7 @@ async fn of_two_hundred_at_once_one_runs() {
 }
 
 #[tokio::test]
-async fn a_released_claim_leaves_no_trace() {
+async fn released_claim_is_rolled_back_completely() {
     let bench = Bench::new();
     let mut permit = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
@@ -131,7 +131,7 @@ async fn a_released_claim_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_release_forgets_nothing_that_was_heard() {
+async fn release_after_a_notification_keeps_the_record() {
     let bench = Bench::new();
     let mut permit = bench.run("k", pay("o")).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_release_forgets_nothing_that_was_heard() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_is_lost_makes_it_unknown() {
+async fn dropped_permit_makes_the_claim_unknown() {
     let bench = Bench::new();
     drop(bench.run("k", pay("o")).await);
     // The thread takes requests in order, so this one comes after.
@@ -168,7 +168,7 @@ async fn a_ticket_that_is_lost_makes_it_unknown() {
 }
 
 #[tokio::test]
-async fn a_caller_who_never_got_its_ticket_sent_nothing() {
+async fn claim_whose_caller_never_got_the_permit_is_released() {
     let bench = Bench::new();
     {
         let claim = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0));
@@ -191,7 +191,7 @@ async fn futures_now<F: Future + Unpin>(mut future: F) -> bool {
 }
 
 #[tokio::test]
-async fn refunds_want_a_paid_payment_in_their_currency() {
+async fn refund_is_rejected_without_a_successful_payment_in_its_currency() {
     let bench = Bench::new();
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::NotFound));
     let permit = bench.run("k", pay("o")).await;
@@ -209,7 +209,7 @@ async fn refunds_want_a_paid_payment_in_their_currency() {
 }
 
 #[tokio::test]
-async fn refunds_are_once_only_too() {
+async fn duplicate_refund_executes_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("a", give_back("o", "r", 10)).await;
@@ -227,7 +227,7 @@ async fn refunds_are_once_only_too() {
 }
 
 #[tokio::test]
-async fn refunds_never_exceed_what_was_paid() {
+async fn refund_exceeding_the_balance_is_rejected() {
     let bench = Bench::new();
     bench.paid("o").await;
     assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, ClaimResult::ExceedsBalance { left: 1000 }));
@@ -247,7 +247,7 @@ async fn refunds_never_exceed_what_was_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refunds_at_once_never_exceed_what_was_paid() {
+async fn concurrent_refunds_never_exceed_the_paid_amount() {
     let bench = Bench::new();
     bench.paid("o").await;
     let tasks = (0..60).map(|number| {
@@ -268,7 +268,7 @@ async fn refunds_at_once_never_exceed_what_was_paid() {
 }
 
 #[tokio::test]
-async fn closes_want_an_open_payment() {
+async fn close_is_rejected_unless_the_payment_is_open() {
     let bench = Bench::new();
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::NotFound));
     let permit = bench.run("k", pay("o")).await;
@@ -291,7 +291,7 @@ async fn closes_want_an_open_payment() {
 }
 
 #[tokio::test]
-async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
+async fn payment_that_succeeds_during_its_reversal_is_a_mismatch() {
     for ended in [Status::Closed, Status::Failed] {
         let bench = Bench::new();
         let permit = bench.run("k", pay("o")).await;
@@ -305,7 +305,7 @@ async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
 }
 
 #[tokio::test]
-async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
+async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;

@@ -4,7 +4,7 @@ use super::super::transaction::Transaction;
 use super::*;
 
 #[tokio::test]
-async fn after_a_crash_what_ran_is_unknown_and_searched() {
+async fn crash_makes_running_claims_unknown_and_schedules_inquiries() {
     let bench = Bench::new();
     bench.paid("paid").await;
     bench.paid("refunding").await;
@@ -50,7 +50,7 @@ async fn after_a_crash_what_ran_is_unknown_and_searched() {
 }
 
 #[tokio::test]
-async fn repeated_create_and_reversal_that_were_marked_are_known_after_a_crash() {
+async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let create_request = Box::new(CreateRequest {
         description: "tea".into(),
         payer: tollgate_plugins::payment::Payer::default(),
@@ -94,7 +94,7 @@ fn name(record: &Record) -> String {
 }
 
 #[tokio::test]
-async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory() {
+async fn acknowledged_notification_survives_a_crash_with_its_event_and_dedupe_key() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -107,7 +107,7 @@ async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory
 }
 
 #[tokio::test]
-async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
+async fn failed_transaction_is_rolled_back_without_affecting_others() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
     let (key, scope) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
@@ -122,7 +122,7 @@ async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_applied_is_seen_at_once() {
+async fn applied_transaction_is_visible_at_once() {
     let bench = Bench::new();
     for number in 0..50 {
         let order = format!("o{number}");

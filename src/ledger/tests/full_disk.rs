@@ -11,12 +11,12 @@ use super::*;
 type Bench = super::Fixture<Directory>;
 
 #[tokio::test]
-async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_way() {
+async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("k", pay("p")).await;
     let engine = bench.engine().clone();
-    engine.pretend_free(Some(RESERVE - 1));
+    engine.simulate_free(Some(RESERVE - 1));
     for intent in [pay("new"), give_back("o", "r", 10)] {
         let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
         assert!(error.to_string().contains("256 MiB"), "{error}");
@@ -31,18 +31,18 @@ async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_wa
     let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
     assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
-    engine.pretend_free(Some(RESERVE));
+    engine.simulate_free(Some(RESERVE));
     bench.run("new", pay("new")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_met_a_full_disk_is_followed_by_none_until_there_is_room() {
+async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     let bench = Bench::new();
     bench.paid("o").await;
     let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
     let engine = bench.engine().clone();
-    engine.pretend_free(Some(0));
-    engine.hooks().meet_full_disk();
+    engine.simulate_free(Some(0));
+    engine.failpoints().fail_next_with_full_disk();
     let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
     assert!(settled.unwrap_err().to_string().contains("commit failed"));
     assert!(!bench.ledger.is_healthy());
@@ -50,7 +50,7 @@ async fn a_commit_that_met_a_full_disk_is_followed_by_none_until_there_is_room()
     assert!(refused.is_err(), "nothing is written while it is full");
     assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
-    engine.pretend_free(None);
+    engine.simulate_free(None);
     until("it is healthy", async || bench.ledger.is_healthy()).await;
     // Whoever has a ticket goes on with it; whose end could not be written is asked about.
     bench.settle(held, outcome(Status::Succeeded)).await;
@@ -67,7 +67,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 
 /// Runs the test below in a process with a small disk of its own.
 #[test]
-fn on_a_small_disk_that_fills_up_nothing_is_lost_and_all_goes_on() {
+fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
         exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();

@@ -40,7 +40,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
+async fn job_is_dequeued_once_and_its_result_publishes_an_event() {
     let bench = Bench::new();
     let ClaimResult::Accepted(Record::Payment(payment)) = bench.accept("k", pay("o")).await else { panic!() };
     assert_eq!((payment.status, payment.money_state, payment.version), (Status::Pending, MoneyState::NotSent, 1));
@@ -65,7 +65,7 @@ async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_survives_a_crash_and_is_made_once() {
+async fn enqueued_job_survives_a_crash_and_executes_once() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let bench = bench.crash();
@@ -79,7 +79,7 @@ async fn what_was_accepted_survives_a_crash_and_is_made_once() {
 }
 
 #[tokio::test]
-async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
+async fn unsent_job_is_requeued_with_exponential_backoff() {
     let bench = Bench::new();
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Accepted(_)));
     for pause in [1, 2, 4, 8, 16, 30, 30] {
@@ -97,7 +97,7 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
 }
 
 #[tokio::test]
-async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
+async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let bench = Bench::new();
     let tries = |permit: &ExecutionPermit| permit.job.as_ref().unwrap().tries;
     let permit = bench.accepted("k", pay("o")).await;
@@ -122,7 +122,7 @@ async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
 }
 
 #[tokio::test]
-async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
+async fn dropped_job_permit_makes_the_job_unknown_and_is_not_retried() {
     let bench = Bench::new();
     drop(bench.accepted("k", pay("o")).await);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
+async fn expired_job_fails_with_money_not_sent_and_publishes_an_event() {
     let bench = Bench::new();
     let permit = bench.accepted("k", pay("o")).await;
     bench.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
@@ -150,7 +150,7 @@ async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
 }
 
 #[tokio::test]
-async fn what_nobody_has_taken_is_closed_by_not_making_it() {
+async fn close_of_a_queued_payment_cancels_it() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let ClaimResult::AlreadyExists(Record::Payment(closed)) = bench.claim("c", close("o")).await else { panic!() };
@@ -165,7 +165,7 @@ async fn what_nobody_has_taken_is_closed_by_not_making_it() {
 }
 
 #[tokio::test]
-async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
+async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
     let bench = Bench::new();
     for order in ["open", "paid", "refused"] {
         let permit = bench.run(order, pay(order)).await;
@@ -188,7 +188,7 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
 
 /// The payment goes on, so why its close was refused is no reason of the payment.
 #[tokio::test]
-async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
+async fn declined_queued_close_reports_its_reason_in_the_event_only() {
     let bench = Bench::new();
     let unclear = Reason { word: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
     for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
@@ -221,7 +221,7 @@ async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
+async fn full_queue_rejects_jobs_and_records_nothing() {
     let bench = Bench::new();
     assert!(matches!(bench.accept_with("k", pay("o"), 1).await, ClaimResult::Accepted(_)));
     assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, ClaimResult::QueueFull(QueueFull::Total)));
@@ -232,7 +232,7 @@ async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
+async fn job_with_a_notification_before_sending_is_queried_and_never_sent() {
     let bench = Bench::new();
     for (order, amount) in [("paid", None), ("amount", Some(cny(1)))] {
         bench.accept(order, pay(order)).await;
@@ -246,7 +246,7 @@ async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
 }
 
 #[tokio::test]
-async fn each_turn_may_go_from_channel_to_channel_anew() {
+async fn each_execution_may_reroute_across_all_channels_again() {
     let bench = Bench::new();
     let mut permit = bench.accepted("k", pay("o")).await;
     for execution in 0..3 {
@@ -271,7 +271,7 @@ async fn each_turn_may_go_from_channel_to_channel_anew() {
 }
 
 #[tokio::test]
-async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have_left() {
+async fn sent_at_is_the_time_of_the_execution_until_a_request_may_have_left() {
     let bench = Bench::new();
     bench.accept("o", pay("o")).await;
     let take = async |now: i64| {
@@ -302,7 +302,7 @@ async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have
 }
 
 #[tokio::test]
-async fn what_waits_is_never_too_old() {
+async fn queued_job_is_never_purged() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let mut purge = Purge::default();
@@ -339,7 +339,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_under_way() {
+async fn queue_limits_are_exact_under_concurrency_and_count_executing_jobs() {
     let (bench, limit) = (Bench::new(), QueueLimit { total: 30, each: 20 });
     assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
@@ -373,7 +373,7 @@ async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_unde
 }
 
 #[tokio::test]
-async fn due_jobs_of_a_merchant_with_all_its_places_do_not_hide_those_of_others() {
+async fn merchant_at_its_job_limit_does_not_hide_due_jobs_of_others() {
     let (bench, limit) = (Bench::new(), QueueLimit::from(1_000));
     assert_eq!(bench.flood("shop", "a", 20, limit).await, 20);
     assert_eq!(bench.flood("other", "a", 3, limit).await, 3);

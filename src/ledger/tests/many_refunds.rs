@@ -60,7 +60,7 @@ impl Memory {
 }
 
 #[test]
-fn refund_costs_the_same_however_many_the_payment_has() {
+fn refund_cost_is_constant_in_the_number_of_refunds() {
     let mut ledger = Memory { rows: transaction::Rows::default(), ids: Ids::of(1).into() };
     let (claimed, _) = ledger.claim("pay", pay("o"));
     ledger.settle(claimed, outcome(Status::Succeeded));
@@ -76,7 +76,7 @@ fn refund_costs_the_same_however_many_the_payment_has() {
 }
 
 #[tokio::test]
-async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
+async fn released_refund_is_removed_at_any_position_of_the_list() {
     for released in ["a", "b", "c"] {
         let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;

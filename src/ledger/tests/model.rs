@@ -284,7 +284,7 @@ fn walk(broken: Broken, left: Left) -> Result<Met, String> {
 }
 
 #[test]
-fn no_interleaving_executes_twice_or_after_the_merchant_was_told_of_none() {
+fn no_interleaving_executes_twice_or_after_a_reported_rejection() {
     // With a second channel, and with a second fault: both at once would take minutes.
     let mut ends = BTreeSet::new();
     for left in [Left { asks: 2, faults: 1, returns: 1, moves: 1 }, Left { asks: 2, faults: 2, returns: 1, moves: 0 }] {
@@ -307,7 +307,7 @@ fn no_interleaving_executes_twice_or_after_the_merchant_was_told_of_none() {
 }
 
 #[test]
-fn it_finds_each_rule_that_is_broken() {
+fn model_detects_every_injected_rule_violation() {
     for broken in [Broken::Turns, Broken::Terms, Broken::Losses] {
         let left = Left { asks: 1, faults: 2, returns: 2, moves: 0 };
         let way = walk(broken, left).err().unwrap_or_else(|| panic!("{broken:?} was not found"));

@@ -75,7 +75,7 @@ async fn refunds_over_two_processes_never_exceed_what_was_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
+async fn unique_keys_reject_the_second_writer_without_locks() {
     let (_place, ledgers) = two();
     for round in 0..20_u8 {
         let writes = [0, 1_u8].map(|side| {
@@ -96,7 +96,7 @@ async fn of_two_that_no_lock_keeps_apart_one_writes_what_can_be_once() {
 }
 
 #[tokio::test]
-async fn who_lives_is_left_alone_when_others_start() {
+async fn claims_of_a_living_process_are_untouched_when_others_start() {
     let bench = Fixture::<Schema>::new();
     let permit = bench.run("k", pay("o")).await;
     let other = bench.place.join();
@@ -107,7 +107,7 @@ async fn who_lives_is_left_alone_when_others_start() {
 }
 
 #[tokio::test]
-async fn who_leaves_in_order_is_not_waited_for() {
+async fn claims_after_a_clean_shutdown_are_taken_over_at_once() {
     let bench = Fixture::<Schema>::new();
     // Its end never comes, as that of a task which is cut off with its process.
     std::mem::forget(bench.run("k", pay("o")).await);
@@ -118,7 +118,7 @@ async fn who_leaves_in_order_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_nothing() {
+async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing() {
     let bench = Fixture::<Schema>::new();
     let mut permits = Vec::new();
     for order in ["paid", "open", "refused", "lost"] {
@@ -159,7 +159,7 @@ async fn who_vanished_is_asked_about_once_and_what_it_brings_late_overwrites_not
 }
 
 #[tokio::test]
-async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
+async fn permit_of_an_expired_lease_can_neither_reroute_nor_release() {
     let bench = Fixture::<Schema>::new();
     let mut permit = bench.run("k", pay("o")).await;
     bench.place.silence_the_first();
@@ -173,21 +173,21 @@ async fn a_ticket_of_who_vanished_can_neither_move_nor_release() {
 }
 
 #[tokio::test]
-async fn without_a_lease_nothing_may_be_sent() {
+async fn expired_lease_forbids_sending() {
     let bench = Fixture::<Schema>::new();
     let permit = bench.run("k", pay("o")).await;
     assert!(bench.ledger.may_send(permit.execution).is_ok());
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
-    engine.lease().let_break();
+    engine.lease().start_new_term();
     assert!(bench.ledger.may_send(permit.execution).is_err(), "others may have ended it before the lease was renewed");
     let later = bench.run("k2", pay("o2")).await;
     assert!(bench.ledger.may_send(later.execution).is_ok());
-    engine.lease().let_end();
+    engine.lease().expire();
     assert!(bench.ledger.may_send(later.execution).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_never_ask_about_the_same() {
+async fn two_processes_never_query_the_same_record() {
     let (_place, ledgers) = two();
     // More than the looks of one side can take: some are left for the other however they fall.
     for number in 0..100 {
@@ -220,7 +220,7 @@ async fn two_processes_never_ask_about_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_processes_one_makes_what_was_accepted() {
+async fn job_is_executed_by_one_of_two_processes() {
     let (place, ledgers) = two();
     for number in 0..60 {
         let order = format!("o{number}");
@@ -265,7 +265,7 @@ async fn of_two_processes_one_makes_what_was_accepted() {
 }
 
 #[tokio::test]
-async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() {
+async fn jobs_of_a_dead_process_become_unknown_and_queued_ones_execute() {
     let bench = Fixture::<Schema>::new();
     for order in ["taken", "waits"] {
         let key = claim_key(order, "");
@@ -287,7 +287,7 @@ async fn what_the_dead_had_taken_is_asked_about_and_what_they_had_not_is_made() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_never_deliver_the_same() {
+async fn two_processes_never_deliver_the_same_event() {
     let (place, ledgers) = two();
     // More than the looks of one side can take: some are left for the other however they fall.
     for number in 0..40 {
@@ -327,7 +327,7 @@ async fn two_processes_never_deliver_the_same() {
 }
 
 #[tokio::test]
-async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_newer_tables() {
+async fn concurrent_schema_migrations_succeed_and_older_versions_run_on_newer_tables() {
     let place = Schema::new();
     let opened: Vec<_> = (0..4).map(|_| place.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
     for ledger in opened {
@@ -340,7 +340,7 @@ async fn several_may_bring_the_tables_up_to_date_at_once_and_older_ones_run_on_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_may_purge_at_once_while_payments_go_on() {
+async fn concurrent_purges_do_not_disturb_payments() {
     let (_place, ledgers) = two();
     let pay_all = async |prefix: &str, now: Timestamp| {
         for number in 0..60 {

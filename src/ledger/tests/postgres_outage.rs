@@ -18,7 +18,7 @@ pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on() {
+async fn postgres_outage_rejects_claims_then_recovers() {
     let server = Server::start(&[]);
     let place = Schema::on(&server);
     let bench = Fixture { ledger: place.connect(3), place };
@@ -52,7 +52,7 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() {
+async fn claim_with_unconfirmed_commit_sends_nothing_and_is_rolled_back() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let bench = Fixture { ledger: relay.ledger(&place), place };
@@ -67,7 +67,7 @@ async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
+async fn settlement_with_unconfirmed_commit_stays_as_committed() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let bench = Fixture { ledger: relay.ledger(&place), place };
@@ -92,7 +92,7 @@ async fn locked() -> (Schema, Ledger, tokio_postgres::Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
+async fn claim_or_job_whose_caller_timed_out_is_not_started() {
     let (_place, ledger, client) = locked().await;
     let mut first = Box::pin(ledger.claim(claim_key("first", ""), pay("first"), at(0)));
     let mut job = Box::pin(ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
@@ -111,7 +111,7 @@ async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
 }
 
 #[tokio::test]
-async fn acceptance_that_is_not_answered_in_time_is_in_doubt_and_not_refused() {
+async fn enqueue_timeout_is_in_doubt_not_rejected() {
     let (_place, ledger, client) = locked().await;
     // From here on a time-out is over as soon as everybody waits.
     tokio::time::pause();

@@ -61,7 +61,7 @@ fn sent(kind: Kind, written: BytesSent, result: Result<Outcome, Error>) -> Provi
 }
 
 #[tokio::test]
-async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
+async fn timeline_records_the_whole_history_in_order_and_survives_a_crash() {
     let bench = Bench::new();
     let mut permit = bench.run("k", pay("o")).await;
     permit.evidence.push(sent(Kind::Pay, BytesSent::No, Err(Error::NotSent("refused".into()))));
@@ -116,7 +116,7 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
 }
 
 #[tokio::test]
-async fn what_was_given_back_lost_closed_or_wrong_is_told() {
+async fn timeline_records_release_interruption_close_and_mismatch() {
     let bench = Bench::new();
     bench.paid("o").await;
     let mut permit = bench.run("r", give_back("o", "r", 300)).await;
@@ -167,7 +167,7 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
 }
 
 #[tokio::test]
-async fn a_payment_that_is_older_than_timelines_goes_on() {
+async fn payment_without_a_timeline_row_starts_one() {
     let bench = Bench::new();
     bench.paid("o").await;
     let id = bench.id("o").await;
@@ -188,7 +188,7 @@ async fn a_payment_that_is_older_than_timelines_goes_on() {
 }
 
 #[tokio::test]
-async fn deliveries_are_told_however_they_end() {
+async fn timeline_records_delivery_failure_success_and_abandonment() {
     let bench = Bench::new();
     bench.paid("o").await;
     let event = bench.deliveries(at(10), 1).await.remove(0).event;
@@ -204,7 +204,7 @@ async fn deliveries_are_told_however_they_end() {
 }
 
 #[tokio::test]
-async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
+async fn timeline_of_a_payment_queried_for_weeks_stays_bounded() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
@@ -232,7 +232,7 @@ async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
 }
 
 #[tokio::test]
-async fn what_is_noted_is_seen_at_once_and_after_a_crash() {
+async fn appended_timeline_events_are_visible_at_once_and_survive_a_crash() {
     let bench = Bench::new();
     bench.paid("o").await;
     let noted = bench.ledger.append_timeline(&of("o"), vec![TimelineEvent::ManualReview { why: "x".into() }], at(1)).await;
