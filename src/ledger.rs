@@ -16,6 +16,7 @@ mod apply;
 mod change_feed;
 mod claim_guard;
 mod claims;
+mod double_payment;
 mod elsewhere;
 mod embedded;
 mod engine;
@@ -324,11 +325,11 @@ impl Ledger {
     /// Returns a payment with its timeline.
     pub async fn timeline(&self, merchant: &str, order_id: &str) -> Result<Option<(Payment, Timeline)>, LedgerError> {
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
-        let look = move |from: &dyn transaction::Read| {
+        let read = move |from: &dyn transaction::Read| {
             let Some(tracked) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
             Ok(Some((tracked.row.payment, timeline::read(&from, tracked.id)?)))
         };
-        self.engine.read(look).await
+        self.engine.read(read).await
     }
 
     /// Returns the payments that an operator may mean: for each merchant the payment with this order id, and the
@@ -346,16 +347,16 @@ impl Ledger {
     pub async fn payment(&self, merchant: &str, order_id: &str) -> Result<Option<Payment>, LedgerError> {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
-        let look = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
-        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.payment))
+        let read = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
+        Ok(self.engine.read(read).await?.map(|tracked| tracked.row.payment))
     }
 
     /// Returns a refund.
     pub async fn refund(&self, merchant: &str, order_id: &str, refund_id: &str) -> Result<Option<Refund>, LedgerError> {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id, refund_id) = (merchant.to_owned(), order_id.to_owned(), refund_id.to_owned());
-        let look = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
-        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.refund))
+        let read = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
+        Ok(self.engine.read(read).await?.map(|tracked| tracked.row.refund))
     }
 
     /// Returns payments and refunds whose provider must be queried now, except those of `busy` channels. Unknown

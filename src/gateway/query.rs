@@ -184,7 +184,7 @@ fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> 
     Arc::new(CachedStatus {
         body: body.into(),
         channel: channel_of(record).to_owned(),
-        age: record.age(),
+        age: record.version(),
         is_asked,
         is_stale,
     })

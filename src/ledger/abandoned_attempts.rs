@@ -8,44 +8,19 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
-use super::ids::{Id, index};
+use super::double_payment::DoublePayment;
 use super::outbox;
 use super::records::{Inquiry, LedgerError, MoneyState, Payment, Record};
 use super::rows::{self, PaymentRow, TrackedRow};
 use super::timeline::{self, IntentKind, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
-use crate::telemetry::METRICS;
 
 /// Type of the event about money on two channels.
 pub(super) const DOUBLE: &str = "payment.double_payment";
 
-/// Money found on a channel that its payment was moved away from.
-pub(super) struct DoublePayment {
-    order_id: String,
-    channel: String,
-}
-
-impl DoublePayment {
-    /// Counts and logs the duplicate payment. Called only after the commit, because a transaction may be retried or
-    /// rolled back.
-    pub(super) fn report(&self) {
-        METRICS.double_payments_total.with_label_values(&[self.channel.as_str()]).inc();
-        tracing::error!(
-            order_id = self.order_id,
-            channel = self.channel,
-            "money is on a channel that the payment left"
-        );
-    }
-}
-
 /// Returns the order id of an abandoned attempt.
 fn order_id(payment: &Payment) -> String {
     format!("{}/{}", payment.order_id, payment.channel)
-}
-
-/// Returns the index entry of an attempt.
-pub(super) fn entry(channel: &str, number: &str) -> Id {
-    index("attempt number", &[channel, number])
 }
 
 /// Returns the abandoned attempt on this channel.
@@ -54,7 +29,7 @@ pub(super) fn find(
     channel: &str,
     number: &str,
 ) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
-    TrackedRow::find(from, entry(channel, number))
+    TrackedRow::find(from, rows::attempt_entry(channel, number))
 }
 
 /// Stores the attempt on the channel that a payment is about to leave.

@@ -77,7 +77,7 @@ pub(super) fn record(
         }
     };
     if seen.is_none() {
-        retention::age(tx, Kind::Notifications, seen_key, now);
+        retention::index_for_expiry(tx, Kind::Notifications, seen_key, now);
     }
     if !change.mismatch {
         tx.put(Space::Notifications, &seen_key.0, BELIEVED);

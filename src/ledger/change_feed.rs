@@ -45,27 +45,27 @@ impl Version {
 
 impl Record {
     /// Returns the version of the record.
-    pub fn age(&self) -> Version {
+    pub fn version(&self) -> Version {
         match self {
-            Self::Payment(payment) => payment.age(),
-            Self::Refund(refund) => refund.age(),
+            Self::Payment(payment) => payment.version(),
+            Self::Refund(refund) => refund.version(),
         }
     }
 }
 
 impl Payment {
-    pub(super) fn age(&self) -> Version {
-        age(self.created_at, self.version)
+    pub(super) fn version(&self) -> Version {
+        version(self.created_at, self.version)
     }
 }
 
 impl Refund {
-    pub(super) fn age(&self) -> Version {
-        age(self.created_at, self.version)
+    pub(super) fn version(&self) -> Version {
+        version(self.created_at, self.version)
     }
 }
 
-fn age(created_at: jiff::Timestamp, version: u64) -> Version {
+fn version(created_at: jiff::Timestamp, version: u64) -> Version {
     Version { created: u64::try_from(created_at.as_microsecond()).unwrap_or(0), version }
 }
 

@@ -2,12 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::claims::{Attempt, mark_interrupted, release};
 use super::ids::Id;
 use super::records::LedgerError;
-use super::timeline::LossCause;
-use super::transaction::Transaction;
-use crate::clock;
 
 /// Identifies one execution of a claim (fencing token). A job may be executed again after provably nothing was sent.
 /// A holder of an older execution id can then change nothing.
@@ -47,16 +43,6 @@ pub(super) enum Abandoned {
     Abandoned,
     /// Something may have been sent, and this gateway has no result.
     MaybeSent,
-}
-
-impl Abandoned {
-    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
-        match self {
-            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
-            Self::Abandoned => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
-            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
-        }
-    }
 }
 
 /// Guard in a permit: ends the claim when the permit is dropped without a result.

@@ -11,10 +11,10 @@ use tollgate_plugins::payment::Status;
 pub(super) use self::admit::Request;
 pub(super) use self::jobs::{AsyncRequest, Attempt};
 use self::row::{ClaimRow, KeyRow, State};
-pub(super) use self::row::{is_key_open, old};
+pub(super) use self::row::{expired, is_key_open};
 use super::abandoned_attempts;
 use super::apply::{add_evidence, apply_to_payment, apply_update, publish_mismatch};
-use super::claim_guard::ExecutionId;
+use super::claim_guard::{Abandoned, ExecutionId};
 use super::ids::{Id, index};
 use super::inquiries;
 use super::records::{
@@ -24,6 +24,7 @@ use super::refunds;
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
+use crate::clock;
 
 /// Implements [`Ledger::claim`](super::Ledger::claim) and [`Ledger::enqueue`](super::Ledger::enqueue).
 pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
@@ -68,8 +69,8 @@ pub(super) fn reroute(
     }
     payment.version += 1;
     payment.updated_at = now;
-    let said = evidence.into_iter().map(TimelineEvent::ProviderCall).chain(moved);
-    said.into_iter().try_for_each(|what| timeline::add(tx, tracked.id, None, what, now))?;
+    let events = evidence.into_iter().map(TimelineEvent::ProviderCall).chain(moved);
+    events.into_iter().try_for_each(|what| timeline::add(tx, tracked.id, None, what, now))?;
     tracked.save(tx)?;
     Ok(tracked.row.payment)
 }
@@ -266,6 +267,17 @@ fn end_as_interrupted(
         }
     }
     claim.end(tx, id, State::Unknown)
+}
+
+impl Abandoned {
+    /// Ends an abandoned claim this way.
+    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
+        match self {
+            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
+            Self::Abandoned => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
+            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
+        }
+    }
 }
 
 /// Ends every claim that was running when the last process ended.

@@ -126,7 +126,7 @@ fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> I
 }
 
 fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
-    retention::age(tx, Kind::Notifications, key, now);
+    retention::index_for_expiry(tx, Kind::Notifications, key, now);
     tx.put(Space::Notifications, &key.0, BELIEVED);
 }
 

@@ -96,7 +96,7 @@ impl Engine {
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let (schedule, ids) = (Schedule::read(&view)?, Ids::after(&view)?);
+        let (schedule, ids) = (Schedule::read(&view)?, Ids::starting_at(next_millis(&view)?));
         let running = view.all(Space::Running)?;
         drop(view);
         let (sender, receiver) = channel();
@@ -117,10 +117,10 @@ impl Engine {
             let shared = shared.clone();
             move || full.into_iter().for_each(|segment| shared.checkpoint(&segment))
         })?;
-        let (syncing, wanted) = channel();
+        let (syncing, sync_requests) = channel();
         let syncer = thread("ledger sync", {
             let shared = shared.clone();
-            move || shared.sync(&wanted)
+            move || shared.sync(&sync_requests)
         })?;
         let mut writer =
             Writer { ids: Mutex::new(ids), log, syncing, checkpoints, unsynced: None, rows: Rows::default() };
@@ -196,8 +196,8 @@ impl Engine {
     }
 
     /// Reads the due index.
-    pub(super) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
-        look(&self.shared.schedule.lock())
+    pub(super) fn schedule<T>(&self, read: impl FnOnce(&Schedule) -> T) -> T {
+        read(&self.shared.schedule.lock())
     }
 
     /// Returns a counter that changes whenever something becomes due sooner.
@@ -265,6 +265,13 @@ pub(super) fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
 #[cfg(test)]
 pub(super) fn create_log(path: &Path) {
     drop(Wal::open(&path.join(LOG), false));
+}
+
+/// Returns the millisecond after the newest id on disk.
+fn next_millis(view: &View<'_>) -> Result<u64, LedgerError> {
+    let spaces = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
+    let keys = spaces.iter().map(|space| view.last_key(*space)).collect::<Result<Vec<_>, _>>()?;
+    Ok(keys.into_iter().flatten().map(|key| millis_at(&key) + 1).max().unwrap_or(0))
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::abandoned_attempts::DoublePayment;
 use super::change_feed::{ChangeListener, RecordKey};
 use super::claim_guard::{ClaimOwner, ExecutionId};
+use super::double_payment::DoublePayment;
 use super::embedded;
 use super::ids::Id;
 use super::limits::{DueLimit, QueueFull, QueueLimit};
@@ -82,22 +82,22 @@ impl Engine {
     /// Reads a consistent snapshot.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut read: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
-            Self::Embedded(engine) => look(&engine.view()?),
-            Self::Postgres(engine) => engine.read(look).await,
+            Self::Embedded(engine) => read(&engine.view()?),
+            Self::Postgres(engine) => engine.read(read).await,
         }
     }
 
     /// Reads each row at its own time, without a snapshot. Blocks no writer, however long it takes.
     pub(super) async fn read_uncommitted_view<T: Send + 'static>(
         &self,
-        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut read: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
-            Self::Embedded(engine) => look(&**engine),
-            Self::Postgres(engine) => engine.read(look).await,
+            Self::Embedded(engine) => read(&**engine),
+            Self::Postgres(engine) => engine.read(read).await,
         }
     }
 

@@ -5,9 +5,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::embedded::View;
 use super::records::LedgerError;
-use super::transaction::Space;
 
 /// Row id: 8 bytes of milliseconds, a 4-byte counter, 4 bytes that are random or the owner's number. Later ids are
 /// greater.
@@ -55,15 +53,9 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Continues after the newest id on disk, in case the clock was set back.
-    pub(super) fn after(view: &View<'_>) -> Result<Self, LedgerError> {
-        let mut millis = 0;
-        for space in [Space::Payments, Space::Refunds, Space::Claims, Space::Events] {
-            if let Some(key) = view.last_key(space)? {
-                millis = millis.max(millis_at(&key) + 1);
-            }
-        }
-        Ok(Self { millis, count: 0, owner: None })
+    /// Returns a generator that starts at `millis` at the earliest, in case the clock was set back.
+    pub(super) fn starting_at(millis: u64) -> Self {
+        Self { millis, count: 0, owner: None }
     }
 
     /// Returns a generator for one of several processes.

@@ -21,7 +21,7 @@ pub(super) enum LockScope {
 
 impl LockScope {
     pub(super) fn order(merchant: &str, order_id: &str) -> Self {
-        Self::Names(vec![name(merchant, order_id)])
+        Self::Names(vec![order_lock(merchant, order_id)])
     }
 
     pub(super) fn subject(subject: &RecordId) -> Self {
@@ -33,7 +33,7 @@ impl LockScope {
         let (Intent::Pay(Payment { merchant, order_id, .. })
         | Intent::Refund(Refund { merchant, order_id, .. })
         | Intent::Close(RecordId { merchant, order_id, .. })) = intent;
-        Self::Names(vec![claims::key_name(key), name(merchant, order_id)])
+        Self::Names(vec![claims::key_name(key), order_lock(merchant, order_id)])
     }
 
     /// Returns the names to lock, always sorted, so that no deadlock arises. `None` if the record does not exist.
@@ -50,12 +50,12 @@ impl LockScope {
         };
         let Some(payment) = payment else { return Ok(None) };
         let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
-        Ok(payment.map(|tracked| vec![name(&tracked.row.payment.merchant, &tracked.row.payment.order_id)]))
+        Ok(payment.map(|tracked| vec![order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id)]))
     }
 }
 
 /// Returns the lock of an order and its abandoned attempts.
-pub(super) fn name(merchant: &str, order_id: &str) -> Id {
+pub(super) fn order_lock(merchant: &str, order_id: &str) -> Id {
     index("order", &[merchant, merchants_order_id(order_id)])
 }
 

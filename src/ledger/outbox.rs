@@ -157,7 +157,7 @@ pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>,
 }
 
 /// Returns the row of an event that has left its queue and whose retention has expired.
-pub(super) fn old(
+pub(super) fn expired(
     from: &impl Read,
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
@@ -167,7 +167,7 @@ pub(super) fn old(
     if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
         return Ok(None);
     }
-    let names = vec![lock_scope::name(&event.subject.merchant, &event.subject.order_id)];
+    let names = vec![lock_scope::order_lock(&event.subject.merchant, &event.subject.order_id)];
     Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
 }
 

@@ -48,8 +48,8 @@ pub(super) async fn step(
     let walk = &mut purge.walks[purge.list];
     let next = walk.next.clone().max(kind.prefix().to_vec());
     let keys = engine.keys(kind.space(), next, kind.until(keep, now), BATCH).await?;
-    let gone = forget(engine, kind, keys.clone(), *keep, now).await?;
-    walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !gone.contains(key)).cloned());
+    let purged = purge_expired(engine, kind, keys.clone(), *keep, now).await?;
+    walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !purged.contains(key)).cloned());
     if let Some(last) = keys.last() {
         // The first possible key after the last one.
         walk.next = [last.as_slice(), &[0]].concat();
@@ -60,21 +60,21 @@ pub(super) async fn step(
     if let Some(stayed) = walk.stayed.take() {
         walk.next = stayed;
     }
-    show_oldest(engine, kind, walk.next.clone(), now).await?;
+    export_oldest_age(engine, kind, walk.next.clone(), now).await?;
     purge.list = (purge.list + 1) % Kind::ALL.len();
     Ok(purge.list == 0)
 }
 
 /// Purges the expired keys and returns them.
-async fn forget(
+async fn purge_expired(
     engine: &Engine,
     kind: Kind,
     keys: Vec<Vec<u8>>,
     keep: RetentionPolicy,
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, LedgerError> {
-    let look = move |from: &dyn Read| Ok(all_old(&from, kind, keys.clone(), &keep, now));
-    let found = engine.read_uncommitted_view(look).await?;
+    let check = move |from: &dyn Read| Ok(all_expired(&from, kind, keys.clone(), &keep, now));
+    let found = engine.read_uncommitted_view(check).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -82,7 +82,7 @@ async fn forget(
     let keys: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
     let work = move |tx: &mut Transaction<'_>| {
         // Checked again under the lock: another process may have purged a row, or a request may need it.
-        let found = all_old(tx, kind, keys.clone(), &keep, now);
+        let found = all_expired(tx, kind, keys.clone(), &keep, now);
         let rows = found.iter().flat_map(|(_, old)| &old.rows);
         let mut counts = BTreeMap::<Space, u64>::new();
         for (space, key) in rows {
@@ -91,15 +91,15 @@ async fn forget(
         }
         Ok((found.into_iter().map(|(key, _)| key).collect(), counts))
     };
-    let (gone, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
+    let (purged, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
     for (space, count) in counts {
         METRICS.ledger_purged_total.with_label_values(&[space.name()]).inc_by(count);
     }
-    Ok(gone)
+    Ok(purged)
 }
 
 /// Returns the expired keys. A row that cannot be read is retained and does not block the others.
-fn all_old(
+fn all_expired(
     from: &impl Read,
     kind: Kind,
     keys: Vec<Vec<u8>>,
@@ -107,18 +107,18 @@ fn all_old(
     now: Timestamp,
 ) -> Vec<(Vec<u8>, Expired)> {
     let from = Watched::new(from);
-    let look = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
+    let check = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
             from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };
-    keys.into_iter().filter_map(look).collect()
+    keys.into_iter().filter_map(check).collect()
 }
 
 /// Exports the age of the oldest remaining row.
-async fn show_oldest(engine: &Engine, kind: Kind, from: Vec<u8>, now: Timestamp) -> Result<(), LedgerError> {
+async fn export_oldest_age(engine: &Engine, kind: Kind, from: Vec<u8>, now: Timestamp) -> Result<(), LedgerError> {
     let oldest = engine.keys(kind.space(), from.max(kind.prefix().to_vec()), kind.end(), 1).await?;
     let since = oldest.first().map(|key| millis_at(key.get(kind.prefix().len()..).unwrap_or_default()));
     let age = since.map_or(0, |since| millis(now).saturating_sub(since));

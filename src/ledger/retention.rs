@@ -90,8 +90,8 @@ impl Kind {
 
     /// Returns the key before which candidates may have expired.
     pub(super) fn until(self, keep: &RetentionPolicy, now: Timestamp) -> Vec<u8> {
-        let tracked = u64::try_from(self.tracked(keep).as_millis()).unwrap_or(u64::MAX);
-        let young = millis(now).checked_sub(tracked).map_or(0, |old| old.saturating_add(1));
+        let period = u64::try_from(self.period(keep).as_millis()).unwrap_or(u64::MAX);
+        let young = millis(now).checked_sub(period).map_or(0, |old| old.saturating_add(1));
         [self.prefix(), &young.to_be_bytes()].concat()
     }
 
@@ -100,7 +100,7 @@ impl Kind {
         [self.prefix(), &[0xff; 9]].concat()
     }
 
-    fn tracked(self, keep: &RetentionPolicy) -> Duration {
+    fn period(self, keep: &RetentionPolicy) -> Duration {
         match self {
             Self::LateKeys | Self::Claims => keep.claims,
             Self::Payments | Self::Notifications => keep.payments,
@@ -125,16 +125,16 @@ pub(super) fn expired(
     keep: &RetentionPolicy,
     now: Timestamp,
 ) -> Result<Option<Expired>, LedgerError> {
-    let is_over = |since| is_over(since, kind.tracked(keep), now);
+    let is_over = |since| is_over(since, kind.period(keep), now);
     match kind {
         Kind::LateKeys => {
             let name = aged(key)?;
             let stays = claims::is_key_open(from, name)?;
             Ok((!stays).then(|| Expired { names: vec![name], rows: both(key, Space::Keys, name) }))
         }
-        Kind::Claims => claims::old(from, Id::from_bytes(key)?, is_over),
+        Kind::Claims => claims::expired(from, Id::from_bytes(key)?, is_over),
         Kind::Payments => payment(from, Id::from_bytes(key)?, is_over),
-        Kind::Events => outbox::old(from, Id::from_bytes(key)?, is_over),
+        Kind::Events => outbox::expired(from, Id::from_bytes(key)?, is_over),
         Kind::Notifications => {
             let name = aged(key)?;
             Ok(Some(Expired { names: vec![name], rows: both(key, Space::Notifications, name) }))
@@ -143,7 +143,7 @@ pub(super) fn expired(
 }
 
 /// Adds a key without a time of its own to the expiry index.
-pub(super) fn age(tx: &mut Transaction<'_>, kind: Kind, name: Id, now: Timestamp) {
+pub(super) fn index_for_expiry(tx: &mut Transaction<'_>, kind: Kind, name: Id, now: Timestamp) {
     let key = [kind.prefix(), &millis(now).to_be_bytes(), &name.0].concat();
     tx.put(Space::Expiry, &key, []);
 }
@@ -161,26 +161,26 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     }
     let mut claims = vec![row.claim];
     claims.extend(row.close);
-    let mut gone = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
+    let mut keys = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
     for tracked in refunds::of(from, &row) {
         let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = tracked?;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
         claims.push(claim);
-        gone.extend([(Space::Refunds, id), (Space::Index, rows::entry_of_refund(&refund))]);
+        keys.extend([(Space::Refunds, id), (Space::Index, rows::entry_of_refund(&refund))]);
     }
     for claim in claims {
         if from.bytes(Space::Claims, &claim.0)?.is_some() {
             return Ok(None);
         }
     }
-    let rows = gone.into_iter().map(|(space, id)| (space, id.0.to_vec())).collect();
-    Ok(Some(Expired { names: vec![lock_scope::name(&payment.merchant, &payment.order_id)], rows }))
+    let rows = keys.into_iter().map(|(space, id)| (space, id.0.to_vec())).collect();
+    Ok(Some(Expired { names: vec![lock_scope::order_lock(&payment.merchant, &payment.order_id)], rows }))
 }
 
-fn is_over(since: Timestamp, tracked: Duration, now: Timestamp) -> bool {
-    SignedDuration::try_from(tracked).is_ok_and(|tracked| now.duration_since(since) >= tracked)
+fn is_over(since: Timestamp, period: Duration, now: Timestamp) -> bool {
+    SignedDuration::try_from(period).is_ok_and(|period| now.duration_since(since) >= period)
 }
 
 /// Returns the id in a key of [`Space::Expiry`].

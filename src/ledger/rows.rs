@@ -5,7 +5,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status, provider_number};
 
-use super::abandoned_attempts;
 use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, index, millis};
 use super::inquiries::priority;
@@ -103,7 +102,7 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     /// Tag that distinguishes payments from refunds in common indexes.
     const TAG: u8;
     /// Returns the status and the inquiry.
-    fn standing(&self) -> (Status, Option<&Inquiry>);
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>);
     /// Returns whether the merchant sees the record. Only visible records count as unknown.
     fn is_merchant_visible(&self) -> bool;
     /// Returns the channel of the record.
@@ -111,16 +110,16 @@ pub(super) trait Row: Serialize + DeserializeOwned {
     /// Returns whether the payer's code was scanned, so that a till waits for the result.
     fn is_scanned(&self) -> bool;
     /// Returns the version for the change feed.
-    fn age(&self) -> Version;
+    fn version(&self) -> Version;
     /// Returns the key for the change feed.
-    fn name(&self) -> RecordKey;
+    fn record_key(&self) -> RecordKey;
 }
 
 impl Row for PaymentRow {
     const SPACE: Space = Space::Payments;
     const TAG: u8 = 0;
 
-    fn standing(&self) -> (Status, Option<&Inquiry>) {
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
         (self.payment.status, self.payment.search.as_ref())
     }
 
@@ -136,11 +135,11 @@ impl Row for PaymentRow {
         self.payment.method.is_scanned()
     }
 
-    fn age(&self) -> Version {
-        self.payment.age()
+    fn version(&self) -> Version {
+        self.payment.version()
     }
 
-    fn name(&self) -> RecordKey {
+    fn record_key(&self) -> RecordKey {
         RecordKey(entry_of_payment(&self.payment).0)
     }
 }
@@ -149,7 +148,7 @@ impl Row for RefundRow {
     const SPACE: Space = Space::Refunds;
     const TAG: u8 = 1;
 
-    fn standing(&self) -> (Status, Option<&Inquiry>) {
+    fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
         (self.refund.status, self.refund.search.as_ref())
     }
 
@@ -165,11 +164,11 @@ impl Row for RefundRow {
         false
     }
 
-    fn age(&self) -> Version {
-        self.refund.age()
+    fn version(&self) -> Version {
+        self.refund.version()
     }
 
-    fn name(&self) -> RecordKey {
+    fn record_key(&self) -> RecordKey {
         RecordKey(entry_of_refund(&self.refund).0)
     }
 }
@@ -190,7 +189,7 @@ impl<R: Row> TrackedRow<R> {
 
     pub(super) fn load(from: &impl Read, id: Id) -> Result<Option<Self>, LedgerError> {
         let row = from.row::<R>(R::SPACE, &id.0)?;
-        Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.age()), row }))
+        Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.version()), row }))
     }
 
     /// Loads a row that must exist.
@@ -208,9 +207,9 @@ impl<R: Row> TrackedRow<R> {
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         tx.put_row(R::SPACE, &self.id.0, &self.row)?;
         self.list(tx, IndexKeys::of(&self.row, self.id));
-        let age = self.row.age();
-        if self.known.replace(age) != Some(age) && self.row.is_merchant_visible() {
-            tx.became(self.row.name(), age);
+        let version = self.row.version();
+        if self.known.replace(version) != Some(version) && self.row.is_merchant_visible() {
+            tx.became(self.row.record_key(), version);
         }
         Ok(())
     }
@@ -252,7 +251,7 @@ struct IndexKeys {
 impl IndexKeys {
     fn of<R: Row>(row: &R, id: Id) -> Self {
         let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
-        let (status, search) = row.standing();
+        let (status, search) = row.status_and_inquiry();
         let is_open = search.is_some_and(|search| status == Status::Pending && !search.closing && !row.is_scanned());
         Self {
             priority: priority(!is_open, row.channel()),
@@ -388,7 +387,7 @@ pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<
 /// number follows from the order, so one entry serves both.
 pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     match order_id.split_once('/') {
-        Some((order_id, channel)) => abandoned_attempts::entry(channel, &provider_number(&[merchant, order_id])),
+        Some((order_id, channel)) => attempt_entry(channel, &provider_number(&[merchant, order_id])),
         None => payment_number(&provider_number(&[merchant, order_id])),
     }
 }
@@ -401,7 +400,7 @@ pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> I
 /// Returns the same as [`order_entry`], without hashing the order id.
 pub(super) fn entry_of_payment(payment: &Payment) -> Id {
     match payment.is_attempt() {
-        true => abandoned_attempts::entry(&payment.channel, &payment.provider_order_no),
+        true => attempt_entry(&payment.channel, &payment.provider_order_no),
         false => payment_number(&payment.provider_order_no),
     }
 }
@@ -417,4 +416,9 @@ fn payment_number(number: &str) -> Id {
 
 fn refund_number(number: &str) -> Id {
     index("refund number", &[number])
+}
+
+/// Returns the index entry of an abandoned attempt.
+pub(super) fn attempt_entry(channel: &str, number: &str) -> Id {
+    index("attempt number", &[channel, number])
 }

@@ -1,9 +1,9 @@
-//! The ledger as its users see it, on a real disk and on a real PostgreSQL. Here what the tests share; each file below has
-//! one matter.
+//! Tests of the ledger through its public interface, on a real disk and on a real PostgreSQL. This file holds what
+//! the tests share; each file below has one subject.
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::duplicate_mod, reason = "one suite over each engine")]
 
-/// What every engine must do, whatever it is made of.
+/// Tests that every engine must pass.
 macro_rules! suite {
     () => {
         #[path = "attempts.rs"]
@@ -59,22 +59,22 @@ use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Method, Money,
 use self::backends::{Backend, Directory, Schema};
 use super::*;
 
-/// A ledger in a place that goes with it.
+/// A ledger with its backend, which is deleted with it.
 struct Fixture<P> {
     ledger: Ledger,
-    place: P,
+    backend: P,
 }
 
 impl<P: Backend> Fixture<P> {
     fn new() -> Self {
-        let place = P::new();
-        Self { ledger: place.open(), place }
+        let backend = P::new();
+        Self { ledger: backend.open(), backend }
     }
 
-    /// What a crash leaves: everything as it is at this moment, opened again.
+    /// Reopens a copy of the present state on disk, as after a crash.
     fn crash(&self) -> Self {
-        let place = self.place.copy();
-        Self { ledger: place.open(), place }
+        let backend = self.backend.copy();
+        Self { ledger: backend.open(), backend }
     }
 
     async fn claim(&self, key: &str, intent: Intent) -> ClaimResult {
@@ -93,7 +93,7 @@ impl<P: Backend> Fixture<P> {
         self.ledger.settle(permit, update, at(1), answer).await.unwrap().0
     }
 
-    /// A payment of 1000 that is paid.
+    /// Creates a successful payment of 1000.
     async fn paid(&self, order: &str) {
         let permit = self.run(&format!("pay {order}"), pay(order)).await;
         self.settle(permit, outcome(Status::Succeeded)).await;
@@ -107,7 +107,7 @@ impl<P: Backend> Fixture<P> {
         self.ledger.refund("shop", order, refund).await.unwrap().unwrap()
     }
 
-    /// Takes every event out of the queues, as a merchant who accepts all.
+    /// Delivers every event, as for a merchant that accepts all.
     async fn hear_all(&self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -127,7 +127,7 @@ impl<P: Backend> Fixture<P> {
         self.hear_all().await.into_iter().map(|event| event.kind).collect()
     }
 
-    /// What is asked about soon, without what only waits for its notification.
+    /// Returns records with a due inquiry, without those that only wait for a notification.
     async fn due(&self) -> Vec<Record> {
         let mut due = self.ledger.due_searches(at(1_000_000_000), 100, &[]).await;
         due.retain(|record| {
@@ -151,8 +151,8 @@ pub(super) fn at(seconds: i64) -> Timestamp {
 
 fn claim_key(key: &str, body: &str) -> ClaimKey {
     let mut fingerprint = [0; 32];
-    for (place, byte) in provider_number(&[body]).bytes().take(32).enumerate() {
-        fingerprint[place] = byte;
+    for (index, byte) in provider_number(&[body]).bytes().take(32).enumerate() {
+        fingerprint[index] = byte;
     }
     ClaimKey { merchant: "shop".into(), method: "POST".into(), path: "/".into(), key: key.into(), fingerprint }
 }
@@ -255,7 +255,7 @@ fn answer(record: &Record) -> Answer {
     Answer { status: 201, content_type: "text/plain".into(), body }
 }
 
-fn told(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> ProviderEvent {
+fn notification(id: &str, order: &str, refund: Option<&str>, outcome: Outcome) -> ProviderEvent {
     ProviderEvent {
         id: id.into(),
         order_number: provider_number(&["shop", order]),

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::abandoned_attempts::DoublePayment;
 use super::change_feed::{RecordKey, Version};
+use super::double_payment::DoublePayment;
 use super::ids::{Id, Ids};
 use super::records::LedgerError;
 
@@ -164,7 +164,7 @@ pub(super) type Value = fjall::Slice;
 #[derive(Default)]
 pub(super) struct Rows {
     rows: Vec<Row>,
-    places: Option<Box<Places>>,
+    positions: Option<Box<Positions>>,
 }
 
 /// A write; the value is `None` for a deletion.
@@ -174,7 +174,7 @@ struct Row {
     value: Option<Value>,
 }
 
-type Places = [HashMap<Key, usize, RandomState>; Space::ALL.len()];
+type Positions = [HashMap<Key, usize, RandomState>; Space::ALL.len()];
 
 /// Number of rows above which a hash index is used.
 const FEW: usize = 16;
@@ -182,32 +182,32 @@ const FEW: usize = 16;
 impl Rows {
     /// Returns the write of a key: `Some(None)` for a deletion, `None` if the key is not written.
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
-        self.rows.get(self.place(space, key)?).map(|row| &row.value)
+        self.rows.get(self.position(space, key)?).map(|row| &row.value)
     }
 
-    fn place(&self, space: Space, key: &[u8]) -> Option<usize> {
-        match &self.places {
-            Some(places) => places[space as usize].get(key).copied(),
+    fn position(&self, space: Space, key: &[u8]) -> Option<usize> {
+        match &self.positions {
+            Some(positions) => positions[space as usize].get(key).copied(),
             None => self.rows.iter().position(|row| row.space == space && *row.key == *key),
         }
     }
 
     pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
         let key = key.into();
-        if let Some(place) = self.place(space, &key) {
-            self.rows[place].value = value;
+        if let Some(position) = self.position(space, &key) {
+            self.rows[position].value = value;
             return;
         }
-        if let Some(places) = &mut self.places {
-            places[space as usize].insert(key.clone(), self.rows.len());
+        if let Some(positions) = &mut self.positions {
+            positions[space as usize].insert(key.clone(), self.rows.len());
         }
         self.rows.push(Row { space, key, value });
-        if self.places.is_none() && self.rows.len() > FEW {
-            let mut places = Box::<Places>::default();
-            for (place, row) in self.rows.iter().enumerate() {
-                places[row.space as usize].insert(row.key.clone(), place);
+        if self.positions.is_none() && self.rows.len() > FEW {
+            let mut positions = Box::<Positions>::default();
+            for (position, row) in self.rows.iter().enumerate() {
+                positions[row.space as usize].insert(row.key.clone(), position);
             }
-            self.places = Some(places);
+            self.positions = Some(positions);
         }
     }
 
@@ -222,7 +222,7 @@ impl Rows {
 
     /// Removes all writes. The capacity stays.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Space, Key, Option<Value>)> {
-        self.places.iter_mut().flat_map(|places| places.iter_mut()).for_each(HashMap::clear);
+        self.positions.iter_mut().flat_map(|positions| positions.iter_mut()).for_each(HashMap::clear);
         self.rows.drain(..).map(|row| (row.space, row.key, row.value))
     }
 
@@ -275,7 +275,7 @@ pub(super) struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>) -> Self {
-        let rows = Rows { rows: Vec::with_capacity(FEW), places: None };
+        let rows = Rows { rows: Vec::with_capacity(FEW), positions: None };
         Self { base, own: Writes { rows, ..Writes::default() }, double_payments: Vec::new(), ids }
     }
 

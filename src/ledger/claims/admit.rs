@@ -239,7 +239,7 @@ impl ClaimRequest {
         if claim.state == State::Running && claim.job.is_none() {
             claim.names.push(self.name);
         } else {
-            retention::age(tx, Kind::LateKeys, self.name, self.now);
+            retention::index_for_expiry(tx, Kind::LateKeys, self.name, self.now);
         }
         claim.bound_at = Some(self.now);
         claim.save(tx, id)?;

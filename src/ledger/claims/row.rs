@@ -14,7 +14,7 @@ use crate::ledger::timeline::IntentKind;
 use crate::ledger::transaction::{Read, Space, Transaction};
 
 /// Returns the rows of an expired claim: the claim and the keys it began with. `None` while the claim is retained.
-pub(in crate::ledger) fn old(
+pub(in crate::ledger) fn expired(
     from: &impl Read,
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
@@ -24,10 +24,10 @@ pub(in crate::ledger) fn old(
         return Ok(None);
     }
     let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|tracked| tracked.row.payment);
-    let order = payment.map(|payment| lock_scope::name(&payment.merchant, &payment.order_id));
-    let mut gone = vec![(Space::Claims, id.0.to_vec())];
-    gone.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
-    Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
+    let order = payment.map(|payment| lock_scope::order_lock(&payment.merchant, &payment.order_id));
+    let mut keys = vec![(Space::Claims, id.0.to_vec())];
+    keys.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
+    Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: keys }))
 }
 
 /// Returns whether the claim of a key is still open.

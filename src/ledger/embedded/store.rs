@@ -216,9 +216,9 @@ impl Disk {
     /// Recycles the file of a segment whose rows are in the tables.
     pub(super) fn recycle_segment(&self, segment: &Segment) -> io::Result<()> {
         let next = Arc::clone(&self.wal).recycle(segment)?;
-        let recycle_segment = self.memtables.write().immutable.take();
+        let checkpointed = self.memtables.write().immutable.take();
         // Cleared outside the lock.
-        let empty = recycle_segment.and_then(Arc::into_inner).map_or_else(Memtable::default, Memtable::cleared);
+        let empty = checkpointed.and_then(Arc::into_inner).map_or_else(Memtable::default, Memtable::cleared);
         *self.free_segment.lock() = Some((next, empty));
         self.segment_freed.notify_all();
         Ok(())

@@ -1,25 +1,28 @@
-//! Write-ahead log: a batch is durable as soon as it is appended here and synced; the tables get it later.
+//! Write-ahead log (WAL). A batch is durable once it is appended here and synced; a checkpoint writes it to the
+//! tables later.
 //!
 //! ```text
 //! journal/manifest:  which segments exist and how long their files are
 //! journal/0:         record │ record │ record │ zeros        being written
 //! journal/1:         record │ record │ record │ zeros        full: written to the tables, then filled with zeros again
 //! ```
-//! Two files take turns, filled with zeros in advance, so that a sync changes no metadata of the file system.
+//! The two files alternate. They are filled with zeros in advance, so that a sync changes no metadata of the file
+//! system.
 //!
-//! A start reads both segments, writes their rows to the tables durably, and begins with empty segments. So it serves nothing
-//! of which only the page cache knows: after a failed sync, pages count as clean although the disk does not have them, and
-//! syncing them again would prove nothing.
+//! A start reads both segments, writes their rows to the tables durably, and begins with empty segments. It therefore
+//! never serves data that only the page cache has. After a failed sync, pages count as clean although the disk does
+//! not have them, and another sync would prove nothing.
 //!
-//! Damage is never taken for an end (`record` says how the two are told apart): a start refuses to go on and changes nothing.
+//! Damage is distinguished from a torn end (see `record`). A start with a damaged WAL fails and changes nothing.
 //!
-//! fjall's own journal does not do this. fjall 3.1 ends reading at the first invalid tag, cuts the file there and goes on
-//! without an error (`journal/reader.rs`, `maybe_truncate_file_to_last_valid_pos`), so that one flipped bit forgets, and
-//! destroys, all that was acknowledged behind it; it takes a missing journal for a new one (`journal/recovery.rs`); and it
-//! refuses to open after a mere power cut that lost a sector in the middle of the last batch (`journal/batch_reader.rs`,
-//! `ChecksumMismatch`). None of this can be changed from outside, so the own log stays although it is not faster: whole payments
-//! at saturation, one build, five rounds in turns, medians: 1,000/s and 615 µs CPU a payment over this log, 993/s and 600 µs
-//! over fjall's with `SyncAll` and the same group commit (2 cores that others used too).
+//! fjall's own journal does not guarantee this. fjall 3.1 stops reading at the first invalid tag, truncates the file
+//! there and continues without an error (`journal/reader.rs`, `maybe_truncate_file_to_last_valid_pos`): one flipped
+//! bit destroys all acknowledged data behind it. It replaces a missing journal by a new one (`journal/recovery.rs`).
+//! It fails to open after a power cut that lost a sector in the middle of the last batch (`journal/batch_reader.rs`,
+//! `ChecksumMismatch`). None of this can be configured, so we have a WAL of our own although it is not faster.
+//! Measured with whole payments at saturation, one build, five alternating rounds, medians, 2 shared cores: 1,000/s
+//! and 615 µs CPU a payment with this WAL; 993/s and 600 µs with fjall's journal, `SyncAll` and the same group
+//! commit.
 
 mod manifest;
 mod record;
@@ -44,23 +47,23 @@ pub(super) use self::storage::create_durably;
 use self::storage::{Directory, Storage};
 use super::memtable::Memtable;
 
-/// Names of the segments' files.
+/// File names of the segments.
 const SEGMENTS: [&str; 2] = ["0", "1"];
-/// Zeros are written in pieces of this many bytes.
+/// Size in bytes of one write of zeros.
 const PIECE: usize = 1 << 20;
 
-/// A place in the log: a segment and a byte of its file.
+/// Position in the WAL: a segment and a byte offset in its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub(super) segment: u64,
     pub(super) end: u64,
 }
 
-/// Reason for which a log is not opened.
+/// Why the WAL cannot be opened.
 #[derive(Debug)]
 pub(super) enum OpenError {
     Io(io::Error),
-    /// Something that was durable is not there any more.
+    /// Data that was durable is missing or changed.
     Damaged {
         file: PathBuf,
         at: u64,
@@ -89,20 +92,20 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// The log without its segments, for all threads.
+/// State of the WAL that all threads share, without the segments.
 pub(super) struct Wal {
     storage: Arc<dyn Storage>,
     manifest: Mutex<Manifest>,
-    /// Up to where the log is synced.
+    /// Position up to which the WAL is synced.
     synced: Mutex<Position>,
-    /// The last mark of this run.
+    /// Last synced position that was written to the manifest.
     marked: Mutex<Position>,
-    /// Files whose content is of no value, with the length of what lies in them.
-    left: [usize; 2],
+    /// Used length of each file whose content is obsolete.
+    obsolete: [usize; 2],
 }
 
 impl Wal {
-    /// Identity of the log in a directory; `None` where there is none.
+    /// Returns the identity of the WAL in a directory; `None` if there is no WAL.
     pub(super) fn identity_in(path: &Path) -> Result<Option<String>, OpenError> {
         let file = path.join(MANIFEST);
         match std::fs::read(&file) {
@@ -115,8 +118,8 @@ impl Wal {
         }
     }
 
-    /// Opens the log in a directory, or creates it. Returns the rows that are to be written to the tables before
-    /// [`begin`](Self::begin). `has_tables`: there are tables, so there must be a log.
+    /// Opens or creates the WAL in a directory. Returns the rows to write to the tables before
+    /// [`begin`](Self::begin). If `has_tables`, a missing WAL is an error.
     pub(super) fn open(path: &Path, has_tables: bool) -> Result<(Self, Memtable), OpenError> {
         Self::open_on(Arc::new(Directory::open(path)?), has_tables)
     }
@@ -180,35 +183,34 @@ impl Wal {
             let file = storage.path(MANIFEST);
             tracing::warn!(file = %file.display(), "a part of this file is invalid, after a power cut or by damage, and is replaced by its copy");
         }
-        let mut left = [0; 2];
+        let mut obsolete = [0; 2];
         for (at, name) in SEGMENTS.into_iter().enumerate() {
             let read = contents.iter().find(|(_, of, _)| *of == name);
-            // What is of no value was perhaps being filled with zeros.
+            // An obsolete file may have been partly filled with zeros.
             let unread = || files[at].as_ref().map_or(0, Vec::len);
-            left[at] = read.map_or_else(unread, |(.., contents)| contents.used());
+            obsolete[at] = read.map_or_else(unread, |(.., contents)| contents.used());
         }
-        // Also where nothing changed: content and name may be in the page cache only, since an earlier sync of them failed.
+        // Written even without changes: after a failed sync, content and name may exist only in the page cache.
         manifest.save(&*storage)?;
         storage.sync_directory()?;
-        Ok((Self::new(storage, manifest, left), rows))
+        Ok((Self::new(storage, manifest, obsolete), rows))
     }
 
-    fn new(storage: Arc<dyn Storage>, manifest: Manifest, left: [usize; 2]) -> Self {
-        Self { storage, manifest: Mutex::new(manifest), synced: Mutex::default(), marked: Mutex::default(), left }
+    fn new(storage: Arc<dyn Storage>, manifest: Manifest, obsolete: [usize; 2]) -> Self {
+        Self { storage, manifest: Mutex::new(manifest), synced: Mutex::default(), marked: Mutex::default(), obsolete }
     }
 
-    /// Makes both segments empty, durably, once all rows that were read are in the tables. Returns the one to write and the
-    /// next one.
+    /// Empties both segments, durably, once all rows are in the tables. Returns the active and the free segment.
     pub(super) fn begin(self: Arc<Self>) -> io::Result<[Segment; 2]> {
         {
             let mut manifest = self.manifest.lock();
-            if self.left != [0; 2] || manifest.slots.iter().any(|slot| slot.number == 0) {
+            if self.obsolete != [0; 2] || manifest.slots.iter().any(|slot| slot.number == 0) {
                 for file in [0, 1] {
                     manifest.free(file);
                 }
                 manifest.save(&*self.storage)?;
-                for (name, left) in SEGMENTS.into_iter().zip(self.left) {
-                    fill_with_zeros(&*self.storage, name, left)?;
+                for (name, obsolete) in SEGMENTS.into_iter().zip(self.obsolete) {
+                    fill_with_zeros(&*self.storage, name, obsolete)?;
                 }
                 for file in [0, 1] {
                     manifest.renew(file);
@@ -225,7 +227,7 @@ impl Wal {
         }
     }
 
-    /// Makes a segment empty, durably, once all its rows are in the tables.
+    /// Empties a segment, durably, once all its rows are in the tables.
     pub(super) fn recycle(self: Arc<Self>, full: &Segment) -> io::Result<Segment> {
         let file = full.file;
         {
@@ -243,14 +245,14 @@ impl Wal {
         Ok(Segment::new(self, file, slot))
     }
 
-    /// A segment's file became longer: from now on it must be.
+    /// Records that a segment's file has grown; a shorter file then counts as damaged.
     fn grew(&self, file: usize, size: u64) -> io::Result<()> {
         let mut manifest = self.manifest.lock();
         manifest.slots[file].size = size;
         manifest.save(&*self.storage)
     }
 
-    /// Syncs a segment up to here. Only one thread may call this.
+    /// Syncs a segment up to this position. Only one thread may call this.
     pub(super) fn sync(&self, file: usize, upto: Position) -> io::Result<()> {
         self.storage.sync(SEGMENTS[file])?;
         if !self.storage.is_in_place(SEGMENTS[file]) {
@@ -261,12 +263,13 @@ impl Wal {
         Ok(())
     }
 
-    /// Up to where the log is synced.
+    /// Returns the position up to which the WAL is synced.
     pub(super) fn synced(&self) -> Position {
         *self.synced.lock()
     }
 
-    /// Writes down, durably, up to where the log is synced. Records say so of those before them; this says it of the last.
+    /// Writes the synced position to the manifest, durably. Records contain the position before them; this covers the
+    /// last ones.
     pub(super) fn mark(&self) -> io::Result<()> {
         let synced = self.synced();
         if !self.is_marked() {
@@ -276,7 +279,7 @@ impl Wal {
         Ok(())
     }
 
-    /// Whether [`mark`](Self::mark) has nothing to write.
+    /// Returns whether [`mark`](Self::mark) has nothing to write.
     pub(super) fn is_marked(&self) -> bool {
         *self.marked.lock() == self.synced()
     }
@@ -296,12 +299,12 @@ impl Wal {
         ))
     }
 
-    /// Directories of the tables that must be there; empty until the tables were created.
+    /// Returns the table directories that must exist; empty until the tables were created.
     pub(super) fn tables(&self) -> Vec<u32> {
         self.manifest.lock().tables.clone()
     }
 
-    /// Remembers which directories of the tables must be there from now on.
+    /// Records which table directories must exist from now on.
     pub(super) fn set_tables(&self, tables: Vec<u32>) -> io::Result<()> {
         let mut manifest = self.manifest.lock();
         if manifest.tables == tables {

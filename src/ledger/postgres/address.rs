@@ -101,14 +101,14 @@ impl fmt::Debug for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PostgreSQL")?;
-        for (place, host) in self.config.get_hosts().iter().enumerate() {
+        for (number, host) in self.config.get_hosts().iter().enumerate() {
             let name = match host {
                 Host::Tcp(name) => name.clone(),
                 Host::Unix(path) => path.display().to_string(),
             };
             let ports = self.config.get_ports();
-            let port = ports.get(place).or(ports.first()).copied().unwrap_or(5432);
-            write!(f, "{} {name}:{port}", if place == 0 { " at" } else { "," })?;
+            let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
+            write!(f, "{} {name}:{port}", if number == 0 { " at" } else { "," })?;
         }
         match self.config.get_dbname() {
             Some(database) => write!(f, ", database {database}"),
@@ -236,8 +236,8 @@ mod tests {
             ("postgres://a:s3cret@db.example:port/pay", "cannot be understood"),
             ("postgres:///pay", "names no host"),
         ] {
-            let said = parse(url).unwrap_err();
-            assert!(said.contains(why) && !said.contains("s3cret"), "{url}: {said}");
+            let error = parse(url).unwrap_err();
+            assert!(error.contains(why) && !error.contains("s3cret"), "{url}: {error}");
         }
     }
 

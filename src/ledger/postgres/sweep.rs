@@ -265,7 +265,7 @@ impl<'a> PreloadedRows<'a> {
         for (execution, _) in executions {
             let Some((payment, _)) = claims::records_of(self, execution.claim)? else { continue };
             if let Some(tracked) = TrackedRow::<PaymentRow>::load(self, payment)? {
-                names.insert(lock_scope::name(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
+                names.insert(lock_scope::order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())

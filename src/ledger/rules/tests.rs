@@ -5,7 +5,7 @@ use super::Origin::{Notification, Query, Request};
 use super::*;
 
 const NEWS: [(&str, &str); 7] = [
-    // News, then for each status it meets what it leaves: P, S, F, C, U; `-` is no change.
+    // Update, then its effect in each status: P, S, F, C, U; `-` is no change.
     // In the order Pending, Succeeded, Failed, Closed, Unknown.
     ("pending", "- - - - P"),
     ("succeeded", "S - S S S"),
@@ -43,25 +43,25 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 };
                 let mut after = standing(from);
                 let change = payment(&mut after, &update(name), origin, at(5));
-                let place = format!("{name} from {origin:?} meets {from:?}");
+                let backend = format!("{name} from {origin:?} meets {from:?}");
                 assert_eq!(
                     change,
                     Change { changed: expected.is_some(), became: expected, mismatch: false },
-                    "{place}"
+                    "{backend}"
                 );
-                assert_eq!(after.status, expected.unwrap_or(from), "{place}");
-                assert_eq!(after.money_state, money_state(after.status), "{place}");
-                assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{place}");
-                assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{place}");
-                assert_eq!(after.search.is_some(), !after.status.is_final(), "{place}");
+                assert_eq!(after.status, expected.unwrap_or(from), "{backend}");
+                assert_eq!(after.money_state, money_state(after.status), "{backend}");
+                assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{backend}");
+                assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{backend}");
+                assert_eq!(after.search.is_some(), !after.status.is_final(), "{backend}");
                 let has_word = expected == Some(Status::Failed) && name == "declined";
-                assert_eq!(after.provider_error, has_word.then(word), "{place}");
+                assert_eq!(after.provider_error, has_word.then(word), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
                 (refunded.status, refunded.search) = (from, standing(from).search);
                 let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
-                assert_eq!(became, as_refund, "refund: {place}");
+                assert_eq!(became, as_refund, "refund: {backend}");
             }
         }
     }
@@ -94,7 +94,7 @@ fn first_answer_sets_fields_and_later_answers_only_fill_empty_ones() {
     let change = payment(&mut it, &Update::Outcome(when), Query, at(5));
     assert_eq!(change, Change { changed: true, became: None, mismatch: false });
     assert_eq!((it.version, it.paid_at, it.provider_payment_id.as_deref()), (5, Some(at(3)), Some("1")));
-    // What does not fit its status leaves nothing behind.
+    // Fields that do not fit the status are ignored.
     let before = it.clone();
     let late = Outcome { at: Some(at(9)), action: action("c"), ..Outcome::of(Status::Pending) };
     payment(&mut it, &Update::Outcome(late), Notification, at(6));
@@ -140,7 +140,7 @@ fn inquiry_continues_until_final_status_is_confirmed_by_query() {
         payment(&mut it, &outcome(Status::Closed), origin, at(5));
         assert_eq!(it.search, None);
     }
-    // A doubt about what had ended is over as soon as the provider answers.
+    // A doubt about a final record ends as soon as the provider answers a query.
     let mut doubted = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed) };
     payment(&mut doubted, &update("failed"), Notification, at(5));
     assert!(doubted.search.is_some());
@@ -173,7 +173,7 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
         let mut it = a_payment("o");
         payment(&mut it, &unclear(), Request, at(1));
         assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(word())));
-        // Open meanwhile, with nothing new to say.
+        // Pending meanwhile, without new information.
         let mut open = it.clone();
         payment(&mut open, &outcome(Status::Pending), Query, at(2));
         payment(&mut open, &outcome(Status::Closed), Query, at(3));

@@ -1,4 +1,4 @@
-//! What may be left of a payment on a channel that it went away from.
+//! Abandoned attempts on channels that a payment was moved away from.
 
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
@@ -8,7 +8,7 @@ use super::*;
 const LEFT: &str = "o/wechat";
 
 impl Bench {
-    /// A payment that went from `wechat` to `backup` after an attempt that ended so.
+    /// Creates a payment that moved from `wechat` to `backup` after an attempt with this result.
     async fn moved(&self, why: Error) -> ExecutionPermit {
         let mut permit = self.run("k", pay("o")).await;
         let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
@@ -25,7 +25,7 @@ impl Bench {
 }
 
 fn paid(id: &str) -> ProviderEvent {
-    told(id, "o", None, Outcome { provider_id: Some("first".into()), ..Outcome::of(Status::Succeeded) })
+    notification(id, "o", None, Outcome { provider_id: Some("first".into()), ..Outcome::of(Status::Succeeded) })
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn notification_of_the_present_channel_applies_to_the_payment() {
 #[tokio::test]
 async fn duplicate_payment_is_counted_only_after_the_commit() {
     let bench = Bench::new();
-    // The counter is the process's: each engine's test has a channel of its own.
+    // The counter is shared by all tests of the process, so each engine's test uses a channel of its own.
     let channel = format!("{}-double", module_path!());
     let counted = || crate::telemetry::METRICS.double_payments_total.with_label_values(&[channel.as_str()]).get();
     let found = |fails: bool| {
@@ -135,7 +135,7 @@ async fn duplicate_payment_is_counted_only_after_the_commit() {
     assert_eq!(counted(), 1);
 }
 
-/// What is sent has the `public_url` and the end of its first sending, and the ledger has them before.
+/// The request contains `public_url` and expiry of its first sending, which are durable before it is sent.
 #[tokio::test]
 async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt() {
     let bench = Bench::new();
@@ -148,10 +148,10 @@ async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt()
     }));
     bench.accept("o", Intent::Pay(Payment { create_request, ..payment })).await;
     let mut permit = bench.take().await.unwrap();
-    let tracked = permit.payment.clone();
+    let before = permit.payment.clone();
     let to = Destination {
-        channel: tracked.channel.clone(),
-        account: tracked.account.clone(),
+        channel: before.channel.clone(),
+        account: before.account.clone(),
         expires_at: Some(at(900)),
         public_url: "https://new.example.com".into(),
     };
@@ -159,7 +159,7 @@ async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt()
     let after = bench.crash();
     let payment = after.payment("o").await;
     assert_eq!(payment.create_request.unwrap().public_url, "https://new.example.com");
-    assert_eq!((payment.channel, payment.expires_at), (tracked.channel, Some(at(900))));
+    assert_eq!((payment.channel, payment.expires_at), (before.channel, Some(at(900))));
     let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
     assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, TimelineEvent::Rerouted { .. })), "{timeline:?}");
 }

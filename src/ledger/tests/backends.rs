@@ -1,4 +1,4 @@
-//! Where a test's ledger lies.
+//! Backends of the tests: a directory, or a schema in PostgreSQL.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,13 +12,13 @@ use super::super::postgres;
 use super::server::Server;
 use super::*;
 
-/// A place for one ledger.
+/// Backend of one ledger.
 pub(super) trait Backend {
-    /// An empty one.
+    /// Returns an empty backend.
     fn new() -> Self;
-    /// The ledger in it.
+    /// Opens the ledger in the backend.
     fn open(&self) -> Ledger;
-    /// Another with all that is there at this moment, whoever is at work in this one.
+    /// Returns a copy of the present state, while the ledger may be in use.
     fn copy(&self) -> Self;
 }
 
@@ -40,7 +40,8 @@ impl Backend for Directory {
         Ledger::open(self.path()).unwrap()
     }
 
-    /// What is written by threads must not be caught half-way by copying one file after another: a crash stops all at once.
+    /// Files of a running ledger must not be copied one after another, so the copy is made while all threads are
+    /// stopped, as in a crash.
     fn copy(&self) -> Self {
         loop {
             let (before, other) = (files(self.path()), Self::new());
@@ -52,7 +53,7 @@ impl Backend for Directory {
     }
 }
 
-/// A directory of a ledger whose log's segments are short.
+/// A directory whose ledger has short WAL segments.
 pub(super) struct Tables(Directory);
 
 impl Tables {
@@ -60,7 +61,7 @@ impl Tables {
         self.0.path()
     }
 
-    /// One in which segments are so long.
+    /// Segment size in bytes.
     pub(super) fn open_with(&self, segment: u64) -> Ledger {
         let engine = embedded::Engine::open_with(self.path(), RESERVE, segment, |tx, running| {
             claims::recover(tx, running, clock::now())
@@ -84,7 +85,7 @@ impl Backend for Tables {
     }
 }
 
-/// Every file with its length and the time of its last change.
+/// Returns every file with its length and modification time.
 fn files(folder: &Path) -> Vec<(std::path::PathBuf, u64, Option<std::time::SystemTime>)> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(folder) else { return found };
@@ -107,7 +108,7 @@ fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
             std::fs::create_dir(&target)?;
             try_copy(&entry.path(), &target)?;
         } else {
-            // A log is mostly the zeros that were set aside for it: those stay a hole.
+            // A WAL file is mostly preallocated zeros, which are copied as a hole.
             let bytes = std::fs::read(entry.path())?;
             let used = bytes.chunks(4096).rposition(|part| *part != [0; 4096][..part.len()]);
             let used = used.map_or(0, |last| bytes.len().min((last + 1) * 4096));
@@ -118,7 +119,7 @@ fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A PostgreSQL that all tests of this process share.
+/// Returns the PostgreSQL that all tests of this process share.
 pub(super) fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| Server::start(&[]))
@@ -140,7 +141,7 @@ impl Schema {
         it
     }
 
-    /// The same, for a further ledger in it.
+    /// Returns the same schema, for another ledger.
     pub(super) fn again(&self) -> Self {
         Self { name: self.name.clone(), server: self.server.clone(), is_own: false }
     }
@@ -154,7 +155,7 @@ impl Schema {
         Address::parse(&Secret::new(url), None).unwrap()
     }
 
-    /// With so many connections.
+    /// Connects with this many connections.
     pub(super) fn connect(&self, connections: usize) -> Ledger {
         let engine = postgres::Engine::with(self.address(), connections).unwrap();
         Ledger::over(Engine::Postgres(Arc::new(engine)))
@@ -170,7 +171,7 @@ impl Backend for Schema {
         Self::on(shared())
     }
 
-    /// One connection does one thing after another, as the tests expect.
+    /// One connection runs transactions one after another, as the tests expect.
     fn open(&self) -> Ledger {
         self.connect(1)
     }
@@ -184,7 +185,7 @@ impl Backend for Schema {
                  INSERT INTO {to}.tollgate_{table} SELECT * FROM {from}.tollgate_{table}"
             ));
         }
-        // Whoever was at work is gone.
+        // Ends the sessions of other processes.
         self.sql(&format!(
             "CREATE TABLE {to}.tollgate_owners (LIKE {from}.tollgate_owners INCLUDING ALL);
              CREATE SEQUENCE {to}.tollgate_owner_numbers;
@@ -197,7 +198,7 @@ impl Backend for Schema {
 impl Drop for Schema {
     fn drop(&mut self) {
         if self.is_own {
-            // The server may be stopped by now, and goes anyway.
+            // The server may be stopped already.
             let _ = postgres::sql(self.address(), format!("DROP SCHEMA {} CASCADE", self.name));
         }
     }

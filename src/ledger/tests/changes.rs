@@ -1,4 +1,4 @@
-//! News as the ledger takes it in: events, repetitions, mismatches, searches.
+//! Updates and notifications: events, duplicates, mismatches, inquiries.
 
 use tollgate_plugins::payment::NextAction as ActionOf;
 
@@ -11,7 +11,7 @@ async fn status_change_publishes_one_event_with_the_present_record() {
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
-    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    bench.ledger.record("wechat", notification("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     let mut seen = Vec::new();
     for event in bench.hear_all().await {
         let Record::Payment(payment) = event.data else { panic!() };
@@ -35,7 +35,7 @@ async fn successful_refund_is_added_to_its_payment_once() {
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.payment("o").await, paid, "nothing is certain yet");
-    let event = told("e1", "o", Some("r"), Outcome { at: Some(at(5)), ..Outcome::of(Status::Succeeded) });
+    let event = notification("e1", "o", Some("r"), Outcome { at: Some(at(5)), ..Outcome::of(Status::Succeeded) });
     let recorded = bench.ledger.record("wechat", event.clone(), at(6)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of_refund("o", "r")));
     let again = ProviderEvent { id: "e2".into(), ..event };
@@ -67,10 +67,10 @@ async fn duplicate_notification_is_ignored_per_channel_and_foreign_ones_are_unkn
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    let paid = |id| told(id, "o", None, Outcome::of(Status::Succeeded));
-    let unknown = bench.ledger.record("wechat", told("e0", "other", None, Outcome::of(Status::Succeeded)), at(2)).await;
+    let paid = |id| notification(id, "o", None, Outcome::of(Status::Succeeded));
+    let unknown = bench.ledger.record("wechat", notification("e0", "other", None, Outcome::of(Status::Succeeded)), at(2)).await;
     assert_eq!(unknown.unwrap(), Recorded::UnknownOrder);
-    let refund = told("e0", "o", Some("no such"), Outcome::of(Status::Succeeded));
+    let refund = notification("e0", "o", Some("no such"), Outcome::of(Status::Succeeded));
     let elsewhere = bench.ledger.record("wechat", refund, at(2)).await.unwrap();
     assert_eq!(elsewhere, Recorded::RefundElsewhere(of("o"), None), "a refund that was not made here");
     assert_eq!(bench.payment("o").await.status, Status::Pending);
@@ -87,7 +87,7 @@ async fn refund_notification_with_another_order_is_unknown_order() {
     bench.paid("o").await;
     bench.paid("p").await;
     let _ticket = bench.run("r", give_back("o", "r", 300)).await;
-    let mut event = told("e", "o", Some("r"), Outcome::of(Status::Succeeded));
+    let mut event = notification("e", "o", Some("r"), Outcome::of(Status::Succeeded));
     event.order_number = provider_number(&["shop", "p"]);
     event.refunded = Some(tollgate_plugins::payment::Refunded::Part(cny(300)));
     assert_eq!(bench.ledger.record("wechat", event, at(2)).await.unwrap(), Recorded::UnknownOrder);
@@ -104,24 +104,24 @@ async fn mismatched_amount_or_channel_publishes_one_mismatch_and_changes_nothing
     let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
     let right = Outcome { amount: Some(cny(1000)), ..wrong.clone() };
     for _ in 0..3 {
-        let recorded = bench.ledger.record("wechat", told("e", "o", None, wrong.clone()), at(2)).await;
+        let recorded = bench.ledger.record("wechat", notification("e", "o", None, wrong.clone()), at(2)).await;
         assert_eq!(recorded.unwrap(), Recorded::Mismatch(of("o")));
     }
-    let foreign = bench.ledger.record("another", told("f", "o", None, right.clone()), at(2)).await;
+    let foreign = bench.ledger.record("another", notification("f", "o", None, right.clone()), at(2)).await;
     assert_eq!(foreign.unwrap(), Recorded::Mismatch(of("o")));
     bench.ledger.mismatch(&of("o"), at(2)).await.unwrap();
     let applied = bench.ledger.apply(&of("o"), Update::Outcome(wrong.clone()), at(2)).await.unwrap();
     assert_eq!(applied, Some(Record::Payment(before)));
     assert_eq!(bench.kinds().await, ["payment.mismatch"], "one version, one mismatch");
-    // What was not believed is not done with: right, it counts under the same id.
-    let recorded = bench.ledger.record("wechat", told("e", "o", None, right), at(3)).await;
+    // A rejected notification stays open: with the right amount it counts under the same id.
+    let recorded = bench.ledger.record("wechat", notification("e", "o", None, right), at(3)).await;
     assert_eq!(recorded.unwrap(), Recorded::Applied(of("o")));
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
-    // At a new version a notification that was told is not told anew; a new one is.
+    // At a new version a published mismatch is not published again; a new one is.
     for (id, kinds) in [("old", vec!["payment.mismatch"]), ("old", vec![]), ("new", vec!["payment.mismatch"])] {
         let outcome = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
-        bench.ledger.record("wechat", told(id, "o", None, outcome), at(5)).await.unwrap();
+        bench.ledger.record("wechat", notification(id, "o", None, outcome), at(5)).await.unwrap();
         assert_eq!(bench.kinds().await, kinds, "{id}");
         let filled = if id == "old" { Outcome { at: Some(at(3)), ..Outcome::of(Status::Succeeded) } } else { continue };
         bench.ledger.apply(&of("o"), Update::Outcome(filled), at(6)).await.unwrap();
@@ -133,14 +133,14 @@ async fn mismatched_amount_or_channel_publishes_one_mismatch_and_changes_nothing
 async fn applied_notification_is_deduplicated() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let event = told("e", "o", None, Outcome::of(Status::Succeeded));
+    let event = notification("e", "o", None, Outcome::of(Status::Succeeded));
     assert_eq!(bench.ledger.record("wechat", event.clone(), at(2)).await.unwrap(), Recorded::Duplicate);
     let before = bench.payment("o").await;
     let fuller = Outcome { at: Some(at(1)), ..event.outcome.clone().unwrap() };
-    let same_id = told("e", "o", None, fuller.clone());
+    let same_id = notification("e", "o", None, fuller.clone());
     assert_eq!(bench.ledger.record("wechat", same_id, at(3)).await.unwrap(), Recorded::Duplicate);
     assert_eq!(bench.payment("o").await, before);
-    let other_id = told("f", "o", None, fuller);
+    let other_id = notification("f", "o", None, fuller);
     assert_eq!(bench.ledger.record("wechat", other_id, at(3)).await.unwrap(), Recorded::Applied(of("o")));
 }
 
@@ -153,7 +153,7 @@ async fn response_with_another_amount_makes_the_payment_unknown() {
     assert_eq!((payment.status, payment.money_state), (Status::Unknown, MoneyState::Unknown));
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.mismatch"]);
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
-    // A close, likewise, but the payment's status stays.
+    // The same for a close, except that the payment's status stays.
     let permit = bench.run("k2", pay("o2")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
     let permit = bench.run("c", close("o2")).await;
@@ -163,7 +163,7 @@ async fn response_with_another_amount_makes_the_payment_unknown() {
     assert!(payment.search.is_some());
     assert_eq!(bench.kinds().await, ["payment.mismatch"]);
     assert!(matches!(bench.claim("c", close("o2")).await, ClaimResult::AlreadyExists(_)));
-    // A refund.
+    // The same for a refund.
     bench.paid("o3").await;
     let permit = bench.run("r", give_back("o3", "r", 300)).await;
     bench.settle(permit, wrong).await;
@@ -182,7 +182,7 @@ async fn notification_before_the_response_takes_precedence() {
         ("d", outcome(Status::Closed)),
     ] {
         let permit = bench.run(order, pay(order)).await;
-        bench.ledger.record("wechat", told(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+        bench.ledger.record("wechat", notification(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
         bench.settle(permit, update).await;
         let payment = bench.payment(order).await;
         assert_eq!((payment.status, payment.money_state, payment.provider_error), (Status::Succeeded, MoneyState::Moved, None));
@@ -248,7 +248,7 @@ async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     assert_eq!(names(2, &[]).await, ["closing", "unknown"], "a backlog of pending orders hides no unknown one");
     assert_eq!(names(10, std::slice::from_ref(&channel)).await, <[&str; 0]>::default());
     assert_eq!(names(10, &["another".to_owned()]).await.len(), 3);
-    // What was urgent and is only pending now waits with the others.
+    // A formerly urgent record that is only pending now waits with the others.
     bench.ledger.apply(&of("unknown"), Update::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
     bench.ledger.save_inquiry(&of("unknown"), Some(search(5, false))).await.unwrap();
     assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
@@ -264,7 +264,7 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
         let permit = bench.run(order, pay(order)).await;
         bench.settle(permit, Update::Unknown(Reason::default())).await;
     }
-    // Settling is not waited for; anything that is comes after it.
+    // A settlement is not synced at once; the next durable transaction follows it.
     bench.ledger.apply(&of("nothing"), Update::Unknown(Reason::default()), at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     assert!(bench.ledger.due_searches(at(0), 10, &[]).await.is_empty());
@@ -298,7 +298,7 @@ async fn escalation_happens_once_and_only_for_open_records() {
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     let ask = async || bench.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
-    // As it would be when the process ends behind the first, before the next question has its time.
+    // As after a crash behind the first step, before the next query is due.
     assert_eq!((ask().await, ask().await), (true, false));
     assert!(bench.payment("o").await.search.unwrap().needs_person);
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.unknown"], "the merchant hears it once more");
@@ -316,7 +316,7 @@ async fn outcome_that_needs_a_person_is_recorded_without_status_change() {
     let stuck = Outcome { needs_person: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
     let subject = RecordId { refund_id: Some("r".into()), ..of("o") };
     for expected in [Recorded::Applied(subject), Recorded::Duplicate] {
-        let recorded = bench.ledger.record("wechat", told("e", "o", Some("r"), stuck.clone()), at(2)).await.unwrap();
+        let recorded = bench.ledger.record("wechat", notification("e", "o", Some("r"), stuck.clone()), at(2)).await.unwrap();
         assert_eq!(recorded, expected);
     }
     assert_eq!(bench.refund("o", "r").await.status, Status::Pending);
@@ -328,7 +328,7 @@ async fn notification_without_proof_schedules_a_query() {
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
     assert!(bench.due().await.is_empty());
-    let rumour = ProviderEvent { outcome: None, ..told("e", "o", None, Outcome::of(Status::Succeeded)) };
+    let rumour = ProviderEvent { outcome: None, ..notification("e", "o", None, Outcome::of(Status::Succeeded)) };
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
@@ -343,7 +343,7 @@ async fn notification_without_proof_schedules_a_query() {
 
     let other = Some(Money { value: 1, currency: Currency::CNY });
     let wrong =
-        ProviderEvent { outcome: None, amount: other, ..told("e-2", "o", None, Outcome::of(Status::Succeeded)) };
+        ProviderEvent { outcome: None, amount: other, ..notification("e-2", "o", None, Outcome::of(Status::Succeeded)) };
     let recorded = bench.ledger.record("wechat", wrong, at(5)).await.unwrap();
     assert_eq!(recorded, Recorded::Mismatch(of("o")), "another amount is no reason to ask");
 }

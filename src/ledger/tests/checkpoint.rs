@@ -1,4 +1,4 @@
-//! From the log into the tables: nothing is lost on the way, whatever stops it.
+//! Checkpoints: no row is lost on its way from the WAL to the tables.
 
 use super::super::engine;
 use super::backends::Tables;
@@ -15,7 +15,7 @@ impl Bench {
         }
     }
 
-    /// So many payments of every end; the first is released.
+    /// Creates this many payments with different results; the first is released.
     async fn fill(&self, from: usize, until: usize) {
         for number in from..until {
             let permit = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
@@ -55,7 +55,7 @@ async fn rows_across_many_wal_segments_have_their_last_value() {
         bench = bench.crash();
         bench.check(round * 40).await;
     }
-    let tables = std::fs::read_dir(bench.place.path().join("keyspaces")).unwrap();
+    let tables = std::fs::read_dir(bench.backend.path().join("keyspaces")).unwrap();
     let size = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_dir(entry.unwrap().path().join("tables")).map_or(0, Iterator::count)
     };
@@ -82,7 +82,7 @@ async fn failed_checkpoint_is_repeated_by_the_next_start() {
     for bench in [bench.crash(), bench.crash().crash()] {
         bench.check_each(4).await;
         assert_eq!(bench.payment("p4").await.status, Status::Pending);
-        // What was running when it failed has kept its keys.
+        // The claim that was running at the failure still has its keys.
         bench.fill(1000, 1040).await;
         bench.check_each(4).await;
         assert_eq!(bench.payment("o1037").await.status, Status::Succeeded);
@@ -112,18 +112,18 @@ async fn checkpoint_on_a_full_disk_is_retried_until_space_is_free() {
     assert_eq!(after.payment("later39").await.status, Status::Unknown);
 }
 
-/// Tables without a log, as if its directory had been removed.
+/// Returns tables without a WAL, as if its directory had been removed.
 fn without_its_log(bench: &Bench) -> Tables {
-    let place = bench.place.copy();
-    std::fs::remove_dir_all(place.path().join("journal")).unwrap();
-    place
+    let backend = bench.backend.copy();
+    std::fs::remove_dir_all(backend.path().join("journal")).unwrap();
+    backend
 }
 
 #[tokio::test]
 async fn tables_without_a_wal_are_rejected() {
     let bench = Bench::new();
     bench.fill(0, 20).await;
-    let place = without_its_log(&bench);
-    let refusal = Ledger::open(place.path()).err().unwrap().to_string();
+    let backend = without_its_log(&bench);
+    let refusal = Ledger::open(backend.path()).err().unwrap().to_string();
     assert!(refusal.contains("journal/manifest") && refusal.contains("backup"), "{refusal}");
 }

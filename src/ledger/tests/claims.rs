@@ -1,4 +1,4 @@
-//! Once only: every rule of a claim.
+//! Claims: idempotency, deduplication, release, refunds and closes.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn same_idempotency_key_executes_once_then_replays_the_response() {
 async fn idempotency_keys_differ_by_merchant_method_path_and_key() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
-    for (place, change) in [
+    for (number, change) in [
         (|key: &mut ClaimKey| key.method = "PUT".into()) as fn(&mut ClaimKey),
         |key| key.path = "/x".into(),
         |key| key.key = "k2".into(),
@@ -33,10 +33,10 @@ async fn idempotency_keys_differ_by_merchant_method_path_and_key() {
     {
         let mut key = claim_key("k", "another body");
         change(&mut key);
-        let claimed = bench.ledger.claim(key, pay(&format!("o{place}")), at(0)).await.unwrap();
+        let claimed = bench.ledger.claim(key, pay(&format!("o{number}")), at(0)).await.unwrap();
         assert!(matches!(claimed, ClaimResult::Run(_)), "{claimed:?}");
     }
-    // Another merchant's same order is another payment; a key of one cannot claim for the other.
+    // The same order of another merchant is another payment. A key cannot claim an order of another merchant.
     let mut theirs = a_payment("o");
     theirs.merchant = "bakery".into();
     theirs.provider_order_no = provider_number(&["bakery", "o"]);
@@ -123,7 +123,7 @@ async fn released_claim_is_rolled_back_completely() {
     assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
-    let gone = bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await;
+    let gone = bench.ledger.record("wechat", notification("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await;
     assert_eq!(gone.unwrap(), Recorded::UnknownOrder);
     // Both keys are free again, the second even for another request.
     assert!(matches!(bench.claim("k2", pay("o2")).await, ClaimResult::Run(_)));
@@ -134,25 +134,25 @@ async fn released_claim_is_rolled_back_completely() {
 async fn release_after_a_notification_keeps_the_record() {
     let bench = Bench::new();
     let mut permit = bench.run("k", pay("o")).await;
-    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+    bench.ledger.record("wechat", notification("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
     assert!(bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
-    // Nor that the provider merely has it: it was sent, so it is searched.
+    // A pending notification proves that the request was sent, so an inquiry starts.
     let permit = bench.run("k2", pay("o2")).await;
-    bench.ledger.record("wechat", told("e2", "o2", None, Outcome::of(Status::Pending)), at(1)).await.unwrap();
+    bench.ledger.record("wechat", notification("e2", "o2", None, Outcome::of(Status::Pending)), at(1)).await.unwrap();
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o2").await.status, Status::Unknown);
-    // Nor a mismatch.
+    // The same for a mismatch.
     let permit = bench.run("k3", pay("o3")).await;
     bench.ledger.mismatch(&of("o3"), at(1)).await.unwrap();
     bench.hear_all().await;
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o3").await.status, Status::Unknown);
-    // Nor for a refund.
+    // The same for a refund.
     let permit = bench.run("r", give_back("o", "r", 10)).await;
-    bench.ledger.record("wechat", told("e3", "o", Some("r"), Outcome::of(Status::Pending)), at(1)).await.unwrap();
+    bench.ledger.record("wechat", notification("e3", "o", Some("r"), Outcome::of(Status::Pending)), at(1)).await.unwrap();
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.refund("o", "r").await.status, Status::Unknown);
 }
@@ -161,7 +161,7 @@ async fn release_after_a_notification_keeps_the_record() {
 async fn dropped_permit_makes_the_claim_unknown() {
     let bench = Bench::new();
     drop(bench.run("k", pay("o")).await);
-    // The thread takes requests in order, so this one comes after.
+    // The writer handles requests in order, so this one comes after.
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     assert_eq!(bench.payment("o").await.status, Status::Unknown);
     assert_eq!(bench.due().await.len(), 1);
@@ -173,7 +173,7 @@ async fn claim_whose_caller_never_got_the_permit_is_released() {
     {
         let claim = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0));
         tokio::pin!(claim);
-        // Polled once, it is on its way to the thread; then the caller hangs up.
+        // Polled once, the request is on its way to the writer; then the caller hangs up.
         let _ = futures_now(claim.as_mut()).await;
     }
     let claimed = loop {
@@ -233,7 +233,7 @@ async fn refund_exceeding_the_balance_is_rejected() {
     assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, ClaimResult::ExceedsBalance { left: 1000 }));
     let open = bench.run("b", give_back("o", "b", 600)).await;
     assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, ClaimResult::ExceedsBalance { left: 400 }));
-    // Unknown counts, failed and released do not.
+    // Unknown refunds count, failed and released ones do not.
     bench.settle(open, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, ClaimResult::ExceedsBalance { left: 400 }));
     bench.ledger.apply(&of_refund("o", "b"), Update::NotFoundAtProvider, at(2)).await.unwrap();
@@ -317,13 +317,13 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert_eq!(bench.due().await, [Record::Payment(after)]);
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
-    // Another unclear close makes a search that has time urgent again.
+    // Another unclear close makes a postponed inquiry urgent again.
     let later = Inquiry { due: at(500), ..bench.payment("o").await.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     let permit = bench.run("c1", close("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
-    // The truth was asked: it is open still, and is closed until it is.
+    // The provider was queried: the order is still open, and is closed until it is closed.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     assert!(bench.payment("o").await.search.unwrap().closing);
     let unmarked = Inquiry { closing: false, ..bench.payment("o").await.search.unwrap() };

@@ -1,4 +1,4 @@
-//! Wrong clocks: what they wrote hides nothing that waits, and no jump lets anything be forgotten.
+//! Wrong clocks: misdated due times hide no work, and a clock jump purges nothing.
 
 use jiff::SignedDuration;
 
@@ -6,14 +6,14 @@ use super::*;
 use crate::clock::Reading;
 
 const DAY: i64 = 86_400;
-/// When the clock that was wrong has written that something is due.
+/// Due time that the wrong clock wrote.
 const FAR: i64 = 401 * DAY;
 
 fn steady(now: Timestamp) -> Reading {
     Reading { now, steady_for: SignedDuration::MAX }
 }
 
-/// A few seconds after a step of the clock, or a start.
+/// A few seconds after a step of the clock, or after a start.
 fn jumped(now: Timestamp) -> Reading {
     Reading { now, steady_for: SignedDuration::from_secs(5) }
 }
@@ -80,7 +80,7 @@ async fn ledger_without_a_known_time_uses_its_newest_record() {
     let refused = bench.ledger.purge_time(&mut PurgeGuard::default(), jumped(at(FAR))).await.unwrap();
     let PurgeTime::Refused { known } = refused else { panic!("{refused:?}") };
     assert!(known.duration_since(at(0)) < SignedDuration::from_hours(1), "{known}");
-    // A merchant's request, and a clock that has run with the jump for long enough.
+    // A merchant's request, and a clock that has run steadily for long enough.
     let confirmed = bench.ledger.purge_time(&mut PurgeGuard::default(), steady(at(FAR))).await.unwrap();
     assert_eq!(confirmed, PurgeTime::Until(at(FAR)));
 }

@@ -1,4 +1,4 @@
-//! What a crash leaves of the ledger, and what an error does.
+//! Recovery after a crash, and rollback of failed transactions.
 
 use super::super::transaction::Transaction;
 use super::*;
@@ -18,7 +18,7 @@ async fn crash_makes_running_claims_unknown_and_schedules_inquiries() {
     for (key, intent) in _running {
         permits.push(bench.run(key, intent).await);
     }
-    bench.ledger.record("wechat", told("e", "told", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
+    bench.ledger.record("wechat", notification("e", "told", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
 
     let after = bench.crash();
     let payment = after.payment("o").await;
@@ -43,7 +43,7 @@ async fn crash_makes_running_claims_unknown_and_schedules_inquiries() {
     let mut kinds = after.kinds().await;
     kinds.sort();
     assert_eq!(kinds, ["payment.succeeded", "payment.unknown"], "told's and o's, nothing twice");
-    // A second crash finds nothing running.
+    // A second crash finds no running claims.
     let again = after.crash();
     assert_eq!(again.payment("o").await.version, 2);
     assert!(again.kinds().await.is_empty());
@@ -60,7 +60,7 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let bench = Bench::new();
     let draft = Payment { create_request: Some(create_request.clone()), ..a_payment("o") };
     let _sent = bench.run("k", Intent::Pay(draft)).await;
-    // Killed while it was sent: what the identical create needs is kept.
+    // Killed while the request was sent: the fields of the identical create are retained.
     let bench = bench.crash();
     let lost = bench.payment("o").await;
     assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
@@ -79,7 +79,7 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let bench = bench.crash();
     let search = bench.payment("o").await.search.unwrap();
     assert!(search.closing && search.absent == 1, "{search:?}");
-    // No event holds what was kept.
+    // No event contains the create request.
     for event in bench.hear_all().await {
         let Record::Payment(payment) = event.data else { panic!() };
         assert_eq!(payment.create_request, None, "{}", event.kind);
@@ -98,7 +98,7 @@ async fn acknowledged_notification_survives_a_crash_with_its_event_and_dedupe_ke
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    let event = told("e", "o", None, Outcome::of(Status::Succeeded));
+    let event = notification("e", "o", None, Outcome::of(Status::Succeeded));
     bench.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     let after = bench.crash();
     assert_eq!(after.ledger.waiting().await.unwrap().deliveries, 1);

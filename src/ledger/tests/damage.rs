@@ -1,4 +1,4 @@
-//! Damaged and missing files of a real ledger, tables included: either a start is refused, or everything is there.
+//! Damaged and missing files of a real ledger, tables included: a start is rejected, or everything is readable.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use super::*;
 
 const PAYMENTS: usize = 12;
 
-/// A ledger that was closed: some rows are in the tables, some in the log.
+/// Returns a closed ledger with some rows in the tables and some in the WAL.
 async fn closed() -> Tables {
     let bench = super::Fixture::<Tables>::new();
     for number in 0..PAYMENTS {
@@ -19,18 +19,18 @@ async fn closed() -> Tables {
     }
     let bench = bench.crash();
     bench.paid("late").await;
-    let place = bench.place.copy();
+    let backend = bench.backend.copy();
     drop(bench);
-    place
+    backend
 }
 
-fn open(place: &Tables) -> Result<Ledger, LedgerError> {
-    Ledger::open(place.path())
+fn open(backend: &Tables) -> Result<Ledger, LedgerError> {
+    Ledger::open(backend.path())
 }
 
-/// Says whether the damage was noticed; fails if a payment was forgotten in silence.
-async fn refused_or_whole(place: &Tables, case: &str) -> bool {
-    let Ok(ledger) = open(place) else { return true };
+/// Returns whether the damage was detected. Fails if a payment was lost silently.
+async fn refused_or_whole(backend: &Tables, case: &str) -> bool {
+    let Ok(ledger) = open(backend) else { return true };
     let mut noticed = false;
     for order in (0..PAYMENTS).map(|number| format!("o{number}")).chain(["late".to_owned()]) {
         match ledger.payment("shop", &order).await {
@@ -57,20 +57,20 @@ fn all_files(folder: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn missing_empty_or_corrupt_file_is_detected_or_harmless() {
-    let place = closed().await;
+    let backend = closed().await;
     let mut noticed = 0;
-    for file in all_files(place.path()) {
-        let name = file.strip_prefix(place.path()).unwrap().to_owned();
+    for file in all_files(backend.path()) {
+        let name = file.strip_prefix(backend.path()).unwrap().to_owned();
         let case = name.display().to_string();
-        let copy = place.copy();
+        let copy = backend.copy();
         fs::remove_file(copy.path().join(&name)).unwrap();
         noticed += usize::from(refused_or_whole(&copy, &format!("{case} is missing")).await);
-        let copy = place.copy();
+        let copy = backend.copy();
         fs::write(copy.path().join(&name), []).unwrap();
         noticed += usize::from(refused_or_whole(&copy, &format!("{case} is empty")).await);
         let length = fs::read(&file).unwrap().len().min(4096);
         for at in [0, length / 3, length / 2, length.saturating_sub(1)].into_iter().filter(|at| *at < length) {
-            let copy = place.copy();
+            let copy = backend.copy();
             let mut bytes = fs::read(&file).unwrap();
             bytes[at] ^= 4;
             fs::write(copy.path().join(&name), bytes).unwrap();
@@ -82,10 +82,10 @@ async fn missing_empty_or_corrupt_file_is_detected_or_harmless() {
 
 #[tokio::test]
 async fn missing_tables_directory_is_rejected_before_any_change() {
-    let place = closed().await;
-    for space in fs::read_dir(place.path().join("keyspaces")).unwrap() {
+    let backend = closed().await;
+    for space in fs::read_dir(backend.path().join("keyspaces")).unwrap() {
         let name = space.unwrap().file_name();
-        let copy = place.copy();
+        let copy = backend.copy();
         fs::remove_dir_all(copy.path().join("keyspaces").join(&name)).unwrap();
         let before = all_files(copy.path());
         let refusal = open(&copy).err().unwrap().to_string();
@@ -96,22 +96,22 @@ async fn missing_tables_directory_is_rejected_before_any_change() {
 
 #[tokio::test]
 async fn corrupt_wal_is_rejected_with_file_and_position() {
-    let place = closed().await;
-    let file = place.path().join("journal/0");
+    let backend = closed().await;
+    let file = backend.path().join("journal/0");
     let mut bytes = fs::read(&file).unwrap();
     bytes[9] ^= 1;
     fs::write(&file, bytes).unwrap();
-    let refusal = open(&place).err().unwrap().to_string();
+    let refusal = open(&backend).err().unwrap().to_string();
     assert!(refusal.contains("journal/0 at byte 0") && refusal.contains("backup"), "{refusal}");
 }
 
 #[tokio::test]
 async fn interrupted_creation_is_completed_by_the_next_start() {
-    let place = Tables::new();
-    drop(open(&place).unwrap());
+    let backend = Tables::new();
+    drop(open(&backend).unwrap());
     // Before anything was written, at different points.
     for left in ["version", "keyspaces/3/current"] {
-        let copy = place.copy();
+        let copy = backend.copy();
         fs::remove_dir_all(copy.path().join("journal")).unwrap();
         fs::remove_dir_all(copy.path().join("keyspaces")).unwrap();
         for name in ["lock", "version", "0.jnl"] {
@@ -133,24 +133,24 @@ async fn all_files_are_readable_by_the_owner_only() {
     for number in 0..40 {
         bench.paid(&format!("o{number}")).await;
     }
-    let place = bench.place.copy();
+    let backend = bench.backend.copy();
     drop(bench);
     let open_to_all = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    all_files(place.path()).iter().for_each(|file| open_to_all(file, 0o644));
+    all_files(backend.path()).iter().for_each(|file| open_to_all(file, 0o644));
     for folder in ["", "journal", "keyspaces"] {
-        open_to_all(&place.path().join(folder), 0o755);
+        open_to_all(&backend.path().join(folder), 0o755);
     }
-    let bench = super::Fixture { ledger: place.open(), place };
+    let bench = super::Fixture { ledger: backend.open(), backend };
     for number in 40..80 {
         bench.paid(&format!("o{number}")).await;
     }
     let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     // Compaction may have removed a file meanwhile.
     let modes: Vec<_> =
-        all_files(bench.place.path()).into_iter().filter_map(|file| Some((mode(&file).ok()?, file))).collect();
+        all_files(bench.backend.path()).into_iter().filter_map(|file| Some((mode(&file).ok()?, file))).collect();
     assert!(modes.len() > 30 && modes.iter().all(|(mode, _)| mode & 0o077 == 0), "{modes:?}");
     for folder in ["", "journal", "keyspaces", "keyspaces/1/tables"] {
-        assert_eq!(mode(&bench.place.path().join(folder)).unwrap(), 0o700, "{folder}");
+        assert_eq!(mode(&bench.backend.path().join(folder)).unwrap(), 0o700, "{folder}");
     }
 }
 
@@ -166,21 +166,21 @@ async fn directory_removed_or_replaced_while_in_use_is_detected() {
     for is_removed in [true, false] {
         let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;
-        let (path, aside) = (bench.place.path().to_owned(), tempfile::tempdir().unwrap());
+        let (path, aside) = (bench.backend.path().to_owned(), tempfile::tempdir().unwrap());
         match is_removed {
             true => fs::remove_dir_all(path.join("journal")).unwrap(),
             false => fs::rename(path.join("journal"), aside.path().join("journal")).unwrap(),
         }
-        // Whoever comes at once is not told that it is durable.
+        // A transaction that comes at once is not acknowledged as durable.
         let claimed = bench.ledger.claim(claim_key("k", ""), pay("p"), at(0)).await;
         assert!(claimed.is_err());
         assert!(!bench.ledger.is_healthy());
         let refusal = engine(&bench.ledger).refusal();
         assert!(refusal.contains("removed, replaced or unmounted"), "{refusal}");
     }
-    // And without anybody.
+    // The same without any transaction.
     let bench = super::Fixture::<Directory>::new();
-    fs::remove_dir_all(bench.place.path()).unwrap();
+    fs::remove_dir_all(bench.backend.path()).unwrap();
     until("it is unhealthy", async || !bench.ledger.is_healthy()).await;
-    fs::create_dir(bench.place.path()).unwrap();
+    fs::create_dir(bench.backend.path()).unwrap();
 }

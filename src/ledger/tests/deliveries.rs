@@ -1,8 +1,8 @@
-//! Events on their way to merchants: order, postponement, what comes next.
+//! Deliveries: order, postponement, and the next event of a payment.
 
 use super::*;
 
-/// One payment with three events in its queue.
+/// Creates one payment with three events in its queue.
 async fn three() -> Bench {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
@@ -34,7 +34,7 @@ async fn deliveries_are_ordered_per_payment_and_do_not_delay_other_payments() {
     let mut wake = bench.ledger.wake();
     wake.mark_unchanged();
     bench.ledger.delivered(&head.event.id, at(61)).await.unwrap();
-    // Whoever waits hears of the next once it is durable, at the latest with the next transaction.
+    // The counter changes once the next event is durable, at the latest with the next transaction.
     bench.ledger.delivered("evt_none", at(61)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     let due = bench.deliveries(at(61), 10).await;
@@ -52,9 +52,9 @@ async fn duplicate_delivered_report_is_idempotent() {
         bench.ledger.delivered(&head.event.id, at(11)).await.unwrap();
     }
     bench.ledger.postpone(&head.event.id, at(0), 9).await.unwrap();
-    for stranger in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
-        bench.ledger.delivered(stranger, at(11)).await.unwrap();
-        bench.ledger.postpone(stranger, at(11), 1).await.unwrap();
+    for unknown_id in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
+        bench.ledger.delivered(unknown_id, at(11)).await.unwrap();
+        bench.ledger.postpone(unknown_id, at(11), 1).await.unwrap();
     }
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 2);
     assert_eq!(bench.kinds().await, ["payment.failed", "payment.succeeded"]);
@@ -94,7 +94,7 @@ async fn due_deliveries_are_returned_oldest_first_up_to_the_limit() {
     }
     let due = bench.deliveries(at(100), 2).await;
     assert_eq!(due.iter().map(|delivery| delivery.due).collect::<Vec<_>>(), [at(10), at(20)]);
-    // After a crash it is the same list.
+    // After a crash the list is the same.
     assert_eq!(bench.crash().deliveries(at(100), 2).await, due);
 }
 

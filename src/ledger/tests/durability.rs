@@ -1,4 +1,4 @@
-//! What a failing disk and a crowd leave of the embedded ledger.
+//! Durability of the embedded ledger: group commit, failed syncs and panics.
 
 use std::sync::mpsc;
 
@@ -22,9 +22,9 @@ async fn closed_ledger_reopens_unchanged() {
     let bench = Bench::new();
     bench.paid("o").await;
     let payment = bench.payment("o").await;
-    let Bench { ledger, place } = bench;
+    let Bench { ledger, backend } = bench;
     drop(ledger);
-    let bench = Bench { ledger: place.open(), place };
+    let bench = Bench { ledger: backend.open(), backend };
     assert_eq!(bench.payment("o").await, payment);
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }
@@ -32,12 +32,12 @@ async fn closed_ledger_reopens_unchanged() {
 #[tokio::test]
 async fn ledger_cannot_be_opened_twice_at_once() {
     let bench = Bench::new();
-    assert!(Ledger::open(bench.place.path()).is_err());
+    assert!(Ledger::open(bench.backend.path()).is_err());
 }
 
-/// Keeps the thread busy until the sender is dropped, so that a known crowd gathers behind.
+/// Blocks the writer until the sender is dropped, so that a known number of transactions queues behind it.
 async fn hold(engine: Arc<Engine>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
-    // All that was written before is synced by then.
+    // Everything written before is synced by then.
     engine.write(Durability::Durable, |_| Ok(())).await.unwrap();
     let (release, released) = mpsc::channel::<()>();
     let (started, has_started) = tokio::sync::oneshot::channel();
@@ -125,7 +125,7 @@ async fn failed_batch_fails_all_its_transactions_permanently() {
         for task in tasks {
             assert!(task.await.unwrap().is_err(), "{step}: it must not send");
         }
-        // Applied before the sync, so that only a failing commit takes it back.
+        // Applied before the sync, so only a failed commit rolls it back.
         assert_eq!(settling.await.unwrap().is_ok(), step == "sync");
         assert!(!bench.ledger.is_healthy());
         let later = bench.ledger.claim(claim_key("later", ""), pay("later"), at(0)).await;
@@ -160,10 +160,10 @@ async fn applied_writes_are_synced_soon_and_at_shutdown() {
     let shared = bench.engine().weak().upgrade().unwrap();
     let before = shared.failpoints().syncs();
     bench.settle(permit, outcome(Status::Pending)).await;
-    let Bench { ledger, place } = bench;
+    let Bench { ledger, backend } = bench;
     drop(ledger);
     assert_eq!(shared.failpoints().syncs(), before + 1);
-    drop((shared, place));
+    drop((shared, backend));
 }
 
 #[tokio::test(flavor = "multi_thread")]

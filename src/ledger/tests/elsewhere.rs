@@ -1,11 +1,11 @@
-//! Refunds that were not made here.
+//! Refunds made outside this gateway.
 
 use tollgate_plugins::payment::Refunded;
 
 use super::*;
 
 fn refunded(id: &str, order: &str, number: Option<&str>, refunded: Refunded) -> ProviderEvent {
-    let event = told(id, order, None, Outcome::of(Status::Succeeded));
+    let event = notification(id, order, None, Outcome::of(Status::Succeeded));
     ProviderEvent { refund_number: number.map(str::to_owned), outcome: None, refunded: Some(refunded), ..event }
 }
 
@@ -28,10 +28,10 @@ async fn refund_made_elsewhere_publishes_one_event_and_reduces_the_balance() {
     let after = bench.payment("o").await;
     assert_eq!((after.refunded, after.refunded_elsewhere, after.version), (300, 300, before.version + 1));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.refunded_elsewhere"]);
-    // The same refund under another of the provider's states.
+    // The same refund with other fields of the provider.
     let again = record(refunded("b", "o", Some("CONSOLE-1"), total(300))).await;
     assert_eq!(again, Recorded::Duplicate);
-    // The sum grows by another one; the last of it is named as a part.
+    // The sum grows by another refund; the notification names the latest as a part.
     let second = record(refunded("c", "o", Some("CONSOLE-2"), total(400))).await;
     assert_eq!(second, Recorded::RefundedElsewhere(of("o"), cny(100)));
     let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
@@ -54,7 +54,8 @@ async fn duplicate_notification_of_a_full_refund_made_elsewhere_is_ignored() {
         bench.paid("o").await;
         let record = async |id| bench.ledger.record("wechat", refunded(id, "o", Some("CONSOLE-1"), refund), at(5)).await;
         assert!(matches!(record("a").await.unwrap(), Recorded::RefundedElsewhere(..)), "{refund:?}");
-        // The acknowledgement was lost: the same notification comes again, or another about the same refund.
+        // The acknowledgement was lost: the provider repeats the notification, or sends another one about the same
+        // refund.
         for id in ["a", "b"] {
             assert_eq!(record(id).await.unwrap(), Recorded::Duplicate, "{refund:?}");
         }
@@ -68,14 +69,14 @@ async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
-    // While a refund of ours is open, whose sum it is cannot be told: the provider sends it again.
+    // While a refund of ours is open, the sum cannot be attributed, so the provider must repeat the notification.
     assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::TooEarly(of("o")));
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
     bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
-    // What is more than that went back elsewhere, though no number says so.
+    // The rest of the sum was refunded elsewhere, though no number says so.
     let more = record(refunded("d", "o", None, total(350))).await;
     assert_eq!(more, Recorded::RefundedElsewhere(of("o"), cny(50)));
     assert_eq!(bench.payment("o").await.refunded, 350);
@@ -102,7 +103,7 @@ async fn refund_elsewhere_of_an_unpaid_payment_schedules_a_query_and_is_recorded
 }
 
 impl Bench {
-    /// What the timeline says of refunds that were not made here, and of people.
+    /// Returns the timeline's entries about refunds elsewhere and manual reviews.
     async fn noted(&self, order: &str) -> Vec<String> {
         let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
         let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
@@ -137,7 +138,7 @@ async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
     assert_eq!(bench.noted("o").await, noted);
     assert_eq!(bench.payment("o").await, before);
     assert!(bench.kinds().await.is_empty(), "no money moved");
-    // Finished by a person, it counts.
+    // Completed in the provider's console, it counts.
     assert_eq!(record("C-3", part(300)).await, Recorded::RefundedElsewhere(of("o"), cny(300)));
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 300);
 }

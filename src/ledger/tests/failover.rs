@@ -1,4 +1,4 @@
-//! Servers that change their role, limit their connections, refuse a transaction, or stand behind a pooler.
+//! Servers that change their role, limit their connections, reject a transaction, or are behind a pooler.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -13,12 +13,12 @@ use super::server::Server;
 use super::*;
 
 impl Schema {
-    /// Refuses the next writes of records with these codes.
+    /// Rejects the next writes of records with these codes.
     fn refuse(&self, codes: &[&str]) {
         let arms: String = codes
             .iter()
             .enumerate()
-            .map(|(place, code)| format!("WHEN {} THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; ", place + 1))
+            .map(|(backend, code)| format!("WHEN {} THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; ", backend + 1))
             .collect();
         self.sql(&format!(
             "CREATE SEQUENCE hits; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -27,7 +27,7 @@ impl Schema {
         ));
     }
 
-    /// Without them all writes go on.
+    /// Removes the codes, so that writes succeed again.
     fn was_refused(&self, times: usize) {
         self.sql(&format!("SELECT 1 / (last_value > {times})::int FROM hits"));
     }
@@ -36,22 +36,22 @@ impl Schema {
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicts_and_lost_connections_are_retried() {
     for codes in [&["40001", "40P01", "55P03", "57014", "40001"][..], &["25006", "26000", "0A000", "57P01", "57P03"]] {
-        let place = Schema::new();
-        let bench = Fixture { ledger: place.connect(2), place };
-        bench.place.refuse(codes);
+        let backend = Schema::new();
+        let bench = Fixture { ledger: backend.connect(2), backend };
+        bench.backend.refuse(codes);
         bench.paid("o").await;
-        bench.place.was_refused(codes.len());
+        bench.backend.was_refused(codes.len());
         assert!(bench.ledger.is_healthy());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn permanent_statement_error_is_not_retried() {
-    let place = Schema::new();
-    let bench = Fixture { ledger: place.connect(1), place };
-    bench.place.refuse(&["23514", "23514"]);
+    let backend = Schema::new();
+    let bench = Fixture { ledger: backend.connect(1), backend };
+    bench.backend.refuse(&["23514", "23514"]);
     assert!(bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await.is_err());
-    bench.place.sql("SELECT 1 / (last_value = 1)::int FROM hits");
+    bench.backend.sql("SELECT 1 / (last_value = 1)::int FROM hits");
 }
 
 fn socket(server: &Server) -> &str {
@@ -66,13 +66,13 @@ fn sql(server: &Server, text: &str) {
     postgres::sql(address(&server.url), text.to_owned()).unwrap();
 }
 
-/// Takes writes no more, and keeps its connections.
+/// Makes the server read-only and keeps its connections.
 fn make_read_only(server: &Server) {
     sql(server, "ALTER SYSTEM SET default_transaction_read_only = on");
     sql(server, "SELECT pg_reload_conf()");
 }
 
-/// A server and one that follows it, with every commit on both; and where both are.
+/// Starts a server and a synchronous standby, with an address that names both.
 fn pair() -> ([Server; 2], Address) {
     let first = Server::start(&[]);
     let second = Server::start(&["--standby", &first.url]);
@@ -85,7 +85,7 @@ fn pair() -> ([Server; 2], Address) {
 #[tokio::test(flavor = "multi_thread")]
 async fn switchover_to_a_standby_loses_nothing() {
     let ([first, second], both) = pair();
-    let bench = Fixture { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
+    let bench = Fixture { ledger: Ledger::connect(both).unwrap(), backend: Schema::on(&first) };
     for number in 0..20 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -103,7 +103,7 @@ async fn switchover_to_a_standby_loses_nothing() {
     until("it is ready", async || bench.ledger.not_ready().is_none()).await;
 }
 
-/// Prints how many payments a second were made over a switchover, and how many were not.
+/// Prints how many payments a second were made over a switchover, and how many failed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn figures_of_a_switchover() {
@@ -156,36 +156,39 @@ async fn read_only_server_is_replaced_by_the_writable_one() {
     drop(Ledger::connect(address(&other.url)).unwrap());
     let both = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
     let ledger = Ledger::connect(address(&both)).unwrap();
-    let ear = Arc::new(Ear::default());
-    ledger.listen(Arc::clone(&ear) as Arc<dyn ChangeListener>).unwrap();
-    let bench = Fixture { ledger, place: Schema::on(&other) };
+    let listener = Arc::new(RecordingListener::default());
+    ledger.listen(Arc::clone(&listener) as Arc<dyn ChangeListener>).unwrap();
+    let bench = Fixture { ledger, backend: Schema::on(&other) };
     bench.paid("before").await;
     until("it hears", async || bench.ledger.caught_up().await).await;
-    ear.0.lock().clear();
+    listener.0.lock().clear();
     make_read_only(&one);
-    // Its sockets stay open; whoever writes or reads goes to the other, which knows of nothing here.
+    // The sockets stay open, but reads and writes go to the other server, which knows nothing of this ledger.
     until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
     until("nobody reads the old one", async || bench.ledger.payment("shop", "before").await.unwrap().is_none()).await;
-    until("it hears again", async || ear.0.lock().contains(&"deaf") && bench.ledger.caught_up().await).await;
+    until("the listener is subscribed again", async || {
+        listener.0.lock().contains(&"disconnected") && bench.ledger.caught_up().await
+    })
+    .await;
     until("it is ready", async || bench.ledger.not_ready().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_limit_degrades_the_pool_without_errors() {
     for limit in [2, 6] {
-        let place = Schema::new();
-        let role = format!("few_{limit}_{}", place.name());
-        place.sql(&format!(
+        let backend = Schema::new();
+        let role = format!("few_{limit}_{}", backend.name());
+        backend.sql(&format!(
             "CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit}; GRANT ALL ON SCHEMA {} TO {role}",
-            place.name()
+            backend.name()
         ));
         let url = format!(
             "{}?options=-csearch_path%3D{}",
             shared().url.replace("tollgate@", &format!("{role}@")),
-            place.name()
+            backend.name()
         );
         let ledger = Ledger::connect(address(&url)).unwrap();
-        let bench = Arc::new(Fixture { ledger, place });
+        let bench = Arc::new(Fixture { ledger, backend });
         let payments = (0..60).map(|number| {
             let bench = Arc::clone(&bench);
             tokio::spawn(async move { bench.paid(&format!("o{number}")).await })
@@ -194,17 +197,17 @@ async fn connection_limit_degrades_the_pool_without_errors() {
             payment.await.unwrap();
         }
         assert_eq!((bench.ledger.not_ready(), bench.ledger.is_healthy()), (None, true), "{limit}");
-        let Ok(Fixture { ledger, place }) = Arc::try_unwrap(bench) else { panic!() };
+        let Ok(Fixture { ledger, backend }) = Arc::try_unwrap(bench) else { panic!() };
         drop(ledger);
-        place.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+        backend.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     }
 }
 
-/// Writes down whether it hears.
+/// Records whether the listener is subscribed.
 #[derive(Default)]
-struct Ear(Mutex<Vec<&'static str>>);
+struct RecordingListener(Mutex<Vec<&'static str>>);
 
-impl ChangeListener for Ear {
+impl ChangeListener for RecordingListener {
     fn before_commit(&self, _: &Changes) {}
 
     fn after_commit(&self, _: &Changes) {}
@@ -220,25 +223,28 @@ impl ChangeListener for Ear {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn listener_with_swallowed_notifications_reports_disconnection() {
-    let place = Schema::new();
+    let backend = Schema::new();
     let relay = Relay::new(shared());
-    let ledger = relay.ledger(&place);
-    let ear = Arc::new(Ear::default());
-    ledger.listen(Arc::clone(&ear) as Arc<dyn ChangeListener>).unwrap();
+    let ledger = relay.ledger(&backend);
+    let listener = Arc::new(RecordingListener::default());
+    ledger.listen(Arc::clone(&listener) as Arc<dyn ChangeListener>).unwrap();
     until("it hears", async || ledger.caught_up().await).await;
     relay.swallows.store(true, Ordering::SeqCst);
-    until("it is deaf", async || ear.0.lock().contains(&"deaf")).await;
-    let heard = ear.0.lock().len();
+    until("the listener is disconnected", async || listener.0.lock().contains(&"disconnected")).await;
+    let seen_before = listener.0.lock().len();
     assert!(!ledger.caught_up().await, "its answers prove nothing");
     relay.swallows.store(false, Ordering::SeqCst);
-    until("it hears again", async || ear.0.lock()[heard..].contains(&"hears") && ledger.caught_up().await).await;
+    until("the listener is subscribed again", async || {
+        listener.0.lock()[seen_before..].contains(&"subscribed") && ledger.caught_up().await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_pooler_is_rejected_at_startup() {
-    let place = Schema::new();
+    let backend = Schema::new();
     let relay = Relay::new(shared());
     relay.swallows.store(true, Ordering::SeqCst);
-    let refused = Ledger::connect(relay.address(&place)).err().unwrap().to_string();
+    let refused = Ledger::connect(relay.address(&backend)).err().unwrap().to_string();
     assert!(refused.contains("is it a pooler in transaction mode?"), "{refused}");
 }

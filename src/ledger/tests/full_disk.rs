@@ -1,4 +1,4 @@
-//! A disk that fills up and is emptied again: nothing is sent meanwhile, reading goes on, and then all goes on.
+//! Full disk: nothing is sent, reads work, and writes resume once space is free.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -23,12 +23,12 @@ async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
     }
     assert!(bench.ledger.check_disk_space().is_err());
     assert_eq!(bench.ledger.payment("shop", "new").await.unwrap(), None);
-    // Everything else goes on.
+    // All other operations work.
     assert!(bench.ledger.is_healthy());
     assert!(matches!(bench.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("k", pay("p")).await, ClaimResult::Running));
     bench.settle(permit, outcome(Status::Pending)).await;
-    let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
+    let paid = notification("e", "p", None, Outcome::of(Status::Succeeded));
     assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
     engine.simulate_free(Some(RESERVE));
@@ -52,7 +52,7 @@ async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
     engine.simulate_free(None);
     until("it is healthy", async || bench.ledger.is_healthy()).await;
-    // Whoever has a ticket goes on with it; whose end could not be written is asked about.
+    // A permit stays valid. A claim whose end could not be written gets an inquiry.
     bench.settle(held, outcome(Status::Succeeded)).await;
     until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
     assert_eq!(bench.due().await.len(), 1);
@@ -62,7 +62,7 @@ async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     assert_eq!(kinds, ["payment.succeeded", "payment.succeeded", "payment.unknown", "payment.unknown"]);
 }
 
-/// Where the small disk is, in the process that has one.
+/// Environment variable with the path of the small disk, in the process that has one.
 const SMALL: &str = "TOLLGATE_SMALL_DISK";
 
 /// Runs the test below in a process with a small disk of its own.
@@ -84,11 +84,11 @@ fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     }
 }
 
-/// Something else on the disk.
+/// A file that fills the disk.
 struct Filler(PathBuf);
 
 impl Filler {
-    /// Leaves less than so much; no less than nothing.
+    /// Fills the disk until this much is free.
     fn leave(folder: &Path, least: u64) -> Self {
         let path = folder.join("filler");
         let mut file = File::create(&path).unwrap();
@@ -169,7 +169,7 @@ async fn without_a_reserve(folder: &Path) {
     for permit in under_way {
         ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     }
-    // What was refused was not sent: it may run now, or its claim came to the disk after all and is asked about.
+    // A rejected claim was not sent: it may run now, or it reached the disk after all and has an inquiry.
     for order in &refused {
         match begin(&ledger, order).await.unwrap() {
             ClaimResult::Run(permit) => ledger.release(permit).await.unwrap(),

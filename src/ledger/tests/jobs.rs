@@ -1,11 +1,11 @@
-//! What is accepted to be made later: taken once, made once, told of.
+//! Asynchronous jobs: enqueued, dequeued once, executed once, published.
 
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{NextAction as PayerAction, Kind};
 
 use super::*;
 
-/// Long after everything that waits is due.
+/// Time long after every queued job is due.
 const LATE: i64 = 1_000_000_000;
 
 impl Bench {
@@ -22,7 +22,7 @@ impl Bench {
         self.ledger.due_job_ids(now, 100).await.len()
     }
 
-    /// The first that is due, taken.
+    /// Dequeues the first due job.
     pub(super) async fn take(&self) -> Option<ExecutionPermit> {
         let due = self.ledger.due_job_ids(at(LATE), 100).await;
         self.ledger.dequeue(*due.first()?, "here", at(0)).await.unwrap()
@@ -70,7 +70,7 @@ async fn enqueued_job_survives_a_crash_and_executes_once() {
     bench.accept("k", pay("o")).await;
     let bench = bench.crash();
     let permit = bench.take().await.unwrap();
-    // Nobody can tell whether what was taken was sent.
+    // It is unknown whether the dequeued job was sent.
     let after = bench.crash();
     std::mem::forget(permit);
     assert_eq!(after.states("o").await, (Status::Unknown, MoneyState::Unknown));
@@ -86,7 +86,7 @@ async fn unsent_job_is_requeued_with_exponential_backoff() {
         let permit = bench.take().await.unwrap();
         let before = crate::clock::now();
         bench.ledger.release(permit).await.unwrap();
-        // Its time counts from now on, not from the test's.
+        // The job's age counts from now, not from the test's clock.
         let after = before.duration_since(at(0)).as_secs();
         assert_eq!(bench.waits(at(after + pause * 3 / 4 - 1)).await, 0, "{pause}");
         assert_eq!(bench.waits(at(after + pause * 5 / 4 + 60)).await, 1, "{pause}");
@@ -102,7 +102,7 @@ async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let tries = |permit: &ExecutionPermit| permit.job.as_ref().unwrap().tries;
     let permit = bench.accepted("k", pay("o")).await;
     bench.ledger.release_untried(permit).await.unwrap();
-    // Its ticket never came to whoever took it.
+    // The permit never reached the caller.
     let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
@@ -157,7 +157,7 @@ async fn close_of_a_queued_payment_cancels_it() {
     assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotSent));
     assert!(bench.take().await.is_none());
     assert_eq!(bench.kinds().await, ["payment.closed"]);
-    // While it is being made there is nothing to close yet.
+    // While the payment is being executed there is nothing to close yet.
     let permit = bench.accepted("k2", pay("o2")).await;
     assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Running));
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -175,18 +175,18 @@ async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
     bench.settle(permit, outcome(Status::Closed)).await;
     bench.accept("c2", close("paid")).await;
     assert!(matches!(bench.claim("c3", close("paid")).await, ClaimResult::Queued(_)));
-    bench.ledger.record("wechat", told("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    bench.ledger.record("wechat", notification("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     assert!(bench.take().await.is_none(), "there is nothing to close");
     let permit = bench.accepted("c4", close("refused")).await;
     bench.settle(permit, Update::Declined(word())).await;
     let mut events = bench.hear_all().await;
     events.sort_by_key(|event| event.subject.order_id.clone());
-    let told: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
+    let published: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
     let expected = [("open", "payment.closed"), ("paid", "payment.succeeded"), ("refused", "payment.pending")];
-    assert_eq!(told, expected, "that it is open still is a result too");
+    assert_eq!(published, expected, "that it is open still is a result too");
 }
 
-/// The payment goes on, so why its close was refused is no reason of the payment.
+/// The payment stays open, so the reason of its refused close is no reason of the payment.
 #[tokio::test]
 async fn declined_queued_close_reports_its_reason_in_the_event_only() {
     let bench = Bench::new();
@@ -207,9 +207,9 @@ async fn declined_queued_close_reports_its_reason_in_the_event_only() {
             let permit = bench.accepted(&format!("{key} {order}"), close(order)).await;
             bench.settle(permit, update).await;
             let [event] = &bench.hear_all().await[..] else { panic!("one event") };
-            let Record::Payment(told) = &event.data else { panic!() };
-            assert_eq!((event.kind.as_str(), &told.provider_error), ("payment.pending", &None), "{key} {order}");
-            assert!(told.status_reason.as_ref().is_some_and(|why| why.contains(said)), "{key}: {:?}", told.status_reason);
+            let Record::Payment(payment) = &event.data else { panic!() };
+            assert_eq!((event.kind.as_str(), &payment.provider_error), ("payment.pending", &None), "{key} {order}");
+            assert!(payment.status_reason.as_ref().is_some_and(|why| why.contains(said)), "{key}: {:?}", payment.status_reason);
             let after = bench.payment(order).await;
             assert_eq!((&after.provider_error, &after.status_reason), (&before.provider_error, &before.status_reason), "{key} {order}");
         }
@@ -236,7 +236,7 @@ async fn job_with_a_notification_before_sending_is_queried_and_never_sent() {
     let bench = Bench::new();
     for (order, amount) in [("paid", None), ("amount", Some(cny(1)))] {
         bench.accept(order, pay(order)).await;
-        let event = ProviderEvent { amount, ..told(order, order, None, Outcome::of(Status::Succeeded)) };
+        let event = ProviderEvent { amount, ..notification(order, order, None, Outcome::of(Status::Succeeded)) };
         bench.ledger.record("wechat", event, at(3)).await.unwrap();
     }
     assert!(bench.take().await.is_none() && bench.take().await.is_none());
@@ -311,7 +311,7 @@ async fn queued_job_is_never_purged() {
     assert!(bench.take().await.is_some());
 }
 
-/// A payment of another merchant.
+/// Returns a payment of another merchant.
 fn of_merchant(merchant: &str, order: &str) -> (ClaimKey, Intent) {
     let number = provider_number(&[merchant, order]);
     let payment = Payment { merchant: merchant.into(), provider_order_no: number, ..a_payment(order) };
@@ -324,7 +324,7 @@ impl Bench {
         self.ledger.enqueue(key, intent, "{}".into(), limit, at(0)).await.unwrap()
     }
 
-    /// How many of so many at once are accepted.
+    /// Returns how many of `count` concurrent requests are accepted.
     async fn flood(&self, merchant: &str, name: &str, count: usize, limit: QueueLimit) -> usize {
         let asked = (0..count).map(|number| {
             let (ledger, (key, intent)) = (self.ledger.clone(), of_merchant(merchant, &format!("{name}{number}")));
@@ -343,7 +343,7 @@ async fn queue_limits_are_exact_under_concurrency_and_count_executing_jobs() {
     let (bench, limit) = (Bench::new(), QueueLimit { total: 30, each: 20 });
     assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
-    // What is being executed comes back when it cannot be sent: it keeps its place.
+    // A job that is being executed may be requeued, so it still counts.
     let mut permits = Vec::new();
     for claim in bench.ledger.due_job_ids(at(0), 15).await {
         permits.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
@@ -356,7 +356,7 @@ async fn queue_limits_are_exact_under_concurrency_and_count_executing_jobs() {
         bench.ledger.release(permit).await.unwrap();
     }
     assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
-    // What has its end makes room, however it ended.
+    // A finished job no longer counts, however it ended.
     let settled = permits.pop().unwrap();
     bench.settle(settled, outcome(Status::Succeeded)).await;
     drop(permits.pop());

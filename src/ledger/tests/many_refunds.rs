@@ -1,4 +1,4 @@
-//! A refund of a payment that has many costs as much as the first one, also while its merchant takes no events.
+//! The cost of a refund is independent of the payment's other refunds, also while no event is delivered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +6,7 @@ use super::super::ids::Ids;
 use super::super::transaction::{Read, Space, Transaction, Value};
 use super::*;
 
-/// Counts what is read through it.
+/// Reader that counts what is read.
 struct Counting<'a> {
     rows: &'a transaction::Rows,
     reads: AtomicUsize,
@@ -16,7 +16,7 @@ struct Counting<'a> {
 impl Read for Counting<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         let found = self.rows.get(space, key).cloned().flatten();
-        // The timeline is cut to a number of entries of its own.
+        // The timeline is bounded by its own limit.
         if space != Space::Timeline {
             self.reads.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(found.as_ref().map_or(0, |value| value.len()), Ordering::Relaxed);
@@ -32,7 +32,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// Runs a transaction. Returns rows read, bytes read and bytes written too.
+    /// Runs a transaction. Returns rows read, bytes read and bytes written as well.
     fn run<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>) -> (T, [usize; 3]) {
         let base = Counting { rows: &self.rows, reads: AtomicUsize::new(0), bytes: AtomicUsize::new(0) };
         let mut tx = Transaction::new(&base, &self.ids);
@@ -99,7 +99,7 @@ async fn released_refund_is_removed_at_any_position_of_the_list() {
         };
         let others: Vec<_> = left.iter().map(|(refund, _)| (*refund).to_owned()).collect();
         assert_eq!(refunds(&bench).await, others);
-        // The same again, and this time it is made.
+        // The same again, and this time it is executed.
         let permit = bench.run("again", give_back("o", released, 400)).await;
         bench.settle(permit, outcome(Status::Succeeded)).await;
         for (_, permit) in left {

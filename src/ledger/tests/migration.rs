@@ -1,4 +1,4 @@
-//! From the disk into PostgreSQL.
+//! Migration of an embedded ledger to PostgreSQL.
 
 use super::*;
 
@@ -10,7 +10,7 @@ async fn migration_copies_the_whole_embedded_ledger() {
     old.settle(permit, outcome(Status::Succeeded)).await;
     let permit = old.run("unknown", pay("unknown")).await;
     old.settle(permit, Update::Unknown(Reason::default())).await;
-    let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
+    let event = notification("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);
     let key = claim_key("waits", &format!("{:?}", pay("waits")));
@@ -18,11 +18,11 @@ async fn migration_copies_the_whole_embedded_ledger() {
     let (paid, unknown) = (old.payment("paid").await, old.payment("unknown").await);
     let old = old.crash();
 
-    let place = Schema::new();
-    assert!(migrate(old.place.path(), place.address()).is_err(), "a gateway runs on it");
-    let Fixture { ledger, place: old } = old;
+    let backend = Schema::new();
+    assert!(migrate(old.backend.path(), backend.address()).is_err(), "a gateway runs on it");
+    let Fixture { ledger, backend: old } = old;
     drop(ledger);
-    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    let moved = migrate(old.path(), backend.address()).unwrap().to_string();
     for count in [
         "payments          4",
         "refunds           1",
@@ -32,7 +32,7 @@ async fn migration_copies_the_whole_embedded_ledger() {
     ] {
         assert!(moved.contains(count), "{moved}");
     }
-    let bench = Fixture { ledger: place.open(), place };
+    let bench = Fixture { ledger: backend.open(), backend };
     assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
     assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
     assert_eq!(bench.due().await.len(), 2);
@@ -53,30 +53,30 @@ async fn migration_copies_the_whole_embedded_ledger() {
     );
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
 
-    let again = migrate(old.path(), bench.place.address());
+    let again = migrate(old.path(), bench.backend.address());
     assert!(again.unwrap_err().to_string().contains("was moved to PostgreSQL at"));
 }
 
 #[tokio::test]
 async fn migration_of_a_missing_ledger_creates_nothing() {
-    let (place, empty) = (Schema::new(), Directory::new());
+    let (backend, empty) = (Schema::new(), Directory::new());
     for missing in [empty.path().to_owned(), empty.path().join("none")] {
-        assert!(migrate(&missing, place.address()).unwrap_err().to_string().contains("holds no ledger"));
+        assert!(migrate(&missing, backend.address()).unwrap_err().to_string().contains("holds no ledger"));
     }
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
 
-/// An embedded ledger with one payment, that nobody runs on.
+/// Returns an embedded ledger with one payment, not in use.
 async fn one_payment() -> Directory {
     let old = Fixture::<Directory>::new();
     old.paid("paid").await;
-    old.place
+    old.backend
 }
 
 #[tokio::test]
 async fn migrated_ledger_cannot_be_opened_and_says_what_to_do() {
-    let (old, place) = (one_payment().await, Schema::new());
-    migrate(old.path(), place.address()).unwrap();
+    let (old, backend) = (one_payment().await, Schema::new());
+    migrate(old.path(), backend.address()).unwrap();
     let refused = Ledger::open(old.path()).err().unwrap().to_string();
     assert!(refused.contains("was moved to PostgreSQL at") && refused.contains("Name that PostgreSQL"), "{refused}");
     let again = migrate(old.path(), Schema::new().address()).unwrap_err().to_string();
@@ -85,29 +85,29 @@ async fn migrated_ledger_cannot_be_opened_and_says_what_to_do() {
 
 #[tokio::test]
 async fn crash_before_the_commit_leaves_both_ledgers_closed_and_retry_completes_the_migration() {
-    let (old, place) = (one_payment().await, Schema::new());
-    moved::Mark::begin(place.address().to_string()).write(old.path()).unwrap();
+    let (old, backend) = (one_payment().await, Schema::new());
+    moved::Mark::begin(backend.address().to_string()).write(old.path()).unwrap();
     let refused = Ledger::open(old.path()).err().unwrap().to_string();
     assert!(refused.contains("was not finished") && refused.contains("tollgate migrate"), "{refused}");
-    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    let moved = migrate(old.path(), backend.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");
-    assert_eq!(Fixture { ledger: place.open(), place }.payment("paid").await.status, Status::Succeeded);
+    assert_eq!(Fixture { ledger: backend.open(), backend }.payment("paid").await.status, Status::Succeeded);
 }
 
 #[tokio::test]
 async fn crash_after_the_commit_is_completed_by_retry_without_a_second_copy() {
-    let (old, place) = (one_payment().await, Schema::new());
-    migrate(old.path(), place.address()).unwrap();
+    let (old, backend) = (one_payment().await, Schema::new());
+    migrate(old.path(), backend.address()).unwrap();
     let mark = moved::Mark::read(old.path()).unwrap().unwrap();
     moved::Mark { complete: false, ..mark.clone() }.write(old.path()).unwrap();
-    let bench = Fixture { ledger: place.open(), place };
+    let bench = Fixture { ledger: backend.open(), backend };
     bench.paid("later").await;
-    let moved = migrate(old.path(), bench.place.address()).unwrap().to_string();
+    let moved = migrate(old.path(), bench.backend.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");
     assert_eq!(moved::Mark::read(old.path()).unwrap().unwrap(), mark);
-    // Into another database it may not be finished: the first may have it all.
+    // The migration cannot be completed in another database, because the first may have all rows.
     moved::Mark { complete: false, to: "PostgreSQL elsewhere".into(), ..mark }.write(old.path()).unwrap();
-    let refused = migrate(old.path(), bench.place.address()).unwrap_err().to_string();
+    let refused = migrate(old.path(), bench.backend.address()).unwrap_err().to_string();
     assert!(refused.contains("a move to PostgreSQL elsewhere began"), "{refused}");
 }
 
@@ -120,12 +120,12 @@ async fn unreadable_migration_mark_keeps_the_ledger_closed() {
 
 #[tokio::test]
 async fn migration_into_a_started_but_unused_postgres_succeeds() {
-    let (old, place) = (one_payment().await, Schema::new());
-    let started = place.open();
+    let (old, backend) = (one_payment().await, Schema::new());
+    let started = backend.open();
     started.purge_time(&mut PurgeGuard::default(), crate::clock::reading()).await.unwrap();
     drop(started);
-    let moved = migrate(old.path(), place.address()).unwrap().to_string();
+    let moved = migrate(old.path(), backend.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");
-    let refused = migrate(one_payment().await.path(), place.address()).unwrap_err().to_string();
+    let refused = migrate(one_payment().await.path(), backend.address()).unwrap_err().to_string();
     assert!(refused.contains("there are payments in"), "{refused}");
 }

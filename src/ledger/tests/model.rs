@@ -1,10 +1,9 @@
-//! Every interleaving of two machines over one order, walked breadth first over the real rules: the provider executes it at
-//! most once, and never once the merchant has been told that nothing comes of it.
+//! Model checker: explores every interleaving of two machines over one order, breadth first, with the real rules. The
+//! provider executes the order at most once, and never after the merchant was told that it is not executed.
 //!
-//! Between any two steps a machine may die, lose its lease and get it back, lose a ticket, or not hear whether what it wrote
-//! was committed. Two things are assumed of the world, and are the business of others: what is sent is asked about as
-//! `may_send` promises, at the last moment; and that the provider does not know an order is believed only when nothing is
-//! on its way any more (the settle window).
+//! Between any two steps a machine may die, lose its lease and renew it, lose a permit, or miss the result of a
+//! commit. Two assumptions are verified elsewhere: requests are sent only after `may_send`, at the last moment; and
+//! "not found" is trusted only when no request can still arrive (the grace period).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -21,15 +20,15 @@ use super::super::transaction::{Read, Space, Transaction, Value as Bytes};
 use super::super::{apply, timeline};
 use super::*;
 
-/// A rule that the walk can be made to break, to see that it would be found.
+/// Rule that the model can violate on purpose, to prove that it would be detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
     Nothing,
-    /// Ends do not look whose turn it is.
+    /// The end of a claim ignores the execution id.
     Turns,
-    /// A lease that was renewed is as good as one that never ended.
+    /// A renewed lease counts as one that never expired.
     Terms,
-    /// What was taken and lost goes back to the queue.
+    /// A dequeued and lost job goes back to the queue.
     Losses,
 }
 
@@ -55,18 +54,18 @@ impl Rows {
         find_payment(self, "shop", "o").unwrap().map(|tracked: TrackedRow<PaymentRow>| tracked.row)
     }
 
-    /// Which of its turns a claim is in.
+    /// Number of the claim's execution.
     fn execution(&self, claim: Id) -> Option<ExecutionId> {
         let number = self.0.get(&(Space::Running, claim.0.to_vec()))?;
         Some(ExecutionId::listed(&claim.0, number).unwrap())
     }
 }
 
-/// A ticket in the hands of a machine.
+/// A permit held by a machine.
 #[derive(Clone)]
-struct Hand {
+struct HeldPermit {
     execution: ExecutionId,
-    is_errand: bool,
+    is_job: bool,
     term: u8,
     sent: bool,
 }
@@ -77,12 +76,12 @@ struct Machine {
     history: u8,
     has_no_lease: bool,
     term: u8,
-    hand: Option<Hand>,
-    /// What it has yet to write about tickets that are gone.
+    hand: Option<HeldPermit>,
+    /// Ends of dropped permits that are not written yet.
     ends: Vec<(ExecutionId, Abandoned)>,
 }
 
-/// How often what could go on for ever may happen.
+/// Bounds of otherwise endless steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Left {
     asks: u8,
@@ -97,27 +96,27 @@ struct World {
     rows: Rows,
     ids: u32,
     machines: [Machine; 2],
-    /// Who runs what.
+    /// Machine that executes the claim.
     owners: BTreeMap<Id, (usize, u8)>,
     on_its_way: u8,
     executed: u8,
-    /// The merchant was told that nothing comes of it.
-    told_none: bool,
+    /// Whether the merchant was told that nothing is executed.
+    rejected: bool,
     left: Left,
 }
 
-/// What a machine hears of a transaction.
+/// What a machine learns of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hears {
-    /// That it is done.
+enum Visibility {
+    /// The result.
     All,
-    /// Nothing, although it is done.
+    /// Nothing, although it was committed.
     NothingOfIt,
-    /// Nothing, and it is not done.
+    /// Nothing, and it was rolled back.
     Nothing,
 }
 
-impl Hears {
+impl Visibility {
     const ANY: [Self; 3] = [Self::All, Self::NothingOfIt, Self::Nothing];
 }
 
@@ -133,7 +132,7 @@ impl World {
             owners: BTreeMap::new(),
             on_its_way: 0,
             executed: 0,
-            told_none: false,
+            rejected: false,
             left,
         }
     }
@@ -142,7 +141,7 @@ impl World {
     fn write<T>(
         &mut self,
         machine: usize,
-        hears: Hears,
+        visibility: Visibility,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         let mut ids = Ids::of(0);
@@ -154,10 +153,10 @@ impl World {
         let mut tx = Transaction::new(&rows, &ids);
         let done = work(&mut tx);
         let writes = tx.into_writes();
-        if done.is_err() || hears == Hears::Nothing {
+        if done.is_err() || visibility == Visibility::Nothing {
             return done;
         }
-        // What only tells of what was, or when, no rule reads again.
+        // Fields that only record the past or times are read by no rule.
         let is_told = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Inquiries | Space::Unknown);
         for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_told(*space)) {
             if space == Space::Running {
@@ -175,28 +174,28 @@ impl World {
         done
     }
 
-    /// A copy in which a fault has happened, if any may.
+    /// Returns a copy after a fault, if faults are left.
     fn fault(&self) -> Option<Self> {
         let faults = self.left.faults.checked_sub(1)?;
         Some(Self { left: Left { faults, ..self.left }, ..self.clone() })
     }
 
-    /// A copy for a transaction of which that is heard.
-    fn hearing(&self, hears: Hears) -> Option<Self> {
-        if hears == Hears::All { Some(self.clone()) } else { self.fault() }
+    /// Returns a copy for a transaction with this visibility.
+    fn with_visibility(&self, visibility: Visibility) -> Option<Self> {
+        if visibility == Visibility::All { Some(self.clone()) } else { self.fault() }
     }
 
-    /// Takes in what the merchant sees, and says what must never be.
+    /// Records what the merchant sees, and returns a violated invariant.
     fn judge(&mut self) -> Option<&'static str> {
         let ended = self.rows.payment().map(|row| row.payment.status);
-        self.told_none |= matches!(ended, Some(Status::Failed | Status::Closed));
+        self.rejected |= matches!(ended, Some(Status::Failed | Status::Closed));
         if self.executed > 1 {
             return Some("executed twice");
         }
-        (self.told_none && self.executed > 0).then_some("executed, and the merchant was told that it is not")
+        (self.rejected && self.executed > 0).then_some("executed, and the merchant was told that it is not")
     }
 
-    /// What the rules can tell worlds apart by: without times, ids and what grows without end.
+    /// The state without times, ids and counters that grow without end.
     fn essence(&self) -> String {
         let claims: Vec<Id> = self.rows.of(Space::Claims).map(|(key, _)| Id::from_bytes(key).unwrap()).collect();
         let rank = |id: Id| claims.iter().position(|claim| *claim == id);
@@ -223,37 +222,35 @@ impl World {
             })
             .collect();
         let machines = self.machines.each_ref().map(|it| {
-            let hand = it
-                .hand
-                .as_ref()
-                .map(|hand| (execution(&hand.execution), hand.is_errand, hand.sent, hand.term == it.term));
+            let hand =
+                it.hand.as_ref().map(|hand| (execution(&hand.execution), hand.is_job, hand.sent, hand.term == it.term));
             let mut ends: Vec<_> =
                 it.ends.iter().map(|(of, end)| (execution(of), *end == Abandoned::MaybeSent)).collect();
             ends.sort();
             (it.has_no_lease, hand, ends)
         });
         let keys = self.rows.of(Space::Keys).count();
-        let World { on_its_way, executed, told_none, left, .. } = self;
-        format!("{claimed:?}{payments:?}{machines:?}{keys}{on_its_way}{executed}{told_none}{left:?}")
+        let World { on_its_way, executed, rejected, left, .. } = self;
+        format!("{claimed:?}{payments:?}{machines:?}{keys}{on_its_way}{executed}{rejected}{left:?}")
     }
 }
 
-/// What was met on the walk.
+/// Result of the exploration.
 #[derive(Debug, Default)]
 struct Met {
     worlds: usize,
-    /// Ends, by how it stands and how often it was executed.
+    /// Final states, by status and number of executions.
     ends: BTreeMap<(String, u8), usize>,
 }
 
-/// Walks through all worlds; an error is the way to one that must not be.
+/// Explores all states. The error is the path to a violation.
 fn walk(broken: Broken, left: Left) -> Result<Met, String> {
     let first = World::new(broken, left);
     let mut seen = HashSet::from([first.essence()]);
     let mut ways = vec![(0, String::new())];
     let mut next = VecDeque::from([(0, first)]);
     let mut met = Met::default();
-    while let Some((place, world)) = next.pop_front() {
+    while let Some((backend, world)) = next.pop_front() {
         met.worlds += 1;
         let state = world
             .rows
@@ -265,7 +262,7 @@ fn walk(broken: Broken, left: Left) -> Result<Met, String> {
             if wrong.is_none() && !seen.insert(after.essence()) {
                 continue;
             }
-            ways.push((place, step));
+            ways.push((backend, step));
             let here = ways.len() - 1;
             if let Some(wrong) = wrong {
                 let mut way = Vec::new();

@@ -1,4 +1,4 @@
-//! Random histories against a model: whatever happens in whatever order, nothing is sent twice and nothing goes back.
+//! Property test against a model: in random histories nothing is sent twice and no status goes backwards.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ enum Step {
     Lose { permit: usize },
     Apply { order: u8, refund: Option<u8>, update: u8 },
     Notify { order: u8, refund: Option<u8>, update: u8, id: u8 },
-    Hear,
+    Deliver,
     Crash,
 }
 
@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(order, refund, update)| Step::Apply { order, refund, update }),
         3 => (order, scope, update, 0..4u8)
             .prop_map(|(order, refund, update, id)| Step::Notify { order, refund, update, id }),
-        1 => Just(Step::Hear),
+        1 => Just(Step::Deliver),
         1 => Just(Step::Crash),
     ]
 }
@@ -56,17 +56,17 @@ fn update(number: u8) -> Update {
     }
 }
 
-/// What was seen so far.
+/// History so far.
 struct History {
     bench: Bench,
     permits: Vec<ExecutionPermit>,
-    /// How often each payment or refund may still be run.
+    /// How often each payment or refund may still be executed.
     rights: BTreeMap<RecordId, i32>,
-    /// The last state of each.
+    /// Last state of each record.
     last: BTreeMap<RecordId, Record>,
-    /// The statuses that must be told, and those that were.
+    /// Statuses that must be published, and those that were.
     changes: Vec<(RecordId, Status)>,
-    told: Vec<(RecordId, Status)>,
+    published: Vec<(RecordId, Status)>,
 }
 
 impl History {
@@ -119,10 +119,10 @@ impl History {
             Step::Notify { order, refund, update: number, id } => {
                 let Update::Outcome(outcome) = update(number) else { return };
                 let refund = refund.map(|refund| format!("r{refund}"));
-                let event = told(&format!("{id}"), &format!("o{order}"), refund.as_deref(), outcome);
+                let event = notification(&format!("{id}"), &format!("o{order}"), refund.as_deref(), outcome);
                 self.bench.ledger.record("wechat", event, at(3)).await.unwrap();
             }
-            Step::Hear => self.hear().await,
+            Step::Deliver => self.deliver_next().await,
             Step::Crash => {
                 let after = self.bench.crash();
                 self.permits.clear();
@@ -142,7 +142,7 @@ impl History {
         }
     }
 
-    /// A right to send was given out.
+    /// Records that a permit was granted.
     fn given(&mut self, permit: ExecutionPermit, is_close: bool) {
         if is_close {
             let closes = self.permits.iter().filter(|other| other.subject == permit.subject && other.refund.is_none());
@@ -159,7 +159,7 @@ impl History {
         let (subject, job) = (permit.subject.clone(), permit.job.clone());
         let is_unclear = update == Update::Unknown(Reason::default());
         let record = self.bench.settle(permit, update).await;
-        // Nobody waits for its answer, so that it is told even though the status is the same.
+        // No caller waits for its response, so it is published even if the status is the same.
         if job.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
             self.changes.push((subject, Status::Pending));
         }
@@ -178,14 +178,14 @@ impl History {
         }
     }
 
-    async fn hear(&mut self) {
+    async fn deliver_next(&mut self) {
         for event in self.bench.hear_all().await {
-            self.told.push((event.subject, facts(&event.data).0));
+            self.published.push((event.subject, facts(&event.data).0));
         }
     }
 
     async fn check(&mut self) {
-        // Whatever a dropped ticket set off has happened once a later request is answered.
+        // The drop of a permit takes effect before a later request is answered.
         self.bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
         let (mut unknown, mut searched) = (0, 0);
         for order in 0..2 {
@@ -225,7 +225,7 @@ impl History {
             (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000, &[]).await.len()),
             (unknown, searched)
         );
-        assert_eq!(waiting.deliveries as usize, self.changes.len() - self.told.len());
+        assert_eq!(waiting.deliveries as usize, self.changes.len() - self.published.len());
     }
 }
 
@@ -253,17 +253,17 @@ proptest! {
                 rights: BTreeMap::new(),
                 last: BTreeMap::new(),
                 changes: Vec::new(),
-                told: Vec::new(),
+                published: Vec::new(),
             };
             for step in steps {
                 history.take(step).await;
             }
-            history.hear().await;
+            history.deliver_next().await;
             let sorted = |mut list: Vec<(RecordId, Status)>| {
                 list.sort_by_key(|(subject, status)| (subject.clone(), status.as_str()));
                 list
             };
-            assert_eq!(sorted(history.told), sorted(history.changes));
+            assert_eq!(sorted(history.published), sorted(history.changes));
         });
     }
 }

@@ -6,7 +6,7 @@ use super::super::transaction::{Space, Transaction};
 use super::*;
 
 impl Schema {
-    /// The first process is not heard any more, although it lives and believes that it is.
+    /// Expires the lease of the first process, although it is alive.
     fn silence_the_first(&self) {
         self.sql(
             "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
@@ -16,18 +16,19 @@ impl Schema {
         );
     }
 
-    /// A further process.
+    /// Connects another process.
     fn join(&self) -> Fixture<Self> {
-        let place = self.again();
-        Fixture { ledger: place.open(), place }
+        let backend = self.again();
+        Fixture { ledger: backend.open(), backend }
     }
 }
 
-/// Two processes with several connections each: few enough that none waits seconds for a lock where the machine is busy.
+/// Returns two processes with several connections each: few enough that no lock is waited for during seconds on a
+/// busy machine.
 fn two() -> (Schema, [Ledger; 2]) {
-    let place = Schema::new();
-    let ledgers = [place.connect(3), place.connect(3)];
-    (place, ledgers)
+    let backend = Schema::new();
+    let ledgers = [backend.connect(3), backend.connect(3)];
+    (backend, ledgers)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +100,7 @@ async fn unique_keys_reject_the_second_writer_without_locks() {
 async fn claims_of_a_living_process_are_untouched_when_others_start() {
     let bench = Fixture::<Schema>::new();
     let permit = bench.run("k", pay("o")).await;
-    let other = bench.place.join();
+    let other = bench.backend.join();
     assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Running));
     assert_eq!(other.payment("o").await.version, 1);
     bench.settle(permit, outcome(Status::Pending)).await;
@@ -109,11 +110,11 @@ async fn claims_of_a_living_process_are_untouched_when_others_start() {
 #[tokio::test]
 async fn claims_after_a_clean_shutdown_are_taken_over_at_once() {
     let bench = Fixture::<Schema>::new();
-    // Its end never comes, as that of a task which is cut off with its process.
+    // The task never ends, like one that is cut off with its process.
     std::mem::forget(bench.run("k", pay("o")).await);
-    let place = bench.place.again();
+    let backend = bench.backend.again();
     drop(bench.ledger);
-    let other = Fixture { ledger: place.open(), place };
+    let other = Fixture { ledger: backend.open(), backend };
     assert_eq!(other.payment("o").await.status, Status::Unknown);
 }
 
@@ -124,9 +125,9 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
     for order in ["paid", "open", "refused", "lost"] {
         permits.push(bench.run(order, pay(order)).await);
     }
-    let other = bench.place.join();
-    bench.place.silence_the_first();
-    let third = bench.place.join();
+    let other = bench.backend.join();
+    bench.backend.silence_the_first();
+    let third = bench.backend.join();
     for order in ["paid", "open", "refused", "lost"] {
         assert_eq!(other.payment(order).await.status, Status::Unknown);
         assert!(
@@ -135,7 +136,7 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
         );
     }
     assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them asks");
-    // The truth as the provider told it meanwhile.
+    // The provider's answer meanwhile.
     other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
     other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
     let late = [
@@ -162,8 +163,8 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
 async fn permit_of_an_expired_lease_can_neither_reroute_nor_release() {
     let bench = Fixture::<Schema>::new();
     let mut permit = bench.run("k", pay("o")).await;
-    bench.place.silence_the_first();
-    let other = bench.place.join();
+    bench.backend.silence_the_first();
+    let other = bench.backend.join();
     assert!(
         bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
         "nothing may be sent"
@@ -189,7 +190,7 @@ async fn expired_lease_forbids_sending() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_never_query_the_same_record() {
     let (_place, ledgers) = two();
-    // More than the looks of one side can take: some are left for the other however they fall.
+    // More than one side can reserve: some are left for the other in any case.
     for number in 0..100 {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
@@ -210,7 +211,7 @@ async fn two_processes_never_query_the_same_record() {
     }
     assert!(taken[0].is_disjoint(&taken[1]), "{taken:?}");
     assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
-    // Who has asked and not heard enough gives it back; then anybody may.
+    // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
     let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
     ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
@@ -221,13 +222,13 @@ async fn two_processes_never_query_the_same_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn job_is_executed_by_one_of_two_processes() {
-    let (place, ledgers) = two();
+    let (backend, ledgers) = two();
     for number in 0..60 {
         let order = format!("o{number}");
         let accepted = ledgers[0].enqueue(claim_key(&order, ""), pay(&order), "{}".into(), 100, at(0)).await.unwrap();
         assert!(matches!(accepted, ClaimResult::Accepted(_)), "{accepted:?}");
     }
-    // As many looks as it takes, both sides at once; what is found is taken by both.
+    // As many reservations as needed, on both sides at once.
     let looks = (0..8).map(|number| {
         let ledgers = ledgers.clone();
         tokio::spawn(async move {
@@ -252,10 +253,10 @@ async fn job_is_executed_by_one_of_two_processes() {
     let many = orders.len();
     let orders: BTreeSet<_> = orders.into_iter().collect();
     assert!(many >= 32 && orders.len() == many, "{many} taken, {} different", orders.len());
-    // What the first had found and not taken when it died is the other's.
+    // Jobs that the first process had reserved but not dequeued when it died go to the other.
     let left = 60 - many;
     drop(ledgers[0].due_job_ids(at(10), 100).await);
-    place.silence_the_first();
+    backend.silence_the_first();
     let mut found = BTreeSet::new();
     while found.len() < left {
         let due = ledgers[1].due_job_ids(at(10), 100).await;
@@ -276,8 +277,8 @@ async fn jobs_of_a_dead_process_become_unknown_and_queued_ones_execute() {
         }
     }
     drop(bench.ledger.due_job_ids(at(1), 9).await);
-    bench.place.silence_the_first();
-    let other = bench.place.join();
+    bench.backend.silence_the_first();
+    let other = bench.backend.join();
     assert_eq!(other.payment("taken").await.status, Status::Unknown);
     let [claim] = other.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
     let permit = other.ledger.dequeue(claim, "second", at(1)).await.unwrap().unwrap();
@@ -288,8 +289,8 @@ async fn jobs_of_a_dead_process_become_unknown_and_queued_ones_execute() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_never_deliver_the_same_event() {
-    let (place, ledgers) = two();
-    // More than the looks of one side can take: some are left for the other however they fall.
+    let (backend, ledgers) = two();
+    // More than one side can reserve: some are left for the other in any case.
     for number in 0..40 {
         let order = format!("o{number}");
         let claimed = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
@@ -303,7 +304,7 @@ async fn two_processes_never_deliver_the_same_event() {
     };
     let mut looks: Vec<_> = (0..6).map(look).collect();
     let mut taken = [BTreeSet::new(), BTreeSet::new()];
-    // Who saw the same at the same time and was slower went away with nothing, and finds others at the next look.
+    // A process that lost the race for a row gets none, and finds others at its next query.
     for number in 0..8 {
         if number >= looks.len() {
             looks.push(look(number));
@@ -314,27 +315,28 @@ async fn two_processes_never_deliver_the_same_event() {
         taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
     }
     assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
-    // The next of the same payment is anybody's.
+    // The next event of the same payment may go to any process.
     let mine = taken[0].first().unwrap();
     ledgers[0].delivered(mine, at(11)).await.unwrap();
     let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
     assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
     assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
-    // What somebody had who is dead is anybody's too.
-    place.silence_the_first();
+    // Reservations of a dead process are free, too.
+    backend.silence_the_first();
     let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
     assert_eq!(all.len(), 40);
 }
 
 #[tokio::test]
 async fn concurrent_schema_migrations_succeed_and_older_versions_run_on_newer_tables() {
-    let place = Schema::new();
-    let opened: Vec<_> = (0..4).map(|_| place.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
+    let backend = Schema::new();
+    let opened: Vec<_> =
+        (0..4).map(|_| backend.address()).map(|it| std::thread::spawn(|| Ledger::connect(it))).collect();
     for ledger in opened {
         ledger.join().unwrap().unwrap();
     }
-    place.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
-    let bench = place.join();
+    backend.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
+    let bench = backend.join();
     bench.paid("o").await;
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }

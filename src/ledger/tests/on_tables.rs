@@ -1,5 +1,4 @@
-//! The suite over the embedded engine where hardly anything stays in memory: the log's segments are full at once, and what
-//! they held is read from the tables.
+//! The suite over the embedded engine with tiny WAL segments, so that nearly all rows are read from the tables.
 
 use super::backends::Tables;
 use super::*;

@@ -1,4 +1,4 @@
-//! A PostgreSQL that goes and comes, and connections that are cut at the worst moment.
+//! Outages of PostgreSQL, and connections cut at the worst moment.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use super::relay::Relay;
 use super::server::Server;
 use super::*;
 
-/// Waits for what comes by itself; says so when it does not.
+/// Waits until a condition holds; panics with its name after a timeout.
 pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(120);
     while !look().await {
@@ -20,10 +20,10 @@ pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_outage_rejects_claims_then_recovers() {
     let server = Server::start(&[]);
-    let place = Schema::on(&server);
-    let bench = Fixture { ledger: place.connect(3), place };
+    let backend = Schema::on(&server);
+    let bench = Fixture { ledger: backend.connect(3), backend };
     bench.paid("before").await;
-    let [tracked, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
+    let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
     server.crash();
     for number in 0..5 {
         let key = format!("while {number}");
@@ -31,7 +31,11 @@ async fn postgres_outage_rejects_claims_then_recovers() {
     }
     assert!(bench.ledger.payment("shop", "before").await.is_err());
     assert!(
-        bench.ledger.record("wechat", told("e", "before", None, Outcome::of(Status::Closed)), at(1)).await.is_err()
+        bench
+            .ledger
+            .record("wechat", notification("e", "before", None, Outcome::of(Status::Closed)), at(1))
+            .await
+            .is_err()
     );
     assert!(bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await.is_err());
     assert!(bench.ledger.due_searches(at(10), 10, &[]).await.is_empty());
@@ -41,11 +45,11 @@ async fn postgres_outage_rejects_claims_then_recovers() {
     until("connections are back", async || bench.ledger.payment("shop", "before").await.is_ok()).await;
     assert_eq!(bench.payment("before").await.status, Status::Succeeded);
     bench.paid("after").await;
-    // Whose end could not be written is asked about; whose ticket is held is left alone.
+    // A claim whose end could not be written gets an inquiry; one with a permit stays as it is.
     until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
     assert_eq!(bench.due().await.len(), 1);
-    assert_eq!(bench.payment("kept").await.version, 1);
-    bench.settle(tracked, outcome(Status::Pending)).await;
+    assert_eq!(bench.payment("held").await.version, 1);
+    bench.settle(held, outcome(Status::Pending)).await;
     for number in 0..5 {
         bench.run(&format!("while {number}"), pay(&format!("while {number}"))).await;
     }
@@ -53,11 +57,11 @@ async fn postgres_outage_rejects_claims_then_recovers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claim_with_unconfirmed_commit_sends_nothing_and_is_rolled_back() {
-    let place = Schema::new();
+    let backend = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Fixture { ledger: relay.ledger(&place), place };
+    let bench = Fixture { ledger: relay.ledger(&backend), backend };
     bench.paid("warm").await;
-    let looker = bench.place.connect(1);
+    let looker = bench.backend.connect(1);
     relay.cuts.store(true, Ordering::SeqCst);
     let claimed = bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await;
     assert!(claimed.is_err(), "{claimed:?}");
@@ -68,27 +72,27 @@ async fn claim_with_unconfirmed_commit_sends_nothing_and_is_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settlement_with_unconfirmed_commit_stays_as_committed() {
-    let place = Schema::new();
+    let backend = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Fixture { ledger: relay.ledger(&place), place };
+    let bench = Fixture { ledger: relay.ledger(&backend), backend };
     let permit = bench.run("k", pay("o")).await;
     relay.cuts.store(true, Ordering::SeqCst);
     assert!(bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.is_err());
-    // What the ticket's end sets off finds nothing running any more.
+    // The drop of the permit finds no running claim any more.
     let claimed = bench.claim("k", pay("o")).await;
     assert!(matches!(claimed, ClaimResult::Replay(_)), "{claimed:?}");
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
 }
 
-/// A ledger with one connection for requests, and who keeps everybody from writing its records.
+/// Returns a ledger with one connection for requests, and a session that locks its records.
 async fn locked() -> (Schema, Ledger, tokio_postgres::Client) {
-    let place = Schema::on(shared());
-    let ledger = place.connect(1);
+    let backend = Schema::on(shared());
+    let ledger = backend.connect(1);
     let (client, connection) = tokio_postgres::connect(&shared().url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let lock = format!("BEGIN; LOCK TABLE {}.tollgate_records IN EXCLUSIVE MODE", place.name());
+    let lock = format!("BEGIN; LOCK TABLE {}.tollgate_records IN EXCLUSIVE MODE", backend.name());
     client.batch_execute(&lock).await.unwrap();
-    (place, ledger, client)
+    (backend, ledger, client)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,14 +101,14 @@ async fn claim_or_job_whose_caller_timed_out_is_not_started() {
     let mut first = Box::pin(ledger.claim(claim_key("first", ""), pay("first"), at(0)));
     let mut job = Box::pin(ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
     let mut claim = Box::pin(ledger.claim(claim_key("claim", ""), pay("claim"), at(0)));
-    // Each is asked once, so that it is queued; the first has the only connection.
+    // Each is polled once, so that it is queued; the first has the only connection.
     tokio::select! { biased; _ = &mut first => panic!(), () = std::future::ready(()) => {} }
     tokio::select! { biased; _ = &mut job => panic!(), () = std::future::ready(()) => {} }
     tokio::select! { biased; _ = &mut claim => panic!(), () = std::future::ready(()) => {} }
     drop((job, claim));
     client.batch_execute("ROLLBACK").await.unwrap();
     assert!(matches!(first.await.unwrap(), ClaimResult::Run(_)));
-    // One after another: what was queued before this has run, or never will.
+    // One after another: work queued before this has run, or never will.
     assert_eq!(ledger.payment("shop", "job").await.unwrap(), None);
     assert_eq!(ledger.payment("shop", "claim").await.unwrap(), None);
     assert_eq!(ledger.due_job_ids(at(10), 9).await.len(), 0);
@@ -113,7 +117,7 @@ async fn claim_or_job_whose_caller_timed_out_is_not_started() {
 #[tokio::test]
 async fn enqueue_timeout_is_in_doubt_not_rejected() {
     let (_place, ledger, client) = locked().await;
-    // From here on a time-out is over as soon as everybody waits.
+    // From here on a timeout passes as soon as all tasks are idle.
     tokio::time::pause();
     let accepted = ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)).await.unwrap();
     assert!(matches!(accepted, ClaimResult::InDoubt(_)), "{accepted:?}");

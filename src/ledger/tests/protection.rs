@@ -1,4 +1,4 @@
-//! The way to a PostgreSQL on another machine.
+//! TLS to a PostgreSQL on another machine.
 
 use rcgen::{CertifiedKey, KeyPair};
 use tollgate_plugins::secret::Secret;
@@ -31,7 +31,7 @@ async fn server_with_another_certificate_is_rejected_before_login() {
     assert!(refused.contains("cannot be reached") && refused.contains("certificate"), "{refused}");
     let refused = connect(&url.replace("localhost", "127.0.0.1"), &theirs).err().unwrap().to_string();
     assert!(refused.contains("certificate"), "{refused}");
-    // A server that has no TLS is not spoken to at all.
+    // A server without TLS gets no data at all.
     let bare = Server::start(&["--port"]);
     let refused = connect(&format!("{}?sslmode=require", bare.url), &theirs).err().unwrap().to_string();
     assert!(refused.contains("TLS"), "{refused}");

@@ -1,4 +1,4 @@
-//! Stands between a ledger and its PostgreSQL, and does what networks and poolers do.
+//! TCP relay between a ledger and its PostgreSQL that simulates faults of networks and poolers.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +13,17 @@ use super::*;
 
 pub(super) struct Relay {
     folder: TempDir,
-    /// Swallows the answer to the next commit, and cuts the connection.
+    /// Drops the answer to the next commit and cuts the connection.
     pub(super) cuts: Arc<AtomicBool>,
-    /// Swallows what is told to listeners, as a pooler in transaction mode does.
+    /// Drops notifications, as a pooler in transaction mode does.
     pub(super) swallows: Arc<AtomicBool>,
 }
 
 impl Relay {
     pub(super) fn new(server: &Server) -> Self {
         let (_, rest) = server.url.split_once('@').unwrap();
-        let place = rest.split('/').next().unwrap().replace("%2F", "/");
-        let server = PathBuf::from(place).join(".s.PGSQL.5432");
+        let backend = rest.split('/').next().unwrap().replace("%2F", "/");
+        let server = PathBuf::from(backend).join(".s.PGSQL.5432");
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
         let (cuts, swallows) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -37,14 +37,14 @@ impl Relay {
         Self { folder, cuts, swallows }
     }
 
-    pub(super) fn address(&self, place: &Schema) -> Address {
+    pub(super) fn address(&self, backend: &Schema) -> Address {
         let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
-        let url = format!("postgres://tollgate@{folder}/postgres?options=-csearch_path%3D{}", place.name());
+        let url = format!("postgres://tollgate@{folder}/postgres?options=-csearch_path%3D{}", backend.name());
         Address::parse(&Secret::new(url), None).unwrap()
     }
 
-    pub(super) fn ledger(&self, place: &Schema) -> Ledger {
-        Ledger::connect(self.address(place)).unwrap()
+    pub(super) fn ledger(&self, backend: &Schema) -> Ledger {
+        Ledger::connect(self.address(backend)).unwrap()
     }
 }
 
@@ -58,7 +58,7 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, cuts: Arc<AtomicB
                 }
                 let commits = asked[..count].windows(7).any(|it| it == b"COMMIT\0");
                 if commits && cuts.swap(false, Ordering::SeqCst) {
-                    // It is done once the server has answered.
+                    // The commit is done once the server has answered.
                     let _ = server.read(&mut said).await;
                     return;
                 }
@@ -75,7 +75,7 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, cuts: Arc<AtomicB
     }
 }
 
-/// Takes the whole messages out of what the server said; without notifications where they are swallowed.
+/// Splits the server's bytes into messages, and drops notifications if that is enabled.
 fn messages(unsent: &mut Vec<u8>, swallows: bool) -> Vec<u8> {
     let (mut whole, mut at) = (Vec::new(), 0);
     while let Some(head) = unsent.get(at..at + 5) {

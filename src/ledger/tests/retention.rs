@@ -1,4 +1,4 @@
-//! What is old goes with all that is its; what is unknown, open or undelivered stays, and what a repetition needs.
+//! Retention and purge: expired rows are deleted together; open, unknown or undelivered ones are retained.
 
 use super::*;
 use crate::ledger::transaction::Space;
@@ -6,7 +6,7 @@ use crate::ledger::transaction::Space;
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-/// Where every row lies that is not waiting for something.
+/// Returns every row that is not due work.
 const RECORDS: [Space; 9] = [
     Space::Payments,
     Space::Refunds,
@@ -20,7 +20,7 @@ const RECORDS: [Space; 9] = [
 ];
 
 impl Bench {
-    /// A whole round.
+    /// Runs a whole round of the purge.
     async fn purge(&self, now: Timestamp) {
         let mut purge = Purge::default();
         while !self.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
@@ -35,7 +35,7 @@ impl Bench {
         self.ledger.claim(claim_key(key, &body), intent, now).await.unwrap()
     }
 
-    /// Delivers every event but those of one order.
+    /// Delivers every event except those of one order.
     async fn hear_all_but(&self, order: &str) {
         loop {
             let mut due = self.deliveries(at(3), 100).await;
@@ -60,7 +60,7 @@ async fn expired_payment_is_purged_completely_and_its_order_id_is_free() {
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
-    bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
+    bench.ledger.record("wechat", notification("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
     assert!(matches!(bench.claim("late", pay("o")).await, ClaimResult::Replay(_)));
     bench.hear_all().await;
     for space in RECORDS {
@@ -99,7 +99,7 @@ async fn unknown_open_or_undelivered_records_are_never_purged() {
     assert_eq!(bench.refund("refunded", "r").await.status, Status::Unknown);
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 2);
     assert_eq!(bench.count(Space::Events).await, 1, "the one that nobody has");
-    // Who asks again is told how it stands; nothing runs a second time.
+    // A repeated request gets the present state; nothing is executed again.
     for (key, intent) in [("unknown", pay("unknown")), ("refund", give_back("refunded", "r", 300))] {
         assert!(matches!(bench.claim(key, intent).await, ClaimResult::AlreadyExists(_)), "{key}");
     }
@@ -107,7 +107,7 @@ async fn unknown_open_or_undelivered_records_are_never_purged() {
     assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::Running));
     assert!(matches!(bench.claim("running", pay("other")).await, ClaimResult::KeyReused));
 
-    // What has come to its end since is kept for its time from then on.
+    // A record that became final later is retained for its period from then on.
     let end = at(500 * DAY);
     for subject in [of("unknown"), of("pending"), of_refund("refunded", "r")] {
         bench.ledger.apply(&subject, outcome(Status::Succeeded), end).await.unwrap();
@@ -131,7 +131,7 @@ async fn order_is_still_deduplicated_after_its_idempotency_key_expired() {
     bench.paid("o").await;
     bench.purge(at(DAY - 1)).await;
     assert!(matches!(bench.claim_at("pay o", pay("o"), at(DAY - 1)).await, ClaimResult::Replay(_)));
-    // A further key lives for a day of its own, with the answer.
+    // A further key is retained for a day of its own, with the response.
     assert!(matches!(bench.claim_at("late", pay("o"), at(DAY - HOUR)).await, ClaimResult::Replay(_)));
     bench.purge(at(2 * DAY - HOUR - 1)).await;
     assert!(matches!(bench.claim_at("late", pay("o"), at(2 * DAY - HOUR - 1)).await, ClaimResult::Replay(_)));
@@ -150,7 +150,7 @@ async fn order_is_still_deduplicated_after_its_idempotency_key_expired() {
     assert!(matches!(bench.claim_at("k3", other, later).await, ClaimResult::OrderIdReused));
     assert_eq!(bench.count(Space::Payments).await, 1);
 
-    // A refund's, and a close's.
+    // The same for a refund, and for a close.
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
     let permit = bench.run("p", pay("p")).await;
@@ -172,7 +172,7 @@ async fn payment_is_purged_after_its_claims() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.hear_all().await;
-    // A key that came a moment before the payment's time is over.
+    // A key that was used just before the payment expires.
     assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY)).await, ClaimResult::Replay(_)));
     bench.purge(at(400 * DAY + 1)).await;
     assert!(matches!(bench.claim_at("late", pay("o"), at(400 * DAY + 1)).await, ClaimResult::Replay(_)));
@@ -190,7 +190,7 @@ async fn interrupted_purge_continues_and_retained_rows_do_not_block_it() {
     }
     bench.hear_all().await;
     let now = at(500 * DAY);
-    // Into the middle of the payments.
+    // Interrupted among the payments.
     let mut purge = Purge::default();
     while bench.count(Space::Payments).await == 81 {
         assert!(!bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap());
@@ -202,7 +202,7 @@ async fn interrupted_purge_continues_and_retained_rows_do_not_block_it() {
     for (space, count) in [(Space::Payments, 1), (Space::Claims, 1), (Space::Index, 1), (Space::Timeline, 1)] {
         assert_eq!(after.count(space).await, count, "{space:?}");
     }
-    // The same purge, round after round: what stayed is met again.
+    // The same purge, round after round: retained rows are checked again.
     while !bench.ledger.purge(&mut purge, &RetentionPolicy::default(), now).await.unwrap() {}
     assert_eq!(bench.count(Space::Payments).await, 1);
     bench.ledger.apply(&of("first"), outcome(Status::Failed), at(2)).await.unwrap();

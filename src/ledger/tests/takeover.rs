@@ -1,13 +1,13 @@
-//! What a dead process leaves behind, and the leases of those that clear it away.
+//! Takeover of the claims of a dead process, and the leases of the processes that end them.
 
 use super::backends::shared;
 use super::postgres_outage::until;
 use super::*;
 
-/// A process with so many claims under way is held for dead.
+/// Simulates the expired lease of a process with this many running claims.
 async fn left_behind(claims: usize) -> Schema {
-    let place = Schema::on(shared());
-    let first = place.connect(4);
+    let backend = Schema::on(shared());
+    let first = backend.connect(4);
     let claimed = (0..claims).map(|number| {
         let (order, first) = (format!("o{number}"), first.clone());
         tokio::spawn(async move {
@@ -17,24 +17,24 @@ async fn left_behind(claims: usize) -> Schema {
     for claimed in claimed.collect::<Vec<_>>() {
         claimed.await.unwrap();
     }
-    place.sql(
+    backend.sql(
         "CREATE FUNCTION silence() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RETURN CASE WHEN new.owner = 1 THEN NULL ELSE new END; END $$;
          CREATE TRIGGER silence BEFORE INSERT ON tollgate_owners FOR EACH ROW EXECUTE FUNCTION silence()",
     );
     std::mem::forget(first);
-    place
+    backend
 }
 
-fn dies(place: &Schema) {
-    place.sql("UPDATE tollgate_owners SET expires = '-infinity' WHERE owner = 1");
+fn dies(backend: &Schema) {
+    backend.sql("UPDATE tollgate_owners SET expires = '-infinity' WHERE owner = 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_of_a_dead_process_are_each_ended_once() {
-    let place = left_behind(300).await;
-    let survivors = [place.connect(3), place.connect(3)];
-    dies(&place);
+    let backend = left_behind(300).await;
+    let survivors = [backend.connect(3), backend.connect(3)];
+    dies(&backend);
     until("all are ended", async || {
         let mut waiting = survivors[0].waiting().await.unwrap();
         waiting.oldest_unknown = None;
@@ -50,15 +50,15 @@ async fn claims_of_a_dead_process_are_each_ended_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
-    let place = left_behind(1).await;
-    let survivor = place.connect(2);
+    let backend = left_behind(1).await;
+    let survivor = backend.connect(2);
     let Engine::Postgres(engine) = &survivor.engine else { panic!() };
-    place.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '1 hour' WHERE owner = 1");
+    backend.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '1 hour' WHERE owner = 1");
     let beat = engine.sweep_pause().await;
     assert!(!beat.is_zero());
     // A busy machine may take longer than the lease lasts.
     until("the lease ends before the next beat", async || {
-        place.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '2 s' WHERE owner = 1");
+        backend.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '2 s' WHERE owner = 1");
         engine.sweep_pause().await < beat
     })
     .await;
@@ -69,13 +69,13 @@ async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
 #[ignore = "a measurement"]
 async fn figures_of_a_takeover() {
     const CLAIMS: usize = 4000;
-    let place = left_behind(CLAIMS).await;
-    let survivors = [place.connect(12), place.connect(12)];
+    let backend = left_behind(CLAIMS).await;
+    let survivors = [backend.connect(12), backend.connect(12)];
     let leases = survivors.each_ref().map(|survivor| match &survivor.engine {
         Engine::Postgres(engine) => Arc::clone(engine),
         Engine::Embedded(_) => panic!(),
     });
-    dies(&place);
+    dies(&backend);
     let (began, mut paid, mut longest) = (std::time::Instant::now(), 0, std::time::Duration::ZERO);
     let mut said = 0;
     while said < CLAIMS as u64 {
@@ -98,24 +98,24 @@ async fn figures_of_a_takeover() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unreadable_claim_does_not_block_its_sweep_batch() {
-    let place = left_behind(5).await;
-    place.sql("UPDATE tollgate_records SET value = 'x' WHERE space = 2 AND key = (SELECT key FROM tollgate_records WHERE space = 2 ORDER BY key LIMIT 1)");
-    dies(&place);
-    let survivor = place.connect(2);
+    let backend = left_behind(5).await;
+    backend.sql("UPDATE tollgate_records SET value = 'x' WHERE space = 2 AND key = (SELECT key FROM tollgate_records WHERE space = 2 ORDER BY key LIMIT 1)");
+    dies(&backend);
+    let survivor = backend.connect(2);
     until("the others are ended", async || survivor.waiting().await.unwrap().unknown == 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lease_is_renewed_while_the_sweeper_is_blocked() {
-    let place = left_behind(200).await;
-    let survivor = place.connect(2);
+    let backend = left_behind(200).await;
+    let survivor = backend.connect(2);
     let Engine::Postgres(engine) = &survivor.engine else { panic!() };
-    // Nobody can write a record until this is let go of.
+    // Nobody can write a record until this lock is released.
     let (client, connection) = tokio_postgres::connect(&shared().url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let lock = format!("BEGIN; LOCK TABLE {}.tollgate_records IN EXCLUSIVE MODE", place.name());
+    let lock = format!("BEGIN; LOCK TABLE {}.tollgate_records IN EXCLUSIVE MODE", backend.name());
     client.batch_execute(&lock).await.unwrap();
-    dies(&place);
+    dies(&backend);
     let before = engine.lease().renewals();
     until("the lease is renewed", async || engine.lease().renewals() >= before + 3).await;
     assert_eq!((survivor.waiting().await.unwrap().unknown, survivor.not_ready()), (0, None));

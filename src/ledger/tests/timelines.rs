@@ -1,4 +1,4 @@
-//! What is told of a payment's life: each thing once, in order, with its evidence, and never without end.
+//! Timelines: each event once, in order, with its evidence, and bounded in size.
 
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
@@ -21,8 +21,8 @@ impl Bench {
         self.ledger.engine.read(look).await.unwrap().unwrap().id
     }
 
-    /// What happened, one word or two each.
-    async fn told(&self, order: &str) -> Vec<String> {
+    /// Returns the entries of a timeline as short texts.
+    async fn timeline_of(&self, order: &str) -> Vec<String> {
         self.timeline(order).await.entries.iter().map(words).collect()
     }
 }
@@ -32,22 +32,22 @@ fn words(entry: &Entry) -> String {
     let what = match &entry.what {
         TimelineEvent::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
         TimelineEvent::Queued { action } => format!("queued {action:?}"),
-        TimelineEvent::Dequeued { by } => format!("taken by {by}"),
-        TimelineEvent::Requeued { .. } => "put back".to_owned(),
-        TimelineEvent::Rerouted { channel } => format!("moved {channel}"),
-        TimelineEvent::DuplicatePayment { channel } => format!("paid on {channel}"),
+        TimelineEvent::Dequeued { by } => format!("dequeued by {by}"),
+        TimelineEvent::Requeued { .. } => "requeued".to_owned(),
+        TimelineEvent::Rerouted { channel } => format!("rerouted {channel}"),
+        TimelineEvent::DuplicatePayment { channel } => format!("duplicate payment on {channel}"),
         TimelineEvent::ProviderCall(it) => format!("{} {:?} {}", it.operation, it.written, it.result),
         TimelineEvent::Released { action } => format!("released {action:?}"),
-        TimelineEvent::Interrupted { action, cause } => format!("lost {action:?} {cause:?}"),
+        TimelineEvent::Interrupted { action, cause } => format!("interrupted {action:?} {cause:?}"),
         TimelineEvent::RefundElsewhere { number, status } => format!("refund {number} {}", status.as_str()),
-        TimelineEvent::CloseScheduled => "to be closed".to_owned(),
+        TimelineEvent::CloseScheduled => "close scheduled".to_owned(),
         TimelineEvent::StatusChanged { status, version, by, .. } => format!("{} v{version} {by:?}", status.as_str()),
-        TimelineEvent::NotificationReceived { id, verdict, .. } => format!("notified {id} {verdict:?}"),
-        TimelineEvent::ManualReview { why } => format!("person {why}"),
+        TimelineEvent::NotificationReceived { id, verdict, .. } => format!("notification {id} {verdict:?}"),
+        TimelineEvent::ManualReview { why } => format!("manual review: {why}"),
         TimelineEvent::Event { kind, .. } => kind.clone(),
         TimelineEvent::Delivered { .. } => "delivered".to_owned(),
         TimelineEvent::Undelivered { why, .. } => format!("undelivered {why}"),
-        TimelineEvent::DeliveryAbandoned { why, .. } => format!("dropped {why}"),
+        TimelineEvent::DeliveryAbandoned { why, .. } => format!("abandoned: {why}"),
     };
     let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };
     format!("{scope}{what}{times}")
@@ -73,11 +73,11 @@ async fn timeline_records_the_whole_history_in_order_and_survives_a_crash() {
     let heard = UpdateWithEvidence { update: outcome(Status::Pending), evidence: vec![query()] };
     bench.ledger.apply(&of("o"), heard, at(2)).await.unwrap();
     let seen = BodyDigest { key_id: Some("KEY".into()), ..BodyDigest::of(b"abc") };
-    let notification = told("n", "o", None, Outcome::of(Status::Succeeded));
-    let notified = Notification { event: notification.clone(), seen: Some(seen.clone()) };
+    let event = notification("n", "o", None, Outcome::of(Status::Succeeded));
+    let notified = Notification { event: event.clone(), seen: Some(seen.clone()) };
     assert!(matches!(bench.ledger.record("backup", notified, at(3)).await.unwrap(), Recorded::Applied(_)));
-    bench.ledger.record("backup", notification, at(4)).await.unwrap();
-    let again = told("n2", "o", None, Outcome::of(Status::Succeeded));
+    bench.ledger.record("backup", event, at(4)).await.unwrap();
+    let again = notification("n2", "o", None, Outcome::of(Status::Succeeded));
     bench.ledger.record("backup", again, at(4)).await.unwrap();
     let mut permit = bench.run("r", give_back("o", "r", 300)).await;
     permit.evidence.push(sent(Kind::Refund, BytesSent::Yes, Ok(Outcome::of(Status::Succeeded))));
@@ -86,33 +86,33 @@ async fn timeline_records_the_whole_history_in_order_and_survives_a_crash() {
     let expected = [
         "claimed Pay wechat",
         "pay No not_sent",
-        "moved backup",
+        "rerouted backup",
         "pay Maybe unclear",
-        "unknown v3 Own",
+        "unknown v3 Request",
         "payment.unknown",
         "query Yes pending",
-        "pending v4 Asked",
-        "notified n Believed",
-        "succeeded v5 Told",
+        "pending v4 Query",
+        "notification n Applied",
+        "succeeded v5 Notification",
         "payment.succeeded",
-        "notified n2 NothingNew",
+        "notification n2 NoChange",
         "r: claimed Refund backup",
         "r: refund Yes succeeded",
-        "r: succeeded v2 Own",
+        "r: succeeded v2 Request",
         "r: refund.succeeded",
         "delivered",
         "delivered",
         "r: delivered",
     ];
-    assert_eq!(bench.told("o").await, expected);
+    assert_eq!(bench.timeline_of("o").await, expected);
     let timeline = bench.timeline("o").await;
     assert_eq!(timeline.left_out, 0);
-    let TimelineEvent::NotificationReceived { seen: tracked, .. } = &timeline.entries[8].what else { panic!() };
-    assert_eq!(tracked.as_ref(), Some(&seen));
+    let TimelineEvent::NotificationReceived { seen: stored, .. } = &timeline.entries[8].what else { panic!() };
+    assert_eq!(stored.as_ref(), Some(&seen));
     assert_eq!(seen.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(bench.crash().timeline("o").await, timeline);
-    let stranger = bench.ledger.timeline("another", "o").await.unwrap();
-    assert_eq!(stranger, None, "another merchant's");
+    let foreign = bench.ledger.timeline("another", "o").await.unwrap();
+    assert_eq!(foreign, None, "another merchant's");
 }
 
 #[tokio::test]
@@ -123,38 +123,38 @@ async fn timeline_records_release_interruption_close_and_mismatch() {
     permit.evidence.push(sent(Kind::Refund, BytesSent::No, Err(Error::NotSent("refused".into()))));
     bench.ledger.release(permit).await.unwrap();
     let given_back = ["r: claimed Refund wechat", "r: refund No not_sent", "r: released Refund"];
-    assert_eq!(bench.told("o").await[3..], given_back);
+    assert_eq!(bench.timeline_of("o").await[3..], given_back);
 
     drop(bench.run("lost", pay("lost")).await);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
-    assert_eq!(bench.told("lost").await, ["claimed Pay wechat", "lost Pay NoResult", "unknown v2 Own", "payment.unknown"]);
+    assert_eq!(bench.timeline_of("lost").await, ["claimed Pay wechat", "interrupted Pay NoResult", "unknown v2 Request", "payment.unknown"]);
     assert!(matches!(bench.claim("c", close("lost")).await, ClaimResult::AlreadyExists(_)));
     assert!(matches!(bench.claim("c2", close("lost")).await, ClaimResult::AlreadyExists(_)));
-    assert_eq!(bench.told("lost").await[4..], ["to be closed"], "once");
+    assert_eq!(bench.timeline_of("lost").await[4..], ["close scheduled"], "once");
 
     let permit = bench.run("p", pay("p")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
     for _ in 0..2 {
         let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
-        bench.ledger.record("wechat", told("w", "p", None, wrong), at(2)).await.unwrap();
+        bench.ledger.record("wechat", notification("w", "p", None, wrong), at(2)).await.unwrap();
     }
-    let rumour = ProviderEvent { outcome: None, ..told("a", "p", None, Outcome::of(Status::Pending)) };
+    let rumour = ProviderEvent { outcome: None, ..notification("a", "p", None, Outcome::of(Status::Pending)) };
     bench.ledger.record("wechat", rumour, at(2)).await.unwrap();
     let permit = bench.run("c3", close("p")).await;
     bench.settle(permit, outcome(Status::Closed)).await;
     let expected = [
         "claimed Pay wechat",
-        "pending v2 Own",
-        "notified w Mismatch",
+        "pending v2 Request",
+        "notification w Mismatch",
         "payment.mismatch",
-        "notified a Ask",
+        "notification a Verify",
         "claimed Close wechat",
-        "closed v3 Asked",
+        "closed v3 Query",
         "payment.closed",
     ];
-    assert_eq!(bench.told("p").await, expected);
+    assert_eq!(bench.timeline_of("p").await, expected);
 
-    // Nothing was ever sent for it, so that it is as if it had never been.
+    // Nothing was ever sent, so the record is deleted.
     let permit = bench.run("x", pay("x")).await;
     let id = bench.id("x").await;
     bench.ledger.release(permit).await.unwrap();
@@ -163,7 +163,7 @@ async fn timeline_records_release_interruption_close_and_mismatch() {
     assert_eq!(row.unwrap(), None, "no row is left behind");
     let permit = bench.run("x", pay("x")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    assert_eq!(bench.told("x").await, ["claimed Pay wechat", "pending v2 Own"]);
+    assert_eq!(bench.timeline_of("x").await, ["claimed Pay wechat", "pending v2 Request"]);
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn payment_without_a_timeline_row_starts_one() {
     assert_eq!(bench.timeline("o").await, Timeline::default());
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    assert_eq!(bench.told("o").await, ["r: claimed Refund wechat", "r: pending v2 Own"]);
+    assert_eq!(bench.timeline_of("o").await, ["r: claimed Refund wechat", "r: pending v2 Request"]);
     let histories = bench.ledger.find_histories("o", vec!["shop".into(), "another".into()]).await.unwrap();
     let number = bench.ledger.find_histories(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
     assert_eq!((histories.len(), histories[0].refunds.len(), &histories), (1, 1, &number));
@@ -199,7 +199,7 @@ async fn timeline_records_delivery_failure_success_and_abandonment() {
     }
     bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
     bench.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
-    assert_eq!(bench.told("o").await[3..], ["undelivered it answered 500 x3", "dropped given_up"]);
+    assert_eq!(bench.timeline_of("o").await[3..], ["undelivered it answered 500 x3", "abandoned: given_up"]);
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
 }
 
@@ -225,8 +225,8 @@ async fn timeline_of_a_payment_queried_for_weeks_stays_bounded() {
     let timeline = bench.timeline("o").await;
     assert_eq!((timeline.entries.len(), timeline.left_out), (200, 54));
     assert_eq!(words(&timeline.entries[0]), "claimed Pay wechat", "how it began is kept");
-    let start = |place: usize| words(&timeline.entries[place]).chars().take(11).collect::<String>();
-    assert_eq!((start(99), start(100), start(199)), ("person 95 余".into(), "person 150 ".into(), "person 249 ".into()));
+    let start = |index: usize| words(&timeline.entries[index]).chars().take(19).collect::<String>();
+    assert_eq!((start(99), start(100), start(199)), ("manual review: 95 余".into(), "manual review: 150 ".into(), "manual review: 249 ".into()));
     assert!(words(&timeline.entries[199]).chars().count() < 220);
     bench.ledger.append_timeline(&of("nothing"), vec![why(1)], at(60)).await.unwrap();
 }
@@ -237,6 +237,6 @@ async fn appended_timeline_events_are_visible_at_once_and_survive_a_crash() {
     bench.paid("o").await;
     let noted = bench.ledger.append_timeline(&of("o"), vec![TimelineEvent::ManualReview { why: "x".into() }], at(1)).await;
     noted.unwrap();
-    assert_eq!(bench.told("o").await.last().unwrap(), "person x", "seen at once");
-    assert_eq!(bench.crash().told("o").await.last().unwrap(), "person x", "and after a crash");
+    assert_eq!(bench.timeline_of("o").await.last().unwrap(), "manual review: x", "seen at once");
+    assert_eq!(bench.crash().timeline_of("o").await.last().unwrap(), "manual review: x", "and after a crash");
 }

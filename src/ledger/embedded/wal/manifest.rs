@@ -1,12 +1,12 @@
-//! Manifest of the write-ahead log: which segments exist, how long their files are, and up to where they are known to be synced.
+//! Manifest of the WAL: its segments, the lengths of their files, and the position up to which they are synced.
 //!
 //! ```text
 //! page 0, page 1: two equal copies: identity, per segment file its number, root and length, directories of the tables
-//! page 2, page 3: marks, written in turns: "segment N is synced up to byte E"
+//! page 2, page 3: marks, written alternately: "segment N is synced up to byte E"
 //! ```
-//! A change is written to the first copy, synced, written to the second, synced, and only then acted on. Whichever copy is
-//! invalid, the other one therefore describes the files as they are: a power cut spoils at most one copy, and so does a bad
-//! sector. A mark only ever says what is true, so a spoiled one may be ignored: the one before it is a weaker statement.
+//! A change is written to the first copy, synced, written to the second copy, synced, and only then used. If one copy
+//! is invalid, the other one therefore describes the files. A power cut or a bad sector damages at most one copy. A
+//! damaged mark may be ignored, because the previous mark is a weaker but true statement.
 
 use std::io;
 
@@ -15,51 +15,51 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Position;
 use super::storage::Storage;
 
-/// Name of the manifest.
+/// File name of the manifest.
 pub(super) const MANIFEST: &str = "manifest";
-/// Name of a manifest that is being created.
+/// File name of a manifest that is being created.
 const UNFINISHED: &str = "manifest.new";
 
 const MAGIC: [u8; 8] = *b"tollwal2";
-/// Distance of copies and marks, so that no sector or block holds two.
+/// Distance in bytes of copies and marks, so that no sector or block holds two.
 const PAGE: usize = 4096;
 const LENGTH: usize = 4 * PAGE;
-/// Size of a copy or mark with its checksum: one sector.
+/// Size in bytes of a copy or mark with its checksum: one sector.
 const SECTOR: usize = 512;
-/// Directories of tables in a manifest at most.
+/// Maximum number of table directories in a manifest.
 const MAX_TABLES: usize = 64;
 
-/// One file of the log.
+/// One file of the WAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
-    /// Number of the segment in it. 0: none, and whatever is in the file is of no value.
+    /// Number of its segment. 0: none, and the content is obsolete.
     pub(super) number: u64,
     /// Random seed of the checksums of its records.
     pub(super) root: u64,
-    /// Length of the file, which is filled with zeros in advance.
+    /// Length of the file in bytes, filled with zeros in advance.
     pub(super) size: u64,
 }
 
-/// What the manifest says.
+/// Content of the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    /// Grows with each change.
+    /// Version, which each change increments.
     sequence: u64,
-    /// Tells this ledger from every other.
+    /// Random identity of the ledger.
     pub(super) identity: [u8; 16],
     pub(super) slots: [Slot; 2],
-    /// Greatest segment number that was ever given.
+    /// Greatest segment number ever assigned.
     last: u64,
     /// Directories below `keyspaces` that must exist. Empty until the tables were created.
     pub(super) tables: Vec<u32>,
     /// Number of the last mark.
     marks: u64,
-    /// What the marks say.
+    /// Synced positions from the marks.
     pub(super) marked: Vec<Position>,
 }
 
 impl Manifest {
-    /// A manifest of a new ledger.
+    /// Returns the manifest of a new ledger.
     pub(super) fn new() -> Self {
         let mut manifest = Self { identity: rand::random(), ..Self::default() };
         manifest.renew(0);
@@ -67,7 +67,7 @@ impl Manifest {
         manifest
     }
 
-    /// Gives a file to the next segment.
+    /// Assigns a file to the next segment.
     pub(super) fn renew(&mut self, file: usize) -> Slot {
         self.last += 1;
         let slot = &mut self.slots[file];
@@ -75,12 +75,12 @@ impl Manifest {
         *slot
     }
 
-    /// Takes a file from its segment.
+    /// Releases a file from its segment.
     pub(super) fn free(&mut self, file: usize) {
         self.slots[file].number = 0;
     }
 
-    /// Creates the file, durably and in one step.
+    /// Creates the file, durably and atomically.
     pub(super) fn create(&self, storage: &dyn Storage) -> io::Result<()> {
         let mut bytes = vec![0; LENGTH];
         let copy = self.encoded()?;
@@ -108,25 +108,25 @@ impl Manifest {
     pub(super) fn mark(&mut self, position: Position, storage: &dyn Storage) -> io::Result<()> {
         self.marks += 1;
         let words = [self.marks, position.segment, position.end];
-        let mark = sealed(words.iter().flat_map(|word| word.to_le_bytes()).collect())?;
+        let mark = encode_sector(words.iter().flat_map(|word| word.to_le_bytes()).collect())?;
         let page = 2 * PAGE + (self.marks % 2) as usize * PAGE;
         storage.write_at(MANIFEST, &mark, page as u64)?;
         storage.sync(MANIFEST)
     }
 
-    /// Reads the file; says too whether a copy or mark is spoiled. An error says at which byte the file is damaged beyond use, and
-    /// why.
+    /// Reads the file. Returns whether a copy or mark is damaged, too. The error has the byte offset and the reason
+    /// of damage beyond repair.
     pub(super) fn read(bytes: &[u8]) -> Result<(Self, bool), (u64, &'static str)> {
         if bytes.len() != LENGTH {
             return Err((bytes.len().min(LENGTH) as u64, "the file does not have its length"));
         }
-        let copies = [0, PAGE].map(|page| opened(&bytes[page..][..SECTOR]).and_then(Self::decoded));
+        let copies = [0, PAGE].map(|page| decode_sector(&bytes[page..][..SECTOR]).and_then(Self::decoded));
         let mut is_spoiled = copies.iter().any(Option::is_none);
         let newest = copies.into_iter().flatten().max_by_key(|copy| copy.sequence);
         let mut manifest = newest.ok_or((0, "both copies are damaged"))?;
         for page in [2 * PAGE, 3 * PAGE] {
             let page = &bytes[page..][..SECTOR];
-            match opened(page).and_then(|mark| words::<3>(&mark)) {
+            match decode_sector(page).and_then(|mark| words::<3>(&mark)) {
                 Some([number, segment, end]) => {
                     manifest.marks = manifest.marks.max(number);
                     manifest.marked.push(Position { segment, end });
@@ -148,7 +148,7 @@ impl Manifest {
         let count = u32::try_from(self.tables.len()).ok().filter(|_| self.tables.len() <= MAX_TABLES);
         bytes.extend(count.ok_or_else(|| io::Error::other("the ledger has too many tables"))?.to_le_bytes());
         self.tables.iter().for_each(|table| bytes.extend(table.to_le_bytes()));
-        sealed(bytes)
+        encode_sector(bytes)
     }
 
     fn decoded(bytes: Vec<u8>) -> Option<Self> {
@@ -168,8 +168,8 @@ impl Manifest {
     }
 }
 
-/// A sector: magic, content, zeros, checksum.
-fn sealed(content: Vec<u8>) -> io::Result<Vec<u8>> {
+/// Returns a sector: magic, content, zeros, checksum.
+fn encode_sector(content: Vec<u8>) -> io::Result<Vec<u8>> {
     let mut sector = MAGIC.to_vec();
     sector.extend(content);
     if sector.len() > SECTOR - 8 {
@@ -180,8 +180,8 @@ fn sealed(content: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(sector)
 }
 
-/// Content of a sector, if it is valid.
-fn opened(sector: &[u8]) -> Option<Vec<u8>> {
+/// Returns the content of a sector if it is valid.
+fn decode_sector(sector: &[u8]) -> Option<Vec<u8>> {
     let (content, checksum) = sector.split_last_chunk()?;
     let is_valid = content.starts_with(&MAGIC) && xxh3_64(content) == u64::from_le_bytes(*checksum);
     is_valid.then(|| content[MAGIC.len()..].to_vec())

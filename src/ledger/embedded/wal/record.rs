@@ -1,26 +1,26 @@
-//! Records of the write-ahead log, and how damage is told from the torn end that a power cut leaves.
+//! Records of the WAL, and how damage is distinguished from the torn end that a power cut leaves.
 //!
 //! ```text
 //! record:  head (32 bytes) │ rows │ padding to a multiple of 32 bytes, never zero
 //! head:    length of the rows │ checksum of the head │ checksum of rows and padding │ synced: segment, end
 //! ```
-//! Checksums are seeded with the segment's random root and the record's position. A record is therefore recognised without
-//! the one before it, and nothing that was written elsewhere or earlier is taken for one.
+//! Checksums are seeded with the segment's random root and the record's position. A record is therefore recognised
+//! without its predecessor, and stale data is never taken for a record.
 //!
-//! A segment's file holds zeros wherever nothing was written, durably so before it is used. A disk writes a sector of 512
-//! bytes wholly or not at all. So a record that a power cut tore has at least one sector of which its part is still zero; its
-//! head and its padding never are by themselves. A record without such a sector and with a wrong checksum is damaged.
+//! A segment's file is durably filled with zeros before it is used, and a disk writes a sector of 512 bytes
+//! atomically. A record torn by a power cut therefore has at least one sector whose part of the record is still zero.
+//! Head and padding of a complete record are never zero. A record without a zero sector and with a wrong checksum is
+//! damaged.
 //!
-//! Each record says up to where the log had been synced when the record was written, and so do the marks in the manifest.
-//! Whatever lies before such a position was on the disk. Where it cannot be read any more, the log is damaged, whatever it
-//! looks like.
+//! Each record contains the position up to which the WAL was synced when it was written, and so do the marks in the
+//! manifest. Everything before that position was on the disk. If it cannot be read any more, the WAL is damaged.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Position;
 use super::manifest::Slot;
 
-/// Heads begin at multiples of this, so that no head lies in two sectors.
+/// Alignment of heads in bytes, so that no head spans two sectors.
 const ALIGN: usize = 32;
 const HEAD: usize = 32;
 const SECTOR: usize = 512;
@@ -32,10 +32,10 @@ pub(super) fn begin(bytes: &mut Vec<u8>) {
     bytes.resize(HEAD, 0);
 }
 
-/// Completes a record that goes to this position. `None`: it is too long.
+/// Completes the record for this position. `None` if it is too long.
 pub(super) fn finish(bytes: &mut Vec<u8>, root: u64, at: u64, synced: Position) -> Option<()> {
     let length = u32::try_from(bytes.len() - HEAD).ok().filter(|length| *length > 0)?;
-    // At least one byte: the last sector's part of a record is never zero.
+    // At least one byte of padding: a record's part of its last sector is never zero.
     bytes.resize((bytes.len() / ALIGN + 1) * ALIGN, PADDING);
     let body = xxh3_64_with_seed(&bytes[HEAD..], root ^ at);
     bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -62,7 +62,7 @@ struct Head {
 }
 
 impl Head {
-    /// The whole record's length.
+    /// Returns the length of the whole record in bytes.
     fn length(&self) -> usize {
         ((HEAD + self.rows) / ALIGN + 1) * ALIGN
     }
@@ -72,7 +72,7 @@ fn word(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
-/// The head at this position, if it is valid.
+/// Returns the head at this position if it is valid.
 fn head(bytes: &[u8], root: u64, at: usize) -> Option<Head> {
     let head = bytes.get(at..)?.get(..HEAD)?;
     let rows = u32::from_le_bytes(*head.first_chunk()?) as usize;
@@ -84,31 +84,31 @@ fn head(bytes: &[u8], root: u64, at: usize) -> Option<Head> {
     Some(Head { rows, body: word(&head[8..]), synced })
 }
 
-/// The record of this head, if it is whole.
+/// Returns the record of this head if its checksum is valid.
 fn whole<'a>(bytes: &'a [u8], root: u64, at: usize, head: &Head) -> Option<&'a [u8]> {
     let body = bytes.get(at + HEAD..at + head.length())?;
     let is_valid = xxh3_64_with_seed(body, root ^ at as u64) == head.body;
     is_valid.then(|| &body[..head.rows])
 }
 
-/// How the valid records of a segment end.
+/// How the sequence of valid records of a segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// With zeros, or with a record that a power cut tore.
+    /// With zeros, or with a record torn by a power cut.
     Torn,
-    /// With something that no power cut leaves.
+    /// With data that no power cut leaves.
     Damaged(&'static str),
 }
 
-/// What lies in a segment's file.
+/// Content of a segment's file.
 pub(super) struct Contents<'a> {
     bytes: &'a [u8],
     root: u64,
     number: u64,
-    /// Behind the last of the records that follow one another from the beginning.
+    /// Offset behind the last consecutive record.
     pub(super) end: usize,
     how: End,
-    /// What all valid records say about what was synced before them, also those behind the end.
+    /// Synced positions in all valid records, including those behind the end.
     pub(super) statements: Vec<Position>,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Contents<'a> {
         let mut statements = Vec::new();
         while let Some(head) = head(bytes, root, end).filter(|head| whole(bytes, root, end, head).is_some()) {
             synced = synced.max(head.synced);
-            // Of one segment, the furthest counts.
+            // Of one segment only the greatest position counts.
             if statements.last().is_none_or(|last: &Position| last.segment != synced.segment) {
                 statements.push(synced);
             }
@@ -137,7 +137,7 @@ impl<'a> Contents<'a> {
         Self { bytes, root, number, end, how, statements }
     }
 
-    /// What is wrong behind the end, given all that is known to have been synced.
+    /// Returns what is damaged behind the end, given all synced positions.
     pub(super) fn damage(&self, statements: &[Position]) -> Option<&'static str> {
         let is_known = |synced: &Position| synced.segment == self.number && synced.end > self.end as u64;
         if statements.iter().any(is_known) {
@@ -149,7 +149,7 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// The rows of each record, in order.
+    /// Returns the rows of each record, in order.
     pub(super) fn records(&self) -> impl Iterator<Item = &'a [u8]> {
         let (bytes, root, end) = (self.bytes, self.root, self.end);
         let mut at = 0;
@@ -161,13 +161,13 @@ impl<'a> Contents<'a> {
         })
     }
 
-    /// Up to where something lies in the file.
+    /// Returns the used length of the file.
     pub(super) fn used(&self) -> usize {
         used(self.bytes)
     }
 }
 
-/// Length without the zeros at the end.
+/// Returns the length without trailing zeros.
 pub(super) fn used(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }

@@ -1,4 +1,4 @@
-//! A segment of the write-ahead log: batches are appended here.
+//! Segment of the WAL, to which batches are appended.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -8,50 +8,50 @@ use super::{PIECE, Position, SEGMENTS, Wal, record};
 use crate::ledger::embedded::memtable::Memtable;
 use crate::ledger::transaction::{Rows, Space};
 
-/// A value's length where the row is deleted.
+/// Length field that marks a deleted row.
 const DELETED: u32 = u32::MAX;
-/// Bytes by which a file grows at a time, at least and at most. Little in tests, which read thousands of logs.
+/// Minimum and maximum growth of a file in bytes. Small in tests, which read thousands of WALs.
 const GROWTH: (u64, u64) = if cfg!(test) { (1 << 12, 1 << 16) } else { (1 << 20, 16 << 20) };
 
-/// One of the two segments, for the one thread that writes it.
+/// One of the two segments, owned by the writer thread.
 pub(in super::super) struct Segment {
     wal: Arc<Wal>,
-    /// Which of the files it is in.
+    /// Index of its file.
     pub(super) file: usize,
     number: u64,
     root: u64,
-    /// Where the next record goes.
+    /// Offset of the next record.
     end: u64,
-    /// Length of the file, filled with zeros behind the end.
+    /// Length of the file, filled with zeros behind `end`.
     size: u64,
-    /// Up to where a write that failed may have left something.
+    /// Offset up to which a failed write may have left data.
     spoiled: u64,
     bytes: Vec<u8>,
 }
 
 impl Segment {
-    /// An empty one.
+    /// Returns an empty segment.
     pub(super) fn new(wal: Arc<Wal>, file: usize, slot: Slot) -> Self {
         let Slot { number, root, size } = slot;
         Self { wal, file, number, root, end: 0, size, spoiled: 0, bytes: Vec::new() }
     }
 
-    /// Bytes written.
+    /// Returns the number of bytes written.
     pub(in super::super) fn len(&self) -> u64 {
         self.end
     }
 
-    /// What a sync makes durable at this moment.
+    /// Returns the position that a sync makes durable now.
     pub(in super::super) fn position(&self) -> (usize, Position) {
         (self.file, Position { segment: self.number, end: self.end })
     }
 
-    /// Length of what lies in the file.
+    /// Returns the used length of the file.
     pub(super) fn reach(&self) -> usize {
         self.end.max(self.spoiled) as usize
     }
 
-    /// Appends a batch, not yet synced. It survives the end of this process.
+    /// Appends a batch without a sync. It survives the end of this process.
     pub(in super::super) fn append(&mut self, rows: &Rows) -> io::Result<()> {
         let invalid = |why: &str| io::Error::new(ErrorKind::InvalidInput, why);
         self.restore_zeros()?;
@@ -79,7 +79,7 @@ impl Segment {
         Ok(())
     }
 
-    /// After a write that failed: what it left must not lie behind the records that follow.
+    /// Overwrites the remains of a failed write with zeros, so that they do not lie behind later records.
     fn restore_zeros(&mut self) -> io::Result<()> {
         if self.spoiled > self.end {
             let zeros = vec![0; (self.spoiled - self.end) as usize];
@@ -90,7 +90,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes the file longer, at least up to there, and by as much as it is long, within bounds.
+    /// Grows the file at least up to `end`, by its own length within the bounds.
     fn grow(&mut self, end: u64) -> io::Result<()> {
         let (storage, name) = (&*self.wal.storage, SEGMENTS[self.file]);
         let size = end.max(self.size + self.size.clamp(GROWTH.0, GROWTH.1));
@@ -99,7 +99,7 @@ impl Segment {
         while at < size {
             let part = zeros.len().min((size - at) as usize);
             if let Err(error) = storage.write_at(name, &zeros[..part], at) {
-                // Others need the space now.
+                // Frees the space for others.
                 let _ = storage.set_len(name, self.size);
                 return Err(error);
             }
@@ -107,7 +107,7 @@ impl Segment {
         }
         let synced = storage.sync_apart(name).and_then(|()| storage.sync_directory());
         synced.and_then(|()| self.wal.grew(self.file, size)).map_err(|error| {
-            // Unlike a full disk, this is final.
+            // Permanent, unlike a full disk.
             io::Error::other(format!("a sync failed: {error}"))
         })?;
         self.size = size;
@@ -115,7 +115,7 @@ impl Segment {
     }
 }
 
-/// Takes a record's rows in; `None` when they make no sense.
+/// Decodes a record's rows. `None` if they are invalid.
 pub(super) fn take(mut body: &[u8], rows: &mut Memtable) -> Option<()> {
     while let Some((&space, rest)) = body.split_first() {
         let space = *Space::ALL.get(usize::from(space))?;

@@ -1,5 +1,5 @@
-//! Disk of the tests that forgets, at a power cut, every byte, length, rename and name that was not synced. Of what was not
-//! synced, any part may have reached it all the same, sector by sector.
+//! Simulated disk for the tests. A power cut discards every byte, length, rename and name that was not synced, or
+//! keeps any part of them, sector by sector.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +18,7 @@ struct Inode {
     /// Content in the page cache.
     cached: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors that were written since the last sync, and the lengths that were set.
+    /// Sectors written and lengths set since the last sync.
     dirty: Vec<Dirty>,
 }
 
@@ -48,23 +48,23 @@ struct State {
     /// Changes of names since the last sync of the directory.
     renamed: Vec<(Option<&'static str>, &'static str, usize)>,
     steps: usize,
-    /// At this step the power fails, or only a sync does.
+    /// Step at which the power fails, or only a sync.
     fault: Option<(usize, Fault)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     PowerCut,
-    /// A sync fails, and so do all that follow: its pages count as clean, but the disk does not have them.
+    /// A sync fails, and so do all later ones: its pages count as clean, but the disk does not have them.
     FailedSync,
 }
 
-/// The disk. Not for performance.
+/// The simulated disk. Not optimised.
 #[derive(Default)]
 pub(super) struct Simulated(Mutex<State>);
 
 impl Simulated {
-    /// How many operations there were.
+    /// Returns the number of operations so far.
     pub(super) fn steps(&self) -> usize {
         self.0.lock().steps
     }
@@ -73,15 +73,15 @@ impl Simulated {
         self.0.lock().fault = Some((step, fault));
     }
 
-    /// The disk after a power cut.
+    /// Returns the disk after a power cut.
     pub(super) fn cut(&self, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let state = self.0.lock();
-        // All or nothing of what was not synced now and then, else any part.
+        // Sometimes all or nothing of the unsynced data, otherwise any part.
         let share = [0.0, 1.0, 0.5, 0.9][random.random_range(0..4)];
         let mut names = state.durable_names.clone();
-        let tracked = state.renamed.iter().take_while(|_| random.random_bool(share)).count();
-        for (from, to, inode) in &state.renamed[..tracked] {
+        let survived = state.renamed.iter().take_while(|_| random.random_bool(share)).count();
+        for (from, to, inode) in &state.renamed[..survived] {
             from.map(|from| names.remove(from));
             names.insert(to, *inode);
         }
@@ -95,7 +95,7 @@ impl Simulated {
         Self(Mutex::new(State { inodes, durable_names: names.clone(), names, ..State::default() }))
     }
 
-    /// The disk as a restart of the process finds it: with all that is in the page cache.
+    /// Returns the disk as a restarted process finds it, with the whole page cache.
     pub(super) fn restarted(&self) -> Self {
         let state = self.0.lock();
         let (inodes, names) = (state.inodes.clone(), state.names.clone());
@@ -103,7 +103,7 @@ impl Simulated {
         Self(Mutex::new(State { inodes, names, durable_names, renamed, ..State::default() }))
     }
 
-    /// Changes a file as damage does.
+    /// Damages a file.
     pub(super) fn damage(&self, name: &'static str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.0.lock();
         let inode = state.names[name];
@@ -118,14 +118,14 @@ impl Simulated {
         state.durable_names.remove(name);
     }
 
-    /// An independent copy.
+    /// Returns an independent copy.
     pub(super) fn copied(&self) -> Self {
         self.restarted()
     }
 }
 
 impl State {
-    /// Counts an operation; says whether a sync is to fail.
+    /// Counts an operation. Returns whether a sync must fail.
     fn step(&mut self) -> io::Result<bool> {
         self.steps += 1;
         match self.fault {
@@ -181,7 +181,7 @@ impl Storage for Simulated {
         let fails = state.step()?;
         let inode = state.inode(name);
         if fails {
-            // Lost, although the page cache has it: no later sync writes it.
+            // Lost although the page cache has it: no later sync writes it.
             inode.dirty.clear();
             return Err(io::Error::other("a sync failed"));
         }

@@ -75,9 +75,9 @@ impl Directory {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let written = Arc::new(options.open(self.path(name))?);
-        let opened = Handles { written, apart: Arc::new(File::open(self.path(name))?) };
-        handles.insert(name, opened.clone());
-        Ok(opened)
+        let handles_of_file = Handles { written, apart: Arc::new(File::open(self.path(name))?) };
+        handles.insert(name, handles_of_file.clone());
+        Ok(handles_of_file)
     }
 }
 

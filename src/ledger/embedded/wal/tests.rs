@@ -1,4 +1,4 @@
-//! The log against power cuts and failed syncs.
+//! Tests of the WAL against power cuts and failed syncs.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -9,16 +9,16 @@ use super::simulated::{Fault, Simulated};
 use super::*;
 use crate::ledger::transaction::{Rows, Space};
 
-/// Tables of the tests: durable at once.
+/// Tables of the tests, durable at once.
 type Tables = BTreeMap<u32, u32>;
 
-/// A log with its tables, as the engine drives it.
+/// A WAL with its tables, driven like by the engine.
 struct World {
     disk: Arc<Simulated>,
     wal: Arc<Wal>,
     active: Segment,
     free_segment: Option<Segment>,
-    /// Full and not yet in the tables, with its rows.
+    /// Full segment that is not in the tables yet, with its rows.
     full: Option<(Segment, Tables)>,
     /// Rows of the active segment.
     active_rows: Tables,
@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    /// An error comes with what is in the tables by then.
+    /// The error comes with the tables' content at that time.
     fn open_on(disk: &Arc<Simulated>, mut tables: Tables) -> Result<Self, (OpenError, Tables)> {
         let (wal, rows) = match Wal::open_on(Arc::clone(disk) as Arc<dyn Storage>, !tables.is_empty()) {
             Ok(opened) => opened,
@@ -85,7 +85,7 @@ impl World {
         Ok(())
     }
 
-    /// What was full goes to the tables, and its file is used again.
+    /// Checkpoints the full segment and recycles its file.
     fn file(&mut self) -> io::Result<()> {
         if let Some((full, rows)) = &self.full {
             self.tables.extend(rows);
@@ -95,7 +95,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything that can be read.
+    /// Returns everything that can be read.
     fn all(&self) -> Tables {
         let mut all = self.tables.clone();
         self.full.iter().for_each(|(_, rows)| all.extend(rows));
@@ -122,7 +122,7 @@ enum Step {
     Restart,
 }
 
-/// Runs steps until the first that fails. Returns what was acknowledged and what was written last.
+/// Runs steps until the first failure. Returns what was acknowledged and what was written last.
 fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
     let (mut acknowledged, mut written, mut number) = (Tables::new(), Tables::new(), 0);
     let mut world = match World::open_on(disk, Tables::new()) {
@@ -133,7 +133,7 @@ fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
         let done = match step {
             Step::Append(length) => {
                 number += 1;
-                // A key again now and then.
+                // Now and then a key that was written before.
                 let key = 1 + number % 7 * (number % 3);
                 written.insert(key, number);
                 world.append(key, number, *length)
@@ -163,7 +163,7 @@ fn run(disk: &Arc<Simulated>, steps: &[Step]) -> (Tables, Tables, Tables) {
     (acknowledged, written, world.tables)
 }
 
-/// Everything acknowledged is there, or something newer that was written.
+/// Checks that everything acknowledged is there, or a newer value that was written.
 fn check(found: &Tables, acknowledged: &Tables, written: &Tables, case: &str) {
     for (key, value) in acknowledged {
         let found = found.get(key).copied().unwrap_or(0);
@@ -173,7 +173,7 @@ fn check(found: &Tables, acknowledged: &Tables, written: &Tables, case: &str) {
     assert!(others.all(|(key, value)| written.get(key).is_some_and(|last| value <= last)), "{case}: from nowhere");
 }
 
-/// Breaks off the steps at every operation on the disk, and opens what is left again and again.
+/// Interrupts the steps at every operation on the disk, and reopens the WAL again and again.
 fn break_off(steps: &[Step], seed: u64, fault: Fault) {
     let disk = Arc::new(Simulated::default());
     run(&disk, steps);
@@ -183,7 +183,7 @@ fn break_off(steps: &[Step], seed: u64, fault: Fault) {
         let (acknowledged, written, mut tables) = run(&disk, steps);
         let case = format!("{fault:?} at {step} of {steps:?}, seed {seed}");
         if fault == Fault::FailedSync {
-            // What the next start finds in the page cache only must not be built upon.
+            // Data that the next start finds only in the page cache must not be relied upon.
             let mut world =
                 World::open(disk.restarted(), tables.clone()).unwrap_or_else(|error| panic!("{case}: {error}"));
             let found = world.all();
@@ -201,7 +201,7 @@ fn break_off(steps: &[Step], seed: u64, fault: Fault) {
             Fault::PowerCut => disk.cut(seed),
             Fault::FailedSync => disk.restarted(),
         };
-        // A power cut in the midst of the next starts, too; what they served must stay.
+        // A power cut during the next starts as well; what they served must stay.
         let mut served = acknowledged;
         for again in 1..4 {
             let next = Arc::new(left);

@@ -1,11 +1,11 @@
-//! What can happen next: each machine's steps, the provider's, and those of time.
+//! Possible next steps: of each machine, of the provider, and of time.
 
 use super::*;
 
 impl World {
     pub(super) fn steps(&self) -> Steps {
         let mut steps = Vec::new();
-        // Whichever begins is the first.
+        // Both machines are equal, so the first begins.
         for machine in 0..if self.ids == 0 { 1 } else { 2 } {
             match self.machines[machine].hand.clone() {
                 None => self.begin(machine, &mut steps),
@@ -22,54 +22,60 @@ impl World {
         steps
     }
 
-    /// What a machine without a ticket can do.
+    /// Steps of a machine without a permit.
     fn begin(&self, machine: usize, steps: &mut Steps) {
-        for (later, hears) in [false, true].into_iter().flat_map(|later| Hears::ANY.map(|hears| (later, hears))) {
-            let (Some(asks), Some(mut next)) = (self.left.asks.checked_sub(1), self.hearing(hears)) else { continue };
+        for (later, visibility) in
+            [false, true].into_iter().flat_map(|later| Visibility::ANY.map(|visibility| (later, visibility)))
+        {
+            let (Some(asks), Some(mut next)) = (self.left.asks.checked_sub(1), self.with_visibility(visibility)) else {
+                continue;
+            };
             next.left.asks = asks;
-            // Told that nothing was sent, a merchant asks anew for a new one.
-            next.told_none &= self.rows.payment().is_some();
+            // After a response that nothing was sent, a merchant retries.
+            next.rejected &= self.rows.payment().is_some();
             let waits = later.then(|| AsyncRequest { body: "{}".into(), full: None });
-            let claimed = next.write(machine, hears, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
+            let claimed = next.write(machine, visibility, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
             if let ClaimResult::Run(permit) = claimed {
-                next.give(machine, permit.execution, false, hears);
-            } else if hears != Hears::All && !later {
+                next.give(machine, permit.execution, false, visibility);
+            } else if visibility != Visibility::All && !later {
                 continue;
             }
-            steps.push((format!("{machine} is asked, later {later}, hears {hears:?}"), next));
+            steps.push((format!("{machine} is asked, later {later}, hears {visibility:?}"), next));
         }
         if let Some(asks) = self.left.asks.checked_sub(1) {
             let mut next = Self { left: Left { asks, ..self.left }, ..self.clone() };
-            let claimed = next.write(machine, Hears::All, |tx| claim(tx, "c", close("o"), None));
-            // A close that is sent says nothing about how often the payment is.
+            let claimed = next.write(machine, Visibility::All, |tx| claim(tx, "c", close("o"), None));
+            // A close does not change how often the payment is executed.
             if matches!(claimed, Ok(ClaimResult::AlreadyExists(_))) {
                 steps.push((format!("{machine} is asked to close it"), next));
             }
         }
         let waiting: Vec<_> = self.rows.of(Space::Jobs).map(|(key, _)| key.clone()).collect();
-        for (claim, hears) in jobs::ids(&waiting).into_iter().flat_map(|id| Hears::ANY.map(|hears| (id, hears))) {
-            let Some(mut next) = self.hearing(hears) else { continue };
-            let taken = next.write(machine, hears, |tx| jobs::take(tx, claim, "here", at(0))).unwrap();
+        for (claim, visibility) in
+            jobs::ids(&waiting).into_iter().flat_map(|id| Visibility::ANY.map(|visibility| (id, visibility)))
+        {
+            let Some(mut next) = self.with_visibility(visibility) else { continue };
+            let taken = next.write(machine, visibility, |tx| jobs::take(tx, claim, "here", at(0))).unwrap();
             if let Some(permit) = taken {
-                next.give(machine, permit.execution, true, hears);
-                steps.push((format!("{machine} takes it, hears {hears:?}"), next));
+                next.give(machine, permit.execution, true, visibility);
+                steps.push((format!("{machine} takes it, hears {visibility:?}"), next));
             } else {
                 steps.push((format!("{machine} finds nothing to be made"), next));
             }
         }
     }
 
-    fn give(&mut self, machine: usize, execution: ExecutionId, is_errand: bool, hears: Hears) {
+    fn give(&mut self, machine: usize, execution: ExecutionId, is_job: bool, visibility: Visibility) {
         let it = &mut self.machines[machine];
-        match hears {
-            Hears::All => it.hand = Some(Hand { execution, is_errand, term: it.term, sent: false }),
-            // Its ticket never came to anybody.
+        match visibility {
+            Visibility::All => it.hand = Some(HeldPermit { execution, is_job, term: it.term, sent: false }),
+            // The permit reached no caller.
             _ => it.ends.push((execution, Abandoned::NotSent)),
         }
     }
 
-    /// What a machine with a ticket can do.
-    fn go_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+    /// Steps of a machine with a permit.
+    fn go_on(&self, machine: usize, hand: &HeldPermit, steps: &mut Steps) {
         let it = &self.machines[machine];
         if hand.sent {
             for (update, name) in [
@@ -90,12 +96,12 @@ impl World {
             let may_send = !it.has_no_lease && (hand.term == it.term || self.broken == Broken::Terms);
             if may_send {
                 let mut next = Self { on_its_way: self.on_its_way + 1, ..self.clone() };
-                next.machines[machine].hand = Some(Hand { sent: true, ..hand.clone() });
+                next.machines[machine].hand = Some(HeldPermit { sent: true, ..hand.clone() });
                 steps.push((format!("{machine} sends it"), next));
             }
             self.move_on(machine, hand, steps);
             self.release(machine, hand, steps);
-            if hand.is_errand {
+            if hand.is_job {
                 self.settle(machine, hand, &Update::NotSent(Status::Failed, Reason::default()), "given up", steps);
             }
         }
@@ -105,50 +111,52 @@ impl World {
         }
     }
 
-    fn settle(&self, machine: usize, hand: &Hand, update: &Update, name: &str, steps: &mut Steps) {
-        for hears in Hears::ANY {
-            let Some(mut next) = self.hearing(hears) else { continue };
+    fn settle(&self, machine: usize, hand: &HeldPermit, update: &Update, name: &str, steps: &mut Steps) {
+        for visibility in Visibility::ANY {
+            let Some(mut next) = self.with_visibility(visibility) else { continue };
             if matches!(update, Update::Declined(_)) {
                 next.on_its_way -= 1;
             }
-            let heard = timeline::UpdateWithEvidence::from(update.clone());
-            let settled = next.write(machine, hears, |tx| claims::settle(tx, hand.execution, heard, at(1), answer));
-            if hears == Hears::All && settled.is_ok() {
+            let update = timeline::UpdateWithEvidence::from(update.clone());
+            let settled =
+                next.write(machine, visibility, |tx| claims::settle(tx, hand.execution, update, at(1), answer));
+            if visibility == Visibility::All && settled.is_ok() {
                 next.machines[machine].hand = None;
             } else {
                 next.lose(machine, hand.execution);
             }
-            steps.push((format!("{machine} settles it ({name}), hears {hears:?}"), next));
+            steps.push((format!("{machine} settles it ({name}), hears {visibility:?}"), next));
         }
     }
 
-    fn move_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+    fn move_on(&self, machine: usize, hand: &HeldPermit, steps: &mut Steps) {
         let Some(moves) = self.left.moves.checked_sub(1) else { return };
         let mut next = Self { left: Left { moves, ..self.left }, ..self.clone() };
         let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.ended(&Err(Error::NotSent("refused".into())));
         let to = destination("backup", "wechat-v3:2");
-        let moved = next.write(machine, Hears::All, |tx| claims::reroute(tx, hand.execution, to, vec![tried], at(1)));
+        let moved =
+            next.write(machine, Visibility::All, |tx| claims::reroute(tx, hand.execution, to, vec![tried], at(1)));
         if moved.is_ok() {
             steps.push((format!("{machine} goes to another channel"), next));
         }
     }
 
-    fn release(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
+    fn release(&self, machine: usize, hand: &HeldPermit, steps: &mut Steps) {
         let Some(returns) = self.left.returns.checked_sub(1) else { return };
-        for hears in Hears::ANY {
-            let Some(mut next) = self.hearing(hears) else { continue };
+        for visibility in Visibility::ANY {
+            let Some(mut next) = self.with_visibility(visibility) else { continue };
             next.left.returns = returns;
-            next.write(machine, hears, |tx| claims::release(tx, hand.execution, Attempt::Made, Vec::new(), at(1)))
+            next.write(machine, visibility, |tx| claims::release(tx, hand.execution, Attempt::Made, Vec::new(), at(1)))
                 .unwrap();
-            if hears == Hears::All {
+            if visibility == Visibility::All {
                 next.machines[machine].hand = None;
                 // 503: nothing was sent.
-                next.told_none |= next.rows.payment().is_none();
+                next.rejected |= next.rows.payment().is_none();
             } else {
                 next.lose(machine, hand.execution);
             }
-            steps.push((format!("{machine} gives it back, hears {hears:?}"), next));
+            steps.push((format!("{machine} gives it back, hears {visibility:?}"), next));
         }
     }
 
@@ -158,12 +166,12 @@ impl World {
         it.ends.push((execution, Abandoned::MaybeSent));
     }
 
-    /// What a machine does beside its requests, and what may happen to it.
+    /// Background steps of a machine, and faults.
     fn keep_house(&self, machine: usize, steps: &mut Steps) {
         let it = &self.machines[machine];
-        for place in 0..it.ends.len() {
+        for backend in 0..it.ends.len() {
             let mut next = self.clone();
-            let (execution, end) = next.machines[machine].ends.remove(place);
+            let (execution, end) = next.machines[machine].ends.remove(backend);
             next.end(machine, execution, end);
             steps.push((format!("{machine} ends what it has no ticket of: {end:?}"), next));
         }
@@ -175,7 +183,7 @@ impl World {
             let is_held = it.hand.as_ref().is_some_and(|hand| hand.execution == execution);
             let is_ours = *owner == machine && it.history == *history;
             if !is_known && ((is_dead && !is_ours) || (is_ours && !is_held)) {
-                // Found in one transaction, written in another.
+                // Read in one transaction, written in another.
                 let mut next = self.clone();
                 next.machines[machine].ends.push((execution, Abandoned::MaybeSent));
                 steps.push((format!("{machine} finds that nobody runs it"), next));
@@ -201,12 +209,12 @@ impl World {
             Broken::Turns => self.rows.execution(execution.claim).unwrap_or(execution),
             _ => execution,
         };
-        let is_errand = !self.rows.claim(execution.claim)["errand"].is_null();
-        let end = if self.broken == Broken::Losses && is_errand { Abandoned::NotSent } else { end };
-        self.write(machine, Hears::All, |tx| end.of(tx, execution)).unwrap();
+        let is_job = !self.rows.claim(execution.claim)["errand"].is_null();
+        let end = if self.broken == Broken::Losses && is_job { Abandoned::NotSent } else { end };
+        self.write(machine, Visibility::All, |tx| end.of(tx, execution)).unwrap();
     }
 
-    /// The provider is asked about what is unknown.
+    /// The provider is queried about an unknown record.
     fn resolve(&self, steps: &mut Steps) {
         let is_unknown = self.rows.payment().is_some_and(|row| row.payment.status == Status::Unknown);
         if !is_unknown || (self.executed == 0 && self.on_its_way > 0) {
@@ -214,7 +222,7 @@ impl World {
         }
         let update = if self.executed > 0 { outcome(Status::Succeeded) } else { Update::NotFoundAtProvider };
         let mut next = self.clone();
-        next.write(0, Hears::All, |tx| apply::apply(tx, &of("o"), update.clone().into(), at(2))).unwrap();
+        next.write(0, Visibility::All, |tx| apply::apply(tx, &of("o"), update.clone().into(), at(2))).unwrap();
         steps.push((format!("the provider is asked: {update:?}"), next));
     }
 }

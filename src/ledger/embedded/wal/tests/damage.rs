@@ -1,8 +1,9 @@
-//! The log against flipped bits, zeroed sectors, shortened and missing files.
+//! Tests of the WAL against flipped bits, zeroed sectors, truncated and missing files.
 
 use super::*;
 
-/// A log whose records are all acknowledged: some in the tables, some in both segments, one of which was used before.
+/// Returns a WAL whose records are all acknowledged: some in the tables, some in both segments, one of which was
+/// recycled.
 fn small() -> World {
     let mut world = World::open(Simulated::default(), Tables::new()).unwrap();
     let write = |world: &mut World, keys: std::ops::Range<u32>| {
@@ -19,9 +20,9 @@ fn small() -> World {
     world
 }
 
-/// Either the damage is refused, with the file that it is in, or everything is there.
+/// Returns whether the damage was rejected with the name of its file. Otherwise everything must be readable.
 fn refused_or_whole(damaged: Simulated, name: &str, case: &str) -> bool {
-    // Those of the first segment are in the tables.
+    // The rows of the first segment are in the tables.
     let tables = Tables::from([(0, 0), (1, 1), (2, 2), (3, 3)]);
     match World::open(damaged, tables) {
         Ok(world) => {
@@ -36,7 +37,7 @@ fn refused_or_whole(damaged: Simulated, name: &str, case: &str) -> bool {
     }
 }
 
-/// The part of a file in which something lies, and a little more.
+/// Returns the used length of a file, and a little more.
 fn used(disk: &Simulated, name: &'static str) -> usize {
     record::used(&disk.read(name).unwrap().unwrap()) + 700
 }
