@@ -134,7 +134,7 @@ async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
         assert_eq!(record(number, state).await, Recorded::Duplicate, "{number}");
     }
     let noted =
-        ["Believed", "C-1 failed", "Believed", "C-2 pending", "Believed", "C-3 pending", "person"].map(str::to_owned);
+        ["Applied", "C-1 failed", "Applied", "C-2 pending", "Applied", "C-3 pending", "person"].map(str::to_owned);
     assert_eq!(bench.noted("o").await, noted);
     assert_eq!(bench.payment("o").await, before);
     assert!(bench.kinds().await.is_empty(), "no money moved");
@@ -151,7 +151,7 @@ async fn failed_refund_elsewhere_of_an_unpaid_payment_is_noted_and_schedules_a_q
     let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
     let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
     assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));
-    assert_eq!(bench.noted("o").await, ["Ask", "C-1 failed"].map(str::to_owned));
+    assert_eq!(bench.noted("o").await, ["Verify", "C-1 failed"].map(str::to_owned));
     assert_eq!(bench.ledger.due_searches(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
     assert_eq!(bench.ledger.record("wechat", event, at(6)).await.unwrap(), Recorded::Duplicate);
 }
