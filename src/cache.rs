@@ -1,14 +1,15 @@
-//! What may be forgotten: the nonces that were seen, how payments stand, which orders there are.
+//! Disposable state: nonces, cached statuses, and the filter of existing orders.
 //!
-//! In memory it is this machine's own. Where several machines serve the same merchants they must share the nonces, or a
-//! signed request could be repeated once on each: then it is Redis. While Redis does not answer, no request is let in: nobody
-//! could say whether it was seen elsewhere. All else goes on, each machine for itself.
+//! With `memory`, the state is this machine's own. Gateways that serve the same merchants must share nonces through Redis, or a
+//! signed request could be replayed once on each. While Redis is unavailable no signed request is accepted, because nobody could
+//! tell whether its nonce was used elsewhere. Everything else then works per machine.
 
 mod bloom;
 mod counters;
 mod existence_filter;
 mod memory;
 mod nonce_log;
+mod nonce_mark;
 mod nonces;
 mod redis;
 mod redis_statuses;
@@ -23,13 +24,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-/// Which one `[cache]` names.
+/// Kind of cache that `[cache]` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CacheKind {
-    /// This machine's memory.
+    /// Memory of this machine.
     #[default]
     Memory,
-    /// A Redis server that several machines share, by its address with user and password.
+    /// Redis server shared by several gateways.
     Redis(RedisUrl),
 }
 
@@ -38,11 +39,11 @@ pub(crate) use self::memory::{Capacity, Remembered};
 pub(crate) use self::nonces::RateCheck;
 pub use self::redis::{Redis, RedisUrl};
 pub(crate) use self::redis_statuses::ClusterLookup;
-pub use self::statuses::LONGEST;
+pub use self::statuses::MAX_STATUS_TTL;
 pub(crate) use self::statuses::{CachedStatus, StatusCache, Token};
 
 impl CacheKind {
-    /// The server, if there is one. Opens no connection yet.
+    /// Returns the Redis client, if Redis is configured. Opens no connection yet.
     pub(crate) fn redis(&self) -> Option<Arc<Redis>> {
         match self {
             Self::Memory => None,
@@ -51,7 +52,7 @@ impl CacheKind {
     }
 }
 
-/// Nonces seen: each is good once while its signature could still be accepted.
+/// Nonces in use. Each is accepted once while its signature could still be valid.
 pub(crate) enum Nonces {
     Memory(Box<memory::Nonces>),
     Redis(Box<nonces::Nonces>),
@@ -63,42 +64,42 @@ pub(crate) struct Nonce<'a> {
     pub(crate) merchant: &'a str,
     pub(crate) key_id: &'a str,
     pub(crate) nonce: &'a str,
-    /// The last second in which its signature can be accepted, by the wall clock.
+    /// Last second, by the wall clock, in which its signature can be valid.
     pub(crate) end: u64,
 }
 
-/// What is known of a request whose signature is right.
+/// Result of the admission of a request with a valid signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Admitted {
-    /// Whether its nonce was never seen before; from now on it was, unless the rate turns the request away.
+    /// Whether the nonce is new. It is stored then, unless the rate limit rejected the request.
     pub(crate) first_time: bool,
-    /// What its merchant's rate says, counted for all machines; or the seconds after which it is worth another try.
+    /// Verdict of the shared rate limit, if one was counted; the error is the seconds until a retry is worthwhile.
     pub(crate) counted: Option<Result<(), u64>>,
 }
 
-/// Why a nonce is not accepted.
+/// Reason why a nonce is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotAdmitted {
-    /// It was seen before.
+    /// The nonce was used before.
     Seen,
-    /// Its merchant is over its rate. Nothing was remembered; it is worth another try after so many seconds.
+    /// The merchant is over its rate limit. Nothing was stored; a retry is worthwhile after so many seconds.
     OverRate(u64),
-    /// It may have been seen before this process started, or before the clock was set back.
+    /// The nonce may have been used before this process started, or before the clock was set back.
     Forgotten,
-    /// There is no room to remember it.
+    /// There is no room for the nonce.
     Full,
-    /// Whether it was seen cannot be found out now.
+    /// The cache is unavailable, so it is unknown whether the nonce was used.
     NoCache(CacheError),
 }
 
-/// The cache does not answer; says why.
+/// Error of an unavailable cache, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the cache does not answer: {0}")]
 pub struct CacheError(String);
 
 impl Nonces {
-    /// In Redis; or in memory, with a log in `directory` if one is given. Signatures are good for `window` seconds before and
-    /// after their time.
+    /// Opens the nonces: in Redis, or in memory with a log in `directory` if one is given. Signatures are valid for `window` seconds
+    /// before and after their time.
     pub(crate) fn new(redis: Option<Arc<Redis>>, directory: Option<&Path>, now: u64, window: u64) -> Self {
         if let Some(redis) = redis {
             return Self::Redis(Box::new(nonces::Nonces::new(redis)));
@@ -109,14 +110,14 @@ impl Nonces {
             tracing::error!(
                 %error,
                 directory,
-                "no nonces can be kept there for the next start: requests signed before each start are answered 503; make the directory writable"
+                "nonces cannot be logged in this directory: after each start, requests signed before it are answered 503; make the directory writable"
             );
             memory::Nonces::without_log(now, window)
         });
         Self::Memory(Box::new(opened))
     }
 
-    /// Whether this machine has seen it. Cheap: for what need not be counted or remembered.
+    /// Whether this machine has seen the nonce. A cheap check that neither counts nor stores anything.
     pub(crate) fn is_seen(&self, nonce: Nonce<'_>) -> bool {
         match self {
             Self::Memory(nonces) => nonces.is_seen(&nonce.mark()),
@@ -124,20 +125,20 @@ impl Nonces {
         }
     }
 
-    /// Remembers a nonce that was never seen, unless its merchant is over its rate: `take` takes a token where no other
-    /// machine counts. `now` is unix seconds; another machine's clock may be off by `window` seconds.
+    /// Stores a new nonce, unless its merchant is over its rate limit. `take` takes a token of the local limiter where no shared one
+    /// counts. `now` is in Unix seconds; other machines' clocks may be off by `window` seconds.
     pub(crate) async fn admit(
         &self,
         nonce: Nonce<'_>,
         capacity: Capacity,
         (now, window): (u64, u64),
-        toll: Option<RateCheck<'_>>,
+        rate_check: Option<RateCheck<'_>>,
         take: impl FnOnce() -> Result<(), u64>,
     ) -> Result<(), NotAdmitted> {
         let mark = nonce.mark();
         match self {
             Self::Memory(nonces) => {
-                // First: what is over the rate leaves nothing behind.
+                // The limiter comes first, so that a rejected request stores nothing.
                 take().map_err(NotAdmitted::OverRate)?;
                 match nonces.remember(mark, nonce.merchant, capacity, now) {
                     Remembered::First => Ok(()),
@@ -148,9 +149,9 @@ impl Nonces {
             }
             Self::Redis(nonces) => {
                 let end = mark.end.max(now + window) + window;
-                let admitted = nonces.admit((nonce.merchant, mark.hash), (end, now), toll).await;
+                let admitted = nonces.admit((nonce.merchant, mark.hash), (end, now), rate_check).await;
                 let admitted = admitted.map_err(NotAdmitted::NoCache)?;
-                // After the answer, because that is where a loss is noticed.
+                // Checked after the reply, because a loss of data is detected by the reply.
                 if nonces.has_forgotten(nonce.end.saturating_sub(window)) {
                     return Err(NotAdmitted::Forgotten);
                 }
@@ -166,12 +167,12 @@ impl Nonces {
 }
 
 impl Nonce<'_> {
-    fn mark(&self) -> memory::Mark {
-        memory::Mark { hash: mark(self.key_id, self.nonce), end: self.end }
+    fn mark(&self) -> nonce_mark::NonceMark {
+        nonce_mark::NonceMark { hash: mark(self.key_id, self.nonce), end: self.end }
     }
 }
 
-/// A hash of key id and nonce, so that their length costs nothing.
+/// Hashes key id and nonce, so that every entry has a fixed size.
 fn mark(key_id: &str, nonce: &str) -> [u8; 16] {
     let mut hash = Sha256::new();
     hash.update((key_id.len() as u64).to_be_bytes());

@@ -1,4 +1,4 @@
-//! What the program uses of the configuration: one immutable, linked [`Snapshot`] a generation.
+//! Configuration as the program uses it: one immutable, linked [`Snapshot`] per generation.
 
 mod address;
 mod archive;
@@ -7,6 +7,7 @@ mod channel;
 pub mod diagnostics;
 mod diff;
 pub mod file;
+mod file_content;
 mod file_source;
 mod filters;
 pub mod generations;
@@ -48,155 +49,157 @@ use tollgate_plugins::signer::{Keyring, Signer};
 pub(crate) use self::address::Address;
 pub use self::server::{ServerLimits, ServerTls};
 pub use self::token::Token;
-use crate::cache::{CacheKind, LONGEST};
+use crate::cache::{CacheKind, MAX_STATUS_TTL};
 use crate::ledger::{Address as LedgerAddress, RetentionPolicy};
 use crate::routing::Routes;
 use crate::upstream::{BillHosts, Upstream};
 
-/// The configuration that is in force, swapped as a whole.
+/// The snapshot in force. A reload replaces it as a whole.
 pub type Current = Arc<ArcSwap<Snapshot>>;
 
-/// One generation: everything that a request needs, checked and linked. A request holds one from its first byte to its
-/// last, so that every pair of values it sees belongs together.
+/// One generation of the configuration, checked and linked. A request uses one snapshot from its first byte to its last, so
+/// all values that it reads belong together.
 pub struct Snapshot {
-    /// Counts up by one with each swap.
+    /// Number of the generation; each swap adds one.
     pub generation: u64,
-    /// SHA-256 over all files that went into it, in hexadecimal.
+    /// SHA-256 over all files of the configuration, in hexadecimal.
     pub hash: String,
-    /// From `tollgate.toml`.
+    /// Settings of `tollgate.toml`.
     pub process: Arc<Process>,
-    /// By name.
+    /// Merchants by name.
     pub merchants: BTreeMap<String, Arc<Merchant>>,
-    /// The merchants again, by the ids of their keys, with the key's secret.
+    /// Merchants by key id, each with the secret of that key.
     pub merchant_keys: HashMap<String, (Arc<Merchant>, Secret)>,
-    /// By name.
+    /// Channels by name.
     pub channels: BTreeMap<String, Arc<Channel>>,
-    /// In the order of the file.
+    /// Routes in the order of the file.
     pub routes: Arc<Routes>,
-    /// What it was made from.
+    /// Files and digests that the snapshot was built from.
     pub sources: Sources,
-    /// What was made of files, for the next generation.
-    pub(crate) known: Arc<key_cache::Known>,
+    /// Parsed keys and certificates, reused by the next generation.
+    pub(crate) known: Arc<key_cache::KeyCache>,
 }
 
-/// What a snapshot was made from: for watching, for telling what changed, and for keeping a copy of what was good.
+/// Inputs of a snapshot: needed to watch files, to describe changes, and to archive the generation.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// Every file and directory that was looked at, those that files name included, each once.
+    /// Every file and directory that was read, files named by other files included, each once.
     pub files: Arc<[PathBuf]>,
-    /// The certificates that were shown or believed, with their ends.
+    /// Expiry of every certificate that is presented or trusted.
     pub certificates: Vec<CertificateEnd>,
-    /// What is no mistake but may surprise, as far as only reading shows it.
+    /// Warnings that only reading the files reveals.
     pub(crate) notes: Vec<diagnostics::Diagnostic>,
-    /// Changes when `tollgate.toml`, or a file that it names, changes.
+    /// Fingerprint of `tollgate.toml` and of every file that it names.
     pub process: String,
-    /// What that covers.
-    trace: toml_file::Dependencies,
-    /// Changes when `routes.toml` changes.
+    /// Inputs of that fingerprint.
+    dependencies: toml_file::Dependencies,
+    /// Fingerprint of `routes.toml`.
     pub routes: String,
-    /// The SHA-256 of that file, if there is one.
+    /// SHA-256 of `routes.toml`; `None` if there is no such file.
     routes_digest: Option<[u8; 32]>,
 }
 
-/// When a certificate ends.
+/// Expiry of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateEnd {
-    /// Whose it is; empty for the listener's own.
+    /// Channel that uses the certificate; empty for a listener's certificate.
     pub channel: String,
-    /// Which, as in `mtls`.
+    /// Name of the certificate within the file, for example `mtls`.
     pub certificate: String,
-    /// Unix seconds.
+    /// Expiry in Unix seconds.
     pub not_after: i64,
 }
 
-/// How long an answer to a status query is good.
+/// Cache lifetimes of status responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusTtl {
-    /// While the payment is not at its end.
+    /// Lifetime while the payment is pending.
     pub pending: Duration,
-    /// Once it is.
+    /// Lifetime once the payment is final.
     pub settled: Duration,
 }
 
 impl Default for StatusTtl {
     fn default() -> Self {
-        Self { pending: Duration::from_secs(2), settled: LONGEST }
+        Self { pending: Duration::from_secs(2), settled: MAX_STATUS_TTL }
     }
 }
 
-/// The process: listeners, ledger, admin, telemetry. All but `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`,
-/// `admin_hosts`, `admin_token`, `auto_rollback`, `webhook_allow` and the certificates of the listeners needs a restart to change.
+/// Settings of the process: listeners, ledger, admin port, telemetry.
+///
+/// A reload applies `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`, `admin_hosts`, `admin_token`,
+/// `auto_rollback`, `webhook_allow` and the certificates of the listeners. All other fields need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// What providers call back, without a slash at its end.
+    /// Base URL that providers call, without a trailing slash.
     pub public_url: String,
-    /// Where merchants and providers come in.
+    /// Address of the listener for merchants and providers.
     pub listen: SocketAddr,
-    /// TLS at the door; without it, plain HTTP.
+    /// TLS of that listener; plain HTTP if `None`.
     pub tls: Option<ServerTls>,
-    /// Where metrics, health and readiness are.
+    /// Address of the admin port (metrics, health, readiness, operations).
     pub admin_listen: SocketAddr,
-    /// TLS there; without it, plain HTTP.
+    /// TLS of the admin port; plain HTTP if `None`.
     pub admin_tls: Option<ServerTls>,
-    /// Names under which it is asked there, besides addresses and `localhost`.
+    /// Accepted `Host` names of the admin port, besides addresses and `localhost`.
     pub admin_hosts: Vec<String>,
-    /// What callers must know there, if anything.
+    /// Bearer token that the admin port requires, if any.
     pub admin_token: Option<Token>,
-    /// Where the ledger lies.
+    /// Ledger engine and its location.
     pub ledger: LedgerConfig,
-    /// How many connections to a ledger in PostgreSQL this process has at most.
+    /// Maximum number of PostgreSQL connections of this process.
     pub connections: usize,
-    /// Bytes of the embedded ledger's disk that stay free for the end of what is under way.
+    /// Free bytes on the embedded ledger's disk below which new payments are rejected.
     pub reserve: u64,
-    /// How far this machine's clock may be from PostgreSQL's before the gateway does no background work.
+    /// Maximum difference between this machine's clock and PostgreSQL's. Beyond it the gateway does no background work.
     pub max_clock_offset: Duration,
-    /// How long the ledger keeps what has come to its end.
+    /// How long the ledger retains finished records.
     pub keep: RetentionPolicy,
-    /// What waits to be made later.
+    /// Limits of the job queue.
     pub queue: Queue,
-    /// Where nonces, and what machines share of answers and limits, are remembered.
+    /// Store for nonces and for state that gateways share (cached statuses, limits).
     pub cache: CacheKind,
-    /// How many nonces of signed requests are remembered in memory at the same time.
+    /// Maximum number of nonces in memory.
     pub nonces: u64,
-    /// How long answers to status queries are good.
+    /// Cache lifetimes of status responses.
     pub fresh: StatusTtl,
-    /// The log's filter, as in `info` or `tollgate=debug`.
+    /// Log filter, for example `info` or `tollgate=debug`.
     pub log: String,
-    /// Bytes of the log that wait for their reader at most.
+    /// Maximum bytes of buffered log lines.
     pub log_buffer: u64,
-    /// How long SIGTERM waits for what is in flight.
+    /// How long a graceful shutdown waits for requests in flight.
     pub drain: Duration,
-    /// The largest body of a request.
+    /// Maximum size of a request body in bytes.
     pub body_limit: u64,
-    /// How many requests are served at the same time.
+    /// Maximum number of requests in flight.
     pub in_flight: u32,
-    /// Bounds of the callers' connections and bodies.
+    /// Limits of callers' connections and bodies.
     pub limits: ServerLimits,
-    /// When a new generation is taken back by itself; nothing for never.
+    /// Thresholds of the automatic rollback; `None` disables it.
     pub auto_rollback: Option<AutoRollback>,
-    /// Networks that webhooks may reach although they are private.
+    /// Private networks that webhooks may reach.
     pub webhook_allow: Vec<ipnet::IpNet>,
 }
 
-/// What takes a new generation back by itself, soon after it came into force.
+/// Thresholds of the automatic rollback of a new generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoRollback {
-    /// For how long it is watched.
+    /// Length of the probation.
     pub window: Duration,
-    /// How many calls of a changed channel must have been made before its errors count.
+    /// Minimum number of calls of a changed channel before its error rate counts.
     pub calls: u64,
-    /// So many errors of a hundred calls more than before are too many.
+    /// Allowed increase of the error rate over the baseline, in percentage points.
     pub error_percentage: u32,
-    /// So many breakers of changed channels that opened are too many.
+    /// Number of opened breakers of changed channels that triggers the rollback.
     pub breaker_trips: u64,
 }
 
-/// What is accepted to be made later.
+/// Limits of the job queue (`Prefer: respond-async`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// So many may wait; beyond, nothing is accepted.
+    /// Maximum number of queued jobs; further jobs are rejected.
     pub limit: u64,
-    /// What provably could not be sent for so long is given up.
+    /// Age at which a job that could not be sent expires.
     pub max_age: Duration,
 }
 
@@ -206,156 +209,156 @@ impl Default for Queue {
     }
 }
 
-/// Where a ledger lies.
+/// Ledger engine and its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerConfig {
-    /// In a directory of this machine, for this process alone.
+    /// Directory on this machine, used by this process alone.
     Embedded(PathBuf),
-    /// In a PostgreSQL that several processes may share.
+    /// PostgreSQL database that several gateways may share.
     Postgres(Box<LedgerAddress>),
 }
 
-/// Who calls the gateway.
+/// Caller of the gateway.
 pub struct Merchant {
-    /// The file's name.
+    /// Name of the file without `.toml`.
     pub name: String,
-    /// Changes when anything in the file, or a secret that it names, changes.
+    /// Changes if anything in the file, or a secret that it names, changes.
     pub fingerprint: String,
-    /// What the fingerprint covers.
-    pub(crate) trace: toml_file::Dependencies,
-    /// Several at once while they are rotated.
+    /// Inputs of the fingerprint.
+    pub(crate) dependencies: toml_file::Dependencies,
+    /// Key ids with their secrets; several while a key is rotated.
     pub keys: Vec<(String, Secret)>,
-    /// Where events go.
+    /// Destination of events.
     pub webhook: Option<Webhook>,
-    /// How much of the gateway it may use; what it has used lives outside, so that it outlives a reload.
+    /// Request limit. Its usage lives outside the snapshot and survives a reload.
     pub limit: Option<tollgate_plugins::filter::limit::LimitConfig>,
-    /// The channels whose bills it may read: what is in them is of every merchant on the channel.
+    /// Channels whose bills the merchant may read. A bill contains the orders of every merchant on the channel.
     pub bills: Vec<String>,
 }
 
-/// Where a merchant's events go.
+/// Destination of a merchant's events.
 pub struct Webhook {
     /// `https://…`, or `http://…` on loopback.
     pub url: String,
-    /// The raw key bytes (decoded from `whsec_…`); each signs, so that receivers can rotate.
+    /// Raw key bytes, decoded from `whsec_…`. Every key signs, so receivers can rotate.
     pub secrets: Vec<Secret>,
 }
 
 /// One account at one provider.
 pub struct Channel {
-    /// The file's name.
+    /// Name of the file without `.toml`.
     pub name: String,
-    /// Changes when anything in the file, or a key or secret that it names, changes.
+    /// Changes if anything in the file, or a key or secret that it names, changes.
     pub fingerprint: String,
-    /// What the fingerprint covers.
-    trace: toml_file::Dependencies,
-    /// Held so that the next generation need not read them anew.
+    /// Inputs of the fingerprint.
+    dependencies: toml_file::Dependencies,
+    /// Parsed certificates, retained so that the next generation need not parse them again.
     _read: (Option<Arc<identity::Pair>>, Option<Arc<[identity::Authority]>>),
-    /// As in `wechat-v3`.
+    /// Name of the provider, for example `wechat-v3`.
     pub provider_name: &'static str,
-    /// The methods that the provider serves.
+    /// Payment methods that the provider serves.
     pub methods: &'static [&'static str],
-    /// The dialect with this account in it.
+    /// Protocol of the provider, configured for this account.
     pub provider: Box<dyn Provider>,
     /// Signs requests.
     pub signer: Arc<dyn Signer>,
-    /// The provider's keys that the file names.
+    /// Provider keys that the file names.
     pub configured_keys: Keyring,
-    /// Those and the ones that the provider published; this is what answers are checked against.
+    /// Configured and published provider keys. Responses are verified with these.
     pub keys: ArcSwap<Keyring>,
-    /// Changes when keys that the provider published are not to be believed any more.
+    /// Changes if previously published keys must no longer be trusted.
     trust: String,
-    /// Hosts, identity, time limits, pool.
+    /// Hosts, identity, timeouts and connection pool.
     pub upstream: Arc<Upstream>,
-    /// Changes when the connections must be made anew.
+    /// Changes if the connections must be re-established.
     connections: [u8; 32],
-    /// Where its bills come from; nothing when the provider has none.
+    /// Hosts that serve bills; `None` if the provider has no bills.
     pub bills: Option<BillHosts>,
-    /// Around each call, outermost first.
+    /// Filters around each call, outermost first.
     pub filters: Vec<Arc<dyn Filter>>,
-    /// How long after a request "there is no such order" is not believed yet.
+    /// Time after a request during which a provider's not-found is not final.
     pub not_found_grace: Duration,
-    /// How often its provider may be asked about what somebody waits for.
+    /// Minimum interval of status inquiries for a record that a caller waits for.
     pub pace: PollInterval,
-    /// What it cannot do as it is configured, though that is no mistake.
+    /// Limitation of this configuration, shown by `tollgate check` as a note.
     pub note: Option<&'static str>,
-    /// When it takes no new payments, each from a moment to another.
+    /// Maintenance windows (start, end) without new payments.
     pub maintenance: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Channel {
-    /// In how many seconds it takes new payments again, when it takes none now.
+    /// Returns the seconds until the current maintenance window ends; `None` outside of one.
     pub fn maintenance(&self, now: Timestamp) -> Option<u64> {
         let window = self.maintenance.iter().find(|(from, to)| (*from..*to).contains(&now));
         window.map(|(_, to)| u64::try_from(to.duration_since(now).as_secs()).unwrap_or(0).saturating_add(1))
     }
 
-    /// Whose account it leads to: the provider and its number of the account. What was paid there is known there only.
+    /// Returns the provider and its account number. Payments exist per account, not per channel.
     pub fn account(&self) -> String {
         format!("{}:{}", self.provider_name, self.provider.account())
     }
 }
 
-/// What [`Upstream`] is made from.
+/// Input of [`Upstream`].
 #[derive(Clone)]
 pub struct UpstreamSettings {
     /// The channel's name; connections are never shared between channels.
     pub channel: String,
-    /// In the order of preference.
+    /// Hosts in order of preference.
     pub hosts: Vec<Host>,
-    /// PEM certificates (DER inside) of the only authorities that are believed; the public roots when `None`.
+    /// Trusted authorities as DER; the public roots if `None`.
     pub ca: Option<Vec<Vec<u8>>>,
-    /// Shown to the provider.
+    /// Client certificate presented to the provider.
     pub identity: Option<Identity>,
-    /// How long each part of an exchange may take.
+    /// Timeouts of an exchange.
     pub timeouts: Timeouts,
-    /// How many idle connections are kept, and how long.
+    /// Size and lifetime of the connection pool.
     pub pool: Pool,
-    /// The longest answer that is read, in bytes.
+    /// Maximum size of a response in bytes.
     pub answer_limit: usize,
-    /// Whether HTTP/2 is offered to the hosts.
+    /// Whether HTTP/2 is offered.
     pub http2: bool,
 }
 
 /// One `https://host:port` of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Name or address.
+    /// DNS name or IP address.
     pub name: String,
-    /// The port.
+    /// TCP port.
     pub port: u16,
-    /// False for `http://`, which is for loopback addresses only.
+    /// False for `http://`, which is allowed for loopback addresses only.
     pub tls: bool,
 }
 
-/// A certificate with its key.
+/// Certificate chain with its private key.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// DER, leaf first.
+    /// Certificates as DER, leaf first.
     pub certificates: Vec<Vec<u8>>,
-    /// DER (PKCS#8, PKCS#1 or SEC1).
+    /// Private key as DER (PKCS#8, PKCS#1 or SEC1).
     pub key: Secret,
 }
 
-/// How long each part of an exchange may take.
+/// Timeouts of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TCP and TLS.
+    /// Limit of TCP connect and TLS handshake.
     pub connect: Duration,
-    /// Each read.
+    /// Limit of each read.
     pub read: Duration,
-    /// Each write.
+    /// Limit of each write.
     pub write: Duration,
-    /// The whole exchange.
+    /// Limit of the whole exchange.
     pub total: Duration,
 }
 
-/// Idle connections.
+/// Limits of idle connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// How many are kept.
+    /// Maximum number of idle connections.
     pub idle: usize,
-    /// How long one is kept.
+    /// How long an idle connection is retained.
     pub idle_timeout: Duration,
 }
 

@@ -1,11 +1,11 @@
-//! Lines for people on standard output and standard error. A reader that is gone (`tollgate explain tea-1 | head -1`) is no
-//! error, and never a panic as with `println!`.
+//! Writes lines for people to standard output and standard error. A closed pipe (`tollgate explain tea-1 | head -1`) is no error,
+//! and never a panic as with `println!`.
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a line could not be written although somebody may still want it, because a disk is full.
+/// Whether a line could not be written although its reader was still there, for example because a disk is full.
 static IS_INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
 /// Writes a line to standard output.
@@ -20,7 +20,7 @@ macro_rules! complain {
 
 pub(crate) use {complain, say};
 
-/// Writes one line; what its reader does not want is left out.
+/// Writes one line. A closed pipe is ignored.
 pub(crate) fn line(out: &mut impl Write, text: fmt::Arguments<'_>) {
     if let Err(error) = writeln!(out, "{text}")
         && error.kind() != ErrorKind::BrokenPipe
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_is_gone_is_no_error_and_a_full_disk_is() {
+    fn broken_pipe_is_ignored_and_full_disk_is_an_error() {
         line(&mut Broken(ErrorKind::BrokenPipe), format_args!("x"));
         assert!(is_complete());
         line(&mut Broken(ErrorKind::StorageFull), format_args!("x"));

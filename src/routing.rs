@@ -1,4 +1,4 @@
-//! Operation → channels, in the order of preference.
+//! Routing: selects the channels of an operation, in order of preference.
 
 mod condition;
 mod explain;
@@ -14,73 +14,73 @@ pub use self::explain::{RouteArgs, run};
 pub use self::table::Routes;
 use crate::config::{Channel, Snapshot};
 
-/// A rule that leads payments to channels.
+/// Rule that maps payments to channels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Route {
-    /// Which payments.
+    /// Payments that the route matches.
     pub wanted: Condition,
-    /// Channel and weight; at least one, weights sum to more than 0.
+    /// Channels with weights; at least one, the sum of the weights is more than 0.
     pub to: Vec<(String, u32)>,
-    /// Tried in this order when nothing was sent on the first.
+    /// Fallback channels in order, used only if nothing was sent on the first.
     pub fallback: Vec<String>,
-    /// What is said instead, where it leads to no channel.
+    /// Static response of a route without channels.
     pub answer: Option<Arc<Refusal>>,
 }
 
-/// What an operator has said instead of a payment. Its status is one that nobody can take for one.
+/// Static response that an operator configured for a route. Its status cannot be mistaken for the result of a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// 400, 403, 422, 429 or 503.
     pub status: u16,
-    /// As in `paused`.
+    /// Error code, for example `paused`.
     pub code: String,
-    /// For people: what to do.
+    /// Sentence for people that says what to do.
     pub detail: String,
-    /// After how many seconds it is worth another try; always given with 429 and 503.
+    /// Seconds after which a retry is worthwhile; always set for 429 and 503.
     pub retry_after: Option<u64>,
 }
 
-/// What becomes of money that a payment left behind on a channel which it went away from.
+/// Handling of money that arrives on an abandoned channel of a payment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DoublePayment {
-    /// It goes back by itself.
+    /// Refund it automatically.
     #[default]
     Refund,
-    /// A person sees to it.
+    /// Flag it for manual review.
     Flag,
 }
 
 impl Route {
-    /// Whether it may lead to this channel.
+    /// Whether the route may select this channel.
     pub fn names(&self, channel: &str) -> bool {
         self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
     }
 }
 
-/// Why no channel can take a payment.
+/// Reason why no channel can take a payment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoChannel {
-    /// The request names a channel to which no route leads this payment. Of channels that are not for a merchant it does
-    /// not hear whether they exist.
-    #[error("no route leads this payment to a channel `{0}`; leave `channel` out to let the routes choose")]
+    /// The request names a channel that no route allows for it. A merchant does not learn whether other merchants' channels exist.
+    #[error("no route allows the channel `{0}` for this payment; omit `channel` to let the routes choose")]
     Unknown(String),
     /// The named channel cannot serve the method.
-    #[error("the channel `{0}` cannot serve the method `{1}`; leave `channel` out to let the routes choose")]
+    #[error("the channel `{0}` cannot serve the method `{1}`; omit `channel` to let the routes choose")]
     WrongMethod(String, Method),
-    /// Every channel that could take it is under maintenance; one is back in so many seconds.
+    /// Every channel that could take the payment is under maintenance, the first for this many more seconds.
     #[error("every channel for this payment is under maintenance for another {0} s")]
     Maintenance(u64),
-    /// A rule answers by itself.
-    #[error("the route answers {} {} by itself, and nothing is sent", .0.status, .0.code)]
+    /// The matching route has a static response.
+    #[error("the route answers {} {}, and nothing is sent", .0.status, .0.code)]
     Refused(Arc<Refusal>),
-    /// No rule matches.
+    /// No route matches.
     #[error("no route leads this payment to a channel; the operator must add one to routes.toml")]
     NoRoute,
 }
 
-/// The channels for a new payment: the first is used, the others only when nothing was sent. The choice by weight is
-/// made by the order's number, so that the same order always comes to the same channel. A `pinned` channel must be one
-/// to which some route would lead this payment: whose money goes where is the operator's word, not the caller's.
+/// Returns the channels for a new payment. The first is used, the others only if nothing was sent.
+///
+/// The weighted choice depends on the order's number only, so one order always gets the same channel. A pinned channel must be
+/// one that a route allows for this payment: only the operator decides which account is paid.
 pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Channel>>, NoChannel> {
     let matching = snapshot.routes.candidates(question).filter(|route| route.wanted.matches(question));
     let Some(name) = question.pinned else {
@@ -98,7 +98,7 @@ pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Ch
         return Err(back.map_or(NoChannel::NoRoute, NoChannel::Maintenance));
     };
     let mut matching = matching.peekable();
-    // To leave the channel out would not help.
+    // Leaving the channel out would not help.
     if matching.peek().is_none() {
         return Err(NoChannel::NoRoute);
     }
@@ -117,7 +117,7 @@ pub fn choose(snapshot: &Snapshot, question: &Question<'_>) -> Result<Vec<Arc<Ch
     }
 }
 
-/// A route's channels that serve the method; the error says in how many seconds the first of them is back.
+/// Returns the route's channels that serve the method; the error is the seconds until the first one ends its maintenance.
 fn channels(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Result<Vec<Arc<Channel>>, u64> {
     let names = std::iter::once(by_weight(route, question.number)).chain(route.fallback.iter().map(String::as_str));
     let mut found: Vec<Arc<Channel>> = Vec::new();
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_share_the_orders_and_an_order_stays() {
+    fn weights_distribute_orders_and_one_order_always_gets_the_same_channel() {
         let to = [("a", 90), ("b", 10), ("never", 0)].map(|(name, weight)| (name.to_owned(), weight));
         let route = Route { to: to.to_vec(), ..Route::default() };
         let draws: Vec<_> = (0..10_000).map(|n| by_weight(&route, &n.to_string())).collect();

@@ -1,4 +1,4 @@
-//! What is seen from outside: metrics and the log.
+//! Telemetry: metrics and the log.
 
 pub mod filter_metrics;
 pub mod log;
@@ -15,45 +15,45 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// The process's metrics. One set for all, because Prometheus knows a process by one page.
+/// Metrics of the process. There is one registry, because Prometheus scrapes one page per process.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// Every metric, by its name without the prefix `tollgate_`.
+/// Every metric, named without the prefix `tollgate_`.
 pub struct Metrics {
     registry: Registry,
-    /// Those of the stores that several machines share.
+    /// Metrics of PostgreSQL and Redis, which gateways share.
     pub stores: StoreMetrics,
     /// Answered requests by merchant, channel, operation and code.
     pub requests_total: IntCounterVec,
-    /// Seconds from the first byte of a request to its answer.
+    /// Seconds from the first byte of a request to its response.
     pub request_duration_seconds: HistogramVec,
-    /// Requests being served now.
+    /// Requests in flight.
     pub requests_in_flight: IntGauge,
-    /// Exchanges with providers by channel, operation and result.
+    /// Provider calls by channel, operation and result.
     pub provider_requests_total: IntCounterVec,
-    /// Seconds of one exchange with a provider.
+    /// Seconds of one provider call.
     pub provider_request_duration_seconds: HistogramVec,
-    /// 0 closed, 1 half open, 2 open; by channel and operation.
+    /// Breaker state by channel and operation: 0 closed, 1 half open, 2 open.
     pub breaker_state: GaugeVec,
-    /// Changes of a breaker's state.
+    /// Number of state changes of a breaker.
     pub breaker_transitions: GaugeVec,
-    /// The same by from which state to which and why.
+    /// State changes of a breaker by old state, new state and reason.
     pub breaker_transitions_total: IntCounterVec,
-    /// Calls inside a channel's limit now.
+    /// Calls in flight within a channel's limit.
     pub limit_in_flight: GaugeVec,
-    /// Calls of a channel that are being tried again now.
+    /// Calls of a channel that are being retried.
     pub retries_in_flight: GaugeVec,
-    /// Second tries of a channel's calls, and those that the budget did not allow.
+    /// Retries of a channel's calls, and retries that the budget did not allow.
     pub retries_total: IntCounterVec,
-    /// Calls that a channel is thought to bear at the same time; by operation.
+    /// Current adaptive concurrency limit by channel and operation.
     pub adaptive_limit: GaugeVec,
-    /// Those that it has now.
+    /// Calls in flight under an adaptive limit.
     pub adaptive_in_flight: GaugeVec,
-    /// The latency that counts as usual.
+    /// Baseline latency of an adaptive limit.
     pub adaptive_baseline_seconds: GaugeVec,
-    /// Calls that were turned away because it had as many as it bears.
+    /// Calls rejected by an adaptive limit.
     pub adaptive_shed_total: IntCounterVec,
-    /// Requests that were turned away at the door because there were too many, by what they wanted.
+    /// Requests rejected by admission control, by kind.
     pub requests_shed_total: IntCounterVec,
     /// Open connections, by listener.
     pub connections: IntGaugeVec,
@@ -65,96 +65,96 @@ pub struct Metrics {
     pub accept_errors_total: IntCounterVec,
     /// Bytes of request bodies in memory.
     pub buffered_bytes: IntGauge,
-    /// Seconds of one ledger commit, its sync included.
+    /// Seconds of one ledger commit, its fsync included.
     pub ledger_commit_seconds: Histogram,
     /// Transactions in one ledger commit.
     pub ledger_batch_size: Histogram,
-    /// 1 when there is room on the ledger's disk for new payments.
+    /// 1 if the ledger's disk has room for new payments.
     pub ledger_accepts_writes: IntGauge,
-    /// Rows of the ledger that went because they were old, by list.
+    /// Expired rows purged from the ledger, by list.
     pub ledger_purged_total: IntCounterVec,
-    /// 1 while nothing is purged because the clock jumped.
+    /// 1 while purging is paused because the clock jumped.
     pub ledger_purge_refused: IntGauge,
     /// Seconds by which this machine's clock is ahead of PostgreSQL's.
     pub clock_offset_seconds: Gauge,
-    /// Age of the oldest that is left in the ledger, by list.
+    /// Age of the oldest row in the ledger, by list.
     pub ledger_oldest_seconds: GaugeVec,
-    /// Payments and refunds whose end is unknown.
+    /// Payments and refunds with an unknown outcome.
     pub unknown_payments: IntGauge,
     /// Seconds since the oldest of them became unknown.
     pub unknown_oldest_seconds: Gauge,
-    /// Payments and refunds that the resolver gave up to a person.
+    /// Payments and refunds that need manual review.
     pub manual_review_total: IntCounterVec,
-    /// Payments for which money was found on a channel that they had gone away from, by that channel.
+    /// Payments that received money on an abandoned channel, by that channel.
     pub double_payments_total: IntCounterVec,
-    /// What was accepted to be made later and waits.
+    /// Queued jobs.
     pub queue_depth: IntGauge,
-    /// Seconds since the oldest of it was accepted.
+    /// Seconds since the oldest queued job was accepted.
     pub queue_oldest_seconds: Gauge,
-    /// What came to the queue and what became of it: accepted, full, made, put_back, given_up.
+    /// Jobs of the queue by operation and result.
     pub queue_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered.
     pub delivery_queue_depth: IntGauge,
-    /// Attempts to deliver, by merchant and result.
+    /// Delivery attempts by merchant and result.
     pub deliveries_total: IntCounterVec,
-    /// The generation that is in force.
+    /// Number of the generation in force.
     pub config_generation: IntGauge,
-    /// 1 when the last reload was taken, 0 when it was refused.
+    /// 1 if the last reload succeeded, 0 if it was rejected.
     pub config_last_reload_success: IntGauge,
     /// Reloads by result.
     pub config_reloads_total: IntCounterVec,
-    /// New generations that were taken back by themselves.
+    /// Automatic rollbacks of new generations.
     pub config_rollbacks_total: IntCounter,
-    /// Seconds that the last reload took, its rests included.
+    /// Seconds that the last reload took, its sleeps included.
     pub config_reload_seconds: Gauge,
-    /// What reloads changed, by kind of file.
+    /// Files that reloads changed, by kind.
     pub config_changes_total: IntCounterVec,
-    /// How many keys of `tollgate.toml` wait for a restart.
+    /// Number of changed keys of `tollgate.toml` that take effect after a restart.
     pub config_needs_restart: IntGauge,
-    /// Days until a certificate ends, by channel and which.
+    /// Days until a certificate expires, by channel and certificate.
     pub certificate_days_left: GaugeVec,
-    /// Status queries by whether the cache had the answer: `hit`, `miss`, `unknown` (no such order, without looking), `stale`
-    /// (the provider could not be asked), `bypass` (the caller wanted the provider's word).
+    /// Status queries by cache result: `hit`, `miss`, `unknown` (no such order), `stale` (the provider was unreachable), `bypass` (the
+    /// caller asked for the provider's current answer).
     pub status_cache_total: IntCounterVec,
-    /// Nonces of signed requests that this process remembers.
+    /// Nonces of signed requests in this process.
     pub nonces_remembered: IntGauge,
-    /// Signed requests whose nonce could not be remembered, by why: `full`, `forgotten`.
+    /// Signed requests rejected because of their nonce, by reason: `full`, `forgotten`.
     pub nonces_refused_total: IntCounterVec,
-    /// 1 while answers of other machines are believed, which Redis shares.
+    /// 1 while statuses cached by other gateways in Redis are used.
     pub status_cache_shared: IntGauge,
-    /// Payments and refunds read from the ledger one by one.
+    /// Single payments and refunds read from the ledger.
     pub ledger_reads_total: IntCounter,
-    /// Names in the filter of what exists; 0 while there is none.
+    /// Entries in the filter of existing orders; 0 while there is none.
     pub order_filter_entries: IntGauge,
-    /// Its size.
+    /// Size of that filter in bytes.
     pub order_filter_bytes: IntGauge,
-    /// The part of what does not exist that it takes for existing, estimated.
+    /// Estimated false-positive rate of that filter.
     pub order_filter_false_positive_rate: Gauge,
-    /// Build facts as labels; always 1.
+    /// Build information as labels; always 1.
     pub build_info: IntGaugeVec,
-    /// Addresses of a channel's host: all that are known, and those that stand behind the others.
+    /// Addresses of a channel's host by state: known, and ejected as unhealthy.
     pub upstream_addresses: IntGaugeVec,
-    /// Lines of the log that were dropped, because nobody read them fast enough or they could not be written.
+    /// Log lines dropped because standard error was not read in time or could not be written.
     pub log_lines_dropped_total: IntCounter,
-    /// Look-ups of hosts' names that failed.
+    /// Failed DNS lookups of providers' hosts.
     pub upstream_lookup_failures_total: IntCounterVec,
-    /// Refusals of providers whose code is in no table.
+    /// Provider rejections with an unlisted error code.
     pub unlisted_refusals_total: IntCounterVec,
-    /// Verified notifications that cannot be used, by the provider's name of the event.
+    /// Verified notifications that cannot be processed, by the provider's event name.
     pub notifications_unusable_total: IntCounterVec,
-    /// Labels whose values come from providers.
+    /// Labels with values from providers, bounded in number.
     pub few: FewValues,
-    /// 1 when a channel's host was reached as a payment would reach it, 0 when it was not.
+    /// 1 if a probe reached the channel's host as a payment would, else 0.
     pub channel_probe: IntGaugeVec,
-    /// Keys that could verify the provider's answers now, of channels whose provider names its keys.
+    /// Keys that can currently verify responses, for channels whose provider identifies its keys.
     pub channel_usable_keys: IntGaugeVec,
-    /// Seconds spent waiting in the connection pool and connecting, by channel and whether one was reused.
+    /// Connections used for provider calls, by channel and by whether a pooled one was reused.
     pub upstream_connections_total: CounterVec,
 }
 
-/// Upper bounds in seconds, from half a millisecond to the longest deadline that anyone sets.
+/// Histogram buckets in seconds, from half a millisecond to the longest configured deadline.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 impl Metrics {
@@ -179,23 +179,23 @@ impl Metrics {
         let metrics = Self {
             requests_total: add_vec!(
                 IntCounterVec,
-                Opts::new("requests_total", "Answered requests"),
+                Opts::new("requests_total", "Answered requests by merchant, channel, operation and code"),
                 &["merchant", "channel", "operation", "code"]
             ),
             request_duration_seconds: add_vec!(
                 HistogramVec,
-                seconds("request_duration_seconds", "Seconds from a request's first byte to its answer"),
+                seconds("request_duration_seconds", "Seconds from a request's first byte to its response"),
                 &["merchant", "channel", "operation"]
             ),
-            requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests being served now")),
+            requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests in flight")),
             provider_requests_total: add_vec!(
                 IntCounterVec,
-                Opts::new("provider_requests_total", "Exchanges with providers"),
+                Opts::new("provider_requests_total", "Provider calls by result"),
                 &["channel", "operation", "result"]
             ),
             provider_request_duration_seconds: add_vec!(
                 HistogramVec,
-                seconds("provider_request_duration_seconds", "Seconds of one exchange with a provider"),
+                seconds("provider_request_duration_seconds", "Seconds of one provider call"),
                 &["channel", "operation"]
             ),
             breaker_state: add_vec!(
@@ -215,35 +215,32 @@ impl Metrics {
             ),
             retries_in_flight: add_vec!(
                 GaugeVec,
-                Opts::new("retries_in_flight", "Calls of a channel that are being tried again now"),
+                Opts::new("retries_in_flight", "Calls of a channel that are being retried"),
                 &["channel"]
             ),
             retries_total: add_vec!(
                 IntCounterVec,
-                Opts::new(
-                    "retries_total",
-                    "Second tries of a channel's calls, and those that the budget did not allow"
-                ),
+                Opts::new("retries_total", "Retries of a channel's calls, and retries that the budget did not allow"),
                 &["channel", "result"]
             ),
             adaptive_limit: add_vec!(
                 GaugeVec,
-                Opts::new("adaptive_limit", "Calls that a channel is thought to bear at the same time"),
+                Opts::new("adaptive_limit", "Adaptive concurrency limit of a channel"),
                 &["channel", "operation"]
             ),
             adaptive_in_flight: add_vec!(
                 GaugeVec,
-                Opts::new("adaptive_in_flight", "Calls that a channel with an adaptive limit has now"),
+                Opts::new("adaptive_in_flight", "Calls in flight under an adaptive limit"),
                 &["channel", "operation"]
             ),
             adaptive_baseline_seconds: add_vec!(
                 GaugeVec,
-                Opts::new("adaptive_baseline_seconds", "The latency that an adaptive limit takes for usual"),
+                Opts::new("adaptive_baseline_seconds", "Baseline latency of an adaptive limit"),
                 &["channel", "operation"]
             ),
             adaptive_shed_total: add_vec!(
                 IntCounterVec,
-                Opts::new("adaptive_shed_total", "Calls that an adaptive limit turned away"),
+                Opts::new("adaptive_shed_total", "Calls rejected by an adaptive limit"),
                 &["channel", "operation"]
             ),
             connections: add_vec!(IntGaugeVec, Opts::new("connections", "Open connections"), &["listener"]),
@@ -265,17 +262,17 @@ impl Metrics {
             buffered_bytes: add!(IntGauge, Opts::new("buffered_bytes", "Bytes of request bodies in memory")),
             requests_shed_total: add_vec!(
                 IntCounterVec,
-                Opts::new("requests_shed_total", "Requests turned away at the door because there were too many"),
+                Opts::new("requests_shed_total", "Requests rejected by admission control"),
                 &["kind"]
             ),
             limit_in_flight: add_vec!(
                 GaugeVec,
-                Opts::new("limit_in_flight", "Calls inside a channel's limit now"),
+                Opts::new("limit_in_flight", "Calls in flight within a channel's limit"),
                 &["channel"]
             ),
             ledger_commit_seconds: add!(
                 Histogram,
-                seconds("ledger_commit_seconds", "Seconds of one ledger commit, its sync included")
+                seconds("ledger_commit_seconds", "Seconds of one ledger commit, its fsync included")
             ),
             ledger_batch_size: add!(
                 Histogram,
@@ -284,72 +281,85 @@ impl Metrics {
             ),
             ledger_accepts_writes: add!(
                 IntGauge,
-                Opts::new("ledger_accepts_writes", "1 when there is room on the ledger's disk for new payments")
+                Opts::new("ledger_accepts_writes", "1 if the ledger's disk has room for new payments")
             ),
             ledger_purged_total: add_vec!(
                 IntCounterVec,
-                Opts::new("ledger_purged_total", "Rows that went because they were old"),
+                Opts::new("ledger_purged_total", "Expired rows purged from the ledger"),
                 &["rows"]
             ),
-            ledger_purge_refused: add!(IntGauge, Opts::new("ledger_purge_refused", "Whether the clock has jumped")),
+            ledger_purge_refused: add!(
+                IntGauge,
+                Opts::new("ledger_purge_refused", "1 while purging is paused because the clock jumped")
+            ),
             clock_offset_seconds: add!(Gauge, Opts::new("clock_offset_seconds", "Seconds ahead of PostgreSQL's clock")),
             ledger_oldest_seconds: add_vec!(
                 GaugeVec,
-                Opts::new("ledger_oldest_seconds", "Age of the oldest that is left"),
+                Opts::new("ledger_oldest_seconds", "Age of the oldest row in the ledger"),
                 &["list"]
             ),
             unknown_payments: add!(
                 IntGauge,
-                Opts::new("unknown_payments", "Payments and refunds whose end is unknown")
+                Opts::new("unknown_payments", "Payments and refunds with an unknown outcome")
             ),
             unknown_oldest_seconds: add!(
                 Gauge,
-                Opts::new("unknown_oldest_seconds", "Seconds since the oldest unknown one became so")
+                Opts::new(
+                    "unknown_oldest_seconds",
+                    "Seconds since the oldest unknown payment or refund became unknown"
+                )
             ),
             manual_review_total: add_vec!(
                 IntCounterVec,
-                Opts::new("manual_review_total", "What does not go on by itself: a person must look at it"),
+                Opts::new("manual_review_total", "Payments and refunds that need manual review"),
                 &["channel"]
             ),
             double_payments_total: add_vec!(
                 IntCounterVec,
-                Opts::new("double_payments_total", "Payments with money on a channel that they had gone away from"),
+                Opts::new("double_payments_total", "Payments that received money on an abandoned channel"),
                 &["channel"]
             ),
-            queue_depth: add!(IntGauge, Opts::new("queue_depth", "What was accepted to be made later and waits")),
+            queue_depth: add!(IntGauge, Opts::new("queue_depth", "Queued jobs")),
             queue_oldest_seconds: add!(
                 Gauge,
-                Opts::new("queue_oldest_seconds", "Seconds since the oldest of what waits in the queue was accepted")
+                Opts::new("queue_oldest_seconds", "Seconds since the oldest queued job was accepted")
             ),
             queue_total: add_vec!(
                 IntCounterVec,
-                Opts::new("queue_total", "What came to the queue, and what became of it"),
+                Opts::new("queue_total", "Jobs of the queue by result"),
                 &["operation", "result"]
             ),
             notifications_total: add_vec!(
                 IntCounterVec,
-                Opts::new("notifications_total", "Providers' notifications"),
+                Opts::new("notifications_total", "Provider notifications by result"),
                 &["channel", "result"]
             ),
             delivery_queue_depth: add!(IntGauge, Opts::new("delivery_queue_depth", "Events waiting to be delivered")),
             deliveries_total: add_vec!(
                 IntCounterVec,
-                Opts::new("deliveries_total", "Attempts to deliver an event"),
+                Opts::new("deliveries_total", "Delivery attempts by result"),
                 &["merchant", "result"]
             ),
-            config_generation: add!(IntGauge, Opts::new("config_generation", "The generation that is in force")),
+            config_generation: add!(
+                IntGauge,
+                Opts::new("config_generation", "Number of the configuration generation in force")
+            ),
             config_last_reload_success: add!(
                 IntGauge,
-                Opts::new("config_last_reload_success", "1 when the last reload was taken, 0 when it was refused")
+                Opts::new("config_last_reload_success", "1 if the last reload succeeded, 0 if it was rejected")
             ),
-            config_reloads_total: add_vec!(IntCounterVec, Opts::new("config_reloads_total", "Reloads"), &["result"]),
+            config_reloads_total: add_vec!(
+                IntCounterVec,
+                Opts::new("config_reloads_total", "Reloads by result"),
+                &["result"]
+            ),
             config_rollbacks_total: add!(
                 IntCounter,
-                Opts::new("config_rollbacks_total", "New generations that were taken back by themselves")
+                Opts::new("config_rollbacks_total", "Automatic rollbacks of new generations")
             ),
             config_reload_seconds: add!(
                 Gauge,
-                Opts::new("config_reload_seconds", "Seconds that the last reload took, its rests included")
+                Opts::new("config_reload_seconds", "Seconds that the last reload took, its sleeps included")
             ),
             config_changes_total: add_vec!(
                 IntCounterVec,
@@ -358,21 +368,21 @@ impl Metrics {
             ),
             config_needs_restart: add!(
                 IntGauge,
-                Opts::new("config_needs_restart", "Keys of tollgate.toml whose new values wait for a restart")
+                Opts::new("config_needs_restart", "Keys of tollgate.toml whose new values take effect after a restart")
             ),
             certificate_days_left: add_vec!(
                 GaugeVec,
-                Opts::new("certificate_days_left", "Days until a certificate ends"),
+                Opts::new("certificate_days_left", "Days until a certificate expires"),
                 &["channel", "certificate"]
             ),
             status_cache_total: add_vec!(
                 IntCounterVec,
-                Opts::new("status_cache_total", "Status queries by whether the cache had the answer"),
+                Opts::new("status_cache_total", "Status queries by cache result"),
                 &["result"]
             ),
             nonces_remembered: add!(
                 IntGauge,
-                Opts::new("nonces_remembered", "Nonces of signed requests that this process remembers")
+                Opts::new("nonces_remembered", "Nonces of signed requests in this process")
             ),
             nonces_refused_total: add_vec!(
                 IntCounterVec,
@@ -384,55 +394,55 @@ impl Metrics {
             ),
             status_cache_shared: add!(
                 IntGauge,
-                Opts::new("status_cache_shared", "1 while answers of other machines are believed, which Redis shares")
+                Opts::new("status_cache_shared", "1 while statuses cached by other gateways in Redis are used")
             ),
             ledger_reads_total: add!(
                 IntCounter,
-                Opts::new("ledger_reads_total", "Payments and refunds read from the ledger one by one")
+                Opts::new("ledger_reads_total", "Single payments and refunds read from the ledger")
             ),
             order_filter_entries: add!(
                 IntGauge,
-                Opts::new("order_filter_entries", "Names in the filter of what exists; 0 while there is none")
+                Opts::new("order_filter_entries", "Entries in the filter of existing orders; 0 while there is none")
             ),
-            order_filter_bytes: add!(IntGauge, Opts::new("order_filter_bytes", "Size of the filter of what exists")),
+            order_filter_bytes: add!(
+                IntGauge,
+                Opts::new("order_filter_bytes", "Size of the filter of existing orders in bytes")
+            ),
             order_filter_false_positive_rate: add!(
                 Gauge,
                 Opts::new(
                     "order_filter_false_positive_rate",
-                    "The part of what does not exist that the filter takes for existing, estimated"
+                    "Estimated false-positive rate of the filter of existing orders"
                 )
             ),
-            build_info: add_vec!(IntGaugeVec, Opts::new("build_info", "Facts of the build"), &["version"]),
+            build_info: add_vec!(IntGaugeVec, Opts::new("build_info", "Build information"), &["version"]),
             upstream_addresses: add_vec!(
                 IntGaugeVec,
-                Opts::new("upstream_addresses", "Addresses of a channel's host: known, and of these unhealthy"),
+                Opts::new("upstream_addresses", "Addresses of a channel's host: known, and ejected as unhealthy"),
                 &["channel", "host", "state"]
             ),
             log_lines_dropped_total: add!(
                 IntCounter,
-                Opts::new(
-                    "log_lines_dropped_total",
-                    "Lines of the log that were dropped: not read in time, or not written"
-                )
+                Opts::new("log_lines_dropped_total", "Log lines dropped: not read in time, or not written")
             ),
             upstream_lookup_failures_total: add_vec!(
                 IntCounterVec,
-                Opts::new("upstream_lookup_failures_total", "Look-ups of a host's name that failed"),
+                Opts::new("upstream_lookup_failures_total", "Failed DNS lookups of a provider's host"),
                 &["host"]
             ),
             channel_probe: add_vec!(
                 IntGaugeVec,
-                Opts::new("channel_probe", "1 when the channel's host was reached as a payment would reach it"),
+                Opts::new("channel_probe", "1 if a probe reached the channel's host as a payment would"),
                 &["channel", "host"]
             ),
             unlisted_refusals_total: add_vec!(
                 IntCounterVec,
-                Opts::new("unlisted_refusals_total", "Refusals of providers whose code is in no table"),
+                Opts::new("unlisted_refusals_total", "Provider rejections with an unlisted error code"),
                 &["channel", "code"]
             ),
             notifications_unusable_total: add_vec!(
                 IntCounterVec,
-                Opts::new("notifications_unusable_total", "Verified notifications that cannot be used"),
+                Opts::new("notifications_unusable_total", "Verified notifications that cannot be processed"),
                 &["channel", "event"]
             ),
             few: FewValues::default(),
@@ -440,13 +450,13 @@ impl Metrics {
                 IntGaugeVec,
                 Opts::new(
                     "channel_usable_keys",
-                    "Keys that could verify the provider's answers now; without any, nothing is sent on the channel"
+                    "Keys that can verify the provider's responses; with 0 nothing is sent on the channel"
                 ),
                 &["channel"]
             ),
             upstream_connections_total: add_vec!(
                 CounterVec,
-                Opts::new("upstream_connections_total", "Connections taken for exchanges"),
+                Opts::new("upstream_connections_total", "Connections used for provider calls"),
                 &["channel", "reused"]
             ),
             stores: StoreMetrics::new(&registry),
@@ -456,7 +466,7 @@ impl Metrics {
         metrics
     }
 
-    /// The page that Prometheus reads.
+    /// Renders the metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
@@ -467,7 +477,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_metric_is_valid_and_on_the_page() {
+    fn metrics_are_valid_and_rendered() {
         METRICS.requests_total.with_label_values(&["shop", "wechat", "pay", "201"]).inc();
         let page = METRICS.render();
         assert!(page.contains("tollgate_requests_total{channel=\"wechat\",code=\"201\""), "{page}");

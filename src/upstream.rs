@@ -1,10 +1,10 @@
-//! A channel's hosts: whom to connect to, showing which identity, believing which authority, for how long.
+//! Connections to a channel's hosts: addresses, client identity, trusted authorities, timeouts.
 //!
-//! One rule stands above the others: an error before the first byte of the request was written is *not sent*, and so is what
-//! HTTP/2 proves to be unprocessed: the next address and the next host may be tried. Any other error is *maybe sent*, and
-//! nothing is tried again here.
+//! One rule decides about every error. An error before the first byte of the request was written is *not sent*, and so is what
+//! HTTP/2 proves to be unprocessed: the next address and the next host are tried. Any other error is *maybe sent*, and nothing is
+//! retried here.
 //!
-//! Each channel has connections of its own, so that one whose provider hangs takes none of another's.
+//! Each channel has connections of its own, so a provider that hangs takes none of another channel's.
 
 mod bills;
 mod dns;
@@ -38,16 +38,16 @@ use self::host::{KnownHost, Round};
 use crate::config::{Host, Timeouts, UpstreamSettings};
 use crate::telemetry::METRICS;
 
-/// The largest answer to an operation that is read; the documented ones are a few KiB.
+/// Maximum size of a response in bytes; the documented ones have a few KiB.
 pub const ANSWER_LIMIT: usize = 1 << 20;
-/// Exchanges at the same time on one HTTP/2 connection: when it breaks, that many are unclear at once.
-const MOST_STREAMS: usize = 32;
-/// How often an HTTP/2 connection is tried with a ping (and given up 5 s later), so that a dead one is not found by payments.
-const PING_EVERY: Duration = Duration::from_secs(15);
-/// How many connections out of the pool may turn out to be ending before one more is none.
-const MOST_ENDING: usize = 16;
+/// Maximum number of concurrent exchanges on one HTTP/2 connection. If it breaks, all of them are unclear at once.
+const MAX_STREAMS: usize = 32;
+/// Interval of HTTP/2 pings. A ping without a reply for 5 s closes the connection, so payments do not meet dead ones.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Number of pooled connections that may be shutting down before a new one is opened.
+const MAX_CLOSING: usize = 16;
 
-/// The hosts of one channel, with the connections to them.
+/// Hosts of one channel with their connections.
 pub struct Upstream {
     channel: String,
     hosts: Vec<KnownHost>,
@@ -62,32 +62,32 @@ pub struct Upstream {
     connector: OnceLock<Connector>,
 }
 
-/// What a provider answered.
+/// Response of a provider.
 #[derive(Debug)]
 pub struct Answer {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: StatusCode,
-    /// The headers.
+    /// HTTP headers.
     pub headers: HeaderMap,
-    /// The raw body.
+    /// Raw body.
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Error of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// No byte of the request was written, or the other side proved that it did not process it.
+    /// No byte of the request was written, or the host proved that it did not process it.
     NotSent(Lost),
-    /// The other side may have read it.
+    /// The host may have processed the request.
     MaybeSent(Lost),
 }
 
-/// How a request or its answer was lost.
+/// How a request or its response was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// What happened, for people. It holds nothing that the other side sent.
+    /// Description for people, without any data from the host.
     pub why: String,
-    /// Whether a time limit ended it.
+    /// Whether a timeout ended the exchange.
     pub is_timeout: bool,
 }
 
@@ -112,16 +112,16 @@ impl SendError {
 }
 
 impl Upstream {
-    /// Makes the channel's connections ready; connects to nothing yet.
+    /// Prepares the connections of a channel. Connects to nothing yet.
     pub fn new(settings: UpstreamSettings) -> Result<Self, String> {
-        Self::with_names(settings, DnsCache::system())
+        Self::with_dns(settings, DnsCache::system())
     }
 
-    fn with_names(settings: UpstreamSettings, names: &DnsCache) -> Result<Self, String> {
+    fn with_dns(settings: UpstreamSettings, dns: &DnsCache) -> Result<Self, String> {
         let group_key = group_key(&settings);
-        let shown = settings.identity.iter().flat_map(|identity| &identity.certificates);
-        for certificate in shown.chain(settings.ca.iter().flatten()) {
-            // Pingora panics on a certificate that it cannot read.
+        let presented = settings.identity.iter().flat_map(|identity| &identity.certificates);
+        for certificate in presented.chain(settings.ca.iter().flatten()) {
+            // Pingora panics on an unreadable certificate.
             x509_parser::parse_x509_certificate(certificate)
                 .map_err(|error| format!("unreadable certificate: {error}"))?;
         }
@@ -135,7 +135,7 @@ impl Upstream {
         }
         Ok(Self {
             channel: settings.channel,
-            hosts: settings.hosts.into_iter().map(|host| KnownHost::new(host, names)).collect(),
+            hosts: settings.hosts.into_iter().map(|host| KnownHost::new(host, dns)).collect(),
             timeouts: settings.timeouts,
             idle_timeout: settings.pool.idle_timeout,
             pool_size: settings.pool.idle,
@@ -148,17 +148,17 @@ impl Upstream {
         })
     }
 
-    /// The time limits that the channel's file sets.
+    /// Returns the timeouts of the channel.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
 
-    /// Looks the hosts' names up in the background where it is time to, so that no payment has to wait for it.
+    /// Refreshes expired DNS entries in the background, so that no payment waits for a lookup.
     pub fn refresh(&self) {
         self.hosts.iter().for_each(KnownHost::refresh);
     }
 
-    /// Of each host, as `name:port`: how many addresses are known, and how many of them stand behind the others.
+    /// Returns for each host its `name:port`, the number of known addresses, and the number of ejected ones.
     pub fn addresses(&self) -> impl Iterator<Item = (String, usize, usize)> {
         self.hosts.iter().map(|host| {
             let (known, unhealthy) = host.count();
@@ -166,16 +166,16 @@ impl Upstream {
         })
     }
 
-    /// Sends the request to the first address that can be reached and reads the whole answer, within `limit`. All addresses
-    /// of all hosts are tried: first those that nothing is known against, in the order of the hosts.
+    /// Sends the request to the first reachable address and reads the whole response, within `limit`. All addresses of all hosts are
+    /// tried, healthy ones first, in the order of the hosts.
     pub async fn send(&self, request: &Request<Bytes>, limit: Duration) -> Result<Answer, SendError> {
         let deadline = Instant::now() + limit.min(self.timeouts.total);
         let mut last = Lost::timeout("no host could be tried in time");
         let mut tried = Vec::new();
-        for round in [Round::Good, Round::All] {
-            for (number, host) in self.hosts.iter().enumerate() {
-                let patience = deadline.min(Instant::now() + self.timeouts.connect);
-                let addresses = match host.addresses(round, patience).await {
+        for round in [Round::Healthy, Round::All] {
+            for (index, host) in self.hosts.iter().enumerate() {
+                let connect_deadline = deadline.min(Instant::now() + self.timeouts.connect);
+                let addresses = match host.addresses(round, connect_deadline).await {
                     Ok(addresses) => addresses,
                     Err(lost) => {
                         last = at(host, lost);
@@ -183,13 +183,13 @@ impl Upstream {
                     }
                 };
                 for address in addresses {
-                    if tried.contains(&(number, address)) {
+                    if tried.contains(&(index, address)) {
                         continue;
                     }
                     if Instant::now() >= deadline {
                         return Err(SendError::NotSent(last));
                     }
-                    tried.push((number, address));
+                    tried.push((index, address));
                     match self.send_to(host, address, request, deadline).await {
                         Err(SendError::NotSent(lost)) => last = at(host, lost),
                         other => return other,
@@ -209,7 +209,7 @@ impl Upstream {
     ) -> Result<Answer, SendError> {
         let not_sent = SendError::NotSent;
         let header = header(&host.host, request)
-            .map_err(|why| not_sent(format!("the request cannot be written: {why}").into()))?;
+            .map_err(|why| not_sent(format!("the request cannot be encoded: {why}").into()))?;
         let peer = self.peer(&host.host, address);
         let connector =
             self.connector.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size.max(1)))));
@@ -217,7 +217,7 @@ impl Upstream {
             .await
             .map_err(|_| not_sent(Lost::timeout("no connection in time")))?
             .map_err(|error| {
-                host.tell(address, false);
+                host.record(address, false);
                 let why = format!("cannot connect: {}", error.etype().as_str());
                 not_sent(Lost { why, is_timeout: is_timeout(&error) })
             })?;
@@ -235,7 +235,7 @@ impl Upstream {
         };
         match &result {
             Ok(_) => {
-                host.tell(address, true);
+                host.record(address, true);
                 if session.response_done() {
                     connector.release_http_session(session, &peer, peer.idle_timeout()).await;
                 }
@@ -243,10 +243,10 @@ impl Upstream {
             Err(error) => {
                 let is_unclear = matches!(error, SendError::MaybeSent(_));
                 if is_unclear {
-                    host.tell(address, false);
+                    host.record(address, false);
                 }
                 session.shutdown().await;
-                give_up(connector, session, &peer, is_unclear).await;
+                end_exchange(connector, session, &peer, is_unclear).await;
             }
         }
         result
@@ -260,8 +260,8 @@ impl Upstream {
         peer.options.read_timeout = Some(self.timeouts.read);
         peer.options.write_timeout = Some(self.timeouts.write);
         peer.options.idle_timeout = Some(self.idle_timeout);
-        peer.options.max_h2_streams = MOST_STREAMS;
-        peer.options.h2_ping_interval = Some(PING_EVERY);
+        peer.options.max_h2_streams = MAX_STREAMS;
+        peer.options.h2_ping_interval = Some(PING_INTERVAL);
         if host.tls {
             peer.client_cert_key = self.identity.clone();
             peer.options.ca = self.authorities.clone();
@@ -280,11 +280,11 @@ fn is_timeout(error: &pingora::Error) -> bool {
     matches!(error.etype(), ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout)
 }
 
-/// A connection, or a stream of one, on which nothing was written yet. One out of the pool may be about to end: then there
-/// are others, or a new one.
+/// Returns a connection, or a stream of one, on which nothing was written yet. Pooled connections that are shutting down are
+/// skipped.
 async fn session(connector: &Connector, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
     let mut has_failed = false;
-    for _ in 0..MOST_ENDING {
+    for _ in 0..MAX_CLOSING {
         match connector.get_http_session(peer).await {
             Ok((session, _)) if session.as_http2().is_some_and(|stream| stream.conn.is_shutting_down()) => {
                 connector.release_http_session(session, peer, peer.idle_timeout()).await;
@@ -296,9 +296,9 @@ async fn session(connector: &Connector, peer: &HttpPeer) -> pingora::Result<(Htt
     connector.get_http_session(peer).await
 }
 
-/// Over HTTP/1.1 the connection goes with the session. Over HTTP/2 others are on it too: they go on, but after an unclear end
-/// no new ones begin there, for it may be dead.
-async fn give_up(connector: &Connector, session: HttpSession, peer: &HttpPeer, is_unclear: bool) {
+/// Ends a failed exchange. An HTTP/1.1 connection was closed with its session. An HTTP/2 connection stays open for its other
+/// streams; after an unclear error it gets no new ones, because it may be dead.
+async fn end_exchange(connector: &Connector, session: HttpSession, peer: &HttpPeer, is_unclear: bool) {
     let Some(stream) = session.as_http2() else { return };
     if is_unclear {
         stream.conn.mark_shutdown();
@@ -306,8 +306,8 @@ async fn give_up(connector: &Connector, session: HttpSession, peer: &HttpPeer, i
     connector.release_http_session(session, peer, peer.idle_timeout()).await;
 }
 
-/// Keeps connections apart that must not be shared. Pingora's own key leaves out the authority and knows a client
-/// certificate by its serial number only, and two certificates may have the same.
+/// Returns a key that separates connections that must not be shared. Pingora's own key omits the authority, and knows a client
+/// certificate only by its serial number, which two certificates may share.
 fn group_key(settings: &UpstreamSettings) -> u64 {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {

@@ -29,7 +29,7 @@ fn snapshot() -> Snapshot {
         webhook: None,
         limit: None,
         bills: Vec::new(),
-        trace: Default::default(),
+        dependencies: Default::default(),
     });
     let merchant_keys: HashMap<_, _> =
         keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();

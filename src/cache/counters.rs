@@ -1,7 +1,7 @@
-//! How many calls a second are taken, counted for all machines together.
+//! Shared rate limits: token buckets counted for all gateways together.
 //!
-//! A bucket of tokens is one number in Redis: when it will be full again (GCRA). It is looked at and changed in one step
-//! there, by the server's own clock. Where Redis is not there, each machine counts alone.
+//! A bucket is one number in Redis: the time at which it will be full again (GCRA). A script reads and changes it atomically, by
+//! the server's clock. Without Redis, each gateway counts alone.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tollgate_plugins::filter::limit::Rate;
 
 use super::redis::Redis;
 
-/// Takes a token: gives the microseconds until there is one, 0 when it was taken. All times are microseconds.
+/// Takes a token. Returns 0, or the microseconds until one is available. All times are in microseconds.
 pub(super) const TAKE: &str = "\
 local function take(key, interval, burst)
   local time = redis.call('TIME')
@@ -25,7 +25,7 @@ local function take(key, interval, burst)
 end
 ";
 
-/// What merchants and channels share of their limits.
+/// Shared rate limits of merchants and channels.
 #[derive(Clone, Default)]
 pub(crate) struct Counters(Option<Arc<Redis>>);
 
@@ -51,12 +51,12 @@ impl Counter for Counters {
     }
 }
 
-/// Microseconds between two tokens.
+/// Returns the microseconds between two tokens.
 pub(super) fn interval(rate: Rate) -> f64 {
     1_000_000.0 / rate.a_second
 }
 
-/// Or the whole seconds after which it is worth another try.
+/// Converts the wait to a verdict; the error is the whole seconds until a retry is worthwhile.
 pub(super) fn verdict(wait: i64) -> Result<(), u64> {
     match u64::try_from(wait) {
         Ok(0) | Err(_) => Ok(()),

@@ -1,17 +1,17 @@
-//! Which orders and refunds there are, so that a question about one that does not exist costs neither ledger nor provider.
+//! Filter of existing orders and refunds, so that a query for an unknown one costs neither a ledger read nor a provider call.
 //!
-//! A Bloom filter holds every entry of the ledger's index, by its hash. It may take what is not there for something that is;
-//! what it does not know does not exist, ever:
+//! A Bloom filter contains the hash of every record in the ledger. A false positive is possible; a false negative is not:
 //!
-//! - What is born is told before it is durable ([`Listener`](crate::ledger::Listener)), on every machine, and put in at once.
-//! - What was there before is read from the ledger, name after name. That begins when all that is born is heard of, and
-//!   when everything that was told before has its end, so that nothing falls between the two.
-//! - Where other machines write to the same ledger, an answer waits until everything is heard of that was durable when it was
-//!   asked for ([`Ledger::caught_up`]): one question over a connection, for all who ask at that time, which looks at no
-//!   record. If it fails, the ledger is asked.
-//! - As long as anything may have gone unheard there is no filter.
+//! - A new record is published before it is durable ([`ChangeListener`](crate::ledger::ChangeListener)), to every gateway, and
+//!   inserted at once.
+//! - Existing records are read from the ledger, page by page. That begins once all new records are received and all earlier
+//!   transactions have ended, so that none is missed in between.
+//! - If other gateways write to the same ledger, a lookup waits until everything durable at that moment is received
+//!   ([`Ledger::caught_up`]): one round trip that serves all concurrent lookups and reads no record. If it fails, the ledger is
+//!   read.
+//! - While a change may have been missed, there is no filter.
 //!
-//! When more is in it than it was made for, or much of what is in it is gone, a new one is made beside it.
+//! When the filter overflows, or many of its records are purged, a new one is built beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,122 +24,122 @@ use super::bloom::BloomFilter;
 use crate::ledger::{Ledger, LedgerError, RecordKey};
 use crate::telemetry::METRICS;
 
-/// The smallest filter is for so many names: 128 KiB.
-const LEAST: u64 = 1 << 16;
-/// So many are read at once.
-const PAGE: usize = 10_000;
+/// Minimum capacity in keys: 128 KiB.
+const MIN_CAPACITY: u64 = 1 << 16;
+/// Number of keys read per page.
+const PAGE_SIZE: usize = 10_000;
 
 pub(crate) struct Orders {
     filter: ArcSwapOption<BloomFilter>,
-    /// The one that is being made.
+    /// Filter under construction.
     next: ArcSwapOption<BloomFilter>,
-    /// One at a time says what counts.
-    turn: Mutex<()>,
-    gone: AtomicU64,
-    wanted: Notify,
-    least: u64,
+    /// Serializes changes of which filter is in use.
+    swap_lock: Mutex<()>,
+    deleted: AtomicU64,
+    rebuild_needed: Notify,
+    min_capacity: u64,
 }
 
 impl Default for Orders {
     fn default() -> Self {
-        Self::for_names(LEAST)
+        Self::with_min_capacity(MIN_CAPACITY)
     }
 }
 
 impl Orders {
-    fn for_names(least: u64) -> Self {
+    fn with_min_capacity(min_capacity: u64) -> Self {
         Self {
             filter: ArcSwapOption::empty(),
             next: ArcSwapOption::empty(),
-            turn: Mutex::default(),
-            gone: AtomicU64::new(0),
-            wanted: Notify::new(),
-            least,
+            swap_lock: Mutex::default(),
+            deleted: AtomicU64::new(0),
+            rebuild_needed: Notify::new(),
+            min_capacity,
         }
     }
 
-    /// Whether nothing of this name exists, as far as was heard.
+    /// Whether no record with this key exists.
     pub(crate) fn is_unknown(&self, name: RecordKey) -> bool {
         self.filter.load().as_ref().is_some_and(|filter| !filter.may_have(name))
     }
 
-    pub(super) fn born(&self, names: &[RecordKey]) {
-        // In this order: the next becomes the present one before it is next no more.
+    pub(super) fn inserted(&self, names: &[RecordKey]) {
+        // In this order: the new filter becomes the current one before `next` is cleared.
         for filter in [self.next.load(), self.filter.load()].into_iter().filter_map(|filter| (*filter).clone()) {
             names.iter().for_each(|name| filter.insert(*name));
             if filter.is_full() {
-                self.wanted.notify_one();
+                self.rebuild_needed.notify_one();
             }
         }
     }
 
-    pub(super) fn gone(&self, names: &[RecordKey]) {
-        let gone = self.gone.fetch_add(names.len() as u64, Ordering::Relaxed) + names.len() as u64;
-        if self.filter.load().as_ref().is_some_and(|filter| gone > filter.count().max(self.least) / 4) {
-            self.wanted.notify_one();
+    pub(super) fn deleted(&self, names: &[RecordKey]) {
+        let deleted = self.deleted.fetch_add(names.len() as u64, Ordering::Relaxed) + names.len() as u64;
+        if self.filter.load().as_ref().is_some_and(|filter| deleted > filter.count().max(self.min_capacity) / 4) {
+            self.rebuild_needed.notify_one();
         }
     }
 
-    /// Everything is heard from now on.
+    /// All changes are received from now on.
     pub(super) fn subscribed(&self) {
-        self.wanted.notify_one();
+        self.rebuild_needed.notify_one();
     }
 
-    /// Something may go unheard from now on.
+    /// Changes may be missed from now on.
     pub(super) fn disconnected(&self) {
-        let _turn = self.turn.lock();
+        let _guard = self.swap_lock.lock();
         self.next.store(None);
         self.filter.store(None);
     }
 
-    /// Returns when a new filter is wanted.
-    pub(super) async fn wanted(&self) {
-        self.wanted.notified().await;
+    /// Waits until a new filter is needed.
+    pub(super) async fn rebuild_needed(&self) {
+        self.rebuild_needed.notified().await;
     }
 
-    /// Makes a new filter; larger ones, until everything finds room in it.
+    /// Builds a new filter, with a growing capacity until all keys fit.
     pub(super) async fn make(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         let known = self.filter.load().as_ref().map_or(0, |filter| filter.count());
-        let gone = self.gone.swap(0, Ordering::Relaxed);
-        let mut most = (known.saturating_sub(gone) * 2).max(self.least);
+        let deleted = self.deleted.swap(0, Ordering::Relaxed);
+        let mut capacity = (known.saturating_sub(deleted) * 2).max(self.min_capacity);
         loop {
-            let new = Arc::new(BloomFilter::new(most));
+            let new = Arc::new(BloomFilter::new(capacity));
             {
-                let _turn = self.turn.lock();
+                let _guard = self.swap_lock.lock();
                 self.next.store(Some(Arc::clone(&new)));
             }
             ledger.quiesce().await?;
             let mut last = None;
             loop {
-                let names = ledger.names(last, PAGE).await?;
+                let names = ledger.names(last, PAGE_SIZE).await?;
                 names.iter().for_each(|name| new.insert(*name));
                 last = names.last().copied();
                 if new.is_full() {
                     break;
                 }
-                if names.len() < PAGE {
-                    self.take_over(new);
+                if names.len() < PAGE_SIZE {
+                    self.replace_with(new);
                     return Ok(());
                 }
             }
-            most = most.saturating_mul(4);
+            capacity = capacity.saturating_mul(4);
         }
     }
 
-    fn take_over(&self, new: Arc<BloomFilter>) {
-        let _turn = self.turn.lock();
-        // Unless something went unheard while it was made: then it is made anew as soon as all is heard again.
+    fn replace_with(&self, new: Arc<BloomFilter>) {
+        let _guard = self.swap_lock.lock();
+        // If a change was missed during construction, the filter is discarded; the next subscription builds a new one.
         if self.next.load().as_ref().is_some_and(|next| Arc::ptr_eq(next, &new)) {
             self.filter.store(Some(new));
             self.next.store(None);
         }
     }
 
-    /// Brings the gauges up to date.
+    /// Updates the gauges.
     pub(crate) fn show(&self) {
         let filter = self.filter.load();
         let (names, rate, bytes) =
-            filter.as_ref().map_or((0, 0.0, 0), |it| (it.count(), it.false_positives(), it.bytes()));
+            filter.as_ref().map_or((0, 0.0, 0), |it| (it.count(), it.false_positive_rate(), it.bytes()));
         METRICS.order_filter_entries.set(i64::try_from(names).unwrap_or(i64::MAX));
         METRICS.order_filter_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         METRICS.order_filter_false_positive_rate.set(rate);
@@ -155,59 +155,63 @@ mod tests {
     use crate::cache::testing::{claim, name};
 
     #[tokio::test]
-    async fn it_holds_what_was_there_and_what_comes_and_grows() {
+    async fn filter_contains_existing_and_new_orders_and_grows() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         for number in 0..300 {
             claim(&ledger, &format!("old-{number}")).await;
         }
-        let orders = Orders::for_names(64);
-        assert!(!orders.is_unknown(name("none")), "before it is made, nothing is known not to be");
+        let orders = Orders::with_min_capacity(64);
+        assert!(!orders.is_unknown(name("none")), "without a filter nothing is known to be missing");
         orders.make(&ledger).await.unwrap();
         assert!((0..300).all(|number| !orders.is_unknown(name(&format!("old-{number}")))));
         let unknown =
             |orders: &Orders| (0..1000).filter(|number| orders.is_unknown(name(&format!("x-{number}")))).count();
         assert!(unknown(&orders) > 950, "{}", unknown(&orders));
-        // For 300 orders, 64 and 256 were too few.
-        assert_eq!(orders.filter.load().as_ref().unwrap().most(), 1024);
+        // Capacities of 64 and 256 were too small for 300 orders.
+        assert_eq!(orders.filter.load().as_ref().unwrap().capacity(), 1024);
 
         let new: Vec<RecordKey> = (0..800).map(|number| name(&format!("new-{number}"))).collect();
-        orders.born(&new);
+        orders.inserted(&new);
         assert!(new.iter().all(|name| !orders.is_unknown(*name)));
-        tokio::time::timeout(Duration::from_secs(60), orders.wanted.notified()).await.expect("it is too full by now");
+        tokio::time::timeout(Duration::from_secs(60), orders.rebuild_needed.notified())
+            .await
+            .expect("the filter overflowed");
         orders.disconnected();
-        assert!(!orders.is_unknown(name("none")), "what may have gone unheard may be there");
+        assert!(!orders.is_unknown(name("none")), "a missed order may exist");
     }
 
     #[tokio::test]
-    async fn what_is_born_while_it_is_made_is_in_it_and_what_goes_unheard_makes_it_void() {
+    async fn order_created_during_the_build_is_contained_and_a_missed_change_discards_the_filter() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        let orders = Orders::for_names(64);
+        let orders = Orders::with_min_capacity(64);
         orders.make(&ledger).await.unwrap();
         let new = Arc::new(BloomFilter::new(64));
         orders.next.store(Some(Arc::clone(&new)));
-        orders.born(&[name("meanwhile")]);
-        orders.take_over(new);
+        orders.inserted(&[name("meanwhile")]);
+        orders.replace_with(new);
         assert!(!orders.is_unknown(name("meanwhile")));
         assert!(orders.is_unknown(name("none")));
         let new = Arc::new(BloomFilter::new(64));
         orders.next.store(Some(Arc::clone(&new)));
         orders.disconnected();
-        orders.take_over(new);
+        orders.replace_with(new);
         assert!(!orders.is_unknown(name("none")));
     }
 
     #[tokio::test]
-    async fn when_much_of_it_is_gone_it_is_made_anew() {
+    async fn filter_is_rebuilt_after_many_deletions() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        let orders = Orders::for_names(8);
+        let orders = Orders::with_min_capacity(8);
         orders.make(&ledger).await.unwrap();
-        orders.born(&[name("a"), name("b"), name("c")]);
-        orders.gone(&[name("a"), name("b"), name("c")]);
-        tokio::time::timeout(Duration::from_secs(60), orders.wanted.notified()).await.expect("it is wanted");
+        orders.inserted(&[name("a"), name("b"), name("c")]);
+        orders.deleted(&[name("a"), name("b"), name("c")]);
+        tokio::time::timeout(Duration::from_secs(60), orders.rebuild_needed.notified())
+            .await
+            .expect("a rebuild is requested");
         orders.make(&ledger).await.unwrap();
-        assert!(orders.is_unknown(name("a")), "the new one does not hold it");
+        assert!(orders.is_unknown(name("a")), "the new filter does not contain it");
     }
 }

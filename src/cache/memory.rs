@@ -1,8 +1,8 @@
-//! Nonces in this machine's memory: each is accepted once, over restarts and a clock that is set back too.
+//! Nonces in memory. Each is accepted once, also across restarts and when the clock is set back.
 //!
-//! A nonce is remembered for as long as its signature could be accepted, counted by the monotonic clock, so that a wall clock
-//! that jumps forgets nothing early. What was forgotten leaves a floor behind: a signature that ends at or before it is
-//! refused, because its nonce may have been among those. With a [log](super::nonce_log) the next process begins with them.
+//! A nonce is retained for as long as its signature could be valid. That time is measured by the monotonic clock, so a jump of the
+//! wall clock evicts nothing early. Evicted nonces leave a floor: a signature that ends at or before it is rejected, because its
+//! nonce may be among them. With a [log](super::nonce_log), the next process starts with the same nonces.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -14,77 +14,69 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::nonce_log::{Logged, NonceLog};
+use super::nonce_mark::NonceMark;
 use crate::telemetry::METRICS;
 
-/// Nonces are forgotten a period at a time; seconds.
-const PERIOD: u64 = 60;
-/// Seconds that a nonce is kept longer than its signature is good, so that small steps of the wall clock do no harm.
-const SLACK: u64 = 60;
-/// Seconds by which two ways to count the time may differ without a step of the wall clock.
-const STEP: u64 = 2;
-/// Locks, so that one holds up few.
+/// Seconds of nonces that are evicted together.
+const PERIOD_SECONDS: u64 = 60;
+/// Seconds that a nonce is retained beyond its signature's validity, so that small steps of the wall clock do no harm.
+const SLACK_SECONDS: u64 = 60;
+/// Seconds by which two time measurements may differ without a step of the wall clock.
+const MAX_CLOCK_DRIFT: u64 = 2;
+/// Number of locks.
 const SHARDS: usize = 16;
 
-/// A nonce as it is remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// Hash of key id and nonce.
-    pub(super) hash: [u8; 16],
-    /// The last second, by the wall clock, in which its signature can be accepted.
-    pub(super) end: u64,
-}
-
-/// How many nonces may be remembered at the same time.
+/// Maximum number of stored nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    /// Of all merchants.
+    /// Total over all merchants.
     pub(crate) total: u64,
-    /// Whether there are several merchants, so that each leaves room for the others.
+    /// Whether there are several merchants, so that each must leave room for the others.
     pub(crate) is_shared: bool,
 }
 
-/// What came of remembering a nonce.
+/// Result of storing a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remembered {
-    /// It was never seen; from now on it was.
+    /// New; it is stored now.
     First,
-    /// It was seen before.
+    /// Used before.
     Seen,
-    /// Nobody can tell any more whether it was seen.
+    /// Unknown, because it may have been evicted.
     Forgotten,
-    /// There is no room for it.
+    /// No room for it.
     Full,
 }
 
-/// The nonces that were seen.
+/// Store of used nonces.
 pub(crate) struct Nonces {
     shards: Vec<Mutex<Shard>>,
-    /// Chooses a nonce's shard. Its key is random, so that no caller can fill one shard.
+    /// Chooses the shard of a nonce. The hash key is random, so that no caller can fill one shard.
     hasher: RandomState,
     usage: Mutex<Usage>,
-    /// Signatures with this end or an earlier one may have been seen and forgotten.
+    /// Signatures that end at or before this second may have been used and evicted.
     floor: AtomicU64,
-    /// What earlier processes may have accepted and this one does not know, if anything.
+    /// Signatures that earlier processes may have accepted and that are missing in the log, if any.
     before: Option<BeforeStart>,
-    /// Whether somebody was told that there is no room.
-    alarmed: AtomicBool,
+    /// Whether the lack of room was logged.
+    overflow_logged: AtomicBool,
     started: Instant,
     log: Option<NonceLog>,
 }
 
-/// Signatures that earlier processes may have accepted without this one knowing them.
+/// Signatures that earlier processes may have accepted without a log record.
 struct BeforeStart {
-    /// The last end among them, by the clock of the start.
+    /// Last end among them, by the clock at the start.
     end: u64,
-    /// Unix seconds of the start.
+    /// Start in Unix seconds.
     start: u64,
-    /// Seconds that signatures are good before and after their time.
+    /// Seconds that signatures are valid before and after their time.
     window: u64,
 }
 
 impl BeforeStart {
-    /// Returns the last end among them by the clock as it is now: at the start it may have been wrong. Some time after the
-    /// start, none of them is good any more.
+    /// Returns the last end among them, corrected by the clock as it is now: at the start the clock may have been wrong. Some time
+    /// after the start, none of them is valid any more.
     fn floor(&self, (now, elapsed): (u64, Duration)) -> u64 {
         if elapsed.as_secs() > 2 * self.window {
             return 0;
@@ -93,33 +85,33 @@ impl BeforeStart {
     }
 }
 
-/// Returns the unix second of a moment by the clock as it is now. `then` is what the clock said at that moment; since then
-/// `elapsed` has passed, which a step of the clock does not change.
+/// Converts a Unix second of an earlier clock reading to the clock as it is now. `then` is that reading; `elapsed` has passed since,
+/// independent of steps of the clock.
 pub(super) fn in_present_time(then: u64, (now, elapsed): (u64, Duration)) -> u64 {
     let counted = now.saturating_sub(elapsed.as_secs());
-    // Counted in whole seconds it is not exact.
-    if counted.abs_diff(then) <= STEP { then } else { counted }
+    // Whole seconds are inexact.
+    if counted.abs_diff(then) <= MAX_CLOCK_DRIFT { then } else { counted }
 }
 
 #[derive(Default)]
 struct Shard {
     seen: HashSet<[u8; 16]>,
-    /// By when they may be forgotten, the first to go first.
+    /// Nonces by the time at which they may be evicted, earliest first.
     periods: VecDeque<Period>,
 }
 
-/// Nonces that are forgotten together.
+/// Nonces that are evicted together.
 struct Period {
-    /// Counted from the start, in periods of the monotonic clock.
+    /// Number of the period since the start, by the monotonic clock.
     number: u64,
     hashes: Vec<[u8; 16]>,
-    /// The last end among them.
+    /// Last end among the nonces.
     end: u64,
-    /// How many are whose.
+    /// Number of nonces per merchant.
     owners: HashMap<u32, usize>,
 }
 
-/// How many nonces are remembered, in all and by merchant.
+/// Number of stored nonces, in total and per merchant.
 #[derive(Default)]
 struct Usage {
     total: usize,
@@ -135,7 +127,7 @@ impl Default for Nonces {
             usage: Mutex::default(),
             floor: AtomicU64::new(0),
             before: None,
-            alarmed: AtomicBool::new(false),
+            overflow_logged: AtomicBool::new(false),
             started: Instant::now(),
             log: None,
         }
@@ -143,37 +135,37 @@ impl Default for Nonces {
 }
 
 impl Nonces {
-    /// Begins with the nonces that earlier processes logged in a directory, and logs there. `now` is unix seconds; signatures
-    /// are good for `window` seconds before and after their time.
+    /// Loads the nonces that earlier processes logged in a directory, and continues the log. `now` is in Unix seconds; signatures are
+    /// valid for `window` seconds before and after their time.
     pub(super) fn open(directory: &Path, now: u64, window: u64) -> io::Result<Self> {
-        // Together with `now`: to read a log takes time.
-        let (started, kept) = (Instant::now(), 2 * window + SLACK);
-        let (log, Logged { marks, floor, missing }) = NonceLog::open(directory, now, window, kept)?;
+        // Taken together with `now`, because reading the log takes time.
+        let (started, retained) = (Instant::now(), 2 * window + SLACK_SECONDS);
+        let (log, Logged { marks, floor, missing }) = NonceLog::open(directory, now, window, retained)?;
         let before = (missing > 0).then_some(BeforeStart { end: missing, start: now, window });
         let mut nonces = Self { log: Some(log), floor: AtomicU64::new(floor), before, started, ..Self::default() };
-        marks.into_iter().for_each(|mark| nonces.insert_logged(mark, kept));
+        marks.into_iter().for_each(|mark| nonces.insert_logged(mark, retained));
         Ok(nonces)
     }
 
-    /// Without a log: refuses what was signed before `now`, because earlier processes may have seen it.
+    /// Creates a store without a log. Rejects signatures from before `now`, because earlier processes may have accepted them.
     pub(super) fn without_log(now: u64, window: u64) -> Self {
         let before = Some(BeforeStart { end: now + window, start: now, window });
         Self { before, ..Self::default() }
     }
 
-    /// Returns the last end that a signature may have which was seen and is not known any more.
+    /// Returns the last end of signatures that may have been used and are not stored any more.
     fn floor(&self, now: (u64, Duration)) -> u64 {
         let before = self.before.as_ref().map_or(0, |before| before.floor(now));
         self.floor.load(Ordering::Acquire).max(before)
     }
 
-    /// Whether it was seen.
-    pub(super) fn is_seen(&self, mark: &Mark) -> bool {
+    /// Whether the nonce was used.
+    pub(super) fn is_seen(&self, mark: &NonceMark) -> bool {
         self.shard(mark).is_some_and(|shard| shard.lock().seen.contains(&mark.hash))
     }
 
-    /// Remembers a merchant's nonce; `now` is unix seconds.
-    pub(super) fn remember(&self, mark: Mark, merchant: &str, capacity: Capacity, now: u64) -> Remembered {
+    /// Stores a merchant's nonce; `now` is in Unix seconds.
+    pub(super) fn remember(&self, mark: NonceMark, merchant: &str, capacity: Capacity, now: u64) -> Remembered {
         let now = (now, self.started.elapsed());
         let remembered = self.insert(mark, merchant, capacity, now);
         if remembered == Remembered::First
@@ -184,7 +176,7 @@ impl Nonces {
         remembered
     }
 
-    fn insert(&self, mark: Mark, merchant: &str, capacity: Capacity, now: (u64, Duration)) -> Remembered {
+    fn insert(&self, mark: NonceMark, merchant: &str, capacity: Capacity, now: (u64, Duration)) -> Remembered {
         let Some(shard) = self.shard(&mark) else { return Remembered::Full };
         for is_last_try in [false, true] {
             let mut shard = shard.lock();
@@ -198,8 +190,8 @@ impl Nonces {
             }
             if let Some(owner) = self.usage.lock().enter(merchant, capacity) {
                 shard.seen.insert(mark.hash);
-                let left = mark.end.saturating_sub(now.0) + SLACK;
-                shard.list(mark, owner, (now.1.as_secs() + left) / PERIOD);
+                let left = mark.end.saturating_sub(now.0) + SLACK_SECONDS;
+                shard.list(mark, owner, (now.1.as_secs() + left) / PERIOD_SECONDS);
                 return Remembered::First;
             }
             drop(shard);
@@ -207,32 +199,32 @@ impl Nonces {
                 self.shards.iter().for_each(|shard| self.forget(&mut shard.lock(), now));
             }
         }
-        self.alarm(merchant, capacity);
+        self.log_overflow(merchant, capacity);
         Remembered::Full
     }
 
-    fn insert_logged(&mut self, mark: Mark, kept: u64) {
+    fn insert_logged(&mut self, mark: NonceMark, retained: u64) {
         let index = self.index(&mark);
         let Some(shard) = self.shards.get_mut(index).map(Mutex::get_mut) else { return };
         if shard.seen.insert(mark.hash) {
-            // Whose it was the log does not say.
+            // The log does not record the merchant.
             let unlimited = Capacity { total: u64::MAX, is_shared: false };
             let owner = self.usage.get_mut().enter("", unlimited).unwrap_or_default();
-            shard.list(mark, owner, kept / PERIOD);
+            shard.list(mark, owner, retained / PERIOD_SECONDS);
         }
     }
 
-    /// Forgets what no signature can be accepted for any more, by both clocks.
+    /// Evicts nonces whose signatures can no longer be valid, by both clocks.
     fn forget(&self, shard: &mut Shard, (now, elapsed): (u64, Duration)) {
-        let is_over = |period: &Period| (period.number + 1) * PERIOD < elapsed.as_secs();
+        let is_over = |period: &Period| (period.number + 1) * PERIOD_SECONDS < elapsed.as_secs();
         if !shard.periods.front().is_some_and(is_over) {
             return;
         }
-        let mut kept = VecDeque::new();
+        let mut retained = VecDeque::new();
         for period in std::mem::take(&mut shard.periods) {
-            // A clock that was set back would accept it again.
+            // Retained, because after a clock step back the signature would be valid again.
             if !is_over(&period) || period.end >= now {
-                kept.push_back(period);
+                retained.push_back(period);
                 continue;
             }
             self.floor.fetch_max(period.end, Ordering::AcqRel);
@@ -240,35 +232,35 @@ impl Nonces {
                 shard.seen.remove(hash);
             }
             self.usage.lock().leave(&period.owners);
-            self.alarmed.store(false, Ordering::Release);
+            self.overflow_logged.store(false, Ordering::Release);
         }
-        shard.periods = kept;
+        shard.periods = retained;
     }
 
-    /// Says once until something is forgotten that there is no room.
-    fn alarm(&self, merchant: &str, capacity: Capacity) {
+    /// Logs the lack of room, once until something is evicted.
+    fn log_overflow(&self, merchant: &str, capacity: Capacity) {
         METRICS.nonces_refused_total.with_label_values(&["full"]).inc();
-        if !self.alarmed.swap(true, Ordering::AcqRel) {
+        if !self.overflow_logged.swap(true, Ordering::AcqRel) {
             let limit = capacity.total;
             tracing::error!(
                 merchant,
                 limit,
-                "no more nonces can be remembered, requests are answered 503; limit the merchant's rate or raise `cache.nonces`"
+                "no room for more nonces, requests are answered 503; limit the merchant's rate or raise `cache.nonces`"
             );
         }
     }
 
-    fn shard(&self, mark: &Mark) -> Option<&Mutex<Shard>> {
+    fn shard(&self, mark: &NonceMark) -> Option<&Mutex<Shard>> {
         self.shards.get(self.index(mark))
     }
 
-    fn index(&self, mark: &Mark) -> usize {
+    fn index(&self, mark: &NonceMark) -> usize {
         self.hasher.hash_one(mark.hash) as usize % SHARDS
     }
 }
 
 impl Shard {
-    fn list(&mut self, Mark { hash, end }: Mark, owner: u32, number: u64) {
+    fn list(&mut self, NonceMark { hash, end }: NonceMark, owner: u32, number: u64) {
         let at = self.periods.partition_point(|period| period.number < number);
         if self.periods.get(at).is_none_or(|period| period.number != number) {
             self.periods.insert(at, Period { number, hashes: Vec::new(), end, owners: HashMap::new() });
@@ -281,8 +273,8 @@ impl Shard {
 }
 
 impl Usage {
-    /// Counts one more of a merchant, if there is room for it. Of several merchants each may have as many as are left: one
-    /// alone gets half, two a third each, and there is always room for the next.
+    /// Counts one more nonce of a merchant if there is room. With several merchants, each may have as many as are left: one alone
+    /// gets half, two get a third each, and there is always room for the next.
     fn enter(&mut self, merchant: &str, capacity: Capacity) -> Option<u32> {
         let id = match self.ids.get(merchant) {
             Some(id) => *id,

@@ -1,4 +1,4 @@
-//! Nonces in a Redis server that several machines share; what a merchant's limit allows is counted on the same way.
+//! Nonces in a Redis server shared by several gateways. The same round trip counts the merchant's rate limit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,20 +8,20 @@ use tollgate_plugins::filter::limit::Rate;
 
 use super::counters::{TAKE, interval, verdict};
 use super::redis::Redis;
-use super::{Admitted, CacheError, Capacity, Remembered, memory};
+use super::{Admitted, CacheError, Capacity, Remembered, memory, nonce_mark};
 use crate::clock::unix_now;
 
-/// Each nonce is a key of its own, which Redis forgets by itself.
+/// Nonces in Redis. Each is a key of its own with an expiry.
 pub(crate) struct Nonces {
     redis: Arc<Redis>,
-    /// Those that passed here, should Redis lose what it knows.
+    /// Nonces that this process accepted, in case Redis loses data.
     own: memory::Nonces,
 }
 
-/// Redis is what remembers; these only tell when it has lost something.
-const OWN: Capacity = Capacity { total: 16_000_000, is_shared: false };
+/// Capacity of the local copy. Redis is authoritative; the copy only detects a loss.
+const LOCAL_CAPACITY: Capacity = Capacity { total: 16_000_000, is_shared: false };
 
-/// A bucket from which a request takes a token, if it is let in.
+/// Token bucket that an admitted request takes a token from.
 #[derive(Clone, Copy)]
 pub(crate) struct RateCheck<'a> {
     pub(crate) merchant: &'a str,
@@ -33,7 +33,7 @@ impl Nonces {
         Self { redis, own: memory::Nonces::default() }
     }
 
-    /// Whether a signature of that unix second may have been used before Redis forgot.
+    /// Whether a signature of that Unix second may have been used before Redis lost data.
     pub(super) fn has_forgotten(&self, created: u64) -> bool {
         self.redis.watched.has_forgotten(created, (unix_now(), Instant::now()))
     }
@@ -42,23 +42,23 @@ impl Nonces {
         &self,
         (merchant, mark): (&str, [u8; 16]),
         (end, now): (u64, u64),
-        toll: Option<RateCheck<'_>>,
+        rate_check: Option<RateCheck<'_>>,
     ) -> Result<Admitted, CacheError> {
-        let admitted = self.shared((merchant, mark), end.saturating_sub(now).max(1), toll).await?;
-        // A request over its rate leaves nothing behind, here as there.
+        let admitted = self.shared((merchant, mark), end.saturating_sub(now).max(1), rate_check).await?;
+        // A rate-limited request stores nothing, neither in Redis nor here.
         if !admitted.first_time || matches!(admitted.counted, Some(Err(_))) {
             return Ok(admitted);
         }
-        match self.own.remember(memory::Mark { hash: mark, end }, "", OWN, now) {
+        match self.own.remember(nonce_mark::NonceMark { hash: mark, end }, "", LOCAL_CAPACITY, now) {
             Remembered::First => Ok(admitted),
             Remembered::Seen => Ok(Admitted { first_time: false, ..admitted }),
             Remembered::Forgotten => Err(CacheError("the clock of this machine was set back".to_owned())),
-            Remembered::Full => Err(CacheError("this machine can remember no more nonces".to_owned())),
+            Remembered::Full => Err(CacheError("this machine can store no more nonces".to_owned())),
         }
     }
 
-    /// Whether it passed here.
-    pub(super) fn is_seen(&self, mark: &memory::Mark) -> bool {
+    /// Whether this process accepted the nonce.
+    pub(super) fn is_seen(&self, mark: &nonce_mark::NonceMark) -> bool {
         self.own.is_seen(mark)
     }
 
@@ -66,23 +66,23 @@ impl Nonces {
         &self,
         (merchant, mark): (&str, [u8; 16]),
         seconds: u64,
-        toll: Option<RateCheck<'_>>,
+        rate_check: Option<RateCheck<'_>>,
     ) -> Result<Admitted, CacheError> {
-        // In braces what decides the slot: a script in a cluster may touch only one.
+        // The part in braces decides the slot: a script in a Redis cluster may use only one.
         let key = format!("tollgate:nonce:{{{merchant}}}:{}", hex::encode(mark));
-        // Who set it: when an answer is lost, the second try must know its own mark from somebody else's.
+        // A random value identifies the writer: after a lost reply, the retry must recognize its own entry.
         let own = hex::encode(rand::random::<[u8; 16]>());
-        let command = match toll {
-            Some(toll) => admission(&key, &own, seconds, toll),
+        let command = match rate_check {
+            Some(rate_check) => admission(&key, &own, seconds, rate_check),
             None => set_once(&key, &own, seconds),
         };
         let answer = match self.redis.ask_surely(&command).await {
-            // Also after the server's restart: the connection notices only now.
+            // Retried also because a restart of the server shows only at the next command.
             Err(_) => self.redis.ask_surely(&command).await?,
             Ok(answer) => answer,
         };
         let wrong = |error: redis::ParsingError| CacheError(error.to_string());
-        if toll.is_none() {
+        if rate_check.is_none() {
             let known: Option<String> = redis::from_redis_value(answer).map_err(wrong)?;
             return Ok(Admitted { first_time: known.is_none_or(|known| known == own), counted: None });
         }
@@ -91,7 +91,7 @@ impl Nonces {
     }
 }
 
-/// Sets the key if it is not there; gives what was there.
+/// Returns a command that sets the key if it is missing, and returns the existing value.
 fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
     let options = SetOptions::default()
         .conditional_set(redis::ExistenceCheck::NX)
@@ -102,7 +102,7 @@ fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
     command
 }
 
-/// The same, if a token could be taken. A repetition takes none, and a request over its rate sets no key.
+/// Like [`set_once`], but also takes a token. A replay takes none, and a rate-limited request sets no key.
 fn admission(key: &str, own: &str, seconds: u64, RateCheck { merchant, rate }: RateCheck<'_>) -> redis::Cmd {
     const ADMIT: &str = "\
 local known = redis.call('GET', KEYS[1])

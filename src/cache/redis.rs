@@ -1,4 +1,4 @@
-//! The line to a Redis server that several machines share.
+//! Client of the Redis server that several gateways share.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use redis::{Client, Cmd, RedisError, Value};
 use tollgate_plugins::secret::Secret;
 
 use super::CacheError;
-use super::watch::{Watched, look};
+use super::watch::{Watched, check};
 
-/// A caller waits for no more than this.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// For so long after a failure, whoever can do without it does not try.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Timeout of a command and of connecting.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time after a failure in which optional commands are not attempted.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the server is, as in `rediss://user:password@cache.example.com:6379/0`. Prints without user and password.
+/// Address of the server, for example `rediss://user:password@cache.example.com:6379/0`. Printed without user and password.
 #[derive(Clone)]
 pub struct RedisUrl(Secret);
 
 impl RedisUrl {
-    /// Checks the form of an address; does not repeat it.
+    /// Checks the form of an address. The error does not repeat it.
     pub fn new(url: Secret) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(url.expose()).map_err(|_| "is not UTF-8")?;
-        Client::open(text).map_err(|_| "is no address of a Redis server")?;
+        Client::open(text).map_err(|_| "is not the address of a Redis server")?;
         Ok(Self(url))
     }
 
@@ -33,7 +33,7 @@ impl RedisUrl {
     }
 }
 
-/// Only configurations are compared, so that it need not take constant time.
+/// Compared only between configurations, so it need not take constant time.
 impl PartialEq for RedisUrl {
     fn eq(&self, other: &Self) -> bool {
         self.0.expose() == other.0.expose()
@@ -48,19 +48,19 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// One connection for all, over which many questions are under way at once.
+/// Client with one multiplexed connection.
 pub struct Redis {
     client: Option<Client>,
-    /// Made by the first caller, because it belongs to a runtime.
+    /// Created by the first caller, because it belongs to a runtime.
     connection: Mutex<Option<ConnectionManager>>,
-    /// When it failed last, since it last answered.
+    /// Time of the last failure since the last reply.
     failed: Mutex<Option<Instant>>,
-    /// Whether it can be relied on.
+    /// Health of the server.
     pub(super) watched: Watched,
 }
 
 impl Redis {
-    /// Opens no connection yet.
+    /// Creates a client. Opens no connection yet.
     pub fn new(url: &RedisUrl) -> Self {
         Self {
             client: url.client(),
@@ -70,12 +70,12 @@ impl Redis {
         }
     }
 
-    /// Whether it failed a moment ago.
+    /// Whether a command failed within [`RETRY_INTERVAL`].
     pub(super) fn is_gone(&self) -> bool {
-        self.failed.lock().is_some_and(|failed| failed.elapsed() < PAUSE)
+        self.failed.lock().is_some_and(|failed| failed.elapsed() < RETRY_INTERVAL)
     }
 
-    /// As [`ask`](Self::ask), unless it failed a moment ago: for what goes on without it.
+    /// Like [`ask`](Self::ask), but fails at once if a command failed a moment ago. For callers that can do without Redis.
     pub(super) async fn try_ask(&self, command: &Cmd) -> Result<Value, CacheError> {
         if self.is_gone() {
             return Err(CacheError("it did not answer a moment ago".to_owned()));
@@ -96,25 +96,24 @@ impl Redis {
         answer
     }
 
-    /// As [`ask`](Self::ask), for nonces: after an answer that failed, it is looked first whether the server has forgotten
-    /// something.
+    /// Like [`ask`](Self::ask), for nonces: after a failed command, the server is first checked for lost data.
     pub(super) async fn ask_surely(&self, command: &Cmd) -> Result<Value, CacheError> {
         if self.watched.is_in_doubt() {
-            look(self).await?;
+            check(self).await?;
         }
         self.ask(command).await
     }
 
-    /// Why no signed request can be let in.
+    /// Returns the reason why no signed request can be accepted.
     pub(crate) fn not_ready(&self) -> Option<String> {
         self.watched.not_ready()
     }
 
     pub(super) async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
         let mut connection = self.connection()?;
-        let answer = tokio::time::timeout(PATIENCE, command.query_async::<Value>(&mut connection)).await;
-        let answer = answer.map_err(|_| CacheError(format!("it took longer than {PATIENCE:?}")))?;
-        answer.map_err(|error| self.gone(&error))
+        let answer = tokio::time::timeout(COMMAND_TIMEOUT, command.query_async::<Value>(&mut connection)).await;
+        let answer = answer.map_err(|_| CacheError(format!("it took longer than {COMMAND_TIMEOUT:?}")))?;
+        answer.map_err(|error| self.to_cache_error(&error))
     }
 
     fn connection(&self) -> Result<ConnectionManager, CacheError> {
@@ -129,16 +128,16 @@ impl Redis {
         let client = self.client.clone().ok_or_else(|| CacheError("its address is wrong".to_owned()))?;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
         ConnectionManager::new_lazy_with_config(client, config).map_err(|error| CacheError(error.to_string()))
     }
 
-    /// The client's errors name the server's address, but neither user nor password.
+    /// Converts an error. The client's errors contain the server's address, but neither user nor password.
     ///
-    /// Its manager connects anew after errors of the network, and only then: what else goes wrong while it connects (a
-    /// greeting that breaks off, a server with too many clients) it would repeat for ever.
-    fn gone(&self, error: &RedisError) -> CacheError {
+    /// The connection manager reconnects only after network errors. Any other failure while connecting (an interrupted greeting, too
+    /// many clients) would be repeated for ever, so the manager is dropped.
+    fn to_cache_error(&self, error: &RedisError) -> CacheError {
         if !error.is_io_error() {
             self.connection.lock().take();
         }
@@ -158,7 +157,7 @@ mod tests {
     use super::super::nonces::Nonces;
     use super::*;
 
-    /// Knows no key, and says yes to everything else.
+    /// Serves a client: no key exists, and every other command succeeds.
     async fn serve(mut stream: TcpStream) {
         let mut question = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut question).await {
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_greeting_that_goes_wrong_is_not_remembered() {
+    async fn failed_greeting_is_not_repeated_for_ever() {
         for greeting in ["+O", "-ERR max number of clients reached\r\n"] {
             let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
             let url = format!("redis://{}", listener.local_addr().unwrap());

@@ -1,6 +1,6 @@
-//! Answers to status queries in Redis, where every machine finds them, and one question at a time in the whole cluster.
+//! Statuses in Redis, where every gateway finds them, and a single flight of status queries across the cluster.
 //!
-//! What may be believed of what is found here, [`statuses`](super::statuses) says. Redis gone: each machine asks for itself.
+//! [`statuses`](super::statuses) decides which of them are current. Without Redis, each gateway queries for itself.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use super::redis::Redis;
 use super::statuses::{CachedStatus, PROPAGATION_SLACK, StatusCache, Token};
 use crate::ledger::{RecordKey, Version};
 
-/// How long a question is its asker's. Longer than any provider's answer takes.
-const FLIGHT: Duration = Duration::from_secs(15);
-/// How often it is seen whether another machine has its answer.
-const LOOK: Duration = Duration::from_millis(20);
+/// Lifetime of the right to query. Longer than any provider query takes.
+const FLIGHT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval at which a waiting gateway checks for the result.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Gives an answer that is good, or the right to ask, or says that another machine asks; `ARGV[3]` names the flight of which the
-/// answer is not wanted, `*` every flight so far.
+/// Returns a stored status, or grants the right to query, or reports that another gateway queries. `ARGV[3]` names a flight whose
+/// status is not wanted; `*` means all so far.
 const LOOK_UP: &str = "\
 local e = redis.call('HMGET', KEYS[1], 'created', 'version', 'life', 'stale', 'channel', 'body', 'flight', 'asked')
 if e[7] and ARGV[3] ~= '*' and e[7] ~= ARGV[3] then
@@ -27,7 +27,7 @@ end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {'asks'} end
 return {'waits', e[7] or ''}";
 
-/// Puts an answer there, unless there is a newer one, and ends the flight.
+/// Stores a status unless a newer one is stored, and ends the flight.
 const PUT: &str = "\
 if redis.call('GET', KEYS[2]) == ARGV[7] then redis.call('DEL', KEYS[2]) end
 local e = redis.call('HMGET', KEYS[1], 'created', 'version')
@@ -41,30 +41,30 @@ return 1";
 
 const END: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end";
 
-/// The answers that machines on one ledger share.
+/// Statuses shared by the gateways on one ledger.
 pub(crate) struct RedisStatuses {
     redis: Arc<Redis>,
-    /// Which ledger they are about, once that is known.
+    /// Identity of the ledger, once known.
     ledger: OnceLock<String>,
 }
 
-/// The right to ask the provider.
+/// Right to query the provider for the cluster.
 pub(crate) struct Flight(String);
 
-/// What another machine knows.
+/// Result of a cluster lookup.
 pub(crate) enum ClusterLookup {
-    /// An answer that is good for so long yet.
+    /// A stored status with its remaining lifetime.
     Hit(Arc<CachedStatus>, Duration),
-    /// This machine is to ask.
+    /// This gateway must query.
     Leader(Flight),
-    /// Nobody can say.
+    /// Redis is unavailable.
     Unavailable,
 }
 
-enum Looked {
-    Found { status: CachedStatus, lay: Duration, left: Duration },
-    Asks,
-    Waits(String),
+enum LookupReply {
+    Found { status: CachedStatus, stored_for: Duration, left: Duration },
+    Granted,
+    InProgress(String),
 }
 
 impl RedisStatuses {
@@ -72,94 +72,94 @@ impl RedisStatuses {
         Self { redis, ledger: OnceLock::new() }
     }
 
-    /// Whether it is known which ledger the answers are about, and Redis answers.
+    /// Whether the identity of the ledger is known and Redis responds.
     pub(super) fn is_ready(&self) -> bool {
         self.ledger.get().is_some() && !self.redis.is_gone()
     }
 
-    /// From now on it is known which ledger the answers are about.
-    pub(super) fn is_about(&self, ledger: String) {
+    /// Sets the identity of the ledger that the statuses belong to.
+    pub(super) fn set_ledger(&self, ledger: String) {
         let _ = self.ledger.set(ledger);
     }
 
-    /// Waits, if need be, for the answer that another machine is getting. `forced`: no answer that is there already.
+    /// Looks up a status; waits while another gateway queries. `forced` rejects statuses that are already stored.
     pub(super) async fn elsewhere(&self, statuses: &StatusCache, name: RecordKey, forced: bool) -> ClusterLookup {
-        let (own, began) = (hex::encode(rand::random::<[u8; 8]>()), Instant::now());
+        let (flight_id, began) = (hex::encode(rand::random::<[u8; 8]>()), Instant::now());
         let mut unwanted = if forced { "*".to_owned() } else { String::new() };
-        while began.elapsed() < FLIGHT {
-            match self.look(name, &own, &unwanted).await {
+        while began.elapsed() < FLIGHT_TIMEOUT {
+            match self.look_up(name, &flight_id, &unwanted).await {
                 None => return ClusterLookup::Unavailable,
-                Some(Looked::Asks) => return ClusterLookup::Leader(Flight(own)),
-                Some(Looked::Found { status, lay, left }) => {
+                Some(LookupReply::Granted) => return ClusterLookup::Leader(Flight(flight_id)),
+                Some(LookupReply::Found { status, stored_for, left }) => {
                     let is_wanted = !forced || status.is_asked;
-                    if is_wanted && statuses.is_current(name, status.age, lay, Instant::now()) {
+                    if is_wanted && statuses.is_current(name, status.age, stored_for, Instant::now()) {
                         return ClusterLookup::Hit(Arc::new(status), left);
                     }
                     "*".clone_into(&mut unwanted);
                 }
-                Some(Looked::Waits(flight)) => {
+                Some(LookupReply::InProgress(flight)) => {
                     if unwanted == "*" {
                         unwanted = flight;
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
             }
         }
         ClusterLookup::Unavailable
     }
 
-    async fn look(&self, name: RecordKey, own: &str, unwanted: &str) -> Option<Looked> {
+    async fn look_up(&self, name: RecordKey, flight_id: &str, unwanted: &str) -> Option<LookupReply> {
         let [answer, flight] = self.keys(name)?;
         let mut command = redis::cmd("EVAL");
         command.arg(LOOK_UP).arg(2).arg(answer).arg(flight);
-        command.arg(own).arg(FLIGHT.as_millis() as u64).arg(unwanted);
-        looked(self.redis.try_ask(&command).await.ok()?)
+        command.arg(flight_id).arg(FLIGHT_TIMEOUT.as_millis() as u64).arg(unwanted);
+        parse_reply(self.redis.try_ask(&command).await.ok()?)
     }
 
-    /// Puts an answer there for the others, if it was read a moment ago, and ends the flight.
+    /// Stores a status for the other gateways if it was read a moment ago, and ends the flight.
     pub(super) async fn put(
         &self,
         name: RecordKey,
-        Flight(own): Flight,
+        Flight(flight_id): Flight,
         token: Token,
         status: &CachedStatus,
         life: Duration,
     ) {
         let Some([answer, flight]) = self.keys(name) else { return };
         if token.at.elapsed() > PROPAGATION_SLACK / 2 || life.is_zero() {
-            return self.end(name, Flight(own)).await;
+            return self.end(name, Flight(flight_id)).await;
         }
         let mut command = redis::cmd("EVAL");
         command.arg(PUT).arg(2).arg(answer).arg(flight);
         command.arg(status.age.created).arg(status.age.version).arg(life.as_millis() as u64);
-        command.arg(u8::from(status.is_stale)).arg(&status.channel).arg(status.body.as_ref()).arg(own);
+        command.arg(u8::from(status.is_stale)).arg(&status.channel).arg(status.body.as_ref()).arg(flight_id);
         command.arg(u8::from(status.is_asked));
-        // What could not be put there is found out by each for himself.
+        // If it cannot be stored, each gateway queries for itself.
         let _ = self.redis.try_ask(&command).await;
     }
 
-    /// Ends a flight that came to no answer.
-    pub(super) async fn end(&self, name: RecordKey, Flight(own): Flight) {
+    /// Ends a flight without a result.
+    pub(super) async fn end(&self, name: RecordKey, Flight(flight_id): Flight) {
         let Some([_, flight]) = self.keys(name) else { return };
         let mut command = redis::cmd("EVAL");
-        command.arg(END).arg(1).arg(flight).arg(own);
+        command.arg(END).arg(1).arg(flight).arg(flight_id);
         let _ = self.redis.try_ask(&command).await;
     }
 
     fn keys(&self, RecordKey(name): RecordKey) -> Option<[String; 2]> {
         let (ledger, name) = (self.ledger.get()?, hex::encode(name));
-        // In braces what decides the slot: a script in a cluster may touch only one.
+        // The part in braces decides the slot: a script in a Redis cluster may use only one.
         Some(["status", "asking"].map(|kind| format!("tollgate:{kind}:{ledger}:{{{name}}}")))
     }
 }
 
-fn looked(answer: Value) -> Option<Looked> {
+fn parse_reply(answer: Value) -> Option<LookupReply> {
     let parts: Vec<Value> = redis::from_redis_value(answer).ok()?;
     let mut parts = parts.into_iter();
     let kind: String = next(&mut parts)?;
     match kind.as_str() {
-        "asks" => Some(Looked::Asks),
-        "waits" => next(&mut parts).map(Looked::Waits),
+        "asks" => Some(LookupReply::Granted),
+        "waits" => next(&mut parts).map(LookupReply::InProgress),
         _ => {
             let age = Version { created: next(&mut parts)?, version: next(&mut parts)? };
             let life: u64 = next(&mut parts)?;
@@ -168,8 +168,8 @@ fn looked(answer: Value) -> Option<Looked> {
             let is_asked = next::<u8>(&mut parts)? == 1;
             let left = u64::try_from(next::<i64>(&mut parts)?).ok()?;
             let status = CachedStatus { body: Bytes::from(body), channel, age, is_asked, is_stale };
-            let [lay, left] = [life.saturating_sub(left), left].map(Duration::from_millis);
-            Some(Looked::Found { status, lay, left })
+            let [stored_for, left] = [life.saturating_sub(left), left].map(Duration::from_millis);
+            Some(LookupReply::Found { status, stored_for, left })
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One at a time finds out about one thing, and all who want to know meanwhile hear of it.
+//! Single flight: concurrent callers for one key share one execution and its result.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::ledger::RecordKey;
 
-type Under<T> = Mutex<HashMap<RecordKey, watch::Receiver<Option<T>>>>;
+type Flights<T> = Mutex<HashMap<RecordKey, watch::Receiver<Option<T>>>>;
 
-pub(crate) struct SingleFlight<T>(Arc<Under<T>>);
+pub(crate) struct SingleFlight<T>(Arc<Flights<T>>);
 
 impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
@@ -19,43 +19,43 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// What is found out about it, and whether it was this caller's flight. It goes on when callers are gone. `None` when it
-    /// broke off.
+    /// Runs `fly`, or joins the execution in progress for this key. Returns the result, and whether this call started it. The execution
+    /// continues if its callers go away; the result is `None` if it panicked.
     pub(crate) async fn join<F>(&self, name: RecordKey, fly: impl FnOnce() -> F) -> (Option<T>, bool)
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let (mut landed, is_own) = {
+        let (mut result, is_own) = {
             let mut under_way = self.0.lock();
             match under_way.get(&name) {
-                Some(landed) => (landed.clone(), false),
+                Some(result) => (result.clone(), false),
                 None => {
-                    let (land, landed) = watch::channel(None);
-                    under_way.insert(name, landed.clone());
-                    let end = End { under_way: Arc::clone(&self.0), name };
+                    let (sender, result) = watch::channel(None);
+                    under_way.insert(name, result.clone());
+                    let guard = FlightGuard { under_way: Arc::clone(&self.0), name };
                     let flight = fly();
                     tokio::spawn(async move {
                         let found = flight.await;
-                        // First: whoever comes after the landing flies himself.
-                        drop(end);
-                        let _ = land.send(Some(found));
+                        // Removed before the result is sent, so that a later caller starts anew.
+                        drop(guard);
+                        let _ = sender.send(Some(found));
                     });
-                    (landed, true)
+                    (result, true)
                 }
             }
         };
-        let found = landed.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        let found = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
         (found, is_own)
     }
 }
 
-/// Ends a flight, however it ends.
-struct End<T> {
-    under_way: Arc<Under<T>>,
+/// Removes a flight when it ends, also by a panic.
+struct FlightGuard<T> {
+    under_way: Arc<Flights<T>>,
     name: RecordKey,
 }
 
-impl<T> Drop for End<T> {
+impl<T> Drop for FlightGuard<T> {
     fn drop(&mut self) {
         self.under_way.lock().remove(&self.name);
     }
@@ -73,7 +73,7 @@ mod tests {
     const NAME: RecordKey = RecordKey([7; 16]);
 
     #[tokio::test]
-    async fn many_at_once_are_one_flight_and_the_next_is_another() {
+    async fn concurrent_calls_share_one_execution_and_the_next_starts_anew() {
         let (flights, count, gate) =
             (Arc::new(SingleFlight::default()), Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
         let join = || {
@@ -87,7 +87,7 @@ mod tests {
             })
         };
         let all: Vec<_> = (0..50).map(|_| join()).collect();
-        // Whoever began it goes away; the others do not wait in vain.
+        // The caller that started the execution goes away; the others still get the result.
         let gone = join();
         gone.abort();
         gate.add_permits(1000);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_breaks_off_is_told_and_is_in_nobodys_way() {
+    async fn panicked_execution_returns_none_and_does_not_block_the_next() {
         let flights = SingleFlight::<u32>::default();
         let broken = flights.join(NAME, || async { panic!("as the test wants") }).await;
         assert_eq!(broken, (None, true));

@@ -1,31 +1,31 @@
-//! How payments and refunds stand, as ready answers: a hit touches neither the ledger nor a provider.
+//! Cache of payment and refund statuses as ready response bodies. A hit touches neither the ledger nor a provider.
 //!
-//! # Why an answer is never wrong
-//! Final states change too: a refund changes its payment. So it is not enough that final answers are kept for minutes only.
+//! # Why a cached status is never wrong
+//! Final statuses change too, for example by a refund, so a short lifetime is not enough.
 //!
-//! - Every change is told by the ledger before it is visible and again afterwards, to all machines on it
-//!   ([`Listener`]). When it is told first, the answer goes, and until it is told again nothing new is
-//!   kept about that record ([`INVALIDATION_HOLD`], should the second word never come: its machine died in between).
-//! - A machine that begins to hear of changes waits first until what was under way then has its end.
-//! - Who reads a record to keep an answer takes a [`Token`] before. If a change is told between the two, the answer is
-//!   not kept: it may be from before. Both happen under one lock.
-//! - On this machine the first word comes before whoever makes the change hears that it is made, so that nobody who knows of a
-//!   change is answered from before it. On the others it is on its way then, for as long as a message takes.
-//! - When a machine does not hear of changes any more (PostgreSQL is away), it forgets all answers and keeps none; if the
-//!   connection was cut without a word, after three seconds.
+//! - The ledger publishes every change twice to all gateways on it ([`ChangeListener`]): before the change is visible, and after
+//!   the commit. The first message evicts the cached status. Until the second one, nothing is cached about that record (at most
+//!   [`INVALIDATION_HOLD`], in case the machine died in between).
+//! - A gateway that begins to listen first waits until every transaction already in progress has ended.
+//! - Before a record is read in order to cache its status, a [`Token`] is taken. If a change is published between the two, the
+//!   status is not cached, because it may be outdated. Both steps happen under one lock.
+//! - On this machine the first message is handled before the writer learns that the change succeeded. Whoever knows of a change is
+//!   therefore never answered from before it. On other machines the delay is the time of a message.
+//! - When the connection to PostgreSQL is lost, the gateway evicts everything and caches nothing. A connection that was cut
+//!   silently is detected after three seconds.
 //!
-//! # Shared in Redis
-//! With `cache.kind = "redis"` answers are also kept where every machine finds them ([`shared`](super::shared)). Nobody takes
-//! them away there: Redis may be out of reach just when a payment changes. Instead a machine believes what it finds there
-//! only if it would know of any change since:
+//! # Sharing through Redis
+//! With `cache.kind = "redis"`, statuses are also stored where every gateway finds them
+//! ([`redis_statuses`](super::redis_statuses)). They are not evicted there, because Redis may be unreachable just when a payment
+//! changes. Instead, a gateway uses a status from Redis only if it would know of any change since:
 //!
-//! - It has heard everything since before the answer was read from the ledger: the time that the answer lay in Redis, and
-//!   [`PROPAGATION_SLACK`] for the way there.
-//! - It has heard of no change that makes the record newer than the answer, nor of one that is under way. Changes are
-//!   remembered for longer than any answer is kept.
+//! - It has received all changes since before the status was read from the ledger. That is the time that the status was stored in
+//!   Redis, plus [`PROPAGATION_SLACK`] for the way there.
+//! - It knows of no change that makes the record newer than the status, nor of one in progress. Changes are retained for longer
+//!   than any status is cached.
 //!
-//! An older answer never takes the place of a newer one there. What is not believed is read from the ledger, which then
-//! takes its place.
+//! An older status never replaces a newer one in Redis. If a status from Redis is not used, it is read from the ledger, and that
+//! result replaces it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -42,111 +42,111 @@ use super::redis::Redis;
 use super::redis_statuses::{ClusterLookup, Flight, RedisStatuses};
 use crate::ledger::{ChangeListener, Changes, Ledger, LedgerError, RecordKey, Version};
 
-/// How long at most an answer is kept.
-pub const LONGEST: Duration = Duration::from_mins(5);
-/// How long after it was read an answer may still come into Redis.
+/// Maximum lifetime of a cached status.
+pub const MAX_STATUS_TTL: Duration = Duration::from_mins(5);
+/// Time after reading in which a status may still be stored in Redis.
 pub(super) const PROPAGATION_SLACK: Duration = Duration::from_secs(2);
-/// How long nothing is kept about a record that is about to change, when it is never told that it has.
+/// How long nothing is cached about a record whose change was announced but never confirmed.
 const INVALIDATION_HOLD: Duration = Duration::from_secs(30);
-/// So many answers are kept; those that are seldom wanted go first.
-const ANSWERS: u64 = 100_000;
-/// So many changes are remembered. More would mean that it cannot be told what is new.
-const CHANGES: usize = 1_000_000;
+/// Maximum number of cached statuses. Those that are used least are evicted first.
+const MAX_STATUSES: u64 = 100_000;
+/// Maximum number of retained changes. Beyond it, the cache cannot tell which statuses are outdated.
+const MAX_CHANGES: usize = 1_000_000;
 const SHARDS: usize = 64;
-/// After an error.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Wait after an error.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A ready answer.
+/// Cached response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachedStatus {
     pub(crate) body: Bytes,
     pub(crate) channel: String,
     pub(crate) age: Version,
-    /// The provider was asked for it, not only the ledger.
+    /// Whether the provider was queried for it, not only the ledger.
     pub(crate) is_asked: bool,
-    /// The provider could not be asked.
+    /// Whether the provider could not be queried.
     pub(crate) is_stale: bool,
 }
 
 pub(crate) struct StatusCache {
-    /// Which orders there are.
+    /// Filter of existing orders.
     pub(crate) orders: Orders,
-    /// Each with the end of its life. Put there and taken away under its shard's lock; whoever looks needs none.
-    answers: Cache<RecordKey, (Arc<CachedStatus>, Instant)>,
+    /// Statuses with their expiry. Written under the lock of their shard; lookups need no lock.
+    cached: Cache<RecordKey, (Arc<CachedStatus>, Instant)>,
     shards: Vec<Mutex<Shard>>,
-    /// Chooses a name's shard. Its key is random, so that no merchant can fill one shard by its choice of order ids.
+    /// Chooses the shard of a key. The hash key is random, so that no merchant can fill one shard by its order ids.
     hasher: RandomState,
-    hearing: RwLock<Option<Hearing>>,
-    /// Answers of other machines. Where there may be some, changes are remembered.
+    subscription: RwLock<Option<Subscription>>,
+    /// Statuses of other gateways. If present, changes are retained.
     shared: Option<RedisStatuses>,
 }
 
-/// That changes are heard of.
+/// State of the subscription to the ledger's changes.
 #[derive(Clone, Copy)]
-struct Hearing {
-    /// Since when there is none under way that was told before.
+struct Subscription {
+    /// Moment since which all changes are received; `None` while older transactions may be in progress.
     since: Option<Instant>,
-    /// Until when that is certain; `None`: always.
+    /// Moment until which that is certain; `None` means always.
     until: Option<Instant>,
-    /// Tells it from those before.
+    /// Start of the subscription, which distinguishes it from earlier ones.
     began: Instant,
 }
 
 struct Shard {
-    /// Changes with each change that is told.
-    turn: u64,
+    /// Counts the published changes.
+    epoch: u64,
     changes: GenerationalMap<Change>,
-    /// Before then nothing is kept, because more happened than could be remembered.
-    again: Option<Instant>,
+    /// Moment before which nothing is cached, because more changed than could be retained.
+    blocked_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
 enum Change {
-    /// Between its two words, or for ever if the second never comes.
+    /// Between the two messages of a change, or for ever if the second never arrives.
     UnderWay {
         to: Version,
-        barred_until: Instant,
+        hold_until: Instant,
     },
     To(Version),
 }
 
-/// Taken before a record is read whose answer is to be kept.
+/// Taken before a record is read whose status is to be cached.
 #[derive(Clone, Copy)]
 pub(crate) struct Token {
-    turn: u64,
+    epoch: u64,
     pub(super) at: Instant,
 }
 
 impl StatusCache {
-    /// With the Redis that machines share.
+    /// Creates an empty cache, optionally with a shared Redis.
     pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
         let shard = || Shard {
-            turn: 0,
-            changes: GenerationalMap::new(LONGEST + PROPAGATION_SLACK * 2, CHANGES / SHARDS, now),
-            again: None,
+            epoch: 0,
+            changes: GenerationalMap::new(MAX_STATUS_TTL + PROPAGATION_SLACK * 2, MAX_CHANGES / SHARDS, now),
+            blocked_until: None,
         };
         Self {
             orders: Orders::default(),
-            answers: Cache::builder().max_capacity(ANSWERS).time_to_live(LONGEST).build(),
+            cached: Cache::builder().max_capacity(MAX_STATUSES).time_to_live(MAX_STATUS_TTL).build(),
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
-            hearing: RwLock::default(),
+            subscription: RwLock::default(),
             shared: redis.map(RedisStatuses::new),
         }
     }
 
-    /// The answer, if there is one that is good still.
+    /// Returns the cached status if it is still valid.
     pub(crate) fn find(&self, name: RecordKey, now: Instant) -> Option<Arc<CachedStatus>> {
-        self.hearing(now)?;
-        self.answers.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| status)
+        self.subscription(now)?;
+        self.cached.get(&name).filter(|(_, until)| now < *until).map(|(status, _)| status)
     }
 
-    /// Taken before the ledger is asked.
+    /// Returns a token; must be taken before the ledger is read.
     pub(crate) fn token(&self, name: RecordKey, now: Instant) -> Token {
-        Token { turn: self.shard(name).lock().turn, at: now }
+        Token { epoch: self.shard(name).lock().epoch, at: now }
     }
 
-    /// Keeps an answer for so long, unless it may be from before a change. Says whether.
+    /// Caches a status for `life`, unless it may be older than a change. Returns whether it was cached.
     pub(crate) fn keep(
         &self,
         name: RecordKey,
@@ -155,25 +155,28 @@ impl StatusCache {
         life: Duration,
         now: Instant,
     ) -> bool {
-        if self.hearing(now).is_none() {
+        if self.subscription(now).is_none() {
             return false;
         }
         let shard = self.shard(name).lock();
-        let is_barred = match shard.changes.get(&name) {
-            Some(Change::UnderWay { barred_until, .. }) => now < *barred_until,
+        let is_on_hold = match shard.changes.get(&name) {
+            Some(Change::UnderWay { hold_until, .. }) => now < *hold_until,
             _ => false,
         };
-        if shard.turn != token.turn || is_barred || shard.again.is_some_and(|again| now < again) {
+        if shard.epoch != token.epoch
+            || is_on_hold
+            || shard.blocked_until.is_some_and(|blocked_until| now < blocked_until)
+        {
             return false;
         }
-        self.answers.insert(name, (status, now + life.min(LONGEST)));
+        self.cached.insert(name, (status, now + life.min(MAX_STATUS_TTL)));
         true
     }
 
-    /// Whether an answer of this age, which has been in Redis for so long, can be believed.
-    pub(crate) fn is_current(&self, name: RecordKey, age: Version, lay: Duration, now: Instant) -> bool {
-        let Some(since) = self.hearing(now) else { return false };
-        if now.saturating_duration_since(since) < lay + PROPAGATION_SLACK {
+    /// Whether a status of this version, stored in Redis for the duration `stored_for`, is current.
+    pub(crate) fn is_current(&self, name: RecordKey, age: Version, stored_for: Duration, now: Instant) -> bool {
+        let Some(since) = self.subscription(now) else { return false };
+        if now.saturating_duration_since(since) < stored_for + PROPAGATION_SLACK {
             return false;
         }
         match self.shard(name).lock().changes.get(&name) {
@@ -183,7 +186,7 @@ impl StatusCache {
         }
     }
 
-    /// Listens to the ledger from now on, and finds out which orders there are, until shutdown.
+    /// Subscribes to the ledger's changes and maintains the filter of existing orders, until shutdown.
     pub(crate) async fn run(self: Arc<Self>, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
         if let Err(error) = ledger.listen(Arc::clone(&self) as Arc<dyn ChangeListener>) {
             tracing::error!(%error, "every status is read from the ledger");
@@ -191,10 +194,10 @@ impl StatusCache {
         }
         let follow = async {
             loop {
-                self.orders.wanted().await;
+                self.orders.rebuild_needed().await;
                 while let Err(error) = self.catch_up(&ledger).await {
-                    tracing::warn!(%error, "every status is read from the ledger for now");
-                    tokio::time::sleep(AGAIN).await;
+                    tracing::warn!(%error, "every status is read from the ledger until this succeeds");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }
         };
@@ -205,93 +208,93 @@ impl StatusCache {
     }
 
     async fn catch_up(&self, ledger: &Ledger) -> Result<(), LedgerError> {
-        let before = *self.hearing.read();
+        let before = *self.subscription.read();
         ledger.quiesce().await?;
         if let Some(shared) = &self.shared
             && let Some(identity) = ledger.cluster_id().await?
         {
-            shared.is_about(identity);
+            shared.set_ledger(identity);
         }
-        if let (Some(before), Some(hearing)) = (before, &mut *self.hearing.write())
-            && before.began == hearing.began
+        if let (Some(before), Some(subscription)) = (before, &mut *self.subscription.write())
+            && before.began == subscription.began
         {
-            hearing.since.get_or_insert(Instant::now());
+            subscription.since.get_or_insert(Instant::now());
         }
         self.orders.make(ledger).await
     }
 
-    /// Whether what other machines know would be believed.
+    /// Whether statuses of other gateways would be used.
     pub(crate) fn is_sharing(&self) -> bool {
         let now = Instant::now();
-        let since = self.shared.as_ref().filter(|shared| shared.is_ready()).and_then(|_| self.hearing(now));
+        let since = self.shared.as_ref().filter(|shared| shared.is_ready()).and_then(|_| self.subscription(now));
         since.is_some_and(|since| now.saturating_duration_since(since) > PROPAGATION_SLACK)
     }
 
     #[cfg(test)]
-    pub(super) fn pretend_hearing_since(&self, since: Instant) {
-        if let Some(hearing) = &mut *self.hearing.write() {
-            hearing.since = Some(since);
+    pub(super) fn pretend_subscribed_since(&self, since: Instant) {
+        if let Some(subscription) = &mut *self.subscription.write() {
+            subscription.since = Some(since);
         }
     }
 
-    /// Since when nothing went unheard, if that is so.
-    fn hearing(&self, now: Instant) -> Option<Instant> {
-        self.hearing.read().filter(|hearing| hearing.until.is_none_or(|until| now < until))?.since
+    /// Returns the moment since which no change was missed, if the subscription is intact.
+    fn subscription(&self, now: Instant) -> Option<Instant> {
+        self.subscription.read().filter(|subscription| subscription.until.is_none_or(|until| now < until))?.since
     }
 
     fn shard(&self, RecordKey(name): RecordKey) -> &Mutex<Shard> {
         &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
     }
 
-    /// What other machines know; waits for one that is asking.
+    /// Looks up a status of other gateways; waits for one that is being queried.
     pub(crate) async fn elsewhere(&self, name: RecordKey, forced: bool) -> ClusterLookup {
         match &self.shared {
-            Some(shared) if self.hearing(Instant::now()).is_some() => shared.elsewhere(self, name, forced).await,
+            Some(shared) if self.subscription(Instant::now()).is_some() => shared.elsewhere(self, name, forced).await,
             _ => ClusterLookup::Unavailable,
         }
     }
 
-    /// Gives the others the answer for which this machine was to ask; none if it came to none.
-    pub(crate) async fn tell(&self, name: RecordKey, flight: Flight, told: Option<(Token, &CachedStatus, Duration)>) {
+    /// Publishes the status that this gateway queried for the cluster; `None` if the query failed.
+    pub(crate) async fn tell(&self, name: RecordKey, flight: Flight, result: Option<(Token, &CachedStatus, Duration)>) {
         let Some(shared) = &self.shared else { return };
-        match told {
-            Some((token, status, life)) => shared.put(name, flight, token, status, life.min(LONGEST)).await,
+        match result {
+            Some((token, status, life)) => shared.put(name, flight, token, status, life.min(MAX_STATUS_TTL)).await,
             None => shared.end(name, flight).await,
         }
     }
 
-    fn note(&self, name: RecordKey, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
+    fn record_change(&self, name: RecordKey, now: Instant, change: impl FnOnce(Option<Change>) -> Change) {
         let mut shard = self.shard(name).lock();
-        shard.turn += 1;
-        self.answers.invalidate(&name);
+        shard.epoch += 1;
+        self.cached.invalidate(&name);
         let change = change(shard.changes.get(&name).copied());
         if self.shared.is_none() && matches!(change, Change::To(_)) {
-            // Nothing comes from elsewhere that could be older.
+            // Without other gateways no older status can arrive.
             return shard.changes.remove(&name);
         }
         if shard.changes.insert(name, change, now) {
-            // Among what is forgotten may be what is still under way.
-            self.answers.invalidate_all();
-            shard.again = Some(now + INVALIDATION_HOLD);
+            // The evicted changes may include one that is still in progress.
+            self.cached.invalidate_all();
+            shard.blocked_until = Some(now + INVALIDATION_HOLD);
             drop(shard);
-            if let Some(Hearing { since: Some(since), .. }) = &mut *self.hearing.write() {
+            if let Some(Subscription { since: Some(since), .. }) = &mut *self.subscription.write() {
                 *since = now;
             }
         }
     }
 
     fn changing_at(&self, changes: &Changes, now: Instant) {
-        self.orders.born(&changes.inserted);
-        self.orders.gone(&changes.deleted);
+        self.orders.inserted(&changes.inserted);
+        self.orders.deleted(&changes.deleted);
         for (name, to) in each(changes) {
-            self.note(name, now, |_| Change::UnderWay { to, barred_until: now + INVALIDATION_HOLD });
+            self.record_change(name, now, |_| Change::UnderWay { to, hold_until: now + INVALIDATION_HOLD });
         }
     }
 
     fn changed_at(&self, changes: &Changes, now: Instant) {
         for (name, age) in each(changes) {
-            self.note(name, now, |known| match known {
-                // The second words of two machines may come in any order, and behind the first word of the next change.
+            self.record_change(name, now, |known| match known {
+                // The confirmations of two machines may arrive in any order, and after the announcement of the next change.
                 Some(Change::To(known)) => Change::To(known.max(age)),
                 Some(change @ Change::UnderWay { to, .. }) if age < to => change,
                 _ => Change::To(age),
@@ -299,26 +302,26 @@ impl StatusCache {
         }
     }
 
-    fn hears_at(&self, until: Option<Instant>, now: Instant) {
+    fn subscribed_at(&self, until: Option<Instant>, now: Instant) {
         let before = {
-            let mut hearing = self.hearing.write();
-            let known = hearing.unwrap_or(Hearing { since: None, until, began: now });
-            hearing.replace(Hearing { until, ..known })
+            let mut subscription = self.subscription.write();
+            let known = subscription.unwrap_or(Subscription { since: None, until, began: now });
+            subscription.replace(Subscription { until, ..known })
         };
         if before.is_none() {
             self.orders.subscribed();
         }
     }
 
-    fn deaf_at(&self, now: Instant) {
-        *self.hearing.write() = None;
+    fn disconnected_at(&self, now: Instant) {
+        *self.subscription.write() = None;
         self.orders.disconnected();
         for shard in &self.shards {
             let mut shard = shard.lock();
-            shard.turn += 1;
+            shard.epoch += 1;
             shard.changes.clear(now);
         }
-        self.answers.invalidate_all();
+        self.cached.invalidate_all();
     }
 }
 
@@ -336,39 +339,39 @@ impl ChangeListener for StatusCache {
     }
 
     fn subscribed(&self, until: Option<Instant>) {
-        self.hears_at(until, Instant::now());
+        self.subscribed_at(until, Instant::now());
     }
 
     fn disconnected(&self) {
-        self.deaf_at(Instant::now());
+        self.disconnected_at(Instant::now());
     }
 }
 
-/// A map that forgets what is older than twice a period, and what is older than one when there is too much.
+/// Map with two generations of entries. An entry is evicted after one to two periods, or earlier if the map is full.
 struct GenerationalMap<T> {
     young: HashMap<RecordKey, T>,
     old: HashMap<RecordKey, T>,
-    turned: Instant,
+    rotated_at: Instant,
     period: Duration,
-    most: usize,
+    capacity: usize,
 }
 
 impl<T> GenerationalMap<T> {
-    fn new(period: Duration, most: usize, now: Instant) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), turned: now, period, most: most.max(1) }
+    fn new(period: Duration, capacity: usize, now: Instant) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), rotated_at: now, period, capacity: capacity.max(1) }
     }
 
     fn get(&self, name: &RecordKey) -> Option<&T> {
         self.young.get(name).or_else(|| self.old.get(name))
     }
 
-    /// Says whether something was forgotten before its time.
+    /// Inserts an entry. Returns whether entries were evicted early.
     fn insert(&mut self, name: RecordKey, value: T, now: Instant) -> bool {
-        let is_time = now.saturating_duration_since(self.turned) >= self.period;
-        let is_full = self.young.len() >= self.most && !self.young.contains_key(&name);
+        let is_time = now.saturating_duration_since(self.rotated_at) >= self.period;
+        let is_full = self.young.len() >= self.capacity && !self.young.contains_key(&name);
         if is_time || is_full {
             self.old = std::mem::take(&mut self.young);
-            self.turned = now;
+            self.rotated_at = now;
         }
         self.young.insert(name, value);
         is_full && !is_time
@@ -381,7 +384,7 @@ impl<T> GenerationalMap<T> {
 
     fn clear(&mut self, now: Instant) {
         (self.young, self.old) = (HashMap::new(), HashMap::new());
-        self.turned = now;
+        self.rotated_at = now;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A little of a ledger and a Redis of one's own, for the caches' tests.
+//! Fixtures for the tests of the caches: ledger records and a Redis server.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ pub(crate) fn name(order_id: &str) -> RecordKey {
     RecordKey::of(&subject(order_id))
 }
 
-/// A payment that was claimed.
+/// Claims a payment.
 pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> ExecutionPermit {
     let key = ClaimKey {
         merchant: "shop".to_owned(),
@@ -37,7 +37,7 @@ pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> ExecutionPermit {
     }
 }
 
-/// A Redis server that keeps nothing on disk and ends with this value.
+/// Redis server without persistence, stopped when this value is dropped.
 pub(crate) struct Server {
     address: SocketAddr,
     process: Child,
@@ -70,8 +70,8 @@ impl Server {
         Self { address, process }
     }
 
-    /// A machine's line to it.
-    pub(crate) fn line(&self) -> Arc<Redis> {
+    /// Returns a client, as one gateway would have.
+    pub(crate) fn client(&self) -> Arc<Redis> {
         let url = Secret::new(format!("redis://{}", self.address));
         Arc::new(Redis::new(&RedisUrl::new(url).unwrap()))
     }

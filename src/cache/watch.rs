@@ -1,8 +1,8 @@
-//! Whether Redis can be relied on for nonces: it answers, takes writes, evicts nothing, and has forgotten nothing.
+//! Health of Redis for nonces: it responds, accepts writes, evicts nothing, and has lost nothing.
 //!
-//! A key of our own that never expires tells whether it has forgotten: after a restart without persistence or `FLUSHALL` it is gone.
-//! After a failover another server answers, which may have lagged behind. Then nobody knows which signatures of the last minutes
-//! were used, so those that were made before it was noticed are refused. That costs little: callers sign each request anew.
+//! A marker key without expiry detects data loss: after a restart without persistence or `FLUSHALL` it is missing. After a failover
+//! another server responds, which may have lagged behind. Then it is unknown which recent signatures were used, so signatures from
+//! before the detection are rejected. That costs little, because callers sign each request anew.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,77 +16,76 @@ use super::redis::Redis;
 use crate::clock;
 use crate::telemetry::METRICS;
 
-/// How often it is looked whether Redis takes writes and has forgotten nothing.
-const BEAT: Duration = Duration::from_secs(1);
-/// How often its settings and counters are read, in beats.
-const SETTINGS: u32 = 30;
-/// The key that must stay. It holds the unix second in which a gateway made it, and a random number.
-const MARK: &str = "tollgate:mark";
-/// Seconds by which signatures may be older than the loss: callers write whole seconds, and requests are under way.
-const SLACK: u64 = 1;
+/// Interval at which writes and the marker are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of checks after which the settings and counters are read.
+const CHECKS_PER_SETTINGS_READ: u32 = 30;
+/// Marker key. It contains the Unix second in which a gateway created it, and a random number.
+const MARKER: &str = "tollgate:mark";
+/// Seconds by which signatures may be older than the loss: callers sign whole seconds, and requests are on their way.
+const SLACK_SECONDS: u64 = 1;
 
-/// What is known of the server.
+/// Observed state of the server.
 #[derive(Default)]
 pub(super) struct Watched(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Whether it was looked at all.
+    /// Whether the server was checked at all.
     is_known: bool,
-    /// Why it cannot be used.
-    trouble: Option<String>,
-    /// What the key held last, and which run of a server said so, where it says.
+    /// Reason why the server cannot be used.
+    failure: Option<String>,
+    /// Last content of the marker, and the run id of the server, where it reports one.
     mark: Option<(String, Option<String>)>,
-    /// Signatures made before that moment may have been used: in unix seconds by the clock at that time, and in time that no
-    /// step of the clock changes.
-    forgotten: Option<(u64, Instant)>,
-    /// An answer failed since the last look.
+    /// Signatures from before this moment may have been used: in Unix seconds by the clock at that time, and as a monotonic instant.
+    lost_before: Option<(u64, Instant)>,
+    /// Whether a command failed since the last check.
     is_in_doubt: bool,
     policy: Option<String>,
     evicted: u64,
-    is_closed: bool,
+    info_denied: bool,
 }
 
 impl Watched {
-    /// An answer failed: the server may be another one when it answers again.
+    /// Records that a command failed. When the server responds again, it may be another one.
     pub(super) fn doubt(&self) {
         self.0.lock().is_in_doubt = true;
     }
 
-    /// Whether it must be looked at before an answer counts.
+    /// Whether a check is needed before a reply counts.
     pub(super) fn is_in_doubt(&self) -> bool {
         let state = self.0.lock();
         !state.is_known || state.is_in_doubt
     }
 
-    /// Why no signed request can be let in.
+    /// Returns the reason why no signed request can be accepted.
     pub(super) fn not_ready(&self) -> Option<String> {
         let state = self.0.lock();
         if !state.is_known {
-            return Some("Redis was not asked yet".to_owned());
+            return Some("Redis was not checked yet".to_owned());
         }
-        state.trouble.as_ref().map(|why| {
-            format!("Redis cannot be used ({why}), so that no signed request can be let in; see `cache.url`, its password and its role")
+        state.failure.as_ref().map(|why| {
+            format!("Redis cannot be used ({why}), so no signed request can be accepted; check `cache.url`, its password and its role")
         })
     }
 
-    /// Whether a signature of that unix second may have been used before Redis forgot. `now` is unix seconds and the same
-    /// moment in time that no step of the clock changes.
+    /// Whether a signature of that Unix second may have been used before Redis lost data. `now` is in Unix seconds, with the same
+    /// moment as a monotonic instant.
     pub(super) fn has_forgotten(&self, created: u64, (now, at): (u64, Instant)) -> bool {
-        let forgotten = self.0.lock().forgotten;
-        forgotten.is_some_and(|(then, since)| {
+        let lost_before = self.0.lock().lost_before;
+        lost_before.is_some_and(|(then, since)| {
             let since = in_present_time(then, (now, at.saturating_duration_since(since)));
-            created < since.saturating_sub(SLACK)
+            created < since.saturating_sub(SLACK_SECONDS)
         })
     }
 
-    /// Redis answered with what the key held; nothing when it was not there, and now holds `own`. `run` is missing where it
-    /// does not say which run it is.
+    /// Records a successful check. `found` is the content of the marker; `None` if it was missing and now contains `own`. `run` is
+    /// `None` if the server does not report its run id.
     fn found(&self, found: Option<String>, own: String, run: Option<String>, (now, at): (u64, Instant)) {
         let mut state = self.0.lock();
         state.is_known = true;
         state.is_in_doubt = false;
-        let was_bad = state.trouble.take().is_some();
+        let was_bad = state.failure.take().is_some();
         let is_new = found.is_none();
         let mark = found.unwrap_or(own);
         let before = state.mark.take();
@@ -96,14 +95,14 @@ impl Watched {
             *key != mark || is_another_run
         });
         if is_lost {
-            state.forgotten = Some((now, at));
+            state.lost_before = Some((now, at));
         } else if is_first {
-            // What it knew before the key was made is lost, whoever made it.
+            // Everything from before the marker was created is lost, by whichever gateway.
             let made = made_at(&mark).map(|made| made.min(now));
             let ago = made.map(|made| Duration::from_secs(now - made));
-            state.forgotten = made.zip(ago.and_then(|ago| at.checked_sub(ago)));
+            state.lost_before = made.zip(ago.and_then(|ago| at.checked_sub(ago)));
         }
-        // One that does not say it this time may say it the next time.
+        // A server that does not report its run id now may report it the next time.
         state.mark = Some((mark, run.or(before.and_then(|(_, known)| known))));
         drop(state);
         METRICS.stores.cache_ready.set(1);
@@ -112,14 +111,14 @@ impl Watched {
         }
         if is_first && is_new {
             tracing::warn!(
-                "Redis is new or has forgotten all nonces: signatures made before now are refused; if gateways have used it before, \
+                "Redis is new or has lost all nonces: signatures made before now are rejected; if gateways have used it before, \
                  give it persistence"
             );
         }
         if is_lost {
             METRICS.stores.cache_losses_total.inc();
             tracing::error!(
-                "Redis may have forgotten nonces (a restart, a failover or FLUSHALL): signatures made before now are refused; give the \
+                "Redis may have lost nonces (a restart, a failover or FLUSHALL): signatures made before now are rejected; give the \
                  gateways a Redis of their own with persistence"
             );
         }
@@ -127,20 +126,20 @@ impl Watched {
 
     fn failed(&self, why: String) {
         let mut state = self.0.lock();
-        let was_good = !state.is_known || state.trouble.is_none();
+        let was_good = !state.is_known || state.failure.is_none();
         (state.is_known, state.is_in_doubt) = (true, true);
-        state.trouble = Some(why.clone());
+        state.failure = Some(why.clone());
         drop(state);
         METRICS.stores.cache_ready.set(0);
         if was_good {
             tracing::error!(
                 why,
-                "Redis cannot be used: signed requests are answered 503 until it can; see `cache.url`, its password and its role"
+                "Redis cannot be used: signed requests are answered 503 until it can; check `cache.url`, its password and its role"
             );
         }
     }
 
-    /// What `INFO` says.
+    /// Reads the reply of `INFO`.
     fn read(&self, info: &str) {
         let evicted = field(info, "evicted_keys").and_then(|count| count.parse().ok()).unwrap_or(0);
         let policy = field(info, "maxmemory_policy");
@@ -154,47 +153,50 @@ impl Watched {
         if let Some(policy) = policy.filter(|policy| is_new && policy != "noeviction") {
             tracing::warn!(
                 policy,
-                "Redis evicts keys when its memory is full, nonces too, so that a signed request would be good once more: set \
+                "Redis evicts keys when its memory is full, nonces too, so a signed request could be replayed: set \
                  maxmemory-policy to noeviction"
             );
         }
         if more {
             tracing::warn!(
                 evicted,
-                "Redis has evicted keys: nonces among them are good again; give it more memory, and noeviction"
+                "Redis has evicted keys: evicted nonces could be replayed; give it more memory, and set maxmemory-policy to noeviction"
             );
         }
     }
 
     fn has_no_info(&self, why: &str) {
-        if !std::mem::replace(&mut self.0.lock().is_closed, true) {
-            tracing::info!(why, "Redis does not say how it evicts keys: see that its maxmemory-policy is noeviction");
+        if !std::mem::replace(&mut self.0.lock().info_denied, true) {
+            tracing::info!(
+                why,
+                "Redis does not report its eviction policy: make sure that maxmemory-policy is noeviction"
+            );
         }
     }
 }
 
-/// Looks now and then until told to stop.
+/// Checks Redis periodically until shutdown.
 pub(crate) async fn run(redis: Option<Arc<Redis>>, mut stop: watch::Receiver<bool>) {
     let Some(redis) = redis else { return METRICS.stores.cache_ready.set(1) };
-    let mut beats = 0;
+    let mut checks = 0;
     loop {
-        let is_there = look(&redis).await.is_ok();
-        if is_there && beats % SETTINGS == 0 {
+        let is_there = check(&redis).await.is_ok();
+        if is_there && checks % CHECKS_PER_SETTINGS_READ == 0 {
             settings(&redis).await;
         }
-        beats = if is_there { beats + 1 } else { 0 };
+        checks = if is_there { checks + 1 } else { 0 };
         tokio::select! {
-            () = tokio::time::sleep(BEAT) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }
 
-/// Makes sure that Redis takes writes, and finds out whether it has forgotten something.
-pub(super) async fn look(redis: &Redis) -> Result<(), CacheError> {
+/// Checks that Redis accepts writes, and whether it lost data.
+pub(super) async fn check(redis: &Redis) -> Result<(), CacheError> {
     let now = (clock::unix_now(), Instant::now());
     let own = mark(now.0);
-    let answer = redis.asked(redis::cmd("SET").arg(MARK).arg(&own).arg("NX").arg("GET")).await;
+    let answer = redis.asked(redis::cmd("SET").arg(MARKER).arg(&own).arg("NX").arg("GET")).await;
     let found = answer.and_then(|answer| {
         redis::from_redis_value::<Option<String>>(answer).map_err(|error| CacheError(error.to_string()))
     });
@@ -211,12 +213,12 @@ pub(super) async fn look(redis: &Redis) -> Result<(), CacheError> {
     }
 }
 
-/// Returns what the key is to hold if it is made in that unix second.
+/// Returns the content of a marker created in that Unix second.
 fn mark(now: u64) -> String {
     format!("{now}-{}", hex::encode(rand::random::<[u8; 8]>()))
 }
 
-/// Returns the unix second in which the key was made, if it says so.
+/// Returns the Unix second in which the marker was created, if it contains one.
 fn made_at(mark: &str) -> Option<u64> {
     mark.split_once('-')?.0.parse().ok()
 }
@@ -237,9 +239,9 @@ fn field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
 }
 
-/// Asks a server once, for a check of the configuration.
+/// Checks a server once, for `tollgate check`.
 pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
-    look(redis).await.map_err(|error| error.0)?;
+    check(redis).await.map_err(|error| error.0)?;
     settings(redis).await;
     let state = redis.watched.0.lock();
     Ok(match state.policy.as_deref() {
@@ -247,7 +249,7 @@ pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
         Some(policy) => {
             format!("reached; it evicts nonces when its memory is full (maxmemory-policy {policy}): set noeviction")
         }
-        None => "reached; how it evicts keys it does not say".to_owned(),
+        None => "reached; it does not report its eviction policy".to_owned(),
     })
 }
 
@@ -255,7 +257,7 @@ pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    /// What is known of a server, by a clock that is right.
+    /// State of a server, observed with a correct clock.
     struct Test {
         watched: Watched,
         start: Instant,
@@ -283,40 +285,40 @@ mod tests {
     }
 
     #[test]
-    fn loss_of_the_mark_refuses_signatures_made_before_it_was_noticed() {
+    fn loss_of_the_marker_rejects_earlier_signatures() {
         let test = Test::default();
         assert!(test.watched.not_ready().is_some());
         test.found(Some("a"), None, 100);
         assert!(test.watched.not_ready().is_none() && !test.has_forgotten(1, 110));
         test.found(None, None, 120);
         assert!(test.has_forgotten(118, 121) && !test.has_forgotten(119, 121) && !test.has_forgotten(120, 121));
-        // Another gateway was faster to set it.
+        // Another gateway was faster to create the marker.
         test.found(Some("d"), Some("run"), 130);
         assert!(test.has_forgotten(128, 131));
-        // The key is there, but another server has it.
+        // The marker is there, but on another server.
         test.found(Some("d"), Some("another"), 140);
         assert!(test.has_forgotten(138, 141));
     }
 
     #[test]
-    fn redis_that_is_empty_at_the_start_refuses_signatures_made_before_it() {
+    fn empty_redis_at_start_rejects_earlier_signatures() {
         let test = Test::default();
-        assert!(test.watched.is_in_doubt(), "it is looked at before the first request is let in");
+        assert!(test.watched.is_in_doubt(), "it is checked before the first request is accepted");
         test.found(None, None, 1_000);
         assert!(!test.watched.is_in_doubt());
         assert!(test.has_forgotten(998, 1_001) && !test.has_forgotten(999, 1_001) && !test.has_forgotten(1_000, 1_001));
-        // So does a gateway that starts later and finds the key of the first one.
+        // A gateway that starts later finds the marker of the first one and also rejects.
         let test = Test::default();
         test.found(Some(&mark(1_000)), None, 1_010);
         assert!(test.has_forgotten(998, 1_011) && !test.has_forgotten(999, 1_011));
-        // A gateway whose clock is ahead made it.
+        // A gateway with a fast clock created it.
         let test = Test::default();
         test.found(Some(&mark(9_999_999)), None, 1_010);
         assert!(test.has_forgotten(1_008, 1_011) && !test.has_forgotten(1_009, 1_011));
     }
 
     #[test]
-    fn loss_noticed_by_a_wrong_clock_is_judged_by_the_right_one() {
+    fn loss_detected_with_a_wrong_clock_is_judged_by_the_corrected_clock() {
         for wrong in [1_000 + 401 * 86_400, 600] {
             let test = Test::default();
             test.found(Some("a"), None, 990);
@@ -328,20 +330,20 @@ mod tests {
     }
 
     #[test]
-    fn info_that_fails_is_no_loss() {
+    fn failed_info_command_is_no_loss() {
         let test = Test::default();
         for run in [None, Some("run"), None, Some("run")] {
             test.found(Some("a"), run, 100);
             assert!(!test.has_forgotten(1, 101), "{run:?}");
         }
-        // The server is another one, though its first answer did not say so.
+        // The server is another one, though its first reply did not show that.
         test.found(Some("a"), None, 110);
         test.found(Some("a"), Some("another"), 111);
         assert!(test.has_forgotten(109, 112));
     }
 
     #[test]
-    fn settings_are_read_from_what_redis_says_of_itself() {
+    fn eviction_settings_are_read_from_info() {
         let watched = Watched::default();
         watched.read("# Memory\r\nmaxmemory_policy:allkeys-lru\r\n# Stats\r\nevicted_keys:12\r\n");
         let state = watched.0.lock();
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_is_the_reason_why_it_is_not_ready() {
+    fn failed_check_is_reported_as_not_ready() {
         let watched = Watched::default();
         watched.failed("NOAUTH".to_owned());
         assert!(watched.not_ready().is_some_and(|why| why.contains("(NOAUTH)")));

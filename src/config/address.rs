@@ -1,29 +1,29 @@
-//! How `scheme://host:port/path` is read, wherever a file has one.
+//! Parses `scheme://host:port/path`.
 
 use std::net::IpAddr;
 
 use http::Uri;
 use rustls_pki_types::ServerName;
 
-/// The parts of a URL that the configuration cares about.
+/// Parts of a URL that the configuration uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// `https`.
+    /// Whether the scheme is `https`.
     pub(crate) tls: bool,
-    /// Name or address, an IPv6 one without its brackets, in lower case.
+    /// DNS name or IP address in lower case; an IPv6 address without brackets.
     pub(crate) host: String,
-    /// As written, or the scheme's own.
+    /// Port as written, or the scheme's default.
     pub(crate) port: u16,
-    /// Empty, or starting with a slash; without a slash at its end.
+    /// Path, empty or with a leading slash, without a trailing slash.
     pub(crate) path: String,
-    /// Whether a query follows.
+    /// Whether the URL has a query.
     pub(crate) has_query: bool,
 }
 
 impl Address {
-    /// Reads one, or says what is wrong. What is wrong never repeats the text: people put passwords into URLs.
+    /// Parses a URL. The error never repeats the text, because people put passwords into URLs.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        let uri: Uri = text.parse().map_err(|_| "is no URL")?;
+        let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -38,7 +38,7 @@ impl Address {
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         if ServerName::try_from(host.as_str()).is_err() {
-            return Err("has a host that is neither a name nor an address");
+            return Err("has a host that is neither a DNS name nor an IP address");
         }
         let after_host = &authority.as_str()[authority.host().len()..];
         let port = match after_host.strip_prefix(':') {
@@ -55,7 +55,7 @@ impl Address {
         Ok(Self { tls, host, port, path, has_query: uri.query().is_some() })
     }
 
-    /// Whether it cannot lead off this machine.
+    /// Whether the host is this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_parts() {
+    fn url_is_split_into_its_parts() {
         let address = Address::parse("https://Api.Example.com/a/").unwrap();
         assert_eq!((address.tls, address.host.as_str(), address.port), (true, "api.example.com", 443));
         assert_eq!((address.path.as_str(), address.has_query, address.is_loopback()), ("/a", false, false));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_without_repeating() {
+    fn invalid_url_is_rejected_without_repeating_it() {
         let bad = "ftp://a https://a:b@c https://a:0 https://a:99999 https:// a.b /x https://a#b https://a_b!/ ://";
         for text in bad.split(' ') {
             let said = Address::parse(text).unwrap_err();

@@ -1,4 +1,4 @@
-//! Files in one file, as `tar -I lz4` reads it too: making ten thousand would have the ledger's syncs wait for the disk.
+//! Archive of a generation's files, readable with `tar -I lz4`. One file instead of ten thousand keeps the ledger's fsyncs fast.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,38 +11,37 @@ use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
 use super::background::yield_cpu;
-use super::file_source::{Content, LARGEST, read_small};
+use super::file_content::{Content, MAX_FILE_SIZE, read_small};
 
-/// An archive in memory. A file in it is called as a file below the archive would be: `kept.tar.lz4/etc/tollgate/routes.toml`
-/// was `/etc/tollgate/routes.toml`.
+/// Archive in memory. A file in it has a path below the archive: `gen.tar.lz4/etc/tollgate/routes.toml` was
+/// `/etc/tollgate/routes.toml`.
 pub(super) struct Archive {
     path: PathBuf,
     files: BTreeMap<PathBuf, Secret>,
 }
 
 impl Archive {
-    /// Reads all that is in the archive at this path.
+    /// Reads the whole archive at this path.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut tar = tar::Archive::new(FrameDecoder::new(io::BufReader::new(File::open(path)?)));
         let mut files = BTreeMap::new();
         for entry in tar.entries()? {
             yield_cpu();
             let mut entry = entry?;
-            // At once, so that no piece of a key is left behind.
-            let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(LARGEST));
+            // Allocated at once, because growing would leave copies of a key in memory.
+            let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(MAX_FILE_SIZE));
             entry.read_to_end(&mut content)?;
             files.insert(entry.path()?.into_owned(), Secret::new(content));
         }
-        // The sum over everything stands at the end. Where the end is missing, a generation's hash tells.
+        // The checksum over everything is at the end. A truncated archive is detected by the generation's hash.
         io::copy(&mut tar.into_inner(), &mut io::sink())?;
         if files.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "nothing is in it"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is empty"));
         }
         Ok(Self { path: path.to_owned(), files })
     }
 
-    /// Writes an archive of these files, each with the absolute path that it shall have there, if they all hold what has this
-    /// SHA-256. It is on the disk when this returns.
+    /// Writes an archive of files with their absolute paths, if each still has the given SHA-256. Data is synced to disk on return.
     pub(super) fn write<'a>(
         to: File,
         files: impl Iterator<Item = (PathBuf, &'a PathBuf, &'a [u8; 32])>,
@@ -51,15 +50,15 @@ impl Archive {
         let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
         for (name, file, digest) in files {
             yield_cpu();
-            let told = |why: &str| io::Error::other(format!("`{}`: {why}", file.display()));
-            let content = Content::new(read_small(file).map_err(|why| told(&why))?);
+            let error = |why: &str| io::Error::other(format!("`{}`: {why}", file.display()));
+            let content = Content::new(read_small(file).map_err(|why| error(&why))?);
             if content.digest != *digest {
-                return Err(told("this file has changed since it was read"));
+                return Err(error("this file has changed since it was read"));
             }
             let mut header = tar::Header::new_gnu();
             header.set_size(content.expose().len() as u64);
             header.set_mode(0o600);
-            tar.append_data(&mut header, plain(&name), content.expose())?;
+            tar.append_data(&mut header, archive_path(&name), content.expose())?;
         }
         tar.into_inner()?.finish()?.into_inner()?.sync_all()
     }
@@ -70,36 +69,36 @@ impl Archive {
 
     pub(super) fn has_dir(&self, dir: &Path) -> bool {
         let name = self.name(dir);
-        self.below(&name).any(|file| file != name)
+        self.entries_below(&name).any(|file| file != name)
     }
 
-    /// The files in a directory, without those of the directories in it.
+    /// Lists the files in a directory, without those in its subdirectories.
     pub(super) fn list(&self, dir: &Path) -> Vec<PathBuf> {
         let name = self.name(dir);
-        let inside = self.below(&name).filter(|file| file.parent() == Some(&name));
+        let inside = self.entries_below(&name).filter(|file| file.parent() == Some(&name));
         inside.filter_map(Path::file_name).map(|file| dir.join(file)).collect()
     }
 
-    fn below<'a>(&'a self, name: &'a Path) -> impl Iterator<Item = &'a Path> {
+    fn entries_below<'a>(&'a self, name: &'a Path) -> impl Iterator<Item = &'a Path> {
         let files =
             self.files.range::<Path, _>((Bound::Included(name), Bound::Unbounded)).map(|(file, _)| file.as_path());
         files.take_while(move |file| file.starts_with(name))
     }
 
-    /// A path that leads out of the archive means what it means outside.
+    /// Returns the key of a path. A path outside of the archive keeps its absolute meaning.
     fn name(&self, path: &Path) -> PathBuf {
-        plain(path.strip_prefix(&self.path).unwrap_or(path))
+        archive_path(path.strip_prefix(&self.path).unwrap_or(path))
     }
 }
 
-/// Stands for `..`, which leads elsewhere behind a link, and means nothing in an archive.
-const ABOVE: &str = "^";
+/// Replaces `..`, which would resolve differently behind a link and has no meaning in an archive.
+const PARENT: &str = "^";
 
-/// As a path is called in an archive: by the same words, relative.
-fn plain(path: &Path) -> PathBuf {
+/// Returns the path as the archive stores it: relative, without resolving anything.
+fn archive_path(path: &Path) -> PathBuf {
     let part = |part| match part {
         Component::Normal(name) => Some(name),
-        Component::ParentDir => Some(OsStr::new(ABOVE)),
+        Component::ParentDir => Some(OsStr::new(PARENT)),
         Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
     };
     path.components().filter_map(part).collect()
@@ -113,7 +112,7 @@ mod tests {
     fn archive(dir: &Path) -> PathBuf {
         std::fs::write(dir.join("one"), "1").unwrap();
         std::fs::write(dir.join("two"), vec![b'2'; 2_000]).unwrap();
-        let path = dir.join("kept.tar.lz4");
+        let path = dir.join("generation.tar.lz4");
         let long = format!("/etc/tollgate/{}", "long/".repeat(40));
         let names = [
             "/etc/tollgate/routes.toml",
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_by_the_paths_that_it_had() {
+    fn archived_files_are_read_by_their_original_paths() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(dir.path());
         let archive = Archive::open(&path).unwrap();
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_not_read() {
+    fn damaged_archive_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = archive(dir.path());
         let good = std::fs::read(&path).unwrap();
@@ -167,7 +166,7 @@ mod tests {
         for place in 0..good.len() {
             let mut bad = good.clone();
             bad[place] ^= 1;
-            // Among many zeros, others may be copied than were meant.
+            // In a long run of zeros, a damaged copy length may still produce the same content.
             let found = read(&bad);
             assert!(found.is_none() || found == whole, "byte {place} of {}", good.len());
         }

@@ -1,13 +1,13 @@
-//! Work on several threads, and work that gives way to others.
+//! Parallel mapping, background threads with low priority, and CPU yielding.
 
 use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a function makes of each, in their order; a thread takes a part that lies together.
+/// Maps the items on several threads and retains their order. Each thread gets one contiguous part.
 pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let part = items.len().div_ceil(threads.max(1));
-    // A thread costs more than the reading of a few files.
+    // Starting a thread costs more than reading a few files.
     if threads <= 1 || part < 16 {
         return items.into_iter().map(work).collect();
     }
@@ -28,74 +28,73 @@ pub(super) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn
     })
 }
 
-/// Runs it on a thread of its own that every other one goes before, and that [rests](give_way): it may take a second, and
-/// requests may not feel it. Nothing when it panicked.
+/// Runs `work` on a low-priority thread of its own that [sleeps regularly](yield_cpu), so that a second of work does not delay
+/// requests. Returns `None` if it panicked.
 pub(super) async fn run_low_priority<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
-    let restful = move || {
-        RESTED_AT.set(Some(worked()));
+    let sleeping = move || {
+        SLEPT_AT.set(Some(cpu_time()));
         work()
     };
-    run_background(restful).await
+    run_background(sleeping).await
 }
 
-/// As [`politely`], without rests: what is bad must not stay in force the longer.
+/// Runs `work` like [`run_low_priority`], but without sleeping: a rollback must not be delayed.
 pub(super) async fn run_background<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
     let (done, result) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
-    let polite = move || {
+    let run = move || {
         lower_priority();
-        // What it makes may want to start tasks.
+        // `work` may drop or create values that spawn tasks.
         let _inside = runtime.enter();
-        // Nobody waits any more when the process leaves.
+        // At shutdown the receiver may be gone.
         let _ = done.send(work());
     };
-    thread::Builder::new().name("reload".to_owned()).spawn(polite).ok()?;
+    thread::Builder::new().name("reload".to_owned()).spawn(run).ok()?;
     result.await.ok()
 }
 
-/// On Linux a thread has a priority of its own. It can only be lowered, so the thread is never used for anything else.
+/// Lowers the priority of this thread. It cannot be raised again, so the thread is not reused.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
     {
         let thread = Some(rustix::thread::gettid());
         if let Err(error) = rustix::process::setpriority_process(thread, 5) {
-            tracing::debug!(%error, "reloads cannot be given a lower priority");
+            tracing::debug!(%error, "cannot lower the priority of a reload thread");
         }
     }
 }
 
-/// Nobody feels this: within it a thread gives way once.
-const SHARE: Duration = Duration::from_micros(50);
-/// A polite thread works so long, then rests as long.
-const STINT: Duration = Duration::from_micros(300);
+/// Minimum time between two yields of a thread. A delay of this length is imperceptible.
+const YIELD_INTERVAL: Duration = Duration::from_micros(50);
+/// CPU time that a low-priority thread works before it sleeps as long.
+const TIME_SLICE: Duration = Duration::from_micros(300);
 
 thread_local! {
-    /// When this thread gave way last.
-    static GAVE_WAY_AT: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// How much a polite thread had worked when it rested last.
-    static RESTED_AT: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// When this thread yielded last.
+    static YIELDED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// CPU time of a low-priority thread when it slept last; `None` on other threads.
+    static SLEPT_AT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// Whoever waits for this core gets it now, or a moment later. Long work says so with every file: priorities alone let a thread
-/// that runs go on for milliseconds, and a payment passes many threads. A polite thread leaves the core alone for half of the time, too: on
-/// one that is always busy, others come late however readily it is given up.
+/// Yields the CPU. Call once per file in long loops: a low priority alone lets a running thread keep the core for milliseconds. A
+/// low-priority thread also sleeps half of the time, because on a core that is always busy yielding alone does not help.
 pub(super) fn yield_cpu() {
-    if GAVE_WAY_AT.get().is_some_and(|before| before.elapsed() < SHARE) {
+    if YIELDED_AT.get().is_some_and(|before| before.elapsed() < YIELD_INTERVAL) {
         return;
     }
-    let work = RESTED_AT.get().map(|before| worked().saturating_sub(before)).filter(|work| *work >= STINT);
+    let work = SLEPT_AT.get().map(|before| cpu_time().saturating_sub(before)).filter(|work| *work >= TIME_SLICE);
     match work {
         Some(work) => {
             thread::sleep(work);
-            RESTED_AT.set(Some(worked()));
+            SLEPT_AT.set(Some(cpu_time()));
         }
         None => thread::yield_now(),
     }
-    GAVE_WAY_AT.set(Some(Instant::now()));
+    YIELDED_AT.set(Some(Instant::now()));
 }
 
-/// For how long this thread has had a core.
-fn worked() -> Duration {
+/// Returns the CPU time of this thread.
+fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_worked_on_once_and_in_order() {
+    fn map_processes_each_item_once_in_order() {
         for (count, threads) in [(0, 2), (5, 2), (100, 1), (101, 2), (1000, 7), (40, 100)] {
             let expected: Vec<usize> = (0..count).map(|number| number * 2).collect();
             assert_eq!(map((0..count).collect(), threads, |number| number * 2), expected, "{count} {threads}");
@@ -114,53 +113,53 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn polite_work_rests_after_a_stint() {
+    async fn low_priority_work_sleeps_after_its_time_slice() {
         let work = || {
-            let begun = worked();
-            while worked() < begun + STINT {
+            let begun = cpu_time();
+            while cpu_time() < begun + TIME_SLICE {
                 std::hint::spin_loop();
             }
             [0, 1].map(|_| {
-                while GAVE_WAY_AT.get().is_some_and(|before| before.elapsed() < SHARE) {
+                while YIELDED_AT.get().is_some_and(|before| before.elapsed() < YIELD_INTERVAL) {
                     std::hint::spin_loop();
                 }
-                let (before, since) = (RESTED_AT.get(), Instant::now());
-                let is_due = before.is_some_and(|before| worked() >= before + STINT);
+                let (before, since) = (SLEPT_AT.get(), Instant::now());
+                let is_due = before.is_some_and(|before| cpu_time() >= before + TIME_SLICE);
                 yield_cpu();
-                (since.elapsed() >= STINT, before, RESTED_AT.get(), is_due)
+                (since.elapsed() >= TIME_SLICE, before, SLEPT_AT.get(), is_due)
             })
         };
-        assert!(work().iter().all(|(_, before, after, _)| before.or(*after).is_none()), "whoever starts waits for it");
+        assert!(work().iter().all(|(_, before, after, _)| before.or(*after).is_none()), "a start waits for this work");
         assert!(run_background(work).await.unwrap().iter().all(|(_, before, after, _)| before.or(*after).is_none()));
-        let [(rested, before, after, _), (_, once, again, is_due)] = run_low_priority(work).await.unwrap();
-        assert!(rested && before.is_some() && before < after, "{before:?} {after:?}");
+        let [(slept, before, after, _), (_, once, again, is_due)] = run_low_priority(work).await.unwrap();
+        assert!(slept && before.is_some() && before < after, "{before:?} {after:?}");
         assert!(
             after == once && (is_due || once == again),
-            "no rest before the next stint is over: {once:?} {again:?}"
+            "no sleep before the next time slice is over: {once:?} {again:?}"
         );
     }
 
     #[test]
-    fn a_thread_gives_way_once_in_a_moment_and_then_again() {
+    fn thread_yields_once_per_interval() {
         let mut looked = 0;
         while looked < 100 {
-            let before = GAVE_WAY_AT.get();
+            let before = YIELDED_AT.get();
             yield_cpu();
-            let after = GAVE_WAY_AT.get();
-            // A core may be taken from this thread at any time: what came too late says nothing.
-            if before.is_some_and(|before| before.elapsed() < SHARE) {
+            let after = YIELDED_AT.get();
+            // The thread may be preempted at any time: a reading that came too late proves nothing.
+            if before.is_some_and(|before| before.elapsed() < YIELD_INTERVAL) {
                 assert_eq!(before, after);
                 looked += 1;
             }
         }
-        thread::sleep(SHARE);
-        let before = GAVE_WAY_AT.get();
+        thread::sleep(YIELD_INTERVAL);
+        let before = YIELDED_AT.get();
         yield_cpu();
-        assert!(before < GAVE_WAY_AT.get());
+        assert!(before < YIELDED_AT.get());
     }
 
     #[tokio::test]
-    async fn a_panic_is_no_answer() {
+    async fn panic_returns_none() {
         assert_eq!(run_low_priority(|| 5).await, Some(5));
         assert_eq!(run_low_priority(|| -> u8 { panic!("a test") }).await, None);
     }

@@ -14,28 +14,28 @@ use tollgate_plugins::signer::{Key, Keyring};
 
 use super::address::Address;
 use super::identity::{self, Now};
-use super::keys::Beside;
+use super::keys::KeyContext;
 use super::secret::Plain;
-use super::toml_file::{Source, suggest};
+use super::toml_file::{TomlFile, suggest};
 use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, time_windows};
 use crate::upstream::{ANSWER_LIMIT, BillHosts, Upstream};
 
-/// The methods that a channel's provider serves; `None` while the provider is not known.
-pub(super) type Served = Option<&'static [&'static str]>;
+/// Methods that a channel's provider serves; `None` if the provider is not known.
+pub(super) type ServedMethods = Option<&'static [&'static str]>;
 
-/// What came of one file.
+/// Parsed file.
 pub(super) struct ChannelFile {
-    /// Nothing when there were mistakes, and seldom even then.
+    /// Channel; `None` if there were errors.
     pub(super) channel: Option<Arc<Channel>>,
-    /// What the provider serves, if it is known, so that routes can be checked although the file has mistakes.
-    pub(super) methods: Served,
-    /// Ends of the certificates that the file names.
+    /// Methods of the provider, if known, so that routes can be checked although this file has errors.
+    pub(super) methods: ServedMethods,
+    /// Expiry of the certificates that the file names.
     pub(super) certificates: Vec<CertificateEnd>,
 }
 
-/// Reads the file. Of the channel of the generation before, the filters' states go on.
+/// Reads the file. Filters take over the state of the previous generation's channel.
 pub(super) fn read(
-    source: &Source,
+    source: &TomlFile,
     mut root: Settings<'_>,
     name: &str,
     now: Now,
@@ -44,8 +44,8 @@ pub(super) fn read(
     let row = provider(&mut root);
     let hosts = payment_hosts(&mut root);
     let bill_hosts = root.has("bill_hosts").then(|| hosts_of(&mut root, "bill_hosts"));
-    let all_loopback = !hosts.is_empty() && hosts.iter().all(|(_, address)| address.is_loopback());
-    let plain = match all_loopback {
+    let is_sandbox = !hosts.is_empty() && hosts.iter().all(|(_, address)| address.is_loopback());
+    let plain = match is_sandbox {
         true => Plain::Allowed,
         false => Plain::Refused("a host of this channel is not a loopback address"),
     };
@@ -61,7 +61,7 @@ pub(super) fn read(
         let pair = identity::read(source, &mut mtls, now, plain)?;
         if !pair.is_for_clients() {
             let message =
-                "this certificate is not for clients: its extended key usage lacks clientAuth, and hosts may refuse it";
+                "this certificate is not for clients: its extended key usage lacks clientAuth, and hosts may reject it";
             let advice = "order one for clients (TLS Web Client Authentication)";
             mtls.problems().note(mtls_place.clone(), message, Some(advice.to_owned()));
         }
@@ -71,7 +71,7 @@ pub(super) fn read(
     let keys = root.required_section("keys");
     let tables = root.sections("filter");
     let Some(row) = row else {
-        // Without a provider nobody knows which keys belong there.
+        // Without a provider the valid keys of these tables are unknown.
         tables.into_iter().chain(account).chain(keys).for_each(Settings::ignore_rest);
         return ChannelFile { channel: None, methods: None, certificates: Vec::new() };
     };
@@ -80,14 +80,14 @@ pub(super) fn read(
         hosts.iter().map(|(_, address)| address.host.clone()).collect(),
     );
     let shown = mtls.as_deref().map_or(&[][..], identity::Pair::certificates);
-    let beside = Beside { mtls: shown, account: &texts, hosts: &names, now: now.0 };
+    let key_context = KeyContext { mtls: shown, account: &texts, hosts: &names, now: now.0 };
     let before = root.problems().len();
-    let keys = keys.map(|keys| keys::read(source, keys, row, plain, &beside));
+    let keys = keys.map(|keys| keys::read(source, keys, row, plain, &key_context));
     if root.problems().len() > before {
         root.problems().mark_wrong_keys();
     }
     if let (Some(keys), Some(account)) = (&keys, &account) {
-        keys.inspect(row, &beside, root.problems(), |place| match place {
+        keys.inspect(row, &key_context, root.problems(), |place| match place {
             Place::Account(key) => account.span_of(key),
             Place::Hosts => root.span_of("hosts"),
             Place::Mtls => mtls_place.clone(),
@@ -103,7 +103,7 @@ pub(super) fn read(
         secrets: keys.as_ref().map_or(&none, |keys| &keys.secrets),
         algorithm: keys.as_ref().and_then(|keys| keys.algorithm),
     };
-    let provider = account.and_then(|account| dialect(account, row, &given));
+    let provider = account.and_then(|account| build_provider(account, row, &given));
     let filters = filters::read(tables, previous.map_or(&[], |previous| &previous.filters));
     let settings = Arc::new(UpstreamSettings {
         channel: name.to_owned(),
@@ -122,15 +122,19 @@ pub(super) fn read(
             return None;
         }
         let provider = provider?;
-        let bills = provider.bills().map(|bills| bills_from(bills, &settings, bill_hosts, all_loopback)).transpose();
+        let bills = provider.bills().map(|bills| bills_from(bills, &settings, bill_hosts, is_sandbox)).transpose();
         let bills = bills.map_err(|message| root.problem("bill_hosts", message, None)).ok()?;
         if bills.is_none() && root.has("bill_hosts") {
-            root.problem("bill_hosts", format!("{} has no bills", row.name), Some("take it away".to_owned()));
+            root.problem(
+                "bill_hosts",
+                format!("{} provides no bills", row.name),
+                Some("remove `bill_hosts`".to_owned()),
+            );
             return None;
         }
         let trust = trust(row, provider.as_ref(), &settings);
         let fetched = previous.filter(|previous| previous.trust == trust);
-        // What has the same connections goes on with them.
+        // An upstream with equal connection settings is reused with its connections.
         let connections = connections(&settings);
         let previous = previous.filter(|previous| previous.connections == connections);
         let upstream = match previous {
@@ -144,7 +148,7 @@ pub(super) fn read(
         Some(Arc::new(Channel {
             name: name.to_owned(),
             fingerprint: source.fingerprint(),
-            trace: source.trace(),
+            dependencies: source.dependencies(),
             _read: (mtls, ca),
             provider_name: row.name,
             methods: row.methods,
@@ -166,14 +170,14 @@ pub(super) fn read(
     ChannelFile { channel: built(), methods: Some(row.methods), certificates }
 }
 
-/// Identity of everything that published keys depend on: the account, its hosts, and the roots that vouch for them.
+/// Returns the identity of everything that published keys depend on: account, hosts and trust anchor.
 fn trust(row: &ProviderSpec, provider: &dyn Provider, settings: &UpstreamSettings) -> String {
     let anchor = provider.published_keys().map(PublishedKeys::trust_anchor).unwrap_or_default();
     format!("{} {} {:?} {anchor}", row.name, provider.account(), settings.hosts)
 }
 
-/// The configured keys, and those that the provider published before a reload. Without them its answers would not be believed until
-/// they are fetched again.
+/// Returns the configured keys and those that were fetched before a reload. Without the fetched keys responses could not be
+/// verified until the next fetch.
 fn with_fetched(configured: &Keyring, previous: Option<&Arc<Channel>>, Now(now): Now) -> Keyring {
     let now = u64::try_from(now).unwrap_or_default();
     let is_in = |keyring: &Keyring, id: &str| keyring.iter().any(|key| key.id == id);
@@ -188,36 +192,36 @@ fn with_fetched(configured: &Keyring, previous: Option<&Arc<Channel>>, Now(now):
     Keyring::new(configured.iter().cloned().chain(fetched).collect())
 }
 
-/// Nothing when the provider's own is meant.
+/// Reads `not_found_grace`; `None` means the provider's default.
 fn not_found_grace(root: &mut Settings<'_>) -> Option<Duration> {
     let window: Duration = root.optional("not_found_grace")?;
     let fits = (1..=24 * 3600).contains(&window.as_secs());
     if !fits {
-        let suggestion = "leave it away for what the provider needs, or write it as in not_found_grace = \"30s\"";
+        let suggestion = "omit it for the provider's default, or write for example not_found_grace = \"30s\"";
         root.problem("not_found_grace", "`not_found_grace` must be from 1s to 24h", Some(suggestion.to_owned()));
     }
     fits.then_some(window)
 }
 
-/// Without `bill_hosts` those that the provider documents, but never from a sandbox: it must not lead out of this machine.
+/// Returns the bill hosts: `bill_hosts`, else those that the provider documents. A sandbox never uses the documented hosts.
 fn bills_from(
     bills: &dyn Bills,
     own: &Arc<UpstreamSettings>,
     configured: Option<Vec<Host>>,
-    all_loopback: bool,
+    is_sandbox: bool,
 ) -> Result<BillHosts, String> {
     let documented = || {
         let known: Vec<_> = bills.hosts().iter().filter_map(|url| Address::parse(url).ok()).map(host).collect();
-        if all_loopback { own.hosts.clone() } else { known }
+        if is_sandbox { own.hosts.clone() } else { known }
     };
     let files = configured.unwrap_or_else(documented);
-    let desk = if bills.desk() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
-    BillHosts::new(own, desk, files)
+    let endpoint = if bills.desk() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
+    BillHosts::new(own, endpoint, files)
 }
 
-/// Everything that decides whether a connection may go on being used.
+/// Returns a digest of all settings that decide whether a connection can be reused.
 fn connections(settings: &UpstreamSettings) -> [u8; 32] {
-    // Each by name, so that none is forgotten.
+    // Destructured, so that a new field cannot be forgotten.
     let UpstreamSettings { channel, hosts, ca, identity, timeouts, pool, answer_limit, http2 } = settings;
     let mut hasher = Sha256::new();
     hasher.update(format!("{channel:?} {hosts:?} {timeouts:?} {pool:?} {answer_limit} {http2}"));
@@ -250,12 +254,16 @@ fn provider(root: &mut Settings<'_>) -> Option<&'static ProviderSpec> {
     row
 }
 
-fn dialect(mut account: Settings<'_>, row: &ProviderSpec, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
+fn build_provider(
+    mut account: Settings<'_>,
+    row: &ProviderSpec,
+    given: &BuildContext<'_>,
+) -> Option<Box<dyn Provider>> {
     let problems = account.problems();
     let (before, span) = (problems.len(), account.span());
     let provider = (row.build)(&mut account, given);
     drop(account);
-    // A secret that is missing was told already.
+    // A missing secret is already reported.
     let complete = row
         .secrets
         .iter()
@@ -279,22 +287,22 @@ fn payment_hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
 fn hosts_of(root: &mut Settings<'_>, key: &'static str) -> Vec<(Range<usize>, Address)> {
     let mut hosts: Vec<(Range<usize>, Address)> = Vec::new();
     for (place, text) in root.items::<String>(key) {
-        let wrong = match Address::parse(&text) {
-            Err(wrong) => Some(wrong),
+        let reason = match Address::parse(&text) {
+            Err(reason) => Some(reason),
             Ok(host) if !host.path.is_empty() || host.has_query => {
-                Some("must have no path: the provider's own is put there")
+                Some("must have no path: the provider's protocol sets it")
             }
             Ok(host) if !host.tls && !host.is_loopback() => {
                 Some("must start with https://; http:// is for loopback only")
             }
-            Ok(host) if hosts.iter().any(|(_, other)| *other == host) => Some("stands here twice"),
+            Ok(host) if hosts.iter().any(|(_, other)| *other == host) => Some("is listed twice"),
             Ok(host) => {
                 hosts.push((place.clone(), host));
                 None
             }
         };
-        if let Some(wrong) = wrong {
-            root.problems().push(place, format!("a host of `{key}` {wrong}"), None);
+        if let Some(reason) = reason {
+            root.problems().push(place, format!("a host of `{key}` {reason}"), None);
         }
     }
     hosts

@@ -1,4 +1,4 @@
-//! What a new generation has otherwise than the one before, in words: names of keys and files, never what they hold.
+//! Describes the difference between two configuration generations. Names keys and files, never values.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -11,26 +11,26 @@ use super::toml_file::Dependencies;
 use super::{Channel, Snapshot};
 use crate::routing::{Condition, Route, Routes};
 
-/// So many changed files are told by their keys; of more nobody reads that.
-const DETAILED: usize = 50;
-/// So many keys of one file are named.
-const MOST_KEYS: usize = 20;
+/// Maximum number of changed files described by their keys.
+const MAX_DETAILED: usize = 50;
+/// Maximum number of keys listed per file.
+const MAX_KEYS: usize = 20;
 
-/// What the second has otherwise than the first, which it was read after.
+/// Returns the changes from `old` to `new`.
 pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
-    let mut said = Vec::new();
-    differences("merchant", &old.merchants, &new.merchants, |merchant| &merchant.trace, &mut said);
-    differences("channel", &old.channels, &new.channels, |channel| &channel.trace, &mut said);
+    let mut found = Vec::new();
+    differences("merchant", &old.merchants, &new.merchants, |merchant| &merchant.dependencies, &mut found);
+    differences("channel", &old.channels, &new.channels, |channel| &channel.dependencies, &mut found);
     if old.sources.routes != new.sources.routes {
-        said.push(told("routes.toml changed", routes(&old.routes, &new.routes)));
+        found.push(with_details("routes.toml changed", routes(&old.routes, &new.routes)));
     }
     if old.sources.process != new.sources.process {
-        said.push(told("tollgate.toml changed", keys(&old.sources.trace, &new.sources.trace)));
+        found.push(with_details("tollgate.toml changed", keys(&old.sources.dependencies, &new.sources.dependencies)));
     }
-    said
+    found
 }
 
-/// What became of the memory of filters and of the connections of channels that changed.
+/// Returns the effects on the filter state and the connections of changed channels.
 pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let changed = new.channels.values().filter_map(|channel| {
         let before = old.channels.get(&channel.name).filter(|before| !Arc::ptr_eq(before, channel))?;
@@ -38,9 +38,9 @@ pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     });
     let gone = old.channels.values().filter(|channel| !new.channels.contains_key(&channel.name)).map(|channel| {
         let filters: Vec<&str> = channel.filters.iter().map(|filter| filter.name()).collect();
-        format!("channel {}: {} are gone", channel.name, listed(filters.into_iter().chain(["connections"])))
+        format!("channel {}: {} are removed", channel.name, joined(filters.into_iter().chain(["connections"])))
     });
-    changed.chain(gone).take(DETAILED).collect()
+    changed.chain(gone).take(MAX_DETAILED).collect()
 }
 
 fn effect(before: &Channel, after: &Channel) -> String {
@@ -54,12 +54,12 @@ fn effect(before: &Channel, after: &Channel) -> String {
         }
     }
     let connections = match Arc::ptr_eq(&before.upstream, &after.upstream) {
-        true => "connections go on",
-        false => "connections are made anew",
+        true => "connections are reused",
+        false => "connections are re-established",
     };
-    let parts = [(kept, "with what was known: "), (new, "from the beginning: "), (left, "gone: ")];
+    let parts = [(kept, "state retained:  "), (new, "state reset:  "), (left, "removed:  ")];
     let parts = parts.into_iter().filter(|(names, _)| !names.is_empty());
-    let parts = parts.map(|(names, words)| format!("{words}{}", listed(names.into_iter())));
+    let parts = parts.map(|(names, text)| format!("{text}{}", joined(names.into_iter())));
     parts.chain([connections.to_owned()]).collect::<Vec<_>>().join("; ")
 }
 
@@ -67,76 +67,80 @@ fn differences<T>(
     kind: &str,
     old: &BTreeMap<String, Arc<T>>,
     new: &BTreeMap<String, Arc<T>>,
-    trace: impl Fn(&T) -> &Dependencies,
-    said: &mut Vec<String>,
+    dependencies: impl Fn(&T) -> &Dependencies,
+    found: &mut Vec<String>,
 ) {
     let mut detailed = 0;
     for (name, value) in new {
         yield_cpu();
         match old.get(name) {
-            None => said.push(format!("{kind} {name} added")),
+            None => found.push(format!("{kind} {name} added")),
             Some(before) if !Arc::ptr_eq(before, value) => {
                 detailed += 1;
-                let what = format!("{kind} {name} changed");
-                said.push(if detailed > DETAILED { what } else { told(&what, keys(trace(before), trace(value))) });
+                let heading = format!("{kind} {name} changed");
+                found.push(if detailed > MAX_DETAILED {
+                    heading
+                } else {
+                    with_details(&heading, keys(dependencies(before), dependencies(value)))
+                });
             }
             Some(_) => {}
         }
     }
-    said.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{kind} {name} removed")));
+    found.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{kind} {name} removed")));
 }
 
-fn told(what: &str, mut details: Vec<String>) -> String {
-    let more = details.len().saturating_sub(MOST_KEYS);
-    details.truncate(MOST_KEYS);
+fn with_details(heading: &str, mut details: Vec<String>) -> String {
+    let more = details.len().saturating_sub(MAX_KEYS);
+    details.truncate(MAX_KEYS);
     if more > 0 {
         details.push(format!("{more} more"));
     }
-    if details.is_empty() { what.to_owned() } else { format!("{what}: {}", details.join(", ")) }
+    if details.is_empty() { heading.to_owned() } else { format!("{heading}: {}", details.join(", ")) }
 }
 
-/// The keys of a file that differ, and what it names that holds something else.
+/// Returns the keys of a file that differ, and the named files whose content differs.
 fn keys(old: &Dependencies, new: &Dependencies) -> Vec<String> {
-    let mut said = Vec::new();
-    let texts = [old, new].map(|trace| String::from_utf8_lossy(trace.text.expose()).into_owned());
+    let mut found = Vec::new();
+    let texts = [old, new].map(|dependencies| String::from_utf8_lossy(dependencies.text.expose()).into_owned());
     let [before, after] = texts.each_ref().map(|text| DeTable::parse_recoverable(text).0);
-    tables("", before.get_ref(), after.get_ref(), &mut said);
-    let known: HashMap<_, _> = old.fed.iter().map(|fed| (&fed.what, fed)).collect();
-    for fed in &new.fed {
-        let words = fed.what.to_string();
-        if known.get(&fed.what).is_some_and(|before| fed.differs(before)) && !said.contains(&words) {
-            said.push(words);
+    tables("", before.get_ref(), after.get_ref(), &mut found);
+    let known: HashMap<_, _> = old.items.iter().map(|item| (&item.reference, item)).collect();
+    for item in &new.items {
+        let text = item.reference.to_string();
+        if known.get(&item.reference).is_some_and(|before| item.differs(before)) && !found.contains(&text) {
+            found.push(text);
         }
     }
-    // What else the meaning of a file hangs on, as whether secrets may stand in it.
-    if said.is_empty() {
-        said.push("its layout, its comments, or what other files say of it".to_owned());
+    // The fingerprint also depends on other files, for example on whether plain secrets are allowed.
+    if found.is_empty() {
+        found.push("its layout, its comments, or its context in other files".to_owned());
     }
-    said
+    found
 }
 
-fn tables(path: &str, old: &DeTable<'_>, new: &DeTable<'_>, said: &mut Vec<String>) {
+fn tables(path: &str, old: &DeTable<'_>, new: &DeTable<'_>, found: &mut Vec<String>) {
     let name = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     for (key, value) in new {
         match old.get(&**key.get_ref()) {
-            Some(before) => values(&name(key.get_ref()), before.get_ref(), value.get_ref(), said),
-            None => said.push(name(key.get_ref())),
+            Some(before) => values(&name(key.get_ref()), before.get_ref(), value.get_ref(), found),
+            None => found.push(name(key.get_ref())),
         }
     }
-    said.extend(old.keys().map(|key| &**key.get_ref()).filter(|key| !new.contains_key(*key)).map(name));
+    found.extend(old.keys().map(|key| &**key.get_ref()).filter(|key| !new.contains_key(*key)).map(name));
 }
 
-fn values(path: &str, old: &DeValue<'_>, new: &DeValue<'_>, said: &mut Vec<String>) {
+fn values(path: &str, old: &DeValue<'_>, new: &DeValue<'_>, found: &mut Vec<String>) {
     match (old, new) {
-        (DeValue::Table(old), DeValue::Table(new)) => tables(path, old, new, said),
+        (DeValue::Table(old), DeValue::Table(new)) => tables(path, old, new, found),
         (DeValue::Array(old), DeValue::Array(new)) if old.len() == new.len() => {
             for (place, (old, new)) in old.iter().zip(new.iter()).enumerate() {
-                values(&format!("{path}[{place}]"), old.get_ref(), new.get_ref(), said);
+                values(&format!("{path}[{place}]"), old.get_ref(), new.get_ref(), found);
             }
         }
         _ => {
             if !is_same(old, new) {
-                said.push(path.to_owned());
+                found.push(path.to_owned());
             }
         }
     }
@@ -153,38 +157,38 @@ fn is_same(old: &DeValue<'_>, new: &DeValue<'_>) -> bool {
     }
 }
 
-/// By their numbers, which `tollgate route` tells too.
+/// Returns the changed routes by their numbers, which `tollgate route` prints too.
 fn routes(old: &Routes, new: &Routes) -> Vec<String> {
     let (before, after): (Vec<&Route>, Vec<&Route>) = (old.iter().collect(), new.iter().collect());
     let same = before.iter().zip(&after).take_while(|(old, new)| old == new).count();
     let (before, after) = (&before[same..], &after[same..]);
-    let behind = before.iter().rev().zip(after.iter().rev()).take_while(|(old, new)| old == new).count();
-    let (before, after) = (&before[..before.len() - behind], &after[..after.len() - behind]);
+    let same_at_end = before.iter().rev().zip(after.iter().rev()).take_while(|(old, new)| old == new).count();
+    let (before, after) = (&before[..before.len() - same_at_end], &after[..after.len() - same_at_end]);
     let span = |count: usize| match count {
         1 => format!("route {}", same + 1),
         _ => format!("routes {} to {}", same + 1, same + count),
     };
-    let mut said = Vec::new();
+    let mut found = Vec::new();
     if old.double_payment != new.double_payment {
-        said.push("double_payment".to_owned());
+        found.push("double_payment".to_owned());
     }
     match (before.len(), after.len()) {
         (0, 0) => {}
-        (0, added) => said.push(format!("{} new", span(added))),
-        (removed, 0) => said.push(format!("{} removed", span(removed))),
-        (removed, added) if removed != added => said.push(format!("{} replaced by {added} others", span(removed))),
+        (0, added) => found.push(format!("{} new", span(added))),
+        (removed, 0) => found.push(format!("{} removed", span(removed))),
+        (removed, added) if removed != added => found.push(format!("{} replaced by {added} others", span(removed))),
         _ => {
             let each = before.iter().zip(after).enumerate().filter(|(_, (old, new))| old != new);
-            said.extend(each.map(|(place, (old, new))| {
-                format!("route {} ({})", same + place + 1, listed(route(old, new).into_iter()))
+            found.extend(each.map(|(place, (old, new))| {
+                format!("route {} ({})", same + place + 1, joined(route(old, new).into_iter()))
             }));
         }
     }
-    said
+    found
 }
 
 fn route(old: &Route, new: &Route) -> Vec<&'static str> {
-    // Each by name, so that none is forgotten.
+    // Destructured, so that a new condition cannot be forgotten.
     let Condition { merchant, method, currency, at_least, below, hours, metadata } = &old.wanted;
     let other = &new.wanted;
     let same = [
@@ -197,13 +201,13 @@ fn route(old: &Route, new: &Route) -> Vec<&'static str> {
         ("match.metadata", *metadata == other.metadata),
         ("to", old.to == new.to),
         ("fallback", old.fallback == new.fallback),
-        ("answer", old.answer == new.answer),
+        ("respond", old.answer == new.answer),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
-fn listed(words: impl Iterator<Item = impl Display>) -> String {
-    words.map(|word| word.to_string()).collect::<Vec<_>>().join(", ")
+fn joined(text: impl Iterator<Item = impl Display>) -> String {
+    text.map(|word| word.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -211,41 +215,41 @@ fn listed(words: impl Iterator<Item = impl Display>) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::super::toml_file::Source;
+    use super::super::toml_file::TomlFile;
     use super::*;
 
-    fn trace(dir: &Path, text: &str) -> Dependencies {
-        let source = Source::with_text(&dir.join("x.toml"), text.to_owned());
+    fn dependencies(dir: &Path, text: &str) -> Dependencies {
+        let source = TomlFile::with_text(&dir.join("x.toml"), text.to_owned());
         source.read_named("key.pem").unwrap();
-        source.trace()
+        source.dependencies()
     }
 
     #[test]
-    fn keys_are_named_and_values_are_not() {
+    fn changed_keys_are_named_without_values() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("key.pem"), "one").unwrap();
-        let old = trace(
+        let old = dependencies(
             dir.path(),
             "a = 1\nold = 2\n[timeouts]\ntotal = \"5s\"\n[[filter]]\nrate = 0x10\n[[filter]]\nbase = \"1s\"\nlist = [1]\n",
         );
-        let new = trace(
+        let new = dependencies(
             dir.path(),
             "# note\na = 1\nsecret = \"hunter2\"\ntimeouts = { total = \"4s\" }\n[[filter]]\nrate = 0x10\n[[filter]]\nbase = \"2s\"\nlist = [1, 2]\n",
         );
-        let said = keys(&old, &new);
-        assert_eq!(said, ["secret", "timeouts.total", "filter[1].base", "filter[1].list", "old"]);
+        let found = keys(&old, &new);
+        assert_eq!(found, ["secret", "timeouts.total", "filter[1].base", "filter[1].list", "old"]);
         std::fs::write(dir.path().join("key.pem"), "two").unwrap();
         assert_eq!(
-            keys(&old, &trace(dir.path(), &String::from_utf8_lossy(old.text.expose()))),
+            keys(&old, &dependencies(dir.path(), &String::from_utf8_lossy(old.text.expose()))),
             ["the content of key.pem"]
         );
         let commented = format!("# {}", String::from_utf8_lossy(old.text.expose()));
         std::fs::write(dir.path().join("key.pem"), "one").unwrap();
-        assert!(keys(&old, &trace(dir.path(), &commented.replacen("# ", "#\n", 1)))[0].contains("its comments"));
+        assert!(keys(&old, &dependencies(dir.path(), &commented.replacen("# ", "#\n", 1)))[0].contains("its comments"));
     }
 
     #[test]
-    fn routes_are_named_by_number_and_key() {
+    fn changed_routes_are_named_by_number_and_key() {
         let route = |name: &str, below: u64| Route {
             wanted: Condition { below: Some(below), ..Condition::default() },
             to: vec![(name.to_owned(), 1)],
@@ -272,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_the_first_are_named() {
-        let said = told("x changed", (0..100).map(|number| number.to_string()).collect());
-        assert!(said.starts_with("x changed: 0, 1,") && said.ends_with("19, 80 more"), "{said}");
+    fn long_list_of_changes_is_truncated() {
+        let found = with_details("x changed", (0..100).map(|number| number.to_string()).collect());
+        assert!(found.starts_with("x changed: 0, 1,") && found.ends_with("19, 80 more"), "{found}");
     }
 }

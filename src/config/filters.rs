@@ -1,4 +1,4 @@
-//! `[[filter]]` of a channel: what stands around each call, outermost first.
+//! `[[filter]]` of a channel: the filters around each call, outermost first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tollgate_plugins::settings::Settings;
 
 use super::toml_file::suggest;
 
-/// Reads the tables. A filter goes on with the memory of the one in whose place it stands: of the same name, and as many
-/// of that name before it.
+/// Reads the tables. A filter takes over the state of its predecessor: the previous filter of the same name and of the same
+/// position among those of that name.
 pub(super) fn read(tables: Vec<Settings<'_>>, previous: &[Arc<dyn Filter>]) -> Vec<Arc<dyn Filter>> {
     let mut seen: HashMap<&'static str, usize> = HashMap::new();
     let mut filters = Vec::new();
@@ -20,7 +20,7 @@ pub(super) fn read(tables: Vec<Settings<'_>>, previous: &[Arc<dyn Filter>]) -> V
         let Some(row) = FILTERS.iter().find(|row| row.name == name) else {
             let message = format!("there is no filter `{name}`");
             table.problem("use", message, suggest(&name, FILTERS.iter().map(|row| row.name)));
-            // Its keys are not mistakes of their own.
+            // The keys of an unknown filter are not further errors.
             table.ignore_rest();
             continue;
         };

@@ -1,8 +1,9 @@
-//! Generations that were in force, kept on disk: to start on when the files are broken, and to go back to.
+//! Archive of the generations that were in force, on disk: a start falls back to it if the files are broken, and a rollback
+//! reads it.
 //!
-//! They lie beside the configuration's directory, as in `conf.generations/00000007-4f1d….tar.lz4`: every file that went into
-//! one, keys and certificates too, readable by the owner only. It is read in memory, so that a disk that is full stops no
-//! start.
+//! The archives lie beside the configuration directory, for example `conf.generations/00000007-4f1d….tar.lz4`. Each contains
+//! every file of one generation, keys and certificates too, readable by the owner only. An archive is read in memory, so a full
+//! disk does not prevent a start.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,54 +14,54 @@ use super::archive::Archive;
 use super::background::yield_cpu;
 use super::diagnostics::Diagnostic;
 use super::file;
-use super::file_source::Origin;
+use super::file_source::FileSource;
 use super::in_use::InUse;
 use super::reload::Report;
 use super::{LedgerConfig, Process, Snapshot};
 
-/// How many are kept.
-pub(super) const MOST: usize = 20;
-/// Names the configuration that was taken back, by its hash, so that no restart puts it in force again.
-const REFUSED: &str = "taken-back";
+/// Maximum number of archived generations.
+pub(super) const MAX_STORED: usize = 20;
+/// File with the hash of the configuration that was rolled back, so that a restart does not put it in force again.
+const ROLLED_BACK_FILE: &str = "taken-back";
 
-/// What follows a generation's name in the name of its archive, and of the report beside it.
-const ARCHIVE: &str = ".tar.lz4";
-const REPORT: &str = ".report.json";
+/// Suffixes of an archive and of the reload report beside it.
+const ARCHIVE_SUFFIX: &str = ".tar.lz4";
+const REPORT_SUFFIX: &str = ".report.json";
 
-/// Where they are kept.
+/// Archive of the generations of one configuration directory.
 #[derive(Clone, Debug)]
 pub struct Generations {
-    /// As it was named.
+    /// Configuration directory as the user named it.
     given: PathBuf,
-    /// The same, absolute. A directory that is a link is known by the link's name: where it leads changes with each revision.
+    /// Absolute path of the configuration directory. A symbolic link is not resolved, because its target changes with each revision.
     conf: PathBuf,
     dir: PathBuf,
 }
 
-/// One that was in force.
+/// Archived generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredGeneration {
-    /// Its number.
+    /// Number of the generation.
     pub number: u64,
-    /// The first digits of its hash.
+    /// First digits of its hash.
     pub hash: String,
     pub(super) path: PathBuf,
 }
 
 impl StoredGeneration {
-    /// In this directory.
+    /// Returns the archive of a generation in this directory.
     fn new(dir: &Path, number: u64, hash: &str) -> Self {
-        let path = dir.join(format!("{number:08}-{hash}{ARCHIVE}"));
+        let path = dir.join(format!("{number:08}-{hash}{ARCHIVE_SUFFIX}"));
         Self { number, hash: hash.to_owned(), path }
     }
 
     fn report(&self) -> PathBuf {
-        self.path.with_file_name(format!("{:08}-{}{REPORT}", self.number, self.hash))
+        self.path.with_file_name(format!("{:08}-{}{REPORT_SUFFIX}", self.number, self.hash))
     }
 }
 
 impl Generations {
-    /// Of the configuration in this directory.
+    /// Returns the archive of the configuration in this directory.
     pub fn of(conf: &Path) -> Self {
         let given = conf.to_owned();
         let conf = match conf.file_name() {
@@ -73,37 +74,36 @@ impl Generations {
         Self { given, conf, dir }
     }
 
-    /// Where nonces of signed requests are kept when the ledger has no directory on this machine.
+    /// Returns the directory of the nonce log, for a ledger without a directory on this machine.
     pub fn nonces(&self) -> PathBuf {
         self.dir.join("nonces")
     }
 
-    /// What says which ledger the last start used.
+    /// Returns the file that records which ledger the last start used.
     pub(crate) fn in_use(&self) -> InUse {
         InUse::in_dir(&self.dir)
     }
 
-    /// Those that are kept, the newest last.
+    /// Lists the archived generations, the newest last.
     pub fn list(&self) -> Vec<StoredGeneration> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let kept = entries.filter_map(|entry| {
+        let stored = entries.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let (number, hash) = name.strip_suffix(ARCHIVE)?.split_once('-')?;
+            let (number, hash) = name.strip_suffix(ARCHIVE_SUFFIX)?.split_once('-')?;
             Some(StoredGeneration::new(&self.dir, number.parse().ok()?, hash))
         });
-        let mut kept: Vec<StoredGeneration> = kept.collect();
-        kept.sort_by_key(|kept| kept.number);
-        kept
+        let mut stored: Vec<StoredGeneration> = stored.collect();
+        stored.sort_by_key(|stored| stored.number);
+        stored
     }
 
-    /// The newest.
+    /// Returns the newest archived generation.
     pub fn last(&self) -> Option<StoredGeneration> {
         self.list().pop()
     }
 
-    /// Keeps a generation that is in force, made from its files or from an older copy. What cannot be written is said, and
-    /// stops nothing.
-    pub fn keep(
+    /// Archives the generation in force, from its files or from an older archive. An error is reported, and prevents nothing.
+    pub fn archive(
         &self,
         snapshot: &Snapshot,
         from: Option<&StoredGeneration>,
@@ -116,11 +116,11 @@ impl Generations {
         let written = self.write(snapshot, from, hash, report).map_err(|error| {
             let (number, dir) = (snapshot.generation, self.dir.display());
             format!(
-                "generation {number} cannot be kept in {dir}: {error}; a restart with broken files would not start on it"
+                "generation {number} cannot be archived in {dir}: {error}; a restart with broken files could not fall back to it"
             )
         });
         let mut old = self.list();
-        old.truncate(old.len().saturating_sub(MOST));
+        old.truncate(old.len().saturating_sub(MAX_STORED));
         for old in old {
             let _ = fs::remove_file(&old.path);
             let _ = fs::remove_file(old.report());
@@ -136,8 +136,8 @@ impl Generations {
         report: Option<&Report>,
     ) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let kept = StoredGeneration::new(&self.dir, snapshot.generation, hash);
-        let unfinished = self.dir.join(format!("unfinished{ARCHIVE}"));
+        let stored = StoredGeneration::new(&self.dir, snapshot.generation, hash);
+        let unfinished = self.dir.join(format!("unfinished{ARCHIVE_SUFFIX}"));
         let _ = fs::remove_file(&unfinished);
         let file = private_file(&unfinished)?;
         let written = match from {
@@ -149,64 +149,65 @@ impl Generations {
                 Archive::write(file, named)
             }
         };
-        // In one step: half a generation is never found. Half of one would only fill the disk further.
+        // The rename is atomic, so a partial archive is never found. A partial file is removed, to free its space.
         written
-            .and_then(|()| fs::rename(&unfinished, &kept.path))
+            .and_then(|()| fs::rename(&unfinished, &stored.path))
             .inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
         fs::File::open(&self.dir)?.sync_all()?;
         let Some(report) = report else { return Ok(()) };
-        let _ = fs::remove_file(kept.report());
-        private_file(&kept.report())?.write_all(&serde_json::to_vec(report)?)
+        let _ = fs::remove_file(stored.report());
+        private_file(&stored.report())?.write_all(&serde_json::to_vec(report)?)
     }
 
-    /// What each file held when the generation was read: whoever saves it again meanwhile must not be kept under its name.
+    /// Returns the digest that each file had when the generation was read, so that a file saved again meanwhile is not archived.
     fn contents(&self, snapshot: &Snapshot) -> Vec<(PathBuf, [u8; 32])> {
         let file = |kind: &str, name: &str| self.given.join(kind).join(format!("{name}.toml"));
-        let mut contents: Vec<_> = snapshot.sources.trace.contents(&self.given.join("tollgate.toml")).collect();
+        let mut contents: Vec<_> = snapshot.sources.dependencies.contents(&self.given.join("tollgate.toml")).collect();
         contents.extend(snapshot.sources.routes_digest.map(|digest| (self.given.join("routes.toml"), digest)));
         for merchant in snapshot.merchants.values() {
             yield_cpu();
-            contents.extend(merchant.trace.contents(&file("merchants", &merchant.name)));
+            contents.extend(merchant.dependencies.contents(&file("merchants", &merchant.name)));
         }
         for channel in snapshot.channels.values() {
             yield_cpu();
-            contents.extend(channel.trace.contents(&file("channels", &channel.name)));
+            contents.extend(channel.dependencies.contents(&file("channels", &channel.name)));
         }
         contents.sort_unstable_by(|(one, _), (other, _)| one.as_os_str().cmp(other.as_os_str()));
         contents.dedup();
         contents
     }
 
-    /// What the reload did that put it in force; nothing when that is not known.
-    pub fn report(&self, kept: &StoredGeneration) -> Option<Report> {
-        serde_json::from_slice(&fs::read(kept.report()).ok()?).ok()
+    /// Returns the report of the reload that put the generation in force, if it is known.
+    pub fn report(&self, stored: &StoredGeneration) -> Option<Report> {
+        serde_json::from_slice(&fs::read(stored.report()).ok()?).ok()
     }
 
-    /// How a file is called in what is kept, in the words of the configuration: a copy has no links. The directory may have
-    /// been given by a path with links in it, and one of its files be named by the same path.
+    /// Returns the names of a file in the archive, where symbolic links are not resolved. The directory may be given by a path with
+    /// links, and one of its files may be named by the same path.
     fn names(&self, file: &Path) -> impl Iterator<Item = PathBuf> {
         let inside = file.strip_prefix(&self.given).ok().map(|rest| self.conf.join(rest));
         let literal = file.is_absolute() && inside.as_deref() != Some(file);
         inside.into_iter().chain(literal.then(|| file.to_owned()))
     }
 
-    /// Reads one that was kept.
-    pub fn load(&self, kept: &StoredGeneration, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Diagnostic>> {
-        let mistaken = |message: &str| {
+    /// Loads an archived generation.
+    pub fn load(&self, stored: &StoredGeneration, previous: Option<&Snapshot>) -> Result<Snapshot, Vec<Diagnostic>> {
+        let error_in_archive = |message: &str| {
             let advice = "choose another one with `tollgate rollback --to`";
-            vec![Diagnostic::in_file(&kept.path, message, Some(advice))]
+            vec![Diagnostic::in_file(&stored.path, message, Some(advice))]
         };
-        let archive = Archive::open(&kept.path).map_err(|error| mistaken(&format!("this is damaged: {error}")))?;
-        let dir = kept.path.join(self.conf.strip_prefix("/").unwrap_or(&self.conf));
+        let archive = Archive::open(&stored.path)
+            .map_err(|error| error_in_archive(&format!("this archive is damaged: {error}")))?;
+        let dir = stored.path.join(self.conf.strip_prefix("/").unwrap_or(&self.conf));
         if !archive.has_dir(&dir) {
-            return Err(mistaken("this was kept of a configuration in another directory"));
+            return Err(error_in_archive("this archive is of a configuration in another directory"));
         }
-        let mut snapshot = file::attempt(&dir, Origin::kept(archive), previous).result?;
-        // A variable changed since, or how a fingerprint is made.
-        if !snapshot.hash.starts_with(&kept.hash) {
-            return Err(mistaken("this is not what was in force"));
+        let mut snapshot = file::attempt(&dir, FileSource::archived(archive), previous).result?;
+        // An environment variable changed since, or the fingerprint is computed differently.
+        if !snapshot.hash.starts_with(&stored.hash) {
+            return Err(error_in_archive("this archive does not have the hash of the generation that was in force"));
         }
-        // What is no part of the configuration stays where it is.
+        // Paths of data outside the configuration point to the original directory.
         let outside = |path: &Path| match path.strip_prefix(&dir) {
             Ok(rest) => self.given.join(rest),
             Err(_) => path.to_owned(),
@@ -219,9 +220,9 @@ impl Generations {
         Ok(snapshot)
     }
 
-    /// Remembers the configuration that was taken back, or that none is.
+    /// Records the hash of the configuration that was rolled back; `None` removes the record.
     pub fn mark_rolled_back(&self, hash: Option<&str>) {
-        let path = self.dir.join(REFUSED);
+        let path = self.dir.join(ROLLED_BACK_FILE);
         let written = match hash {
             Some(hash) => fs::write(path, hash),
             None => fs::remove_file(path).or_else(|error| match error.kind() {
@@ -230,17 +231,17 @@ impl Generations {
             }),
         };
         if let Err(error) = written {
-            tracing::warn!(%error, "what was taken back cannot be written down: a restart may put it in force again");
+            tracing::warn!(%error, "the rollback cannot be recorded: a restart may put the rolled-back configuration in force again");
         }
     }
 
-    /// Whether the configuration of this hash was taken back.
+    /// Whether the configuration with this hash was rolled back.
     pub fn is_rolled_back(&self, hash: &str) -> bool {
-        fs::read_to_string(self.dir.join(REFUSED)).is_ok_and(|refused| refused == hash)
+        fs::read_to_string(self.dir.join(ROLLED_BACK_FILE)).is_ok_and(|refused| refused == hash)
     }
 }
 
-/// As much of a hash as people read.
+/// Returns the prefix of a hash that people read.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
@@ -254,7 +255,7 @@ fn copy(from: &Path, mut to: fs::File) -> io::Result<()> {
     to.sync_all()
 }
 
-/// Without following the last link: a file that is one is found under its own name.
+/// Returns the absolute path without resolving its last component, which may be a link.
 fn absolute(file: &Path) -> io::Result<PathBuf> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().ok_or_else(|| io::Error::other("a file without a name"))?;

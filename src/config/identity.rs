@@ -1,4 +1,4 @@
-//! Certificates and their keys: read, held against each other, and against today.
+//! Certificates with their keys: parsed, matched with each other, and checked against the current time.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,77 +17,77 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::Identity;
 use super::key_file;
 use super::secret::{self, Plain};
-use super::toml_file::Source;
+use super::toml_file::TomlFile;
 
-/// Unix seconds: when the configuration is read.
+/// Time of reading the configuration, in Unix seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now(pub(super) i64);
 
 impl Now {
-    /// By the machine's clock.
+    /// Reads the machine's clock.
     pub(super) fn read() -> Self {
         Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64))
     }
 
-    /// Some moment in 2026.
+    /// Returns a moment in 2026.
     #[cfg(test)]
     pub(super) fn for_test() -> Self {
         Self(1_780_000_000)
     }
 }
 
-/// A certificate with the key that belongs to it.
+/// Certificate chain with the private key of its leaf.
 pub(super) struct Pair {
     pub(super) identity: Identity,
-    /// Leaf first.
+    /// Certificates, leaf first.
     certificates: Vec<Certificate>,
     is_for_servers: bool,
     is_for_clients: bool,
 }
 
 impl Pair {
-    /// Whether hosts believe it of a client, as far as its extended key usage goes.
+    /// Whether the extended key usage permits TLS clients.
     pub(super) fn is_for_clients(&self) -> bool {
         self.is_for_clients
     }
 
-    /// Whether callers believe it of a server, as far as its extended key usage goes.
+    /// Whether the extended key usage permits TLS servers.
     pub(super) fn is_for_servers(&self) -> bool {
         self.is_for_servers
     }
 
-    /// The certificate and those above it.
+    /// Returns the leaf and its issuers.
     pub(super) fn certificates(&self) -> &[Certificate] {
         &self.certificates
     }
 }
 
-/// Names and ends of a chain's certificates: as in `mtls`, and `mtls 2` for the one above it.
+/// Returns name and expiry of each certificate of a chain: `mtls` for the leaf, `mtls 2` for its issuer.
 pub(super) fn ends(name: &str, certificates: &[Certificate]) -> Vec<(String, i64)> {
     let name_of = |index: usize| if index == 0 { name.to_owned() } else { format!("{name} {}", index + 1) };
     certificates.iter().enumerate().map(|(index, one)| (name_of(index), one.not_after)).collect()
 }
 
-/// One certificate of an authority.
+/// Certificate of an authority.
 pub(super) struct Authority {
     pub(super) der: Vec<u8>,
     certificate: Certificate,
 }
 
 impl Authority {
-    /// Whether it says that it may sign others. Version 1 has no word for that.
+    /// Whether the certificate may sign others. Version 1 has no extension that says so.
     fn may_sign(&self) -> bool {
         self.certificate.is_authority || is_of_version_1(&self.der)
     }
 
-    /// Whether it is believed: one that signed itself is its own authority.
+    /// Whether the certificate is a trust anchor. A self-signed certificate is its own authority.
     fn is_anchor(&self) -> bool {
         self.may_sign() || self.certificate.is_self_issued()
     }
 }
 
-/// Reads the files that `cert` and `key` of a table name, and opens them with its `password`.
-pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: Plain) -> Option<Arc<Pair>> {
+/// Reads the files of `cert` and `key` of a table, decrypted with its `password`.
+pub(super) fn read(source: &TomlFile, table: &mut Settings<'_>, now: Now, plain: Plain) -> Option<Arc<Pair>> {
     let cert = source.required_file(table, "cert");
     let key = source.required_file(table, "key");
     let password = secret::optional(source, table, "password", plain);
@@ -97,29 +97,33 @@ pub(super) fn read(source: &Source, table: &mut Settings<'_>, now: Now, plain: P
     let (cert, key) = (opened("cert", cert), opened("key", key));
     let files: Vec<&KeyFile> = [&cert, &key].into_iter().flatten().map(AsRef::as_ref).collect();
     if files.len() == 2 {
-        key_file::needless_password(table, password.as_ref(), &files);
+        key_file::report_needless_password(table, password.as_ref(), &files);
     }
     let pair = match (cert.as_deref(), key.as_deref()) {
         (Some(cert), Some(key)) => {
             let (shown, secret) = (cert.to_pem(), key.to_pem());
             let contents = [shown.expose(), secret.expose()];
-            source.known().pairs.take(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(())).ok()
+            source
+                .known()
+                .pairs
+                .get_or_build(&contents, || pair(table, Some(cert), Some(key)).map(Arc::new).ok_or(()))
+                .ok()
         }
-        // If one file is unreadable, mistakes in the other are still reported.
+        // If one file is unreadable, errors in the other are still reported.
         (cert, key) => pair(table, cert, key).map(Arc::new),
     }?;
     let leaf = pair.certificates.first()?;
     leaf.in_force(now.0).map_err(|message| table.problem("cert", message, None)).ok()?;
     if leaf.is_authority && !leaf.is_self_issued() {
-        let message = "this is a CA certificate, and one that was issued to this machine belongs here";
-        let advice = "name the certificate that was made under it: some peers refuse a CA certificate in its place";
+        let message = "this is a CA certificate; use a certificate that was issued to this machine";
+        let advice = "name the certificate that this CA issued: some peers reject a CA certificate here";
         table.problems().note(table.span_of("cert"), message, Some(advice.to_owned()));
     }
     if let Some(next) = pair.certificates.get(1)
         && (!leaf.names_as_issuer(next) || leaf.is_signed_by(next) == Some(false))
     {
-        let message = "the certificates in this file are no chain: the second one did not issue the first";
-        let advice = "put the certificate of its issuer there; any other is of no use to who checks it";
+        let message = "the certificates in this file are not a chain: the second did not issue the first";
+        let advice = "add the issuer's certificate; peers cannot use any other";
         table.problems().note(table.span_of("cert"), message, Some(advice.to_owned()));
     }
     Some(pair)
@@ -130,13 +134,13 @@ fn pair(table: &Settings<'_>, cert: Option<&KeyFile>, key: Option<&KeyFile>) -> 
         && (cert.certificates().is_err() && cert.private_key().is_ok())
         && (key.certificates().is_ok() && key.private_key().is_err())
     {
-        let message = "`cert` and `key` have changed places: this is the private key, and `key` is the certificate";
-        table.problem("cert", message, Some("exchange the two".to_owned()));
+        let message = "`cert` and `key` are swapped: this is the private key, and `key` is the certificate";
+        table.problem("cert", message, Some("swap the two".to_owned()));
         return None;
     }
     let certificates =
-        cert.and_then(|file| file.certificates().map_err(|error| key_file::refuse(table, "cert", error)).ok());
-    let key = key.and_then(|file| file.private_key().map_err(|error| key_file::refuse(table, "key", error)).ok());
+        cert.and_then(|file| file.certificates().map_err(|error| key_file::report(table, "cert", error)).ok());
+    let key = key.and_then(|file| file.private_key().map_err(|error| key_file::report(table, "key", error)).ok());
     let (certificates, key) = certificates.zip(key)?;
     let certificates = in_order(certificates, |one| key.public_key().is_some() && one.public_key == key.public_key());
     let der = PrivateKeyDer::try_from(key.der()).ok().map(|der| der.clone_key());
@@ -153,28 +157,28 @@ fn pair(table: &Settings<'_>, cert: Option<&KeyFile>, key: Option<&KeyFile>) -> 
             Some(Pair { identity, certificates, is_for_servers, is_for_clients })
         }
         Some(Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) => {
-            let suggestion = "the two files must be of one pair".to_owned();
+            let suggestion = "the two files must belong to one key pair".to_owned();
             table.problem("key", "this key does not belong to the certificate in `cert`", Some(suggestion));
             None
         }
         _ if certificates.first().is_some_and(|leaf| is_of_version_1(&leaf.der)) => {
-            let message = "this certificate is of X.509 version 1, which TLS takes from nobody any more";
+            let message = "this certificate is X.509 version 1, which TLS rejects";
             let suggestion =
-                "issue it anew with extensions: `openssl x509 -req … -copy_extensions copyall`, or `-extfile`";
+                "reissue it with extensions: `openssl x509 -req … -copy_extensions copyall`, or `-extfile`";
             table.problem("cert", message, Some(suggestion.to_owned()));
             None
         }
         _ => {
-            let message = "this key, or the certificate in `cert`, is of a kind that TLS cannot use here";
+            let message = "this key, or the certificate in `cert`, is of a type that TLS does not support here";
             let suggestion =
-                format!("this is a key for {}; RSA from 2048 bits, P-256 and P-384 are usual", key.algorithm());
+                format!("this is a key for {}; use RSA with at least 2048 bits, P-256 or P-384", key.algorithm());
             table.problem("key", message, Some(suggestion));
             None
         }
     }
 }
 
-/// The leaf, then each one's issuer, as TLS wants them; files hold them in any order.
+/// Orders a chain as TLS requires: the leaf, then each issuer. Files contain them in any order.
 fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool) -> Vec<Certificate> {
     let mut rest = certificates.to_vec();
     let mut ordered = Vec::with_capacity(rest.len());
@@ -188,13 +192,13 @@ fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool
     ordered
 }
 
-/// As `openssl x509 -req` writes it where no extension is asked for.
+/// Whether the certificate is X.509 version 1, as `openssl x509 -req` writes it without extensions.
 fn is_of_version_1(der: &[u8]) -> bool {
     X509Certificate::from_der(der)
         .is_ok_and(|(_, certificate)| certificate.version() == x509_parser::x509::X509Version::V1)
 }
 
-/// Without the extension a certificate is for everything.
+/// Whether the extended key usage permits a usage. A certificate without the extension permits all.
 fn has_usage(der: &[u8], usage: fn(&ExtendedKeyUsage<'_>) -> bool) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     match certificate.extended_key_usage() {
@@ -204,9 +208,9 @@ fn has_usage(der: &[u8], usage: fn(&ExtendedKeyUsage<'_>) -> bool) -> bool {
     }
 }
 
-/// Reads the certificates of authorities from the file that a key names; `None` when the key is missing or wrong.
+/// Reads authority certificates from the file of an optional key; `None` if the key is missing or invalid.
 pub(super) fn authorities(
-    source: &Source,
+    source: &TomlFile,
     table: &mut Settings<'_>,
     key: &'static str,
     now: Now,
@@ -216,32 +220,32 @@ pub(super) fn authorities(
         let authority = |one: &Certificate| Authority { der: one.der.clone(), certificate: one.clone() };
         Ok(KeyFile::read(file.expose(), Password::NoPlace)?.certificates()?.iter().map(authority).collect())
     };
-    let found = source.known().authorities.take(&[file.expose()], read);
-    let found = found.map_err(|error| key_file::refuse(table, key, error)).ok()?;
-    if !can_vouch(table, key, &found) {
+    let found = source.known().authorities.get_or_build(&[file.expose()], read);
+    let found = found.map_err(|error| key_file::report(table, key, error)).ok()?;
+    if !report_non_authorities(table, key, &found) {
         return None;
     }
-    // A bundle may hold some that have ended; nothing is believed only when all have.
+    // A bundle may contain expired certificates. It is rejected only if all are expired.
     if !found.iter().any(|authority| authority.certificate.in_force(now.0).is_ok()) {
-        table.problem(key, "every certificate in this file is outside its time", None);
+        table.problem(key, "every certificate in this file is expired or not yet valid", None);
         return None;
     }
     Some(found)
 }
 
-/// Reports certificates that are no CA certificates. Returns whether another one is there.
-fn can_vouch(table: &Settings<'_>, key: &'static str, found: &[Authority]) -> bool {
+/// Reports certificates that are not CA certificates. Returns whether a usable one remains.
+fn report_non_authorities(table: &Settings<'_>, key: &'static str, found: &[Authority]) -> bool {
     let leaves: Vec<&Certificate> = found.iter().filter(|one| !one.is_anchor()).map(|one| &one.certificate).collect();
     let self_signed = found.iter().find(|one| one.is_anchor() && !one.may_sign()).map(|one| &one.certificate);
     let (message, advice) = match (leaves.as_slice(), self_signed) {
         ([], None) => return true,
         ([], Some(one)) => (
-            format!("`{}` in this file signed itself and is no CA certificate", printable(&one.common_name)),
-            "it counts as it is; a CA certificate (basicConstraints CA:TRUE) can be replaced without a change here"
+            format!("`{}` in this file is self-signed and not a CA certificate", printable(&one.common_name)),
+            "it is trusted as it is; with a CA certificate (basicConstraints CA:TRUE) the peer can renew its own without a change here"
                 .to_owned(),
         ),
         ([leaf, ..], _) => (
-            format!("`{}` in this file is no CA certificate: it may not sign others", printable(&leaf.common_name)),
+            format!("`{}` in this file is not a CA certificate: it may not sign others", printable(&leaf.common_name)),
             format!("name the certificate of its issuer, `{}`", printable(&leaf.issuer_name)),
         ),
     };
@@ -254,20 +258,20 @@ fn can_vouch(table: &Settings<'_>, key: &'static str, found: &[Authority]) -> bo
     has_anchor
 }
 
-/// A name comes from a file that may be anything.
+/// Shortens a name for a message. The file may contain anything.
 fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// Certificates that are believed to sign others, as DER. A peer's own certificate that stands beside its issuer's is left out: TLS
-/// would believe whatever its key signs.
+/// Returns the trust anchors as DER. A peer's own certificate beside its issuer's is left out: TLS would trust whatever its key
+/// signs.
 pub(super) fn anchors(found: &[Authority]) -> Vec<Vec<u8>> {
     found.iter().filter(|authority| authority.is_anchor()).map(|authority| authority.der.clone()).collect()
 }
 
-/// The same, only their bytes.
+/// Reads authority certificates and returns their trust anchors as DER.
 pub(super) fn authorities_der(
-    source: &Source,
+    source: &TomlFile,
     table: &mut Settings<'_>,
     key: &'static str,
     now: Now,
@@ -275,11 +279,11 @@ pub(super) fn authorities_der(
     Some(anchors(&authorities(source, table, key, now)?))
 }
 
-/// Reads the revocation lists in the file that a key names, as DER; none when the key is missing or wrong.
-pub(super) fn revocation_lists(source: &Source, table: &mut Settings<'_>, key: &'static str) -> Vec<Vec<u8>> {
+/// Reads revocation lists as DER from the file of an optional key; empty if the key is missing or invalid.
+pub(super) fn revocation_lists(source: &TomlFile, table: &mut Settings<'_>, key: &'static str) -> Vec<Vec<u8>> {
     let Some(file) = source.optional_file(table, key) else { return Vec::new() };
     let Some(file) = key_file::plain(source, table, key, file.expose()) else { return Vec::new() };
-    let lists = file.revocation_lists().map_err(|error| key_file::refuse(table, key, error));
+    let lists = file.revocation_lists().map_err(|error| key_file::report(table, key, error));
     lists.map(<[_]>::to_vec).unwrap_or_default()
 }
 
@@ -292,7 +296,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A self-signed certificate for these years, and its key.
+    /// Returns a self-signed certificate for these years, and its key.
     pub(in crate::config) fn pair(years: std::ops::Range<i32>) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
@@ -301,45 +305,45 @@ pub(super) mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    fn mistakes(cert: &str, key: &str) -> Vec<String> {
+    fn diagnostics(cert: &str, key: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("cert.pem"), cert).unwrap();
         std::fs::write(dir.path().join("key.pem"), key).unwrap();
         let text = "cert = \"cert.pem\"\nkey = \"key.pem\"\nca = \"cert.pem\"\n";
-        let source = Source::with_text(&dir.path().join("x.toml"), text.into());
-        let (_, mistakes) = source.read(|mut root| {
+        let source = TomlFile::with_text(&dir.path().join("x.toml"), text.into());
+        let (_, diagnostics) = source.read(|mut root| {
             read(&source, &mut root, Now::for_test(), Plain::Allowed);
             authorities(&source, &mut root, "ca", Now::for_test());
         });
         assert!(Path::new(&dir.path()).exists());
-        mistakes.into_iter().map(|mistake| format!("{}: {}", mistake.line, mistake.message)).collect()
+        diagnostics.into_iter().map(|diagnostic| format!("{}: {}", diagnostic.line, diagnostic.message)).collect()
     }
 
     #[test]
-    fn a_pair_that_belongs_together_and_is_in_force_is_taken() {
+    fn matching_valid_pair_is_accepted() {
         let (cert, key) = pair(2020..2090);
-        assert_eq!(mistakes(&cert, &key), [""; 0]);
+        assert_eq!(diagnostics(&cert, &key), [""; 0]);
     }
 
     #[test]
-    fn what_does_not_belong_together_or_is_out_of_time_is_refused() {
+    fn mismatched_or_expired_pair_is_rejected() {
         let (cert, key) = pair(2020..2090);
         let (_, other) = pair(2020..2090);
-        assert_eq!(mistakes(&cert, &other), ["2: this key does not belong to the certificate in `cert`"]);
+        assert_eq!(diagnostics(&cert, &other), ["2: this key does not belong to the certificate in `cert`"]);
         let (ended, its_key) = pair(2020..2021);
-        let said = mistakes(&ended, &its_key);
-        assert!(said[0].starts_with("1: this certificate ended on 2021-01-01"), "{said:?}");
-        assert!(said[1].starts_with("3: every certificate in this file is outside its time"), "{said:?}");
+        let printed = diagnostics(&ended, &its_key);
+        assert!(printed[0].starts_with("1: this certificate ended on 2021-01-01"), "{printed:?}");
+        assert!(printed[1].starts_with("3: every certificate in this file is expired or not yet valid"), "{printed:?}");
         let (early, its_key) = pair(2080..2090);
-        assert!(mistakes(&early, &its_key)[0].starts_with("1: this certificate begins only on"));
-        assert!(mistakes(&key, &key)[0].starts_with("1: this file has no certificate in it: this is a private key"));
-        assert!(mistakes(&key, &cert)[0].starts_with("1: `cert` and `key` have changed places"));
-        assert!(mistakes(&cert, &cert)[0].starts_with("2: this file has no private key in it"));
+        assert!(diagnostics(&early, &its_key)[0].starts_with("1: this certificate begins only on"));
+        assert!(diagnostics(&key, &key)[0].starts_with("1: this file has no certificate in it: this is a private key"));
+        assert!(diagnostics(&key, &cert)[0].starts_with("1: `cert` and `key` are swapped"));
+        assert!(diagnostics(&cert, &cert)[0].starts_with("2: this file has no private key in it"));
         let cut = &cert[..cert.len() / 2];
         assert!(
-            mistakes(cut, &key)[0].starts_with("1: the PEM that begins in line 1 is cut off"),
+            diagnostics(cut, &key)[0].starts_with("1: the PEM that begins in line 1 is cut off"),
             "{:?}",
-            mistakes(cut, &key)
+            diagnostics(cut, &key)
         );
     }
 }

@@ -1,5 +1,5 @@
-//! What was made of files before, by their contents: a key that a thousand channels share is read once, and not again at the
-//! next reload.
+//! Content-addressed cache of parsed keys and certificates. A key that many channels share is parsed once, and not again at
+//! the next reload.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use tollgate_plugins::signer::{Signer, Verifier};
 
 use super::identity::{Authority, Pair};
 
-/// Goes from generation to generation. What no generation uses any more is forgotten.
+/// Caches that are passed from generation to generation. Entries that no generation uses are evicted.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct KeyCache {
     pub(super) files: InternCache<KeyFile>,
     pub(super) signers: InternCache<dyn Signer>,
     pub(super) verifiers: InternCache<dyn Verifier>,
@@ -21,18 +21,18 @@ pub(crate) struct Known {
     pub(super) authorities: InternCache<[Authority]>,
 }
 
-impl Known {
-    /// Forgets what only stands here.
-    pub(super) fn tidy(&self) {
-        self.files.tidy();
-        self.signers.tidy();
-        self.verifiers.tidy();
-        self.pairs.tidy();
-        self.authorities.tidy();
+impl KeyCache {
+    /// Evicts entries that only the cache references.
+    pub(super) fn evict_unused(&self) {
+        self.files.evict_unused();
+        self.signers.evict_unused();
+        self.verifiers.evict_unused();
+        self.pairs.evict_unused();
+        self.authorities.evict_unused();
     }
 }
 
-/// One kind of them. The names of what stands there are digests, so no key is kept a second time.
+/// Cache of one type. Its keys are digests of the file contents, so no secret is stored twice.
 pub(super) struct InternCache<T: ?Sized>(Mutex<HashMap<[u8; 32], Arc<T>>>);
 
 impl<T: ?Sized> Default for InternCache<T> {
@@ -42,25 +42,29 @@ impl<T: ?Sized> Default for InternCache<T> {
 }
 
 impl<T: ?Sized> InternCache<T> {
-    /// What was made of these contents before, or is made now. What is wrong is not kept.
-    pub(super) fn take<E>(&self, contents: &[&[u8]], make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
-        let name = name(contents);
-        let known = self.0.lock().get(&name).cloned();
-        if let Some(known) = known {
-            return Ok(known);
+    /// Returns the cached value for these contents, or builds it. Errors are not cached.
+    pub(super) fn get_or_build<E>(
+        &self,
+        contents: &[&[u8]],
+        build: impl FnOnce() -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
+        let digest = digest(contents);
+        let cached = self.0.lock().get(&digest).cloned();
+        if let Some(cached) = cached {
+            return Ok(cached);
         }
-        // Not under the lock: others may read other files meanwhile.
-        let made = make()?;
-        Ok(Arc::clone(self.0.lock().entry(name).or_insert(made)))
+        // The lock is not held while building, so other threads can build other values.
+        let built = build()?;
+        Ok(Arc::clone(self.0.lock().entry(digest).or_insert(built)))
     }
 
-    fn tidy(&self) {
-        self.0.lock().retain(|_, known| Arc::strong_count(known) > 1);
+    fn evict_unused(&self) {
+        self.0.lock().retain(|_, cached| Arc::strong_count(cached) > 1);
     }
 }
 
-/// Lengths keep `ab` + `c` apart from `a` + `bc`.
-fn name(contents: &[&[u8]]) -> [u8; 32] {
+/// Returns the digest of the contents. The lengths keep `ab` + `c` apart from `a` + `bc`.
+fn digest(contents: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in contents {
         hasher.update((part.len() as u64).to_be_bytes());
@@ -75,17 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_contents_are_read_once_until_nobody_uses_them() {
-        let shelf = InternCache::<str>::default();
-        let made = |contents: &[&[u8]], text: &str| shelf.take(contents, || Ok::<_, ()>(Arc::from(text))).unwrap();
-        let first = made(&[b"ab", b"c"], "first");
-        assert!(Arc::ptr_eq(&first, &made(&[b"ab", b"c"], "again")));
-        assert_eq!(&*made(&[b"a", b"bc"], "other"), "other");
-        assert_eq!(shelf.take(&[b"wrong"], || Err(())), Err(()));
-        shelf.tidy();
-        assert_eq!(shelf.0.lock().len(), 1, "only the first is still used");
+    fn same_contents_are_parsed_once_while_in_use() {
+        let cache = InternCache::<str>::default();
+        let built =
+            |contents: &[&[u8]], text: &str| cache.get_or_build(contents, || Ok::<_, ()>(Arc::from(text))).unwrap();
+        let first = built(&[b"ab", b"c"], "first");
+        assert!(Arc::ptr_eq(&first, &built(&[b"ab", b"c"], "again")));
+        assert_eq!(&*built(&[b"a", b"bc"], "other"), "other");
+        assert_eq!(cache.get_or_build(&[b"wrong"], || Err(())), Err(()));
+        cache.evict_unused();
+        assert_eq!(cache.0.lock().len(), 1, "only the first is still referenced");
         drop(first);
-        shelf.tidy();
-        assert_eq!(&*made(&[b"ab", b"c"], "anew"), "anew");
+        cache.evict_unused();
+        assert_eq!(&*built(&[b"ab", b"c"], "anew"), "anew");
     }
 }

@@ -1,4 +1,4 @@
-//! `[keys]` of a channel: whose signature goes out, whose is believed, and the provider's own secrets.
+//! `[keys]` of a channel: the signing key, the provider's verification keys, and the provider's secrets.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,23 +14,23 @@ use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
 
 use super::key_file;
 use super::secret::{self, Plain};
-use super::toml_file::{Source, suggest};
+use super::toml_file::{TomlFile, suggest};
 
 /// The parsed `[keys]` table.
 pub(super) struct Keys {
-    /// Nothing when it is missing or wrong.
+    /// Signer; `None` if it is missing or invalid.
     pub(super) signer: Option<Arc<dyn Signer>>,
-    /// The name of the signer's algorithm.
+    /// Name of the signer's algorithm.
     pub(super) algorithm: Option<&'static str>,
-    /// The provider's keys.
+    /// Verification keys of the provider.
     pub(super) verify: Keyring,
-    /// The secrets of the provider's [`Row`].
+    /// Secrets of the provider's [`ProviderSpec`].
     pub(super) secrets: Secrets,
-    /// What the files hold, to be held against each other.
+    /// Contents of the files, for cross-checks.
     files: Files,
 }
 
-/// Contents of the files, and where each is named.
+/// Contents of the files, and the position of each reference.
 #[derive(Default)]
 struct Files {
     sign: Option<(Arc<KeyFile>, String)>,
@@ -39,8 +39,8 @@ struct Files {
     places: HashMap<Place, Range<usize>>,
 }
 
-/// What stands around `[keys]` in a channel's file.
-pub(super) struct Beside<'a> {
+/// Other parts of the channel's file that the keys are checked against.
+pub(super) struct KeyContext<'a> {
     /// Certificates of `[mtls]`.
     pub(super) mtls: &'a [Certificate],
     pub(super) account: &'a [(String, String)],
@@ -48,13 +48,13 @@ pub(super) struct Beside<'a> {
     pub(super) now: i64,
 }
 
-/// Reads the table as the provider wants it.
+/// Reads the table as the provider requires it.
 pub(super) fn read(
-    source: &Source,
+    source: &TomlFile,
     mut table: Settings<'_>,
     row: &ProviderSpec,
     plain: Plain,
-    beside: &Beside<'_>,
+    key_context: &KeyContext<'_>,
 ) -> Keys {
     let mut files = Files::default();
     let sign = match row.sign {
@@ -69,7 +69,7 @@ pub(super) fn read(
     };
     let verify = match row.verify {
         Need::Nothing => Keyring::default(),
-        _ => verify(source, &mut table, row, algorithm, beside, &mut files),
+        _ => verify(source, &mut table, row, algorithm, key_context, &mut files),
     };
     let mut secrets = Secrets::new();
     for field in row.secrets {
@@ -90,23 +90,23 @@ pub(super) fn read(
 }
 
 impl Keys {
-    /// Holds the files and ids against each other. The places are those outside of `[keys]`.
+    /// Cross-checks files and ids. `place` returns the positions outside of `[keys]`.
     pub(super) fn inspect(
         &self,
         row: &ProviderSpec,
-        beside: &Beside<'_>,
+        key_context: &KeyContext<'_>,
         problems: &Problems,
         place: impl Fn(Place) -> Range<usize>,
     ) {
         let files = &self.files;
-        let own = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
+        let own_key = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
         let sign = files.sign.as_ref().map(|(file, id)| Sign {
             algorithm: self.algorithm.unwrap_or_default(),
             id,
-            public_key: own.as_ref(),
+            public_key: own_key.as_ref(),
             certificates: file.all_certificates(),
         });
-        let Beside { mtls, account, hosts, now } = *beside;
+        let KeyContext { mtls, account, hosts, now } = *key_context;
         let facts = Facts { now, account, hosts, sign, verify: &files.verify, mtls, secrets: &files.certificates };
         for Finding { place: at, severity, message, suggestion } in (row.inspection.run)(&facts) {
             let span = files.places.get(&at).cloned().unwrap_or_else(|| place(at));
@@ -122,7 +122,7 @@ impl Keys {
         }
     }
 
-    /// Ends of all certificates in the files, each with the name of its place.
+    /// Returns the expiry of all certificates in the files, with the name of each.
     pub(super) fn ends(&self) -> Vec<(String, i64)> {
         let sign = self.files.sign.iter().flat_map(|(file, _)| file.all_certificates().first());
         let sign = sign.map(|leaf| ("sign".to_owned(), leaf.not_after));
@@ -136,7 +136,7 @@ impl Keys {
 }
 
 fn signer(
-    source: &Source,
+    source: &TomlFile,
     mut sign: Settings<'_>,
     row: &ProviderSpec,
     plain: Plain,
@@ -148,7 +148,7 @@ fn signer(
         let served = ALGORITHMS.iter().filter(|algorithm| row.algorithms.contains(&algorithm.name));
         let found = served.clone().find(|algorithm| algorithm.name == name);
         if found.is_none() {
-            let message = format!("{} knows no algorithm `{name}`", row.name);
+            let message = format!("{} supports no algorithm `{name}`", row.name);
             sign.problem("algorithm", message, suggest(&name, served.map(|algorithm| algorithm.name)));
         }
         found
@@ -159,10 +159,10 @@ fn signer(
     files.places.insert(Place::SignId, sign.span_of("id"));
     let file = named.and_then(|file| key_file::with_password(source, &sign, "file", &file, password.as_ref()));
     if let Some(file) = &file {
-        key_file::needless_password(&sign, password.as_ref(), &[file]);
+        key_file::report_needless_password(&sign, password.as_ref(), &[file]);
     }
-    let file = file.filter(|file| belongs_together(&sign, file));
-    // Where the file cannot be read, nobody knows whether the id is missing.
+    let file = file.filter(|file| is_matching_pair(&sign, file));
+    // If the file is unreadable, it is unknown whether the id may be missing.
     let id = match &file {
         Some(file) => key_id(&mut sign, row, file, IdOf::Sign),
         None => {
@@ -173,18 +173,18 @@ fn signer(
     let (Some(id), Some(algorithm), Some(file)) = (id, algorithm, file) else { return (algorithm, None) };
     let pem = file.to_pem();
     let contents = [algorithm.name.as_bytes(), id.as_bytes(), pem.expose()];
-    let signer = source.known().signers.take(&contents, || (algorithm.signer)(&id, pem.expose()));
+    let signer = source.known().signers.get_or_build(&contents, || (algorithm.signer)(&id, pem.expose()));
     let signer = signer.map_err(|error| sign.problem("file", error.0, None)).ok();
     files.sign = Some((file, id));
     (Some(algorithm), signer)
 }
 
-/// One private key, and where certificates stand beside it, the first is its own.
-fn belongs_together(sign: &Settings<'_>, file: &KeyFile) -> bool {
+/// Checks that the file has one private key, and that the first certificate beside it belongs to the key.
+fn is_matching_pair(sign: &Settings<'_>, file: &KeyFile) -> bool {
     let key = match file.private_key() {
         Ok(key) => key,
         Err(error) => {
-            key_file::refuse(sign, "file", error);
+            key_file::report(sign, "file", error);
             return false;
         }
     };
@@ -192,21 +192,17 @@ fn belongs_together(sign: &Settings<'_>, file: &KeyFile) -> bool {
     let is_another = leaf.is_some_and(|leaf| key.public_key().is_some() && leaf.public_key != key.public_key());
     if is_another {
         let message = "the private key in this file does not belong to the certificate beside it";
-        sign.problem(
-            "file",
-            message,
-            Some("put the key's own certificate there, or take the certificate away".to_owned()),
-        );
+        sign.problem("file", message, Some("use the key's own certificate, or remove the certificate".to_owned()));
     }
     !is_another
 }
 
 fn verify(
-    source: &Source,
+    source: &TomlFile,
     table: &mut Settings<'_>,
     row: &ProviderSpec,
     algorithm: Option<&Algorithm>,
-    beside: &Beside<'_>,
+    key_context: &KeyContext<'_>,
     files: &mut Files,
 ) -> Keyring {
     let mut keys: Vec<Key> = Vec::new();
@@ -220,13 +216,13 @@ fn verify(
         let file = named.and_then(|file| key_file::plain(source, &entry, "file", file.expose()));
         let public = file
             .as_ref()
-            .and_then(|file| file.public_key().cloned().map_err(|error| key_file::refuse(&entry, "file", error)).ok());
+            .and_then(|file| file.public_key().cloned().map_err(|error| key_file::report(&entry, "file", error)).ok());
         let (Some(file), Some(public)) = (file, public) else {
             check_visible(&mut entry);
             continue;
         };
-        if let Some(what) = own(&public, file.all_certificates(), beside, files) {
-            let message = format!("this is {what}, and the provider's belongs here: it signs what comes back");
+        if let Some(what) = own_key(&public, file.all_certificates(), key_context, files) {
+            let message = format!("this is {what}; the provider's key is required, which signs its responses");
             entry.problem("file", message, Some(row.inspection.verify_from.to_owned()));
             check_visible(&mut entry);
             continue;
@@ -236,18 +232,18 @@ fn verify(
         let id = key_id(&mut entry, row, &file, whose);
         let (Some(id), Some(algorithm)) = (id, algorithm) else { continue };
         if keys.iter().any(|key| key.id == id) {
-            entry.problem("id", format!("the key id `{id}` stands here twice"), None);
+            entry.problem("id", format!("the key id `{id}` is listed twice"), None);
         }
         let pem = file.to_pem();
         let contents = [algorithm.name.as_bytes(), pem.expose()];
-        match source.known().verifiers.take(&contents, || (algorithm.verifier)(pem.expose())) {
-            // One that has ended may still stand here beside its successor: it is believed no more, but a restart at
-            // night must not fail because of it.
+        match source.known().verifiers.get_or_build(&contents, || (algorithm.verifier)(pem.expose())) {
+            // An expired certificate may be configured beside its successor. It is ignored, but must not make a restart at night
+            // fail.
             Ok(verifier) => {
                 let leaf = file.all_certificates().first();
-                if let Some(leaf) = leaf.filter(|leaf| leaf.not_before > beside.now) {
-                    let message = leaf.in_force(beside.now).err().unwrap_or_default();
-                    let advice = "it is believed already, in case this machine's clock is late";
+                if let Some(leaf) = leaf.filter(|leaf| leaf.not_before > key_context.now) {
+                    let message = leaf.in_force(key_context.now).err().unwrap_or_default();
+                    let advice = "it is trusted already, in case this machine's clock is slow";
                     entry.problems().note(entry.span_of("file"), message, Some(advice.to_owned()));
                 }
                 let not_after = leaf.and_then(|leaf| u64::try_from(leaf.not_after).ok());
@@ -262,11 +258,16 @@ fn verify(
     Keyring::new(keys)
 }
 
-/// What a key is that is the account's own.
-fn own(public: &PublicKey, certificates: &[Certificate], beside: &Beside<'_>, files: &Files) -> Option<&'static str> {
+/// Describes the key if it is the account's own key or certificate.
+fn own_key(
+    public: &PublicKey,
+    certificates: &[Certificate],
+    key_context: &KeyContext<'_>,
+    files: &Files,
+) -> Option<&'static str> {
     let signs = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
     let is_signer = signs.as_ref() == Some(public);
-    let is_shown = beside.mtls.first().is_some_and(|leaf| leaf.public_key.as_ref() == Some(public));
+    let is_shown = key_context.mtls.first().is_some_and(|leaf| leaf.public_key.as_ref() == Some(public));
     match (is_signer || is_shown, certificates.is_empty()) {
         (true, false) => Some("the account's own certificate"),
         (true, true) => Some("the account's own public key"),
@@ -274,9 +275,9 @@ fn own(public: &PublicKey, certificates: &[Certificate], beside: &Beside<'_>, fi
     }
 }
 
-/// A certificate file in the place of a secret: as PEM in the plain form.
+/// Reads a certificate file configured as a secret, as unencrypted PEM.
 fn certificate_file(
-    source: &Source,
+    source: &TomlFile,
     table: &mut Settings<'_>,
     name: &'static str,
     plain: Plain,
@@ -287,14 +288,14 @@ fn certificate_file(
     files.places.insert(Place::Secret(name), table.span_of(name));
     let file = key_file::plain(source, table, name, content.expose())?;
     let certificates = if is_chain { file.certificates() } else { file.authorities() };
-    let certificates = certificates.map_err(|error| key_file::refuse(table, name, error)).ok()?;
+    let certificates = certificates.map_err(|error| key_file::report(table, name, error)).ok()?;
     files.certificates.push((name, certificates.to_vec()));
-    // A private key that stands beside it is left out.
+    // A private key in the same file is left out.
     let text: String = certificates.iter().map(|one| crate::pem::write("CERTIFICATE", &one.der)).collect();
     Some(Secret::new(text))
 }
 
-/// As the provider works it out from the key itself, or else as the file says.
+/// Returns the key id: computed by the provider from the key, else as configured.
 fn key_id(table: &mut Settings<'_>, row: &ProviderSpec, file: &KeyFile, whose: IdOf) -> Option<String> {
     let known = (row.key_id)(file.to_pem().expose());
     let id: String = match (known.is_some() && !table.has("id"), table.has("id")) {
@@ -316,13 +317,13 @@ fn key_id(table: &mut Settings<'_>, row: &ProviderSpec, file: &KeyFile, whose: I
     if let Some(known) = known.filter(|_| is_certificate)
         && !bare(&known).eq_ignore_ascii_case(bare(&id))
     {
-        let message = format!("`id` is not this certificate's number, which is `{known}`");
-        table.problem("id", message, Some("take `id` away, or name the right file".to_owned()));
+        let message = format!("`id` is not this certificate's serial number, which is `{known}`");
+        table.problem("id", message, Some("remove `id`, or name the right file".to_owned()));
     }
     is_visible(table, &id).then_some(id)
 }
 
-/// What can be said of the id of a key that cannot be read.
+/// Checks the id of a key that cannot be read.
 fn check_visible(table: &mut Settings<'_>) {
     if let Some(id) = table.optional::<String>("id") {
         is_visible(table, &id);
@@ -337,7 +338,7 @@ fn is_visible(table: &Settings<'_>, id: &str) -> bool {
     fits
 }
 
-/// Some write a serial number with leading zeros, some without.
+/// Strips leading zeros: serial numbers are written with and without them.
 fn bare(number: &str) -> &str {
     number.trim_start_matches('0')
 }

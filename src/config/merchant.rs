@@ -1,4 +1,4 @@
-//! `merchants/NAME.toml`: who calls the gateway.
+//! `merchants/NAME.toml`: a caller of the gateway.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -15,46 +15,46 @@ use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
 use super::secret::{self, Plain, SecretText};
-use super::toml_file::{MOST_SUGGESTED, Source, suggest};
+use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
 use super::{Merchant, Webhook, special_purpose};
 
-/// The shortest secret: 128 bits, if each of its bits is random.
-const SHORTEST_SECRET: usize = 16;
-/// As Standard Webhooks has it.
+/// Minimum length of a secret in bytes: 128 bits if each bit is random.
+const MIN_SECRET_BYTES: usize = 16;
+/// Lengths that Standard Webhooks allows.
 const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// The padding is often lost when people copy.
+/// Base64 with optional padding, which people often lose when copying.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What came of one file.
+/// Parsed file.
 pub(super) struct MerchantFile {
-    /// Of use only when no mistake was found.
+    /// Merchant; usable only if there was no error.
     pub(super) merchant: Arc<Merchant>,
-    /// The ids of its keys with their places, so that no two merchants have the same.
+    /// Key ids with their positions, to detect duplicates across merchants.
     pub(super) key_ids: Vec<(std::ops::Range<usize>, String)>,
 }
 
-/// What the reader knows of the other files.
-pub(super) struct Around<'a> {
-    /// Whether it is a sandbox; nothing when `tollgate.toml` does not say, whose own mistake that is.
+/// Facts from other files that a merchant's file is checked against.
+pub(super) struct MerchantContext<'a> {
+    /// Whether this is a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
     pub(super) sandbox: Option<bool>,
-    /// Private networks that webhooks may reach; nothing as above.
+    /// Private networks that webhooks may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,
-    /// The files of channels, by name.
+    /// Channel files by name.
     pub(super) channels: &'a BTreeMap<String, PathBuf>,
 }
 
-/// Reads the file; the merchant of the generation before goes on when nothing about it changed.
+/// Reads the file. The previous generation's merchant is reused if nothing about it changed.
 pub(super) fn read(
-    source: &Source,
+    source: &TomlFile,
     mut root: Settings<'_>,
     name: &str,
-    around: &Around<'_>,
+    context: &MerchantContext<'_>,
     previous: Option<&Arc<Merchant>>,
 ) -> MerchantFile {
-    let sandbox = around.sandbox.unwrap_or(true);
+    let sandbox = context.sandbox.unwrap_or(true);
     let plain = match sandbox {
         true => Plain::Allowed,
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
@@ -65,8 +65,8 @@ pub(super) fn read(
     for mut key in root.sections("keys") {
         let id = key_id(&mut key, &mut ids);
         let secret = secret::required(source, &mut key, "secret", plain);
-        if secret.as_ref().is_some_and(|secret| secret.expose().len() < SHORTEST_SECRET) {
-            let message = format!("the secret is too short: {SHORTEST_SECRET} bytes at least");
+        if secret.as_ref().is_some_and(|secret| secret.expose().len() < MIN_SECRET_BYTES) {
+            let message = format!("the secret is too short: at least {MIN_SECRET_BYTES} bytes");
             key.problem("secret", message, Some("make one with `tollgate keygen`".to_owned()));
         }
         if let Some(id) = id {
@@ -78,9 +78,9 @@ pub(super) fn read(
         let suggestion = format!("add `keys = [{{ id = \"{name}-1\", secret = \"env:NAME\" }}]`");
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
-    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, around.allowed));
+    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, context.allowed));
     let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
-    let bills = bills(&mut root, around.channels);
+    let bills = bills(&mut root, context.channels);
     drop(root);
     let fingerprint = source.fingerprint();
     let merchant = match previous {
@@ -88,7 +88,7 @@ pub(super) fn read(
         _ => Arc::new(Merchant {
             name: name.to_owned(),
             fingerprint,
-            trace: source.trace(),
+            dependencies: source.dependencies(),
             keys,
             webhook,
             limit,
@@ -98,13 +98,13 @@ pub(super) fn read(
     MerchantFile { merchant, key_ids }
 }
 
-/// The channels whose bills it may read.
+/// Reads the channels whose bills the merchant may read.
 fn bills(root: &mut Settings<'_>, channels: &BTreeMap<String, PathBuf>) -> Vec<String> {
     let mut bills = Vec::new();
     for (place, name) in root.items::<String>("bills") {
         if !channels.contains_key(&name) {
             let near = || suggest(&name, channels.keys().map(String::as_str));
-            let suggestion = if root.problems().len() < MOST_SUGGESTED { near() } else { None };
+            let suggestion = if root.problems().len() < MAX_SUGGESTIONS { near() } else { None };
             root.problems().push(place, format!("there is no channel `{name}`"), suggestion);
         }
         bills.push(name);
@@ -120,16 +120,16 @@ fn key_id(key: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String
         return None;
     }
     if !others.insert(id.clone()) {
-        key.problem("id", format!("the key id `{id}` stands here twice"), None);
+        key.problem("id", format!("the key id `{id}` is listed twice"), None);
         return None;
     }
     Some(id)
 }
 
-fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Option<&[IpNet]>) -> Option<Webhook> {
+fn webhook(source: &TomlFile, mut section: Settings<'_>, plain: Plain, allowed: Option<&[IpNet]>) -> Option<Webhook> {
     let url: Option<String> = section.required("url");
     if let Some(url) = &url {
-        let wrong = match Address::parse(url) {
+        let error = match Address::parse(url) {
             Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
             Ok(address) => {
                 let ip = address.host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
@@ -145,10 +145,10 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Op
                 }
                 None
             }
-            Err(wrong) => Some(wrong),
+            Err(error) => Some(error),
         };
-        if let Some(wrong) = wrong {
-            section.problem("url", format!("`webhook.url` {wrong}"), None);
+        if let Some(error) = error {
+            section.problem("url", format!("`webhook.url` {error}"), None);
         }
     }
     let mut secrets = Vec::new();
@@ -169,10 +169,10 @@ fn webhook(source: &Source, mut section: Settings<'_>, plain: Plain, allowed: Op
 }
 
 fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
-    let wrong = "a webhook secret must be `whsec_` and 24 to 64 bytes in base64";
-    let encoded = secret.expose().strip_prefix(b"whsec_").ok_or(wrong)?;
-    let key = Secret::new(BASE64.decode(encoded).map_err(|_| wrong)?);
-    if WEBHOOK_SECRET_BYTES.contains(&key.expose().len()) { Ok(key) } else { Err(wrong) }
+    let error = "a webhook secret must be `whsec_` and 24 to 64 bytes in base64";
+    let encoded = secret.expose().strip_prefix(b"whsec_").ok_or(error)?;
+    let key = Secret::new(BASE64.decode(encoded).map_err(|_| error)?);
+    if WEBHOOK_SECRET_BYTES.contains(&key.expose().len()) { Ok(key) } else { Err(error) }
 }
 
 #[cfg(test)]
@@ -190,21 +190,21 @@ bills = ["wechat-main"]
     fn read_text(text: &str, sandbox: bool, previous: Option<&Arc<Merchant>>) -> (Arc<Merchant>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("second"), "abcdef0123456789\r\n").unwrap();
-        let source = Source::with_text(&dir.path().join("shop.toml"), text.into());
+        let source = TomlFile::with_text(&dir.path().join("shop.toml"), text.into());
         let channels = BTreeMap::from([("wechat-main".to_owned(), PathBuf::new())]);
         let allowed = ["127.0.0.0/8".parse().unwrap()];
-        let around = Around { sandbox: Some(sandbox), allowed: Some(&allowed), channels: &channels };
-        let (file, mistakes) = source.read(|root| read(&source, root, "shop", &around, previous));
-        let told = |mistake: &super::super::diagnostics::Diagnostic| {
-            mistake.to_string().split_once("shop.toml:").unwrap().1.to_owned()
+        let context = MerchantContext { sandbox: Some(sandbox), allowed: Some(&allowed), channels: &channels };
+        let (file, diagnostics) = source.read(|root| read(&source, root, "shop", &context, previous));
+        let text = |diagnostic: &super::super::diagnostics::Diagnostic| {
+            diagnostic.to_string().split_once("shop.toml:").unwrap().1.to_owned()
         };
-        (file.unwrap().merchant, mistakes.iter().map(told).collect())
+        (file.unwrap().merchant, diagnostics.iter().map(text).collect())
     }
 
     #[test]
-    fn every_key_is_read_and_secrets_are_found() {
-        let (shop, mistakes) = read_text(GOOD, true, None);
-        assert!(mistakes.is_empty(), "{mistakes:?}");
+    fn every_key_is_read_and_secrets_are_resolved() {
+        let (shop, diagnostics) = read_text(GOOD, true, None);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         assert_eq!(shop.keys[1].1.expose(), b"abcdef0123456789");
         assert_eq!(shop.webhook.as_ref().unwrap().secrets[0].expose(), b"0123456789abcdef01234567");
         assert_eq!(shop.limit, Some(LimitConfig { rate: Some(500.0), burst: Some(1000), in_flight: Some(200) }));
@@ -216,22 +216,25 @@ bills = ["wechat-main"]
     }
 
     #[test]
-    fn a_secret_comes_from_the_environment() {
-        let (shop, mistakes) = read_text("keys = [{ id = \"shop-1\", secret = \"env:PATH\" }]", false, None);
-        assert!(mistakes.is_empty(), "{mistakes:?}");
+    fn secret_is_read_from_the_environment() {
+        let (shop, diagnostics) = read_text("keys = [{ id = \"shop-1\", secret = \"env:PATH\" }]", false, None);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         assert_eq!(shop.keys[0].1.expose(), std::env::var("PATH").unwrap().as_bytes());
     }
 
     #[test]
-    fn plain_is_for_sandboxes() {
+    fn plain_secret_is_rejected_outside_a_sandbox() {
         let (shop, _) = read_text(GOOD, true, None);
-        let (_, mistakes) = read_text(GOOD, false, Some(&shop));
-        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
-        assert!(mistakes[0].starts_with("2:35: a secret may stand in the file only in a sandbox"), "{mistakes:?}");
+        let (_, diagnostics) = read_text(GOOD, false, Some(&shop));
+        assert_eq!(diagnostics.len(), 2, "{diagnostics:?}");
+        assert!(
+            diagnostics[0].starts_with("2:35: a secret may be written in the file only in a sandbox"),
+            "{diagnostics:?}"
+        );
     }
 
     #[test]
-    fn every_mistake_is_told_and_no_secret() {
+    fn every_error_is_reported_without_secrets() {
         let text = r#"
 keys = [
   { id = "a b", secret = "hunter2hunter2hunter2" },
@@ -248,14 +251,14 @@ bills = ["wechat-mian"]
 url = "http://shop.example.com/hunter2"
 secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg=="]
 "#;
-        let (_, mistakes) = read_text(text, true, None);
+        let (_, diagnostics) = read_text(text, true, None);
         let expected = [
             "3:10: `id` must be 1 to 64 visible",
-            "3:26: a secret must not stand in the file itself (write env:NAME, file:PATH)",
-            "4:24: what follows `env:` is no name",
-            "5:10: the key id `x` stands here twice",
+            "3:26: a secret must not be written in the file itself (write env:NAME, file:PATH)",
+            "4:24: `env:` is not followed by the name",
+            "5:10: the key id `x` is listed twice",
             "5:24: the environment variable `TOLLGATE_TEST_NOT_SET` is not set",
-            "6:24: the secret is too short: 16 bytes",
+            "6:24: the secret is too short: at least 16 bytes",
             "7:24: `",
             "8:24: `keys.secret` must be a secret's place in quotes: \"env:NAME\" or \"file:PATH\", not a value of type",
             "9:3: `keys.id` is missing",
@@ -267,19 +270,19 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
             "12:10: there is no channel `wechat-mian` (did you mean `wechat-main`?)",
             "14:7: `webhook.url` must start with https://",
             "15:12: a webhook secret must be `whsec_`",
-            "15:29: a secret must not stand in the file itself",
+            "15:29: a secret must not be written in the file itself",
             "15:46: an item of `webhook.secrets` must be a secret's place",
             "15:58: a webhook secret must be `whsec_`",
         ];
-        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
-        for (mistake, expected) in mistakes.iter().zip(expected) {
-            assert!(mistake.starts_with(expected), "{mistake} / {expected}");
-            assert!(!mistake.contains("hunter2") && !mistake.contains("22222"), "{mistake}");
+        assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:#?}");
+        for (diagnostic, expected) in diagnostics.iter().zip(expected) {
+            assert!(diagnostic.starts_with(expected), "{diagnostic} / {expected}");
+            assert!(!diagnostic.contains("hunter2") && !diagnostic.contains("22222"), "{diagnostic}");
         }
     }
 
     #[test]
-    fn private_webhook_address_is_refused_unless_its_network_is_allowed() {
+    fn private_webhook_address_is_rejected_unless_its_network_is_allowed() {
         for (url, refused) in [
             ("https://10.1.2.3/x", true),
             ("https://192.168.0.1:8443/x", true),
@@ -294,18 +297,18 @@ secrets = ["plain:hunter2", "whsec_hunter2", 2222222222, "plain:whsec_aHVudGVyMg
             ("https://8.8.8.8/x", false),
             ("https://shop.example.com/x", false),
         ] {
-            let (_, mistakes) = read_text(&GOOD.replace("http://127.0.0.1:1/x", url), true, None);
-            assert_eq!(mistakes.len(), usize::from(refused), "{url}: {mistakes:?}");
-            assert!(mistakes.iter().all(|told| told.contains("`delivery.allowed_networks`")), "{mistakes:?}");
+            let (_, diagnostics) = read_text(&GOOD.replace("http://127.0.0.1:1/x", url), true, None);
+            assert_eq!(diagnostics.len(), usize::from(refused), "{url}: {diagnostics:?}");
+            assert!(diagnostics.iter().all(|text| text.contains("`delivery.allowed_networks`")), "{diagnostics:?}");
         }
     }
 
     #[test]
-    fn a_merchant_needs_a_key_and_a_webhook_a_secret() {
-        let (_, mistakes) = read_text("keys = []", true, None);
-        assert!(mistakes[0].starts_with("1:8: a merchant must have at least one key"), "{mistakes:?}");
-        let (_, mistakes) = read_text("webhook = { url = \"https://a.example\" }", true, None);
-        assert!(mistakes.iter().any(|told| told.contains("at least one key")), "{mistakes:?}");
-        assert!(mistakes.iter().any(|told| told.contains("`webhook.secrets` must have")), "{mistakes:?}");
+    fn merchant_without_key_and_webhook_without_secret_are_rejected() {
+        let (_, diagnostics) = read_text("keys = []", true, None);
+        assert!(diagnostics[0].starts_with("1:8: a merchant must have at least one key"), "{diagnostics:?}");
+        let (_, diagnostics) = read_text("webhook = { url = \"https://a.example\" }", true, None);
+        assert!(diagnostics.iter().any(|text| text.contains("at least one key")), "{diagnostics:?}");
+        assert!(diagnostics.iter().any(|text| text.contains("`webhook.secrets` must have")), "{diagnostics:?}");
     }
 }

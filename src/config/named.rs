@@ -1,47 +1,49 @@
-//! What the files say of `[ledger]` when the configuration as a whole is not usable.
+//! Reads `[ledger]` of the files when the configuration as a whole has errors.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tollgate_plugins::settings::Settings;
 
-use super::file_source::Origin;
+use super::file_source::FileSource;
 use super::identity::Now;
-use super::key_cache::Known;
-use super::toml_file::Source;
+use super::key_cache::KeyCache;
+use super::toml_file::TomlFile;
 use super::{LedgerConfig, Snapshot, ledger};
 
 /// `[ledger]` of the files.
 #[derive(Debug)]
-pub(super) enum Named {
-    /// It can be understood.
-    Place(LedgerConfig),
-    /// It cannot; its lines, if they can be told from the rest of the file.
+pub(super) enum NamedLedger {
+    /// The section is valid.
+    Parsed(LedgerConfig),
+    /// The section is invalid. Its lines, if they can be separated from the rest of the file.
     Lines(Option<Vec<String>>),
-    /// There is no tollgate.toml.
+    /// There is no `tollgate.toml`.
     Nothing,
 }
 
-impl Named {
-    /// Reads `[ledger]` of a configuration's directory, whatever mistakes are elsewhere.
+impl NamedLedger {
+    /// Reads `[ledger]` of a configuration directory, ignoring errors elsewhere.
     pub(super) fn read(dir: &Path) -> Self {
         let path = dir.join("tollgate.toml");
-        let origin = Arc::new(Origin::default());
+        let origin = Arc::new(FileSource::default());
         if origin.is_missing(&path) {
             return Self::Nothing;
         }
-        let Ok(source) = Source::open(&path, &origin, &Arc::new(Known::default())) else { return Self::Lines(None) };
+        let Ok(source) = TomlFile::open(&path, &origin, &Arc::new(KeyCache::default())) else {
+            return Self::Lines(None);
+        };
         let (place, _) = source.read(|mut root| place(&source, &mut root));
-        place.flatten().map_or_else(|| Self::Lines(lines(source.text())), Self::Place)
+        place.flatten().map_or_else(|| Self::Lines(lines(source.text())), Self::Parsed)
     }
 
-    /// Whether a generation that was kept certainly names the same ledger.
-    pub(super) fn is_that_of(&self, kept: &Snapshot) -> bool {
+    /// Whether an archived generation certainly names the same ledger.
+    pub(super) fn names_ledger_of(&self, stored: &Snapshot) -> bool {
         match self {
-            Self::Place(place) => is_same(place, &kept.process.ledger),
+            Self::Parsed(place) => is_same(place, &stored.process.ledger),
             Self::Lines(None) => false,
             Self::Lines(ours) => {
-                let text = String::from_utf8_lossy(kept.sources.trace.text.expose());
+                let text = String::from_utf8_lossy(stored.sources.dependencies.text.expose());
                 *ours == lines(&text)
             }
             Self::Nothing => true,
@@ -49,7 +51,7 @@ impl Named {
     }
 }
 
-/// One database, whoever asks for it: a password may have changed.
+/// Whether both name the same database. The user and password may differ.
 pub(super) fn is_same(one: &LedgerConfig, other: &LedgerConfig) -> bool {
     match (one, other) {
         (LedgerConfig::Postgres(one), LedgerConfig::Postgres(other)) => one.to_string() == other.to_string(),
@@ -57,22 +59,22 @@ pub(super) fn is_same(one: &LedgerConfig, other: &LedgerConfig) -> bool {
     }
 }
 
-/// The place in words, without secrets.
-pub(super) fn told(place: &LedgerConfig) -> String {
+/// Returns the location for messages, without secrets.
+pub(super) fn describe(place: &LedgerConfig) -> String {
     match place {
         LedgerConfig::Embedded(path) => path.display().to_string(),
         LedgerConfig::Postgres(address) => address.to_string(),
     }
 }
 
-fn place(source: &Source, root: &mut Settings<'_>) -> Option<LedgerConfig> {
+fn place(source: &TomlFile, root: &mut Settings<'_>) -> Option<LedgerConfig> {
     let section = root.section("ledger");
     let before = root.problems().len();
     let place = ledger::read(source, section, true, Now::read()).place;
     place.filter(|_| root.problems().len() == before)
 }
 
-/// The lines about the ledger, without comments. `None` where they cannot be told apart.
+/// Returns the lines of the ledger section, without comments. `None` if they cannot be separated.
 fn lines(text: &str) -> Option<Vec<String>> {
     let (mut found, mut is_ledger, mut is_top) = (Vec::new(), false, true);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -82,7 +84,7 @@ fn lines(text: &str) -> Option<Vec<String>> {
             is_ledger = name == "ledger" || name.starts_with("ledger.");
         }
         let is_here = is_ledger || (is_top && line.starts_with("ledger"));
-        // What goes on in the next line cannot be told apart.
+        // A value that continues on the next line cannot be separated.
         if is_here
             && (line.contains("\"\"\"")
                 || line.contains("'''")
@@ -102,7 +104,7 @@ mod tests {
     use super::lines;
 
     #[test]
-    fn lines_of_the_ledger_are_told_from_all_others() {
+    fn ledger_lines_are_separated_from_all_others() {
         let text = "public_url = \"x\"\nledger.retention = { claims = \"24h\" }\n[server]\nledger = 1\n[ledger] # here\nkind = \"embedded\"\n\
                     # path = \"old\"\npath = \"a\"\n[ledger.retention]\nevents = \"1d\"\n[queue]\nlimit = 1\n";
         let expected = [

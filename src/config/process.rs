@@ -14,38 +14,39 @@ use super::secret;
 use super::secret::Plain;
 use super::server;
 use super::telemetry;
-use super::toml_file::{Source, suggest};
+use super::toml_file::{TomlFile, suggest};
 use super::{AutoRollback, CertificateEnd, Process, Queue, ServerLimits, ServerTls, Snapshot, StatusTtl, Token, token};
-use crate::cache::{CacheKind, LONGEST, RedisUrl};
+use crate::cache::{CacheKind, MAX_STATUS_TTL, RedisUrl};
 
-/// Every kind of cache, in the order in which they are told.
+/// Kinds of cache, the default first.
 pub(super) const CACHES: [&str; 2] = ["memory", "redis"];
 
-/// Each is a body in memory, and work that its caller may not wait for any more.
-const IN_FLIGHT: u32 = 4096;
+/// Default limit of requests in flight. Each holds a body in memory, and its work outlives a caller that hangs up.
+const DEFAULT_MAX_IN_FLIGHT: u32 = 4096;
 
-/// About 40,000 signed requests a second, for as long as each is remembered.
-const NONCES: u64 = 16_000_000;
+/// Default nonce capacity: about 40,000 signed requests per second, for as long as each nonce is remembered.
+const DEFAULT_MAX_NONCES: u64 = 16_000_000;
 
-/// What the file holds, and what was learnt from the files that it names.
+/// Parsed file, and what the files that it names revealed.
 pub(super) struct ProcessFile {
-    /// Everything in it, when nothing is wrong.
+    /// Settings; `None` if there was an error.
     pub(super) process: Option<Process>,
-    /// Whether providers would call this machine itself: then it is a sandbox. Nothing when the file does not say.
+    /// Whether `public_url` is a loopback address, which makes this a sandbox; `None` if the URL is missing or invalid.
     pub(super) is_sandbox: Option<bool>,
-    /// The listeners' own.
+    /// Expiry of the listeners' certificates.
     pub(super) certificates: Vec<CertificateEnd>,
 }
 
 /// Reads the file.
-pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> ProcessFile {
+pub(super) fn read(source: &TomlFile, mut root: Settings<'_>, now: Now) -> ProcessFile {
     let public = public_url(&mut root);
     let mut server = root.section("server");
     let listen = listener(server.as_mut(), 8080);
-    let door =
+    let listener_tls =
         server.as_mut().and_then(|server| server.section("tls")).map(|mut tls| server_tls(source, &mut tls, now));
     let body_limit = server.as_mut().map_or(Size(1 << 20), |server| server.or("body_limit", Size(1 << 20)));
-    let in_flight = server.as_mut().map_or(IN_FLIGHT, |server| server.or("max_in_flight", IN_FLIGHT));
+    let in_flight =
+        server.as_mut().map_or(DEFAULT_MAX_IN_FLIGHT, |server| server.or("max_in_flight", DEFAULT_MAX_IN_FLIGHT));
     if !(16..=1_000_000).contains(&in_flight)
         && let Some(server) = &server
     {
@@ -61,11 +62,12 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     let limits = server.as_mut().map_or(ServerLimits::default(), |server| server::limits(server, body_limit.0));
     drop(server);
     let sandbox = public.as_ref().map(|(_, address)| address.is_loopback());
-    // Where that is not known, no secret is refused for it: that the URL is missing or wrong is told already.
+    // If the URL is missing or invalid, that is already reported, so plain secrets are not rejected as well.
     let is_sandbox = sandbox.unwrap_or(true);
     let admin = admin(source, root.section("admin"), listen, is_sandbox, now);
     let section = ledger::read(source, root.section("ledger"), is_sandbox, now);
-    let LedgerSection { place: ledger, connections, reserve, max_clock_offset, keep } = section;
+    let LedgerSection { place: ledger, connections, min_free_disk: reserve, max_clock_offset, retention: keep } =
+        section;
     let (cache, nonces, fresh) = cache(source, root.section("cache"), is_sandbox);
     let queue = root.section("queue").map_or(Queue::default(), queue);
     let (log, log_buffer) = telemetry::read(root.section("telemetry"));
@@ -75,8 +77,8 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
         root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allowed_networks"));
     let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
 
-    let Door { tls, mut certificates, .. } = door.unwrap_or_default();
-    let Door { tls: admin_tls, certificates: admins, .. } = admin.door.unwrap_or_default();
+    let ListenerTls { tls, mut certificates, .. } = listener_tls.unwrap_or_default();
+    let ListenerTls { tls: admin_tls, certificates: admins, .. } = admin.listener_tls.unwrap_or_default();
     certificates.extend(
         admins.into_iter().map(|end| CertificateEnd { certificate: end.certificate.replace("server", "admin"), ..end }),
     );
@@ -109,7 +111,7 @@ pub(super) fn read(source: &Source, mut root: Settings<'_>, now: Now) -> Process
     ProcessFile { process, is_sandbox: sandbox, certificates }
 }
 
-/// The names of the keys that differ although they are read only at start.
+/// Returns the keys that differ from the running process but take effect only at start.
 pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
     let same = [
         ("server.listen", running.listen == file.listen),
@@ -129,7 +131,7 @@ pub(super) fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The values of the file that count without a restart, and those of the running process for the other keys.
+/// Returns the reloadable values of `file`, and the values of `running` for all other keys.
 pub(super) fn in_force(running: &Process, file: &Process) -> Process {
     let tls = |running: &Option<ServerTls>, file: &Option<ServerTls>| match (running, file) {
         (Some(_), Some(file)) => Some(file.clone()),
@@ -153,11 +155,13 @@ pub(super) fn in_force(running: &Process, file: &Process) -> Process {
     }
 }
 
-/// Keeps the ends of the certificates that are served: a listener whose TLS is turned on or off waits for a restart.
-pub(super) fn keep_served_certificates(running: &Snapshot, read: &mut Snapshot) {
-    let waits = |tls: fn(&Process) -> bool| tls(&running.process) != tls(&read.process);
-    let listeners =
-        [("server", waits(|process| process.tls.is_some())), ("admin", waits(|process| process.admin_tls.is_some()))];
+/// Retains the expiry of the certificates in use for a listener whose TLS is switched on or off only at a restart.
+pub(super) fn retain_served_certificates(running: &Snapshot, read: &mut Snapshot) {
+    let differs = |tls: fn(&Process) -> bool| tls(&running.process) != tls(&read.process);
+    let listeners = [
+        ("server", differs(|process| process.tls.is_some())),
+        ("admin", differs(|process| process.admin_tls.is_some())),
+    ];
     for (listener, _) in listeners.into_iter().filter(|(_, waits)| *waits) {
         let is_its = |end: &CertificateEnd| end.channel.is_empty() && end.certificate.starts_with(listener);
         read.sources.certificates.retain(|end| !is_its(end));
@@ -187,21 +191,21 @@ fn listener(section: Option<&mut Settings<'_>>, port: u16) -> SocketAddr {
     section.map_or(default, |section| section.or("listen", Listen(default)).0)
 }
 
-/// What `[admin]` says.
+/// Settings of `[admin]`.
 struct Admin {
     listen: SocketAddr,
     hosts: Vec<String>,
-    door: Option<Door>,
+    listener_tls: Option<ListenerTls>,
     token: Option<Token>,
 }
 
-fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_sandbox: bool, now: Now) -> Admin {
+fn admin(source: &TomlFile, section: Option<Settings<'_>>, server: SocketAddr, is_sandbox: bool, now: Now) -> Admin {
     let Some(mut section) = section else {
-        return Admin { listen: listener(None, 9090), hosts: Vec::new(), door: None, token: None };
+        return Admin { listen: listener(None, 9090), hosts: Vec::new(), listener_tls: None, token: None };
     };
     let listen = listener(Some(&mut section), 9090);
     let hosts = section.items::<HostName>("hosts").into_iter().map(|(_, name)| name.0).collect();
-    let door = section.section("tls").map(|mut tls| server_tls(source, &mut tls, now));
+    let listener_tls = section.section("tls").map(|mut tls| server_tls(source, &mut tls, now));
     let plain = match is_sandbox {
         true => secret::Plain::Allowed,
         false => secret::Plain::Refused("`public_url` is no loopback address"),
@@ -210,53 +214,52 @@ fn admin(source: &Source, section: Option<Settings<'_>>, server: SocketAddr, is_
     let token = secret::optional(source, &mut section, "token", plain);
     if let Some(token) = &token {
         let is_text = token.expose().iter().all(u8::is_ascii_graphic);
-        if token.expose().len() < token::SHORTEST || !is_text {
+        if token.expose().len() < token::MIN_BYTES || !is_text {
             let message =
-                format!("the token must have {} visible characters at least, without spaces", token::SHORTEST);
+                format!("the token must have {} visible characters at least, without spaces", token::MIN_BYTES);
             section.problem("token", message, Some("make one with `tollgate keygen merchant`".to_owned()));
         }
     }
-    let asks = has_token || door.as_ref().is_some_and(|door| door.asks);
-    if !listen.ip().is_loopback() && !asks {
-        let message =
-            "who can reach `admin.listen` could change everything: it must be a loopback address, or ask who is there";
+    let requires_certificate =
+        has_token || listener_tls.as_ref().is_some_and(|listener_tls| listener_tls.requires_certificate);
+    if !listen.ip().is_loopback() && !requires_certificate {
+        let message = "anyone who can reach `admin.listen` can change everything: use a loopback address, or require a token or a client certificate";
         let suggestion = "add token = \"env:NAME\", or tls = { cert = \"…\", key = \"…\", client_ca = \"…\" }";
         section.problem("listen", message, Some(suggestion.to_owned()));
     }
     if listen == server && listen.port() != 0 {
         section.problem("listen", "`admin.listen` and `server.listen` are the same", None);
     }
-    Admin { listen, hosts, door, token: token.map(Token::new) }
+    Admin { listen, hosts, listener_tls, token: token.map(Token::new) }
 }
 
-fn cache(source: &Source, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, StatusTtl) {
-    let Some(mut section) = section else { return (CacheKind::Memory, NONCES, StatusTtl::default()) };
+fn cache(source: &TomlFile, section: Option<Settings<'_>>, is_sandbox: bool) -> (CacheKind, u64, StatusTtl) {
+    let Some(mut section) = section else { return (CacheKind::Memory, DEFAULT_MAX_NONCES, StatusTtl::default()) };
     let fresh = fresh(&mut section);
-    let nonces = section.or("nonces", NONCES);
+    let nonces = section.or("nonces", DEFAULT_MAX_NONCES);
     if !(1_000..=1_000_000_000).contains(&nonces) {
         section.problem("nonces", "`cache.nonces` must be from 1000 to 1000000000", None);
     }
     (cache_kind(source, section, is_sandbox), nonces, fresh)
 }
 
-/// How long answers to status queries are good.
+/// Reads the cache lifetimes of status responses.
 fn fresh(section: &mut Settings<'_>) -> StatusTtl {
     let fresh = StatusTtl {
         pending: section.or("ttl_pending", StatusTtl::default().pending),
         settled: section.or("ttl_final", StatusTtl::default().settled),
     };
-    if fresh.settled > LONGEST {
+    if fresh.settled > MAX_STATUS_TTL {
         section.problem("ttl_final", "`cache.ttl_final` must be at most 5m", None);
     }
     if fresh.pending > Duration::from_mins(1) {
-        let message =
-            "`cache.ttl_pending` must be at most 1m: that long a payer may wait for what has happened already";
+        let message = "`cache.ttl_pending` must be at most 1m: callers may see an outdated status for that long";
         section.problem("ttl_pending", message, None);
     }
     fresh
 }
 
-fn cache_kind(source: &Source, mut section: Settings<'_>, is_sandbox: bool) -> CacheKind {
+fn cache_kind(source: &TomlFile, mut section: Settings<'_>, is_sandbox: bool) -> CacheKind {
     if kind_of(&mut section, "cache", &CACHES) != Some("redis") {
         return CacheKind::Memory;
     }
@@ -266,21 +269,21 @@ fn cache_kind(source: &Source, mut section: Settings<'_>, is_sandbox: bool) -> C
     RedisUrl::new(url).map_or_else(
         |wrong| {
             let suggestion = "as in \"rediss://user:password@cache.example.com:6379\"".to_owned();
-            section.problem("url", format!("what `cache.url` leads to {wrong}"), Some(suggestion));
+            section.problem("url", format!("`cache.url` {wrong}"), Some(suggestion));
             CacheKind::Memory
         },
         CacheKind::Redis,
     )
 }
 
-/// The kind that is named, if it is one of these; the first is meant where none is named.
+/// Returns the named kind if it is known; the first kind if none is named.
 fn kind_of(section: &mut Settings<'_>, name: &str, kinds: &[&'static str]) -> Option<&'static str> {
     let kind: Option<String> = section.optional("kind");
     section.choices("kind", kinds.iter().copied());
     let Some(kind) = kind else { return kinds.first().copied() };
     let known = kinds.iter().find(|known| **known == kind).copied();
     if known.is_none() {
-        let message = format!("there is no {name} of the kind `{kind}`");
+        let message = format!("there is no {name} of kind `{kind}`");
         section.problem("kind", message, suggest(&kind, kinds.iter().copied()));
     }
     known
@@ -310,8 +313,7 @@ fn auto_rollback(mut table: Settings<'_>) -> Option<AutoRollback> {
         table.problem("window", "`reload.auto_rollback.window` must be from 1s to 1h", None);
     }
     if auto_rollback.calls == 0 || auto_rollback.breaker_trips == 0 {
-        let message =
-            "`calls` and `breaker_trips` of `reload.auto_rollback` must be at least 1: with 0 nothing new could stay";
+        let message = "`calls` and `breaker_trips` of `reload.auto_rollback` must be at least 1: with 0 every new generation would be rolled back";
         table.problem(if auto_rollback.calls == 0 { "calls" } else { "breaker_trips" }, message, None);
     }
     if !(1..=100).contains(&auto_rollback.error_percentage) {
@@ -321,32 +323,32 @@ fn auto_rollback(mut table: Settings<'_>) -> Option<AutoRollback> {
 }
 
 #[derive(Default)]
-struct Door {
+struct ListenerTls {
     tls: Option<ServerTls>,
-    /// Whether callers must show a certificate, even if it is not clear whose.
-    asks: bool,
+    /// Whether callers must present a certificate, even if its authorities are invalid.
+    requires_certificate: bool,
     certificates: Vec<CertificateEnd>,
 }
 
-fn server_tls(source: &Source, tls: &mut Settings<'_>, now: Now) -> Door {
-    let pair = identity::read(source, tls, now, Plain::Refused("it would open the key of a listener"));
+fn server_tls(source: &TomlFile, tls: &mut Settings<'_>, now: Now) -> ListenerTls {
+    let pair = identity::read(source, tls, now, Plain::Refused("it would decrypt the key of a listener"));
     if pair.as_ref().is_some_and(|pair| !pair.is_for_servers()) {
         let message =
-            "this certificate is not for servers: its extended key usage lacks serverAuth, and callers would refuse it";
+            "this certificate is not for servers: its extended key usage lacks serverAuth, and callers would reject it";
         tls.problem("cert", message, Some("order one for servers (TLS Web Server Authentication)".to_owned()));
     }
-    let asks = tls.has("client_ca");
+    let requires_certificate = tls.has("client_ca");
     let client_ca = identity::authorities_der(source, tls, "client_ca", now);
     let client_crl = identity::revocation_lists(source, tls, "client_crl");
-    if !client_crl.is_empty() && !asks {
-        tls.problem("client_crl", "`client_crl` needs `client_ca`: without it no caller shows a certificate", None);
+    if !client_crl.is_empty() && !requires_certificate {
+        tls.problem("client_crl", "`client_crl` needs `client_ca`: without it no caller presents a certificate", None);
     }
     let ends = pair.iter().flat_map(|pair| identity::ends("server", pair.certificates()));
     let end = |(certificate, not_after)| CertificateEnd { channel: String::new(), certificate, not_after };
     let certificates = ends.map(end).collect();
     let built = pair.map(|pair| ServerTls::new(pair.identity.clone(), client_ca, client_crl));
     let tls = built.and_then(|built| built.map_err(|(key, message)| tls.problem(key, message, None)).ok());
-    Door { tls, asks, certificates }
+    ListenerTls { tls, requires_certificate, certificates }
 }
 
 struct Listen(SocketAddr);
@@ -363,7 +365,7 @@ impl Setting for Listen {
     }
 }
 
-/// A name without a port.
+/// Host name without a port.
 struct HostName(String);
 
 impl Setting for HostName {

@@ -1,6 +1,6 @@
-//! Puts a changed configuration in force while requests run: watch, wait until it is quiet, read everything, swap once.
+//! Hot reload: watches the files, waits until they are quiet, reads all of them, and swaps the snapshot once.
 //!
-//! A mistake anywhere changes nothing. Requests in flight finish on the snapshot that they began with.
+//! Any error leaves the snapshot unchanged. Requests in flight finish on the snapshot with which they began.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,138 +10,140 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use self::probation::{Counts, Probation};
-use self::reclaim::retire;
+use self::reclaim::reclaim;
 pub use self::report::Report;
-use self::report::{same, tell, tell_certificates, tell_cost, tell_in_force};
+use self::report::{count_unchanged, export_certificates, export_cost, export_in_force, log_result};
 use super::background::{run_background, run_low_priority};
 use super::diagnostics::Diagnostic;
 use super::file::{self, Attempt};
-use super::file_source::Origin;
+use super::file_source::FileSource;
 use super::generations::{Generations, StoredGeneration};
 use super::in_use;
-use super::named::{self, Named};
-use super::watch::{Watch, quiet};
+use super::named::{self, NamedLedger};
+use super::watch::{Watch, wait_until_quiet};
 use super::{Channel, Current, LedgerConfig, Snapshot, diff, process};
 use crate::telemetry::{LABELS, METRICS};
 
-/// Certificates come nearer to their end although nothing is reloaded.
-const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+/// Interval of the certificate expiry metric, which changes without a reload.
+const CERTIFICATE_METRIC_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How often a generation that has yet to prove itself is looked at.
-const TRIALS_EVERY: Duration = Duration::from_millis(250);
-/// How long a list of generations waits for a reload to be over.
-const LISTED_AFTER: Duration = Duration::from_secs(3);
-/// How far back what is usual reaches, at the least.
-const USUAL_EVERY: Duration = Duration::from_secs(60);
+/// Interval at which a generation on probation is checked.
+const PROBATION_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a list of generations waits for a running reload.
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Minimum period over which the baseline error rate is measured.
+const BASELINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reads the configuration that the process starts with, and puts it in force.
+/// Loads the configuration that the process starts with, and puts it in force.
 ///
-/// With mistakes in it, or when it was taken back before, the last generation that was in force and can be read goes on,
-/// loudly; but never over a change of `[ledger]`, because the payments of one ledger are unknown in another.
+/// If it has errors or was rolled back, the last readable generation is used instead, and the log says so at level error. That
+/// never crosses a change of `[ledger]`, because the payments of one ledger are unknown in another.
 pub fn load_first(dir: &Path) -> Result<Current, Vec<Diagnostic>> {
     let generations = Generations::of(dir);
     let last = generations.last();
-    let is_taken_back = |read: &Snapshot| last.is_some() && generations.is_rolled_back(&read.hash);
+    let is_rolled_back = |read: &Snapshot| last.is_some() && generations.is_rolled_back(&read.hash);
     let first = file::load(dir, None);
     let has_mistakes = first.is_err();
     let (snapshot, kept) = match first {
-        Ok(read) if is_taken_back(&read) => match last_kept(&generations, dir, Vec::new()) {
+        Ok(read) if is_rolled_back(&read) => match last_readable(&generations, dir, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
-            Err(mistakes) => {
-                mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
+            Err(diagnostics) => {
+                diagnostics.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
                 tracing::error!(
-                    "the configuration was taken back, and comes into force again: no other one can be read"
+                    "the configuration was rolled back earlier, but no other one can be read: it comes into force again"
                 );
                 (read, None)
             }
         },
         Ok(read) => (read, None),
-        Err(mistakes) => last_kept(&generations, dir, mistakes).map(|(snapshot, kept)| (snapshot, Some(kept)))?,
+        Err(diagnostics) => {
+            last_readable(&generations, dir, diagnostics).map(|(snapshot, kept)| (snapshot, Some(kept)))?
+        }
     };
     let is_same = |last: &&StoredGeneration| snapshot.hash.starts_with(&last.hash);
     let generation = last.as_ref().map_or(1, |last| last.number + u64::from(!is_same(&last)));
     let snapshot = Snapshot { generation, ..snapshot };
-    if let Err(why) = generations.keep(&snapshot, kept.as_ref(), None) {
+    if let Err(why) = generations.archive(&snapshot, kept.as_ref(), None) {
         tracing::error!("{why}");
     }
     LABELS.register(&snapshot);
-    tell_in_force(&snapshot, &[]);
+    export_in_force(&snapshot, &[]);
     METRICS.config_last_reload_success.set(i64::from(!has_mistakes));
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
 
-/// The newest generation that can be read, in the place of what is not in force for these mistakes, or was taken back.
-fn last_kept(
+/// Returns the newest readable generation, for a configuration that has these errors or was rolled back.
+fn last_readable(
     generations: &Generations,
     dir: &Path,
-    mut mistakes: Vec<Diagnostic>,
+    mut diagnostics: Vec<Diagnostic>,
 ) -> Result<(Snapshot, StoredGeneration), Vec<Diagnostic>> {
-    let why = if mistakes.is_empty() { "the configuration was taken back" } else { "the configuration has mistakes" };
-    let named = Named::read(dir);
+    let why = if diagnostics.is_empty() { "the configuration was rolled back" } else { "the configuration has errors" };
+    let named = NamedLedger::read(dir);
     let in_use = generations.in_use().read();
     for kept in generations.list().into_iter().rev() {
-        let loaded = generations.load(&kept, None).and_then(with_its_ledger);
+        let loaded = generations.load(&kept, None).and_then(with_existing_ledger);
         match loaded.and_then(|snapshot| on_same_ledger(snapshot, &kept, dir, &named, &in_use)) {
             Ok(snapshot) => {
-                start_loudly(why, &mistakes, &kept);
+                log_fallback(why, &diagnostics, &kept);
                 return Ok((snapshot, kept));
             }
-            Err(why) => mistakes.extend(why),
+            Err(why) => diagnostics.extend(why),
         }
     }
-    Err(mistakes)
+    Err(diagnostics)
 }
 
-/// Refuses a generation unless its ledger is certainly the one that the files name and that the last start used.
+/// Rejects a generation unless its ledger is certainly the one that the files name and that the last start used.
 fn on_same_ledger(
     snapshot: Snapshot,
     kept: &StoredGeneration,
     dir: &Path,
-    named: &Named,
-    in_use: &Result<Option<in_use::Known>, String>,
+    named: &NamedLedger,
+    in_use: &Result<Option<in_use::LedgerIdentity>, String>,
 ) -> Result<Snapshot, Vec<Diagnostic>> {
     let place = &snapshot.process.ledger;
     let why = match (in_use, named) {
         (Err(why), _) => why.clone(),
         (Ok(Some(known)), _) if !known.is_named_by(place) => format!("{known} is in use"),
-        (Ok(_), named) if named.is_that_of(&snapshot) => return Ok(snapshot),
-        (Ok(_), Named::Place(other)) => format!("`[ledger]` of the files names {}", named::told(other)),
-        (Ok(_), Named::Lines(_) | Named::Nothing) => {
+        (Ok(_), named) if named.names_ledger_of(&snapshot) => return Ok(snapshot),
+        (Ok(_), NamedLedger::Parsed(other)) => format!("`[ledger]` of the files names {}", named::describe(other)),
+        (Ok(_), NamedLedger::Lines(_) | NamedLedger::Nothing) => {
             "`[ledger]` of the files is not the same or cannot be read".to_owned()
         }
     };
-    let (number, hash, place) = (kept.number, &kept.hash, named::told(place));
+    let (number, hash, place) = (kept.number, &kept.hash, named::describe(place));
     let message =
-        format!("generation {number} ({hash}) names {place}, but {why}: a start on it could make payments twice");
-    let advice = "correct the mistakes in the files; nothing starts until then";
+        format!("generation {number} ({hash}) names {place}, but {why}: starting on it could execute payments twice");
+    let advice = "correct the errors in the files; the gateway does not start before";
     Err(vec![Diagnostic::in_file(dir.join("tollgate.toml"), message, Some(advice))])
 }
 
-/// What was in force has written a ledger. Where that is gone, with a disk that is not mounted or a link that leads elsewhere,
-/// an empty one in its place would know of no payment.
-fn with_its_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Diagnostic>> {
+/// Rejects a generation whose embedded ledger is missing (unmounted disk, changed link). An empty ledger in its place would not
+/// know any payment.
+fn with_existing_ledger(snapshot: Snapshot) -> Result<Snapshot, Vec<Diagnostic>> {
     match &snapshot.process.ledger {
         LedgerConfig::Embedded(path) if !path.is_dir() => {
-            let advice = "bring it back, or mend the files: an empty one would know of no payment";
-            Err(vec![Diagnostic::in_file(path, "the ledger of what was in force is not there", Some(advice))])
+            let advice = "restore it, or correct the files: an empty ledger would not know any payment";
+            Err(vec![Diagnostic::in_file(path, "the ledger of the last generation is missing", Some(advice))])
         }
         _ => Ok(snapshot),
     }
 }
 
-fn start_loudly(why: &str, mistakes: &[Diagnostic], last: &StoredGeneration) {
-    for mistake in mistakes {
-        tracing::error!("{mistake}");
+fn log_fallback(why: &str, diagnostics: &[Diagnostic], last: &StoredGeneration) {
+    for diagnostic in diagnostics {
+        tracing::error!("{diagnostic}");
     }
-    tracing::error!("{why}: generation {} ({}), the last that was in force, goes on", last.number, last.hash);
+    tracing::error!("{why}: generation {} ({}), the last one in force, is used instead", last.number, last.hash);
 }
 
-/// Keeps the configuration in force equal to the one in the directory.
+/// Keeps the snapshot in force equal to the files in the directory.
 pub struct Reloader {
     handle: ReloadHandle,
 }
 
-/// Reloads on demand, for SIGHUP and the admin port. One reload runs at a time, whoever asks.
+/// Reloads on demand, for SIGHUP and the admin port. Only one reload runs at a time.
 #[derive(Clone)]
 pub struct ReloadHandle(Arc<Shared>);
 
@@ -149,92 +151,100 @@ struct Shared {
     dir: PathBuf,
     generations: Generations,
     current: Current,
-    one_at_a_time: Mutex<()>,
-    /// The generation that has yet to prove itself.
-    trial: parking_lot::Mutex<Option<Probation>>,
-    /// What was counted before, and before that: what is usual.
-    usual: parking_lot::Mutex<[Counts; 2]>,
-    /// What the last attempt looked at, taken or refused.
+    reload_lock: Mutex<()>,
+    /// Generation on probation.
+    probation: parking_lot::Mutex<Option<Probation>>,
+    /// Call counts at the last two ticks; the older one is the start of the baseline period.
+    baseline: parking_lot::Mutex<[Counts; 2]>,
+    /// Files that the last load read, whether it succeeded or not.
     files: watch::Sender<Arc<[PathBuf]>>,
 }
 
 impl Reloader {
-    /// For the configuration in `dir`, of which `current` is what was read first.
+    /// Returns a reloader of `dir`; `current` holds the snapshot that was read first.
     pub fn new(dir: PathBuf, current: Current) -> Self {
         let (files, _) = watch::channel(Arc::clone(&current.load().sources.files));
         let generations = Generations::of(&dir);
-        let one_at_a_time = Mutex::new(());
-        let (trial, usual) = Default::default();
+        let reload_lock = Mutex::new(());
+        let (probation, baseline) = Default::default();
         Self {
-            handle: ReloadHandle(Arc::new(Shared { dir, generations, current, one_at_a_time, trial, usual, files })),
+            handle: ReloadHandle(Arc::new(Shared {
+                dir,
+                generations,
+                current,
+                reload_lock,
+                probation,
+                baseline,
+                files,
+            })),
         }
     }
 
-    /// To reload without waiting for a change of the files.
+    /// Returns a handle that reloads without a file change.
     pub fn handle(&self) -> ReloadHandle {
         self.handle.clone()
     }
 
-    /// Watches until told to stop.
+    /// Watches the files until shutdown.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         let (events, mut arrivals) = mpsc::channel(1);
         let mut files = self.handle.0.files.subscribe();
         let mut watch = Watch::new(events);
-        let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
-        let mut trials = tokio::time::interval(TRIALS_EVERY);
-        let mut usual = tokio::time::interval(USUAL_EVERY);
+        let mut certificates = tokio::time::interval(CERTIFICATE_METRIC_INTERVAL);
+        let mut probation_ticks = tokio::time::interval(PROBATION_INTERVAL);
+        let mut baseline = tokio::time::interval(BASELINE_INTERVAL);
         files.mark_changed();
         loop {
             tokio::select! {
-                () = stopped(&mut shutdown) => return,
+                () = shutdown_requested(&mut shutdown) => return,
                 Some(()) = arrivals.recv() => {
-                    quiet(&mut arrivals).await;
-                    self.handle.reload_quietly().await;
-                    // The same directories may be others now.
+                    wait_until_quiet(&mut arrivals).await;
+                    self.handle.reload_and_log().await;
+                    // The same paths may be other directories now.
                     files.mark_changed();
                 }
                 Ok(()) = files.changed() => {
                     let wanted = Arc::clone(&files.borrow_and_update());
                     if watch.follow(&wanted) {
-                        // What happened before it was watched was missed.
-                        self.handle.reload_quietly().await;
+                        // Changes that happened before the watch began were missed.
+                        self.handle.reload_and_log().await;
                     }
                 }
-                _ = trials.tick() => self.handle.try_out().await,
-                _ = usual.tick() => {
-                    let mut usual = self.handle.0.usual.lock();
-                    usual.rotate_left(1);
-                    usual[0] = std::mem::replace(&mut usual[1], Counts::now());
+                _ = probation_ticks.tick() => self.handle.check_probation().await,
+                _ = baseline.tick() => {
+                    let mut baseline = self.handle.0.baseline.lock();
+                    baseline.rotate_left(1);
+                    baseline[0] = std::mem::replace(&mut baseline[1], Counts::now());
                 }
-                _ = certificates.tick() => tell_certificates(&self.handle.0.current.load()),
+                _ = certificates.tick() => export_certificates(&self.handle.0.current.load()),
             }
         }
     }
 }
 
-/// Also when nobody is left who could say stop. Lets go of the lock that the answer comes with.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+/// Waits for shutdown; a dropped sender counts as shutdown. Drops the guard that `wait_for` returns.
+async fn shutdown_requested(shutdown: &mut watch::Receiver<bool>) {
     drop(shutdown.wait_for(|stop| *stop).await);
 }
 
 impl ReloadHandle {
-    /// Reads the configuration now; puts it in force, or says why not. What it finds is logged and counted too.
-    /// What was taken back comes into force again by it.
+    /// Reads the configuration now, and puts it in force or returns the errors. The result is also logged and counted. A
+    /// configuration that was rolled back comes into force again.
     pub async fn reload(&self) -> Result<Report, Vec<Diagnostic>> {
         self.0.generations.mark_rolled_back(None);
         self.read_and_swap().await
     }
 
-    /// Goes back to a generation that was in force: the one before, or that of this number. The files stay as they are, and
-    /// are not read again until they change.
+    /// Rolls back to the previous generation or to generation `number`. The files stay unchanged, and are not read again until they
+    /// change.
     pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
-        let _turn = shared.one_at_a_time.lock().await;
-        *shared.trial.lock() = None;
+        let _guard = shared.reload_lock.lock().await;
+        *shared.probation.lock() = None;
         let running = shared.current.load_full();
         let none = |message: &str| {
             let kept: Vec<String> = shared.generations.list().iter().map(|kept| kept.number.to_string()).collect();
-            let advice = format!("kept are {}", kept.join(", "));
+            let advice = format!("archived generations: {}", kept.join(", "));
             vec![Diagnostic::in_file(&shared.dir, message, Some(&advice))]
         };
         let mut kept = shared.generations.list();
@@ -244,28 +254,28 @@ impl ReloadHandle {
         let read = run_background(move || generations.load(&from, Some(&previous))).await;
         let mut read = read.ok_or_else(|| none("the generation could not be read"))??;
         if !named::is_same(&running.process.ledger, &read.process.ledger) {
-            let (number, place) = (kept.number, named::told(&read.process.ledger));
-            let used = named::told(&running.process.ledger);
+            let (number, place) = (kept.number, named::describe(&read.process.ledger));
+            let used = named::describe(&running.process.ledger);
             return Err(none(&format!(
                 "generation {number} names the ledger {place}, but this process uses {used}: no rollback crosses a change of `[ledger]`"
             )));
         }
-        // What is watched are the files, not their copies.
+        // The original files are watched, not the copies in the archive.
         read.sources.files = Arc::clone(&shared.files.borrow());
         let disk = (shared.dir.clone(), Arc::clone(&running));
         let disk = run_background(move || file::load(&disk.0, Some(&disk.1))).await;
         shared.generations.mark_rolled_back(disk.and_then(Result::ok).map(|disk| disk.hash).as_deref());
         let result = shared.put_in_force(&running, read).await;
-        self.keep(Some(kept), result.as_ref().ok().cloned()).await;
-        tell(&running, &result);
-        shared.retire(running);
+        self.archive(Some(kept), result.as_ref().ok().cloned()).await;
+        log_result(&running, &result);
+        shared.reclaim(running);
         result
     }
 
-    /// Keeps what is in force.
-    async fn keep(&self, from: Option<StoredGeneration>, report: Option<Report>) {
+    /// Archives the generation in force.
+    async fn archive(&self, from: Option<StoredGeneration>, report: Option<Report>) {
         let (generations, current) = (self.0.generations.clone(), self.0.current.load_full());
-        let kept = run_low_priority(move || generations.keep(&current, from.as_ref(), report.as_ref())).await;
+        let kept = run_low_priority(move || generations.archive(&current, from.as_ref(), report.as_ref())).await;
         if let Some(Err(why)) = kept {
             tracing::warn!("{why}");
         }
@@ -273,11 +283,11 @@ impl ReloadHandle {
 
     async fn read_and_swap(&self) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
-        let _turn = shared.one_at_a_time.lock().await;
+        let _guard = shared.reload_lock.lock().await;
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
         let started = Instant::now();
-        let attempt = run_low_priority(move || file::attempt(&dir, Origin::default(), Some(&previous))).await;
+        let attempt = run_low_priority(move || file::attempt(&dir, FileSource::default(), Some(&previous))).await;
         let Attempt { result, files } = attempt.unwrap_or_else(|| Attempt {
             result: Err(vec![Diagnostic::in_file(&shared.dir, "reading the configuration failed", None)]),
             files: Arc::clone(&running.sources.files),
@@ -294,15 +304,16 @@ impl ReloadHandle {
             let (generation, hash) = (running.generation, running.hash.clone());
             let kept = running.merchants.len() + running.channels.len();
             let unchanged = Ok(Report { generation, hash, kept, ..Report::default() });
-            tell(&running, &unchanged);
+            log_result(&running, &unchanged);
             return unchanged;
         }
-        // Before the swap: what fails from the first moment on must count against the new one.
-        let trial = result.as_ref().ok().and_then(|read| Probation::begin(&running, read, &shared.usual.lock()[1]));
-        let trial = trial.map(|trial| trial.after(shared.trial.lock().as_ref()));
+        // Taken before the swap, so that errors from the first moment on count against the new generation.
+        let probation =
+            result.as_ref().ok().and_then(|read| Probation::begin(&running, read, &shared.baseline.lock()[1]));
+        let probation = probation.map(|probation| probation.after(shared.probation.lock().as_ref()));
         let result = match result {
             Ok(read) => shared.put_in_force(&running, read).await,
-            Err(mistakes) => Err(mistakes),
+            Err(diagnostics) => Err(diagnostics),
         };
         let took = started.elapsed();
         let changed = result.as_ref().ok().filter(|report| !report.changed.is_empty()).cloned();
@@ -311,51 +322,50 @@ impl ReloadHandle {
             shared.generations.mark_rolled_back(None);
         }
         if result.is_ok() {
-            // What could not be kept before can be now.
-            self.keep(None, changed).await;
+            // A generation that could not be archived before is archived now.
+            self.archive(None, changed).await;
         }
         if is_changed {
-            *shared.trial.lock() = trial;
+            *shared.probation.lock() = probation;
         }
-        tell(&running, &result);
-        tell_cost(took, &result);
-        shared.retire(running);
+        log_result(&running, &result);
+        export_cost(took, &result);
+        shared.reclaim(running);
         result
     }
 
-    /// Takes the generation back that does not prove itself.
-    async fn try_out(&self) {
-        let Some(mut trial) = self.0.trial.lock().take() else { return };
-        match trial.look(&self.0.current.load()) {
-            probation::Verdict::Over => {}
-            probation::Verdict::Open => *self.0.trial.lock() = Some(trial),
-            probation::Verdict::Bad(why) => {
-                let (generation, back) = (trial.generation, self.best_of(&trial));
-                tracing::error!(generation, back, why, "the new generation is taken back by itself");
+    /// Checks the generation on probation, and rolls it back if it failed.
+    async fn check_probation(&self) {
+        let Some(mut probation) = self.0.probation.lock().take() else { return };
+        match probation.check(&self.0.current.load()) {
+            probation::ProbationState::Over => {}
+            probation::ProbationState::Running => *self.0.probation.lock() = Some(probation),
+            probation::ProbationState::Failed(why) => {
+                let (generation, back) = (probation.generation, self.rollback_target(&probation));
+                tracing::error!(generation, back, why, "the new generation is rolled back automatically");
                 match self.roll_back(Some(back)).await {
                     Ok(_) => METRICS.config_rollbacks_total.inc(),
-                    Err(mistakes) => mistakes.iter().for_each(|mistake| {
-                        tracing::error!(generation, back, "it stays, see `tollgate rollback --to`: {mistake}");
+                    Err(diagnostics) => diagnostics.iter().for_each(|diagnostic| {
+                        tracing::error!(generation, back, "the rollback failed and the new generation stays in force; see `tollgate rollback --to`: {diagnostic}");
                     }),
                 }
             }
         }
     }
 
-    /// The one before, or where that was in force too shortly to be kept, the one that would have come back for it.
-    fn best_of(&self, trial: &Probation) -> u64 {
+    /// Returns the previous generation, or, if that one was never archived, the generation that would have replaced it.
+    fn rollback_target(&self, probation: &Probation) -> u64 {
         let (kept, running) = (self.0.generations.list(), self.0.current.load());
         let is_other = |kept: &&StoredGeneration| !running.hash.starts_with(&kept.hash);
         let is_there = |number: &u64| kept.iter().filter(is_other).any(|kept| kept.number == *number);
-        // None is there: who goes back to the first is told so.
-        trial.candidates().find(is_there).or(trial.candidates().next()).unwrap_or_default()
+        // If none is archived, the rollback to the first candidate reports that.
+        probation.candidates().find(is_there).or(probation.candidates().next()).unwrap_or_default()
     }
 
-    /// The generations that were in force, each with what its reload did, where that is known; and the number of the one
-    /// that is.
+    /// Returns the archived generations with their reload reports, where known, and the number of the generation in force.
     pub async fn generations(&self) -> (Vec<(StoredGeneration, Option<Report>)>, u64) {
-        // One that came into force a moment ago may not be kept yet. Who asks while a reload hangs is told what there is.
-        let _turn = tokio::time::timeout(LISTED_AFTER, self.0.one_at_a_time.lock()).await;
+        // A generation that came into force a moment ago may not be archived yet. The timeout answers even if a reload hangs.
+        let _guard = tokio::time::timeout(LIST_TIMEOUT, self.0.reload_lock.lock()).await;
         let generations = self.0.generations.clone();
         let list = move || {
             let kept = generations.list().into_iter();
@@ -364,14 +374,14 @@ impl ReloadHandle {
         (tokio::task::spawn_blocking(list).await.unwrap_or_default(), self.0.current.load().generation)
     }
 
-    /// For callers that have nobody to tell beyond the log.
-    async fn reload_quietly(&self) {
+    /// Reloads for callers that need no result beyond the log.
+    async fn reload_and_log(&self) {
         drop(self.read_and_swap().await);
     }
 }
 
 impl Shared {
-    /// Telling what changed takes its time too.
+    /// Swaps the snapshot on a background thread, because describing the changes takes time.
     async fn put_in_force(&self, running: &Arc<Snapshot>, read: Snapshot) -> Result<Report, Vec<Diagnostic>> {
         let (current, before) = (Arc::clone(&self.current), Arc::clone(running));
         let report = run_low_priority(move || put_in_force(&current, &before, read)).await;
@@ -379,15 +389,16 @@ impl Shared {
             METRICS.config_needs_restart.set(i64::try_from(report.needs_restart.len()).unwrap_or(i64::MAX));
         }
         report.ok_or_else(|| {
-            let advice = "the log says why: reload again";
+            let advice = "see the log, then reload again";
             vec![Diagnostic::in_file(&self.dir, "putting the configuration in force failed", Some(advice))]
         })
     }
 
-    /// One that was replaced is let go of, once: of two who wait until nobody else has it, neither would ever be alone.
-    fn retire(&self, old: Arc<Snapshot>) {
+    /// Frees a replaced snapshot in the background. At most one task may do so per snapshot: two would each hold a reference and
+    /// wait for each other.
+    fn reclaim(&self, old: Arc<Snapshot>) {
         if !Arc::ptr_eq(&self.current.load(), &old) {
-            tokio::spawn(retire(old));
+            tokio::spawn(reclaim(old));
         }
     }
 }
@@ -395,19 +406,20 @@ impl Shared {
 fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
     let needs_restart = process::needs_restart(&running.process, &read.process);
     let (changed, effects) = (diff::changes(running, &read), diff::effects(running, &read));
-    let kept = same(&running.merchants, &read.merchants) + same(&running.channels, &read.channels);
+    let kept =
+        count_unchanged(&running.merchants, &read.merchants) + count_unchanged(&running.channels, &read.channels);
     if running.hash == read.hash {
         let (generation, hash) = (running.generation, running.hash.clone());
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
-    process::keep_served_certificates(running, &mut read);
+    process::retain_served_certificates(running, &mut read);
     read.process = Arc::new(process::in_force(&running.process, &read.process));
     let report = Report { generation: read.generation, hash: read.hash.clone(), changed, kept, effects, needs_restart };
-    // Before the first request that bears a new name; the rest is told when it is so.
+    // Labels are registered before the first request that uses a new name.
     LABELS.register(&read);
     let read = Arc::new(read);
     current.store(Arc::clone(&read));
-    tell_in_force(&read, &running.sources.certificates);
+    export_in_force(&read, &running.sources.certificates);
     report
 }
 

@@ -7,21 +7,21 @@ use std::time::Duration;
 use tollgate_plugins::settings::Settings;
 
 use super::background::yield_cpu;
-use super::channel::Served;
+use super::channel::ServedMethods;
 use super::time_windows::{DayOfWeek, TimeOfDay, Zone};
-use super::toml_file::{MOST_SUGGESTED, suggest};
+use super::toml_file::{MAX_SUGGESTIONS, suggest};
 use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
 
-/// The names that routes may use. Files with mistakes count too: one mistake is not told as two.
-pub(super) struct Names<'a> {
-    /// Merchants.
+/// KnownNames that routes may refer to. Files with errors count too, so that one error is not reported twice.
+pub(super) struct KnownNames<'a> {
+    /// KnownNames of merchants.
     pub(super) merchants: &'a BTreeSet<String>,
-    /// Channels, with the methods that they serve if that is known.
-    pub(super) channels: &'a BTreeMap<String, Served>,
+    /// KnownNames of channels, with the methods that they serve if known.
+    pub(super) channels: &'a BTreeMap<String, ServedMethods>,
 }
 
 /// Reads the file.
-pub(super) fn read(mut root: Settings<'_>, names: &Names<'_>) -> Routes {
+pub(super) fn read(mut root: Settings<'_>, names: &KnownNames<'_>) -> Routes {
     let double_payment = double_payment(&mut root);
     let routes: Vec<Route> = root.sections("route").into_iter().map(|table| route(table, names)).collect();
     let mut routes = Routes::from(routes);
@@ -36,35 +36,35 @@ fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
         None | Some("refund") => DoublePayment::Refund,
         Some("flag") => DoublePayment::Flag,
         Some(_) => {
-            let suggestion = "\"refund\" gives the money back by itself, \"flag\" leaves it to a person";
-            root.problem("double_payment", "there is no such way", Some(suggestion.to_owned()));
+            let suggestion = "\"refund\" refunds the money automatically, \"flag\" marks it for manual review";
+            root.problem("double_payment", "must be \"refund\" or \"flag\"", Some(suggestion.to_owned()));
             DoublePayment::Flag
         }
     }
 }
 
-fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
+fn route(mut table: Settings<'_>, names: &KnownNames<'_>) -> Route {
     yield_cpu();
     let mut route = Route::default();
     if let Some(mut wanted) = table.section("match") {
         route.wanted = conditions(&mut wanted, names);
     }
-    let answers = table.has("respond");
+    let has_response = table.has("respond");
     route.answer = table.section("respond").and_then(answer).map(Arc::new);
-    for key in ["to", "fallback"].into_iter().filter(|key| answers && table.has(key)) {
-        let message = format!("a route with `respond` leads nowhere, so it cannot have `{key}`");
-        table.problem(key, message, Some("take one of them away".to_owned()));
+    for key in ["to", "fallback"].into_iter().filter(|key| has_response && table.has(key)) {
+        let message = format!("a route with `respond` has no channel, so it cannot have `{key}`");
+        table.problem(key, message, Some("remove one of them".to_owned()));
     }
     let before = table.problems().len();
     let entries = table.sections("to");
-    let any_entry = !entries.is_empty();
+    let has_entry = !entries.is_empty();
     let (mut in_to, mut in_fallback) = (HashSet::new(), HashSet::new());
     for mut entry in entries {
         let weight = entry.or("weight", 1);
         let Some(name) = entry.required::<String>("channel") else { continue };
-        let is_long = entry.problems().len() >= MOST_SUGGESTED;
+        let is_long = entry.problems().len() >= MAX_SUGGESTIONS;
         let wrong = match in_to.insert(name.clone()) {
-            false => Some((format!("the channel `{name}` stands in `to` twice"), None)),
+            false => Some((format!("the channel `{name}` is listed in `to` twice"), None)),
             true => wrong_channel(&name, names, &route, is_long),
         };
         if let Some((message, suggestion)) = wrong {
@@ -72,20 +72,20 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
         }
         route.to.push((name, weight));
     }
-    if !any_entry && !answers && table.problems().len() == before {
-        let suggestion = "add `to = [{ channel = \"…\" }]`, or `answer = { … }` to turn them away".to_owned();
-        table.problem("to", "a route must lead to at least one channel", Some(suggestion));
+    if !has_entry && !has_response && table.problems().len() == before {
+        let suggestion = "add `to = [{ channel = \"…\" }]`, or `respond = { … }` to reject these payments".to_owned();
+        table.problem("to", "a route must have at least one channel", Some(suggestion));
     } else if !route.to.is_empty() && route.to.iter().all(|(_, weight)| *weight == 0) {
-        table.problem("to", "the weights must come to more than 0 together", None);
+        table.problem("to", "the sum of the weights must be more than 0", None);
     }
     for (place, name) in table.items::<String>("fallback") {
-        // With several channels in `to`, one of them may well stand in for another.
+        // With several channels in `to`, one of them may be a fallback for another.
         let only_one = route.to.len() == 1 && route.to[0].0 == name;
-        let is_long = table.problems().len() >= MOST_SUGGESTED;
+        let is_long = table.problems().len() >= MAX_SUGGESTIONS;
         let wrong = if !in_fallback.insert(name.clone()) {
-            Some((format!("the channel `{name}` stands in `fallback` twice"), None))
+            Some((format!("the channel `{name}` is listed in `fallback` twice"), None))
         } else if only_one {
-            Some((format!("the channel `{name}` cannot stand in for itself"), None))
+            Some((format!("the channel `{name}` cannot be its own fallback"), None))
         } else {
             wrong_channel(&name, names, &route, is_long)
         };
@@ -97,7 +97,7 @@ fn route(mut table: Settings<'_>, names: &Names<'_>) -> Route {
     route
 }
 
-/// What is said instead of a payment.
+/// Reads `respond`: the static response of a route.
 fn answer(mut table: Settings<'_>) -> Option<Refusal> {
     let before = table.problems().len();
     let status = table.or("status", 503u32);
@@ -105,32 +105,31 @@ fn answer(mut table: Settings<'_>) -> Option<Refusal> {
     let detail = table.or("detail", "Nothing was sent: these payments are paused by the operator.".to_owned());
     let retry_after: Option<Duration> = table.optional("retry_after");
     if ![400, 403, 422, 429, 503].contains(&status) {
-        let message =
-            "`answer.status` must be 400, 403, 422, 429 or 503: any other tells callers something about a payment";
+        let message = "`respond.status` must be 400, 403, 422, 429 or 503: callers would take any other status for the result of a payment";
         table.problem("status", message, None);
     }
     let is_word = |text: &str| text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     if code.is_empty() || !is_word(&code) {
-        table.problem("code", "`answer.code` must be a word of small letters and `_`, as in \"paused\"", None);
+        table.problem("code", "`respond.code` must be a word of small letters and `_`, as in \"paused\"", None);
     }
-    if OWN_CODES.contains(&code.as_str()) {
-        let message = format!("`answer.code` must be a word of your own: `{code}` tells callers something else");
+    if RESERVED_CODES.contains(&code.as_str()) {
+        let message = format!("`respond.code` must be a code of your own: `{code}` has another meaning");
         table.problem("code", message, Some("as in \"paused\"".to_owned()));
     }
     if detail.is_empty() || detail.len() > 1000 {
-        table.problem("detail", "`answer.detail` must be a sentence for people, of at most 1000 bytes", None);
+        table.problem("detail", "`respond.detail` must be a sentence for people, of at most 1000 bytes", None);
     }
     let is_later = matches!(status, 429 | 503);
     match retry_after {
         None if is_later => {
             let advice = "add `retry_after = \"10m\"`: when callers should try again";
-            table.problem("retry_after", "`answer.retry_after` is missing", Some(advice.to_owned()));
+            table.problem("retry_after", "`respond.retry_after` is missing", Some(advice.to_owned()));
         }
         Some(_) if !is_later => {
-            table.problem("retry_after", "`answer.retry_after` is for the statuses 429 and 503", None);
+            table.problem("retry_after", "`respond.retry_after` is for the statuses 429 and 503", None);
         }
         Some(time) if !(1..=7 * 86_400).contains(&time.as_secs()) => {
-            table.problem("retry_after", "`answer.retry_after` must be from 1s to 7 days", None);
+            table.problem("retry_after", "`respond.retry_after` must be from 1s to 7 days", None);
         }
         _ => {}
     }
@@ -143,8 +142,8 @@ fn answer(mut table: Settings<'_>) -> Option<Refusal> {
     (table.problems().len() == before).then_some(refusal)
 }
 
-/// Words that say what became of a request, or what is wrong with it.
-const OWN_CODES: &[&str] = &[
+/// Codes with a meaning of their own. An operator's response must not use them.
+const RESERVED_CODES: &[&str] = &[
     "declined",
     "request_in_progress",
     "not_found",
@@ -161,7 +160,7 @@ const OWN_CODES: &[&str] = &[
     "refund_exceeds_balance",
 ];
 
-fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
+fn conditions(wanted: &mut Settings<'_>, names: &KnownNames<'_>) -> Condition {
     let mut condition = Condition {
         merchant: wanted.optional("merchant"),
         method: wanted.optional("method"),
@@ -175,7 +174,7 @@ fn conditions(wanted: &mut Settings<'_>, names: &Names<'_>) -> Condition {
     {
         let message = format!("there is no merchant `{name}`");
         let near = || suggest(name, names.merchants.iter().map(String::as_str));
-        let suggestion = if wanted.problems().len() < MOST_SUGGESTED { near() } else { None };
+        let suggestion = if wanted.problems().len() < MAX_SUGGESTIONS { near() } else { None };
         wanted.problem("merchant", message, suggestion);
     }
     if let Some(mut amount) = wanted.section("amount") {
@@ -205,14 +204,15 @@ fn hours(mut time: Settings<'_>) -> Option<Hours> {
     Some(Hours { from, to, days, zone: zone?.0 })
 }
 
-/// `is_long`: so many mistakes are known that no suggestion is made.
-fn wrong_channel(name: &str, names: &Names<'_>, route: &Route, is_long: bool) -> Option<(String, Option<String>)> {
+/// Checks that a channel exists and serves the route's method. With `is_long` no similar name is searched.
+fn wrong_channel(name: &str, names: &KnownNames<'_>, route: &Route, is_long: bool) -> Option<(String, Option<String>)> {
     let Some(methods) = names.channels.get(name) else {
         if is_long {
             return Some((format!("there is no channel `{name}`"), None));
         }
-        let suggestion = suggest(name, names.channels.keys().map(String::as_str))
-            .or_else(|| Some(format!("make channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`")));
+        let suggestion = suggest(name, names.channels.keys().map(String::as_str)).or_else(|| {
+            Some(format!("create channels/{name}.toml; for the sandbox: `tollgate keygen sandbox {name}`"))
+        });
         return Some((format!("there is no channel `{name}`"), suggestion));
     };
     let method = route.wanted.method?.as_str();
@@ -225,17 +225,17 @@ fn wrong_channel(name: &str, names: &Names<'_>, route: &Route, is_long: bool) ->
 mod tests {
     use std::path::Path;
 
-    use super::super::toml_file::Source;
+    use super::super::toml_file::TomlFile;
     use super::*;
 
     fn read_text(text: &str) -> (Vec<Route>, Vec<String>) {
-        let (routes, mistakes) = read_all(text);
-        (routes.iter().cloned().collect(), mistakes)
+        let (routes, diagnostics) = read_all(text);
+        (routes.iter().cloned().collect(), diagnostics)
     }
 
     fn read_all(text: &str) -> (Routes, Vec<String>) {
-        let source = Source::with_text(Path::new("routes.toml"), text.into());
-        let names = Names {
+        let source = TomlFile::with_text(Path::new("routes.toml"), text.into());
+        let names = KnownNames {
             merchants: &BTreeSet::from(["shop".to_owned()]),
             channels: &BTreeMap::from([
                 ("wechat-main".to_owned(), Some(["wechat.native"].as_slice())),
@@ -243,13 +243,13 @@ mod tests {
                 ("broken".to_owned(), None),
             ]),
         };
-        let (routes, mistakes) = source.read(|root| read(root, &names));
-        (routes.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+        let (routes, diagnostics) = source.read(|root| read(root, &names));
+        (routes.unwrap(), diagnostics.iter().map(ToString::to_string).collect())
     }
 
     #[test]
-    fn every_key_is_read() {
-        let (routes, mistakes) = read_text(
+    fn every_key_of_a_route_is_read() {
+        let (routes, diagnostics) = read_text(
             r#"
 [[route]]
 match = { merchant = "shop", method = "wechat.native", currency = "CNY", amount = { at_least = 1, below = 5000000 }, time = { from = "22:00", to = "06:00", zone = "Asia/Shanghai", days = ["sat"] }, metadata = { tier = "gold" } }
@@ -258,16 +258,19 @@ fallback = ["wechat-main"]
 [[route]]
 to = [{ channel = "wechat-east" }]
 [[route]]
-answer = { status = 503, code = "sold_out", detail = "Come back tomorrow.", retry_after = "1h" }
+respond = { status = 503, code = "sold_out", detail = "Come back tomorrow.", retry_after = "1h" }
 [[route]]
-answer = { status = 403 }
+respond = { status = 403 }
 "#,
         );
-        assert_eq!(mistakes, [""; 0]);
+        assert_eq!(diagnostics, [""; 0]);
         assert_eq!(routes.len(), 4);
-        let answer = routes[2].answer.as_deref().unwrap();
-        assert_eq!((answer.status, answer.code.as_str(), answer.retry_after), (503, "sold_out", Some(3600)));
-        assert_eq!((answer.detail.as_str(), routes[3].answer.as_deref().unwrap().status), ("Come back tomorrow.", 403));
+        let response = routes[2].answer.as_deref().unwrap();
+        assert_eq!((response.status, response.code.as_str(), response.retry_after), (503, "sold_out", Some(3600)));
+        assert_eq!(
+            (response.detail.as_str(), routes[3].answer.as_deref().unwrap().status),
+            ("Come back tomorrow.", 403)
+        );
         assert_eq!(routes[0].to, [("wechat-main".to_owned(), 90), ("broken".to_owned(), 1)]);
         let wanted = &routes[0].wanted;
         assert_eq!((wanted.at_least, wanted.below), (Some(1), Some(5_000_000)));
@@ -279,8 +282,8 @@ answer = { status = 403 }
     }
 
     #[test]
-    fn every_mistake_is_told() {
-        let (_, mistakes) = read_text(
+    fn every_error_in_routes_is_reported() {
+        let (_, diagnostics) = read_text(
             r#"
 [[route]]
 match = { merchant = "shpo", method = "wechat.natve", amount = { at_least = 5, below = 5 } }
@@ -304,27 +307,27 @@ to = [{ channel = "broken" }]
 match = { time = { from = "06:00", to = "06:00", zone = "UTC" } }
 to = [{ channel = "broken" }]
 [[route]]
-answer = { status = 201, retry_after = "1m" }
+respond = { status = 201, retry_after = "1m" }
 [[route]]
-answer = { code = "declined" }
+respond = { code = "declined" }
 to = [{ channel = "broken" }]
 [[route]]
-answer = { status = 429, code = "Paused", detail = "", retry_after = "0s", later = 1 }
+respond = { status = 429, code = "Paused", detail = "", retry_after = "0s", later = 1 }
 "#,
         );
         let expected = [
             "3:22: there is no merchant `shpo` (did you mean `shop`?)",
             "3:39: `route.match.method` must be a payment method",
             "3:88: no amount is matched",
-            "4:6: the weights must come to more than 0",
+            "4:6: the sum of the weights must be more than 0",
             "4:19: there is no channel `wechat-mian` (did you mean `wechat-main`?)",
             "6:36: unknown key `route.match.curency` (did you mean `currency`?)",
             "7:19: the channel `wechat-main` does not serve the method `wechat.jsapi` of this route (it serves wechat.native)",
-            "7:77: the channel `wechat-east` stands in `to` twice",
+            "7:77: the channel `wechat-east` is listed in `to` twice",
             "8:13: there is no channel `nothing` (there are broken, wechat-east, wechat-main)",
-            "8:34: the channel `broken` stands in `fallback` twice",
-            "10:6: a route must lead to at least one channel",
-            "13:13: the channel `broken` cannot stand in for itself",
+            "8:34: the channel `broken` is listed in `fallback` twice",
+            "10:6: a route must have at least one channel",
+            "13:13: the channel `broken` cannot be its own fallback",
             "15:6: `route.to` must be a list of tables",
             "16:3: unknown key `rout` (did you mean `route`?)",
             "18:27: `route.match.time.from` must be a time of day",
@@ -332,19 +335,19 @@ answer = { status = 429, code = "Paused", detail = "", retry_after = "0s", later
             "18:53: `route.match.time.zone` must be a time zone",
             "18:70: an item of `route.match.time.days` must be a day",
             "21:41: no time is matched: `to` must differ from `from`",
-            "24:21: `answer.status` must be 400, 403, 422, 429 or 503",
-            "24:40: `answer.retry_after` is for the statuses 429 and 503",
-            "26:10: `answer.retry_after` is missing",
-            "26:19: `answer.code` must be a word of your own: `declined`",
-            "27:6: a route with `respond` leads nowhere, so it cannot have `to`",
-            "29:33: `answer.code` must be a word of small letters",
-            "29:52: `answer.detail` must be a sentence for people",
-            "29:70: `answer.retry_after` must be from 1s to 7 days",
-            "29:76: unknown key `route.answer.later`",
+            "24:22: `respond.status` must be 400, 403, 422, 429 or 503",
+            "24:41: `respond.retry_after` is for the statuses 429 and 503",
+            "26:11: `respond.retry_after` is missing",
+            "26:20: `respond.code` must be a code of your own: `declined`",
+            "27:6: a route with `respond` has no channel, so it cannot have `to`",
+            "29:34: `respond.code` must be a word of small letters",
+            "29:53: `respond.detail` must be a sentence for people",
+            "29:71: `respond.retry_after` must be from 1s to 7 days",
+            "29:77: unknown key `route.respond.later`",
         ];
-        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
-        for (mistake, expected) in mistakes.iter().zip(expected) {
-            assert!(mistake.starts_with(&format!("routes.toml:{expected}")), "{mistake} / {expected}");
+        assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:#?}");
+        for (diagnostic, expected) in diagnostics.iter().zip(expected) {
+            assert!(diagnostic.starts_with(&format!("routes.toml:{expected}")), "{diagnostic} / {expected}");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! `tollgate schema`: what each file may hold, as a JSON Schema, so that editors complete and complain.
+//! `tollgate schema`: JSON Schemas of the configuration files, for completion and validation in editors.
 //!
-//! Nothing is said here of any key: the readers of the files are run over files in which each key seems to be there, and what
-//! they ask for is the schema. Only where a word decides what else is asked for (`provider`, `use`, `kind`) they are run once
-//! for each word.
+//! No key is listed here. The readers of the files run in a mode in which every key seems to be present, and the keys that they
+//! ask for form the schema. Where a value decides which other keys are read (`provider`, `use`, `kind`), they run once per value.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +12,13 @@ use tollgate_plugins::provider::PROVIDERS;
 use tollgate_plugins::settings::{Form, Key, Outline, Settings, Shape};
 
 use super::identity::Now;
-use super::merchant::Around;
-use super::routes::Names;
-use super::toml_file::Source;
+use super::merchant::MerchantContext;
+use super::routes::KnownNames;
+use super::toml_file::TomlFile;
 use super::{channel, ledger, merchant, process, routes};
 use crate::output::say;
 
-/// A kind of file.
+/// Kind of configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum File {
     /// tollgate.toml
@@ -34,18 +33,18 @@ pub enum File {
 
 const FILES: [File; 4] = [File::Tollgate, File::Merchant, File::Channel, File::Routes];
 
-/// What `tollgate schema` is asked for.
+/// Arguments of `tollgate schema`.
 #[derive(Args, Clone, Debug)]
 pub struct SchemaArgs {
-    /// Of which file
+    /// File to describe
     #[arg(value_enum, required_unless_present = "dir")]
     file: Option<File>,
-    /// Writes it there, or all four, instead of printing it
+    /// Write the schema (or all four) to this directory instead of printing it
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
-/// Prints a schema, or writes files.
+/// Prints a schema, or writes schema files.
 pub fn run(arguments: &SchemaArgs) -> Result<(), String> {
     let Some(dir) = &arguments.dir else {
         arguments.file.iter().for_each(|file| say!("{:#}", file.schema()));
@@ -71,7 +70,7 @@ impl File {
         }
     }
 
-    /// As draft 2020-12 has it, with nothing that older drafts do not know.
+    /// Returns the schema in draft 2020-12, using only keywords that older drafts know.
     pub(super) fn schema(self) -> Value {
         let mut schema = match self {
             Self::Tollgate => tollgate(),
@@ -89,25 +88,25 @@ impl File {
         schema
     }
 
-    /// What the reader asks for in a file with this text in it.
+    /// Returns the keys that the reader asks for in a file with this text.
     fn outline(self, text: &str) -> Outline {
         let source = self.source(text);
         source.sketch(|root| self.read(&source, root))
     }
 
-    /// In a place where there are no other files: the readers look for those that they find named.
-    fn source(self, text: &str) -> Source {
-        Source::with_text(Path::new("/dev/null/schema.toml"), text.to_owned())
+    /// Returns a file in a directory without other files: readers open the files that they find named.
+    fn source(self, text: &str) -> TomlFile {
+        TomlFile::with_text(Path::new("/dev/null/schema.toml"), text.to_owned())
     }
 
-    fn read(self, source: &Source, root: Settings<'_>) {
+    fn read(self, source: &TomlFile, root: Settings<'_>) {
         let now = Now::read();
-        let names = Names { merchants: &Default::default(), channels: &Default::default() };
+        let names = KnownNames { merchants: &Default::default(), channels: &Default::default() };
         match self {
             Self::Tollgate => drop(process::read(source, root, now)),
             Self::Merchant => {
-                let around = Around { sandbox: Some(true), allowed: None, channels: &Default::default() };
-                drop(merchant::read(source, root, "schema", &around, None));
+                let context = MerchantContext { sandbox: Some(true), allowed: None, channels: &Default::default() };
+                drop(merchant::read(source, root, "schema", &context, None));
             }
             Self::Channel => drop(channel::read(source, root, "schema", now, None)),
             Self::Routes => drop(routes::read(root, &names)),
@@ -115,13 +114,13 @@ impl File {
     }
 }
 
-/// Two sections have kinds.
+/// Returns the schema of `tollgate.toml`, in which two sections depend on `kind`.
 fn tollgate() -> Value {
     let mut schema = object(&File::Tollgate.outline(""));
     for (section, kinds) in [("ledger", &ledger::KINDS), ("cache", &process::CACHES)] {
         let of_kind = |kind: &&str| {
             let outline = File::Tollgate.outline(&format!("[{section}]\nkind = \"{kind}\""));
-            // The first is meant where none is named.
+            // The first kind is the default.
             variant(&part(&outline, section), "kind", kind, Some(kind) != kinds.first())
         };
         schema["properties"][section] = json!({"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()});
@@ -129,7 +128,7 @@ fn tollgate() -> Value {
     schema
 }
 
-/// The provider decides what stands in `account` and `keys`, `use` what stands in a filter.
+/// Returns the schema of a channel. `provider` decides about `account` and `keys`, `use` about a filter.
 fn channels() -> Value {
     let of_provider = |name: &'static str| {
         let outline = File::Channel.outline(&format!("provider = \"{name}\""));
@@ -138,7 +137,7 @@ fn channels() -> Value {
     let providers: Vec<_> = PROVIDERS.iter().map(|row| of_provider(row.name)).collect();
     let mut schema = providers.first().map(|(_, schema)| schema.clone()).unwrap_or_default();
     for section in ["account", "keys"] {
-        // For editors, which look for words to complete in here alone; the conditions below say which of them is meant.
+        // For completion in editors, which look only here. The conditions below decide which alternative is valid.
         let each = providers.iter().map(|(_, schema)| schema["properties"][section].clone());
         schema["properties"][section] = json!({"anyOf": each.collect::<Vec<_>>()});
     }
@@ -160,7 +159,7 @@ fn channels() -> Value {
     schema
 }
 
-/// A table that one word makes what it is.
+/// Returns the schema of a table whose keys depend on one value.
 fn variant(outline: &Outline, key: &'static str, word: &str, required: bool) -> Value {
     let mut schema = object(outline);
     schema["properties"][key] = json!({"const": word});
@@ -170,7 +169,7 @@ fn variant(outline: &Outline, key: &'static str, word: &str, required: bool) -> 
     schema
 }
 
-/// The table, or each of the tables, under a key.
+/// Returns the outline of the table, or of each table, under a key.
 fn part(outline: &Outline, key: &str) -> Outline {
     match outline.keys().remove(key).map(|key| key.shape) {
         Some(Shape::Table(below) | Shape::Tables(below)) => below,
@@ -201,7 +200,7 @@ fn property(key: &Key) -> Value {
 
 fn form(form: &Form) -> Value {
     match form {
-        // Whoever hands a file to a schema writes TOML's own times as texts.
+        // Validators receive TOML date-times as strings.
         Form::Text | Form::Moment => json!({"type": "string"}),
         Form::Pattern(pattern) => json!({"type": "string", "pattern": pattern}),
         Form::OneOf(words) => json!({"type": "string", "enum": words}),

@@ -1,4 +1,4 @@
-//! How a secret is named in a file: `env:NAME`, `file:PATH` or, in a sandbox only, `plain:…`.
+//! References to secrets in configuration files: `env:NAME`, `file:PATH` or, in a sandbox only, `plain:…`.
 
 use std::ops::Range;
 
@@ -6,9 +6,9 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Form, Setting, Settings};
 use toml::de::DeValue;
 
-use super::toml_file::Source;
+use super::toml_file::TomlFile;
 
-/// What a file says where a secret belongs. It may be the secret itself, put there by mistake: it is never repeated.
+/// Unresolved reference to a secret. A user may have pasted the secret itself, so the text is never printed.
 pub(super) struct SecretText(String);
 
 impl Setting for SecretText {
@@ -22,18 +22,18 @@ impl Setting for SecretText {
     }
 }
 
-/// Whether `plain:…` may be used.
+/// Whether `plain:…` is allowed.
 #[derive(Clone, Copy)]
 pub(super) enum Plain {
-    /// It is a sandbox.
+    /// Allowed in a sandbox.
     Allowed,
-    /// It is not, for this reason.
+    /// Rejected, with the reason.
     Refused(&'static str),
 }
 
-/// Finds the secret of a key that must be there.
+/// Resolves the secret of a required key.
 pub(super) fn required(
-    source: &Source,
+    source: &TomlFile,
     settings: &mut Settings<'_>,
     key: &'static str,
     plain: Plain,
@@ -41,9 +41,9 @@ pub(super) fn required(
     required_as(source, settings, key, plain, SecretText::EXPECTED)
 }
 
-/// The same; where it is missing, the advice says what belongs there.
+/// Resolves the secret of a required key; `advice` is the suggestion if the key is missing.
 pub(super) fn required_as(
-    source: &Source,
+    source: &TomlFile,
     settings: &mut Settings<'_>,
     key: &'static str,
     plain: Plain,
@@ -53,9 +53,9 @@ pub(super) fn required_as(
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
 
-/// Finds the secret of a key that may be missing.
+/// Resolves the secret of an optional key.
 pub(super) fn optional(
-    source: &Source,
+    source: &TomlFile,
     settings: &mut Settings<'_>,
     key: &'static str,
     plain: Plain,
@@ -64,9 +64,9 @@ pub(super) fn optional(
     resolve(source, settings, settings.span_of(key), &text, plain)
 }
 
-/// Finds the content of a key that may be missing, byte for byte: a certificate may be binary.
+/// Resolves an optional key to the exact bytes of its content: a certificate may be binary.
 pub(super) fn optional_content(
-    source: &Source,
+    source: &TomlFile,
     settings: &mut Settings<'_>,
     key: &'static str,
     plain: Plain,
@@ -75,9 +75,9 @@ pub(super) fn optional_content(
     resolve_as(source, settings, settings.span_of(key), &text, plain, |content| content)
 }
 
-/// Finds the secret that a text names; says what is wrong at the text's place.
+/// Resolves a secret reference. Reports errors at `place`.
 pub(super) fn resolve(
-    source: &Source,
+    source: &TomlFile,
     settings: &Settings<'_>,
     place: Range<usize>,
     text: &SecretText,
@@ -87,55 +87,58 @@ pub(super) fn resolve(
 }
 
 fn resolve_as(
-    source: &Source,
+    source: &TomlFile,
     settings: &Settings<'_>,
     place: Range<usize>,
     text: &SecretText,
     plain: Plain,
     trim: fn(&[u8]) -> &[u8],
 ) -> Option<Secret> {
-    let say = |message: String, suggestion: Option<&str>| {
+    let report = |message: String, suggestion: Option<&str>| {
         settings.problems().push(place.clone(), message, suggestion.map(str::to_owned));
         None
     };
     let (scheme, rest) = text.0.split_once(':').unwrap_or(("", ""));
     match scheme {
-        "env" if !is_variable_name(rest) => {
-            say("what follows `env:` is no name of an environment variable".into(), Some("as in \"env:SHOP_SECRET\""))
-        }
+        "env" if !is_variable_name(rest) => report(
+            "`env:` is not followed by the name of an environment variable".into(),
+            Some("as in \"env:SHOP_SECRET\""),
+        ),
         "env" => match std::env::var_os(rest) {
             Some(value) if !trim(value.as_encoded_bytes()).is_empty() => {
                 let value = value.into_encoded_bytes();
-                source.feed_variable(rest, &value);
-                // As from a file: `export SECRET="$(cat file; echo)"` and the like leave one.
+                source.add_variable(rest, &value);
+                // Commands like `export SECRET="$(cat file; echo)"` leave a trailing newline.
                 Some(Secret::new(trim(&value)))
             }
-            _ => say(format!("the environment variable `{rest}` is not set"), Some("set it before starting tollgate")),
+            _ => {
+                report(format!("the environment variable `{rest}` is not set"), Some("set it before starting tollgate"))
+            }
         },
         "file" => match source.read_named(rest) {
             Ok(content) => {
                 let content = trim(content.expose());
                 if content.is_empty() {
-                    say(format!("the file `{rest}` is empty"), None)
+                    report(format!("the file `{rest}` is empty"), None)
                 } else {
                     Some(Secret::new(content))
                 }
             }
-            Err(message) => say(message, None),
+            Err(message) => report(message, None),
         },
         "plain" => match plain {
-            Plain::Allowed if rest.is_empty() => say("the secret is empty".into(), None),
+            Plain::Allowed if rest.is_empty() => report("the secret is empty".into(), None),
             Plain::Allowed => Some(Secret::new(rest)),
-            Plain::Refused(reason) => say(
-                format!("a secret may stand in the file only in a sandbox: {reason}"),
+            Plain::Refused(reason) => report(
+                format!("a secret may be written in the file only in a sandbox: {reason}"),
                 Some("write env:NAME, file:PATH"),
             ),
         },
-        _ => say("a secret must not stand in the file itself".into(), Some("write env:NAME, file:PATH")),
+        _ => report("a secret must not be written in the file itself".into(), Some("write env:NAME, file:PATH")),
     }
 }
 
-/// So that a secret pasted after `env:` is seldom taken for a name, and then repeated.
+/// Whether `text` is a valid name of an environment variable. A secret pasted after `env:` seldom is, so it is not echoed.
 fn is_variable_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
@@ -143,7 +146,7 @@ fn is_variable_name(text: &str) -> bool {
 }
 
 fn without_newline(content: &[u8]) -> &[u8] {
-    // Editors put a byte order mark before it.
+    // Some editors write a byte order mark.
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     content.strip_suffix(b"\r").unwrap_or(content)

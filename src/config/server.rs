@@ -11,15 +11,14 @@ use tollgate_plugins::settings::{Settings, Size};
 
 use super::Identity;
 
-/// Bounds of what callers may hold and how long each phase of a connection may take. A reload changes them for new
-/// connections.
+/// Limits of what callers may use, and timeouts of each phase of a connection. A reload applies them to new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Maximum number of open connections.
     pub max_connections: u32,
     /// Maximum number of open connections of one IPv4 address or one IPv6 /64 network.
     pub max_connections_per_address: u32,
-    /// Maximum bytes of request bodies in memory, over all requests. Notifications have a quarter more.
+    /// Maximum bytes of request bodies in memory, over all requests. Notifications may use a quarter more.
     pub max_buffered_bytes: u64,
     /// Time for the TLS handshake.
     pub handshake_timeout: Duration,
@@ -29,7 +28,7 @@ pub struct ServerLimits {
     pub body_timeout: Duration,
     /// Minimum bytes of a body per second, measured over five seconds.
     pub min_body_rate: u64,
-    /// Time without progress after which a response is given up.
+    /// Time without progress after which a response is aborted.
     pub write_timeout: Duration,
     /// Time that a connection may stay open without a request.
     pub keepalive_timeout: Duration,
@@ -75,7 +74,8 @@ pub(super) fn limits(server: &mut Settings<'_>, body_limit: u64) -> ServerLimits
         }
     }
     if limits.max_buffered_bytes < body_limit {
-        let message = "`server.max_buffered_bytes` must be at least `server.body_limit`: else no such body fits";
+        let message =
+            "`server.max_buffered_bytes` must be at least `server.body_limit`: otherwise no body of that size fits";
         server.problem("max_buffered_bytes", message, None);
     }
     limits
@@ -92,13 +92,13 @@ fn timeout(server: &mut Settings<'_>, key: &'static str, default: Duration) -> D
 /// Certificate of a listener, and the authorities of its callers' certificates.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// Certificate and key that callers see.
+    /// Certificate and key presented to callers.
     pub identity: Identity,
-    /// Authorities (DER). When given, a caller must show a certificate of one of them.
+    /// Authorities (DER). If set, a caller must present a certificate of one of them.
     pub client_ca: Option<Vec<Vec<u8>>>,
     /// Revocation lists (DER) of these authorities.
     pub client_crl: Vec<Vec<u8>>,
-    /// The same as rustls uses it: a new connection gets that of the generation in force.
+    /// The same as a rustls configuration. A new connection uses that of the generation in force.
     pub config: Arc<ServerConfig>,
 }
 
@@ -111,7 +111,7 @@ impl PartialEq for ServerTls {
 impl Eq for ServerTls {}
 
 impl ServerTls {
-    /// Builds the configuration of the listener's handshakes; an error is the key that is wrong, with the reason.
+    /// Builds the TLS configuration of the listener. An error names the invalid key and the reason.
     pub fn new(
         identity: Identity,
         client_ca: Option<Vec<Vec<u8>>>,
@@ -130,7 +130,7 @@ impl ServerTls {
                     roots.add(authority).map_err(|error| cannot("client_ca", &error))?;
                 }
                 let lists = client_crl.iter().cloned().map(CertificateRevocationListDer::from);
-                // With lists, a certificate counts only when its issuer's list says nothing against it.
+                // With revocation lists, a certificate is accepted only if its issuer's list does not revoke it.
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .with_crls(lists)
                     .only_check_end_entity_revocation();

@@ -1,19 +1,19 @@
-//! Addresses that are not globally reachable, by the registries of IANA, of which merchants' configuration must name none: a webhook
-//! there would reach what only this machine and its neighbours may.
+//! IP addresses that are not globally reachable. A webhook must not use them, because they may be services of this machine or its
+//! network.
 //!
 //! Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890, RFC 8190), multicast (RFC 5771, RFC 4291), and
-//! for IPv6 the space that is allocated at all (2000::/3). Where a range has a more special one inside, the more special one decides.
+//! the allocated IPv6 space (2000::/3). Where ranges are nested, the more specific one decides.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What a range is for.
+/// Reachability of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// Anybody may be behind it.
+    /// Globally reachable.
     Global,
     /// Not globally reachable.
     Local,
-    /// The IPv4 address that begins at this bit decides.
+    /// Contains an IPv4 address from this bit on, which decides.
     Embedded(u32),
 }
 use Reach::{Embedded, Global, Local};
@@ -50,8 +50,8 @@ const IPV4: &[Row<Ipv4Addr>] = &[
 ];
 
 const IPV6: &[Row<Ipv6Addr>] = &[
-    // All that is not listed below: loopback, unspecified, unique local (fc00::/7), link-local (fe80::/10), site-local (fec0::/10),
-    // multicast (ff00::/8), discard-only (100::/64), segment routing (5f00::/16), and what nobody has been given yet.
+    // Everything not listed below: loopback, unspecified, unique local (fc00::/7), link-local (fe80::/10), site-local (fec0::/10),
+    // multicast (ff00::/8), discard-only (100::/64), segment routing (5f00::/16), and unallocated space.
     (v6([0; 8]), 0, Local, "not allocated to the public (RFC 4291)"),
     (v6([0, 0, 0, 0, 0, 0xffff, 0, 0]), 96, Embedded(96), "IPv4-mapped (RFC 4291)"),
     (v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0]), 96, Embedded(96), "IPv4 translation, NAT64 (RFC 6052)"),
@@ -82,7 +82,7 @@ const IPV6: &[Row<Ipv6Addr>] = &[
     (v6([0, 0, 0, 0, 0, 0, 0, 0]), 128, Local, "unspecified (RFC 4291)"),
 ];
 
-/// Returns what the address is for when it is not globally reachable.
+/// Returns the purpose of an address that is not globally reachable; `None` if it is.
 pub(crate) fn not_global(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => {
@@ -97,16 +97,16 @@ pub(crate) fn not_global(address: IpAddr) -> Option<&'static str> {
             match reach {
                 Global => None,
                 Local => Some(name),
-                // Truncated on purpose: the 32 bits from there on.
+                // Truncated on purpose to the 32 bits of the IPv4 address.
                 Embedded(start) => not_global(Ipv4Addr::from((bits >> (96 - start)) as u32).into()),
             }
         }
     }
 }
 
-/// The most special range that holds the address.
-fn decisive<A>(rows: &[Row<A>], holds: impl Fn(&A, u32) -> bool) -> Option<&Row<A>> {
-    rows.iter().filter(|(network, prefix, ..)| holds(network, *prefix)).max_by_key(|(_, prefix, ..)| *prefix)
+/// Returns the most specific range that contains the address.
+fn decisive<A>(rows: &[Row<A>], contains: impl Fn(&A, u32) -> bool) -> Option<&Row<A>> {
+    rows.iter().filter(|(network, prefix, ..)| contains(network, *prefix)).max_by_key(|(_, prefix, ..)| *prefix)
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
         not_global(address.parse().unwrap()).is_none()
     }
 
-    /// First and last address of each range, from the registries by hand, and whether the neighbours outside are global.
+    /// First and last address of each range, copied from the registries, and whether the addresses just outside are global.
     #[test]
     fn first_and_last_address_of_each_range_and_the_neighbours_outside() {
         for (before, first, last, after, neighbours) in [

@@ -1,23 +1,23 @@
-//! `[telemetry]`: what is logged.
+//! `[telemetry]`: log filter and log buffer.
 
 use tollgate_plugins::settings::{Settings, Size};
 
 use crate::telemetry::log::{self, LOG_BUFFER};
 
-/// Reads the filter of the log, and how many bytes of the log may wait to be written.
+/// Reads the log filter, and the maximum bytes of buffered log lines.
 pub(super) fn read(section: Option<Settings<'_>>) -> (String, u64) {
     let Some(mut section) = section else { return ("info".to_owned(), LOG_BUFFER) };
     let text = section.or("log", "info".to_owned());
     if log::filter(&text).is_err() {
         let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
-        section.problem("log", format!("`telemetry.log` is no filter: \"{text}\""), Some(suggestion));
+        section.problem("log", format!("`telemetry.log` is not a log filter: \"{text}\""), Some(suggestion));
     } else if let Some(word) = text.split(',').map(str::trim).find(|word| is_misspelled_level(word)) {
         let near = LEVELS.iter().find(|level| strsim::osa_distance(level, &word.to_ascii_lowercase()) <= 2);
         let suggestion = match near {
             Some(level) => format!("did you mean `{level}`?"),
-            None => format!("there are {}; for all of a crate write `{word}=trace`", LEVELS.join(", ")),
+            None => format!("levels are {}; to log everything of a crate write `{word}=trace`", LEVELS.join(", ")),
         };
-        section.problem("log", format!("`telemetry.log` has `{word}` in it, which is no level"), Some(suggestion));
+        section.problem("log", format!("`telemetry.log` contains `{word}`, which is not a level"), Some(suggestion));
     }
     let Size(buffer) = section.or("log_buffer", Size(LOG_BUFFER));
     if !(64 << 10..=1 << 30).contains(&buffer) {
@@ -28,7 +28,7 @@ pub(super) fn read(section: Option<Settings<'_>>) -> (String, u64) {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// A lone word is a level. The filter itself would take it for the name of a crate, and log nothing of any other.
+/// Whether a single word is no level. The filter itself would take it for a crate name, and log nothing of other crates.
 fn is_misspelled_level(word: &str) -> bool {
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte));
     let is_level =

@@ -1,4 +1,4 @@
-//! How times are written in the files: of the day, of the week, on the calendar, and where.
+//! Time values in configuration files: time of day, day of the week, time zone, moment, maintenance window.
 
 use jiff::Timestamp;
 use jiff::civil::{Time, Weekday};
@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use tollgate_plugins::settings::{Form, Setting, Settings};
 use toml::de::DeValue;
 
-/// As in `"22:00"`.
+/// Time of day, for example `"22:00"`.
 pub(super) struct TimeOfDay(pub(super) Time);
 
 impl Setting for TimeOfDay {
@@ -23,7 +23,7 @@ impl Setting for TimeOfDay {
     }
 }
 
-/// As in `"sat"`.
+/// Day of the week, for example `"sat"`.
 pub(super) struct DayOfWeek(pub(super) Weekday);
 
 impl Setting for DayOfWeek {
@@ -48,7 +48,7 @@ impl Setting for DayOfWeek {
     }
 }
 
-/// As in `"Asia/Shanghai"`.
+/// Time zone, for example `"Asia/Shanghai"`.
 pub(super) struct Zone(pub(super) TimeZone);
 
 impl Setting for Zone {
@@ -63,7 +63,7 @@ impl Setting for Zone {
     }
 }
 
-/// As in `2026-12-01T02:00:00+08:00`, with quotes or without.
+/// Moment, for example `2026-12-01T02:00:00+08:00`, with or without quotes.
 pub(super) struct Moment(pub(super) Timestamp);
 
 impl Setting for Moment {
@@ -78,7 +78,7 @@ impl Setting for Moment {
     }
 }
 
-/// Reads `[[maintenance]]`: from when to when.
+/// Reads the windows of `[[maintenance]]`.
 pub(super) fn windows(root: &mut Settings<'_>) -> Vec<(Timestamp, Timestamp)> {
     let mut windows = Vec::new();
     for mut window in root.sections("maintenance") {

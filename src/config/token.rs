@@ -1,14 +1,14 @@
-//! What whoever uses the admin port must know.
+//! Bearer token of the admin port.
 
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tollgate_plugins::secret::Secret;
 
-/// So many bytes at least: 128 bits, if each of its bits is random.
-pub(super) const SHORTEST: usize = 16;
+/// Minimum length in bytes: 128 bits if each bit is random.
+pub(super) const MIN_BYTES: usize = 16;
 
-/// A token of the admin port. It is never printed, and compared in constant time.
+/// Bearer token of the admin port. It is never printed, and is compared in constant time.
 #[derive(Clone)]
 pub struct Token(Secret);
 
@@ -17,16 +17,16 @@ impl Token {
         Self(secret)
     }
 
-    /// Whether an `Authorization` header shows it.
+    /// Whether an `Authorization` header contains the token.
     pub fn is_shown(&self, header: Option<&[u8]>) -> bool {
         let Some((scheme, shown)) = header.and_then(|header| header.split_at_checked(SCHEME.len())) else {
             return false;
         };
-        // The scheme is no secret, and its case does not count.
+        // The scheme is not secret and is case-insensitive.
         scheme.eq_ignore_ascii_case(SCHEME) && verify_slices_are_equal(shown.trim_ascii(), self.0.expose()).is_ok()
     }
 
-    /// The header that shows it.
+    /// Returns the `Authorization` header with the token.
     pub(crate) fn header(&self) -> String {
         format!("Bearer {}", String::from_utf8_lossy(self.0.expose()))
     }
@@ -53,9 +53,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_is_taken() {
+    fn only_the_complete_token_is_accepted() {
         let token = Token::new(Secret::new("0123456789abcdef"));
-        for (header, is_taken) in [
+        for (header, is_accepted) in [
             (Some("Bearer 0123456789abcdef"), true),
             (Some("bearer 0123456789abcdef "), true),
             (Some("Bearer 0123456789abcde"), false),
@@ -67,7 +67,7 @@ mod tests {
             (Some(""), false),
             (None, false),
         ] {
-            assert_eq!(token.is_shown(header.map(str::as_bytes)), is_taken, "{header:?}");
+            assert_eq!(token.is_shown(header.map(str::as_bytes)), is_accepted, "{header:?}");
         }
         assert!(token.is_shown(Some(token.header().as_bytes())));
         assert_eq!(format!("{token:?}"), "***");

@@ -1,6 +1,6 @@
-//! One TOML file while it is read: its text, where its mistakes are, and everything that it names.
+//! One TOML file while it is read: its text, the positions of its errors, and every file and variable that it names.
 
-mod places;
+mod lines;
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
@@ -13,47 +13,47 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
-use self::places::Places;
+use self::lines::LineIndex;
 use super::diagnostics::Diagnostic;
-use super::file_source::{Content, Origin};
-use super::key_cache::Known;
+use super::file_content::Content;
+use super::file_source::FileSource;
+use super::key_cache::KeyCache;
 
-/// So many mistakes of one file are listed: nobody reads more.
-const MOST_MISTAKES: usize = 1_000;
+/// Maximum number of diagnostics listed per file.
+const MAX_DIAGNOSTICS: usize = 1_000;
 
-/// One file. What it names is noted as it is read, so that the [fingerprint](Source::fingerprint) covers it and it can
-/// be watched.
-pub(super) struct Source {
+/// One open TOML file. Records everything that the file names, so that the [fingerprint](TomlFile::fingerprint) covers it and it
+/// can be watched.
+pub(super) struct TomlFile {
     path: PathBuf,
     text: String,
-    /// Made with the first mistake.
-    places: OnceCell<Places>,
+    /// Line index, built for the first diagnostic.
+    lines: OnceCell<LineIndex>,
     hasher: RefCell<Sha256>,
     named: RefCell<Vec<PathBuf>>,
-    trace: RefCell<Vec<Dependency>>,
+    dependencies: RefCell<Vec<Dependency>>,
     notes: RefCell<Vec<Diagnostic>>,
-    origin: Arc<Origin>,
-    known: Arc<Known>,
+    origin: Arc<FileSource>,
+    known: Arc<KeyCache>,
 }
 
-/// What a fingerprint covers: enough to see whether anything changed without reading what it means, and to say in words
-/// what did.
+/// Inputs of a fingerprint. They suffice to detect a change without parsing, and to describe what changed.
 #[derive(Clone, Default)]
 pub(crate) struct Dependencies {
-    /// The file's own text.
+    /// Text of the file itself.
     pub(super) text: Secret,
-    /// What it names, in order.
-    pub(super) fed: Vec<Dependency>,
+    /// Files and variables that it names, in order.
+    pub(super) items: Vec<Dependency>,
 }
 
-/// Something that a file names.
+/// File or environment variable that a file names, with the digest of its content.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Dependency {
-    pub(super) what: Reference,
+    pub(super) reference: Reference,
     digest: [u8; 32],
 }
 
-/// What it is, as it is written there: a copy of the whole directory names the same by the same words.
+/// Reference as it is written in the file: a copy of the whole directory uses the same references.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reference {
     File(String),
@@ -61,10 +61,10 @@ pub(super) enum Reference {
 }
 
 impl Dependencies {
-    /// The file at this path and those that it names, each with the SHA-256 of what it held.
+    /// Returns the file at `path` and the files that it names, each with the SHA-256 of its content.
     pub(super) fn contents(&self, path: &Path) -> impl Iterator<Item = (PathBuf, [u8; 32])> {
-        let named = self.fed.iter().filter_map(move |fed| match &fed.what {
-            Reference::File(name) => Some((beside(path, name), fed.digest)),
+        let named = self.items.iter().filter_map(move |item| match &item.reference {
+            Reference::File(name) => Some((beside(path, name), item.digest)),
             Reference::Variable(_) => None,
         });
         std::iter::once((path.to_owned(), Sha256::digest(self.text.expose()).into())).chain(named)
@@ -72,9 +72,9 @@ impl Dependencies {
 }
 
 impl Dependencies {
-    /// The files that are named, as it is written and where they are.
+    /// Returns the named files: as written, and as a resolved path.
     pub(super) fn files(&self, path: &Path) -> impl Iterator<Item = (&str, PathBuf)> {
-        self.fed.iter().filter_map(move |fed| match &fed.what {
+        self.items.iter().filter_map(move |item| match &item.reference {
             Reference::File(name) => Some((name.as_str(), beside(path, name))),
             Reference::Variable(_) => None,
         })
@@ -82,13 +82,13 @@ impl Dependencies {
 }
 
 impl Dependency {
-    /// Whether the same words name something else than they did.
+    /// Whether the same reference has another content than before.
     pub(super) fn differs(&self, before: &Self) -> bool {
-        self.what == before.what && self.digest != before.digest
+        self.reference == before.reference && self.digest != before.digest
     }
 
-    fn new(what: Reference, digest: [u8; 32]) -> Self {
-        Self { what, digest }
+    fn new(reference: Reference, digest: [u8; 32]) -> Self {
+        Self { reference, digest }
     }
 }
 
@@ -101,29 +101,29 @@ impl fmt::Display for Reference {
     }
 }
 
-impl Source {
-    /// Opens a file that should be there.
-    pub(super) fn open(path: &Path, origin: &Arc<Origin>, known: &Arc<Known>) -> Result<Self, Diagnostic> {
+impl TomlFile {
+    /// Opens a file that must exist.
+    pub(super) fn open(path: &Path, origin: &Arc<FileSource>, known: &Arc<KeyCache>) -> Result<Self, Diagnostic> {
         let content = origin.read(path).map_err(|message| Diagnostic::in_file(path, message, None))?;
         let text = String::from_utf8(content).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(&error.as_bytes()[..valid]);
-            let (line, column) = Places::of(&text).find(&text, valid);
+            let (line, column) = LineIndex::of(&text).find(&text, valid);
             let message = "this is not UTF-8 text".to_owned();
             Diagnostic { file: path.to_owned(), line, column, message, suggestion: None }
         })?;
         Ok(Self { origin: Arc::clone(origin), known: Arc::clone(known), ..Self::with_text(path, text) })
     }
 
-    /// A file with this text.
+    /// Returns a file with this text.
     pub(super) fn with_text(path: &Path, text: String) -> Self {
         let source = Self {
             path: path.to_owned(),
             text,
-            places: OnceCell::new(),
+            lines: OnceCell::new(),
             hasher: RefCell::default(),
             named: RefCell::new(vec![path.into()]),
-            trace: RefCell::default(),
+            dependencies: RefCell::default(),
             notes: RefCell::default(),
             origin: Arc::default(),
             known: Arc::default(),
@@ -132,39 +132,39 @@ impl Source {
         source
     }
 
-    /// Reads the text; gives the mistakes beside what the reader makes of it. A file whose grammar is broken is not read
-    /// further, because what seems missing from it may stand behind the break.
+    /// Reads the text with `reader`, and returns its value with all diagnostics. A file with a syntax error is not passed to the
+    /// reader, because a key that seems to be missing may follow the error.
     pub(super) fn read<T>(&self, reader: impl FnOnce(Settings<'_>) -> T) -> (Option<T>, Vec<Diagnostic>) {
         let problems = Problems::default();
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         let value = if errors.is_empty() { Some(reader(Settings::root(&table, &problems))) } else { None };
         let broken = !errors.is_empty();
-        self.notes.borrow_mut().extend(problems.take_notes().into_iter().map(|note| self.mistake(note)));
+        self.notes.borrow_mut().extend(problems.take_notes().into_iter().map(|note| self.diagnostic(note)));
         for error in errors {
             problems.push(error.span().unwrap_or(0..0), error.message(), None);
         }
-        let mut mistakes: Vec<_> = problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect();
-        let more = mistakes.len().saturating_sub(MOST_MISTAKES);
-        mistakes.truncate(MOST_MISTAKES + 1);
+        let mut diagnostics: Vec<_> = problems.into_vec().into_iter().map(|problem| self.diagnostic(problem)).collect();
+        let more = diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
+        diagnostics.truncate(MAX_DIAGNOSTICS + 1);
         if more > 0
-            && let Some(next) = mistakes.last_mut()
+            && let Some(next) = diagnostics.last_mut()
         {
-            next.message = format!("from here on there are {more} more mistakes in this file, which are not listed");
+            next.message = format!("{more} more errors in this file are not listed");
             next.suggestion = None;
         }
         if broken {
-            // What the parser says next of the same line follows from the first.
-            mistakes.dedup_by_key(|mistake| mistake.line);
+            // Further syntax errors on one line follow from the first.
+            diagnostics.dedup_by_key(|diagnostic| diagnostic.line);
         }
-        (value, mistakes)
+        (value, diagnostics)
     }
 
-    /// Takes what the reader found odd, and no mistake.
+    /// Takes the warnings of the reader.
     pub(super) fn take_notes(&self) -> Vec<Diagnostic> {
         self.notes.take()
     }
 
-    /// What a reader would ask for in this file, whatever it holds; see [`Settings::sketch`].
+    /// Returns the keys that a reader asks for in this file, independent of its content; see [`Settings::describe`].
     pub(super) fn sketch(&self, reader: impl FnOnce(Settings<'_>)) -> Outline {
         let (table, _) = DeTable::parse_recoverable(&self.text);
         let (problems, outline) = (Problems::default(), Outline::default());
@@ -172,7 +172,7 @@ impl Source {
         outline
     }
 
-    /// The mistakes, and the keys that the reader asked for.
+    /// Returns the diagnostics, and the keys that the reader asked for.
     #[cfg(test)]
     pub(super) fn read_watching(
         &self,
@@ -183,30 +183,30 @@ impl Source {
         assert!(errors.is_empty(), "{errors:?} in {}", self.text);
         reader(Settings::root(&table, &problems));
         let asked = problems.asked();
-        (problems.into_vec().into_iter().map(|problem| self.mistake(problem)).collect(), asked)
+        (problems.into_vec().into_iter().map(|problem| self.diagnostic(problem)).collect(), asked)
     }
 
-    /// The content of a file that this one names; says what is wrong in a sentence.
+    /// Reads a file that this file names. The error is a sentence for a diagnostic.
     pub(super) fn read_named(&self, name: &str) -> Result<Arc<Content>, String> {
         let path = self.resolve(name);
         self.named.borrow_mut().push(path.clone());
         match self.origin.read_shared(&path) {
             Ok(content) => {
                 self.hash_in("named", &content.digest);
-                self.trace.borrow_mut().push(Dependency::new(Reference::File(name.to_owned()), content.digest));
+                self.dependencies.borrow_mut().push(Dependency::new(Reference::File(name.to_owned()), content.digest));
                 Ok(content)
             }
             Err(message) => Err(format!("`{}`: {message}", path.display())),
         }
     }
 
-    /// The content of the file that a key names, which may be missing.
+    /// Reads the file that an optional key names.
     pub(super) fn optional_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Arc<Content>> {
         let name: String = settings.optional(key)?;
         self.file(settings, key, &name)
     }
 
-    /// The content of the file that a key names, which must be there.
+    /// Reads the file that a required key names.
     pub(super) fn required_file(&self, settings: &mut Settings<'_>, key: &'static str) -> Option<Arc<Content>> {
         let name: String = settings.required(key)?;
         self.file(settings, key, &name)
@@ -216,45 +216,45 @@ impl Source {
         self.read_named(name).map_err(|message| settings.problem(key, message, None)).ok()
     }
 
-    /// The file's text.
+    /// Returns the text of the file.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 
-    /// What was made of other files before.
-    pub(super) fn known(&self) -> &Known {
+    /// Returns the cache of parsed keys and certificates.
+    pub(super) fn known(&self) -> &KeyCache {
         &self.known
     }
 
-    /// A path as this file means it: relative to the directory that the file is in.
+    /// Resolves a path relative to the directory of this file.
     pub(super) fn resolve(&self, name: &str) -> PathBuf {
         beside(&self.path, name)
     }
 
-    /// Adds something that decides what the file means.
-    pub(super) fn hash_in(&self, what: &str, content: &[u8]) {
-        hash_in(&mut self.hasher.borrow_mut(), what, content);
+    /// Adds content to the fingerprint.
+    pub(super) fn hash_in(&self, kind: &str, content: &[u8]) {
+        hash_in(&mut self.hasher.borrow_mut(), kind, content);
     }
 
-    /// Adds the value of an environment variable that the file names.
-    pub(super) fn feed_variable(&self, name: &str, value: &[u8]) {
+    /// Adds the value of an environment variable that the file names to the fingerprint.
+    pub(super) fn add_variable(&self, name: &str, value: &[u8]) {
         self.hash_in("env", value);
-        self.trace
+        self.dependencies
             .borrow_mut()
             .push(Dependency::new(Reference::Variable(name.to_owned()), Sha256::digest(value).into()));
     }
 
-    /// What the fingerprint covers by now.
-    pub(super) fn trace(&self) -> Dependencies {
-        Dependencies { text: Secret::new(self.text.as_bytes()), fed: self.trace.borrow().clone() }
+    /// Returns the inputs of the fingerprint so far.
+    pub(super) fn dependencies(&self) -> Dependencies {
+        Dependencies { text: Secret::new(self.text.as_bytes()), items: self.dependencies.borrow().clone() }
     }
 
-    /// Whether this file, not read yet, and all that it named then, are what they were when it had this fingerprint.
-    pub(super) fn is_as_before(&self, trace: &Dependencies, fingerprint: &str) -> bool {
+    /// Whether this unread file and everything that it named earlier are unchanged since `fingerprint` was taken.
+    pub(super) fn is_as_before(&self, dependencies: &Dependencies, fingerprint: &str) -> bool {
         let mut hasher = self.hasher.borrow().clone();
         let mut named = Vec::new();
-        for fed in &trace.fed {
-            match &fed.what {
+        for item in &dependencies.items {
+            match &item.reference {
                 Reference::File(name) => {
                     let path = self.resolve(name);
                     let Ok(content) = self.origin.read_shared(&path) else { return false };
@@ -274,51 +274,51 @@ impl Source {
         is_same
     }
 
-    /// SHA-256 of the text alone.
+    /// Returns the SHA-256 of the text alone.
     pub(super) fn digest(&self) -> [u8; 32] {
         Sha256::digest(&self.text).into()
     }
 
-    /// SHA-256 over everything so far, in hexadecimal.
+    /// Returns the SHA-256 over all inputs so far, in hexadecimal.
     pub(super) fn fingerprint(&self) -> String {
         hex::encode(self.hasher.borrow().clone().finalize())
     }
 
-    /// This file and those that it names.
+    /// Returns this file and the files that it names.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.named.borrow().clone()
     }
 
-    /// Where in the file a span starts, for a mistake that shows only later.
-    pub(super) fn mistake_at(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> Diagnostic {
-        self.mistake(Problem { span: span.clone(), message, suggestion })
+    /// Returns a diagnostic at the start of a span, for an error that is detected after reading.
+    pub(super) fn diagnostic_at(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> Diagnostic {
+        self.diagnostic(Problem { span: span.clone(), message, suggestion })
     }
 
-    fn mistake(&self, problem: Problem) -> Diagnostic {
-        let places = self.places.get_or_init(|| Places::of(&self.text));
-        let (line, column) = places.find(&self.text, problem.span.start);
+    fn diagnostic(&self, problem: Problem) -> Diagnostic {
+        let lines = self.lines.get_or_init(|| LineIndex::of(&self.text));
+        let (line, column) = lines.find(&self.text, problem.span.start);
         let Problem { message, suggestion, .. } = problem;
         Diagnostic { file: self.path.clone(), line, column, message, suggestion }
     }
 }
 
-/// What a path means that stands in a file.
+/// Resolves a path that is written in a file.
 fn beside(file: &Path, name: &str) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(name)
 }
 
-/// Lengths keep `ab` + `c` apart from `a` + `bc`.
-fn hash_in(hasher: &mut Sha256, what: &str, content: &[u8]) {
-    hasher.update(format!("{what}:{}:", content.len()));
+/// Hashes one input. The length keeps `ab` + `c` apart from `a` + `bc`.
+fn hash_in(hasher: &mut Sha256, kind: &str, content: &[u8]) {
+    hasher.update(format!("{kind}:{}:", content.len()));
     hasher.update(content);
 }
 
-/// Once so many mistakes of a file are known, no name is looked for that is near another: with many of both it takes long.
-pub(super) const MOST_SUGGESTED: usize = 100;
-/// So many names are said where none is near.
-const MOST_NAMED: usize = 20;
+/// Number of diagnostics from which no similar name is searched: many errors times many names would take long.
+pub(super) const MAX_SUGGESTIONS: usize = 100;
+/// Maximum number of names that a suggestion lists.
+const MAX_LISTED_NAMES: usize = 20;
 
-/// "did you mean …?" for the known name that is nearest, or the list of those that exist.
+/// Suggests the known name that is nearest to `wrong`, or lists the known names.
 pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let near = known
         .clone()
@@ -328,7 +328,7 @@ pub(super) fn suggest<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Cl
     if let Some((_, name)) = near {
         return Some(format!("did you mean `{name}`?"));
     }
-    let first: Vec<_> = known.clone().take(MOST_NAMED).collect();
+    let first: Vec<_> = known.clone().take(MAX_LISTED_NAMES).collect();
     let more = known.count() - first.len();
     match (first.join(", "), more) {
         (none, _) if none.is_empty() => None,
@@ -343,19 +343,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_break_of_the_grammar_is_told_and_nothing_else() {
-        let source = Source::with_text(Path::new("x.toml"), "a = \nb = 1\nc 2\n".into());
-        let (value, mistakes) = source.read(|mut settings| settings.required::<String>("missing"));
+    fn every_syntax_error_is_reported_and_nothing_else() {
+        let source = TomlFile::with_text(Path::new("x.toml"), "a = \nb = 1\nc 2\n".into());
+        let (value, diagnostics) = source.read(|mut settings| settings.required::<String>("missing"));
         assert!(value.is_none());
-        assert_eq!(mistakes.iter().map(|mistake| mistake.line).collect::<Vec<_>>(), [1, 3], "{mistakes:?}");
+        assert_eq!(diagnostics.iter().map(|diagnostic| diagnostic.line).collect::<Vec<_>>(), [1, 3], "{diagnostics:?}");
     }
 
     #[test]
-    fn the_fingerprint_covers_what_is_named() {
+    fn fingerprint_covers_named_files() {
         let dir = tempfile::tempdir().unwrap();
         let print = |content: &str| {
             std::fs::write(dir.path().join("key"), content).unwrap();
-            let source = Source::with_text(&dir.path().join("x.toml"), "a = 1".into());
+            let source = TomlFile::with_text(&dir.path().join("x.toml"), "a = 1".into());
             source.read_named("key").unwrap();
             source.fingerprint()
         };
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn suggestions() {
+    fn suggestion_names_the_nearest_or_lists_known_names() {
         assert_eq!(
             suggest("wechat-man", ["wechat-main", "alipay"].into_iter()).unwrap(),
             "did you mean `wechat-main`?"

@@ -1,4 +1,4 @@
-//! What a route wants of a payment.
+//! Conditions of a route.
 
 use std::fmt;
 
@@ -8,58 +8,58 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 use tollgate_plugins::payment::{Currency, Method, Money};
 
-/// A payment, as routes see it.
+/// Payment to be routed.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
-    /// Whose it is.
+    /// Merchant that owns the payment.
     pub merchant: &'a str,
-    /// How it is paid.
+    /// Payment method.
     pub method: Method,
-    /// How much.
+    /// Amount and currency.
     pub amount: Money,
-    /// The merchant's own notes on it.
+    /// Metadata of the request.
     pub metadata: Option<&'a Map<String, Value>>,
-    /// The channel that it names.
+    /// Channel that the request names.
     pub pinned: Option<&'a str>,
-    /// Its number at the provider, by which weights are shared out.
+    /// Order number at the provider, which decides the weighted choice.
     pub number: &'a str,
-    /// When it is made.
+    /// Time of the payment.
     pub at: Timestamp,
 }
 
-/// What a route wants; what is not said is not asked for.
+/// Conditions of a route. An unset condition matches every payment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Condition {
-    /// Only this merchant's payments.
+    /// Required merchant.
     pub merchant: Option<String>,
-    /// Only this method.
+    /// Required method.
     pub method: Option<Method>,
-    /// Only this currency.
+    /// Required currency.
     pub currency: Option<Currency>,
-    /// Only amounts of at least this.
+    /// Minimum amount.
     pub at_least: Option<u64>,
-    /// Only amounts below this.
+    /// Exclusive upper bound of the amount.
     pub below: Option<u64>,
-    /// Only in these hours.
+    /// Hours in which the route applies.
     pub hours: Option<Hours>,
-    /// Only with these notes in the metadata.
+    /// Required metadata entries.
     pub metadata: Vec<(String, String)>,
 }
 
 impl Condition {
-    /// Whether the payment is as it is wanted.
+    /// Whether the payment meets all conditions.
     pub fn matches(&self, question: &Question<'_>) -> bool {
         self.merchant.as_deref().is_none_or(|name| name == question.merchant)
             && self.method.is_none_or(|wanted| wanted == question.method)
             && self.currency.is_none_or(|wanted| wanted == question.amount.currency)
             && self.at_least.is_none_or(|least| question.amount.value >= least)
             && self.below.is_none_or(|below| question.amount.value < below)
-            && self.metadata.iter().all(|(name, wanted)| noted(question, name) == Some(wanted))
+            && self.metadata.iter().all(|(name, wanted)| metadata_text(question, name) == Some(wanted))
             && self.hours.as_ref().is_none_or(|hours| hours.contain(question.at))
     }
 
-    /// The first thing that is not as it is wanted, in words.
-    pub fn refusal(&self, question: &Question<'_>) -> Option<String> {
+    /// Describes the first condition that the payment does not meet.
+    pub fn mismatch(&self, question: &Question<'_>) -> Option<String> {
         let Money { value, currency } = question.amount;
         let wants = |what: String| Some(format!("it wants {what}"));
         if let Some(name) = self.merchant.as_deref().filter(|name| *name != question.merchant) {
@@ -77,7 +77,8 @@ impl Condition {
         if let Some(below) = self.below.filter(|below| value >= *below) {
             return wants(format!("an amount below {below}"));
         }
-        if let Some((name, wanted)) = self.metadata.iter().find(|(name, wanted)| noted(question, name) != Some(wanted))
+        if let Some((name, wanted)) =
+            self.metadata.iter().find(|(name, wanted)| metadata_text(question, name) != Some(wanted))
         {
             return wants(format!("`{wanted}` as `{name}` in the metadata"));
         }
@@ -86,25 +87,25 @@ impl Condition {
     }
 }
 
-fn noted<'a>(question: &Question<'a>, name: &str) -> Option<&'a str> {
+fn metadata_text<'a>(question: &Question<'a>, name: &str) -> Option<&'a str> {
     question.metadata?.get(name)?.as_str()
 }
 
-/// A part of the day, on some days of the week, somewhere.
+/// Daily time range on some days of the week, in a time zone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hours {
-    /// The first minute.
+    /// First minute of the range.
     pub from: Time,
-    /// The first minute that is not in it any more; when it is not after `from`, it is on the next day.
+    /// First minute after the range; on the next day if it is not after `from`.
     pub to: Time,
-    /// The days on which it begins; every day when there is none.
+    /// Days on which the range starts; every day if empty.
     pub days: Vec<Weekday>,
-    /// Where.
+    /// Time zone of `from` and `to`.
     pub zone: TimeZone,
 }
 
 impl Hours {
-    /// Whether the moment lies in them.
+    /// Whether the range contains a moment.
     pub fn contain(&self, at: Timestamp) -> bool {
         let there = at.to_zoned(self.zone.clone()).datetime();
         let (time, day) = (there.time(), there.date().weekday());
@@ -137,20 +138,20 @@ mod tests {
         Hours { from: from.parse().unwrap(), to: to.parse().unwrap(), days: days.to_vec(), zone }
     }
 
-    /// 2026-11-23 is a Monday.
+    /// Returns a time in China; 2026-11-23 is a Monday.
     fn china(text: &str) -> Timestamp {
         format!("{text}+08:00").parse().unwrap()
     }
 
     #[test]
-    fn hours_take_their_first_minute_and_leave_their_last() {
+    fn hours_include_their_first_minute_and_exclude_their_last() {
         let day = hours("09:00", "18:00", &[]);
         let at = |time: &str| day.contain(china(&format!("2026-11-23T{time}:00")));
         assert_eq!(["08:59", "09:00", "17:59", "18:00"].map(at), [false, true, true, false]);
     }
 
     #[test]
-    fn hours_over_midnight_belong_to_the_day_on_which_they_begin() {
+    fn hours_over_midnight_belong_to_the_day_on_which_they_start() {
         let night = hours("22:00", "06:00", &[Weekday::Monday]);
         let at = |time: &str| night.contain(china(&format!("2026-11-{time}:00")));
         assert_eq!(["23T21:59", "23T22:00", "24T05:59", "24T06:00"].map(at), [false, true, true, false]);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_said() {
+    fn unmet_condition_is_described() {
         let metadata = serde_json::json!({"tier": "gold"});
         let question = Question {
             merchant: "shop",
@@ -170,7 +171,7 @@ mod tests {
             at: china("2026-11-23T12:00:00"),
         };
         let gold = |tier: &str| vec![("tier".to_owned(), tier.to_owned())];
-        for (condition, refusal) in [
+        for (condition, mismatch) in [
             (Condition::default(), None),
             (Condition { metadata: gold("gold"), at_least: Some(99), below: Some(100), ..Condition::default() }, None),
             (
@@ -191,8 +192,8 @@ mod tests {
                 Some("it wants a time from 22:00 to 06:00 on sat, sun in Asia/Shanghai"),
             ),
         ] {
-            assert_eq!(condition.refusal(&question).as_deref(), refusal);
-            assert_eq!(condition.matches(&question), refusal.is_none(), "{refusal:?}");
+            assert_eq!(condition.mismatch(&question).as_deref(), mismatch);
+            assert_eq!(condition.matches(&question), mismatch.is_none(), "{mismatch:?}");
         }
     }
 }

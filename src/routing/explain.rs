@@ -1,4 +1,4 @@
-//! `tollgate route`: which route a payment would take, and why.
+//! `tollgate route`: prints which route a payment would take, and why.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,43 +12,43 @@ use super::{Question, Route, choose};
 use crate::config::{self, Snapshot};
 use crate::output::say;
 
-/// Of more routes nobody reads why each was passed over.
-const MANY: usize = 100;
+/// Number of routes beyond which only near misses are explained.
+const EXPLAIN_ALL_UP_TO: usize = 100;
 
-/// A payment that nobody makes.
+/// Payment to explain.
 #[derive(Args, Clone, Debug)]
 pub struct RouteArgs {
-    /// Whose payment
+    /// Merchant of the payment
     #[arg(long)]
     merchant: String,
-    /// As in wechat.native
+    /// Payment method, for example wechat.native
     #[arg(long)]
     method: String,
-    /// In the currency's minor unit
+    /// Amount in the currency's minor unit
     #[arg(long)]
     amount: u64,
-    /// ISO 4217
+    /// Currency (ISO 4217)
     #[arg(long, default_value = "CNY")]
     currency: String,
-    /// A channel that the request names
+    /// Channel that the request names
     #[arg(long)]
     channel: Option<String>,
-    /// A note in the request's metadata, as in tier=gold; several
+    /// Entry of the request's metadata, for example tier=gold; may be repeated
     #[arg(long, value_name = "NAME=TEXT")]
     metadata: Vec<String>,
-    /// When; now unless it is given, as in 2026-12-24T22:00:00+08:00
+    /// Time of the payment, for example 2026-12-24T22:00:00+08:00; default: now
     #[arg(long)]
     at: Option<Timestamp>,
-    /// The order's id, by which weights are shared out
+    /// Order id, which decides the weighted choice
     #[arg(long, default_value = "example")]
     order: String,
 }
 
-/// Reads the configuration and prints which channels the payment would come to.
+/// Loads the configuration and prints the channels that the payment would use.
 pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
-    let snapshot = config::file::load(conf, None).map_err(|mistakes| {
-        let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
-        format!("the configuration has mistakes:{lines}")
+    let snapshot = config::file::load(conf, None).map_err(|diagnostics| {
+        let lines: String = diagnostics.iter().map(|diagnostic| format!("\n{diagnostic}")).collect();
+        format!("the configuration has errors:{lines}")
     })?;
     if !snapshot.merchants.contains_key(&arguments.merchant) {
         let names: Vec<&str> = snapshot.merchants.keys().map(String::as_str).collect();
@@ -58,10 +58,11 @@ pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
     let method = method.ok_or_else(|| {
         let known: std::collections::BTreeSet<_> = Method::all().map(|known| known.as_str()).collect();
         let known: Vec<_> = known.into_iter().collect();
-        format!("`{}` is no method; there are {}", arguments.method, known.join(", "))
+        format!("`{}` is not a payment method; there are {}", arguments.method, known.join(", "))
     })?;
     let currency = Currency::parse(&arguments.currency);
-    let currency = currency.ok_or_else(|| format!("`{}` is no currency; give one as in CNY", arguments.currency))?;
+    let currency =
+        currency.ok_or_else(|| format!("`{}` is not a currency; use for example CNY", arguments.currency))?;
     let mut metadata = Map::new();
     for note in &arguments.metadata {
         let (name, text) = note.split_once('=').ok_or_else(|| format!("write `{note}` as NAME=TEXT"))?;
@@ -80,26 +81,26 @@ pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// One line for each route up to the one that is taken, then the channels. Where there are very many, those that want another
-/// merchant, method or note are counted only.
+/// Explains each route up to the selected one, then lists the channels. With many routes, those that require another merchant,
+/// method or metadata are only counted.
 fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let result = choose(snapshot, question);
     let near: Option<BTreeSet<usize>> =
-        (snapshot.routes.len() > MANY).then(|| snapshot.routes.places(question).collect());
+        (snapshot.routes.len() > EXPLAIN_ALL_UP_TO).then(|| snapshot.routes.positions(question).collect());
     if let Some(near) = &near {
         let others = snapshot.routes.len() - near.len();
-        lines.push(format!("{others} routes want another merchant, method or note in the metadata"));
+        lines.push(format!("{others} routes require another merchant, method or metadata"));
     }
     for (count, route) in snapshot.routes.iter().enumerate() {
         if near.as_ref().is_some_and(|near| !near.contains(&count)) {
             continue;
         }
-        let verdict = verdict(snapshot, route, question);
-        let is_taken = verdict.is_none();
-        let verdict = verdict.unwrap_or_else(|| "taken".to_owned());
+        let skip_reason = skip_reason(snapshot, route, question);
+        let is_taken = skip_reason.is_none();
+        let skip_reason = skip_reason.unwrap_or_else(|| "taken".to_owned());
         let is_last = is_taken && (question.pinned.is_none() || route.answer.is_some());
-        lines.push(format!("route {:<4} to {:<30} {verdict}", count + 1, targets(route)));
+        lines.push(format!("route {:<4} to {:<30} {skip_reason}", count + 1, targets(route)));
         if is_last {
             break;
         }
@@ -107,7 +108,7 @@ fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
     match result {
         Ok(channels) => {
             for (count, channel) in channels.iter().enumerate() {
-                let place = if count == 0 { "first" } else { "when nothing was sent before" };
+                let place = if count == 0 { "first" } else { "if nothing was sent before" };
                 lines.push(format!("channel    {:<33} {place} ({})", channel.name, channel.account()));
             }
         }
@@ -116,9 +117,9 @@ fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
     lines
 }
 
-/// Why the route is not taken.
-fn verdict(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Option<String> {
-    if let Some(refusal) = route.wanted.refusal(question) {
+/// Returns why the route is skipped; `None` if it is selected.
+fn skip_reason(snapshot: &Snapshot, route: &Route, question: &Question<'_>) -> Option<String> {
+    if let Some(refusal) = route.wanted.mismatch(question) {
         return Some(format!("passed over: {refusal}"));
     }
     if route.answer.is_some() {

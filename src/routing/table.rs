@@ -1,4 +1,4 @@
-//! All routes, with an index, so that finding one does not take longer where there are many.
+//! Routing table with an index, so that a lookup does not take longer with many routes.
 
 use std::collections::HashMap;
 
@@ -6,33 +6,33 @@ use tollgate_plugins::payment::Method;
 
 use super::{DoublePayment, Question, Route};
 
-/// The routes in the order of the file.
+/// Routes in the order of the file.
 #[derive(Debug, Default)]
 pub struct Routes {
-    /// What becomes of money on two channels.
+    /// Handling of money that arrives on an abandoned channel.
     pub double_payment: DoublePayment,
     routes: Vec<Route>,
-    /// By the merchant and the method that they want.
-    index: HashMap<(Option<String>, Option<Method>), Places>,
+    /// Positions of the routes by required merchant and method.
+    index: HashMap<(Option<String>, Option<Method>), Positions>,
 }
 
-/// Places in the list of routes, in order.
+/// Positions in the list of routes, in order.
 #[derive(Debug, Default)]
-struct Places {
-    /// Of those that want nothing of the metadata.
-    plain: Vec<usize>,
-    /// Of the others, by the first note that they want: shops of one merchant are told apart by one.
-    noted: HashMap<(String, String), Vec<usize>>,
+struct Positions {
+    /// Positions of routes without required metadata.
+    without_metadata: Vec<usize>,
+    /// Positions of the other routes by their first required metadata entry, which distinguishes the shops of one merchant.
+    by_metadata: HashMap<(String, String), Vec<usize>>,
 }
 
 impl From<Vec<Route>> for Routes {
     fn from(routes: Vec<Route>) -> Self {
-        let mut index: HashMap<_, Places> = HashMap::new();
-        for (place, Route { wanted, .. }) in routes.iter().enumerate() {
-            let places = index.entry((wanted.merchant.clone(), wanted.method)).or_default();
+        let mut index: HashMap<_, Positions> = HashMap::new();
+        for (position, Route { wanted, .. }) in routes.iter().enumerate() {
+            let positions = index.entry((wanted.merchant.clone(), wanted.method)).or_default();
             match wanted.metadata.first() {
-                None => places.plain.push(place),
-                Some(note) => places.noted.entry(note.clone()).or_default().push(place),
+                None => positions.without_metadata.push(position),
+                Some(note) => positions.by_metadata.entry(note.clone()).or_default().push(position),
             }
         }
         Self { double_payment: DoublePayment::default(), routes, index }
@@ -40,47 +40,48 @@ impl From<Vec<Route>> for Routes {
 }
 
 impl Routes {
-    /// How many there are.
+    /// Returns the number of routes.
     pub fn len(&self) -> usize {
         self.routes.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no routes.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
 
-    /// All of them, in order.
+    /// Iterates over the routes in order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
 
-    /// Those that want this merchant, this method and one of these notes, or say nothing of them; in order.
+    /// Iterates in order over the routes whose merchant, method and first metadata entry do not exclude the payment.
     pub fn candidates(&self, question: &Question<'_>) -> impl Iterator<Item = &Route> {
-        self.places(question).filter_map(|place| self.routes.get(place))
+        self.positions(question).filter_map(|position| self.routes.get(position))
     }
 
-    /// The same, by their places.
-    pub(super) fn places(&self, question: &Question<'_>) -> impl Iterator<Item = usize> {
+    /// Like [`Routes::candidates`], but returns positions.
+    pub(super) fn positions(&self, question: &Question<'_>) -> impl Iterator<Item = usize> {
         let merchant = || Some(question.merchant.to_owned());
         let keys =
             [(merchant(), Some(question.method)), (merchant(), None), (None, Some(question.method)), (None, None)];
         let mut lists: Vec<&[usize]> = Vec::with_capacity(keys.len());
-        for places in keys.iter().filter_map(|key| self.index.get(key)) {
-            lists.push(&places.plain);
-            if places.noted.is_empty() {
+        for positions in keys.iter().filter_map(|key| self.index.get(key)) {
+            lists.push(&positions.without_metadata);
+            if positions.by_metadata.is_empty() {
                 continue;
             }
             let notes =
                 question.metadata.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_str()?)));
-            let noted = notes.filter_map(|(name, text)| places.noted.get(&(name.clone(), text.to_owned())));
-            lists.extend(noted.map(Vec::as_slice));
+            let by_metadata =
+                notes.filter_map(|(name, text)| positions.by_metadata.get(&(name.clone(), text.to_owned())));
+            lists.extend(by_metadata.map(Vec::as_slice));
         }
         std::iter::from_fn(move || {
             let list = lists.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list.first().copied())?;
-            let (place, rest) = list.split_first()?;
+            let (position, rest) = list.split_first()?;
             *list = rest;
-            Some(*place)
+            Some(*position)
         })
     }
 }
@@ -118,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_index_finds_what_a_walk_over_all_finds(
+        fn index_finds_the_same_routes_as_a_full_scan(
             conditions in proptest::collection::vec(some_route(), 0..20),
             merchant in 0..2usize,
             method in 0..2usize,

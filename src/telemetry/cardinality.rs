@@ -1,4 +1,4 @@
-//! Whose names may stand in a label: those of the configuration, and no more than a page of metrics bears.
+//! Bounds the cardinality of labels: only configured names, and only a limited number of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
@@ -10,50 +10,50 @@ use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use super::{METRICS, Metrics};
 use crate::config::Snapshot;
 
-/// With more merchants, or more channels, the rest is counted together.
-const MOST: usize = 1_000;
-/// Under this name.
+/// Maximum number of merchants, and of channels, with labels of their own. The rest are counted together.
+const MAX_NAMES: usize = 1_000;
+/// Label of the rest.
 const OTHER: &str = "other";
 
-/// The names that are told apart in the metrics of this process.
+/// Names with labels of their own in this process.
 pub static LABELS: LazyLock<Labels> = LazyLock::new(Labels::default);
 
-/// The names that are told apart.
+/// Names with labels of their own.
 #[derive(Default)]
 pub struct Labels(ArcSwap<Names>);
 
 #[derive(Default)]
 struct Names {
     merchants: HashSet<String>,
-    /// Of requests: every exchange is counted by its channel.
+    /// Channels for request metrics. Provider call metrics label every channel.
     channels: HashSet<String>,
     all_merchants: HashSet<String>,
     all_channels: HashSet<String>,
 }
 
 impl Labels {
-    /// The merchant's name, or what it is counted under; nothing stays nothing.
+    /// Returns the merchant's label. An empty name stays empty.
     pub fn merchant<'a>(&self, name: &'a str) -> &'a str {
         if name.is_empty() || self.0.load().merchants.contains(name) { name } else { OTHER }
     }
 
-    /// The same for the channel of a request.
+    /// Returns the label of a request's channel. An empty name stays empty.
     pub fn channel<'a>(&self, name: &'a str) -> &'a str {
         if name.is_empty() || self.0.load().channels.contains(name) { name } else { OTHER }
     }
 
-    /// Takes the names of a new configuration. What is told already stays told.
+    /// Adds the names of a new configuration. Labels in use stay in use.
     pub fn register(&self, snapshot: &Snapshot) {
-        self.take(&snapshot.merchants, &snapshot.channels);
+        self.set_names(&snapshot.merchants, &snapshot.channels);
     }
 
-    /// Takes from the metrics what is told of names that this configuration had and the newest has not. Whoever still
-    /// worked with it would tell of them anew.
+    /// Removes the series of names that this configuration had and the newest has not. Called once no request uses the old
+    /// configuration, which would create the series again.
     pub fn unregister(&self, last: &Snapshot) {
-        self.leave_out(&last.merchants, &last.channels, &METRICS);
+        self.remove_series(&last.merchants, &last.channels, &METRICS);
     }
 
-    fn take<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
+    fn set_names<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
         let before = self.0.load_full();
         let names = Names {
             merchants: chosen(&before.merchants, merchants.keys()),
@@ -64,7 +64,7 @@ impl Labels {
         self.0.store(names.into());
     }
 
-    fn leave_out<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>, metrics: &Metrics) {
+    fn remove_series<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>, metrics: &Metrics) {
         let names = self.0.load_full();
         let merchants: HashSet<_> =
             merchants.keys().map(String::as_str).filter(|name| !names.all_merchants.contains(*name)).collect();
@@ -81,26 +81,25 @@ impl Labels {
     }
 }
 
-/// The most values that are told apart for each label and channel.
-const MOST_VALUES: usize = 50;
-/// The longest value that is shown.
-const LONGEST_VALUE: usize = 64;
+/// Maximum number of values per label and channel.
+const MAX_VALUES: usize = 50;
+/// Maximum length of a value.
+const MAX_VALUE_LENGTH: usize = 64;
 
-/// Values that come from outside, as labels: their number and length are bounded.
+/// Label values from outside, bounded in number and length.
 #[derive(Default)]
 pub struct FewValues(Mutex<HashMap<(&'static str, String), HashSet<String>>>);
 
 impl FewValues {
-    /// Returns the value as a label of this kind, and whether it is seen for the first time. Beyond the bound it is one of the
-    /// others, and never new.
+    /// Returns the value as a label of this kind, and whether it is new. Beyond the bound the label is `other`, and never new.
     pub fn label(&self, kind: &'static str, channel: &str, value: &str) -> (String, bool) {
-        let value: String = value.chars().filter(char::is_ascii_graphic).take(LONGEST_VALUE).collect();
+        let value: String = value.chars().filter(char::is_ascii_graphic).take(MAX_VALUE_LENGTH).collect();
         let mut kinds = self.0.lock();
         let known = kinds.entry((kind, channel.to_owned())).or_default();
         if known.contains(&value) {
             return (value, false);
         }
-        if known.len() >= MOST_VALUES {
+        if known.len() >= MAX_VALUES {
             return (OTHER.to_owned(), false);
         }
         known.insert(value.clone());
@@ -108,10 +107,10 @@ impl FewValues {
     }
 }
 
-/// Those that were told apart before and still exist; then as many others as there is room for.
+/// Chooses names with labels of their own: first those that had one before and still exist, then as many others as fit.
 fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> + Clone) -> HashSet<String> {
     let (known, new): (Vec<_>, Vec<_>) = names.partition(|name| before.contains(*name));
-    known.into_iter().chain(new).take(MOST).cloned().collect()
+    known.into_iter().chain(new).take(MAX_NAMES).cloned().collect()
 }
 
 impl Metrics {
@@ -144,7 +143,7 @@ fn unregister<T: MetricVecBuilder>(metric: &MetricVec<T>, is_gone: &impl Fn(&str
             let labels: HashMap<&str, &str> =
                 series.get_label().iter().map(|label| (label.name(), label.value())).collect();
             if labels.iter().any(|(label, name)| is_gone(label, name)) {
-                // Only its own labels are asked for, so it is there.
+                // The labels were read from the metric itself, so the series exists.
                 drop(metric.remove(&labels));
             }
         }
@@ -160,19 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_and_those_beyond_the_bound_are_others_and_who_was_told_stays_told() {
+    fn unknown_and_excess_names_share_a_label_and_labels_in_use_stay() {
         let labels = Labels::default();
         assert_eq!((labels.merchant("anyone"), labels.merchant(""), labels.channel("x")), (OTHER, "", OTHER));
-        let many = names(500..500 + MOST);
-        labels.take(&many, &many);
+        let many = names(500..500 + MAX_NAMES);
+        labels.set_names(&many, &many);
         assert_eq!(labels.merchant("n-00500"), "n-00500");
-        let more = names(0..500 + MOST);
-        labels.take(&more, &more);
+        let more = names(0..500 + MAX_NAMES);
+        labels.set_names(&more, &more);
         assert_eq!((labels.merchant("n-00500"), labels.channel("n-01499")), ("n-00500", "n-01499"));
         assert_eq!((labels.merchant("n-00001"), labels.channel("n-00001")), (OTHER, OTHER));
-        // When some go, there is room for others.
-        let fewer = names(0..MOST);
-        labels.take(&fewer, &fewer);
+        // Removed names make room for others.
+        let fewer = names(0..MAX_NAMES);
+        labels.set_names(&fewer, &fewer);
         assert_eq!((labels.merchant("n-00001"), labels.merchant("n-01499")), ("n-00001", OTHER));
     }
 
@@ -181,19 +180,19 @@ mod tests {
         let few = FewValues::default();
         assert_eq!(few.label("code", "a", "ACQ.NEW\n码"), ("ACQ.NEW".to_owned(), true));
         assert_eq!(few.label("code", "a", "ACQ.NEW"), ("ACQ.NEW".to_owned(), false));
-        assert_eq!(few.label("code", "b", &"x".repeat(100)).0.len(), LONGEST_VALUE);
+        assert_eq!(few.label("code", "b", &"x".repeat(100)).0.len(), MAX_VALUE_LENGTH);
         let new = (0..100).filter(|number| few.label("code", "a", &number.to_string()).1).count();
-        assert_eq!(new, MOST_VALUES - 1);
+        assert_eq!(new, MAX_VALUES - 1);
         assert_eq!(few.label("code", "a", "one more"), (OTHER.to_owned(), false));
         assert_eq!(few.label("event", "a", "one more"), ("onemore".to_owned(), true));
     }
 
     #[test]
-    fn what_is_gone_goes_from_the_metrics_and_nothing_else() {
+    fn series_of_removed_names_are_removed_and_no_others() {
         let (labels, metrics) = (Labels::default(), Metrics::new());
         let both = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), ())));
         let one = BTreeMap::from([("a".to_owned(), ())]);
-        labels.take(&both, &both);
+        labels.set_names(&both, &both);
         for name in ["a", "b"] {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
@@ -201,13 +200,13 @@ mod tests {
             metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();
-        labels.take(&one, &both);
-        assert!(metrics.render().contains("merchant=\"b\""), "somebody may still work with the configuration before");
-        labels.leave_out(&both, &both, &metrics);
+        labels.set_names(&one, &both);
+        assert!(metrics.render().contains("merchant=\"b\""), "a request may still use the old configuration");
+        labels.remove_series(&both, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("merchant=\"b\"") && page.contains("channel=\"b\""), "{page}");
-        labels.take(&one, &one);
-        labels.leave_out(&one, &both, &metrics);
+        labels.set_names(&one, &one);
+        labels.remove_series(&one, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("\"b\""), "{page}");
         assert_eq!(page.matches("tollgate_requests_total{").count(), 2, "{page}");

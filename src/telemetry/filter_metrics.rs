@@ -1,4 +1,4 @@
-//! What filters tell of themselves, as metrics.
+//! Exports the metrics of filters.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use tollgate_plugins::filter::FilterSample;
 use super::METRICS;
 use crate::config::Channel;
 
-/// Brings a channel's metrics up to what its filters read now.
+/// Updates the metrics of a channel from the samples of its filters.
 pub fn tell(channel: &Channel, now: Duration) {
     let name = channel.name.as_str();
-    for reading in summed(channel.filters.iter().flat_map(|filter| filter.readings(now))) {
-        let (operation, value) = (reading.operation.unwrap_or_default(), reading.value);
-        match reading.name {
+    for sample in sum_by_series(channel.filters.iter().flat_map(|filter| filter.readings(now))) {
+        let (operation, value) = (sample.operation.unwrap_or_default(), sample.value);
+        match sample.name {
             "breaker_state" => METRICS.breaker_state.with_label_values(&[name, operation]).set(value),
             "breaker_transitions" => METRICS.breaker_transitions.with_label_values(&[name, operation]).set(value),
-            "breaker_transitions_total" => transitions(name, operation, &reading),
+            "breaker_transitions_total" => transitions(name, operation, &sample),
             "limit_in_flight" => METRICS.limit_in_flight.with_label_values(&[name]).set(value),
             "retries_in_flight" => METRICS.retries_in_flight.with_label_values(&[name]).set(value),
             "retries_total" => count(&METRICS.retries_total.with_label_values(&[name, "tried"]), value),
@@ -34,28 +34,28 @@ pub fn tell(channel: &Channel, now: Duration) {
     }
 }
 
-/// A channel may have two filters of one kind: what they counted is one sum.
-fn summed(readings: impl Iterator<Item = FilterSample>) -> Vec<FilterSample> {
+/// Adds up counters of filters of one kind, of which a channel may have several.
+fn sum_by_series(readings: impl Iterator<Item = FilterSample>) -> Vec<FilterSample> {
     let mut sums: Vec<FilterSample> = Vec::new();
-    for reading in readings {
-        let same = |it: &&mut FilterSample| {
-            (it.name, it.operation, it.change) == (reading.name, reading.operation, reading.change)
+    for sample in readings {
+        let is_same_series = |it: &&mut FilterSample| {
+            (it.name, it.operation, it.change) == (sample.name, sample.operation, sample.change)
         };
-        match sums.iter_mut().find(same).filter(|it| it.name.ends_with("_total")) {
-            Some(known) => known.value += reading.value,
-            None => sums.push(reading),
+        match sums.iter_mut().find(is_same_series).filter(|it| it.name.ends_with("_total")) {
+            Some(known) => known.value += sample.value,
+            None => sums.push(sample),
         }
     }
     sums
 }
 
-fn transitions(channel: &str, operation: &str, reading: &FilterSample) {
-    let Some(change) = reading.change else { return };
+fn transitions(channel: &str, operation: &str, sample: &FilterSample) {
+    let Some(change) = sample.change else { return };
     let labels = [channel, operation, change.from, change.to, change.reason];
-    count(&METRICS.breaker_transitions_total.with_label_values(&labels), reading.value);
+    count(&METRICS.breaker_transitions_total.with_label_values(&labels), sample.value);
 }
 
-/// The filter counts, and the counter follows. A filter that was taken away and put back begins anew, as counters may.
+/// Raises the counter to the filter's count. A filter that was removed and added again restarts at 0, as counters may.
 fn count(counter: &IntCounter, value: f64) {
     let value = value as u64;
     if value < counter.get() {

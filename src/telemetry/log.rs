@@ -1,7 +1,7 @@
-//! The log: one JSON object a line on standard error. Logging can neither block nor fail what it reports.
+//! The log: one JSON object per line on standard error. Logging neither blocks nor fails the code that logs.
 //!
-//! Lines wait in a bounded buffer, which a thread of its own writes (`buffer`). What does not fit is dropped and counted. The
-//! lines name no file of the machine that built the program (`json`).
+//! Lines are buffered up to a limit, and a separate thread writes them (`buffer`). Lines beyond the limit are dropped and counted.
+//! No line contains a path of the build machine (`json`).
 
 mod buffer;
 mod json;
@@ -24,16 +24,16 @@ use self::buffer::Buffer;
 use self::json::JsonLines;
 use super::METRICS;
 
-/// The most bytes that wait for their reader unless `[telemetry] log_buffer` says otherwise.
+/// Default of `[telemetry] log_buffer`: maximum bytes of buffered lines.
 pub const LOG_BUFFER: u64 = 4 << 20;
-/// How long the end of the process waits for the last lines to be written.
+/// How long the process waits at exit for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// What `[telemetry] log` means where it names no level.
+/// Level if `[telemetry] log` names none.
 const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
-/// Targets of our own that do not begin with the crate's name.
+/// Targets of this program that do not begin with the crate's name.
 const OWN_TARGETS: [&str; 3] = ["tollgate", "access", "breaker"];
-/// Targets of HTTP that log, as errors and once for each connection, what callers and providers' hosts do wrong. What matters
-/// of it has metrics and lines of our own.
+/// Targets of HTTP libraries that log errors of callers and providers' hosts for each connection. Tollgate has its own metrics and
+/// log lines for those that matter.
 const QUIET_TARGETS: [&str; 5] =
     ["pingora_proxy", "pingora_core::apps", "pingora_core::connectors", "pingora_core::protocols", "h2"];
 
@@ -44,12 +44,12 @@ struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// Starts the log with what matters before the configuration is read. Panics are logged too. Later calls change nothing.
+/// Starts the log with default settings, before the configuration is read. Panics are logged too. Later calls do nothing.
 pub fn start() {
     if LOG.get().is_some() {
         return;
     }
-    // A copy of the descriptor, because whoever holds the lock of `io::stderr` while its pipe is full blocks all others.
+    // A duplicate descriptor, because a thread that holds the lock of `io::stderr` while its pipe is full would block all others.
     let Ok(descriptor) = io::stderr().as_fd().try_clone_to_owned() else { return };
     let buffer: &'static Buffer = Box::leak(Box::new(Buffer::new(bytes(LOG_BUFFER), &METRICS.log_lines_dropped_total)));
     let Ok(first) = filter("info") else { return };
@@ -62,7 +62,7 @@ pub fn start() {
     }
 }
 
-/// Follows `[telemetry]`: what is logged, and how many bytes may wait.
+/// Applies `[telemetry]`: the filter and the size of the buffer.
 pub fn set(text: &str, buffer_limit: u64) {
     let Some(log) = LOG.get() else { return };
     log.buffer.set_limit(bytes(buffer_limit));
@@ -72,21 +72,21 @@ pub fn set(text: &str, buffer_limit: u64) {
     }
 }
 
-/// Ends the process with this code once the last lines are written, or after half a second.
+/// Ends the process with this code once the last lines are written, or after [`FLUSH_TIMEOUT`].
 pub fn exit(code: i32) -> ! {
     flush();
     std::process::exit(code)
 }
 
-/// Waits until the lines so far are written, for half a second at most.
+/// Waits until the buffered lines are written, for at most [`FLUSH_TIMEOUT`].
 pub fn flush() {
     if let Some(log) = LOG.get() {
         log.buffer.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Reads `[telemetry] log`. A level without a target is for Tollgate; other crates log at `warn`, or less if it is less, and
-/// not at all where they log what the other side of a connection does wrong. A target with a level is for whatever crate it names.
+/// Parses `[telemetry] log`. A level without a target applies to Tollgate. Other crates log at `warn` or that level, whichever is
+/// lower, and [`QUIET_TARGETS`] not at all. A target with a level applies to the crate that it names.
 pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
     let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
     let level_of = |directive: &str| directive.parse::<LevelFilter>().ok();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn level_without_a_target_is_for_tollgate_and_other_crates_log_at_warn() {
+    fn level_without_target_applies_to_tollgate_and_other_crates_log_at_warn() {
         for (text, target, level, wanted) in [
             ("info", "tollgate::gateway", LevelFilter::INFO, true),
             ("info", "tollgate_plugins::filter", LevelFilter::INFO, true),

@@ -1,18 +1,18 @@
-//! Metrics of the stores that several machines share.
+//! Metrics of PostgreSQL and Redis, which gateways share.
 
 use prometheus::{IntCounter, IntGauge, Opts, Registry};
 
-/// Every one, by its name without the prefix `tollgate_`.
+/// Every metric, named without the prefix `tollgate_`.
 pub struct StoreMetrics {
-    /// Claims that this gateway ended because the gateway that ran them is gone, or nobody held them any more.
+    /// Claims that this gateway ended because their owner is gone, or because no execution held them.
     pub ledger_claims_taken_over_total: IntCounter,
-    /// 1 while the lease of this gateway in the ledger is good, or the ledger needs none.
+    /// 1 while this gateway's lease in the ledger is valid, or the ledger needs none.
     pub ledger_lease: IntGauge,
-    /// 1 while Redis can remember nonces, or the nonces are in memory.
+    /// 1 while Redis can store nonces, or the nonces are in memory.
     pub cache_ready: IntGauge,
-    /// Keys that Redis evicted since it started: nonces among them are good again.
+    /// Keys that Redis evicted since it started. An evicted nonce would be accepted again.
     pub cache_evicted_keys: IntGauge,
-    /// Times that Redis had forgotten what it was told: a restart, a failover, `FLUSHALL`.
+    /// Times that Redis lost data: a restart, a failover, `FLUSHALL`.
     pub cache_losses_total: IntCounter,
 }
 
@@ -32,12 +32,12 @@ impl StoreMetrics {
         Self {
             ledger_claims_taken_over_total: counter(
                 "ledger_claims_taken_over_total",
-                "Claims ended here because the gateway that ran them is gone, or that had no holder any more",
+                "Claims ended here because their owner is gone, or because no execution held them",
             ),
-            ledger_lease: gauge("ledger_lease", "1 while the lease of this gateway in the ledger is good"),
-            cache_ready: gauge("cache_ready", "1 while the cache can remember nonces"),
+            ledger_lease: gauge("ledger_lease", "1 while the lease of this gateway in the ledger is valid"),
+            cache_ready: gauge("cache_ready", "1 while the cache can store nonces"),
             cache_evicted_keys: gauge("cache_evicted_keys", "Keys that Redis evicted since it started"),
-            cache_losses_total: counter("cache_losses_total", "Times that Redis had forgotten what it was told"),
+            cache_losses_total: counter("cache_losses_total", "Times that Redis lost data"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Where bills come from: connections of their own beside those of payments, so that a long download never makes a payment
-//! wait, and only to hosts that the channel's file or the provider's documentation names.
+//! Downloads of bills. They use connections of their own, so that a long download never delays a payment, and only hosts that the
+//! channel's file or the provider's documentation names.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,103 +12,103 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{Answer, SendError, Upstream};
 use crate::config::{Address, Host, Timeouts, UpstreamSettings};
 
-/// The largest bill: it is held in memory until its hash is right, because nothing can be taken back once it was sent on.
-const LARGEST_BILL: usize = 64 << 20;
-/// Bills of one channel that are fetched at the same time; providers make and serve them slowly.
-const AT_ONCE: usize = 2;
-/// A file takes longer than an answer to a payment.
-const PATIENCE: Timeouts = Timeouts {
+/// Maximum size of a bill in bytes. It is buffered until its hash is verified, because nothing sent to the merchant can be revoked.
+const MAX_BILL_SIZE: usize = 64 << 20;
+/// Maximum number of concurrent downloads per channel; providers generate and serve bills slowly.
+const MAX_DOWNLOADS: usize = 2;
+/// Timeouts of a download, which takes longer than a payment.
+const BILL_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
     read: Duration::from_secs(20),
     write: Duration::from_secs(20),
     total: Duration::from_secs(50),
 };
 
-/// The hosts from which one channel's bills come.
+/// Hosts that serve the bills of one channel.
 pub struct BillHosts {
-    desk: LazyUpstream,
+    endpoint: LazyUpstream,
     files: Vec<(Host, LazyUpstream)>,
-    turns: Semaphore,
+    permits: Semaphore,
 }
 
-/// Hosts that are made ready when they are asked the first time: most channels' bills are fetched once a day, or never.
+/// Upstream that is created on first use: most channels' bills are downloaded once a day, or never.
 struct LazyUpstream {
     own: Arc<UpstreamSettings>,
     hosts: Vec<Host>,
-    shows_identity: bool,
-    made: OnceLock<Result<Upstream, String>>,
+    presents_identity: bool,
+    upstream: OnceLock<Result<Upstream, String>>,
 }
 
 impl LazyUpstream {
     fn new(own: &Arc<UpstreamSettings>, hosts: Vec<Host>) -> Self {
-        // Only where payments are made is the channel's certificate anybody's business.
-        let shows_identity = hosts.iter().all(|host| own.hosts.contains(host));
-        Self { own: Arc::clone(own), hosts, shows_identity, made: OnceLock::new() }
+        // The channel's certificate is presented only to hosts that also serve payments.
+        let presents_identity = hosts.iter().all(|host| own.hosts.contains(host));
+        Self { own: Arc::clone(own), hosts, presents_identity, upstream: OnceLock::new() }
     }
 
     async fn send(&self, request: &Request<Bytes>) -> Result<Answer, SendError> {
-        let make = || {
+        let build = || {
             Upstream::new(UpstreamSettings {
                 hosts: self.hosts.clone(),
-                identity: self.own.identity.clone().filter(|_| self.shows_identity),
-                timeouts: PATIENCE,
-                answer_limit: LARGEST_BILL,
+                identity: self.own.identity.clone().filter(|_| self.presents_identity),
+                timeouts: BILL_TIMEOUTS,
+                answer_limit: MAX_BILL_SIZE,
                 ..self.own.as_ref().clone()
             })
         };
-        match self.made.get_or_init(make) {
-            Ok(upstream) => upstream.send(request, PATIENCE.total).await,
+        match self.upstream.get_or_init(build) {
+            Ok(upstream) => upstream.send(request, BILL_TIMEOUTS.total).await,
             Err(why) => Err(SendError::NotSent(why.clone().into())),
         }
     }
 }
 
 impl BillHosts {
-    /// `own` is how payments are made, `files` are hosts beside those; the bill is asked for at `desk`.
-    pub fn new(own: &Arc<UpstreamSettings>, desk: Vec<Host>, files: Vec<Host>) -> Result<Self, String> {
-        if desk.is_empty() {
-            return Err("a channel with bills needs a host that has them".to_owned());
+    /// `own` are the settings of payments, `endpoint` the hosts where a bill is requested, `files` additional download hosts.
+    pub fn new(own: &Arc<UpstreamSettings>, endpoint: Vec<Host>, files: Vec<Host>) -> Result<Self, String> {
+        if endpoint.is_empty() {
+            return Err("a channel with bills needs a host that serves them".to_owned());
         }
         let mut all = own.hosts.clone();
         all.extend(files.into_iter().filter(|host| !own.hosts.contains(host)));
         let known = |host: Host| (host.clone(), LazyUpstream::new(own, vec![host]));
         Ok(Self {
-            desk: LazyUpstream::new(own, desk),
+            endpoint: LazyUpstream::new(own, endpoint),
             files: all.into_iter().map(known).collect(),
-            turns: Semaphore::new(AT_ONCE),
+            permits: Semaphore::new(MAX_DOWNLOADS),
         })
     }
 
-    /// Leave to fetch one bill, unless others are being fetched.
+    /// Returns a permit for one download; `None` if too many are running.
     pub fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.try_acquire().ok()
+        self.permits.try_acquire().ok()
     }
 
-    /// Asks for a bill.
+    /// Requests a bill.
     pub async fn ask(&self, request: &Request<Bytes>) -> Result<Answer, SendError> {
-        self.desk.send(request).await
+        self.endpoint.send(request).await
     }
 
-    /// Fetches what a link names from the host that [`BillHosts::place`] found.
+    /// Downloads a file from the host that [`BillHosts::place`] found.
     pub async fn fetch(&self, place: &Place<'_>, request: &Request<Bytes>) -> Result<Answer, SendError> {
         place.hosts.send(request).await
     }
 
-    /// The host and path that a URL names, if it is a host of these. Alipay writes `http://`, which is fetched as `https://`;
-    /// nothing is ever fetched in the clear but from a host that is configured so, which only a loopback one can be.
+    /// Returns the host and path of a URL if the host is allowed. Alipay writes `http://`, which is fetched as `https://`. Plain HTTP is
+    /// used only for hosts that are configured so, which must be loopback addresses.
     pub fn place(&self, url: &str) -> Result<Place<'_>, &'static str> {
         let address = Address::parse(url)?;
         let is_it = |host: &Host| {
             let port = if host.tls && !address.tls && address.port == 80 { 443 } else { address.port };
             host.name.eq_ignore_ascii_case(&address.host) && host.port == port && (host.tls || !address.tls)
         };
-        let (_, hosts) = self.files.iter().find(|(host, _)| is_it(host)).ok_or("is on no host that is known for it")?;
+        let (_, hosts) = self.files.iter().find(|(host, _)| is_it(host)).ok_or("is on a host that is not allowed")?;
         let target = url.parse::<Uri>().ok().and_then(|uri| uri.into_parts().path_and_query);
         Ok(Place { hosts, target: target.ok_or("has no path")? })
     }
 }
 
-/// Where a file is.
+/// Location of a file.
 pub struct Place<'a> {
     hosts: &'a LazyUpstream,
     /// Path and query.
@@ -131,8 +131,8 @@ mod tests {
             hosts: vec![host("api.example.com", 443, true), host("127.0.0.1", 8080, false)],
             ca: None,
             identity: None,
-            timeouts: PATIENCE,
-            pool: Pool { idle: 1, idle_timeout: PATIENCE.read },
+            timeouts: BILL_TIMEOUTS,
+            pool: Pool { idle: 1, idle_timeout: BILL_TIMEOUTS.read },
             answer_limit: 1,
             http2: false,
         };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_hosts_are_followed() {
+    fn link_to_unknown_host_is_rejected() {
         let hosts = hosts();
         for (url, target) in [
             ("https://api.example.com/v3/file?token=a", "/v3/file?token=a"),
@@ -168,11 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_comes_back() {
+    fn download_permit_is_returned_on_drop() {
         let hosts = hosts();
-        let turns: Vec<_> = (0..AT_ONCE).map(|_| hosts.turn().unwrap()).collect();
+        let permits: Vec<_> = (0..MAX_DOWNLOADS).map(|_| hosts.turn().unwrap()).collect();
         assert!(hosts.turn().is_none());
-        drop(turns);
+        drop(permits);
         assert!(hosts.turn().is_some());
     }
 }

@@ -1,9 +1,9 @@
-//! Names of hosts and the addresses behind them: looked up in the background, each name once for all channels, and the last
-//! good addresses kept while no name server answers.
+//! DNS cache: names are resolved in the background, once for all channels, and the last good addresses are used while no name
+//! server answers (stale-on-error).
 //!
-//! The system's own resolver says what a name means (`getaddrinfo`), because what an operator has set up there (hosts files,
-//! search domains, other sources than name servers) must be true here too. How long that holds it does not say: the name
-//! servers do ([`ttl`]), where they mean the same addresses; else it is asked again every [`HOLDS`].
+//! The system's resolver (`getaddrinfo`) decides about the addresses, because the operator's settings must apply here too (hosts
+//! files, search domains, other sources than name servers). It does not report a TTL. The name servers do ([`ttl`]), if they
+//! return the same addresses; otherwise the name is resolved again after [`DEFAULT_TTL`].
 
 mod ttl;
 
@@ -21,82 +21,82 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Lost;
 use crate::telemetry::METRICS;
 
-/// How long an answer of the system holds when no name server says so.
-const HOLDS: Duration = Duration::from_secs(30);
-/// The system's resolver tries several name servers several times.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Pauses after a failed look-up: the first one, doubled until the last.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Look-ups at the same time. Each blocks a thread; a name server that hangs must not take them all.
-const AT_ONCE: usize = 8;
+/// TTL of the system's answer if no name server provides one.
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// Timeout of a lookup. The system's resolver tries several name servers several times.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// First and maximum back-off after a failed lookup.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Maximum number of concurrent lookups. Each blocks a thread; a name server that hangs must not block all of them.
+const MAX_LOOKUPS: usize = 8;
 
-/// Whoever knows addresses.
+/// Resolves names.
 #[async_trait]
 pub(super) trait Resolver: Send + Sync {
-    /// The addresses of a name, or why there are none. The turn is given back when nothing is busy with it any more, even if
-    /// nobody waits for the answer by then.
-    async fn look_up(&self, name: &str, turn: OwnedSemaphorePermit) -> Result<Found, String>;
+    /// Returns the addresses of a name, or why there are none. `permit` is dropped once nothing works on the lookup any more, even if
+    /// the caller went away before.
+    async fn look_up(&self, name: &str, permit: OwnedSemaphorePermit) -> Result<Resolved, String>;
 }
 
 /// Addresses of a name.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct Resolved {
     pub(super) addresses: Vec<IpAddr>,
-    /// How long they hold.
-    pub(super) holds: Duration,
+    /// How long they are valid.
+    pub(super) ttl: Duration,
 }
 
-/// The names that channels have hosts of.
+/// Cached names of all channels' hosts.
 pub(super) struct DnsCache {
-    source: Arc<dyn Resolver>,
-    turns: Arc<Semaphore>,
+    resolver: Arc<dyn Resolver>,
+    permits: Arc<Semaphore>,
     names: Mutex<HashMap<String, Weak<Name>>>,
 }
 
 impl DnsCache {
-    pub(super) fn new(source: Arc<dyn Resolver>) -> Self {
-        Self { source, turns: Arc::new(Semaphore::new(AT_ONCE)), names: Mutex::default() }
+    pub(super) fn new(resolver: Arc<dyn Resolver>) -> Self {
+        Self { resolver, permits: Arc::new(Semaphore::new(MAX_LOOKUPS)), names: Mutex::default() }
     }
 
-    /// Those of this process.
+    /// Returns the cache of this process, which uses the system's resolver.
     pub(super) fn system() -> &'static Self {
         static SYSTEM: LazyLock<DnsCache> = LazyLock::new(|| DnsCache::new(Arc::new(System)));
         &SYSTEM
     }
 
-    /// The same one for everybody who asks for it while anybody has it.
+    /// Returns the shared entry of a name; it lives as long as anybody references it.
     pub(super) fn name(&self, text: &str) -> Arc<Name> {
         let mut names = self.names.lock();
         if let Some(name) = names.get(text).and_then(Weak::upgrade) {
             return name;
         }
         names.retain(|_, name| name.strong_count() > 0);
-        let (source, turns) = (Arc::clone(&self.source), Arc::clone(&self.turns));
+        let (resolver, permits) = (Arc::clone(&self.resolver), Arc::clone(&self.permits));
         let (text, state) = (text.to_owned(), watch::Sender::default());
-        let name = Arc::new(Name { text, source, turns, state, is_asked: AtomicBool::new(false) });
+        let name = Arc::new(Name { text, resolver, permits, state, is_in_progress: AtomicBool::new(false) });
         names.insert(name.text.clone(), Arc::downgrade(&name));
         name
     }
 }
 
-/// One name with what was last known of it.
+/// Cache entry of one name.
 pub(super) struct Name {
     text: String,
-    source: Arc<dyn Resolver>,
-    turns: Arc<Semaphore>,
+    resolver: Arc<dyn Resolver>,
+    permits: Arc<Semaphore>,
     state: watch::Sender<State>,
-    is_asked: AtomicBool,
+    is_in_progress: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// The last good ones.
+    /// Last good addresses.
     addresses: Arc<[IpAddr]>,
-    /// When it is to be looked up again; never was, when it is nothing.
+    /// Next lookup; `None` if there was none yet.
     due: Option<Instant>,
-    /// Look-ups that failed since one worked.
+    /// Failed lookups since the last success.
     failures: u32,
-    /// Why the last one did.
+    /// Error of the last failed lookup.
     why: String,
 }
 
@@ -107,8 +107,8 @@ impl State {
 }
 
 impl Name {
-    /// The last good addresses, whatever their age. Only when there never were any is a look-up waited for, until `limit`;
-    /// and not even then when one has just failed.
+    /// Returns the last good addresses, of any age. Waits for a lookup, until `limit`, only if there never were any and none failed a
+    /// moment ago.
     pub(super) async fn addresses(self: &Arc<Self>, limit: Instant) -> Result<Arc<[IpAddr]>, Lost> {
         let mut changes = self.state.subscribe();
         let known = |state: &State| -> Option<Result<Arc<[IpAddr]>, Lost>> {
@@ -124,23 +124,23 @@ impl Name {
         answer.unwrap_or_else(|| Err(Lost::timeout("the name server did not answer in time")))
     }
 
-    /// The last good addresses, without asking anybody.
+    /// Returns the last good addresses without a lookup.
     pub(super) fn known(&self) -> Arc<[IpAddr]> {
         Arc::clone(&self.state.borrow().addresses)
     }
 
-    /// Looks it up in the background when it is time to.
+    /// Starts a lookup in the background if the entry has expired.
     pub(super) fn refresh(self: &Arc<Self>) {
-        if !self.state.borrow().is_due() || self.is_asked.swap(true, Ordering::AcqRel) {
+        if !self.state.borrow().is_due() || self.is_in_progress.swap(true, Ordering::AcqRel) {
             return;
         }
-        let asked = Asked(Arc::clone(self));
-        tokio::spawn(async move { asked.0.look_up().await });
+        let guard = LookupGuard(Arc::clone(self));
+        tokio::spawn(async move { guard.0.look_up().await });
     }
 
     async fn look_up(&self) {
-        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
-        let found = match timeout(PATIENCE, self.source.look_up(&self.text, turn)).await {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let found = match timeout(LOOKUP_TIMEOUT, self.resolver.look_up(&self.text, permit)).await {
             Ok(Ok(found)) if found.addresses.is_empty() => Err("the name has no address".to_owned()),
             Ok(other) => other,
             Err(_) => Err("the name server does not answer".to_owned()),
@@ -149,16 +149,21 @@ impl Name {
         self.state.send_modify(|state| match found {
             Ok(found) => {
                 if state.failures > 0 {
-                    tracing::info!(name, "the host's name can be looked up again");
+                    tracing::info!(name, "the host's name can be resolved again");
                 }
                 let addresses = found.addresses.into();
-                *state = State { addresses, due: Some(now + found.holds), failures: 0, why: String::new() };
+                *state = State { addresses, due: Some(now + found.ttl), failures: 0, why: String::new() };
             }
             Err(why) => {
                 METRICS.upstream_lookup_failures_total.with_label_values(&[name]).inc();
                 let kept = state.addresses.len();
-                tracing::warn!(name, why, kept, "the host's name cannot be looked up; the last good addresses stay");
-                let (first, last) = PAUSES;
+                tracing::warn!(
+                    name,
+                    why,
+                    kept,
+                    "the host's name cannot be resolved; the last good addresses stay in use"
+                );
+                let (first, last) = BACKOFF;
                 state.due = Some(now + first.saturating_mul(1 << state.failures.min(16)).min(last));
                 state.failures = state.failures.saturating_add(1);
                 state.why = why;
@@ -167,34 +172,34 @@ impl Name {
     }
 }
 
-/// Somebody looks the name up. However that ends, it can be asked for again.
-struct Asked(Arc<Name>);
+/// Marks a lookup in progress. Clears the mark when dropped, however the lookup ends.
+struct LookupGuard(Arc<Name>);
 
-impl Drop for Asked {
+impl Drop for LookupGuard {
     fn drop(&mut self) {
-        self.0.is_asked.store(false, Ordering::Release);
+        self.0.is_in_progress.store(false, Ordering::Release);
     }
 }
 
-/// The operating system.
+/// Resolver of the operating system.
 struct System;
 
 #[async_trait]
 impl Resolver for System {
-    async fn look_up(&self, name: &str, turn: OwnedSemaphorePermit) -> Result<Found, String> {
-        let servers = ttl::ask(name);
+    async fn look_up(&self, name: &str, permit: OwnedSemaphorePermit) -> Result<Resolved, String> {
+        let servers = ttl::query(name);
         let name = name.to_owned();
-        let asked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let lookup = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let found = (name.as_str(), 0).to_socket_addrs();
             found.map(|found| found.map(|address| address.ip()).collect::<Vec<_>>())
         });
-        let asked = asked.await.map_err(|error| format!("the name cannot be looked up: {error}"))?;
-        let mut addresses = asked.map_err(|error| format!("the name cannot be looked up: {error}"))?;
+        let lookup = lookup.await.map_err(|error| format!("the name cannot be resolved: {error}"))?;
+        let mut addresses = lookup.map_err(|error| format!("the name cannot be resolved: {error}"))?;
         let mut seen = HashSet::new();
         addresses.retain(|address| seen.insert(*address));
-        let holds = servers.holds(&addresses).await.unwrap_or(HOLDS);
-        Ok(Found { addresses, holds })
+        let ttl = servers.ttl(&addresses).await.unwrap_or(DEFAULT_TTL);
+        Ok(Resolved { addresses, ttl })
     }
 }
 

@@ -1,4 +1,4 @@
-//! One host of a provider: where it is, and which of its addresses to try in which order.
+//! One host of a provider: its addresses, and the order in which to try them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,78 +8,78 @@ use tokio::time::Instant;
 
 use super::Lost;
 use super::dns::{DnsCache, Name};
-use super::outlier::Health;
+use super::outlier::OutlierDetector;
 use crate::config::Host;
 
-/// One host, with what is known of where it is.
+/// Host with its addresses and their failures.
 pub(super) struct KnownHost {
     pub(super) host: Host,
-    place: Place,
-    health: Health,
-    turn: AtomicUsize,
+    location: Location,
+    outliers: OutlierDetector,
+    round_robin: AtomicUsize,
 }
 
-enum Place {
+enum Location {
     Address(IpAddr),
     Name(Arc<Name>),
 }
 
-/// Which addresses of the hosts to try.
+/// Which addresses to try.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Round {
-    /// First those that nothing is known against, of all hosts.
-    Good,
-    /// Then the others: one of them may work all the same.
+    /// Healthy addresses of all hosts.
+    Healthy,
+    /// All addresses, ejected ones too.
     All,
 }
 
 impl KnownHost {
-    pub(super) fn new(host: Host, names: &DnsCache) -> Self {
-        let place = match host.name.parse() {
-            Ok(address) => Place::Address(address),
-            Err(_) => Place::Name(names.name(&host.name)),
+    pub(super) fn new(host: Host, dns: &DnsCache) -> Self {
+        let location = match host.name.parse() {
+            Ok(address) => Location::Address(address),
+            Err(_) => Location::Name(dns.name(&host.name)),
         };
-        Self { host, place, health: Health::default(), turn: AtomicUsize::new(0) }
+        Self { host, location, outliers: OutlierDetector::default(), round_robin: AtomicUsize::new(0) }
     }
 
-    /// The addresses to try, in this order; waits only for a name that was never looked up, until `limit`.
+    /// Returns the addresses to try, in order. Waits, until `limit`, only for a name that was never resolved.
     pub(super) async fn addresses(&self, round: Round, limit: Instant) -> Result<Vec<SocketAddr>, Lost> {
-        let all = match &self.place {
-            Place::Address(address) => Arc::from([*address]),
-            Place::Name(name) => name.addresses(limit).await?,
+        let all = match &self.location {
+            Location::Address(address) => Arc::from([*address]),
+            Location::Name(name) => name.addresses(limit).await?,
         };
         let addresses = match round {
-            Round::Good => self.health.good(&all, self.turn.fetch_add(1, Ordering::Relaxed)),
+            Round::Healthy => self.outliers.candidates(&all, self.round_robin.fetch_add(1, Ordering::Relaxed)),
             Round::All => all.to_vec(),
         };
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, self.host.port)).collect())
     }
 
-    /// Looks its name up in the background when it is time to.
+    /// Refreshes an expired DNS entry in the background.
     pub(super) fn refresh(&self) {
-        if let Place::Name(name) = &self.place {
+        if let Location::Name(name) = &self.location {
             name.refresh();
         }
     }
 
-    /// Whether an address did what it is there for.
-    pub(super) fn tell(&self, address: SocketAddr, worked: bool) {
-        match worked {
-            true => self.health.worked(address.ip()),
-            false => self.health.failed(address.ip()),
+    /// Records whether an address responded.
+    pub(super) fn record(&self, address: SocketAddr, responded: bool) {
+        match responded {
+            true => self.outliers.record_success(address.ip()),
+            false => self.outliers.record_failure(address.ip()),
         }
     }
 
-    /// How many addresses are known, and how many of them stand behind the others.
+    /// Returns the number of known addresses, and of ejected ones.
     pub(super) fn count(&self) -> (usize, usize) {
-        let known = match &self.place {
-            Place::Address(_) => 1,
-            Place::Name(name) => name.known().len(),
+        let known = match &self.location {
+            Location::Address(_) => 1,
+            Location::Name(name) => name.known().len(),
         };
-        (known, self.health.count().min(known))
+        (known, self.outliers.count().min(known))
     }
 
-    /// As people write it.
+    /// Returns the host as `name:port`.
     pub(super) fn label(&self) -> String {
         match self.host.name.contains(':') {
             true => format!("[{}]:{}", self.host.name, self.host.port),

@@ -1,4 +1,4 @@
-//! Which addresses of a host did badly: they stand behind the others for a while that grows, and then one request finds out.
+//! Outlier detection: a failed address is ejected for a growing time, and then one request tries it again.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,59 +7,61 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long an address stands behind the others: at first, doubled until the last.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// First and maximum ejection time.
+const EJECTION_TIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
-/// What is known against addresses.
+/// Failures of the addresses of one host.
 #[derive(Default)]
-pub(super) struct Health(Mutex<HashMap<IpAddr, Bad>>);
+pub(super) struct OutlierDetector(Mutex<HashMap<IpAddr, Ejection>>);
 
-struct Bad {
-    times: u32,
+struct Ejection {
+    failures: u32,
     until: Instant,
 }
 
-impl Health {
-    /// It could not be reached, or did not answer.
-    pub(super) fn failed(&self, address: IpAddr) {
-        let mut bad = self.0.lock();
-        let entry = bad.entry(address).or_insert(Bad { times: 0, until: Instant::now() });
-        entry.until = Instant::now() + pause(entry.times);
-        entry.times = entry.times.saturating_add(1);
+impl OutlierDetector {
+    /// Records that the address was unreachable or did not respond.
+    pub(super) fn record_failure(&self, address: IpAddr) {
+        let mut ejected = self.0.lock();
+        let entry = ejected.entry(address).or_insert(Ejection { failures: 0, until: Instant::now() });
+        entry.until = Instant::now() + ejection_time(entry.failures);
+        entry.failures = entry.failures.saturating_add(1);
     }
 
-    /// It answered.
-    pub(super) fn worked(&self, address: IpAddr) {
+    /// Records that the address responded.
+    pub(super) fn record_success(&self, address: IpAddr) {
         self.0.lock().remove(&address);
     }
 
-    /// The addresses to be tried now, in this order: one that may have recovered, for one request to find out, then those
-    /// that are well, beginning with another one at each turn. What is known against others is forgotten.
-    pub(super) fn good(&self, addresses: &[IpAddr], turn: usize) -> Vec<IpAddr> {
-        let (mut bad, now) = (self.0.lock(), Instant::now());
-        bad.retain(|address, _| addresses.contains(address));
-        let mut good: Vec<IpAddr> = addresses.iter().copied().filter(|address| !bad.contains_key(address)).collect();
-        if !good.is_empty() {
-            let first = turn % good.len();
-            good.rotate_left(first);
+    /// Returns the addresses to try in order: one whose ejection ended, for a single request, then the healthy ones, starting at
+    /// another one for each `round_robin`. Failures of addresses that are no longer listed are dropped.
+    pub(super) fn candidates(&self, addresses: &[IpAddr], round_robin: usize) -> Vec<IpAddr> {
+        let (mut ejected, now) = (self.0.lock(), Instant::now());
+        ejected.retain(|address, _| addresses.contains(address));
+        let mut candidates: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| !ejected.contains_key(address)).collect();
+        if !candidates.is_empty() {
+            let first = round_robin % candidates.len();
+            candidates.rotate_left(first);
         }
-        let recovered = addresses.iter().copied().find(|address| bad.get(address).is_some_and(|bad| bad.until <= now));
-        if let Some((address, entry)) = recovered.and_then(|address| Some((address, bad.get_mut(&address)?))) {
-            entry.until = now + pause(entry.times);
-            good.insert(0, address);
+        let recovered =
+            addresses.iter().copied().find(|address| ejected.get(address).is_some_and(|ejected| ejected.until <= now));
+        if let Some((address, entry)) = recovered.and_then(|address| Some((address, ejected.get_mut(&address)?))) {
+            entry.until = now + ejection_time(entry.failures);
+            candidates.insert(0, address);
         }
-        good
+        candidates
     }
 
-    /// How many stand behind.
+    /// Returns the number of ejected addresses.
     pub(super) fn count(&self) -> usize {
         self.0.lock().len()
     }
 }
 
-fn pause(times: u32) -> Duration {
-    let (first, last) = PAUSES;
-    first.saturating_mul(1 << times.min(16)).min(last)
+fn ejection_time(failures: u32) -> Duration {
+    let (first, last) = EJECTION_TIME;
+    first.saturating_mul(1 << failures.min(16)).min(last)
 }
 
 #[cfg(test)]
@@ -72,41 +74,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn traffic_is_spread_over_those_that_are_well() {
-        let (health, [one, two, three]) = (Health::default(), addresses());
-        let firsts: Vec<_> = (0..6).map(|turn| health.good(&addresses(), turn)[0]).collect();
+    async fn traffic_is_distributed_over_healthy_addresses() {
+        let (detector, [one, two, three]) = (OutlierDetector::default(), addresses());
+        let firsts: Vec<_> = (0..6).map(|round_robin| detector.candidates(&addresses(), round_robin)[0]).collect();
         assert_eq!(firsts, [one, two, three, one, two, three]);
-        health.failed(two);
-        for turn in 0..6 {
-            let good = health.good(&addresses(), turn);
-            assert!(good.len() == 2 && !good.contains(&two), "{good:?}");
+        detector.record_failure(two);
+        for round_robin in 0..6 {
+            let candidates = detector.candidates(&addresses(), round_robin);
+            assert!(candidates.len() == 2 && !candidates.contains(&two), "{candidates:?}");
         }
-        assert_eq!(health.count(), 1);
+        assert_eq!(detector.count(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_request_finds_out_after_a_pause_that_grows() {
-        let (health, [_, two, _]) = (Health::default(), addresses());
+    async fn ejected_address_is_retried_by_one_request_after_a_growing_time() {
+        let (detector, [_, two, _]) = (OutlierDetector::default(), addresses());
         for seconds in [5, 10, 20, 40, 60, 60] {
-            health.failed(two);
+            detector.record_failure(two);
             tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert!(!health.good(&addresses(), 0).contains(&two), "not before {seconds} s");
+            assert!(!detector.candidates(&addresses(), 0).contains(&two), "not before {seconds} s");
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!(health.good(&addresses(), 0)[0], two, "after {seconds} s");
-            assert!(!health.good(&addresses(), 0).contains(&two), "one is enough to find out");
+            assert_eq!(detector.candidates(&addresses(), 0)[0], two, "after {seconds} s");
+            assert!(!detector.candidates(&addresses(), 0).contains(&two), "one request tries it");
         }
-        health.worked(two);
-        assert!(health.good(&addresses(), 0).contains(&two));
-        health.failed(two);
+        detector.record_success(two);
+        assert!(detector.candidates(&addresses(), 0).contains(&two));
+        detector.record_failure(two);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(health.good(&addresses(), 0)[0], two, "it begins anew");
+        assert_eq!(detector.candidates(&addresses(), 0)[0], two, "the ejection time starts again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_gone_is_forgotten() {
-        let (health, [one, two, three]) = (Health::default(), addresses());
-        health.failed(two);
-        assert_eq!(health.good(&[one, three], 0), [one, three]);
-        assert_eq!(health.count(), 0);
+    async fn failures_of_removed_addresses_are_dropped() {
+        let (detector, [one, two, three]) = (OutlierDetector::default(), addresses());
+        detector.record_failure(two);
+        assert_eq!(detector.candidates(&[one, three], 0), [one, three]);
+        assert_eq!(detector.count(), 0);
     }
 }

@@ -1,7 +1,7 @@
-//! Reaches a channel's hosts as a payment would, before a payment does: name, connection, TLS with the channel's own identity.
+//! Probes a channel's hosts as a payment would reach them: DNS, TCP, and TLS with the channel's own identity.
 //!
-//! With TLS 1.3 a refused client certificate shows only when the first answer is read. So something harmless is asked: `GET /`,
-//! which is no operation of any provider, is not signed, and cannot move money. Any answer is good, whatever it says.
+//! With TLS 1.3 a rejected client certificate shows only when the first response is read. So a probe sends `GET /`, which is no
+//! operation of any provider, is not signed, and cannot move money. Any response counts as success.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,47 +19,47 @@ use super::host::{KnownHost, Round};
 use super::{Upstream, session};
 use crate::config::Host;
 
-/// How much of an answer is looked at: some hosts say there, and not in TLS, that they want another certificate.
-const ANSWER_PART: usize = 4096;
-/// How long a name may take that is looked up for the first time.
-const NAME_PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum bytes of a response that are examined: some hosts report a missing certificate there, not in TLS.
+const MAX_EXAMINED_BYTES: usize = 4096;
+/// Timeout of a first DNS lookup.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a host was reached.
+/// Successful probe of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSuccess {
-    /// Where.
+    /// Address that responded.
     pub address: SocketAddr,
-    /// As in `TLSv1.3`; nothing without TLS.
+    /// TLS version, for example `TLSv1.3`; `None` without TLS.
     pub tls: Option<String>,
-    /// As in ALPN: `h2` or `http/1.1`.
+    /// ALPN protocol: `h2` or `http/1.1`.
     pub protocol: &'static str,
-    /// What it answered.
+    /// HTTP status of the response.
     pub status: u16,
-    /// How long all of it took.
+    /// Duration of the probe.
     pub took: Duration,
 }
 
-/// Why a payment would not reach the host.
+/// Reason why a payment would not reach the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeError {
-    /// Its name has no address.
+    /// The name has no address.
     NoAddress(String),
-    /// Nobody listens there, or somebody in between forbids it.
+    /// No process listens there, or a firewall rejects the connection.
     Refused(String),
-    /// Not in the channel's `timeouts`.
+    /// A timeout of the channel's `timeouts` expired.
     TooSlow(String),
-    /// Its certificate is not of an authority that the channel believes, or for another name.
+    /// The host's certificate is not issued by a trusted authority, or is for another name.
     HostNotTrusted(String),
-    /// It does not let the channel's identity in.
+    /// The host rejects the channel's client certificate.
     IdentityRefused(String),
-    /// It wants to see a client certificate, and the channel has none.
+    /// The host requires a client certificate, and the channel has none.
     IdentityWanted(String),
-    /// Anything else.
+    /// Any other error.
     Broken(String),
 }
 
 impl Upstream {
-    /// Reaches each host on a connection of its own, one after the other; gives what came of it by `name:port`.
+    /// Probes each host on a new connection, one after the other. Returns the results by `name:port`.
     pub async fn probe(&self) -> Vec<(String, Result<ProbeSuccess, ProbeError>)> {
         let mut results = Vec::new();
         for host in &self.hosts {
@@ -68,49 +68,49 @@ impl Upstream {
         results
     }
 
-    /// The hosts, as `name:port`.
+    /// Returns the hosts as `name:port`.
     pub fn labels(&self) -> impl Iterator<Item = String> {
         self.hosts.iter().map(KnownHost::label)
     }
 
     async fn probe_host(&self, host: &KnownHost) -> Result<ProbeSuccess, ProbeError> {
-        let addresses = host.addresses(Round::All, Instant::now() + NAME_PATIENCE).await;
+        let addresses = host.addresses(Round::All, Instant::now() + LOOKUP_TIMEOUT).await;
         let addresses = addresses.map_err(|lost| ProbeError::NoAddress(lost.why))?;
         let mut last = ProbeError::NoAddress("the name has no address".to_owned());
         for address in addresses {
             match self.probe_address(&host.host, address).await {
                 Ok(reached) => return Ok(reached),
-                // Another address may be reached; what it says about the certificates, they all say.
-                Err(trouble @ (ProbeError::Refused(_) | ProbeError::TooSlow(_) | ProbeError::Broken(_))) => {
-                    last = trouble
+                // Another address may be reachable. An error about certificates applies to all addresses.
+                Err(classify @ (ProbeError::Refused(_) | ProbeError::TooSlow(_) | ProbeError::Broken(_))) => {
+                    last = classify
                 }
-                Err(trouble) => return Err(trouble),
+                Err(classify) => return Err(classify),
             }
         }
         Err(last)
     }
 
     async fn probe_address(&self, host: &Host, address: SocketAddr) -> Result<ProbeSuccess, ProbeError> {
-        // One for all channels, out of which no connection is ever used again.
+        // One connector for all channels; its connections are never reused.
         static CONNECTOR: LazyLock<Connector> = LazyLock::new(|| Connector::new(Some(ConnectorOptions::new(1))));
         let mut peer = self.peer(host, address);
         peer.options.max_h2_streams = 1;
         peer.options.h2_ping_interval = None;
         let started = Instant::now();
         let connected = session(&CONNECTOR, &peer).await;
-        let (mut session, _) = connected.map_err(|error| self.trouble(address, "connecting", &error))?;
+        let (mut session, _) = connected.map_err(|error| self.classify(address, "connecting", &error))?;
         session.set_read_timeout(Some(self.timeouts.read));
         session.set_write_timeout(Some(self.timeouts.write));
         let digest = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         let tls = digest.map(|digest| digest.version.to_string());
         let protocol = if session.as_http2().is_some() { "h2" } else { "http/1.1" };
-        let question = http::Request::get("/").header("user-agent", "tollgate").body(bytes::Bytes::new());
-        let question = question.map_err(|error| error.to_string()).and_then(|question| header(host, &question));
-        let question = question.map_err(ProbeError::Broken)?;
-        let answer = timeout(self.timeouts.total, answered(&mut session, question)).await;
+        let request = http::Request::get("/").header("user-agent", "tollgate").body(bytes::Bytes::new());
+        let request = request.map_err(|error| error.to_string()).and_then(|request| header(host, &request));
+        let request = request.map_err(ProbeError::Broken)?;
+        let answer = timeout(self.timeouts.total, send_and_read_status(&mut session, request)).await;
         let answer = match answer {
             Err(_) => Err(ProbeError::TooSlow(format!("{address} did not answer in {:?}", self.timeouts.total))),
-            Ok(Err(error)) => Err(self.trouble(address, "waiting for an answer", &error)),
+            Ok(Err(error)) => Err(self.classify(address, "waiting for an answer", &error)),
             Ok(Ok((status, text))) if wants_certificate(status, &text) => {
                 Err(self.refused(format!("{address} answered {status} because of it")))
             }
@@ -120,8 +120,8 @@ impl Upstream {
         answer
     }
 
-    /// Pingora passes on what TLS said as a text only.
-    fn trouble(&self, address: SocketAddr, during: &str, error: &pingora::Error) -> ProbeError {
+    /// Classifies an error. Pingora passes TLS alerts on only as text.
+    fn classify(&self, address: SocketAddr, during: &str, error: &pingora::Error) -> ProbeError {
         use pingora::ErrorType::{ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
         let text = error.to_string();
         let after = |mark: &str| {
@@ -134,7 +134,7 @@ impl Upstream {
         }
         if let Some(alert) = after("received fatal alert: ") {
             let alert: String = alert.chars().take_while(char::is_ascii_alphanumeric).collect();
-            return match REFUSALS.contains(&alert.as_str()) {
+            return match CERTIFICATE_ALERTS.contains(&alert.as_str()) {
                 true => self.refused(format!("{address} said {alert}")),
                 false => ProbeError::Broken(format!("{address} ended TLS while {during}: {alert}")),
             };
@@ -156,8 +156,8 @@ impl Upstream {
     }
 }
 
-/// The alerts by which a host says that it does not take a client certificate, or misses one.
-const REFUSALS: &[&str] = &[
+/// TLS alerts by which a host rejects a client certificate, or requires one.
+const CERTIFICATE_ALERTS: &[&str] = &[
     "BadCertificate",
     "UnsupportedCertificate",
     "CertificateRevoked",
@@ -169,21 +169,24 @@ const REFUSALS: &[&str] = &[
     "NoCertificate",
 ];
 
-async fn answered(session: &mut HttpSession, question: Box<RequestHeader>) -> pingora::Result<(u16, Vec<u8>)> {
-    session.write_request_header(question).await?;
+async fn send_and_read_status(
+    session: &mut HttpSession,
+    request: Box<RequestHeader>,
+) -> pingora::Result<(u16, Vec<u8>)> {
+    session.write_request_header(request).await?;
     session.finish_request_body().await?;
     session.read_response_header().await?;
     let status = session.response_header().map_or(0, |header| header.status.as_u16());
     let mut text = Vec::new();
-    // What the host thinks of the request matters only when it may be about the certificate.
-    while status == 400 && text.len() < ANSWER_PART {
+    // The body matters only for status 400, which may be about the certificate.
+    while status == 400 && text.len() < MAX_EXAMINED_BYTES {
         let Some(part) = session.read_response_body().await? else { break };
         text.extend_from_slice(&part);
     }
     Ok((status, text))
 }
 
-/// nginx lets everybody in and then says this in its answer.
+/// Whether the response reports a missing certificate. nginx accepts every client in TLS and reports that in its response.
 fn wants_certificate(status: u16, text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     status == 400
@@ -191,23 +194,23 @@ fn wants_certificate(status: u16, text: &[u8]) -> bool {
 }
 
 impl ProbeError {
-    /// What to do about it.
+    /// Returns how to fix the problem.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::NoAddress(_) => "see that the name in `hosts` is right and that this machine's name server answers",
-            Self::Refused(_) => "see that the port in `hosts` is right, and that a firewall lets this machine out",
-            Self::TooSlow(_) => "see that a firewall lets this machine out; `timeouts` may be too short",
+            Self::NoAddress(_) => "check the name in `hosts` and this machine's name server",
+            Self::Refused(_) => "check the port in `hosts`, and that no firewall blocks this machine",
+            Self::TooSlow(_) => "check that no firewall blocks this machine; `timeouts` may be too short",
             Self::HostNotTrusted(_) => {
-                "set `ca` to the authority of the host's certificate, or leave it out for the public roots; see that the name \
-                 in `hosts` is the certificate's"
+                "set `ca` to the authority of the host's certificate, or omit it for the public roots; check that the name \
+                 in `hosts` is that of the certificate"
             }
             Self::IdentityRefused(_) => {
-                "see that [mtls] names the certificate and key that the provider gave for this account, and that it has not \
-                 ended or been revoked"
+                "check that [mtls] names the certificate and key that the provider issued for this account, and that it has not \
+                 expired or been revoked"
             }
-            Self::IdentityWanted(_) => "the host wants a client certificate: add [mtls] with `cert` and `key`",
+            Self::IdentityWanted(_) => "the host requires a client certificate: add [mtls] with `cert` and `key`",
             Self::Broken(_) => {
-                "see that the host speaks HTTP over TLS there; a host that hangs up may refuse the client certificate in [mtls]"
+                "check that the host serves HTTP over TLS on this port; a host that closes the connection may reject the client certificate in [mtls]"
             }
         }
     }
@@ -229,8 +232,8 @@ impl fmt::Display for ProbeError {
             Self::Refused(why) => write!(f, "connection refused: {why}"),
             Self::TooSlow(why) => write!(f, "too slow: {why}"),
             Self::HostNotTrusted(why) => write!(f, "the certificate of the host is not trusted: {why}"),
-            Self::IdentityRefused(why) => write!(f, "our client certificate was refused: {why}"),
-            Self::IdentityWanted(why) => write!(f, "a client certificate is wanted: {why}"),
+            Self::IdentityRefused(why) => write!(f, "our client certificate was rejected: {why}"),
+            Self::IdentityWanted(why) => write!(f, "a client certificate is required: {why}"),
             Self::Broken(why) => write!(f, "no answer: {why}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What is sent, what provably not, and to which address.
+//! Tests of sending: what is sent, what is provably not sent, and to which address.
 #![allow(clippy::unwrap_used)]
 
 mod h2;
@@ -26,7 +26,7 @@ fn settings(channel: &str, certificate: &[u8], authority: &[u8]) -> UpstreamSett
 }
 
 #[test]
-fn group_keys_differ_by_channel_identity_authority_and_protocols() {
+fn connection_group_keys_differ_by_channel_identity_authority_and_protocols() {
     let base = group_key(&settings("a", b"cert", b"ca"));
     assert_eq!(base, group_key(&settings("a", b"cert", b"ca")));
     assert_ne!(base, group_key(&settings("b", b"cert", b"ca")));
@@ -36,7 +36,7 @@ fn group_keys_differ_by_channel_identity_authority_and_protocols() {
 }
 
 #[tokio::test]
-async fn a_closed_port_is_not_sent_and_the_next_host_is_tried() {
+async fn refused_connection_is_not_sent_and_the_next_host_is_tried() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -56,7 +56,7 @@ async fn a_closed_port_is_not_sent_and_the_next_host_is_tried() {
 }
 
 #[tokio::test]
-async fn a_cut_after_the_request_is_maybe_sent() {
+async fn connection_cut_after_the_request_is_maybe_sent_and_not_retried() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let served = tokio::spawn(async move {
@@ -77,22 +77,22 @@ async fn a_cut_after_the_request_is_maybe_sent() {
     assert_eq!(served.await.unwrap(), 1, "sent once, though two hosts are known");
 }
 
-/// An upstream whose only host's name the script knows.
+/// Returns an upstream with one host, whose name the script resolves.
 fn named(script: &Arc<Scripted>, port: u16) -> Upstream {
     let mut settings = settings("a", b"", b"");
     (settings.ca, settings.identity) = (None, None);
     settings.hosts = vec![Host { name: "provider.test".into(), port, tls: false }];
-    Upstream::with_names(settings, &DnsCache::new(script.clone())).unwrap()
+    Upstream::with_dns(settings, &DnsCache::new(script.clone())).unwrap()
 }
 
-/// The same, where an answer may take three seconds.
+/// Like [`named`], with a read timeout of three seconds.
 fn named_with_read_timeout(script: &Arc<Scripted>, port: u16) -> Upstream {
     let mut upstream = named(script, port);
     upstream.timeouts.read = Duration::from_secs(3);
     upstream
 }
 
-/// Says `ok` on the same port of each address; counts the requests of each.
+/// Serves `ok` on the same port of each address, and counts the requests per address.
 async fn serve(
     addresses: &[&'static str],
 ) -> (u16, Arc<parking_lot::Mutex<std::collections::BTreeMap<&'static str, usize>>>) {
@@ -124,7 +124,7 @@ async fn ask(upstream: &Upstream) -> Result<u16, SendError> {
 }
 
 #[tokio::test]
-async fn all_addresses_are_tried_and_those_that_answer_share_the_traffic() {
+async fn all_addresses_are_tried_and_responding_ones_share_the_traffic() {
     let script = Arc::new(Scripted::default());
     script.says(&["127.0.0.7", "127.0.0.8", "127.0.0.9", "127.0.0.10"], 3600);
     let (port, counts) = serve(&["127.0.0.8", "127.0.0.10"]).await;
@@ -139,7 +139,7 @@ async fn all_addresses_are_tried_and_those_that_answer_share_the_traffic() {
 }
 
 #[tokio::test]
-async fn an_address_that_does_not_answer_stands_behind() {
+async fn address_that_times_out_is_ejected() {
     let script = Arc::new(Scripted::default());
     script.says(&["127.0.0.7", "127.0.0.8"], 3600);
     let (port, counts) = serve(&["127.0.0.8"]).await;
@@ -163,7 +163,7 @@ async fn an_address_that_does_not_answer_stands_behind() {
 }
 
 #[tokio::test]
-async fn an_address_that_vanished_is_not_used_although_a_connection_to_it_is_open() {
+async fn address_removed_from_dns_is_not_used_despite_an_open_connection() {
     let script = Arc::new(Scripted::default());
     script.says(&["127.0.0.7"], 0);
     script.says(&["127.0.0.8"], 3600);
@@ -182,7 +182,7 @@ async fn an_address_that_vanished_is_not_used_although_a_connection_to_it_is_ope
 }
 
 #[tokio::test]
-async fn a_probe_says_what_a_payment_would_meet() {
+async fn probe_reports_reachable_refused_and_slow_hosts() {
     let script = Arc::new(Scripted::default());
     script.says(&["127.0.0.7", "127.0.0.8"], 3600);
     let (port, _) = serve(&["127.0.0.8"]).await;
@@ -197,17 +197,17 @@ async fn a_probe_says_what_a_payment_would_meet() {
 
     let nowhere = Arc::new(Scripted::default());
     nowhere.says(&[], 1);
-    let trouble = named(&nowhere, port).probe().await.remove(0).1.unwrap_err();
-    assert_eq!(trouble.to_string(), "name not found: the name has no address");
+    let error = named(&nowhere, port).probe().await.remove(0).1.unwrap_err();
+    assert_eq!(error.to_string(), "name not found: the name has no address");
 
     let mute = tokio::net::TcpListener::bind(("127.0.0.7", 0)).await.unwrap();
     let slow = named_with_read_timeout(&script, mute.local_addr().unwrap().port()).probe().await.remove(0).1;
     assert!(matches!(slow, Err(ProbeError::Refused(_) | ProbeError::TooSlow(_))), "{slow:?}");
 }
 
-/// As nginx does when it was told to let others in too.
+/// As nginx does if client certificates are optional in TLS.
 #[tokio::test]
-async fn a_host_may_say_in_its_answer_that_it_wants_a_certificate() {
+async fn probe_detects_a_required_certificate_in_the_response() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -222,6 +222,6 @@ async fn a_host_may_say_in_its_answer_that_it_wants_a_certificate() {
     let mut settings = settings("a", b"", b"");
     (settings.ca, settings.identity) = (None, None);
     settings.hosts = vec![Host { name: "127.0.0.1".into(), port, tls: false }];
-    let trouble = Upstream::new(settings).unwrap().probe().await.remove(0).1.unwrap_err();
-    assert!(matches!(trouble, ProbeError::IdentityWanted(_)), "{trouble}");
+    let error = Upstream::new(settings).unwrap().probe().await.remove(0).1.unwrap_err();
+    assert!(matches!(error, ProbeError::IdentityWanted(_)), "{error}");
 }

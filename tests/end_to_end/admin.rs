@@ -56,7 +56,11 @@ async fn with_a_token_only_who_shows_it_gets_in() {
     }
     assert_eq!(world.admin("GET", "/metrics", &with(TOKEN)).await.status, 200);
     let output = tollgate(&world, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("kept are 1"), "the command shows the token by itself: {}", said(&output));
+    assert!(
+        said(&output).contains("archived generations: 1"),
+        "the command shows the token by itself: {}",
+        said(&output)
+    );
     world.create("o-1", "k-1").await;
     assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("o-1 of shop"));
 
@@ -99,7 +103,10 @@ async fn pages_of_strangers_are_refused_and_change_nothing() {
     assert_eq!(world.create("o-1", "k-1").await.status, 201, "no breaker was forced");
     let own = [("origin", format!("http://{}", world.gateway.admin)), ("sec-fetch-site", "same-origin".to_owned())];
     assert_eq!(world.admin("POST", "/reload", &own).await.status, 200, "its own pages may");
-    assert!(said(&tollgate(&world, &["rollback", "--to", "99"])).contains("kept are"), "and so may the commands");
+    assert!(
+        said(&tollgate(&world, &["rollback", "--to", "99"])).contains("archived generations"),
+        "and so may the commands"
+    );
 
     // A name that the operator has given it, and a token, which no page knows.
     let named = [("host", "ops.example.com:9090".to_owned())];
@@ -143,7 +150,7 @@ async fn over_tls_the_commands_know_whom_they_talk_to() {
     admin(world.conf(), "tls = { cert = \"admin.pem\", key = \"admin_key.pem\" }");
     world.start_tls().await;
     let output = tollgate(&world, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("kept are 1"), "{}", said(&output));
+    assert!(said(&output).contains("archived generations: 1"), "{}", said(&output));
     // Somebody else on that port would show another certificate.
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -161,8 +168,8 @@ async fn over_tls_the_commands_know_whom_they_talk_to() {
     }
     world.start_tls().await;
     let output = tollgate(&world, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("kept are 1"), "{}", said(&output));
-    assert!(world.log().contains("the last that was in force, goes on"), "loudly");
+    assert!(said(&output).contains("archived generations: 1"), "{}", said(&output));
+    assert!(world.log().contains("the last one in force, is used instead"), "loudly");
 }
 
 /// The newest generation of the list after a reload that was asked for. The watcher may have put it in force before.
@@ -195,7 +202,7 @@ async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart
         "channel main changed: ",
         "timeouts.total",
         "filter[2].sleep_window",
-        "channel main: with what was known: limit, retry, breaker; connections are made anew",
+        "channel main: state retained: limit, retry, breaker; connections are re-established",
     ] {
         assert!(last["report"].to_string().contains(expected), "{expected} is missing: {last}");
     }

@@ -39,7 +39,7 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
         .unwrap();
     let explained = String::from_utf8(explained.stdout).unwrap();
     assert!(explained.contains("route 1    to answer 503 stocktaking") && explained.contains("taken"), "{explained}");
-    assert!(explained.contains("no channel: the route answers 503 stocktaking by itself"), "{explained}");
+    assert!(explained.contains("no channel: the route answers 503 stocktaking, and nothing is sent"), "{explained}");
     // No claim was made: nobody knows of it, and the key is as good as new, for another body too.
     let asked = world.ask("GET", "/v1/payments/during", None, &Value::Null).await;
     assert_eq!(asked.status, 404);

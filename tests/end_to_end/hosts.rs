@@ -77,8 +77,8 @@ async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
         secret_in_a_file(conf);
     };
     let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
-    let log = seen(&world, 0, "our client certificate was refused").await;
-    assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
+    let log = seen(&world, 0, "our client certificate was rejected").await;
+    assert!(log.contains("a payment would not get through: our client certificate was rejected"), "{log}");
     assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0, "nothing was asked of the provider");
 
     let reload = async |from: &str, to: &str| {
@@ -119,7 +119,7 @@ async fn over_http2_a_refused_certificate_is_seen_too() {
         over_http2(conf, "main");
     };
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
-    seen(&world, 0, "our client certificate was refused").await;
+    seen(&world, 0, "our client certificate was rejected").await;
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     let typo = world.conf().join("merchants/typo.toml");
     std::fs::write(&typo, "keys = [\n").unwrap();
     let why = refused(&world);
-    assert!(why.contains("typo.toml") && why.contains("could make payments twice"), "{why}");
+    assert!(why.contains("typo.toml") && why.contains("could execute payments twice"), "{why}");
     std::fs::remove_file(&typo).unwrap();
     // The old ledger by name, for a gateway and for a look.
     replace(&file, &postgres, "path = \"../data\"");

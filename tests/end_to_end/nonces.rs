@@ -76,7 +76,7 @@ async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
     until_ready(&world, true, "ready").await;
     redis_said(&redis, "CONFIG SET requirepass secret").await;
     redis.kill();
-    until_ready(&world, false, "no signed request can be let in").await;
+    until_ready(&world, false, "no signed request can be accepted").await;
     world.until_metric("\ntollgate_cache_ready 0\n").await;
     redis.start_again().await;
     until_ready(&world, true, "ready").await;
@@ -102,7 +102,7 @@ async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
         (status == StatusCode::NOT_FOUND).then_some(()).ok_or(status)
     })
     .await;
-    assert!(other.log().contains("Redis may have forgotten nonces"));
+    assert!(other.log().contains("Redis may have lost nonces"));
 }
 
 #[tokio::test]

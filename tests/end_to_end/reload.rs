@@ -319,7 +319,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
         }
     };
     until("it is taken back", counted("tollgate_config_rollbacks_total", 1.0)).await;
-    assert!(world.log().contains("the new generation is taken back by itself"));
+    assert!(world.log().contains("the new generation is rolled back automatically"));
     // The old one under a new number; its channel works again once its breaker has slept.
     let mut number = 0;
     until("payments go on", || {
@@ -388,13 +388,13 @@ async fn it_goes_back_and_starts_on_the_last_good_generation() {
     let (right, said) = tollgate(&world, &["rollback"]);
     assert!(right && said.contains("generation 4") && said.contains("channel main changed"), "{said}");
     let (right, said) = tollgate(&world, &["rollback", "--to", "99"]);
-    assert!(!right && said.contains("kept are 1, 2, 3, 4"), "{said}");
+    assert!(!right && said.contains("archived generations: 1, 2, 3, 4"), "{said}");
 
     world.gateway.kill();
     save(&world.conf().join("routes.toml"), "[[route]\n");
     world.start().await;
     assert_eq!(generation(&world).await, 4, "the one that was gone back to");
-    assert!(world.log().contains("the last that was in force, goes on"), "loudly");
+    assert!(world.log().contains("the last one in force, is used instead"), "loudly");
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
 }

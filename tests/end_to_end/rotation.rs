@@ -35,7 +35,7 @@ async fn a_bad_key_comes_back(wishes: WorldOptions, method: &'static str, bad: &
     })
     .await;
     let why = world.log();
-    assert!(why.contains("the new generation is taken back by itself"), "{why}");
+    assert!(why.contains("the new generation is rolled back automatically"), "{why}");
     let mut number = 0;
     until("payments go on", || {
         number += 1;

@@ -3,16 +3,16 @@ use super::*;
 
 const ALONE: Capacity = Capacity { total: 1_000_000, is_shared: false };
 
-fn nonce(name: &str, end: u64) -> Mark {
-    Mark { hash: mark("k", name), end }
+fn nonce(name: &str, end: u64) -> NonceMark {
+    NonceMark { hash: mark("k", name), end }
 }
 
-/// `wall` and `monotonic` are seconds.
-fn insert(nonces: &Nonces, mark: Mark, (wall, monotonic): (u64, u64)) -> Remembered {
+/// Inserts a nonce; `wall` and `monotonic` are in seconds.
+fn insert(nonces: &Nonces, mark: NonceMark, (wall, monotonic): (u64, u64)) -> Remembered {
     nonces.insert(mark, "shop", ALONE, (wall, Duration::from_secs(monotonic)))
 }
 
-fn held(nonces: &Nonces) -> usize {
+fn count_stored(nonces: &Nonces) -> usize {
     nonces.shards.iter().map(|shard| shard.lock().seen.len()).sum()
 }
 
@@ -25,13 +25,13 @@ fn nonce_is_accepted_once_until_its_signature_ends() {
     for number in 0..200 {
         insert(&nonces, nonce(&number.to_string(), 2800), (2500, 1500));
     }
-    assert_eq!(held(&nonces), 200, "what can be accepted no more is forgotten");
+    assert_eq!(count_stored(&nonces), 200, "expired nonces are evicted");
 }
 
 #[test]
 fn future_signature_is_remembered_until_it_ends_not_for_a_fixed_time() {
     let nonces = Nonces::default();
-    // Signed 300 s ahead of the gateway's clock, so that it is good for 600 s.
+    // Signed 300 s ahead of the gateway's clock, so it is valid for 600 s.
     assert_eq!(insert(&nonces, nonce("n", 1600), (1000, 0)), Remembered::First);
     for number in 0..200 {
         insert(&nonces, nonce(&number.to_string(), 1900), (1600, 600));
@@ -51,20 +51,20 @@ fn clock_that_jumps_ahead_and_comes_back_forgets_no_nonce() {
 }
 
 #[test]
-fn clock_that_is_set_back_accepts_nothing_that_was_forgotten() {
+fn clock_set_back_rejects_evicted_nonces() {
     let nonces = Nonces::default();
     assert_eq!(insert(&nonces, nonce("n", 10_300), (10_000, 0)), Remembered::First);
     for number in 0..200 {
         insert(&nonces, nonce(&number.to_string(), 11_800), (11_500, 1_500));
     }
-    assert_eq!(held(&nonces), 200);
-    // An hour back: the signature is in its window again.
+    assert_eq!(count_stored(&nonces), 200);
+    // An hour back: the signature is valid again.
     assert_eq!(insert(&nonces, nonce("n", 10_300), (10_000, 1_600)), Remembered::Forgotten);
     assert_eq!(insert(&nonces, nonce("new", 10_301), (10_001, 1_601)), Remembered::First);
 }
 
 #[test]
-fn of_many_at_once_one_is_first() {
+fn concurrent_duplicate_nonce_is_accepted_once() {
     let nonces = Nonces::default();
     let first = std::thread::scope(|scope| {
         let tries: Vec<_> =
@@ -75,7 +75,7 @@ fn of_many_at_once_one_is_first() {
 }
 
 #[test]
-fn full_memory_refuses_and_leaves_room_to_every_other_merchant() {
+fn full_memory_rejects_and_leaves_room_for_other_merchants() {
     let nonces = Nonces::default();
     let shared = Capacity { total: 1_000, is_shared: true };
     let fill = |merchant: &str, now: u64| {
@@ -88,17 +88,17 @@ fn full_memory_refuses_and_leaves_room_to_every_other_merchant() {
             .count()
     };
     assert_eq!([fill("a", 0), fill("b", 0), fill("c", 0)], [500, 250, 125], "there is always room for the next");
-    assert!(nonces.alarmed.load(Ordering::Acquire));
-    assert_eq!(fill("a", 1_000), 500, "what was forgotten makes room again");
+    assert!(nonces.overflow_logged.load(Ordering::Acquire));
+    assert_eq!(fill("a", 1_000), 500, "evicted nonces make room");
 }
 
 #[test]
-fn restart_remembers_what_the_process_before_it_accepted() {
+fn nonce_accepted_before_a_restart_is_rejected_after_it() {
     let directory = tempfile::tempdir().unwrap();
     let open = |now| Nonces::open(directory.path(), now, 300).unwrap();
     let first = open(9_000);
     assert_eq!(first.remember(nonce("n", 10_300), "shop", ALONE, 10_000), Remembered::First);
-    // Killed: nothing is written at its end.
+    // Killed: the process writes nothing at its end.
     std::mem::forget(first);
     for now in [10_000, 10_001, 13_600, 10_002] {
         let next = open(now);
@@ -113,7 +113,7 @@ fn restart_remembers_what_the_process_before_it_accepted() {
 }
 
 #[test]
-fn missing_log_refuses_what_was_signed_before_the_start() {
+fn missing_log_rejects_signatures_from_before_the_start() {
     let directory = tempfile::tempdir().unwrap();
     for (number, at) in [directory.path().to_owned(), directory.path().join("new")].iter().enumerate() {
         let nonces = Nonces::open(at, 10_000, 300).unwrap();
@@ -124,13 +124,13 @@ fn missing_log_refuses_what_was_signed_before_the_start() {
 }
 
 #[test]
-fn start_by_a_wrong_clock_is_judged_by_the_right_one() {
+fn start_with_a_wrong_clock_is_judged_by_the_corrected_clock() {
     let directory = tempfile::tempdir().unwrap();
     for wrong in [10_000 + 401 * 86_400, 6_400] {
         let at = directory.path().join(wrong.to_string());
         let opened = Nonces::open(&at, wrong, 300).unwrap();
         for nonces in [&opened, &Nonces::without_log(wrong, 300)] {
-            // Two seconds later the clock is set right.
+            // Two seconds later the clock is corrected.
             let now = (10_002, 2);
             assert_eq!(insert(nonces, nonce("captured", 10_290), now), Remembered::Forgotten, "{wrong}");
             assert_eq!(insert(nonces, nonce("new", 10_301), now), Remembered::First, "{wrong}");
@@ -141,11 +141,15 @@ fn start_by_a_wrong_clock_is_judged_by_the_right_one() {
     }
     let nonces = Nonces::without_log(10_000, 300);
     assert_eq!(nonces.floor((10_600, Duration::from_secs(600))), 10_300);
-    assert_eq!(nonces.floor((10_601, Duration::from_secs(601))), 0, "nothing from before the start is good any more");
+    assert_eq!(
+        nonces.floor((10_601, Duration::from_secs(601))),
+        0,
+        "no signature from before the start is valid any more"
+    );
 }
 
 #[test]
-fn no_log_refuses_what_was_signed_before_the_start() {
+fn store_without_log_rejects_signatures_from_before_the_start() {
     let nonces = Nonces::without_log(10_000, 300);
     assert_eq!(nonces.remember(nonce("n", 10_300), "shop", ALONE, 10_000), Remembered::Forgotten);
     assert_eq!(nonces.remember(nonce("m", 10_301), "shop", ALONE, 10_001), Remembered::First);

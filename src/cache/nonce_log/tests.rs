@@ -8,20 +8,20 @@ fn open(directory: &Path, now: u64) -> (NonceLog, Logged) {
     NonceLog::open(directory, now, 300, KEPT).unwrap()
 }
 
-fn mark(number: u8) -> Mark {
-    Mark { hash: [number; 16], end: 10_300 }
+fn mark(number: u8) -> NonceMark {
+    NonceMark { hash: [number; 16], end: 10_300 }
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-fn append(log: &NonceLog, mark: Mark, elapsed: u64) {
+fn append(log: &NonceLog, mark: NonceMark, elapsed: u64) {
     log.append(mark, 0, (10_000, Duration::from_secs(elapsed)));
 }
 
 #[test]
-fn records_are_read_by_the_next_process_and_only_their_owner_reads_the_file() {
+fn records_are_read_by_the_next_process_and_files_are_private() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().join("nonces");
     let (log, logged) = open(&at, 10_000);
@@ -31,13 +31,13 @@ fn records_are_read_by_the_next_process_and_only_their_owner_reads_the_file() {
     drop(log);
     let (_log, logged) = open(&at, 10_001);
     assert_eq!((logged.marks, logged.floor), (vec![mark(1), mark(2)], 0));
-    let [file] = &files(&at)[..] else { panic!("the old file was taken away") };
+    let [file] = &files(&at)[..] else { panic!("the old file was deleted") };
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o077, 0);
     assert_eq!(std::fs::metadata(&at).unwrap().permissions().mode() & 0o077, 0);
 }
 
 #[test]
-fn file_of_a_living_process_stays() {
+fn file_of_a_live_process_is_not_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let (first, _) = open(directory.path(), 10_000);
     append(&first, mark(1), 0);
@@ -49,7 +49,7 @@ fn file_of_a_living_process_stays() {
 }
 
 #[test]
-fn damage_and_another_boot_refuse_what_was_signed_before_the_start() {
+fn damaged_log_or_other_boot_rejects_signatures_from_before_the_start() {
     let damage: [fn(&mut Vec<u8>); 5] = [
         |content| content.truncate(HEADER - 1),
         |content| content.clear(),
@@ -75,7 +75,7 @@ fn damage_and_another_boot_refuse_what_was_signed_before_the_start() {
         drop(log);
         assert_eq!(open(directory.path(), 10_002).1.missing, 10_301, "{number}: it outlives the next start");
     }
-    // The last record of a process that was killed while it wrote.
+    // The process was killed while it wrote its last record.
     let directory = tempfile::tempdir().unwrap();
     let (log, _) = open(directory.path(), 10_000);
     append(&log, mark(1), 0);
@@ -89,11 +89,12 @@ fn damage_and_another_boot_refuse_what_was_signed_before_the_start() {
 }
 
 #[test]
-fn files_go_when_nothing_in_them_matters_and_leave_their_floor() {
+fn expired_files_are_deleted_and_leave_their_floor() {
     let directory = tempfile::tempdir().unwrap();
     let (log, _) = open(directory.path(), 10_000);
     append(&log, mark(1), 0);
-    let late = |end, elapsed| log.append(Mark { hash: [9; 16], end }, 0, (end - 300, Duration::from_secs(elapsed)));
+    let late =
+        |end, elapsed| log.append(NonceMark { hash: [9; 16], end }, 0, (end - 300, Duration::from_secs(elapsed)));
     late(10_700, 400);
     late(11_100, 800);
     assert_eq!(files(directory.path()).len(), 3);
@@ -105,39 +106,39 @@ fn files_go_when_nothing_in_them_matters_and_leave_their_floor() {
 }
 
 #[test]
-fn files_of_processes_that_restart_often_are_deleted_when_their_signatures_are_over() {
+fn files_of_frequent_restarts_are_deleted_once_their_signatures_expired() {
     let directory = tempfile::tempdir().unwrap();
-    let many = u64::try_from(MOST_COPIED).unwrap() + 1;
+    let many = u64::try_from(MAX_COPIED).unwrap() + 1;
     for (start, end) in [(10_000, 10_300), (10_001, 10_301)] {
         let (log, _) = open(directory.path(), start);
         for number in 0..many {
             let mut hash = [0; 16];
             hash[..8].copy_from_slice(&(end + number * 1000).to_be_bytes());
-            log.append(Mark { hash, end }, 0, (start, Duration::ZERO));
+            log.append(NonceMark { hash, end }, 0, (start, Duration::ZERO));
         }
     }
     let (log, logged) = open(directory.path(), 13_899);
     assert_eq!(
         (logged.floor, logged.marks.len()),
-        (10_299, 2 * (MOST_COPIED + 1)),
+        (10_299, 2 * (MAX_COPIED + 1)),
         "a clock that is wrong by less than an hour forgets none"
     );
     assert_eq!(files(directory.path()).len(), 3);
     drop(log);
     let (log, logged) = open(directory.path(), 13_901);
-    assert_eq!((logged.floor, logged.marks.len()), (10_300, MOST_COPIED + 1), "the first file's signatures are over");
+    assert_eq!((logged.floor, logged.marks.len()), (10_300, MAX_COPIED + 1), "the first file's signatures are over");
     drop(log);
     let (_log, logged) = open(directory.path(), 13_902);
     assert_eq!((logged.floor, logged.marks.len(), files(directory.path()).len()), (10_301, 0, 1));
 }
 
 #[test]
-fn what_cannot_be_written_is_known_to_the_next_process() {
+fn failed_write_is_detected_by_the_next_process() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().join("nonces");
     let (log, _) = open(&at, 10_000);
     append(&log, mark(1), 0);
-    // No new file can be made, as where the disk has no room.
+    // No new file can be created, as on a full disk.
     let elsewhere = directory.path().join("elsewhere");
     std::fs::rename(&at, &elsewhere).unwrap();
     append(&log, mark(2), 400);
@@ -148,7 +149,7 @@ fn what_cannot_be_written_is_known_to_the_next_process() {
 }
 
 #[test]
-fn clock_that_was_ahead_at_a_start_refuses_nothing_after_the_next_one() {
+fn clock_ahead_at_one_start_rejects_nothing_after_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let (log, logged) = open(directory.path(), 10_000 + 401 * 86_400);
     assert!(logged.missing > 10_000_000);

@@ -1,4 +1,4 @@
-//! Answers, changes and who hears of them, on a clock that the test moves.
+//! Tests of the status cache and of change notifications, on a simulated clock.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use tollgate_plugins::payment::{Outcome, Status as Came};
@@ -9,22 +9,22 @@ use crate::ledger::{Answer, RecordId, Update};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Hears of everything, with nothing under way.
-fn hearing(is_shared: bool, now: Instant) -> StatusCache {
+/// Returns a cache that receives all changes, with no transaction in progress.
+fn subscribed_cache(is_shared: bool, now: Instant) -> StatusCache {
     let statuses = StatusCache::new(is_shared.then(no_redis), now);
-    statuses.hears_at(None, now);
+    statuses.subscribed_at(None, now);
     settle(&statuses, now);
     statuses
 }
 
-/// Never asked.
+/// Returns a Redis client that is never used.
 fn no_redis() -> Arc<Redis> {
     let url = crate::cache::RedisUrl::new(tollgate_plugins::secret::Secret::new("redis://127.0.0.1:1")).unwrap();
     Arc::new(Redis::new(&url))
 }
 
 fn settle(statuses: &StatusCache, now: Instant) {
-    statuses.pretend_hearing_since(now);
+    statuses.pretend_subscribed_since(now);
 }
 
 fn answer(version: u64) -> Arc<CachedStatus> {
@@ -45,104 +45,104 @@ fn keep(statuses: &StatusCache, order: &str, version: u64, life: Duration, now: 
 }
 
 #[test]
-fn an_answer_is_kept_as_long_as_it_is_good_and_for_nobody_else() {
+fn status_is_cached_for_its_lifetime_and_for_one_merchant_only() {
     let start = Instant::now();
-    let statuses = hearing(false, start);
+    let statuses = subscribed_cache(false, start);
     assert!(keep(&statuses, "o", 1, 2 * SECOND, start));
     assert_eq!(statuses.find(name("o"), start + SECOND), Some(answer(1)));
     assert_eq!(statuses.find(name("o"), start + 2 * SECOND), None);
     let of_another = RecordKey::of(&RecordId { merchant: "other".to_owned(), ..subject("o") });
     assert_eq!(statuses.find(of_another, start), None);
     assert!(keep(&statuses, "o", 1, Duration::MAX, start));
-    assert_eq!(statuses.find(name("o"), start + LONGEST), None, "nothing is good for ever");
+    assert_eq!(statuses.find(name("o"), start + MAX_STATUS_TTL), None, "nothing is good for ever");
 }
 
 #[test]
-fn what_changes_goes_at_the_first_word_and_nothing_is_kept_until_the_second() {
+fn announced_change_evicts_and_blocks_caching_until_confirmed() {
     let start = Instant::now();
-    let statuses = hearing(false, start);
-    assert!(keep(&statuses, "o", 1, LONGEST, start));
+    let statuses = subscribed_cache(false, start);
+    assert!(keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
     statuses.changing_at(&became("o", 2), start);
     assert_eq!(statuses.find(name("o"), start), None);
-    assert!(!keep(&statuses, "o", 1, LONGEST, start), "it may be read from before the change");
-    assert!(keep(&statuses, "other", 1, LONGEST, start));
+    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start), "it may be read from before the change");
+    assert!(keep(&statuses, "other", 1, MAX_STATUS_TTL, start));
     statuses.changed_at(&became("o", 2), start);
-    assert!(keep(&statuses, "o", 2, LONGEST, start));
+    assert!(keep(&statuses, "o", 2, MAX_STATUS_TTL, start));
     assert_eq!(statuses.find(name("o"), start), Some(answer(2)));
-    // The second word never comes: whoever was to say it died.
+    // The confirmation never arrives, because the machine died.
     statuses.changing_at(&became("o", 3), start);
-    assert!(!keep(&statuses, "o", 2, LONGEST, start + INVALIDATION_HOLD - SECOND));
-    assert!(keep(&statuses, "o", 2, LONGEST, start + INVALIDATION_HOLD));
+    assert!(!keep(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD - SECOND));
+    assert!(keep(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD));
 }
 
 #[test]
-fn a_second_word_does_not_end_the_change_after_it() {
+fn late_confirmation_does_not_end_the_next_change() {
     let start = Instant::now();
-    let statuses = hearing(false, start);
+    let statuses = subscribed_cache(false, start);
     statuses.changing_at(&became("o", 2), start);
     statuses.changing_at(&became("o", 3), start);
     statuses.changed_at(&became("o", 2), start);
-    assert!(!keep(&statuses, "o", 2, LONGEST, start), "the third is under way");
+    assert!(!keep(&statuses, "o", 2, MAX_STATUS_TTL, start), "the third is under way");
     statuses.changed_at(&became("o", 3), start);
-    assert!(keep(&statuses, "o", 3, LONGEST, start));
+    assert!(keep(&statuses, "o", 3, MAX_STATUS_TTL, start));
 }
 
 #[test]
-fn what_was_read_before_a_change_is_not_kept_after_it() {
+fn status_read_before_a_change_is_not_cached_after_it() {
     let start = Instant::now();
-    let statuses = hearing(false, start);
+    let statuses = subscribed_cache(false, start);
     let token = statuses.token(name("o"), start);
     statuses.changing_at(&became("o", 2), start);
     statuses.changed_at(&became("o", 2), start);
-    assert!(!statuses.keep(name("o"), token, answer(1), LONGEST, start));
+    assert!(!statuses.keep(name("o"), token, answer(1), MAX_STATUS_TTL, start));
     assert_eq!(statuses.find(name("o"), start), None);
 }
 
 #[test]
-fn who_does_not_hear_keeps_nothing() {
+fn nothing_is_cached_without_a_subscription() {
     let start = Instant::now();
     let statuses = StatusCache::new(None, start);
-    assert!(!keep(&statuses, "o", 1, LONGEST, start));
-    statuses.hears_at(Some(start + 3 * SECOND), start);
-    assert!(!keep(&statuses, "o", 1, LONGEST, start), "something may be under way still");
+    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
+    statuses.subscribed_at(Some(start + 3 * SECOND), start);
+    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start), "a transaction may still be in progress");
     settle(&statuses, start);
-    assert!(keep(&statuses, "o", 1, LONGEST, start));
-    assert_eq!(statuses.find(name("o"), start + 3 * SECOND), None, "nobody answered for three seconds");
-    statuses.hears_at(Some(start + 9 * SECOND), start + 4 * SECOND);
-    assert_eq!(statuses.find(name("o"), start + 4 * SECOND), Some(answer(1)), "it was only late");
-    statuses.deaf_at(start + 5 * SECOND);
-    statuses.hears_at(Some(start + 9 * SECOND), start + 5 * SECOND);
+    assert!(keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
+    assert_eq!(statuses.find(name("o"), start + 3 * SECOND), None, "the connection was silent for three seconds");
+    statuses.subscribed_at(Some(start + 9 * SECOND), start + 4 * SECOND);
+    assert_eq!(statuses.find(name("o"), start + 4 * SECOND), Some(answer(1)), "the message was only late");
+    statuses.disconnected_at(start + 5 * SECOND);
+    statuses.subscribed_at(Some(start + 9 * SECOND), start + 5 * SECOND);
     settle(&statuses, start + 5 * SECOND);
-    assert_eq!(statuses.find(name("o"), start + 5 * SECOND), None, "it may have changed unheard");
+    assert_eq!(statuses.find(name("o"), start + 5 * SECOND), None, "a change may have been missed");
 }
 
 #[test]
-fn an_answer_from_elsewhere_is_believed_by_who_would_know_better() {
+fn redis_status_is_used_only_if_any_change_would_be_known() {
     let start = Instant::now();
-    let statuses = hearing(true, start);
+    let statuses = subscribed_cache(true, start);
     let now = start + 60 * SECOND;
-    let believes = |version, lay| statuses.is_current(name("o"), age(version), lay, now);
-    assert!(believes(1, 57 * SECOND));
-    assert!(!believes(1, 59 * SECOND), "it lay there before this machine heard anything");
+    let is_used = |version, lay| statuses.is_current(name("o"), age(version), lay, now);
+    assert!(is_used(1, 57 * SECOND));
+    assert!(!is_used(1, 59 * SECOND), "it was stored before this machine subscribed");
     statuses.changing_at(&became("o", 2), now);
-    assert!(!believes(1, SECOND) && !believes(2, SECOND), "nobody knows");
+    assert!(!is_used(1, SECOND) && !is_used(2, SECOND), "the change is not confirmed");
     statuses.changed_at(&became("o", 2), now);
-    assert!(!believes(1, SECOND) && believes(2, SECOND) && believes(3, SECOND));
+    assert!(!is_used(1, SECOND) && is_used(2, SECOND) && is_used(3, SECOND));
     statuses.changed_at(&became("o", 1), now);
-    assert!(!believes(1, SECOND), "an older word takes nothing back");
-    // As long as an answer may lie there, the change is remembered.
-    let later = now + LONGEST + PROPAGATION_SLACK;
-    assert!(!statuses.is_current(name("o"), age(1), LONGEST, later));
+    assert!(!is_used(1, SECOND), "an older confirmation changes nothing");
+    // The change is retained as long as an older status may be stored in Redis.
+    let later = now + MAX_STATUS_TTL + PROPAGATION_SLACK;
+    assert!(!statuses.is_current(name("o"), age(1), MAX_STATUS_TTL, later));
     statuses.changed_at(&Changes { deleted: vec![name("o")], ..Changes::default() }, later);
     assert!(!statuses.is_current(name("o"), age(9), SECOND, later));
 }
 
 #[test]
-fn who_cannot_remember_all_changes_believes_less_and_keeps_nothing() {
+fn overflow_of_retained_changes_blocks_caching_and_redis_statuses() {
     let start = Instant::now();
-    let statuses = hearing(true, start);
+    let statuses = subscribed_cache(true, start);
     for shard in &statuses.shards {
-        shard.lock().changes.most = 2;
+        shard.lock().changes.capacity = 2;
     }
     let now = start + 60 * SECOND;
     let first = RecordKey([0; 16]);
@@ -153,7 +153,7 @@ fn who_cannot_remember_all_changes_believes_less_and_keeps_nothing() {
     for name in [one, two] {
         statuses.changed_at(&in_one_shard(name), now);
     }
-    let kept = |at| statuses.keep(first, statuses.token(first, at), answer(3), LONGEST, at);
+    let kept = |at| statuses.keep(first, statuses.token(first, at), answer(3), MAX_STATUS_TTL, at);
     assert!(kept(now) && statuses.is_current(first, age(2), SECOND, now));
     statuses.changed_at(&in_one_shard(three), now);
     assert_eq!(statuses.find(first, now), None);
@@ -162,23 +162,23 @@ fn who_cannot_remember_all_changes_believes_less_and_keeps_nothing() {
 }
 
 #[test]
-fn it_stays_small() {
+fn number_of_cached_statuses_is_bounded() {
     let start = Instant::now();
-    let statuses = hearing(false, start);
+    let statuses = subscribed_cache(false, start);
     let mut number = 0_u64;
     let mut some = |count: u64, now| {
         for _ in 0..count {
             number += 1;
-            assert!(keep(&statuses, &number.to_string(), 1, LONGEST, now));
+            assert!(keep(&statuses, &number.to_string(), 1, MAX_STATUS_TTL, now));
         }
     };
-    some(2 * ANSWERS, start);
-    statuses.answers.run_pending_tasks();
-    assert!(statuses.answers.entry_count() <= ANSWERS, "{}", statuses.answers.entry_count());
+    some(2 * MAX_STATUSES, start);
+    statuses.cached.run_pending_tasks();
+    assert!(statuses.cached.entry_count() <= MAX_STATUSES, "{}", statuses.cached.entry_count());
 }
 
 #[tokio::test]
-async fn everything_that_changes_a_record_in_the_ledger_is_told() {
+async fn every_visible_ledger_change_evicts_the_status() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(dir.path()).unwrap();
     let statuses = Arc::new(StatusCache::new(None, Instant::now()));
@@ -189,7 +189,7 @@ async fn everything_that_changes_a_record_in_the_ledger_is_told() {
     }
     let mut ticket = claim(&ledger, "o").await;
     assert!(!statuses.orders.is_unknown(name("o")));
-    let kept = |version| keep(&statuses, "o", version, LONGEST, Instant::now());
+    let kept = |version| keep(&statuses, "o", version, MAX_STATUS_TTL, Instant::now());
     let is_kept = || statuses.find(name("o"), Instant::now()).is_some();
     let now = crate::clock::now();
 
@@ -211,14 +211,14 @@ async fn everything_that_changes_a_record_in_the_ledger_is_told() {
 
     assert!(kept(3));
     ledger.save_inquiry(&subject("o"), None).await.unwrap();
-    assert!(is_kept(), "what no merchant sees is no change");
+    assert!(is_kept(), "an invisible change does not evict");
     ledger.apply(&subject("o"), Update::Outcome(Outcome::of(Came::Succeeded)), now).await.unwrap();
-    assert!(!is_kept(), "the provider's word");
+    assert!(!is_kept(), "a provider update evicts");
 
-    let given_back = claim(&ledger, "p").await;
-    assert!(keep(&statuses, "p", 1, LONGEST, Instant::now()));
-    ledger.release(given_back).await.unwrap();
-    assert!(statuses.find(name("p"), Instant::now()).is_none(), "as if it had never been");
+    let released = claim(&ledger, "p").await;
+    assert!(keep(&statuses, "p", 1, MAX_STATUS_TTL, Instant::now()));
+    ledger.release(released).await.unwrap();
+    assert!(statuses.find(name("p"), Instant::now()).is_none(), "a released claim evicts");
     stop.send_replace(true);
     running.await.unwrap();
 }

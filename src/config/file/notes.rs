@@ -1,24 +1,24 @@
-//! What is no mistake but may surprise; `tollgate check` says it.
+//! Warnings that `tollgate check` prints: valid configuration that may surprise.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::super::diagnostics::Diagnostic;
-use super::super::file_source::read_small;
+use super::super::file_content::read_small;
 use super::super::identity::Now;
 use super::super::toml_file::Dependencies;
 use super::super::{CertificateEnd, Channel, Snapshot};
 
-/// In days: ordering a certificate takes some.
-const SOON: i64 = 30;
+/// Days before expiry from which a certificate is reported. Ordering a new one takes time.
+const EXPIRY_WARNING_DAYS: i64 = 30;
 
-/// All notes about a configuration.
+/// Returns all warnings about a configuration.
 pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Diagnostic> {
     let mut notes = snapshot.sources.notes.clone();
     let ends = snapshot.sources.certificates.iter().filter_map(|end| end_note(dir, end, Now::read()));
     notes.extend(snapshot.channels.values().filter_map(|channel| note(dir, channel)).chain(ends));
     if snapshot.routes.is_empty() && !snapshot.channels.is_empty() {
-        let message = "there are no routes, so that every payment is answered 503";
+        let message = "there are no routes: every payment is answered 503";
         let advice = "add `[[route]]` with `to = [{ channel = \"…\" }]`";
         notes.push(Diagnostic::in_file(dir.join("routes.toml"), message, Some(advice)));
     }
@@ -26,7 +26,8 @@ pub(super) fn of(dir: &Path, snapshot: &Snapshot) -> Vec<Diagnostic> {
     notes
 }
 
-/// What is no mistake yet, or no more: a key that has ended may stand beside its successor.
+/// Returns a warning for a certificate that has expired or expires soon. This is no error: an expired key may be configured
+/// beside its successor.
 pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Option<Diagnostic> {
     let days = (end.not_after - now).div_euclid(24 * 3600);
     let file = match end.channel.as_str() {
@@ -35,40 +36,44 @@ pub(super) fn end_note(dir: &Path, end: &CertificateEnd, Now(now): Now) -> Optio
     };
     let name = &end.certificate;
     let message = match days {
-        ..0 => format!("the certificate `{name}` has ended and is believed no more"),
-        0..SOON => format!("the certificate `{name}` ends in {days} days"),
+        ..0 => format!("the certificate `{name}` has expired and is ignored"),
+        0..EXPIRY_WARNING_DAYS => format!("the certificate `{name}` expires in {days} days"),
         _ => return None,
     };
-    Some(Diagnostic::in_file(file, message, Some("get its successor in time, and let both stand here meanwhile")))
+    Some(Diagnostic::in_file(file, message, Some("order its successor in time, and configure both until the switch")))
 }
 
 fn note(dir: &Path, channel: &Channel) -> Option<Diagnostic> {
     Some(Diagnostic::in_file(dir.join("channels").join(format!("{}.toml", channel.name)), channel.note?, None))
 }
 
-/// Files with private keys or secrets that others than their owner may read.
+/// Returns a warning for each file with a private key or secret that other users may read.
 fn open_secrets(dir: &Path, snapshot: &Snapshot) -> Vec<Diagnostic> {
     let (merchants, channels) = (dir.join("merchants"), dir.join("channels"));
     let file = |dir: &Path, name: &str| dir.join(format!("{name}.toml"));
-    let merchants = snapshot.merchants.values().map(|it| (file(&merchants, &it.name), &it.trace));
-    let channels = snapshot.channels.values().map(|it| (file(&channels, &it.name), &it.trace));
-    let process = (dir.join("tollgate.toml"), &snapshot.sources.trace);
+    let merchants = snapshot.merchants.values().map(|it| (file(&merchants, &it.name), &it.dependencies));
+    let channels = snapshot.channels.values().map(|it| (file(&channels, &it.name), &it.dependencies));
+    let process = (dir.join("tollgate.toml"), &snapshot.sources.dependencies);
     let all = merchants.chain(channels).chain([process]);
-    let mut found: Vec<PathBuf> = all.flat_map(|(path, trace)| secrets_of(&path, trace)).collect();
+    let mut found: Vec<PathBuf> = all.flat_map(|(path, dependencies)| secrets_of(&path, dependencies)).collect();
     found.sort();
     found.dedup();
     let is_open = |path: &PathBuf| path.metadata().is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
-    let say = |path: PathBuf| {
-        let message = "this file holds a private key or a secret, and others than its owner may read it";
-        Diagnostic::in_file(path, message, Some("chmod 600, or put it where only the user of tollgate looks"))
+    let diagnostic = |path: PathBuf| {
+        let message = "this file contains a private key or a secret, and users other than its owner may read it";
+        Diagnostic::in_file(
+            path,
+            message,
+            Some("chmod 600, or move it to a directory that only tollgate's user may read"),
+        )
     };
-    found.into_iter().filter(is_open).map(say).collect()
+    found.into_iter().filter(is_open).map(diagnostic).collect()
 }
 
-/// The files with secrets that a file names: by the word `file:` before them, or by what they hold.
-fn secrets_of(path: &Path, trace: &Dependencies) -> Vec<PathBuf> {
-    let text = String::from_utf8_lossy(trace.text.expose()).into_owned();
-    let named = trace.files(path).filter(|(name, file)| {
+/// Returns the files with secrets that a file names, recognized by the prefix `file:`, by extension, or by content.
+fn secrets_of(path: &Path, dependencies: &Dependencies) -> Vec<PathBuf> {
+    let text = String::from_utf8_lossy(dependencies.text.expose()).into_owned();
+    let named = dependencies.files(path).filter(|(name, file)| {
         let is_pfx =
             file.extension().is_some_and(|it| it.eq_ignore_ascii_case("pfx") || it.eq_ignore_ascii_case("p12"));
         let has_key = || read_small(file).is_ok_and(|content| contains(&content, b"PRIVATE KEY-----"));

@@ -1,4 +1,4 @@
-//! Whole directories: everything wrong is told, everything right is linked, what did not change goes on.
+//! Tests on whole directories: every error is reported, valid files are linked, unchanged parts are reused.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use super::*;
 use crate::config::identity;
 use crate::keygen;
 
-/// A directory of its own, with room beside it for what a reloader keeps.
+/// Temporary configuration directory, with room beside it for the archive of generations.
 pub(crate) struct Dir {
     path: PathBuf,
     _root: TempDir,
@@ -28,9 +28,9 @@ impl Dir {
     }
 }
 
-/// A configuration with one merchant and one channel to a sandbox, without mistakes, and the directory of its ledger.
+/// Returns a valid configuration with one merchant and one channel to a sandbox, and the directory of its ledger.
 pub(crate) fn sandbox() -> Dir {
-    // Making RSA keys takes long, so it is done once.
+    // Generating RSA keys takes long, so it is done once.
     static MADE: LazyLock<Dir> = LazyLock::new(|| {
         let dir = Dir::new();
         keygen::sandbox_channel(&dir.path().join("channels"), "wechat", "127.0.0.1:8443").unwrap();
@@ -46,7 +46,7 @@ pub(crate) fn sandbox() -> Dir {
     dir
 }
 
-/// Copies a directory with all below it.
+/// Copies a directory recursively.
 pub(in crate::config) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -63,33 +63,33 @@ pub(in crate::config) fn put(dir: &Dir, name: &str, text: &str) {
     fs::write(dir.path().join(name), text).unwrap();
 }
 
-/// Puts one text in the place of another.
+/// Replaces a text in a file.
 pub(crate) fn edit(dir: &Dir, name: &str, from: &str, to: &str) {
     let text = fs::read_to_string(dir.path().join(name)).unwrap();
     assert!(text.contains(from), "{name} has no {from}: {text}");
     put(dir, name, &text.replacen(from, to, 1));
 }
 
-/// `file:line:column: message (suggestion)`, the file relative to the directory.
-fn told(dir: &Dir) -> Vec<String> {
-    let Err(mistakes) = load(dir.path(), None) else { return Vec::new() };
+/// Returns diagnostics as `file:line:column: message (suggestion)`, with files relative to the directory.
+fn reported(dir: &Dir) -> Vec<String> {
+    let Err(diagnostics) = load(dir.path(), None) else { return Vec::new() };
     let root = format!("{}/", dir.path().display());
-    mistakes.iter().map(|mistake| mistake.to_string().replace(&root, "")).collect()
+    diagnostics.iter().map(|diagnostic| diagnostic.to_string().replace(&root, "")).collect()
 }
 
 #[track_caller]
-fn assert_told(dir: &Dir, expected: &[&str]) {
-    let told = told(dir);
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
-    for (told, expected) in told.iter().zip(expected) {
-        assert!(told.starts_with(expected), "{told}\n{expected}");
+fn assert_reported(dir: &Dir, expected: &[&str]) {
+    let reported = reported(dir);
+    assert_eq!(reported.len(), expected.len(), "{reported:#?}");
+    for (reported, expected) in reported.iter().zip(expected) {
+        assert!(reported.starts_with(expected), "{reported}\n{expected}");
     }
 }
 
 #[test]
-fn a_directory_becomes_a_linked_snapshot() {
+fn valid_directory_is_loaded_and_linked() {
     let dir = sandbox();
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert_eq!((snapshot.generation, snapshot.hash.len()), (1, 64));
     let (merchant, key) = &snapshot.merchant_keys["shop-1"];
     assert!(Arc::ptr_eq(merchant, &snapshot.merchants["shop"]));
@@ -110,7 +110,7 @@ fn a_directory_becomes_a_linked_snapshot() {
 }
 
 #[test]
-fn every_mistake_in_every_file_is_told_at_once() {
+fn every_error_in_every_file_is_reported_at_once() {
     let dir = sandbox();
     put(&dir, "tollgate.toml", "public_url = \"http://127.0.0.1:8080\"\n[sever]\n");
     put(&dir, "merchants/second.toml", "\nkeys = [{ id = \"shop-1\", secret = \"plain:0123456789abcdef\" }]\n");
@@ -123,7 +123,7 @@ fn every_mistake_in_every_file_is_told_at_once() {
         "provider = \"wechat-v4\"\nhosts = []\n[account]\nwhat = 1\n[[filter]]\nuse = \"x\"\ny = 1\n",
     );
     put(&dir, "routes.toml", "[[route]]\nto = [{ channel = \"wehcat\" }, { channel = \"other\" }]\n");
-    assert_told(
+    assert_reported(
         &dir,
         &[
             "tollgate.toml:2:2: unknown key `sever` (did you mean `server`?)",
@@ -141,74 +141,75 @@ fn every_mistake_in_every_file_is_told_at_once() {
 }
 
 #[test]
-fn plain_secrets_are_for_sandboxes_only() {
+fn plain_secret_is_rejected_outside_a_sandbox() {
     let dir = sandbox();
     edit(&dir, "tollgate.toml", "127.0.0.1:8080", "pay.example.com");
-    assert_told(
+    assert_reported(
         &dir,
-        &["merchants/shop.toml:1:35: a secret may stand in the file only in a sandbox: `public_url` in toll"],
+        &["merchants/shop.toml:1:35: a secret may be written in the file only in a sandbox: `public_url` in toll"],
     );
     let dir = sandbox();
     edit(&dir, "channels/wechat.toml", "hosts = [", "hosts = [\"https://api.example.com\", ");
     let line = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
     let line = line.lines().position(|line| line.starts_with("api_v3")).unwrap() + 1;
-    let expected =
-        format!("channels/wechat.toml:{line}:10: a secret may stand in the file only in a sandbox: a host of this");
-    assert_told(&dir, &[&expected]);
+    let expected = format!(
+        "channels/wechat.toml:{line}:10: a secret may be written in the file only in a sandbox: a host of this"
+    );
+    assert_reported(&dir, &[&expected]);
 }
 
 #[test]
-fn missing_directories_and_files_say_what_to_do() {
+fn missing_directory_or_file_is_reported_with_a_suggestion() {
     let dir = Dir::new();
     let none = dir.path().join("none");
-    let mistakes = load(&none, None).err().unwrap();
+    let diagnostics = load(&none, None).err().unwrap();
     assert!(
-        mistakes[0].to_string().ends_with(
+        diagnostics[0].to_string().ends_with(
             "there is no such directory (name the right one with --conf DIR, or see what is in the example `conf`)"
         ),
-        "{mistakes:?}"
+        "{diagnostics:?}"
     );
-    assert_told(&dir, &["tollgate.toml: this file is missing (make one with `public_url"]);
+    assert_reported(&dir, &["tollgate.toml: this file is missing (create it with `public_url"]);
     put(&dir, "tollgate.toml", "public_url = \"https://pay.example.com\"");
     assert!(load(dir.path(), None).is_ok(), "without routes.toml each payment names its channel");
 }
 
 #[test]
-fn what_editors_leave_behind_is_skipped_and_odd_names_are_refused() {
+fn editor_backups_are_skipped_and_invalid_file_names_are_rejected() {
     let dir = sandbox();
     for name in [".shop.toml", ".#shop.toml", "shop.toml~", "shop.toml.swp", "#shop.toml#", "notes.txt", ".toml"] {
         put(&dir, &format!("merchants/{name}"), "]");
     }
     fs::create_dir(dir.path().join("merchants/dir.toml")).unwrap();
-    assert_told(&dir, &[]);
+    assert_reported(&dir, &[]);
     for name in ["Shop.toml", "-a.toml", "a_b.toml"] {
         put(&dir, &format!("merchants/{name}"), "]");
     }
-    let message = "the file's name is the name of what is in it, and this is not one";
+    let message = "this file name is not a valid name of a merchant or channel";
     let expected = ["-a", "Shop", "a_b"].map(|name| format!("merchants/{name}.toml: {message}"));
-    assert_told(&dir, &expected.each_ref().map(String::as_str));
+    assert_reported(&dir, &expected.each_ref().map(String::as_str));
     assert!(is_name("wechat-main-2") && is_name(&"a".repeat(63)) && !is_name(&"a".repeat(64)) && !is_name(""));
 }
 
 #[test]
-fn the_listener_s_certificate_is_checked() {
+fn listener_certificate_and_key_must_match() {
     let dir = sandbox();
     let (cert, key) = identity::tests::pair(2020..2090);
     put(&dir, "cert.pem", &cert);
     put(&dir, "key.pem", &key);
     let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"cert.pem\" }\n";
     put(&dir, "tollgate.toml", text);
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let tls = snapshot.process.tls.as_ref().unwrap();
     assert_eq!(tls.client_ca.as_ref(), Some(&tls.identity.certificates));
     assert_eq!(snapshot.sources.certificates[0].certificate, "server");
     put(&dir, "key.pem", &identity::tests::pair(2020..2090).1);
-    assert_told(&dir, &["tollgate.toml:2:41: this key does not belong to the certificate in `cert`"]);
+    assert_reported(&dir, &["tollgate.toml:2:41: this key does not belong to the certificate in `cert`"]);
 }
 
-/// The example that people start from: it needs nothing but keys for the sandbox.
+/// The example configuration needs only keys for the sandbox.
 #[test]
-fn the_example_has_no_mistakes() {
+fn example_configuration_is_valid() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let dir = Dir::new();
     for name in ["tollgate.toml", "routes.toml", "merchants/shop.toml", "channels/wechat-sandbox.toml.example"] {
@@ -218,32 +219,35 @@ fn the_example_has_no_mistakes() {
     }
     let channels = dir.path().join("channels");
     let made = keygen::sandbox_channel(&channels, "wechat-sandbox", "127.0.0.1:8443").unwrap();
-    assert_told(&dir, &[]);
+    assert_reported(&dir, &[]);
     fs::rename(channels.join("wechat-sandbox.toml.example"), &made.channel).unwrap();
-    // Its numbers are nobody's, and the keys are of the account that was made.
+    // Its account numbers are placeholders; the generated keys belong to the generated account.
     let account = fs::read_to_string(made.account.join("sandbox.toml")).unwrap();
     let serial = account.split_once("serial = \"").unwrap().1.split_once('"').unwrap().0;
     edit(&dir, "channels/wechat-sandbox.toml", "7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6", serial);
     edit(&dir, "channels/wechat-sandbox.toml", "1900000109", &made.mchid);
-    assert_told(&dir, &[]);
+    assert_reported(&dir, &[]);
 }
 
 #[test]
-fn what_is_too_large_or_too_many_is_refused_before_it_is_read() {
+fn oversized_file_and_too_many_files_are_rejected_before_reading() {
     let dir = sandbox();
     let large = fs::File::create(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
     large.set_len((32 << 20) + 1).unwrap();
-    let told = told(&dir);
-    assert!(told.iter().any(|told| told.contains("this file has more than 33554432 bytes")), "{told:#?}");
+    let reported = reported(&dir);
+    assert!(
+        reported.iter().any(|reported| reported.contains("this file has more than 33554432 bytes")),
+        "{reported:#?}"
+    );
     let dir = sandbox();
-    for number in 0..=MOST_FILES {
+    for number in 0..=MAX_FILES {
         put(&dir, &format!("merchants/m{number}.toml"), "");
     }
-    assert_told(&dir, &["merchants: there are 102 files in this directory, and at most 100 are read"]);
+    assert_reported(&dir, &["merchants: there are 102 files in this directory, and at most 100 are read"]);
 }
 
 #[test]
-fn a_breaker_that_could_never_close_is_refused() {
+fn breaker_that_could_never_close_is_rejected() {
     for (wrong, expected) in [
         ("half_open_permits = 0", "`half_open_permits` must be at least 1"),
         ("sleep_window = \"0s\"", "`sleep_window` must be more than 0"),
@@ -257,13 +261,13 @@ fn a_breaker_that_could_never_close_is_refused() {
         let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with(key));
         put(&dir, "channels/wechat.toml", &format!("{}\n{wrong}\n", lines.collect::<Vec<_>>().join("\n")));
-        let told = told(&dir);
-        assert!(told.len() == 1 && told[0].contains(expected), "{wrong}: {told:?}");
+        let reported = reported(&dir);
+        assert!(reported.len() == 1 && reported[0].contains(expected), "{wrong}: {reported:?}");
     }
 }
 
 #[test]
-fn certificates_that_end_soon_or_have_ended_are_noted() {
+fn expiring_and_expired_certificates_are_warned_about() {
     let end = |days: i64| CertificateEnd {
         channel: "main".to_owned(),
         certificate: "mtls".to_owned(),
@@ -271,8 +275,8 @@ fn certificates_that_end_soon_or_have_ended_are_noted() {
     };
     let note = |days| notes::end_note(Path::new("conf"), &end(days), Now(1_000_000)).map(|note| note.to_string());
     assert_eq!(note(30), None);
-    assert!(note(29).unwrap().starts_with("conf/channels/main.toml: the certificate `mtls` ends in 29 days"));
-    assert!(note(-1).unwrap().contains("has ended and is believed no more"));
+    assert!(note(29).unwrap().starts_with("conf/channels/main.toml: the certificate `mtls` expires in 29 days"));
+    assert!(note(-1).unwrap().contains("has expired and is ignored"));
 }
 
 mod again;

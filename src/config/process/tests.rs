@@ -8,15 +8,15 @@ use super::super::{Identity, LedgerConfig, RetentionPolicy};
 use super::*;
 
 fn read_text(text: &str) -> (ProcessFile, Vec<String>) {
-    let source = Source::with_text(Path::new("conf/tollgate.toml"), text.into());
-    let (file, mistakes) = source.read(|root| read(&source, root, Now::for_test()));
-    (file.unwrap(), mistakes.iter().map(ToString::to_string).collect())
+    let source = TomlFile::with_text(Path::new("conf/tollgate.toml"), text.into());
+    let (file, diagnostics) = source.read(|root| read(&source, root, Now::for_test()));
+    (file.unwrap(), diagnostics.iter().map(ToString::to_string).collect())
 }
 
 #[test]
-fn what_is_not_said_has_a_default() {
-    let (file, mistakes) = read_text("public_url = \"http://localhost:8080/pay/\"");
-    assert!(mistakes.is_empty(), "{mistakes:?}");
+fn omitted_keys_have_defaults() {
+    let (file, diagnostics) = read_text("public_url = \"http://localhost:8080/pay/\"");
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     assert_eq!(file.is_sandbox, Some(true));
     let process = file.process.unwrap();
     assert_eq!(process.public_url, "http://localhost:8080/pay");
@@ -27,8 +27,8 @@ fn what_is_not_said_has_a_default() {
 }
 
 #[test]
-fn every_key_is_read() {
-    let (file, mistakes) = read_text(
+fn every_key_of_tollgate_toml_is_read() {
+    let (file, diagnostics) = read_text(
         r#"
 public_url = "https://pay.example.com"
 [server]
@@ -55,7 +55,7 @@ log_buffer = "64KiB"
 allowed_networks = ["10.0.0.0/8", "127.0.0.1"]
 "#,
     );
-    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     assert_eq!(file.is_sandbox, Some(false));
     let process = file.process.unwrap();
     assert_eq!(process.listen.to_string(), "[::]:80");
@@ -71,14 +71,14 @@ allowed_networks = ["10.0.0.0/8", "127.0.0.1"]
 }
 
 #[test]
-fn every_mistake_is_told() {
-    let (_, mistakes) = read_text(
+fn every_error_in_tollgate_toml_is_reported() {
+    let (_, diagnostics) = read_text(
         r#"public_url = "https://pay.example.com/?a=1"
 [server]
 listen = "localhost"
 body_limit = "0B"
 max_in_flight = 15
-drian = "1s"
+shutdown_timeuot = "1s"
 tls = { cert = "none.pem" }
 [admin]
 listen = "0.0.0.0:9090"
@@ -101,87 +101,83 @@ allowed_networks = ["10.0.0.0/8", "10.0.0.0/99"]
         "3:10: `server.listen` must be an address with a port",
         "4:14: `server.body_limit` must be more than 0",
         "5:13: `server.max_in_flight` must be from 16 to 1000000 requests",
-        "6:1: unknown key `server.drian` (did you mean `drain`?)",
+        "6:1: unknown key `server.shutdown_timeuot` (did you mean `shutdown_timeout`?)",
         "7:7: `server.tls.key` is missing",
         "7:16: `conf/none.pem`: this file does not exist",
-        "9:10: who can reach `admin.listen` could change everything",
-        "11:8: there is no ledger of the kind `oracle` (there are embedded, postgres)",
-        "13:8: there is no cache of the kind `rediss` (did you mean `redis`?)",
+        "9:10: anyone who can reach `admin.listen` can change everything",
+        "11:8: there is no ledger of kind `oracle` (there are embedded, postgres)",
+        "13:8: there is no cache of kind `rediss` (did you mean `redis`?)",
         "15:9: `queue.limit` must be at most 1000000",
         "16:11: `queue.max_age` must be from 1s to 7d",
-        "18:7: `telemetry.log` is no filter",
+        "18:7: `telemetry.log` is not a log filter",
         "19:14: `telemetry.log_buffer` must be from 64KiB to 1GiB",
         "21:24: an item of `delivery.allowed_networks` must be a network",
     ];
-    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
-    for (mistake, expected) in mistakes.iter().zip(expected) {
-        assert!(mistake.starts_with(&format!("conf/tollgate.toml:{expected}")), "{mistake} / {expected}");
+    assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:#?}");
+    for (diagnostic, expected) in diagnostics.iter().zip(expected) {
+        assert!(diagnostic.starts_with(&format!("conf/tollgate.toml:{expected}")), "{diagnostic} / {expected}");
     }
 }
 
 #[test]
-fn the_admin_port_leaves_this_machine_only_when_it_asks_who_is_there() {
+fn admin_port_beyond_loopback_requires_authentication() {
     let admin = |admin: &str| {
-        let (file, mistakes) = read_text(&format!("public_url = \"http://localhost\"\n[admin]\n{admin}"));
-        (file.process.unwrap(), mistakes.join("\n"))
+        let (file, diagnostics) = read_text(&format!("public_url = \"http://localhost\"\n[admin]\n{admin}"));
+        (file.process.unwrap(), diagnostics.join("\n"))
     };
-    let (process, mistakes) = admin("listen = \"0.0.0.0:9090\"\ntoken = \"plain:0123456789abcdef\"");
-    assert_eq!(mistakes, "");
+    let (process, diagnostics) = admin("listen = \"0.0.0.0:9090\"\ntoken = \"plain:0123456789abcdef\"");
+    assert_eq!(diagnostics, "");
     assert!(process.admin_token.unwrap().is_shown(Some(b"Bearer 0123456789abcdef")));
     for (text, expected) in [
-        ("listen = \"0.0.0.0:9090\"", "it must be a loopback address, or ask who is there"),
-        ("listen = \"[::]:9090\"\ntls = { cert = \"a.pem\", key = \"a.pem\" }", "or ask who is there"),
+        ("listen = \"0.0.0.0:9090\"", "use a loopback address, or require a token"),
+        ("listen = \"[::]:9090\"\ntls = { cert = \"a.pem\", key = \"a.pem\" }", "or require a token"),
         ("token = \"plain:short\"", "must have 16 visible characters"),
         ("token = \"plain:with a space in the middle\"", "without spaces"),
-        ("token = \"0123456789abcdef\"", "a secret must not stand in the file itself"),
+        ("token = \"0123456789abcdef\"", "a secret must not be written in the file itself"),
     ] {
-        let (_, mistakes) = admin(text);
-        assert!(mistakes.contains(expected) && !mistakes.contains("0123456789"), "{text}: {mistakes}");
+        let (_, diagnostics) = admin(text);
+        assert!(diagnostics.contains(expected) && !diagnostics.contains("0123456789"), "{text}: {diagnostics}");
     }
 }
 
 #[test]
-fn a_shared_cache_is_named_by_a_secret() {
+fn redis_url_is_a_secret() {
     let cache = |public: &str, url: &str| {
         let text = format!("public_url = \"{public}\"\n[cache]\nkind = \"redis\"\n{url}");
-        let (file, mistakes) = read_text(&text);
-        (file.process.unwrap().cache, mistakes.join("\n"))
+        let (file, diagnostics) = read_text(&text);
+        (file.process.unwrap().cache, diagnostics.join("\n"))
     };
-    let (kind, mistakes) = cache("http://localhost", "url = \"plain:redis://127.0.0.1:6379\"");
-    assert!(mistakes.is_empty() && matches!(kind, CacheKind::Redis(_)), "{mistakes}");
+    let (kind, diagnostics) = cache("http://localhost", "url = \"plain:redis://127.0.0.1:6379\"");
+    assert!(diagnostics.is_empty() && matches!(kind, CacheKind::Redis(_)), "{diagnostics}");
     assert!(!format!("{kind:?}").contains("127"), "{kind:?}");
     for (public, url, expected) in [
         ("http://localhost", "", "`cache.url` is missing"),
-        (
-            "http://localhost",
-            "url = \"plain:http://127.0.0.1\"",
-            "what `cache.url` leads to is no address of a Redis server",
-        ),
+        ("http://localhost", "url = \"plain:http://127.0.0.1\"", "`cache.url` is not the address of a Redis server"),
         ("https://pay.example.com", "url = \"plain:redis://127.0.0.1\"", "only in a sandbox"),
     ] {
-        let (kind, mistakes) = cache(public, url);
-        assert!(mistakes.contains(expected) && kind == CacheKind::Memory, "{mistakes}");
+        let (kind, diagnostics) = cache(public, url);
+        assert!(diagnostics.contains(expected) && kind == CacheKind::Memory, "{diagnostics}");
     }
 }
 
 #[test]
-fn how_long_answers_are_good_is_read_and_checked() {
+fn status_ttls_are_read_and_bounded() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[cache]\n{more}"));
     assert_eq!(read("").0.process.unwrap().fresh, StatusTtl::default());
-    let fresh = read("ttl_pending = \"500ms\"\nfinal = \"0s\"").0.process.unwrap().fresh;
+    let fresh = read("ttl_pending = \"500ms\"\nttl_final = \"0s\"").0.process.unwrap().fresh;
     assert_eq!(fresh, StatusTtl { pending: Duration::from_millis(500), settled: Duration::ZERO });
     for (wrong, expected) in [
         ("ttl_final = \"6m\"", "must be at most 5m"),
         ("ttl_pending = \"61s\"", "must be at most 1m"),
         ("finals = \"1s\"", "unknown key"),
     ] {
-        let (_, mistakes) = read(wrong);
-        assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
+        let (_, diagnostics) = read(wrong);
+        assert!(diagnostics.concat().contains(expected), "{wrong}: {diagnostics:?}");
     }
 }
 
 #[test]
-fn when_a_generation_is_taken_back_is_read_and_checked() {
+fn auto_rollback_thresholds_are_read_and_bounded() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n[reload]\n{more}"));
     assert_eq!(read("").0.process.unwrap().auto_rollback, None);
     let rule = read("auto_rollback = { window = \"30s\" }").0.process.unwrap().auto_rollback.unwrap();
@@ -193,24 +189,24 @@ fn when_a_generation_is_taken_back_is_read_and_checked() {
         ("error_percentage = 101", "must be from 1 to 100"),
         ("window_s = 1", "unknown key"),
     ] {
-        let (_, mistakes) = read(&format!("auto_rollback = {{ {wrong} }}"));
-        assert!(mistakes.concat().contains(expected), "{wrong}: {mistakes:?}");
+        let (_, diagnostics) = read(&format!("auto_rollback = {{ {wrong} }}"));
+        assert!(diagnostics.concat().contains(expected), "{wrong}: {diagnostics:?}");
     }
 }
 
 #[test]
-fn limits_of_connections_are_read_and_bounded() {
+fn connection_limits_are_read_and_bounded() {
     let server = |server: &str| {
-        let (file, mistakes) = read_text(&format!("public_url = \"http://localhost\"\n[server]\n{server}"));
-        (file.process.unwrap().limits, mistakes.join("\n"))
+        let (file, diagnostics) = read_text(&format!("public_url = \"http://localhost\"\n[server]\n{server}"));
+        (file.process.unwrap().limits, diagnostics.join("\n"))
     };
     assert_eq!(server(""), (ServerLimits::default(), String::new()));
-    let (limits, mistakes) = server(
+    let (limits, diagnostics) = server(
         "max_connections = 100\nmax_buffered_bytes = \"8MiB\"\nhandshake_timeout = \"1s\"\nheader_timeout = \"2s\"\n\
          body_timeout = \"3s\"\nmin_body_rate = \"2KiB\"\nwrite_timeout = \"4s\"\nkeepalive_timeout = \"5s\"",
     );
-    assert_eq!(mistakes, "");
-    assert_eq!((limits.max_connections, limits.max_connections_per_address), (100, 50), "half, where it is not said");
+    assert_eq!(diagnostics, "");
+    assert_eq!((limits.max_connections, limits.max_connections_per_address), (100, 50), "half by default");
     let times = [limits.handshake_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout];
     assert_eq!((times.map(|time| time.as_secs()), limits.keepalive_timeout.as_secs()), ([1, 2, 3, 4], 5));
     assert_eq!((limits.max_buffered_bytes, limits.min_body_rate), (8 << 20, 2 << 10));
@@ -221,13 +217,13 @@ fn limits_of_connections_are_read_and_bounded() {
         ("header_timeout = \"1ms\"", "`server.header_timeout` must be from 10ms to 1h"),
         ("keepalive_timeout = \"2h\"", "`server.keepalive_timeout` must be from 10ms to 1h"),
     ] {
-        let (_, mistakes) = server(text);
-        assert!(mistakes.contains(expected), "{text}: {mistakes}");
+        let (_, diagnostics) = server(text);
+        assert!(diagnostics.contains(expected), "{text}: {diagnostics}");
     }
 }
 
 #[test]
-fn reload_takes_what_needs_no_restart_and_keeps_the_rest() {
+fn reload_applies_keys_that_need_no_restart_and_retains_the_others() {
     let read = |more: &str| read_text(&format!("public_url = \"https://a.example\"\n{more}")).0.process.unwrap();
     let running = read("");
     let file = read(
@@ -240,7 +236,7 @@ fn reload_takes_what_needs_no_restart_and_keeps_the_rest() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn keys_that_need_a_restart_are_listed() {
     let (file, _) = read_text("public_url = \"https://a.example\"");
     let running = file.process.unwrap();
     let changed = Process {
@@ -264,15 +260,15 @@ fn what_needs_a_restart_is_named() {
     };
     let [one, other] = [(); 2].map(|()| Process { tls: tls(), admin_tls: tls(), ..running.clone() });
     assert_ne!(one, other);
-    assert!(needs_restart(&one, &other).is_empty(), "new certificates are served without one");
+    assert!(needs_restart(&one, &other).is_empty(), "new certificates need no restart");
     assert_eq!(in_force(&one, &other), other);
-    assert_eq!(needs_restart(&running, &one), ["server.tls", "admin.tls"], "but TLS is not turned on");
+    assert_eq!(needs_restart(&running, &one), ["server.tls", "admin.tls"], "switching TLS on needs a restart");
     assert_eq!(in_force(&running, &one).tls, None);
 }
 
 #[test]
-fn log_filter_with_a_misspelled_level_is_refused() {
-    let told = |log: &str| {
+fn log_filter_with_a_misspelled_level_is_rejected() {
+    let diagnostic = |log: &str| {
         read_text(&format!("public_url = \"https://a.example\"\n[telemetry]\nlog = \"{log}\"")).1.join("\n")
     };
     for good in [
@@ -287,27 +283,27 @@ fn log_filter_with_a_misspelled_level_is_refused() {
         "h2=trace",
         "",
     ] {
-        assert_eq!(told(good), "", "{good}");
+        assert_eq!(diagnostic(good), "", "{good}");
     }
     for (wrong, suggestion) in [
         ("inof", "did you mean `info`?"),
         ("infos", "did you mean `info`?"),
         ("warn,debgu", "did you mean `debug`?"),
         ("pingora", "write `pingora=trace`"),
-        ("tollgate=inof", "is no filter"),
+        ("tollgate=inof", "is not a log filter"),
     ] {
         assert!(
-            told(wrong).starts_with("conf/tollgate.toml:3:7: ") && told(wrong).contains(suggestion),
+            diagnostic(wrong).starts_with("conf/tollgate.toml:3:7: ") && diagnostic(wrong).contains(suggestion),
             "{}",
-            told(wrong)
+            diagnostic(wrong)
         );
     }
 }
 
 #[test]
-fn certificate_for_clients_only_is_refused_for_a_listener() {
+fn client_only_certificate_is_rejected_for_a_listener() {
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
-    for (usages, is_taken) in [
+    for (usages, is_accepted) in [
         (vec![], true),
         (vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], true),
         (vec![ExtendedKeyUsagePurpose::Any], true),
@@ -324,16 +320,19 @@ fn certificate_for_clients_only_is_refused_for_a_listener() {
             let text = format!(
                 "public_url = \"https://a.example\"\n[{section}]\ntls = {{ cert = \"cert.pem\", key = \"key.pem\" }}"
             );
-            let source = Source::with_text(&dir.path().join("tollgate.toml"), text);
-            let (_, mistakes) = source.read(|root| read(&source, root, Now::for_test()));
-            assert_eq!(mistakes.is_empty(), is_taken, "{usages:?}: {mistakes:?}");
-            assert!(mistakes.iter().all(|told| told.line == 3 && told.message.contains("serverAuth")), "{mistakes:?}");
+            let source = TomlFile::with_text(&dir.path().join("tollgate.toml"), text);
+            let (_, diagnostics) = source.read(|root| read(&source, root, Now::for_test()));
+            assert_eq!(diagnostics.is_empty(), is_accepted, "{usages:?}: {diagnostics:?}");
+            assert!(
+                diagnostics.iter().all(|diagnostic| diagnostic.line == 3 && diagnostic.message.contains("serverAuth")),
+                "{diagnostics:?}"
+            );
         }
     }
 }
 
 #[test]
-fn names_of_the_admin_port_are_read() {
+fn host_names_of_the_admin_port_are_read() {
     let read = |hosts: &str| read_text(&format!("public_url = \"http://localhost\"\n[admin]\nhosts = {hosts}"));
     assert_eq!(read("[\"ops.example.com\"]").0.process.unwrap().admin_hosts, ["ops.example.com"]);
     for wrong in ["[\"ops.example.com:9090\"]", "[\"http://ops\"]", "[\"\"]", "\"ops\""] {

@@ -1,5 +1,4 @@
-//! A generation proves itself: for a while after it came into force its channels' errors and breakers are held against what
-//! was usual before.
+//! Probation of a new generation: for some time its channels' errors and breakers are compared with the baseline before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::{Channel, Snapshot};
 use crate::config::{AutoRollback, generations};
 use crate::telemetry::METRICS;
 
-/// Exchanges of each channel since the process began, by how they ended.
+/// Calls of each channel since the process started, by result.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts(BTreeMap<String, Ended>);
 
@@ -21,9 +20,9 @@ pub(super) struct Counts(BTreeMap<String, Ended>);
 struct Ended {
     calls: u64,
     succeeded: u64,
-    /// As a breaker counts them, or without a key that could verify the answer.
+    /// Calls that a breaker counts as failures, and responses that no key could verify.
     failed: u64,
-    /// Verified refusals of what was asked for: most are the payers' and merchants' doing.
+    /// Verified rejections. Most are caused by payers and merchants.
     refused: u64,
 }
 
@@ -37,15 +36,15 @@ impl Ended {
         }
     }
 
-    /// The calls that speak against a generation. Refusals do only where nothing succeeds at all: then the account is likely to
-    /// be wrong, and not each payer.
+    /// Returns the calls that count against a generation. Rejections count only if no call succeeds: then the account is probably
+    /// wrong, not each payer.
     fn errors(self) -> u64 {
         if self.succeeded == 0 { self.failed + self.refused } else { self.failed }
     }
 }
 
 impl Counts {
-    /// By the metrics.
+    /// Reads the counts from the metrics.
     pub(super) fn now() -> Self {
         let mut counts = BTreeMap::new();
         for family in METRICS.provider_requests_total.collect() {
@@ -53,7 +52,7 @@ impl Counts {
                 let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name);
                 let Some(channel) = label("channel") else { continue };
                 let is = |result: &str| label("result").is_some_and(|label| label.value() == result);
-                // What a merchant asked for could not be written in the provider's form: nothing was asked of the channel.
+                // The provider's protocol cannot express the request, so nothing was sent on the channel.
                 if is("unsupported_by_provider") {
                     continue;
                 }
@@ -72,7 +71,7 @@ impl Counts {
         Self(counts)
     }
 
-    /// Calls and errors of a channel since an earlier count.
+    /// Returns calls and errors of a channel since an earlier count.
     fn since(&self, earlier: &Self, channel: &str) -> (u64, u64) {
         let of = |counts: &Self| counts.0.get(channel).copied().unwrap_or_default();
         let ended = of(self).since(of(earlier));
@@ -80,55 +79,55 @@ impl Counts {
     }
 }
 
-/// One generation being tried.
+/// Generation on probation.
 pub(super) struct Probation {
-    /// Which.
+    /// Number of the generation.
     pub(super) generation: u64,
-    /// Which one comes back.
+    /// Generation to roll back to.
     before: u64,
-    /// Which instead where that one was not kept, the nearest first: it was being tried itself.
+    /// Fallbacks, nearest first, if that generation was not archived because it was on probation itself.
     earlier: Vec<u64>,
     rule: AutoRollback,
     ends: Instant,
     channels: Vec<WatchedChannel>,
-    at_begin: Counts,
+    at_start: Counts,
 }
 
-/// A channel that the generation changed.
+/// Channel that the generation changed.
 struct WatchedChannel {
     name: String,
-    /// Of a hundred calls before.
-    usual_errors: f64,
-    /// Which of its breakers were open before.
+    /// Error rate before the reload, in percent.
+    baseline_errors: f64,
+    /// Operations whose breakers were open before the reload.
     open: BTreeSet<Kind>,
 }
 
-/// How a trial stands.
+/// State of a probation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing speaks against it so far.
-    Open,
-    /// It stays, or another one is in force.
+pub(super) enum ProbationState {
+    /// No threshold is exceeded so far.
+    Running,
+    /// The window ended, or another generation is in force.
     Over,
-    /// It must go, for this reason.
-    Bad(String),
+    /// A threshold is exceeded, for this reason.
+    Failed(String),
 }
 
 impl Probation {
-    /// Nothing where the file asks for none, or no channel can have become worse.
-    pub(super) fn begin(old: &Snapshot, new: &Snapshot, usual: &Counts) -> Option<Self> {
+    /// Starts a probation; `None` if automatic rollback is disabled or no channel was affected.
+    pub(super) fn begin(old: &Snapshot, new: &Snapshot, baseline: &Counts) -> Option<Self> {
         let rule = new.process.auto_rollback?;
         let now = Counts::now();
-        // By other routes any of them may get what it cannot take.
+        // Changed routes may send unsuitable payments to any channel.
         let all = old.sources.routes != new.sources.routes;
         let is_same =
             |channel: &Arc<Channel>| old.channels.get(&channel.name).is_some_and(|before| Arc::ptr_eq(before, channel));
-        let tried = |channel: &Arc<Channel>| {
-            let (calls, errors) = now.since(usual, &channel.name);
-            let usual_errors = if calls == 0 { 0.0 } else { errors as f64 * 100.0 / calls as f64 };
-            WatchedChannel { name: channel.name.clone(), usual_errors, open: open(channel) }
+        let watched = |channel: &Arc<Channel>| {
+            let (calls, errors) = now.since(baseline, &channel.name);
+            let baseline_errors = if calls == 0 { 0.0 } else { errors as f64 * 100.0 / calls as f64 };
+            WatchedChannel { name: channel.name.clone(), baseline_errors, open: open(channel) }
         };
-        let channels: Vec<_> = new.channels.values().filter(|channel| all || !is_same(channel)).map(tried).collect();
+        let channels: Vec<_> = new.channels.values().filter(|channel| all || !is_same(channel)).map(watched).collect();
         (!channels.is_empty()).then(|| Self {
             generation: new.generation,
             before: old.generation,
@@ -136,83 +135,85 @@ impl Probation {
             rule,
             ends: Instant::now() + rule.window,
             channels,
-            at_begin: now,
+            at_start: now,
         })
     }
 
-    /// The same, with what was being tried until now.
+    /// Adds the candidates of the previous probation, if its generation is still on probation.
     pub(super) fn after(mut self, last: Option<&Self>) -> Self {
         let last = last.filter(|last| last.generation == self.before && Instant::now() < last.ends);
-        self.earlier = last.into_iter().flat_map(Self::candidates).take(generations::MOST).collect();
+        self.earlier = last.into_iter().flat_map(Self::candidates).take(generations::MAX_STORED).collect();
         self
     }
 
-    /// What may come back, the best first.
+    /// Returns the generations to roll back to, the best first.
     pub(super) fn candidates(&self) -> impl Iterator<Item = u64> {
         std::iter::once(self.before).chain(self.earlier.iter().copied())
     }
 
-    pub(super) fn look(&mut self, running: &Snapshot) -> Verdict {
+    pub(super) fn check(&mut self, running: &Snapshot) -> ProbationState {
         if running.generation != self.generation {
-            return Verdict::Over;
+            return ProbationState::Over;
         }
         let now = Counts::now();
         let mut opened = Vec::new();
-        for tried in &self.channels {
-            let Some(channel) = running.channels.get(&tried.name) else { continue };
-            if let Some(why) = self.errors(tried, now.since(&self.at_begin, &tried.name)) {
-                return Verdict::Bad(why);
+        for watched in &self.channels {
+            let Some(channel) = running.channels.get(&watched.name) else { continue };
+            if let Some(why) = self.errors(watched, now.since(&self.at_start, &watched.name)) {
+                return ProbationState::Failed(why);
             }
-            let new = open(channel).into_iter().filter(|kind| !tried.open.contains(kind));
-            opened.extend(new.map(|kind| format!("{} for {}", tried.name, kind.as_str())));
+            let new = open(channel).into_iter().filter(|kind| !watched.open.contains(kind));
+            opened.extend(new.map(|kind| format!("{} for {}", watched.name, kind.as_str())));
         }
         if opened.len() as u64 >= self.rule.breaker_trips {
-            return Verdict::Bad(format!("breakers opened: {}", opened.join(", ")));
+            return ProbationState::Failed(format!("breakers opened: {}", opened.join(", ")));
         }
-        if Instant::now() >= self.ends { Verdict::Over } else { Verdict::Open }
+        if Instant::now() >= self.ends { ProbationState::Over } else { ProbationState::Running }
     }
 
-    fn errors(&self, tried: &WatchedChannel, (calls, errors): (u64, u64)) -> Option<String> {
+    fn errors(&self, watched: &WatchedChannel, (calls, errors): (u64, u64)) -> Option<String> {
         let share = errors as f64 * 100.0 / calls.max(1) as f64;
-        let is_bad = calls >= self.rule.calls && share >= tried.usual_errors + f64::from(self.rule.error_percentage);
-        let (name, usual) = (&tried.name, tried.usual_errors);
-        is_bad.then(|| format!("{errors} of {calls} calls of the channel {name} failed, usual are {usual:.0} %"))
+        let is_bad =
+            calls >= self.rule.calls && share >= watched.baseline_errors + f64::from(self.rule.error_percentage);
+        let (name, baseline) = (&watched.name, watched.baseline_errors);
+        is_bad
+            .then(|| format!("{errors} of {calls} calls of the channel {name} failed, the baseline is {baseline:.0} %"))
     }
 }
 
-/// The kinds of operation for which a breaker of the channel is open.
+/// Returns the operations for which a breaker of the channel is open.
 fn open(channel: &Channel) -> BTreeSet<Kind> {
-    let stances = channel.filters.iter().flat_map(|filter| filter.statuses(Duration::ZERO));
-    stances.filter(|stance| stance.state == "open").map(|stance| stance.operation).collect()
+    let statuses = channel.filters.iter().flat_map(|filter| filter.statuses(Duration::ZERO));
+    statuses.filter(|status| status.state == "open").map(|status| status.operation).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn trial(usual_errors: f64) -> (Probation, WatchedChannel) {
+    fn probation(baseline_errors: f64) -> (Probation, WatchedChannel) {
         let rule = AutoRollback { window: Duration::from_secs(60), calls: 20, error_percentage: 20, breaker_trips: 1 };
-        let (channels, at_begin) = (Vec::new(), Counts::default());
+        let (channels, at_start) = (Vec::new(), Counts::default());
         let (before, earlier, ends) = (1, Vec::new(), Instant::now());
-        let trial = Probation { generation: 2, before, earlier, rule, ends, channels, at_begin };
-        (trial, WatchedChannel { name: "main".into(), usual_errors, open: BTreeSet::new() })
+        let probation = Probation { generation: 2, before, earlier, rule, ends, channels, at_start };
+        (probation, WatchedChannel { name: "main".into(), baseline_errors, open: BTreeSet::new() })
     }
 
     #[test]
-    fn only_what_was_being_tried_is_passed_over() {
+    fn rollback_skips_only_generations_on_probation() {
         let now = Instant::now();
-        let tried = |generation, ends| Probation { generation, before: generation - 1, ends, ..trial(0.0).0 };
-        let [first, second] = [1, 2].map(|generation| tried(generation, now + Duration::from_secs(60)));
-        let candidates = |last: &Probation| tried(3, now).after(Some(last)).candidates().collect::<Vec<_>>();
+        let watched = |generation, ends| Probation { generation, before: generation - 1, ends, ..probation(0.0).0 };
+        let [first, second] = [1, 2].map(|generation| watched(generation, now + Duration::from_secs(60)));
+        let candidates = |last: &Probation| watched(3, now).after(Some(last)).candidates().collect::<Vec<_>>();
         assert_eq!(candidates(&second), [2, 1]);
-        assert_eq!(candidates(&tried(2, now)), [2], "it has proved itself");
-        assert_eq!(candidates(&first), [2], "that was long ago");
+        assert_eq!(candidates(&watched(2, now)), [2], "its probation has ended");
+        assert_eq!(candidates(&first), [2], "an earlier generation does not count");
         assert_eq!(candidates(&second.after(Some(&first))), [2, 1, 0]);
     }
 
     #[test]
-    fn errors_count_above_what_was_usual_and_from_enough_calls_on() {
-        for (usual, counted, is_bad) in [
+    fn errors_count_above_the_baseline_and_from_a_minimum_of_calls() {
+        for (baseline, counted, is_bad) in [
             (0.0, (19, 19), false),
             (0.0, (20, 3), false),
             (0.0, (20, 4), true),
@@ -220,21 +221,21 @@ mod tests {
             (10.0, (20, 6), true),
             (90.0, (100, 100), false),
         ] {
-            let (trial, tried) = trial(usual);
-            assert_eq!(trial.errors(&tried, counted).is_some(), is_bad, "{usual} {counted:?}");
+            let (probation, watched) = probation(baseline);
+            assert_eq!(probation.errors(&watched, counted).is_some(), is_bad, "{baseline} {counted:?}");
         }
     }
 
     #[test]
-    fn what_succeeded_is_no_error_and_what_a_merchant_wrote_is_no_call() {
+    fn success_is_no_error_and_unsupported_request_is_no_call() {
         for (result, times) in [("ok", 3), ("unclear", 1), ("declined", 1), ("unsupported_by_provider", 100)] {
-            METRICS.provider_requests_total.with_label_values(&["tried-out", "pay", result]).inc_by(times);
+            METRICS.provider_requests_total.with_label_values(&["watched-out", "pay", result]).inc_by(times);
         }
-        assert_eq!(Counts::now().since(&Counts::default(), "tried-out"), (5, 1));
+        assert_eq!(Counts::now().since(&Counts::default(), "watched-out"), (5, 1));
     }
 
     #[test]
-    fn refusals_are_errors_only_where_nothing_succeeds() {
+    fn rejections_are_errors_only_if_nothing_succeeds() {
         let count = |result: &str, times| {
             METRICS.provider_requests_total.with_label_values(&["refused-out", "pay", result]).inc_by(times);
             Counts::now().since(&Counts::default(), "refused-out")
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_differences() {
+    fn counts_are_differences_of_two_readings() {
         let counts = |calls, failed| {
             let ended = Ended { calls, succeeded: calls - failed, failed, refused: 0 };
             Counts(BTreeMap::from([("main".to_owned(), ended)]))

@@ -1,4 +1,4 @@
-//! What becomes of a generation that was replaced.
+//! Frees a replaced snapshot in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use crate::config::Snapshot;
 use crate::config::background::{run_low_priority, yield_cpu};
 use crate::telemetry::LABELS;
 
-/// How often it is looked whether nobody uses an old generation any more.
-const RETIRED_EVERY: Duration = Duration::from_millis(100);
+/// Interval at which the reference count of an old snapshot is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Frees a generation once nobody works with it, where no request waits for that: ten thousand channels take a while.
-pub(super) async fn retire(mut old: Arc<Snapshot>) {
+/// Frees a snapshot once no request uses it. Freeing ten thousand channels takes a while, so it runs on a background thread.
+pub(super) async fn reclaim(mut old: Arc<Snapshot>) {
     loop {
         match Arc::try_unwrap(old) {
             Ok(last) => {
@@ -20,11 +20,11 @@ pub(super) async fn retire(mut old: Arc<Snapshot>) {
             }
             Err(used) => old = used,
         }
-        tokio::time::sleep(RETIRED_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Piece by piece, so that others get their turns. Nobody tells of its names any more.
+/// Frees the snapshot piece by piece, yielding the CPU in between, and unregisters its metric labels.
 fn free(last: Snapshot) {
     LABELS.unregister(&last);
     let Snapshot { channels, merchants, merchant_keys, .. } = last;

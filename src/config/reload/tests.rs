@@ -1,4 +1,4 @@
-//! Real files, real watcher: what is noticed, what is put in force, and what is not.
+//! Tests of reloading with real files and a real watcher.
 
 use std::fs;
 use std::time::Instant;
@@ -16,13 +16,13 @@ struct Running {
 }
 
 impl Running {
-    /// A reloader that watches.
+    /// Starts a reloader that watches the files.
     async fn start(dir: Dir) -> Self {
         let (current, reloader) = loaded(&dir);
         let handle = reloader.handle();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(reloader.run(stopped));
-        // Its first look, once everything is watched.
+        // The first watch may trigger a reload.
         tokio::time::sleep(Duration::from_millis(300)).await;
         Self { dir, current, handle, stop, task }
     }
@@ -35,7 +35,7 @@ impl Running {
         }
     }
 
-    /// Longer than it takes to notice a change and to act on it.
+    /// Waits longer than it takes to detect a change and to apply it.
     async fn wait_long(&self) {
         tokio::time::sleep(Duration::from_millis(1200)).await;
     }
@@ -47,26 +47,26 @@ impl Running {
 }
 
 fn loaded(dir: &Dir) -> (Current, Reloader) {
-    let current = load_first(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let current = load_first(dir.path()).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let reloader = Reloader::new(dir.path().to_owned(), Arc::clone(&current));
     (current, reloader)
 }
 
 #[tokio::test]
-async fn a_broken_file_changes_nothing_and_is_named_with_its_line() {
+async fn invalid_file_leaves_the_snapshot_unchanged_and_is_reported_with_its_line() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let before = current.load_full();
     edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
     put(&dir, "merchants/shop.toml", "\n\nkeys = [\n");
-    let mistakes = reloader.handle().reload().await.unwrap_err();
-    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
-    assert!(mistakes[0].file.ends_with("merchants/shop.toml") && mistakes[0].line >= 3, "{mistakes:?}");
-    assert!(Arc::ptr_eq(&before, &current.load_full()), "the good channel file was not taken either");
+    let diagnostics = reloader.handle().reload().await.unwrap_err();
+    assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
+    assert!(diagnostics[0].file.ends_with("merchants/shop.toml") && diagnostics[0].line >= 3, "{diagnostics:?}");
+    assert!(Arc::ptr_eq(&before, &current.load_full()), "the valid channel file is not applied either");
 }
 
 #[tokio::test]
-async fn a_reload_says_what_it_did() {
+async fn reload_reports_its_changes() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let handle = reloader.handle();
@@ -84,12 +84,12 @@ async fn a_reload_says_what_it_did() {
     );
     assert_eq!((report.generation, report.kept), (2, 1));
     assert!(Arc::ptr_eq(&channel, &current.load().channels["wechat"]));
-    let said = report.to_string();
-    assert!(said.contains("is in force: merchant store added") && said.ends_with("go on as they were"), "{said}");
+    let printed = report.to_string();
+    assert!(printed.contains("is in force: merchant store added") && printed.ends_with("are unchanged"), "{printed}");
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
+async fn keys_that_need_a_restart_retain_their_value_and_are_reported() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let handle = reloader.handle();
@@ -110,7 +110,7 @@ async fn what_needs_a_restart_keeps_its_value_and_is_named_until_then() {
 }
 
 #[tokio::test]
-async fn a_file_put_in_the_place_of_another_is_noticed() {
+async fn replaced_file_is_detected() {
     let running = Running::start(sandbox()).await;
     let text = fs::read_to_string(running.dir.path().join("channels/wechat.toml")).unwrap();
     for (generation, rate) in [(2, 700), (3, 800)] {
@@ -127,7 +127,7 @@ async fn a_file_put_in_the_place_of_another_is_noticed() {
 }
 
 #[tokio::test]
-async fn two_files_saved_together_are_one_generation() {
+async fn files_saved_together_are_one_generation() {
     let running = Running::start(sandbox()).await;
     edit(&running.dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
     tokio::time::sleep(Duration::from_millis(60)).await;
@@ -140,7 +140,7 @@ async fn two_files_saved_together_are_one_generation() {
 }
 
 #[tokio::test]
-async fn what_is_broken_at_first_is_taken_once_it_is_whole() {
+async fn invalid_file_is_applied_once_it_is_corrected() {
     let running = Running::start(sandbox()).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let secret = elsewhere.path().join("secrets/shop");
@@ -161,7 +161,7 @@ async fn what_is_broken_at_first_is_taken_once_it_is_whole() {
 }
 
 #[tokio::test]
-async fn a_directory_put_in_the_place_of_another_is_watched_anew() {
+async fn replaced_directory_is_watched() {
     let running = Running::start(sandbox()).await;
     let merchants = running.dir.path().join("merchants");
     let new = running.dir.path().join("merchants.new");
@@ -178,7 +178,7 @@ async fn a_directory_put_in_the_place_of_another_is_watched_anew() {
 }
 
 #[tokio::test]
-async fn a_reload_on_demand_needs_no_watcher_and_watching_goes_on_after_it() {
+async fn manual_reload_is_serialized_and_watching_continues() {
     let running = Running::start(sandbox()).await;
     let (one, other) = (running.handle.clone(), running.handle.clone());
     put(&running.dir, "routes.toml", "");
@@ -191,7 +191,7 @@ async fn a_reload_on_demand_needs_no_watcher_and_watching_goes_on_after_it() {
 }
 
 #[test]
-fn certificates_and_generation_are_on_the_metrics_page() {
+fn certificate_expiry_is_exported_as_metric() {
     let dir = sandbox();
     let (current, _) = loaded(&dir);
     let page = METRICS.render();
@@ -204,15 +204,15 @@ fn certificates_and_generation_are_on_the_metrics_page() {
 }
 
 #[tokio::test]
-async fn a_generation_is_told_when_it_is_in_force_and_not_before() {
-    /// No other test's, they count from 1.
+async fn generation_metric_is_set_after_the_swap() {
+    /// Unique among the tests, which count from 1.
     const NUMBER: u64 = 7_000_000;
     let dir = sandbox();
     let (current, _) = loaded(&dir);
     let running = current.load_full();
     edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
     let mut read = Snapshot { generation: NUMBER, ..file::load(dir.path(), Some(&running)).unwrap() };
-    // To tell of them all takes a while.
+    // Exporting this many certificates takes a while.
     let ends = read.sources.certificates.clone();
     read.sources.certificates = ends.iter().cycle().take(20_000).cloned().collect();
     let taken = Arc::clone(&current);
@@ -227,7 +227,7 @@ async fn a_generation_is_told_when_it_is_in_force_and_not_before() {
 }
 
 #[tokio::test]
-async fn the_last_good_generation_survives_a_restart_with_broken_files() {
+async fn restart_with_invalid_files_falls_back_to_the_last_generation() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
@@ -236,7 +236,7 @@ async fn the_last_good_generation_survives_a_restart_with_broken_files() {
     assert_eq!(before.generation, 2);
     drop(reloader);
 
-    // Neither the settings nor a key can be read any more.
+    // Neither the settings nor a key are readable any more.
     put(&dir, "tollgate.toml", "public_url = ");
     put(&dir, "channels/wechat/apiclient_key.pem", "");
     let (again, reloader) = loaded(&dir);
@@ -244,12 +244,12 @@ async fn the_last_good_generation_survives_a_restart_with_broken_files() {
     assert_eq!((after.generation, &after.hash), (2, &before.hash));
     let ledger = LedgerConfig::Embedded(fs::canonicalize(dir.path()).unwrap().join("data"));
     assert_eq!(after.process.ledger, ledger, "the ledger stays where it is");
-    assert!(reloader.handle().reload().await.is_err(), "what is wrong is still wrong");
+    assert!(reloader.handle().reload().await.is_err(), "the files are still invalid");
     assert_eq!(again.load().hash, before.hash);
 }
 
 #[tokio::test]
-async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
+async fn rolled_back_generation_is_not_reloaded_until_the_files_change() {
     let dir = sandbox();
     let (current, reloader) = loaded(&dir);
     let handle = reloader.handle();
@@ -260,94 +260,94 @@ async fn a_generation_that_was_taken_back_stays_away_until_the_files_change() {
     assert_eq!((report.generation, &report.hash), (3, &first.hash), "{report}");
     assert_eq!(report.changed, ["channel wechat changed: filter[0].rate"]);
 
-    handle.reload_quietly().await;
-    assert_eq!(current.load().hash, first.hash, "a look at the same files changes nothing");
+    handle.reload_and_log().await;
+    assert_eq!(current.load().hash, first.hash, "an automatic reload of the same files changes nothing");
     drop(reloader);
     let (again, reloader) = loaded(&dir);
     assert_eq!((again.load().generation, &again.load().hash), (3, &first.hash), "nor does a restart");
 
     edit(&dir, "channels/wechat.toml", "\nrate = 1", "\nrate = 2");
     let handle = reloader.handle();
-    handle.reload_quietly().await;
-    assert_eq!(again.load().generation, 4, "other files are taken");
+    handle.reload_and_log().await;
+    assert_eq!(again.load().generation, 4, "changed files are applied");
     handle.roll_back(Some(1)).await.unwrap();
     assert_eq!(again.load().hash, first.hash);
     handle.reload().await.unwrap();
-    assert_ne!(again.load().hash, first.hash, "who asks for it gets it");
+    assert_ne!(again.load().hash, first.hash, "a manual reload applies it");
     let missing = handle.roll_back(Some(99)).await.unwrap_err();
-    assert!(missing[0].to_string().contains("kept are 1, 2, 3, 4"), "{missing:?}");
+    assert!(missing[0].to_string().contains("archived generations: 1, 2, 3, 4"), "{missing:?}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_back_stays_and_is_not_counted() {
+async fn failed_rollback_leaves_the_generation_in_force_and_is_not_counted() {
     let _counting = COUNTING.lock().await;
-    for (is_kept, errors) in [(true, 1_000), (false, 100_000)] {
-        let dir = wary();
+    for (is_archived, errors) in [(true, 1_000), (false, 100_000)] {
+        let dir = with_auto_rollback();
         let (current, reloader) = loaded(&dir);
         let handle = reloader.handle();
-        // The round before left errors, which are not the usual ones.
-        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
+        // The errors of the previous round must not count as the baseline.
+        *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
         edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
         handle.reload().await.unwrap();
-        if !is_kept {
+        if !is_archived {
             fs::remove_dir_all(dir.path().with_file_name("conf.generations")).unwrap();
         }
         let before = METRICS.config_rollbacks_total.get();
         METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(errors);
-        handle.try_out().await;
+        handle.check_probation().await;
         let (generation, reverts) = (current.load().generation, METRICS.config_rollbacks_total.get() - before);
-        assert_eq!((generation, reverts), if is_kept { (3, 1) } else { (2, 0) });
-        assert!(handle.0.trial.lock().is_none(), "it was judged");
+        assert_eq!((generation, reverts), if is_archived { (3, 1) } else { (2, 0) });
+        assert!(handle.0.probation.lock().is_none(), "the probation ended");
     }
 }
 
-/// Errors are counted for the whole process.
+/// Serializes tests that count errors, because the metrics are global.
 static COUNTING: Mutex<()> = Mutex::const_new(());
 
-/// Takes its generations back by itself.
-fn wary() -> Dir {
+/// Returns a configuration with automatic rollback.
+fn with_auto_rollback() -> Dir {
     let dir = sandbox();
     let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
-    put(&dir, "tollgate.toml", &format!("{text}[reload]\nrevert_if = {{ window = \"60s\" }}\n"));
+    put(&dir, "tollgate.toml", &format!("{text}[reload]\nauto_rollback = {{ window = \"60s\" }}\n"));
     dir
 }
 
 #[tokio::test]
-async fn where_the_one_before_was_not_kept_the_last_that_was_comes_back() {
+async fn rollback_skips_a_missing_generation_only_if_it_was_on_probation() {
     let _counting = COUNTING.lock().await;
-    for was_tried in [true, false] {
-        let dir = wary();
+    for was_on_probation in [true, false] {
+        let dir = with_auto_rollback();
         let (current, reloader) = loaded(&dir);
         let handle = reloader.handle();
         let first = current.load().hash.clone();
         edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 700");
         handle.reload().await.unwrap();
         let second = Generations::of(dir.path()).list().remove(1);
-        if !was_tried {
-            *handle.0.trial.lock() = None;
+        if !was_on_probation {
+            *handle.0.probation.lock() = None;
         }
-        *handle.0.usual.lock() = [Counts::now(), Counts::now()];
+        *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
         edit(&dir, "channels/wechat.toml", "\nrate = 700", "\nrate = 1");
         handle.reload().await.unwrap();
         fs::remove_file(&second.path).unwrap();
         METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(1_000_000);
-        handle.try_out().await;
+        handle.check_probation().await;
         let (generation, is_first) = (current.load().generation, current.load().hash == first);
-        let expected = if was_tried { (4, true) } else { (3, false) };
-        assert_eq!((generation, is_first), expected, "what was good for long is not passed over");
+        let expected = if was_on_probation { (4, true) } else { (3, false) };
+        assert_eq!((generation, is_first), expected, "a generation beyond its probation is not skipped");
     }
 }
 
 #[tokio::test]
-async fn what_could_not_be_kept_is_once_it_can_be() {
+async fn unarchived_generation_is_archived_at_the_next_reload() {
     let dir = sandbox();
     let (_, reloader) = loaded(&dir);
     let handle = reloader.handle();
     let generations = Generations::of(dir.path());
-    let kept = generations.last().unwrap();
-    fs::remove_file(&kept.path).unwrap();
+    let archived = generations.last().unwrap();
+    fs::remove_file(&archived.path).unwrap();
     assert!(handle.reload().await.unwrap().changed.is_empty());
-    assert_eq!(generations.list(), [kept]);
+    assert_eq!(generations.list(), [archived]);
 }
 
-mod kept;
+mod archived;

@@ -1,4 +1,4 @@
-//! The schemas say what the readers take, all of it and nothing else.
+//! The schemas describe exactly what the readers accept.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::config::diagnostics::Diagnostic;
 use crate::keygen::{SandboxProvider, sandbox_channel_of};
 
-/// Every path that a schema knows, as in `filter.rate`.
+/// Returns every path in a schema, for example `filter.rate`.
 fn paths(schema: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -22,7 +22,7 @@ fn paths(schema: &Value) -> BTreeSet<String> {
     found
 }
 
-/// Files that say one word where it decides what else is read.
+/// Returns one file text per value that decides which other keys are read.
 fn every_kind(file: File) -> Vec<String> {
     match file {
         File::Merchant | File::Routes => vec![String::new()],
@@ -39,7 +39,7 @@ fn every_kind(file: File) -> Vec<String> {
     }
 }
 
-/// A table with every key of an outline in it, but those that stand there already.
+/// Returns a table with every key of an outline, except those in `given`.
 fn filled(outline: &Outline, given: &str) -> String {
     let line = |(name, key): (&'static str, Key)| {
         let value = match key.shape {
@@ -56,14 +56,14 @@ fn filled(outline: &Outline, given: &str) -> String {
     outline.keys().into_iter().filter(|(name, _)| !is_given(name)).map(line).collect::<Vec<_>>().join(", ")
 }
 
-/// The mistakes in a file, and the keys that its reader asked for.
+/// Returns the diagnostics of a file, and the keys that its reader asked for.
 fn read(file: File, text: &str) -> (Vec<Diagnostic>, BTreeSet<String>) {
     let source = file.source(text);
     source.read_watching(|root| file.read(&source, root))
 }
 
 #[test]
-fn no_reader_asks_for_what_its_schema_does_not_know() {
+fn schema_contains_every_key_that_its_reader_asks_for() {
     let dir = tempfile::tempdir().unwrap();
     let channels: Vec<String> = SandboxProvider::value_variants()
         .iter()
@@ -94,7 +94,7 @@ fn no_reader_asks_for_what_its_schema_does_not_know() {
     }
 }
 
-/// A file with every key in it that belongs to its kind.
+/// Returns a file with every key of its kind.
 fn whole(file: File, kind: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (name, key) in file.outline(kind).keys() {
@@ -125,17 +125,18 @@ fn whole(file: File, kind: &str) -> String {
 }
 
 #[test]
-fn no_schema_knows_what_its_reader_refuses() {
+fn reader_accepts_every_key_of_its_schema() {
     for file in FILES {
         let mut seen = BTreeSet::new();
         for kind in every_kind(file) {
             let text = whole(file, &kind);
-            let (mistakes, asked) = read(file, &text);
-            let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-            // A key that nobody asks for, or a value of another kind than it wants.
-            let is_refused =
-                |told: &&String| told.contains("unknown key") || told.contains("` must be ") && told.contains(", not ");
-            let refused: Vec<_> = told.iter().filter(is_refused).collect();
+            let (diagnostics, asked) = read(file, &text);
+            let messages: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
+            // A key that no reader asks for, or a value of another type than required.
+            let is_refused = |messages: &&String| {
+                messages.contains("unknown key") || messages.contains("` must be ") && messages.contains(", not ")
+            };
+            let refused: Vec<_> = messages.iter().filter(is_refused).collect();
             assert!(refused.is_empty(), "{refused:#?} in\n{text}");
             seen.extend(asked);
         }
@@ -145,7 +146,7 @@ fn no_schema_knows_what_its_reader_refuses() {
 }
 
 #[test]
-fn each_word_of_a_choice_is_taken() {
+fn reader_accepts_every_value_of_a_choice() {
     fn choices(outline: &Outline, above: &str, found: &mut Vec<(String, &'static str, &'static str)>) {
         for (name, key) in outline.keys() {
             match key.shape {
@@ -157,7 +158,7 @@ fn each_word_of_a_choice_is_taken() {
             }
         }
     }
-    let refused = ["there is no", "must be \"", "is unknown", "knows no algorithm", "must be a payment"];
+    let refused = ["there is no", "must be \"", "is unknown", "supports no algorithm", "must be a payment"];
     let mut count = 0;
     for file in FILES {
         for kind in every_kind(file) {
@@ -170,10 +171,11 @@ fn each_word_of_a_choice_is_taken() {
                     continue;
                 }
                 let text = format!("{path} = \"{word}\"\n{kind}");
-                let (mistakes, _) = read(file, &text);
-                let told = mistakes.iter().filter(|mistake| mistake.line == 1).map(ToString::to_string);
-                let told: Vec<_> = told.filter(|told| refused.iter().any(|word| told.contains(word))).collect();
-                assert!(told.is_empty(), "{told:?} in\n{text}");
+                let (diagnostics, _) = read(file, &text);
+                let messages = diagnostics.iter().filter(|diagnostic| diagnostic.line == 1).map(ToString::to_string);
+                let messages: Vec<_> =
+                    messages.filter(|messages| refused.iter().any(|word| messages.contains(word))).collect();
+                assert!(messages.is_empty(), "{messages:?} in\n{text}");
             }
         }
     }
@@ -181,7 +183,7 @@ fn each_word_of_a_choice_is_taken() {
 }
 
 #[test]
-fn what_an_editor_needs_is_there() {
+fn schema_has_types_descriptions_and_choices() {
     let channel = File::Channel.schema();
     assert_eq!(channel["additionalProperties"], false);
     assert_eq!(channel["properties"]["timeouts"]["properties"]["total"]["type"], "string");

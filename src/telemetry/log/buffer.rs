@@ -1,4 +1,4 @@
-//! Lines that wait to be written. Whoever adds one never waits; a thread of its own writes them.
+//! Bounded buffer of log lines. Adding a line never blocks; a separate thread writes the lines.
 
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
@@ -6,71 +6,71 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 
-/// How long the writer gathers lines before it writes them together, so that a busy gateway does not wake it for each.
-const GATHERING: Duration = Duration::from_millis(1);
-/// How long the writer rests when standard error is a non-blocking descriptor that takes nothing now.
+/// How long the writer collects lines before it writes them together, so that a busy gateway does not wake it for each line.
+const BATCH_DELAY: Duration = Duration::from_millis(1);
+/// How long the writer sleeps if standard error is non-blocking and accepts nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A bounded buffer of whole lines.
 pub(super) struct Buffer {
     state: Mutex<State>,
-    /// The first line came, or everything was written.
+    /// Signals the first line, and that everything was written.
     changed: Condvar,
     dropped_total: IntCounter,
 }
 
 struct State {
-    waiting: Vec<u8>,
-    /// The most bytes that wait.
+    buffered: Vec<u8>,
+    /// Maximum buffered bytes.
     limit: usize,
     is_writing: bool,
-    /// Lines that were dropped since the log last said so.
+    /// Lines dropped since the log last reported it.
     dropped: u64,
 }
 
 impl Buffer {
-    /// Holds so many bytes, and counts the lines that it drops.
+    /// Returns a buffer of `limit` bytes that counts the lines that it drops.
     pub(super) fn new(limit: usize, dropped_total: &IntCounter) -> Self {
-        let state = State { waiting: Vec::new(), limit, is_writing: false, dropped: 0 };
+        let state = State { buffered: Vec::new(), limit, is_writing: false, dropped: 0 };
         Self { state: Mutex::new(state), changed: Condvar::new(), dropped_total: dropped_total.clone() }
     }
 
-    /// Changes how many bytes it holds.
+    /// Changes the maximum number of buffered bytes.
     pub(super) fn set_limit(&self, limit: usize) {
         self.state.lock().limit = limit;
     }
 
-    /// Adds a line with its line end, or drops it when too much waits already.
+    /// Adds a line including its line end, or drops it if the buffer is full.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        if state.waiting.len() + line.len() > state.limit {
+        if state.buffered.len() + line.len() > state.limit {
             state.dropped += 1;
             drop(state);
             return self.dropped_total.inc();
         }
-        let is_first = state.waiting.is_empty();
-        state.waiting.extend_from_slice(line);
+        let is_first = state.buffered.is_empty();
+        state.buffered.extend_from_slice(line);
         drop(state);
         if is_first {
             self.changed.notify_all();
         }
     }
 
-    /// Writes lines until the process ends. What cannot be written is dropped.
+    /// Writes lines until the process ends. Lines that cannot be written are dropped.
     pub(super) fn write_to(&self, out: &mut impl Write) {
-        let (mut batch, mut is_torn) = (Vec::new(), false);
+        let (mut batch, mut is_partial) = (Vec::new(), false);
         loop {
             self.next(&mut batch);
-            self.write(out, &batch, &mut is_torn);
+            self.write(out, &batch, &mut is_partial);
         }
     }
 
-    /// Writes as much of the batch as possible. What follows half a line begins on a line of its own.
-    fn write(&self, out: &mut impl Write, batch: &[u8], is_torn: &mut bool) {
-        *is_torn = *is_torn && write_some(out, b"\n") == 0;
-        let written = if *is_torn { 0 } else { write_some(out, batch) };
+    /// Writes as much of the batch as possible. After a partial line, the next line starts on a line of its own.
+    fn write(&self, out: &mut impl Write, batch: &[u8], is_partial: &mut bool) {
+        *is_partial = *is_partial && write_some(out, b"\n") == 0;
+        let written = if *is_partial { 0 } else { write_some(out, batch) };
         let (done, left) = batch.split_at(written);
-        *is_torn = done.last().map_or(*is_torn, |end| *end != b'\n');
+        *is_partial = done.last().map_or(*is_partial, |end| *end != b'\n');
         self.count(left);
     }
 
@@ -80,16 +80,16 @@ impl Buffer {
         let mut state = self.state.lock();
         state.is_writing = false;
         self.changed.notify_all();
-        while state.waiting.is_empty() {
+        while state.buffered.is_empty() {
             self.changed.wait(&mut state);
         }
         state.is_writing = true;
         drop(state);
-        std::thread::sleep(GATHERING);
-        std::mem::swap(batch, &mut self.state.lock().waiting);
+        std::thread::sleep(BATCH_DELAY);
+        std::mem::swap(batch, &mut self.state.lock().buffered);
     }
 
-    /// Counts the lines that were not written; when all were, says how many were dropped before.
+    /// Counts the lines that were not written. If all were, logs how many were dropped earlier.
     fn count(&self, left: &[u8]) {
         let lost = left.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.dropped_total.inc_by(lost);
@@ -102,17 +102,17 @@ impl Buffer {
         }
     }
 
-    /// Waits until everything is written, for so long at most.
+    /// Waits until everything is written, for at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut state = self.state.lock();
-        while (state.is_writing || !state.waiting.is_empty()) && !self.changed.wait_until(&mut state, until).timed_out()
-        {
-        }
+        while (state.is_writing || !state.buffered.is_empty())
+            && !self.changed.wait_until(&mut state, until).timed_out()
+        {}
     }
 }
 
-/// Writes as much as possible, and returns how many bytes that was. A full pipe is waited for.
+/// Writes as much as possible and returns the number of bytes. Waits while a pipe is full.
 fn write_some(out: &mut impl Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A pipe: a reader that is slow blocks the writer, and one that is gone breaks it.
+    /// Pipe: a slow reader blocks the writer, and a closed reader breaks the pipe.
     struct Pipe(SyncSender<Vec<u8>>);
 
     impl Write for Pipe {
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_that_does_not_read_and_dropped_lines_are_counted() {
+    fn logging_never_blocks_on_a_stalled_reader_and_dropped_lines_are_counted() {
         let (buffer, dropped, reader) = start(50);
         for _ in 0..100 {
             buffer.push(b"0123456789\n");
         }
-        // A batch may be with the writer, and as much may wait.
+        // One batch may be with the writer while the buffer is full again.
         let lost = dropped.get();
         assert!((92..=96).contains(&lost), "{lost}");
         buffer.flush(Duration::from_millis(1));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_is_gone_loses_lines_and_stops_nobody() {
+    fn closed_reader_drops_lines_and_blocks_nothing() {
         let (buffer, dropped, reader) = start(1 << 20);
         drop(reader);
         for round in 1..=3 {
@@ -191,10 +191,10 @@ mod tests {
         }
     }
 
-    /// Takes so many bytes, fails once, and takes all the rest.
-    struct Torn(usize, Vec<u8>);
+    /// Accepts some bytes, fails once, and then accepts everything.
+    struct PartialWriter(usize, Vec<u8>);
 
-    impl Write for Torn {
+    impl Write for PartialWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let count = bytes.len().min(self.0);
             if count == 0 {
@@ -212,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn line_after_half_a_line_begins_on_its_own() {
+    fn line_after_a_partial_line_starts_on_its_own() {
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let buffer = Buffer::new(1 << 20, &dropped);
-        let (mut disk, mut batch, mut is_torn) = (Torn(6, Vec::new()), Vec::new(), false);
+        let (mut disk, mut batch, mut is_partial) = (PartialWriter(6, Vec::new()), Vec::new(), false);
         for line in ["one\n", "two\n", "three\n"] {
             buffer.push(line.as_bytes());
             buffer.next(&mut batch);
-            buffer.write(&mut disk, &batch, &mut is_torn);
+            buffer.write(&mut disk, &batch, &mut is_partial);
         }
         assert_eq!(String::from_utf8(disk.1).unwrap(), "one\ntw\nthree\n");
         assert_eq!(dropped.get(), 1);

@@ -1,4 +1,4 @@
-//! Events as lines of JSON: `timestamp`, `level`, `fields`, `target`.
+//! Formats events as lines of JSON: `timestamp`, `level`, `fields`, `target`.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,7 +13,7 @@ use tracing_subscriber::layer::Context;
 
 use super::buffer::Buffer;
 
-/// Writes each event as a line into the buffer.
+/// Writes each event as one line into the buffer.
 pub(super) struct JsonLines(pub(super) &'static Buffer);
 
 impl<S: Subscriber> Layer<S> for JsonLines {
@@ -26,7 +26,7 @@ impl<S: Subscriber> Layer<S> for JsonLines {
             }
         };
         let is_written = LINE.try_with(|line| line.try_borrow_mut().map(|mut line| write(&mut line)).is_ok());
-        // The thread is ending, or what a field says logs too.
+        // The thread is ending, or formatting a field logs another event.
         if !is_written.unwrap_or(false) {
             write(&mut Vec::new());
         }
@@ -67,7 +67,7 @@ struct Entries<M: SerializeMap> {
 
 impl<M: SerializeMap> Entries<M> {
     fn add(&mut self, field: &Field, value: impl Serialize) {
-        // Records of the crate `log` carry the path of their source file, which is one of the machine that built it.
+        // Records of the crate `log` contain the path of a source file on the build machine.
         if self.error.is_none() && !field.name().starts_with("log.") {
             self.error = self.map.serialize_entry(field.name(), &value).err();
         }
@@ -100,7 +100,7 @@ impl<M: SerializeMap> Visit for Entries<M> {
     }
 }
 
-/// A source file's path from its crate on, without the directories of the machine that built it.
+/// Returns a source path from its crate directory on, without the directories of the build machine.
 pub(super) fn short_path(path: &str) -> &str {
     if !path.starts_with('/') {
         return path;
@@ -121,9 +121,9 @@ mod tests {
 
     use super::*;
 
-    struct Kept(Arc<Mutex<Vec<Value>>>);
+    struct Captured(Arc<Mutex<Vec<Value>>>);
 
-    impl<S: Subscriber> Layer<S> for Kept {
+    impl<S: Subscriber> Layer<S> for Captured {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut line = Vec::new();
             write(&mut line, event, Timestamp::UNIX_EPOCH).unwrap();
@@ -133,10 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn event_is_one_line_of_json_whatever_is_in_its_fields() {
-        let kept = Kept(Arc::default());
-        let lines = Arc::clone(&kept.0);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(kept), || {
+    fn event_is_one_line_of_json_with_any_field_content() {
+        let captured = Captured(Arc::default());
+        let lines = Arc::clone(&captured.0);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(captured), || {
             let text = "two\nlines \"quoted\" \u{0}";
             tracing::warn!(target: "t", text, error = %text, list = ?["a"], number = 7, rate = 0.5, yes = true, "said {}", 1);
         });
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn path_of_the_build_machine_is_left_out() {
+    fn path_of_the_build_machine_is_removed() {
         for (path, wanted) in [
             ("src/gateway/pay.rs", "src/gateway/pay.rs"),
             (

@@ -1,4 +1,4 @@
-//! A name server that does as it is told, on a paused clock.
+//! Tests with a scripted resolver on a paused clock.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-/// Answers from a list, the last one for ever; hangs where there is nothing.
+/// Resolver that answers from a list, repeating the last answer; hangs if there is none.
 #[derive(Default)]
 pub(in crate::upstream) struct Scripted {
-    answers: Mutex<VecDeque<Option<Result<Found, String>>>>,
+    answers: Mutex<VecDeque<Option<Result<Resolved, String>>>>,
     asked: AtomicUsize,
     under_way: AtomicUsize,
 }
@@ -17,10 +17,10 @@ pub(in crate::upstream) struct Scripted {
 impl Scripted {
     pub(in crate::upstream) fn says(&self, addresses: &[&str], seconds: u64) {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        self.then(Some(Ok(Found { addresses, holds: Duration::from_secs(seconds) })));
+        self.then(Some(Ok(Resolved { addresses, ttl: Duration::from_secs(seconds) })));
     }
 
-    fn then(&self, answer: Option<Result<Found, String>>) {
+    fn then(&self, answer: Option<Result<Resolved, String>>) {
         self.answers.lock().push_back(answer);
     }
 
@@ -35,7 +35,7 @@ impl Scripted {
 
 #[async_trait]
 impl Resolver for Scripted {
-    async fn look_up(&self, _: &str, _turn: OwnedSemaphorePermit) -> Result<Found, String> {
+    async fn look_up(&self, _: &str, _permit: OwnedSemaphorePermit) -> Result<Resolved, String> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let answer = {
@@ -62,7 +62,7 @@ async fn addresses(name: &Arc<Name>) -> Result<Vec<String>, String> {
     Ok(found.iter().map(IpAddr::to_string).collect())
 }
 
-/// Lets what is under way happen.
+/// Lets spawned tasks run.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -75,28 +75,28 @@ async fn later(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_holds_as_long_as_it_says_and_what_is_gone_is_not_used() {
+async fn addresses_are_cached_for_their_ttl_and_removed_ones_are_not_used() {
     let (script, names) = scripted();
     script.says(&["192.0.2.1", "192.0.2.2"], 60);
     script.says(&["192.0.2.2", "192.0.2.3"], 60);
     let name = names.name("pay.example.com");
-    assert!(Arc::ptr_eq(&name, &names.name("pay.example.com")), "one look-up serves all channels");
+    assert!(Arc::ptr_eq(&name, &names.name("pay.example.com")), "one lookup serves all channels");
     name.refresh();
     settle().await;
-    assert_eq!((name.known().len(), script.asked()), (2, 1), "before anybody needed it");
+    assert_eq!((name.known().len(), script.asked()), (2, 1), "before any payment");
     later(59).await;
     name.refresh();
     settle().await;
     assert_eq!((addresses(&name).await.unwrap(), script.asked()), (vec!["192.0.2.1".into(), "192.0.2.2".into()], 1));
     later(1).await;
     let at_once = addresses(&name).await.unwrap();
-    assert_eq!(at_once, ["192.0.2.1", "192.0.2.2"], "nobody waits for a new look-up");
+    assert_eq!(at_once, ["192.0.2.1", "192.0.2.2"], "no caller waits for a refresh");
     settle().await;
     assert_eq!((addresses(&name).await.unwrap(), script.asked()), (vec!["192.0.2.2".into(), "192.0.2.3".into()], 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_good_ones_stay_while_no_name_server_answers() {
+async fn last_good_addresses_are_used_while_lookups_fail() {
     let (script, names) = scripted();
     script.says(&["192.0.2.1"], 10);
     script.then(None);
@@ -105,7 +105,7 @@ async fn the_last_good_ones_stay_while_no_name_server_answers() {
     script.says(&["192.0.2.9"], 10);
     let name = names.name("pay.example.com");
     assert_eq!(addresses(&name).await.unwrap(), ["192.0.2.1"]);
-    // It hangs until patience is over; then it fails, with pauses that grow, and once it says that there is nothing.
+    // It hangs until the timeout, then fails with growing back-off, and once answers without addresses.
     for (wait, asked) in [(10, 2), (30, 2), (1, 3), (1, 3), (1, 4), (3, 4), (1, 5), (7, 5), (1, 6)] {
         later(wait).await;
         name.refresh();
@@ -119,7 +119,7 @@ async fn the_last_good_ones_stay_while_no_name_server_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_first_look_up_is_waited_for_and_many_wait_for_one() {
+async fn only_the_first_lookup_is_awaited_and_callers_share_it() {
     let (script, names) = scripted();
     script.then(None);
     let name = names.name("pay.example.com");
@@ -136,7 +136,7 @@ async fn only_the_first_look_up_is_waited_for_and_many_wait_for_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_just_failed_costs_no_time() {
+async fn recent_failure_is_returned_without_waiting() {
     let (script, names) = scripted();
     script.fails();
     let name = names.name("pay.example.com");
@@ -147,23 +147,27 @@ async fn a_name_that_just_failed_costs_no_time() {
     later(1).await;
     script.answers.lock().clear();
     script.says(&["192.0.2.1"], 10);
-    assert_eq!(addresses(&name).await.unwrap(), ["192.0.2.1"], "then it is asked again");
+    assert_eq!(addresses(&name).await.unwrap(), ["192.0.2.1"], "then it is resolved again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_server_that_hangs_takes_a_few_turns_only() {
+async fn hanging_name_server_blocks_a_limited_number_of_lookups() {
     let (script, names) = scripted();
     script.then(None);
     let all: Vec<_> = (0..50).map(|number| names.name(&format!("{number}.example.com"))).collect();
     all.iter().for_each(Name::refresh);
     settle().await;
-    assert_eq!(script.under_way.load(Ordering::SeqCst), AT_ONCE);
+    assert_eq!(script.under_way.load(Ordering::SeqCst), MAX_LOOKUPS);
     drop(all);
-    assert_eq!(names.names.lock().values().filter(|name| name.strong_count() > 0).count(), 50, "they wait");
+    assert_eq!(
+        names.names.lock().values().filter(|name| name.strong_count() > 0).count(),
+        50,
+        "they wait for a permit"
+    );
 }
 
 #[tokio::test]
-async fn the_system_is_asked() {
+async fn system_resolver_resolves_localhost() {
     let name = DnsCache::system().name("localhost");
     assert!(addresses(&name).await.unwrap().iter().any(|address| address == "127.0.0.1" || address == "::1"));
 }

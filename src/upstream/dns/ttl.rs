@@ -1,4 +1,4 @@
-//! For how long the name servers say that a name's addresses hold. What the addresses are they do not decide.
+//! TTL of a name from the name servers. They do not decide about its addresses.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,25 +8,25 @@ use hickory_resolver::config::ResolveHosts;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A name server that lets its answers hold for no time at all is not asked all the time; one that lets them hold for days is asked
-/// before that, because the system may mean something else by then.
-const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// How long the name servers may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How much longer than the system's own resolver, for which somebody may be waiting.
-const LONGER: Duration = Duration::from_millis(100);
+/// Bounds of a TTL. A minimum, so that a TTL of 0 does not cause a lookup for each payment; a maximum, because the system may resolve
+/// the name differently before a long TTL ends.
+const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+/// Timeout of the query to the name servers.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Additional wait after the system's resolver has answered, because a payment may be waiting.
+const EXTRA_WAIT: Duration = Duration::from_millis(100);
 
-/// A question to the name servers.
-pub(super) struct Asked(JoinHandle<Option<Told>>);
+/// Query to the name servers in progress.
+pub(super) struct TtlQuery(JoinHandle<Option<TtlAnswer>>);
 
-/// Their answer.
-struct Told {
+/// Answer of the name servers.
+struct TtlAnswer {
     addresses: Vec<IpAddr>,
     until: Instant,
 }
 
-/// Asks the name servers that the system has now: its settings are read each time.
-pub(super) fn ask(name: &str) -> Asked {
+/// Queries the name servers that the system currently uses: its settings are read each time.
+pub(super) fn query(name: &str) -> TtlQuery {
     let system = || {
         let mut servers = TokioResolver::builder_tokio().ok()?;
         let options = servers.options_mut();
@@ -34,23 +34,23 @@ pub(super) fn ask(name: &str) -> Asked {
         options.cache_size = 0;
         servers.build().ok()
     };
-    ask_of(system(), name)
+    query_with(system(), name)
 }
 
-fn ask_of(servers: Option<TokioResolver>, name: &str) -> Asked {
+fn query_with(servers: Option<TokioResolver>, name: &str) -> TtlQuery {
     let name = name.to_owned();
-    Asked(tokio::spawn(async move {
-        let found = timeout(PATIENCE, servers?.lookup_ip(name)).await.ok()?.ok()?;
-        Some(Told { addresses: found.iter().collect(), until: found.valid_until() })
+    TtlQuery(tokio::spawn(async move {
+        let found = timeout(QUERY_TIMEOUT, servers?.lookup_ip(name)).await.ok()?.ok()?;
+        Some(TtlAnswer { addresses: found.iter().collect(), until: found.valid_until() })
     }))
 }
 
-impl Asked {
-    /// How long these addresses hold; nothing when they are from elsewhere.
-    pub(super) async fn holds(self, addresses: &[IpAddr]) -> Option<Duration> {
-        let told = timeout(LONGER, self.0).await.ok()?.ok()??;
-        let is_theirs = told.addresses.iter().any(|address| addresses.contains(address));
-        is_theirs.then(|| told.until.saturating_duration_since(Instant::now()).clamp(BOUNDS.0, BOUNDS.1))
+impl TtlQuery {
+    /// Returns the TTL of these addresses; `None` if the name servers return none of them.
+    pub(super) async fn ttl(self, addresses: &[IpAddr]) -> Option<Duration> {
+        let reply = timeout(EXTRA_WAIT, self.0).await.ok()?.ok()??;
+        let is_theirs = reply.addresses.iter().any(|address| addresses.contains(address));
+        is_theirs.then(|| reply.until.saturating_duration_since(Instant::now()).clamp(TTL_BOUNDS.0, TTL_BOUNDS.1))
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// Names the one address for so many seconds, whatever is asked for; of the other kind of address there is none.
+    /// Name server that answers every A query with this address and TTL, and other queries with nothing.
     async fn server(address: [u8; 4], seconds: u32) -> Option<TokioResolver> {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let at = socket.local_addr().unwrap();
@@ -81,7 +81,7 @@ mod tests {
         Some(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap())
     }
 
-    /// The message of RFC 1035: head, the question once more, and for an A question one record that points to its name.
+    /// Returns a message of RFC 1035: header, question, and for an A question one record that points to its name.
     fn answer(question: &[u8], address: [u8; 4], seconds: u32) -> Vec<u8> {
         let name_end = 12 + question[12..].iter().position(|length| *length == 0).unwrap() + 1;
         let is_v4 = question[name_end..name_end + 2] == [0, 1];
@@ -96,23 +96,23 @@ mod tests {
         answer
     }
 
-    async fn holds(seconds: u32, address: &str) -> Option<Duration> {
+    async fn ttl(seconds: u32, address: &str) -> Option<Duration> {
         let servers = server([192, 0, 2, 7], seconds).await;
-        let asked = ask_of(servers, "pay.example.com.");
-        asked.holds(&["192.0.2.6".parse().unwrap(), address.parse().unwrap()]).await
+        let asked = query_with(servers, "pay.example.com.");
+        asked.ttl(&["192.0.2.6".parse().unwrap(), address.parse().unwrap()]).await
     }
 
     #[tokio::test]
-    async fn what_the_servers_know_holds_as_long_as_they_say_within_bounds() {
-        let holds_for_90 = holds(90, "192.0.2.7").await.unwrap();
-        assert!(holds_for_90 > Duration::from_secs(60) && holds_for_90 <= Duration::from_secs(90), "{holds_for_90:?}");
-        assert_eq!(holds(0, "192.0.2.7").await, Some(BOUNDS.0));
-        assert_eq!(holds(1_000_000, "192.0.2.7").await, Some(BOUNDS.1));
+    async fn ttl_of_known_addresses_is_clamped_to_bounds() {
+        let ttl_of_90 = ttl(90, "192.0.2.7").await.unwrap();
+        assert!(ttl_of_90 > Duration::from_secs(60) && ttl_of_90 <= Duration::from_secs(90), "{ttl_of_90:?}");
+        assert_eq!(ttl(0, "192.0.2.7").await, Some(TTL_BOUNDS.0));
+        assert_eq!(ttl(1_000_000, "192.0.2.7").await, Some(TTL_BOUNDS.1));
     }
 
     #[tokio::test]
-    async fn of_addresses_from_elsewhere_they_say_nothing() {
-        assert_eq!(holds(90, "127.0.0.1").await, None);
-        assert_eq!(ask_of(None, "pay.example.com.").holds(&["192.0.2.7".parse().unwrap()]).await, None);
+    async fn addresses_unknown_to_the_name_servers_have_no_ttl() {
+        assert_eq!(ttl(90, "127.0.0.1").await, None);
+        assert_eq!(query_with(None, "pay.example.com.").ttl(&["192.0.2.7".parse().unwrap()]).await, None);
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 against a host that writes its frames by hand, so that each of them is known.
+//! HTTP/2 against a host that writes its frames by hand, so that each frame is known.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,25 +22,25 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What the host does with a request that it has read.
+/// Action of the host after it has read a request.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     /// 200, without a body.
     Answer,
     /// RST_STREAM with this code.
     Reset(u32),
-    /// The same, when only the header was read.
+    /// RST_STREAM with this code after the header only.
     ResetEarly(u32),
-    /// GOAWAY with this last stream (0: none, 1: the first) and code; then it closes.
+    /// GOAWAY with this last stream (0: none, 1: the first) and code, then close.
     GoAway(u32, u32),
-    /// The header of an answer, then RST_STREAM with this code.
+    /// Response header, then RST_STREAM with this code.
     AnswerThenReset(u32),
-    /// The header of an answer, then it closes.
+    /// Response header, then close.
     AnswerThenClose,
-    /// 200, and with it a GOAWAY that names its stream; then it closes.
+    /// 200 with a GOAWAY that includes its stream, then close.
     AnswerThenLeave,
     Close,
-    /// Reads and says nothing.
+    /// No response.
     Hang,
 }
 
@@ -53,7 +53,7 @@ struct RawHost {
 }
 
 impl RawHost {
-    /// Does one after the other, whatever the connection; answers when there are none left.
+    /// Performs the actions in order over all connections; answers 200 when none are left.
     async fn start(acts: &[Act], alpn: &[&[u8]]) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
@@ -92,7 +92,7 @@ impl RawHost {
         host
     }
 
-    /// One that has so many hosts, all of them this one.
+    /// Returns an upstream with several hosts, all of them this one.
     fn upstream(&self, hosts: usize) -> Upstream {
         let mut settings = settings("a", b"", b"");
         (settings.ca, settings.identity) = (Some(vec![self.certificate.clone()]), None);
@@ -107,7 +107,7 @@ impl RawHost {
     }
 }
 
-/// Reads frames, and does what is to be done with each request.
+/// Reads frames and performs the next action for each request.
 async fn frames<S>(mut stream: S, acts: &Mutex<VecDeque<Act>>, requests: &AtomicUsize) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -183,7 +183,7 @@ async fn write<S: AsyncWrite + Unpin>(
     stream.flush().await
 }
 
-/// HTTP/1.1, for a host that does not know better.
+/// Serves HTTP/1.1, for a host without HTTP/2.
 async fn lines<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, requests: &AtomicUsize) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     while stream.read(&mut buffer).await? > 0 {
@@ -198,7 +198,7 @@ async fn pay(upstream: &Upstream) -> Result<u16, SendError> {
     Ok(upstream.send(&request, Duration::from_secs(60)).await?.status.as_u16())
 }
 
-/// The codes of RFC 9113, section 7.
+/// Error codes of RFC 9113, section 7.
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const REFUSED_STREAM: u32 = 7;
@@ -206,7 +206,7 @@ const CANCEL: u32 = 8;
 const HTTP_1_1_REQUIRED: u32 = 13;
 
 #[tokio::test]
-async fn what_was_refused_unprocessed_goes_to_the_next_host_and_is_done_once() {
+async fn provably_unprocessed_request_is_retried_on_the_next_host() {
     for refusal in [
         Act::Reset(REFUSED_STREAM),
         Act::ResetEarly(REFUSED_STREAM),
@@ -224,14 +224,14 @@ async fn what_was_refused_unprocessed_goes_to_the_next_host_and_is_done_once() {
 }
 
 #[tokio::test]
-async fn everything_else_is_maybe_sent_and_is_never_sent_again() {
+async fn every_other_http2_error_is_maybe_sent_and_never_resent() {
     for end in [
         Act::Close,
         Act::Reset(CANCEL),
         Act::Reset(INTERNAL_ERROR),
         Act::Reset(HTTP_1_1_REQUIRED),
         Act::ResetEarly(CANCEL),
-        // It names this very stream: it may have been processed.
+        // The GOAWAY includes this very stream: it may have been processed.
         Act::GoAway(1, NO_ERROR),
         Act::GoAway(1, INTERNAL_ERROR),
         Act::GoAway(0x7fff_ffff, NO_ERROR),
@@ -248,7 +248,7 @@ async fn everything_else_is_maybe_sent_and_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn a_connection_is_shared_and_given_up_when_it_may_be_dead() {
+async fn http2_connection_is_shared_and_abandoned_after_an_unclear_error() {
     let host = RawHost::start(&[], &[b"h2", b"http/1.1"]).await;
     let upstream = Arc::new(host.upstream(1));
     for _ in 0..5 {
@@ -256,12 +256,12 @@ async fn a_connection_is_shared_and_given_up_when_it_may_be_dead() {
     }
     assert_eq!(host.counts(), (1, 5));
     let mut payments = tokio::task::JoinSet::new();
-    for _ in 0..3 * MOST_STREAMS {
+    for _ in 0..3 * MAX_STREAMS {
         let upstream = upstream.clone();
         payments.spawn(async move { pay(&upstream).await });
     }
     assert!(payments.join_all().await.iter().all(|answer| *answer == Ok(200)));
-    assert_eq!(host.counts().1, 5 + 3 * MOST_STREAMS);
+    assert_eq!(host.counts().1, 5 + 3 * MAX_STREAMS);
 
     let host = RawHost::start(&[Act::Answer, Act::Hang], &[b"h2"]).await;
     let upstream = host.upstream(1);
@@ -272,9 +272,9 @@ async fn a_connection_is_shared_and_given_up_when_it_may_be_dead() {
     assert_eq!(host.counts(), (2, 3), "nobody begins on a connection that may be dead");
 }
 
-/// As at each of its restarts, if it is well done.
+/// A host that shuts down gracefully, as at each of its restarts.
 #[tokio::test]
-async fn a_host_that_leaves_after_its_answer_costs_no_payment() {
+async fn graceful_shutdown_of_a_host_fails_no_payment() {
     let host = RawHost::start(&[Act::AnswerThenLeave; 20], &[b"h2"]).await;
     let upstream = host.upstream(1);
     for round in 0..20 {
@@ -284,7 +284,7 @@ async fn a_host_that_leaves_after_its_answer_costs_no_payment() {
 }
 
 #[tokio::test]
-async fn a_host_without_http2_is_spoken_to_as_before() {
+async fn host_without_http2_is_served_over_http1() {
     let host = RawHost::start(&[], &[b"http/1.1"]).await;
     let upstream = host.upstream(1);
     for _ in 0..3 {

@@ -1,20 +1,20 @@
-//! What goes on from one reading to the next, and what does not.
+//! Tests of reloading: which parts are reused and which are rebuilt.
 
 use super::*;
 
 #[test]
-fn what_did_not_change_goes_on_and_filters_keep_their_memory() {
+fn unchanged_parts_are_reused_and_filters_retain_their_state() {
     let dir = sandbox();
     let second = "[[filter]]\nuse = \"limit\"\nin_flight = 5\n";
     let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap() + second;
     put(&dir, "channels/wechat.toml", &text);
     copy(&dir.path().join("channels/wechat"), &dir.path().join("channels/east"));
     put(&dir, "channels/east.toml", &text);
-    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let first = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
 
     let changed = text.replace("rate = 600", "rate = 700").replace(second, "[[filter]]\nuse = \"breaker\"\n");
     put(&dir, "channels/wechat.toml", &changed);
-    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert_eq!(next.generation, 2);
     assert_ne!(next.hash, first.hash);
     assert!(Arc::ptr_eq(&next.channels["east"], &first.channels["east"]));
@@ -31,37 +31,37 @@ fn what_did_not_change_goes_on_and_filters_keep_their_memory() {
 }
 
 #[test]
-fn a_changed_key_file_is_a_changed_channel() {
+fn changed_key_file_rebuilds_the_channel() {
     let dir = sandbox();
-    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let first = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let account = dir.path().join("channels/wechat");
     fs::copy(account.join("platform_cert.pem"), account.join("pub_key.pem")).unwrap();
-    assert!(told(&dir).concat().contains("this id is of WeChat Pay's public key, and the file is a certificate"));
+    assert!(reported(&dir).concat().contains("this id is of WeChat Pay's public key, and the file is a certificate"));
     let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
     let (before, after) = text.split_once("verify = [{ id = ").unwrap();
     let (_, after) = after.split_once(", ").unwrap();
     put(&dir, "channels/wechat.toml", &format!("{before}verify = [{{ {after}"));
-    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
-    // It was a bare key, and is a certificate now: it has an end.
+    // The bare key was replaced by a certificate, which has an expiry.
     assert_eq!((first.sources.certificates.len(), next.sources.certificates.len()), (1, 2));
     assert!(next.channels["wechat"].configured_keys.iter().all(|key| key.not_after.is_some()));
     fs::remove_file(account.join("pub_key.pem")).unwrap();
-    assert!(load(dir.path(), Some(&next)).is_err(), "what is not there any more cannot go on");
+    assert!(load(dir.path(), Some(&next)).is_err(), "a missing file is an error");
 }
 
 #[test]
-fn a_changed_key_or_secret_file_is_a_change_although_no_toml_changed() {
+fn changed_key_or_secret_file_is_a_change_without_toml_changes() {
     let dir = sandbox();
     put(&dir, "shop.secret", "0123456789abcdef");
     put(&dir, "merchants/shop.toml", "keys = [{ id = \"shop-1\", secret = \"file:../shop.secret\" }]\n");
-    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let first = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     for name in ["shop.secret", "channels/wechat/apiclient_key.pem", "channels/wechat/apiclient_cert.pem"] {
         let is_it = |path: &PathBuf| path.canonicalize().unwrap() == dir.path().join(name).canonicalize().unwrap();
         assert!(first.sources.files.iter().any(is_it), "{name} is watched");
     }
     put(&dir, "shop.secret", "fedcba9876543210");
-    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert_ne!(next.hash, first.hash);
     assert_eq!(next.merchant_keys["shop-1"].1.expose(), b"fedcba9876543210");
     assert!(Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
@@ -69,27 +69,30 @@ fn a_changed_key_or_secret_file_is_a_change_although_no_toml_changed() {
 
     let key = fs::read_to_string(dir.path().join("channels/wechat/apiclient_key.pem")).unwrap();
     put(&dir, "channels/wechat/apiclient_key.pem", &format!("# rotated\n{key}"));
-    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    let said = crate::config::diff::changes(&next, &last);
-    assert_eq!(said, ["channel wechat changed: the content of wechat/apiclient_key.pem"]);
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
+    let changes = crate::config::diff::changes(&next, &last);
+    assert_eq!(changes, ["channel wechat changed: the content of wechat/apiclient_key.pem"]);
     let effects = crate::config::diff::effects(&next, &last);
-    assert_eq!(effects, ["channel wechat: with what was known: limit, retry, breaker; connections go on"]);
+    assert_eq!(effects, ["channel wechat: state retained: limit, retry, breaker; connections are reused"]);
 }
 
 #[test]
-fn a_key_that_channels_share_is_read_once_and_not_again() {
+fn shared_key_is_parsed_once_and_reused_after_a_reload() {
     let dir = sandbox();
     let text = fs::read_to_string(dir.path().join("channels/wechat.toml")).unwrap();
     put(&dir, "channels/second.toml", &text);
-    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let first = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let signer = |snapshot: &Snapshot, name: &str| Arc::clone(&snapshot.channels[name].signer);
     assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&first, "second")));
     edit(&dir, "channels/second.toml", "rate = 600", "rate = 700");
-    let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let next = load(dir.path(), Some(&first)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert!(!Arc::ptr_eq(&first.channels["second"], &next.channels["second"]));
     assert!(Arc::ptr_eq(&signer(&first, "wechat"), &signer(&next, "second")));
-    assert!(Arc::ptr_eq(&first.channels["second"].upstream, &next.channels["second"].upstream), "connections go on");
+    assert!(
+        Arc::ptr_eq(&first.channels["second"].upstream, &next.channels["second"].upstream),
+        "connections are reused"
+    );
     edit(&dir, "channels/second.toml", "total = \"5s\"", "total = \"4s\"");
-    let last = load(dir.path(), Some(&next)).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let last = load(dir.path(), Some(&next)).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert!(!Arc::ptr_eq(&next.channels["second"].upstream, &last.channels["second"].upstream));
 }

@@ -1,9 +1,9 @@
-//! What is wrong in a channel's file, and what is only noted.
+//! Tests of errors and warnings in a channel's file.
 
 use super::*;
 
 #[test]
-fn every_mistake_in_a_channel_is_told_and_no_secret() {
+fn every_error_in_a_channel_is_reported_without_secrets() {
     let dir = sandbox();
     put(
         &dir,
@@ -32,13 +32,13 @@ use = "breaker"
 rolling_window = "1ms"
 "#,
     );
-    assert_told(
+    assert_reported(
         &dir,
         &[
             "channels/wechat.toml:2:10: a host of `hosts` must have no path",
             "channels/wechat.toml:2:38: a host of `hosts` must start with https://",
-            "channels/wechat.toml:2:87: a host of `hosts` stands here twice",
-            "channels/wechat.toml:2:110: a host of `hosts` is no URL",
+            "channels/wechat.toml:2:87: a host of `hosts` is listed twice",
+            "channels/wechat.toml:2:110: a host of `hosts` is not a URL",
             "channels/wechat.toml:3:6: this file has no certificate in it",
             "channels/wechat.toml:4:37: `timeouts.read` must be more than 0",
             "channels/wechat.toml:4:51: `timeouts.total` must be at least as long as `timeouts.connect`",
@@ -46,29 +46,35 @@ rolling_window = "1ms"
             "channels/wechat.toml:5:35: `pool.idle_timeout` must be more than 0",
             "channels/wechat.toml:6:17: `not_found_grace` must be from 1s to 24h",
             "channels/wechat.toml:8:9: the mchid must be 1 to 32 digits",
-            "channels/wechat.toml:11:22: wechat-v3 knows no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
+            "channels/wechat.toml:11:22: wechat-v3 supports no algorithm `rsa-sha265` (did you mean `rsa-sha256`?)",
             "channels/wechat.toml:11:41: `id` must be 1 to 128 visible characters",
             "channels/wechat.toml:11:55: `channels/wechat/none.pem`: this file does not exist",
             "channels/wechat.toml:12:32: this is a private key, and only its owner may have it",
             "channels/wechat.toml:12:69: `id` must be 1 to 128 visible characters",
             "channels/wechat.toml:12:80: `/`: this is not a file",
-            "channels/wechat.toml:12:94: `id` is not this certificate's number, which is `",
+            "channels/wechat.toml:12:94: `id` is not this certificate's serial number, which is `",
             "channels/wechat.toml:13:10: the APIv3 key must be exactly 32 ASCII characters",
             "channels/wechat.toml:16:7: this key does not belong to the certificate in `cert`",
             "channels/wechat.toml:18:7: there is no filter `braker` (did you mean `breaker`?)",
             "channels/wechat.toml:22:18: `rolling_window` must be at least 100ms",
         ],
     );
-    assert!(!told(&dir).concat().contains("hunter2"));
+    assert!(!reported(&dir).concat().contains("hunter2"));
     edit(&dir, "channels/wechat.toml", "rsa-sha265", "rsa-sha256");
     edit(&dir, "channels/wechat.toml", "\"a b\", file = \"wechat/none.pem\"", "\"ab\", file = \"wechat/pub_key.pem\"");
-    let told = told(&dir);
-    assert!(told.iter().any(|told| told.contains("11:") && told.contains("this is a public key")), "{told:#?}");
-    assert!(told.iter().any(|told| told.contains("12:") && told.contains("this is a private key")), "{told:#?}");
+    let reported = reported(&dir);
+    assert!(
+        reported.iter().any(|reported| reported.contains("11:") && reported.contains("this is a public key")),
+        "{reported:#?}"
+    );
+    assert!(
+        reported.iter().any(|reported| reported.contains("12:") && reported.contains("this is a private key")),
+        "{reported:#?}"
+    );
 }
 
 #[test]
-fn a_pfx_file_is_opened_with_its_password() {
+fn pfx_file_is_decrypted_with_its_password() {
     let dir = sandbox();
     let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/unionpay/keys");
     copy(&keys, &dir.path().join("channels/keys"));
@@ -81,7 +87,7 @@ fn a_pfx_file_is_opened_with_its_password() {
         put(&dir, "channels/union.toml", &text);
     };
     channel("file = \"keys/up_merchant.pfx\", password = \"plain:000000\"");
-    assert_told(&dir, &[]);
+    assert_reported(&dir, &[]);
     for (sign, place, expected) in [
         ("file = \"keys/up_merchant.pfx\", password = \"plain:1\"", 43, "this PFX file cannot be opened: its password"),
         (
@@ -92,18 +98,18 @@ fn a_pfx_file_is_opened_with_its_password() {
         (
             "file = \"keys/up_merchant.key.pem\", password = \"plain:1\"",
             82,
-            "nothing is opened with this password: the file is not encrypted",
+            "this password opens nothing: the file is not encrypted",
         ),
     ] {
         channel(sign);
-        let told = told(&dir);
+        let reported = reported(&dir);
         let expected = format!("channels/union.toml:7:{place}: {expected}");
-        assert!(told.iter().any(|told| told.starts_with(&expected)), "{told:#?}");
+        assert!(reported.iter().any(|reported| reported.starts_with(&expected)), "{reported:#?}");
     }
 }
 
 #[test]
-fn each_provider_says_what_it_misses_in_its_own_words() {
+fn missing_keys_are_reported_in_the_provider_s_terms() {
     let dir = sandbox();
     for (provider, account, expected) in [
         ("wechat-v3", "", &["商户号", "AppID", "API证书序列号", "APIv3密钥"][..]),
@@ -116,16 +122,19 @@ fn each_provider_says_what_it_misses_in_its_own_words() {
         let text =
             format!("provider = \"{provider}\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\n{account}\n[keys]\n");
         put(&dir, "channels/bare.toml", &text);
-        let told = told(&dir);
+        let reported = reported(&dir);
         for expected in expected {
-            assert!(told.iter().any(|told| told.contains(expected)), "{provider} {expected}: {told:#?}");
+            assert!(
+                reported.iter().any(|reported| reported.contains(expected)),
+                "{provider} {expected}: {reported:#?}"
+            );
         }
-        assert!(told.iter().all(|told| told.ends_with(')')), "each says what to do: {told:#?}");
+        assert!(reported.iter().all(|reported| reported.ends_with(')')), "each says what to do: {reported:#?}");
     }
 }
 
 #[test]
-fn what_cannot_be_done_is_noted_and_is_no_mistake() {
+fn limitation_of_a_channel_is_a_warning() {
     let dir = sandbox();
     assert_eq!(check(dir.path()).unwrap().notes, []);
     let text = "provider = \"wechat-v2\"\nhosts = [\"https://127.0.0.1:1\"]\n[account]\nmchid = \"1900000109\"\nappid = \"wx8888888888888888\"\n\

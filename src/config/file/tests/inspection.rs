@@ -1,4 +1,4 @@
-//! Files and ids held against each other and against today: what no payment can succeed with is a mistake, with its line.
+//! Tests of cross-checks between files, ids and the current time: a configuration with which no payment can succeed is an error.
 
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
 
@@ -9,27 +9,27 @@ pub(super) fn read(dir: &Dir, name: &str) -> String {
     fs::read_to_string(dir.path().join(name)).unwrap()
 }
 
-/// The first mistake, which must be about this line of the channel's file.
+/// Asserts that the first diagnostic is about this line of the channel's file.
 #[track_caller]
 pub(super) fn assert_first(dir: &Dir, channel: &str, line_with: &str, in_words: &str) {
     let text = read(dir, &format!("channels/{channel}.toml"));
     let line = 1 + text.lines().position(|line| line.contains(line_with)).unwrap();
-    let told = told(dir);
+    let reported = reported(dir);
     let expected = format!("channels/{channel}.toml:{line}:");
     assert!(
-        told.first().is_some_and(|told| told.starts_with(&expected) && told.contains(in_words)),
-        "{expected} {in_words}: {told:#?}"
+        reported.first().is_some_and(|reported| reported.starts_with(&expected) && reported.contains(in_words)),
+        "{expected} {in_words}: {reported:#?}"
     );
 }
 
-/// Notes of `tollgate check`, without mistakes.
+/// Returns the warnings of `tollgate check`; panics on errors.
 pub(super) fn notes(dir: &Dir) -> Vec<String> {
-    let summary = check(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    let of_permissions = |note: &String| note.contains("others than its owner may read it");
+    let summary = check(dir.path()).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
+    let of_permissions = |note: &String| note.contains("users other than its owner may read it");
     summary.notes.iter().map(ToString::to_string).filter(|note| !of_permissions(note)).collect()
 }
 
-/// A certificate over a key of the directory for these years, under an authority of this name whose key is `authority`.
+/// Returns a certificate over a key of the directory for these years, issued by a named authority with the key `authority`.
 pub(super) fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: std::ops::Range<i32>) -> String {
     let issuer_key = KeyPair::from_pem(authority).unwrap();
     let mut issuer = CertificateParams::new(Vec::new()).unwrap();
@@ -50,7 +50,7 @@ pub(super) fn issued(dir: &Dir, name: &str, key: &str, authority: &str, years: s
     leaf.signed_by(&key, &Issuer::new(issuer, issuer_key)).unwrap().pem()
 }
 
-/// A root that signed itself, for these years, and its key.
+/// Returns a self-signed root certificate for these years, and its key.
 pub(super) fn root(years: std::ops::Range<i32>) -> (String, String) {
     let key =
         KeyPair::from_pkcs8_pem_and_sign_algo(&keygen::rsa_key_pair().unwrap().private_key, &PKCS_RSA_SHA256).unwrap();
@@ -69,10 +69,10 @@ fn id_of(dir: &Dir, before: &str) -> String {
 }
 
 #[test]
-fn directories_that_keygen_made_are_fine_without_a_note() {
+fn directory_made_by_keygen_has_no_errors_or_warnings() {
     let dir = everything();
     assert_eq!(notes(&dir), [""; 0]);
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let names = |channel: &str| {
         let ends = snapshot.sources.certificates.iter().filter(|end| end.channel == channel);
         ends.map(|end| end.certificate.clone()).collect::<Vec<_>>()
@@ -88,7 +88,7 @@ fn directories_that_keygen_made_are_fine_without_a_note() {
 }
 
 #[test]
-fn wechat_serial_number_in_a_wrong_form_is_a_mistake_with_the_right_one() {
+fn malformed_wechat_serial_number_is_rejected_with_the_correct_one() {
     let dir = everything();
     let right = id_of(&dir, "rsa-sha256\", id = \"");
     let bytes: Vec<&str> = (0..right.len()).step_by(2).map(|at| &right[at..at + 2]).collect();
@@ -120,14 +120,14 @@ fn wechat_serial_number_in_a_wrong_form_is_a_mistake_with_the_right_one() {
             &format!("rsa-sha256\", id = \"{right}\""),
         );
     }
-    // Small letters are the same number.
+    // The same number in lower case.
     edit(&dir, "channels/wechat.toml", &format!("id = \"{right}\""), &format!("id = \"{}\"", right.to_lowercase()));
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert_eq!(snapshot.channels["wechat"].signer.key_id(), right);
 }
 
 #[test]
-fn wechat_public_key_without_its_prefix_is_a_mistake_with_the_whole_id() {
+fn wechat_public_key_id_without_prefix_is_rejected_with_the_complete_id() {
     let dir = everything();
     let right = format!("PUB_KEY_ID_{}", id_of(&dir, "PUB_KEY_ID_"));
     for wrong in [right.to_lowercase(), right.replace("PUB_KEY_ID_", "")] {
@@ -138,7 +138,7 @@ fn wechat_public_key_without_its_prefix_is_a_mistake_with_the_whole_id() {
 }
 
 #[test]
-fn account_s_own_key_in_the_place_of_the_provider_s_is_a_mistake() {
+fn own_key_configured_as_provider_key_is_rejected() {
     let dir = everything();
     for own in ["apiclient_cert.pem", "own_public_key.pem"] {
         let pair =
@@ -147,16 +147,11 @@ fn account_s_own_key_in_the_place_of_the_provider_s_is_a_mistake() {
         put(&dir, "channels/wechat/own_public_key.pem", &pair.public_key_pem());
         edit(&dir, "channels/wechat.toml", "pub_key.pem", own);
         assert_first(&dir, "wechat", "verify = [", "this is the account's own ");
-        assert_eq!(told(&dir).len(), 1, "{:#?}", told(&dir));
+        assert_eq!(reported(&dir).len(), 1, "{:#?}", reported(&dir));
         edit(&dir, "channels/wechat.toml", own, "pub_key.pem");
     }
     edit(&dir, "channels/alikeys.toml", "alikeys/alipay_public_key.pem", "alikeys/app_public_key.pem");
-    assert_first(
-        &dir,
-        "alikeys",
-        "verify = [",
-        "this is the account's own public key, and the provider's belongs here",
-    );
+    assert_first(&dir, "alikeys", "verify = [", "this is the account's own public key; the provider's key is required");
     edit(&dir, "channels/alikeys.toml", "alikeys/app_public_key.pem", "alikeys/alipay_public_key.pem");
     edit(
         &dir,
@@ -176,7 +171,7 @@ fn account_s_own_key_in_the_place_of_the_provider_s_is_a_mistake() {
 }
 
 #[test]
-fn key_of_another_certificate_is_a_mistake() {
+fn key_of_another_certificate_is_rejected() {
     let dir = everything();
     let other = keygen::rsa_key_pair().unwrap().private_key;
     put(&dir, "channels/other_key.pem", &other);
@@ -193,7 +188,7 @@ fn key_of_another_certificate_is_a_mistake() {
 }
 
 #[test]
-fn merchant_certificate_of_another_merchant_is_a_mistake() {
+fn merchant_certificate_of_another_merchant_is_rejected() {
     for channel in ["wechat", "wechat2"] {
         let dir = everything();
         let text = read(&dir, &format!("channels/{channel}.toml"));
@@ -204,11 +199,11 @@ fn merchant_certificate_of_another_merchant_is_a_mistake() {
 }
 
 #[test]
-fn ended_certificates_with_which_nothing_succeeds_are_mistakes_and_others_notes() {
+fn expired_certificate_is_an_error_if_no_payment_can_succeed_else_a_warning() {
     let dir = everything();
     let (ended, ended_key) = root(2020..2022);
     let (good, good_key) = root(2020..2090);
-    // The app's own.
+    // The app's own certificate.
     put(&dir, "channels/ali/alipay_root_cert.pem", &good);
     put(
         &dir,
@@ -220,14 +215,14 @@ fn ended_certificates_with_which_nothing_succeeds_are_mistakes_and_others_notes(
     assert_first(&dir, "ali", "app_cert = ", "this certificate ended on 2022-01-01");
     put(&dir, "channels/ali/app_cert.pem", &app(2080..2090));
     assert_first(&dir, "ali", "app_cert = ", "this certificate begins only on 2080-01-01");
-    // It bears the app's number.
+    // The certificate contains the app's number.
     put(&dir, "channels/ali/app_cert.pem", &app(2020..2090));
     assert_first(&dir, "ali", "app_cert = ", "this certificate is of the app 2021000000000001, and `app_id` is ");
     let text = read(&dir, "channels/ali.toml");
     let line = text.lines().find(|line| line.starts_with("app_id")).unwrap().to_owned();
     edit(&dir, "channels/ali.toml", &line, "app_id = \"2021000000000001\"");
-    assert_told(&dir, &[]);
-    // A root that has ended is only a number, and Alipay's own certificate may stand beside its successor.
+    assert_reported(&dir, &[]);
+    // An expired root is used only for its number, and Alipay's expired certificate may be configured beside its successor.
     put(&dir, "channels/ali/alipay_root_cert.pem", &format!("{good}{ended}"));
     put(
         &dir,
@@ -235,16 +230,16 @@ fn ended_certificates_with_which_nothing_succeeds_are_mistakes_and_others_notes(
         &issued(&dir, "Test root", "channels/ali/alipay_private_key.pem", &good_key, 2020..2022),
     );
     let notes = notes(&dir);
-    assert_eq!(notes.iter().filter(|note| note.contains("has ended")).count(), 2, "{notes:#?}");
-    // UnionPay's.
+    assert_eq!(notes.iter().filter(|note| note.contains("has expired")).count(), 2, "{notes:#?}");
+    // UnionPay's certificate.
     put(&dir, "channels/union/acp_root.pem", &ended);
-    let said = told(&dir).concat();
-    assert!(said.contains("this certificate ended on 2022-01-01"), "{said}");
+    let reported_text = reported(&dir).concat();
+    assert!(reported_text.contains("this certificate ended on 2022-01-01"), "{reported_text}");
     drop(ended_key);
 }
 
 #[test]
-fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
+fn expired_unionpay_merchant_certificate_is_an_error_in_production_only() {
     let dir = everything();
     let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/unionpay/keys");
     copy(&keys, &dir.path().join("channels/keys"));
@@ -256,7 +251,7 @@ fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
         )
     };
     put(&dir, "channels/acp.toml", &text("environment = \"test\"\n", "127.0.0.1:1"));
-    assert!(notes(&dir).concat().contains("the certificate `sign` has ended"));
+    assert!(notes(&dir).concat().contains("the certificate `sign` has expired"));
     put(&dir, "channels/acp.toml", &text("", "127.0.0.1:1"));
     assert_first(
         &dir,
@@ -264,14 +259,14 @@ fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
         "sign = {",
         "the merchant's certificate in this file cannot be used: this certificate ended on 2018-12-16",
     );
-    // Hosts and certificates of two environments.
+    // Hosts and certificates of different environments.
     let production =
         text("", "gateway.95516.com").replace("plain:000000", "env:PATH").replace("up_acp_test_sign.pfx", "none.pfx");
     put(&dir, "channels/acp.toml", &production);
-    let said = told(&dir).concat();
+    let reported_text = reported(&dir).concat();
     assert!(
-        said.contains("a certificate of UnionPay's test environment, and `environment` is \"production\""),
-        "{said}"
+        reported_text.contains("a certificate of UnionPay's test environment, and `environment` is \"production\""),
+        "{reported_text}"
     );
     put(&dir, "channels/acp.toml", &production.replace("gateway.95516.com", "gateway.test.95516.com"));
     assert_first(&dir, "acp", "hosts = ", "gateway.test.95516.com is UnionPay's test environment");
@@ -281,33 +276,39 @@ fn unionpay_merchant_certificate_that_ended_is_a_mistake_in_production_alone() {
 }
 
 #[test]
-fn chain_that_leads_to_another_root_is_a_mistake() {
+fn chain_to_another_root_is_rejected() {
     let dir = everything();
     let (another, _) = root(2020..2090);
     let right = read(&dir, "channels/ali/alipay_root_cert.pem");
     put(&dir, "channels/ali/alipay_root_cert.pem", &another);
-    let told = told(&dir);
-    assert_eq!(told.len(), 2, "{told:#?}");
+    let reported = reported(&dir);
+    assert_eq!(reported.len(), 2, "{reported:#?}");
     assert!(
-        told.iter().all(|told| told.contains("leads to no root in `root_cert`: `Tollgate sandbox root R1` issued it")),
-        "{told:#?}"
+        reported
+            .iter()
+            .all(|reported| reported.contains("leads to no root in `root_cert`: `Tollgate sandbox root R1` issued it")),
+        "{reported:#?}"
     );
-    // One of the same name that has another key.
+    // A root of the same name with another key.
     put(&dir, "channels/ali/alipay_root_cert.pem", &right);
     let other = Dir::new();
     keygen::sandbox_channel_of(keygen::SandboxProvider::AlipayCertificates, other.path(), "ali", "127.0.0.1:1")
         .unwrap();
     put(&dir, "channels/ali/alipay_root_cert.pem", &read(&other, "ali/alipay_root_cert.pem"));
-    assert!(self::told(&dir)[0].contains("but not the one in `root_cert` signed it"), "{:#?}", self::told(&dir));
+    assert!(
+        self::reported(&dir)[0].contains("but not the one in `root_cert` signed it"),
+        "{:#?}",
+        self::reported(&dir)
+    );
     put(&dir, "channels/ali/alipay_root_cert.pem", &read(&dir, "channels/ali/app_cert.pem"));
     assert_first(&dir, "ali", "root_cert = ", "there is no root certificate in this file");
-    // A block that is damaged is never dropped in silence.
+    // A damaged block is never skipped silently.
     put(&dir, "channels/ali/alipay_root_cert.pem", &right.replacen("\nMII", "\nM!I", 1));
     assert_first(&dir, "ali", "root_cert = ", "block 1 of this file, ");
 }
 
 #[test]
-fn production_files_of_alipay_are_read_as_they_are_handed_out() {
+fn alipay_production_files_are_read_unmodified() {
     let dir = everything();
     let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/alipay/keys");
     copy(&keys, &dir.path().join("channels/keys"));
@@ -316,14 +317,14 @@ fn production_files_of_alipay_are_read_as_they_are_handed_out() {
         .replace("ali/app_cert.pem", "keys/appCertPublicKey_2021001161683774.crt")
         .replace("ali/alipay_root_cert.pem", "keys/alipayRootCert.crt");
     put(&dir, "channels/ali.toml", &text.replace("ali/alipay_cert.pem", "keys/alipayCertPublicKey_RSA2.crt"));
-    let told = told(&dir);
-    // Its key is not published, it has ended and is another app's; the certificate above it is not handed out, and missed by nobody.
-    assert!(told.iter().all(|told| !told.contains("root")), "{told:#?}");
-    assert_eq!(told.len(), 3, "{told:#?}");
+    let reported = reported(&dir);
+    // The key is not published, and the certificate has expired and belongs to another app. Its issuer's certificate is not needed.
+    assert!(reported.iter().all(|reported| !reported.contains("root")), "{reported:#?}");
+    assert_eq!(reported.len(), 3, "{reported:#?}");
 }
 
 #[test]
-fn order_of_alipay_s_roots_is_kept() {
+fn order_of_alipay_roots_is_preserved() {
     let dir = everything();
     let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/alipay/keys");
     copy(&keys, &dir.path().join("channels/keys"));
@@ -338,13 +339,13 @@ fn order_of_alipay_s_roots_is_kept() {
     ] {
         edit(&dir, "channels/ali.toml", from, to);
     }
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let ends: Vec<_> = snapshot.sources.certificates.iter().filter(|end| end.channel == "ali").collect();
     assert_eq!(ends.len(), 4, "{ends:?}");
 }
 
 #[test]
-fn alipay_sandbox_without_its_gateway_is_a_mistake() {
+fn alipay_sandbox_host_without_sandbox_gateway_is_rejected() {
     let dir = everything();
     let text = read(&dir, "channels/alikeys.toml");
     let line = text.lines().find(|line| line.starts_with("gateway")).unwrap().to_owned();
@@ -354,11 +355,11 @@ fn alipay_sandbox_without_its_gateway_is_a_mistake() {
     edit(&dir, "channels/alikeys.toml", "[account]", "[account]\ngateway = \"https://openapi.alipay.com/gateway.do\"");
     assert_first(&dir, "alikeys", "gateway = ", "leads payers to production");
     edit(&dir, "channels/alikeys.toml", "openapi.alipay.com", "openapi-sandbox.dl.alipaydev.com");
-    assert_told(&dir, &[]);
+    assert_reported(&dir, &[]);
 }
 
 #[test]
-fn account_numbers_in_each_other_s_place_are_mistakes() {
+fn swapped_account_numbers_are_rejected() {
     for (channel, key, value, in_words) in [
         ("alikeys", "app_id", "2088000000000001", "this app_id is a seller's number"),
         ("alikeys", "app_id", "wx8888888888888888", "this app_id is an AppID of WeChat's"),
@@ -380,7 +381,7 @@ fn account_numbers_in_each_other_s_place_are_mistakes() {
 }
 
 #[test]
-fn short_keys_and_odd_numbers_are_noted() {
+fn short_keys_and_unusual_numbers_are_warned_about() {
     let dir = everything();
     let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/keys");
     copy(&keys, &dir.path().join("channels/keys"));

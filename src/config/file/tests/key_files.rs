@@ -1,11 +1,11 @@
-//! One reader for every key and certificate file: the same file is taken wherever it is named.
+//! Tests of the common reader of key and certificate files: the same formats are accepted for every key.
 
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::keygen::SandboxProvider;
 
-/// A directory with a channel of each provider and a listener with TLS.
+/// Returns a directory with a channel of each provider and a listener with TLS.
 pub(super) fn everything() -> Dir {
     static MADE: LazyLock<Dir> = LazyLock::new(|| {
         let dir = sandbox();
@@ -26,7 +26,7 @@ pub(super) fn everything() -> Dir {
         fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
         let text = "public_url = \"http://127.0.0.1:8080\"\nserver.tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"client_ca.pem\" }\n";
         put(&dir, "tollgate.toml", text);
-        // WeChat Pay's certificate beside its bare key.
+        // WeChat Pay's certificate in addition to its bare key.
         edit(&dir, "channels/wechat.toml", "verify = [", "verify = [{ file = \"wechat/platform_cert.pem\" }, ");
         dir
     });
@@ -35,8 +35,8 @@ pub(super) fn everything() -> Dir {
     dir
 }
 
-/// Files of [`everything`], each with the place that names it.
-const PLACES: &[(&str, &str)] = &[
+/// Files of [`everything`], each with the key that names it.
+const FILES_BY_KEY: &[(&str, &str)] = &[
     ("keys.sign of wechat-v3 and mtls.key", "channels/wechat/apiclient_key.pem"),
     ("mtls.cert", "channels/wechat/apiclient_cert.pem"),
     ("keys.verify, a bare key", "channels/wechat/pub_key.pem"),
@@ -58,10 +58,10 @@ const PLACES: &[(&str, &str)] = &[
     ("the listener's key", "key.pem"),
 ];
 
-/// What editors, terminals and consoles make of a file.
-fn shapes(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
+/// Returns the file in the formats that editors, terminals and provider consoles produce.
+fn formats(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     let wide = |order: fn(u16) -> [u8; 2]| format!("\u{feff}{pem}").encode_utf16().flat_map(order).collect();
-    let mut shapes = vec![
+    let mut formats = vec![
         ("byte order mark and CRLF", format!("\u{feff}{}", pem.replace('\n', "\r\n")).into()),
         ("UTF-16", wide(u16::to_le_bytes)),
         ("one line", pem.replace('\n', "").into()),
@@ -74,39 +74,39 @@ fn shapes(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
         base64::Engine::decode(&base64::engine::general_purpose::STANDARD, base64).unwrap()
     };
     let all: Vec<Vec<u8>> = blocks[..blocks.len() - 1].iter().map(|block| der(block)).collect();
-    shapes.push(("DER", all.concat()));
-    shapes.push(("base64", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, all.concat()).into()));
-    shapes
+    formats.push(("DER", all.concat()));
+    formats.push(("base64", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, all.concat()).into()));
+    formats
 }
 
 #[test]
-fn same_file_is_taken_in_every_shape_and_place() {
+fn key_file_is_accepted_in_every_format_for_every_key() {
     let dir = everything();
-    assert_told(&dir, &[]);
-    for (place, file) in PLACES {
+    assert_reported(&dir, &[]);
+    for (place, file) in FILES_BY_KEY {
         let path = dir.path().join(file);
         let pem = fs::read_to_string(&path).unwrap();
-        for (shape, content) in shapes(&pem) {
+        for (format, content) in formats(&pem) {
             fs::write(&path, content).unwrap();
-            assert_eq!(told(&dir), [""; 0], "{place} as {shape}");
+            assert_eq!(reported(&dir), [""; 0], "{place} as {format}");
         }
-        // What is none is refused there, with the file's line, by its true name.
+        // Other content is rejected at the key's line, with its actual type.
         for (content, in_words) in
             [("", " is empty"), ("hello", "neither PEM nor DER"), ("ssh-rsa AAAA", "in the form of SSH")]
         {
             fs::write(&path, content).unwrap();
-            let told = told(&dir);
-            assert!(told.first().is_some_and(|told| told.contains(in_words)), "{place}: {told:#?}");
+            let reported = reported(&dir);
+            assert!(reported.first().is_some_and(|reported| reported.contains(in_words)), "{place}: {reported:#?}");
         }
         fs::write(&path, pem).unwrap();
     }
 }
 
 #[test]
-fn serial_numbers_do_not_depend_on_the_shape() {
+fn serial_numbers_do_not_depend_on_the_file_format() {
     let dir = everything();
     let ids = |dir: &Dir| {
-        let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
         let channel = |name: &str| {
             let channel = &snapshot.channels[name];
             let verify = channel.configured_keys.iter().map(|key| (key.id.clone(), key.not_after));
@@ -115,7 +115,7 @@ fn serial_numbers_do_not_depend_on_the_shape() {
         ["wechat", "ali", "union"].map(channel)
     };
     let before = ids(&dir);
-    for (_, file) in PLACES {
+    for (_, file) in FILES_BY_KEY {
         let path = dir.path().join(file);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
@@ -124,7 +124,7 @@ fn serial_numbers_do_not_depend_on_the_shape() {
 }
 
 #[test]
-fn encrypted_key_is_opened_with_its_password_in_every_place() {
+fn encrypted_key_is_decrypted_with_its_password_for_every_key() {
     let dir = everything();
     let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     copy(&golden.join("unionpay/keys"), &dir.path().join("channels/keys"));
@@ -142,22 +142,27 @@ fn encrypted_key_is_opened_with_its_password_in_every_place() {
     for file in [pfx, encrypted] {
         let cert = if file == pfx { pfx } else { certificate };
         channel(&format!("file = \"{file}\", {password}"), &format!("cert = \"{cert}\"\nkey = \"{file}\"\n{password}"));
-        assert_told(&dir, &[]);
+        assert_reported(&dir, &[]);
         channel(&format!("file = \"{file}\""), &format!("cert = \"{cert}\"\nkey = \"{file}\""));
-        let told = told(&dir);
-        assert!(told.iter().all(|told| told.contains("its password is missing (add password = ")), "{told:#?}");
-        assert!(told[0].starts_with("channels/second.toml:7:") && told.len() >= 2, "{told:#?}");
+        let reported = reported(&dir);
+        assert!(
+            reported.iter().all(|reported| reported.contains("its password is missing (add password = ")),
+            "{reported:#?}"
+        );
+        assert!(reported[0].starts_with("channels/second.toml:7:") && reported.len() >= 2, "{reported:#?}");
         let wrong = "password = \"plain:hunter2\"";
         channel(&format!("file = \"{file}\", {wrong}"), &format!("cert = \"{cert}\"\nkey = \"{file}\"\n{wrong}"));
-        let told = self::told(&dir);
+        let reported = self::reported(&dir);
         assert!(
-            told.iter().all(|told| told.contains("its password is another") && !told.contains("hunter2")),
-            "{told:#?}"
+            reported
+                .iter()
+                .all(|reported| reported.contains("its password is another") && !reported.contains("hunter2")),
+            "{reported:#?}"
         );
     }
     channel(
         "file = \"keys/up_merchant.key.pem\"",
         &format!("cert = \"{certificate}\"\nkey = \"keys/up_merchant.key.pem\"\n{password}"),
     );
-    assert_told(&dir, &["channels/second.toml:12:12: nothing is opened with this password: the file is not encrypted"]);
+    assert_reported(&dir, &["channels/second.toml:12:12: this password opens nothing: the file is not encrypted"]);
 }

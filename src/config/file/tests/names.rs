@@ -1,4 +1,4 @@
-//! Files whose names are nearly right, what is told first, and what is only noted.
+//! Tests of misnamed files, the order of diagnostics, and warnings.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,12 +6,12 @@ use super::*;
 
 fn notes_of(dir: &Dir) -> Vec<String> {
     let root = format!("{}/", dir.path().display());
-    let summary = check(dir.path()).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let summary = check(dir.path()).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     summary.notes.iter().map(|note| note.to_string().replace(&root, "")).collect()
 }
 
 #[test]
-fn broken_process_file_is_told_first_and_nothing_that_follows_from_it() {
+fn error_in_tollgate_toml_is_reported_first_without_consequential_errors() {
     for broken in ["public_url = ", "public_ulr = \"http://127.0.0.1\"", "public_url = \"127.0.0.1\"", "x = 1\nx = 2"] {
         let dir = sandbox();
         put(&dir, "tollgate.toml", broken);
@@ -22,18 +22,18 @@ fn broken_process_file_is_told_first_and_nothing_that_follows_from_it() {
             "keys",
             "webhook = { url = \"http://127.0.0.1:1/\", secrets = [\"plain:whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\"] }\nkeys",
         );
-        let told = told(&dir);
-        assert!(told[0].starts_with("tollgate.toml:"), "{told:#?}");
-        let others: Vec<_> = told.iter().filter(|told| !told.starts_with("tollgate.toml:")).collect();
+        let reported = reported(&dir);
+        assert!(reported[0].starts_with("tollgate.toml:"), "{reported:#?}");
+        let others: Vec<_> = reported.iter().filter(|reported| !reported.starts_with("tollgate.toml:")).collect();
         assert_eq!(others, ["merchants/a.toml:2:1: unknown key `limits` (did you mean `limit`?)"], "{broken}");
     }
     let dir = sandbox();
     fs::remove_file(dir.path().join("tollgate.toml")).unwrap();
-    assert_told(&dir, &["tollgate.toml: this file is missing"]);
+    assert_reported(&dir, &["tollgate.toml: this file is missing"]);
 }
 
 #[test]
-fn file_name_in_the_wrong_case_is_refused_and_a_strange_one_is_noted() {
+fn file_name_in_wrong_case_is_rejected_and_unusual_extension_is_warned_about() {
     for (name, is_refused) in [
         ("merchants/shop3.TOML", true),
         ("merchants/shop3.Toml", true),
@@ -47,10 +47,10 @@ fn file_name_in_the_wrong_case_is_refused_and_a_strange_one_is_noted() {
     ] {
         let dir = sandbox();
         put(&dir, name, "");
-        let said = if is_refused { told(&dir) } else { notes_of(&dir) };
+        let messages = if is_refused { reported(&dir) } else { notes_of(&dir) };
         assert!(
-            said.iter().any(|said| said.starts_with(&format!("{name}: this file is not read"))),
-            "{name}: {said:?}"
+            messages.iter().any(|messages| messages.starts_with(&format!("{name}: this file is not read"))),
+            "{name}: {messages:?}"
         );
     }
     let dir = sandbox();
@@ -64,12 +64,12 @@ fn file_name_in_the_wrong_case_is_refused_and_a_strange_one_is_noted() {
     ] {
         put(&dir, name, "");
     }
-    assert_eq!(told(&dir), [""; 0]);
-    assert!(notes_of(&dir).iter().all(|note| !note.contains("not read")), "what editors leave behind is no mistake");
+    assert_eq!(reported(&dir), [""; 0]);
+    assert!(notes_of(&dir).iter().all(|note| !note.contains("not read")), "editor backups cause no warning");
 }
 
 #[test]
-fn secrets_that_others_may_read_and_missing_routes_are_noted() {
+fn world_readable_secrets_and_missing_routes_are_warned_about() {
     let dir = sandbox();
     put(&dir, "secret", "0123456789abcdef\n");
     edit(&dir, "merchants/shop.toml", "plain:0123456789abcdef", "file:../secret");
@@ -84,7 +84,7 @@ fn secrets_that_others_may_read_and_missing_routes_are_noted() {
         let notes = notes_of(&dir);
         for name in expected {
             assert!(
-                notes.iter().any(|note| note.starts_with(&format!("{name}: this file holds"))),
+                notes.iter().any(|note| note.starts_with(&format!("{name}: this file contains"))),
                 "{name}: {notes:?}"
             );
         }
@@ -97,18 +97,18 @@ fn secrets_that_others_may_read_and_missing_routes_are_noted() {
 }
 
 #[test]
-fn many_mistakes_in_a_file_are_counted_and_not_all_listed() {
+fn excess_diagnostics_of_a_file_are_counted_and_not_listed() {
     let dir = sandbox();
     let many: String = (0..5_000).map(|number| format!("unknown_{number} = 1\n")).collect();
     let text = fs::read_to_string(dir.path().join("merchants/shop.toml")).unwrap();
     put(&dir, "merchants/shop.toml", &(text + &many));
-    let told = told(&dir);
-    assert_eq!(told.len(), 1_001);
+    let reported = reported(&dir);
+    assert_eq!(reported.len(), 1_001);
     assert!(
-        told[1_000].starts_with("merchants/shop.toml:1002:1: from here on there are 4000 more mistakes"),
+        reported[1_000].starts_with("merchants/shop.toml:1002:1: 4000 more errors in this file"),
         "{}",
-        told[1_000]
+        reported[1_000]
     );
     put(&dir, "merchants/shop.toml", &format!("{} = 1\n", "k".repeat(100_000)));
-    assert!(self::told(&dir).iter().all(|told| told.len() < 500), "a long key is not repeated");
+    assert!(self::reported(&dir).iter().all(|reported| reported.len() < 500), "a long key is not repeated");
 }

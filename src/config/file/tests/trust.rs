@@ -1,4 +1,4 @@
-//! Which certificates and fetched keys are believed: CA files, leaves in any order, and keys that outlive a reload.
+//! Tests of trust: CA files, leaf certificates in any order, and fetched keys across a reload.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -16,7 +16,7 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
-/// A CA of elliptic curves.
+/// CA with an elliptic-curve key.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -30,7 +30,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for these usages (for all without one), and its key.
+    /// Issues a certificate for these usages (for all if empty), and returns it with its key.
     fn issue(&self, name: &str, usages: &[ExtendedKeyUsagePurpose]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = named(name);
@@ -39,7 +39,7 @@ impl Authority {
     }
 }
 
-/// The `tollgate.toml` of each key that takes a CA file, with the line of the key.
+/// Returns, for each key that takes a CA file, the `tollgate.toml` that uses it and the line of the key.
 fn ca_keys() -> [(&'static str, String, &'static str); 4] {
     let tls = "tls = { cert = \"cert.pem\", key = \"key.pem\", client_ca = \"some_ca.pem\" }";
     let address = "public_url = \"http://127.0.0.1:8080\"\n";
@@ -57,7 +57,7 @@ fn ca_keys() -> [(&'static str, String, &'static str); 4] {
 }
 
 #[test]
-fn ca_file_without_a_ca_certificate_is_a_mistake_in_every_place() {
+fn ca_file_without_a_ca_certificate_is_rejected_for_every_key() {
     let dir = everything();
     let ca = Authority::new();
     let (leaf, _) = ca.issue("peer.example.com", &[]);
@@ -70,15 +70,18 @@ fn ca_file_without_a_ca_certificate_is_a_mistake_in_every_place() {
             put(&dir, "channels/wechat.toml", &channel.replace("ca = \"wechat/ca.pem\"", "ca = \"../some_ca.pem\""));
         }
         put(&dir, "some_ca.pem", &leaf);
-        let told = told(&dir);
-        let expected = "`peer.example.com` in this file is no CA certificate: it may not sign others (name the certificate of its \
+        let reported = reported(&dir);
+        let expected = "`peer.example.com` in this file is not a CA certificate: it may not sign others (name the certificate of its \
                         issuer, `Test CA`)";
-        assert!(told.len() == 1 && told[0].starts_with(line) && told[0].ends_with(expected), "{place}: {told:#?}");
-        // Beside its issuer it is of no use, and one that signed itself is its own issuer.
+        assert!(
+            reported.len() == 1 && reported[0].starts_with(line) && reported[0].ends_with(expected),
+            "{place}: {reported:#?}"
+        );
+        // Beside its issuer a leaf is ignored, and a self-signed certificate is its own issuer.
         for (file, in_words) in [
             (ca.pem.clone(), ""),
-            (format!("{leaf}{}", ca.pem), "`peer.example.com` in this file is no CA certificate"),
-            (own.clone(), "in this file signed itself and is no CA certificate"),
+            (format!("{leaf}{}", ca.pem), "`peer.example.com` in this file is not a CA certificate"),
+            (own.clone(), "in this file is self-signed and not a CA certificate"),
         ] {
             put(&dir, "some_ca.pem", &file);
             let notes = notes(&dir);
@@ -93,16 +96,16 @@ fn ca_file_without_a_ca_certificate_is_a_mistake_in_every_place() {
 }
 
 #[test]
-fn leaf_beside_its_ca_certificate_is_not_believed_to_sign_others() {
+fn leaf_beside_its_ca_certificate_is_no_trust_anchor() {
     let dir = everything();
     let ca = Authority::new();
     put(&dir, "client_ca.pem", &format!("{}{}", ca.issue("peer.example.com", &[]).0, ca.pem));
-    let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     assert_eq!(snapshot.process.tls.as_ref().unwrap().client_ca.as_ref().unwrap().len(), 1);
 }
 
 #[test]
-fn certificate_of_a_curve_s_key_is_found_whatever_the_order_in_the_file() {
+fn certificate_of_an_elliptic_curve_key_is_found_in_any_order() {
     let dir = everything();
     let ca = Authority::new();
     let (before, _) = ca.issue("before", &[]);
@@ -111,7 +114,7 @@ fn certificate_of_a_curve_s_key_is_found_whatever_the_order_in_the_file() {
     let all = [&before, &own, &ca.pem];
     for order in [[0, 1, 2], [2, 0, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
         put(&dir, "cert.pem", &order.map(|at| all[at].as_str()).concat());
-        let snapshot = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{order:?}: {mistakes:#?}"));
+        let snapshot = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{order:?}: {diagnostics:#?}"));
         let shown = &snapshot.process.tls.as_ref().unwrap().identity.certificates;
         let names =
             shown.iter().map(|der| tollgate_plugins::signer::certificate::Certificate::read(der).unwrap().common_name);
@@ -120,7 +123,7 @@ fn certificate_of_a_curve_s_key_is_found_whatever_the_order_in_the_file() {
 }
 
 #[test]
-fn certificate_of_another_kind_in_mtls_is_noted() {
+fn unsuitable_mtls_certificate_is_warned_about() {
     use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     let dir = everything();
     let ca = Authority::new();
@@ -133,7 +136,7 @@ fn certificate_of_another_kind_in_mtls_is_noted() {
         (ca.issue("own", &[]), ""),
         (ca.issue("own", &[ServerAuth, ClientAuth]), ""),
         (ca.issue("own", &[ServerAuth]), "its extended key usage lacks clientAuth"),
-        (middle, "this is a CA certificate, and one that was issued to this machine belongs here"),
+        (middle, "this is a CA certificate; use a certificate that was issued to this machine"),
     ] {
         put(&dir, "channels/own.pem", &cert);
         put(&dir, "channels/own.key", &key);
@@ -145,7 +148,7 @@ fn certificate_of_another_kind_in_mtls_is_noted() {
 }
 
 #[test]
-fn alipay_accounts_of_two_owners_are_noted() {
+fn alipay_accounts_of_two_owners_are_warned_about() {
     let dir = everything();
     let (root_pem, root_key) = root(2020..2090);
     put(&dir, "channels/ali/alipay_root_cert.pem", &root_pem);
@@ -158,26 +161,29 @@ fn alipay_accounts_of_two_owners_are_noted() {
         text.lines().find(|line| line.starts_with(key)).unwrap().to_owned()
     };
     edit(&dir, "channels/ali.toml", &line("app_id"), "app_id = \"2021000000000001\"");
-    // The certificates are of 2088000000000001.
+    // The certificates belong to 2088000000000001.
     edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000001\"");
     assert_eq!(notes(&dir), [""; 0]);
     edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000002\"");
-    let said = notes(&dir);
+    let warnings = notes(&dir);
     let expected = "`seller_id` is 2088000000000002, but the app in `keys.app_cert` belongs to 2088000000000001";
-    assert!(said.len() == 1 && said[0].contains(expected), "{said:#?}");
-    // A partner's app acts for another seller.
+    assert!(warnings.len() == 1 && warnings[0].contains(expected), "{warnings:#?}");
+    // A partner's app may act for another seller.
     edit(&dir, "channels/ali.toml", "[account]", "[account]\napp_auth_token = \"201510BB\"");
     assert_eq!(notes(&dir), [""; 0]);
     edit(&dir, "channels/ali.toml", "[account]\napp_auth_token = \"201510BB\"", "[account]");
-    // Other beginnings of sellers' numbers are not known, and not excluded.
+    // Other prefixes of sellers' numbers are unknown, but not excluded.
     edit(&dir, "channels/alikeys.toml", "seller_id = \"2088", "seller_id = \"2188");
     edit(&dir, "channels/ali.toml", &line("seller_id"), "seller_id = \"2088000000000001\"");
-    let said = notes(&dir);
-    assert!(said.len() == 1 && said[0].contains("begins with 2088, and this seller_id does not"), "{said:#?}");
+    let warnings = notes(&dir);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("begins with 2088, and this seller_id does not"),
+        "{warnings:#?}"
+    );
 }
 
 #[test]
-fn alipay_s_root_that_is_no_ca_certificate_is_a_mistake() {
+fn alipay_root_that_is_no_ca_certificate_is_rejected() {
     let dir = everything();
     let key = KeyPair::from_pem(&keygen::rsa_key_pair().unwrap().private_key).unwrap();
     put(&dir, "channels/ali/alipay_root_cert.pem", &named("Test root").self_signed(&key).unwrap().pem());
@@ -185,9 +191,9 @@ fn alipay_s_root_that_is_no_ca_certificate_is_a_mistake() {
 }
 
 #[test]
-fn fetched_keys_outlive_a_reload_that_leaves_account_hosts_and_roots_alone() {
+fn fetched_keys_survive_a_reload_that_keeps_account_hosts_and_roots() {
     let dir = everything();
-    let first = load(dir.path(), None).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let first = load(dir.path(), None).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"));
     let fetch = |snapshot: &Snapshot| {
         let channel = &snapshot.channels["ali"];
         let key = |id: &str, not_after| {
@@ -210,7 +216,7 @@ fn fetched_keys_outlive_a_reload_that_leaves_account_hosts_and_roots_alone() {
     ] {
         put(&dir, "channels/ali.toml", &text.replacen(from, to, 1));
         put(&dir, "channels/ali/alipay_root_cert.pem", root_file);
-        let next = load(dir.path(), Some(&first)).unwrap_or_else(|mistakes| panic!("{what}: {mistakes:#?}"));
+        let next = load(dir.path(), Some(&first)).unwrap_or_else(|diagnostics| panic!("{what}: {diagnostics:#?}"));
         assert!(!Arc::ptr_eq(&next.channels["ali"], &first.channels["ali"]), "{what}");
         let ids: Vec<String> = next.channels["ali"].keys.load().iter().map(|key| key.id.clone()).collect();
         assert_eq!(

@@ -1,9 +1,9 @@
-//! What a start and a rollback make of the generations that are kept, and of their damage.
+//! Tests of archived generations: fallback at start, rollback, and damaged archives.
 
 use super::*;
 
 #[tokio::test]
-async fn a_file_named_by_an_absolute_path_comes_back_too() {
+async fn file_with_an_absolute_path_is_archived_and_restored() {
     let dir = sandbox();
     let name = dir.path().with_file_name("id");
     let set = |id: &str| {
@@ -27,7 +27,7 @@ async fn a_file_named_by_an_absolute_path_comes_back_too() {
 }
 
 #[test]
-fn the_directory_may_be_called_by_a_path_with_links_in_it() {
+fn configuration_directory_may_be_given_by_a_path_with_links() {
     let dir = sandbox();
     let link = tempfile::tempdir().unwrap();
     let current = link.path().join("current");
@@ -44,13 +44,13 @@ fn the_directory_may_be_called_by_a_path_with_links_in_it() {
     put(&dir, "routes.toml", "[[route]\n");
     let again = load_first(&conf).unwrap();
     assert_eq!((&again.load().hash, ledger(&again)), (&first.load().hash, ledger(&first)));
-    // The same directory by its other name.
+    // The same directory by another path.
     let again = load_first(dir.path()).unwrap();
     assert_eq!(again.load().hash, first.load().hash);
 }
 
 #[test]
-fn of_damaged_generations_the_newest_good_one_goes_on() {
+fn start_falls_back_to_the_newest_undamaged_generation() {
     let dir = sandbox();
     let hash = |rate: &str| {
         edit(&dir, "channels/wechat.toml", "\nrate = 600", rate);
@@ -61,45 +61,54 @@ fn of_damaged_generations_the_newest_good_one_goes_on() {
     let [first, second, _] = ["\nrate = 1", "\nrate = 2", "\nrate = 3"].map(hash);
     put(&dir, "routes.toml", "[[route]\n");
     let damage = |numbers: &[u64]| {
-        let kept = Generations::of(dir.path()).list();
-        kept.iter().filter(|kept| numbers.contains(&kept.number)).for_each(|kept| fs::write(&kept.path, "").unwrap());
+        let archived = Generations::of(dir.path()).list();
+        archived
+            .iter()
+            .filter(|archived| numbers.contains(&archived.number))
+            .for_each(|archived| fs::write(&archived.path, "").unwrap());
     };
-    // Going back makes a new one, as by `rollback`.
+    // A fallback creates a new generation, like `rollback`.
     for (damaged, generation, hash) in [(&[3][..], 4, &second), (&[2, 4], 5, &first)] {
         damage(damaged);
         let started = load_first(dir.path()).unwrap().load_full();
         assert_eq!((started.generation, &started.hash), (generation, hash));
     }
     damage(&[1, 5]);
-    let mistakes = load_first(dir.path()).err().unwrap();
-    let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    assert!(said[0].contains("routes.toml:1:") && said.last().unwrap().contains("this is damaged"), "{said:?}");
+    let diagnostics = load_first(dir.path()).err().unwrap();
+    let messages: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+    assert!(
+        messages[0].contains("routes.toml:1:") && messages.last().unwrap().contains("this archive is damaged"),
+        "{messages:?}"
+    );
 }
 
 #[test]
-fn without_its_ledger_nothing_that_was_kept_starts() {
+fn fallback_without_its_ledger_directory_is_rejected() {
     let dir = sandbox();
     load_first(dir.path()).unwrap();
     put(&dir, "routes.toml", "[[route]\n");
     let started = || load_first(dir.path()).map(|current| current.load().generation);
     assert_eq!(started().ok(), Some(1));
-    let said = |mistakes: Vec<Diagnostic>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let messages = |diagnostics: Vec<Diagnostic>| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>();
     fs::rename(dir.path().join("data"), dir.path().join("elsewhere")).unwrap();
-    let mistakes = said(started().unwrap_err());
-    assert!(mistakes[0].contains("routes.toml:1:") && mistakes[1].contains("data: the ledger of what"), "{mistakes:?}");
+    let diagnostics = messages(started().unwrap_err());
+    assert!(
+        diagnostics[0].contains("routes.toml:1:") && diagnostics[1].contains("data: the ledger of the last generation"),
+        "{diagnostics:?}"
+    );
     fs::rename(dir.path(), dir.path().with_file_name("elsewhere")).unwrap();
-    let mistakes = said(started().unwrap_err());
-    assert!(mistakes[0].contains("there is no such directory"), "{mistakes:?}");
+    let diagnostics = messages(started().unwrap_err());
+    assert!(diagnostics[0].contains("there is no such directory"), "{diagnostics:?}");
 }
 
 #[tokio::test]
-async fn a_link_to_the_directory_may_lead_elsewhere_by_then() {
+async fn rollback_works_after_a_link_was_changed() {
     let dir = sandbox();
     let inside = |name: &str| dir.path().join(name);
     fs::create_dir(inside("revision")).unwrap();
     fs::rename(inside("channels"), inside("revision/channels")).unwrap();
     std::os::unix::fs::symlink("revision/channels", inside("channels")).unwrap();
-    // Behind the link this is `revision/key.pem`, and not the `key.pem` that the words seem to say.
+    // Behind the link this is `revision/key.pem`, not the `key.pem` that the path seems to name.
     edit(&dir, "channels/wechat.toml", "wechat/apiclient_key.pem", "../key.pem");
     fs::copy(inside("revision/channels/wechat/apiclient_key.pem"), inside("revision/key.pem")).unwrap();
     put(&dir, "key.pem", "0123456789abcdef");
@@ -114,7 +123,7 @@ async fn a_link_to_the_directory_may_lead_elsewhere_by_then() {
 }
 
 #[test]
-fn what_was_saved_again_meanwhile_is_not_kept_in_the_place_of_what_is_in_force() {
+fn file_changed_since_loading_is_not_archived() {
     for name in
         ["tollgate.toml", "routes.toml", "merchants/shop.toml", "channels/wechat.toml", "channels/wechat/ca.pem"]
     {
@@ -131,68 +140,71 @@ fn what_was_saved_again_meanwhile_is_not_kept_in_the_place_of_what_is_in_force()
             let path = dir.path().join(name);
             let before = fs::read(&path).unwrap();
             change(&path);
-            let why = generations.keep(&read, None, None).unwrap_err();
-            assert!(why.starts_with("generation 1 cannot be kept in"), "{name}: {why}");
+            let why = generations.archive(&read, None, None).unwrap_err();
+            assert!(why.starts_with("generation 1 cannot be archived in"), "{name}: {why}");
             assert!(generations.list().is_empty(), "{name}");
             fs::write(&path, before).unwrap();
-            generations.keep(&read, None, None).unwrap();
+            generations.archive(&read, None, None).unwrap();
             assert_eq!(generations.load(&generations.last().unwrap(), None).unwrap().hash, read.hash, "{name}");
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_damaged_says_so() {
+async fn rollback_to_a_damaged_archive_is_rejected() {
     let dir = sandbox();
     let (_, reloader) = loaded(&dir);
     let handle = reloader.handle();
     edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
     handle.reload().await.unwrap();
-    let kept = Generations::of(dir.path()).list().remove(0);
-    let whole = fs::read(&kept.path).unwrap();
-    fs::write(&kept.path, &whole[..whole.len() - 9]).unwrap();
-    let mistakes = handle.roll_back(None).await.unwrap_err();
-    let said = mistakes[0].to_string();
-    assert!(said.contains(".tar.lz4: this is damaged: ") && said.contains("rollback --to"), "{said}");
+    let archived = Generations::of(dir.path()).list().remove(0);
+    let whole = fs::read(&archived.path).unwrap();
+    fs::write(&archived.path, &whole[..whole.len() - 9]).unwrap();
+    let diagnostics = handle.roll_back(None).await.unwrap_err();
+    let messages = diagnostics[0].to_string();
+    assert!(
+        messages.contains(".tar.lz4: this archive is damaged: ") && messages.contains("rollback --to"),
+        "{messages}"
+    );
 }
 
 #[test]
-fn what_was_taken_back_is_better_than_nothing() {
+fn rolled_back_configuration_is_used_if_nothing_else_is_readable() {
     let dir = sandbox();
-    let kept = dir.path().with_file_name("conf.generations");
-    fs::create_dir(&kept).unwrap();
-    fs::write(kept.join("taken-back"), file::load(dir.path(), None).unwrap().hash).unwrap();
+    let archived = dir.path().with_file_name("conf.generations");
+    fs::create_dir(&archived).unwrap();
+    fs::write(archived.join("taken-back"), file::load(dir.path(), None).unwrap().hash).unwrap();
     assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
 }
 
 #[tokio::test]
-async fn what_is_kept_is_for_its_owner_only() {
+async fn archive_is_readable_by_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = sandbox();
     let _ = loaded(&dir);
-    let kept = Generations::of(dir.path()).last().unwrap();
-    assert_eq!(kept.number, 1);
+    let archived = Generations::of(dir.path()).last().unwrap();
+    assert_eq!(archived.number, 1);
     let root = dir.path().with_file_name("conf.generations");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&root), 0o700);
-    assert_eq!(mode(&kept.path), 0o600);
+    assert_eq!(mode(&archived.path), 0o600);
     assert_eq!(fs::read_dir(root).unwrap().count(), 1, "nothing unfinished");
 }
 
 #[test]
-fn fallback_at_a_start_never_crosses_a_change_of_the_ledger() {
+fn fallback_at_start_never_crosses_a_change_of_the_ledger() {
     let dir = sandbox();
     load_first(dir.path()).unwrap();
     let whole = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();
-    let said = || {
-        let mistakes = load_first(dir.path()).map(|current| current.load().generation);
-        mistakes.map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    let messages = || {
+        let diagnostics = load_first(dir.path()).map(|current| current.load().generation);
+        diagnostics.map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     };
     let with = |ledger: &str| put(&dir, "tollgate.toml", &format!("{whole}\n{ledger}"));
     put(&dir, "routes.toml", "[[route]\n");
-    assert_eq!(said(), Ok(1), "the ledger is the same");
-    // In force would be the ledger in `data`, which may have been moved away.
+    assert_eq!(messages(), Ok(1), "the ledger is the same");
+    // The generation in force would use the ledger in `data`, which may have been moved.
     let postgres = "[ledger]\nkind = \"postgres\"\nurl = \"plain:postgres://localhost/pay\"";
     for (ledger, why) in [
         (postgres, "`[ledger]` of the files names PostgreSQL at localhost:5432, database pay"),
@@ -202,18 +214,18 @@ fn fallback_at_a_start_never_crosses_a_change_of_the_ledger() {
         ("[ledger", "is not the same or cannot be read"),
     ] {
         with(ledger);
-        let refused = said().unwrap_err();
-        assert!(refused.contains(why) && refused.contains("could make payments twice"), "{ledger}: {refused}");
+        let rejected = messages().unwrap_err();
+        assert!(rejected.contains(why) && rejected.contains("could execute payments twice"), "{ledger}: {rejected}");
     }
-    // A mistake elsewhere in the file says nothing about the ledger.
+    // An error elsewhere in the file does not concern the ledger.
     with("[telemetry]\nlog = info");
-    assert_eq!(said(), Ok(1));
+    assert_eq!(messages(), Ok(1));
     with("[telemetry]\nlogg = \"info\"");
-    assert_eq!(said(), Ok(1));
+    assert_eq!(messages(), Ok(1));
 }
 
 #[test]
-fn fallback_at_a_start_never_leaves_the_ledger_in_use() {
+fn fallback_at_start_never_leaves_the_ledger_in_use() {
     let dir = sandbox();
     load_first(dir.path()).unwrap();
     let generations = Generations::of(dir.path());
@@ -221,19 +233,22 @@ fn fallback_at_a_start_never_leaves_the_ledger_in_use() {
     put(&dir, "routes.toml", "[[route]\n");
     fs::write(&file, r#"{"kind": "postgres", "name": "0a", "place": "PostgreSQL at localhost:5432, database pay"}"#)
         .unwrap();
-    let refused = load_first(dir.path()).err().unwrap().iter().map(ToString::to_string).collect::<String>();
-    assert!(refused.contains("the ledger in PostgreSQL at localhost:5432, database pay is in use"), "{refused}");
+    let rejected = load_first(dir.path()).err().unwrap().iter().map(ToString::to_string).collect::<String>();
+    assert!(rejected.contains("the ledger in PostgreSQL at localhost:5432, database pay is in use"), "{rejected}");
     let place = LedgerConfig::Embedded(dir.path().join("data"));
-    let refused = generations.in_use().admit(&place).unwrap_err();
-    assert!(refused.contains("is in use") && refused.contains("delete"), "{refused}");
+    let rejected = generations.in_use().admit(&place).unwrap_err();
+    assert!(rejected.contains("is in use") && rejected.contains("delete"), "{rejected}");
     fs::write(&file, "{").unwrap();
-    assert!(load_first(dir.path()).is_err() && generations.in_use().admit(&place).is_err(), "it may say anything");
+    assert!(
+        load_first(dir.path()).is_err() && generations.in_use().admit(&place).is_err(),
+        "an unreadable record may name any ledger"
+    );
     fs::remove_file(&file).unwrap();
     assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
 }
 
 #[test]
-fn empty_directory_in_the_place_of_the_ledger_in_use_is_refused() {
+fn empty_directory_in_place_of_the_ledger_in_use_is_rejected() {
     let dir = sandbox();
     let at = |name: &str| LedgerConfig::Embedded(dir.path().join(name));
     load_first(dir.path()).unwrap();
@@ -241,11 +256,11 @@ fn empty_directory_in_the_place_of_the_ledger_in_use_is_refused() {
     let ledger = crate::ledger::Ledger::open(&dir.path().join("data")).unwrap();
     in_use.confirm(&at("data"), &ledger).unwrap();
     assert!(in_use.admit(&at("data")).is_ok());
-    let refused = in_use.admit(&at("dta")).unwrap_err();
-    assert!(refused.contains("dta holds no ledger") && refused.contains("is in use"), "{refused}");
+    let rejected = in_use.admit(&at("dta")).unwrap_err();
+    assert!(rejected.contains("dta holds no ledger") && rejected.contains("is in use"), "{rejected}");
     drop(ledger);
     fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
-    assert!(in_use.admit(&at("moved")).is_ok(), "it may be moved with all that is in it");
+    assert!(in_use.admit(&at("moved")).is_ok(), "a directory may be moved with its ledger");
 }
 
 #[tokio::test]
@@ -258,7 +273,7 @@ async fn rollback_does_not_cross_a_change_of_the_ledger() {
     put(&dir, "tollgate.toml", &format!("{whole}\n[ledger]\npath = \"elsewhere\""));
     let (current, reloader) = loaded(&dir);
     assert_eq!(current.load().generation, 2);
-    let refused = reloader.handle().roll_back(None).await.unwrap_err()[0].to_string();
-    assert!(refused.contains("no rollback crosses a change of `[ledger]`"), "{refused}");
+    let rejected = reloader.handle().roll_back(None).await.unwrap_err()[0].to_string();
+    assert!(rejected.contains("no rollback crosses a change of `[ledger]`"), "{rejected}");
     assert_eq!(current.load().generation, 2);
 }
