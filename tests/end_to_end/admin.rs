@@ -152,7 +152,7 @@ async fn over_tls_the_commands_know_whom_they_talk_to() {
     std::fs::write(conf.join("admin.pem"), other.cert.pem()).unwrap();
     std::fs::write(conf.join("admin_key.pem"), other.signing_key.serialize_pem()).unwrap();
     let output = tollgate_of(&conf, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("does not show the certificate that `admin.tls` names"), "{}", said(&output));
+    assert!(said(&output).contains("does not present the certificate of `admin.tls`"), "{}", said(&output));
 
     // The listeners' files may be what is broken: what was kept is shown, by their contents.
     world.gateway.kill();

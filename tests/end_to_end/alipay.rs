@@ -122,7 +122,11 @@ async fn refund_in_the_providers_console_is_acknowledged_counted_and_told() {
     acknowledged(&world, "o-1").await;
     until("people are alerted", || async {
         let log = world.log();
-        if log.contains("money went back to the payer by a refund that was not made here") { Ok(()) } else { Err(log) }
+        if log.contains("the payer received a refund that was not made through this gateway") {
+            Ok(())
+        } else {
+            Err(log)
+        }
     })
     .await;
     assert_eq!(refund(&world, "o-1", "r-1").await.status, 422, "nothing is left");

@@ -132,7 +132,10 @@ async fn a_person_is_told_where_the_money_is_while_the_gateway_runs_and_when_non
     assert!(both.contains("o-1 of shop: 10.00 CNY") && both.contains("o-1 of other: 10.00 CNY"), "{both}");
     let ours = said(&world.explain(&["o-1", "--merchant", "shop"]).await);
     assert!(ours.contains("PAID at ") && !ours.contains("of other"), "{ours}");
-    assert!(ours.contains("verified and believed") && ours.contains("the merchant took the event evt_"), "{ours}");
+    assert!(
+        ours.contains("verified and applied") && ours.contains("the event evt_") && ours.contains("was delivered"),
+        "{ours}"
+    );
     let by_number = said(&world.explain(&[&World::number("o-1")]).await);
     assert_eq!(by_number, ours, "the payer's receipt names the provider's order number");
     let open = said(&world.explain(&["o-1", "--merchant", "other"]).await);
