@@ -35,8 +35,8 @@ pub(in crate::sandbox) struct Platform {
 }
 
 impl Account {
-    /// Returns the key that a request selects with `Wechatpay-Serial`; without the header, the platform certificate's
-    /// key.
+    /// Returns the key that a request selects with `Wechatpay-Serial`. Without the header it is the platform
+    /// certificate's key, or the public key of an account without a platform certificate.
     pub(in crate::sandbox) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
         let mut keys = self.platform.iter().map(|platform| &platform.key).chain(&self.public_key);
         match wanted {

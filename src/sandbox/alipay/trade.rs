@@ -77,7 +77,8 @@ impl OrderHandler<'_> {
         Ok(Done { reply: Reply::method(object), notify: Some(Subject::Payment(id)) })
     }
 
-    /// Returns true if the identical unpaid order exists. Returns an error for a different order with this number.
+    /// Returns true if the identical unpaid order exists, and false if the number is new. Returns an error for a
+    /// different, paid or closed order with this number.
     fn adopt(&mut self, id: &Id, method: Method, content: &Value) -> Result<bool> {
         let Some(order) = self.state.order(id, self.now) else { return Ok(false) };
         let without_code = |content: &Value| {
