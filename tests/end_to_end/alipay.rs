@@ -68,7 +68,7 @@ async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
         world.fault(fault.clone()).await;
         let refused = create(&world, "o-1").await;
         let told = refused.json();
-        assert_eq!((refused.status, &told["code"]), (503, &json!("not_sent")), "{fault} {told}");
+        assert_eq!((refused.status, &told["code"]), (503, &json!("channel_credentials_rejected")), "{fault} {told}");
         assert_eq!((&told["retryable"], &told["money_state"]), (&json!("same_key"), &json!("not_sent")), "{told}");
         until("people are alerted", || async {
             let log = world.log();

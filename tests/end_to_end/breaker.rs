@@ -73,7 +73,7 @@ async fn a_storm_opens_it_a_probe_that_fails_keeps_it_open_and_one_that_succeeds
         assert_eq!(world.create(order, order).await.json()["status"], "unknown");
     }
     let held = world.create("o-3", "o-3").await;
-    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("not_sent")), "{}", held.json());
+    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("channel_unavailable")), "{}", held.json());
     let seconds: u64 = held.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=2).contains(&seconds), "{seconds}");
     // Payments are stopped, and the truth about them is found all the same.
@@ -104,7 +104,7 @@ async fn an_operator_stops_a_channel_and_lets_it_go_on() {
     assert_eq!(world.create("o-1", "o-1").await.status, 201);
     let answer = breakers(&world, "POST", "?channel=main&force=open&for=1m").await;
     assert_eq!(answer.body, "the breaker of main for pay, close, refund is forced open for 60s\n");
-    assert_eq!(world.create("o-2", "o-2").await.json()["code"], "not_sent");
+    assert_eq!(world.create("o-2", "o-2").await.json()["code"], "channel_unavailable");
     let asked = world.ask("GET", "/v1/payments/o-1", None, &Value::Null).await;
     assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries go on: {}", asked.json());
     assert!(told(&world).await.contains("main pay: closed, forced open for"), "{}", told(&world).await);

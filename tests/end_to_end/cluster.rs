@@ -109,7 +109,7 @@ async fn what_one_accepted_and_died_with_another_makes_once() {
     let world = &cluster.world;
     until("somebody put it back", || async {
         let told = world.explained("o-1").await;
-        told.contains("put_back").then_some(()).ok_or(told)
+        told.contains("requeued").then_some(()).ok_or(told)
     })
     .await;
     cluster.others[0].kill();

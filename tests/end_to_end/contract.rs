@@ -121,7 +121,7 @@ mod once_only {
         let world = World::new().await;
         world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
         let refused = world.create("o-1", "k").await;
-        assert_eq!(code(&refused), (503, "not_sent".to_owned()));
+        assert_eq!(code(&refused), (503, "provider_unreachable".to_owned()));
         assert_eq!(refused.json()["retryable"], "same_key");
         let again = world.create("o-1", "k").await;
         assert_eq!((again.status, again.is_replayed()), (201, false));
@@ -278,7 +278,7 @@ mod money_safety {
         .await;
         let told = world.explained("o-1").await;
         for what in
-            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"needs_person\"", "\"operation\":\"query\""]
+            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"manual_review\"", "\"operation\":\"query\""]
         {
             assert!(told.contains(what), "{what}: {told}");
         }

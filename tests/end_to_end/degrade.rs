@@ -18,7 +18,7 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
     let world = World::new().await;
     assert_eq!(world.create("before", "k-before").await.status, 201);
     let routes = world.conf().join("routes.toml");
-    let paused = "[[route]]\nmatch = { merchant = \"shop\" }\nanswer = { code = \"stocktaking\", detail = \"Closed for an hour.\", retry_after = \"10m\" }\n";
+    let paused = "[[route]]\nmatch = { merchant = \"shop\" }\nrespond = { code = \"stocktaking\", detail = \"Closed for an hour.\", retry_after = \"10m\" }\n";
     let open = std::fs::read_to_string(&routes).unwrap();
     std::fs::write(&routes, format!("{paused}{open}")).unwrap();
     assert_eq!(world.reload().await.status, 200);

@@ -38,7 +38,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
 #[tokio::test]
 async fn sigterm_ends_an_idle_process_before_its_drain_time() {
     // Ten minutes: the test's own patience is two, so leaving in time means not waiting for it.
-    let mut world = World::with(WorldOptions { server: "drain = \"10m\"", ..WorldOptions::default() }).await;
+    let mut world = World::with(WorldOptions { server: "shutdown_timeout = \"10m\"", ..WorldOptions::default() }).await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.ended().await, 0);
 }

@@ -136,7 +136,7 @@ async fn over_http2_a_refused_stream_is_tried_again_and_an_unclear_one_never() {
 
     world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 3})).await;
     let answer = world.create("o-2", "k-2").await;
-    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("not_sent")), "{:?}", answer.body);
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("provider_unreachable")), "{:?}", answer.body);
     let again = world.create("o-2", "k-2").await;
     assert_eq!((again.status, again.is_replayed()), (201, false), "{:?}", again.body);
 

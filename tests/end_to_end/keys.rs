@@ -32,7 +32,7 @@ async fn reloaded(world: &World) {
 /// Checks that nothing was sent, and gives the problem.
 fn not_sent(answer: &Answer) -> Value {
     let problem = answer.json();
-    assert_eq!((answer.status, &problem["code"]), (503, &json!("not_sent")), "{problem}");
+    assert_eq!((answer.status, &problem["code"]), (503, &json!("channel_credentials_rejected")), "{problem}");
     assert_eq!((&problem["retryable"], &problem["money_state"]), (&json!("same_key"), &json!("not_sent")), "{problem}");
     problem
 }
@@ -59,7 +59,7 @@ async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_
     assert_eq!(job.status, 202, "{:?}", job.body);
     until("the job goes back to the queue", || async {
         let told = world.explained("o-2").await;
-        told.contains("\"what\":\"put_back\"").then_some(()).ok_or(told)
+        told.contains("\"what\":\"requeued\"").then_some(()).ok_or(told)
     })
     .await;
     assert!(world.seen("o-1").await["arrivals"].is_null() && world.seen("o-2").await["arrivals"].is_null());

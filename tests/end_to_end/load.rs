@@ -69,12 +69,16 @@ async fn pay(
     answers
 }
 
-/// Whether an answer leaves nobody in doubt: the payment was made, or provably nothing was.
+/// Error codes of a channel that sent nothing: no connection, an open breaker, rejected keys.
+const NOT_SENT_CODES: [&str; 3] = ["provider_unreachable", "channel_unavailable", "channel_credentials_rejected"];
+
+/// Whether the outcome is certain: the payment was created, or provably nothing was sent.
 pub fn is_clear(answer: &Answer) -> bool {
-    let problem = || answer.json();
-    answer.status == 201 || (answer.status == 503 && problem()["code"] == "not_sent" && is_same_key(&problem()))
+    answer.status == 201 || (answer.status == 503 && is_not_sent(&answer.json()))
 }
 
-fn is_same_key(problem: &Value) -> bool {
-    problem["retryable"] == "same_key" && problem["money_state"] == "not_sent"
+fn is_not_sent(problem: &Value) -> bool {
+    problem["code"].as_str().is_some_and(|code| NOT_SENT_CODES.contains(&code))
+        && problem["retryable"] == "same_key"
+        && problem["money_state"] == "not_sent"
 }

@@ -128,7 +128,7 @@ async fn a_refund_that_is_stuck_calls_a_person() {
     world.control("POST", &path, json!({"status": "ABNORMAL"})).await;
     world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
     let told = world.explained("o-1").await;
-    assert!(told.contains("\"what\":\"needs_person\""), "{told}");
+    assert!(told.contains("\"what\":\"manual_review\""), "{told}");
     let asked = world.ask("GET", "/v1/payments/o-1/refunds/r-1", None, &serde_json::Value::Null).await.json();
     assert_eq!(asked["status"], "pending", "{asked}");
     world.control("POST", &path, json!({"status": "SUCCESS"})).await;

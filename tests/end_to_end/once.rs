@@ -227,7 +227,7 @@ async fn when_nothing_was_sent_the_same_key_may_try_again() {
     world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
     let refused = world.create("o-1", "k-1").await;
     let problem = refused.json();
-    assert_eq!((refused.status, &problem["code"]), (503, &"not_sent".into()), "{problem}");
+    assert_eq!((refused.status, &problem["code"]), (503, &"provider_unreachable".into()), "{problem}");
     assert_eq!((&problem["retryable"], &problem["money_state"]), (&"same_key".into(), &"not_sent".into()));
     assert!(refused.headers.contains_key("retry-after"));
     let again = world.create("o-1", "k-1").await;
@@ -313,7 +313,7 @@ async fn another_account_is_not_asked_about_the_old_ones_payments() {
     let forced = send_no_cache(&world, "/v1/payments/o-1").await;
     assert_eq!((&forced["status"], &forced["stale"]), (&"pending".into(), &true.into()), "{forced}");
     let refused = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (503, &"not_sent".into()), "{:?}", refused.body);
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &"provider_unreachable".into()), "{:?}", refused.body);
     assert_eq!(world.seen("o-1").await["arrivals"], json!({"create": 1, "total": 1}));
 }
 

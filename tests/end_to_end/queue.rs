@@ -21,7 +21,7 @@ async fn world(queue: &'static str) -> World {
 async fn until_put_back(world: &World, order: &str) {
     until("it went back to the queue", || async {
         let told = world.explained(order).await;
-        told.contains("\"what\":\"put_back\"").then_some(()).ok_or(told)
+        told.contains("\"what\":\"requeued\"").then_some(()).ok_or(told)
     })
     .await;
 }
@@ -71,7 +71,7 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
     let seen = world.seen("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["arrivals"]["refund"]), (&json!(1), &json!(1)), "{seen}");
     for operation in ["pay", "refund", "close"] {
-        world.until_metric(&format!("tollgate_queue_total{{operation=\"{operation}\",result=\"made\"}} 1")).await;
+        world.until_metric(&format!("tollgate_queue_total{{operation=\"{operation}\",result=\"executed\"}} 1")).await;
     }
     world.until_metric("tollgate_queue_depth 0").await;
 }
@@ -103,7 +103,7 @@ async fn accepted_before_a_kill_it_is_made_once_after_it() {
     let seen = world.seen("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["arrivals"]["query"]), (&json!(1), &Value::Null), "{seen}");
     let told = world.explained("o-1").await;
-    let places = ["queued", "taken", "put_back", "\"result\":\"pending\""].map(|what| told.find(what));
+    let places = ["queued", "dequeued", "requeued", "\"result\":\"pending\""].map(|what| told.find(what));
     assert!(places.is_sorted() && places.iter().all(Option::is_some), "{told}");
 }
 
@@ -162,7 +162,7 @@ async fn a_full_queue_says_so_before_anything_is_accepted() {
     let full = create(&world, "o-2", "k-2").await;
     assert_eq!(
         (full.status, &full.json()["code"], &full.json()["retryable"]),
-        (503, &json!("not_sent"), &json!("same_key"))
+        (503, &json!("queue_full"), &json!("same_key"))
     );
     assert!(full.headers.contains_key("retry-after"));
     assert_eq!(world.ask("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404);
@@ -211,13 +211,13 @@ async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
 
 #[tokio::test]
 async fn what_cannot_be_sent_for_too_long_is_given_up_and_told() {
-    let world = world("[queue]\ngive_up = \"3s\"").await;
+    let world = world("[queue]\nmax_age = \"3s\"").await;
     world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 1000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
     let told = world.receiver.until("o-1", "payment.failed").await.json();
     assert_eq!(told["data"]["payment"]["money_state"], "not_sent", "{told}");
     assert_eq!(world.payment("o-1").await["status"], "failed");
-    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"given_up\"} 1").await;
+    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"expired\"} 1").await;
     assert_eq!(world.seen("o-1").await["arrivals"], Value::Null);
 }
 

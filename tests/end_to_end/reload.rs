@@ -277,7 +277,7 @@ async fn a_breakers_state_outlives_a_reload_of_its_channel() {
         assert_eq!(world.create(order, order).await.status, 202);
     }
     let held = world.create("o-3", "o-3").await;
-    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("not_sent")), "{:?}", held.body);
+    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("channel_unavailable")), "{:?}", held.body);
     assert!(held.headers.contains_key("retry-after"));
     let path = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -304,7 +304,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(path, text.replace("request_volume_threshold = 20", "request_volume_threshold = 5")).unwrap();
     };
-    let server = "[reload]\nrevert_if = { window = \"60s\" }";
+    let server = "[reload]\nauto_rollback = { window = \"60s\" }";
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let load = Load::start(&world, "wechat.native").await;
     let before = generation(&world).await;
@@ -358,7 +358,7 @@ async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
     let mut pinned = order_of("pinned");
     pinned["channel"] = "east".into();
     let refused = world.ask("POST", "/v1/payments", Some("k-3"), &pinned).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("not_sent")), "{:?}", refused.body);
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("maintenance")), "{:?}", refused.body);
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(
         world.ask("POST", "/v1/payments", Some("k-3"), &order_of("pinned")).await.status,

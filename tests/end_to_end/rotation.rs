@@ -10,7 +10,7 @@ use crate::harness::{Merchant, OTHER, World, WorldOptions, ask, order_of, until}
 use crate::load::{Load, is_clear};
 use crate::reload::{generation, save};
 
-const WATCHED: &str = "[reload]\nrevert_if = { window = \"60s\" }";
+const WATCHED: &str = "[reload]\nauto_rollback = { window = \"60s\" }";
 
 /// A breaker that opens soon, and the key that signs in a file of its own: `sign.key`.
 fn own_key(conf: &Path, wanted: &str, key: &str) {

@@ -43,11 +43,11 @@ fn words(timeline: &Value) -> Vec<String> {
     let word = |entry: &Value| {
         let detail = match entry["what"].as_str().unwrap() {
             "claimed" => text(&entry["action"]),
-            "exchanged" => {
+            "provider_call" => {
                 format!("{} {} {}", text(&entry["operation"]), text(&entry["written"]), text(&entry["result"]))
             }
-            "became" => text(&entry["status"]),
-            "notified" => text(&entry["verdict"]),
+            "status_changed" => text(&entry["status"]),
+            "notification_received" => text(&entry["verdict"]),
             "event" => text(&entry["kind"]),
             _ => String::new(),
         };
@@ -79,17 +79,17 @@ async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
     let told = words(&timeline);
     let story = [
         "claimed pay",
-        "exchanged pay maybe unclear",
-        "became unknown",
+        "provider_call pay maybe unclear",
+        "status_changed unknown",
         "event payment.unknown",
-        "exchanged query yes pending",
-        "became pending",
-        "notified believed",
-        "became succeeded",
+        "provider_call query yes pending",
+        "status_changed pending",
+        "notification_received applied",
+        "status_changed succeeded",
         "event payment.succeeded",
         "delivered",
         "r-1: claimed refund",
-        "r-1: became succeeded",
+        "r-1: status_changed succeeded",
         "r-1: event refund.succeeded",
         "r-1: delivered",
     ];
@@ -97,14 +97,14 @@ async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
     for part in story {
         assert!(rest.any(|word| word == part), "{part} is missing or at another place: {told:#?}");
     }
-    for once in ["claimed pay", "exchanged pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {
+    for once in ["claimed pay", "provider_call pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {
         assert_eq!(told.iter().filter(|word| *word == once).count(), 1, "{once}: {told:#?}");
     }
-    let notified = first(&timeline, "notified");
-    assert_eq!(notified["seen"]["sha256"].as_str().unwrap().len(), 64, "{notified}");
-    assert!(notified["seen"]["key_id"].as_str().is_some_and(|id| !id.is_empty()), "{notified}");
-    let exchanged = first(&timeline, "exchanged");
-    assert!(exchanged["sent_at"].is_string() && exchanged["answer"].is_null(), "{exchanged}");
+    let notification = first(&timeline, "notification_received");
+    assert_eq!(notification["seen"]["sha256"].as_str().unwrap().len(), 64, "{notification}");
+    assert!(notification["seen"]["key_id"].as_str().is_some_and(|id| !id.is_empty()), "{notification}");
+    let call = first(&timeline, "provider_call");
+    assert!(call["sent_at"].is_string() && call["answer"].is_null(), "{call}");
     let text = timeline.to_string();
     for secret in ["openid", "ciphertext", "茶 tea", "weixin://"] {
         assert!(!text.contains(secret), "{secret}: {text}");

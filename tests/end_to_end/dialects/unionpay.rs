@@ -67,7 +67,7 @@ async fn unionpay_code_of_each_class_reaches_the_merchant_and_opens_no_breaker()
     fault["unsigned"] = true.into();
     world.fault(fault).await;
     let told = create(&world, &QR, "o-11").await;
-    assert_eq!((told.status, &told.json()["code"]), (503, &json!("not_sent")), "{}", told.json());
+    assert_eq!((told.status, &told.json()["code"]), (503, &json!("channel_credentials_rejected")), "{}", told.json());
     assert_eq!((&told.json()["retryable"], &told.json()["provider"]["code"]), (&json!("same_key"), &json!("11")));
 }
 

@@ -71,7 +71,7 @@ async fn request_that_was_not_understood_is_told_with_its_sentence() {
 
     fail("create", "key", "签名校验失败，请检查后重试").await;
     let answer = create(&world, &row, "key").await;
-    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    assert_eq!(told(&answer), (503, json!("channel_credentials_rejected"), json!("same_key")), "{}", answer.json());
     assert_eq!(answer.json()["money_state"], "not_sent");
     assert_eq!(create(&world, &row, "key").await.status, 201, "the same key");
 
@@ -84,7 +84,7 @@ async fn request_that_was_not_understood_is_told_with_its_sentence() {
     };
     fail("refund", "key", "商户证书已过期").await;
     let answer = refund("r-1").await;
-    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    assert_eq!(told(&answer), (503, json!("channel_credentials_rejected"), json!("same_key")), "{}", answer.json());
     fail("refund", "key", "受理关系不存在").await;
     let answer = refund("r-1").await;
     assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
@@ -162,7 +162,7 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
         ),
         ("FREQUENCY_LIMITED INVALID_REQ_TOO_MUCH", 503, "provider_busy", "same_key"),
         ("SOMETHING_NEW ORDERPAID OUT_TRADE_NO_USED", 202, "", ""),
-        ("SIGNERROR CERT_ERROR", 503, "not_sent", "same_key"),
+        ("SIGNERROR CERT_ERROR", 503, "channel_credentials_rejected", "same_key"),
         ("SYSTEMERROR", 202, "", ""),
     ];
     const V3: &[(&str, u16, &str, &str)] = &[
@@ -175,7 +175,7 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
         ),
         ("FREQUENCY_LIMITED RATELIMIT_EXCEEDED", 503, "provider_busy", "same_key"),
         ("SOMETHING_NEW ORDER_PAID OUT_TRADE_NO_USED", 202, "", ""),
-        ("SIGN_ERROR", 503, "not_sent", "same_key"),
+        ("SIGN_ERROR", 503, "channel_credentials_rejected", "same_key"),
         ("SYSTEM_ERROR", 202, "", ""),
     ];
     let work = [("wechat-v2", 200, V2), ("wechat-v3", 403, V3)].map(async |(provider, status, table)| {

@@ -35,7 +35,7 @@ async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
 
 #[tokio::test]
 async fn bodies_that_never_come_hold_no_permit() {
-    let limits = "in_flight = 16\nbody_timeout = \"4s\"";
+    let limits = "max_in_flight = 16\nbody_timeout = \"4s\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let mut slow = Vec::new();
@@ -47,7 +47,7 @@ async fn bodies_that_never_come_hold_no_permit() {
     }
     for stream in &mut slow {
         let answer = until_closed(stream).await;
-        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"too_slow\""), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{answer}");
     }
     assert!(!world.metrics().await.contains("tollgate_requests_shed_total{"));
     // Many more than that: the oldest is given up, and nobody else.
@@ -206,7 +206,7 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert_eq!(answer.contains("application/problem+json"), status == 400, "{request:?}: {answer}");
     }
-    assert!(world.log().contains("\"operation\":\"malformed\""), "each has a line");
+    assert!(world.log().contains("\"operation\":\"invalid_request\""), "each has a line");
     assert!(!world.log().contains("\"level\":\"ERROR\""), "{}", world.log());
 }
 

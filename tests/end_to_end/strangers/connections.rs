@@ -61,7 +61,7 @@ async fn head_without_end_is_refused_by_its_size() {
         sent += 4096;
     }
     assert!(sent < 1 << 20 || !until_closed(&mut stream).await.contains("HTTP/1.1 2"));
-    world.until_metric("tollgate_connections_closed_total{listener=\"public\",reason=\"malformed\"} 1").await;
+    world.until_metric("tollgate_connections_closed_total{listener=\"public\",reason=\"invalid_request\"} 1").await;
 }
 
 #[tokio::test]

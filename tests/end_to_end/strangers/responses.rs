@@ -59,7 +59,7 @@ async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeo
 
 #[tokio::test]
 async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
-    let limits = "drain = \"10m\"\nwrite_timeout = \"10m\"";
+    let limits = "shutdown_timeout = \"10m\"\nwrite_timeout = \"10m\"";
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let attack = without_window(world.gateway.listen, 20).await;
     world.until_metric("tollgate_requests_in_flight 0").await;
@@ -71,7 +71,7 @@ async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
 
 #[tokio::test]
 async fn sigterm_does_not_wait_for_bodies_that_never_end() {
-    let limits = "drain = \"10m\"\nwrite_timeout = \"1s\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
+    let limits = "shutdown_timeout = \"10m\"\nwrite_timeout = \"1s\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let mut held = Vec::new();
     for key in ["shop-1", "junk"] {
