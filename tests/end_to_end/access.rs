@@ -6,7 +6,7 @@ use tollgate::sign::{Credentials, rfc9421};
 use crate::harness::{Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, ask, order_of, send, signed, until};
 
 #[tokio::test]
-async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
+async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
     let world = World::new().await;
     let url = |target: &str| format!("http://{}{target}", world.gateway.listen);
     let target = "/v1/payments/o-1?a=1";
@@ -43,7 +43,7 @@ async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn http_message_signatures_are_as_good() {
+async fn rfc9421_message_signature_is_accepted_once() {
     let world = World::new().await;
     let body = order_of("o-1").to_string();
     let stamp = tollgate::clock::stamp();
@@ -58,7 +58,7 @@ async fn http_message_signatures_are_as_good() {
 }
 
 #[tokio::test]
-async fn a_merchant_sees_its_own_orders_only() {
+async fn order_of_another_merchant_is_404() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     for (method, target, key) in [
@@ -73,7 +73,7 @@ async fn a_merchant_sees_its_own_orders_only() {
 }
 
 #[tokio::test]
-async fn the_log_is_json_and_holds_no_secret() {
+async fn log_and_metrics_contain_no_secrets() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;

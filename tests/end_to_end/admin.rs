@@ -32,7 +32,7 @@ fn admin(conf: &Path, lines: &str) {
 }
 
 #[tokio::test]
-async fn with_a_token_only_who_shows_it_gets_in() {
+async fn admin_request_without_token_is_401() {
     let mut world = World::new().await;
     world.gateway.kill();
     save(&world.conf().join("admin.token"), TOKEN);
@@ -79,7 +79,7 @@ const FOREIGN: [(&str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn pages_of_strangers_are_refused_and_change_nothing() {
+async fn cross_site_browser_request_to_admin_port_is_403() {
     let mut world = World::new().await;
     let force = "/breakers?channel=main&force=open&for=24h";
     for (name, value) in FOREIGN {
@@ -121,7 +121,7 @@ async fn pages_of_strangers_are_refused_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn head_is_answered_as_get_without_a_body() {
+async fn head_request_returns_headers_of_get_without_body() {
     let world = World::new().await;
     for target in ["/healthz", "/readyz", "/metrics", "/breakers", "/x"] {
         let get = world.admin("GET", target, &[]).await;
@@ -134,7 +134,7 @@ async fn head_is_answered_as_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn over_tls_the_commands_know_whom_they_talk_to() {
+async fn cli_verifies_certificate_of_tls_admin_port() {
     let mut world = World::new().await;
     world.gateway.kill();
     let pair = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
@@ -176,7 +176,7 @@ async fn last_generation_after_reload(world: &World) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn generations_tell_what_changed_what_went_on_and_what_waits_for_a_restart() {
+async fn generation_report_lists_changes_preserved_state_and_keys_needing_restart() {
     let world = World::with(WorldOptions { channels: vec!["main", "other"], ..WorldOptions::default() }).await;
     let path = world.conf().join("channels/main.toml");
     let channel = std::fs::read_to_string(&path).unwrap();

@@ -25,7 +25,7 @@ async fn refund(world: &World, order: &str, refund: &str) -> crate::harness::Ans
 
 /// A refund that Alipay wrote down and never made, and one of which it only says that no money moved.
 #[tokio::test]
-async fn refund_that_did_not_happen_fails_after_settle_window_and_frees_its_amount() {
+async fn refund_not_executed_by_alipay_fails_after_not_found_grace_and_releases_amount() {
     let provider = SandboxProvider::Alipay;
     let world = World::with(WorldOptions { provider, refunds_wait: true, ..WorldOptions::default() }).await;
     let faults = [
@@ -56,7 +56,7 @@ async fn refund_that_did_not_happen_fails_after_settle_window_and_frees_its_amou
 
 /// The gateway signs no refusal: it writes them in the envelope of the method, or in v3 with a bare name.
 #[tokio::test]
-async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
+async fn alipay_unsigned_key_rejection_is_not_sent_and_same_key_retries() {
     for (provider, fault) in [
         (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.invalid-app-id"})),
         (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.app-cert-expired"})),
@@ -86,7 +86,7 @@ async fn unsigned_refusal_of_our_key_is_not_sent_and_never_a_doubt() {
 }
 
 #[tokio::test]
-async fn answers_and_notifications_in_gbk_are_believed() {
+async fn alipay_gbk_responses_and_notifications_are_accepted() {
     let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
     world.fault(json!({"operation": "create", "fault": "gbk"})).await;
     let made = create(&world, "asked").await;
@@ -105,7 +105,7 @@ async fn answers_and_notifications_in_gbk_are_believed() {
 }
 
 #[tokio::test]
-async fn refund_in_the_providers_console_is_acknowledged_counted_and_told() {
+async fn alipay_console_refund_is_acknowledged_and_published() {
     let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
     paid(&world, "o-1").await;
     let path = format!("/orders/{}/refund_in_console", World::number("o-1"));

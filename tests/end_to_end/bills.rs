@@ -155,7 +155,7 @@ fn shown(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_providers_bill_comes_as_the_provider_wrote_it() {
+async fn bill_of_each_provider_is_passed_through_with_digest() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
@@ -186,7 +186,7 @@ async fn every_providers_bill_comes_as_the_provider_wrote_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_the_providers_bill_is_not_passed_on() {
+async fn bill_that_fails_verification_is_502() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
@@ -215,7 +215,7 @@ async fn what_is_not_the_providers_bill_is_not_passed_on() {
 
 /// What a provider's error about a bill becomes: an answer with its own words, never a file.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
+async fn bill_error_carries_provider_code() {
     for (provider, code, status, told) in [
         ("wechat-v2", "FAIL", 422, "declined"),
         ("wechat-v2", "NOAUTH", 422, "declined"),
@@ -233,7 +233,7 @@ async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_day_of_another_year_is_not_asked_of_who_names_none() {
+async fn unionpay_bill_of_ambiguous_year_is_400_without_provider_call() {
     let world = world("unionpay").await;
     for days in [-366, 3] {
         let answer = of_day(&world, days, "").await;
@@ -243,7 +243,7 @@ async fn a_day_of_another_year_is_not_asked_of_who_names_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bill_is_for_those_who_may_read_it() {
+async fn bill_is_403_without_permission() {
     let world = world("wechat-v3").await;
     let to = world.gateway.listen;
     let get = async |merchant, target: &str| ask(to, merchant, "GET", target, None, &Value::Null).await;

@@ -66,7 +66,7 @@ async fn until_taken(world: &World, name: &str) {
 }
 
 #[tokio::test]
-async fn a_storm_opens_it_a_probe_that_fails_keeps_it_open_and_one_that_succeeds_closes_it() {
+async fn breaker_opens_after_failures_and_closes_after_successful_probe() {
     let world = eager_world().await;
     fail(&world, 3).await;
     for order in ["o-1", "o-2"] {
@@ -88,7 +88,7 @@ async fn a_storm_opens_it_a_probe_that_fails_keeps_it_open_and_one_that_succeeds
 }
 
 #[tokio::test]
-async fn slow_answers_open_it_though_they_are_right() {
+async fn slow_successful_calls_open_breaker() {
     let world = World::with(WorldOptions { edit: eager_with_slow_calls, ..WorldOptions::default() }).await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1100, "times": 2})).await;
     for order in ["o-1", "o-2"] {
@@ -99,7 +99,7 @@ async fn slow_answers_open_it_though_they_are_right() {
 }
 
 #[tokio::test]
-async fn an_operator_stops_a_channel_and_lets_it_go_on() {
+async fn operator_forces_breaker_open_and_closed() {
     let world = eager_world().await;
     assert_eq!(world.create("o-1", "o-1").await.status, 201);
     let answer = breakers(&world, "POST", "?channel=main&force=open&for=1m").await;
@@ -132,7 +132,7 @@ async fn changes(world: &World, from: &str, to: &str, reason: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn of_a_flapping_provider_the_sleep_grows_and_begins_anew_once_it_is_well() {
+async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
     let world = eager_world().await;
     // Two to open it, and two probes.
     fail(&world, 4).await;
@@ -168,7 +168,7 @@ async fn of_a_flapping_provider_the_sleep_grows_and_begins_anew_once_it_is_well(
 }
 
 #[tokio::test]
-async fn a_hung_probe_gives_its_permit_to_another() {
+async fn hung_half_open_probe_releases_its_permit() {
     let world =
         std::sync::Arc::new(World::with(WorldOptions { edit: impatient_with_probes, ..WorldOptions::default() }).await);
     fail(&world, 2).await;
@@ -201,7 +201,7 @@ async fn a_hung_probe_gives_its_permit_to_another() {
 }
 
 #[tokio::test]
-async fn a_merchant_in_haste_does_not_open_it_for_the_others() {
+async fn client_timeouts_do_not_open_breaker() {
     let world = eager_world().await;
     assert_eq!(world.create("first", "first").await.status, 201);
     let mut unknown = 0;

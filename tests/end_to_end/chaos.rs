@@ -11,7 +11,7 @@ use crate::server::Server;
 const SEED: &str = "20261266";
 
 #[tokio::test]
-async fn chaos_of_one_gateway_and_of_three_sends_nothing_twice_and_the_books_agree() {
+async fn chaos_with_one_and_three_gateways_reconciles_without_duplicate_payment() {
     let (server, redis) = (Server::start(&["--port"]), Redis::start().await);
     let cache = format!("redis://{}", redis.address);
     let stores = ["--gateways", "3", "--postgres", &server.url, "--redis", &cache];

@@ -37,7 +37,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn the_same_order_at_all_three_at_once_is_one() {
+async fn concurrent_requests_to_three_gateways_create_one_payment() {
     let cluster = Cluster::new().await;
     let world = &cluster.world;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
@@ -67,7 +67,7 @@ async fn the_same_order_at_all_three_at_once_is_one() {
 }
 
 #[tokio::test]
-async fn when_one_is_killed_in_between_another_finds_the_truth_and_nothing_is_sent_again() {
+async fn payment_of_crashed_gateway_is_resolved_by_another_and_never_resent() {
     let mut cluster = Cluster::new().await;
     let world = &cluster.world;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000})).await;
@@ -99,7 +99,7 @@ async fn when_one_is_killed_in_between_another_finds_the_truth_and_nothing_is_se
 }
 
 #[tokio::test]
-async fn what_one_accepted_and_died_with_another_makes_once() {
+async fn job_of_crashed_gateway_is_executed_once_by_another() {
     let mut cluster = Cluster::new().await;
     for gateway in std::iter::once(&cluster.world.gateway).chain(&cluster.others) {
         force(gateway, "open").await;
@@ -129,7 +129,7 @@ async fn what_one_accepted_and_died_with_another_makes_once() {
 }
 
 #[tokio::test]
-async fn without_its_ledger_nothing_is_sent_and_with_it_all_goes_on() {
+async fn postgres_outage_rejects_payments_then_recovers() {
     let cluster = Cluster::new().await;
     let world = &cluster.world;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);

@@ -19,7 +19,7 @@ mod once_only {
     use super::*;
 
     #[tokio::test]
-    async fn every_post_needs_a_key_of_1_to_255_visible_characters() {
+    async fn post_without_valid_idempotency_key_is_400() {
         let world = World::new().await;
         let long = "k".repeat(256);
         for key in [None, Some(""), Some("a b"), Some(long.as_str())] {
@@ -31,7 +31,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn a_keys_scope_is_merchant_method_and_path() {
+    async fn idempotency_key_scope_is_merchant_method_and_path() {
         let world = World::new().await;
         assert_eq!(world.create("o-1", "k").await.status, 201);
         let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;
@@ -41,7 +41,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn the_same_key_with_another_fingerprint_is_422() {
+    async fn same_key_with_different_body_is_422() {
         let world = World::new().await;
         world.create("o-1", "k").await;
         // The body as received counts, not what it means.
@@ -54,7 +54,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn still_running_is_409_with_retry_after() {
+    async fn request_in_progress_is_409_with_retry_after() {
         let world = World::new().await;
         world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
         let (first, second) = tokio::join!(world.create("o-1", "k"), world.create("o-1", "k"));
@@ -64,7 +64,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn done_is_the_same_answer_marked_as_replayed_and_declined_is_done() {
+    async fn finished_and_declined_requests_are_replayed() {
         let world = World::new().await;
         let decline = json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"});
         world.fault(decline).await;
@@ -79,7 +79,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn what_was_rejected_before_the_claim_is_not_remembered() {
+    async fn request_rejected_before_claim_does_not_consume_key() {
         let world = World::new().await;
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         let key = ("idempotency-key", "k".to_owned());
@@ -92,7 +92,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn what_was_over_a_limit_is_not_remembered() {
+    async fn rate_limited_request_does_not_consume_key() {
         let world = World::new().await;
         let file = world.conf().join("merchants/shop.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -117,7 +117,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn provably_nothing_sent_releases_the_claim() {
+    async fn not_sent_releases_claim_and_same_key_retries() {
         let world = World::new().await;
         world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
         let refused = world.create("o-1", "k").await;
@@ -128,7 +128,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn unknown_is_202_and_a_repeat_gives_the_present_state_and_never_sends_again() {
+    async fn unknown_is_202_and_repeat_returns_current_state_without_resending() {
         let world = World::new().await;
         world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
         let unknown = world.create("o-1", "k").await;
@@ -144,7 +144,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn one_order_is_one_payment_whatever_the_key() {
+    async fn same_order_with_another_key_is_same_payment_or_id_conflict() {
         let world = World::new().await;
         world.create("o-1", "k-1").await;
         let same = world.create("o-1", "k-2").await;
@@ -157,7 +157,7 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn a_claim_is_durable_before_a_byte_leaves_and_an_orphan_is_settled_by_asking() {
+    async fn claim_is_durable_before_send_and_orphan_is_resolved_by_query() {
         let mut world = World::new().await;
         world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
         let listen = world.gateway.listen;
@@ -191,7 +191,7 @@ mod money_safety {
     use super::*;
 
     #[tokio::test]
-    async fn without_a_trustworthy_answer_it_is_unknown_until_the_provider_tells() {
+    async fn unverifiable_response_is_unknown_until_query_resolves_it() {
         let world = World::new().await;
         for fault in ["cut_unread", "cut_after", "wrong_signature", "unsigned", "stale", "garbage"] {
             // Only the first create of this order: the one that asks for a lost `action` is answered as it should be. What cuts
@@ -212,7 +212,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn that_an_order_does_not_exist_counts_only_after_the_settle_window() {
+    async fn not_found_counts_only_after_grace_period_and_twice() {
         let world = World::new().await;
         world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
         let start = std::time::Instant::now();
@@ -225,7 +225,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn another_amount_or_account_is_never_accepted_and_told_of() {
+    async fn amount_or_account_mismatch_is_rejected_and_published() {
         let world = World::new().await;
         for (order, tamper) in [("amount", "amount"), ("account", "account")] {
             world.create(order, order).await;
@@ -244,7 +244,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn what_should_not_stay_open_is_closed() {
+    async fn interrupted_close_is_retried_until_closed() {
         let world = World::new().await;
         world.create("o-1", "k").await;
         world.fault(json!({"operation": "close", "fault": "cut_before"})).await;
@@ -256,7 +256,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn what_stays_unknown_is_given_up_to_a_person_and_never_to_a_guess() {
+    async fn long_unknown_payment_is_escalated_to_manual_review() {
         // The day passes by the gateway's own clock.
         if Stores::are_shared() {
             return;
@@ -285,7 +285,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn a_missing_notification_is_noticed_though_nobody_asks() {
+    async fn missing_notification_is_detected_without_status_query() {
         if Stores::are_shared() {
             return;
         }
@@ -301,7 +301,7 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn a_payment_without_its_notification_is_found_by_asking() {
+    async fn status_query_finds_payment_without_notification() {
         let world = World::new().await;
         world.create("o-1", "k").await;
         let path = format!("/orders/{}/pay", World::number("o-1"));

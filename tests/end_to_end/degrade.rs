@@ -14,7 +14,7 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_is_found() {
+async fn route_with_respond_claims_nothing_and_keeps_existing_payments() {
     let world = World::new().await;
     assert_eq!(world.create("before", "k-before").await.status, 201);
     let routes = world.conf().join("routes.toml");
@@ -57,8 +57,8 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notifications() {
-    let world = Arc::new(World::with(WorldOptions { server: "in_flight = 16", ..WorldOptions::default() }).await);
+async fn overloaded_gateway_is_503_and_reserves_permits_for_notifications() {
+    let world = Arc::new(World::with(WorldOptions { server: "max_in_flight = 16", ..WorldOptions::default() }).await);
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     // Of two merchants each may have half of the permits.
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 16})).await;
@@ -99,7 +99,7 @@ fn narrow(conf: &Path, _: SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_channel_that_has_as_many_calls_as_it_bears_sheds_early_and_still_answers_queries() {
+async fn adaptive_limit_rejects_payments_and_admits_queries() {
     let world = Arc::new(World::with(WorldOptions { edit: narrow, ..WorldOptions::default() }).await);
     assert_eq!(world.create("first", "first").await.status, 201);
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;

@@ -114,7 +114,7 @@ async fn notified_and_refunded(world: &World, row: &Row, order: &str) {
 }
 
 #[tokio::test]
-async fn paid_repeated_notified_and_refunded() {
+async fn payment_is_created_replayed_notified_and_refunded() {
     each(async |world, row, order| {
         let answer = create_and_open(world, row, order).await;
         let payment = answer.json();
@@ -135,7 +135,7 @@ async fn paid_repeated_notified_and_refunded() {
 
 /// One key for both sides, instead of certificates; and the same in JSON.
 #[tokio::test]
-async fn unionpays_other_signatures_and_bodies_serve_as_well() {
+async fn unionpay_sha256_sm3_and_json_pay_and_refund() {
     let in_json = |conf: &Path, _| {
         let file = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -168,7 +168,7 @@ fn more_of_the_account(conf: &Path, account: &str, known: &str) {
 
 /// The whole of a payment is undone on its clearing day. (It is not, should the test run over 23:00 in Beijing.)
 #[tokio::test]
-async fn unionpay_undoes_the_whole_of_a_payment() {
+async fn unionpay_undoes_full_payment_on_clearing_day() {
     let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "undo = true", "");
     let world =
         World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit, ..WorldOptions::default() }).await;
@@ -184,7 +184,7 @@ async fn unionpay_undoes_the_whole_of_a_payment() {
 
 /// Who acts for a merchant: its numbers or its consent go along with everything.
 #[tokio::test]
-async fn service_providers_pay_and_refund_for_a_merchant() {
+async fn service_provider_pays_and_refunds_for_sub_merchant() {
     const SUB: &str = "sub_mchid = \"1900000109\"\nsub_appid = \"wx8888888888888888\"";
     let with_sub: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, SUB, SUB);
     let with_token: fn(&Path, SocketAddr) = |conf, _| {
@@ -212,7 +212,7 @@ async fn service_providers_pay_and_refund_for_a_merchant() {
 }
 
 #[tokio::test]
-async fn unclear_is_unknown_then_known_and_never_sent_again() {
+async fn unclear_response_is_unknown_then_resolved_and_never_resent() {
     each(async |world, row, order| {
         if row.told_by == Teller::Payer {
             return;
@@ -248,7 +248,7 @@ async fn unclear_is_unknown_then_known_and_never_sent_again() {
 }
 
 #[tokio::test]
-async fn forged_and_altered_notifications_change_nothing() {
+async fn forged_or_altered_notification_is_rejected() {
     each(async |world, row, order| {
         create_and_open(world, row, order).await;
         let path = format!("/orders/{}", World::number(order));
@@ -280,7 +280,7 @@ async fn forged_and_altered_notifications_change_nothing() {
 
 /// A refund for which the merchant has no money was not made, and keeps its number: the same request makes it later.
 #[tokio::test]
-async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
+async fn refund_without_funds_is_provider_busy_and_same_request_retries() {
     for (row, status, code) in [
         (row("wechat-v3", "wechat.native", "{}", "qr"), 403, "NOT_ENOUGH"),
         (row("wechat-v2", "wechat.native", "{}", "qr"), 200, "NOTENOUGH"),

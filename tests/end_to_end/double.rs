@@ -79,7 +79,7 @@ async fn on(world: &World, channel: &str, action: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_the_first_channel_has_of_it_is_closed_there() {
+async fn order_on_abandoned_channel_is_closed() {
     let world = world("refund").await;
     let created = world.create("o-1", "k-1").await;
     assert_eq!((created.status, &created.json()["channel"]), (201, &json!("backup")), "{:?}", created.body);
@@ -97,7 +97,7 @@ async fn what_the_first_channel_has_of_it_is_closed_there() {
 }
 
 #[tokio::test]
-async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
+async fn duplicate_payment_is_refunded_automatically() {
     let world = world("refund").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
     arrive_after_all(&world).await;
@@ -119,7 +119,7 @@ async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
 }
 
 #[tokio::test]
-async fn double_payment_is_left_to_a_person_where_that_is_wanted() {
+async fn duplicate_payment_is_flagged_for_manual_review() {
     let world = world("flag").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
     arrive_after_all(&world).await;

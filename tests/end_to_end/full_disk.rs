@@ -14,7 +14,7 @@ async fn keep_free(world: &mut World, reserve: &str) {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_reading_goes_on_and_the_same_key_runs_once_there_is_room() {
+async fn full_disk_rejects_payments_serves_reads_then_recovers() {
     let mut world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     assert_eq!(first.status, 201);

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::harness::{SHOP, World, WorldOptions, ask, order_of, until};
 
 #[tokio::test]
-async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
+async fn sigterm_finishes_in_flight_requests_then_exits() {
     let mut world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1000})).await;
     let listen = world.gateway.listen;
@@ -36,7 +36,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_an_idle_process_before_its_drain_time() {
+async fn sigterm_exits_idle_process_before_shutdown_timeout() {
     // Ten minutes: the test's own patience is two, so leaving in time means not waiting for it.
     let mut world = World::with(WorldOptions { server: "shutdown_timeout = \"10m\"", ..WorldOptions::default() }).await;
     world.gateway.signal("TERM");
@@ -44,7 +44,7 @@ async fn sigterm_ends_an_idle_process_before_its_drain_time() {
 }
 
 #[tokio::test]
-async fn who_is_ready_hears_the_signals_that_would_end_it() {
+async fn ready_gateway_has_installed_signal_handlers() {
     let mut world = World::new().await;
     for start in 0..20 {
         for (signal, name) in [(1, "HUP"), (2, "INT"), (15, "TERM")] {
@@ -56,7 +56,7 @@ async fn who_is_ready_hears_the_signals_that_would_end_it() {
 }
 
 #[tokio::test]
-async fn http2_over_tls_and_no_entry_without_a_client_certificate() {
+async fn http2_over_mtls_rejects_client_without_certificate() {
     let edit = |_: &Path, _| {};
     let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\", client_ca = \"channels/main/ca.pem\" }";
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;

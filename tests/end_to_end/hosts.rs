@@ -71,7 +71,7 @@ async fn seen(world: &World, reached: i64, words: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
+async fn probe_reports_host_failure_before_a_payment() {
     let edit_first: fn(&Path, SocketAddr) = |conf, address| {
         with_strange_identity(conf, address);
         secret_in_a_file(conf);
@@ -113,7 +113,7 @@ async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
 }
 
 #[tokio::test]
-async fn over_http2_a_refused_certificate_is_seen_too() {
+async fn probe_reports_rejected_client_certificate_over_http2() {
     let edit: fn(&Path, SocketAddr) = |conf, address| {
         with_strange_identity(conf, address);
         over_http2(conf, "main");
@@ -123,7 +123,7 @@ async fn over_http2_a_refused_certificate_is_seen_too() {
 }
 
 #[tokio::test]
-async fn over_http2_a_refused_stream_is_tried_again_and_an_unclear_one_never() {
+async fn http2_refused_stream_is_retried_and_unclear_one_never_resent() {
     let edit: fn(&Path, SocketAddr) = |conf, _| over_http2(conf, "main");
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     assert!(world.probed().await.contains(", h2, "));
@@ -165,7 +165,7 @@ const HUNG: usize = 64;
 const OTHERS: usize = 200;
 
 #[tokio::test]
-async fn a_provider_that_hangs_holds_up_nobody_else() {
+async fn hung_provider_does_not_delay_other_channels() {
     let patient: fn(&Path, SocketAddr) = |conf, _| {
         edit(conf, "hung", "read = \"60s\"", "read = \"120s\"");
         edit(conf, "hung", "total = \"100s\"", "total = \"120s\"");

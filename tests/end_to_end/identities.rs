@@ -8,12 +8,12 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_RS
 use crate::harness::{World, WorldOptions, order_of, over_http2};
 
 #[tokio::test]
-async fn two_channels_with_one_serial_never_share_a_connection() {
+async fn channels_with_same_certificate_serial_never_share_a_connection() {
     never_shared(same_serial).await;
 }
 
 #[tokio::test]
-async fn nor_do_they_over_http2() {
+async fn channels_with_same_certificate_serial_never_share_an_http2_connection() {
     let said = never_shared(|conf, address| {
         same_serial(conf, address);
         ["east", "west"].iter().for_each(|channel| over_http2(conf, channel));

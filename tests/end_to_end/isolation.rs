@@ -102,7 +102,7 @@ async fn flood(world: &World, stop: &Arc<AtomicBool>, seen: &Arc<Seen>) -> Vec<t
 }
 
 #[tokio::test]
-async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() {
+async fn flooding_merchant_does_not_affect_other_merchants() {
     let world = World::new().await;
     write_merchant(world.conf(), "shop", &SHOP, &dead_webhook().await);
     let file = world.conf().join("merchants/shop.toml");
@@ -151,7 +151,7 @@ async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() 
 }
 
 #[tokio::test]
-async fn names_in_metrics_are_those_of_the_configuration() {
+async fn metric_labels_contain_only_configured_names() {
     let world = World::new().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     let nobody = Merchant { key: "nobody-1", secret: "0123456789abcdef0123456789abcdef" };

@@ -29,7 +29,7 @@ fn odd_files(conf: &Path, _: SocketAddr) {
 }
 
 #[tokio::test]
-async fn payments_succeed_with_files_that_editors_changed() {
+async fn key_files_with_bom_crlf_utf16_or_no_newlines_work() {
     for (provider, method) in
         [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
     {

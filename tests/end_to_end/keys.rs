@@ -39,7 +39,7 @@ fn not_sent(answer: &Answer) -> Value {
 
 /// A merchant opened since autumn 2024: it has no platform certificates, and here its public key was forgotten.
 #[tokio::test]
-async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_once_it_is_there() {
+async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let edit = |conf: &Path, _| {
         take_line(&conf.join("channels/main.toml"), "verify = ");
         let account = conf.join("channels/main/sandbox.toml");
@@ -101,7 +101,7 @@ async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_
 }
 
 #[tokio::test]
-async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_named() {
+async fn payment_waits_for_first_key_fetch_and_wrong_apiv3_key_is_named() {
     let mut world = World::new().await;
     world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 1000})).await;
     let file = world.conf().join("channels/main.toml");
@@ -127,7 +127,7 @@ async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_name
 
 /// Alipay renews its certificate: answers are signed with the old one and the new one by turns, in both protocols.
 #[tokio::test]
-async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_and_the_old_one_too() {
+async fn alipay_responses_under_old_and_renewed_certificate_are_accepted() {
     for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let qr = |order: &str| {
@@ -175,7 +175,7 @@ fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
 
 /// Nothing else is under way whose answer could name Alipay's present certificate.
 #[tokio::test]
-async fn new_payment_succeeds_after_a_restart_although_the_configured_certificate_of_alipay_has_ended() {
+async fn expired_alipay_certificate_is_replaced_by_fetched_one_after_restart() {
     let wishes = WorldOptions {
         provider: SandboxProvider::AlipayCertificates,
         edit: with_ended_certificate,

@@ -24,7 +24,7 @@ async fn refusal(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn missing_emptied_or_replaced_ledger_is_refused_and_goes_on_when_it_is_back() {
+async fn missing_empty_or_replaced_ledger_is_rejected_until_restored() {
     let mut world = world().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     world.gateway.kill();
@@ -54,7 +54,7 @@ async fn missing_emptied_or_replaced_ledger_is_refused_and_goes_on_when_it_is_ba
 }
 
 #[tokio::test]
-async fn flipped_bit_in_the_log_is_refused_and_nothing_is_paid_twice() {
+async fn corrupt_wal_is_rejected_at_start() {
     let mut world = world().await;
     for number in 0..5 {
         assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
@@ -78,7 +78,7 @@ async fn flipped_bit_in_the_log_is_refused_and_nothing_is_paid_twice() {
 }
 
 #[tokio::test]
-async fn directory_removed_while_it_runs_stops_payments_and_readiness() {
+async fn removed_ledger_directory_stops_payments_and_readiness() {
     let world = world().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     std::fs::remove_dir_all(data(&world)).unwrap();

@@ -53,7 +53,7 @@ fn read_until(reader: PipeReader, wanted: &'static str) -> (BufReader<PipeReader
 }
 
 #[tokio::test]
-async fn log_that_nobody_reads_holds_up_neither_payments_nor_the_end() {
+async fn blocked_log_reader_delays_neither_payments_nor_shutdown() {
     let (mut world, reader) = with_pipe().await;
     fill(&world).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
@@ -79,7 +79,7 @@ async fn log_that_nobody_reads_holds_up_neither_payments_nor_the_end() {
 }
 
 #[tokio::test]
-async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_are_gone() {
+async fn webhook_retries_stay_on_schedule_with_closed_output() {
     let mut world = World::new().await;
     world.gateway.kill();
     let [(_, out), (_, err)] = [pipe().unwrap(), pipe().unwrap()];
@@ -106,7 +106,7 @@ async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_
 }
 
 #[tokio::test]
-async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
+async fn log_lines_are_json_without_source_paths() {
     let server = "[telemetry]\nlog = \"info,pingora=debug\"";
     let world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
     let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
@@ -132,7 +132,7 @@ async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
 
 // The commands block one thread, and the sandbox that they reach needs another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn command_whose_reader_is_gone_ends_quietly() {
+async fn command_with_closed_output_exits_without_panic() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     for command in [

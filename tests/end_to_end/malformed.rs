@@ -3,7 +3,7 @@
 use crate::harness::{SHOP, World, order_of, send, signed, try_ask};
 
 #[tokio::test]
-async fn malformed_input_to_each_endpoint_is_a_problem() {
+async fn malformed_body_is_4xx_problem_at_each_endpoint() {
     let world = World::new().await;
     let good = order_of("o-1").to_string();
     let with = |from: &str, to: &str| good.replace(from, to).into_bytes();
@@ -58,7 +58,7 @@ async fn malformed_input_to_each_endpoint_is_a_problem() {
 
 /// One merchant's text must not be taken for a fault of the channel that all share.
 #[tokio::test]
-async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_provider_as_signed() {
+async fn control_characters_are_400_and_line_endings_reach_xml_provider_as_signed() {
     let world = World::of("wechat-v2").await;
     let pay = async |order: &str, field: &str, text: &str| {
         let mut body = order_of(order);
@@ -98,11 +98,14 @@ async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_prov
     let answer = world.ask("POST", "/v1/payments/lines-0/refunds", Some("r-1"), &refund).await;
     assert_eq!(answer.status, 201, "{:?}", answer.body);
     let metrics = world.metrics().await;
-    assert!(!metrics.contains("result=\"unauthorized\"") && !metrics.contains("result=\"unfit\""), "{metrics}");
+    assert!(
+        !metrics.contains("result=\"unauthorized\"") && !metrics.contains("result=\"unsupported_by_provider\""),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
-async fn strange_paths_and_methods_are_problems_too() {
+async fn invalid_path_or_method_is_4xx_problem() {
     let world = World::new().await;
     for (method, target, status) in [
         ("GET", "/", 404),
@@ -122,7 +125,7 @@ async fn strange_paths_and_methods_are_problems_too() {
 }
 
 #[tokio::test]
-async fn request_ids_come_back_and_strange_ones_are_replaced() {
+async fn request_id_is_echoed_and_invalid_one_replaced() {
     let world = World::new().await;
     let url = format!("http://{}/v1/payments/o-1", world.gateway.listen);
     let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");

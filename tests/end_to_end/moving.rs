@@ -30,7 +30,7 @@ fn replace(file: &Path, from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn nothing_brings_a_moved_ledger_back_into_force() {
+async fn migrated_ledger_is_rejected_by_every_later_start() {
     let server = Server::start(&["--port"]);
     let mut world =
         World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await;

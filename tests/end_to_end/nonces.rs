@@ -23,7 +23,7 @@ fn once() -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone() {
+async fn nonce_is_accepted_once_per_cluster_and_rejected_without_redis() {
     let mut redis = Redis::start().await;
     let (one, other) = (world_on(&redis).await, world_on(&redis).await);
     let headers = once();
@@ -66,7 +66,7 @@ async fn until_ready(world: &World, is_ready: bool, why: &str) {
 }
 
 #[tokio::test]
-async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
+async fn gateway_is_not_ready_while_redis_is_unusable() {
     let mut redis = Redis::start().await;
     let world = world_on(&redis).await;
     until_ready(&world, true, "ready").await;
@@ -84,7 +84,7 @@ async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
 }
 
 #[tokio::test]
-async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
+async fn signatures_older_than_redis_data_loss_are_rejected() {
     let redis = Redis::start().await;
     let (one, other) = (world_on(&redis).await, world_on(&redis).await);
     let headers = once();
@@ -106,7 +106,7 @@ async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn redis_that_evicts_keys_is_warned_about() {
+async fn evicting_redis_is_logged() {
     let redis = Redis::start().await;
     redis_said(&redis, "CONFIG SET maxmemory-policy allkeys-lru").await;
     let world = world_on(&redis).await;
@@ -119,7 +119,7 @@ async fn redis_that_evicts_keys_is_warned_about() {
 }
 
 #[tokio::test]
-async fn redis_cluster_of_one_node_serves_merchants_with_a_rate() {
+async fn rate_limit_works_on_single_node_redis_cluster() {
     let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
     assert!(redis_said(&redis, "CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
     until("the cluster is there", || async {

@@ -23,7 +23,7 @@ async fn until_answered(world: &World, order: &str, count: usize) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_is_forged_altered_stale_or_not_ours_is_refused() {
+async fn forged_altered_stale_or_foreign_notification_is_rejected() {
     let world = World::new().await;
     let kinds = ["body", "signature", "stale", "serial", "signtest", "amount", "account"];
     world.create("o-1", "k-1").await;
@@ -49,7 +49,7 @@ async fn what_is_forged_altered_stale_or_not_ours_is_refused() {
 }
 
 #[tokio::test]
-async fn doubled_and_late_ones_change_nothing_and_make_one_event() {
+async fn duplicate_and_late_notifications_are_acknowledged_with_one_event() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     let path = format!("/orders/{}", World::number("o-1"));
@@ -74,7 +74,7 @@ async fn doubled_and_late_ones_change_nothing_and_make_one_event() {
 }
 
 #[tokio::test]
-async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
+async fn acknowledged_notification_survives_crash_and_event_keeps_its_id() {
     let mut world = World::new().await;
     world.receiver.answer_with(503);
     world.create("o-1", "k-1").await;
@@ -101,7 +101,7 @@ async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
+async fn failed_webhook_is_retried_with_same_event_id() {
     let world = World::new().await;
     world.receiver.answer_with(500);
     world.create("o-1", "k-1").await;
@@ -117,7 +117,7 @@ async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
 }
 
 #[tokio::test]
-async fn a_refund_that_is_stuck_calls_a_person() {
+async fn abnormal_refund_is_escalated_to_manual_review() {
     let world = World::with(WorldOptions { refunds_wait: true, ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
@@ -136,7 +136,7 @@ async fn a_refund_that_is_stuck_calls_a_person() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_never_answers_delays_nobody_else() {
+async fn hung_webhook_does_not_delay_other_merchants() {
     let world = World::new().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/events", silent.local_addr().unwrap());
@@ -162,7 +162,7 @@ async fn an_endpoint_that_never_answers_delays_nobody_else() {
 }
 
 #[tokio::test]
-async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
+async fn platform_certificates_are_fetched_beside_configured_public_keys() {
     let edit = |conf: &std::path::Path, _| {
         // An older merchant: no public key is configured for `older`, so its keys come from the provider.
         let path = conf.join("channels/older.toml");
@@ -186,7 +186,7 @@ async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
 }
 
 #[tokio::test]
-async fn strangers_get_nothing_from_the_notification_path() {
+async fn unsigned_request_to_notify_path_is_4xx() {
     let world = World::new().await;
     let base = format!("http://{}/notify", world.gateway.listen);
     for (method, path, body) in [

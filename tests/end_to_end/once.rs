@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of, send, signed, try_ask, until};
 
 #[tokio::test]
-async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
+async fn repeated_request_is_replayed_and_different_content_is_422() {
     let world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     let again = world.create("o-1", "k-1").await;
@@ -29,7 +29,7 @@ async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
 }
 
 #[tokio::test]
-async fn two_hundred_at_once_are_one() {
+async fn concurrent_duplicate_requests_create_one_payment() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
     let listen = world.gateway.listen;
@@ -52,7 +52,7 @@ async fn two_hundred_at_once_are_one() {
 }
 
 #[tokio::test]
-async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
+async fn crash_after_send_never_resends() {
     let mut world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 2})).await;
     let listen = world.gateway.listen;
@@ -106,7 +106,7 @@ pub async fn until_payable(world: &World, order: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_cut_after_execution_is_unknown_then_known_and_never_sent_again() {
+async fn connection_lost_after_execution_is_unknown_then_resolved() {
     let world = World::new().await;
     // The resolver's own questions fail for a while too, so that "unknown" can be seen.
     world.fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
@@ -130,7 +130,7 @@ async fn a_cut_after_execution_is_unknown_then_known_and_never_sent_again() {
 }
 
 #[tokio::test]
-async fn lost_action_that_no_create_brings_back_is_told_with_what_to_do() {
+async fn unrecoverable_action_advises_new_order_id() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "status_after", "status": 500, "times": 4})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
@@ -150,7 +150,7 @@ async fn lost_action_that_no_create_brings_back_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn failed_payment_and_refund_keep_the_word_that_they_began_with() {
+async fn failed_payment_and_refund_keep_first_provider_error() {
     let world = World::new().await;
     let refused = |operation| json!({"operation": operation, "fault": "status", "status": 500, "code": "SYSTEM_ERROR"});
     world.fault(refused("create")).await;
@@ -176,7 +176,7 @@ async fn failed_payment_and_refund_keep_the_word_that_they_began_with() {
 }
 
 #[tokio::test]
-async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
+async fn connection_lost_before_execution_fails_after_not_found_grace() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
@@ -193,7 +193,7 @@ async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_rightly_signed_is_not_believed_and_does_not_leak() {
+async fn unverifiable_response_is_unknown_and_not_leaked() {
     let world = World::new().await;
     for (number, fault) in ["unsigned", "wrong_signature", "stale", "garbage", "other_amount"].iter().enumerate() {
         let order = format!("o-{number}");
@@ -212,7 +212,7 @@ async fn an_answer_that_is_not_rightly_signed_is_not_believed_and_does_not_leak(
 }
 
 #[tokio::test]
-async fn a_system_error_is_unknown() {
+async fn provider_system_error_is_unknown() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "status_after", "status": 500})).await;
     let unclear = world.create("o-1", "k-1").await;
@@ -221,7 +221,7 @@ async fn a_system_error_is_unknown() {
 }
 
 #[tokio::test]
-async fn when_nothing_was_sent_the_same_key_may_try_again() {
+async fn not_sent_payment_may_be_retried_with_same_key() {
     let mut world = World::new().await;
     // A fresh gateway has no warm connection.
     world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
@@ -238,7 +238,7 @@ async fn when_nothing_was_sent_the_same_key_may_try_again() {
 }
 
 #[tokio::test]
-async fn a_refund_that_was_cut_is_found_out_and_made_once() {
+async fn interrupted_refund_is_resolved_and_executed_once() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
@@ -258,7 +258,7 @@ async fn a_refund_that_was_cut_is_found_out_and_made_once() {
 }
 
 #[tokio::test]
-async fn posts_need_an_idempotency_key_of_a_decent_form() {
+async fn invalid_idempotency_key_is_400() {
     let world = World::new().await;
     let body = order_of("o-1").to_string();
     for key in [None, Some(""), Some("a b"), Some(&*"x".repeat(256))] {
@@ -272,7 +272,7 @@ async fn posts_need_an_idempotency_key_of_a_decent_form() {
 }
 
 #[tokio::test]
-async fn a_close_that_was_cut_is_carried_through() {
+async fn connection_lost_before_close_retries_until_closed() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     // Cut before the provider read it: the order is open, and must not stay so.
@@ -286,7 +286,7 @@ async fn a_close_that_was_cut_is_carried_through() {
 }
 
 #[tokio::test]
-async fn a_repetition_after_its_time_finds_what_became_of_it() {
+async fn expired_order_is_replayed_and_new_one_is_400() {
     let world = World::new().await;
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(5);
     let mut body = order_of("o-1");
@@ -303,7 +303,7 @@ async fn a_repetition_after_its_time_finds_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn another_account_is_not_asked_about_the_old_ones_payments() {
+async fn replaced_account_is_not_queried_for_old_payments() {
     let world = World::with(WorldOptions { channels: vec!["main", "other"], ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     let at = world.conf().join("channels");
@@ -324,7 +324,7 @@ async fn send_no_cache(world: &World, target: &str) -> Value {
 }
 
 #[tokio::test]
-async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
+async fn explicit_channel_without_route_is_400() {
     let world = World::with(WorldOptions { channels: vec!["main", "theirs"], ..WorldOptions::default() }).await;
     let routes = "[[route]]\nto = [{ channel = \"main\" }]\n\
                   [[route]]\nmatch = { merchant = \"other\" }\nto = [{ channel = \"theirs\" }]\n";
@@ -340,7 +340,7 @@ async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
 
 /// The caller waits no longer, and what it asked for goes its way all the same.
 #[tokio::test]
-async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
+async fn client_timeout_returns_202_and_payment_continues() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 5000})).await;
     let within = async |limit: &str, order: &str| {

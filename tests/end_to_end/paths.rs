@@ -11,7 +11,7 @@ async fn post(world: &World, target: &str, key: &str, body: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
+async fn percent_encoded_path_has_same_idempotency_scope() {
     let world = World::new().await;
     let (first, second) = (order_of("o-1").to_string(), order_of("o-2").to_string());
     let created = post(&world, "/v1/payments", "k-1", &first).await;
@@ -44,7 +44,7 @@ async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
 }
 
 #[tokio::test]
-async fn order_id_that_no_client_can_ask_for_is_400() {
+async fn dot_segment_order_id_is_400() {
     let world = World::new().await;
     for order in [".", ".."] {
         let refused = post(&world, "/v1/payments", &format!("k{order}"), &order_of(order).to_string()).await;
@@ -61,7 +61,7 @@ async fn order_id_that_no_client_can_ask_for_is_400() {
 }
 
 #[tokio::test]
-async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_a_channel() {
+async fn payment_without_route_is_503_no_route() {
     let world = World::new().await;
     std::fs::remove_file(world.conf().join("routes.toml")).unwrap();
     assert_eq!(world.reload().await.status, 200);
@@ -77,7 +77,7 @@ async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_
 }
 
 #[tokio::test]
-async fn secret_from_the_environment_loses_its_newline_as_one_from_a_file_does() {
+async fn environment_secret_is_trimmed_like_file_secret() {
     let world = World::new().await;
     let merchant = world.conf().join("merchants/third.toml");
     std::fs::write(&merchant, "keys = [{ id = \"third-1\", secret = \"env:TOLLGATE_TEST_NEWLINE\" }]\n").unwrap();

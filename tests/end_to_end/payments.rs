@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{WEBHOOK_SECRET, World, order_of, until};
 
 #[tokio::test]
-async fn each_method_gives_what_the_payers_device_needs() {
+async fn each_method_returns_its_action() {
     let world = World::new().await;
     let table = [
         ("wechat.native", json!({}), "qr"),
@@ -34,7 +34,7 @@ async fn each_method_gives_what_the_payers_device_needs() {
 }
 
 #[tokio::test]
-async fn paid_notified_delivered_refunded() {
+async fn payment_is_notified_delivered_and_refunded() {
     let world = World::new().await;
     let created = world.create("o-1", "k-1").await;
     assert_eq!(created.status, 201, "{:?}", created.body);
@@ -73,7 +73,7 @@ async fn paid_notified_delivered_refunded() {
 }
 
 #[tokio::test]
-async fn an_unpaid_payment_closes_and_a_paid_one_does_not() {
+async fn unpaid_payment_closes_and_paid_one_is_409() {
     let world = World::new().await;
     world.create("open", "k-1").await;
     let closed = world.ask("POST", "/v1/payments/open/close", Some("c-1"), &Value::Null).await;
@@ -92,7 +92,7 @@ async fn an_unpaid_payment_closes_and_a_paid_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_query_finds_the_truth_when_no_notification_comes() {
+async fn query_finds_paid_order_without_notification() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     let silent = json!({"notify": false});
@@ -106,7 +106,7 @@ async fn a_query_finds_the_truth_when_no_notification_comes() {
 }
 
 #[tokio::test]
-async fn what_the_provider_refuses_is_told_in_its_own_words() {
+async fn declined_payment_carries_provider_error_and_is_replayed() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"})).await;
     let refused = world.create("o-1", "k-1").await;

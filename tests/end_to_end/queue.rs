@@ -27,7 +27,7 @@ async fn until_put_back(world: &World, order: &str) {
 }
 
 #[tokio::test]
-async fn every_write_is_accepted_at_once_made_later_and_told() {
+async fn respond_async_is_accepted_executed_and_published() {
     let world = World::new().await;
     let accepted = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&accepted) && !accepted.is_replayed(), "{accepted:?}");
@@ -77,7 +77,7 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_too() {
+async fn declined_async_payment_publishes_payment_failed() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -87,7 +87,7 @@ async fn a_refusal_is_told_too() {
 }
 
 #[tokio::test]
-async fn accepted_before_a_kill_it_is_made_once_after_it() {
+async fn queued_payment_survives_crash_and_is_executed_once() {
     let mut world = World::new().await;
     force(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -108,7 +108,7 @@ async fn accepted_before_a_kill_it_is_made_once_after_it() {
 }
 
 #[tokio::test]
-async fn killed_while_it_was_sent_it_is_asked_about_and_never_sent_again() {
+async fn crash_while_executing_job_never_resends() {
     let mut world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -127,7 +127,7 @@ async fn killed_while_it_was_sent_it_is_asked_about_and_never_sent_again() {
 
 /// The identical create repeats what was sent, also where `public_url` changed while the payment waited.
 #[tokio::test]
-async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
+async fn queued_payment_recovers_lost_action_after_public_url_change() {
     let mut world = World::new().await;
     force(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -154,7 +154,7 @@ async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_so_before_anything_is_accepted() {
+async fn full_queue_is_503_without_claim() {
     let world = world("[queue]\nlimit = 1").await;
     force(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -184,7 +184,7 @@ async fn create_of(world: &World, merchant: &Merchant, order: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
+async fn one_merchant_may_occupy_half_of_queue() {
     let world = world("[queue]\nlimit = 20").await;
     force(&world.gateway, "open").await;
     let mut accepted = 0;
@@ -210,7 +210,7 @@ async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_for_too_long_is_given_up_and_told() {
+async fn job_expires_after_max_age_and_publishes_payment_failed() {
     let world = world("[queue]\nmax_age = \"3s\"").await;
     world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 1000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
@@ -222,7 +222,7 @@ async fn what_cannot_be_sent_for_too_long_is_given_up_and_told() {
 }
 
 #[tokio::test]
-async fn what_waits_is_closed_by_not_making_it() {
+async fn close_cancels_queued_payment() {
     let world = World::new().await;
     force(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));

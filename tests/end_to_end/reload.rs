@@ -77,7 +77,7 @@ async fn pay_and_ask(
 }
 
 #[tokio::test]
-async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
+async fn thousand_reloads_under_load_lose_no_request_and_leak_no_memory() {
     // The connections of a generation that is gone end when they were idle for so long; that they do must show here.
     let edit = |conf: &Path, _| {
         for name in ["east", "west"] {
@@ -162,7 +162,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_swapped_link_is_noticed_by_itself() {
+async fn swapped_symlink_triggers_reload() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     for (version, (routes, channel)) in
         [(TO_WEST, "west"), (TO_EAST, "east"), (TO_WEST, "west")].into_iter().enumerate()
@@ -181,7 +181,7 @@ async fn a_swapped_link_is_noticed_by_itself() {
 
 /// As `git pull` into a new directory and one link that leads to the newest do it.
 #[tokio::test]
-async fn the_whole_directory_may_be_a_link_that_is_swapped() {
+async fn swapped_symlink_of_conf_directory_triggers_reload() {
     let mut world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.gateway.kill();
     let conf = world.conf().to_owned();
@@ -209,7 +209,7 @@ async fn the_whole_directory_may_be_a_link_that_is_swapped() {
 }
 
 #[tokio::test]
-async fn a_broken_file_changes_nothing_and_names_file_and_line() {
+async fn broken_file_is_rejected_with_file_and_line() {
     let world = World::new().await;
     let before = generation(&world).await;
     let channel = world.conf().join("channels/main.toml");
@@ -232,7 +232,7 @@ async fn a_broken_file_changes_nothing_and_names_file_and_line() {
 }
 
 #[tokio::test]
-async fn saving_a_file_or_a_hang_up_signal_is_enough() {
+async fn saved_file_or_sighup_triggers_reload() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let routes = world.conf().join("routes.toml");
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "east");
@@ -260,7 +260,7 @@ async fn saving_a_file_or_a_hang_up_signal_is_enough() {
 }
 
 #[tokio::test]
-async fn a_breakers_state_outlives_a_reload_of_its_channel() {
+async fn breaker_state_survives_reload() {
     let edit = |conf: &Path, _| {
         let path = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -298,7 +298,7 @@ fn strangers_authority(world: &World) {
 }
 
 #[tokio::test]
-async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_ca_under_load_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         let path = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -339,7 +339,7 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
 }
 
 #[tokio::test]
-async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
+async fn channel_under_maintenance_rejects_new_payments_and_finishes_old() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.create("before", "k-1").await;
     let channel = world.conf().join("channels/east.toml");
@@ -368,7 +368,7 @@ async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
 }
 
 #[tokio::test]
-async fn it_goes_back_and_starts_on_the_last_good_generation() {
+async fn rollback_then_start_with_broken_files_uses_last_good_generation() {
     let mut world = World::new().await;
     let channel = world.conf().join("channels/main.toml");
     let whole = std::fs::read_to_string(&channel).unwrap();

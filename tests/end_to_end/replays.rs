@@ -22,7 +22,7 @@ async fn status(world: &World, headers: &Headers) -> u16 {
 }
 
 #[tokio::test]
-async fn captured_request_is_refused_after_every_kind_of_restart() {
+async fn replayed_request_is_401_after_crash_shutdown_and_reload() {
     let mut world = World::new().await;
     // What was signed before the very first start is refused.
     let captured: Vec<Headers> = [0, 100, 290].map(signed_ahead).to_vec();
@@ -53,7 +53,7 @@ async fn captured_request_is_refused_after_every_kind_of_restart() {
 }
 
 #[tokio::test]
-async fn captured_request_is_refused_whatever_the_clock_said_meanwhile() {
+async fn replayed_request_is_401_after_clock_changes() {
     let mut world = World::new().await;
     let captured = signed_ahead(0);
     assert_eq!(status(&world, &captured).await, 404, "let in");
@@ -67,7 +67,7 @@ async fn captured_request_is_refused_whatever_the_clock_said_meanwhile() {
 }
 
 #[tokio::test]
-async fn payment_that_was_not_sent_is_not_made_by_a_replay_after_a_restart() {
+async fn replay_of_unsent_payment_after_restart_is_401() {
     let mut world = World::new().await;
     crate::harness::force(&world.gateway, "open").await;
     let body = crate::harness::order_of("o-1").to_string();
@@ -83,7 +83,7 @@ async fn payment_that_was_not_sent_is_not_made_by_a_replay_after_a_restart() {
 }
 
 #[tokio::test]
-async fn request_over_the_rate_leaves_no_nonce_and_a_replay_costs_no_rate() {
+async fn rate_limited_request_stores_no_nonce_and_replay_costs_no_rate() {
     let world = World::new().await;
     let path = world.conf().join("merchants/shop.toml");
     let text = std::fs::read_to_string(&path).unwrap();

@@ -92,7 +92,7 @@ fn somebody_elses_key() -> String {
 }
 
 #[tokio::test]
-async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_wechat_v3_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
         beside_its_certificate(conf);
@@ -102,7 +102,7 @@ async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_d
 }
 
 #[tokio::test]
-async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_wechat_v2_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         let text = std::fs::read_to_string(conf.join("channels/main.toml")).unwrap();
         let line = text.lines().find(|line| line.starts_with("api = ")).unwrap();
@@ -116,21 +116,21 @@ async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_d
 }
 
 #[tokio::test]
-async fn a_bad_key_of_alipay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_alipay_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem");
     let wishes = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
 }
 
 #[tokio::test]
-async fn a_bad_key_of_unionpay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_unionpay_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
     let wishes = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
     a_bad_key_comes_back(wishes, "unionpay.qr", &somebody_elses_key(), "11").await;
 }
 
 #[tokio::test]
-async fn what_is_in_secret_and_key_files_is_taken_without_another_edit_and_nothing_is_lost() {
+async fn changed_secret_and_key_files_are_reloaded_without_lost_payments() {
     const NEW: Merchant = Merchant { key: OTHER.key, secret: "a new secret of thirty-two bytes" };
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;

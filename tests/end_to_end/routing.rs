@@ -71,7 +71,7 @@ fn first(told: &str) -> &str {
 }
 
 #[tokio::test]
-async fn each_condition_leads_where_the_command_says() {
+async fn each_route_condition_agrees_with_route_command() {
     let world = World::with(WorldOptions { channels: vec!["east", "west", "third"], ..WorldOptions::default() }).await;
     save(&world.conf().join("routes.toml"), &routes());
     assert_eq!(world.reload().await.status, 200);
@@ -116,7 +116,7 @@ async fn each_condition_leads_where_the_command_says() {
 }
 
 #[tokio::test]
-async fn weights_share_payments_out_and_an_order_stays_where_it_went() {
+async fn weighted_routes_spread_payments_and_orders_keep_their_channel() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let both = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 1 }]\n";
     save(&world.conf().join("routes.toml"), both);

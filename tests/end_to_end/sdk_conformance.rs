@@ -106,7 +106,7 @@ fn wechat_client(world: &World, number: &str) -> Value {
 }
 
 #[tokio::test]
-async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
+async fn wechat_v3_sdk_verifies_requests() {
     let (names, requests): (Vec<_>, Vec<_>) = golden_parts("wechat-v3", "/request").into_iter().unzip();
     let certificate = golden_key("wechat-v3", "wxjava_merchant_certificate.pem");
     let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": requests})).await;
@@ -120,7 +120,7 @@ async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
 }
 
 #[tokio::test]
-async fn wechat_v2_messages_are_signed_as_an_sdk_signs() {
+async fn wechat_v2_signatures_match_sdk() {
     let (mut names, mut messages) = (Vec::new(), Vec::new());
     for pointer in ["/request/body", "/answer/body", "/notification/body"] {
         // A refund's notification is encrypted instead.
@@ -150,7 +150,7 @@ fn fields(form: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_wechat_v3_sdks_and_refuses_a_wrong_key() {
+async fn wechat_v3_sdks_work_against_sandbox_and_wrong_key_is_rejected() {
     let world = World::new().await;
     let seen = ask("wechat.mjs", "client", wechat_client(&world, "judge-1")).await;
     assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
@@ -166,7 +166,7 @@ async fn the_sandbox_serves_wechat_v3_sdks_and_refuses_a_wrong_key() {
 }
 
 #[tokio::test]
-async fn a_wechat_v3_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
+async fn wechat_v3_sdk_notification_is_accepted_and_altered_one_rejected() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     let (folder, account) = account(&world);

@@ -54,7 +54,7 @@ async fn queries(world: &World, order: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn a_herd_on_one_order_is_one_question_to_the_provider() {
+async fn concurrent_status_queries_are_coalesced_into_one_provider_query() {
     let world = World::new().await;
     knows_orders(&world.gateway).await;
     world.create("o-1", "k-1").await;
@@ -86,7 +86,7 @@ async fn a_herd_on_one_order_is_one_question_to_the_provider() {
 }
 
 #[tokio::test]
-async fn orders_that_do_not_exist_cost_neither_ledger_nor_provider() {
+async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     let mut world = World::new().await;
     world.create("o-1", "k-1").await;
     knows_orders(&world.gateway).await;
@@ -116,7 +116,7 @@ async fn orders_that_do_not_exist_cost_neither_ledger_nor_provider() {
 }
 
 #[tokio::test]
-async fn what_is_final_is_answered_without_the_ledger_until_it_changes() {
+async fn final_status_is_cached_until_invalidated() {
     let world = World::new().await;
     knows_orders(&world.gateway).await;
     world.create("o-1", "k-1").await;
@@ -145,7 +145,7 @@ async fn what_is_final_is_answered_without_the_ledger_until_it_changes() {
 }
 
 #[tokio::test]
-async fn when_the_provider_cannot_be_asked_the_last_word_is_told_as_stale() {
+async fn provider_outage_returns_stale_status() {
     let world = World::new().await;
     knows_orders(&world.gateway).await;
     world.create("o-1", "k-1").await;
@@ -158,7 +158,7 @@ async fn when_the_provider_cannot_be_asked_the_last_word_is_told_as_stale() {
 }
 
 #[tokio::test]
-async fn a_caller_who_waits_less_long_hears_what_is_known() {
+async fn client_timeout_returns_stale_status() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 3000})).await;
@@ -206,7 +206,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn what_one_gateway_hears_the_others_say() {
+async fn status_change_invalidates_caches_of_all_gateways() {
     let cluster = Cluster::new("").await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
@@ -238,7 +238,7 @@ async fn what_one_gateway_hears_the_others_say() {
 }
 
 #[tokio::test]
-async fn an_order_made_on_one_gateway_is_never_unknown_on_another() {
+async fn new_order_is_known_to_all_gateways_at_once() {
     let cluster = Cluster::new("").await;
     let [first, second, third] = cluster.all();
     for number in 0..60 {
@@ -257,7 +257,7 @@ async fn an_order_made_on_one_gateway_is_never_unknown_on_another() {
 }
 
 #[tokio::test]
-async fn after_an_outage_of_the_ledger_nothing_that_went_unheard_is_said() {
+async fn ledger_outage_disables_caches_until_resynchronized() {
     let cluster = Cluster::new("").await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
@@ -295,7 +295,7 @@ async fn sharing() -> (Cluster, Redis) {
 }
 
 #[tokio::test]
-async fn a_herd_over_three_gateways_is_one_question_to_the_provider() {
+async fn status_queries_to_three_gateways_are_coalesced_into_one_provider_query() {
     let (cluster, _redis) = sharing().await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
@@ -311,7 +311,7 @@ async fn a_herd_over_three_gateways_is_one_question_to_the_provider() {
 }
 
 #[tokio::test]
-async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_in_without_it() {
+async fn redis_shares_cached_statuses_and_its_outage_rejects_requests() {
     let (cluster, mut redis) = sharing().await;
     let world = &cluster.world;
     for order in ["o-1", "o-2"] {
@@ -346,7 +346,7 @@ async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_i
 }
 
 #[tokio::test]
-async fn limits_are_counted_for_all_gateways_together() {
+async fn rate_limits_are_shared_by_all_gateways() {
     let redis = Redis::start().await;
     let server = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let edit = |conf: &std::path::Path, _| {

@@ -74,7 +74,7 @@ async fn a_database() -> String {
 }
 
 #[tokio::test]
-async fn all_of_it_holds_over_postgresql_and_redis_too() {
+async fn suite_passes_on_postgresql_and_redis() {
     let run = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(SUITE)
         .env(SHARED, "yes")

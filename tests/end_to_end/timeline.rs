@@ -63,7 +63,7 @@ fn first<'a>(timeline: &'a Value, what: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
+async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
     let world = World::new().await;
     world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
@@ -120,7 +120,7 @@ async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
 }
 
 #[tokio::test]
-async fn a_person_is_told_where_the_money_is_while_the_gateway_runs_and_when_none_does() {
+async fn explain_shows_payment_with_and_without_running_gateway() {
     let mut world = World::new().await;
     world.create("o-1", "k-1").await;
     let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;

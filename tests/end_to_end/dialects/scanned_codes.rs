@@ -46,7 +46,7 @@ pub(super) async fn scan(
 }
 
 #[tokio::test]
-async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
+async fn scanned_code_succeeds_waits_for_password_or_is_declined() {
     for entry in SCANNED {
         let row = &entry.row;
         let world = with_a_till(row.provider).await;
@@ -76,7 +76,7 @@ async fn a_scanned_code_pays_at_once_or_after_a_password_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_about() {
+async fn open_scanned_payment_is_reversed_and_unclear_one_is_queried() {
     let mut worlds = Vec::new();
     for entry in SCANNED {
         let world = with_a_till(entry.row.provider).await;
@@ -102,7 +102,7 @@ async fn a_scanned_code_that_stays_open_is_reversed_and_an_unclear_one_is_asked_
 }
 
 #[tokio::test]
-async fn till_payment_of_unknown_end_is_reversed_before_it_fails() {
+async fn unknown_scanned_payment_is_reversed_before_it_fails() {
     let mut worlds = Vec::new();
     for entry in SCANNED.iter().filter(|entry| !entry.row.provider.starts_with("unionpay")) {
         let mut world = with_a_till(entry.row.provider).await;
@@ -132,7 +132,7 @@ async fn till_payment_of_unknown_end_is_reversed_before_it_fails() {
 /// The payer was charged and UnionPay does not find the order: the reversal (冲正) gives the money back before the till hears
 /// that the payment failed.
 #[tokio::test]
-async fn unionpay_till_payment_of_unknown_end_is_reversed_and_the_payers_money_goes_back() {
+async fn unionpay_unknown_scanned_payment_is_reversed_and_payer_refunded() {
     let entry = SCANNED.iter().find(|entry| entry.row.provider == "unionpay").unwrap();
     let world = with_a_till("unionpay").await;
     let number = World::number("lost");

@@ -27,7 +27,7 @@ async fn refused(world: &World, order: &str, code: &str) -> crate::harness::Answ
 }
 
 #[tokio::test]
-async fn unionpay_code_of_each_class_reaches_the_merchant_and_opens_no_breaker() {
+async fn unionpay_codes_map_to_error_codes_and_open_no_breaker() {
     let world =
         World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit: eager, ..WorldOptions::default() }).await;
     for (code, status, problem, retryable) in [
@@ -73,7 +73,7 @@ async fn unionpay_code_of_each_class_reaches_the_merchant_and_opens_no_breaker()
 
 /// A payer whose card is refused takes another one; until the payTimeout has passed no failure is the end.
 #[tokio::test]
-async fn unionpay_failure_before_the_pay_timeout_stays_pending_and_a_refund_that_never_came_fails() {
+async fn unionpay_failure_before_pay_timeout_stays_pending_and_missing_refund_fails() {
     let world = World::of("unionpay").await;
     create(&world, &QR, "o-1").await;
     let path = format!("/orders/{}/scan", World::number("o-1"));

@@ -13,7 +13,7 @@ fn told(answer: &Answer) -> (u16, Value, Value) {
 
 /// WeChat Pay says USERPAYING, charges the payer, and then calls the payment PAYERROR.
 #[tokio::test]
-async fn pay_error_of_a_charged_code_is_reversed_unless_a_later_query_says_success() {
+async fn wechat_payerror_after_charge_is_reversed_unless_query_says_success() {
     let tills = SCANNED.iter().filter(|till| till.row.provider.starts_with("wechat"));
     join_all(tills.map(async |till| {
         let world = with_a_till(till.row.provider).await;
@@ -53,7 +53,7 @@ async fn pay_error_of_a_charged_code_is_reversed_unless_a_later_query_says_succe
 }
 
 #[tokio::test]
-async fn request_that_was_not_understood_is_told_with_its_sentence() {
+async fn wechat_v2_fail_message_reaches_merchant_and_log() {
     let world = World::of("wechat-v2").await;
     let row = row("wechat-v2", "wechat.native", "{}", "qr");
     let fail = async |operation: &str, order: &str, sentence: &str| {
@@ -107,7 +107,7 @@ async fn request_that_was_not_understood_is_told_with_its_sentence() {
 }
 
 #[tokio::test]
-async fn apiv2_is_believed_in_both_kinds_of_signature_and_without_the_accounts_numbers() {
+async fn wechat_v2_accepts_both_sign_types_and_responses_without_account() {
     let world = World::of("wechat-v2").await;
     let row = row("wechat-v2", "wechat.native", "{}", "qr");
     for operation in ["create", "refund"] {
@@ -133,7 +133,7 @@ async fn apiv2_is_believed_in_both_kinds_of_signature_and_without_the_accounts_n
 
 /// A probe's signature, and SYSTEM_ERROR for an order that exists: both come often, and neither is the order's end.
 #[tokio::test]
-async fn order_behind_a_probe_or_a_system_error_is_found() {
+async fn wechat_signature_probe_or_system_error_is_unknown_then_resolved() {
     let world = World::of("wechat-v3").await;
     let row = row("wechat-v3", "wechat.native", "{}", "qr");
     for fault in ["signtest", "status_after"] {
@@ -151,7 +151,7 @@ async fn order_behind_a_probe_or_a_system_error_is_found() {
 
 /// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
 #[tokio::test]
-async fn every_code_of_a_new_order_is_told_by_its_class() {
+async fn wechat_order_codes_map_to_error_codes() {
     const V2: &[(&str, u16, &str, &str)] = &[
         (
             "APPID_MCHID_NOT_MATCH APPID_NOT_EXIST INVALID_REQUEST LACK_PARAMS MCHID_NOT_EXIST NOAUTH NOTENOUGH NOT_UTF8 \
@@ -206,7 +206,7 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
 
 /// A refund in the merchant console that fails, or that a person must finish: noted and acknowledged, and no money is counted.
 #[tokio::test]
-async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged() {
+async fn wechat_console_refund_without_money_is_acknowledged_and_not_counted() {
     let work = ["wechat-v2", "wechat-v3"].map(async |provider| {
         let world = World::of(provider).await;
         let row = row(provider, "wechat.native", "{}", "qr");

@@ -10,7 +10,7 @@ use super::{account, all_are, ask, fields, golden_key, golden_parts};
 use crate::harness::{World, WorldOptions, order_of, send};
 
 #[tokio::test]
-async fn requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
+async fn alipay_sdk_verifies_requests_links_and_order_strings() {
     let (mut names, mut signed) = (Vec::new(), Vec::new());
     for pointer in ["/request/body", "/outcome/action/url", "/outcome/action/params/orderStr"] {
         for (name, part) in golden_parts("alipay", pointer) {
@@ -30,7 +30,7 @@ async fn requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
 }
 
 #[tokio::test]
-async fn answers_and_notifications_that_the_gateway_takes_are_good_to_its_sdks() {
+async fn alipay_sdks_verify_golden_responses_and_notifications() {
     let (public, private) = (golden_key("alipay", "ali_alipay.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
     let question = |name: &str, what: Vec<Value>| json!({"publicKey": public, "privateKey": private, name: what});
     let (names, answers): (Vec<_>, Vec<_>) = golden_parts("alipay", "/answer/body").into_iter().unzip();
@@ -63,7 +63,7 @@ fn merchant(world: &World, number: &str, stranger: &World) -> Value {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_its_sdk_with_keys_and_with_certificates() {
+async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
     let stranger = World::of("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
@@ -95,7 +95,7 @@ async fn the_sandbox_serves_its_sdk_with_keys_and_with_certificates() {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
+async fn alipay_sdk_works_against_sandbox_in_v3() {
     let stranger = World::of("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayV3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
@@ -113,7 +113,7 @@ async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_a_python_sdk() {
+async fn alipay_python_sdk_works_against_sandbox() {
     let world = World::of("alipay").await;
     let mut question = merchant(&world, "judge2", &world);
     for (name, value) in question["account"].take().as_object().unwrap() {
@@ -128,7 +128,7 @@ async fn the_sandbox_serves_a_python_sdk() {
 }
 
 #[tokio::test]
-async fn a_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
+async fn alipay_sdk_notification_is_accepted_and_altered_one_rejected() {
     let world = World::of("alipay").await;
     let mut order = order_of("o-1");
     order["method"] = "alipay.qr".into();

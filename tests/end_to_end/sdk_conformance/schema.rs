@@ -44,7 +44,7 @@ fallback = ["c"]
 "#;
 
 #[tokio::test]
-async fn what_the_gateway_takes_a_validator_takes() {
+async fn json_schema_accepts_valid_configuration() {
     let mut files = vec![
         ("tollgate", example("tollgate.toml")),
         (
@@ -66,7 +66,7 @@ async fn what_the_gateway_takes_a_validator_takes() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_refuses_a_validator_refuses_and_names() {
+async fn json_schema_rejects_invalid_configuration_and_names_the_key() {
     let unionpay = || channels().into_iter().find(|text| text.contains("\"unionpay\"")).unwrap();
     let process = "public_url = \"https://a.example\"\n";
     let files = [

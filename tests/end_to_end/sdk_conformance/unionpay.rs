@@ -35,7 +35,7 @@ async fn judged(script: &'static str, folder: &str, pointer: &str, keys: &Value)
 }
 
 #[tokio::test]
-async fn what_the_gateway_signs_holds_in_every_sign_method() {
+async fn unionpay_signatures_verify_in_every_sign_method() {
     let key = json!({"secureKey": "88888888"});
     let certificate = |name: &str| json!({"certificate": golden_key("unionpay", name)});
     judged("unionpay.mjs", "unionpay", "/request/body", &certificate("up_merchant.crt.pem")).await;
@@ -72,7 +72,7 @@ const WORLDS: [(&str, &str); 4] =
     [("unionpay", "01"), ("unionpay-sha256", "11"), ("unionpay-sm3", "12"), ("unionpay-sm2", "21")];
 
 #[tokio::test]
-async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
+async fn unionpay_sandbox_accepts_valid_signature_and_rejects_other_key() {
     for (provider, sign_method) in WORLDS {
         let world = World::of(provider).await;
         let (folder, file) = super::account(&world);
@@ -101,7 +101,7 @@ fn now() -> String {
 }
 
 #[tokio::test]
-async fn a_notification_made_elsewhere_makes_the_gateway_ask_and_an_altered_one_does_not() {
+async fn unionpay_notification_triggers_query_and_altered_one_is_rejected() {
     for (provider, sign_method) in WORLDS {
         let world = World::of(provider).await;
         let mut order = crate::harness::order_of("o-1");

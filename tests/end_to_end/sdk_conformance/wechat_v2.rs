@@ -8,7 +8,7 @@ use crate::harness::{World, send};
 const SIGN_TYPES: [&str; 2] = ["MD5", "HMAC-SHA256"];
 
 #[tokio::test]
-async fn the_sandbox_serves_an_sdk_in_both_sign_types_and_refuses_a_wrong_key() {
+async fn wechat_v2_sdk_works_against_sandbox_in_both_sign_types() {
     let world = World::of("wechat-v2").await;
     let (folder, account) = account(&world);
     for (sign_type, code) in SIGN_TYPES.into_iter().zip(["131234567890123456", "131234567890123457"]) {
@@ -44,7 +44,7 @@ async fn the_sandbox_serves_an_sdk_in_both_sign_types_and_refuses_a_wrong_key() 
 }
 
 #[tokio::test]
-async fn notifications_of_an_sdk_are_taken_and_altered_ones_are_not() {
+async fn wechat_v2_sdk_notification_is_accepted_and_altered_one_rejected() {
     let world = World::of("wechat-v2").await;
     world.create("o-1", "k-1").await;
     let (_, account) = account(&world);
@@ -74,7 +74,7 @@ async fn notifications_of_an_sdk_are_taken_and_altered_ones_are_not() {
 }
 
 #[tokio::test]
-async fn what_an_sdk_hides_of_a_refund_is_read_and_what_another_key_hides_is_not() {
+async fn wechat_v2_refund_notification_is_decrypted_and_wrong_key_rejected() {
     let world = World::of("wechat-v2").await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;

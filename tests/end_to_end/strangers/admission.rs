@@ -9,7 +9,7 @@ use crate::harness::{SHOP, World, WorldOptions, send, signed};
 const BODY: &str = "content-length: 1048576\r\n";
 
 #[tokio::test]
-async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
+async fn unauthenticated_request_is_rejected_by_its_head_and_connection_closed() {
     let world = World::with(WorldOptions { server: "body_timeout = \"10m\"", ..WorldOptions::default() }).await;
     let signed_head = |method: &str, target: &str| {
         let lines = signed(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
@@ -34,7 +34,7 @@ async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn bodies_that_never_come_hold_no_permit() {
+async fn incomplete_bodies_occupy_no_permit() {
     let limits = "max_in_flight = 16\nbody_timeout = \"4s\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
@@ -65,7 +65,7 @@ async fn bodies_that_never_come_hold_no_permit() {
 }
 
 #[tokio::test]
-async fn unknown_key_id_is_answered_like_a_wrong_signature() {
+async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
     let world = World::with(WorldOptions { server: "body_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let shape = |answer: &str| {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -112,7 +112,7 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
 }
 
 #[tokio::test]
-async fn connection_is_closed_after_a_body_that_is_not_understood() {
+async fn connection_is_closed_after_invalid_chunked_body() {
     let world = World::new().await;
     let paid = plausible("shop-1", 2).replace("content-length: 2", "transfer-encoding: chunked");
     let notified = "POST /notify/main HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -127,7 +127,7 @@ async fn connection_is_closed_after_a_body_that_is_not_understood() {
 }
 
 #[tokio::test]
-async fn refusal_of_a_large_body_is_received_by_a_caller_that_sends_all_of_it_first() {
+async fn oversized_body_413_reaches_client_that_sends_all_first() {
     let world = World::new().await;
     let head = plausible("shop-1", 8 << 20);
     let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
@@ -139,7 +139,7 @@ async fn refusal_of_a_large_body_is_received_by_a_caller_that_sends_all_of_it_fi
 }
 
 #[tokio::test]
-async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_only() {
+async fn notifications_waiting_for_key_refresh_are_bounded() {
     let world = World::new().await;
     world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
     let head = format!(
@@ -156,7 +156,7 @@ async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_onl
 }
 
 #[tokio::test]
-async fn oldest_body_gives_way_when_bodies_in_memory_are_too_many() {
+async fn oldest_buffered_body_is_evicted_at_memory_limit() {
     let limits =
         "body_limit = \"64KiB\"\nmax_buffered_bytes = \"128KiB\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
@@ -175,7 +175,7 @@ async fn oldest_body_gives_way_when_bodies_in_memory_are_too_many() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_answered_with_a_problem() {
+async fn invalid_http_request_is_answered_with_problem() {
     let world = World::new().await;
     for (request, status) in [
         ("nonsense\r\n\r\n", 400),
@@ -211,7 +211,7 @@ async fn what_is_no_request_is_answered_with_a_problem() {
 }
 
 #[tokio::test]
-async fn continue_is_sent_only_where_the_body_is_wanted_and_costs_no_connection() {
+async fn expect_continue_is_sent_only_after_head_is_accepted() {
     let world = World::new().await;
     let expects = |key: &str| plausible(key, 2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
     let mut stream = sends(world.gateway.listen, expects("shop-1").as_bytes()).await;

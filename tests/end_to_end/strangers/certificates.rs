@@ -47,7 +47,7 @@ fn days_left(metrics: &str, certificate: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn renewed_certificates_are_served_after_a_reload_and_the_metric_is_about_them() {
+async fn renewed_server_certificate_is_served_after_reload() {
     let edit = |conf: &Path, _| {
         write_pair(conf, "server", 2);
     };
@@ -133,7 +133,7 @@ async fn gets_in(to: SocketAddr, (certificate, key): (CertificateDer<'static>, P
 }
 
 #[tokio::test]
-async fn authorities_and_revocation_lists_of_callers_are_renewed_by_a_reload() {
+async fn renewed_client_ca_and_crl_apply_after_reload() {
     let edit = |conf: &Path, _| {
         write_pair(conf, "server", 30);
         std::fs::write(conf.join("callers.pem"), Authority::new("nobody").pem).unwrap();

@@ -10,7 +10,7 @@ const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const HALF_HEADERS: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
 
 #[tokio::test]
-async fn connection_is_closed_in_each_phase_after_its_time() {
+async fn idle_connection_is_closed_after_timeout_of_each_phase() {
     let limits = "header_timeout = \"400ms\"\nkeepalive_timeout = \"400ms\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
@@ -38,7 +38,7 @@ async fn connection_is_closed_in_each_phase_after_its_time() {
 }
 
 #[tokio::test]
-async fn head_that_comes_line_by_line_is_bounded_in_all() {
+async fn slow_request_head_is_closed_after_header_timeout() {
     let world = World::with(WorldOptions { server: "header_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let (mut reader, mut writer) = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\n").await.into_split();
     let trickle = tokio::spawn(async move {
@@ -53,7 +53,7 @@ async fn head_that_comes_line_by_line_is_bounded_in_all() {
 }
 
 #[tokio::test]
-async fn head_without_end_is_refused_by_its_size() {
+async fn oversized_request_head_is_rejected() {
     let world = World::new().await;
     let mut stream = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\nhost: a\r\nx-a: ").await;
     let mut sent = 0;
@@ -65,7 +65,7 @@ async fn head_without_end_is_refused_by_its_size() {
 }
 
 #[tokio::test]
-async fn idle_connections_at_the_limit_keep_nobody_out() {
+async fn idle_connections_are_evicted_at_connection_limit() {
     let limits = "max_connections = 16\nheader_timeout = \"10m\"\nkeepalive_timeout = \"10m\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let known = plausible("shop-1", 9);
@@ -91,7 +91,7 @@ async fn idle_connections_at_the_limit_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn requests_shorter_than_the_preface_of_http2_are_answered() {
+async fn requests_shorter_than_http2_preface_are_answered() {
     let world = World::new().await;
     for request in ["GET / HTTP/1.0\r\n\r\n", "OPTIONS / HTTP/1.0\r\n\r\n", "G / HTTP/1.0\r\n\r\n"] {
         let mut stream = sends(world.gateway.listen, request.as_bytes()).await;

@@ -36,7 +36,7 @@ async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeout() {
+async fn http2_responses_without_window_occupy_no_permit_and_end_after_write_timeout() {
     let world = World::with(WorldOptions {
         server: "max_in_flight = 16\nwrite_timeout = \"2s\"\nkeepalive_timeout = \"3s\"",
         ..WorldOptions::default()
@@ -58,7 +58,7 @@ async fn http2_responses_without_window_hold_no_permit_and_end_after_write_timeo
 }
 
 #[tokio::test]
-async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
+async fn sigterm_does_not_wait_for_unread_responses() {
     let limits = "shutdown_timeout = \"10m\"\nwrite_timeout = \"10m\"";
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let attack = without_window(world.gateway.listen, 20).await;
@@ -70,7 +70,7 @@ async fn sigterm_does_not_wait_for_responses_that_nobody_takes() {
 }
 
 #[tokio::test]
-async fn sigterm_does_not_wait_for_bodies_that_never_end() {
+async fn sigterm_does_not_wait_for_incomplete_bodies() {
     let limits = "shutdown_timeout = \"10m\"\nwrite_timeout = \"1s\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let mut held = Vec::new();
@@ -86,7 +86,7 @@ async fn sigterm_does_not_wait_for_bodies_that_never_end() {
 }
 
 #[tokio::test]
-async fn http2_stream_that_its_caller_cancels_costs_no_other_its_answer() {
+async fn cancelled_http2_stream_does_not_affect_other_streams() {
     let world = World::with(WorldOptions { server: "write_timeout = \"1s\"", ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let stream = TcpStream::connect(listen).await.unwrap();
@@ -119,7 +119,7 @@ async fn http2_stream_that_its_caller_cancels_costs_no_other_its_answer() {
 }
 
 #[tokio::test]
-async fn refused_uploads_do_not_end_their_http2_connection() {
+async fn rejected_uploads_do_not_close_http2_connection() {
     let world = World::new().await;
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
