@@ -1,4 +1,4 @@
-//! The embedded ledger's files missing, emptied, damaged or removed, as operators and merchants meet it.
+//! Embedded ledger's files: missing, empty, damaged or removed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn data(world: &World) -> PathBuf {
     world.conf().with_file_name("data")
 }
 
-/// What a start says that ends at once.
+/// Starts a gateway that must exit at once, and returns its output.
 async fn refusal(world: &World) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(["run", "--conf"]).arg(world.conf()).kill_on_drop(true);
@@ -37,7 +37,7 @@ async fn missing_empty_or_replaced_ledger_is_rejected_until_restored() {
     let said = refusal(&world).await;
     assert!(said.contains("holds no ledger"), "{said}");
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
-    // Whoever wants an empty one says so.
+    // An operator who wants an empty ledger removes the marker.
     let marker = world.conf().with_file_name("conf.generations").join("ledger.json");
     let known = std::fs::read(&marker).unwrap();
     std::fs::remove_file(&marker).unwrap();
@@ -84,10 +84,10 @@ async fn removed_ledger_directory_stops_payments_and_readiness() {
     std::fs::remove_dir_all(data(&world)).unwrap();
     assert_eq!(world.create("o-2", "k-2").await.status, 503);
     until("it is not ready", || async {
-        let ready = world.admin("GET", "/readyz", &[]).await.status;
+        let ready = world.admin_request("GET", "/readyz", &[]).await.status;
         (ready == 503).then_some(()).ok_or(ready)
     })
     .await;
     assert!(world.log().contains("removed, replaced or unmounted"), "{}", world.log());
-    assert_eq!(world.seen("o-2").await["arrivals"]["create"], serde_json::Value::Null);
+    assert_eq!(world.provider_order("o-2").await["arrivals"]["create"], serde_json::Value::Null);
 }

@@ -1,11 +1,11 @@
-//! Nonces that several gateways share.
+//! Nonces shared by several gateways in Redis.
 
 use http::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, SHOP, World, WorldOptions, send, signed, until};
+use crate::harness::{Answer, SHOP, World, WorldOptions, send, signed_headers, until};
 use crate::redis::Redis;
 
 async fn world_on(redis: &Redis) -> World {
@@ -13,13 +13,13 @@ async fn world_on(redis: &Redis) -> World {
     World::with(WorldOptions { server, ..WorldOptions::default() }).await
 }
 
-/// A request of the merchant, with headers that were made before.
+/// Sends a request with existing headers again.
 async fn repeat(world: &World, headers: &[(&'static str, String)]) -> Answer {
     send("GET", &format!("http://{}/v1/payments/none", world.gateway.listen), headers, b"").await.unwrap()
 }
 
 fn once() -> Vec<(&'static str, String)> {
-    signed(&SHOP, "GET", "/v1/payments/none", b"")
+    signed_headers(&SHOP, "GET", "/v1/payments/none", b"")
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn redis_said(redis: &Redis, line: &str) -> String {
 
 async fn until_ready(world: &World, is_ready: bool, why: &str) {
     until("what /readyz says", || async {
-        let answer = world.admin("GET", "/readyz", &[]).await;
+        let answer = world.admin_request("GET", "/readyz", &[]).await;
         let said = String::from_utf8_lossy(&answer.body).into_owned();
         ((answer.status == 200) == is_ready && said.contains(why)).then_some(()).ok_or(said)
     })
@@ -89,7 +89,7 @@ async fn signatures_older_than_redis_data_loss_are_rejected() {
     let (one, other) = (world_on(&redis).await, world_on(&redis).await);
     let headers = once();
     assert_eq!(repeat(&one, &headers).await.status, StatusCode::NOT_FOUND, "let in");
-    // Signatures have whole seconds, and those of the last one are still let in.
+    // Signatures have a resolution of one second, and those of the last second are still accepted.
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
     assert!(redis_said(&redis, "FLUSHALL").await.starts_with("+OK"));
     for world in [&one, &other] {

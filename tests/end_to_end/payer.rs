@@ -1,4 +1,4 @@
-//! The payer's browser and telephone: what they do with an action that the provider has not heard of yet.
+//! The payer's browser and phone: opens an action that the provider does not know yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::harness::World;
 const FORM: &str = "application/x-www-form-urlencoded;charset=utf-8";
 
 impl World {
-    /// Brings a signed link, form or order string to the provider, as the payer's device does; gives the page.
+    /// Opens a signed link, form or order string at the provider, as the payer's device does. Returns the page.
     pub async fn open(&self, action: &Value) -> String {
         let text = |field: &str| action[field].as_str().unwrap_or_else(|| panic!("no {field} in {action}"));
         match text("type") {

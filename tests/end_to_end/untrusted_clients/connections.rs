@@ -1,4 +1,4 @@
-//! Connections on which little or nothing comes.
+//! Idle and slow connections.
 
 use super::*;
 use crate::harness::{World, WorldOptions, until};
@@ -6,7 +6,7 @@ use crate::harness::{World, WorldOptions, until};
 const FIRST_REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// HEADERS of stream 1 without END_HEADERS: a header block of which more would have to come.
+/// HEADERS of stream 1 without END_HEADERS: an incomplete header block.
 const HALF_HEADERS: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
 
 #[tokio::test]
@@ -47,8 +47,8 @@ async fn slow_request_head_is_closed_after_header_timeout() {
         }
     });
     let mut read = Vec::new();
-    drop(timeout(PATIENCE, reader.read_to_end(&mut read)).await.expect("the connection stays open"));
-    timeout(PATIENCE, trickle).await.expect("the connection stays open").unwrap();
+    drop(timeout(TEST_TIMEOUT, reader.read_to_end(&mut read)).await.expect("the connection stays open"));
+    timeout(TEST_TIMEOUT, trickle).await.expect("the connection stays open").unwrap();
     assert!(read.is_empty() || read.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&read));
 }
 
@@ -78,7 +78,7 @@ async fn idle_connections_are_evicted_at_connection_limit() {
             assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
         }
     }
-    let ready = world.admin("GET", "/readyz", &[]).await;
+    let ready = world.admin_request("GET", "/readyz", &[]).await;
     assert_eq!(ready.status, 200, "no stranger takes a gateway out of a load balancer");
     until("the limit holds", || async {
         let metrics = world.metrics().await;

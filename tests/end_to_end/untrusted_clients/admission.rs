@@ -1,18 +1,19 @@
-//! Requests that are refused by their head, and bodies that come slowly or never.
+//! Admission: requests rejected by their head, and slow or missing bodies.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::harness::{SHOP, World, WorldOptions, send, signed};
+use crate::harness::{SHOP, World, WorldOptions, send, signed_headers};
 
-/// Announced, never sent.
+/// Header of a body that is never sent.
 const BODY: &str = "content-length: 1048576\r\n";
 
 #[tokio::test]
 async fn unauthenticated_request_is_rejected_by_its_head_and_connection_closed() {
     let world = World::with(WorldOptions { server: "body_timeout = \"10m\"", ..WorldOptions::default() }).await;
     let signed_head = |method: &str, target: &str| {
-        let lines = signed(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let lines =
+            signed_headers(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{BODY}{}\r\n", lines.collect::<String>())
     };
     let old = plausible("shop-1", 100).replace("timestamp: 1", "timestamp: ");
@@ -39,7 +40,7 @@ async fn incomplete_bodies_occupy_no_permit() {
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let mut slow = Vec::new();
-    // As many as are waited for.
+    // As many as the gateway waits for.
     for _ in 0..4 {
         slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
@@ -50,7 +51,7 @@ async fn incomplete_bodies_occupy_no_permit() {
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{answer}");
     }
     assert!(!world.metrics().await.contains("tollgate_requests_shed_total{"));
-    // Many more than that: the oldest is given up, and nobody else.
+    // Many more: the oldest are evicted, and only those.
     for _ in 0..40 {
         slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
@@ -95,7 +96,7 @@ async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
         (&signatures, "{}", "401 Unauthorized"),
         (&signatures, "", "408 Request Timeout"),
     ];
-    // Bodies under unknown keys that never come must not change the answer to others.
+    // Missing bodies under unknown keys must not change the responses to others.
     let mut held = Vec::new();
     for _ in 0..70 {
         held.push(sends(world.gateway.listen, plausible("junk", 9).as_bytes()).await);
@@ -141,7 +142,7 @@ async fn oversized_body_413_reaches_client_that_sends_all_first() {
 #[tokio::test]
 async fn notifications_waiting_for_key_refresh_are_bounded() {
     let world = World::new().await;
-    world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
+    world.inject_fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
     let head = format!(
         "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nwechatpay-timestamp: {}\r\nwechatpay-nonce: n\r\n\
          wechatpay-signature: AAAA\r\nwechatpay-serial: 7777\r\n\r\n{{}}",

@@ -1,4 +1,4 @@
-//! Certificates of the listeners, renewed while they are served.
+//! Renewal of the listeners' certificates while they serve.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::harness::{World, WorldOptions, until};
 
-/// Writes a certificate for so many days, and gives its bytes.
+/// Writes a certificate that is valid for `days` days and returns its DER bytes.
 fn write_pair(conf: &Path, name: &str, days: i64) -> Vec<u8> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -35,7 +35,7 @@ async fn handshake(to: SocketAddr, config: rustls::ClientConfig) -> std::io::Res
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-/// The certificate that a listener shows.
+/// Returns the certificate that a listener presents.
 async fn shown(to: SocketAddr) -> Vec<u8> {
     let stream = handshake(to, client().with_no_client_auth()).await.unwrap();
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
@@ -69,13 +69,13 @@ async fn renewed_server_certificate_is_served_after_reload() {
     assert!((299.0..=300.0).contains(&days_left(&world.metrics().await, "server")));
     drop(open);
 
-    // One that is broken changes nothing.
+    // A broken file changes nothing.
     std::fs::write(world.conf().join("server.pem"), "broken").unwrap();
     assert_eq!(world.reload().await.status, 422);
     assert_eq!(shown(world.gateway.listen).await, new);
 }
 
-/// An authority, and a certificate for a caller under it.
+/// A certificate authority that issues client certificates.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -121,11 +121,11 @@ impl Authority {
     }
 }
 
-/// Whether a caller with this certificate gets an answer.
+/// Returns whether a client with this certificate gets a response.
 async fn gets_in(to: SocketAddr, (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> bool {
     let config = client().with_client_auth_cert(vec![certificate], key).unwrap();
     let Ok(mut stream) = handshake(to, config).await else { return false };
-    // With TLS 1.3 a refusal comes after the handshake.
+    // With TLS 1.3 a rejection arrives after the handshake.
     let mut read = Vec::new();
     stream.write_all(b"GET /x HTTP/1.0\r\n\r\n").await.is_ok()
         && stream.read_to_end(&mut read).await.is_ok()
