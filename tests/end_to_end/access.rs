@@ -13,7 +13,7 @@ async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
     let url = |target: &str| format!("http://{}{target}", world.gateway.listen);
     let target = "/v1/payments/o-1?a=1";
     let good = signed_headers(&SHOP, "GET", target, b"");
-    assert_eq!(send("GET", &url(target), &good, b"").await.unwrap().status, 404, "it got in");
+    assert_eq!(send("GET", &url(target), &good, b"").await.unwrap().status, 404, "a valid signature is accepted");
     let denied = async |headers: &[(&'static str, String)], method: &str, target: &str, body: &[u8]| {
         let answer = send(method, &url(target), headers, body).await.unwrap();
         let problem = answer.json();
@@ -44,7 +44,7 @@ async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
         nonce: "old",
     };
     details.push(denied(&tollgate::sign::plain(&old, "GET", target, b""), "GET", target, b"").await);
-    assert!(details.iter().all(|detail| detail == &details[0]), "every refusal says the same: {details:?}");
+    assert!(details.iter().all(|detail| detail == &details[0]), "every 401 has the same detail: {details:?}");
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn rfc9421_message_signature_is_accepted_once() {
     let url = format!("http://{}/v1/payments", world.gateway.listen);
     let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
     assert_eq!(answer.status, 201, "{:?}", answer.body);
-    assert_eq!(send("POST", &url, &headers, body.as_bytes()).await.unwrap().status, 401, "the nonce was used");
+    assert_eq!(send("POST", &url, &headers, body.as_bytes()).await.unwrap().status, 401, "the nonce is used up");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn log_and_metrics_contain_no_secrets() {
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    until("the payment is in the log", || async {
+    until("the access log contains the payment", || async {
         let log = world.log();
         let is_there = log.lines().any(|line| line.contains("create_payment") && line.ends_with('}'));
         is_there.then_some(()).ok_or(log)

@@ -40,11 +40,7 @@ async fn admin_request_without_token_is_401() {
     world.start().await;
     let with = |token: &str| [("authorization", format!("Bearer {token}"))];
     for target in ["/healthz", "/readyz"] {
-        assert_eq!(
-            world.admin_request("GET", target, &[]).await.status,
-            200,
-            "{target} is for machines that only watch"
-        );
+        assert_eq!(world.admin_request("GET", target, &[]).await.status, 200, "{target} needs no token");
     }
     for (method, target) in
         [("GET", "/metrics"), ("GET", "/generations"), ("POST", "/reload"), ("GET", "/breakers"), ("GET", "/x")]
@@ -64,13 +60,13 @@ async fn admin_request_without_token_is_401() {
     }
     assert_eq!(world.admin_request("GET", "/metrics", &with(TOKEN)).await.status, 200);
     let output = tollgate(&world, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("kept are 1"), "the command shows the token by itself: {}", said(&output));
+    assert!(said(&output).contains("kept are 1"), "the command sends the token itself: {}", said(&output));
     world.create("o-1", "k-1").await;
     assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("o-1 of shop"));
 
     // The token file is reloaded like any secret.
     save(&world.conf().join("admin.token"), "another-token-for-the-port");
-    crate::harness::until("the new token counts", || async {
+    crate::harness::until("the new token is accepted", || async {
         let status = world.admin_request("GET", "/metrics", &with("another-token-for-the-port")).await.status;
         if status == 200 { Ok(()) } else { Err(status) }
     })
@@ -93,7 +89,7 @@ async fn cross_site_browser_request_to_admin_port_is_403() {
     for (name, value) in FOREIGN {
         let refused = world.admin_request("POST", force_breaker, &[(name, value.to_owned())]).await;
         assert_eq!(refused.status, 403, "{name}: {:?}", refused.body);
-        assert!(text(&refused).ends_with('\n') && text(&refused).len() > 20, "it says why");
+        assert!(text(&refused).ends_with('\n') && text(&refused).len() > 20, "the body gives the reason");
         if name != "content-type" {
             for target in ["/metrics", "/generations", "/explain/o-1?merchant=shop", "/breakers", "/x"] {
                 let refused = world.admin_request("GET", target, &[(name, value.to_owned())]).await;
@@ -108,10 +104,10 @@ async fn cross_site_browser_request_to_admin_port_is_403() {
             );
         }
     }
-    assert_eq!(world.create("o-1", "k-1").await.status, 201, "no breaker was forced");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the breaker was not forced");
     let own = [("origin", format!("http://{}", world.gateway.admin)), ("sec-fetch-site", "same-origin".to_owned())];
-    assert_eq!(world.admin_request("POST", "/reload", &own).await.status, 200, "its own pages may");
-    assert!(said(&tollgate(&world, &["rollback", "--to", "99"])).contains("kept are"), "and so may the commands");
+    assert_eq!(world.admin_request("POST", "/reload", &own).await.status, 200, "same-origin requests are allowed");
+    assert!(said(&tollgate(&world, &["rollback", "--to", "99"])).contains("kept are"), "the commands are allowed");
 
     // An operator can allow a host name or use a token; a foreign page knows neither.
     let named = [("host", "ops.example.com:9090".to_owned())];
@@ -142,7 +138,7 @@ async fn head_request_returns_headers_of_get_without_body() {
         let length: usize = head.headers["content-length"].to_str().unwrap().parse().unwrap();
         assert!(length > 0 && (target == "/metrics" || length == get.body.len()), "{target}");
     }
-    assert_eq!(world.admin_request("HEAD", "/reload", &[]).await.status, 404, "nothing is done by looking");
+    assert_eq!(world.admin_request("HEAD", "/reload", &[]).await.status, 404, "HEAD has no side effect");
 }
 
 #[tokio::test]
@@ -174,7 +170,7 @@ async fn cli_verifies_certificate_of_tls_admin_port() {
     world.start_tls().await;
     let output = tollgate(&world, &["rollback", "--to", "99"]);
     assert!(said(&output).contains("kept are 1"), "{}", said(&output));
-    assert!(world.log().contains("the last that was in force_breaker, goes on"), "loudly");
+    assert!(world.log().contains("the last that was in force, goes on"), "loudly");
 }
 
 /// Requests a reload and returns the newest generation of the list. The watcher may have activated it before.

@@ -45,7 +45,7 @@ async fn refund_not_executed_by_alipay_fails_after_not_found_grace_and_releases_
         assert_eq!(event["data"]["refund"]["money_state"], "not_moved", "{event}");
         assert_eq!(world.payment(order).await["refunded"], 0);
         let seen = world.provider_order(order).await;
-        assert_eq!(seen["arrivals"]["refund"], 1, "{order}: it was sent once: {seen}");
+        assert_eq!(seen["arrivals"]["refund"], 1, "{order}: the refund was sent once: {seen}");
         // The whole amount can be refunded again.
         let body = json!({"refund_id": "r-2", "amount": {"value": 1000, "currency": "CNY"}});
         let again = world
@@ -79,7 +79,7 @@ async fn alipay_unsigned_key_rejection_is_not_sent_and_same_key_retries() {
             (&json!("same_key"), &json!("not_sent")),
             "{problem}"
         );
-        until("people are alerted", || async {
+        until("the log contains the alert", || async {
             let log = world.log();
             if log.contains("the channel's keys or certificates are wrong") { Ok(()) } else { Err(log) }
         })
@@ -88,7 +88,7 @@ async fn alipay_unsigned_key_rejection_is_not_sent_and_same_key_retries() {
         assert_eq!(
             (made.status, &made.json()["status"]),
             (201, &json!("pending")),
-            "the same request: {}",
+            "the same request succeeds: {}",
             made.json()
         );
     }
@@ -123,18 +123,18 @@ async fn alipay_console_refund_is_acknowledged_and_published() {
     let payment = &event["data"]["payment"];
     assert_eq!((&payment["refunded"], &payment["refunded_elsewhere"]), (&json!(300), &json!(300)), "{event}");
     world.sandbox_control("POST", &path, json!({"number": "CONSOLE-2", "amount": 700})).await;
-    until("the rest is known", || async {
+    until("both refunds are recorded", || async {
         let payment = world.payment("o-1").await;
         (payment["refunded"] == 1000).then_some(()).ok_or(payment)
     })
     .await;
     acknowledged(&world, "o-1").await;
-    until("people are alerted", || async {
+    until("the log contains the alert", || async {
         let log = world.log();
         if log.contains("money went back to the payer by a refund that was not made here") { Ok(()) } else { Err(log) }
     })
     .await;
-    assert_eq!(refund(&world, "o-1", "r-1").await.status, 422, "nothing is left");
+    assert_eq!(refund(&world, "o-1", "r-1").await.status, 422, "nothing is left to refund");
     assert_eq!(world.payment("o-1").await["status"], "succeeded");
 }
 

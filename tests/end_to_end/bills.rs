@@ -263,5 +263,5 @@ async fn bill_is_403_without_permission() {
         assert_eq!(get(&SHOP, target).await.status, status, "{target}");
     }
     let stats = world.sandbox_control("GET", "/stats", Value::Null).await;
-    assert_eq!(stats["arrivals"]["bill"], 1, "what is malformed or forbidden never leaves: {stats}");
+    assert_eq!(stats["arrivals"]["bill"], 1, "invalid or forbidden requests are not sent to the provider: {stats}");
 }

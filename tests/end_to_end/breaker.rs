@@ -54,7 +54,7 @@ async fn breakers_page(world: &World) -> String {
 /// Creates payments under new order ids until one is accepted.
 async fn until_accepted(world: &World, name: &str) {
     let mut round = 0;
-    until(&format!("{name} is taken"), || {
+    until(&format!("{name} is accepted"), || {
         round += 1;
         let order = format!("{name}-{round}");
         async move {
@@ -86,8 +86,8 @@ async fn breaker_opens_after_failures_and_closes_after_successful_probe() {
     assert!(breakers_page.contains("main query: closed"), "{breakers_page}");
     until_accepted(&world, "after").await;
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 0"));
-    assert_eq!(world.provider_order("o-3").await["arrivals"]["create"], Value::Null, "what was held was never sent");
-    assert_eq!(world.create("o-3", "o-3").await.status, 201, "and its key may try again");
+    assert_eq!(world.provider_order("o-3").await["arrivals"]["create"], Value::Null, "a rejected payment is not sent");
+    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may retry");
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn operator_forces_breaker_open_and_closed() {
     assert_eq!(answer.body, "the breaker of main for pay, close, refund is forced open for 60s\n");
     assert_eq!(world.create("o-2", "o-2").await.json()["code"], "channel_unavailable");
     let asked = world.signed_request("GET", "/v1/payments/o-1", None, &Value::Null).await;
-    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries go on: {}", asked.json());
+    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries are still sent: {}", asked.json());
     assert!(
         breakers_page(&world).await.contains("main pay: closed, forced open for"),
         "{}",
@@ -146,7 +146,7 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
     let (mut unknown, mut waits, mut round) = (0, Vec::new(), 0);
     let mut taken = false;
     while !taken {
-        assert!(round < 1000, "it is never taken");
+        assert!(round < 1000, "no payment was accepted");
         round += 1;
         let order = format!("o-{round}");
         let answer = world.create(&order, &order).await;
@@ -158,9 +158,9 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert_eq!(unknown, 4, "two calls opened it, two probes kept it open, and nobody else reached the provider");
+    assert_eq!(unknown, 4, "two calls opened the breaker, two probes failed, no other call was sent");
     let (first, longest) = (waits[0], *waits.iter().max().unwrap());
-    assert!(first <= 2 && longest > first, "the sleep grew: {first} {longest}");
+    assert!(first <= 2 && longest > first, "the sleep window grew: {first} {longest}");
     assert_eq!(changes(&world, "closed", "open", "errors").await, 1);
     assert_eq!(changes(&world, "half_open", "open", "probe_failed").await, 2);
     assert_eq!(changes(&world, "half_open", "closed", "probes_succeeded").await, 1);
@@ -170,8 +170,8 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
         assert_eq!(world.create(order, order).await.status, 202);
     }
     let held = world.create("again-3", "again-3").await;
-    assert!(held.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 2, "it begins anew");
-    assert!(world.log().contains("2 of 2 calls failed within 60s: 2 HTTP 500"), "the log says what calls failed of");
+    assert!(held.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 2, "the sleep window was reset");
+    assert!(world.log().contains("2 of 2 calls failed within 60s: 2 HTTP 500"), "the log gives the failure reasons");
 }
 
 #[tokio::test]
@@ -186,11 +186,11 @@ async fn hung_half_open_probe_releases_its_permit() {
     // Rejected calls are answered at once; the call that hangs is the probe.
     let mut round = 0;
     let hung = loop {
-        assert!(round < 1000, "no probe is let through");
+        assert!(round < 1000, "no probe was admitted");
         round += 1;
         let (asking, order) = (std::sync::Arc::clone(&world), format!("probe-{round}"));
         let call = tokio::spawn(async move { asking.create(&order, &order).await });
-        let hangs = until("it is answered, or the provider has it", || async {
+        let hangs = until("the call is answered or has reached the provider", || async {
             let waiting = world.sandbox_control("GET", "/faults", Value::Null).await;
             let is_answered = call.is_finished();
             if is_answered || waiting == json!([]) { Ok(!is_answered) } else { Err(waiting) }
@@ -202,7 +202,7 @@ async fn hung_half_open_probe_releases_its_permit() {
         }
     };
     until_accepted(&world, "after").await;
-    assert!(!hung.is_finished(), "the probe hangs still");
+    assert!(!hung.is_finished(), "the probe still hangs");
     assert_eq!(changes(&world, "half_open", "closed", "probes_succeeded").await, 1);
     hung.abort();
 }
@@ -225,7 +225,7 @@ async fn client_timeouts_do_not_open_breaker() {
         assert!([202, 503].contains(&answer.status), "{}", answer.json());
         unknown += u32::from(answer.status == 202);
     }
-    assert!(unknown > 0, "the provider was asked");
+    assert!(unknown > 0, "no call reached the provider in time");
     assert_eq!(world.create("patient", "patient").await.status, 201);
     assert!(breakers_page(&world).await.contains("main pay: closed, 0 changes"), "{}", breakers_page(&world).await);
 }

@@ -56,7 +56,7 @@ async fn late_executed_payment_is_not_failed_by_gateway_with_wrong_clock() {
     let door = others[1].listen;
     for order in orders {
         // Only the resolvers query the provider: a repeated request returns what they recorded in the ledger.
-        let payment = until("it is known", || async {
+        let payment = until("the outcome is resolved", || async {
             let answer =
                 signed_request(door, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await.json();
             if answer["status"] == "unknown" { Err(answer) } else { Ok(answer) }
@@ -144,7 +144,7 @@ async fn gateway_beyond_max_clock_offset_is_not_ready_and_runs_no_background_wor
         world.gateway.clock_ahead = ahead;
         world.start_without_readiness().await;
         let side = if ahead > 0 { "60.0 s ahead of PostgreSQL's" } else { "600.0 s behind PostgreSQL's" };
-        until("it says why it is not ready", || async {
+        until("/readyz gives the clock offset", || async {
             let ready = world.admin_request("GET", "/readyz", &[]).await;
             let said = String::from_utf8(ready.body.to_vec()).unwrap();
             let is_said = ready.status == 503 && said.contains(side) && said.contains("max_clock_offset");
@@ -190,7 +190,7 @@ async fn start_with_clock_far_ahead_purges_nothing_and_keeps_idempotency_keys() 
         world.gateway.clock_ahead = ahead;
         world.start().await;
         world.until_metric("\ntollgate_ledger_purge_refused 1\n").await;
-        until("the log says so", || async {
+        until("the log reports the refused purge", || async {
             let log = world.log();
             let said = log.matches("nothing is purged").count();
             if said == restarts + 1 { Ok(()) } else { Err(log) }
@@ -219,7 +219,7 @@ async fn retries_scheduled_under_wrong_clock_resume_after_correction() {
     world.inject_fault(json!({"operation": "query", "fault": "garbage", "times": 1000})).await;
     world.inject_fault(json!({"operation": "create", "fault": "cut_after"})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
-    until("its event was tried", || async {
+    until("a delivery was attempted", || async {
         let came = world.receiver.events_of("o-1");
         if came.is_empty() { Err("nothing came") } else { Ok(()) }
     })
@@ -228,7 +228,7 @@ async fn retries_scheduled_under_wrong_clock_resume_after_correction() {
     world.gateway.kill();
     world.gateway.clock_ahead = 401 * DAY;
     world.start().await;
-    until("it was tried again, and asked about", || async {
+    until("the event and the query were retried", || async {
         let (came, timeline) = (world.receiver.events_of("o-1").len(), world.explain_json("o-1").await);
         let year = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(401 * 24)).to_string()[..4].to_owned();
         (came > before && timeline.contains(&format!("\"at\":\"{year}"))).then_some(()).ok_or(timeline)
@@ -241,7 +241,7 @@ async fn retries_scheduled_under_wrong_clock_resume_after_correction() {
     world.start().await;
     world.until_status("o-1", "pending").await;
     world.receiver.until("o-1", "payment.unknown").await;
-    let delivered = until("it is delivered", || async {
+    let delivered = until("the event is delivered", || async {
         let delivered = world.receiver.events_of("o-1").into_iter().filter(|event| event.answered == 204).count();
         if delivered == 0 { Err("not yet") } else { Ok(delivered) }
     })

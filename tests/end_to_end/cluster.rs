@@ -85,11 +85,11 @@ async fn payment_of_crashed_gateway_is_resolved_by_another_and_never_resent() {
     })
     .await;
     cluster.others[0].kill();
-    assert!(killed.await.unwrap().is_err(), "nobody was told anything");
+    assert!(killed.await.unwrap().is_err(), "the client got no response");
     // The other gateways cannot know yet that the owner is dead: until its lease expires, the claim stays in progress.
     let early = world.create("o-1", "k").await;
     assert_eq!(early.status, 409, "{:?}", early.body);
-    let present = until("another finds it out", || async {
+    let present = until("another gateway resolves the payment", || async {
         let answer = world.create("o-1", "k").await;
         let is_known = answer.status == 201 && answer.is_replayed();
         is_known.then(|| answer.json()).ok_or_else(|| format!("{} {:?}", answer.status, answer.body))
@@ -110,7 +110,7 @@ async fn job_of_crashed_gateway_is_executed_once_by_another() {
     let accepted = signed_request_async(cluster.others[0].listen, "/v1/payments", "k", &payment_body("o-1")).await;
     assert_eq!(accepted.status, 202, "{:?}", accepted.body);
     let world = &cluster.world;
-    until("somebody put it back", || async {
+    until("the job is requeued", || async {
         let timeline = world.explain_json("o-1").await;
         timeline.contains("requeued").then_some(()).ok_or(timeline)
     })
@@ -142,7 +142,7 @@ async fn postgres_outage_rejects_payments_then_recovers() {
     assert_eq!(refused.json()["code"], "ledger_unavailable", "{:?}", refused.body);
     assert_eq!(world.provider_order("o-2").await["arrivals"]["create"], Value::Null);
     cluster.server.revive();
-    until("it goes on", || async {
+    until("payments are accepted again", || async {
         let answer = world.create("o-2", "k-2").await;
         (answer.status == 201).then_some(()).ok_or_else(|| format!("{} {:?}", answer.status, answer.body))
     })

@@ -220,9 +220,12 @@ mod money_safety {
         world.create("o-1", "k").await;
         let failed = world.until_status("o-1", "failed").await;
         // The grace period of the channel is 2 s; an earlier failure would be a guess.
-        assert!(start.elapsed().as_secs() >= 2, "it was believed too early");
+        assert!(start.elapsed().as_secs() >= 2, "not found was accepted before the grace period ended");
         assert_eq!(failed["money_state"], "not_moved");
-        assert!(world.provider_order("o-1").await["arrivals"]["query"].as_u64().unwrap() >= 2, "and asked twice");
+        assert!(
+            world.provider_order("o-1").await["arrivals"]["query"].as_u64().unwrap() >= 2,
+            "the provider was queried at least twice"
+        );
     }
 
     #[tokio::test]
@@ -245,7 +248,7 @@ mod money_safety {
             )
             .await;
         let asked = world.signed_request("GET", "/v1/payments/amount", None, &Value::Null).await.json();
-        assert_ne!(asked["status"], "succeeded", "an answer of another amount is not believed either");
+        assert_ne!(asked["status"], "succeeded", "a query response with another amount is rejected");
     }
 
     #[tokio::test]
@@ -275,7 +278,7 @@ mod money_safety {
         world.gateway.clock_ahead = 25 * 3600;
         world.start().await;
         world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
-        crate::harness::until("the merchant is told again", || async {
+        crate::harness::until("a second payment.unknown is delivered", || async {
             let repeats =
                 world.receiver.events_of("o-1").into_iter().filter(|event| event.json()["type"] == "payment.unknown");
             let ids: Vec<String> = repeats.map(|event| event.id).filter(|id| *id != first.id).collect();

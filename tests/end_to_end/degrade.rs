@@ -53,7 +53,7 @@ async fn route_with_respond_claims_nothing_and_keeps_existing_payments() {
     assert_eq!(other.status, 201, "{}", other.json());
     std::fs::write(&routes, open).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert_eq!(world.create("during", "k-during").await.status, 201, "the same key may try again");
+    assert_eq!(world.create("during", "k-during").await.status, 201, "the same key may retry");
     assert_eq!(world.provider_order("during").await["arrivals"]["create"], 1);
 }
 
@@ -85,7 +85,7 @@ async fn overloaded_gateway_is_503_and_reserves_permits_for_notifications() {
     for request in stuck {
         assert!(matches!(request.await.unwrap().status, 201 | 202));
     }
-    until("it has room again", || async {
+    until("requests are admitted again", || async {
         let answer = world.create("o-3", "k-3").await;
         if answer.status == 201 { Ok(()) } else { Err(format!("{}", answer.status)) }
     })
@@ -110,7 +110,7 @@ async fn adaptive_limit_rejects_payments_and_admits_queries() {
             tokio::spawn(async move { world.create(order, order).await })
         })
         .into();
-    until("both are under way", || async {
+    until("both calls are in flight", || async {
         let metrics = world.metrics().await;
         let line = "tollgate_adaptive_in_flight{channel=\"main\",operation=\"pay\"} 2";
         if metrics.contains(line) { Ok(()) } else { Err(metrics) }
@@ -120,11 +120,11 @@ async fn adaptive_limit_rejects_payments_and_admits_queries() {
     assert_eq!((shed.status, retry_after(&shed.headers)), (503, Some(1)), "{}", shed.json());
     assert!(shed.json()["detail"].as_str().unwrap().contains("bears 2 calls for pay"), "{}", shed.json());
     let asked = world.signed_request("GET", "/v1/payments/first", None, &Value::Null).await;
-    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have places of their own");
+    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have their own limit");
     for call in slow {
         assert_eq!(call.await.unwrap().status, 201);
     }
-    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may try again");
+    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may retry");
     let metrics = world.metrics().await;
     assert!(metrics.contains("tollgate_adaptive_shed_total{channel=\"main\",operation=\"pay\"} 1"), "{metrics}");
 }

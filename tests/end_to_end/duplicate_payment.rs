@@ -87,7 +87,7 @@ async fn order_on_abandoned_channel_is_closed() {
     assert_eq!((created.status, &created.json()["channel"]), (201, &json!("backup")), "{:?}", created.body);
     arrive_after_all(&world).await;
     come_back(&world).await;
-    until("it is closed on the first channel", || async {
+    until("the order is closed on the first channel", || async {
         let seen = on(&world, "main", "").await;
         (seen["state"] == "CLOSED").then_some(()).ok_or(seen)
     })

@@ -97,7 +97,7 @@ impl World {
             "unionpay-sha256" => SandboxProvider::UnionpaySha256,
             "unionpay-sm3" => SandboxProvider::UnionpaySm3,
             "unionpay-sm2" => SandboxProvider::UnionpaySm2,
-            other => panic!("the sandbox does not stand in for {other} yet"),
+            other => panic!("the sandbox does not support {other}"),
         };
         // One provider uses HTTP/2, so that every provider test also runs over HTTP/2.
         let is_h2 = matches!(provider, SandboxProvider::AlipayV3);
@@ -220,7 +220,7 @@ impl World {
 
     /// Repeats the request until it is no longer in progress. In a shared ledger the claim of a dead process expires with its lease.
     pub async fn until_decided(&self, order: &str, key: &str) -> Answer {
-        until(&format!("{order} is decided"), || async {
+        until(&format!("{order} is no longer in progress"), || async {
             let answer = self.create(order, key).await;
             (answer.status != 409).then(|| answer.clone()).ok_or_else(|| format!("{:?}", answer.body))
         })
@@ -265,7 +265,7 @@ impl World {
     /// Waits until the hosts of every channel were probed, so that no probe consumes a fault meant for payments.
     pub async fn until_probed(&self) -> String {
         let url = format!("http://{}/probes", self.gateway.admin);
-        until("the hosts are probed", || async {
+        until("every host is probed", || async {
             // Without a running gateway there are no probes.
             let Ok(answer) = send("GET", &url, &[], b"").await else { return Ok(String::new()) };
             let said = String::from_utf8(answer.body.to_vec()).unwrap();
@@ -347,7 +347,7 @@ where
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(instead) => assert!(Instant::now() < end, "waited in vain for: {what}; last seen: {instead:#}"),
+            Err(instead) => assert!(Instant::now() < end, "timed out waiting until {what}; last value: {instead:#}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

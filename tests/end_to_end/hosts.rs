@@ -65,7 +65,7 @@ async fn seen(world: &World, reached: i64, words: &str) -> String {
     assert!(said.contains(words), "{said}");
     assert_eq!(i64::from(code), 1 - reached, "{said}");
     let (code, said) = check(world.conf(), &[]).await;
-    assert_eq!(code, 0, "without the network nothing is wrong: {said}");
+    assert_eq!(code, 0, "check without --probe reports no error: {said}");
     world.log()
 }
 
@@ -78,11 +78,7 @@ async fn probe_reports_host_failure_before_a_payment() {
     let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
     let log = seen(&world, 0, "our client certificate was refused").await;
     assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
-    assert_eq!(
-        world.sandbox_control("GET", "/stats", Value::Null).await["requests"],
-        0,
-        "nothing was asked of the provider"
-    );
+    assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0, "a probe sends no request");
 
     let reload = async |from: &str, to: &str| {
         edit(world.conf(), "main", from, to);
@@ -109,7 +105,11 @@ async fn probe_reports_host_failure_before_a_payment() {
     reload("nowhere.invalid:8443", &address.to_string()).await;
     seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
     let metrics = world.metrics().await;
-    assert_eq!(metrics.matches("tollgate_channel_probe{").count(), 1, "what is gone is not told any more: {metrics}");
+    assert_eq!(
+        metrics.matches("tollgate_channel_probe{").count(),
+        1,
+        "the metric of a removed host is gone: {metrics}"
+    );
     let known = format!("tollgate_upstream_addresses{{channel=\"main\",host=\"{address}\",state=\"known\"}} 1");
     assert!(metrics.contains(&known), "{metrics}");
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
@@ -135,7 +135,7 @@ async fn http2_refused_stream_is_retried_and_unclear_one_never_resent() {
     assert_eq!(answer.status, 201, "{:?}", answer.body);
     let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&json!(1), &json!(1)), "{seen}");
-    assert_eq!(world.sandbox_control("GET", "/faults", Value::Null).await, json!([]), "both were refused");
+    assert_eq!(world.sandbox_control("GET", "/faults", Value::Null).await, json!([]), "both streams were refused");
 
     world.inject_fault(json!({"operation": "create", "fault": "refuse_stream", "times": 3})).await;
     let answer = world.create("o-2", "k-2").await;
@@ -148,7 +148,7 @@ async fn http2_refused_stream_is_retried_and_unclear_one_never_resent() {
         world.inject_fault(json!({"operation": "create", "fault": fault})).await;
         let answer = world.create(&order, &order).await;
         assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{fault}: {:?}", answer.body);
-        until(&format!("{fault} is known"), || async {
+        until(&format!("{fault} is resolved"), || async {
             let payment = world.payment(&order).await;
             (payment["status"] != "unknown").then_some(()).ok_or(payment)
         })
@@ -192,14 +192,14 @@ async fn hung_provider_does_not_delay_other_channels() {
             })
         })
         .collect();
-    until("all of them hang", || async {
+    until("all payments of the channel hang", || async {
         let faults = world.sandbox_control("GET", "/faults", Value::Null).await;
         (faults == json!([])).then_some(()).ok_or(faults)
     })
     .await;
 
     let beside = pay(&world, "beside").await;
-    assert!(hung.iter().all(|payment| !payment.is_finished()), "they were open all the time");
+    assert!(hung.iter().all(|payment| !payment.is_finished()), "the hung payments stayed open");
     println!("{OTHERS} payments, p50 and p99: alone {alone:?}, beside {HUNG} that hang {beside:?}");
     hung.iter().for_each(tokio::task::JoinHandle::abort);
 }

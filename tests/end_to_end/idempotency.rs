@@ -27,7 +27,7 @@ async fn repeated_request_is_replayed_and_different_content_is_422() {
 
     let theirs =
         signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &payment_body("o-1")).await;
-    assert_eq!(theirs.status, 201, "another merchant's key and order are its own");
+    assert_eq!(theirs.status, 201, "keys and orders are scoped to a merchant");
     assert!(!theirs.is_replayed());
 }
 
@@ -78,7 +78,7 @@ async fn crash_after_send_never_resends() {
     world.gateway.kill();
     for task in tasks {
         if let Ok(answer) = task.await.unwrap() {
-            assert_eq!(answer.status, 409, "nobody was told of a success: {:?}", answer.body);
+            assert_eq!(answer.status, 409, "no response reported a success: {:?}", answer.body);
         }
     }
     // The identical create recovers the lost `action`; the gateway is killed during that one too.
@@ -86,7 +86,7 @@ async fn crash_after_send_never_resends() {
     let repeated = world.until_decided("o-1", "k").await;
     assert!([201, 202].contains(&repeated.status), "{} {:?}", repeated.status, repeated.body);
     assert!(repeated.is_replayed());
-    until("the create is sent again", || async {
+    until("the identical create is sent", || async {
         let seen = world.provider_order("o-1").await;
         (seen["arrivals"]["create"] == 2).then_some(()).ok_or(seen)
     })
@@ -139,7 +139,7 @@ async fn unrecoverable_action_advises_new_order_id() {
     let world = World::new().await;
     world.inject_fault(json!({"operation": "create", "fault": "status_after", "status": 500, "times": 4})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
-    let lost = until("no more creates are sent", || async {
+    let lost = until("the action is given up", || async {
         let payment = world.payment("o-1").await;
         let is_told = payment["status_reason"].as_str().is_some_and(|why| why.contains("new `order_id`"));
         (is_told && payment["status"] == "pending").then_some(payment.clone()).ok_or(payment)
@@ -299,8 +299,8 @@ async fn expired_order_is_replayed_and_new_one_is_400() {
     let mut body = payment_body("o-1");
     body["expires_at"] = soon.to_string().into();
     let first = world.signed_request("POST", "/v1/payments", Some("k-1"), &body).await;
-    assert_eq!(first.status, 402, "WeChat Pay wants a minute at least: {:?}", first.body);
-    until("its time is over", || async { (jiff::Timestamp::now() > soon).then_some(()).ok_or("not yet") }).await;
+    assert_eq!(first.status, 402, "WeChat Pay requires one minute at least: {:?}", first.body);
+    until("the order has expired", || async { (jiff::Timestamp::now() > soon).then_some(()).ok_or("not yet") }).await;
     let again = world.signed_request("POST", "/v1/payments", Some("k-1"), &body).await;
     assert_eq!((again.status, again.body.clone(), again.is_replayed()), (402, first.body, true));
     body["order_id"] = "o-2".into();
@@ -309,7 +309,7 @@ async fn expired_order_is_replayed_and_new_one_is_400() {
     assert_eq!(
         world.signed_request("GET", "/v1/payments/o-2", None, &Value::Null).await.status,
         404,
-        "it left no trace"
+        "a rejected request is not stored"
     );
 }
 

@@ -36,7 +36,7 @@ async fn never_shared(edit: fn(&Path, SocketAddr)) -> String {
     let stats = world.sandbox_control("GET", "/stats", serde_json::Value::Null).await;
     assert_eq!(stats["wrong_identities"], 0, "{stats}");
     let handshakes = stats["handshakes"].as_u64().unwrap();
-    assert!((2..40).contains(&handshakes), "connections were kept, each for its own channel: {stats}");
+    assert!((2..40).contains(&handshakes), "connections are pooled per channel: {stats}");
     world.until_probed().await
 }
 

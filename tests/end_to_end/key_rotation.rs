@@ -29,7 +29,7 @@ async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: 
     let before = generation(&world).await;
     // Only the key file changes, no TOML.
     save(&world.conf().join("channels/sign.key"), bad);
-    until("it is taken back", || async {
+    until("the generation is rolled back", || async {
         let metrics = world.metrics().await;
         if metrics.contains("tollgate_config_rollbacks_total 1") { Ok(()) } else { Err(world.log()) }
     })
@@ -37,7 +37,7 @@ async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: 
     let why = world.log();
     assert!(why.contains("the new generation is taken back by itself"), "{why}");
     let mut number = 0;
-    until("payments go on", || {
+    until("payments succeed again", || {
         number += 1;
         let order = format!("after-{number}");
         let world = &world;
@@ -55,8 +55,8 @@ async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: 
         assert!(is_clear(answer), "{} {:?} {}", answer.status, answer.body, world.log());
     }
     let refused = |answer: &&crate::harness::Answer| answer.status == 503 && answer.json()["provider"]["code"] == code;
-    assert!(answers.iter().filter(refused).count() > 0, "the provider refused some");
-    assert!(generation(&world).await >= before + 2, "the bad one, and the old one anew");
+    assert!(answers.iter().filter(refused).count() > 0, "the provider rejected some requests");
+    assert!(generation(&world).await >= before + 2, "one generation for the bad key, one for the rollback");
     // The rejected request was not stored: the same key may retry.
     let again = answers.iter().find(refused).unwrap();
     let order = again.json()["order_id"].as_str().unwrap().to_owned();
@@ -151,19 +151,19 @@ async fn changed_secret_and_key_files_are_reloaded_without_lost_payments() {
     assert_eq!((known(&OTHER).await, known(&NEW).await), (404, 401));
 
     save(&secret, &format!("{}\n", NEW.secret));
-    until("the new secret counts", || async {
+    until("the new secret is accepted", || async {
         let status = known(&NEW).await;
         if status == 404 { Ok(()) } else { Err(status) }
     })
     .await;
-    assert_eq!(known(&OTHER).await, 401, "the old one does not");
+    assert_eq!(known(&OTHER).await, 401, "the old secret is rejected");
     world.until_metric("tollgate_config_generation 3").await;
 
     // The same key with other bytes shows that the file was read again.
     let key = world.conf().join("channels/sign.key");
     let text = std::fs::read_to_string(&key).unwrap();
     save(&key, &format!("# rotated\n{text}"));
-    until("the new key counts", || async {
+    until("the key file is reloaded", || async {
         let generation = generation(&world).await;
         if generation == 4 { Ok(()) } else { Err(generation) }
     })

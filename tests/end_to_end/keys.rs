@@ -57,7 +57,7 @@ async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     }
     let job = signed_request_async(world.gateway.listen, "/v1/payments", "k-2", &payment_body("o-2")).await;
     assert_eq!(job.status, 202, "{:?}", job.body);
-    until("the job goes back to the queue", || async {
+    until("the job is requeued", || async {
         let timeline = world.explain_json("o-2").await;
         timeline.contains("\"what\":\"requeued\"").then_some(()).ok_or(timeline)
     })
@@ -76,7 +76,7 @@ async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let errors =
         log.lines().filter(|line| line.contains("\"level\":\"ERROR\"") && line.contains("RESOURCE_NOT_EXISTS"));
     let errors: Vec<&str> = errors.collect();
-    assert!(errors.len() == 1 && errors[0].contains("PUB_KEY_ID_…"), "once for the cause: {errors:#?}");
+    assert!(errors.len() == 1 && errors[0].contains("PUB_KEY_ID_…"), "one error line for the cause: {errors:#?}");
     let (code, said) = crate::hosts::check(world.conf(), &["--probe"]).await;
     assert!(code == 1 && said.contains("RESOURCE_NOT_EXISTS") && said.contains("PUB_KEY_ID_…"), "{said}");
     assert!(said.contains("channels/main.toml") && !said.contains("channels/spare.toml"), "{said}");
@@ -115,7 +115,7 @@ async fn payment_waits_for_first_key_fetch_and_wrong_apiv3_key_is_named() {
     let right = take_line(&file, "api_v3 = ");
     put_line_after(&file, "[keys]\n", "api_v3 = \"plain:0123456789abcdef0123456789abcdef\"");
     reloaded(&world).await;
-    assert_eq!(world.create("o-2", "k-2").await.status, 201, "what was fetched before a reload goes on");
+    assert_eq!(world.create("o-2", "k-2").await.status, 201, "keys fetched before a reload stay in use");
     world.gateway.kill();
     world.start().await;
     let problem = not_sent(&world.until_decided("o-3", "k-3").await);

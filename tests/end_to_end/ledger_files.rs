@@ -18,7 +18,7 @@ async fn refusal(world: &World) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(["run", "--conf"]).arg(world.conf()).kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
-    let ended = ended.expect("it started although it should not").unwrap();
+    let ended = ended.expect("the gateway did not exit").unwrap();
     assert!(!ended.status.success());
     String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout)
 }
@@ -83,7 +83,7 @@ async fn removed_ledger_directory_stops_payments_and_readiness() {
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     std::fs::remove_dir_all(data(&world)).unwrap();
     assert_eq!(world.create("o-2", "k-2").await.status, 503);
-    until("it is not ready", || async {
+    until("the gateway is not ready", || async {
         let ready = world.admin_request("GET", "/readyz", &[]).await.status;
         (ready == 503).then_some(()).ok_or(ready)
     })

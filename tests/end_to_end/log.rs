@@ -116,7 +116,7 @@ async fn log_lines_are_json_without_source_paths() {
     let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
     world.create("o-1", "k-1").await;
-    let log = until("a library that is named is in the log", || async {
+    let log = until("the log contains lines of the library named in the filter", || async {
         let log = world.log();
         let is_there = log.contains("Fail to proxy") && log.contains("create_payment");
         if is_there { Ok(log) } else { Err(log) }

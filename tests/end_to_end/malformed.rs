@@ -52,7 +52,7 @@ async fn malformed_body_is_4xx_problem_at_each_endpoint() {
             }
         }
     }
-    assert_eq!(world.create("o-1", "fine").await.status, 201, "it still serves");
+    assert_eq!(world.create("o-1", "fine").await.status, 201, "the gateway still serves");
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
 
@@ -85,7 +85,7 @@ async fn control_characters_are_400_and_line_endings_reach_xml_provider_as_signe
         let problem = refused.json();
         assert_eq!((refused.status, &problem["code"]), (400, &"invalid_request".into()), "{field} {text:?}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(field), "{problem}");
-        assert_eq!(pay(&order, "description", "tea").await.status, 201, "nothing was claimed");
+        assert_eq!(pay(&order, "description", "tea").await.status, 201, "the rejected request made no claim");
     }
     for number in 0..25 {
         let order = format!("lines-{number}");

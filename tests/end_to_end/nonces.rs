@@ -32,7 +32,7 @@ async fn nonce_is_accepted_once_per_cluster_and_rejected_without_redis() {
         let again = repeat(world, &headers).await;
         assert_eq!((again.status, &again.json()["code"]), (401, &Value::from("unauthorized")));
     }
-    assert_eq!(repeat(&other, &once()).await.status, StatusCode::NOT_FOUND, "another one is let in");
+    assert_eq!(repeat(&other, &once()).await.status, StatusCode::NOT_FOUND, "a new nonce is accepted");
 
     redis.kill();
     let headers = once();
@@ -44,7 +44,11 @@ async fn nonce_is_accepted_once_per_cluster_and_rejected_without_redis() {
     }
     redis.start_again().await;
     for world in [&one, &other] {
-        assert_eq!(repeat(world, &once()).await.status, StatusCode::NOT_FOUND, "let in at the first request");
+        assert_eq!(
+            repeat(world, &once()).await.status,
+            StatusCode::NOT_FOUND,
+            "the first request after the outage is accepted"
+        );
     }
 }
 
@@ -57,7 +61,7 @@ async fn redis_said(redis: &Redis, line: &str) -> String {
 }
 
 async fn until_ready(world: &World, is_ready: bool, why: &str) {
-    until("what /readyz says", || async {
+    until("/readyz reports the expected state", || async {
         let answer = world.admin_request("GET", "/readyz", &[]).await;
         let said = String::from_utf8_lossy(&answer.body).into_owned();
         ((answer.status == 200) == is_ready && said.contains(why)).then_some(()).ok_or(said)
@@ -97,7 +101,7 @@ async fn signatures_older_than_redis_data_loss_are_rejected() {
     }
     let refused = repeat(&other, &headers).await;
     assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("cache_unavailable")));
-    until("new signatures are let in", || async {
+    until("new signatures are accepted", || async {
         let status = repeat(&other, &once()).await.status;
         (status == StatusCode::NOT_FOUND).then_some(()).ok_or(status)
     })
@@ -122,7 +126,7 @@ async fn evicting_redis_is_logged() {
 async fn rate_limit_works_on_single_node_redis_cluster() {
     let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
     assert!(redis_said(&redis, "CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
-    until("the cluster is there", || async {
+    until("the cluster is up", || async {
         let said = redis_said(&redis, "CLUSTER INFO").await;
         said.contains("cluster_state:ok").then_some(()).ok_or(said)
     })

@@ -39,7 +39,7 @@ async fn forged_altered_stale_or_foreign_notification_is_rejected() {
         assert!(metrics.contains(&format!("channel=\"main\",result=\"{result}\"")), "{result}: {metrics}");
     }
     let mismatch = world.receiver.until("o-1", "payment.mismatch").await.json();
-    assert_eq!(mismatch["data"]["payment"]["status"], "pending", "nothing of it was believed: {mismatch}");
+    assert_eq!(mismatch["data"]["payment"]["status"], "pending", "a mismatch changes no status: {mismatch}");
     assert!(!world.receiver.events_of("o-1").iter().any(|event| event.json()["type"] == "payment.succeeded"));
 
     world.sandbox_control("POST", &format!("{path}/notify"), json!({})).await;
@@ -67,7 +67,7 @@ async fn duplicate_and_late_notifications_are_acknowledged_with_one_event() {
     assert_eq!(until_answered(&world, "o-1", 4).await.last(), Some(&204));
     let payment = world.payment("o-1").await;
     assert_eq!((&payment["status"], &payment["refunded"]), (&"succeeded".into(), &1000.into()));
-    assert!(payment["version"].as_u64() > version.as_u64(), "the refund is a change");
+    assert!(payment["version"].as_u64() > version.as_u64(), "the refund increased the version");
     let kinds: Vec<String> =
         world.receiver.events_of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
     assert_eq!(kinds, ["payment.succeeded", "refund.succeeded"]);
@@ -94,7 +94,7 @@ async fn acknowledged_notification_survives_crash_and_event_keeps_its_id() {
         assert_eq!(
             (earlier.id, earlier.body),
             (after.id.clone(), after.body.clone()),
-            "the same id and bytes at every try"
+            "each attempt has the same id and body"
         );
     }
     assert_eq!(world.payment("o-1").await["status"], "succeeded");
@@ -108,7 +108,7 @@ async fn failed_webhook_is_retried_with_same_event_id() {
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     world.receiver.answer_with(204);
-    let events = until("it comes again", || async {
+    let events = until("the event is delivered again", || async {
         let events = world.receiver.events_of("o-1");
         if events.last().is_some_and(|event| event.answered == 204) { Ok(events) } else { Err(format!("{events:?}")) }
     })
@@ -154,7 +154,7 @@ async fn hung_webhook_does_not_delay_other_merchants() {
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    until("all of the other merchant's wait", || async {
+    until("all events of the other merchant are pending", || async {
         let metrics = world.metrics().await;
         let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_delivery_queue_depth ")).unwrap();
         if waiting.parse::<f64>().unwrap() >= 20.0 { Ok(()) } else { Err(waiting.to_owned()) }

@@ -31,7 +31,11 @@ async fn percent_encoded_path_has_same_idempotency_scope() {
     // The query is not part of the scope, but of the fingerprint.
     let with_query = post(&world, "/v1/payments?x=1", "k-1", &first).await;
     assert_eq!((with_query.status, &with_query.json()["code"]), (422, &Value::from("idempotency_key_reused")));
-    assert_eq!(world.provider_order("o-2").await["arrivals"], Value::Null, "no second order ran under a used key");
+    assert_eq!(
+        world.provider_order("o-2").await["arrivals"],
+        Value::Null,
+        "no second order was created under a used key"
+    );
     // The same for an order id in the path, with and without percent-encoding.
     let odd = payment_body("a:1").to_string();
     assert_eq!(post(&world, "/v1/payments", "k-2", &odd).await.status, 201);

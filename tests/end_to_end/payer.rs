@@ -42,7 +42,7 @@ impl World {
     async fn browse(&self, method: &str, url: &str, body: String) -> String {
         let uri: http::Uri = url.parse().unwrap();
         let address = self.sandbox.address();
-        assert_eq!(uri.authority().unwrap().as_str(), address.to_string(), "the payer is led elsewhere");
+        assert_eq!(uri.authority().unwrap().as_str(), address.to_string(), "the action leads to another host");
         let stream = TcpStream::connect(address).await.unwrap();
         let connector = TlsConnector::from(trusting(&self.conf().join("channels/main/ca.pem")));
         let stream = connector.connect(ServerName::from(address.ip()), stream).await.unwrap();

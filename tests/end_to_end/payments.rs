@@ -86,7 +86,7 @@ async fn unpaid_payment_closes_and_paid_one_is_409() {
     world.sandbox_control("POST", &format!("/orders/{}/pay", World::provider_order_no("paid")), silent).await;
     let refused = world.signed_request("POST", "/v1/payments/paid/close", Some("c-2"), &Value::Null).await;
     assert_eq!((refused.status, refused.json()["money_state"].as_str()), (409, Some("moved")), "{:?}", refused.body);
-    assert_eq!(world.payment("paid").await["status"], "succeeded", "what the provider said was adopted");
+    assert_eq!(world.payment("paid").await["status"], "succeeded", "the paid status was recorded");
     let missing = world.signed_request("POST", "/v1/payments/nothing/close", Some("c-3"), &Value::Null).await;
     assert_eq!(missing.status, 404);
 }
@@ -102,7 +102,7 @@ async fn query_finds_paid_order_without_notification() {
     world.receiver.until("o-1", "payment.succeeded").await;
     let before = world.provider_order("o-1").await["arrivals"]["query"].clone();
     world.payment("o-1").await;
-    assert_eq!(world.provider_order("o-1").await["arrivals"]["query"], before, "what is final is not asked again");
+    assert_eq!(world.provider_order("o-1").await["arrivals"]["query"], before, "a final payment is not queried again");
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn declined_payment_carries_provider_error_and_is_replayed() {
     assert_eq!(problem["provider"]["code"], "PARAM_ERROR", "{problem}");
     assert_eq!(refused.headers["content-type"], "application/problem+json");
     let again = world.create("o-1", "k-1").await;
-    assert!(again.is_replayed() && again.body == refused.body, "a refusal is replayed to the byte");
+    assert!(again.is_replayed() && again.body == refused.body, "a declined payment is replayed byte for byte");
     world.receiver.until("o-1", "payment.failed").await;
 }
 

@@ -236,7 +236,7 @@ async fn unclear_response_is_unknown_then_resolved_and_never_resent() {
         }
         // Waits for all orders together: an order that was not scanned is not found at some providers until the grace period ends.
         for (fault, order) in &orders {
-            let payment = until(&format!("{} {fault} is known", row.method), || async {
+            let payment = until(&format!("{} {fault} is resolved", row.method), || async {
                 let payment = world.payment(order).await;
                 (payment["status"] != "unknown").then_some(payment.clone()).ok_or(payment)
             })

@@ -22,7 +22,7 @@ async fn world(queue: &'static str) -> World {
 
 /// Waits until the job was dequeued, could not be sent and was requeued. Its delay is some hundred milliseconds at least.
 async fn until_requeued(world: &World, order: &str) {
-    until("it went back to the queue", || async {
+    until("the job is requeued", || async {
         let timeline = world.explain_json(order).await;
         timeline.contains("\"what\":\"requeued\"").then_some(()).ok_or(timeline)
     })
@@ -44,7 +44,11 @@ async fn respond_async_is_accepted_executed_and_published() {
     let again = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&again) && again.is_replayed() && again.json()["action"] == *action, "{again:?}");
     let waiting = world.create("o-1", "k-1").await;
-    assert_eq!((waiting.status, &waiting.json()["action"]), (201, action), "who waits is told as ever");
+    assert_eq!(
+        (waiting.status, &waiting.json()["action"]),
+        (201, action),
+        "a synchronous repeat gets the usual response"
+    );
     let other_key = create(&world, "o-1", "k-2").await;
     assert_eq!((other_key.status, &other_key.json()["action"]), (202, action));
     let mut other = payment_body("o-1");
@@ -64,7 +68,7 @@ async fn respond_async_is_accepted_executed_and_published() {
     assert_eq!(
         (refused.status, &refused.json()["code"]),
         (422, &json!("refund_exceeds_balance")),
-        "before it is accepted"
+        "rejected before it is enqueued"
     );
 
     world.create("o-2", "k-4").await;
@@ -96,10 +100,10 @@ async fn queued_payment_survives_crash_and_is_executed_once() {
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
     until_requeued(&world, "o-1").await;
     world.until_metric("tollgate_queue_depth 1").await;
-    assert!(world.payment("o-1").await.get("stale").is_none(), "nobody is asked about what was not sent");
+    assert!(world.payment("o-1").await.get("stale").is_none(), "an unsent payment is not queried");
     let again = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&again) && again.json()["money_state"] == "not_sent", "{again:?}");
-    assert_eq!(world.create("o-1", "k-2").await.status, 202, "who waits would wait for the queue");
+    assert_eq!(world.create("o-1", "k-2").await.status, 202, "a synchronous repeat of a queued payment is accepted");
     world.gateway.kill();
     world.start().await;
     world.receiver.until("o-1", "payment.pending").await;
@@ -115,7 +119,7 @@ async fn crash_while_executing_job_never_resends() {
     let mut world = World::new().await;
     world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until("it reached the provider", || async {
+    until("the create reached the provider", || async {
         let seen = world.provider_order("o-1").await;
         (seen["arrivals"]["create"] == 1).then_some(()).ok_or(seen)
     })
@@ -150,7 +154,7 @@ async fn queued_payment_recovers_lost_action_after_public_url_change() {
         )
         .await;
     world.start().await;
-    let payment = until("the action is there", || async {
+    let payment = until("the action is recovered", || async {
         let payment = world.payment("o-1").await;
         (payment["action"]["type"] == "qr").then_some(payment.clone()).ok_or(payment)
     })
@@ -173,7 +177,7 @@ async fn full_queue_is_503_without_claim() {
     );
     assert!(full.headers.contains_key("retry-after"));
     assert_eq!(world.signed_request("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404);
-    assert!(is_accepted(&create(&world, "o-1", "k-1").await), "what was accepted stays so");
+    assert!(is_accepted(&create(&world, "o-1", "k-1").await), "an accepted job stays accepted");
     world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"full\"} 1").await;
     force_breaker(&world.gateway, "none").await;
     world.receiver.until("o-1", "payment.pending").await;
@@ -206,7 +210,7 @@ async fn one_merchant_may_occupy_half_of_queue() {
         assert!(problem["detail"].as_str().unwrap().contains("half of the queue"), "{problem}");
         assert!(answer.headers.contains_key("retry-after"));
     }
-    assert_eq!(accepted, 10, "half, those included that are under way");
+    assert_eq!(accepted, 10, "half of the queue, including jobs in execution");
     for number in 0..10 {
         let answer = create_of(&world, &OTHER, &format!("p-{number}")).await;
         assert!(is_accepted(&answer), "{number}: {answer:?}");

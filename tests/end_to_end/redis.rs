@@ -16,7 +16,7 @@ fn program(package: &str, name: &str) -> String {
     let output = Command::new(script).args([package, name]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(output.status.success() && !found.is_empty(), "{name} is not there and could not be installed: {said}");
+    assert!(output.status.success() && !found.is_empty(), "{name} is missing and could not be installed: {said}");
     found
 }
 

@@ -132,7 +132,7 @@ async fn thousand_reloads_under_load_lose_no_request_and_leak_no_memory() {
             assert_eq!(world.reload().await.status, 200, "{round}: restored");
             leads.insert(generation(&world).await, routes);
         }
-        until("requests go on", || async {
+        until("a request is served", || async {
             let now = served.load(Ordering::SeqCst);
             if now > before { Ok(()) } else { Err("none was served") }
         })
@@ -149,16 +149,13 @@ async fn thousand_reloads_under_load_lose_no_request_and_leak_no_memory() {
         seen.extend(said);
     }
     for (generation, channel) in &seen {
-        let routes = leads.get(generation).unwrap_or_else(|| panic!("nobody made generation {generation}"));
-        assert!(
-            routes.contains(&format!("\"{channel}\"")),
-            "generation {generation} leads elsewhere than to {channel}"
-        );
+        let routes = leads.get(generation).unwrap_or_else(|| panic!("unknown generation {generation}"));
+        assert!(routes.contains(&format!("\"{channel}\"")), "generation {generation} does not route to {channel}");
     }
     assert!(generation(&world).await > 500 && seen.len() > 100, "{}", seen.len());
     // Payments use a few KiB each. Leaked snapshots of the rejected reloads alone would use 100 MiB.
     let grown = world.gateway.memory().saturating_sub(memory);
-    assert!(grown < 64 * 1024, "it grew by {grown} KiB from {memory} KiB");
+    assert!(grown < 64 * 1024, "memory grew by {grown} KiB from {memory} KiB");
 }
 
 #[tokio::test]
@@ -169,7 +166,7 @@ async fn swapped_symlink_triggers_reload() {
     {
         let before = generation(&world).await;
         swap_routes(world.conf(), version, routes);
-        until("the watcher swaps", || async {
+        until("the watcher activates the generation", || async {
             let generation = generation(&world).await;
             if generation > before { Ok(()) } else { Err(generation) }
         })
@@ -195,7 +192,7 @@ async fn swapped_symlink_of_conf_directory_triggers_reload() {
     let next = conf.with_file_name("next");
     symlink("revision-2", &next).unwrap();
     std::fs::rename(&next, &conf).unwrap();
-    until("the watcher swaps", || async {
+    until("the watcher activates the generation", || async {
         let generation = generation(&world).await;
         if generation > before { Ok(()) } else { Err(generation) }
     })
@@ -222,9 +219,9 @@ async fn broken_file_is_rejected_with_file_and_line() {
     assert!(report.contains(&format!("main.toml:{line}:")) && report.contains("did you mean `rate`"), "{report}");
     assert_eq!(generation(&world).await, before);
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
-    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the old generation serves");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the old generation stays active");
     save(&channel, &good);
-    until("the watcher takes the mended file", || async {
+    until("the watcher loads the fixed file", || async {
         let metrics = world.metrics().await;
         metrics.contains("tollgate_config_last_reload_success 1").then_some(()).ok_or(metrics)
     })
@@ -237,7 +234,7 @@ async fn saved_file_or_sighup_triggers_reload() {
     let routes = world.conf().join("routes.toml");
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "east");
     save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n");
-    until("the watcher swaps", || async {
+    until("the watcher activates the generation", || async {
         let generation = generation(&world).await;
         if generation == 2 { Ok(()) } else { Err(generation) }
     })
@@ -250,13 +247,13 @@ async fn saved_file_or_sighup_triggers_reload() {
     };
     let before = unchanged().await;
     world.gateway.signal("HUP");
-    until("the signal is followed", || async {
+    until("SIGHUP triggers a reload", || async {
         let now = unchanged().await;
         if now > before { Ok(()) } else { Err(now) }
     })
     .await;
-    assert_eq!(world.create("o-3", "k-3").await.status, 201, "it goes on after a hang-up signal");
-    assert_eq!(generation(&world).await, 2, "nothing changed, so nothing was swapped");
+    assert_eq!(world.create("o-3", "k-3").await.status, 201, "the gateway serves after SIGHUP");
+    assert_eq!(generation(&world).await, 2, "an unchanged configuration makes no generation");
 }
 
 #[tokio::test]
@@ -283,7 +280,7 @@ async fn breaker_state_survives_reload() {
     let text = std::fs::read_to_string(&path).unwrap();
     save(&path, &text.replace("request_volume_threshold = 2", "request_volume_threshold = 1000"));
     assert_eq!(world.reload().await.status, 200);
-    assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
+    assert_eq!(world.create("o-3", "o-3").await.status, 503, "the breaker is still open");
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
 
@@ -318,11 +315,11 @@ async fn bad_ca_under_load_is_rolled_back_without_unknown_payments() {
             if value.parse::<f64>().unwrap() >= wanted { Ok(()) } else { Err(value) }
         }
     };
-    until("it is taken back", counted("tollgate_config_rollbacks_total", 1.0)).await;
+    until("the generation is rolled back", counted("tollgate_config_rollbacks_total", 1.0)).await;
     assert!(world.log().contains("the new generation is taken back by itself"));
     // The previous configuration returns under a new number. Its channel recovers after the breaker's sleep window.
     let mut number = 0;
-    until("payments go on", || {
+    until("payments succeed again", || {
         number += 1;
         let order = format!("after-{number}");
         let world = &world;
@@ -346,7 +343,7 @@ async fn channel_under_maintenance_rejects_new_payments_and_finishes_old() {
     let whole = std::fs::read_to_string(&channel).unwrap();
     let before = generation(&world).await;
     save(&channel, &format!("{whole}\n[[maintenance]]\nfrom = 2020-01-01T00:00:00Z\nto = 9999-01-01T00:00:00Z\n"));
-    until("the new generation is in force", || async {
+    until("the new generation is active", || async {
         let now = generation(&world).await;
         if now > before { Ok(()) } else { Err(now) }
     })
@@ -354,7 +351,7 @@ async fn channel_under_maintenance_rejects_new_payments_and_finishes_old() {
     world.pay("before").await;
     world.receiver.until("before", "payment.succeeded").await;
     let created = world.create("after", "k-2").await.json();
-    assert_eq!(created["channel"], "west", "the next route's channel");
+    assert_eq!(created["channel"], "west", "the next route's channel is used");
     let mut pinned = payment_body("pinned");
     pinned["channel"] = "east".into();
     let refused = world.signed_request("POST", "/v1/payments", Some("k-3"), &pinned).await;
@@ -363,7 +360,7 @@ async fn channel_under_maintenance_rejects_new_payments_and_finishes_old() {
     assert_eq!(
         world.signed_request("POST", "/v1/payments", Some("k-3"), &payment_body("pinned")).await.status,
         201,
-        "nothing was kept"
+        "the rejected request was not stored"
     );
 }
 
@@ -393,8 +390,8 @@ async fn rollback_then_start_with_broken_files_uses_last_good_generation() {
     world.gateway.kill();
     save(&world.conf().join("routes.toml"), "[[route]\n");
     world.start().await;
-    assert_eq!(generation(&world).await, 4, "the one that was gone back to");
-    assert!(world.log().contains("the last that was in force_breaker, goes on"), "loudly");
+    assert_eq!(generation(&world).await, 4, "the generation of the rollback is active");
+    assert!(world.log().contains("the last that was in force, goes on"), "loudly");
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
 }

@@ -47,8 +47,8 @@ async fn replayed_request_is_401_after_crash_shutdown_and_reload() {
         for headers in &captured {
             assert_eq!(status(&world, headers).await, 401, "after {stop}");
         }
-        assert_eq!(status(&world, &waiting).await, 404, "{stop}: an honest request goes on");
-        assert_eq!(status(&world, &signed_ahead(0)).await, 404, "{stop}: and so does a new one");
+        assert_eq!(status(&world, &waiting).await, 404, "{stop}: a request signed before the stop is accepted");
+        assert_eq!(status(&world, &signed_ahead(0)).await, 404, "{stop}: a new request is accepted");
     }
 }
 
@@ -62,7 +62,11 @@ async fn replayed_request_is_401_after_clock_changes() {
         world.gateway.clock_ahead = ahead;
         world.start().await;
         assert_eq!(status(&world, &captured).await, 401, "{ahead}");
-        assert_eq!(status(&world, &signed_ahead(ahead)).await, 404, "{ahead}: who has the same clock is served");
+        assert_eq!(
+            status(&world, &signed_ahead(ahead)).await,
+            404,
+            "{ahead}: a request signed by the same clock is accepted"
+        );
     }
 }
 
@@ -99,15 +103,15 @@ async fn rate_limited_request_stores_no_nonce_and_replay_costs_no_rate() {
     for _ in 0..20 {
         assert_eq!(status(&world, &captured).await, 401);
     }
-    assert_eq!(status(&world, &signed_ahead(0)).await, 404, "the second of the burst was left");
+    assert_eq!(status(&world, &signed_ahead(0)).await, 404, "replays used no token of the burst");
     let over = signed_ahead(0);
     assert_eq!(status(&world, &over).await, 429);
-    let let_in = until("there is a token", || async {
+    let let_in = until("a token is available", || async {
         let status = status(&world, &over).await;
         if status == 429 { Err(status) } else { Ok(status) }
     })
     .await;
-    assert_eq!(let_in, 404, "the same bytes are let in later");
+    assert_eq!(let_in, 404, "the rate-limited request is accepted later");
     assert_eq!(status(&world, &over).await, 401, "once");
     let other = signed_request(world.gateway.listen, &OTHER, "GET", TARGET, None, &Value::Null).await;
     assert_eq!(other.status, 404);

@@ -131,7 +131,7 @@ async fn weighted_routes_spread_payments_and_orders_keep_their_channel() {
         went.push((id, channel));
     }
     let east = went.iter().filter(|(_, channel)| channel == "east").count();
-    assert!((4..=20).contains(&east), "{east} of 24 went east");
+    assert!((4..=20).contains(&east), "{east} of 24 went to east");
     // New payments go to `west` from now on; existing ones are queried, paid and refunded where they are.
     save(&world.conf().join("routes.toml"), "[[route]]\nto = [{ channel = \"west\" }]\n");
     assert_eq!(world.reload().await.status, 200);

@@ -23,7 +23,7 @@ fn installed() -> &'static Path {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/install");
         let output = Command::new(script).arg(&place).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the judges could not be installed (this needs npm and PyPI): {said}");
+        assert!(output.status.success(), "the SDKs could not be installed (needs npm and PyPI): {said}");
         place
     })
 }

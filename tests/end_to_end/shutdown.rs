@@ -33,7 +33,7 @@ async fn sigterm_finishes_in_flight_requests_then_exits() {
     assert_eq!(answer.status, 201, "{:?}", answer.body);
     assert_eq!(world.gateway.wait_exit().await, 0);
     world.start().await;
-    assert_eq!(world.payment("o-1").await["status"], "pending", "it was settled before the process left");
+    assert_eq!(world.payment("o-1").await["status"], "pending", "the outcome was recorded before the exit");
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn http2_over_mtls_rejects_client_without_certificate() {
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let keys = world.conf().join("channels/main");
     let with = h2_status(&world, client(&keys, true)).await;
-    assert_eq!(with, Ok(401), "it got in, and was asked who it is");
+    assert_eq!(with, Ok(401), "a request over mTLS is still authenticated");
     let without = h2_status(&world, client(&keys, false)).await;
     assert!(without.is_err(), "{without:?}");
 }

@@ -27,7 +27,7 @@ async fn ledger_reads(gateway: &Gateway) -> f64 {
 
 /// Waits until the gateway's filter of existing orders is built; only then it caches statuses.
 pub async fn until_order_filter_ready(gateway: &Gateway) {
-    until("the filter is there", || async {
+    until("the filter of existing orders is built", || async {
         let bytes = reading(gateway, "tollgate_order_filter_bytes").await;
         (bytes > 0.0).then_some(()).ok_or(bytes)
     })
@@ -102,7 +102,7 @@ async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     let refund = world.signed_request("GET", "/v1/payments/o-1/refunds/none", None, &Value::Null).await;
     assert_eq!(refund.status, 404);
     let of_another = signed_request(world.gateway.listen, &OTHER, "GET", "/v1/payments/o-1", None, &Value::Null).await;
-    assert_eq!(of_another.status, 404, "an order is its merchant's alone");
+    assert_eq!(of_another.status, 404, "another merchant's order is unknown");
     assert_eq!(result(&world.gateway, "unknown").await, unknown + 2.0);
     assert_eq!(ledger_reads(&world.gateway).await, reads);
     assert_eq!(world.sandbox_control("GET", "/orders", Value::Null).await.as_array().map(Vec::len), Some(1));
@@ -127,7 +127,7 @@ async fn final_status_is_cached_until_invalidated() {
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     let paid = world.payment("o-1").await;
-    assert_eq!(paid["status"], "succeeded", "a notification shows at once");
+    assert_eq!(paid["status"], "succeeded", "a notification invalidates the cache");
     let (reads, asked) = (ledger_reads(&world.gateway).await, queries(&world, "o-1").await);
     for answer in all_get(&[&world.gateway], "o-1", 100).await {
         assert_eq!(answer.json(), paid);
@@ -137,14 +137,14 @@ async fn final_status_is_cached_until_invalidated() {
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
     assert_eq!(world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
-    assert_eq!(world.payment("o-1").await["refunded"], 300, "a refund shows at once");
+    assert_eq!(world.payment("o-1").await["refunded"], 300, "a refund invalidates the cache");
     let refund = world.signed_request("GET", "/v1/payments/o-1/refunds/r-1", None, &Value::Null).await.json();
     assert_eq!(refund["status"], "succeeded");
 
     world.create("o-2", "k-2").await;
     assert_eq!(world.payment("o-2").await["status"], "pending");
     assert_eq!(world.signed_request("POST", "/v1/payments/o-2/close", Some("c-2"), &Value::Null).await.status, 200);
-    assert_eq!(world.payment("o-2").await["status"], "closed", "a close shows at once");
+    assert_eq!(world.payment("o-2").await["status"], "closed", "a close invalidates the cache");
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn status_change_invalidates_caches_of_all_gateways() {
     // Each gateway caches the final status for five minutes.
     for gateway in cluster.all() {
         // Waits until the last change message has arrived.
-        until("it is answered without the ledger", || async {
+        until("the status is served from memory", || async {
             let reads = ledger_reads(gateway).await;
             assert!(all_get(&[gateway], "o-1", 20).await.iter().all(|answer| answer.status == 200));
             let read = ledger_reads(gateway).await - reads;
@@ -272,7 +272,7 @@ async fn ledger_outage_disables_caches_until_resynchronized() {
     world.receiver.until("o-1", "payment.succeeded").await;
     cluster.all_say("o-1", "status", "succeeded".into()).await;
     cluster.server.crash();
-    until("nothing is said from memory", || async {
+    until("the cache is not served", || async {
         let status = get(&world.gateway, "o-1").await.status;
         (status == 503).then_some(()).ok_or(status)
     })
@@ -292,7 +292,7 @@ async fn sharing() -> (Cluster, Redis) {
     let cache = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let cluster = Cluster::new(cache).await;
     for gateway in cluster.all() {
-        until("it believes the others", || async {
+        until("the shared status cache is active", || async {
             let shared = reading(gateway, "tollgate_status_cache_shared").await;
             (shared == 1.0).then_some(()).ok_or(shared)
         })

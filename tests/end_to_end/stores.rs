@@ -85,6 +85,6 @@ async fn suite_passes_on_postgresql_and_redis() {
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
     for module in SUITE {
-        assert!(said.contains(&format!("test {module}")), "nothing of {module} was run: {said}");
+        assert!(said.contains(&format!("test {module}")), "no test of {module} ran: {said}");
     }
 }

@@ -16,7 +16,7 @@ impl World {
     /// Waits until the timeline records the delivery of this kind of event.
     async fn until_delivered(&self, order: &str, kind: &str) -> Value {
         let id = self.receiver.until(order, kind).await.id;
-        until(&format!("{kind} is told as delivered"), || async {
+        until(&format!("{kind} is recorded as delivered"), || async {
             let timeline = self.timeline(order).await;
             let entries = timeline["entries"].as_array().unwrap();
             let is_told = entries.iter().any(|entry| entry["what"] == "delivered" && entry["id"] == id.as_str());
@@ -95,7 +95,7 @@ async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
     ];
     let mut rest = entries_seen.iter();
     for part in story {
-        assert!(rest.any(|word| word == part), "{part} is missing or at another place: {entries_seen:#?}");
+        assert!(rest.any(|word| word == part), "{part} is missing or out of order: {entries_seen:#?}");
     }
     for once in ["claimed pay", "provider_call pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {
         assert_eq!(entries_seen.iter().filter(|word| *word == once).count(), 1, "{once}: {entries_seen:#?}");
@@ -150,5 +150,9 @@ async fn explain_shows_payment_with_and_without_running_gateway() {
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no payment `nothing`"), "{missing:?}");
 
     world.gateway.kill();
-    assert_eq!(said(&world.run_explain(&["o-1", "--merchant", "shop"]).await), ours, "from the ledger itself");
+    assert_eq!(
+        said(&world.run_explain(&["o-1", "--merchant", "shop"]).await),
+        ours,
+        "explain reads the ledger directly"
+    );
 }

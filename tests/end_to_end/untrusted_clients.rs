@@ -25,7 +25,7 @@ async fn sends(to: SocketAddr, bytes: &[u8]) -> TcpStream {
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     let closed = timeout(TEST_TIMEOUT, stream.read_to_end(&mut read)).await;
-    assert!(closed.is_ok(), "the connection stays open; it said {:?}", String::from_utf8_lossy(&read));
+    assert!(closed.is_ok(), "the connection stays open; received {:?}", String::from_utf8_lossy(&read));
     String::from_utf8_lossy(&read).into_owned()
 }
 

@@ -46,7 +46,7 @@ impl Gateway {
                 return;
             }
             let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;
-            assert!(waits, "the gateway did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
+            assert!(waits, "the gateway did not become ready: {}", std::fs::read_to_string(log).unwrap_or_default());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -88,7 +88,7 @@ impl Gateway {
             if let Some(status) = process.try_wait().unwrap() {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < until, "the gateway did not end");
+            assert!(Instant::now() < until, "the gateway did not exit");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -150,12 +150,12 @@ async fn unionpay_unknown_scanned_payment_is_reversed_and_payer_refunded() {
     let unknown = scan(&world, entry, "lost", "1000").await;
     assert_eq!((unknown.status, &unknown.json()["status"]), (202, &json!("unknown")), "{}", unknown.json());
     assert_eq!(world.provider_order("lost").await["state"], "SUCCESS", "the payer was charged");
-    let seen = until("it is reversed", || async {
+    let seen = until("the payment is reversed", || async {
         let seen = world.provider_order("lost").await;
         (seen["executions"]["cancel"] == 1).then_some(seen.clone()).ok_or(seen)
     })
     .await;
-    assert_eq!(seen["state"], "CLOSED", "the money went back");
+    assert_eq!(seen["state"], "CLOSED", "the money was returned");
     assert_eq!(world.payment("lost").await["status"], "unknown", "the reversal was only accepted");
     world.sandbox_control("DELETE", "/faults", Value::Null).await;
     let failed = world.until_status("lost", "failed").await;

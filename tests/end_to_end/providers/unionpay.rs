@@ -94,7 +94,7 @@ async fn unionpay_failure_before_pay_timeout_stays_pending_and_missing_refund_fa
             send("GET", &format!("http://{}/v1/payments/o-1", world.gateway.listen), &headers, b"").await.unwrap();
         assert_eq!(answer.json()["status"], "pending", "{code}: {}", answer.json());
     }
-    assert_eq!(world.sandbox_control("GET", "/faults", Value::Null).await, json!([]), "each was asked about");
+    assert_eq!(world.sandbox_control("GET", "/faults", Value::Null).await, json!([]), "each code was queried");
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
@@ -106,6 +106,6 @@ async fn unionpay_failure_before_pay_timeout_stays_pending_and_missing_refund_fa
     assert_eq!(world.payment("o-1").await["refunded"], 0);
     let whole = json!({"refund_id": "r-2", "amount": {"value": 1000, "currency": "CNY"}});
     let again = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("k-r2"), &whole).await;
-    assert_eq!(again.status, 201, "the amount is free again: {}", again.json());
+    assert_eq!(again.status, 201, "the amount is refundable again: {}", again.json());
     world.receiver.until("o-1", "refund.succeeded").await;
 }

@@ -37,8 +37,8 @@ async fn wechat_payerror_after_charge_is_reversed_unless_query_says_success() {
         let closed = world.until_status("reversed", "closed").await;
         assert_eq!(closed["money_state"], "not_moved", "{closed}");
         let seen = world.provider_order("reversed").await;
-        assert_eq!(seen["executions"]["cancel"], 1, "the charge was given back: {seen}");
-        until("the other reversal is tried", || async {
+        assert_eq!(seen["executions"]["cancel"], 1, "the charge was reversed: {seen}");
+        until("the other reversal is attempted", || async {
             let seen = world.provider_order("paid").await;
             (seen["arrivals"]["cancel"] == 1).then_some(()).ok_or(seen)
         })
@@ -80,7 +80,7 @@ async fn wechat_v2_fail_message_reaches_merchant_and_log() {
         answer.json()
     );
     assert_eq!(answer.json()["money_state"], "not_sent");
-    assert_eq!(create(&world, &row, "key").await.status, 201, "the same key");
+    assert_eq!(create(&world, &row, "key").await.status, 201, "the same key may retry");
 
     // Refunds: an error about our certificate is accepted unsigned; an error about the account is not.
     world.pay("key").await;
@@ -106,7 +106,7 @@ async fn wechat_v2_fail_message_reaches_merchant_and_log() {
     let answer = refund("r-2").await;
     assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
     for id in ["r-1", "r-2"] {
-        until(&format!("{id} never happened"), || async {
+        until(&format!("{id} has failed"), || async {
             let answer =
                 world.signed_request("GET", &format!("/v1/payments/key/refunds/{id}"), None, &Value::Null).await.json();
             (answer["status"] == "failed").then_some(()).ok_or(answer)
@@ -145,7 +145,10 @@ async fn wechat_v2_accepts_both_sign_types_and_responses_without_account() {
     assert_eq!(create(&world, &row, "nameless").await.status, 202);
     world.until_status("nameless", "failed").await;
     let events = world.receiver.events_of("nameless");
-    assert!(!events.iter().any(|event| event.json()["type"] == "payment.mismatch"), "nobody else was named");
+    assert!(
+        !events.iter().any(|event| event.json()["type"] == "payment.mismatch"),
+        "a response without account is no mismatch"
+    );
 }
 
 /// Signature probes, and SYSTEM_ERROR for an existing order, are frequent and final for no order.
@@ -222,7 +225,7 @@ async fn wechat_order_codes_map_to_error_codes() {
             }
         }
         let next = create(&world, &row, "next").await;
-        assert_eq!(next.status, 201, "no breaker is open: {}", next.json());
+        assert_eq!(next.status, 201, "the breaker is closed: {}", next.json());
     });
     join_all(work).await;
 }

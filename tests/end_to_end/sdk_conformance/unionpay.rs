@@ -126,7 +126,7 @@ async fn unionpay_notification_triggers_query_and_altered_one_is_rejected() {
         }
         question["fields"]["txnAmt"] = "1".into();
         let cheap = run_sdk("unionpay.mjs", "notification", question).await;
-        assert_eq!(deliver(&world, cheap.as_str().unwrap()).await, 400, "{provider}: of another amount");
+        assert_eq!(deliver(&world, cheap.as_str().unwrap()).await, 400, "{provider}: another amount is rejected");
         world.receiver.until("o-1", "payment.mismatch").await;
         let events = world.receiver.events_of("o-1");
         assert!(!events.iter().any(|event| event.json()["type"] == "payment.succeeded"), "{provider}");

@@ -59,7 +59,7 @@ async fn incomplete_bodies_occupy_no_permit() {
     }
     world.until_metric("tollgate_requests_shed_total{kind=\"notification\"} 36").await;
     world.until_metric("tollgate_requests_shed_total{kind=\"request\"} 24").await;
-    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"), "nothing is worked on");
+    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"), "no request is in execution");
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     let notified = send("POST", &format!("http://{listen}/notify/main"), &[], b"{}").await.unwrap();
     assert_ne!(notified.status, 503);
@@ -168,9 +168,13 @@ async fn oldest_buffered_body_is_evicted_at_memory_limit() {
     let answer = until_closed(&mut oldest).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
     world.until_metric("tollgate_buffered_bytes 60000").await;
-    assert_eq!(world.create("o-1", "k-1").await.status, 201, "a small one fits");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "a small body is admitted");
     let url = format!("http://{}/notify/main", world.gateway.listen);
-    assert_ne!(send("POST", &url, &[], &[b' '; 30_000]).await.unwrap().status, 503, "notifications have a share");
+    assert_ne!(
+        send("POST", &url, &[], &[b' '; 30_000]).await.unwrap().status,
+        503,
+        "notifications have their own share"
+    );
     drop(large);
     world.until_metric("tollgate_buffered_bytes 0").await;
 }
@@ -207,7 +211,7 @@ async fn invalid_http_request_is_answered_with_problem() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert_eq!(answer.contains("application/problem+json"), status == 400, "{request:?}: {answer}");
     }
-    assert!(world.log().contains("\"operation\":\"invalid_request\""), "each has a line");
+    assert!(world.log().contains("\"operation\":\"invalid_request\""), "each request has an access-log line");
     assert!(!world.log().contains("\"level\":\"ERROR\""), "{}", world.log());
 }
 

@@ -61,9 +61,9 @@ async fn renewed_server_certificate_is_served_after_reload() {
     let report = world.reload().await;
     let report = String::from_utf8(report.body.to_vec()).unwrap();
     assert!(!report.contains("not in force until a restart"), "{report}");
-    until("the new one is served", || async {
+    until("the new certificate is served", || async {
         let now = shown(world.gateway.listen).await;
-        if now == new { Ok(()) } else { Err(format!("the old one: {}", now == old)) }
+        if now == new { Ok(()) } else { Err(format!("the old certificate: {}", now == old)) }
     })
     .await;
     assert!((299.0..=300.0).contains(&days_left(&world.metrics().await, "server")));
@@ -143,7 +143,7 @@ async fn renewed_client_ca_and_crl_apply_after_reload() {
     let listen = world.gateway.listen;
     let authority = Authority::new("callers");
     let (one, other) = (|| authority.caller(7), || authority.caller(8));
-    assert!(!gets_in(listen, one()).await, "of another authority");
+    assert!(!gets_in(listen, one()).await, "a certificate of another CA is rejected");
 
     std::fs::write(world.conf().join("callers.pem"), &authority.pem).unwrap();
     assert_eq!(world.reload().await.status, 200);
@@ -155,7 +155,7 @@ async fn renewed_client_ca_and_crl_apply_after_reload() {
     let text = text.replace("\"callers.pem\" }", "\"callers.pem\", client_crl = \"revoked.pem\" }");
     std::fs::write(&file, text).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert!(!gets_in(listen, one()).await && gets_in(listen, other()).await, "one is revoked");
+    assert!(!gets_in(listen, one()).await && gets_in(listen, other()).await, "the revoked certificate is rejected");
 }
 
 #[derive(Debug)]

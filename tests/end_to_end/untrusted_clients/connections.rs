@@ -79,8 +79,8 @@ async fn idle_connections_are_evicted_at_connection_limit() {
         }
     }
     let ready = world.admin_request("GET", "/readyz", &[]).await;
-    assert_eq!(ready.status, 200, "no stranger takes a gateway out of a load balancer");
-    until("the limit holds", || async {
+    assert_eq!(ready.status, 200, "unauthenticated connections do not affect readiness");
+    until("idle connections are evicted", || async {
         let metrics = world.metrics().await;
         let open = metrics.lines().find_map(|line| line.strip_prefix("tollgate_connections{listener=\"public\"} "));
         let open: usize = open.unwrap().parse().unwrap();

@@ -64,7 +64,7 @@ async fn sigterm_does_not_wait_for_unread_responses() {
     let attack = without_window(world.gateway.listen, 20).await;
     world.until_metric("tollgate_requests_in_flight 0").await;
     world.gateway.signal("TERM");
-    assert_eq!(world.gateway.wait_exit().await, 0, "long before the 10 minutes");
+    assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
     assert!(world.log().contains("\"unread\":20"), "{}", world.log());
     attack.await.unwrap();
 }
@@ -81,7 +81,7 @@ async fn sigterm_does_not_wait_for_incomplete_bodies() {
     world.until_metric("tollgate_buffered_bytes 20").await;
     assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"));
     world.gateway.signal("TERM");
-    assert_eq!(world.gateway.wait_exit().await, 0, "long before the 10 minutes");
+    assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
     assert!(world.log().contains("\"unsent\":2"), "{}", world.log());
 }
 
@@ -149,7 +149,7 @@ async fn until_headers(connection: &mut TcpStream, stream: u32) {
             connection.read_exact(&mut head).await.unwrap();
             let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
             connection.read_exact(&mut payload).await.unwrap();
-            assert_ne!(head[3], 7, "the connection is ended: {payload:?}");
+            assert_ne!(head[3], 7, "the connection was closed: {payload:?}");
             if head[3] == 1 && head[5..] == stream.to_be_bytes() {
                 return;
             }
