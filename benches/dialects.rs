@@ -1,6 +1,6 @@
-//! What a dialect adds to the bare cryptography, side by side in one run: encode + sign, verify + decode, for each provider.
+//! CPU that each provider adds to the bare cryptography, interleaved in one run: encode + sign, verify + decode.
 //!
-//! `cargo bench --bench dialects`. Machines differ and are noisy: the ratios count, not the numbers.
+//! `cargo bench --bench dialects`. Machines differ and are noisy: compare the ratios, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::borrow::Cow;
@@ -23,33 +23,33 @@ use tollgate_plugins::settings::{Problems, Settings};
 use tollgate_plugins::signer::{ALGORITHMS, Key, Keyring, Signer, Verifier};
 use toml::de::DeTable;
 
-/// The moment at which the golden files were made.
+/// Time at which the golden files were made.
 const NOW: u64 = 1_700_000_000;
 const ALGORITHM: &str = "rsa-sha256";
-/// How often each is measured; and how many signatures, or verifications, make one measurement of about a millisecond.
+/// Measurements per provider; signatures or verifications per measurement, which takes about a millisecond.
 const ROUNDS: usize = 500;
 const SIGNATURES: u32 = 4;
 const VERIFICATIONS: u32 = 40;
 
-/// One dialect with keys and the answer of a golden file.
+/// One provider with its keys and the response of a golden file.
 struct Case {
     provider: &'static str,
     method: &'static str,
     account: &'static str,
     secrets: &'static [(&'static str, &'static str)],
-    /// Nothing where both sides share one key.
+    /// `None` if both sides share one key.
     rsa: Option<Rsa>,
-    /// The golden file of a query.
+    /// Golden file of a query.
     query: &'static str,
-    /// When its answers are checked, in unix seconds.
+    /// Time at which its responses are verified, in unix seconds.
     now: u64,
-    /// What the signature of an answer covers, and the signature in base64.
+    /// Returns the signed part of a response, and the signature in base64.
     covered: fn(&HeaderMap, &str) -> (String, String),
-    /// What the key signs of that.
+    /// Returns the bytes that the key signs for that part.
     signed: fn(&[u8]) -> Cow<'_, [u8]>,
 }
 
-/// Both sides' keys, as files beside the golden ones.
+/// Keys of both sides, as files beside the golden files.
 struct Rsa {
     key_id: &'static str,
     private_key: &'static str,
@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
         }),
         query: "query.json",
         now: NOW,
-        covered: of_wechat,
+        covered: signed_part_of_wechat,
         signed: |text| Cow::Borrowed(text),
     },
     Case {
@@ -87,7 +87,7 @@ const CASES: &[Case] = &[
         }),
         query: "query.json",
         now: NOW,
-        covered: of_alipay,
+        covered: signed_part_of_alipay,
         signed: |text| Cow::Borrowed(text),
     },
     Case {
@@ -102,10 +102,10 @@ const CASES: &[Case] = &[
             public_key_id: "unionpay",
         }),
         query: "query.json",
-        // Its certificates are younger than the other golden files.
+        // The certificates are newer than the other golden files.
         now: 1_735_700_000,
-        covered: of_unionpay,
-        signed: hexadecimal,
+        covered: signed_part_of_unionpay,
+        signed: hex_digest,
     },
     Case {
         provider: "wechat-v2",
@@ -153,7 +153,7 @@ impl Case {
         let length = request().body().len() + 100;
         let text = vec![b'x'; length];
         let bare_request = || drop(black_box(bare_sign(&(self.signed)(&text))));
-        let signing = in_turns(SIGNATURES, || drop(black_box(request())), bare_request);
+        let signing = measure_interleaved(SIGNATURES, || drop(black_box(request())), bare_request);
 
         let file: Value = serde_json::from_slice(&std::fs::read(golden.join(self.query)).unwrap()).unwrap();
         let body = bytes::Bytes::from(file["answer"]["body"].as_str().unwrap().to_owned());
@@ -187,7 +187,7 @@ impl Case {
             "{}: the bare verification must be of what the answer's signature covers",
             self.provider
         );
-        let reading = in_turns(VERIFICATIONS, || drop(black_box(answer())), || _ = black_box(bare_verify()));
+        let reading = measure_interleaved(VERIFICATIONS, || drop(black_box(answer())), || _ = black_box(bare_verify()));
         println!("{:<12} {signing}   {reading}", self.provider);
     }
 
@@ -234,7 +234,7 @@ impl Case {
     }
 }
 
-/// One call with all that the dialect adds, and one of the bare cryptography.
+/// Time of a call through the provider, and of the bare cryptography.
 struct Times {
     whole: Duration,
     bare: Duration,
@@ -247,9 +247,9 @@ impl fmt::Display for Times {
     }
 }
 
-/// They run in short turns, many times, and the middle one of each is taken: whatever else runs on the machine falls on
-/// both, and what disturbs only some of the turns counts for nothing.
-fn in_turns(calls: u32, whole: impl Fn(), bare: impl Fn()) -> Times {
+/// Runs both alternately in short rounds and returns the median of each. Noise of the machine then falls on both, and a
+/// disturbance of some rounds does not count.
+fn measure_interleaved(calls: u32, whole: impl Fn(), bare: impl Fn()) -> Times {
     let time = |work: &dyn Fn()| {
         let start = Instant::now();
         (0..calls).for_each(|_| work());
@@ -261,29 +261,29 @@ fn in_turns(calls: u32, whole: impl Fn(), bare: impl Fn()) -> Times {
     Times { whole: wholes[ROUNDS / 2], bare: bares[ROUNDS / 2] }
 }
 
-/// The lines of an answer of WeChat Pay's.
-fn of_wechat(headers: &HeaderMap, body: &str) -> (String, String) {
+/// Returns the signed lines of a WeChat Pay response.
+fn signed_part_of_wechat(headers: &HeaderMap, body: &str) -> (String, String) {
     let header = |name| headers[name].to_str().unwrap();
     let text = format!("{}\n{}\n{body}\n", header("wechatpay-timestamp"), header("wechatpay-nonce"));
     (text, header("wechatpay-signature").to_owned())
 }
 
-/// The object in an answer of Alipay's.
-fn of_alipay(_: &HeaderMap, body: &str) -> (String, String) {
+/// Returns the signed object in an Alipay response.
+fn signed_part_of_alipay(_: &HeaderMap, body: &str) -> (String, String) {
     let (_, rest) = body.split_once(':').unwrap();
     let (text, signature) = rest.rsplit_once(",\"sign\":\"").unwrap();
     (text.to_owned(), signature.trim_end_matches("\"}").to_owned())
 }
 
-/// The other fields of an answer of UnionPay's. In the golden files they have the order in which they are signed.
-fn of_unionpay(_: &HeaderMap, body: &str) -> (String, String) {
+/// Returns the signed fields of a UnionPay response. Golden files list them in the signing order.
+fn signed_part_of_unionpay(_: &HeaderMap, body: &str) -> (String, String) {
     let (before, rest) = body.split_once("&signature=").unwrap();
     let (signature, after) = rest.split_once('&').unwrap();
     (format!("{before}&{after}"), signature.to_owned())
 }
 
-/// UnionPay signs the hexadecimal text of the hash.
-fn hexadecimal(text: &[u8]) -> Cow<'_, [u8]> {
+/// UnionPay signs the hash as hex_digest text.
+fn hex_digest(text: &[u8]) -> Cow<'_, [u8]> {
     let mut digits = vec![0; 64];
     hex::encode_to_slice(digest(&SHA256, text), &mut digits).unwrap();
     Cow::Owned(digits)

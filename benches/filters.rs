@@ -1,6 +1,6 @@
-//! What each filter costs a request by itself, next to a call without any.
+//! CPU that each filter adds to a call, compared with a call without filters.
 //!
-//! `cargo bench -p tollgate-plugins --bench filters`. The exchange at the end answers at once, so that nothing but the filters is measured.
+//! `cargo bench -p tollgate-plugins --bench filters`. The provider call at the end returns at once, so that only the filters are measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::future::Future;
@@ -16,11 +16,11 @@ use tollgate_plugins::filter::{Call, Clock, Exchange, FILTERS, FailureReason, Fi
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Outcome, Status};
 use tollgate_plugins::settings::{Problems, Settings};
 
-/// Short rounds, so that most of them are not interrupted by what else the machine does.
+/// Short rounds, so that most are not interrupted by other work of the machine.
 const CALLS: u32 = 1_000;
 const ROUNDS: usize = 2_000;
 
-/// Filters with the numbers of the example configuration; none of them turns anything away here.
+/// Filters with the settings of the example configuration; none of them rejects a call here.
 const CHAINS: &[(&str, &[(&str, &str)])] = &[
     ("a bare call", &[]),
     ("limit", &[("limit", "rate = 1e9\nin_flight = 1000")]),

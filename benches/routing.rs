@@ -1,6 +1,6 @@
 //! What finding a payment's route costs with 10, 1,000 and 100,000 routes.
 //!
-//! `cargo bench --bench routing`. The ratios count, not the numbers.
+//! `cargo bench --bench routing`. Compare the ratios, not the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! A bare Pingora proxy, as a process of its own: passes requests on over the same mutual TLS, and does nothing else.
+//! Bare Pingora proxy as a process of its own: forwards requests over the same mutual TLS and does nothing else.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::stage::{Process, Stage, until_open};
 
-/// The word that makes the bench binary this proxy: `WORD LISTEN UPSTREAM ACCOUNT_DIRECTORY`.
+/// Argument that makes the bench binary this proxy: `WORD LISTEN UPSTREAM ACCOUNT_DIRECTORY`.
 pub const ARGUMENT: &str = "--bare-proxy";
 
 pub async fn start(stage: &Stage) -> Process {

@@ -1,4 +1,4 @@
-//! Sends prepared requests over 32 kept connections and takes the time of each.
+//! Sends prepared requests over 32 kept-alive connections and measures the time of each.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::CONNECTIONS;
 
-/// How long a paced run waits for its connections.
+/// Time for all connections of a paced run to open.
 const CONNECTED: Duration = Duration::from_millis(200);
 
 #[derive(Clone)]
@@ -31,9 +31,9 @@ pub struct Load {
 }
 
 pub struct Measured {
-    /// Of the process under test, for one request.
+    /// CPU of the process under test per request.
     pub cpu_each: Duration,
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
     pub p50: Duration,
     pub p99: Duration,
@@ -43,13 +43,13 @@ pub async fn measure(load: Load, cpu: impl Fn() -> Duration) -> Measured {
     measure_over(&[load.to], load.requests, load.expected, cpu).await
 }
 
-/// So many requests a second, whether or not the answers keep up. A request's time begins when its turn comes, not when a
-/// connection is free for it. Each must be answered with the expected status.
-pub async fn run_paced(load: Load, each_second: u32) -> Vec<Duration> {
-    run_with(&[load.to], load.requests, load.expected, Some(Duration::from_secs(1) / each_second)).await
+/// Sends at a fixed rate, whether or not the responses keep up. The latency of a request starts when it is due, not when a
+/// connection is free. Each must get the expected status.
+pub async fn run_paced(load: Load, per_second: u32) -> Vec<Duration> {
+    run_with(&[load.to], load.requests, load.expected, Some(Duration::from_secs(1) / per_second)).await
 }
 
-/// The connections take turns among several doors.
+/// As [`measure`], with the connections distributed over several gateways.
 pub async fn measure_over(
     to: &[SocketAddr],
     requests: Vec<Prepared>,
@@ -63,21 +63,21 @@ pub async fn measure_over(
     Measured { cpu_each: used / count as u32, rate: count as f64 / elapsed.as_secs_f64(), p50, p99 }
 }
 
-/// The median, and the time that one in a hundred takes longer than.
+/// Returns the median and the 99th percentile.
 pub fn percentiles(mut times: Vec<Duration>) -> [Duration; 2] {
     times.sort();
     [50, 99].map(|part| times[(times.len() * part / 100).min(times.len() - 1)])
 }
 
-/// Sends them all; each must be answered with the expected status.
+/// Sends all requests; each must get the expected status.
 pub async fn run(to: SocketAddr, requests: Vec<Prepared>, expected: u16) -> Vec<Duration> {
     run_with(&[to], requests, expected, None).await
 }
 
-/// Each connection takes its share; with a pace, the connections take turns.
+/// Splits the requests over the connections. With a pace, the connections send in rotation.
 async fn run_with(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16, pace: Option<Duration>) -> Vec<Duration> {
     let share = requests.len().div_ceil(CONNECTIONS).max(1);
-    // So that all are connected when the first is due.
+    // All connections are open when the first request is due.
     let started = Instant::now() + CONNECTED;
     let tasks: Vec<_> = requests
         .chunks(share)
@@ -85,8 +85,8 @@ async fn run_with(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16, pac
         .zip(0..)
         .map(|((part, to), number)| {
             let (part, to) = (part.to_vec(), *to);
-            let turns = pace.map(|pace| (started + pace * number, pace * CONNECTIONS as u32));
-            tokio::spawn(async move { connection(to, part, expected, turns).await })
+            let schedule = pace.map(|pace| (started + pace * number, pace * CONNECTIONS as u32));
+            tokio::spawn(async move { connection(to, part, expected, schedule).await })
         })
         .collect();
     let mut times = Vec::new();
@@ -96,13 +96,13 @@ async fn run_with(to: &[SocketAddr], requests: Vec<Prepared>, expected: u16, pac
     times
 }
 
-/// One request on a connection of its own; gives the body of its answer.
+/// Sends one request on its own connection and returns the response body.
 pub async fn one(to: SocketAddr, prepared: Prepared) -> String {
     let (_, body) = Connection::open(to).await.unwrap().send(prepared).await.unwrap();
     String::from_utf8_lossy(&body).into_owned()
 }
 
-/// A kept connection to a gateway.
+/// Kept-alive connection to a gateway.
 pub struct Connection {
     to: SocketAddr,
     sender: SendRequest<Full<Bytes>>,
@@ -117,7 +117,7 @@ impl Connection {
         Ok(Self { to, sender })
     }
 
-    /// Returns status and body of the answer.
+    /// Returns status and body of the response.
     pub async fn send(&mut self, prepared: Prepared) -> Result<(u16, Bytes), hyper::Error> {
         let answer = self.sender.send_request(request(self.to, prepared)).await?;
         let status = answer.status().as_u16();
@@ -125,17 +125,17 @@ impl Connection {
     }
 }
 
-/// `turns`: when its first request is due, and how long until each next one.
+/// `schedule`: when the first request is due, and the interval to the next.
 async fn connection(
     to: SocketAddr,
     requests: Vec<Prepared>,
     expected: u16,
-    turns: Option<(Instant, Duration)>,
+    schedule: Option<(Instant, Duration)>,
 ) -> Vec<Duration> {
     let mut connection = Connection::open(to).await.unwrap();
     let mut times = Vec::with_capacity(requests.len());
     for (number, prepared) in (0..).zip(requests) {
-        let due = turns.map(|(first, step)| first + step * number);
+        let due = schedule.map(|(first, step)| first + step * number);
         if let Some(due) = due {
             tokio::time::sleep_until(due.into()).await;
         }

@@ -1,4 +1,4 @@
-//! Durable claims a second, next to a bare preallocated log that is synced for the same batches.
+//! Durable claims per second, compared with a bare preallocated log that is synced for the same batches.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ pub async fn measure() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&directory.path().join("ledger")).unwrap();
         let log = Log::start(&directory.path().join("log"));
-        // In turns, after one that does not count, so that a neighbour's noise falls on both; the middle ratio is told.
+        // Interleaved after a warm-up round, so that noise falls on both; the median ratio is printed.
         let mut rounds = Vec::new();
         for _ in 0..=ROUNDS {
             let claims = claims(tasks, vec![ledger.clone()]).await;
@@ -67,7 +67,7 @@ async fn claims(tasks: usize, ledgers: Vec<Ledger>) -> f64 {
             };
             let claimed = ledger.claim(key, Intent::Pay(payment(&order)), Timestamp::now()).await.unwrap();
             let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
-            // Kept from being settled: only the claim is measured.
+            // The claim is not settled: only the claim is measured.
             std::mem::forget(ticket);
         }
     })
@@ -105,7 +105,7 @@ fn payment(order: &str) -> Payment {
     }
 }
 
-/// A file with its writing thread.
+/// Log file with a writer thread.
 struct Log(std::sync::mpsc::Sender<oneshot::Sender<()>>);
 
 impl Log {
@@ -146,7 +146,7 @@ impl Log {
     }
 }
 
-/// How often a second so many tasks together get it done.
+/// Returns how many operations per second this number of concurrent tasks completes.
 async fn rate<F, T>(tasks: usize, work: F) -> f64
 where
     F: Fn(usize, usize) -> T + Clone + Send + 'static,

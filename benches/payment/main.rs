@@ -1,4 +1,4 @@
-//! What a payment costs, side by side in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
+//! Cost of a payment, interleaved in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
 //! `cargo bench --bench payment`, or with `-- ledger`, `-- throughput`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
@@ -46,7 +46,7 @@ fn main() {
     }
     if arguments.iter().any(|argument| argument == "reload") {
         reload::measure();
-        return runtime.block_on(reload::felt());
+        return runtime.block_on(reload::measure_effect_on_payments());
     }
     if arguments.iter().any(|argument| argument == "status") {
         return runtime.block_on(status::measure());
@@ -58,12 +58,12 @@ fn main() {
         return runtime.block_on(switchover::measure());
     }
     runtime.block_on(async {
-        let stage = Stage::set().await;
+        let stage = Stage::start().await;
         let (bare, gateway) = (bare::start(&stage).await, stage.start_gateway().await);
         drive::run(stage.bare, stage.provider_requests(0, payments / 8), 200).await;
         drive::run(stage.gateway, stage.merchant_requests(0, payments / 8), 201).await;
         let mut rounds = Vec::new();
-        // In turns, so that a neighbour's noise falls on all of them; the round with the middle ratio is told.
+        // Interleaved, so that noise falls on all; the round with the median ratio is printed.
         for number in 1..=ROUNDS {
             let from = number * payments;
             let (sign, verify) = signatures(&stage);
@@ -93,10 +93,10 @@ fn main() {
     runtime.block_on(throughput::measure(payments));
     runtime.block_on(ledger::measure());
     reload::measure();
-    runtime.block_on(reload::felt());
+    runtime.block_on(reload::measure_effect_on_payments());
 }
 
-/// CPU of one signature and of one verification over a message of the usual size.
+/// CPU of one signature and one verification of a message of usual size.
 fn signatures(stage: &Stage) -> (Duration, Duration) {
     let rsa = &ALGORITHMS[0];
     let read = |file: &str| std::fs::read(stage.account.join(file)).unwrap();

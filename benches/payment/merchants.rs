@@ -1,4 +1,4 @@
-//! Merchants that pay at a steady rate, whatever they are answered.
+//! Merchants that pay at a constant rate.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -16,18 +16,18 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::drive::{Connection, percentiles};
 use crate::stage::create;
 
-/// Requests under way at the same time. When all wait for an answer the rate drops, and is not caught up.
+/// Maximum concurrent requests. When all wait for a response, the rate drops and is not caught up.
 const WORKERS: usize = 64;
-/// Time for a payment that was refused to be accepted when it is sent again.
-const REPEATED: Duration = Duration::from_secs(60);
+/// Time within which a retry of a rejected payment must succeed.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One payment's first request.
+/// First request of one payment.
 pub struct Attempt {
     pub order: String,
-    /// When it was sent, since the merchants began.
+    /// Send time, measured from the start of the merchants.
     pub at: Duration,
     pub took: Duration,
-    /// HTTP status; 0 where the connection broke.
+    /// HTTP status; 0 if the connection failed.
     pub status: u16,
     /// `code` and `money_state` of a problem.
     pub problem: [String; 2],
@@ -40,17 +40,17 @@ pub struct Merchants {
 }
 
 impl Merchants {
-    /// Pays over these gateways in turn, a new order each time.
-    pub fn start(doors: &[SocketAddr], each_second: u32) -> Self {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / each_second);
+    /// Starts paying over these gateways in rotation, with a new order each time.
+    pub fn start(addresses: &[SocketAddr], per_second: u32) -> Self {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (ticks, stop, began) = (Arc::new(Mutex::new((ticks, 0))), Arc::new(AtomicBool::new(false)), Instant::now());
-        let worker = |door: &SocketAddr| tokio::spawn(pay(*door, began, Arc::clone(&ticks), Arc::clone(&stop)));
-        let workers = doors.iter().cycle().take(WORKERS).map(worker).collect();
+        let worker = |gateway: &SocketAddr| tokio::spawn(pay(*gateway, began, Arc::clone(&ticks), Arc::clone(&stop)));
+        let workers = addresses.iter().cycle().take(WORKERS).map(worker).collect();
         Self { began, stop, workers }
     }
 
-    /// Returns all attempts when the last is answered.
+    /// Stops and returns all attempts after the last response.
     pub async fn stop(self) -> Vec<Attempt> {
         self.stop.store(true, Ordering::SeqCst);
         let mut attempts = Vec::new();
@@ -63,7 +63,7 @@ impl Merchants {
 }
 
 async fn pay(
-    door: SocketAddr,
+    gateway: SocketAddr,
     began: Instant,
     ticks: Arc<Mutex<(Interval, usize)>>,
     stop: Arc<AtomicBool>,
@@ -80,7 +80,7 @@ async fn pay(
             return attempts;
         }
         let (order, at) = (format!("paid-{number}"), began.elapsed());
-        let (status, body) = send(&mut connection, door, &order).await.unwrap_or_default();
+        let (status, body) = send(&mut connection, gateway, &order).await.unwrap_or_default();
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         let problem = ["code", "money_state"].map(|key| problem[key].as_str().unwrap_or_default().to_owned());
         attempts.push(Attempt { order, at, took: began.elapsed() - at, status, problem });
@@ -88,24 +88,24 @@ async fn pay(
 }
 
 async fn send(
-    kept: &mut Option<Connection>,
-    door: SocketAddr,
+    idle: &mut Option<Connection>,
+    gateway: SocketAddr,
     order: &str,
 ) -> Result<(u16, Bytes), Box<dyn Error + Send + Sync>> {
-    let mut connection = match kept.take() {
+    let mut connection = match idle.take() {
         Some(connection) => connection,
-        None => Connection::open(door).await?,
+        None => Connection::open(gateway).await?,
     };
     let answer = connection.send(create(order, None)).await?;
-    *kept = Some(connection);
+    *idle = Some(connection);
     Ok(answer)
 }
 
-/// Sends an order's request again, with its key, until the payment is made.
-pub async fn repeat(door: SocketAddr, order: &str) {
-    let (end, mut connection) = (Instant::now() + REPEATED, None);
+/// Retries an order's request with its key until the payment is created.
+pub async fn repeat(gateway: SocketAddr, order: &str) {
+    let (end, mut connection) = (Instant::now() + RETRY_TIMEOUT, None);
     loop {
-        let (status, body) = send(&mut connection, door, order).await.unwrap_or_default();
+        let (status, body) = send(&mut connection, gateway, order).await.unwrap_or_default();
         if status == 201 {
             return;
         }
@@ -114,7 +114,7 @@ pub async fn repeat(door: SocketAddr, order: &str) {
     }
 }
 
-/// Prints the payments of a span: how many a second, and how long they took.
+/// Prints rate and latency of the payments in a time span.
 pub fn print_span(name: &str, attempts: &[Attempt], span: Range<Duration>) {
     let within: Vec<_> =
         attempts.iter().filter(|attempt| span.contains(&attempt.at) && attempt.status == 201).collect();
@@ -127,7 +127,7 @@ pub fn print_span(name: &str, attempts: &[Attempt], span: Range<Duration>) {
     println!("{name:<28}{rate:>6.0}/s   p50 {p50:>8.1?}   p99 {p99:>8.1?}   longest {longest:>8.1?}");
 }
 
-/// Prints what else the machine does.
+/// Prints the load average of the machine.
 pub fn print_load() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load average of the machine: {}", load.split(' ').take(3).collect::<Vec<_>>().join(" "));

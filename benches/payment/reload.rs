@@ -1,4 +1,4 @@
-//! What a reload costs with 10,000 channels and 100,000 routes, and whether payments feel it. `-- reload` runs it alone.
+//! Cost of a reload with 10,000 channels and 100,000 routes, and its effect on payments. `-- reload` runs it alone.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -17,17 +17,17 @@ use crate::stage::{Stage, cpu_time};
 const CHANNELS: usize = 10_000;
 const ROUTES: usize = 100_000;
 const PAYMENTS: usize = 3_000;
-const TURNS: usize = 7;
-/// Payments a second that leave most of two cores free.
-const PACE: u32 = 500;
+const ROUNDS: usize = 7;
+/// Payments per second that leave most of two cores idle.
+const PAYMENTS_PER_SECOND: u32 = 500;
 
-/// In this process: reading and checking alone, and how much of it is the keys.
+/// Measures reading and checking in this process, and the share of the keys.
 pub fn measure() {
     println!("\nreload of {CHANNELS} channels and {ROUTES} routes, elapsed / CPU   (goal: under 1 s of one core)");
     for (keys, own) in [("one account's keys for all", false), ("keys of its own for each channel", true)] {
         let directory = tempfile::tempdir().unwrap();
         let conf = directory.path();
-        let text = lay_out(conf, own);
+        let text = write_configuration(conf, own);
         let channels = conf.join("channels");
         let (first, snapshot) = load(conf, None);
         rewrite(&channels, &text, own, "rate = 700");
@@ -39,9 +39,9 @@ pub fn measure() {
     }
 }
 
-/// Payments over a gateway that does nothing else, over the same one beside a loop, and while it reloads all the time.
-pub async fn felt() {
-    let stage = Stage::set().await;
+/// Measures payments over an idle gateway, beside a busy loop, and during continuous reloads.
+pub async fn measure_effect_on_payments() {
+    let stage = Stage::start().await;
     let channels = stage.conf.join("channels");
     let text = std::fs::read_to_string(channels.join("main.toml")).unwrap().replace("rate = 1000000", "rate = 600");
     rewrite(&channels, &text, false, "rate = 600");
@@ -53,27 +53,27 @@ pub async fn felt() {
     symlink("channels-a", &channels).unwrap();
     let _gateway = stage.start_gateway().await;
     drive::run(stage.gateway, stage.merchant_requests(0, 1000), 201).await;
-    while drive::one(stage.admin, asked("GET", "/probes")).await.contains("under way") {
+    while drive::one(stage.admin, admin_request("GET", "/probes")).await.contains("under way") {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let mut from = 1000;
-    for pace in [Some(PACE), None] {
+    for pace in [Some(PAYMENTS_PER_SECOND), None] {
         match pace {
             Some(pace) => print!("\n{pace} payments a second"),
             None => print!("\nas many payments as there is CPU for"),
         }
         println!("; every one of {CHANNELS} channels changes with each reload, one reload after the other");
         let (before, mut took) = (reloads(stage.admin).await, Duration::ZERO);
-        let mut turns = BESIDE.map(|_| Vec::new());
-        // In turns, so that a neighbour's noise falls on all.
-        for _ in 0..TURNS {
-            for (beside, turns) in BESIDE.iter().zip(&mut turns) {
-                // What the last reload leaves to do is not the calm.
+        let mut rounds = BACKGROUND_LOADS.map(|_| Vec::new());
+        // Interleaved, so that noise falls on all.
+        for _ in 0..ROUNDS {
+            for (load, rounds) in BACKGROUND_LOADS.iter().zip(&mut rounds) {
+                // Background work of the last reload must not count as idle.
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 let is_over = Arc::new(AtomicBool::new(false));
-                let swapping = matches!(beside, Beside::Reloads)
+                let swapping = matches!(load, BackgroundLoad::Reloads)
                     .then(|| tokio::spawn(swap_and_reload(stage.conf.clone(), stage.admin, Arc::clone(&is_over))));
-                let spinning = matches!(beside, Beside::Loop).then(spin);
+                let spinning = matches!(load, BackgroundLoad::Loop).then(spin);
                 let requests = stage.merchant_requests(from, PAYMENTS);
                 from += PAYMENTS;
                 let load = Load { requests, expected: 201, to: stage.gateway };
@@ -86,17 +86,17 @@ pub async fn felt() {
                 if let Some(swapping) = swapping {
                     took += swapping.await.unwrap();
                 }
-                turns.push(drive::percentiles(times).map(|time| time.as_secs_f64() * 1e3));
+                rounds.push(drive::percentiles(times).map(|time| time.as_secs_f64() * 1e3));
             }
         }
-        let calm = middle(&sorted(turns[0].iter().map(|turn| turn[1])));
-        for (beside, turns) in BESIDE.iter().zip(turns) {
-            let [p50, p99] = [0, 1].map(|which| sorted(turns.iter().map(|turn| turn[which])));
-            let (name, times) = (beside.name(), middle(&p99) / calm);
+        let idle = median(&sorted(rounds[0].iter().map(|round| round[1])));
+        for (load, rounds) in BACKGROUND_LOADS.iter().zip(rounds) {
+            let [p50, p99] = [0, 1].map(|which| sorted(rounds.iter().map(|round| round[which])));
+            let (name, times) = (load.name(), median(&p99) / idle);
             println!(
-                "{name:<28}p50 {:>5.1} ms   p99 {:>5.1} ms {times:.2} x   (turns: {:.1?})",
-                middle(&p50),
-                middle(&p99),
+                "{name:<28}p50 {:>5.1} ms   p99 {:>5.1} ms {times:.2} x   (rounds: {:.1?})",
+                median(&p50),
+                median(&p99),
                 p99
             );
         }
@@ -105,27 +105,27 @@ pub async fn felt() {
     }
 }
 
-/// What goes on while payments are made.
-enum Beside {
+/// Load beside the payments.
+enum BackgroundLoad {
     Nothing,
-    /// What any work on a core costs them, on a machine that shares its own.
+    /// A busy loop: the cost of any other work on a machine with shared cores.
     Loop,
     Reloads,
 }
 
-const BESIDE: [Beside; 3] = [Beside::Nothing, Beside::Loop, Beside::Reloads];
+const BACKGROUND_LOADS: [BackgroundLoad; 3] = [BackgroundLoad::Nothing, BackgroundLoad::Loop, BackgroundLoad::Reloads];
 
-impl Beside {
+impl BackgroundLoad {
     fn name(&self) -> &'static str {
         match self {
-            Self::Nothing => "calm",
+            Self::Nothing => "idle",
             Self::Loop => "beside a loop (SCHED_IDLE)",
             Self::Reloads => "beside reloads",
         }
     }
 }
 
-/// A process that counts on a core that nobody else wants, until this is dropped.
+/// Starts a busy loop with SCHED_IDLE in a process that ends when dropped.
 fn spin() -> Spinning {
     let command = ["--idle", "0", "sh", "-c", "while :; do :; done"];
     Spinning(Command::new("chrt").args(command).spawn().unwrap())
@@ -146,29 +146,29 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-fn middle(sorted: &[f64]) -> f64 {
+fn median(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// How long it took altogether.
+/// Returns the total time of the reloads.
 async fn swap_and_reload(conf: PathBuf, admin: SocketAddr, is_over: Arc<AtomicBool>) -> Duration {
     let (channels, next, started) = (conf.join("channels"), conf.join("next"), Instant::now());
     while !is_over.load(Ordering::Relaxed) {
         let is_first = std::fs::read_link(&channels).unwrap().ends_with("channels-a");
         symlink(if is_first { "channels-b" } else { "channels-a" }, &next).unwrap();
         std::fs::rename(&next, &channels).unwrap();
-        drive::run(admin, vec![asked("POST", "/reload")], 200).await;
+        drive::run(admin, vec![admin_request("POST", "/reload")], 200).await;
     }
     started.elapsed()
 }
 
 async fn reloads(admin: SocketAddr) -> u32 {
-    let answer = drive::one(admin, asked("GET", "/metrics")).await;
+    let answer = drive::one(admin, admin_request("GET", "/metrics")).await;
     let line = answer.lines().find_map(|line| line.strip_prefix("tollgate_config_reloads_total{result=\"taken\"} "));
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-fn asked(method: &str, target: &str) -> Prepared {
+fn admin_request(method: &str, target: &str) -> Prepared {
     Prepared {
         method: method.parse().unwrap(),
         target: target.to_owned(),
@@ -177,14 +177,14 @@ fn asked(method: &str, target: &str) -> Prepared {
     }
 }
 
-/// Files for a whole configuration beside what is there; gives the text of a channel.
-fn lay_out(conf: &Path, own: bool) -> String {
+/// Writes a complete configuration and returns the text of a channel.
+fn write_configuration(conf: &Path, own: bool) -> String {
     std::fs::create_dir_all(conf.join("merchants")).unwrap();
     let channels = conf.join("channels");
     let made = keygen::sandbox_channel(&channels, "c0", "127.0.0.1:8443").unwrap();
     let text = std::fs::read_to_string(&made.channel).unwrap();
     if own {
-        // The same key in other bytes is a key of its own for whoever does not read it.
+        // The same key with other bytes counts as a different key.
         for number in 1..CHANNELS {
             let folder = channels.join(format!("c{number}"));
             std::fs::create_dir(&folder).unwrap();
@@ -204,7 +204,7 @@ fn lay_out(conf: &Path, own: bool) -> String {
     text
 }
 
-/// Behind those that are there.
+/// Appends routes behind the existing ones.
 fn write_routes(conf: &Path) {
     let route = |number: usize| {
         let (channel, floor) = (number % CHANNELS, 1_000_000 + number / CHANNELS);

@@ -1,4 +1,4 @@
-//! Keys, configuration, a sandbox in this process, and the gateway as a process of its own, whose CPU time can be read.
+//! Bench environment: keys, configuration, a sandbox in this process, gateways as processes whose CPU time is measured.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,30 +19,30 @@ use crate::drive::{self, Prepared};
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A new channel's time-outs.
+/// Timeouts of a generated channel.
 const TIMEOUTS: &str = "timeouts = { connect = \"1s\", read = \"2s\", write = \"2s\", total = \"5s\" }";
 const LONG_TIMEOUTS: &str = "timeouts = { connect = \"60s\", read = \"300s\", write = \"60s\", total = \"300s\" }";
 
 pub struct Stage {
     pub account: PathBuf,
-    /// The first gateway's door.
+    /// Address of the first gateway.
     pub gateway: SocketAddr,
-    /// Every gateway's.
+    /// Addresses of all gateways.
     pub gateways: Vec<SocketAddr>,
     pub bare: SocketAddr,
     pub provider: SocketAddr,
-    /// The first gateway's.
+    /// Admin address of the first gateway.
     pub admin: SocketAddr,
-    /// Every gateway's.
+    /// Admin addresses of all gateways.
     pub admins: Vec<SocketAddr>,
     pub conf: PathBuf,
-    /// Every gateway's.
+    /// Configuration directories of all gateways.
     confs: Vec<PathBuf>,
     sandbox: Sandbox,
     _directory: tempfile::TempDir,
 }
 
-/// Ends its process when dropped.
+/// Child process that is killed when dropped.
 pub struct Process(pub Child);
 
 impl Process {
@@ -59,19 +59,18 @@ impl Drop for Process {
 }
 
 impl Stage {
-    /// One gateway with an embedded ledger.
-    pub async fn set() -> Self {
+    /// Prepares one gateway with an embedded ledger.
+    pub async fn start() -> Self {
         Self::with(1, "[ledger]\npath = \"../data\"\n", &["main"]).await
     }
 
-    /// So many gateways with this ledger and cache. The first channel takes what names none; the others wait long for the
-    /// provider.
+    /// Prepares gateways with this ledger and cache. The first channel is the default; the others have long timeouts.
     pub async fn with(gateways: usize, stores: &str, channels: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let conf = directory.path().join("conf");
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
-        let [bare, provider] = [(); 2].map(|()| free());
+        let [bare, provider] = [(); 2].map(|()| free_address());
         let mut routes = String::new();
         for name in channels {
             let file = keygen::sandbox_channel(&conf.join("channels"), name, &provider.to_string()).unwrap().channel;
@@ -86,20 +85,20 @@ impl Stage {
         std::fs::write(conf.join("routes.toml"), routes).unwrap();
         let merchant = format!("keys = [{{ id = \"shop-1\", secret = \"plain:{SECRET}\" }}]\n");
         std::fs::write(conf.join("merchants/shop.toml"), merchant).unwrap();
-        let (mut doors, mut admins, mut confs) = (Vec::new(), Vec::new(), vec![conf.clone()]);
+        let (mut addresses, mut admins, mut confs) = (Vec::new(), Vec::new(), vec![conf.clone()]);
         confs.extend((1..gateways).map(|number| directory.path().join(format!("conf-{number}"))));
         for own in &confs {
-            let [door, admin] = [(); 2].map(|()| free());
+            let [listen, admin] = [(); 2].map(|()| free_address());
             if *own != conf {
                 let copied = Command::new("cp").arg("-r").args([&conf, own]).status().unwrap();
                 assert!(copied.success());
             }
             let tollgate = format!(
-                "public_url = \"http://{door}\"\n[server]\nlisten = \"{door}\"\n[admin]\nlisten = \"{admin}\"\n\
+                "public_url = \"http://{listen}\"\n[server]\nlisten = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n\
                  [telemetry]\nlog = \"warn\"\n{stores}"
             );
             std::fs::write(own.join("tollgate.toml"), tollgate).unwrap();
-            doors.push(door);
+            addresses.push(listen);
             admins.push(admin);
         }
         let mut options = Options::new(vec![conf.join("channels")]);
@@ -107,8 +106,8 @@ impl Stage {
         let sandbox = Sandbox::start(options).await.unwrap();
         Self {
             account: conf.join("channels").join(channels[0]),
-            gateway: doors[0],
-            gateways: doors,
+            gateway: addresses[0],
+            gateways: addresses,
             bare,
             provider,
             admin: admins[0],
@@ -126,11 +125,11 @@ impl Stage {
 
     pub async fn start_gateways(&self) -> Vec<Process> {
         let mut processes = Vec::new();
-        for (conf, door) in self.confs.iter().zip(&self.gateways) {
+        for (conf, listen) in self.confs.iter().zip(&self.gateways) {
             let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
             command.args(["run", "--conf"]).arg(conf).stdout(Stdio::null()).stderr(Stdio::null());
             processes.push(Process(command.spawn().unwrap()));
-            until_open(*door).await;
+            until_open(*listen).await;
         }
         processes
     }
@@ -139,26 +138,26 @@ impl Stage {
         config::file::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     }
 
-    /// What merchants send.
+    /// Returns signed payment requests of a merchant.
     pub fn merchant_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
         (from..from + count).map(|number| create(&format!("o-{number}"), None)).collect()
     }
 
-    /// Asks the sandbox's control interface.
+    /// Calls the sandbox's control interface.
     pub async fn control(&self, method: Method, path: &str, body: Value) -> Value {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let prepared = Prepared { method, target: path.to_owned(), headers: Vec::new(), body };
         serde_json::from_str(&drive::one(self.sandbox.control_address(), prepared).await).unwrap()
     }
 
-    /// How often the provider made each order, by its number there.
-    pub async fn made(&self) -> BTreeMap<String, u64> {
+    /// Returns how often the provider created each order, by its order number.
+    pub async fn executions_by_order(&self) -> BTreeMap<String, u64> {
         let orders = self.control(Method::GET, "/orders", Value::Null).await;
         let made = |order: &Value| (order["number"].as_str().unwrap().to_owned(), order["created"].as_u64().unwrap());
         orders.as_array().unwrap().iter().map(made).collect()
     }
 
-    /// What the gateway would send to the provider, signed beforehand, so that the bare proxy only has to pass it on.
+    /// Returns signed provider requests, as the gateway would send them, for the bare proxy to forward.
     pub fn provider_requests(&self, from: usize, count: usize) -> Vec<Prepared> {
         let snapshot = self.snapshot();
         let channel = &snapshot.channels["main"];
@@ -194,7 +193,7 @@ impl Stage {
     }
 }
 
-/// A merchant's signed request for a payment, on this channel if one is named.
+/// Returns a signed payment request, on this channel if one is given.
 pub fn create(order: &str, channel: Option<&str>) -> Prepared {
     let channel = channel.map_or(String::new(), |name| format!(r#","channel":"{name}""#));
     let body = format!(
@@ -205,7 +204,7 @@ pub fn create(order: &str, channel: Option<&str>) -> Prepared {
     prepared
 }
 
-/// A merchant's signed request.
+/// Returns a signed request of the merchant.
 pub fn signed_request(method: Method, target: &str, body: &[u8]) -> Prepared {
     let stamp = tollgate::clock::stamp();
     let secret = SECRET.as_bytes();
@@ -230,10 +229,10 @@ pub fn cpu_time(process: u32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // The kernel tells them in hundredths of a second on every Linux that runs this.
+    // The kernel reports hundredths of a second on every Linux that runs this.
     Duration::from_millis(ticks * 10)
 }
 
-pub fn free() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! A status query that the cache answers, through the whole gateway, beside nginx that answers every request with the same bytes.
+//! Cached status query through the whole gateway, compared with nginx that answers every request with the same bytes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tollgate::access::{Access, Head};
 
 use crate::drive::{self, Load, Measured, Prepared};
-use crate::stage::{Stage, cpu_time, free, signed_request, until_open};
+use crate::stage::{Stage, cpu_time, free_address, signed_request, until_open};
 use crate::{CONNECTIONS, ROUNDS, row};
 
 const REQUESTS: usize = 20_000;
 const TARGET: &str = "/v1/payments/o-1";
 
 pub async fn measure() {
-    let stage = Stage::set().await;
+    let stage = Stage::start().await;
     let gateway = stage.start_gateway().await;
     drive::run(stage.gateway, vec![write("/v1/payments", &stage.merchant_requests(1, 1)[0].body)], 201).await;
     drive::run(stage.gateway, vec![write("/v1/payments/o-1/close", b"")], 200).await;
@@ -45,7 +45,7 @@ pub async fn measure() {
     println!("CPU a request, gateway / nginx = {:.2}", cpu(&whole) / cpu(&bare));
 }
 
-/// Each with a nonce of its own.
+/// Returns signed queries, each with its own nonce.
 fn signed(count: usize) -> Vec<Prepared> {
     (0..count).map(|_| signed_request(Method::GET, TARGET, b"")).collect()
 }
@@ -56,7 +56,7 @@ fn write(target: &str, body: &[u8]) -> Prepared {
     prepared
 }
 
-/// CPU of finding out who asks: the signature, and that its nonce was never seen.
+/// CPU of authentication: signature and nonce.
 async fn signature_check(stage: &Stage) -> Duration {
     let snapshot = stage.snapshot();
     let access = Access::new(None);
@@ -74,7 +74,7 @@ async fn signature_check(stage: &Stage) -> Duration {
     started.elapsed() / REQUESTS as u32
 }
 
-/// An nginx with a directory of its own; taken from Debian if it is missing.
+/// nginx in a directory of its own; installed from Debian if missing.
 struct Nginx {
     address: SocketAddr,
     master: Child,
@@ -88,7 +88,7 @@ impl Nginx {
         let program = String::from_utf8(found.stdout).unwrap();
         assert!(!program.trim().is_empty(), "no nginx: {}", String::from_utf8_lossy(&found.stderr));
         let directory = tempfile::tempdir().unwrap();
-        let (path, address) = (directory.path().display(), free());
+        let (path, address) = (directory.path().display(), free_address());
         let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {path}/{kind};\n"))
             .concat();
@@ -108,7 +108,7 @@ impl Nginx {
         Self { address, master, _directory: directory }
     }
 
-    /// Of its workers.
+    /// CPU time of the workers.
     fn cpu_time(&self) -> Duration {
         let id = self.master.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
@@ -118,7 +118,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers end with it only when it is asked.
+        // SIGTERM to the master also ends the workers; SIGKILL would not.
         let _ = Command::new("kill").args(["-TERM", &self.master.id().to_string()]).status();
         let _ = self.master.wait();
     }

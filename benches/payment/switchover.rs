@@ -1,4 +1,4 @@
-//! PostgreSQL is switched over to its standby while two gateways serve merchants.
+//! PostgreSQL switchover to its standby while two gateways serve merchants.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use crate::server::Server;
 use crate::stage::{Stage, signed_request};
 use crate::throughput::Redis;
 
-const PAID_EACH_SECOND: u32 = 500;
-/// Time of paying before and after the switchover.
-const CALM: Duration = Duration::from_secs(10);
-/// How long one write of the probe may take.
+const PAYMENTS_PER_SECOND: u32 = 500;
+/// Time of payments before and after the switchover.
+const STEADY_TIME: Duration = Duration::from_secs(10);
+/// Timeout of one write of the probe.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub async fn measure() {
@@ -27,7 +27,7 @@ pub async fn measure() {
     let second = Server::start(&["--standby", &first.url, "--synced"]);
     let client = connect(&first.url).await.unwrap();
     client.batch_execute("CREATE TABLE probe (at timestamptz)").await.unwrap();
-    // Each commit is on both.
+    // Each commit is on both servers.
     client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let [one, other] = [&first, &second].map(|server| server.url.split(['@', '/']).nth(3).unwrap());
@@ -35,14 +35,14 @@ pub async fn measure() {
     let stage = Stage::with(2, &redis.stores(&both), &["main"]).await;
     let _processes = stage.start_gateways().await;
     println!(
-        "\nswitchover of PostgreSQL under two gateways, {PAID_EACH_SECOND} payments a second wanted, all on this machine"
+        "\nswitchover of PostgreSQL under two gateways, {PAYMENTS_PER_SECOND} payments a second wanted, all on this machine"
     );
     print_load();
-    let merchants = Merchants::start(&stage.gateways, PAID_EACH_SECOND);
+    let merchants = Merchants::start(&stage.gateways, PAYMENTS_PER_SECOND);
     let began = merchants.began;
     let stop = Arc::new(AtomicBool::new(false));
     let probe = tokio::spawn(write_on(format!("{both}?target_session_attrs=read-write"), began, Arc::clone(&stop)));
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(STEADY_TIME).await;
     let start = began.elapsed();
     let servers = tokio::task::spawn_blocking(move || {
         first.shut();
@@ -51,7 +51,7 @@ pub async fn measure() {
     });
     let _servers = servers.await.unwrap();
     let promoted = began.elapsed();
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(STEADY_TIME).await;
     let (end, attempts) = (began.elapsed(), merchants.stop().await);
     stop.store(true, Ordering::SeqCst);
     let writes = probe.await.unwrap();
@@ -74,12 +74,12 @@ async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     Ok(client)
 }
 
-/// Writes all the time to the server that takes writes. Returns when it succeeded.
+/// Writes continuously to the primary. Returns the times of the successful writes.
 async fn write_on(url: String, began: Instant, stop: Arc<AtomicBool>) -> Vec<Duration> {
-    let (mut writes, mut kept) = (Vec::new(), None);
+    let (mut writes, mut idle) = (Vec::new(), None);
     while !stop.load(Ordering::SeqCst) {
         let write = async {
-            let client = match kept.take() {
+            let client = match idle.take() {
                 Some(client) => client,
                 None => connect(&url).await?,
             };
@@ -87,7 +87,7 @@ async fn write_on(url: String, began: Instant, stop: Arc<AtomicBool>) -> Vec<Dur
             Ok::<_, tokio_postgres::Error>(client)
         };
         if let Ok(Ok(client)) = tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            kept = Some(client);
+            idle = Some(client);
             writes.push(began.elapsed());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -103,7 +103,7 @@ fn print_outage(name: &str, mut successes: Vec<Duration>) {
     println!("{name:<36}{:.2} s ({from:.2} to {until:.2})", until - from);
 }
 
-/// Prints what was not answered 201 at once.
+/// Prints the payments that were not answered 201 at first.
 fn print_refusals(attempts: &[Attempt], start: Duration) {
     let refused: Vec<_> = attempts.iter().filter(|attempt| attempt.status != 201).collect();
     let mut counts = BTreeMap::<_, usize>::new();
@@ -121,22 +121,22 @@ fn print_refusals(attempts: &[Attempt], start: Duration) {
     assert_eq!(before, 0, "payments were refused before the switchover");
 }
 
-/// Checks that nothing is lost and nothing is made twice.
+/// Asserts that no payment is lost and none is created twice.
 async fn verify(stage: &Stage, attempts: &[Attempt]) {
-    let made = stage.made().await;
+    let made = stage.executions_by_order().await;
     let times = |made: &BTreeMap<String, u64>, order: &str| made.get(&provider_number(&["shop", order])).copied();
-    // A new order's: nothing was sent before it either.
+    // A rejected new order was never sent before either.
     for attempt in attempts.iter().filter(|attempt| attempt.status == 503) {
         assert_eq!(times(&made, &attempt.order), None, "{} was refused as not sent", attempt.order);
     }
-    let doors: Vec<SocketAddr> = stage.gateways.clone();
+    let addresses: Vec<SocketAddr> = stage.gateways.clone();
     let refused = attempts.iter().filter(|attempt| attempt.status != 201);
-    for (attempt, door) in refused.zip(doors.iter().cycle()) {
+    for (attempt, door) in refused.zip(addresses.iter().cycle()) {
         repeat(*door, &attempt.order).await;
     }
     let asked = |attempt: &Attempt| signed_request(Method::GET, &format!("/v1/payments/{}", attempt.order), b"");
     drive::run(stage.gateway, attempts.iter().map(asked).collect(), 200).await;
-    let made = stage.made().await;
+    let made = stage.executions_by_order().await;
     for attempt in attempts {
         assert_eq!(times(&made, &attempt.order), Some(1), "{}", attempt.order);
     }

@@ -1,4 +1,4 @@
-//! One of three gateways is killed with thousands of claims under way; the survivors take them over while they serve merchants.
+//! Takeover: one of three gateways is killed with thousands of claims in progress; the survivors resolve them while serving merchants.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use crate::server::Server;
 use crate::stage::{Stage, create};
 use crate::throughput::Redis;
 
-/// Claims of the gateway that is killed.
+/// Claims of the killed gateway.
 const CLAIMS: usize = 4000;
-/// New claims a second, so that they do not wait for each other.
-const CLAIMED_EACH_SECOND: u32 = 200;
-/// Payments a second over the survivors.
-const PAID_EACH_SECOND: u32 = 100;
-/// Time of paying before the kill, and after the last claim is known.
-const CALM: Duration = Duration::from_secs(10);
-/// The measurement fails after this time.
-const PATIENCE: Duration = Duration::from_secs(180);
-/// Channel whose provider executes payments at once and answers after the measurement.
+/// New claims per second, low enough that they do not queue.
+const CLAIMS_PER_SECOND: u32 = 200;
+/// Payments per second over the survivors.
+const PAYMENTS_PER_SECOND: u32 = 100;
+/// Time of payments before the kill, and after the last claim is resolved.
+const STEADY_TIME: Duration = Duration::from_secs(10);
+/// Limit of the measurement.
+const MEASUREMENT_TIMEOUT: Duration = Duration::from_secs(180);
+/// Channel whose provider executes payments at once and responds after the measurement.
 const SILENT: &str = "silent";
 
 pub async fn measure() {
@@ -40,9 +40,9 @@ pub async fn measure() {
     until("all claims are under way", async || executed(&stage).await, |executed| executed >= CLAIMS as u64).await;
     println!("\ntakeover of {CLAIMS} claims under way by two gateways, all on this machine");
     print_load();
-    let merchants = Merchants::start(survivors, PAID_EACH_SECOND);
+    let merchants = Merchants::start(survivors, PAYMENTS_PER_SECOND);
     let began = merchants.began;
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(STEADY_TIME).await;
     let is_one_answered = waiting.iter().any(JoinHandle::is_finished);
     assert!(!is_one_answered, "all claims are under way when the gateway is killed");
     let taken = async || metric(admins, "ledger_claims_taken_over_total").await;
@@ -56,7 +56,7 @@ pub async fn measure() {
     let unknown = async || metric(&admins[..1], "unknown_payments").await;
     until("the provider is asked about all", unknown, |unknown| unknown == 0).await;
     let known = began.elapsed();
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(STEADY_TIME).await;
     let (end, attempts) = (began.elapsed(), merchants.stop().await);
     print_load();
     let since = |at: Duration| (at - kill).as_secs_f64();
@@ -77,10 +77,10 @@ pub async fn measure() {
     let refused: Vec<_> = attempts.iter().filter(|attempt| attempt.status != 201).collect();
     let said: Vec<_> = refused.iter().map(|attempt| (attempt.status, &attempt.problem)).collect();
     assert!(refused.is_empty(), "{} payments over the survivors were refused: {said:?}", refused.len());
-    // The same request again brings what the provider said, and sends nothing.
+    // A repeat returns what the provider said and sends nothing.
     let again = (0..CLAIMS).map(|number| create(&claimed(number), Some(SILENT))).collect();
     drive::run(survivors[0], again, 201).await;
-    let made = stage.made().await;
+    let made = stage.executions_by_order().await;
     let orders = attempts.iter().map(|attempt| attempt.order.clone()).chain((0..CLAIMS).map(claimed));
     let count =
         orders.map(|order| assert_eq!(made.get(&provider_number(&["shop", &order])), Some(&1), "{order}")).count();
@@ -91,30 +91,30 @@ fn claimed(number: usize) -> String {
     format!("claimed-{number}")
 }
 
-/// Sends the requests of all claims to one gateway. Each task returns whether it was answered.
-async fn send_claims(door: SocketAddr) -> Vec<JoinHandle<bool>> {
-    // Each has a connection.
+/// Sends the requests of all claims to one gateway. Each task returns whether it got a response.
+async fn send_claims(gateway: SocketAddr) -> Vec<JoinHandle<bool>> {
+    // Each request has its own connection.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / CLAIMED_EACH_SECOND);
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / CLAIMS_PER_SECOND);
     let mut waiting = Vec::new();
     for number in 0..CLAIMS {
         ticks.tick().await;
         waiting.push(tokio::spawn(async move {
-            let mut connection = Connection::open(door).await.unwrap();
+            let mut connection = Connection::open(gateway).await.unwrap();
             connection.send(create(&claimed(number), Some(SILENT))).await.is_ok()
         }));
     }
     waiting
 }
 
-/// Payments that the provider has made.
+/// Returns the number of payments that the provider executed.
 async fn executed(stage: &Stage) -> u64 {
     let stats = stage.control(Method::GET, "/stats", Value::Null).await;
     stats["executions"]["create"].as_u64().unwrap_or_default()
 }
 
-/// Sum of a metric over gateways.
+/// Returns the sum of a metric over gateways.
 async fn metric(admins: &[SocketAddr], name: &str) -> u64 {
     let mut sum = 0;
     for admin in admins {
@@ -129,7 +129,7 @@ async fn metric(admins: &[SocketAddr], name: &str) -> u64 {
 }
 
 async fn until(what: &str, look: impl AsyncFn() -> u64, is_there: impl Fn(u64) -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + MEASUREMENT_TIMEOUT;
     loop {
         let seen = look().await;
         if is_there(seen) {

@@ -1,5 +1,5 @@
-//! Whole payments a second through the gateway: signed requests in, over the sandbox, settled; embedded next to PostgreSQL and
-//! Redis on the same machine.
+//! Whole payments per second: signed requests in, over the sandbox, settled; on the embedded ledger, and on PostgreSQL and Redis
+//! on the same machine.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use crate::ROUNDS;
 use crate::drive::{self, Measured};
 use crate::row;
 use crate::server::Server;
-use crate::stage::{Process, Stage, cpu_time, free, until_open};
+use crate::stage::{Process, Stage, cpu_time, free_address, until_open};
 
 pub async fn measure(payments: usize) {
     let (server, redis) = ([Server::start(&["--synced"]), Server::start(&["--synced"])], Redis::start().await);
     let shared = |server: &Server| redis.stores(&server.url);
     let stages = [
-        ("embedded, one gateway", Stage::set().await),
+        ("embedded, one gateway", Stage::start().await),
         ("PostgreSQL, one gateway", Stage::with(1, &shared(&server[0]), &["main"]).await),
         ("PostgreSQL, three gateways", Stage::with(3, &shared(&server[1]), &["main"]).await),
     ];
@@ -23,7 +23,7 @@ pub async fn measure(payments: usize) {
     for (name, stage) in &stages {
         runs.push((*name, stage, stage.start_gateways().await, Vec::new()));
     }
-    // In turns; the first does not count, and the one with the middle rate is told.
+    // Interleaved after a warm-up round; the median rate is printed.
     for round in 0..=ROUNDS {
         for (_, stage, processes, measured) in &mut runs {
             let requests = stage.merchant_requests(round * payments, payments / ROUNDS);
@@ -42,7 +42,7 @@ pub async fn measure(payments: usize) {
     }
 }
 
-/// A Redis that keeps nothing on disk.
+/// Redis server without persistence.
 pub struct Redis {
     url: String,
     _process: Process,
@@ -53,7 +53,7 @@ impl Redis {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/from-debian");
         let found = Command::new(script).args(["redis-server", "redis-server"]).output().unwrap();
         let program = String::from_utf8(found.stdout).unwrap();
-        let address = free();
+        let address = free_address();
         let mut command = Command::new(program.trim());
         command.args(["--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--dir", env!("CARGO_TARGET_TMPDIR")]);

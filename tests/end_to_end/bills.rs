@@ -21,10 +21,10 @@ async fn world(provider: &'static str) -> World {
 
 /// Returns today's bill, which the sandbox dates by the payment. Near midnight the day before or after is tried, because
 /// UnionPay's day ends at 23:00.
-async fn todays(world: &World, query: &str) -> Answer {
+async fn todays_bill(world: &World, query: &str) -> Answer {
     let mut last = None;
     for days in [0, -1, 1] {
-        let answer = of_day(world, days, query).await;
+        let answer = bill_of_day(world, days, query).await;
         if !matches!(answer.status, 400 | 404) {
             return answer;
         }
@@ -34,7 +34,7 @@ async fn todays(world: &World, query: &str) -> Answer {
 }
 
 /// Requests the bill of the day `days` from today, in Beijing time.
-async fn of_day(world: &World, days: i32, query: &str) -> Answer {
+async fn bill_of_day(world: &World, days: i32, query: &str) -> Answer {
     let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(8));
     let day = jiff::Timestamp::now().to_zoned(zone).date().saturating_add(jiff::Span::new().days(days));
     world.signed_request("GET", &format!("/v1/channels/main/bills/{day}{query}"), None, &Value::Null).await
@@ -150,7 +150,7 @@ const UNIONPAY: Row = Row {
 };
 
 /// Returns the body as text. The sandbox's archives are stored without compression, so their content is readable.
-fn shown(answer: &Answer) -> String {
+fn body_text(answer: &Answer) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
@@ -159,7 +159,7 @@ async fn bill_of_each_provider_is_passed_through_with_digest() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
-        let bill = todays(&world, "").await;
+        let bill = todays_bill(&world, "").await;
         assert_eq!(bill.status, 200, "{bill:?}\n{}", world.log());
         assert_eq!(header(&bill, "content-type"), row.content_type, "{}", row.provider);
         assert_eq!(header(&bill, "x-tollgate-bill-proof"), row.proof, "{}", row.provider);
@@ -167,18 +167,18 @@ async fn bill_of_each_provider_is_passed_through_with_digest() {
         assert!(name.ends_with(if is_archive { "-trade.zip\"" } else { "-trade.csv\"" }), "{name}");
         assert_eq!(bill.body.starts_with(b"PK\x03\x04"), is_archive, "{bill:?}");
         assert_digest(&bill);
-        let text = shown(&bill);
+        let text = body_text(&bill);
         assert!(text.contains(&World::provider_order_no("bill-1")) && text.contains(row.amount), "{text}");
-        assert_eq!(shown(&todays(&world, "?type=trade").await), text);
+        assert_eq!(body_text(&todays_bill(&world, "?type=trade").await), text);
 
         for (kind, word) in row.others {
-            let other = todays(&world, &format!("?type={kind}")).await;
+            let other = todays_bill(&world, &format!("?type={kind}")).await;
             match *word {
                 "" => assert_eq!((other.status, &other.json()["code"]), (404, &json!("bill_not_found")), "{other:?}"),
-                word => assert!(other.status == 200 && shown(&other).contains(word), "{kind} {other:?}"),
+                word => assert!(other.status == 200 && body_text(&other).contains(word), "{kind} {other:?}"),
             }
         }
-        let none = of_day(&world, -20, "").await;
+        let none = bill_of_day(&world, -20, "").await;
         assert_eq!((none.status, &none.json()["code"]), (404, &json!("bill_not_found")), "{none:?}");
         assert_eq!(none.json()["provider"]["code"], row.none);
     }))
@@ -193,19 +193,19 @@ async fn bill_that_fails_verification_is_502() {
         // Late in the evening some providers' day is already the next one. The first request consumes the fault.
         let mut day = 0;
         for days in [0, -1, 1] {
-            if of_day(&world, days, "").await.status == 200 {
+            if bill_of_day(&world, days, "").await.status == 200 {
                 day = days;
                 break;
             }
         }
         for (operation, fault, code) in row.faults {
             world.inject_fault(json!({"operation": operation, "fault": fault})).await;
-            let answer = of_day(&world, day, "").await;
+            let answer = bill_of_day(&world, day, "").await;
             let (provider, log) = (row.provider, world.log());
             assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{provider} {fault}\n{log}");
         }
         // Bill failures do not count in the payments' breaker, and the next bill is correct.
-        assert_eq!(todays(&world, "").await.status, 200);
+        assert_eq!(todays_bill(&world, "").await.status, 200);
         let mut order = payment_body("bill-2");
         order["method"] = json!(row.method);
         assert_eq!(world.signed_request("POST", "/v1/payments", Some("k-2"), &order).await.status, 201);
@@ -226,7 +226,7 @@ async fn bill_error_carries_provider_code() {
     ] {
         let world = world(provider).await;
         world.inject_fault(json!({"operation": "bill", "fault": "status", "status": 200, "code": code})).await;
-        let answer = of_day(&world, -1, "").await;
+        let answer = bill_of_day(&world, -1, "").await;
         assert_eq!((answer.status, &answer.json()["code"]), (status, &json!(problem)), "{provider} {code} {answer:?}");
         assert_eq!(answer.json()["provider"]["code"], code);
     }
@@ -236,7 +236,7 @@ async fn bill_error_carries_provider_code() {
 async fn unionpay_bill_of_ambiguous_year_is_400_without_provider_call() {
     let world = world("unionpay").await;
     for days in [-366, 3] {
-        let answer = of_day(&world, days, "").await;
+        let answer = bill_of_day(&world, days, "").await;
         assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("unsupported_by_provider")), "{answer:?}");
     }
     assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0);

@@ -30,7 +30,7 @@ fn add(conf: &Path, line: &str) {
 }
 
 /// As [`eager`], and a probe loses its permit after 200 ms.
-fn impatient_with_probes(conf: &Path, address: SocketAddr) {
+fn eager_with_short_probes(conf: &Path, address: SocketAddr) {
     eager(conf, address);
     add(conf, "half_open_max_wait = \"200ms\"\n");
 }
@@ -39,7 +39,7 @@ async fn eager_world() -> World {
     World::with(WorldOptions { edit: eager, ..WorldOptions::default() }).await
 }
 
-async fn fail(world: &World, times: u32) {
+async fn inject_failures(world: &World, times: u32) {
     world.inject_fault(json!({"operation": "create", "fault": "status", "code": "", "times": times})).await;
 }
 
@@ -68,7 +68,7 @@ async fn until_accepted(world: &World, name: &str) {
 #[tokio::test]
 async fn breaker_opens_after_failures_and_closes_after_successful_probe() {
     let world = eager_world().await;
-    fail(&world, 3).await;
+    inject_failures(&world, 3).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.json()["status"], "unknown");
     }
@@ -119,7 +119,7 @@ async fn operator_forces_breaker_open_and_closed() {
     assert_eq!(world.create("o-2", "o-2").await.status, 201);
     // A breaker that is forced closed rejects nothing.
     breakers(&world, "POST", "?channel=main&force=closed&operation=pay").await;
-    fail(&world, 4).await;
+    inject_failures(&world, 4).await;
     for order in ["o-3", "o-4", "o-5", "o-6"] {
         assert_eq!(world.create(order, order).await.status, 202);
     }
@@ -142,7 +142,7 @@ async fn changes(world: &World, from: &str, to: &str, reason: &str) -> u64 {
 async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
     let world = eager_world().await;
     // Two failures open the breaker, and two probes fail.
-    fail(&world, 4).await;
+    inject_failures(&world, 4).await;
     let (mut unknown, mut waits, mut round) = (0, Vec::new(), 0);
     let mut taken = false;
     while !taken {
@@ -165,7 +165,7 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
     assert_eq!(changes(&world, "half_open", "open", "probe_failed").await, 2);
     assert_eq!(changes(&world, "half_open", "closed", "probes_succeeded").await, 1);
     assert_eq!(changes(&world, "open", "half_open", "sleep_over").await, 3);
-    fail(&world, 2).await;
+    inject_failures(&world, 2).await;
     for order in ["again-1", "again-2"] {
         assert_eq!(world.create(order, order).await.status, 202);
     }
@@ -176,9 +176,10 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
 
 #[tokio::test]
 async fn hung_half_open_probe_releases_its_permit() {
-    let world =
-        std::sync::Arc::new(World::with(WorldOptions { edit: impatient_with_probes, ..WorldOptions::default() }).await);
-    fail(&world, 2).await;
+    let world = std::sync::Arc::new(
+        World::with(WorldOptions { edit: eager_with_short_probes, ..WorldOptions::default() }).await,
+    );
+    inject_failures(&world, 2).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.status, 202);
     }

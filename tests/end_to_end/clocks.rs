@@ -22,7 +22,7 @@ async fn over_postgres(server: &Server, more: &str, edit: fn(&std::path::Path, s
 }
 
 /// Returns the body of a payment by a scanned code that succeeds at once.
-fn till(order: &str, serial: usize) -> Value {
+fn scanned_payment(order: &str, serial: usize) -> Value {
     let mut body = payment_body(order);
     body["method"] = "wechat.codepay".into();
     body["payer"] = json!({"auth_code": format!("13{serial:012}1000"), "client_ip": "203.0.113.9"});
@@ -49,16 +49,16 @@ async fn late_executed_payment_is_not_failed_by_gateway_with_wrong_clock() {
     }
     let orders = ["o-1", "o-2", "o-3"];
     world.inject_fault(json!({"operation": "create", "fault": "delay_before", "delay_ms": 11000, "times": 3})).await;
-    let asked = created_at_once(&world, orders).await;
+    let asked = create_concurrently(&world, orders).await;
     assert!(asked.iter().all(|status| *status == 202), "{asked:?}");
     // Only the gateways with wrong clocks keep running.
     world.gateway.kill();
-    let door = others[1].listen;
+    let address = others[1].listen;
     for order in orders {
         // Only the resolvers query the provider: a repeated request returns what they recorded in the ledger.
         let payment = until("the outcome is resolved", || async {
             let answer =
-                signed_request(door, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await.json();
+                signed_request(address, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await.json();
             if answer["status"] == "unknown" { Err(answer) } else { Ok(answer) }
         })
         .await;
@@ -92,11 +92,11 @@ async fn late_executed_payment_is_not_failed_by_gateway_with_wrong_clock() {
 }
 
 /// Creates three payments concurrently and returns the HTTP statuses.
-async fn created_at_once(world: &World, orders: [&'static str; 3]) -> Vec<u16> {
-    let door = world.gateway.listen;
+async fn create_concurrently(world: &World, orders: [&'static str; 3]) -> Vec<u16> {
+    let address = world.gateway.listen;
     let asks = orders.map(|order| {
         tokio::spawn(async move {
-            signed_request(door, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await.status
+            signed_request(address, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await.status
         })
     });
     let mut statuses = Vec::new();
@@ -114,10 +114,10 @@ async fn queued_job_is_executed_despite_clock_skew() {
     for ahead in [90, 600, -600] {
         others.push(world.start_another_with_clock(&format!("ahead{ahead}"), ahead).await);
     }
-    let doors: Vec<_> = std::iter::once(&world.gateway).chain(&others).map(|gateway| gateway.listen).collect();
-    for (serial, door) in doors.iter().cycle().take(24).enumerate() {
+    let addresses: Vec<_> = std::iter::once(&world.gateway).chain(&others).map(|gateway| gateway.listen).collect();
+    for (serial, address) in addresses.iter().cycle().take(24).enumerate() {
         let order = format!("o-{serial}");
-        let accepted = signed_request_async(*door, "/v1/payments", &order, &till(&order, serial)).await;
+        let accepted = signed_request_async(*address, "/v1/payments", &order, &scanned_payment(&order, serial)).await;
         assert_eq!(accepted.status, 202, "{:?}", accepted.body);
     }
     for serial in 0..24 {

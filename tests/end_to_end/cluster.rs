@@ -26,12 +26,13 @@ impl Cluster {
     }
 
     /// Sends the same request to every gateway, `times` times each, concurrently.
-    fn all_ask(&self, times: usize) -> Vec<tokio::task::JoinHandle<Option<u16>>> {
-        let doors = [self.world.gateway.listen, self.others[0].listen, self.others[1].listen];
-        let asks = doors.into_iter().cycle().take(doors.len() * times).map(|door| {
+    fn request_all(&self, times: usize) -> Vec<tokio::task::JoinHandle<Option<u16>>> {
+        let addresses = [self.world.gateway.listen, self.others[0].listen, self.others[1].listen];
+        let asks = addresses.into_iter().cycle().take(addresses.len() * times).map(|address| {
             tokio::spawn(async move {
                 let body = payment_body("o-1").to_string();
-                let answer = try_signed_request(door, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await;
+                let answer =
+                    try_signed_request(address, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await;
                 answer.ok().map(|answer| answer.status)
             })
         });
@@ -45,7 +46,7 @@ async fn concurrent_requests_to_three_gateways_create_one_payment() {
     let world = &cluster.world;
     world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
     let mut statuses = BTreeMap::new();
-    for asked in cluster.all_ask(40) {
+    for asked in cluster.request_all(40) {
         *statuses.entry(asked.await.unwrap()).or_insert(0) += 1;
     }
     assert!(statuses.keys().all(|status| [Some(201), Some(409)].contains(status)), "{statuses:?}");
@@ -74,10 +75,10 @@ async fn payment_of_crashed_gateway_is_resolved_by_another_and_never_resent() {
     let mut cluster = Cluster::new().await;
     let world = &cluster.world;
     world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000})).await;
-    let door = cluster.others[0].listen;
+    let address = cluster.others[0].listen;
     let body = payment_body("o-1");
     let killed = tokio::spawn(async move {
-        try_signed_request(door, &SHOP, "POST", "/v1/payments", Some("k"), body.to_string().as_bytes()).await
+        try_signed_request(address, &SHOP, "POST", "/v1/payments", Some("k"), body.to_string().as_bytes()).await
     });
     until("the sandbox has the order", || async {
         let seen = world.provider_order("o-1").await;

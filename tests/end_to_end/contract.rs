@@ -109,7 +109,7 @@ mod idempotency {
                 status => assert_eq!((status, number < 100), (201, true), "{:?}", answer.body),
             }
         };
-        let created = crate::harness::until("its turn", || async {
+        let created = crate::harness::until("the rate limit admits the request", || async {
             let answer = world.create(&limited, &limited).await;
             if answer.status == 429 { Err("limited") } else { Ok(answer) }
         })

@@ -93,7 +93,7 @@ async fn overloaded_gateway_is_503_and_reserves_permits_for_notifications() {
 }
 
 /// Fixes the adaptive limit at two concurrent calls per operation.
-fn narrow(conf: &Path, _: SocketAddr) {
+fn limit_to_two_calls(conf: &Path, _: SocketAddr) {
     let file = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text + "\n[[filter]]\nuse = \"adaptive\"\nfloor = 2\nceiling = 2\n").unwrap();
@@ -101,7 +101,7 @@ fn narrow(conf: &Path, _: SocketAddr) {
 
 #[tokio::test]
 async fn adaptive_limit_rejects_payments_and_admits_queries() {
-    let world = Arc::new(World::with(WorldOptions { edit: narrow, ..WorldOptions::default() }).await);
+    let world = Arc::new(World::with(WorldOptions { edit: limit_to_two_calls, ..WorldOptions::default() }).await);
     assert_eq!(world.create("first", "first").await.status, 201);
     world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;
     let slow: Vec<_> = ["o-1", "o-2"]

@@ -13,7 +13,8 @@ use crate::harness::{World, WorldOptions, free_address, until};
 
 /// Starts a world with two channels. The host of the first is unreachable.
 async fn world(double_payment: &str) -> World {
-    let options = WorldOptions { channels: vec!["main", "backup"], edit: lose_the_first, ..WorldOptions::default() };
+    let options =
+        WorldOptions { channels: vec!["main", "backup"], edit: disconnect_first_channel, ..WorldOptions::default() };
     let world = World::with(options).await;
     let routes = format!(
         "double_payment = \"{double_payment}\"\n[[route]]\nto = [{{ channel = \"main\" }}]\nfallback = [\"backup\"]\n"
@@ -23,11 +24,11 @@ async fn world(double_payment: &str) -> World {
     world
 }
 
-fn lose_the_first(conf: &Path, _: SocketAddr) {
-    lead_the_first_to(conf, free_address());
+fn disconnect_first_channel(conf: &Path, _: SocketAddr) {
+    set_first_host(conf, free_address());
 }
 
-fn lead_the_first_to(conf: &Path, host: SocketAddr) {
+fn set_first_host(conf: &Path, host: SocketAddr) {
     let file = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let (before, rest) = text.split_once("hosts = [\"https://").unwrap();
@@ -36,16 +37,16 @@ fn lead_the_first_to(conf: &Path, host: SocketAddr) {
 }
 
 /// Makes the first channel's host reachable again.
-async fn come_back(world: &World) {
-    lead_the_first_to(world.conf(), world.sandbox.address());
+async fn reconnect_first_channel(world: &World) {
+    set_first_host(world.conf(), world.sandbox.address());
     assert_eq!(world.reload().await.status, 200);
 }
 
 /// Creates the order on the first channel, as if the request assumed unsent had arrived.
-async fn arrive_after_all(world: &World) {
+async fn create_on_first_channel(world: &World) {
     let conf = world.dir.path().join("late");
     crate::harness::copy_dir(world.conf(), &conf);
-    lead_the_first_to(&conf, world.sandbox.address());
+    set_first_host(&conf, world.sandbox.address());
     let snapshot = config::file::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
     let channel: &std::sync::Arc<Channel> = &snapshot.channels["main"];
     let order = Order {
@@ -70,7 +71,7 @@ async fn arrive_after_all(world: &World) {
 }
 
 /// Runs `action` on the order of this channel's account and returns what the sandbox knows of it.
-async fn on(world: &World, channel: &str, action: &str) -> Value {
+async fn sandbox_order(world: &World, channel: &str, action: &str) -> Value {
     let text = std::fs::read_to_string(world.conf().join(format!("channels/{channel}.toml"))).unwrap();
     let mchid = text.split_once("mchid = \"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
     let method = if action.is_empty() { "GET" } else { "POST" };
@@ -85,14 +86,14 @@ async fn order_on_abandoned_channel_is_closed() {
     let world = world("refund").await;
     let created = world.create("o-1", "k-1").await;
     assert_eq!((created.status, &created.json()["channel"]), (201, &json!("backup")), "{:?}", created.body);
-    arrive_after_all(&world).await;
-    come_back(&world).await;
+    create_on_first_channel(&world).await;
+    reconnect_first_channel(&world).await;
     until("the order is closed on the first channel", || async {
-        let seen = on(&world, "main", "").await;
+        let seen = sandbox_order(&world, "main", "").await;
         (seen["state"] == "CLOSED").then_some(()).ok_or(seen)
     })
     .await;
-    on(&world, "backup", "/pay").await;
+    sandbox_order(&world, "backup", "/pay").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     assert_eq!(world.payment("o-1").await["channel"], "backup");
     assert!(world.receiver.events_of("o-1").iter().all(|event| event.json()["type"] != "payment.double_payment"));
@@ -102,19 +103,19 @@ async fn order_on_abandoned_channel_is_closed() {
 async fn duplicate_payment_is_refunded_automatically() {
     let world = world("refund").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
-    arrive_after_all(&world).await;
+    create_on_first_channel(&world).await;
     for channel in ["backup", "main"] {
-        let paid = on(&world, channel, "/pay").await;
+        let paid = sandbox_order(&world, channel, "/pay").await;
         assert_eq!(paid["state"], "SUCCESS", "{paid}");
     }
     let event = world.receiver.until("o-1", "payment.double_payment").await;
     assert_eq!(event.json()["data"]["payment"]["channel"], "backup", "{}", event.json());
     world.until_metric("tollgate_double_payments_total{channel=\"main\"} 1").await;
-    come_back(&world).await;
+    reconnect_first_channel(&world).await;
     let back = world.receiver.until("o-1", "refund.succeeded").await.json();
     let refund = &back["data"]["refund"];
     assert_eq!((&refund["channel"], &refund["amount"]["value"]), (&json!("main"), &json!(1000)), "{back}");
-    let (first, second) = (on(&world, "main", "").await, on(&world, "backup", "").await);
+    let (first, second) = (sandbox_order(&world, "main", "").await, sandbox_order(&world, "backup", "").await);
     assert_eq!((&first["executions"]["refund"], &second["executions"]["refund"]), (&json!(1), &Value::Null), "{first}");
     let payment = world.payment("o-1").await;
     assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
@@ -124,11 +125,11 @@ async fn duplicate_payment_is_refunded_automatically() {
 async fn duplicate_payment_is_flagged_for_manual_review() {
     let world = world("flag").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
-    arrive_after_all(&world).await;
-    on(&world, "main", "/pay").await;
+    create_on_first_channel(&world).await;
+    sandbox_order(&world, "main", "/pay").await;
     world.receiver.until("o-1", "payment.double_payment").await;
     world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
-    come_back(&world).await;
-    let seen = on(&world, "main", "").await;
+    reconnect_first_channel(&world).await;
+    let seen = sandbox_order(&world, "main", "").await;
     assert_eq!(seen["executions"]["refund"], Value::Null, "{seen}");
 }

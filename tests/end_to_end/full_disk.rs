@@ -3,7 +3,7 @@
 use crate::harness::World;
 
 /// Restarts the gateway with this `min_free_disk` line.
-async fn keep_free(world: &mut World, reserve: &str) {
+async fn restart_with_min_free(world: &mut World, reserve: &str) {
     world.gateway.kill();
     let file = world.conf().join("tollgate.toml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -18,7 +18,7 @@ async fn full_disk_rejects_payments_serves_reads_then_recovers() {
     let mut world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     assert_eq!(first.status, 201);
-    keep_free(&mut world, "min_free_disk = \"8000000GiB\"\n").await;
+    restart_with_min_free(&mut world, "min_free_disk = \"8000000GiB\"\n").await;
     let refused = world.create("o-2", "k-2").await;
     let said = refused.json();
     assert_eq!((refused.status, said["code"].as_str()), (503, Some("ledger_unavailable")));
@@ -31,7 +31,7 @@ async fn full_disk_rejects_payments_serves_reads_then_recovers() {
     assert!(again.status == 201 && again.is_replayed() && again.body == first.body);
     world.pay("o-1").await;
     world.until_status("o-1", "succeeded").await;
-    keep_free(&mut world, "").await;
+    restart_with_min_free(&mut world, "").await;
     assert_eq!(world.create("o-2", "k-2").await.status, 201);
     assert!(world.metrics().await.contains("\ntollgate_ledger_accepts_writes 1\n"));
 }

@@ -20,9 +20,9 @@ fn edit(conf: &Path, channel: &str, from: &str, to: &str) {
 }
 
 /// Writes a certificate and key that the sandbox's CA did not issue.
-fn strange(conf: &Path, name: &str) {
+fn write_foreign_certificate(conf: &Path, name: &str) {
     let key = KeyPair::generate().unwrap();
-    let mut parameters = CertificateParams::new(vec!["stranger.example.com".to_owned()]).unwrap();
+    let mut parameters = CertificateParams::new(vec!["foreign.example.com".to_owned()]).unwrap();
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = parameters.self_signed(&key).unwrap();
     std::fs::write(conf.join(format!("channels/{name}_cert.pem")), certificate.pem()).unwrap();
@@ -38,12 +38,12 @@ fn secret_in_a_file(conf: &Path) {
     edit(conf, "main", &format!("\"plain:{secret}\""), "\"file:main/api_v3\"");
 }
 
-const OWN: &str = "cert = \"main/apiclient_cert.pem\"\nkey = \"main/apiclient_key.pem\"";
-const STRANGE: &str = "cert = \"strange_cert.pem\"\nkey = \"strange_key.pem\"";
+const OWN_CERTIFICATE: &str = "cert = \"main/apiclient_cert.pem\"\nkey = \"main/apiclient_key.pem\"";
+const FOREIGN_CERTIFICATE: &str = "cert = \"foreign_cert.pem\"\nkey = \"foreign_key.pem\"";
 
-fn with_strange_identity(conf: &Path, _: SocketAddr) {
-    strange(conf, "strange");
-    edit(conf, "main", OWN, STRANGE);
+fn with_foreign_certificate(conf: &Path, _: SocketAddr) {
+    write_foreign_certificate(conf, "foreign");
+    edit(conf, "main", OWN_CERTIFICATE, FOREIGN_CERTIFICATE);
 }
 
 pub async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
@@ -55,14 +55,14 @@ pub async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
 }
 
 /// Checks the probe result on the admin port, in the metric and in `check --probe`. Returns the gateway's log.
-async fn seen(world: &World, reached: i64, words: &str) -> String {
+async fn assert_probe(world: &World, reached: i64, expected: &str) -> String {
     let said = world.until_probed().await;
-    assert!(said.contains(words), "{said}");
+    assert!(said.contains(expected), "{said}");
     let metrics = world.metrics().await;
     let gauge = metrics.lines().find(|line| line.starts_with("tollgate_channel_probe{channel=\"main\"")).unwrap();
     assert!(gauge.ends_with(&format!(" {reached}")), "{gauge}");
     let (code, said) = check(world.conf(), &["--probe"]).await;
-    assert!(said.contains(words), "{said}");
+    assert!(said.contains(expected), "{said}");
     assert_eq!(i64::from(code), 1 - reached, "{said}");
     let (code, said) = check(world.conf(), &[]).await;
     assert_eq!(code, 0, "check without --probe reports no error: {said}");
@@ -72,11 +72,11 @@ async fn seen(world: &World, reached: i64, words: &str) -> String {
 #[tokio::test]
 async fn probe_reports_host_failure_before_a_payment() {
     let edit_first: fn(&Path, SocketAddr) = |conf, address| {
-        with_strange_identity(conf, address);
+        with_foreign_certificate(conf, address);
         secret_in_a_file(conf);
     };
     let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
-    let log = seen(&world, 0, "our client certificate was refused").await;
+    let log = assert_probe(&world, 0, "our client certificate was refused").await;
     assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
     assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0, "a probe sends no request");
 
@@ -85,25 +85,25 @@ async fn probe_reports_host_failure_before_a_payment() {
         let answer = world.reload().await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
     };
-    reload(STRANGE, OWN).await;
-    seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
+    reload(FOREIGN_CERTIFICATE, OWN_CERTIFICATE).await;
+    assert_probe(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
 
     let address = world.sandbox.address();
-    reload("ca = \"main/ca.pem\"", "ca = \"strange_cert.pem\"").await;
-    seen(&world, 0, "the certificate of the host is not trusted").await;
-    reload("ca = \"strange_cert.pem\"", "ca = \"main/ca.pem\"").await;
+    reload("ca = \"main/ca.pem\"", "ca = \"foreign_cert.pem\"").await;
+    assert_probe(&world, 0, "the certificate of the host is not trusted").await;
+    reload("ca = \"foreign_cert.pem\"", "ca = \"main/ca.pem\"").await;
 
     let closed = crate::harness::free_address();
     reload(&address.to_string(), &closed.to_string()).await;
-    let log = seen(&world, 0, &format!("{closed}: connection refused")).await;
+    let log = assert_probe(&world, 0, &format!("{closed}: connection refused")).await;
     assert!(log.contains("a payment would not get through: connection refused"), "{log}");
 
     // A DNS failure is reported, and the generation is activated nevertheless.
     reload(&closed.to_string(), "nowhere.invalid:8443").await;
-    let log = seen(&world, 0, "nowhere.invalid:8443: name not found").await;
+    let log = assert_probe(&world, 0, "nowhere.invalid:8443: name not found").await;
     assert!(log.contains("a payment would not get through: name not found"), "{log}");
     reload("nowhere.invalid:8443", &address.to_string()).await;
-    seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
+    assert_probe(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
     let metrics = world.metrics().await;
     assert_eq!(
         metrics.matches("tollgate_channel_probe{").count(),
@@ -118,11 +118,11 @@ async fn probe_reports_host_failure_before_a_payment() {
 #[tokio::test]
 async fn probe_reports_rejected_client_certificate_over_http2() {
     let edit: fn(&Path, SocketAddr) = |conf, address| {
-        with_strange_identity(conf, address);
+        with_foreign_certificate(conf, address);
         enable_http2(conf, "main");
     };
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
-    seen(&world, 0, "our client certificate was refused").await;
+    assert_probe(&world, 0, "our client certificate was refused").await;
 }
 
 #[tokio::test]
@@ -164,8 +164,8 @@ async fn http2_refused_stream_is_retried_and_unclear_one_never_resent() {
 }
 
 /// Number of payments that hang, and of payments on another channel meanwhile.
-const HUNG: usize = 64;
-const OTHERS: usize = 200;
+const HUNG_PAYMENTS: usize = 64;
+const OTHER_PAYMENTS: usize = 200;
 
 #[tokio::test]
 async fn hung_provider_does_not_delay_other_channels() {
@@ -179,11 +179,10 @@ async fn hung_provider_does_not_delay_other_channels() {
 
     let account = std::fs::read_to_string(world.conf().join("channels/hung.toml")).unwrap();
     let mchid = account.lines().find_map(|line| line.strip_prefix("mchid = ")).unwrap().trim_matches('"').to_owned();
-    let hang =
-        json!({"operation": "create", "fault": "delay_before", "delay_ms": 120_000, "mchid": mchid, "times": HUNG});
+    let hang = json!({"operation": "create", "fault": "delay_before", "delay_ms": 120_000, "mchid": mchid, "times": HUNG_PAYMENTS});
     world.inject_fault(hang).await;
     let listen = world.gateway.listen;
-    let hung: Vec<_> = (0..HUNG)
+    let hung: Vec<_> = (0..HUNG_PAYMENTS)
         .map(|number| {
             tokio::spawn(async move {
                 let mut order = payment_body(&format!("hung-{number}"));
@@ -200,7 +199,7 @@ async fn hung_provider_does_not_delay_other_channels() {
 
     let beside = pay(&world, "beside").await;
     assert!(hung.iter().all(|payment| !payment.is_finished()), "the hung payments stayed open");
-    println!("{OTHERS} payments, p50 and p99: alone {alone:?}, beside {HUNG} that hang {beside:?}");
+    println!("{OTHER_PAYMENTS} payments, p50 and p99: alone {alone:?}, beside {HUNG_PAYMENTS} that hang {beside:?}");
     hung.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -211,7 +210,7 @@ async fn pay(world: &World, name: &str) -> (Duration, Duration) {
         let name = format!("{name}-{client}");
         tokio::spawn(async move {
             let mut took = Vec::new();
-            for number in 0..OTHERS / 8 {
+            for number in 0..OTHER_PAYMENTS / 8 {
                 let (order, started) = (format!("{name}-{number}"), Instant::now());
                 let answer =
                     signed_request(listen, &SHOP, "POST", "/v1/payments", Some(&order), &payment_body(&order)).await;

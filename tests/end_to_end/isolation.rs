@@ -49,7 +49,7 @@ async fn dead_webhook() -> String {
 }
 
 /// Creates and pays orders one after the other and waits for their events. Returns the time of each create.
-async fn customers(world: &World, name: &str, count: usize) -> Vec<Duration> {
+async fn run_customers(world: &World, name: &str, count: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for number in 0..count {
         let order = format!("{name}-{number}");
@@ -120,7 +120,7 @@ async fn flooding_merchant_does_not_affect_other_merchants() {
         assert_eq!(world.create(&order, &order).await.status, 201);
         world.pay(&order).await;
     }
-    let before = customers(&world, "before", 40).await;
+    let before = run_customers(&world, "before", 40).await;
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
     let flooding = flood(&world, &stop, &seen).await;
     // Waits until the flood exceeds its limit.
@@ -129,7 +129,7 @@ async fn flooding_merchant_does_not_affect_other_merchants() {
         if count > 20 { Ok(()) } else { Err(count) }
     })
     .await;
-    let during = customers(&world, "during", 40).await;
+    let during = run_customers(&world, "during", 40).await;
     stop.store(true, Ordering::Relaxed);
     for worker in flooding {
         worker.await.unwrap();
@@ -159,22 +159,28 @@ async fn flooding_merchant_does_not_affect_other_merchants() {
 async fn metric_labels_contain_only_configured_names() {
     let world = World::new().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
-    let nobody = Merchant { key: "nobody-1", secret: "0123456789abcdef0123456789abcdef" };
-    for channel in ["stranger", "stranger-2"] {
+    let unknown_merchant = Merchant { key: "nobody-1", secret: "0123456789abcdef0123456789abcdef" };
+    for channel in ["nowhere", "nowhere-2"] {
         let target = format!("/notify/{channel}");
-        let headers = signed_headers(&nobody, "POST", &target, b"{}");
+        let headers = signed_headers(&unknown_merchant, "POST", &target, b"{}");
         let url = format!("http://{}{target}", world.gateway.listen);
         assert_eq!(crate::harness::send("POST", &url, &headers, b"{}").await.unwrap().status, 404);
     }
-    let denied =
-        crate::harness::signed_request(world.gateway.listen, &nobody, "GET", "/v1/payments/x", None, &Value::Null)
-            .await;
+    let denied = crate::harness::signed_request(
+        world.gateway.listen,
+        &unknown_merchant,
+        "GET",
+        "/v1/payments/x",
+        None,
+        &Value::Null,
+    )
+    .await;
     assert_eq!(denied.status, 401);
     // A request is counted after its response was sent.
     world.until_metric("merchant=\"shop\"").await;
     let metrics = world.metrics().await;
     assert!(metrics.contains("channel=\"main\""), "{metrics}");
-    assert!(!metrics.contains("stranger") && !metrics.contains("nobody"), "{metrics}");
+    assert!(!metrics.contains("nowhere") && !metrics.contains("nobody"), "{metrics}");
     // A removed merchant's labels disappear when its last generation is dropped.
     std::fs::remove_file(world.conf().join("merchants/shop.toml")).unwrap();
     assert_eq!(world.reload().await.status, 200);

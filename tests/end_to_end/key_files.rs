@@ -9,7 +9,7 @@ use tollgate::keygen::SandboxProvider;
 use crate::harness::{World, WorldOptions, payment_body};
 
 /// Rewrites the channel's PEM files with a BOM and CRLF, in UTF-16, or on one line. The sandbox keeps the originals.
-fn odd_files(conf: &Path, _: SocketAddr) {
+fn reencode_key_files(conf: &Path, _: SocketAddr) {
     let channels = conf.join("channels");
     let path = channels.join("main.toml");
     let mut text = std::fs::read_to_string(&path).unwrap();
@@ -33,7 +33,7 @@ async fn key_files_with_bom_crlf_utf16_or_no_newlines_work() {
     for (provider, method) in
         [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
     {
-        let world = World::with(WorldOptions { edit: odd_files, provider, ..WorldOptions::default() }).await;
+        let world = World::with(WorldOptions { edit: reencode_key_files, provider, ..WorldOptions::default() }).await;
         let mut order = payment_body("o-1");
         order["method"] = method.into();
         let answer = world.signed_request("POST", "/v1/payments", Some("k-1"), &order).await;

@@ -13,7 +13,7 @@ use crate::reload::{generation, save};
 const WATCHED: &str = "[reload]\nauto_rollback = { window = \"60s\" }";
 
 /// Gives the channel a breaker that opens soon, and its signing key in the file `sign.key`.
-fn own_key(conf: &Path, wanted: &str, key: &str) {
+fn use_separate_signing_key(conf: &Path, wanted: &str, key: &str) {
     let path = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let text = text.replace("request_volume_threshold = 20", "request_volume_threshold = 5");
@@ -23,7 +23,7 @@ fn own_key(conf: &Path, wanted: &str, key: &str) {
 }
 
 /// Replaces the signing key by a valid key of somebody else and expects an automatic rollback.
-async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: &str, code: &str) {
+async fn bad_key_is_rolled_back(options: WorldOptions, method: &'static str, bad: &str, code: &str) {
     let world = World::with(WorldOptions { server: WATCHED, ..options }).await;
     let load = Load::start(&world, method).await;
     let before = generation(&world).await;
@@ -68,7 +68,7 @@ async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: 
 
 /// Appends the certificate to the signing key, so that its id comes from there. Beside the API certificate in `[mtls]`, another
 /// key under the same id would be rejected at load.
-fn beside_its_certificate(conf: &Path) {
+fn append_certificate(conf: &Path) {
     let channels = conf.join("channels");
     let path = channels.join("main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -81,24 +81,24 @@ fn beside_its_certificate(conf: &Path) {
 
 /// Returns another key with a certificate that the provider never saw.
 fn unknown_certificate() -> String {
-    let private_key = somebody_elses_key();
+    let private_key = other_private_key();
     let key = KeyPair::from_pkcs8_pem_and_sign_algo(&private_key, &PKCS_RSA_SHA256).unwrap();
     let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
     private_key + &certificate.pem()
 }
 
-fn somebody_elses_key() -> String {
+fn other_private_key() -> String {
     rsa_key_pair().unwrap().private_key
 }
 
 #[tokio::test]
 async fn bad_wechat_v3_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
-        own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
-        beside_its_certificate(conf);
+        use_separate_signing_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+        append_certificate(conf);
     };
     let options = WorldOptions { edit, ..WorldOptions::default() };
-    a_bad_key_comes_back(options, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
+    bad_key_is_rolled_back(options, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
 }
 
 #[tokio::test]
@@ -109,30 +109,34 @@ async fn bad_wechat_v2_key_is_rolled_back_without_unknown_payments() {
         let key = line.split('"').nth(1).unwrap().strip_prefix("plain:").unwrap();
         std::fs::write(conf.join("channels/api.txt"), key).unwrap();
         std::fs::write(conf.join("channels/main.toml"), text.replace(line, "api = \"file:api.txt\"")).unwrap();
-        own_key(conf, "file:api.txt", "api.txt");
+        use_separate_signing_key(conf, "file:api.txt", "api.txt");
     };
     let options = WorldOptions { edit, provider: SandboxProvider::WechatV2, ..WorldOptions::default() };
-    a_bad_key_comes_back(options, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
+    bad_key_is_rolled_back(options, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
 }
 
 #[tokio::test]
 async fn bad_alipay_key_is_rolled_back_without_unknown_payments() {
-    let edit = |conf: &Path, _| own_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem");
+    let edit = |conf: &Path, _| {
+        use_separate_signing_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem")
+    };
     let options = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
-    a_bad_key_comes_back(options, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
+    bad_key_is_rolled_back(options, "alipay.qr", &other_private_key(), "isv.invalid-signature").await;
 }
 
 #[tokio::test]
 async fn bad_unionpay_key_is_rolled_back_without_unknown_payments() {
-    let edit = |conf: &Path, _| own_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
+    let edit =
+        |conf: &Path, _| use_separate_signing_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
     let options = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
-    a_bad_key_comes_back(options, "unionpay.qr", &somebody_elses_key(), "11").await;
+    bad_key_is_rolled_back(options, "unionpay.qr", &other_private_key(), "11").await;
 }
 
 #[tokio::test]
 async fn changed_secret_and_key_files_are_reloaded_without_lost_payments() {
     const NEW: Merchant = Merchant { key: OTHER.key, secret: "a new secret of thirty-two bytes" };
-    let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
+    let edit =
+        |conf: &Path, _| use_separate_signing_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     let secret = world.dir.path().join("other.secret");
     save(&secret, OTHER.secret);

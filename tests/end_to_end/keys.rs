@@ -13,24 +13,24 @@ use crate::harness::{Answer, World, WorldOptions, payment_body, signed_request_a
 use crate::reload::save;
 
 /// Removes the line with this prefix from a file and returns it.
-fn take_line(file: &Path, start: &str) -> String {
+fn remove_line(file: &Path, start: &str) -> String {
     let text = std::fs::read_to_string(file).unwrap();
     let line = text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
     save(file, &text.replace(&format!("{line}\n"), ""));
     line
 }
 
-fn put_line_after(file: &Path, after: &str, line: &str) {
+fn insert_line_after(file: &Path, after: &str, line: &str) {
     let text = std::fs::read_to_string(file).unwrap();
     save(file, &text.replace(after, &format!("{after}{line}\n")));
 }
 
-async fn reloaded(world: &World) {
+async fn reload(world: &World) {
     assert_eq!(world.reload().await.status, 200);
 }
 
 /// Asserts that nothing was sent, and returns the problem.
-fn not_sent(answer: &Answer) -> Value {
+fn assert_not_sent(answer: &Answer) -> Value {
     let problem = answer.json();
     assert_eq!((answer.status, &problem["code"]), (503, &json!("channel_credentials_rejected")), "{problem}");
     assert_eq!((&problem["retryable"], &problem["money_state"]), (&json!("same_key"), &json!("not_sent")), "{problem}");
@@ -41,7 +41,7 @@ fn not_sent(answer: &Answer) -> Value {
 #[tokio::test]
 async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let edit = |conf: &Path, _| {
-        take_line(&conf.join("channels/main.toml"), "verify = ");
+        remove_line(&conf.join("channels/main.toml"), "verify = ");
         let account = conf.join("channels/main/sandbox.toml");
         let text = std::fs::read_to_string(&account).unwrap();
         let (head, rest) = text.split_once("[platform_certificate]").unwrap();
@@ -49,7 +49,7 @@ async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     };
     let world = World::with(WorldOptions { edit, channels: vec!["main", "spare"], ..WorldOptions::default() }).await;
     for _ in 0..3 {
-        let problem = not_sent(&world.create("o-1", "k-1").await);
+        let problem = assert_not_sent(&world.create("o-1", "k-1").await);
         assert_eq!(problem["provider"]["code"], "RESOURCE_NOT_EXISTS", "{problem}");
         assert!(problem["provider"]["message"].as_str().unwrap().contains("微信支付公钥"), "{problem}");
         let detail = problem["detail"].as_str().unwrap();
@@ -85,7 +85,7 @@ async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let routes = world.conf().join("routes.toml");
     let before = std::fs::read_to_string(&routes).unwrap();
     save(&routes, "[[route]]\nto = [{ channel = \"main\" }]\nfallback = [\"spare\"]\n");
-    reloaded(&world).await;
+    reload(&world).await;
     let other = world.create("o-3", "k-3").await;
     assert_eq!((other.status, &other.json()["channel"]), (201, &json!("spare")), "{:?}", other.body);
     save(&routes, &before);
@@ -95,8 +95,8 @@ async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let account = std::fs::read_to_string(world.conf().join("channels/main/sandbox.toml")).unwrap();
     let id = account.split('"').find(|word| word.starts_with("PUB_KEY_ID_")).unwrap();
     let verify = format!("verify = [{{ id = \"{id}\", file = \"main/pub_key.pem\" }}]");
-    put_line_after(&world.conf().join("channels/main.toml"), "[keys]\n", &verify);
-    reloaded(&world).await;
+    insert_line_after(&world.conf().join("channels/main.toml"), "[keys]\n", &verify);
+    reload(&world).await;
     let made = world.create("o-1", "k-1").await;
     assert_eq!(made.status, 201, "the same key succeeds: {:?}", made.body);
     assert_eq!(world.provider_order("o-1").await["arrivals"]["create"], 1);
@@ -108,23 +108,23 @@ async fn payment_waits_for_first_key_fetch_and_wrong_apiv3_key_is_named() {
     let mut world = World::new().await;
     world.inject_fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 1000})).await;
     let file = world.conf().join("channels/main.toml");
-    take_line(&file, "verify = ");
-    reloaded(&world).await;
+    remove_line(&file, "verify = ");
+    reload(&world).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201, "it waited: {}", world.log());
 
-    let right = take_line(&file, "api_v3 = ");
-    put_line_after(&file, "[keys]\n", "api_v3 = \"plain:0123456789abcdef0123456789abcdef\"");
-    reloaded(&world).await;
+    let right = remove_line(&file, "api_v3 = ");
+    insert_line_after(&file, "[keys]\n", "api_v3 = \"plain:0123456789abcdef0123456789abcdef\"");
+    reload(&world).await;
     assert_eq!(world.create("o-2", "k-2").await.status, 201, "keys fetched before a reload stay in use");
     world.gateway.kill();
     world.start().await;
-    let problem = not_sent(&world.until_decided("o-3", "k-3").await);
+    let problem = assert_not_sent(&world.until_decided("o-3", "k-3").await);
     assert!(problem["detail"].as_str().unwrap().contains("`keys.api_v3`"), "{problem}");
     assert!(world.provider_order("o-3").await["arrivals"].is_null());
 
-    take_line(&file, "api_v3 = ");
-    put_line_after(&file, "[keys]\n", &right);
-    reloaded(&world).await;
+    remove_line(&file, "api_v3 = ");
+    insert_line_after(&file, "[keys]\n", &right);
+    reload(&world).await;
     assert_eq!(world.create("o-3", "k-3").await.status, 201);
 }
 
@@ -155,7 +155,7 @@ async fn alipay_responses_under_old_and_renewed_certificate_are_accepted() {
 
 /// Gives the channel an expired Alipay certificate under an additional root. A non-RSA root does not count in the root
 /// certificate serial number.
-fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
+fn with_expired_certificate(conf: &Path, _: std::net::SocketAddr) {
     let account = conf.join("channels/main");
     let named = |name: &str| {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -181,7 +181,7 @@ fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
 async fn expired_alipay_certificate_is_replaced_by_fetched_one_after_restart() {
     let options = WorldOptions {
         provider: SandboxProvider::AlipayCertificates,
-        edit: with_ended_certificate,
+        edit: with_expired_certificate,
         ..WorldOptions::default()
     };
     let mut world = World::with(options).await;

@@ -14,7 +14,7 @@ fn data(world: &World) -> PathBuf {
 }
 
 /// Starts a gateway that must exit at once, and returns its output.
-async fn refusal(world: &World) -> String {
+async fn failed_start(world: &World) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(["run", "--conf"]).arg(world.conf()).kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
@@ -30,11 +30,11 @@ async fn missing_empty_or_replaced_ledger_is_rejected_until_restored() {
     world.gateway.kill();
     let (data, aside) = (data(&world), world.conf().with_file_name("aside"));
     std::fs::rename(&data, &aside).unwrap();
-    let said = refusal(&world).await;
+    let said = failed_start(&world).await;
     assert!(said.contains("holds no ledger") && said.contains("conf.generations/ledger.json"), "{said}");
     assert!(!data.exists());
     std::fs::create_dir(&data).unwrap();
-    let said = refusal(&world).await;
+    let said = failed_start(&world).await;
     assert!(said.contains("holds no ledger"), "{said}");
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
     // An operator who wants an empty ledger removes the marker.
@@ -44,7 +44,7 @@ async fn missing_empty_or_replaced_ledger_is_rejected_until_restored() {
     world.start().await;
     world.gateway.kill();
     std::fs::write(&marker, known).unwrap();
-    let said = refusal(&world).await;
+    let said = failed_start(&world).await;
     assert!(said.contains("holds another ledger"), "{said}");
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&aside, &data).unwrap();
@@ -67,7 +67,7 @@ async fn corrupt_wal_is_rejected_at_start() {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         std::fs::write(&file, damaged).unwrap();
-        let said = refusal(&world).await;
+        let said = failed_start(&world).await;
         assert!(said.contains("journal/0 at byte ") && said.contains("backup"), "{said}");
     }
     std::fs::write(&file, whole).unwrap();

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::{SHOP, World, WorldOptions, send, try_signed_request, until};
-use crate::status_cache::reading;
+use crate::status_cache::metric_value;
 
 const DROPPED: &str = "tollgate_log_lines_dropped_total";
 
@@ -25,14 +25,14 @@ async fn with_pipe() -> (World, PipeReader) {
 }
 
 /// Sends requests until log lines are dropped.
-async fn fill(world: &World) {
-    let before = reading(&world.gateway, DROPPED).await;
+async fn overflow_log_buffer(world: &World) {
+    let before = metric_value(&world.gateway, DROPPED).await;
     for _ in 0..100 {
         for number in 0..50 {
             let target = format!("/v1/payments/none-{number}");
             try_signed_request(world.gateway.listen, &SHOP, "GET", &target, None, b"").await.unwrap();
         }
-        if reading(&world.gateway, DROPPED).await > before {
+        if metric_value(&world.gateway, DROPPED).await > before {
             return;
         }
     }
@@ -55,7 +55,7 @@ fn read_until(reader: PipeReader, wanted: &'static str) -> (BufReader<PipeReader
 #[tokio::test]
 async fn blocked_log_reader_delays_neither_payments_nor_shutdown() {
     let (mut world, reader) = with_pipe().await;
-    fill(&world).await;
+    overflow_log_buffer(&world).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
@@ -77,7 +77,7 @@ async fn blocked_log_reader_delays_neither_payments_nor_shutdown() {
         "{warning}"
     );
 
-    fill(&world).await;
+    overflow_log_buffer(&world).await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0);
 }
@@ -103,7 +103,7 @@ async fn webhook_retries_stay_on_schedule_with_closed_output() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let attempts = world.receiver.events_of("o-1").len();
     assert!(attempts == 1 || first.elapsed() > Duration::from_secs(4), "{attempts} attempts");
-    assert!(reading(&world.gateway, DROPPED).await > 0.0);
+    assert!(metric_value(&world.gateway, DROPPED).await > 0.0);
     assert_eq!(world.admin_request("GET", "/readyz", &[]).await.status, 200);
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0);
@@ -113,8 +113,8 @@ async fn webhook_retries_stay_on_schedule_with_closed_output() {
 async fn log_lines_are_json_without_source_paths() {
     let server = "[telemetry]\nlog = \"info,pingora=debug\"";
     let world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
-    let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
-    stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
+    let mut client = TcpStream::connect(world.gateway.listen).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
     world.create("o-1", "k-1").await;
     let log = until("the log contains lines of the library named in the filter", || async {
         let log = world.log();

@@ -54,3 +54,4 @@ mod status_cache;
 mod stores;
 mod timeline;
 mod untrusted_clients;
+mod wait;

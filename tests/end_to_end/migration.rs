@@ -13,7 +13,7 @@ fn tollgate(world: &World, command: &[&str]) -> Output {
 }
 
 /// Runs the gateway, which must exit at once, and returns its output.
-fn refused(world: &World) -> String {
+fn failed_start(world: &World) -> String {
     let output = tollgate(world, &["run"]);
     assert!(!output.status.success());
     said(&output)
@@ -42,7 +42,7 @@ async fn migrated_ledger_is_rejected_by_every_later_start() {
 
     // PostgreSQL without a migration: the payment would be unknown there.
     replace(&file, "path = \"../data\"", &postgres);
-    let why = refused(&world);
+    let why = failed_start(&world);
     assert!(why.contains("has no mark of a move") && why.contains("tollgate migrate"), "{why}");
     let moved = tollgate(&world, &["migrate", &data]);
     assert!(moved.status.success(), "{}", said(&moved));
@@ -52,16 +52,16 @@ async fn migrated_ledger_is_rejected_by_every_later_start() {
     // After an error in any file, the previous generation names the old ledger.
     let typo = world.conf().join("merchants/typo.toml");
     std::fs::write(&typo, "keys = [\n").unwrap();
-    let why = refused(&world);
+    let why = failed_start(&world);
     assert!(why.contains("typo.toml") && why.contains("could make payments twice"), "{why}");
     std::fs::remove_file(&typo).unwrap();
     // The old ledger is configured again, for a gateway and for `check`.
     replace(&file, &postgres, "path = \"../data\"");
-    assert!(refused(&world).contains("was moved to PostgreSQL at"));
+    assert!(failed_start(&world).contains("was moved to PostgreSQL at"));
     let checked = tollgate(&world, &["check"]);
     assert!(!checked.status.success() && said(&checked).contains("was moved to PostgreSQL at"), "{}", said(&checked));
     std::fs::remove_dir_all(world.dir.path().join("conf.generations")).unwrap();
-    assert!(refused(&world).contains("was moved to PostgreSQL at"), "the mark in the ledger itself is enough");
+    assert!(failed_start(&world).contains("was moved to PostgreSQL at"), "the mark in the ledger itself is enough");
     assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("was moved to PostgreSQL at"));
 
     replace(&file, "path = \"../data\"", &postgres);
@@ -76,17 +76,17 @@ async fn migrated_ledger_is_rejected_by_every_later_start() {
     tokio::spawn(connection);
     client.batch_execute("CREATE DATABASE other").await.unwrap();
     replace(&file, "/postgres\"", "/other\"");
-    let why = refused(&world);
+    let why = failed_start(&world);
     assert!(
         why.contains("database other") && why.contains("is in use (another database, or one that was made anew)"),
         "{why}"
     );
     replace(&file, "/other\"", "/postgres\"");
     client.batch_execute("DROP TABLE tollgate_records, tollgate_due, tollgate_owners, tollgate_schema; DROP SEQUENCE tollgate_owner_numbers").await.unwrap();
-    let why = refused(&world);
+    let why = failed_start(&world);
     assert!(why.contains("made anew") && why.contains("ledger.json"), "{why}");
     // A new embedded ledger knows no payments.
     replace(&file, &postgres, "path = \"../fresh\"");
-    assert!(refused(&world).contains("is in use"));
+    assert!(failed_start(&world).contains("is in use"));
     assert!(!world.dir.path().join("fresh").exists());
 }

@@ -168,8 +168,8 @@ async fn platform_certificates_are_fetched_beside_configured_public_keys() {
         // `older` has no configured public key, so its keys are fetched from the provider.
         let path = conf.join("channels/older.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("verify")).collect();
-        std::fs::write(path, kept.join("\n")).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("verify")).collect();
+        std::fs::write(path, lines.join("\n")).unwrap();
     };
     let world = World::with(WorldOptions { channels: vec!["main", "older"], edit, ..WorldOptions::default() }).await;
     for (channel, key) in [("main", "public_key"), ("older", "certificate"), ("main", "certificate")] {

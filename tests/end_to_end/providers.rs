@@ -19,11 +19,11 @@ struct Row {
     /// The `type` of the action; empty for scanned codes.
     action: &'static str,
     /// Who sends the payment to the provider.
-    told_by: Teller,
+    sent_by: SentBy,
 }
 
 #[derive(PartialEq)]
-enum Teller {
+enum SentBy {
     /// The gateway, by a provider call.
     Gateway,
     /// The payer's device, with a signed link, form or order string.
@@ -31,12 +31,12 @@ enum Teller {
 }
 
 const fn row(provider: &'static str, method: &'static str, payer: &'static str, action: &'static str) -> Row {
-    Row { provider, method, payer, action, told_by: Teller::Gateway }
+    Row { provider, method, payer, action, sent_by: SentBy::Gateway }
 }
 
 /// Row of a method whose signed request the payer's device sends to the provider.
-const fn signed(provider: &'static str, method: &'static str, action: &'static str) -> Row {
-    Row { told_by: Teller::Payer, ..row(provider, method, "{}", action) }
+const fn payer_row(provider: &'static str, method: &'static str, action: &'static str) -> Row {
+    Row { sent_by: SentBy::Payer, ..row(provider, method, "{}", action) }
 }
 
 const TABLE: &[Row] = &[
@@ -50,22 +50,22 @@ const TABLE: &[Row] = &[
     row("wechat-v2", "wechat.app", "{}", "app"),
     row("alipay", "alipay.qr", "{}", "qr"),
     row("alipay", "alipay.jsapi", r#"{"buyer_id": "2088102116773037"}"#, "jsapi"),
-    signed("alipay", "alipay.page", "redirect"),
-    signed("alipay", "alipay.wap", "redirect"),
-    signed("alipay", "alipay.app", "app"),
+    payer_row("alipay", "alipay.page", "redirect"),
+    payer_row("alipay", "alipay.wap", "redirect"),
+    payer_row("alipay", "alipay.app", "app"),
     row("alipay-v3", "alipay.qr", "{}", "qr"),
     row("alipay-v3", "alipay.jsapi", r#"{"buyer_id": "2088102116773037"}"#, "jsapi"),
-    signed("alipay-v3", "alipay.page", "redirect"),
+    payer_row("alipay-v3", "alipay.page", "redirect"),
     row("unionpay", "unionpay.app", "{}", "app"),
     row("unionpay", "unionpay.qr", "{}", "qr"),
-    signed("unionpay", "unionpay.page", "form"),
+    payer_row("unionpay", "unionpay.page", "form"),
     row("unionpay-sm2", "unionpay.app", "{}", "app"),
     row("unionpay-sm2", "unionpay.qr", "{}", "qr"),
-    signed("unionpay-sm2", "unionpay.page", "form"),
+    payer_row("unionpay-sm2", "unionpay.page", "form"),
 ];
 
 /// Runs `work` for every row: sequentially per provider in a world of its own, the worlds concurrently.
-async fn each(work: impl AsyncFn(&World, &Row, &str)) {
+async fn for_each_row(work: impl AsyncFn(&World, &Row, &str)) {
     let all = TABLE.chunk_by(|one, next| one.provider == next.provider).map(async |rows| {
         let world = World::for_provider(rows[0].provider).await;
         for row in rows {
@@ -92,14 +92,14 @@ async fn create(world: &World, row: &Row, order: &str) -> crate::harness::Answer
 /// Creates the payment and, where the payer's device sends it, opens the action.
 async fn create_and_open(world: &World, row: &Row, order: &str) -> crate::harness::Answer {
     let answer = create(world, row, order).await;
-    if row.told_by == Teller::Payer {
+    if row.sent_by == SentBy::Payer {
         world.open(&answer.json()["action"]).await;
     }
     answer
 }
 
 /// Expects the event of a paid order, then refunds a part.
-async fn notified_and_refunded(world: &World, row: &Row, order: &str) {
+async fn expect_success_then_refund(world: &World, row: &Row, order: &str) {
     let event = world.receiver.until(order, "payment.succeeded").await.json();
     assert_eq!(event["data"]["payment"]["money_state"], "moved", "{event}");
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "退款"});
@@ -115,7 +115,7 @@ async fn notified_and_refunded(world: &World, row: &Row, order: &str) {
 
 #[tokio::test]
 async fn payment_is_created_replayed_notified_and_refunded() {
-    each(async |world, row, order| {
+    for_each_row(async |world, row, order| {
         let answer = create_and_open(world, row, order).await;
         let payment = answer.json();
         assert_eq!(answer.status, 201, "{}: {payment}", row.method);
@@ -128,7 +128,7 @@ async fn payment_is_created_replayed_notified_and_refunded() {
         assert!(again.is_replayed() && again.body == answer.body, "{}: {:?}", row.method, again.body);
 
         world.pay(order).await;
-        notified_and_refunded(world, row, order).await;
+        expect_success_then_refund(world, row, order).await;
     })
     .await;
 }
@@ -150,12 +150,12 @@ async fn unionpay_sha256_sm3_and_json_pay_and_refund() {
         let row = row("unionpay", "unionpay.app", "{}", "app");
         assert_eq!(create(&world, &row, "o-1").await.json()["action"]["type"], row.action);
         world.pay("o-1").await;
-        notified_and_refunded(&world, &row, "o-1").await;
+        expect_success_then_refund(&world, &row, "o-1").await;
     }
 }
 
 /// Adds lines to the channel's `[account]` and to the sandbox's record of the account.
-fn more_of_the_account(conf: &Path, account: &str, known: &str) {
+fn extend_account(conf: &Path, account: &str, known: &str) {
     let edit = |name: &str, from: &str, to: &str| {
         let file = conf.join("channels").join(name);
         let text = std::fs::read_to_string(&file).unwrap();
@@ -169,7 +169,7 @@ fn more_of_the_account(conf: &Path, account: &str, known: &str) {
 /// UnionPay undoes a full payment on its clearing day. The test fails if it runs across 23:00 in Beijing.
 #[tokio::test]
 async fn unionpay_undoes_full_payment_on_clearing_day() {
-    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "undo = true", "");
+    let edit: fn(&Path, SocketAddr) = |conf, _| extend_account(conf, "undo = true", "");
     let world =
         World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit, ..WorldOptions::default() }).await;
     create(&world, &row("unionpay", "unionpay.app", "{}", "app"), "o-1").await;
@@ -186,10 +186,10 @@ async fn unionpay_undoes_full_payment_on_clearing_day() {
 #[tokio::test]
 async fn service_provider_pays_and_refunds_for_sub_merchant() {
     const SUB: &str = "sub_mchid = \"1900000109\"\nsub_appid = \"wx8888888888888888\"";
-    let with_sub: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, SUB, SUB);
+    let with_sub: fn(&Path, SocketAddr) = |conf, _| extend_account(conf, SUB, SUB);
     let with_token: fn(&Path, SocketAddr) = |conf, _| {
         let token = "app_auth_token = \"201510BBaabdb44d8fd04607abf8d5931ec75D84\"";
-        more_of_the_account(conf, token, token);
+        extend_account(conf, token, token);
     };
     for (provider, edit, row) in [
         (SandboxProvider::WechatV3, with_sub, row("wechat-v3", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
@@ -200,7 +200,7 @@ async fn service_provider_pays_and_refunds_for_sub_merchant() {
         let made = create(&world, &row, "o-1").await;
         assert_eq!(made.json()["action"]["type"], row.action, "{}", made.json());
         world.pay("o-1").await;
-        notified_and_refunded(&world, &row, "o-1").await;
+        expect_success_then_refund(&world, &row, "o-1").await;
         // Alipay does not know an order before its code is scanned, so it cannot be closed at once.
         if row.provider == "alipay" {
             continue;
@@ -213,8 +213,8 @@ async fn service_provider_pays_and_refunds_for_sub_merchant() {
 
 #[tokio::test]
 async fn unclear_response_is_unknown_then_resolved_and_never_resent() {
-    each(async |world, row, order| {
-        if row.told_by == Teller::Payer {
+    for_each_row(async |world, row, order| {
+        if row.sent_by == SentBy::Payer {
             return;
         }
         let orders =
@@ -251,7 +251,7 @@ async fn unclear_response_is_unknown_then_resolved_and_never_resent() {
 
 #[tokio::test]
 async fn forged_or_altered_notification_is_rejected() {
-    each(async |world, row, order| {
+    for_each_row(async |world, row, order| {
         create_and_open(world, row, order).await;
         let path = format!("/orders/{}", World::provider_order_no(order));
         world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;

@@ -110,8 +110,8 @@ async fn queued_payment_survives_crash_and_is_executed_once() {
     let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["arrivals"]["query"]), (&json!(1), &Value::Null), "{seen}");
     let timeline = world.explain_json("o-1").await;
-    let places = ["queued", "dequeued", "requeued", "\"result\":\"pending\""].map(|what| timeline.find(what));
-    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{timeline}");
+    let positions = ["queued", "dequeued", "requeued", "\"result\":\"pending\""].map(|what| timeline.find(what));
+    assert!(positions.is_sorted() && positions.iter().all(Option::is_some), "{timeline}");
 }
 
 #[tokio::test]

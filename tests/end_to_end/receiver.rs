@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::harness::until;
+use crate::wait::until;
 
 /// Records deliveries and answers them with a configurable status.
 pub struct Receiver {
@@ -42,21 +42,21 @@ impl Receiver {
         let address = listener.local_addr().unwrap();
         let events: Arc<Mutex<Vec<Received>>> = Arc::default();
         let status = Arc::new(AtomicU16::new(204));
-        let (kept, answer) = (Arc::clone(&events), Arc::clone(&status));
+        let (received, status_to_send) = (Arc::clone(&events), Arc::clone(&status));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                        let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
                         async move {
                             let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
                             let (id, timestamp, signature) =
                                 (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
                             let body = request.into_body().collect().await?.to_bytes();
-                            let answered = answer.load(Ordering::SeqCst);
-                            kept.lock().push(Received { id, timestamp, signature, body, answered });
+                            let answered = status_to_send.load(Ordering::SeqCst);
+                            received.lock().push(Received { id, timestamp, signature, body, answered });
                             let mut response = Response::new(Full::new(Bytes::new()));
                             *response.status_mut() = StatusCode::from_u16(answered).unwrap();
                             Ok::<_, hyper::Error>(response)

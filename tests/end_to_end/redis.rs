@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{free_address, until};
+use crate::wait::{free_address, until};
 
 /// Returns the path of a program, which is installed from its Debian package if missing.
 fn program(package: &str, name: &str) -> String {

@@ -49,15 +49,15 @@ const TO_EAST: &str = "[[route]]\nto = [{ channel = \"east\" }]\n";
 const TO_BOTH: &str = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n";
 
 /// Generation that answered a request, and the channel of the payment.
-type Said = (u64, String);
+type Observation = (u64, String);
 
 /// Creates and queries payments until `stop`. Returns the observed generations and all failures.
-async fn pay_and_ask(
+async fn pay_and_query(
     listen: SocketAddr,
     worker: usize,
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
-) -> (BTreeSet<Said>, Vec<String>) {
+) -> (BTreeSet<Observation>, Vec<String>) {
     let (mut said, mut bad) = (BTreeSet::new(), Vec::new());
     for number in 0.. {
         if stop.load(Ordering::SeqCst) {
@@ -90,7 +90,7 @@ async fn thousand_reloads_under_load_lose_no_request_and_leak_no_memory() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], edit, ..WorldOptions::default() }).await;
     let (listen, stop, served) =
         (world.gateway.listen, Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load = (0..4).map(|worker| tokio::spawn(pay_and_ask(listen, worker, Arc::clone(&stop), Arc::clone(&served))));
+    let load = (0..4).map(|worker| tokio::spawn(pay_and_query(listen, worker, Arc::clone(&stop), Arc::clone(&served))));
     let load: Vec<_> = load.collect();
     let channel = world.conf().join("channels/east.toml");
     let good = std::fs::read_to_string(&channel).unwrap();
@@ -285,13 +285,13 @@ async fn breaker_state_survives_reload() {
 }
 
 /// Makes the channel trust only another CA: no connection to the provider can be established.
-fn strangers_authority(world: &World) {
+fn trust_other_ca(world: &World) {
     let made = tempfile::tempdir().unwrap();
-    tollgate::keygen::sandbox_channel(made.path(), "stranger", "127.0.0.1:1").unwrap();
-    std::fs::copy(made.path().join("stranger/ca.pem"), world.conf().join("channels/main/stranger_ca.pem")).unwrap();
+    tollgate::keygen::sandbox_channel(made.path(), "other", "127.0.0.1:1").unwrap();
+    std::fs::copy(made.path().join("other/ca.pem"), world.conf().join("channels/main/other_ca.pem")).unwrap();
     let channel = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&channel).unwrap();
-    save(&channel, &text.replace("main/ca.pem", "main/stranger_ca.pem"));
+    save(&channel, &text.replace("main/ca.pem", "main/other_ca.pem"));
 }
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn bad_ca_under_load_is_rolled_back_without_unknown_payments() {
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let load = Load::start(&world, "wechat.native").await;
     let before = generation(&world).await;
-    strangers_authority(&world);
+    trust_other_ca(&world);
     let counted = |name: &'static str, wanted: f64| {
         let world = &world;
         move || async move {

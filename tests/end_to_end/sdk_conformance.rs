@@ -17,30 +17,36 @@ use crate::harness::{World, send};
 
 /// Returns the directory of the SDKs, which the first call installs.
 fn installed() -> &'static Path {
-    static PLACE: OnceLock<PathBuf> = OnceLock::new();
-    PLACE.get_or_init(|| {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/install");
-        let output = Command::new(script).arg(&place).output().unwrap();
+        let output = Command::new(script).arg(&directory).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "the SDKs could not be installed (needs npm and PyPI): {said}");
-        place
+        directory
     })
 }
 
 /// Runs a command of an SDK script with a JSON input: `.mjs` in Node, `.py` in Python.
 pub async fn run_sdk(script: &'static str, command: &'static str, question: Value) -> Value {
     let work = move || {
-        let place = installed();
+        let directory = installed();
         let authority = Path::new(question["folder"].as_str().unwrap_or_default()).join("ca.pem");
-        let program = if script.ends_with(".mjs") { PathBuf::from("node") } else { place.join("python/bin/python") };
-        let mut judge = Command::new(program);
-        judge.arg(place.join(script)).arg(command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let program =
+            if script.ends_with(".mjs") { PathBuf::from("node") } else { directory.join("python/bin/python") };
+        let mut process = Command::new(program);
+        process
+            .arg(directory.join(script))
+            .arg(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // Some SDKs have no setting for a private CA or for the time zone.
-        judge.env("NODE_EXTRA_CA_CERTS", &authority).env("SSL_CERT_FILE", &authority).env("TZ", "Asia/Shanghai");
-        let mut judge = judge.spawn().unwrap();
-        judge.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
-        let output = judge.wait_with_output().unwrap();
+        process.env("NODE_EXTRA_CA_CERTS", &authority).env("SSL_CERT_FILE", &authority).env("TZ", "Asia/Shanghai");
+        let mut process = process.spawn().unwrap();
+        process.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
+        let output = process.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script} {command}: {said}");
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{script} {command} gave no JSON: {said}"))
@@ -152,7 +158,7 @@ fn fields(form: &str) -> Value {
 #[tokio::test]
 async fn wechat_v3_sdks_work_against_sandbox_and_wrong_key_is_rejected() {
     let world = World::new().await;
-    let seen = run_sdk("wechat.mjs", "client", wechat_client(&world, "judge-1")).await;
+    let seen = run_sdk("wechat.mjs", "client", wechat_client(&world, "process-1")).await;
     assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
     assert_eq!(
         (&seen["state"], &seen["closed"], &seen["afterwards"]),
@@ -160,7 +166,7 @@ async fn wechat_v3_sdks_work_against_sandbox_and_wrong_key_is_rejected() {
     );
     assert_eq!(seen["forged"], 401, "{seen}");
 
-    let seen = run_sdk("wechat.py", "client", wechat_client(&world, "judge-2")).await;
+    let seen = run_sdk("wechat.py", "client", wechat_client(&world, "process-2")).await;
     assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
     assert_eq!((&seen["created"], &seen["state"], &seen["closed"]), (&json!(200), &json!("NOTPAY"), &json!(204)));
 }

@@ -10,25 +10,25 @@ use crate::redis::Redis;
 use crate::server::Server;
 
 /// Returns one value of a gateway's metrics.
-pub async fn reading(gateway: &Gateway, name: &str) -> f64 {
+pub async fn metric_value(gateway: &Gateway, name: &str) -> f64 {
     let answer = send("GET", &format!("http://{}/metrics", gateway.admin), &[], b"").await.unwrap();
     let page = String::from_utf8(answer.body.to_vec()).unwrap();
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
-async fn result(gateway: &Gateway, result: &str) -> f64 {
-    reading(gateway, &format!("tollgate_status_cache_total{{result=\"{result}\"}}")).await
+async fn cache_result_count(gateway: &Gateway, result: &str) -> f64 {
+    metric_value(gateway, &format!("tollgate_status_cache_total{{result=\"{result}\"}}")).await
 }
 
 async fn ledger_reads(gateway: &Gateway) -> f64 {
-    reading(gateway, "tollgate_ledger_reads_total").await
+    metric_value(gateway, "tollgate_ledger_reads_total").await
 }
 
 /// Waits until the gateway's filter of existing orders is built; only then it caches statuses.
 pub async fn until_order_filter_ready(gateway: &Gateway) {
     until("the filter of existing orders is built", || async {
-        let bytes = reading(gateway, "tollgate_order_filter_bytes").await;
+        let bytes = metric_value(gateway, "tollgate_order_filter_bytes").await;
         (bytes > 0.0).then_some(()).ok_or(bytes)
     })
     .await;
@@ -39,11 +39,11 @@ async fn get(gateway: &Gateway, order: &str) -> Answer {
 }
 
 /// Queries an order `times` times concurrently, rotating over the gateways, and returns every response.
-async fn all_get(gateways: &[&Gateway], order: &str, times: usize) -> Vec<Answer> {
+async fn get_concurrently(gateways: &[&Gateway], order: &str, times: usize) -> Vec<Answer> {
     let target = format!("/v1/payments/{order}");
     let asks = gateways.iter().cycle().take(times).map(|gateway| {
-        let (door, target) = (gateway.listen, target.clone());
-        tokio::spawn(async move { try_signed_request(door, &SHOP, "GET", &target, None, b"").await.unwrap() })
+        let (address, target) = (gateway.listen, target.clone());
+        tokio::spawn(async move { try_signed_request(address, &SHOP, "GET", &target, None, b"").await.unwrap() })
     });
     let mut answers = Vec::new();
     for asked in asks.collect::<Vec<_>>() {
@@ -62,10 +62,13 @@ async fn concurrent_status_queries_are_coalesced_into_one_provider_query() {
     until_order_filter_ready(&world.gateway).await;
     world.create("o-1", "k-1").await;
     world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
-    let answers = all_get(&[&world.gateway], "o-1", 200).await;
+    let answers = get_concurrently(&[&world.gateway], "o-1", 200).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.json()["status"] == "pending"));
     assert_eq!(queries(&world, "o-1").await, 1);
-    assert_eq!((result(&world.gateway, "miss").await, result(&world.gateway, "hit").await), (1.0, 199.0));
+    assert_eq!(
+        (cache_result_count(&world.gateway, "miss").await, cache_result_count(&world.gateway, "hit").await),
+        (1.0, 199.0)
+    );
     // `no-cache` asks the provider, and concurrent ones share one query too.
     world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
     let headers = |_| {
@@ -85,7 +88,7 @@ async fn concurrent_status_queries_are_coalesced_into_one_provider_query() {
         assert_eq!(asked.await.unwrap(), 200);
     }
     assert_eq!(queries(&world, "o-1").await, 2);
-    assert_eq!(result(&world.gateway, "bypass").await, 50.0);
+    assert_eq!(cache_result_count(&world.gateway, "bypass").await, 50.0);
 }
 
 #[tokio::test]
@@ -95,7 +98,7 @@ async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     until_order_filter_ready(&world.gateway).await;
     let (reads, mut unknown) = (ledger_reads(&world.gateway).await, 0.0);
     for round in 0..10 {
-        let answers = all_get(&[&world.gateway], &format!("none-{round}"), 50).await;
+        let answers = get_concurrently(&[&world.gateway], &format!("none-{round}"), 50).await;
         assert!(answers.iter().all(|answer| answer.status == 404));
         unknown += 50.0;
     }
@@ -103,7 +106,7 @@ async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     assert_eq!(refund.status, 404);
     let of_another = signed_request(world.gateway.listen, &OTHER, "GET", "/v1/payments/o-1", None, &Value::Null).await;
     assert_eq!(of_another.status, 404, "another merchant's order is unknown");
-    assert_eq!(result(&world.gateway, "unknown").await, unknown + 2.0);
+    assert_eq!(cache_result_count(&world.gateway, "unknown").await, unknown + 2.0);
     assert_eq!(ledger_reads(&world.gateway).await, reads);
     assert_eq!(world.sandbox_control("GET", "/orders", Value::Null).await.as_array().map(Vec::len), Some(1));
     // Orders from before a start are known after it, and new ones at once.
@@ -114,8 +117,8 @@ async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     assert_eq!(get(&world.gateway, "o-1").await.status, 200);
     assert_eq!(world.create("o-2", "k-2").await.status, 201);
     assert_eq!(get(&world.gateway, "o-2").await.status, 200);
-    assert!(reading(&world.gateway, "tollgate_order_filter_entries").await >= 2.0);
-    assert!(reading(&world.gateway, "tollgate_order_filter_false_positive_rate").await < 0.01);
+    assert!(metric_value(&world.gateway, "tollgate_order_filter_entries").await >= 2.0);
+    assert!(metric_value(&world.gateway, "tollgate_order_filter_false_positive_rate").await < 0.01);
 }
 
 #[tokio::test]
@@ -129,7 +132,7 @@ async fn final_status_is_cached_until_invalidated() {
     let paid = world.payment("o-1").await;
     assert_eq!(paid["status"], "succeeded", "a notification invalidates the cache");
     let (reads, asked) = (ledger_reads(&world.gateway).await, queries(&world, "o-1").await);
-    for answer in all_get(&[&world.gateway], "o-1", 100).await {
+    for answer in get_concurrently(&[&world.gateway], "o-1", 100).await {
         assert_eq!(answer.json(), paid);
     }
     assert_eq!((ledger_reads(&world.gateway).await, queries(&world, "o-1").await), (reads, asked));
@@ -157,7 +160,7 @@ async fn provider_outage_returns_stale_status() {
         let payment = world.payment("o-1").await;
         assert_eq!((&payment["status"], &payment["stale"]), (&"pending".into(), &true.into()), "{payment}");
     }
-    assert_eq!(result(&world.gateway, "stale").await, 2.0);
+    assert_eq!(cache_result_count(&world.gateway, "stale").await, 2.0);
 }
 
 #[tokio::test]
@@ -197,7 +200,7 @@ impl Cluster {
     }
 
     /// Waits until every gateway returns this value: as long as a change message takes, far shorter than the cache TTL.
-    pub async fn all_say(&self, order: &str, what: &str, expected: Value) {
+    pub async fn until_all_return(&self, order: &str, what: &str, expected: Value) {
         for gateway in self.all() {
             until(&format!("{order}: {what} {expected}"), || async {
                 let payment = get(gateway, order).await.json();
@@ -213,16 +216,16 @@ async fn status_change_invalidates_caches_of_all_gateways() {
     let cluster = Cluster::new("").await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
-    cluster.all_say("o-1", "status", "pending".into()).await;
+    cluster.until_all_return("o-1", "status", "pending".into()).await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    cluster.all_say("o-1", "status", "succeeded".into()).await;
+    cluster.until_all_return("o-1", "status", "succeeded".into()).await;
     // Each gateway caches the final status for five minutes.
     for gateway in cluster.all() {
         // Waits until the last change message has arrived.
         until("the status is served from memory", || async {
             let reads = ledger_reads(gateway).await;
-            assert!(all_get(&[gateway], "o-1", 20).await.iter().all(|answer| answer.status == 200));
+            assert!(get_concurrently(&[gateway], "o-1", 20).await.iter().all(|answer| answer.status == 200));
             let read = ledger_reads(gateway).await - reads;
             if read == 0.0 { Ok(()) } else { Err(read) }
         })
@@ -232,15 +235,15 @@ async fn status_change_invalidates_caches_of_all_gateways() {
     let target = "/v1/payments/o-1/refunds";
     assert_eq!(signed_request(cluster.others[1].listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
-    cluster.all_say("o-1", "refunded", 300.into()).await;
+    cluster.until_all_return("o-1", "refunded", 300.into()).await;
     signed_request(cluster.others[0].listen, &SHOP, "POST", "/v1/payments", Some("k-2"), &payment_body("o-2")).await;
-    cluster.all_say("o-2", "status", "pending".into()).await;
+    cluster.until_all_return("o-2", "status", "pending".into()).await;
     let target = "/v1/payments/o-2/close";
     assert_eq!(
         signed_request(cluster.others[0].listen, &SHOP, "POST", target, Some("c-2"), &Value::Null).await.status,
         200
     );
-    cluster.all_say("o-2", "status", "closed".into()).await;
+    cluster.until_all_return("o-2", "status", "closed".into()).await;
 }
 
 #[tokio::test]
@@ -258,8 +261,8 @@ async fn new_order_is_known_to_all_gateways_at_once() {
     }
     for gateway in [second, third] {
         let reads = ledger_reads(gateway).await;
-        assert!(all_get(&[gateway], "none", 50).await.iter().all(|answer| answer.status == 404));
-        assert_eq!((ledger_reads(gateway).await, result(gateway, "unknown").await), (reads, 50.0));
+        assert!(get_concurrently(&[gateway], "none", 50).await.iter().all(|answer| answer.status == 404));
+        assert_eq!((ledger_reads(gateway).await, cache_result_count(gateway, "unknown").await), (reads, 50.0));
     }
 }
 
@@ -270,7 +273,7 @@ async fn ledger_outage_disables_caches_until_resynchronized() {
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    cluster.all_say("o-1", "status", "succeeded".into()).await;
+    cluster.until_all_return("o-1", "status", "succeeded".into()).await;
     cluster.server.crash();
     until("the cache is not served", || async {
         let status = get(&world.gateway, "o-1").await.status;
@@ -278,7 +281,7 @@ async fn ledger_outage_disables_caches_until_resynchronized() {
     })
     .await;
     cluster.server.revive();
-    cluster.all_say("o-1", "status", "succeeded".into()).await;
+    cluster.until_all_return("o-1", "status", "succeeded".into()).await;
     for gateway in cluster.all() {
         until_order_filter_ready(gateway).await;
         assert_eq!(get(gateway, "none").await.status, 404);
@@ -287,13 +290,13 @@ async fn ledger_outage_disables_caches_until_resynchronized() {
 }
 
 /// Starts three gateways that share PostgreSQL and Redis and accept each other's cached statuses.
-async fn sharing() -> (Cluster, Redis) {
+async fn cluster_with_redis() -> (Cluster, Redis) {
     let redis = Redis::start().await;
     let cache = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let cluster = Cluster::new(cache).await;
     for gateway in cluster.all() {
         until("the shared status cache is active", || async {
-            let shared = reading(gateway, "tollgate_status_cache_shared").await;
+            let shared = metric_value(gateway, "tollgate_status_cache_shared").await;
             (shared == 1.0).then_some(()).ok_or(shared)
         })
         .await;
@@ -303,7 +306,7 @@ async fn sharing() -> (Cluster, Redis) {
 
 #[tokio::test]
 async fn status_queries_to_three_gateways_are_coalesced_into_one_provider_query() {
-    let (cluster, _redis) = sharing().await;
+    let (cluster, _redis) = cluster_with_redis().await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
     // Change messages are ordered: those of the second order arrive after all of the first.
@@ -312,14 +315,14 @@ async fn status_queries_to_three_gateways_are_coalesced_into_one_provider_query(
         assert_eq!(get(gateway, "none").await.status, 404);
     }
     world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
-    let answers = all_get(&cluster.all(), "o-1", 210).await;
+    let answers = get_concurrently(&cluster.all(), "o-1", 210).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.json()["status"] == "pending"));
     assert_eq!(queries(world, "o-1").await, 1);
 }
 
 #[tokio::test]
 async fn redis_shares_cached_statuses_and_its_outage_rejects_requests() {
-    let (cluster, mut redis) = sharing().await;
+    let (cluster, mut redis) = cluster_with_redis().await;
     let world = &cluster.world;
     for order in ["o-1", "o-2"] {
         world.create(order, order).await;
@@ -350,7 +353,7 @@ async fn redis_shares_cached_statuses_and_its_outage_rejects_requests() {
     let target = "/v1/payments/o-1/refunds";
     assert_eq!(signed_request(third.listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
-    cluster.all_say("o-1", "refunded", 300.into()).await;
+    cluster.until_all_return("o-1", "refunded", 300.into()).await;
 }
 
 #[tokio::test]
@@ -375,7 +378,7 @@ async fn rate_limits_are_shared_by_all_gateways() {
     assert_eq!(twin.reload().await.status, 200);
 
     let gateways = [&world.gateway, &twin.gateway];
-    let of_other = async |times: usize| {
+    let admitted_of_other = async |times: usize| {
         let mut passed = 0;
         for gateway in gateways.iter().cycle().take(times) {
             let answer = signed_request(gateway.listen, &OTHER, "GET", "/v1/payments/none", None, &Value::Null).await;
@@ -384,11 +387,11 @@ async fn rate_limits_are_shared_by_all_gateways() {
         }
         passed
     };
-    assert_eq!(of_other(12).await, 6);
+    assert_eq!(admitted_of_other(12).await, 6);
     // The channel's limit is shared too: a third call is rejected by either gateway.
     for (gateway, order, expected) in [(0, "o-1", 201), (1, "o-2", 201), (0, "o-3", 503), (1, "o-4", 503)] {
-        let door = gateways[gateway].listen;
-        let answer = signed_request(door, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await;
+        let address = gateways[gateway].listen;
+        let answer = signed_request(address, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await;
         assert_eq!(answer.status, expected, "{order}: {:?}", answer.body);
     }
 }

@@ -38,7 +38,7 @@ fn said(output: &Output) -> String {
 }
 
 /// Summarizes each entry in a few words.
-fn words(timeline: &Value) -> Vec<String> {
+fn summaries(timeline: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let word = |entry: &Value| {
         let detail = match entry["what"].as_str().unwrap() {
@@ -76,7 +76,7 @@ async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
     assert_eq!(refunded.status, 201);
     let timeline = world.until_delivered("o-1", "refund.succeeded").await;
 
-    let entries_seen = words(&timeline);
+    let entries_seen = summaries(&timeline);
     let story = [
         "claimed pay",
         "provider_call pay maybe unclear",

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::harness::TEST_TIMEOUT;
 
 /// Opens a connection and sends these bytes.
-async fn sends(to: SocketAddr, bytes: &[u8]) -> TcpStream {
+async fn open_and_send(to: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream
@@ -52,7 +52,7 @@ fn length(head: &str) -> usize {
 }
 
 /// Head of a POST with a well-formed but wrong signature and a body of this length.
-fn plausible(key_id: &str, length: usize) -> String {
+fn badly_signed_head(key_id: &str, length: usize) -> String {
     let stamp = tollgate::clock::stamp();
     format!(
         "POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nx-tollgate-key: {key_id}\r\nx-tollgate-timestamp: {}\r\n\

@@ -1,16 +1,16 @@
-// Alipay through its own `alipay-sdk`: `node alipay.mjs COMMAND`, a JSON question on stdin, a JSON answer on stdout.
+// Alipay's own `alipay-sdk`: `node alipay.mjs COMMAND` with a JSON input on stdin and a JSON result on stdout.
 import { readFileSync } from 'node:fs';
 import { AlipaySdk } from 'alipay-sdk';
 
 const commands = {
-  // Whether each form carries a good signature of the key: `signed` are objects of fields. The SDK verifies only what
-  // Alipay signs, so it is told that the key is Alipay's.
+  // Verifies the signature of each form; `signed` are objects of fields. The SDK verifies only what Alipay signs, so the
+  // key is passed as Alipay's.
   forms({ publicKey, privateKey, signed }) {
     const alipay = sdk(publicKey, privateKey);
     return signed.map((fields) => alipay.checkNotifySignV2(fields));
   },
 
-  // Whether each answer carries a good signature of Alipay's key over its `…_response` member.
+  // Verifies Alipay's signature over the `…_response` member of each response.
   answers({ publicKey, privateKey, answers }) {
     const alipay = sdk(publicKey, privateKey);
     return answers.map((body) => {
@@ -24,8 +24,8 @@ const commands = {
     });
   },
 
-  // A merchant against the sandbox, before somebody pays: what an order becomes, and what a stranger hears. The SDK
-  // checks the signature of each answer itself.
+  // A merchant uses the sandbox before the payment: a new order, and a client with an unknown key. The SDK verifies the
+  // signature of each response itself.
   async client({ url, number, account }) {
     const alipay = merchant(url, account);
     const content = { out_trade_no: number, total_amount: '8.88', subject: '茶 {"a}' };
@@ -38,13 +38,13 @@ const commands = {
       bizContent: { ...content, out_trade_no: `${number}_app`, product_code: 'QUICK_MSECURITY_PAY' },
     });
     const unknown = await alipay.exec('alipay.trade.query', { bizContent: { out_trade_no: 'nobody' } }, checked);
-    const stranger = merchant(url, { ...account, privateKey: account.strangersKey });
-    // Who cannot be known is answered without a signature.
-    const forged = await stranger.exec('alipay.trade.precreate', { bizContent: content });
+    const otherMerchant = merchant(url, { ...account, privateKey: account.otherKey });
+    // A request that fails authentication gets an unsigned response.
+    const forged = await otherMerchant.exec('alipay.trade.precreate', { bizContent: content });
     return { created, link, text, unknown, forged };
   },
 
-  // The same in the v3 protocol, from an order to its refund; `pay` is where the sandbox is told that somebody paid.
+  // The same in the v3 protocol, from an order to its refund; `pay` is the sandbox URL that marks the order as paid.
   async v3({ url, number, account, pay }) {
     const alipay = merchant(url, account);
     const post = (client, path, body) =>
@@ -55,7 +55,7 @@ const commands = {
     const named = { out_trade_no: number };
     const created = await post(alipay, 'precreate', { ...named, total_amount: '8.88', subject: '茶 {"a}' });
     const unknown = await post(alipay, 'query', { out_trade_no: 'nobody' });
-    const forged = await post(merchant(url, { ...account, privateKey: account.strangersKey }), 'query', named);
+    const forged = await post(merchant(url, { ...account, privateKey: account.otherKey }), 'query', named);
     await fetch(pay, { method: 'POST', body: '{"notify": false}' });
     const asked = await post(alipay, 'query', named);
     const refunded = await post(alipay, 'refund', { ...named, refund_amount: '3.00', out_request_no: `${number}_r` });
@@ -63,7 +63,7 @@ const commands = {
     return { created, unknown, forged, asked, refunded, refund };
   },
 
-  // Afterwards: asked about, given back in part, asked about that.
+  // After the payment: query, partial refund, refund query.
   async paid({ url, number, account }) {
     const alipay = merchant(url, account);
     const ask = (method, content) => alipay.exec(method, { bizContent: { out_trade_no: number, ...content } }, checked);
@@ -88,7 +88,7 @@ function merchant(gateway, { appId, privateKey, publicKey, certificates }) {
         alipayRootCertContent: certificates.root,
       }
     : { alipayPublicKey: publicKey };
-  // The SDK writes the time of its own zone; the test sets China's.
+  // The SDK writes local time; the test sets China's time zone.
   const endpoint = new URL(gateway).origin;
   return new AlipaySdk({ appId, privateKey, keyType: 'PKCS8', gateway, endpoint, ...keys });
 }

@@ -1,4 +1,4 @@
-"""Alipay through PyPI's `python-alipay-sdk`: `python alipay_python.py COMMAND`, a JSON question on stdin, a JSON answer on stdout."""
+"""Alipay through PyPI's `python-alipay-sdk`: `python alipay_python.py COMMAND`, with a JSON input on stdin and a JSON result on stdout."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def sdk(question):
 
 
 def notifications(question):
-    """Whether each carries a good signature of Alipay's key."""
+    """Verify Alipay's signature of each message."""
     alipay = sdk(question)
 
     def is_good(body):
@@ -29,7 +29,7 @@ def notifications(question):
 
 
 def client(question):
-    """A merchant against the sandbox; the SDK checks the signature of each answer itself."""
+    """A merchant uses the sandbox; the SDK verifies the signature of each response itself."""
     alipay = sdk(question)
     alipay._gateway = question["url"]
     number = question["number"]
@@ -40,7 +40,7 @@ def client(question):
 
 
 def notification(question):
-    """A notification signed with Alipay's key, which is given as `privateKey`."""
+    """Return a notification signed with Alipay's key, given as `privateKey`."""
     alipay = sdk(question)
     fields = question["fields"]
     # The type of the signature is no part of what a notification signs.

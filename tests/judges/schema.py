@@ -1,4 +1,4 @@
-"""An independent validator reads TOML files by the schemas that `tollgate schema` writes, as an editor would."""
+"""Validate TOML files with the schemas of `tollgate schema`, as an editor does."""
 
 import datetime
 import json
@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 
 def plain(value):
-    """Editors hand TOML's own times over as texts."""
+    """Convert TOML times to strings, as editors do."""
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,5 +1,5 @@
-// UnionPay's rules with `sm-crypto` and Node's own cryptography: `node unionpay.mjs COMMAND`, a JSON question on stdin, a
-// JSON answer on stdout. UnionPay has no SDK in the registries, so the rules are written down here a second time.
+// UnionPay's signature rules with `sm-crypto` and Node's cryptography: `node unionpay.mjs COMMAND` with a JSON input on stdin
+// and a JSON result on stdout. No registry has an SDK of UnionPay, so this is an independent implementation.
 import { X509Certificate, createHash, createSign, createVerify } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Agent, request } from 'node:https';
@@ -10,12 +10,12 @@ const { sm2, sm3 } = smCrypto;
 const sha256 = (text) => createHash('sha256').update(text).digest('hex');
 
 const commands = {
-  // Whether each message is rightly signed: with the shared key (11, 12), or by the certificate (01, 21).
+  // Verifies the signature of each message: with the shared key (11, 12) or the certificate (01, 21).
   messages({ messages, ...keys }) {
     return messages.map((fields) => isSigned(fields, keys));
   },
 
-  // A merchant against the sandbox; each answer's signature is checked.
+  // A merchant uses the sandbox; the signature of each response is verified.
   async client({ url, folder, number, account }) {
     const server = { url, ca: readFileSync(join(folder, 'ca.pem')) };
     const keys = { secureKey: account.secureKey, certificate: account.unionpayCertificate };
@@ -35,7 +35,7 @@ const commands = {
       again: await ask('appTransReq', { ...made, txnAmt: '889' }),
       asked: await ask('queryTrans', asked),
       unknown: await ask('queryTrans', { ...asked, orderId: 'nobody00001' }),
-      forged: await ask('queryTrans', asked, { ...account, ...account.strangers }),
+      forged: await ask('queryTrans', asked, { ...account, ...account.other }),
     };
   },
 
@@ -47,7 +47,7 @@ const commands = {
 
 function textOf(fields) {
   const names = Object.keys(fields).filter((name) => name !== 'signature' && fields[name].trim() !== '');
-  // Names are ASCII, so the order of UTF-16 units is that of bytes.
+  // Names are ASCII, so the order of UTF-16 units equals the byte order.
   return names.sort().map((name) => `${name}=${fields[name]}`).join('&');
 }
 
@@ -81,14 +81,14 @@ function isSigned(fields, { secureKey, certificate }) {
   return sm2.doVerifySignature(sm3(text), raw, point, { hash: true, userId });
 }
 
-// The number that is an SM2 key, in hexadecimal digits: Node reads no such keys. Version 1 and 32 bytes (RFC 5915).
+// Returns the private number of an SM2 key in hexadecimal, because Node cannot read such keys. Version 1 and 32 bytes (RFC 5915).
 function numberIn(privateKey) {
   const der = Buffer.from(privateKey.replace(/-----[^-]+-----/g, ''), 'base64');
   const start = der.indexOf(Buffer.from([2, 1, 1, 4, 32])) + 5;
   return der.subarray(start, start + 32).toString('hex');
 }
 
-// A certificate's serial number in decimal digits.
+// Returns a certificate's serial number in decimal.
 function numberOf(certificate) {
   return BigInt(`0x${new X509Certificate(certificate).serialNumber}`).toString();
 }
@@ -107,7 +107,7 @@ function post({ url, ca }, path, fields) {
   });
 }
 
-// Nothing is escaped; what stands in brackets may hold `&`.
+// Values are not escaped; those in brackets may contain `&`.
 function fieldsOf(answer) {
   const pairs = answer.match(/[^&={]+=(?:\{[^}]*\}|\[[^\]]*\]|[^&{[])*/g) ?? [];
   return Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]));

@@ -1,4 +1,4 @@
-"""SM3 by PyPI's `gmssl`: `python unionpay.py messages`, a JSON question on stdin, a JSON answer on stdout."""
+"""SM3 by PyPI's `gmssl`: `python unionpay.py messages`, with a JSON input on stdin and a JSON result on stdout."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ def digest(text):
 
 
 def is_signed(fields, key):
-    """Whether a message of signMethod 12 is rightly signed."""
+    """Verify the signature of a message with signMethod 12."""
     signed = {name: value for name, value in fields.items() if name != "signature" and value.strip()}
     text = "&".join(f"{name}={signed[name]}" for name in sorted(signed))
     return digest(f"{text}&{digest(key)}") == fields["signature"]

@@ -1,11 +1,11 @@
-// WeChat Pay through `wechatpay-axios-plugin`: `node wechat.mjs COMMAND`, a JSON question on stdin, a JSON answer on stdout.
+// WeChat Pay through `wechatpay-axios-plugin`: `node wechat.mjs COMMAND`, with a JSON input on stdin and a JSON result on stdout.
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:https';
 import { join } from 'node:path';
 import { Aes, Formatter, Hash, Rsa, Transformer, Wechatpay } from 'wechatpay-axios-plugin';
 
 const commands = {
-  // Whether each request of the gateway carries the merchant's good signature; `requests` are those of golden files.
+  // Verifies the merchant's signature of each gateway request; `requests` are those of the golden files.
   requests({ certificate, requests }) {
     return requests.map(({ method, uri, headers, body }) => {
       const part = (name) => new RegExp(`[ ,]${name}="([^"]*)"`).exec(headers.authorization)[1];
@@ -14,7 +14,7 @@ const commands = {
     });
   },
 
-  // Plays a merchant against the sandbox; the SDK refuses an answer whose signature is wrong.
+  // A merchant uses the sandbox; the SDK rejects a response with a wrong signature.
   async client({ url, folder, account, number }) {
     const file = (name) => readFileSync(join(folder, name));
     const { mchid, appid, serial, public_key_id: keyId } = account;
@@ -42,7 +42,7 @@ const commands = {
     return seen;
   },
 
-  // Whether each message of APIv2, or each set of parameters for a payer's device, carries the good signature of the key.
+  // Verifies the signature of each APIv2 message and of each parameter set for a payer's device.
   v2({ key, messages, parameters }) {
     const isGood = (fields, sign, type) => Hash.sign(type, fields, key) === sign;
     const message = (xml) => {
@@ -80,7 +80,7 @@ const commands = {
   },
 };
 
-// The same client with a key that is not the merchant's.
+// The same client with another merchant's key.
 async function forged(url, file, { mchid, serial, public_key_id: keyId }) {
   const wechat = new Wechatpay({
     mchid,

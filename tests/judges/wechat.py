@@ -1,4 +1,4 @@
-"""WeChat Pay through PyPI's `wechatpayv3`: a merchant against the sandbox. JSON on stdin and stdout."""
+"""WeChat Pay through PyPI's `wechatpayv3`: a merchant that uses the sandbox. JSON on stdin and stdout."""
 
 import json
 import os
@@ -30,7 +30,7 @@ wechat = WeChatPay(
     timeout=(10, 30),
 )
 wechat._core._gate_way = question["url"]
-# The SDK has no setting for a private authority and a client certificate; `requests` has.
+# The SDK has no setting for a private CA and a client certificate; `requests` has.
 plain = requests.Session.request
 
 

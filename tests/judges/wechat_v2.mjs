@@ -1,5 +1,5 @@
-// WeChat Pay's APIv2 through `wechatpay-axios-plugin`: `node wechat_v2.mjs COMMAND`, a JSON question on stdin, a JSON answer on
-// stdout.
+// WeChat Pay's APIv2 through `wechatpay-axios-plugin`: `node wechat_v2.mjs COMMAND` with a JSON input on
+// stdin and a JSON result on stdout.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:https';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Aes, Formatter, Hash, Transformer, Wechatpay } from 'wechatpay-axios-plugin';
 
 const commands = {
-  // Plays a merchant against the sandbox; the SDK refuses an answer whose signature is wrong.
+  // A merchant uses the sandbox; the SDK rejects a response with a wrong signature.
   async client({ url, folder, number, signType, account }) {
     const { v2 } = client(url, folder, account);
     const own = { appid: account.appid, mch_id: account.mchid, sign_type: signType };
@@ -28,8 +28,8 @@ const commands = {
     seen.refunds = (await v2.pay.refundquery.post({ ...own, out_trade_no: till })).data;
     seen.unknown = await refused(v2.pay.orderquery.post({ ...own, out_trade_no: 'never-was' }));
     seen.naked = await refused(v2.secapi.pay.refund.post(back));
-    const stranger = client(url, folder, { ...account, api: account.strangersApi });
-    seen.forged = await refused(stranger.v2.pay.orderquery.post(named));
+    const otherMerchant = client(url, folder, { ...account, api: account.otherApi });
+    seen.forged = await refused(otherMerchant.v2.pay.orderquery.post(named));
     return seen;
   },
 
@@ -39,7 +39,7 @@ const commands = {
     return Transformer.toXml({ ...body, sign: Hash.sign(signType, body, api) });
   },
 
-  // A refund's: what matters is hidden, and nothing is signed.
+  // A refund's notification: the content is encrypted, and nothing is signed.
   refund({ api, fields, hidden }) {
     const plain = Transformer.toXml(hidden).replace(/^<xml>/, '<root>').replace(/<\/xml>$/, '</root>');
     const key = createHash('md5').update(api).digest('hex');
@@ -54,7 +54,7 @@ function client(url, folder, { mchid, api }) {
     mchid,
     secret: api,
     merchant: { ca, cert, key },
-    // Only so that it starts: APIv3 is not asked here.
+    // Required by the constructor; APIv3 is not used here.
     serial: 'none',
     privateKey: key,
     certs: { any: cert },
@@ -63,7 +63,7 @@ function client(url, folder, { mchid, api }) {
   });
 }
 
-// Why the SDK does not take the answer.
+// Returns why the SDK rejects the response.
 async function refused(request) {
   try {
     return { taken: (await request).data };

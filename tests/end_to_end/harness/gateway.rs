@@ -1,6 +1,7 @@
 //! Gateway as a child process.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use super::*;
 

@@ -3,34 +3,59 @@
 use super::*;
 
 /// Scanned-code method of one provider. The sandbox decides by the code's last four digits.
-pub(super) struct Till {
+pub(super) struct ScannedMethod {
     pub(super) row: Row,
     /// Prefix of the codes.
-    begin: &'static str,
+    prefix: &'static str,
     /// Status in the response to a code that pays at once.
     first_status: &'static str,
     /// Status after a reversal, as the provider reports it.
-    ended: &'static str,
+    reversed_status: &'static str,
 }
 
-pub(super) const SCANNED: &[Till] = &[
-    Till { row: row("wechat-v3", "wechat.codepay", "{}", ""), begin: "13", first_status: "succeeded", ended: "closed" },
-    Till { row: row("wechat-v2", "wechat.codepay", "{}", ""), begin: "13", first_status: "succeeded", ended: "closed" },
-    Till { row: row("alipay", "alipay.barcode", "{}", ""), begin: "28", first_status: "succeeded", ended: "closed" },
-    Till { row: row("alipay-v3", "alipay.barcode", "{}", ""), begin: "28", first_status: "succeeded", ended: "closed" },
+pub(super) const SCANNED: &[ScannedMethod] = &[
+    ScannedMethod {
+        row: row("wechat-v3", "wechat.codepay", "{}", ""),
+        prefix: "13",
+        first_status: "succeeded",
+        reversed_status: "closed",
+    },
+    ScannedMethod {
+        row: row("wechat-v2", "wechat.codepay", "{}", ""),
+        prefix: "13",
+        first_status: "succeeded",
+        reversed_status: "closed",
+    },
+    ScannedMethod {
+        row: row("alipay", "alipay.barcode", "{}", ""),
+        prefix: "28",
+        first_status: "succeeded",
+        reversed_status: "closed",
+    },
+    ScannedMethod {
+        row: row("alipay-v3", "alipay.barcode", "{}", ""),
+        prefix: "28",
+        first_status: "succeeded",
+        reversed_status: "closed",
+    },
     // The response only says that the code was accepted.
-    Till { row: row("unionpay", "unionpay.barcode", "{}", ""), begin: "622", first_status: "pending", ended: "failed" },
-    Till {
-        row: row("unionpay-sm2", "unionpay.barcode", "{}", ""),
-        begin: "622",
+    ScannedMethod {
+        row: row("unionpay", "unionpay.barcode", "{}", ""),
+        prefix: "622",
         first_status: "pending",
-        ended: "failed",
+        reversed_status: "failed",
+    },
+    ScannedMethod {
+        row: row("unionpay-sm2", "unionpay.barcode", "{}", ""),
+        prefix: "622",
+        first_status: "pending",
+        reversed_status: "failed",
     },
 ];
 
 /// Starts a world whose channel accepts scanned codes, which APIv3 of WeChat Pay must enable.
-pub(super) async fn with_a_till(provider: &'static str) -> World {
-    let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "codepay = true\nstore_id = \"0001\"", "");
+pub(super) async fn world_with_scanned_codes(provider: &'static str) -> World {
+    let edit: fn(&Path, SocketAddr) = |conf, _| extend_account(conf, "codepay = true\nstore_id = \"0001\"", "");
     match provider {
         "wechat-v3" => World::with(WorldOptions { edit, ..WorldOptions::default() }).await,
         other => World::for_provider(other).await,
@@ -40,13 +65,13 @@ pub(super) async fn with_a_till(provider: &'static str) -> World {
 /// Sends a till's request. `end` is the code's suffix: `0001` waits for a password, `0002` lacks funds, others pay at once.
 pub(super) async fn scan(
     world: &World,
-    Till { row, begin, .. }: &Till,
+    ScannedMethod { row, prefix, .. }: &ScannedMethod,
     order: &str,
     end: &str,
 ) -> crate::harness::Answer {
     let serial = u64::from_str_radix(&World::provider_order_no(order)[..8], 16).unwrap();
     let mut body = row.order(order);
-    body["payer"] = json!({"auth_code": format!("{begin}{serial:012}{end}"), "client_ip": "203.0.113.9"});
+    body["payer"] = json!({"auth_code": format!("{prefix}{serial:012}{end}"), "client_ip": "203.0.113.9"});
     world.signed_request("POST", "/v1/payments", Some(&format!("pay-{order}")), &body).await
 }
 
@@ -54,13 +79,13 @@ pub(super) async fn scan(
 async fn scanned_code_succeeds_waits_for_password_or_is_declined() {
     for entry in SCANNED {
         let row = &entry.row;
-        let world = with_a_till(row.provider).await;
+        let world = world_with_scanned_codes(row.provider).await;
         let paid = scan(&world, entry, "at-once", "1000").await;
         // The notification may arrive before the response.
         assert_eq!(paid.status, 201, "{}", paid.json());
         assert!(paid.json()["status"] == entry.first_status || paid.json()["status"] == "succeeded", "{}", paid.json());
         assert_eq!(paid.json()["action"], Value::Null);
-        notified_and_refunded(&world, row, "at-once").await;
+        expect_success_then_refund(&world, row, "at-once").await;
         let again = scan(&world, entry, "at-once", "1000").await;
         assert!(again.is_replayed() && again.body == paid.body, "{:?}", again.body);
 
@@ -71,12 +96,17 @@ async fn scanned_code_succeeds_waits_for_password_or_is_declined() {
         let typing = scan(&world, entry, "typing", "0001").await;
         assert_eq!((typing.status, &typing.json()["status"]), (201, &json!("pending")), "{}", typing.json());
         world.pay("typing").await;
-        notified_and_refunded(&world, row, "typing").await;
+        expect_success_then_refund(&world, row, "typing").await;
 
         // The till closes the payment.
         scan(&world, entry, "given-up", "0001").await;
         let closed = world.signed_request("POST", "/v1/payments/given-up/close", Some("close"), &Value::Null).await;
-        assert_eq!((closed.status, &closed.json()["status"]), (200, &json!(entry.ended)), "{}", closed.json());
+        assert_eq!(
+            (closed.status, &closed.json()["status"]),
+            (200, &json!(entry.reversed_status)),
+            "{}",
+            closed.json()
+        );
     }
 }
 
@@ -84,8 +114,8 @@ async fn scanned_code_succeeds_waits_for_password_or_is_declined() {
 async fn open_scanned_payment_is_reversed_and_unclear_one_is_queried() {
     let mut worlds = Vec::new();
     for entry in SCANNED {
-        let world = with_a_till(entry.row.provider).await;
-        let waiting = scan(&world, entry, "nobody-types", "0001").await;
+        let world = world_with_scanned_codes(entry.row.provider).await;
+        let waiting = scan(&world, entry, "unconfirmed", "0001").await;
         assert_eq!(waiting.json()["status"], "pending", "{}", waiting.json());
         for fault in ["cut_after", "wrong_signature"] {
             world
@@ -98,12 +128,12 @@ async fn open_scanned_payment_is_reversed_and_unclear_one_is_queried() {
         }
         worlds.push(world);
     }
-    for (world, Till { row, ended, .. }) in worlds.iter().zip(SCANNED) {
+    for (world, ScannedMethod { row, reversed_status, .. }) in worlds.iter().zip(SCANNED) {
         for order in ["cut_after", "wrong_signature"] {
             world.until_status(order, "succeeded").await;
             assert_eq!(world.provider_order(order).await["arrivals"]["create"], 1, "{} {order}", row.method);
         }
-        let reversed = world.until_status("nobody-types", ended).await;
+        let reversed = world.until_status("unconfirmed", reversed_status).await;
         assert_eq!(reversed["money_state"], "not_moved", "{reversed}");
     }
 }
@@ -112,7 +142,7 @@ async fn open_scanned_payment_is_reversed_and_unclear_one_is_queried() {
 async fn unknown_scanned_payment_is_reversed_before_it_fails() {
     let mut worlds = Vec::new();
     for entry in SCANNED.iter().filter(|entry| !entry.row.provider.starts_with("unionpay")) {
-        let mut world = with_a_till(entry.row.provider).await;
+        let mut world = world_with_scanned_codes(entry.row.provider).await;
         world.inject_fault(json!({"operation": "create", "fault": "cut_before"})).await;
         // The first reversal fails.
         world.inject_fault(json!({"operation": "cancel", "fault": "cut_before"})).await;
@@ -141,7 +171,7 @@ async fn unknown_scanned_payment_is_reversed_before_it_fails() {
 #[tokio::test]
 async fn unionpay_unknown_scanned_payment_is_reversed_and_payer_refunded() {
     let entry = SCANNED.iter().find(|entry| entry.row.provider == "unionpay").unwrap();
-    let world = with_a_till("unionpay").await;
+    let world = world_with_scanned_codes("unionpay").await;
     let number = World::provider_order_no("lost");
     world.inject_fault(json!({"operation": "create", "fault": "cut_after", "number": number})).await;
     let absent = json!({"operation": "query", "fault": "status", "status": 200, "code": "34", "number": number,

@@ -3,7 +3,7 @@
 
 use crate::harness::Answer;
 
-use super::scanned_codes::{SCANNED, scan, with_a_till};
+use super::scanned_codes::{SCANNED, scan, world_with_scanned_codes};
 use super::*;
 
 fn code_and_retryable(answer: &Answer) -> (u16, Value, Value) {
@@ -14,9 +14,9 @@ fn code_and_retryable(answer: &Answer) -> (u16, Value, Value) {
 /// WeChat Pay answers USERPAYING, charges the payer, then reports PAYERROR.
 #[tokio::test]
 async fn wechat_payerror_after_charge_is_reversed_unless_query_says_success() {
-    let tills = SCANNED.iter().filter(|till| till.row.provider.starts_with("wechat"));
-    join_all(tills.map(async |till| {
-        let world = with_a_till(till.row.provider).await;
+    let methods = SCANNED.iter().filter(|till| till.row.provider.starts_with("wechat"));
+    join_all(methods.map(async |till| {
+        let world = world_with_scanned_codes(till.row.provider).await;
         let typing = if till.row.provider == "wechat-v3" { 202 } else { 200 };
         for order in ["reversed", "paid"] {
             let number = World::provider_order_no(order);
@@ -135,7 +135,7 @@ async fn wechat_v2_accepts_both_sign_types_and_responses_without_account() {
     let path = format!("/orders/{}", World::provider_order_no("o-1"));
     world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
     world.sandbox_control("POST", &format!("{path}/notify"), json!({"tamper": "signtype"})).await;
-    notified_and_refunded(&world, &row, "o-1").await;
+    expect_success_then_refund(&world, &row, "o-1").await;
 
     // The order was never created; the query responses name no account.
     let number = World::provider_order_no("nameless");

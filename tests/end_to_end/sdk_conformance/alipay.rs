@@ -42,14 +42,14 @@ async fn alipay_sdks_verify_golden_responses_and_notifications() {
 }
 
 /// Settings with which an SDK acts as this merchant.
-fn merchant(world: &World, number: &str, stranger: &World) -> Value {
+fn merchant(world: &World, number: &str, other_world: &World) -> Value {
     let (folder, table) = account(world);
     let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let mut merchant = json!({
         "appId": table["app_id"],
         "privateKey": read(&folder, "app_private_key.pem"),
         "publicKey": read(&folder, "alipay_public_key.pem"),
-        "strangersKey": read(&account(stranger).0, "app_private_key.pem"),
+        "otherKey": read(&account(other_world).0, "app_private_key.pem"),
     });
     if table.contains_key("certificates") {
         merchant["certificates"] = json!({
@@ -64,10 +64,10 @@ fn merchant(world: &World, number: &str, stranger: &World) -> Value {
 
 #[tokio::test]
 async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
-    let stranger = World::for_provider("alipay").await;
+    let other_world = World::for_provider("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
-        let question = merchant(&world, "judge1", &stranger);
+        let question = merchant(&world, "judge1", &other_world);
         let seen = run_sdk("alipay.mjs", "client", question.clone()).await;
         assert_eq!(seen["created"]["outTradeNo"], "judge1", "{seen}");
         assert!(seen["created"]["qrCode"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
@@ -96,10 +96,10 @@ async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
 
 #[tokio::test]
 async fn alipay_sdk_works_against_sandbox_in_v3() {
-    let stranger = World::for_provider("alipay").await;
+    let other_world = World::for_provider("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayV3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
-        let mut question = merchant(&world, "judge3", &stranger);
+        let mut question = merchant(&world, "judge3", &other_world);
         question["pay"] = format!("http://{}/orders/judge3/pay", world.sandbox.control_address()).into();
         let seen = run_sdk("alipay.mjs", "v3", question).await;
         let said = |step: &str, name: &str| (seen[step]["status"].clone(), seen[step][name].clone());

@@ -59,8 +59,8 @@ async fn json_schema_accepts_valid_configuration() {
     let maintenance = "[[maintenance]]\nfrom = 2026-12-01T02:00:00+08:00\nto = \"2026-12-01T03:00:00+08:00\"\n";
     files.extend(channels().into_iter().map(|text| ("channel", format!("{text}\n{maintenance}"))));
     let count = files.len();
-    for (place, errors) in verdicts(files.clone()).await.into_iter().enumerate() {
-        assert!(errors.is_empty(), "{errors:#?} in\n{}", files[place].1);
+    for (index, errors) in verdicts(files.clone()).await.into_iter().enumerate() {
+        assert!(errors.is_empty(), "{errors:#?} in\n{}", files[index].1);
     }
     assert!(count >= 12, "{count}");
 }
@@ -86,6 +86,6 @@ async fn json_schema_rejects_invalid_configuration_and_names_the_key() {
     ];
     let asked = files.iter().map(|(name, text, _)| (*name, text.clone())).collect();
     for ((_, text, named), errors) in files.iter().zip(verdicts(asked).await) {
-        assert!(errors.iter().any(|error| error.contains(named)), "{named} is not told of: {errors:#?} in\n{text}");
+        assert!(errors.iter().any(|error| error.contains(named)), "{named} is not reported: {errors:#?} in\n{text}");
     }
 }

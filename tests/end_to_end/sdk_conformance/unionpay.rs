@@ -79,8 +79,8 @@ async fn unionpay_sandbox_accepts_valid_signature_and_rejects_other_key() {
         let mut account = keys(&world, sign_method).0;
         account["merId"] = file["merId"].as_str().into();
         account["now"] = now().into();
-        let stranger = if sign_method == "21" { "sm2_leaf.key.pem" } else { "up_acp.key.pem" };
-        account["strangers"] = json!({"secureKey": "another", "privateKey": golden_key("unionpay", stranger)});
+        let other_key = if sign_method == "21" { "sm2_leaf.key.pem" } else { "up_acp.key.pem" };
+        account["other"] = json!({"secureKey": "another", "privateKey": golden_key("unionpay", other_key)});
         let question = json!({
             "url": format!("https://{}", world.sandbox.address()), "folder": folder, "number": "judge00001", "account": account,
         });

@@ -20,7 +20,7 @@ async fn wechat_v2_sdk_works_against_sandbox_in_both_sign_types() {
             "signType": sign_type,
             "account": {
                 "mchid": account["mchid"], "appid": account["appid"], "api": account["api"],
-                "strangersApi": "another key of thirty-two letter", "code": code,
+                "otherApi": "another key of thirty-two letter", "code": code,
             },
         });
         let seen = run_sdk("wechat_v2.mjs", "client", question).await;

@@ -16,7 +16,7 @@ async fn unauthenticated_request_is_rejected_by_its_head_and_connection_closed()
             signed_headers(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{BODY}{}\r\n", lines.collect::<String>())
     };
-    let old = plausible("shop-1", 100).replace("timestamp: 1", "timestamp: ");
+    let old = badly_signed_head("shop-1", 100).replace("timestamp: 1", "timestamp: ");
     for (head, status, code) in [
         (format!("POST /v1/payments HTTP/1.1\r\nhost: a\r\n{BODY}\r\n"), 401, "unauthorized"),
         ("POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(), 401, "unauthorized"),
@@ -27,7 +27,7 @@ async fn unauthenticated_request_is_rejected_by_its_head_and_connection_closed()
         (signed_head("POST", "/v1/paymints"), 404, "not_found"),
         (signed_head("PUT", "/v1/payments"), 405, "method_not_allowed"),
     ] {
-        let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
+        let mut stream = open_and_send(world.gateway.listen, head.as_bytes()).await;
         let answer = until_closed(&mut stream).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{head}: {answer}");
@@ -42,9 +42,9 @@ async fn incomplete_bodies_occupy_no_permit() {
     let mut slow = Vec::new();
     // As many as the gateway waits for.
     for _ in 0..4 {
-        slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
+        slow.push(open_and_send(listen, badly_signed_head("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
-        slow.push(sends(listen, head.as_bytes()).await);
+        slow.push(open_and_send(listen, head.as_bytes()).await);
     }
     for stream in &mut slow {
         let answer = until_closed(stream).await;
@@ -53,9 +53,9 @@ async fn incomplete_bodies_occupy_no_permit() {
     assert!(!world.metrics().await.contains("tollgate_requests_shed_total{"));
     // Many more: the oldest are evicted, and only those.
     for _ in 0..40 {
-        slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
+        slow.push(open_and_send(listen, badly_signed_head("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
-        slow.push(sends(listen, head.as_bytes()).await);
+        slow.push(open_and_send(listen, head.as_bytes()).await);
     }
     world.until_metric("tollgate_requests_shed_total{kind=\"notification\"} 36").await;
     world.until_metric("tollgate_requests_shed_total{kind=\"request\"} 24").await;
@@ -83,7 +83,7 @@ async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
         )
     };
     let to = |method_and_path: &'static str| {
-        move |key: &str| plausible(key, 2).replace("POST /v1/payments", method_and_path)
+        move |key: &str| badly_signed_head(key, 2).replace("POST /v1/payments", method_and_path)
     };
     let payment = to("POST /v1/payments");
     type Request<'a> = &'a dyn Fn(&str) -> String;
@@ -99,12 +99,12 @@ async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
     // Missing bodies under unknown keys must not change the responses to others.
     let mut held = Vec::new();
     for _ in 0..70 {
-        held.push(sends(world.gateway.listen, plausible("junk", 9).as_bytes()).await);
+        held.push(open_and_send(world.gateway.listen, badly_signed_head("junk", 9).as_bytes()).await);
     }
     for (head, body, status) in cases {
         let mut answers = Vec::new();
         for key in ["shop-1", "nobody-1"] {
-            let mut stream = sends(world.gateway.listen, format!("{}{body}", head(key)).as_bytes()).await;
+            let mut stream = open_and_send(world.gateway.listen, format!("{}{body}", head(key)).as_bytes()).await;
             answers.push(shape(&response(&mut stream).await));
         }
         assert_eq!(answers[0], answers[1]);
@@ -115,11 +115,11 @@ async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
 #[tokio::test]
 async fn connection_is_closed_after_invalid_chunked_body() {
     let world = World::new().await;
-    let paid = plausible("shop-1", 2).replace("content-length: 2", "transfer-encoding: chunked");
+    let paid = badly_signed_head("shop-1", 2).replace("content-length: 2", "transfer-encoding: chunked");
     let notified = "POST /notify/main HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     for head in [paid.as_str(), notified] {
         let hidden = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
-        let mut stream = sends(world.gateway.listen, format!("{head}zz\r\n{hidden}").as_bytes()).await;
+        let mut stream = open_and_send(world.gateway.listen, format!("{head}zz\r\n{hidden}").as_bytes()).await;
         let answer = until_closed(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
@@ -130,8 +130,8 @@ async fn connection_is_closed_after_invalid_chunked_body() {
 #[tokio::test]
 async fn oversized_body_413_reaches_client_that_sends_all_first() {
     let world = World::new().await;
-    let head = plausible("shop-1", 8 << 20);
-    let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
+    let head = badly_signed_head("shop-1", 8 << 20);
+    let mut stream = open_and_send(world.gateway.listen, head.as_bytes()).await;
     for _ in 0..128 {
         stream.write_all(&[b' '; 64 << 10]).await.unwrap();
     }
@@ -150,7 +150,7 @@ async fn notifications_waiting_for_key_refresh_are_bounded() {
     );
     let mut sent = Vec::new();
     for _ in 0..20 {
-        sent.push(sends(world.gateway.listen, head.as_bytes()).await);
+        sent.push(open_and_send(world.gateway.listen, head.as_bytes()).await);
     }
     world.until_metric("tollgate_notifications_total{channel=\"main\",result=\"bad_signature\"} 12").await;
     assert!(world.metrics().await.contains("tollgate_requests_in_flight 8"));
@@ -161,10 +161,10 @@ async fn oldest_buffered_body_is_evicted_at_memory_limit() {
     let limits =
         "body_limit = \"64KiB\"\nmax_buffered_bytes = \"128KiB\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
-    let request = [plausible("shop-1", 60_001).as_bytes(), &[b' '; 60_000]].concat();
-    let mut oldest = sends(world.gateway.listen, &request).await;
+    let request = [badly_signed_head("shop-1", 60_001).as_bytes(), &[b' '; 60_000]].concat();
+    let mut oldest = open_and_send(world.gateway.listen, &request).await;
     world.until_metric("tollgate_buffered_bytes 60000").await;
-    let large = sends(world.gateway.listen, &request).await;
+    let large = open_and_send(world.gateway.listen, &request).await;
     let answer = until_closed(&mut oldest).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
     world.until_metric("tollgate_buffered_bytes 60000").await;
@@ -193,7 +193,7 @@ async fn invalid_http_request_is_answered_with_problem() {
         ("GET / HTTP/1.1\r\nhost: a\r\nexpect: nonsense\r\nconnection: close\r\n\r\n", 417),
         ("GET / HTTP/1.0\r\nexpect: nonsense\r\n\r\n", 401),
     ] {
-        let mut stream = sends(world.gateway.listen, request.as_bytes()).await;
+        let mut stream = open_and_send(world.gateway.listen, request.as_bytes()).await;
         let answer = response(&mut stream).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert!(answer.contains("application/problem+json") && !answer.contains("Pingora"), "{request:?}: {answer}");
@@ -206,7 +206,7 @@ async fn invalid_http_request_is_answered_with_problem() {
         ("GET http://127.0.0.1/healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", 200),
         ("nonsense\r\n\r\n", 400),
     ] {
-        let mut stream = sends(world.gateway.admin, request.as_bytes()).await;
+        let mut stream = open_and_send(world.gateway.admin, request.as_bytes()).await;
         let answer = response(&mut stream).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert_eq!(answer.contains("application/problem+json"), status == 400, "{request:?}: {answer}");
@@ -218,8 +218,8 @@ async fn invalid_http_request_is_answered_with_problem() {
 #[tokio::test]
 async fn expect_continue_is_sent_only_after_head_is_accepted() {
     let world = World::new().await;
-    let expects = |key: &str| plausible(key, 2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
-    let mut stream = sends(world.gateway.listen, expects("shop-1").as_bytes()).await;
+    let expects = |key: &str| badly_signed_head(key, 2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+    let mut stream = open_and_send(world.gateway.listen, expects("shop-1").as_bytes()).await;
     for _ in 0..2 {
         assert!(response(&mut stream).await.starts_with("HTTP/1.1 100 Continue"));
         stream.write_all(b"{}").await.unwrap();
@@ -231,6 +231,6 @@ async fn expect_continue_is_sent_only_after_head_is_accepted() {
         stream.write_all(expects("shop-1").as_bytes()).await.unwrap();
     }
     let unsigned = b"POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
-    let mut stream = sends(world.gateway.listen, unsigned).await;
+    let mut stream = open_and_send(world.gateway.listen, unsigned).await;
     assert!(until_closed(&mut stream).await.starts_with("HTTP/1.1 401 "), "and no 100");
 }

@@ -26,7 +26,7 @@ fn write_pair(conf: &Path, name: &str, days: i64) -> Vec<u8> {
 fn client() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    config.dangerous().with_custom_certificate_verifier(Arc::new(Anything))
+    config.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate))
 }
 
 async fn handshake(to: SocketAddr, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
@@ -36,7 +36,7 @@ async fn handshake(to: SocketAddr, config: rustls::ClientConfig) -> std::io::Res
 }
 
 /// Returns the certificate that a listener presents.
-async fn shown(to: SocketAddr) -> Vec<u8> {
+async fn presented_certificate(to: SocketAddr) -> Vec<u8> {
     let stream = handshake(to, client().with_no_client_auth()).await.unwrap();
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
@@ -53,7 +53,7 @@ async fn renewed_server_certificate_is_served_after_reload() {
     };
     let server = "tls = { cert = \"server.pem\", key = \"server_key.pem\" }";
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
-    let old = shown(world.gateway.listen).await;
+    let old = presented_certificate(world.gateway.listen).await;
     assert!((1.0..=2.0).contains(&days_left(&world.metrics().await, "server")));
     let open = TcpStream::connect(world.gateway.listen).await.unwrap();
 
@@ -62,7 +62,7 @@ async fn renewed_server_certificate_is_served_after_reload() {
     let report = String::from_utf8(report.body.to_vec()).unwrap();
     assert!(!report.contains("not in force until a restart"), "{report}");
     until("the new certificate is served", || async {
-        let now = shown(world.gateway.listen).await;
+        let now = presented_certificate(world.gateway.listen).await;
         if now == new { Ok(()) } else { Err(format!("the old certificate: {}", now == old)) }
     })
     .await;
@@ -72,7 +72,7 @@ async fn renewed_server_certificate_is_served_after_reload() {
     // A broken file changes nothing.
     std::fs::write(world.conf().join("server.pem"), "broken").unwrap();
     assert_eq!(world.reload().await.status, 422);
-    assert_eq!(shown(world.gateway.listen).await, new);
+    assert_eq!(presented_certificate(world.gateway.listen).await, new);
 }
 
 /// A certificate authority that issues client certificates.
@@ -122,7 +122,7 @@ impl Authority {
 }
 
 /// Returns whether a client with this certificate gets a response.
-async fn gets_in(to: SocketAddr, (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> bool {
+async fn is_admitted(to: SocketAddr, (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> bool {
     let config = client().with_client_auth_cert(vec![certificate], key).unwrap();
     let Ok(mut stream) = handshake(to, config).await else { return false };
     // With TLS 1.3 a rejection arrives after the handshake.
@@ -143,11 +143,11 @@ async fn renewed_client_ca_and_crl_apply_after_reload() {
     let listen = world.gateway.listen;
     let authority = Authority::new("callers");
     let (one, other) = (|| authority.caller(7), || authority.caller(8));
-    assert!(!gets_in(listen, one()).await, "a certificate of another CA is rejected");
+    assert!(!is_admitted(listen, one()).await, "a certificate of another CA is rejected");
 
     std::fs::write(world.conf().join("callers.pem"), &authority.pem).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert!(gets_in(listen, one()).await && gets_in(listen, other()).await);
+    assert!(is_admitted(listen, one()).await && is_admitted(listen, other()).await);
 
     std::fs::write(world.conf().join("revoked.pem"), authority.revokes(7)).unwrap();
     let file = world.conf().join("tollgate.toml");
@@ -155,13 +155,16 @@ async fn renewed_client_ca_and_crl_apply_after_reload() {
     let text = text.replace("\"callers.pem\" }", "\"callers.pem\", client_crl = \"revoked.pem\" }");
     std::fs::write(&file, text).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert!(!gets_in(listen, one()).await && gets_in(listen, other()).await, "the revoked certificate is rejected");
+    assert!(
+        !is_admitted(listen, one()).await && is_admitted(listen, other()).await,
+        "the revoked certificate is rejected"
+    );
 }
 
 #[derive(Debug)]
-struct Anything;
+struct AcceptAnyCertificate;
 
-impl rustls::client::danger::ServerCertVerifier for Anything {
+impl rustls::client::danger::ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -25,7 +25,7 @@ async fn idle_connection_is_closed_after_timeout_of_each_phase() {
         ("HTTP/2 without a request", vec![http2.clone()], &[]),
         ("HTTP/2 with half of a header block", vec![[http2, HALF_HEADERS.to_vec()].concat()], &[]),
     ] {
-        let mut stream = sends(listen, &parts[0]).await;
+        let mut stream = open_and_send(listen, &parts[0]).await;
         let mut read = String::new();
         for part in &parts[1..] {
             read.push_str(&response(&mut stream).await);
@@ -40,7 +40,7 @@ async fn idle_connection_is_closed_after_timeout_of_each_phase() {
 #[tokio::test]
 async fn slow_request_head_is_closed_after_header_timeout() {
     let world = World::with(WorldOptions { server: "header_timeout = \"500ms\"", ..WorldOptions::default() }).await;
-    let (mut reader, mut writer) = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\n").await.into_split();
+    let (mut reader, mut writer) = open_and_send(world.gateway.listen, b"GET /x HTTP/1.1\r\n").await.into_split();
     let trickle = tokio::spawn(async move {
         while writer.write_all(b"x-a: b\r\n").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -55,7 +55,7 @@ async fn slow_request_head_is_closed_after_header_timeout() {
 #[tokio::test]
 async fn oversized_request_head_is_rejected() {
     let world = World::new().await;
-    let mut stream = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\nhost: a\r\nx-a: ").await;
+    let mut stream = open_and_send(world.gateway.listen, b"GET /x HTTP/1.1\r\nhost: a\r\nx-a: ").await;
     let mut sent = 0;
     while sent < 1 << 20 && stream.write_all(&[b'a'; 4096]).await.is_ok() {
         sent += 4096;
@@ -68,12 +68,12 @@ async fn oversized_request_head_is_rejected() {
 async fn idle_connections_are_evicted_at_connection_limit() {
     let limits = "max_connections = 16\nheader_timeout = \"10m\"\nkeepalive_timeout = \"10m\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
-    let known = plausible("shop-1", 9);
+    let known = badly_signed_head("shop-1", 9);
     let notification = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n";
     let kinds = [FIRST_REQUEST, b"", b"GET /x HTTP/1.1\r\n", PREFACE, known.as_bytes(), notification.as_bytes()];
     let mut idle = Vec::new();
     for number in 0..96 {
-        idle.push(sends(world.gateway.listen, kinds[number % kinds.len()]).await);
+        idle.push(open_and_send(world.gateway.listen, kinds[number % kinds.len()]).await);
         if number % 24 == 23 {
             assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
         }
@@ -94,7 +94,7 @@ async fn idle_connections_are_evicted_at_connection_limit() {
 async fn requests_shorter_than_http2_preface_are_answered() {
     let world = World::new().await;
     for request in ["GET / HTTP/1.0\r\n\r\n", "OPTIONS / HTTP/1.0\r\n\r\n", "G / HTTP/1.0\r\n\r\n"] {
-        let mut stream = sends(world.gateway.listen, request.as_bytes()).await;
+        let mut stream = open_and_send(world.gateway.listen, request.as_bytes()).await;
         let answer = until_closed(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{request:?}: {answer}");
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::harness::{SHOP, World, WorldOptions, payment_body, send, signed_headers, until};
 
 /// Opens HTTP/2 streams with a window of 0 bytes, so that no response body fits. Ends when the connection ends.
-async fn without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
+async fn open_streams_without_window(to: SocketAddr, streams: usize) -> JoinHandle<()> {
     let stream = TcpStream::connect(to).await.unwrap();
     let mut builder = h2::client::Builder::new();
     let (sender, connection) = builder.initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
@@ -44,7 +44,7 @@ async fn http2_responses_without_window_occupy_no_permit_and_end_after_write_tim
     .await;
     let mut attack = Vec::new();
     for _ in 0..4 {
-        attack.push(without_window(world.gateway.listen, 90).await);
+        attack.push(open_streams_without_window(world.gateway.listen, 90).await);
     }
     world.until_metric("tollgate_requests_in_flight 0").await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
@@ -61,7 +61,7 @@ async fn http2_responses_without_window_occupy_no_permit_and_end_after_write_tim
 async fn sigterm_does_not_wait_for_unread_responses() {
     let limits = "shutdown_timeout = \"10m\"\nwrite_timeout = \"10m\"";
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
-    let attack = without_window(world.gateway.listen, 20).await;
+    let attack = open_streams_without_window(world.gateway.listen, 20).await;
     world.until_metric("tollgate_requests_in_flight 0").await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
@@ -75,8 +75,8 @@ async fn sigterm_does_not_wait_for_incomplete_bodies() {
     let mut world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let mut held = Vec::new();
     for key in ["shop-1", "junk"] {
-        let head = plausible(key, 1000) + "0123456789";
-        held.push(sends(world.gateway.listen, head.as_bytes()).await);
+        let head = badly_signed_head(key, 1000) + "0123456789";
+        held.push(open_and_send(world.gateway.listen, head.as_bytes()).await);
     }
     world.until_metric("tollgate_buffered_bytes 20").await;
     assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"));
@@ -128,7 +128,7 @@ async fn rejected_uploads_do_not_close_http2_connection() {
     let start =
         [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[]), frame(8, 0, 0, &[0, 255, 255, 255])]
             .concat();
-    let mut connection = sends(world.gateway.listen, &start).await;
+    let mut connection = open_and_send(world.gateway.listen, &start).await;
     // POST http://a/ without a signature.
     let upload = [0x83, 0x86, 0x84, 0x41, 1, b'a'];
     for number in 0..300 {
