@@ -87,7 +87,7 @@ async fn cross_site_browser_request_to_admin_port_is_403() {
     let mut world = World::new().await;
     let force = "/breakers?channel=main&force=open&for=24h";
     for (name, value) in FOREIGN {
-        let refused = world.admin_request("POST", force_breaker, &[(name, value.to_owned())]).await;
+        let refused = world.admin_request("POST", force, &[(name, value.to_owned())]).await;
         assert_eq!(refused.status, 403, "{name}: {:?}", refused.body);
         assert!(text(&refused).ends_with('\n') && text(&refused).len() > 20, "the body gives the reason");
         if name != "content-type" {

@@ -21,7 +21,7 @@ async fn alipay_sdk_verifies_requests_links_and_order_strings() {
     }
     assert!(names.len() >= 14, "{names:?}");
     let (public, private) = (golden_key("alipay", "ali_app.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
-    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed_headers});
+    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed});
     all_are(true, &run_sdk("alipay.mjs", "forms", question(&signed)).await, &names);
     for fields in &mut signed {
         fields["timestamp"] = "2023-11-15 06:13:21".into();
@@ -132,7 +132,7 @@ async fn alipay_sdk_notification_is_accepted_and_altered_one_rejected() {
     let world = World::for_provider("alipay").await;
     let mut order = payment_body("o-1");
     order["method"] = "alipay.qr".into();
-    world.run_sdk("POST", "/v1/payments", Some("k-1"), &order).await;
+    world.signed_request("POST", "/v1/payments", Some("k-1"), &order).await;
     let (folder, table) = account(&world);
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let question = json!({

@@ -106,7 +106,7 @@ async fn unionpay_notification_triggers_query_and_altered_one_is_rejected() {
         let world = World::for_provider(provider).await;
         let mut order = crate::harness::payment_body("o-1");
         order["method"] = "unionpay.app".into();
-        let made = world.run_sdk("POST", "/v1/payments", Some("k-1"), &order).await;
+        let made = world.signed_request("POST", "/v1/payments", Some("k-1"), &order).await;
         assert_eq!(made.status, 201, "{:?}", made.body);
         let path = format!("/orders/{}/pay", World::provider_order_no("o-1"));
         world.sandbox_control("POST", &path, json!({"notify": false})).await;

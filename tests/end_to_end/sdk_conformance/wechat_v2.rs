@@ -80,7 +80,7 @@ async fn wechat_v2_refund_notification_is_decrypted_and_wrong_key_rejected() {
     world.pay("o-1").await;
     world.until_status("o-1", "succeeded").await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "退款"});
-    let refunded = world.run_sdk("POST", "/v1/payments/o-1/refunds", Some("k-2"), &refund).await;
+    let refunded = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("k-2"), &refund).await;
     assert_eq!(refunded.status, 201, "{:?}", refunded.body);
     let seen = world.provider_order("o-1").await;
     let (number, known) = seen["refunds"].as_object().unwrap().iter().next().unwrap();
