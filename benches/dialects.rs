@@ -17,10 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::Value;
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
-use tollgate_plugins::provider::{BuildContext, Encoded, PROVIDERS, Provider, Secrets, Signing, Source, Stamp};
+use tollgate_plugins::provider::{BuildContext, Encoded, Provider, Secrets, Signing, Source, Stamp};
+use tollgate_plugins::registry::{ALGORITHMS, PROVIDERS};
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Problems, Settings};
-use tollgate_plugins::signer::{ALGORITHMS, Key, Keyring, Signer, Verifier};
+use tollgate_plugins::signer::{Key, Keyring, Signer, Verifier};
 use toml::de::DeTable;
 
 /// The moment at which the golden files were made.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::filter::{Call, Clock, Exchange, FILTERS, FailureReason, Filter, LocalOnly, Next};
+use tollgate_plugins::filter::{Call, Clock, Exchange, FailureReason, Filter, LocalOnly, Next};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Outcome, Status};
+use tollgate_plugins::registry::FILTERS;
 use tollgate_plugins::settings::{Problems, Settings};
 
 /// Short rounds, so that most of them are not interrupted by what else the machine does.
@@ -97,9 +98,17 @@ fn measured(filters: &[Arc<dyn Filter>]) -> Duration {
         .map(|_| {
             let start = Instant::now();
             for _ in 0..CALLS {
-                let (symptom, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
-                let (operation, clock, counter, symptom) = (&operation, &clock, &LocalOnly, &symptom);
-                let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient: false, symptom };
+                let (failure_reason, deadline) = (FailureReason::default(), clock.now() + Duration::from_secs(5));
+                let (operation, clock, counter, failure_reason) = (&operation, &clock, &LocalOnly, &failure_reason);
+                let call = Call {
+                    channel: "main",
+                    operation,
+                    clock,
+                    counter,
+                    deadline,
+                    deadline_is_callers: false,
+                    failure_reason,
+                };
                 let ends = pin!(Next::new(filters, &AtOnce).run(&call));
                 match ends.poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(outcome) => drop(black_box(outcome.unwrap())),

@@ -1,15 +1,15 @@
-//! What can go wrong with an operation, sorted by the question that counts: may money have moved?
+//! Errors of an operation, sorted by the question that counts: may money have moved?
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A provider's own code and message, passed on unharmed.
+/// Code and message of a provider, passed on unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderError {
-    /// As in `PARAM_ERROR`.
+    /// Provider's code, for example `PARAM_ERROR`.
     pub code: String,
-    /// In the provider's language.
+    /// Provider's message, in the provider's language.
     pub message: String,
 }
 
@@ -19,66 +19,66 @@ impl fmt::Display for ProviderError {
     }
 }
 
-/// Why there is no outcome. Each variant says what is known of the money and what comes next.
+/// Reason why an operation has no outcome. Each variant says whether money may have moved and whether to retry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The request cannot be put in this provider's words; nothing was sent and the caller must change it.
+    /// The provider's protocol cannot express the request. Nothing was sent. The caller must change the request.
     #[error("{0}")]
     Unsupported(String),
-    /// Nothing left this machine: the same request may be tried again, here or on another channel.
+    /// No byte was sent. The same request may be retried, on this channel or another.
     #[error("nothing was sent: {0}")]
     NotSent(String),
-    /// A filter held the call back (breaker open, limit reached); nothing was sent. Seconds until it is worth a try.
+    /// A filter rejected the call (breaker open, limit reached). Nothing was sent.
     #[error("nothing was sent: {why}")]
     Rejected {
-        /// Which filter and why, in words.
+        /// Filter and reason, for people.
         why: String,
-        /// Whole seconds, at least one.
+        /// Seconds after which a retry may succeed; at least 1.
         retry_after: u64,
     },
-    /// No key is there that could verify the provider's answer, so nothing was sent: nobody could ever know what became of the
-    /// money. The same request may be tried again once the channel has a key.
+    /// No key can verify the provider's response, so nothing was sent: the outcome could not be learnt. The same request may be
+    /// retried once the channel has a key.
     #[error("nothing was sent, because no key could verify the provider's answer: {why}")]
     Unverifiable {
-        /// Why there is no key, and what to do about it.
+        /// Reason why there is no key, and what to do about it.
         why: String,
-        /// The provider's own word on it, where it gave one.
+        /// The provider's code and message, if it gave them.
         word: Option<ProviderError>,
     },
-    /// The provider turned it away without doing it (its rate limit; a refund for which the merchant's money is missing): the
-    /// same request again, later.
+    /// The provider rejected the request without executing it (rate limit; merchant's balance too low for a refund). The same
+    /// request may be retried later.
     #[error("the provider asks to come back later ({0})")]
     ProviderBusy(ProviderError),
-    /// The provider does not accept the channel's signature, key or certificate. It looks at those before anything else, so
-    /// it did nothing; whoever configured the channel must see to it, and then the same request may be tried again.
+    /// The provider rejected the channel's signature, key or certificate. Providers check those first, so nothing was executed.
+    /// The same request may be retried after the channel's configuration is corrected.
     #[error("the provider does not accept this channel's signature, and did nothing ({0})")]
     Unauthorized(ProviderError),
-    /// The provider refused; final, no money moved.
+    /// The provider declined the operation. Final; no money moved.
     #[error("the provider refused ({0})")]
     Declined(ProviderError),
-    /// The provider's books say something else (paid, closed, number used): ask, and adopt what it says.
+    /// The provider has the order in another state (paid, closed, number used). Query it and adopt the answer.
     #[error("the provider has this in another state ({0})")]
     Conflict(ProviderError),
-    /// The provider does not know the order or refund. Soon after an unclear create this proves nothing.
+    /// The provider does not know the order or refund. Shortly after an unclear create request this proves nothing.
     #[error("the provider does not know it ({0})")]
     NotFound(ProviderError),
-    /// Bytes were written and no trustworthy answer came: ask, never send again.
+    /// Bytes were written and no trustworthy response came. Query the provider; never send the request again.
     #[error("unclear what the provider did: {why}{}", in_brackets(.word.as_ref()))]
     Unclear {
-        /// What happened instead of an answer; holds nothing of an unverified body.
+        /// What happened instead of a response. Contains nothing of an unverified body.
         why: String,
-        /// The provider's own word, where it gave one (as in `SYSTEM_ERROR`).
+        /// The provider's code and message, if it gave them (for example `SYSTEM_ERROR`).
         word: Option<ProviderError>,
     },
-    /// The provider refused with a verified answer whose code is in none of its tables: ask, never send again. The channel works,
-    /// so no breaker counts it.
+    /// A verified refusal whose code is in none of the provider's tables. Query the provider; never send the request again. The
+    /// channel works, so breakers do not count it.
     #[error("the provider refused with a code that is not in its table ({0})")]
     UnlistedRefusal(ProviderError),
-    /// The provider signed its answer wrongly on purpose, to test that signatures are checked: ask, never send again. The channel
-    /// works, so no breaker counts it.
-    #[error("unclear what the provider did: the answer is the provider's probe, signed wrongly on purpose")]
+    /// The provider signed its response wrongly on purpose, to test that signatures are verified. Query the provider; never send
+    /// the request again. The channel works, so breakers do not count it.
+    #[error("unclear what the provider did: the response is the provider's probe, signed wrongly on purpose")]
     Probe,
-    /// The verified answer is about another amount, currency or account; it is not accepted.
+    /// The verified response names another amount, currency or account. It is not accepted.
     #[error("the provider's answer does not agree with the order: {0}")]
     Mismatch(String),
 }
@@ -88,12 +88,12 @@ fn in_brackets(word: Option<&ProviderError>) -> String {
 }
 
 impl Error {
-    /// An unclear end without a word of the provider.
+    /// Returns [`Error::Unclear`] without a provider's code.
     pub fn unclear(why: impl Into<String>) -> Self {
         Self::Unclear { why: why.into(), word: None }
     }
 
-    /// The provider's own code and message, where the error carries them.
+    /// Returns the provider's code and message, if the error has them.
     pub fn word(&self) -> Option<&ProviderError> {
         match self {
             Self::ProviderBusy(word)
@@ -107,7 +107,7 @@ impl Error {
         }
     }
 
-    /// Whether the provider cannot have acted on the request.
+    /// Returns whether the provider cannot have executed the request.
     pub fn provably_not_executed(&self) -> bool {
         match self {
             Self::Unsupported(_)
@@ -126,14 +126,13 @@ impl Error {
         }
     }
 
-    /// Whether it tells that the channel is ill, as a breaker counts it: transport, time-outs, provider's system
-    /// errors, answers that do not verify, a key of ours that is not accepted. What the caller or the payer did wrong does
-    /// not count.
+    /// Returns whether a breaker counts the error as a failure of the channel: transport errors, timeouts, system errors of the
+    /// provider, unverifiable responses, a rejected key. Mistakes of the caller or the payer do not count.
     pub fn is_channel_failure(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Unauthorized(_) | Self::Unclear { .. } | Self::Mismatch(_))
     }
 
-    /// A short name for metrics and logs.
+    /// Returns the error's name for metrics and logs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unsupported(_) => "unsupported_by_provider",
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_is_no_channel_failure_and_a_key_that_is_not_accepted_is_one() {
+    fn declined_is_not_a_channel_failure_but_rejected_key_is() {
         let word = ProviderError { code: "X".into(), message: String::new() };
         let unverifiable = Error::Unverifiable { why: "x".into(), word: Some(word.clone()) };
         for (error, not_executed, channel_failure) in [

@@ -1,4 +1,8 @@
-//! What stands around the call to a channel: each filter is one function with `next.run(call)` in its middle.
+//! Filters: wrappers of a provider call. Each filter is one function that runs the rest of the chain with `next.run(call)`.
+//!
+//! ```text
+//! Next::run ─▶ limit ─▶ retry ─▶ breaker ─▶ adaptive ─▶ Exchange::run
+//! ```
 
 pub mod adaptive;
 pub mod breaker;
@@ -19,46 +23,46 @@ use crate::error::Error;
 use crate::payment::{Kind, Operation, Outcome};
 use crate::settings::Settings;
 
-/// Something around the call to a channel.
+/// Wrapper of a provider call.
 #[async_trait]
 pub trait Filter: Send + Sync {
-    /// Its name in `[[filter]] use = "…"`.
+    /// Returns the filter's name in `[[filter]] use = "…"`.
     fn name(&self) -> &'static str;
 
-    /// Calls `next.run(call)` once, never, or (where that is safe) again.
+    /// Handles a call. It runs `next.run(call)` once, not at all, or repeatedly where a retry is safe.
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error>;
 
-    /// What must outlive a reload; handed to the filter that takes this one's place.
+    /// Returns the state that survives a reload. It is passed to the filter that replaces this one.
     fn state(&self) -> State;
 
-    /// What it can tell of itself now, for metrics.
-    fn readings(&self, now: Duration) -> Vec<FilterSample>;
+    /// Returns the filter's metrics at `now`.
+    fn samples(&self, now: Duration) -> Vec<FilterSample>;
 
-    /// Takes a state that an operator forces for a kind of operation until then, on the clock's scale; nothing lifts it.
-    /// Says whether it has states at all.
+    /// Forces a state for a kind of operation until a time on the clock's scale; `None` removes a forced state.
+    /// Returns whether the filter has states.
     fn force(&self, _: Kind, _: Option<Force>, _: Duration) -> bool {
         false
     }
 
-    /// How it stands for each kind of operation that it has seen, where it has states.
+    /// Returns the breaker status of each kind of operation seen so far; empty for filters without states.
     fn statuses(&self, _: Duration) -> Vec<BreakerStatus> {
         Vec::new()
     }
 }
 
-/// A state that an operator forces.
+/// Breaker state forced by an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
-    /// Nothing passes.
+    /// All calls are rejected.
     Open,
-    /// Everything passes; it is counted but opens nothing.
+    /// All calls pass. They are counted, but never open the breaker.
     Closed,
-    /// Everything passes, and nothing is counted.
+    /// All calls pass and are not counted.
     Off,
 }
 
 impl Force {
-    /// Reads `open`, `closed` or `off`.
+    /// Parses `open`, `closed` or `off`.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "open" => Some(Self::Open),
@@ -68,7 +72,7 @@ impl Force {
         }
     }
 
-    /// The word for it.
+    /// Returns the name that [`parse`](Self::parse) accepts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -78,98 +82,98 @@ impl Force {
     }
 }
 
-/// How a filter with states stands for one kind of operation.
+/// Status of a breaker for one kind of operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerStatus {
-    /// For which.
+    /// Kind of operation.
     pub operation: Kind,
-    /// As in `half_open`: its own state, whatever is forced.
+    /// State without regard to a forced one, for example `half_open`.
     pub state: &'static str,
-    /// What counts instead.
+    /// Forced state, which overrides `state`.
     pub forced: Option<Force>,
-    /// How long yet, where it was forced for a while.
+    /// Remaining time of a temporarily forced state.
     pub forced_for: Option<Duration>,
-    /// How often it changed.
+    /// Number of state changes.
     pub transitions: u64,
-    /// Why it changed last; empty when it never did.
+    /// Reason of the last state change; empty before the first.
     pub reason: String,
 }
 
-/// A filter's memory, kept over reloads.
+/// State of a filter that survives reloads.
 pub type State = Arc<dyn Any + Send + Sync>;
 
-/// One number that a filter tells of itself.
+/// Metric sample of a filter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterSample {
-    /// As in `breaker_state`.
+    /// Name of the metric, for example `breaker_state`.
     pub name: &'static str,
-    /// Which kind of operation, when it keeps them apart.
+    /// Kind of operation, if the filter distinguishes kinds.
     pub operation: Option<&'static str>,
-    /// From which state to which and why, where changes of state are counted.
+    /// Counted state change, for counters of state changes.
     pub change: Option<Change>,
-    /// The number.
+    /// Value of the metric.
     pub value: f64,
 }
 
 impl FilterSample {
-    /// Of the filter as a whole.
+    /// Creates a sample for all kinds of operation together.
     pub fn of_all(name: &'static str, value: f64) -> Self {
         Self { name, operation: None, change: None, value }
     }
 
-    /// Of one kind of operation.
+    /// Creates a sample for one kind of operation.
     pub fn of(name: &'static str, operation: Kind, value: f64) -> Self {
         Self { name, operation: Some(operation.as_str()), change: None, value }
     }
 }
 
-/// A change of state. All of its words come from the filter's own few.
+/// State change of a breaker. Each field has a small fixed set of values, because the fields become metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
-    /// As in `closed`.
+    /// Previous state, for example `closed`.
     pub from: &'static str,
-    /// As in `open`.
+    /// New state, for example `open`.
     pub to: &'static str,
-    /// As in `errors`.
+    /// Reason, for example `errors`.
     pub reason: &'static str,
 }
 
-/// One call through a channel's filters.
+/// One provider call through a channel's filters.
 pub struct Call<'a> {
-    /// The channel's name.
+    /// Name of the channel.
     pub channel: &'a str,
-    /// What is asked.
+    /// Operation to execute.
     pub operation: &'a Operation,
-    /// Time and chance, so that filters need neither.
+    /// Source of time and randomness.
     pub clock: &'a dyn Clock,
-    /// Counts with other machines.
+    /// Rate counter shared with other machines.
     pub counter: &'a dyn Counter,
-    /// On the clock's scale: when the caller stops waiting.
+    /// Time at which the caller stops waiting, on the clock's scale.
     pub deadline: Duration,
-    /// Whether the caller waits less long than the channel would: what ends at the deadline then says nothing about the
-    /// channel, and one merchant's haste must not stop it for the others.
-    pub is_impatient: bool,
-    /// What the last exchange failed of.
-    pub symptom: &'a FailureReason,
+    /// Whether the caller set the deadline, and it is earlier than the channel's own timeout. A timeout at such a deadline says
+    /// nothing about the channel: one merchant's short timeout must not open the breaker for the others.
+    pub deadline_is_callers: bool,
+    /// Failure reason of the last exchange.
+    pub failure_reason: &'a FailureReason,
 }
 
 impl Call<'_> {
-    /// Whether this end came because the caller stopped waiting, before the channel's own time was over.
-    pub fn is_given_up(&self, result: &Result<Outcome, Error>) -> bool {
+    /// Returns whether the call failed because the caller stopped waiting before the channel's own timeout.
+    pub fn ended_by_callers_deadline(&self, result: &Result<Outcome, Error>) -> bool {
         let failed = result.as_ref().is_err_and(Error::is_channel_failure);
-        failed && self.is_impatient && self.clock.now() >= self.deadline
+        failed && self.deadline_is_callers && self.clock.now() >= self.deadline
     }
 }
 
-/// Counts calls for several machines together.
+/// Token bucket shared by several machines.
 #[async_trait]
 pub trait Counter: Send + Sync {
-    /// Takes a token out of a bucket that all machines share, or says after how many seconds it is worth another try. `None`
-    /// where each machine counts for itself, or must for now.
+    /// Takes a token from the shared bucket `name`. If it is empty, the error is the number of seconds until a retry may succeed.
+    /// Returns `None` if each machine counts locally, because no shared counter is configured or reachable.
     async fn take(&self, name: &str, rate: limit::Rate) -> Option<Result<(), u64>>;
 }
 
-/// There are no other machines.
+/// [`Counter`] of a single machine: there is no shared bucket.
 pub struct LocalOnly;
 
 #[async_trait]
@@ -179,25 +183,25 @@ impl Counter for LocalOnly {
     }
 }
 
-/// Time and chance.
+/// Source of time and randomness.
 #[async_trait]
 pub trait Clock: Send + Sync {
-    /// Time since some fixed moment; never goes back.
+    /// Returns the time since a fixed moment; monotonic.
     fn now(&self) -> Duration;
-    /// Waits.
+    /// Sleeps for this time.
     async fn sleep(&self, time: Duration);
-    /// A number from 0 up to, not including, 1.
+    /// Returns a random number in [0, 1).
     fn random(&self) -> f64;
 }
 
-/// The exchange at the end of the filters.
+/// Request to the provider, at the end of the filter chain.
 #[async_trait]
 pub trait Exchange: Send + Sync {
-    /// Asks the provider once.
+    /// Sends one request to the provider and returns its outcome.
     async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error>;
 }
 
-/// The rest of the way. It can be copied, so that a filter can go it again.
+/// Rest of the filter chain. It is `Copy`, so that a filter can run it repeatedly.
 #[derive(Clone, Copy)]
 pub struct Next<'a> {
     filters: &'a [Arc<dyn Filter>],
@@ -205,12 +209,12 @@ pub struct Next<'a> {
 }
 
 impl<'a> Next<'a> {
-    /// The whole way: all filters, outermost first, then the exchange.
+    /// Creates the whole chain: all filters, outermost first, then the exchange.
     pub fn new(filters: &'a [Arc<dyn Filter>], exchange: &'a dyn Exchange) -> Self {
         Self { filters, exchange }
     }
 
-    /// Goes the rest of the way.
+    /// Runs the rest of the chain.
     pub async fn run(self, call: &Call<'_>) -> Result<Outcome, Error> {
         match self.filters.split_first() {
             Some((filter, rest)) => filter.handle(call, Next { filters: rest, ..self }).await,
@@ -219,22 +223,14 @@ impl<'a> Next<'a> {
     }
 }
 
-/// One row of [`FILTERS`].
-pub struct Row {
-    /// Its name in `use`.
+/// Registration of a filter in [`FILTERS`](crate::registry::FILTERS).
+pub struct FilterSpec {
+    /// Name in `[[filter]] use = "…"`.
     pub name: &'static str,
-    /// Reads the `[[filter]]` table (`use` is taken already), with the state of the filter whose place it takes; says
-    /// every mistake to the settings and gives `None` if there was one.
+    /// Constructor of the filter.
     pub build: Build,
 }
 
-/// Makes a filter of its settings and the memory of the one whose place it takes.
+/// Builds a filter from its `[[filter]]` table (without `use`) and the state of the filter that it replaces. Reports every
+/// mistake to the settings and returns `None` if there is one.
 pub type Build = fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>;
-
-/// Every filter that a channel may use.
-pub const FILTERS: &[Row] = &[
-    Row { name: "limit", build: limit::build },
-    Row { name: "retry", build: retry::build },
-    Row { name: "breaker", build: breaker::build },
-    Row { name: "adaptive", build: adaptive::build },
-];

@@ -1,19 +1,21 @@
-//! What Tollgate knows about payments, and nothing about machines: no network, disk, clock or async runtime in here.
+//! Payment knowledge of Tollgate: providers, filters and signers. It uses no network, disk, clock or async runtime.
 //!
-//! | module | tells |
+//! | module | content |
 //! |---|---|
-//! | [`payment`] | the words: operation, outcome, money, status, event |
-//! | [`error`] | what can go wrong, sorted by "may money have moved?" |
-//! | [`provider`] | how a payment company's dialect plugs in, and the table of those that exist |
-//! | [`filter`] | what stands around the call to a channel: breaker, retry, limit |
-//! | [`signer`] | algorithms with a key in them, and the table of those that exist |
-//! | [`settings`] | how a plugin reads its part of a TOML file and says every mistake in it |
-//! | [`secret`] | a value that is never printed |
+//! | [`payment`] | vocabulary: operation, outcome, money, status, event |
+//! | [`error`] | errors of an operation, sorted by "may money have moved?" |
+//! | [`provider`] | trait that a payment company's protocol implements |
+//! | [`filter`] | wrappers of a provider call: breaker, retry, limit, adaptive |
+//! | [`signer`] | signature algorithms and readers of key files |
+//! | [`registry`] | tables of all providers, filters and algorithms |
+//! | [`settings`] | reader of a plugin's TOML table that reports every mistake |
+//! | [`secret`] | byte string that is never printed |
 
 pub mod error;
 pub mod filter;
 pub mod payment;
 pub mod provider;
+pub mod registry;
 pub mod secret;
 pub mod settings;
 pub mod signer;

@@ -1,4 +1,4 @@
-//! The words: what is asked of a provider, and what became of it.
+//! Payment vocabulary: operations that a provider executes, and their outcomes.
 
 mod money;
 
@@ -12,28 +12,24 @@ use sha2::{Digest, Sha256};
 pub use self::money::{Currency, Money};
 use crate::error::ProviderError;
 
-/// How the payer pays, as in `wechat.native`; one of those that the table of providers lists.
+/// Payment method that a provider serves, for example `wechat.native`.
+///
+/// Names are parsed in [`registry`](crate::registry), which knows the providers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Method(&'static str);
 
 impl Method {
-    /// Finds a method by its name; `None` when no provider has it.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::all().find(|method| method.0 == name)
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self(name)
     }
 
-    /// Every method that some provider has.
-    pub fn all() -> impl Iterator<Item = Self> {
-        crate::provider::PROVIDERS.iter().flat_map(|row| row.methods).map(|name| Self(name))
-    }
-
-    /// Its name.
+    /// Returns the method's name.
     pub fn as_str(&self) -> &'static str {
         self.0
     }
 
-    /// Whether a till scans the payer's code: then the payment ends at once, or while the payer types a password, and
-    /// what stays open is reversed instead of closed.
+    /// Returns whether a cashier scans the payer's code. Such a payment ends at once or after the payer enters a password.
+    /// An unfinished one is reversed instead of closed.
     pub fn is_scanned(&self) -> bool {
         matches!(self.0.split_once('.'), Some((_, "barcode" | "codepay")))
     }
@@ -57,21 +53,10 @@ impl Serialize for Method {
     }
 }
 
-impl<'de> Deserialize<'de> for Method {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Self::parse(&name).ok_or_else(|| {
-            // Two dialects of one company have methods in common.
-            let known: std::collections::BTreeSet<_> = Self::all().map(|method| method.0).collect();
-            let known: Vec<_> = known.into_iter().collect();
-            serde::de::Error::custom(format!("`{name}` is no method; there are {}", known.join(", ")))
-        })
-    }
-}
-
-/// The number under which the provider knows an order or a refund, derived from the merchant's own and always the same
-/// way: the first 32 hexadecimal digits of SHA-256 over the parts, each ended by a zero byte. Two merchants with one
-/// `order_id` on one channel never meet, and its letters and length suit every provider.
+/// Returns the number under which the provider knows an order or a refund.
+///
+/// It is the first 32 hexadecimal digits of SHA-256 over the parts, each followed by a zero byte. Equal `order_id`s of two
+/// merchants on one channel therefore never collide. Every provider accepts its alphabet and length.
 pub fn provider_number(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -81,44 +66,44 @@ pub fn provider_number(parts: &[&str]) -> String {
     hex::encode(&hash.finalize()[..16])
 }
 
-/// What is known of the payer; which fields are needed depends on the method.
+/// Data of the payer. The method decides which fields are required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Payer {
-    /// WeChat's identity of the payer in the merchant's app (`wechat.jsapi`).
+    /// WeChat's id of the payer in the merchant's app (`wechat.jsapi`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub openid: Option<String>,
-    /// The payer's IP address (`wechat.h5`).
+    /// IP address of the payer (`wechat.h5`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ip: Option<String>,
-    /// The code that a till scanned from the payer's telephone.
+    /// Payment code that a cashier scanned from the payer's phone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_code: Option<String>,
-    /// The provider's number of the payer.
+    /// Provider's id of the payer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buyer_id: Option<String>,
 }
 
-/// Names the kinds of operation, for breakers, limits, logs and metrics.
+/// Kind of an operation, for breakers, limits, logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Create a payment.
+    /// Creates a payment.
     Pay,
-    /// Ask what became of a payment.
+    /// Queries the status of a payment.
     Query,
-    /// Close an unpaid payment.
+    /// Closes an unpaid payment.
     Close,
-    /// Give money back.
+    /// Creates a refund.
     Refund,
-    /// Ask what became of a refund.
+    /// Queries the status of a refund.
     QueryRefund,
 }
 
 impl Kind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 5] = [Self::Pay, Self::Query, Self::Close, Self::Refund, Self::QueryRefund];
 
-    /// Its name, as in metrics.
+    /// Returns the kind's name, as in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pay => "pay",
@@ -129,7 +114,7 @@ impl Kind {
         }
     }
 
-    /// Whether it only asks, so that sending it twice does no harm.
+    /// Returns whether the kind only reads, so that repeating it is harmless.
     pub fn is_query(self) -> bool {
         matches!(self, Self::Query | Self::QueryRefund)
     }
@@ -138,69 +123,70 @@ impl Kind {
 /// An order as the provider knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The number from [`provider_number`].
+    /// Number from [`provider_number`].
     pub number: String,
-    /// How it is paid.
+    /// Payment method.
     pub method: Method,
-    /// What it is for.
+    /// Amount to pay.
     pub amount: Money,
-    /// When it was first sent, or accepted where it is sent at once; some providers know an order by its number and this time.
+    /// Time of the first send, or of acceptance if the order is sent at once. Some providers identify an order by number and
+    /// this time.
     pub created_at: Timestamp,
-    /// When it ends unpaid, where that is known.
+    /// Time at which the unpaid order expires, if known.
     pub expires_at: Option<Timestamp>,
-    /// The provider's own number of it, once it has said one.
+    /// Provider's own number of the order, once known.
     pub provider_id: Option<String>,
 }
 
-/// What is asked of a provider.
+/// Request to a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Create a payment.
+    /// Creates a payment.
     Pay(Pay),
-    /// Ask what became of a payment.
+    /// Queries the status of a payment.
     Query(Order),
-    /// Close an unpaid payment.
+    /// Closes an unpaid payment.
     Close(Order),
-    /// Give money back.
+    /// Creates a refund.
     Refund(Refund),
-    /// Ask what became of a refund.
+    /// Queries the status of a refund.
     QueryRefund(Refund),
 }
 
-/// A payment to create.
+/// Payment to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pay {
-    /// Number, method, amount, end.
+    /// Number, method, amount and expiry.
     pub order: Order,
-    /// What the payer reads.
+    /// Text that the payer sees.
     pub description: String,
-    /// Who pays.
+    /// Data of the payer.
     pub payer: Payer,
-    /// Where the payer's browser goes afterwards.
+    /// URL to which the payer's browser returns after the payment.
     pub return_url: Option<String>,
-    /// Where the provider sends its notification.
+    /// URL to which the provider sends its notification.
     pub notify_url: String,
 }
 
-/// A refund to make or to ask about.
+/// Refund to create or to query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refund {
-    /// What was paid.
+    /// Order that was paid.
     pub order: Order,
-    /// The refund's own number.
+    /// Number of the refund, from [`provider_number`].
     pub number: String,
-    /// How much goes back.
+    /// Amount to refund.
     pub amount: Money,
-    /// When the merchant asked for the payment.
+    /// Time at which the merchant requested the payment.
     pub created_at: Timestamp,
-    /// What the payer reads.
+    /// Text that the payer sees.
     pub reason: Option<String>,
-    /// Where the provider sends its notification.
+    /// URL to which the provider sends its notification.
     pub notify_url: String,
 }
 
 impl Operation {
-    /// Which kind it is.
+    /// Returns the kind of the operation.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Pay(_) => Kind::Pay,
@@ -211,7 +197,7 @@ impl Operation {
         }
     }
 
-    /// The order that it is about.
+    /// Returns the order that the operation concerns.
     pub fn order(&self) -> &Order {
         match self {
             Self::Pay(pay) => &pay.order,
@@ -220,7 +206,7 @@ impl Operation {
         }
     }
 
-    /// The amount that the provider's answer must agree with.
+    /// Returns the amount that the provider's response must confirm.
     pub fn amount(&self) -> Money {
         match self {
             Self::Refund(refund) | Self::QueryRefund(refund) => refund.amount,
@@ -229,29 +215,29 @@ impl Operation {
     }
 }
 
-/// What a payment or refund has come to.
+/// Status of a payment or refund.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// The provider has it and the end is open.
+    /// The provider accepted the request; not final.
     Pending,
     /// Money moved; final.
     Succeeded,
     /// No money moved; final.
     Failed,
-    /// It ended unpaid; final.
+    /// Ended unpaid; final.
     Closed,
-    /// Something was sent and no trustworthy answer came; only the gateway says this, never a provider.
+    /// A request was sent and no trustworthy response came. Only the gateway sets this status, never a provider.
     Unknown,
 }
 
 impl Status {
-    /// Whether nothing can come after it.
+    /// Returns whether the status can no longer change.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Closed)
     }
 
-    /// Its name, as in answers and metrics.
+    /// Returns the status's name, as in responses and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -263,66 +249,66 @@ impl Status {
     }
 }
 
-/// What the payer's device needs in order to pay.
+/// Next step of the payer's device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum NextAction {
-    /// Show this as a QR code.
+    /// Show a QR code.
     Qr {
-        /// The code's content.
+        /// Content of the code.
         data: String,
     },
-    /// Hand these to the provider's JavaScript call.
+    /// Call the provider's JavaScript API.
     Jsapi {
-        /// Signed parameters, by the provider's own names.
+        /// Signed parameters, with the provider's names.
         params: BTreeMap<String, String>,
     },
-    /// Hand these to the provider's SDK in the app.
+    /// Call the provider's SDK in the app.
     App {
-        /// Signed parameters, by the provider's own names.
+        /// Signed parameters, with the provider's names.
         params: BTreeMap<String, String>,
     },
-    /// Send the payer's browser there.
+    /// Redirect the payer's browser.
     Redirect {
-        /// Where to.
+        /// Target of the redirect.
         url: String,
     },
-    /// Let the payer's browser post this form.
+    /// Submit a form with `POST` in the payer's browser.
     Form {
-        /// Where to.
+        /// Target of the form.
         url: String,
-        /// The form's fields.
+        /// Fields of the form.
         fields: BTreeMap<String, String>,
     },
 }
 
-/// What became of an operation, in the provider's verified word.
+/// Result of an operation, from a verified response or notification of the provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Never [`Status::Unknown`].
+    /// Status; never [`Status::Unknown`].
     pub status: Status,
-    /// The provider's own number of the payment or refund.
+    /// Provider's own number of the payment or refund.
     pub provider_id: Option<String>,
-    /// The amount that the provider names; must agree with ours where it is named.
+    /// Amount that the provider names. If present, it must equal the requested amount.
     pub amount: Option<Money>,
-    /// What the payer's device needs.
+    /// Next step of the payer's device.
     pub action: Option<NextAction>,
-    /// When the money moved.
+    /// Time at which the money moved.
     pub at: Option<Timestamp>,
-    /// Why a person must look at it, when the provider says that it does not go on by itself.
+    /// Reason for a manual review, if the provider cannot finish the operation by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs_person: Option<String>,
-    /// Whether the provider says that a scanned payment went wrong and must be reversed. Until the reversal the payer may have
-    /// been charged, so the status is [`Status::Pending`].
+    /// Whether the provider requires the reversal of a failed scanned payment. Until then the payer may have been charged, so
+    /// the status is [`Status::Pending`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_reversal: bool,
-    /// The provider's own code and message of why it came to this status, where its answer gives them.
+    /// Provider's code and message that explain the status, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ProviderError>,
 }
 
 impl Outcome {
-    /// An outcome of which only the status is known.
+    /// Returns an outcome with this status and no other data.
     pub fn of(status: Status) -> Self {
         Self {
             status,
@@ -337,35 +323,35 @@ impl Outcome {
     }
 }
 
-/// What a provider's notification says, in our words.
+/// Decoded notification of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The same for every repetition of this news; the channel's name goes before it when it is remembered.
+    /// Deduplication id: equal for every repetition of the notification. The ledger prefixes it with the channel's name.
     pub id: String,
-    /// Number of the order that it is about.
+    /// Number of the order.
     pub order_number: String,
-    /// Number of the refund, when it is about a refund.
+    /// Number of the refund, if the notification concerns a refund.
     pub refund_number: Option<String>,
-    /// What became of it; nothing when the news must not be believed by itself, and the provider is to be asked.
+    /// Outcome of the order or refund; `None` if the notification alone is not sufficient evidence, and a query must follow.
     pub outcome: Option<Outcome>,
-    /// The amount that it names where the provider is to be asked: one that is not ours is no reason to ask.
+    /// Amount that a notification without an outcome names. A wrong amount causes no query.
     pub amount: Option<Money>,
-    /// What it says of a refund's money. It counts only where the refund was not made here.
+    /// Refund data. Used only for a refund that was not created by this gateway.
     pub refunded: Option<Refunded>,
 }
 
-/// What a notification says of a refund's money.
+/// State of a refund's money in a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refunded {
-    /// So much went back to the payer by this refund.
+    /// Amount that this refund returned to the payer.
     Part(Money),
-    /// So much went back to the payer by all refunds of the order together.
+    /// Amount that all refunds of the order together returned to the payer.
     Total(Money),
-    /// The refund failed for good, so the money stays with the merchant.
+    /// The refund failed; final. The merchant keeps the money.
     Failed,
     /// The provider cannot finish the refund by itself. A person must finish it in the provider's console.
     Abnormal,
-    /// The refund's end is open, or the notification does not say it.
+    /// The refund is pending, or the notification does not name its state.
     Open,
 }
 
@@ -386,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_what_sha256sum_says_and_parts_do_not_run_together() {
+    fn provider_number_equals_sha256sum_and_separates_its_parts() {
         // printf 'shop\0order-1\0' | sha256sum | cut -c1-32
         assert_eq!(provider_number(&["shop", "order-1"]), "78632b96ea24626beb0cb6b581204b4d");
         assert_ne!(provider_number(&["ab", "c"]), provider_number(&["a", "bc"]));

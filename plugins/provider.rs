@@ -1,4 +1,8 @@
-//! How a payment company's dialect plugs in: one trait, one table.
+//! Trait that a payment company's protocol implements, and the types of its registration.
+//!
+//! ```text
+//! Operation ─ encode ─▶ request ─ sign ─▶ (sent)        (received) ─ verify ─▶ Verified ─ decode ─▶ Outcome
+//! ```
 
 pub mod alipay;
 pub mod bill;
@@ -30,17 +34,19 @@ use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::signer::{Key, Keyring, Signer};
 
-/// A dialect with one account in it. It turns an [`Operation`] into bytes and bytes into an [`Outcome`]; time, nonce and
-/// keys are arguments, so that each answer depends on nothing else.
+/// Protocol of a payment company, configured with one account.
+///
+/// It encodes an [`Operation`] to bytes and decodes bytes to an [`Outcome`]. Implementations are pure: time, nonce and keys are
+/// arguments.
 pub trait Provider: Send + Sync {
-    /// Puts the operation into the provider's words: method, path with query, headers, body. The host is added later.
-    /// What needs no exchange (a signed link for the payer's browser) is answered at once.
+    /// Encodes the operation as an HTTP request: method, path with query, headers, body. The caller adds the host.
+    /// An operation that needs no request (a signed link for the payer's browser) returns its outcome.
     fn encode(&self, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error>;
 
-    /// Signs the request, exactly as it will go out.
+    /// Signs the request as it will be sent.
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error>;
 
-    /// Checks the signature of what came over its raw body; `now` is unix seconds.
+    /// Verifies the signature of a response or notification over its raw body. `now` is in Unix seconds.
     fn verify(
         &self,
         source: Source,
@@ -50,7 +56,7 @@ pub trait Provider: Send + Sync {
         now: u64,
     ) -> Result<Verified, BadSignature>;
 
-    /// Reads a verified answer. It may sign too: what the payer's device needs.
+    /// Decodes a verified response. It may also sign the parameters for the payer's device.
     fn decode(
         &self,
         operation: &Operation,
@@ -59,109 +65,110 @@ pub trait Provider: Send + Sync {
         with: Signing<'_>,
     ) -> Result<Outcome, Error>;
 
-    /// Reads an error answer that carries no signature: it can say no or "later", never yes.
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error;
+    /// Decodes an error response without a signature. Such a response never proves success.
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error;
 
-    /// Decrypts and reads a verified notification; refuses one that is for another account.
+    /// Decrypts and decodes a verified notification. A notification for another account is an error.
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error>;
 
-    /// Says what a verified notification is about, for the log line of one that cannot be used.
+    /// Describes a verified notification, for the log line of an unusable one.
     fn describe(&self, notification: &Verified) -> Described;
 
-    /// What the provider wants to hear to its notification: taken, or not (then it sends it again).
+    /// Returns the response to a notification. A provider repeats a notification that was not accepted.
     fn acknowledge(&self, accepted: bool) -> Response<Bytes>;
 
-    /// The account's number at the provider. A payment that was made with one account can be asked about with no other.
+    /// Returns the account's id at the provider. A payment can only be queried with the account that created it.
     fn account(&self) -> &str;
 
-    /// How long an order can be paid for which no end was asked; `None` when the provider settles that by itself. Beyond
-    /// it the provider's word that an order was never begun is its last one.
+    /// Returns the default lifetime of an order without `expires_at`; `None` if the provider decides. After that time, the
+    /// provider's answer that an order was never begun is final.
     fn default_expiry(&self) -> Option<Duration>;
 
-    /// Whether a key is there that could verify an answer now; `now` is unix seconds.
+    /// Returns whether a key can verify a response at `now` (Unix seconds).
     fn can_verify(&self, keys: &Keyring, now: u64) -> bool;
 
-    /// Where the provider publishes its keys; `None` when they are only ever configured.
+    /// Returns how to fetch the provider's public keys; `None` if they are only configured.
     fn published_keys(&self) -> Option<&dyn PublishedKeys>;
 
-    /// How its bills are had; `None` when it hands out none.
+    /// Returns how to download the provider's bills; `None` if it provides none.
     fn bills(&self) -> Option<&dyn Bills>;
 }
 
-/// A provider that publishes its public keys itself.
+/// Endpoint at which a provider publishes its public keys.
 pub trait PublishedKeys: Send + Sync {
-    /// The request that asks for them, not yet signed. `key_id` is the id of an unknown key that a message was signed with.
-    /// `None` where the provider must be told which key is wanted, and none is named. Such a provider names the key with which it
-    /// signs in each answer, so a request for a known key tells which key is in use.
+    /// Returns the unsigned request for the keys. `key_id` is the id of an unknown key that signed a message.
+    ///
+    /// Returns `None` if the provider requires a key id and `key_id` is `None`. Such a provider names its signing key in each
+    /// response, so a request for a known key reveals the current key.
     fn request(&self, key_id: Option<&str>) -> Option<Request<Bytes>>;
 
-    /// Checks and reads the answer; `keys` are those that are known already, `now` is unix seconds.
+    /// Verifies and decodes the response. `keys` are the known keys; `now` is in Unix seconds.
     fn read(&self, answer: &Response<Bytes>, keys: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys>;
 
-    /// Identity of the configured roots that vouch for fetched keys. Keys that other roots vouched for are not kept.
+    /// Identifies the configured root certificates that authenticate fetched keys. Keys under other roots are discarded.
     fn trust_anchor(&self) -> &str;
 }
 
-/// Why published keys could not be fetched.
+/// Reason why published keys could not be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct NoKeys {
-    /// What happened; the same words for the same cause.
+    /// What happened. Equal causes have equal texts.
     pub why: String,
-    /// The provider's own code and message, where it answered with them.
+    /// Provider's code and message, if its response had them.
     pub word: Option<ProviderError>,
-    /// What an operator does about it.
+    /// Action for the operator.
     pub advice: &'static str,
 }
 
-/// What a verified notification says of itself, as far as it can be read.
+/// Summary of a verified notification, for logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Described {
-    /// The provider's name of the event, as in `TRANSACTION.SUCCESS`.
+    /// Provider's name of the event, for example `TRANSACTION.SUCCESS`.
     pub event: Option<String>,
-    /// The order number that the provider knows.
+    /// Order number, as sent to the provider.
     pub order_number: Option<String>,
 }
 
-/// An operation in a provider's words.
+/// Encoded operation.
 #[derive(Debug)]
 pub enum Encoded {
-    /// To be signed and sent.
+    /// Request to sign and send.
     Send(Request<Bytes>),
-    /// Needs no exchange: this is its outcome.
+    /// Outcome of an operation that needs no request.
     Answer(Outcome),
 }
 
-/// What a signature is made with.
+/// Input of a signature.
 #[derive(Clone, Copy)]
 pub struct Signing<'a> {
-    /// The account's private key.
+    /// Private key of the account.
     pub signer: &'a dyn Signer,
-    /// The keys that the answer will be checked with: some providers want to hear which of them to answer with.
+    /// Keys that will verify the response. Some providers require the id of one in the request.
     pub keys: &'a Keyring,
-    /// When and with which randomness.
+    /// Time and nonce.
     pub stamp: &'a Stamp,
 }
 
-/// How bytes came to us; some providers sign the two in different ways.
+/// Origin of received bytes. Some providers sign responses and notifications differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// As the answer to a request of ours.
+    /// Response to a request of the gateway.
     Answer,
-    /// By themselves.
+    /// Notification sent by the provider.
     Notification,
 }
 
-/// The moment and the randomness that go into one signature.
+/// Time and nonce of one signature.
 #[derive(Clone, Debug)]
 pub struct Stamp {
-    /// Unix seconds.
+    /// Unix time in seconds.
     pub unix_time: u64,
-    /// 32 letters and digits, never used twice.
+    /// Nonce: 32 letters and digits, never reused.
     pub nonce: String,
 }
 
-/// Bytes whose signature was checked. Only a provider's `verify` makes one, after the check.
+/// Bytes whose signature was verified. Only a provider's `verify` creates this proof.
 #[derive(Debug)]
 pub struct Verified {
     bytes: Bytes,
@@ -169,7 +176,7 @@ pub struct Verified {
     key_id: String,
 }
 
-/// Where in such bytes a name and its value are.
+/// Byte ranges of a name and its value within [`Verified`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) name: Range<usize>,
@@ -177,134 +184,124 @@ pub(crate) struct Member {
 }
 
 impl Verified {
-    /// For a provider's `verify` alone, after the check: the bytes, and the id of the key that signed them.
+    /// Asserts that the signature by the key `key_id` was verified. Only a provider's `verify` may call this.
     pub(crate) fn assertion(bytes: Bytes, key_id: impl Into<String>) -> Self {
-        Self::vouch_read(bytes, Vec::new(), key_id)
+        Self::assertion_with_members(bytes, Vec::new(), key_id)
     }
 
-    /// The same with what had to be read for the check, so that it need not be read again.
-    pub(crate) fn vouch_read(bytes: Bytes, members: Vec<Member>, key_id: impl Into<String>) -> Self {
+    /// Like [`assertion`](Self::assertion), with the members that the verification parsed, so that they are not parsed again.
+    pub(crate) fn assertion_with_members(bytes: Bytes, members: Vec<Member>, key_id: impl Into<String>) -> Self {
         Self { bytes, members, key_id: key_id.into() }
     }
 
-    /// The bytes that were signed.
+    /// Returns the signed bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What was read for the check; nothing where it was a check of the bytes as they are.
+    /// Returns the members that the verification parsed; empty if it used the raw bytes.
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// Which key signed them.
+    /// Returns the id of the key that signed the bytes.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }
 }
 
-/// Why bytes are not believed.
+/// Reason why a signature was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignature {
-    /// There is no signature at all.
+    /// There is no signature.
     #[error("it carries no signature")]
     Missing,
-    /// It is older or newer than the provider's window allows.
+    /// The timestamp is outside the provider's window.
     #[error("its timestamp is more than five minutes off")]
     Stale,
-    /// No key of that name is known; a refresh of the keys may bring it.
+    /// No key has this id. A refresh of the keys may add it.
     #[error("it is signed with the unknown key `{0}`")]
     UnknownKey(String),
-    /// The provider's own test of whether signatures are checked.
+    /// The provider's self-test of whether signatures are verified.
     #[error("it is the provider's probe, signed wrongly on purpose")]
     Probe,
-    /// The signature is not over these bytes, or not by that key.
+    /// The signature does not match these bytes and this key.
     #[error("the signature is wrong ({0})")]
     Wrong(&'static str),
 }
 
-/// One row of [`PROVIDERS`].
+/// Registration of a provider in [`PROVIDERS`](crate::registry::PROVIDERS).
 pub struct ProviderSpec {
-    /// Its name in a channel's `provider`.
+    /// Name in a channel's `provider`.
     pub name: &'static str,
-    /// The methods that it serves.
+    /// Payment methods that the provider serves.
     pub methods: &'static [&'static str],
-    /// The secrets that it wants in `[keys]` beside `sign` and `verify`.
+    /// Secrets in `[keys]` beside `sign` and `verify`.
     pub secrets: &'static [SecretField],
-    /// The algorithms that `[keys]` may name for it.
+    /// Algorithms that `[keys]` may name.
     pub algorithms: &'static [&'static str],
     /// Whether `[keys]` names a private key in `sign`.
     pub sign: Need,
     /// Whether `[keys]` names the provider's public keys in `verify`.
     pub verify: Need,
-    /// Works out by what id the provider knows a key, from its file; `None` when only the `id` in `[keys]` tells.
+    /// Derives the provider's id of a key from the key's file; `None` if only the `id` in `[keys]` is known.
     pub key_id: fn(&[u8]) -> Option<String>,
-    /// How long after a request "there is no such order" is not believed yet: the request may still be on its way inside.
+    /// Time after a request during which the provider's "not found" is not final: it may still be processing the request.
     pub not_found_grace: Duration,
-    /// How often it may be asked about what somebody waits for.
+    /// Interval of status queries while a caller waits.
     pub pace: PollInterval,
-    /// The methods whose identical create gives the same unpaid order again, by the provider's documentation. Never a scanned
-    /// method: its create moves money.
+    /// Methods whose identical create request returns the same unpaid order, according to the provider's documentation. Scanned
+    /// methods must not be listed, because their create request moves money.
     pub repeats_create: &'static [&'static str],
-    /// How long the provider keeps an order open for which no end was asked; `None` where [`Provider::lifetime`] sets the end
-    /// or nothing is known.
+    /// Time for which the provider keeps an order without `expires_at` open; `None` if [`Provider::default_expiry`] sets the
+    /// expiry or the time is unknown.
     pub unpaid_lifetime: Option<Duration>,
-    /// What cannot be done without a client certificate in `[mtls]`, where some of it can.
+    /// Operations that need a client certificate in `[mtls]`, if only some do.
     pub without_mtls: Option<&'static str>,
-    /// Holds its files and ids against each other.
+    /// Consistency checks of the channel's files and ids.
     pub inspection: &'static Inspection,
-    /// Reads `[account]`; says every mistake to the settings and gives `None` if there was one.
+    /// Reads `[account]`. Reports every mistake to the settings and returns `None` if there is one.
     pub build: fn(&mut Settings<'_>, &BuildContext<'_>) -> Option<Box<dyn Provider>>,
 }
 
-impl ProviderSpec {
-    /// Finds a provider's row by its name.
-    pub fn named(name: &str) -> Option<&'static Self> {
-        PROVIDERS.iter().find(|row| row.name == name)
-    }
-}
-
-/// How the pauses go between questions about one order.
+/// Interval between status queries for one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollInterval {
-    /// The same pause each time.
+    /// Constant interval.
     Steady(Duration),
-    /// Twice as long each time, from one second on: the provider turns away who asks more often.
+    /// Starts at 1 s and doubles each time, because the provider rejects more frequent queries.
     Doubling,
 }
 
-/// Whether something may or must be there.
+/// Whether a configuration value is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The provider cannot do without; what belongs there, and where one finds it.
+    /// The value is required. The text says what it is and where to find it.
     Required(&'static str),
-    /// It may be there.
+    /// The value is optional.
     Optional,
-    /// It has no meaning for this provider.
+    /// The provider does not use the value.
     Nothing,
 }
 
-/// What `[keys]` holds, for building a provider.
+/// Content of `[keys]`, for building a provider.
 #[derive(Clone, Copy)]
 pub struct BuildContext<'a> {
-    /// The secrets of [`ProviderSpec::secrets`], each checked by its own check.
+    /// Values of [`ProviderSpec::secrets`], each accepted by its [`SecretField::check`].
     pub secrets: &'a Secrets,
-    /// The algorithm of the private key, if there is one.
+    /// Algorithm of the private key, if there is one.
     pub algorithm: Option<&'static str>,
 }
 
-/// A secret that a provider wants.
+/// Secret in `[keys]` that a provider uses.
 pub struct SecretField {
-    /// Its key in `[keys]`.
+    /// Key in `[keys]`.
     pub name: &'static str,
-    /// Whether the provider cannot do without.
+    /// Whether the secret is required.
     pub need: Need,
-    /// Says what is wrong with a value, without repeating it.
+    /// Validates a value. The error message does not repeat the value.
     pub check: fn(&[u8]) -> Result<(), String>,
 }
 
-/// The secrets of one channel, by name.
+/// Secrets of one channel, by name.
 pub type Secrets = std::collections::BTreeMap<&'static str, Secret>;
-
-/// Every provider that a channel may name.
-pub const PROVIDERS: &[ProviderSpec] = &[alipay::ROW, sandbox::ROW, unionpay::ROW, wechat_v2::ROW, wechat_v3::ROW];

@@ -1,20 +1,20 @@
-//! A value that is never printed.
+//! Byte string that is never printed.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Bytes that must not be seen: `Debug` and `Display` print `***`, and the memory is wiped when it is dropped.
+/// Secret bytes. `Debug` and `Display` print `***`; dropping wipes the memory.
 #[derive(Clone, Default)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes over.
+    /// Wraps the bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes themselves; the name makes each place that uses them easy to find.
+    /// Returns the bytes. The name makes every use easy to find.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_stars() {
+    fn secret_is_redacted_in_debug_and_display() {
         let secret = Secret::new("abc");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(secret.expose(), b"abc");

@@ -1,7 +1,7 @@
-//! How a part of a TOML file is read: every mistake is told, not only the first, each with its place and a suggestion.
+//! Reader of TOML tables that reports every mistake, each with its position and a suggestion.
 //!
-//! A [`Settings`] is one table. Its readers take a key each and note what is wrong with the value; when it is dropped it
-//! notes every key that nobody asked for. So a reader that lists its keys has refused all others.
+//! [`Settings`] is one table. Each reader method reads one key and reports a wrong value. Dropping the table reports every key
+//! that was not read, so that a reader that lists its keys rejects all others.
 
 mod schema;
 mod value;
@@ -15,84 +15,84 @@ use toml::de::{DeTable, DeValue};
 
 use self::schema::example;
 pub use self::schema::{Form, Key, Outline, Shape};
-use self::value::describe;
+pub(crate) use self::value::describe;
 pub use self::value::{Setting, Size, duration};
 
-/// A key of more characters is told by its beginning, and is nobody's misspelling.
-const LONGEST_NEAR: usize = 64;
+/// Maximum length of an unknown key, in characters, that is printed in full and compared with the known keys.
+const MAX_KEY_LENGTH: usize = 64;
 
-/// One mistake in a file.
+/// Mistake in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where in the file, in bytes.
+    /// Byte range in the file.
     pub span: Range<usize>,
-    /// What is wrong.
+    /// Description of the mistake.
     pub message: String,
-    /// What to do about it.
+    /// How to correct it.
     pub suggestion: Option<String>,
 }
 
-/// The mistakes found so far in one file.
+/// Mistakes and notes collected from one file.
 #[derive(Debug, Default)]
 pub struct Problems {
     found: RefCell<Vec<Problem>>,
-    /// What is no mistake, but odd.
+    /// Remarks that are no mistakes.
     notes: RefCell<Vec<Problem>>,
-    /// Whether a key or certificate was refused.
+    /// Whether a key or certificate was rejected.
     are_keys_wrong: Cell<bool>,
-    /// Every key that a reader asked for, by its path, where somebody wants to know.
+    /// Path of every key that was read; `None` unless created by [`watching`](Self::watching).
     asked: Option<RefCell<BTreeSet<String>>>,
 }
 
 impl Problems {
-    /// Such as also note which keys are asked for.
+    /// Creates a collection that also records which keys are read.
     pub fn watching() -> Self {
         Self { asked: Some(RefCell::default()), ..Self::default() }
     }
 
-    /// The keys that readers asked for by now, as in `filter.rate`.
+    /// Returns the paths of the keys read so far, for example `filter.rate`; empty unless they are recorded.
     pub fn asked(&self) -> BTreeSet<String> {
         self.asked.as_ref().map(|asked| asked.borrow().clone()).unwrap_or_default()
     }
 
-    /// Notes one.
+    /// Adds a mistake.
     pub fn push(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.found.borrow_mut().push(Problem { span, message: message.into(), suggestion });
     }
 
-    /// Notes what is odd, and no mistake.
+    /// Adds a note: a remark that is no mistake.
     pub fn note(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.notes.borrow_mut().push(Problem { span, message: message.into(), suggestion });
     }
 
-    /// Notes that a key or certificate was refused: what would follow from that need not be told.
+    /// Records that a key or certificate was rejected, so that consequential mistakes are not reported.
     pub fn mark_wrong_keys(&self) {
         self.are_keys_wrong.set(true);
     }
 
-    /// Whether a key or certificate was refused.
+    /// Returns whether a key or certificate was rejected.
     pub fn are_keys_wrong(&self) -> bool {
         self.are_keys_wrong.get()
     }
 
-    /// Takes the notes, in the order of the file.
+    /// Removes and returns the notes, in the order of the file.
     pub fn take_notes(&self) -> Vec<Problem> {
         let mut notes = self.notes.take();
         notes.sort_by_key(|note| note.span.start);
         notes
     }
 
-    /// How many there are.
+    /// Returns the number of mistakes.
     pub fn len(&self) -> usize {
         self.found.borrow().len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no mistake.
     pub fn is_empty(&self) -> bool {
         self.found.borrow().is_empty()
     }
 
-    /// All of them, in the order of the file.
+    /// Returns the mistakes, in the order of the file.
     pub fn into_vec(self) -> Vec<Problem> {
         let mut problems = self.found.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
@@ -100,7 +100,7 @@ impl Problems {
     }
 }
 
-/// One table of a TOML file, being read.
+/// Table of a TOML file that is being read.
 pub struct Settings<'a> {
     table: &'a DeTable<'a>,
     span: Range<usize>,
@@ -108,59 +108,60 @@ pub struct Settings<'a> {
     asked: Vec<&'static str>,
     silent: bool,
     problems: &'a Problems,
-    /// Where it is written down what is asked for; then nothing is known of a value that is missing, and nothing refused.
+    /// Schema under construction; `Some` only in a table from [`describe`](Self::describe). Missing values are then replaced by
+    /// examples, and no key is rejected.
     outline: Option<Outline>,
 }
 
 impl<'a> Settings<'a> {
-    /// The root of a file.
+    /// Returns the root table of a file.
     pub fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
         let table = table.get_ref();
         Self { table, span: 0..0, name: String::new(), asked: Vec::new(), silent: false, problems, outline: None }
     }
 
-    /// The root of a file of which only some values are given: the readers see each key as if it were there, and what they ask
-    /// for is written down. What they find wrong means nothing.
+    /// Returns a root table that collects the schema of a file. Readers see every key as present, and the outline records what
+    /// they read. The reported mistakes are meaningless.
     pub fn describe(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems, outline: Outline) -> Self {
         let mut root = Self::root(table, problems);
         (root.outline, root.silent) = (Some(outline), true);
         root
     }
 
-    /// Where this table stands, for a mistake that concerns all of it.
+    /// Returns the position of the table.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Where the value of a key stands, or the table where the key is missing.
+    /// Returns the position of a key's value, or of the table if the key is missing.
     pub fn span_of(&self, key: &str) -> Range<usize> {
         self.table.get(key).map_or_else(|| self.span(), Spanned::span)
     }
 
-    /// Notes a mistake in the value of a key.
+    /// Reports a mistake in the value of a key.
     pub fn problem(&self, key: &str, message: impl Into<String>, suggestion: Option<String>) {
         self.problems.push(self.span_of(key), message, suggestion);
     }
 
-    /// The texts of the table by their keys, without asking for them.
+    /// Returns the strings of the table by key. They do not count as read.
     pub fn peek_texts(&self) -> Vec<(String, String)> {
         let text = |value: &DeValue<'_>| value.as_str().map(str::to_owned);
         self.table.iter().filter_map(|(key, value)| Some((key.get_ref().to_string(), text(value.get_ref())?))).collect()
     }
 
-    /// Whether the key is there.
+    /// Returns whether the key is present.
     pub fn has(&self, key: &str) -> bool {
         self.outline.is_some() || self.table.contains_key(key)
     }
 
-    /// Tells which texts a key may have, for descriptions of the file; to refuse any other is the reader's own.
+    /// Adds the allowed strings of a key to the schema. The caller must reject other values itself.
     pub fn choices(&self, key: &'static str, choices: impl IntoIterator<Item = &'static str>) {
         if let Some(outline) = &self.outline {
             outline.choices(key, choices.into_iter().collect());
         }
     }
 
-    /// The value of a key that may be missing; `None` also when it is wrong (then that is noted).
+    /// Reads an optional key. Returns `None` if it is missing, or wrong and reported.
     pub fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         self.asked.push(key);
         self.outline.iter().for_each(|outline| outline.value::<T>(key, None));
@@ -175,12 +176,12 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value of a key that must be there.
+    /// Reads a required key. Returns `None` if it is missing or wrong, and reported.
     pub fn required<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         self.required_as(key, T::EXPECTED)
     }
 
-    /// The same; where it is missing, the advice says what belongs there and where one finds it.
+    /// Reads a required key. If it is missing, the report contains `advice`: what the value is and where to find it.
     pub fn required_as<T: Setting>(&mut self, key: &'static str, advice: &str) -> Option<T> {
         if let Some(outline) = &self.outline {
             outline.value::<T>(key, Some(advice));
@@ -195,12 +196,12 @@ impl<'a> Settings<'a> {
         self.optional(key)
     }
 
-    /// The value of a key, or this one when it is missing or wrong.
+    /// Reads a key, with a default if it is missing or wrong.
     pub fn or<T: Setting>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)
     }
 
-    /// The table under a key.
+    /// Reads an optional table.
     pub fn section(&mut self, key: &'static str) -> Option<Settings<'a>> {
         self.asked.push(key);
         let outline = self.outline.as_ref().map(|outline| outline.table(key, None));
@@ -210,13 +211,13 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The table under a key that must be there.
+    /// Reads a required table.
     pub fn required_section(&mut self, key: &'static str) -> Option<Settings<'a>> {
         let advice = format!("add `[{}]`", self.path(key));
         self.section_or(key, advice)
     }
 
-    /// The same; where it is missing, the advice says what belongs there.
+    /// Reads a required table. If it is missing, the report contains `advice`: what the value is.
     pub fn required_section_as(&mut self, key: &'static str, advice: &str) -> Option<Settings<'a>> {
         self.section_or(key, format!("add `{key} = …`: {advice}"))
     }
@@ -232,7 +233,7 @@ impl<'a> Settings<'a> {
         self.section(key)
     }
 
-    /// The tables under a key, as in `[[filter]]`; none when it is missing.
+    /// Reads a list of tables such as `[[filter]]`; empty if it is missing.
     pub fn sections(&mut self, key: &'static str) -> Vec<Settings<'a>> {
         self.asked.push(key);
         let outline = self.outline.as_ref().map(|outline| outline.tables(key));
@@ -252,8 +253,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The items of the list under a key, each with its place, so that what is wrong with one is told where it stands;
-    /// none when it is missing.
+    /// Reads a list of values, each with its position for reports; empty if it is missing.
     pub fn items<T: Setting>(&mut self, key: &'static str) -> Vec<(Range<usize>, T)> {
         self.asked.push(key);
         self.outline.iter().for_each(|outline| outline.values::<T>(key));
@@ -277,7 +277,7 @@ impl<'a> Settings<'a> {
         read
     }
 
-    /// The texts in the table under a key, whatever their own keys are; none when it is missing.
+    /// Reads a table of strings with arbitrary keys; empty if it is missing.
     pub fn texts(&mut self, key: &'static str) -> Vec<(String, String)> {
         if let Some(outline) = &self.outline {
             outline.texts(key);
@@ -299,13 +299,12 @@ impl<'a> Settings<'a> {
         read
     }
 
-    /// Ends the reading without a word about the keys that nobody asked for: when what they belong to is not known, nobody
-    /// can say which of them are wrong.
+    /// Ends the reading without reporting unread keys, for a table whose kind is unknown.
     pub fn ignore_rest(mut self) {
         self.silent = true;
     }
 
-    /// Where mistakes are noted.
+    /// Returns the collection of mistakes.
     pub fn problems(&self) -> &'a Problems {
         self.problems
     }
@@ -355,21 +354,21 @@ impl Drop for Settings<'_> {
             return;
         }
         for (key, _) in self.table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref())) {
-            // A long key is near to none, and to compare it would take long.
-            let is_short = key.get_ref().len() <= LONGEST_NEAR;
-            let near = self
+            // A long key is no misspelling of a known one, and its edit distance would be slow to compute.
+            let is_short = key.get_ref().len() <= MAX_KEY_LENGTH;
+            let similar = self
                 .asked
                 .iter()
                 .filter(|_| is_short)
                 .map(|known| (strsim::osa_distance(known, key.get_ref()), known))
                 .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
                 .min();
-            let suggestion = match near {
+            let suggestion = match similar {
                 Some((_, known)) => format!("did you mean `{known}`?"),
                 None if self.asked.is_empty() => "remove it".to_owned(),
                 None => format!("known keys here: {}", self.asked.join(", ")),
             };
-            let path = match key.get_ref().char_indices().nth(LONGEST_NEAR) {
+            let path = match key.get_ref().char_indices().nth(MAX_KEY_LENGTH) {
                 Some((end, _)) => self.path(&format!("{}…", &key.get_ref()[..end])),
                 None => self.path(key.get_ref()),
             };

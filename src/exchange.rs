@@ -55,10 +55,17 @@ impl ProviderClient {
         evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
-        let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
-        let (counter, symptom) = (&self.counters, &FailureReason::default());
-        let call =
-            Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
+        let (deadline, deadline_is_callers) = (self.clock.now() + limit.min(total), limit < total);
+        let (counter, failure_reason) = (&self.counters, &FailureReason::default());
+        let call = Call {
+            channel: &channel.name,
+            operation,
+            clock: &self.clock,
+            counter,
+            deadline,
+            deadline_is_callers,
+            failure_reason,
+        };
         let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
         let result = match self.verifiable(channel, operation, limit.min(total)).await {
             Ok(()) => Next::new(&channel.filters, &exchange).run(&call).await,
@@ -102,7 +109,7 @@ impl Exchange for ChannelExchange<'_> {
         if let Err(failure) = &result
             && let Some(symptom) = failure.symptom(&seen)
         {
-            call.symptom.note(symptom);
+            call.failure_reason.note(symptom);
         }
         let result = result.map_err(|failure| failure.error);
         seen.ended(&result);
@@ -194,8 +201,8 @@ impl ChannelExchange<'_> {
             }
             // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
             // what may be concluded from it: never that something was done.
-            Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),
-            Err(bad) => match provider.refusal(operation, answer.status, &answer.body) {
+            Err(BadSignature::Missing) => Err(provider.decode_unsigned_error(operation, answer.status, &answer.body)),
+            Err(bad) => match provider.decode_unsigned_error(operation, answer.status, &answer.body) {
                 // Whom it does not know the provider may answer with any of its keys, and where both sides have one key, ours
                 // is the wrong one. Who could forge this word could as well leave the signature out.
                 error @ Error::Unauthorized(_) => Err(error),

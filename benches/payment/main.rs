@@ -22,7 +22,7 @@ mod throughput;
 
 use std::time::{Duration, Instant};
 
-use tollgate_plugins::signer::ALGORITHMS;
+use tollgate_plugins::registry::ALGORITHMS;
 
 use self::drive::{Load, Measured};
 use self::stage::{Stage, cpu_time};

@@ -1,13 +1,17 @@
-//! Finds out by itself how many calls a channel bears at the same time: when answers take longer than they usually do, more
-//! calls only wait in a queue over there, so fewer are let through and the others are turned away early.
+//! `adaptive`: concurrency limit that adapts to the channel's latency. A latency above the baseline means that calls queue at
+//! the provider, so the limit falls and excess calls are rejected early.
 //!
-//! The limit follows a gradient, as Envoy's adaptive concurrency and Netflix's concurrency-limits do it: at the end of each
-//! window, limit × (tolerance × usual latency ÷ latency of the window, from ½ to 1) + √limit, between floor and ceiling. What is
-//! usual is a long-term minimum: it follows a shorter latency at once and a longer one by a small part a window, so that a
-//! channel which became slower for good is not strangled for ever.
+//! The limit follows a gradient, like Envoy's adaptive concurrency and Netflix's concurrency-limits. At the end of each window
+//! the new limit is
 //!
-//! Each kind of operation is measured and limited on its own: a refund may take longer than a query, and a crowd of payments
-//! must not keep anybody from asking what became of them.
+//! ```text
+//! limit × clamp(tolerance × baseline ÷ latency, ½, 1) + √limit      between floor and ceiling
+//! ```
+//!
+//! The baseline is a long-term minimum: it follows a lower latency at once and a higher one slowly, so that a channel that
+//! became permanently slower recovers its limit.
+//!
+//! Each kind of operation has its own limit: refunds may be slower than queries, and a burst of payments must not block queries.
 
 mod gradient;
 
@@ -18,43 +22,43 @@ use parking_lot::Mutex;
 use self::gradient::Gradient;
 use super::*;
 
-/// All that can be tuned.
+/// Settings of the filter.
 #[derive(Clone, Copy, Debug)]
-struct Numbers {
-    /// The limit is never less,
+struct AdaptiveConfig {
+    /// Minimum of the limit, in concurrent calls.
     floor: u32,
-    /// nor more,
+    /// Maximum of the limit, in concurrent calls.
     ceiling: u32,
-    /// and this at first.
+    /// Initial limit, in concurrent calls.
     start: u32,
-    /// So many times the usual latency is no sign of a queue.
+    /// Multiple of the baseline latency up to which a latency is normal.
     tolerance: f64,
-    /// How long latencies are gathered before the limit moves.
+    /// Time between adjustments of the limit.
     window: Duration,
 }
 
 struct Adaptive {
-    numbers: Numbers,
-    memory: Arc<Memory>,
+    config: AdaptiveConfig,
+    limits: Arc<Limits>,
 }
 
-/// What outlives a reload.
-type Memory = Mutex<BTreeMap<Kind, Lane>>;
+/// State that survives a reload.
+type Limits = Mutex<BTreeMap<Kind, OperationLimit>>;
 
-/// What is known of one kind of operation.
-struct Lane {
+/// Limit and counts of one kind of operation.
+struct OperationLimit {
     gradient: Gradient,
-    inside: u32,
-    shed: u64,
+    in_flight: u32,
+    rejected: u64,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
-    let numbers = Numbers::read(settings)?;
-    let memory = state.and_then(|state| state.downcast::<Memory>().ok()).unwrap_or_default();
-    Some(Arc::new(Adaptive { numbers, memory }))
+pub(crate) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
+    let config = AdaptiveConfig::read(settings)?;
+    let limits = state.and_then(|state| state.downcast::<Limits>().ok()).unwrap_or_default();
+    Some(Arc::new(Adaptive { config, limits }))
 }
 
-impl Numbers {
+impl AdaptiveConfig {
     fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let before = settings.problems().len();
         let floor = settings.or("floor", 4u32);
@@ -65,7 +69,7 @@ impl Numbers {
         if floor == 0 {
             settings.problem(
                 "floor",
-                "`floor` must be at least 1, or a slow channel could never be found well again",
+                "`floor` must be at least 1, or the recovery of a slow channel could never be detected",
                 None,
             );
         }
@@ -77,14 +81,14 @@ impl Numbers {
         }
         if !(1.0..=10.0).contains(&tolerance) {
             let message =
-                "`tolerance` must be from 1 to 10 times the usual latency: with less every latency would be too long";
+                "`tolerance` must be from 1 to 10 times the baseline latency: below 1 every latency would be too long";
             settings.problem("tolerance", message, None);
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&window) {
             settings.problem("window", "`window` must be from 100ms to 60s", None);
         }
-        let numbers = Self { floor, ceiling, start, tolerance, window };
-        (settings.problems().len() == before).then_some(numbers)
+        let config = Self { floor, ceiling, start, tolerance, window };
+        (settings.problems().len() == before).then_some(config)
     }
 }
 
@@ -97,96 +101,101 @@ impl Filter for Adaptive {
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
         let kind = call.operation.kind();
         let start = call.clock.now();
-        self.enter(call, kind, start)?;
-        // Gives the place back if this call is dropped before it ends.
-        let place = Place { memory: &self.memory, kind };
+        self.admit(call, kind, start)?;
+        // Decrements the count even if this call is dropped before it ends.
+        let guard = InFlightGuard { limits: &self.limits, kind };
         let result = next.run(call).await;
         let now = call.clock.now();
-        let mut memory = self.memory.lock();
-        if let Some(lane) = memory.get_mut(&kind) {
-            let inside = lane.inside;
-            match sample(&result) {
-                Sample::Latency => lane.gradient.add(&self.numbers, now, now.saturating_sub(start), inside),
-                Sample::AtLeast => lane.gradient.add_if_longer(&self.numbers, now, now.saturating_sub(start), inside),
-                Sample::None => {}
+        let mut limits = self.limits.lock();
+        if let Some(limiter) = limits.get_mut(&kind) {
+            let in_flight = limiter.in_flight;
+            match latency_sample(&result) {
+                LatencySample::Measured => {
+                    limiter.gradient.add(&self.config, now, now.saturating_sub(start), in_flight)
+                }
+                LatencySample::LowerBound => {
+                    limiter.gradient.add_lower_bound(&self.config, now, now.saturating_sub(start), in_flight)
+                }
+                LatencySample::None => {}
             }
         }
-        drop(memory);
-        drop(place);
+        drop(limits);
+        drop(guard);
         result
     }
 
     fn state(&self) -> State {
-        Arc::clone(&self.memory) as State
+        Arc::clone(&self.limits) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
-        let memory = self.memory.lock();
-        let tell = |(kind, lane): (&Kind, &Lane)| {
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
+        let limits = self.limits.lock();
+        let to_samples = |(kind, limiter): (&Kind, &OperationLimit)| {
             [
-                FilterSample::of("adaptive_limit", *kind, f64::from(lane.gradient.limit(&self.numbers))),
-                FilterSample::of("adaptive_in_flight", *kind, f64::from(lane.inside)),
-                FilterSample::of("adaptive_baseline_seconds", *kind, lane.gradient.usual()),
-                FilterSample::of("adaptive_shed_total", *kind, lane.shed as f64),
+                FilterSample::of("adaptive_limit", *kind, f64::from(limiter.gradient.limit(&self.config))),
+                FilterSample::of("adaptive_in_flight", *kind, f64::from(limiter.in_flight)),
+                FilterSample::of("adaptive_baseline_seconds", *kind, limiter.gradient.baseline()),
+                FilterSample::of("adaptive_shed_total", *kind, limiter.rejected as f64),
             ]
         };
-        memory.iter().flat_map(tell).collect()
+        limits.iter().flat_map(to_samples).collect()
     }
 }
 
 impl Adaptive {
-    fn enter(&self, call: &Call<'_>, kind: Kind, now: Duration) -> Result<(), Error> {
-        let mut memory = self.memory.lock();
-        let lane = memory.entry(kind).or_insert_with(|| Lane {
-            gradient: Gradient::new(&self.numbers, now),
-            inside: 0,
-            shed: 0,
+    fn admit(&self, call: &Call<'_>, kind: Kind, now: Duration) -> Result<(), Error> {
+        let mut limits = self.limits.lock();
+        let limiter = limits.entry(kind).or_insert_with(|| OperationLimit {
+            gradient: Gradient::new(&self.config, now),
+            in_flight: 0,
+            rejected: 0,
         });
-        let limit = lane.gradient.limit(&self.numbers);
-        if lane.inside < limit {
-            lane.inside += 1;
+        let limit = limiter.gradient.limit(&self.config);
+        if limiter.in_flight < limit {
+            limiter.in_flight += 1;
             return Ok(());
         }
-        lane.shed += 1;
+        limiter.rejected += 1;
         let why = format!(
-            "the channel `{}` bears {limit} calls for {} at the same time now, and has them",
+            "the channel `{}` has reached its adaptive limit of {limit} concurrent calls for {}",
             call.channel,
             kind.as_str()
         );
-        // By then the limit may have moved.
-        Err(Error::Rejected { why, retry_after: (self.numbers.window.as_secs_f64().ceil() as u64).max(1) })
+        // The limit is adjusted once per window.
+        Err(Error::Rejected { why, retry_after: (self.config.window.as_secs_f64().ceil() as u64).max(1) })
     }
 }
 
-/// What a call's end tells of the channel's latency.
-enum Sample {
-    /// It took this long.
-    Latency,
-    /// It would have taken longer than this; when it broke off early it tells nothing.
-    AtLeast,
-    /// Nothing reached the provider.
+/// Meaning of a call's duration as a sample of the channel's latency.
+enum LatencySample {
+    /// The duration is the latency.
+    Measured,
+    /// The duration is a lower bound of the latency, because no response came.
+    LowerBound,
+    /// The duration is no sample, because no request reached the provider.
     None,
 }
 
-fn sample(result: &Result<Outcome, Error>) -> Sample {
+fn latency_sample(result: &Result<Outcome, Error>) -> LatencySample {
     match result {
         Err(Error::Unsupported(_) | Error::NotSent(_) | Error::Rejected { .. } | Error::Unverifiable { .. }) => {
-            Sample::None
+            LatencySample::None
         }
-        Err(Error::Unclear { .. }) => Sample::AtLeast,
-        _ => Sample::Latency,
+        Err(Error::Unclear { .. }) => LatencySample::LowerBound,
+        _ => LatencySample::Measured,
     }
 }
 
-struct Place<'a> {
-    memory: &'a Memory,
+/// Counts one call as in flight until it is dropped.
+struct InFlightGuard<'a> {
+    limits: &'a Limits,
     kind: Kind,
 }
 
-impl Drop for Place<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        if let Some(lane) = self.memory.lock().get_mut(&self.kind) {
-            lane.inside = lane.inside.saturating_sub(1);
+        if let Some(limiter) = self.limits.lock().get_mut(&self.kind) {
+            limiter.in_flight = limiter.in_flight.saturating_sub(1);
         }
     }
 }

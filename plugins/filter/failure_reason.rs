@@ -1,4 +1,4 @@
-//! What a call failed of, in a word or two, for counting: an error's own words are for people.
+//! Short label of why a call failed, for counting. Error messages are for people and vary too much.
 
 use std::borrow::Cow;
 
@@ -6,20 +6,20 @@ use parking_lot::Mutex;
 
 use crate::error::Error;
 
-/// The longest that is kept.
-const LONGEST: usize = 40;
+/// Maximum length of a label, in characters.
+const MAX_LENGTH: usize = 40;
 
-/// As in `timeout` or `HTTP 500`, noted by the exchange. One call makes one exchange at a time.
+/// Label of a failure such as `timeout` or `HTTP 500`. The exchange records it; a call has one exchange at a time.
 #[derive(Default)]
 pub struct FailureReason(Mutex<Option<Cow<'static, str>>>);
 
 impl FailureReason {
-    /// Notes it. Providers' codes may be in it: what is no plain character is left out.
+    /// Records a label. It may contain a provider's code, so non-ASCII and control characters are removed.
     pub fn note(&self, text: impl Into<Cow<'static, str>>) {
         *self.0.lock() = Some(plain(text.into()));
     }
 
-    /// What was noted since it was last taken, or else what can be told from the error.
+    /// Takes the recorded label, or derives one from the error.
     pub fn take(&self, error: &Error) -> Cow<'static, str> {
         self.0.lock().take().unwrap_or_else(|| match error {
             Error::Unclear { word: Some(word), .. } => plain(word.code.clone().into()),
@@ -29,11 +29,11 @@ impl FailureReason {
 }
 
 fn plain(text: Cow<'static, str>) -> Cow<'static, str> {
-    let fits = |letter: &char| *letter == ' ' || letter.is_ascii_graphic();
-    if text.len() <= LONGEST && text.chars().all(|letter| fits(&letter)) {
+    let is_plain = |letter: &char| *letter == ' ' || letter.is_ascii_graphic();
+    if text.len() <= MAX_LENGTH && text.chars().all(|letter| is_plain(&letter)) {
         return text;
     }
-    text.chars().filter(fits).take(LONGEST).collect::<String>().into()
+    text.chars().filter(is_plain).take(MAX_LENGTH).collect::<String>().into()
 }
 
 #[cfg(test)]
@@ -42,14 +42,14 @@ mod tests {
     use crate::error::ProviderError;
 
     #[test]
-    fn what_a_provider_says_is_kept_short_and_plain() {
-        let symptom = FailureReason::default();
-        symptom.note("系统 SYSTEM\n_ERROR".to_owned() + &"x".repeat(100));
-        let kept = symptom.take(&Error::unclear("x"));
-        assert!(kept.starts_with(" SYSTEM_ERRORxxx") && kept.len() == 40, "{kept}");
+    fn label_is_truncated_and_reduced_to_printable_ascii() {
+        let reason = FailureReason::default();
+        reason.note("系统 SYSTEM\n_ERROR".to_owned() + &"x".repeat(100));
+        let label = reason.take(&Error::unclear("x"));
+        assert!(label.starts_with(" SYSTEM_ERRORxxx") && label.len() == 40, "{label}");
         let word = ProviderError { code: "ACQ.SYSTEM_ERROR".into(), message: String::new() };
         let error = Error::Unclear { why: String::new(), word: Some(word) };
-        assert_eq!(symptom.take(&error), "ACQ.SYSTEM_ERROR");
-        assert_eq!(symptom.take(&Error::NotSent("x".into())), "not_sent");
+        assert_eq!(reason.take(&error), "ACQ.SYSTEM_ERROR");
+        assert_eq!(reason.take(&Error::NotSent("x".into())), "not_sent");
     }
 }

@@ -1,143 +1,143 @@
-//! How much goes through: so many calls a second, so many at the same time. What is over it is turned away at once, because
-//! a queue in front of a payment only moves the time-out to somebody else.
+//! `limit`: rate limit (token bucket) and concurrency limit. Excess calls are rejected at once, because a queue in front of a
+//! payment only moves the timeout to the caller.
 
 use parking_lot::Mutex;
 
 use super::*;
 
-/// A rate, a burst and a number of places, with what is used of them. Channels and merchants are limited by the same.
+/// State of a rate and concurrency limit, for a channel or a merchant.
 #[derive(Default)]
-pub struct Limiter(Mutex<Used>);
+pub struct Limiter(Mutex<LimiterState>);
 
 #[derive(Default)]
-struct Used {
+struct LimiterState {
     tokens: f64,
-    /// On the clock's scale, when `tokens` was right; `None` before the first call (then the bucket is full).
-    at: Option<Duration>,
-    inside: u32,
+    /// Time of the last refill of `tokens`, on the clock's scale; `None` before the first call, when the bucket is full.
+    refilled_at: Option<Duration>,
+    in_flight: u32,
 }
 
-/// What may be used.
+/// Configuration of a limit. A missing value means unlimited.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LimitConfig {
-    /// Calls a second.
+    /// Calls per second.
     pub rate: Option<f64>,
-    /// Calls at once after a pause; as many as `rate` when not given.
+    /// Maximum number of calls at once; default: `rate`, rounded up.
     pub burst: Option<u64>,
-    /// Calls at the same time.
+    /// Maximum number of concurrent calls.
     pub in_flight: Option<u32>,
 }
 
-/// A bucket of tokens: each call takes one.
+/// Parameters of a token bucket. Each call takes one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// So many come back a second.
-    pub a_second: f64,
-    /// So many are in it when it is full.
-    pub at_once: f64,
+    /// Tokens added per second.
+    pub per_second: f64,
+    /// Capacity of the bucket, in tokens.
+    pub burst: f64,
 }
 
-/// Why a call is turned away, and the whole seconds after which it is worth another try.
+/// Limit that a call exceeded, with the number of seconds after which a retry may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitExceeded {
-    /// Too many a second.
+    /// The rate limit.
     Rate(u64),
-    /// Too many at the same time.
+    /// The concurrency limit.
     InFlight(u64),
 }
 
-/// A place inside; given back when dropped, however the call ends.
+/// Permit for one concurrent call, released on drop.
 pub struct Permit(Arc<Limiter>);
 
 impl Limiter {
-    /// Takes a place, given back when it is dropped.
-    pub fn place(self: &Arc<Self>, allowance: &LimitConfig) -> Result<Permit, LimitExceeded> {
-        let mut used = self.0.lock();
-        if allowance.in_flight.is_some_and(|most| used.inside >= most) {
+    /// Acquires a permit for one concurrent call.
+    pub fn acquire(self: &Arc<Self>, config: &LimitConfig) -> Result<Permit, LimitExceeded> {
+        let mut state = self.0.lock();
+        if config.in_flight.is_some_and(|max| state.in_flight >= max) {
             return Err(LimitExceeded::InFlight(1));
         }
-        used.inside += 1;
-        drop(used);
+        state.in_flight += 1;
+        drop(state);
         Ok(Permit(Arc::clone(self)))
     }
 
-    /// Takes a token, where nobody else counts.
-    pub fn token(&self, allowance: &LimitConfig, now: Duration) -> Result<(), LimitExceeded> {
-        let Some(Rate { a_second, at_once }) = allowance.rate() else { return Ok(()) };
-        let mut used = self.0.lock();
-        let gained = used.at.map_or(at_once, |at| now.saturating_sub(at).as_secs_f64() * a_second);
-        used.tokens = (used.tokens + gained).min(at_once);
-        used.at = Some(now);
-        if used.tokens < 1.0 {
-            let seconds = (1.0 - used.tokens) / a_second;
+    /// Takes a token from the local bucket, for limits that no shared counter enforces.
+    pub fn take_token(&self, config: &LimitConfig, now: Duration) -> Result<(), LimitExceeded> {
+        let Some(Rate { per_second, burst }) = config.rate() else { return Ok(()) };
+        let mut state = self.0.lock();
+        let gained = state.refilled_at.map_or(burst, |at| now.saturating_sub(at).as_secs_f64() * per_second);
+        state.tokens = (state.tokens + gained).min(burst);
+        state.refilled_at = Some(now);
+        if state.tokens < 1.0 {
+            let seconds = (1.0 - state.tokens) / per_second;
             return Err(LimitExceeded::Rate((seconds.ceil() as u64).max(1)));
         }
-        used.tokens -= 1.0;
+        state.tokens -= 1.0;
         Ok(())
     }
 
-    /// How many are inside now.
-    pub fn inside(&self) -> u32 {
-        self.0.lock().inside
+    /// Returns the number of permits in use.
+    pub fn in_flight(&self) -> u32 {
+        self.0.lock().in_flight
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut used = self.0.0.lock();
-        used.inside = used.inside.saturating_sub(1);
+        let mut state = self.0.0.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
     }
 }
 
 impl LimitConfig {
-    /// The bucket, where calls a second are limited.
+    /// Returns the token bucket; `None` without a rate limit.
     pub fn rate(&self) -> Option<Rate> {
-        let a_second = self.rate?;
-        let at_once = self.burst.map_or_else(|| a_second.ceil().max(1.0), |burst| burst as f64);
-        Some(Rate { a_second, at_once })
+        let per_second = self.rate?;
+        let burst = self.burst.map_or_else(|| per_second.ceil().max(1.0), |burst| burst as f64);
+        Some(Rate { per_second, burst })
     }
 
     /// Reads `rate`, `burst` and `in_flight`.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let allowance = Self {
+        let config = Self {
             rate: settings.optional("rate"),
             burst: settings.optional("burst"),
             in_flight: settings.optional("in_flight"),
         };
         let before = settings.problems().len();
-        if settings.has("rate") && allowance.rate.is_some_and(|rate| rate <= 0.0) {
+        if settings.has("rate") && config.rate.is_some_and(|rate| rate <= 0.0) {
             settings.problem("rate", "`rate` must be more than 0 calls a second", None);
         }
-        if allowance.burst == Some(0) {
+        if config.burst == Some(0) {
             settings.problem("burst", "`burst` must be at least 1, or no call ever passes", None);
         }
-        if allowance.burst.is_some() && !settings.has("rate") {
+        if config.burst.is_some() && !settings.has("rate") {
             settings.problem(
                 "burst",
-                "`burst` says nothing without `rate`",
+                "`burst` has no effect without `rate`",
                 Some("add `rate = …` (calls a second)".into()),
             );
         }
-        if allowance.in_flight == Some(0) {
+        if config.in_flight == Some(0) {
             settings.problem("in_flight", "`in_flight` must be at least 1, or no call ever passes", None);
         }
         if !settings.has("rate") && !settings.has("in_flight") {
             let advice = "add `rate = …` (calls a second) or `in_flight = …` (calls at the same time)";
             settings.problem("rate", "a limit needs a number", Some(advice.into()));
         }
-        (settings.problems().len() == before).then_some(allowance)
+        (settings.problems().len() == before).then_some(config)
     }
 }
 
 struct Limit {
-    allowance: LimitConfig,
-    usage: Arc<Limiter>,
+    config: LimitConfig,
+    limiter: Arc<Limiter>,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
-    let allowance = LimitConfig::read(settings)?;
-    let usage = state.and_then(|state| state.downcast::<Limiter>().ok()).unwrap_or_default();
-    Some(Arc::new(Limit { allowance, usage }))
+pub(crate) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
+    let config = LimitConfig::read(settings)?;
+    let limiter = state.and_then(|state| state.downcast::<Limiter>().ok()).unwrap_or_default();
+    Some(Arc::new(Limit { config, limiter }))
 }
 
 #[async_trait]
@@ -147,30 +147,30 @@ impl Filter for Limit {
     }
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
-        let held = |what: &str, retry_after| Error::Rejected {
+        let rejected = |what: &str, retry_after| Error::Rejected {
             why: format!("the channel `{}` {what}", call.channel),
             retry_after,
         };
-        let over = |over| match over {
-            LimitExceeded::Rate(seconds) => held("is at its limit of calls a second", seconds),
-            LimitExceeded::InFlight(seconds) => held("is at its limit of calls at the same time", seconds),
+        let exceeded = |limit| match limit {
+            LimitExceeded::Rate(seconds) => rejected("has reached its limit of calls per second", seconds),
+            LimitExceeded::InFlight(seconds) => rejected("has reached its limit of concurrent calls", seconds),
         };
-        // First: what finds no place takes no token.
-        let _place = self.usage.place(&self.allowance).map_err(over)?;
-        if let Some(rate) = self.allowance.rate() {
+        // The permit comes first: a call without one must not take a token.
+        let _permit = self.limiter.acquire(&self.config).map_err(exceeded)?;
+        if let Some(rate) = self.config.rate() {
             let counted = call.counter.take(&format!("channel:{}", call.channel), rate).await;
-            let counted = counted.map(|verdict| verdict.map_err(LimitExceeded::Rate));
-            counted.unwrap_or_else(|| self.usage.token(&self.allowance, call.clock.now())).map_err(over)?;
+            let counted = counted.map(|taken| taken.map_err(LimitExceeded::Rate));
+            counted.unwrap_or_else(|| self.limiter.take_token(&self.config, call.clock.now())).map_err(exceeded)?;
         }
         next.run(call).await
     }
 
     fn state(&self) -> State {
-        Arc::clone(&self.usage) as State
+        Arc::clone(&self.limiter) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
-        vec![FilterSample::of_all("limit_in_flight", f64::from(self.usage.inside()))]
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
+        vec![FilterSample::of_all("limit_in_flight", f64::from(self.limiter.in_flight()))]
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn a_burst_passes_then_the_rate() {
+    async fn rate_limit_admits_the_burst_then_rejects_until_tokens_refill() {
         let filters = [built("limit", "rate = 2\nburst = 3", None).unwrap()];
         let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
         let operation = &kinds()[0];
@@ -198,30 +198,38 @@ mod tests {
         clock.advance(Duration::from_millis(2));
         run().await.unwrap();
         assert!(run().await.is_err());
-        assert_eq!(script.calls(), 4, "what is turned away does not reach the exchange");
+        assert_eq!(script.calls(), 4, "rejected calls do not reach the exchange");
     }
 
-    /// Says always the same.
-    struct Together(Option<Result<(), u64>>);
+    /// Shared counter with a fixed answer.
+    struct FixedCounter(Option<Result<(), u64>>);
 
     #[async_trait]
-    impl Counter for Together {
+    impl Counter for FixedCounter {
         async fn take(&self, name: &str, rate: Rate) -> Option<Result<(), u64>> {
-            assert_eq!((name, rate), ("channel:main", Rate { a_second: 1.0, at_once: 1.0 }));
+            assert_eq!((name, rate), ("channel:main", Rate { per_second: 1.0, burst: 1.0 }));
             self.0
         }
     }
 
     #[tokio::test]
-    async fn where_machines_count_together_their_word_counts_and_else_each_counts_alone() {
+    async fn shared_counter_decides_and_local_bucket_is_the_fallback() {
         for (said, expected) in [(Some(Ok(())), [true, true]), (None, [true, false]), (Some(Err(7)), [false, false])] {
             let filters = [built("limit", "rate = 1", None).unwrap()];
             let (clock, script) = (FakeClock::default(), Script::always(Ok(Outcome::of(Status::Pending))));
             let operation = &kinds()[0];
             for passes in expected {
-                let (counter, symptom, deadline) = (&Together(said), &FailureReason::default(), clock.now() + MINUTE);
-                let call =
-                    Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
+                let (counter, failure_reason, deadline) =
+                    (&FixedCounter(said), &FailureReason::default(), clock.now() + MINUTE);
+                let call = Call {
+                    channel: "main",
+                    operation,
+                    clock: &clock,
+                    counter,
+                    deadline,
+                    deadline_is_callers: false,
+                    failure_reason,
+                };
                 match Next::new(&filters, &script).run(&call).await {
                     Err(Error::Rejected { retry_after, .. }) => {
                         assert!(!passes);
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_are_given_back_even_when_the_call_is_dropped_and_outlive_a_reload() {
+    async fn permit_of_dropped_call_is_released_and_permits_survive_reload() {
         let first = built("limit", "in_flight = 1", None).unwrap();
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let clock = FakeClock::default();
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_let_nothing_through_are_refused() {
+    fn limit_that_admits_no_call_is_rejected() {
         for bad in [
             "",
             "rate = 0",

@@ -1,10 +1,10 @@
-//! Tries again, but only where a second try cannot be a second payment.
+//! `retry`: retries a failed call, but never where a retry could be a second payment.
 //!
-//! Before a byte was written anything may be tried again; after it only a question may. Pauses follow "full jitter": a
-//! random part of a bound that doubles, so that callers who failed together do not come back together.
+//! A call that sent no byte may always be retried. After a byte was sent, only a query may be retried. Pauses use full jitter: a
+//! random part of a bound that doubles, so that calls that failed together are not retried together.
 //!
-//! A budget bounds how many of the calls under way may be second tries: when a channel is ill, each call fails, and without a
-//! bound the tries would be a multiple of the calls just when it can bear least.
+//! A retry budget limits the share of calls in flight that may be retries. On a failing channel every call fails. Without the
+//! budget, retries would multiply the load when the channel can serve least.
 
 use std::time::Duration;
 
@@ -12,50 +12,60 @@ use parking_lot::Mutex;
 
 use super::*;
 
-/// No pause is longer, however often it doubled.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Upper bound of the doubling pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 struct Retry {
     max: u32,
     base: Duration,
     budget: Budget,
-    memory: Arc<Memory>,
+    counts: Arc<SharedCounts>,
 }
 
-/// How many calls may be being tried again at the same time.
+/// Retry budget: maximum number of calls that are in retry at the same time.
 #[derive(Clone, Copy)]
 struct Budget {
-    /// Of a hundred that are under way.
+    /// Percentage of the calls in flight.
     percentage: u32,
-    /// However few are under way.
+    /// Minimum of the budget, whatever the number of calls in flight.
     at_least: u32,
 }
 
-/// What outlives a reload.
-type Memory = Mutex<Counts>;
+/// State that survives a reload.
+type SharedCounts = Mutex<Counts>;
 
 #[derive(Clone, Copy, Default)]
 struct Counts {
-    under_way: u32,
-    /// Those that are being tried again, their pauses included.
+    in_flight: u32,
+    /// Number of calls in retry, including their pauses.
     retrying: u32,
-    tried_again: u64,
+    /// Total number of retries.
+    retries: u64,
+    /// Total number of retries that the budget refused.
     over_budget: u64,
 }
 
-pub(super) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
+pub(crate) fn build(settings: &mut Settings<'_>, state: Option<State>) -> Option<Arc<dyn Filter>> {
     let before = settings.problems().len();
     let max = settings.or("max", 2u32);
     let base = settings.or("base", Duration::from_millis(100));
     let budget = settings.section("budget").map_or(Budget::DEFAULT, Budget::read);
     if max > 10 {
-        settings.problem("max", "`max` is how often a call is tried again: at most 10", Some("2 suits most".into()));
+        settings.problem(
+            "max",
+            "`max` is the number of retries of a call: at most 10",
+            Some("2 suits most channels".into()),
+        );
     }
-    if base > LONGEST_PAUSE {
-        settings.problem("base", "`base` must be at most 2s: no pause is longer", Some("100ms suits most".into()));
+    if base > MAX_PAUSE {
+        settings.problem(
+            "base",
+            "`base` must be at most 2s, the longest pause",
+            Some("100ms suits most channels".into()),
+        );
     }
-    let memory = state.and_then(|state| state.downcast::<Memory>().ok()).unwrap_or_default();
-    (settings.problems().len() == before).then(|| Arc::new(Retry { max, base, budget, memory }) as Arc<dyn Filter>)
+    let counts = state.and_then(|state| state.downcast::<SharedCounts>().ok()).unwrap_or_default();
+    (settings.problems().len() == before).then(|| Arc::new(Retry { max, base, budget, counts }) as Arc<dyn Filter>)
 }
 
 impl Budget {
@@ -68,14 +78,14 @@ impl Budget {
             table.problem("percentage", "`budget.percentage` must be from 0 to 100", None);
         }
         if percentage == 0 && at_least == 0 {
-            let advice = "write `max = 0` if that is what you want";
-            table.problem("at_least", "with this `budget` nothing is ever tried again", Some(advice.to_owned()));
+            let advice = "to disable retries, write `max = 0`";
+            table.problem("at_least", "with this `budget` no call is ever retried", Some(advice.to_owned()));
         }
         Self { percentage, at_least }
     }
 
     fn allows(self, counts: &Counts) -> bool {
-        let share = u64::from(counts.under_way) * u64::from(self.percentage) / 100;
+        let share = u64::from(counts.in_flight) * u64::from(self.percentage) / 100;
         u64::from(counts.retrying) < share.max(u64::from(self.at_least))
     }
 }
@@ -87,73 +97,73 @@ impl Filter for Retry {
     }
 
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
-        let mut place = Place::enter(&self.memory);
-        let mut tries = 0;
+        let mut guard = CallGuard::enter(&self.counts);
+        let mut retries = 0;
         loop {
             let result = next.run(call).await;
-            let again = match &result {
+            let is_retryable = match &result {
                 Err(Error::NotSent(_)) => true,
                 Err(Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe) => {
                     call.operation.kind().is_query()
                 }
                 _ => false,
             };
-            if !again || tries >= self.max {
+            if !is_retryable || retries >= self.max {
                 return result;
             }
-            let bound = self.base.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
+            let bound = self.base.saturating_mul(1 << retries.min(16)).min(MAX_PAUSE);
             let pause = bound.mul_f64(call.clock.random());
-            if call.clock.now() + pause >= call.deadline || !place.may_retry(self.budget) {
+            if call.clock.now() + pause >= call.deadline || !guard.may_retry(self.budget) {
                 return result;
             }
             call.clock.sleep(pause).await;
-            tries += 1;
+            retries += 1;
         }
     }
 
     fn state(&self) -> State {
-        Arc::clone(&self.memory) as State
+        Arc::clone(&self.counts) as State
     }
 
-    fn readings(&self, _: Duration) -> Vec<FilterSample> {
-        let counts = *self.memory.lock();
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
+        let counts = *self.counts.lock();
         vec![
             FilterSample::of_all("retries_in_flight", f64::from(counts.retrying)),
-            FilterSample::of_all("retries_total", counts.tried_again as f64),
+            FilterSample::of_all("retries_total", counts.retries as f64),
             FilterSample::of_all("retries_over_budget_total", counts.over_budget as f64),
         ]
     }
 }
 
-/// A call's place among those under way, and among those that are being tried again; given back however it ends.
-struct Place<'a> {
-    memory: &'a Memory,
-    retries: bool,
+/// Counts one call as in flight, and as in retry once it is retried; dropping it decrements both counts.
+struct CallGuard<'a> {
+    counts: &'a SharedCounts,
+    is_retrying: bool,
 }
 
-impl<'a> Place<'a> {
-    fn enter(memory: &'a Memory) -> Self {
-        memory.lock().under_way += 1;
-        Self { memory, retries: false }
+impl<'a> CallGuard<'a> {
+    fn enter(counts: &'a SharedCounts) -> Self {
+        counts.lock().in_flight += 1;
+        Self { counts, is_retrying: false }
     }
 
     fn may_retry(&mut self, budget: Budget) -> bool {
-        let mut counts = self.memory.lock();
-        if !self.retries && !budget.allows(&counts) {
+        let mut counts = self.counts.lock();
+        if !self.is_retrying && !budget.allows(&counts) {
             counts.over_budget += 1;
             return false;
         }
-        counts.retrying += u32::from(!std::mem::replace(&mut self.retries, true));
-        counts.tried_again += 1;
+        counts.retrying += u32::from(!std::mem::replace(&mut self.is_retrying, true));
+        counts.retries += 1;
         true
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
-        let mut counts = self.memory.lock();
-        counts.under_way = counts.under_way.saturating_sub(1);
-        counts.retrying = counts.retrying.saturating_sub(u32::from(self.retries));
+        let mut counts = self.counts.lock();
+        counts.in_flight = counts.in_flight.saturating_sub(1);
+        counts.retrying = counts.retrying.saturating_sub(u32::from(self.is_retrying));
     }
 }
 
@@ -173,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_cannot_pay_twice_is_tried_again() {
+    async fn retry_happens_only_where_it_cannot_pay_twice() {
         let errors = [
             Error::Unsupported("x".into()),
             Error::NotSent("x".into()),
@@ -193,19 +203,19 @@ mod tests {
                 let script = Script::always(Err(error.clone()));
                 let clock = FakeClock::default();
                 let result = script.run(&[retry(2)], &operation, &clock, Duration::from_secs(60)).await;
-                let again = match error {
+                let is_retried = match error {
                     Error::NotSent(_) => true,
                     Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => operation.kind().is_query(),
                     _ => false,
                 };
-                assert_eq!(script.calls(), if again { 3 } else { 1 }, "{:?} {error:?}", operation.kind());
+                assert_eq!(script.calls(), if is_retried { 3 } else { 1 }, "{:?} {error:?}", operation.kind());
                 assert_eq!(result.as_ref(), Err(error));
             }
         }
     }
 
     #[tokio::test]
-    async fn pauses_stay_under_a_doubling_bound_and_before_the_deadline() {
+    async fn retry_pauses_double_and_never_pass_the_deadline() {
         let operation = &kinds()[0];
         let script = Script::always(Err(Error::NotSent("x".into())));
         let clock = FakeClock::with_chance(0.999);
@@ -224,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_success_on_the_second_try_is_a_success() {
+    async fn first_retry_that_succeeds_returns_its_outcome() {
         let script =
             Script::of(vec![Err(Error::NotSent("x".into())), Ok(Outcome::of(crate::payment::Status::Pending))]);
         let result = script.run(&[retry(2)], &kinds()[0], &FakeClock::default(), Duration::from_secs(60)).await;
@@ -233,14 +243,14 @@ mod tests {
     }
 
     fn reading(filter: &Arc<dyn Filter>, name: &str) -> f64 {
-        filter.readings(Duration::ZERO).into_iter().find(|reading| reading.name == name).unwrap().value
+        filter.samples(Duration::ZERO).into_iter().find(|reading| reading.name == name).unwrap().value
     }
 
-    /// A clock on which nobody's pause ends.
-    struct Standing(FakeClock);
+    /// Clock on which no sleep ends.
+    struct SleeplessClock(FakeClock);
 
     #[async_trait]
-    impl Clock for Standing {
+    impl Clock for SleeplessClock {
         fn now(&self) -> Duration {
             self.0.now()
         }
@@ -252,31 +262,40 @@ mod tests {
         }
     }
 
-    /// How many of so many calls that all fail wait to be tried again, and how many have given up.
-    async fn storm(filter: &Arc<dyn Filter>, calls: usize) -> (usize, f64, f64) {
-        let (script, clock) = (Script::always(Err(Error::NotSent("x".into()))), Standing(FakeClock::default()));
+    /// Starts `calls` concurrent calls that all fail. Returns the number of calls that wait for a retry, and the samples
+    /// `retries_in_flight` and `retries_over_budget_total`.
+    async fn retry_storm(filter: &Arc<dyn Filter>, calls: usize) -> (usize, f64, f64) {
+        let (script, clock) = (Script::always(Err(Error::NotSent("x".into()))), SleeplessClock(FakeClock::default()));
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = script.behind(gate.clone());
         let (operation, filters) = (&kinds()[0], [Arc::clone(filter)]);
-        let (counter, symptom) = (&LocalOnly, &FailureReason::default());
+        let (counter, failure_reason) = (&LocalOnly, &FailureReason::default());
         let deadline = clock.now() + Duration::from_secs(60);
-        let call = Call { channel: "main", operation, clock: &clock, counter, deadline, is_impatient: false, symptom };
+        let call = Call {
+            channel: "main",
+            operation,
+            clock: &clock,
+            counter,
+            deadline,
+            deadline_is_callers: false,
+            failure_reason,
+        };
         let one = || Box::pin(tokio::task::unconstrained(Next::new(&filters, &script).run(&call)));
-        let mut under_way: Vec<_> = (0..calls).map(|_| one()).collect();
+        let mut in_flight: Vec<_> = (0..calls).map(|_| one()).collect();
         let mut waiting = calls;
         let poll = |call: &mut std::pin::Pin<Box<_>>| {
             let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
             Future::poll(std::pin::Pin::as_mut(call), context).is_ready()
         };
-        // All of them are under way before the first fails.
-        under_way.iter_mut().for_each(|call| assert!(!poll(call)));
+        // All calls are in flight before the first fails.
+        in_flight.iter_mut().for_each(|call| assert!(!poll(call)));
         gate.add_permits(calls);
-        under_way.iter_mut().for_each(|call| waiting -= usize::from(poll(call)));
+        in_flight.iter_mut().for_each(|call| waiting -= usize::from(poll(call)));
         (waiting, reading(filter, "retries_in_flight"), reading(filter, "retries_over_budget_total"))
     }
 
     #[tokio::test]
-    async fn no_more_than_a_fifth_of_what_is_in_flight_is_tried_again_at_the_same_time() {
+    async fn retry_budget_limits_concurrent_retries_and_survives_reload() {
         for (budget, calls, expected) in [
             ("", 2, 2),
             ("", 10, 3),
@@ -287,20 +306,20 @@ mod tests {
             ("budget = { percentage = 100, at_least = 0 }", 100, 100),
         ] {
             let filter = built("retry", budget, None).unwrap();
-            let (waiting, retrying, over) = storm(&filter, calls).await;
+            let (waiting, retrying, over) = retry_storm(&filter, calls).await;
             assert_eq!(
                 (waiting, retrying, over),
                 (expected, expected as f64, (calls - expected) as f64),
                 "{budget} {calls}"
             );
-            assert_eq!(reading(&filter, "retries_in_flight"), 0.0, "given back by those that were dropped");
+            assert_eq!(reading(&filter, "retries_in_flight"), 0.0, "dropped calls release the budget");
             let after_reload = built("retry", budget, Some(filter.state())).unwrap();
-            assert_eq!(reading(&after_reload, "retries_over_budget_total"), over, "counts outlive a reload");
+            assert_eq!(reading(&after_reload, "retries_over_budget_total"), over, "counts survive a reload");
         }
     }
 
     #[test]
-    fn a_budget_that_allows_nothing_is_refused() {
+    fn invalid_retry_settings_are_rejected() {
         for bad in [
             "max = 11",
             "base = \"3s\"",

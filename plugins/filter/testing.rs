@@ -1,4 +1,4 @@
-//! A clock that stands still and an exchange that follows a script, for the filters' tests.
+//! Test doubles for filters: a manual clock and a scripted exchange.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::payment::{Currency, Method, Money, Order, Pay, Payer, Refund};
 
-/// Moves only when told to, or by as much as somebody sleeps.
+/// Clock that moves only by `advance` and `sleep`.
 pub(super) struct FakeClock {
     now: Mutex<Duration>,
     slept: Mutex<Vec<Duration>>,
@@ -50,7 +50,7 @@ impl Clock for FakeClock {
     }
 }
 
-/// Answers in the order of the script; the last answer stays.
+/// Exchange that returns scripted results in order. The last result repeats.
 pub(super) struct Script {
     answers: Mutex<Vec<Result<Outcome, Error>>>,
     calls: AtomicUsize,
@@ -67,12 +67,12 @@ impl Script {
         Self::of(vec![answer])
     }
 
-    /// Answers only once the semaphore lets it.
+    /// Always returns `answer`, each time after acquiring a permit of the semaphore.
     pub(super) fn gated(answer: Result<Outcome, Error>, gate: Arc<tokio::sync::Semaphore>) -> Self {
         Self::always(answer).behind(gate)
     }
 
-    /// The same answers, but only once the semaphore lets them.
+    /// Delays each result until a permit of the semaphore is acquired.
     pub(super) fn behind(self, gate: Arc<tokio::sync::Semaphore>) -> Self {
         Self { gate: Some(gate), ..self }
     }
@@ -91,18 +91,18 @@ impl Script {
         self.run_for(filters, operation, clock, time, false).await
     }
 
-    /// The same, for a caller who may wait less long than the channel would.
+    /// Like [`run`](Self::run), with a deadline that may be the caller's own.
     pub(super) async fn run_for(
         &self,
         filters: &[Arc<dyn Filter>],
         operation: &Operation,
         clock: &FakeClock,
         time: Duration,
-        is_impatient: bool,
+        deadline_is_callers: bool,
     ) -> Result<Outcome, Error> {
-        let (deadline, symptom) = (clock.now() + time, &FailureReason::default());
+        let (deadline, failure_reason) = (clock.now() + time, &FailureReason::default());
         let counter = &LocalOnly;
-        let call = Call { channel: "main", operation, clock, counter, deadline, is_impatient, symptom };
+        let call = Call { channel: "main", operation, clock, counter, deadline, deadline_is_callers, failure_reason };
         Next::new(filters, self).run(&call).await
     }
 }
@@ -123,7 +123,7 @@ impl Exchange for Script {
     }
 }
 
-/// One operation of each kind.
+/// Returns one operation of each kind.
 pub(super) fn kinds() -> Vec<Operation> {
     let Some(method) = Method::parse("wechat.native") else { panic!("the method exists") };
     let amount = Money { value: 1, currency: Currency::CNY };
@@ -153,13 +153,14 @@ pub(super) fn kinds() -> Vec<Operation> {
     ]
 }
 
-/// Builds a filter from its TOML, as a channel's file would.
+/// Builds a filter from the TOML of its table. Returns the messages of all mistakes.
 pub(super) fn built(name: &str, toml: &str, state: Option<State>) -> Result<Arc<dyn Filter>, Vec<String>> {
     let table = toml::de::DeTable::parse(toml).unwrap_or_else(|error| panic!("{error}"));
     let problems = crate::settings::Problems::default();
     let mut settings = Settings::root(&table, &problems);
-    let row = FILTERS.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no filter {name}"));
-    let filter = (row.build)(&mut settings, state);
+    let spec =
+        crate::registry::FILTERS.iter().find(|spec| spec.name == name).unwrap_or_else(|| panic!("no filter {name}"));
+    let filter = (spec.build)(&mut settings, state);
     drop(settings);
     match filter {
         Some(filter) if problems.is_empty() => Ok(filter),

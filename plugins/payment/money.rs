@@ -1,24 +1,24 @@
-//! Amounts: whole minor units of a currency.
+//! Money as whole minor units of a currency.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// An ISO 4217 code: three capital letters.
+/// ISO 4217 currency code: three capital letters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Currency([u8; 3]);
 
 impl Currency {
-    /// The yuan, in which WeChat Pay's direct merchants are paid.
+    /// Chinese yuan.
     pub const CNY: Self = Self(*b"CNY");
 
-    /// Reads a code; `None` unless it is three ASCII capitals.
+    /// Parses a code; `None` unless it is three ASCII capitals.
     pub fn parse(code: &str) -> Option<Self> {
         let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
         bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
     }
 
-    /// The three letters.
+    /// Returns the three letters.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("???")
     }
@@ -46,28 +46,30 @@ impl<'de> Deserialize<'de> for Currency {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let code = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Self::parse(&code).ok_or_else(|| {
-            serde::de::Error::custom(format!("`{code}` is no currency: give three capitals (ISO 4217), as in \"CNY\""))
+            serde::de::Error::custom(format!(
+                "`{code}` is not a currency: use three capital letters (ISO 4217), as in \"CNY\""
+            ))
         })
     }
 }
 
-/// An amount in the currency's minor unit (fen, cents); never a fraction, never negative.
+/// Amount in the currency's minor unit (fen, cents). It is whole and not negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Money {
-    /// How many minor units.
+    /// Number of minor units.
     pub value: u64,
-    /// Of what.
+    /// Currency of the minor units.
     pub currency: Currency,
 }
 
 impl Money {
-    /// In yuan with two decimals, as in `88.88`; whatever the currency, its minor unit must be a hundredth.
+    /// Formats the amount with two decimals, as in `88.88`. The currency's minor unit must be one hundredth.
     pub fn yuan(self) -> String {
         format!("{}.{:02}", self.value / 100, self.value % 100)
     }
 
-    /// Reads yuan with at most two decimals, digit by digit: `88.88`, `88.8` and `88` are taken, signs and exponents not.
+    /// Parses yuan with at most two decimals: `88.88`, `88.8` or `88`. Signs and exponents are rejected.
     pub fn of_yuan(text: &str) -> Option<Self> {
         let (whole, part) = text.split_once('.').unwrap_or((text, "00"));
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_is_a_whole_positive_number_of_a_known_shape() {
+    fn money_with_fraction_sign_or_unknown_field_is_rejected() {
         let read = |text: &str| serde_json::from_str::<Money>(text);
         assert!(read(r#"{"value":1,"currency":"CNY"}"#).is_ok());
         for bad in [
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn yuan_are_read_and_written_without_a_fraction_of_a_fen() {
+    fn yuan_round_trip_exactly_and_fractions_of_a_fen_are_rejected() {
         for (text, value) in
             [("0.01", 1), ("88.88", 8888), ("88.8", 8880), ("88", 8800), ("100000000.00", 10_000_000_000)]
         {

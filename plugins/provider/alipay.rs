@@ -57,7 +57,7 @@ const VERIFY_FROM: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's publi
 /// order, so that "not exist" is Alipay's last word after it.
 const LIFETIME: Duration = Duration::from_hours(14 * 24);
 
-pub(super) const ROW: ProviderSpec = ProviderSpec {
+pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "alipay",
     methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
     secrets: &[
@@ -125,7 +125,7 @@ impl Provider for Alipay {
         answer::decode(&self.account, operation, status, &reply, with.stamp.unix_time)
     }
 
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
         let interface = Interface::of(operation);
         match (self.account.protocol, request::service(operation)) {
             (Protocol::Form, Ok(service)) => errors::unsigned(interface, service, status, body),

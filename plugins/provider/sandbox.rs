@@ -24,7 +24,7 @@ use crate::payment::{Currency, Event, Money, NextAction, Operation, Outcome, Sta
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: ProviderSpec = ProviderSpec {
+pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "sandbox",
     methods: &["sandbox.qr"],
     secrets: &[SecretField {
@@ -159,7 +159,7 @@ impl Provider for Sandbox {
     }
 
     /// Every true answer is signed, so one without a signature says nothing.
-    fn refusal(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
+    fn decode_unsigned_error(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
         Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()))
     }
 
@@ -346,8 +346,11 @@ mod tests {
         assert_eq!(answer(500, "<html>"), "unclear");
         let other = r#"{"account":"tea-house","number":"x","status":"succeeded","amount":1,"currency":"CNY"}"#;
         assert_eq!(answer(200, other), "mismatch");
-        let unsigned =
-            provider().refusal(&golden::pay("sandbox.qr"), StatusCode::BAD_REQUEST, br#"{"code":"declined"}"#);
+        let unsigned = provider().decode_unsigned_error(
+            &golden::pay("sandbox.qr"),
+            StatusCode::BAD_REQUEST,
+            br#"{"code":"declined"}"#,
+        );
         assert_eq!(unsigned.code(), "unclear");
     }
 

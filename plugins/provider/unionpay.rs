@@ -45,7 +45,7 @@ use crate::error::Error;
 use crate::payment::{Event, NextAction, Operation, Outcome, Status};
 use crate::signer::Keyring;
 
-pub(super) const ROW: ProviderSpec = ProviderSpec {
+pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "unionpay",
     methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
     secrets: &[
@@ -115,7 +115,7 @@ impl Provider for UnionPay {
         let fields = Message::read(self.0.codec, source, &body).ok_or(unreadable)?;
         let key_id = self.0.method.verify(&fields, now)?;
         let members = fields.into_members();
-        Ok(Verified::vouch_read(body, members, key_id))
+        Ok(Verified::assertion_with_members(body, members, key_id))
     }
 
     fn decode(
@@ -126,7 +126,7 @@ impl Provider for UnionPay {
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
         if !status.is_success() {
-            return Err(self.refusal(operation, status, reply.bytes()));
+            return Err(self.decode_unsigned_error(operation, status, reply.bytes()));
         }
         let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
         let fields = self.read(Source::Answer, &reply).ok_or_else(unreadable)?;
@@ -135,7 +135,7 @@ impl Provider for UnionPay {
 
     /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way, unless it is
     /// about our own.
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
         let said = |fields: Message<'_>| {
             let code = fields.get("respCode").filter(|_| status.is_success())?;
             codes::unsigned(code, codes::Request::of(operation), fields.get("respMsg").unwrap_or_default())

@@ -41,7 +41,7 @@ use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: ProviderSpec = ProviderSpec {
+pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "wechat-v2",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
     secrets: &[SecretField { name: API, need: Need::Required(API_FROM), check: check_api }],
@@ -145,7 +145,7 @@ impl Provider for WechatV2 {
         self.message(reply.bytes())?.outcome(operation, status, with)
     }
 
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
         errors::unsigned(Interface::of(operation), status, body)
     }
 

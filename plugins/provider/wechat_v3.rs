@@ -44,7 +44,7 @@ use crate::payment::{Event, Method, Operation, Outcome, Status};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-pub(super) const ROW: ProviderSpec = ProviderSpec {
+pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "wechat-v3",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
     secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_FROM), check: check_api_v3 }],
@@ -66,7 +66,7 @@ const API_V3_FROM: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 �
 const SIGN_FROM: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificate's serial number (API证书序列号)\", \
                          file = \"apiclient_key.pem\" }";
 
-/// Secrets are checked by [`ROW`]'s own check before this is called, so a missing one is not told a second time here.
+/// Secrets are checked by [`SPEC`]'s own check before this is called, so a missing one is not told a second time here.
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account = Account::read(settings)?;
     let till = Till::read(settings, &account)?;
@@ -143,7 +143,7 @@ impl Provider for WechatV3 {
         }
     }
 
-    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
         errors::unsigned(Interface::of(operation), status, body)
     }
 

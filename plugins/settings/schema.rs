@@ -1,5 +1,4 @@
-//! What a table may hold, written down while its readers ask for it: so that a description of the files cannot say anything
-//! else than what the readers take.
+//! Schema of a configuration table, collected while its reader runs, so that schema and reader always agree.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,94 +9,96 @@ use toml::de::{DeTable, DeValue};
 
 use super::Setting;
 
-/// A table, by its keys.
+/// Schema of a table: its keys by name.
 #[derive(Clone, Debug, Default)]
 pub struct Outline(Rc<RefCell<BTreeMap<&'static str, Key>>>);
 
-/// One key of a table.
+/// Schema of one key of a table.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// Whether nothing goes without it.
+    /// Whether the key is required.
     pub required: bool,
-    /// What belongs there, in words; empty for tables.
+    /// Description of the value; empty for optional tables.
     pub words: String,
-    /// What its value may be.
+    /// Allowed values.
     pub shape: Shape,
 }
 
-/// What a key's value may be.
+/// Structure of a key's value.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// One value, with an example as a file writes it.
+    /// Single value, with an example in TOML notation.
     Value(Form, &'static str),
-    /// A list of values, with an example of one.
+    /// List of values, with an example of one in TOML notation.
     Values(Form, &'static str),
-    /// A table.
+    /// Table.
     Table(Outline),
-    /// A list of tables that have the same keys.
+    /// List of tables with the same keys.
     Tables(Outline),
-    /// A table of texts, whatever their keys are.
+    /// Table of strings with arbitrary keys.
     Texts,
 }
 
-/// How a value is written.
+/// Notation of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Any text.
+    /// Any string.
     Text,
-    /// A text that this regular expression describes.
+    /// String that matches this regular expression.
     Pattern(&'static str),
-    /// One of these texts.
+    /// One of these strings.
     OneOf(Vec<&'static str>),
     /// `true` or `false`.
     Flag,
-    /// A whole number from 0 to this.
+    /// Integer from 0 to this maximum.
     Whole(u64),
-    /// A number.
+    /// Number.
     Number,
-    /// A text, or TOML's own date and time.
+    /// String, or a TOML date and time.
     Moment,
-    /// A list.
+    /// List of values.
     List(Box<Form>),
 }
 
-/// A table with nothing in it: what is read when only the asking counts.
+/// Empty table, read in place of a missing one while the schema is collected.
 pub(super) static EMPTY: LazyLock<DeTable<'static>> = LazyLock::new(DeTable::new);
 
 impl Outline {
-    /// The keys in it, by name.
+    /// Returns the keys by name.
     pub fn keys(&self) -> BTreeMap<&'static str, Key> {
         self.0.borrow().clone()
     }
 
-    /// Notes that a reader asked for a value.
+    /// Records a value. It is required if there is `advice`, which then describes it.
     pub(super) fn value<T: Setting>(&self, key: &'static str, advice: Option<&str>) {
         let words = advice.unwrap_or(T::EXPECTED);
         self.note(key, advice.is_some(), words, || Shape::Value(T::form(), T::EXAMPLE));
     }
 
+    /// Records a list of values.
     pub(super) fn values<T: Setting>(&self, key: &'static str) {
         let words = format!("a list, each item {}", T::EXPECTED);
         self.note(key, false, &words, || Shape::Values(T::form(), T::EXAMPLE));
     }
 
+    /// Records a table of strings.
     pub(super) fn texts(&self, key: &'static str) {
-        self.note(key, false, "texts by names of your own", || Shape::Texts);
+        self.note(key, false, "strings with arbitrary keys", || Shape::Texts);
     }
 
-    /// The outline of the table under a key.
+    /// Records a table and returns its schema. It is required if there is `advice`.
     pub(super) fn table(&self, key: &'static str, advice: Option<&str>) -> Outline {
         self.note(key, advice.is_some(), advice.unwrap_or_default(), || Shape::Table(Self::default()));
         self.below(key)
     }
 
-    /// The same of each table in the list under it.
+    /// Records a list of tables and returns the schema of one.
     pub(super) fn tables(&self, key: &'static str) -> Outline {
         self.note(key, false, "", || Shape::Tables(Self::default()));
         self.below(key)
     }
 
-    /// Which texts a key may have, of which the reader asked already or will ask.
+    /// Restricts a recorded value to these strings. Does nothing if the key was not recorded before.
     pub(super) fn choices(&self, key: &'static str, choices: Vec<&'static str>) {
         if let Some(known) = self.0.borrow_mut().get_mut(key)
             && let Shape::Value(form, _) = &mut known.shape
@@ -120,7 +121,7 @@ impl Outline {
     }
 }
 
-/// What a reader is given in the place of a value that must be there.
+/// Returns the example of a type, in place of a missing required value while the schema is collected.
 pub(super) fn example<T: Setting>() -> Option<T> {
     let value = DeValue::parse(T::EXAMPLE).ok()?;
     T::read(value.get_ref()).ok()

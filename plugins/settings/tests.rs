@@ -16,7 +16,7 @@ fn problems_of(text: &str, read: impl Fn(&mut Settings<'_>)) -> Vec<String> {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_place() {
+fn every_mistake_is_reported_with_its_position() {
     let text = "rate = \"x\"\nbase = 5\nmaxx = 3\n[inner]\nodd = 1\n";
     let found = problems_of(text, |settings| {
         let _: Option<u64> = settings.optional("rate");
@@ -33,7 +33,7 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
-fn each_item_of_a_list_is_told_of_where_it_stands() {
+fn wrong_list_item_is_reported_at_its_own_position() {
     let found = problems_of("list = [1, \"x\", 3]\nother = 5\n", |settings| {
         assert_eq!(settings.items::<u64>("list"), [(8..9, 1), (16..17, 3)]);
         assert!(settings.items::<u64>("other").is_empty() && settings.items::<u64>("missing").is_empty());
@@ -44,7 +44,7 @@ fn each_item_of_a_list_is_told_of_where_it_stands() {
 }
 
 #[test]
-fn texts_have_keys_of_their_own() {
+fn table_of_strings_accepts_arbitrary_keys_and_rejects_numbers() {
     let found = problems_of("[notes]\ntier = \"gold\"\nlevel = 5\n", |settings| {
         assert_eq!(settings.texts("notes"), [("tier".to_owned(), "gold".to_owned())]);
         assert!(settings.texts("missing").is_empty());
@@ -53,7 +53,7 @@ fn texts_have_keys_of_their_own() {
 }
 
 #[test]
-fn what_belongs_to_nothing_known_can_be_left_unread() {
+fn ignore_rest_suppresses_unknown_key_reports() {
     let found = problems_of("[inner]\nodd = 1\n", |settings| {
         settings.section("inner").unwrap().ignore_rest();
     });

@@ -1,26 +1,25 @@
-//! The kinds of values that keys have, and how each is written in a file.
+//! Types of configuration values and their notation in TOML.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::Form;
-use crate::payment::{Currency, Method};
+use crate::payment::Currency;
 
-/// A value that a key can have.
+/// Type of a configuration value.
 pub trait Setting: Sized {
-    /// In words, with an example: completes "must be …".
+    /// Description with an example; completes "must be …".
     const EXPECTED: &'static str;
-    /// One, as a file writes it.
+    /// Valid value in TOML notation.
     const EXAMPLE: &'static str;
-    /// How it is written, for descriptions of the files.
+    /// Returns the notation, for the schema.
     fn form() -> Form;
-    /// Reads it, or says what was found instead.
+    /// Reads a value. The error describes what was found instead.
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
 }
 
-/// A size in bytes, written as in `"64KiB"`.
+/// Size in bytes, for example `"64KiB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
@@ -117,23 +116,6 @@ impl Setting for Currency {
     }
 }
 
-impl Setting for Method {
-    const EXPECTED: &'static str = "a payment method, as in \"wechat.native\"";
-    const EXAMPLE: &'static str = "\"wechat.native\"";
-    fn form() -> Form {
-        Form::OneOf(Self::all().map(|method| method.as_str()).collect::<BTreeSet<_>>().into_iter().collect())
-    }
-    fn read(value: &DeValue<'_>) -> Result<Self, String> {
-        value.as_str().and_then(Self::parse).ok_or_else(|| {
-            format!(
-                "{} (there are {})",
-                describe(value),
-                Self::all().map(|m| m.as_str()).collect::<Vec<_>>().join(", ")
-            )
-        })
-    }
-}
-
 impl<T: Setting> Setting for Vec<T> {
     const EXPECTED: &'static str = "a list in brackets, each item in it of the right kind";
     const EXAMPLE: &'static str = "[]";
@@ -151,7 +133,7 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
-/// Reads a duration as the files write it: `1.5s`, `500ms`, `10m`, `2h`, `1d`.
+/// Parses a duration such as `1.5s`, `500ms`, `10m`, `2h` or `1d`.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = match unit {
@@ -186,12 +168,11 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number.parse().ok()?, unit.trim_start()))
 }
 
-/// What a value is, for "must be …, not …". A text is repeated only when it is short; callers that read secrets never
-/// pass their value here.
-pub(super) fn describe(value: &DeValue<'_>) -> String {
+/// Describes a value, for "must be …, not …". Strings of more than 60 bytes are not repeated. Callers must not pass secrets.
+pub(crate) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.len() <= 60 => format!("\"{text}\""),
-        DeValue::String(_) => "this long text".to_owned(),
+        DeValue::String(_) => "a long string".to_owned(),
         DeValue::Integer(number) => format!("the number {number}"),
         DeValue::Float(number) => format!("the number {number}"),
         other => format!("a value of type {}", other.type_str()),
@@ -203,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes() {
+    fn durations_and_sizes_parse_and_unknown_units_are_rejected() {
         assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(duration("100ms"), Some(Duration::from_millis(100)));
         assert_eq!(duration("24h"), Some(Duration::from_secs(86400)));

@@ -1,4 +1,4 @@
-//! X.509 certificates: what they say, when they count, and whether one was issued by another.
+//! X.509 certificates: fields, validity and chain verification.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
@@ -10,49 +10,49 @@ use jiff::Timestamp;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
-use super::key_file::PublicKey;
+use super::keys::PublicKey;
 
-/// Certificates above one another at most.
+/// Maximum length of a chain of certificates.
 const MAX_CHAIN: usize = 8;
 
-/// One certificate.
+/// X.509 certificate.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// Its bytes.
+    /// DER encoding.
     pub der: Vec<u8>,
-    /// Last common name of its subject; empty when there is none.
+    /// Last common name of the subject; empty if there is none.
     pub common_name: String,
-    /// Name of its issuer in words.
+    /// Last common name of the issuer, or the issuer's whole distinguished name if it has no common name.
     pub issuer_name: String,
-    /// Organization of its issuer.
+    /// Last organization of the issuer; empty if there is none.
     pub issuer_organization: String,
-    /// Serial number in hexadecimal, large letters.
+    /// Serial number in upper-case hexadecimal.
     pub serial: String,
-    /// Unix seconds from which it counts.
+    /// Start of the validity, as Unix time in seconds.
     pub not_before: i64,
-    /// Unix seconds until which it counts.
+    /// End of the validity, as Unix time in seconds.
     pub not_after: i64,
-    /// Whether it may sign other certificates, by its basic constraints.
+    /// Whether the basic constraints allow the certificate to sign others.
     pub is_authority: bool,
-    /// Its key; nothing when it is of an unknown kind.
+    /// Public key; `None` if it cannot be parsed.
     pub public_key: Option<PublicKey>,
     subject: Vec<u8>,
     issuer: Vec<u8>,
 }
 
-/// Whether a chain of certificates leads to a root.
+/// Result of the verification of a certificate chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chain {
-    /// Each was signed by the next one, and the last one is a root.
+    /// Each certificate is signed by the next, and the last is a root.
     Leads,
-    /// A certificate of the issuer's name is there, but did not sign: it is that of another authority. With the name.
+    /// A certificate has the name of the issuer, but did not sign: it belongs to another authority. Contains the name.
     Broken(String),
-    /// No certificate of this name is there.
+    /// No certificate has the name of the issuer. Contains the name.
     Unknown(String),
 }
 
 impl Certificate {
-    /// Reads one.
+    /// Parses a certificate. Bytes after its end are ignored.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (rest, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
@@ -75,7 +75,7 @@ impl Certificate {
         })
     }
 
-    /// Why it does not count at this moment (unix seconds).
+    /// Returns an error if the certificate has expired or is not yet valid at `now` (Unix seconds).
     pub fn in_force(&self, now: i64) -> Result<(), String> {
         if self.not_after < now {
             return Err(format!("this certificate ended on {}", day(self.not_after)));
@@ -86,26 +86,26 @@ impl Certificate {
         Ok(())
     }
 
-    /// Organization of its subject.
+    /// Returns the last organization of the subject; empty if there is none.
     pub fn organization(&self) -> String {
         X509Certificate::from_der(&self.der).map_or_else(|_| String::new(), |(_, read)| organization(read.subject()))
     }
 
-    /// Whether it names itself as its issuer.
+    /// Returns whether subject and issuer are equal.
     pub fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Whether it names another as its issuer.
+    /// Returns whether the issuer's name is the subject of `other`, a different certificate.
     pub fn names_as_issuer(&self, other: &Self) -> bool {
         self.issuer == other.subject && self.der != other.der
     }
 
-    /// Whether the other one's key signed it; nothing when the algorithm is none that is checked here.
+    /// Returns whether the key of `issuer` signed the certificate; `None` if the signature algorithm is not supported.
     pub fn is_signed_by(&self, issuer: &Self) -> Option<bool> {
         let (_, certificate) = X509Certificate::from_der(&self.der).ok()?;
         let (_, issuer) = X509Certificate::from_der(&issuer.der).ok()?;
-        // Uncompressed points. Any hash may go with either curve.
+        // Length of an uncompressed point. Each curve may be combined with each hash.
         const P256: usize = 65;
         const P384: usize = 97;
         let length = issuer.public_key().subject_public_key.data.len();
@@ -125,7 +125,8 @@ impl Certificate {
         Some(key.verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data).is_ok())
     }
 
-    /// Follows the issuers, through the certificates that are known, to one of the roots.
+    /// Follows the issuers through the `known` certificates to one of the `roots`. A signature with an unsupported algorithm
+    /// does not break the chain.
     pub fn chain(&self, known: &[&Self], roots: &[Self]) -> Chain {
         let mut current = self;
         for _ in 0..MAX_CHAIN {
@@ -158,7 +159,7 @@ fn organization(name: &X509Name<'_>) -> String {
     last(name.iter_organization())
 }
 
-/// A day, as in `2026-01-31`.
+/// Formats Unix seconds as a date such as `2026-01-31`.
 fn day(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
 }

@@ -1,14 +1,13 @@
-//! Reader of key and certificate files, in every form in which payment companies, tools and editors leave them.
+//! Reader of key and certificate files, in every encoding that payment companies, tools and editors produce.
 //!
 //! ```text
-//! file ─ text ─▶ blocks (PEM, DER, base64) ─ kind ─▶ what each is ─ pkcs12 ─▶ decrypted ─▶ KeyFile
+//! file ─ text ─▶ blocks (PEM, DER, base64) ─ kind ─▶ kind of each ─ pkcs12 ─▶ decrypted ─▶ KeyFile
 //! ```
 //!
-//! A byte order mark, UTF-16, CRLF, one long line and text around the blocks change nothing. What each block is, its content
-//! says: labels are often wrong. What cannot be taken is refused with what it is and how to mend it, and nothing of a file is
-//! ever repeated.
+//! A byte order mark, UTF-16, CRLF, one long line and text around the blocks are accepted. The content of a block decides its
+//! kind, because PEM labels are often wrong. The error for an unusable file names what it is and how to correct it. Errors
+//! never repeat the content of a file.
 
-mod keys;
 mod kind;
 mod pkcs12;
 mod text;
@@ -20,31 +19,30 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-pub(crate) use self::keys::bits as rsa_bits;
-pub use self::keys::{KeyAlgorithm, PrivateKey, PublicKey};
 use self::kind::Kind;
-pub use self::text::write_pem;
 use super::KeyError;
 use super::certificate::Certificate;
+pub use super::keys::{KeyAlgorithm, PrivateKey, PublicKey};
+pub use super::pem::write_pem;
 use crate::secret::Secret;
 
-/// Where a password for a file may come from.
+/// Password of a file.
 #[derive(Clone, Copy)]
 pub enum Password<'a> {
-    /// The configuration names one.
+    /// Password from the configuration.
     Given(&'a [u8]),
-    /// The configuration may name one in `password`, and does not.
+    /// The configuration could set `password`, but does not.
     Missing,
-    /// The configuration has no `password` for this file.
+    /// The configuration has no `password` key for this file.
     NoPlace,
 }
 
-/// Reason why a file cannot be used, with a remedy.
+/// Reason why a file cannot be used, with a suggestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
-    /// What the file is, or what is wrong with it.
+    /// Description of the problem.
     pub message: String,
-    /// What to do.
+    /// How to correct it.
     pub suggestion: Option<String>,
 }
 
@@ -73,60 +71,60 @@ impl From<FileError> for KeyError {
     }
 }
 
-/// Contents of one key or certificate file.
+/// Content of one key or certificate file.
 #[derive(Default)]
 pub struct KeyFile {
     private_keys: Vec<PrivateKey>,
     public_keys: Vec<PublicKey>,
-    /// In the order of the file.
+    /// Certificates in the order of the file.
     certificates: Vec<Certificate>,
-    /// Leaf first.
+    /// Certificates, leaf first.
     chain: Vec<Certificate>,
     revocation_lists: Vec<Vec<u8>>,
-    /// Why a private key in the file stays closed.
-    closed: Option<FileError>,
-    /// What else is in the file, in words.
+    /// Reason why a private key in the file could not be read.
+    unreadable_key: Option<FileError>,
+    /// Descriptions of other content.
     others: Vec<&'static str>,
     is_encrypted: bool,
 }
 
 impl KeyFile {
-    /// Reads a file. A block that is damaged is an error with its place, wherever in the file it stands.
+    /// Reads a file. Any damaged block is an error that names the block.
     pub fn read(file: &[u8], password: Password<'_>) -> Result<Self, FileError> {
         let mut read = Self::default();
         for block in text::blocks(file)? {
             match kind::of(&block.der) {
                 _ if block.is_old_encryption => {
                     read.is_encrypted = true;
-                    read.closed = Some(pkcs12::old_encryption());
+                    read.unreadable_key = Some(pkcs12::old_encryption());
                 }
                 _ if block.label.as_deref() == Some("OPENSSH PRIVATE KEY") => {
                     read.others.push("an SSH private key");
                     let advice = "convert it: `ssh-keygen -p -m PKCS8 -f KEY`";
-                    read.closed = Some(FileError::new("this is a private key in the form of OpenSSH", advice));
+                    read.unreadable_key = Some(FileError::new("this is a private key in the form of OpenSSH", advice));
                 }
-                // Of a listener's key exchange, or of a curve: no keys.
+                // Parameters of a Diffie-Hellman key exchange or of a curve are no keys.
                 _ if block.label.as_deref().is_some_and(|label| label.ends_with(" PARAMETERS")) => {}
-                Kind::Certificate => read.certificate(&block.der, &block)?,
+                Kind::Certificate => read.add_certificate(&block.der, &block)?,
                 Kind::PublicKey => {
                     let key = PublicKey::read(&block.der).ok_or_else(|| block.damaged())?;
                     if !read.public_keys.contains(&key) {
                         read.public_keys.push(key);
                     }
                 }
-                Kind::PrivateKey => read.private_key_of(block.der.clone(), &block)?,
+                Kind::PrivateKey => read.add_private_key(block.der.clone(), &block)?,
                 Kind::EncryptedKey => {
                     read.is_encrypted = true;
-                    match pkcs12::decrypted(&block.der, password) {
-                        Ok(der) => read.private_key_of(der, &block)?,
-                        Err(error) => read.closed = Some(error),
+                    match pkcs12::decrypt(&block.der, password) {
+                        Ok(der) => read.add_private_key(der, &block)?,
+                        Err(error) => read.unreadable_key = Some(error),
                     }
                 }
                 Kind::Pfx => {
                     read.is_encrypted = true;
-                    let opened = pkcs12::opened(&block.der, password)?;
-                    opened.certificates.iter().try_for_each(|der| read.certificate(der, &block))?;
-                    opened.keys.into_iter().try_for_each(|key| read.private_key_of(key, &block))?;
+                    let content = pkcs12::open(&block.der, password)?;
+                    content.certificates.iter().try_for_each(|der| read.add_certificate(der, &block))?;
+                    content.keys.into_iter().try_for_each(|key| read.add_private_key(key, &block))?;
                 }
                 Kind::RevocationList => read.revocation_lists.push(block.der.to_vec()),
                 Kind::Request => read.others.push("a certificate signing request (CSR)"),
@@ -143,7 +141,7 @@ impl KeyFile {
         Ok(read)
     }
 
-    fn certificate(&mut self, der: &[u8], block: &text::Block) -> Result<(), FileError> {
+    fn add_certificate(&mut self, der: &[u8], block: &text::Block) -> Result<(), FileError> {
         let certificate = Certificate::read(der).ok_or_else(|| block.damaged())?;
         if !self.certificates.iter().any(|known| known.der == certificate.der) {
             self.certificates.push(certificate);
@@ -151,7 +149,7 @@ impl KeyFile {
         Ok(())
     }
 
-    fn private_key_of(&mut self, der: Zeroizing<Vec<u8>>, block: &text::Block) -> Result<(), FileError> {
+    fn add_private_key(&mut self, der: Zeroizing<Vec<u8>>, block: &text::Block) -> Result<(), FileError> {
         let key = PrivateKey::read(der).ok_or_else(|| block.damaged())?;
         if !self.private_keys.iter().any(|known| known.is_same(&key)) {
             self.private_keys.push(key);
@@ -159,14 +157,14 @@ impl KeyFile {
         Ok(())
     }
 
-    /// Whether a password was needed to read it.
+    /// Returns whether the file has encrypted content.
     pub fn is_encrypted(&self) -> bool {
         self.is_encrypted
     }
 
-    /// The private key, of which there must be exactly one.
+    /// Returns the private key. It is an error if there is none or more than one.
     pub fn private_key(&self) -> Result<&PrivateKey, FileError> {
-        match (self.private_keys.as_slice(), &self.closed) {
+        match (self.private_keys.as_slice(), &self.unreadable_key) {
             ([key], _) => Ok(key),
             ([], Some(closed)) => Err(closed.clone()),
             ([], None) => {
@@ -177,7 +175,7 @@ impl KeyFile {
                     () if !self.public_keys.is_empty() => "name the file with the other half, the private key",
                     () => "PKCS#8, PKCS#1, SEC1 and PKCS#12 (with `password`) are read, as PEM, DER or base64",
                 };
-                Err(FileError::new(format!("this file has no private key in it: {}", self.what_it_is()), advice))
+                Err(FileError::new(format!("this file has no private key in it: {}", self.content()), advice))
             }
             (several, _) => {
                 let message = format!("this file holds {} private keys, and exactly one is needed", several.len());
@@ -186,12 +184,13 @@ impl KeyFile {
         }
     }
 
-    /// The certificates, leaf first, of which there must be one at least.
+    /// Returns the certificates, leaf first. It is an error if there is none.
     pub fn certificates(&self) -> Result<&[Certificate], FileError> {
         self.authorities().map(|_| self.chain.as_slice())
     }
 
-    /// The certificates in the order of the file, which counts for some providers' roots; there must be one at least.
+    /// Returns the certificates in the order of the file, which matters for some providers' roots. It is an error if there is
+    /// none.
     pub fn authorities(&self) -> Result<&[Certificate], FileError> {
         if !self.certificates.is_empty() {
             return Ok(&self.certificates);
@@ -202,17 +201,17 @@ impl KeyFile {
             }
             () => "`BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read",
         };
-        Err(FileError::new(format!("this file has no certificate in it: {}", self.what_it_is()), advice))
+        Err(FileError::new(format!("this file has no certificate in it: {}", self.content()), advice))
     }
 
-    /// Certificates, leaf first, if there are any.
+    /// Returns the certificates, leaf first; empty if there are none.
     pub fn all_certificates(&self) -> &[Certificate] {
         &self.chain
     }
 
-    /// Public key of the provider: that of the leaf certificate, or a bare one.
+    /// Returns the public key of the leaf certificate, or the only bare public key. A file with a private key is an error.
     pub fn public_key(&self) -> Result<&PublicKey, FileError> {
-        if !self.private_keys.is_empty() || self.closed.is_some() {
+        if !self.private_keys.is_empty() || self.unreadable_key.is_some() {
             let advice = "name the file with the public key or the certificate";
             return Err(FileError::new("this is a private key, and only its owner may have it", advice));
         }
@@ -225,7 +224,7 @@ impl KeyFile {
         match self.public_keys.as_slice() {
             [key] => Ok(key),
             [] => {
-                let message = format!("this file has no public key or certificate in it: {}", self.what_it_is());
+                let message = format!("this file has no public key or certificate in it: {}", self.content());
                 let advice =
                     "`BEGIN PUBLIC KEY` or `BEGIN CERTIFICATE` stands in the right one; PEM, DER, base64 are read";
                 Err(FileError::new(message, advice))
@@ -237,16 +236,16 @@ impl KeyFile {
         }
     }
 
-    /// The revocation lists as DER, of which there must be one at least.
+    /// Returns the revocation lists as DER. It is an error if there is none.
     pub fn revocation_lists(&self) -> Result<&[Vec<u8>], FileError> {
         if self.revocation_lists.is_empty() {
-            let message = format!("this file has no revocation list in it: {}", self.what_it_is());
+            let message = format!("this file has no revocation list in it: {}", self.content());
             return Err(FileError::new(message, "`BEGIN X509 CRL` stands in the right one"));
         }
         Ok(&self.revocation_lists)
     }
 
-    /// The same as PEM in the plain form that every reader takes.
+    /// Encodes chain and keys as plain unencrypted PEM.
     pub fn to_pem(&self) -> Secret {
         let mut text = Zeroizing::new(String::new());
         for certificate in &self.chain {
@@ -261,16 +260,17 @@ impl KeyFile {
         Secret::new(text.as_bytes())
     }
 
-    /// Puts the certificate of the private key first, else the one that issued no other; the order of the rest is kept.
+    /// Returns the certificates with the leaf first and the others in file order. The leaf is the certificate of the private key,
+    /// or else a certificate that issued no other.
     fn leaf_first(&self) -> Vec<Certificate> {
         let key = match self.private_keys.as_slice() {
             [key] => key.public_key(),
             _ => None,
         };
         let all = &self.certificates;
-        let is_key_s = |one: &Certificate| key.is_some() && one.public_key == key;
+        let has_key = |one: &Certificate| key.is_some() && one.public_key == key;
         let is_leaf = |one: &Certificate| !one.is_self_issued() && !all.iter().any(|other| other.names_as_issuer(one));
-        let leaf = all.iter().position(is_key_s).or_else(|| all.iter().position(is_leaf));
+        let leaf = all.iter().position(has_key).or_else(|| all.iter().position(is_leaf));
         let mut chain = all.clone();
         if let Some(leaf) = leaf {
             let leaf = chain.remove(leaf);
@@ -279,14 +279,14 @@ impl KeyFile {
         chain
     }
 
-    /// As in "it is a certificate".
-    fn what_it_is(&self) -> String {
+    /// Describes the content, for example "this is a certificate".
+    fn content(&self) -> String {
         let known = [
             (!self.private_keys.is_empty(), "a private key"),
             (!self.certificates.is_empty(), "a certificate"),
             (!self.public_keys.is_empty(), "a public key"),
             (!self.revocation_lists.is_empty(), "a revocation list"),
-            (self.closed.is_some() && self.others.is_empty(), "an encrypted private key"),
+            (self.unreadable_key.is_some() && self.others.is_empty(), "an encrypted private key"),
         ];
         let known = known.into_iter().filter_map(|(is_there, what)| is_there.then_some(what));
         let mut all: Vec<&str> = known.chain(self.others.iter().copied()).collect();

@@ -1,8 +1,7 @@
 //! `rsa-sha256`: RSASSA-PKCS1-v1_5 with SHA-256, keys of 2048 to 4096 bits.
 //!
-//! A file becomes a key once, when it is loaded: text → DER → PKCS#1, read by [`super::key_file`], which knows the
-//! many formats that payment companies hand out. From then on `aws-lc-rs` signs and verifies, because it is
-//! several times faster and its private key operations take constant time.
+//! A key file is parsed once, when it is loaded: text → DER → PKCS#1, by [`super::key_file`]. `aws-lc-rs` then signs and
+//! verifies, because it is several times faster than the crate `rsa` and its private key operations take constant time.
 
 pub(crate) mod sha1;
 
@@ -14,7 +13,8 @@ use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS
 use rsa::pkcs1::RsaPrivateKey;
 use zeroize::Zeroizing;
 
-use super::key_file::{self, KeyAlgorithm, KeyFile, Password};
+use super::key_file::{KeyFile, Password};
+use super::keys::{self, KeyAlgorithm};
 use super::{KeyError, Signer, Verifier};
 use crate::error::Error;
 
@@ -28,7 +28,7 @@ pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError>
     Ok(Arc::new(RsaSigner { id: id.to_owned(), pair, slow: bits > MIN_BITS }))
 }
 
-/// A private key whose size was checked.
+/// Private key of an accepted size.
 struct Private {
     pkcs1: Zeroizing<Vec<u8>>,
     bits: usize,
@@ -39,7 +39,7 @@ fn private(file: &[u8], min_bits: usize) -> Result<Private, KeyError> {
     let key = file.private_key()?;
     let pkcs1 = key.rsa_pkcs1().ok_or_else(|| other_algorithm("private", key.algorithm()))?;
     let parsed = RsaPrivateKey::try_from(pkcs1).map_err(|_| damaged_private())?;
-    let bits = checked_bits(key_file::rsa_bits(parsed.modulus.as_bytes()), min_bits)?;
+    let bits = checked_bits(keys::rsa_bits(parsed.modulus.as_bytes()), min_bits)?;
     Ok(Private { pkcs1: Zeroizing::new(pkcs1.to_vec()), bits })
 }
 
@@ -56,7 +56,7 @@ fn verifier_with(hash: &'static RsaParameters, file: &[u8], min_bits: usize) -> 
     };
     checked_bits(bits, min_bits)?;
     let key = ParsedPublicKey::new(hash, pkcs1)
-        .map_err(|_| KeyError("the RSA public key is damaged: its numbers cannot be right".to_owned()))?;
+        .map_err(|_| KeyError("the RSA public key is damaged: its numbers are invalid".to_owned()))?;
     Ok(Arc::new(RsaVerifier(key)))
 }
 
@@ -100,11 +100,11 @@ fn checked_bits(bits: usize, min_bits: usize) -> Result<usize, KeyError> {
 }
 
 fn damaged_private() -> KeyError {
-    KeyError("the RSA private key is damaged: its numbers do not belong together".to_owned())
+    KeyError("the RSA private key is damaged: its numbers do not match".to_owned())
 }
 
 fn other_algorithm(which: &str, found: KeyAlgorithm) -> KeyError {
-    KeyError(format!("an RSA {which} key belongs here, and this key is of another algorithm: {found}"))
+    KeyError(format!("an RSA {which} key is required, but this key is of another algorithm: {found}"))
 }
 
 #[cfg(test)]

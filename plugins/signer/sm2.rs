@@ -1,21 +1,22 @@
-//! `sm2-sm3`: the Chinese standard's elliptic curve signature (GM/T 0003) with its hash SM3, as `r` and `s` of 32 bytes.
+//! `sm2-sm3`: SM2 elliptic curve signature (GM/T 0003) with the hash SM3, encoded as `r` and `s` of 32 bytes each.
 //!
-//! A signature covers a user id too, on which both sides agree beforehand. Here it is the key's id, as UnionPay wants it
-//! (the certificate's serial number in decimal digits).
+//! An SM2 signature also covers a user id that both sides agree on. Here it is the key's id, as UnionPay requires (the
+//! certificate's serial number in decimal).
 
 use std::sync::Arc;
 
 use sm2::dsa::signature::{Signer as _, Verifier as _};
 use sm2::dsa::{Signature, SigningKey, VerifyingKey};
 
-use super::key_file::{KeyAlgorithm, KeyFile, Password};
+use super::key_file::{KeyFile, Password};
+use super::keys::KeyAlgorithm;
 use super::{KeyError, Signer, Verifier};
 use crate::error::Error;
 
-/// The user id where nobody agreed on another.
+/// Default user id of SM2 signatures.
 pub(crate) const DEFAULT_USER_ID: &str = "1234567812345678";
 
-/// Reads a private key file; the id is the user id too.
+/// Reads a private key file. `id` is also the user id.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
     let file = KeyFile::read(file, Password::NoPlace)?;
     let key = file.private_key()?;
@@ -24,7 +25,7 @@ pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError>
     Ok(Arc::new(Sm2Signer { id: id.to_owned(), key }))
 }
 
-/// Reads a public key or certificate file; for signatures with the default user id.
+/// Reads a public key or certificate file, for signatures with the default user id.
 pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
     let file = KeyFile::read(file, Password::NoPlace)?;
     let key = file.public_key()?;
@@ -33,13 +34,13 @@ pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
 }
 
 fn other_algorithm(which: &str, found: KeyAlgorithm) -> KeyError {
-    KeyError(format!("an SM2 {which} key belongs here, and this key is of another algorithm: {found}"))
+    KeyError(format!("an SM2 {which} key is required, but this key is of another algorithm: {found}"))
 }
 
-/// A verifier of signatures with this user id, by a point of the curve as SEC1 writes it.
+/// Creates a verifier for signatures with this user id, from a curve point in SEC1 encoding.
 pub(crate) fn verifier_for(user_id: &str, point: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
     let key = VerifyingKey::from_sec1_bytes(user_id, point)
-        .map_err(|_| KeyError("the SM2 public key is damaged: it is no point of the curve".to_owned()))?;
+        .map_err(|_| KeyError("the SM2 public key is damaged: it is not a point of the curve".to_owned()))?;
     Ok(Arc::new(Sm2Verifier(key)))
 }
 
@@ -53,7 +54,7 @@ impl Signer for Sm2Signer {
         &self.id
     }
 
-    /// The nonce comes from key and message (RFC 6979), so that bad randomness cannot give the key away.
+    /// The nonce is derived from key and message (RFC 6979), so that bad randomness cannot reveal the key.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let signature = self.key.try_sign(message);
         let signature = signature.map_err(|_| Error::NotSent("the SM2 signature could not be made".to_owned()))?;

@@ -20,13 +20,13 @@ impl Limits {
     /// Lets a request in (the place is given back when dropped), or says after how many seconds to come again.
     pub fn place(&self, merchant: &Merchant) -> Result<Option<Permit>, u64> {
         let Some(allowance) = &merchant.limit else { return Ok(None) };
-        self.usage(merchant).place(allowance).map(Some).map_err(seconds)
+        self.usage(merchant).acquire(allowance).map(Some).map_err(seconds)
     }
 
     /// Takes a token of the merchant's rate, or says after how many seconds there is one.
     pub fn token(&self, merchant: &Merchant, now: Duration) -> Result<(), u64> {
         let Some(allowance) = &merchant.limit else { return Ok(()) };
-        self.usage(merchant).token(allowance, now).map_err(seconds)
+        self.usage(merchant).take_token(allowance, now).map_err(seconds)
     }
 
     fn usage(&self, merchant: &Merchant) -> Arc<Limiter> {

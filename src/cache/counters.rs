@@ -41,8 +41,8 @@ impl Counter for Counters {
         let redis = self.0.as_ref()?;
         let mut command = redis::cmd("EVAL");
         command.arg(format!("{TAKE}return take(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]))"));
-        command.arg(1).arg(format!("tollgate:limit:{name}:{}:{}", rate.a_second, rate.at_once));
-        command.arg(interval(rate)).arg(rate.at_once);
+        command.arg(1).arg(format!("tollgate:limit:{name}:{}:{}", rate.per_second, rate.burst));
+        command.arg(interval(rate)).arg(rate.burst);
         let answer = redis.try_ask(&command).await.ok()?;
         match answer {
             Value::Int(wait) => Some(verdict(wait)),
@@ -53,7 +53,7 @@ impl Counter for Counters {
 
 /// Microseconds between two tokens.
 pub(super) fn interval(rate: Rate) -> f64 {
-    1_000_000.0 / rate.a_second
+    1_000_000.0 / rate.per_second
 }
 
 /// Or the whole seconds after which it is worth another try.

@@ -113,6 +113,6 @@ return {1, wait}";
     let mut command = redis::cmd("EVAL");
     command.arg(format!("{TAKE}{ADMIT}")).arg(2);
     command.arg(key).arg(format!("tollgate:limit:{{{merchant}}}"));
-    command.arg(own).arg(seconds).arg(interval(rate)).arg(rate.at_once);
+    command.arg(own).arg(seconds).arg(interval(rate)).arg(rate.burst);
     command
 }

@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use tollgate_plugins::provider::bill::{BillEndpoint, Bills};
 use tollgate_plugins::provider::inspect::Place;
-use tollgate_plugins::provider::{BuildContext, Need, PROVIDERS, Provider, ProviderSpec, PublishedKeys, Secrets};
+use tollgate_plugins::provider::{BuildContext, Need, Provider, ProviderSpec, PublishedKeys, Secrets};
+use tollgate_plugins::registry::PROVIDERS;
 use tollgate_plugins::settings::Settings;
 use tollgate_plugins::signer::{Key, Keyring};
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tollgate_plugins::filter::{FILTERS, Filter, State};
+use tollgate_plugins::filter::{Filter, State};
+use tollgate_plugins::registry::FILTERS;
 use tollgate_plugins::settings::Settings;
 
 use super::toml_file::suggest;

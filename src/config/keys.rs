@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use tollgate_plugins::provider::inspect::{Facts, Finding, IdOf, Place, Severity, Sign, Verify};
 use tollgate_plugins::provider::{Need, ProviderSpec, Secrets};
+use tollgate_plugins::registry::ALGORITHMS;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Problems, Settings};
 use tollgate_plugins::signer::certificate::Certificate;
 use tollgate_plugins::signer::key_file::{KeyFile, PublicKey};
-use tollgate_plugins::signer::{ALGORITHMS, Algorithm, Key, Keyring, Signer};
+use tollgate_plugins::signer::{Algorithm, Key, Keyring, Signer};
 
 use super::key_file;
 use super::secret::{self, Plain};

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
-use tollgate_plugins::filter::FILTERS;
-use tollgate_plugins::provider::PROVIDERS;
+use tollgate_plugins::registry::{FILTERS, PROVIDERS};
 use tollgate_plugins::settings::{Form, Key, Outline, Settings, Shape};
 
 use super::identity::Now;

@@ -11,7 +11,7 @@ use crate::config::Channel;
 /// Brings a channel's metrics up to what its filters read now.
 pub fn tell(channel: &Channel, now: Duration) {
     let name = channel.name.as_str();
-    for reading in summed(channel.filters.iter().flat_map(|filter| filter.readings(now))) {
+    for reading in summed(channel.filters.iter().flat_map(|filter| filter.samples(now))) {
         let (operation, value) = (reading.operation.unwrap_or_default(), reading.value);
         match reading.name {
             "breaker_state" => METRICS.breaker_state.with_label_values(&[name, operation]).set(value),

@@ -1,84 +1,92 @@
-//! How a limit follows the latencies.
+//! Gradient algorithm that adapts a concurrency limit to measured latencies.
 
 use std::time::Duration;
 
-use super::Numbers;
+use super::AdaptiveConfig;
 
-/// With fewer latencies a window goes on: by so few nobody can tell a queue from chance.
-const ENOUGH: u32 = 5;
-/// By this part of the difference what is usual follows a longer latency at each window: a channel that is four times as slow
-/// for good is taken for usual after some 400 of them. Faster, and a crowd that lasts would become usual itself.
-const DRIFT: f64 = 0.002;
-/// A limit falls by no more than this at each window, so that one odd one does not close the channel.
-const STEEPEST: f64 = 0.5;
+/// Minimum number of samples in a window; a window with fewer is extended, because few samples are noise.
+const MIN_SAMPLES: u32 = 5;
+/// Share of the difference by which the baseline follows a higher latency in each window. A fourfold latency becomes the baseline
+/// after about 400 windows. With a faster drift, a long burst would become the baseline.
+const BASELINE_DRIFT: f64 = 0.002;
+/// Minimum factor of the limit per window, so that one slow window does not close the channel.
+const MIN_FACTOR: f64 = 0.5;
 
-/// A limit with the measurements that it rests on.
+/// Concurrency limit with its measurements.
 #[derive(Debug)]
 pub(super) struct Gradient {
     limit: f64,
-    /// The long-term minimum, in seconds; nothing before the first window.
-    usual: Option<f64>,
-    /// When the window began.
-    since: Duration,
+    /// Baseline latency in seconds; `None` before the end of the first window.
+    baseline: Option<f64>,
+    /// Start of the current window.
+    window_start: Duration,
+    /// Number of samples in the window.
     count: u32,
-    /// Of all latencies in the window, in seconds.
+    /// Sum of the samples in the window, in seconds.
     sum: f64,
-    /// The most calls at the same time in the window.
-    most_inside: u32,
+    /// Maximum number of concurrent calls in the window.
+    max_in_flight: u32,
 }
 
 impl Gradient {
-    pub(super) fn new(numbers: &Numbers, now: Duration) -> Self {
-        Self { limit: f64::from(numbers.start), usual: None, since: now, count: 0, sum: 0.0, most_inside: 0 }
+    pub(super) fn new(config: &AdaptiveConfig, now: Duration) -> Self {
+        Self { limit: f64::from(config.start), baseline: None, window_start: now, count: 0, sum: 0.0, max_in_flight: 0 }
     }
 
-    /// How many calls may be inside.
-    pub(super) fn limit(&self, numbers: &Numbers) -> u32 {
-        (self.limit as u32).clamp(numbers.floor, numbers.ceiling)
+    /// Returns the maximum number of concurrent calls.
+    pub(super) fn limit(&self, config: &AdaptiveConfig) -> u32 {
+        (self.limit as u32).clamp(config.floor, config.ceiling)
     }
 
-    /// The latency that counts as usual, in seconds.
-    pub(super) fn usual(&self) -> f64 {
-        self.usual.unwrap_or_default()
+    /// Returns the baseline latency in seconds; 0 before the end of the first window.
+    pub(super) fn baseline(&self) -> f64 {
+        self.baseline.unwrap_or_default()
     }
 
-    /// When the window began.
+    /// Returns the start of the current window.
     #[cfg(test)]
-    pub(super) fn since(&self) -> Duration {
-        self.since
+    pub(super) fn window_start(&self) -> Duration {
+        self.window_start
     }
 
-    /// Takes the latency of a call that ended now while so many were inside.
-    pub(super) fn add(&mut self, numbers: &Numbers, now: Duration, took: Duration, inside: u32) {
+    /// Adds the latency of a call that ended at `now`, with the number of concurrent calls at that time.
+    pub(super) fn add(&mut self, config: &AdaptiveConfig, now: Duration, took: Duration, in_flight: u32) {
         self.count += 1;
         self.sum += took.as_secs_f64();
-        self.most_inside = self.most_inside.max(inside);
-        if now.saturating_sub(self.since) >= numbers.window && self.count >= ENOUGH {
-            self.turn(numbers);
-            *self = Self { since: now, count: 0, sum: 0.0, most_inside: 0, limit: self.limit, usual: self.usual };
+        self.max_in_flight = self.max_in_flight.max(in_flight);
+        if now.saturating_sub(self.window_start) >= config.window && self.count >= MIN_SAMPLES {
+            self.end_window(config);
+            *self = Self {
+                window_start: now,
+                count: 0,
+                sum: 0.0,
+                max_in_flight: 0,
+                limit: self.limit,
+                baseline: self.baseline,
+            };
         }
     }
 
-    /// The same for a call of which it is only known that it would have taken longer.
-    pub(super) fn add_if_longer(&mut self, numbers: &Numbers, now: Duration, took: Duration, inside: u32) {
-        if self.usual.is_some_and(|usual| took.as_secs_f64() > usual * numbers.tolerance) {
-            self.add(numbers, now, took, inside);
+    /// Adds a lower bound of a latency. It counts only if it is already longer than normal.
+    pub(super) fn add_lower_bound(&mut self, config: &AdaptiveConfig, now: Duration, took: Duration, in_flight: u32) {
+        if self.baseline.is_some_and(|baseline| took.as_secs_f64() > baseline * config.tolerance) {
+            self.add(config, now, took, in_flight);
         }
     }
 
-    /// The end of a window.
-    fn turn(&mut self, numbers: &Numbers) {
+    /// Ends the window: updates the baseline and the limit.
+    fn end_window(&mut self, config: &AdaptiveConfig) {
         let latency = self.sum / f64::from(self.count);
-        let usual = match self.usual {
-            Some(usual) if latency > usual => usual + (latency - usual) * DRIFT,
+        let baseline = match self.baseline {
+            Some(baseline) if latency > baseline => baseline + (latency - baseline) * BASELINE_DRIFT,
             _ => latency,
         };
-        let before = self.usual.replace(usual).unwrap_or(usual);
-        let gradient = if latency > 0.0 { numbers.tolerance * before / latency } else { 1.0 };
-        let limit = self.limit.clamp(f64::from(numbers.floor), f64::from(numbers.ceiling));
-        // A limit that nobody came near is not known to be borne.
-        let room = if f64::from(self.most_inside) * 2.0 >= limit { limit.sqrt() } else { 0.0 };
-        let next = limit * gradient.clamp(STEEPEST, 1.0) + room;
-        self.limit = next.clamp(f64::from(numbers.floor), f64::from(numbers.ceiling));
+        let before = self.baseline.replace(baseline).unwrap_or(baseline);
+        let gradient = if latency > 0.0 { config.tolerance * before / latency } else { 1.0 };
+        let limit = self.limit.clamp(f64::from(config.floor), f64::from(config.ceiling));
+        // The limit rises only if at least half of it was used: an unused limit is untested.
+        let growth = if f64::from(self.max_in_flight) * 2.0 >= limit { limit.sqrt() } else { 0.0 };
+        let next = limit * gradient.clamp(MIN_FACTOR, 1.0) + growth;
+        self.limit = next.clamp(f64::from(config.floor), f64::from(config.ceiling));
     }
 }

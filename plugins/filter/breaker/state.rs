@@ -1,4 +1,4 @@
-//! The breaker of one kind of operation: its state, and how it changes.
+//! Breaker of one kind of operation: its state and its state changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,39 +6,40 @@ use std::time::Duration;
 use super::super::{Call, Change, Force};
 use super::window::Window;
 
-/// What is known of one kind of operation.
-pub(super) struct Cell {
+/// Breaker of one kind of operation.
+pub(super) struct BreakerState {
     pub(super) state: Phase,
-    /// Grows with each change of state: a call that began before the change says nothing about the state after it.
+    /// Incremented by each state change. A call that was admitted in an earlier epoch is not counted.
     pub(super) epoch: u64,
-    /// How often in a row it opened without closing.
+    /// Number of consecutive openings without a closing.
     pub(super) reopened: u32,
+    /// Total number of state changes.
     pub(super) transitions: u64,
-    /// How often from which state to which, and why.
+    /// Number of state changes by source, target and reason.
     pub(super) changes: BTreeMap<Change, u64>,
-    /// What an operator forced, and until when.
+    /// State forced by an operator, and the time at which it ends.
     pub(super) forced: Option<(Force, Duration)>,
-    /// Why it changed last.
+    /// Reason of the last state change.
     pub(super) reason: String,
-    /// How many probes there were; each has its number of its own, so that a late one is taken for no other.
+    /// Total number of probes, used as the id of the next one. Ids are unique, so that a late probe is not mistaken for another.
     pub(super) probes: u64,
 }
 
-/// A state, with what belongs to it.
+/// State of a breaker with its data.
 pub(super) enum Phase {
     Closed(Window),
     Open { until: Duration },
     HalfOpen { succeeded: u32, probes: Vec<Probe> },
 }
 
-/// A call that finds out whether the channel works again.
+/// Call that tests whether the channel has recovered.
 pub(super) struct Probe {
     pub(super) id: u64,
-    /// A probe that never ends gives its permit back at this time.
+    /// Time at which a probe that has not ended loses its permit.
     pub(super) expires: Duration,
 }
 
-impl Cell {
+impl BreakerState {
     pub(super) fn new(rolling_window: Duration) -> Self {
         Self {
             state: Phase::Closed(Window::new(rolling_window)),
@@ -52,7 +53,7 @@ impl Cell {
         }
     }
 
-    /// Goes to another state, for a reason that is counted in one word and told in more.
+    /// Changes the state. `class` is the reason as a metric label; `reason` is for people.
     pub(super) fn change(&mut self, to: Phase, call: &Call<'_>, class: &'static str, reason: &str) {
         let operation = call.operation.kind().as_str();
         let (from, into) = (self.state.name(), to.name());

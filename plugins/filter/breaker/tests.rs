@@ -26,8 +26,8 @@ fn broken() -> Script {
 }
 
 fn reading(filter: &Arc<dyn Filter>, name: &str, operation: &str) -> f64 {
-    let readings = filter.readings(Duration::ZERO);
-    let found = readings.iter().find(|r| r.name == name && r.operation == Some(operation));
+    let samples = filter.samples(Duration::ZERO);
+    let found = samples.iter().find(|r| r.name == name && r.operation == Some(operation));
     found.map_or(0.0, |reading| reading.value)
 }
 
@@ -49,7 +49,7 @@ async fn opened(filter: &Arc<dyn Filter>, clock: &FakeClock) {
 }
 
 #[tokio::test]
-async fn opens_at_the_threshold_and_not_before_and_leaves_queries_alone() {
+async fn breaker_opens_at_the_threshold_and_does_not_affect_queries() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let filters = [Arc::clone(&filter)];
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn opens_at_the_threshold_and_not_before_and_leaves_queries_alone() {
 }
 
 #[tokio::test]
-async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
+async fn errors_of_caller_or_payer_do_not_open_the_breaker() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let word = ProviderError { code: "X".into(), message: String::new() };
     for error in [
@@ -90,7 +90,7 @@ async fn what_the_caller_or_payer_did_wrong_does_not_open_it() {
 }
 
 #[tokio::test]
-async fn what_never_reached_the_channel_counts_neither_way() {
+async fn unsent_calls_count_neither_as_success_nor_as_failure() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
     for script in silent() {
@@ -98,11 +98,11 @@ async fn what_never_reached_the_channel_counts_neither_way() {
             script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
         }
     }
-    opened(&filter, &clock).await; // four failures suffice: the calls before did not thin them out
+    opened(&filter, &clock).await; // four failures suffice, because the calls before were not counted
     clock.advance(Duration::from_secs(5));
     for script in silent() {
         script.run(&filters, operation, &clock, MINUTE).await.unwrap_err();
-        assert_eq!(state_of(&filter, "pay"), 1.0, "neither a success nor a failure, and its permit is back");
+        assert_eq!(state_of(&filter, "pay"), 1.0, "neither a success nor a failure, and its permit is released");
     }
     fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 1.0, "one of two permits");
@@ -112,7 +112,7 @@ async fn what_never_reached_the_channel_counts_neither_way() {
 }
 
 #[tokio::test]
-async fn a_reload_brings_new_numbers_and_never_closes_an_open_breaker() {
+async fn reload_applies_new_settings_and_keeps_an_open_breaker_open() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     opened(&filter, &clock).await;
     let lenient =
@@ -122,11 +122,11 @@ async fn a_reload_brings_new_numbers_and_never_closes_an_open_breaker() {
     assert!(fine().run(&filters, &kinds()[0], &clock, MINUTE).await.is_err());
     clock.advance(Duration::from_secs(5));
     fine().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap();
-    assert_eq!(state_of(&lenient, "pay"), 0.0, "the new number of permits is in force");
+    assert_eq!(state_of(&lenient, "pay"), 0.0, "the new number of permits applies");
 }
 
 #[test]
-fn a_breaker_that_could_never_open_or_close_is_refused() {
+fn breaker_that_could_never_open_or_close_is_rejected() {
     for bad in [
         "request_volume_threshold = 0",
         "error_threshold_percentage = 0",
@@ -155,7 +155,7 @@ fn a_breaker_that_could_never_open_or_close_is_refused() {
     }
 }
 
-/// Answers after so long.
+/// Runs a successful payment that takes `time`.
 async fn after(time: Duration, filter: &Arc<dyn Filter>, clock: &FakeClock) -> Result<Outcome, Error> {
     let (filters, operation) = ([Arc::clone(filter)], &kinds()[0]);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
@@ -171,7 +171,7 @@ async fn after(time: Duration, filter: &Arc<dyn Filter>, clock: &FakeClock) -> R
 }
 
 #[tokio::test]
-async fn slow_calls_open_it_though_they_succeed_and_slow_probes_too() {
+async fn slow_calls_and_slow_probes_open_the_breaker_though_they_succeed() {
     let slow = format!("{SMALL}\nslow_call = {{ duration = \"2s\", percentage = 50 }}");
     let (filter, clock) = (breaker(&slow), FakeClock::default());
     for seconds in [1, 2, 1, 2] {
@@ -182,12 +182,12 @@ async fn slow_calls_open_it_though_they_succeed_and_slow_probes_too() {
     assert!(filter.statuses(clock.now())[0].reason.contains("2 of 4 calls took 2s or longer"));
     clock.advance(Duration::from_secs(5));
     after(Duration::from_secs(3), &filter, &clock).await.unwrap();
-    assert_eq!(state_of(&filter, "pay"), 2.0, "a slow probe is no good sign");
+    assert_eq!(state_of(&filter, "pay"), 2.0, "a slow probe opens the breaker again");
     assert!(after(Duration::ZERO, &filter, &clock).await.is_err());
 }
 
 #[tokio::test]
-async fn the_file_forces_a_state_but_never_stops_queries() {
+async fn state_forced_by_file_applies_to_all_operations_but_open_spares_queries() {
     let clock = FakeClock::default();
     let stopped = breaker("force = \"open\"");
     let filters = [Arc::clone(&stopped)];
@@ -203,7 +203,7 @@ async fn the_file_forces_a_state_but_never_stops_queries() {
             script.run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
             assert_eq!(script.calls(), 1, "{word}");
         }
-        // Lifted by a reload: what was counted while it was closed counts from the next call on.
+        // After a reload without `force`: failures counted while forced closed count from the next call on.
         let lifted = built("breaker", SMALL, Some(filter.state())).unwrap();
         let filters = [Arc::clone(&lifted)];
         broken().run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
@@ -212,7 +212,7 @@ async fn the_file_forces_a_state_but_never_stops_queries() {
 }
 
 #[tokio::test]
-async fn an_operator_forces_a_state_for_a_while() {
+async fn state_forced_by_operator_expires() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let filters = [Arc::clone(&filter)];
     let (pay, query) = (&kinds()[0], &kinds()[1]);
@@ -220,11 +220,11 @@ async fn an_operator_forces_a_state_for_a_while() {
     let error = fine().run(&filters, pay, &clock, MINUTE).await.unwrap_err();
     assert!(matches!(error, Error::Rejected { retry_after: 60, .. }), "{error:?}");
     fine().run(&filters, query, &clock, MINUTE).await.unwrap();
-    let stance = &filter.statuses(clock.now())[0];
-    assert_eq!((stance.state, stance.forced, stance.forced_for), ("closed", Some(Force::Open), Some(MINUTE)));
+    let status = &filter.statuses(clock.now())[0];
+    assert_eq!((status.state, status.forced, status.forced_for), ("closed", Some(Force::Open), Some(MINUTE)));
     clock.advance(MINUTE);
     fine().run(&filters, pay, &clock, MINUTE).await.unwrap();
-    // An open one may be forced closed, and goes on sleeping when that is over.
+    // An open breaker can be forced closed, and is open again when the forced state is removed.
     opened(&filter, &clock).await;
     filter.force(Kind::Pay, Some(Force::Closed), clock.now() + Duration::from_secs(1));
     fine().run(&filters, pay, &clock, MINUTE).await.unwrap();
@@ -233,10 +233,10 @@ async fn an_operator_forces_a_state_for_a_while() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: while it is open nothing passes before the sleep window is over; half open, no
-    /// more than the permits pass; and with fewer calls than the volume it never opens.
+    /// For any sequence of results: an open breaker admits nothing before the sleep window ends, a half-open one admits no more
+    /// calls than permits, and a closed one never opens below the request volume.
     #[test]
-    fn laws(steps in proptest::collection::vec((any::<bool>(), 0u64..4000), 1..200)) {
+    fn open_breaker_admits_only_probes(steps in proptest::collection::vec((any::<bool>(), 0u64..4000), 1..200)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (filter, clock) = (breaker(SMALL), FakeClock::default());
@@ -266,7 +266,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones() {
+async fn settings_per_operation_override_the_common_ones() {
     let own = "query = { request_volume_threshold = 2, sleep_window = \"1s\" }\nrefund = { force = \"off\" }";
     let (filter, clock) = (breaker(&format!("{SMALL}\n{own}")), FakeClock::default());
     let filters = [Arc::clone(&filter)];
@@ -283,7 +283,7 @@ async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones()
         broken().run(&filters, &kinds()[3], &clock, MINUTE).await.unwrap_err();
     }
     assert_eq!(state("refund"), 0.0, "off");
-    // What is forced open for all stops no queries, unless the file says so of them.
+    // `force = "open"` for all operations spares queries, unless a query's own table forces it too.
     let stopped = built("breaker", "force = \"open\"\nquery_refund = { force = \"open\" }", None).unwrap();
     let filters = [Arc::clone(&stopped)];
     for (operation, passes) in kinds().iter().zip([false, true, false, false, false]) {
@@ -292,13 +292,13 @@ async fn each_operation_may_have_numbers_of_its_own_and_the_rest_are_everyones()
 }
 
 #[tokio::test]
-async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
+async fn callers_short_timeout_opens_no_breaker_but_counts_as_slow() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    let hasty = async |filters: &[Arc<dyn Filter>], wait: Duration, is_impatient: bool| {
+    let hasty = async |filters: &[Arc<dyn Filter>], wait: Duration, deadline_is_callers: bool| {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let script = broken().behind(gate.clone());
-        let mut call = Box::pin(script.run_for(filters, operation, &clock, wait, is_impatient));
+        let mut call = Box::pin(script.run_for(filters, operation, &clock, wait, deadline_is_callers));
         if tokio::time::timeout(Duration::from_millis(1), &mut call).await.is_err() {
             clock.advance(wait);
             gate.add_permits(1);
@@ -308,20 +308,20 @@ async fn callers_who_do_not_wait_say_nothing_but_that_it_was_slow() {
     for _ in 0..20 {
         hasty(&filters, Duration::from_millis(50), true).await;
     }
-    assert_eq!(state_of(&filter, "pay"), 0.0, "one merchant's haste stops no other");
+    assert_eq!(state_of(&filter, "pay"), 0.0, "one merchant's short timeout does not affect the others");
     for _ in 0..4 {
         hasty(&filters, Duration::from_millis(50), false).await;
     }
-    assert_eq!(state_of(&filter, "pay"), 2.0, "the channel's own time was over");
+    assert_eq!(state_of(&filter, "pay"), 2.0, "the channel's own timeout expired");
     let slow = breaker(&format!("{SMALL}\nslow_call = {{ duration = \"1s\" }}"));
     for _ in 0..4 {
         hasty(&[Arc::clone(&slow)], Duration::from_secs(1), true).await;
     }
-    assert_eq!(state_of(&slow, "pay"), 2.0, "whoever stops waiting after that long knows that it is slow");
+    assert_eq!(state_of(&slow, "pay"), 2.0, "a call of that duration is slow, whoever ended it");
 }
 
 #[tokio::test]
-async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_of() {
+async fn state_changes_are_counted_by_reason_and_list_failure_reasons() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
     let word = ProviderError { code: "SYSTEM_ERROR".into(), message: String::new() };
@@ -344,7 +344,7 @@ async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_o
         fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     }
     let changes: Vec<_> =
-        filter.readings(clock.now()).into_iter().filter_map(|it| Some((it.change?, it.value))).collect();
+        filter.samples(clock.now()).into_iter().filter_map(|it| Some((it.change?, it.value))).collect();
     let change = |from, to, reason| Change { from, to, reason };
     let expected = [
         (change("closed", "open", "errors"), 1.0),
@@ -356,7 +356,7 @@ async fn changes_are_counted_with_their_reason_and_told_with_what_calls_failed_o
 }
 
 #[tokio::test]
-async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once_it_closed() {
+async fn sleep_window_doubles_up_to_a_minute_and_resets_after_closing() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
     opened(&filter, &clock).await;
@@ -364,7 +364,7 @@ async fn of_a_flapping_provider_the_sleep_grows_to_a_minute_and_begins_anew_once
         let error = fine().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
         assert!(matches!(error, Error::Rejected { retry_after, .. } if retry_after == sleep), "{sleep}: {error:?}");
         clock.advance(Duration::from_secs(sleep));
-        // It answers once, and fails again: the sleep does not begin anew by that.
+        // One success before the next failure does not reset the sleep window.
         fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
         broken().run(&filters, operation, &clock, MINUTE).await.unwrap_err();
         assert_eq!(state_of(&filter, "pay"), 2.0);

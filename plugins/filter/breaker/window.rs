@@ -1,32 +1,32 @@
-//! Counts of the last while, in ten parts, so that old calls are forgotten a tenth at a time.
+//! Rolling window of call counts in ten buckets. Old calls expire one bucket at a time.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-const PARTS: u64 = 10;
+const BUCKETS: u64 = 10;
 
-/// So many symptoms are told apart in one part; the rest is counted together.
-const SYMPTOMS: usize = 8;
+/// Maximum number of distinct failure reasons per bucket; further ones are counted as `other`.
+const MAX_REASONS: usize = 8;
 
-/// Calls within a rolling window.
+/// Rolling window of call counts.
 pub(super) struct Window {
     width: Duration,
-    slots: Box<[Slot; PARTS as usize]>,
+    buckets: Box<[Bucket; BUCKETS as usize]>,
 }
 
-/// One part of time.
+/// Counts of one tenth of the window.
 #[derive(Default)]
-struct Slot {
-    /// Which one.
-    part: u64,
-    sums: Sums,
-    /// What calls failed of, and how many.
-    symptoms: Vec<(Cow<'static, str>, u32)>,
+struct Bucket {
+    /// Number of the bucket since the clock's zero.
+    number: u64,
+    sums: Counts,
+    /// Number of failed calls by reason.
+    reasons: Vec<(Cow<'static, str>, u32)>,
 }
 
-/// How many calls there were, and of which kind.
+/// Number of calls by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(super) struct Counts {
     pub(super) total: u32,
     pub(super) failed: u32,
     pub(super) slow: u32,
@@ -34,67 +34,67 @@ pub(super) struct Sums {
 
 impl Window {
     pub(super) fn new(width: Duration) -> Self {
-        Self { width, slots: Box::default() }
+        Self { width, buckets: Box::default() }
     }
 
-    /// Takes another width; what was counted under the old one is forgotten, because its parts do not fit.
+    /// Changes the width. Counts of another width are dropped, because their buckets do not match.
     pub(super) fn resize(&mut self, width: Duration) {
         if self.width != width {
             *self = Self::new(width);
         }
     }
 
-    /// Counts a call, with what it failed of if it did.
+    /// Counts a call. `failed` is the reason of a failed call.
     pub(super) fn add(&mut self, now: Duration, failed: Option<Cow<'static, str>>, slow: bool) {
-        let part = self.part(now);
-        let slot = &mut self.slots[(part % PARTS) as usize];
-        if slot.part != part {
-            *slot = Slot { part, ..Slot::default() };
+        let number = self.bucket_number(now);
+        let bucket = &mut self.buckets[(number % BUCKETS) as usize];
+        if bucket.number != number {
+            *bucket = Bucket { number, ..Bucket::default() };
         }
-        slot.sums.total += 1;
-        slot.sums.failed += u32::from(failed.is_some());
-        slot.sums.slow += u32::from(slow);
-        if let Some(symptom) = failed {
-            count(&mut slot.symptoms, symptom, 1);
+        bucket.sums.total += 1;
+        bucket.sums.failed += u32::from(failed.is_some());
+        bucket.sums.slow += u32::from(slow);
+        if let Some(reason) = failed {
+            count(&mut bucket.reasons, reason, 1);
         }
     }
 
-    pub(super) fn sums(&self, now: Duration) -> Sums {
-        self.fresh(now).fold(Sums::default(), |sums, Slot { sums: slot, .. }| Sums {
-            total: sums.total + slot.total,
-            failed: sums.failed + slot.failed,
-            slow: sums.slow + slot.slow,
+    pub(super) fn sums(&self, now: Duration) -> Counts {
+        self.fresh(now).fold(Counts::default(), |sums, Bucket { sums: bucket, .. }| Counts {
+            total: sums.total + bucket.total,
+            failed: sums.failed + bucket.failed,
+            slow: sums.slow + bucket.slow,
         })
     }
 
-    /// What the failed calls failed of, most first: `9 timeout, 4 HTTP 500`.
-    pub(super) fn symptoms(&self, now: Duration) -> String {
+    /// Lists the failure reasons, most frequent first: `9 timeout, 4 HTTP 500`.
+    pub(super) fn reasons(&self, now: Duration) -> String {
         let mut all = Vec::new();
-        for (symptom, times) in self.fresh(now).flat_map(|slot| &slot.symptoms) {
-            count(&mut all, symptom.clone(), *times);
+        for (reason, times) in self.fresh(now).flat_map(|bucket| &bucket.reasons) {
+            count(&mut all, reason.clone(), *times);
         }
         all.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
-        all.iter().map(|(symptom, times)| format!("{times} {symptom}")).collect::<Vec<_>>().join(", ")
+        all.iter().map(|(reason, times)| format!("{times} {reason}")).collect::<Vec<_>>().join(", ")
     }
 
-    fn fresh(&self, now: Duration) -> impl Iterator<Item = &Slot> {
-        let newest = self.part(now);
-        self.slots.iter().filter(move |slot| slot.part + PARTS > newest && slot.part <= newest)
+    fn fresh(&self, now: Duration) -> impl Iterator<Item = &Bucket> {
+        let newest = self.bucket_number(now);
+        self.buckets.iter().filter(move |bucket| bucket.number + BUCKETS > newest && bucket.number <= newest)
     }
 
-    fn part(&self, now: Duration) -> u64 {
-        let width = (self.width.as_nanos() / u128::from(PARTS)).max(1);
+    fn bucket_number(&self, now: Duration) -> u64 {
+        let width = (self.width.as_nanos() / u128::from(BUCKETS)).max(1);
         u64::try_from(now.as_nanos() / width).unwrap_or(u64::MAX)
     }
 }
 
-fn count(symptoms: &mut Vec<(Cow<'static, str>, u32)>, symptom: Cow<'static, str>, times: u32) {
-    if let Some((_, counted)) = symptoms.iter_mut().find(|(known, _)| *known == symptom) {
+fn count(reasons: &mut Vec<(Cow<'static, str>, u32)>, reason: Cow<'static, str>, times: u32) {
+    if let Some((_, counted)) = reasons.iter_mut().find(|(known, _)| *known == reason) {
         *counted += times;
-    } else if symptoms.len() < SYMPTOMS || symptom == "other" {
-        symptoms.push((symptom, times));
+    } else if reasons.len() < MAX_REASONS || reason == "other" {
+        reasons.push((reason, times));
     } else {
-        count(symptoms, "other".into(), times);
+        count(reasons, "other".into(), times);
     }
 }
 
@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     fn sums(window: &Window, now: Duration) -> (u32, u32, u32) {
-        let Sums { total, failed, slow } = window.sums(now);
+        let Counts { total, failed, slow } = window.sums(now);
         (total, failed, slow)
     }
 
     #[test]
-    fn forgets_a_tenth_at_a_time() {
+    fn calls_expire_one_bucket_at_a_time() {
         let mut window = Window::new(Duration::from_secs(10));
         let start = Duration::from_secs(1000);
         window.add(start, Some("timeout".into()), true);
@@ -119,21 +119,21 @@ mod tests {
     }
 
     #[test]
-    fn symptoms_are_told_most_first_and_too_many_are_others() {
+    fn failure_reasons_are_sorted_by_count_and_excess_ones_become_other() {
         let (mut window, now) = (Window::new(Duration::from_secs(10)), Duration::from_secs(1000));
-        for (times, symptom) in [(2, "HTTP 500"), (3, "timeout"), (1, "cut")] {
+        for (times, reason) in [(2, "HTTP 500"), (3, "timeout"), (1, "cut")] {
             for _ in 0..times {
-                window.add(now, Some(symptom.into()), false);
+                window.add(now, Some(reason.into()), false);
             }
         }
         window.add(now + Duration::from_secs(1), Some("cut".into()), false);
         window.add(now + Duration::from_secs(1), None, false);
-        assert_eq!(window.symptoms(now + Duration::from_secs(2)), "3 timeout, 2 HTTP 500, 2 cut");
-        assert_eq!(window.symptoms(now + Duration::from_secs(10)), "1 cut");
+        assert_eq!(window.reasons(now + Duration::from_secs(2)), "3 timeout, 2 HTTP 500, 2 cut");
+        assert_eq!(window.reasons(now + Duration::from_secs(10)), "1 cut");
         for number in 0..100 {
             window.add(now + Duration::from_secs(5), Some(format!("CODE{number}").into()), false);
         }
-        let told = window.symptoms(now + Duration::from_secs(12));
-        assert!(told.starts_with("92 other, 1 CODE0") && told.split(", ").count() == 9, "{told}");
+        let text = window.reasons(now + Duration::from_secs(12));
+        assert!(text.starts_with("92 other, 1 CODE0") && text.split(", ").count() == 9, "{text}");
     }
 }

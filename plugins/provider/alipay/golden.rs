@@ -12,7 +12,7 @@ use super::super::form::{self, Fields};
 use super::super::golden::{self as shared, Asked, Bench, Golden, Message};
 use super::super::*;
 use super::account::Account;
-use super::{Alipay, ROW};
+use super::{Alipay, SPEC};
 use crate::secret::Secret;
 use crate::settings::Problems;
 use crate::signer::{Key, Signer, rsa};
@@ -44,7 +44,7 @@ pub(super) fn alipay_signer() -> &'static dyn Signer {
 /// A key as the file of a channel gives it.
 pub(super) fn key(file: &str) -> Key {
     let file = key_file(file);
-    Key { id: (ROW.key_id)(&file).unwrap(), verifier: rsa::verifier(&file).unwrap(), not_after: None }
+    Key { id: (SPEC.key_id)(&file).unwrap(), verifier: rsa::verifier(&file).unwrap(), not_after: None }
 }
 
 /// Another key before Alipay's own, as there is while Alipay moves a merchant from one to the other.

@@ -94,7 +94,7 @@ pub(super) fn verify_answer(body: Bytes, keys: &Keyring, now: u64) -> Result<Ver
     })?;
     let (id, member) = (key.id.clone(), envelope.member);
     drop(text);
-    Ok(Verified::vouch_read(body, vec![member], id))
+    Ok(Verified::assertion_with_members(body, vec![member], id))
 }
 
 /// The content with `/` for `\/`, which is the same JSON: Alipay signs some answers before it escapes them. `None` where that is

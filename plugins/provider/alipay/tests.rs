@@ -73,7 +73,7 @@ fn refund() -> Refund {
 fn vouched(body: impl Into<Bytes>) -> Verified {
     let body = body.into();
     match Envelope::read(&readable::readable(&body)).map(|envelope| envelope.member) {
-        Some(member) => Verified::vouch_read(body, vec![member], "k"),
+        Some(member) => Verified::assertion_with_members(body, vec![member], "k"),
         None => Verified::assertion(body, "k"),
     }
 }

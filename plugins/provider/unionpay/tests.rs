@@ -6,7 +6,7 @@ use toml::de::DeTable;
 use super::super::*;
 use super::fields::{Codec, Fields, SIGNATURE};
 use super::golden::*;
-use super::{ROW, UnionPay};
+use super::{SPEC, UnionPay};
 use crate::error::ProviderError;
 use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::secret::Secret;

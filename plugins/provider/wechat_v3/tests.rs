@@ -11,7 +11,7 @@ use toml::de::DeTable;
 use super::super::*;
 use super::golden::*;
 use super::sealed::Sealed;
-use super::{API_V3, ROW};
+use super::{API_V3, SPEC};
 use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::settings::Problems;
 use crate::signer::KeyError;

@@ -1,31 +1,31 @@
-//! What a DER element is, by its form: the labels of PEM blocks are often wrong.
+//! Detection of a DER element's kind from its structure. PEM labels are not used, because they are often wrong.
 
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::der_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-/// Kinds of elements that key files hold.
+/// Kind of a DER element in a key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Certificate,
-    /// SPKI, or PKCS#1's own.
+    /// SPKI or PKCS#1.
     PublicKey,
     /// PKCS#8, PKCS#1 or SEC1.
     PrivateKey,
-    /// PKCS#8, encrypted.
+    /// Encrypted PKCS#8.
     EncryptedKey,
     /// PKCS#12.
     Pfx,
     RevocationList,
     Request,
     Pkcs7,
-    /// Names of curves and the like, which tools write before a key.
+    /// Curve name or similar, which tools write before a key.
     Parameters,
     Unknown,
 }
 
-/// Says what an element is.
+/// Returns the kind of an element.
 pub(super) fn of(der: &[u8]) -> Kind {
     let Some(tags) = tags(der) else {
         let is_curve = Any::from_der(der).is_ok_and(|(rest, any)| rest.is_empty() && any.tag() == Tag::Oid);
@@ -34,7 +34,7 @@ pub(super) fn of(der: &[u8]) -> Kind {
     let whole = |rest: &[u8]| rest.is_empty();
     match tags.as_slice() {
         [Tag::Sequence, Tag::Sequence, Tag::BitString] => match () {
-            // Behind some (`TRUSTED CERTIFICATE`) stands what only OpenSSL reads.
+            // A `TRUSTED CERTIFICATE` may be followed by data that only OpenSSL reads.
             () if X509Certificate::from_der(der).is_ok() => Kind::Certificate,
             () if CertificateRevocationList::from_der(der).is_ok_and(|(rest, _)| whole(rest)) => Kind::RevocationList,
             () if X509CertificationRequest::from_der(der).is_ok_and(|(rest, _)| whole(rest)) => Kind::Request,
@@ -52,7 +52,7 @@ pub(super) fn of(der: &[u8]) -> Kind {
     }
 }
 
-/// Tags of the members of a SEQUENCE.
+/// Returns the tags of the first 16 members of a SEQUENCE; `None` if the element is another one.
 fn tags(der: &[u8]) -> Option<Vec<Tag>> {
     let (_, outer) = Any::from_der(der).ok()?;
     if outer.tag() != Tag::Sequence {

@@ -1,4 +1,4 @@
-//! What a password opens: PKCS#12 files (.pfx, .p12) and encrypted PKCS#8.
+//! Decryption of PKCS#12 files (.pfx, .p12) and encrypted PKCS#8.
 
 use p12_keystore::Pkcs12Archive;
 use pkcs5::EncryptionScheme;
@@ -8,19 +8,19 @@ use zeroize::Zeroizing;
 
 use super::{FileError, Password};
 
-/// Contents of a PKCS#12 file as DER.
-pub(super) struct Opened {
+/// Content of a PKCS#12 file as DER.
+pub(super) struct Pkcs12Content {
     pub(super) certificates: Vec<Vec<u8>>,
     pub(super) keys: Vec<Zeroizing<Vec<u8>>>,
 }
 
-/// Opens a PKCS#12 file.
-pub(super) fn opened(der: &[u8], password: Password<'_>) -> Result<Opened, FileError> {
+/// Decrypts a PKCS#12 file.
+pub(super) fn open(der: &[u8], password: Password<'_>) -> Result<Pkcs12Content, FileError> {
     let text = match password {
         Password::Given(bytes) => {
             std::str::from_utf8(bytes).map_err(|_| FileError::bare("the password of this PFX file is no UTF-8 text"))?
         }
-        // Some have none.
+        // Some files have an empty password.
         Password::Missing | Password::NoPlace => "",
     };
     let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|_| match password {
@@ -37,14 +37,14 @@ pub(super) fn opened(der: &[u8], password: Password<'_>) -> Result<Opened, FileE
             "take the certificates out: `openssl pkcs12 -in FILE -nokeys -out CERT.pem`",
         ),
     })?;
-    Ok(Opened {
+    Ok(Pkcs12Content {
         certificates: archive.certs.iter().map(|bag| bag.cert.as_der().to_vec()).collect(),
         keys: archive.keys.iter().map(|bag| Zeroizing::new(bag.key.as_der().to_vec())).collect(),
     })
 }
 
 /// Decrypts a private key in PKCS#8.
-pub(super) fn decrypted(der: &[u8], password: Password<'_>) -> Result<Zeroizing<Vec<u8>>, FileError> {
+pub(super) fn decrypt(der: &[u8], password: Password<'_>) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let plain = "decrypt it: `openssl pkey -in KEY -out PLAIN`";
     let password = match password {
         Password::Given(password) => password,
@@ -64,11 +64,11 @@ pub(super) fn decrypted(der: &[u8], password: Password<'_>) -> Result<Zeroizing<
     let (rest, _) = Any::from_der(outer.data).map_err(|_| damaged())?;
     let algorithm = outer.data.get(..outer.data.len().saturating_sub(rest.len())).unwrap_or_default();
     let (_, sealed) = Any::from_der(rest).map_err(|_| damaged())?;
-    let old = || {
-        let advice = "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW`, or decrypt it: `openssl pkey -in KEY -out PLAIN`";
-        FileError::new("the private key in this file is encrypted in a way that is not read", advice)
+    let unsupported = || {
+        let advice = "encrypt it again: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW`, or decrypt it: `openssl pkey -in KEY -out PLAIN`";
+        FileError::new("the private key in this file is encrypted with an unsupported algorithm", advice)
     };
-    let scheme = EncryptionScheme::try_from(algorithm).map_err(|_| old())?;
+    let scheme = EncryptionScheme::try_from(algorithm).map_err(|_| unsupported())?;
     match scheme.decrypt(password, sealed.data) {
         Ok(key) => Ok(Zeroizing::new(key)),
         Err(pkcs5::Error::DecryptFailed) => {
@@ -78,15 +78,16 @@ pub(super) fn decrypted(der: &[u8], password: Password<'_>) -> Result<Zeroizing<
                 advice,
             ))
         }
-        Err(_) => Err(old()),
+        Err(_) => Err(unsupported()),
     }
 }
 
-/// What OpenSSL wrote before PKCS#8: its key derivation is broken (one round of MD5), so it is not read.
+/// Returns the error for OpenSSL's encryption before PKCS#8. It is unsupported, because its key derivation (one round of MD5) is
+/// broken.
 pub(super) fn old_encryption() -> FileError {
-    let advice = "decrypt it: `openssl pkey -in KEY -out PLAIN`, or encrypt it anew: `openssl pkcs8 -topk8 -in KEY -out NEW`, and give `password`";
+    let advice = "decrypt it: `openssl pkey -in KEY -out PLAIN`, or encrypt it again: `openssl pkcs8 -topk8 -in KEY -out NEW`, and set `password`";
     FileError::new(
-        "the private key in this file is encrypted with a passphrase in OpenSSL's old form (`Proc-Type`)",
+        "the private key in this file is encrypted with a passphrase in OpenSSL's old format (`Proc-Type`)",
         advice,
     )
 }

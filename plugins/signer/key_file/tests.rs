@@ -1,5 +1,5 @@
-//! One key and one certificate in every form, and files that are something else. The files in `tests/golden/keys` were written
-//! by OpenSSL 3 of one published key; their password is `123456`.
+//! Key and certificate files in every form, and unsupported files. OpenSSL 3 created the files in `tests/golden/keys` from one
+//! published key; their password is `123456`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ fn wide(text: &str, order: fn(u16) -> [u8; 2], mark: bool) -> Vec<u8> {
     format!("{mark}{text}").encode_utf16().flat_map(order).collect()
 }
 
-/// The same block as editors, terminals and variables leave it.
+/// Returns a block in the forms that editors, terminals and environment variables produce.
 fn shapes(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     let (first, rest) = pem.split_once('\n').unwrap();
@@ -90,11 +90,11 @@ fn no_certificate(file: &[u8]) -> String {
 }
 
 #[test]
-fn private_key_reads_in_every_shape() {
+fn private_key_reads_in_every_form() {
     let expected = key_of(KEY.as_bytes(), Password::NoPlace);
     let pkcs1 = KeyFile::read(KEY.as_bytes(), Password::NoPlace).unwrap();
     let pkcs1 = write_pem("RSA PRIVATE KEY", pkcs1.private_key().unwrap().rsa_pkcs1().unwrap());
-    // Labels are wrong as often as not.
+    // Labels are often wrong.
     let mislabelled = KEY.replace("PRIVATE KEY", "RSA PRIVATE KEY");
     for pem in [KEY, &pkcs1, &mislabelled] {
         for (shape, file) in shapes(pem) {
@@ -106,7 +106,7 @@ fn private_key_reads_in_every_shape() {
 }
 
 #[test]
-fn certificate_and_public_key_read_in_every_shape() {
+fn certificate_and_public_key_read_in_every_form() {
     let expected = der_of(CERTIFICATE);
     for (shape, file) in shapes(CERTIFICATE) {
         let read = KeyFile::read(&file, Password::NoPlace).unwrap_or_else(|error| panic!("{shape}: {error}"));
@@ -123,7 +123,7 @@ fn certificate_and_public_key_read_in_every_shape() {
 }
 
 #[test]
-fn encrypted_keys_open_with_their_password_alone() {
+fn encrypted_key_opens_only_with_its_password() {
     let expected = key_of(KEY.as_bytes(), Password::NoPlace);
     for name in ["encrypted_aes.pem", "encrypted_des3.pem", "encrypted_scrypt.pem", "merchant.p12", "merchant_old.p12"]
     {
@@ -155,7 +155,7 @@ fn encrypted_keys_open_with_their_password_alone() {
 }
 
 #[test]
-fn file_that_is_something_else_is_named_and_never_repeated() {
+fn unsupported_file_is_identified_and_its_content_never_repeated() {
     let ssh = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
     let swapped = CERTIFICATE.replace("-----END CERTIFICATE-----", "-----END PRIVATE KEY-----");
     let request = golden("keys/request.pem");
@@ -181,7 +181,7 @@ fn file_that_is_something_else_is_named_and_never_repeated() {
         (b"aGVsbG8=", "neither PEM nor DER"),
         (&KEY.as_bytes()[..600], "line 1 is cut off: it has no END line"),
         (b"-----BEGIN PRIVATE KEY", "line 1 is cut off: its BEGIN line has no end"),
-        (b"-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----", "is damaged: what is in it is no base64"),
+        (b"-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----", "is damaged: its content is not base64"),
         (b"-----BEGIN PRIVATE KEY-----\n\n-----END PRIVATE KEY-----", "has nothing in it"),
         (
             b"-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----",
@@ -208,7 +208,7 @@ fn file_that_is_something_else_is_named_and_never_repeated() {
 }
 
 #[test]
-fn damaged_block_in_the_middle_is_named_with_its_place() {
+fn damaged_block_is_reported_with_its_number_and_line() {
     let bundle = String::from_utf8(golden("alipay/keys/alipayRootCert.crt")).unwrap();
     assert_eq!(KeyFile::read(bundle.as_bytes(), Password::NoPlace).unwrap().certificates().unwrap().len(), 4);
     let line_of_second =
@@ -224,7 +224,7 @@ fn damaged_block_in_the_middle_is_named_with_its_place() {
 }
 
 #[test]
-fn leaf_comes_first_whatever_the_order_in_the_file() {
+fn leaf_certificate_comes_first_in_any_file_order() {
     let (leaf, root) = (golden("alipay/keys/ali_app.crt.pem"), golden("alipay/keys/ali_root_bundle.pem"));
     for file in [[leaf.clone(), root.clone()].concat(), [root, leaf.clone()].concat()] {
         let read = KeyFile::read(&file, Password::NoPlace).unwrap();
@@ -244,7 +244,7 @@ fn leaf_comes_first_whatever_the_order_in_the_file() {
 
 /// Each file holds the root, the certificate of an older key, the key's own certificate, and the key, in this order.
 #[test]
-fn leaf_of_a_curve_s_key_comes_first_whatever_the_order_in_the_file() {
+fn leaf_certificate_of_curve_key_comes_first_in_any_file_order() {
     for (name, curve) in [
         ("p256", "P-256"),
         ("p256_sec1", "P-256"),
@@ -264,7 +264,7 @@ fn leaf_of_a_curve_s_key_comes_first_whatever_the_order_in_the_file() {
 }
 
 #[test]
-fn pfx_in_ber_is_named_in_base64_too() {
+fn pfx_in_ber_is_identified_in_binary_and_base64() {
     let ber = [&[0x30, 0x80, 0x02, 0x01, 0x03][..], &[0; 40]].concat();
     let marked = [b"\xef\xbb\xbf".to_vec(), ber.clone()].concat();
     for file in [ber.clone(), marked, STANDARD.encode(&ber).into_bytes()] {
@@ -274,7 +274,7 @@ fn pfx_in_ber_is_named_in_base64_too() {
 }
 
 #[test]
-fn sm2_keys_and_certificates_read_too() {
+fn sm2_key_and_certificate_are_read() {
     let key = key_of(&golden("unionpay/keys/sm2_leaf.key.pem"), Password::NoPlace);
     assert_eq!(key.algorithm(), KeyAlgorithm::Sm2);
     let certificate = KeyFile::read(&golden("unionpay/keys/sm2_leaf.crt.pem"), Password::NoPlace).unwrap();
@@ -283,7 +283,7 @@ fn sm2_keys_and_certificates_read_too() {
 
 proptest! {
     #[test]
-    fn no_file_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "\\PC{0,80}", at in 0usize..2000) {
+    fn arbitrary_file_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "\\PC{0,80}", at in 0usize..2000) {
         let pem = format!("-----BEGIN {text}-----\n{}\n-----END {text}-----", STANDARD.encode(&bytes));
         let der = [&[0x30, 0x82], bytes.as_slice()].concat();
         let mut altered = KEY.as_bytes().to_vec();

@@ -1,6 +1,4 @@
-//! From the bytes of a file to its blocks: PEM with whatever stands around it, DER, or base64 alone.
-
-use std::fmt::Write;
+//! Splits a key file into blocks: PEM with any text around it, DER, or bare base64.
 
 use base64::Engine;
 use base64::alphabet;
@@ -14,25 +12,26 @@ use super::FileError;
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
-/// Of UTF-8.
+/// Byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// A SEQUENCE whose length is left open, which DER forbids.
+/// Start of a SEQUENCE of indefinite length, which BER allows and DER forbids.
 const OPEN_SEQUENCE: &[u8] = &[0x30, 0x80];
-/// Some tools leave the padding out.
+/// Base64 engine that accepts missing padding, because some tools omit it.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// A file of more blocks is no key file.
+/// Maximum number of blocks in a key file.
 const MAX_BLOCKS: usize = 2_000;
 
-/// One block of a file.
+/// Block of a key file.
 pub(super) struct Block {
-    /// Label of the `BEGIN` line, if there is one.
+    /// Label of the `BEGIN` line; `None` for DER.
     pub(super) label: Option<String>,
     pub(super) der: Zeroizing<Vec<u8>>,
-    /// Encrypted in the form that OpenSSL wrote before PKCS#8 (`Proc-Type: 4,ENCRYPTED`).
+    /// Whether the block is encrypted in OpenSSL's format before PKCS#8 (`Proc-Type: 4,ENCRYPTED`).
     pub(super) is_old_encryption: bool,
+    /// Number of the block in the file, from 1.
     number: usize,
     /// Line of `BEGIN`, from 1.
     line: usize,
@@ -40,9 +39,9 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Error that names the block's place.
+    /// Returns the error for a damaged block, with the block's position.
     pub(super) fn damaged(&self) -> FileError {
-        let advice = "get the file anew, and copy it as it is";
+        let advice = "get a new copy of the file and do not change it";
         match &self.label {
             Some(label) => {
                 let label = printable(label);
@@ -51,20 +50,17 @@ impl Block {
                     format!("{place}`BEGIN {label}` in line {}, is damaged: its content cannot be read", self.line);
                 FileError::new(message, advice)
             }
-            None => FileError::new(
-                "what is in this file is no key and no certificate that can be read, or is damaged",
-                advice,
-            ),
+            None => FileError::new("this file contains no readable key or certificate, or is damaged", advice),
         }
     }
 }
 
-/// All blocks of a file.
+/// Splits a file into its blocks.
 pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, FileError> {
     if file.iter().all(u8::is_ascii_whitespace) {
-        return Err(FileError::bare("this file is empty: there is nothing in it"));
+        return Err(FileError::bare("this file is empty"));
     }
-    // Editors put their mark before DER too.
+    // Editors write a byte order mark even before DER.
     if let Some(blocks) = binary(file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file)) {
         return blocks;
     }
@@ -75,27 +71,13 @@ pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, FileError> {
     base64_alone(&text)
 }
 
-/// Writes one PEM block with lines of 64 characters.
-pub fn write_pem(label: &str, der: &[u8]) -> Zeroizing<String> {
-    let base64 = Zeroizing::new(STANDARD.encode(der));
-    // With room for all, so that no part of a key is left behind in memory.
-    let mut text = Zeroizing::new(String::with_capacity(base64.len() + base64.len() / 64 + 2 * label.len() + 40));
-    let _ = writeln!(text, "-----BEGIN {label}-----");
-    for line in base64.as_bytes().chunks(64) {
-        text.extend(line.iter().map(|byte| char::from(*byte)));
-        text.push('\n');
-    }
-    let _ = writeln!(text, "-----END {label}-----");
-    text
-}
-
-/// One DER element after the other, when the file is that; nothing when it is text.
+/// Splits a sequence of DER elements; `None` if the file is text.
 fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
     let mut blocks = Vec::new();
     let mut rest = file;
     while let Some(length) = element_length(rest) {
         let Some((element, behind)) = rest.split_at_checked(length) else {
-            let advice = "get the file anew, and copy it as binary, not as text";
+            let advice = "get a new copy of the file, in binary mode";
             return Some(Err(FileError::new("the DER in this file is cut off", advice)));
         };
         blocks.push((None, element.to_vec()));
@@ -109,7 +91,7 @@ fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
     }
     if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
         let message = format!("{} bytes stand behind the end of the DER in this file", rest.len());
-        return Some(Err(FileError::new(message, "get the file anew, and copy it as binary, not as text")));
+        return Some(Err(FileError::new(message, "get a new copy of the file, in binary mode")));
     }
     let is_only = blocks.len() == 1;
     let block = |(number, (label, der)): (usize, (Option<String>, Vec<u8>))| Block {
@@ -123,8 +105,8 @@ fn binary(file: &[u8]) -> Option<Result<Vec<Block>, FileError>> {
     Some(Ok(blocks.into_iter().enumerate().map(block).collect()))
 }
 
-/// Length of the DER SEQUENCE at the beginning, with its head. A short one (a key of a curve) must end the file, because text may
-/// look like it.
+/// Returns the length of the DER SEQUENCE at the start, including its header; `None` if there is none. A SEQUENCE of less than
+/// 128 bytes (a key of a curve) must end the file, because text may look like one.
 pub(super) fn element_length(bytes: &[u8]) -> Option<usize> {
     let (tag, size) = (*bytes.first()?, *bytes.get(1)?);
     let Some(count) = size.checked_sub(0x80).map(usize::from) else {
@@ -142,11 +124,11 @@ pub(super) fn element_length(bytes: &[u8]) -> Option<usize> {
     length.checked_add(2 + count)
 }
 
-/// Without a byte order mark, and no UTF-16 any more.
+/// Converts a text file to ASCII-compatible bytes: removes the byte order mark and decodes UTF-16.
 fn as_text(file: &[u8]) -> Zeroizing<Vec<u8>> {
     let wide = |bytes: &[u8], from: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).filter_map(|pair| <[u8; 2]>::try_from(pair).ok()).map(from);
-        // Keys and labels are ASCII; whatever else stands around them does not count.
+        // Keys and labels are ASCII. Other characters are only in the text around them.
         Zeroizing::new(units.map(|unit| u8::try_from(unit).unwrap_or(b'?')).collect::<Vec<_>>())
     };
     match file {
@@ -182,7 +164,7 @@ fn pem(text: &[u8]) -> Result<Vec<Block>, FileError> {
             let place = if is_only { String::new() } else { format!("block {} of this file, ", index + 1) };
             FileError::new(
                 format!("{place}the PEM that begins in line {line} {what}"),
-                "get the file anew, and copy the whole of it",
+                "get a new, complete copy of the file",
             )
         };
         let label_end = memmem::find(part, DASHES)
@@ -203,7 +185,7 @@ fn pem(text: &[u8]) -> Result<Vec<Block>, FileError> {
             _ if is_old_encryption => Vec::new(),
             Ok(der) if !der.is_empty() => der,
             Ok(_) => return Err(cut("has nothing in it")),
-            Err(_) => return Err(cut("is damaged: what is in it is no base64")),
+            Err(_) => return Err(cut("is damaged: its content is not base64")),
         };
         blocks.push(Block {
             label: Some(label),
@@ -217,7 +199,7 @@ fn pem(text: &[u8]) -> Result<Vec<Block>, FileError> {
     Ok(blocks)
 }
 
-/// The base64 of a block: without line breaks (also written as `\n`), and without the lines of its head (`Name: value`).
+/// Returns the base64 of a block without line breaks (including literal `\n`) and without header lines (`Name: value`).
 fn compact(body: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut compact = Zeroizing::new(Vec::with_capacity(body.len()));
     for line in body.split(|byte| *byte == b'\n').filter(|line| !line.contains(&b':')) {
@@ -233,7 +215,7 @@ fn compact(body: &[u8]) -> Zeroizing<Vec<u8>> {
     compact
 }
 
-/// A file that is nothing but base64, of DER or of PEM.
+/// Reads a file of bare base64, of DER or of PEM.
 fn base64_alone(text: &[u8]) -> Result<Vec<Block>, FileError> {
     let compact = compact(text.trim_ascii());
     let compact = compact.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(&compact);
@@ -246,7 +228,7 @@ fn base64_alone(text: &[u8]) -> Result<Vec<Block>, FileError> {
     }
 }
 
-/// What a file is that no key can be read from.
+/// Returns the error for a file in an unsupported format, with a way to convert it.
 fn unknown(text: &[u8]) -> FileError {
     let start = text.trim_ascii_start();
     let starts = |with: &[&str]| with.iter().any(|with| start.starts_with(with.as_bytes()));
@@ -265,13 +247,13 @@ fn unknown(text: &[u8]) -> FileError {
         ),
         () if text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).starts_with(OPEN_SEQUENCE) => (
             "this is BER with lengths left open, as Java's Bouncy Castle writes PFX files",
-            "write it anew: `openssl pkcs12 -in FILE -out KEY.pem` and name KEY.pem",
+            "rewrite it: `openssl pkcs12 -in FILE -out KEY.pem` and name KEY.pem",
         ),
         () if contains("<RSAKeyValue") => ("this is a key in the XML form of .NET", "export it as PEM"),
         () if starts(&["<"]) => {
-            ("this is a web page or XML, and no key", "was the download refused? get the file anew")
+            ("this is a web page or XML, not a key", "the download may have failed; download the file again")
         }
-        () if starts(&["{", "["]) => ("this is JSON, and no key", "take the key out of it"),
+        () if starts(&["{", "["]) => ("this is JSON, not a key", "copy the key from it into a file of its own"),
         () if start.len() > 64
             && starts(&["30"])
             && start.iter().all(|byte| byte.is_ascii_hexdigit() || byte.is_ascii_whitespace()) =>
@@ -279,19 +261,19 @@ fn unknown(text: &[u8]) -> FileError {
             ("this is hexadecimal", "convert it: `xxd -r -p FILE > KEY.der`")
         }
         () if contains("BEGIN ") => {
-            ("the BEGIN line in this file is damaged", "five hyphens stand before and behind it: `-----BEGIN …-----`")
+            ("the BEGIN line in this file is damaged", "write five hyphens on both sides: `-----BEGIN …-----`")
         }
-        () if contains("-----END ") => ("this PEM has no BEGIN line", "copy the whole of the file"),
-        () if !text.is_ascii() => ("this file is neither text nor DER", "PEM, DER and base64 are read"),
+        () if contains("-----END ") => ("this PEM has no BEGIN line", "copy the complete file"),
+        () if !text.is_ascii() => ("this file is neither text nor DER", "use PEM, DER or base64"),
         () => (
-            "this file is damaged, or no key: it is neither PEM nor DER, nor the base64 of a key",
-            "get the file anew, and copy the whole of it",
+            "this file is damaged or not a key: it is neither PEM nor DER nor the base64 of a key",
+            "get a new, complete copy of the file",
         ),
     };
     FileError::new(message, advice)
 }
 
-/// A label comes from a file that may be anything.
+/// Sanitizes a label for messages, because the file may contain anything.
 fn printable(label: &str) -> String {
     label.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect()
 }

@@ -1,5 +1,7 @@
-//! `rsa-sha1`: the same with SHA-1, for accounts that were never moved to SHA-256. `aws-lc-rs` checks such signatures but
-//! makes none, so the crate `rsa` makes them: blinded against its timing, and off the thread that serves requests.
+//! `rsa-sha1`: RSASSA-PKCS1-v1_5 with SHA-1, for accounts that were never migrated to SHA-256.
+//!
+//! `aws-lc-rs` verifies such signatures but does not create them. The crate `rsa` signs, with blinding against timing attacks, and
+//! not on a thread that serves requests.
 
 use std::sync::Arc;
 
@@ -13,10 +15,10 @@ use super::super::{KeyError, Signer, Verifier};
 use super::{damaged_private, private, verifier_with};
 use crate::error::Error;
 
-/// What stands before the digest in a signature: SHA-1's `DigestInfo` of RFC 8017, section 9.2.
+/// Prefix of the digest in a signature: `DigestInfo` of SHA-1 (RFC 8017, section 9.2).
 const SHA1_INFO: [u8; 15] = [0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a, 0x05, 0x00, 0x04, 0x14];
 
-/// Accounts so old have keys so short. With SHA-256 they are refused.
+/// Minimum length of a key in bits. Old accounts still have such short keys; `rsa-sha256` rejects them.
 const MIN_BITS: usize = 1024;
 
 /// Reads a private key file.

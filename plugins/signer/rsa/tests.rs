@@ -1,4 +1,4 @@
-//! Two implementations against each other, and every format that a key file comes in.
+//! Comparison with the implementation of the crate `rsa`, and all formats of key files.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +31,7 @@ fn generated(bits: usize) -> rsa::RsaPrivateKey {
 }
 
 #[test]
-fn signs_as_the_published_vectors_do() {
+fn signatures_equal_published_vectors() {
     let vectors: Value = serde_json::from_str(include_str!("../../../tests/golden/wechat-v3/vectors.json")).unwrap();
     let signer = signer("5F1C", PRIVATE.as_bytes()).unwrap();
     let verifier = verifier(CERTIFICATE.as_bytes()).unwrap();
@@ -50,7 +50,7 @@ fn signs_as_the_published_vectors_do() {
 }
 
 #[test]
-fn both_implementations_make_the_same_bytes() {
+fn signatures_of_both_implementations_are_equal() {
     for bits in [2048, 3072] {
         let key = generated(bits);
         let theirs = rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha256>::new(key.clone());
@@ -64,7 +64,7 @@ fn both_implementations_make_the_same_bytes() {
 }
 
 #[test]
-fn each_accepts_what_the_other_signed_and_no_changed_byte() {
+fn each_implementation_verifies_the_others_signature_and_rejects_any_changed_byte() {
     let key = reference();
     let ours = signer("k", PRIVATE.as_bytes()).unwrap();
     let check = verifier(CERTIFICATE.as_bytes()).unwrap();
@@ -89,7 +89,7 @@ fn each_accepts_what_the_other_signed_and_no_changed_byte() {
 }
 
 #[test]
-fn every_private_format_reads() {
+fn private_key_reads_from_every_format() {
     let key = reference();
     let pkcs1 = key.to_pkcs1_pem(LineEnding::LF).unwrap().to_string();
     let expected = signer("k", PRIVATE.as_bytes()).unwrap().sign(b"x").unwrap();
@@ -112,7 +112,7 @@ fn every_private_format_reads() {
 }
 
 #[test]
-fn every_public_format_reads() {
+fn public_key_reads_from_every_format() {
     let key = reference().to_public_key();
     let signature = signer("k", PRIVATE.as_bytes()).unwrap().sign(b"x").unwrap();
     let spki = key.to_public_key_pem(LineEnding::LF).unwrap();
@@ -125,7 +125,7 @@ fn every_public_format_reads() {
 }
 
 #[test]
-fn sizes_outside_the_range_are_refused_with_the_size() {
+fn key_size_outside_the_range_is_rejected_and_named() {
     let small = generated(1024);
     let said = error_of(signer("k", small.to_pkcs8_pem(LineEnding::LF).unwrap().as_bytes()));
     assert_eq!(said, "the RSA key has 1024 bits; from 2048 to 4096 are taken");
@@ -141,7 +141,7 @@ fn sizes_outside_the_range_are_refused_with_the_size() {
 }
 
 #[test]
-fn damaged_private_key_is_refused() {
+fn damaged_private_key_is_rejected() {
     let mut damaged = reference().to_pkcs8_der().unwrap().as_bytes().to_vec();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
@@ -149,7 +149,7 @@ fn damaged_private_key_is_refused() {
 }
 
 #[test]
-fn key_of_1024_bits_is_taken_for_sha1_alone() {
+fn key_of_1024_bits_is_accepted_only_for_sha1() {
     let small = generated(1024);
     let private = small.to_pkcs8_pem(LineEnding::LF).unwrap();
     let public = small.to_public_key().to_public_key_pem(LineEnding::LF).unwrap();
@@ -173,7 +173,7 @@ fn key_of_another_algorithm_is_named() {
 }
 
 #[test]
-fn test_keys_belong_together() {
+fn test_key_files_form_a_pair() {
     let wechat = |name: &str| {
         std::fs::read_to_string(format!("{}/../tests/golden/wechat-v3/keys/{name}.pem", env!("CARGO_MANIFEST_DIR")))
             .unwrap()
@@ -186,7 +186,7 @@ fn test_keys_belong_together() {
 
 proptest! {
     #[test]
-    fn no_file_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "\\PC{0,80}") {
+    fn arbitrary_file_is_rejected_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "\\PC{0,80}") {
         let pem = format!("-----BEGIN {text}-----\n{}\n-----END {text}-----", STANDARD.encode(&bytes));
         for file in [bytes.as_slice(), STANDARD.encode(&bytes).as_bytes(), pem.as_bytes(), text.as_bytes()] {
             prop_assert!(signer("k", file).is_err());

@@ -6,7 +6,7 @@ fn key_file(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_published_signature_holds_and_no_altered_one() {
+fn published_signature_verifies_and_altered_one_is_rejected() {
     let point = hex::decode("04185c07a63d5aad45d16b6fff590ad70e0e9a8d69d59a18cb57741144a1b07b13f9a3bc0c8b56cf6a919b84ed5687a2c11fd46ebbf98f3f06543f5cd7ac581123").unwrap();
     let signature = hex::decode("a97012e707ed448efe8a4d65746c52777f43e495fe0206fc628968596240a113060b11cc9e58c38e73fe92682517376a08f5ae1312e63b8d252fc6453e2e8955").unwrap();
     let verifier = verifier_for("12345", &point).unwrap();
@@ -25,7 +25,7 @@ fn the_published_signature_holds_and_no_altered_one() {
 }
 
 #[test]
-fn keys_are_read_with_and_without_their_certificate() {
+fn private_key_is_read_with_and_without_its_certificate() {
     let (key, certificate) = (key_file("sm2_leaf.key.pem"), key_file("sm2_leaf.crt.pem"));
     let both = [certificate.as_slice(), key.as_slice()].concat();
     for file in [&key, &both] {

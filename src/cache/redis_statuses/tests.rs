@@ -128,14 +128,14 @@ async fn without_redis_each_is_alone_at_once() {
     let counters = Counters::new(Some(server.line()));
     drop(server);
     assert!(matches!(one.0.elsewhere(&one.1, name("o"), false).await, ClusterLookup::Unavailable));
-    assert_eq!(counters.take("x", Rate { a_second: 1.0, at_once: 1.0 }).await, None);
+    assert_eq!(counters.take("x", Rate { per_second: 1.0, burst: 1.0 }).await, None);
 }
 
 #[tokio::test]
 async fn a_bucket_is_one_for_all_and_fills_at_its_rate() {
     let server = Server::start();
     let machines = [Counters::new(Some(server.line())), Counters::new(Some(server.line()))];
-    let slow = Rate { a_second: 0.01, at_once: 5.0 };
+    let slow = Rate { per_second: 0.01, burst: 5.0 };
     let mut taken = Vec::new();
     for machine in machines.iter().cycle().take(8) {
         taken.push(machine.take("slow", slow).await.unwrap());
@@ -144,7 +144,7 @@ async fn a_bucket_is_one_for_all_and_fills_at_its_rate() {
     assert!(taken[5..].iter().all(|taken| matches!(taken, Err(90..=100))), "{taken:?}");
     assert_eq!(machines[0].take("other", slow).await, Some(Ok(())));
     // One that was used up is refilled, a token after another.
-    let quick = Rate { a_second: 0.5, at_once: 1.0 };
+    let quick = Rate { per_second: 0.5, burst: 1.0 };
     assert_eq!(machines[0].take("quick", quick).await, Some(Ok(())));
     assert!(matches!(machines[1].take("quick", quick).await, Some(Err(1..=2))));
     while machines[1].take("quick", quick).await != Some(Ok(())) {
@@ -156,7 +156,7 @@ async fn a_bucket_is_one_for_all_and_fills_at_its_rate() {
 async fn a_token_is_taken_only_by_who_is_let_in() {
     let server = Server::start();
     let machines = [Nonces::new(server.line()), Nonces::new(server.line())];
-    let toll = Some(RateCheck { merchant: "shop", rate: Rate { a_second: 0.01, at_once: 2.0 } });
+    let toll = Some(RateCheck { merchant: "shop", rate: Rate { per_second: 0.01, burst: 2.0 } });
     let admit = async |machine: usize, mark: u8| {
         machines[machine].admit(("shop", [mark; 16]), (1600, 1000), toll).await.unwrap()
     };

@@ -1,9 +1,9 @@
-//! Half open: who gets a permit, and what becomes of it.
+//! Half-open breaker: acquisition and release of probe permits.
 
 use super::*;
 
 #[tokio::test]
-async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_probe() {
+async fn breaker_closes_after_all_probes_succeed_and_doubles_sleep_after_a_failed_one() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let filters = [Arc::clone(&filter)];
     opened(&filter, &clock).await;
@@ -19,7 +19,7 @@ async fn closes_after_all_permits_succeeded_and_sleeps_longer_after_a_failed_pro
 }
 
 #[tokio::test]
-async fn a_probe_that_ends_after_its_permit_expired_is_taken_for_no_other() {
+async fn late_probe_with_expired_permit_is_not_counted() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
     opened(&filter, &clock).await;
@@ -43,7 +43,7 @@ async fn a_probe_that_ends_after_its_permit_expired_is_taken_for_no_other() {
 }
 
 #[tokio::test]
-async fn a_dropped_probe_and_a_hung_probe_give_their_permits_back() {
+async fn dropped_and_hung_probes_release_their_permits() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let filters = [Arc::clone(&filter)];
     opened(&filter, &clock).await;
@@ -67,11 +67,11 @@ async fn a_dropped_probe_and_a_hung_probe_give_their_permits_back() {
     fine().run(&filters, operation, &clock, MINUTE).await.unwrap();
     assert_eq!(state_of(&filter, "pay"), 0.0);
     drop(hung);
-    assert_eq!(state_of(&filter, "pay"), 0.0, "a probe from before says nothing now");
+    assert_eq!(state_of(&filter, "pay"), 0.0, "a probe of an earlier epoch is not counted");
 }
 
 #[tokio::test]
-async fn a_probe_keeps_its_permit_no_longer_than_the_maximum_wait() {
+async fn probe_permit_expires_after_half_open_max_wait() {
     let (filter, clock) = (
         breaker("request_volume_threshold = 4\nhalf_open_permits = 1\nhalf_open_max_wait = \"2s\""),
         FakeClock::default(),
@@ -95,11 +95,10 @@ async fn a_probe_keeps_its_permit_no_longer_than_the_maximum_wait() {
 type Running<'a> = Pin<Box<dyn Future<Output = Result<Outcome, Error>> + 'a>>;
 
 proptest! {
-    /// Whatever happens to probes (they succeed, fail, hang, are dropped, come late): half open, never more are under way and
-    /// counted than there are permits; once nobody probes any more and time passed, a healthy channel closes it; and what
-    /// happens to payments changes nothing for queries.
+    /// For any results of probes (success, failure, hang, drop, late end): no more counted probes than permits are in flight; a
+    /// healthy channel closes the breaker after the remaining probes expired; and payments do not affect queries.
     #[test]
-    fn laws_of_probes(steps in proptest::collection::vec((0u8..4, 0u64..1500), 1..60)) {
+    fn probes_never_exceed_permits_and_healthy_channel_closes_the_breaker(steps in proptest::collection::vec((0u8..4, 0u64..1500), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let toml = format!("{SMALL}\nhalf_open_max_wait = \"2s\"");
@@ -127,7 +126,7 @@ proptest! {
                 }
                 if state_of(&filter, "pay") == 1.0 {
                     let counted = hung.iter().filter(|(expires, _)| *expires > now).count();
-                    prop_assert!(counted <= 2, "{counted} probes under way");
+                    prop_assert!(counted <= 2, "{counted} probes in flight");
                 } else {
                     hung.clear();
                 }

@@ -1,7 +1,7 @@
 //! `[account]`, certificates and every mistake in them.
 
 use super::*;
-use crate::provider::alipay::{ROW, certificates};
+use crate::provider::alipay::{SPEC, certificates};
 
 #[test]
 fn certificates_have_the_published_numbers() {
@@ -9,17 +9,17 @@ fn certificates_have_the_published_numbers() {
     let is = |value: &Value, number: Option<String>| assert_eq!(value.as_str(), number.as_deref());
     let numbers = &vectors["cert_sn"];
     is(&numbers["app_cert_sn"], certificates::app_number(&key_file("ali_app.crt.pem")));
-    is(&numbers["alipay_cert_sn"], (ROW.key_id)(&key_file("ali_alipay.crt.pem")));
+    is(&numbers["alipay_cert_sn"], (SPEC.key_id)(&key_file("ali_alipay.crt.pem")));
     is(&numbers["alipay_root_cert_sn"], certificates::root_number(&key_file("ali_root_bundle.pem")));
     let numbers = &vectors["public_cert_sn"];
     is(&numbers["app"]["sn"], certificates::app_number(&key_file("appCertPublicKey_2021001161683774.crt")));
-    is(&numbers["alipay"]["sn"], (ROW.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
+    is(&numbers["alipay"]["sn"], (SPEC.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
     is(&numbers["root"]["sn"], certificates::root_number(&key_file("alipayRootCert.crt")));
 }
 
 #[test]
 fn bare_keys_go_by_a_fingerprint_that_tells_nothing_of_a_private_one() {
-    let id = |file: &str| (ROW.key_id)(&key_file(file)).unwrap();
+    let id = |file: &str| (SPEC.key_id)(&key_file(file)).unwrap();
     assert_eq!(id("ali_app.key.pem"), "app");
     assert_eq!((id("ali_app.pub.pem").len(), id("ali_app.pub.pem") == id("ali_alipay.pub.pem")), (16, false));
 }
@@ -75,7 +75,7 @@ fn every_mistake_is_told() {
 #[test]
 fn secrets_are_checked_and_never_repeated() {
     let check = |name: &str, value: &[u8]| {
-        let field = ROW.secrets.iter().find(|field| field.name == name).unwrap();
+        let field = SPEC.secrets.iter().find(|field| field.name == name).unwrap();
         assert_eq!(field.need, Need::Optional);
         (field.check)(value)
     };

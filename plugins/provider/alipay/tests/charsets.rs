@@ -50,9 +50,9 @@ fn refusal_in_gbk_keeps_its_code_signed_or_not() {
     let said = signing(|with| provider().decode(&write, StatusCode::OK, verified, with)).unwrap_err();
     assert_eq!((said.code(), said.word().unwrap().code.as_str()), ("declined", "ACQ.TOTAL_FEE_EXCEED"));
     let door = r##"{"error_response":{"code":"40002","msg":"m","sub_code":"isv.invalid-signature","sub_msg":"#"}}"##;
-    assert_eq!(provider().refusal(&write, StatusCode::OK, &content(door)).code(), "unauthorized");
+    assert_eq!(provider().decode_unsigned_error(&write, StatusCode::OK, &content(door)).code(), "unauthorized");
     let door = r##"{"code":"invalid-signature","message":"#"}"##;
-    let said = super::v3::v3("").refusal(&write, StatusCode::BAD_REQUEST, &content(door));
+    let said = super::v3::v3("").decode_unsigned_error(&write, StatusCode::BAD_REQUEST, &content(door));
     assert_eq!(said.code(), "unauthorized");
 }
 

@@ -118,7 +118,8 @@ fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
                 let code = format!("{prefix}{name}");
                 check(&v3_says(&operation, 400, &code), *class, &code);
                 let body = json!({"code": code, "message": "m"}).to_string();
-                let said = super::v3::v3("").refusal(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
+                let said =
+                    super::v3::v3("").decode_unsigned_error(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
                 check(&said, unsigned, &code);
                 for number in ["20001", "40001", "40002", "40003", "40006"] {
                     let content = json!({"code": number, "msg": "m", "sub_code": code, "sub_msg": "m"});
@@ -126,7 +127,11 @@ fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
                     let own = format!("{}_response", service(&operation).unwrap().replace('.', "_"));
                     for envelope in ["error_response", &own] {
                         let body = format!("{{\"{envelope}\":{content}}}");
-                        check(&provider().refusal(&operation, StatusCode::OK, body.as_bytes()), unsigned, &code);
+                        check(
+                            &provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes()),
+                            unsigned,
+                            &code,
+                        );
                     }
                 }
             }
@@ -144,9 +149,9 @@ fn our_key_is_wrong_is_never_a_doubt_or_a_decline() {
             let content = json!({"code": "40002", "msg": "m", "sub_code": format!("isv.{name}"), "sub_msg": "m"});
             check(&form_says(&operation, &content), Class::Unauthorized, &format!("isv.{name}"));
             let body = format!("{{\"error_response\":{content}}}");
-            let said = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            let said = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
             check(&said, Class::Unauthorized, &format!("isv.{name}"));
-            let said = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            let said = provider().decode_unsigned_error(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
             assert_eq!(said.code(), "unclear", "a broken server says nothing");
         }
     }
@@ -196,7 +201,7 @@ fn unsigned_word_of_an_interface_decides_nothing() {
         for number in ["10000", "10003", "20000", "40003", "40004"] {
             let said = |name: &str| {
                 let body = format!("{{\"{name}\":{}}}", content(number));
-                provider().refusal(&operation, StatusCode::OK, body.as_bytes())
+                provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes())
             };
             assert_eq!(said(&own).code(), "unclear", "{number}");
             assert_eq!(said(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its word is passed on");
@@ -206,7 +211,11 @@ fn unsigned_word_of_an_interface_decides_nothing() {
         for body in
             ["", "<html>", "{}", "[]", "{\"error_response\":5}", "{\"error_response\":{\"code\":40002}}", &other]
         {
-            assert_eq!(provider().refusal(&operation, StatusCode::OK, body.as_bytes()).code(), "unclear", "{body}");
+            assert_eq!(
+                provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes()).code(),
+                "unclear",
+                "{body}"
+            );
         }
     }
 }
@@ -217,7 +226,7 @@ fn codes_of_known_reports_have_their_class() {
     let (write, back) = (Operation::Pay(pay("alipay.barcode")), Operation::Refund(refund()));
     let v3 = |operation: &Operation, code: &str| {
         let body = json!({"code": code, "message": "m", "links": []}).to_string();
-        super::v3::v3("").refusal(operation, StatusCode::BAD_REQUEST, body.as_bytes()).code()
+        super::v3::v3("").decode_unsigned_error(operation, StatusCode::BAD_REQUEST, body.as_bytes()).code()
     };
     for code in "invalid-app-id invalid-signature missing-timestamp illegal-timestamp app-cert-expired app-cert-not-exist \
                  invalid-alipay-root-cert-sn unsupported-expired-app-key-sign app-key-security-risk missing-encrypt-key \

@@ -14,7 +14,7 @@ fn no_panic(body: &[u8]) {
     for (operation, provider) in operations().iter().flat_map(|operation| [(operation, &provider), (operation, &v3)]) {
         for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
             let _ = signing(|with| provider.decode(operation, status, vouched(body.to_vec()), with));
-            let _ = provider.refusal(operation, status, body);
+            let _ = provider.decode_unsigned_error(operation, status, body);
         }
     }
     let mut request = Request::new(Bytes::copy_from_slice(body));

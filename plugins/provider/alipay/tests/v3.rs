@@ -178,9 +178,9 @@ fn an_error_counts_for_what_its_signature_is_worth() {
         let body = json!({"code": code, "message": "m", "links": []});
         for (operation, unsigned) in [&write, &back, &query].into_iter().zip(unsigned) {
             assert_eq!(decode(operation, 400, &body).unwrap_err().code(), signed, "{code}");
-            let said = v3("").refusal(operation, StatusCode::BAD_REQUEST, body.to_string().as_bytes());
+            let said = v3("").decode_unsigned_error(operation, StatusCode::BAD_REQUEST, body.to_string().as_bytes());
             assert_eq!(said.code(), unsigned, "{code}");
-            let said = v3("").refusal(operation, StatusCode::OK, body.to_string().as_bytes());
+            let said = v3("").decode_unsigned_error(operation, StatusCode::OK, body.to_string().as_bytes());
             assert_eq!(said.code(), "unclear", "{code}: an unsigned 2xx says nothing");
         }
     }

@@ -96,7 +96,7 @@ fn every_code_of_a_write_has_its_class() {
 fn without_a_signature_only_the_word_about_ours_is_believed() {
     let query = Operation::Query(order("qr"));
     let said = |operation: &Operation, status: u16, body: &str| {
-        provider().refusal(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
+        provider().decode_unsigned_error(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
     };
     let operations = [write("qr").0, write("refund").0, query];
     for operation in &operations {
@@ -360,7 +360,10 @@ fn nothing_is_concluded_without_a_signature_or_a_status() {
     for operation in operations() {
         for status in [301, 400, 403, 404, 429, 500, 503] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(matches!(provider().refusal(&operation, status, b"respCode=36"), Error::Unclear { .. }));
+            assert!(matches!(
+                provider().decode_unsigned_error(&operation, status, b"respCode=36"),
+                Error::Unclear { .. }
+            ));
             let reply = Verified::assertion(Bytes::from(answer_body(said("36"))), "k");
             assert!(is_unclear(&signing(|with| provider().decode(&operation, status, reply, with))));
         }

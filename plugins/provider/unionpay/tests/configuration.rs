@@ -19,7 +19,7 @@ fn build(text: &str, secrets: &Secrets, algorithm: Option<&'static str>) -> (boo
     let table = DeTable::parse(text).unwrap();
     let problems = Problems::default();
     let mut settings = Settings::root(&table, &problems);
-    let built = (ROW.build)(&mut settings, &BuildContext { secrets, algorithm });
+    let built = (SPEC.build)(&mut settings, &BuildContext { secrets, algorithm });
     drop(settings);
     let told = problems.into_vec().into_iter().map(|problem| format!("{} ({:?})", problem.message, problem.suggestion));
     (built.is_some(), told.collect())
@@ -63,7 +63,7 @@ fn browsers_are_led_to_the_gateway_of_the_environment() {
         let table = DeTable::parse(&text).unwrap();
         let problems = Problems::default();
         let mut settings = Settings::root(&table, &problems);
-        let provider = (ROW.build)(&mut settings, &BuildContext { secrets: &secrets, algorithm: None }).unwrap();
+        let provider = (SPEC.build)(&mut settings, &BuildContext { secrets: &secrets, algorithm: None }).unwrap();
         let Encoded::Answer(outcome) = signing(|with| provider.encode(&Operation::Pay(pay("page")), with)).unwrap()
         else {
             panic!("nothing to answer")
@@ -122,7 +122,7 @@ fn missing_keys_are_told_with_what_to_do() {
 
 #[test]
 fn secrets_have_checks_of_their_own() {
-    let check = |name: &str, value: &[u8]| (ROW.secrets.iter().find(|field| field.name == name).unwrap().check)(value);
+    let check = |name: &str, value: &[u8]| (SPEC.secrets.iter().find(|field| field.name == name).unwrap().check)(value);
     assert!(check("secure_key", b"88888888").is_ok());
     for bad in [b"".as_slice(), b"a b", b"a\n", b"\xff"] {
         assert!(check("secure_key", bad).is_err());

@@ -18,10 +18,10 @@ fn no_harm(body: &[u8]) {
         for operation in operations() {
             let reply = Verified::assertion(Bytes::from(body.to_vec()), "k");
             let _ = signing(|with| provider.decode(&operation, StatusCode::OK, reply, with));
-            let _ = provider.refusal(&operation, StatusCode::BAD_REQUEST, body);
+            let _ = provider.decode_unsigned_error(&operation, StatusCode::BAD_REQUEST, body);
         }
     }
-    let _ = (ROW.key_id)(body);
+    let _ = (SPEC.key_id)(body);
     let _ = super::super::chain::check(body);
 }
 

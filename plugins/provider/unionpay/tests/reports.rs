@@ -12,7 +12,7 @@ fn refused_signature_in_english_or_chinese_is_our_credentials_whatever_was_asked
     for message in ["[9100004]Signature verification failed", "验证签名失败[9100004]", ""] {
         for operation in operations() {
             let body = format!("respCode=11&respMsg={message}");
-            let unsigned = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            let unsigned = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
             assert_eq!(unsigned.code(), "unauthorized", "{message} {operation:?}");
             assert!(unsigned.is_channel_failure() && unsigned.provably_not_executed());
         }
@@ -49,7 +49,8 @@ fn repeated_number_is_asked_about_and_a_refund_has_a_number_of_its_own() {
 fn bare_sentence_of_the_door_decides_nothing() {
     for operation in operations() {
         for (status, body) in [(200, "Invalid request."), (400, "Invalid request."), (200, ""), (200, "0")] {
-            let said = provider().refusal(&operation, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            let said =
+                provider().decode_unsigned_error(&operation, StatusCode::from_u16(status).unwrap(), body.as_bytes());
             assert_eq!(said.code(), "unclear", "{status} {body}");
         }
     }

@@ -105,7 +105,7 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
         let body = format!(
             "<xml><return_code>SUCCESS</return_code><result_code>FAIL</result_code><err_code>{code}</err_code></xml>"
         );
-        provider().refusal(operation, StatusCode::OK, body.as_bytes())
+        provider().decode_unsigned_error(operation, StatusCode::OK, body.as_bytes())
     };
     for (name, operation) in operations() {
         let moves = ["micropay", "reverse", "refund"].contains(&name);
@@ -118,7 +118,7 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
         assert_eq!(said(&operation, "SYSTEMERROR").code(), "unclear", "{name}");
     }
     let done = b"<xml><return_code>SUCCESS</return_code><result_code>SUCCESS</result_code></xml>";
-    let error = provider().refusal(&golden::pay("wechat.native"), StatusCode::OK, done);
+    let error = provider().decode_unsigned_error(&golden::pay("wechat.native"), StatusCode::OK, done);
     assert_eq!((error.code(), error.word()), ("unclear", None));
 }
 
@@ -147,7 +147,7 @@ fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_cod
         for code in ["FAIL", "PARAM_ERROR", "SIGNERROR", "SYSTEMERROR", ""] {
             for (name, operation) in operations() {
                 let body = not_understood(code, sentence);
-                let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+                let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
                 assert!(
                     matches!(&error, Error::Unauthorized(word) if word.message == sentence),
                     "{name} {code} {error}"
@@ -158,7 +158,7 @@ fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_cod
     for page in ["No required SSL certificate was sent", "The SSL certificate error"] {
         let html = format!("<html><head><title>400 {page}</title></head><body><hr>nginx</body></html>");
         for (name, operation) in operations() {
-            let said = |status| provider().refusal(&operation, status, html.as_bytes()).code();
+            let said = |status| provider().decode_unsigned_error(&operation, status, html.as_bytes()).code();
             assert_eq!(said(StatusCode::BAD_REQUEST), "unauthorized", "{name} {page}");
             assert_eq!(said(StatusCode::BAD_GATEWAY), "unclear", "{name} {page}");
         }
@@ -201,7 +201,7 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
     ] {
         let body = not_understood("FAIL", sentence);
         for (name, operation) in operations() {
-            let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
             assert_eq!(error.word().unwrap().message, sentence, "{name}");
             if name == "unifiedorder" {
                 assert_eq!(error.code(), prepaid, "{sentence}");
@@ -211,7 +211,7 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
                 assert!(error.to_string().contains(sentence), "the log has the sentence: {error}");
                 assert!(!matches!(error, Error::Declined(_) | Error::NotFound(_)), "{name} {sentence}");
             }
-            let broken = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            let broken = provider().decode_unsigned_error(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
             let is_final = matches!(broken, Error::Declined(_) | Error::NotFound(_) | Error::Conflict(_));
             assert!(!is_final, "a broken machine says nothing of the order: {name} {sentence}");
         }

@@ -7,7 +7,7 @@ use super::*;
 fn requests(provider: &WechatV2, text: &str) -> Vec<Request<Bytes>> {
     let stamp = super::super::super::Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
     let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
-    let mut operations: Vec<Operation> = ROW.methods.iter().map(|method| golden::pay(method)).collect();
+    let mut operations: Vec<Operation> = SPEC.methods.iter().map(|method| golden::pay(method)).collect();
     for operation in &mut operations {
         if let Operation::Pay(pay) = operation {
             text.clone_into(&mut pay.description);

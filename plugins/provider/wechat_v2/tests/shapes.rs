@@ -148,9 +148,9 @@ fn refusals_keep_their_words() {
         ("请确认请求参数是否正确total_fee", "retmsg"),
     ] {
         let body = format!("<xml><return_code>FAIL</return_code><{field}><![CDATA[{sentence}]]></{field}></xml>");
-        let error = provider().refusal(&golden::pay("wechat.native"), StatusCode::OK, body.as_bytes());
+        let error = provider().decode_unsigned_error(&golden::pay("wechat.native"), StatusCode::OK, body.as_bytes());
         assert!(matches!(&error, Error::Declined(word) if word.message == sentence), "{error}");
-        let error = provider().refusal(&refund, StatusCode::OK, body.as_bytes());
+        let error = provider().decode_unsigned_error(&refund, StatusCode::OK, body.as_bytes());
         assert!(matches!(&error, Error::Unclear { word: Some(word), .. } if word.message == sentence), "{error}");
     }
 }

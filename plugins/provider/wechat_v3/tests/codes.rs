@@ -32,7 +32,7 @@ fn signed(operation: &Operation, status: u16, body: &Value) -> Result<Outcome, E
 }
 
 fn unsigned(operation: &Operation, status: u16, body: &Value) -> Error {
-    provider().refusal(operation, StatusCode::from_u16(status).unwrap(), body.to_string().as_bytes())
+    provider().decode_unsigned_error(operation, StatusCode::from_u16(status).unwrap(), body.to_string().as_bytes())
 }
 
 const PAY: &str = "native jsapi h5 app codepay";
@@ -193,7 +193,7 @@ fn nothing_is_concluded_of_an_unknown_form() {
     let write = Operation::Refund(refund());
     for body in ["", "<html>", "{}", "[]", r#"{"code":5}"#, r#"{"message":"m"}"#] {
         for status in [400, 401, 403, 404, 429, 500, 503] {
-            let said = provider().refusal(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            let said = provider().decode_unsigned_error(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
             assert_eq!(said, Error::unclear(format!("it answered HTTP {status} in an unknown form")));
         }
     }

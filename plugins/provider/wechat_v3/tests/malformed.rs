@@ -16,7 +16,7 @@ fn no_panic(body: &[u8]) {
         for status in [200, 204, 400, 404, 500] {
             let status = StatusCode::from_u16(status).unwrap();
             let _ = signing(|with| provider.decode(&operation, status, vouched(body.to_vec()), with));
-            let _ = provider.refusal(&operation, status, body);
+            let _ = provider.decode_unsigned_error(&operation, status, body);
         }
     }
 }

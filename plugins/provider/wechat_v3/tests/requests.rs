@@ -82,7 +82,7 @@ fn build(account: &str, api_v3: Option<&[u8]>) -> (bool, Vec<String>) {
     let mut settings = Settings::root(&table, &problems);
     let secrets: Secrets = api_v3.map(|secret| (API_V3, Secret::new(secret))).into_iter().collect();
     let given = BuildContext { secrets: &secrets, algorithm: Some("rsa-sha256") };
-    let built = (ROW.build)(&mut settings, &given).is_some();
+    let built = (SPEC.build)(&mut settings, &given).is_some();
     drop(settings);
     (
         built,
@@ -109,7 +109,7 @@ fn every_mistake_in_the_account_is_told() {
     assert!(!build("mchid = \"1\"\nappid = \"wx\"", None).0);
     assert!(!build("mchid = \"1\"\nappid = \"wx\"", Some(b"short")).0);
 
-    let field = &ROW.secrets[0];
+    let field = &SPEC.secrets[0];
     assert!(matches!(field.need, Need::Required(_)) && (field.check)(right).is_ok());
     for bad in ["", "hunter2", &"x".repeat(33), &"茶".repeat(10), &format!("é{}", "x".repeat(30))] {
         let said = (field.check)(bad.as_bytes()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Private and public keys of any algorithm, so that two of them can be held against each other.
+//! Private and public keys of any algorithm, with a comparison of public keys.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use x509_parser::der_parser::asn1_rs::Any;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use super::write_pem;
+use super::pem::write_pem;
 
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const SM2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.156.10197.1.301");
@@ -28,9 +28,9 @@ pub enum KeyAlgorithm {
     Rsa,
     /// SM2.
     Sm2,
-    /// Another curve, by its name.
+    /// Another elliptic curve, with its name.
     Curve(&'static str),
-    /// Anything else.
+    /// Any other algorithm.
     Other,
 }
 
@@ -59,7 +59,7 @@ fn algorithm(oid: ObjectIdentifier, curve: Option<ObjectIdentifier>) -> KeyAlgor
     }
 }
 
-/// One private key.
+/// Private key.
 pub struct PrivateKey {
     der: Zeroizing<Vec<u8>>,
     label: &'static str,
@@ -68,7 +68,7 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads PKCS#8, PKCS#1 or SEC1.
+    /// Parses PKCS#8, PKCS#1 or SEC1.
     pub(super) fn read(der: Zeroizing<Vec<u8>>) -> Option<Self> {
         let (label, algorithm) = if let Ok(info) = PrivateKeyInfo::try_from(der.as_slice()) {
             let curve = info.algorithm.parameters_oid().ok();
@@ -94,22 +94,22 @@ impl PrivateKey {
         Some(key)
     }
 
-    /// Its algorithm.
+    /// Returns the algorithm.
     pub fn algorithm(&self) -> KeyAlgorithm {
         self.algorithm
     }
 
-    /// The key as it was written: PKCS#8, PKCS#1 or SEC1.
+    /// Returns the key in its original encoding: PKCS#8, PKCS#1 or SEC1.
     pub fn der(&self) -> &[u8] {
         &self.der
     }
 
-    /// Its other half, where it can be worked out: RSA, SM2, P-256, P-384, P-521 and Ed25519.
+    /// Returns the public key, for RSA, SM2, P-256, P-384, P-521 and Ed25519.
     pub fn public_key(&self) -> Option<PublicKey> {
         self.public.clone()
     }
 
-    /// An RSA key in PKCS#1.
+    /// Returns an RSA key in PKCS#1; `None` for other algorithms.
     pub(crate) fn rsa_pkcs1(&self) -> Option<&[u8]> {
         match (self.algorithm, self.label) {
             (KeyAlgorithm::Rsa, "PRIVATE KEY") => Some(PrivateKeyInfo::try_from(self.der.as_slice()).ok()?.private_key),
@@ -118,7 +118,7 @@ impl PrivateKey {
         }
     }
 
-    /// An SM2 key.
+    /// Returns an SM2 key; `None` for other algorithms.
     pub(crate) fn sm2(&self) -> Option<SecretKey> {
         match (self.algorithm, self.label) {
             (KeyAlgorithm::Sm2, "PRIVATE KEY") => SecretKey::from_pkcs8_der(&self.der).ok(),
@@ -136,7 +136,7 @@ impl PrivateKey {
     }
 }
 
-/// Public point of a private key in PKCS#8 or SEC1.
+/// Computes the public point of a private key in PKCS#8 or SEC1.
 fn curve_point(curve: &str, der: &[u8]) -> Option<Vec<u8>> {
     let algorithm = match curve {
         "P-256" => &ECDSA_P256_SHA256_ASN1_SIGNING,
@@ -151,7 +151,7 @@ fn curve_point(curve: &str, der: &[u8]) -> Option<Vec<u8>> {
     Some(EcdsaKeyPair::from_private_key_der(algorithm, der).ok()?.public_key().as_ref().to_vec())
 }
 
-/// Name of the curve in a SEC1 key: `[0]` of version, key, parameters.
+/// Returns the curve of a SEC1 key: the parameters `[0]` after version and key.
 fn sec1_curve(der: &[u8]) -> Option<ObjectIdentifier> {
     let (_, outer) = Any::from_der(der).ok()?;
     let (rest, _) = Any::from_der(outer.data).ok()?;
@@ -160,16 +160,16 @@ fn sec1_curve(der: &[u8]) -> Option<ObjectIdentifier> {
     (parameters.tag().0 == 0).then(|| ObjectIdentifier::try_from(parameters.data.get(2..)?).ok()).flatten()
 }
 
-/// One public key. Two are equal when they are of one private key.
+/// Public key. Two are equal if they belong to the same private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     algorithm: KeyAlgorithm,
-    /// PKCS#1 of an RSA key; of a curve its point.
+    /// PKCS#1 encoding of an RSA key, or the point of a curve key.
     bytes: Vec<u8>,
 }
 
 impl PublicKey {
-    /// Reads SPKI, or PKCS#1.
+    /// Parses SPKI or PKCS#1.
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (algorithm, bytes) = match SubjectPublicKeyInfoRef::try_from(der) {
             Ok(info) => (
@@ -184,28 +184,28 @@ impl PublicKey {
         Some(Self { algorithm, bytes })
     }
 
-    /// Its algorithm.
+    /// Returns the algorithm.
     pub fn algorithm(&self) -> KeyAlgorithm {
         self.algorithm
     }
 
-    /// Length of an RSA key in bits.
+    /// Returns the length of an RSA key in bits; `None` for other algorithms.
     pub fn rsa_bits(&self) -> Option<usize> {
         let key = RsaPublicKey::try_from(self.rsa_pkcs1()?).ok()?;
-        Some(bits(key.modulus.as_bytes()))
+        Some(rsa_bits(key.modulus.as_bytes()))
     }
 
-    /// An RSA key in PKCS#1.
+    /// Returns an RSA key in PKCS#1; `None` for other algorithms.
     pub(crate) fn rsa_pkcs1(&self) -> Option<&[u8]> {
         (self.algorithm == KeyAlgorithm::Rsa).then_some(&self.bytes)
     }
 
-    /// The point of an SM2 key.
+    /// Returns the point of an SM2 key; `None` for other algorithms.
     pub(crate) fn sm2_point(&self) -> Option<&[u8]> {
         (self.algorithm == KeyAlgorithm::Sm2).then_some(&self.bytes)
     }
 
-    /// Only RSA and SM2 keys stand bare in files; others are not written again.
+    /// Encodes an RSA or SM2 key as SPKI. Keys of other algorithms appear only in certificates.
     pub(super) fn to_spki(&self) -> Vec<u8> {
         let (oid, parameters) = match self.algorithm {
             KeyAlgorithm::Rsa => (RSA, Some(rsa::pkcs8::der::asn1::AnyRef::NULL)),
@@ -218,8 +218,9 @@ impl PublicKey {
     }
 }
 
-/// `modulus` has no leading zero bytes: DER forbids them and its reader takes the sign byte off.
-pub(crate) fn bits(modulus: &[u8]) -> usize {
+/// Returns the length of an RSA modulus in bits. `modulus` has no leading zero bytes: DER forbids them, and the parser removes
+/// the sign byte.
+pub(crate) fn rsa_bits(modulus: &[u8]) -> usize {
     let spare = modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
     modulus.len() * 8 - spare
 }
